@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import errno
+import signal
+
+import pytest
+
+from trtpipe.backends._endings import NO_SPACE_STATUS, Ending, Outcome, death, last_words, raise_from
+from trtpipe.errors import EnvironmentLacks, InputError, InternalError, RecipeError, WorkerDied
+
+
+class Private(InputError):
+    """An error class that the parent need not know."""
+
+
+def ending(status: int, stopped: str = "", limit: float = 0.0, phase: str = "", words: str = "") -> Ending:
+    return Ending(status=status, stopped=stopped, limit=limit, phase=phase, words=words)
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (ending(-9, "time", 90.0), "stopped after the time limit of 1 min 30 s while X"),
+        (ending(-9, "memory", 2e9, "parsing"), "stopped at the memory limit of 2.0 GB while X (in phase 'parsing')"),
+        (ending(-int(signal.SIGFPE)), "the worker process crashed (SIGFPE) while X"),
+        (ending(-63), "the worker process crashed (signal 63) while X"),
+        (ending(3, words="a\nb"), "the worker process ended with exit status 3 while X; its last words: a | b"),
+        (ending(-6, words="terminate called\n what(): std::bad_alloc"), "out of memory while X"),
+    ],
+)
+def test_deaths_in_words(end, message):
+    error = death(end, "X")
+    assert isinstance(error, WorkerDied)
+    assert error.message == message
+
+
+def test_a_disk_too_full_for_the_answer():
+    assert isinstance(death(ending(NO_SPACE_STATUS), "X"), EnvironmentLacks)
+
+
+def test_last_words_leave_out_noise_and_control_characters():
+    text = "one\n\n[E] (cudaError 35: driver is insufficient)\n\x1b[31mtwo\x07\nthree\n" + "f" * 500
+    assert last_words(text) == "[31mtwo | three | " + "f" * 200
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_file_or_the_folder(code):
+    for filename, named in (("big.plan", "big.plan"), (None, "/scratch")):
+        outcome = Outcome.of_error(OSError(code, "full", filename), "/scratch")
+        with pytest.raises(EnvironmentLacks, match=f"device holding {named} while X"):
+            raise_from(outcome, "X")
+
+
+def test_errors_survive_the_journey():
+    with pytest.raises(RecipeError) as caught:
+        raise_from(Outcome.of_error(RecipeError("wrong", "right it"), ""), "X")
+    assert (caught.value.message, caught.value.remedy) == ("wrong", "right it")
+    with pytest.raises(InputError) as caught:
+        raise_from(Outcome.of_error(Private("wrong", "right it"), ""), "X")
+    assert type(caught.value) is InputError
+    with pytest.raises(WorkerDied, match=r"out of memory while X \(9 GB\)"):
+        raise_from(Outcome.of_error(MemoryError("9 GB"), ""), "X")
+    with pytest.raises(EnvironmentLacks, match="Permission denied: a while X"):
+        raise_from(Outcome.of_error(PermissionError(errno.EACCES, "Permission denied", "a"), ""), "X")
+    with pytest.raises(InternalError, match="FileNotFoundError"):
+        raise_from(Outcome.of_error(FileNotFoundError(errno.ENOENT, "No such file", "a"), ""), "X")

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trtpipe.backends._child import resolve
+from trtpipe.backends._linux import group_memory, machine_memory
+from trtpipe.backends.base import EngineFacts
+from trtpipe.backends.null import NullRequest
+from trtpipe.backends.worker import Limits, call, limits_for
+from trtpipe.errors import BuildError, EnvironmentLacks, InputError, InternalError, WorkerDied
+from trtpipe.progress import Silent
+from trtpipe.settings import Settings
+
+if TYPE_CHECKING:
+    from trtpipe.backends._misbehave import Misbehaviour
+
+TASK = "trtpipe.backends.null:build_task"
+PLENTY = Limits(seconds=60.0, memory=4 << 30)
+linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+
+
+def run(
+    model: Path,
+    misbehaviour: Misbehaviour | None = None,
+    *,
+    task: str = TASK,
+    limits: Limits = PLENTY,
+    progress: Silent | None = None,
+) -> EngineFacts:
+    plan = model.parent / "engine.plan"
+    request = NullRequest(model=str(model), plan=str(plan), target="sm89", misbehaviour=misbehaviour)
+    return call(
+        task,
+        request,
+        EngineFacts,
+        limits=limits,
+        progress=progress or Silent(),
+        what="building sm89 from model.onnx",
+        workdir=model.parent,
+    )
+
+
+def children() -> set[int]:
+    """Process ids of this process's living children."""
+    mine = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == os.getpid() and state != "Z":
+            mine.add(int(stat.parent.name))
+    return mine
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_answer_and_progress_arrive(conv_net, heard):
+    facts = run(conv_net, progress=heard)
+    assert facts.target == "sm89"
+    assert [spec.name for spec in facts.io.inputs] == ["x"]
+    assert (conv_net.parent / "engine.plan").exists()
+    assert ("building", 0, 1) in heard.reports
+    assert heard.reports[-1] == ("building", 1, 1)
+
+
+@pytest.mark.parametrize("misbehaviour", [None, "crash", "hog", "fail"])
+def test_nothing_is_left_behind(conv_net, misbehaviour):
+    before = {entry.name for entry in conv_net.parent.iterdir()}
+    with suppress(WorkerDied, BuildError):
+        run(conv_net, misbehaviour, limits=Limits(seconds=60.0, memory=400_000_000))
+    assert {entry.name for entry in conv_net.parent.iterdir()} - before <= {"engine.plan"}
+
+
+def test_the_tasks_own_error_comes_back_as_it_was(conv_net):
+    with pytest.raises(BuildError) as caught:
+        run(conv_net, "fail")
+    assert type(caught.value) is BuildError
+    assert caught.value.message == "the null back-end was told to fail"
+    assert caught.value.remedy == "tell it to succeed"
+
+
+def test_an_input_error_keeps_its_class(tmp_path):
+    missing = tmp_path / "none.onnx"
+    with pytest.raises(InputError, match="no such file"):
+        run(missing)
+
+
+def test_any_other_error_is_our_bug_and_shows_the_childs_traceback(conv_net):
+    with pytest.raises(InternalError) as caught:
+        run(conv_net, "bug")
+    assert "ValueError: the null back-end was told to have a bug" in str(caught.value)
+    assert "_misbehave.py" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "words"),
+    [
+        ("crash", r"crashed \(SIGSEGV\) while building sm89 from model\.onnx .*last words: about to read address 8"),
+        ("abort", r"crashed \(SIGABRT\) while building sm89 from model\.onnx"),
+        ("killed", r"killed \(SIGKILL\) while building sm89 from model\.onnx.*memory"),
+        ("huge", r"out of memory while building sm89 from model\.onnx"),
+        ("vanish", r"ended without an answer while building sm89"),
+        ("garble", r"ended without an answer while building sm89"),
+    ],
+)
+def test_every_death_is_told_apart(conv_net, misbehaviour, words):
+    with pytest.raises(WorkerDied, match=words) as caught:
+        run(conv_net, misbehaviour)
+    assert caught.value.remedy
+    assert "\n" not in caught.value.message
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("misbehaviour", ["hang", "chatter"])
+def test_the_time_limit_stops_it(conv_net, misbehaviour):
+    with pytest.raises(WorkerDied, match=r"time limit of 1\.0 s while building sm89 .*\(in phase 'building'\)"):
+        run(conv_net, misbehaviour, limits=Limits(seconds=1.0, memory=4 << 30))
+
+
+@linux_only
+def test_endless_output_takes_no_memory_of_ours(conv_net):
+    before = group_memory(os.getpgrp())
+    with pytest.raises(WorkerDied):
+        run(conv_net, "chatter", limits=Limits(seconds=1.0, memory=4 << 30))
+    assert group_memory(os.getpgrp()) - before < 50_000_000
+
+
+@linux_only
+def test_the_memory_limit_stops_it(conv_net):
+    with pytest.raises(WorkerDied, match=r"memory limit of 300 MB while building sm89"):
+        run(conv_net, "hog", limits=Limits(seconds=60.0, memory=300_000_000))
+
+
+def test_a_full_disk_is_the_environments_fault(conv_net):
+    with pytest.raises(EnvironmentLacks, match=r"no space left on the device holding engine\.plan"):
+        run(conv_net, "full-disk")
+
+
+def test_a_folder_that_cannot_be_written_is_the_environments_fault(conv_net, tmp_path):
+    with pytest.raises(EnvironmentLacks, match="cannot start a worker process for building"):
+        call(
+            TASK,
+            NullRequest(model=str(conv_net), plan="p", target="sm89", misbehaviour=None),
+            EngineFacts,
+            limits=PLENTY,
+            progress=Silent(),
+            what="building",
+            workdir=tmp_path / "missing",
+        )
+
+
+@pytest.mark.parametrize("task", ["os:system", "json:loads", "trtpipefake.module:run"])
+def test_only_our_own_tasks_run(conv_net, task):
+    with pytest.raises(InternalError, match=r"is not inside 'trtpipe\.'"):
+        run(conv_net, task=task)
+
+
+def test_a_function_without_a_request_is_no_task():
+    with pytest.raises(InternalError, match="takes no Record"):
+        resolve("trtpipe.units:parse_bytes")
+    function, request = resolve(TASK)
+    assert function.__name__ == "build_task"
+    assert request is NullRequest
+
+
+def test_an_interrupt_kills_the_child_and_goes_on(conv_net):
+    class Interrupts(Silent):
+        def advance(self, phase: str, done: int, total: int | None) -> None:
+            self.seen = children()
+            raise KeyboardInterrupt
+
+    interrupts = Interrupts()
+    with pytest.raises(KeyboardInterrupt):
+        run(conv_net, "hang", progress=interrupts)
+    assert len(interrupts.seen) == 1
+    assert not any(alive(pid) for pid in interrupts.seen)
+
+
+@linux_only
+def test_the_child_dies_with_its_parent(conv_net):
+    script = textwrap.dedent("""
+        import sys
+        from trtpipe.backends.base import EngineFacts
+        from trtpipe.backends.null import NullRequest
+        from trtpipe.backends.worker import Limits, call
+        from trtpipe.progress import Silent
+
+        class Tells(Silent):
+            def advance(self, phase, done, total):
+                print("running", flush=True)
+
+        request = NullRequest(model=sys.argv[1], plan="p", target="sm89", misbehaviour="hang")
+        limits = Limits(seconds=60, memory=4 << 30)
+        call("trtpipe.backends.null:build_task", request, EngineFacts, limits=limits, progress=Tells(), what="x")
+    """)
+    parent = subprocess.Popen([sys.executable, "-c", script, str(conv_net)], stdout=subprocess.PIPE)
+    try:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"running\n"
+        [child] = [
+            int(stat.parent.name)
+            for stat in Path("/proc").glob("[0-9]*/stat")
+            if stat.exists() and stat.read_text().rpartition(")")[2].split()[1] == str(parent.pid)
+        ]
+        assert alive(child)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.communicate()
+    assert wait_until(lambda: not alive(child))
+
+
+def test_the_working_folder_cannot_shadow_modules(conv_net, monkeypatch):
+    trap = conv_net.parent / "elsewhere"
+    trap.mkdir()
+    for module in ("json", "trtpipe", "tempfile"):
+        (trap / f"{module}.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(trap)
+    assert run(conv_net).target == "sm89"
+
+
+def test_limits_take_the_nearest_word():
+    settings = Settings(cache_dir=Path(), worker_seconds=7.0, worker_memory=1000)
+    assert limits_for(settings) == Limits(seconds=7.0, memory=1000)
+    assert limits_for(settings, seconds=3.0, memory=5) == Limits(seconds=3.0, memory=5)
+    unset = limits_for(Settings(cache_dir=Path()))
+    assert unset.memory == int(0.9 * machine_memory())
+    assert unset.seconds == 3600.0
+
+
+@linux_only
+def test_group_memory_counts_the_whole_group():
+    code = "import os, time; block = b'x' * 50_000_000; os.fork(); os.write(1, b'up\\n'); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        assert [process.stdout.readline(), process.stdout.readline()] == [b"up\n", b"up\n"]
+        assert 100_000_000 <= group_memory(process.pid) < 400_000_000
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert group_memory(process.pid) == 0

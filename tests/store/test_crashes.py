@@ -1,0 +1,43 @@
+"""Kill sweeps, failing disks and races, each in a process that can fork cheaply (see driver.py)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def drive(job: str) -> Any:
+    driver = Path(__file__).parent / "driver.py"
+    answer = subprocess.run([sys.executable, str(driver), job], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def test_killed_at_any_step_the_store_holds_old_or_new_and_works_on() -> None:
+    for scene, result in drive("kill").items():
+        assert result["wrong"] == []
+        assert result["statuses"] == [-9]
+        assert result["steps"] >= (10 if scene == "lookup" else 20)
+
+
+def test_whatever_call_fails_the_cause_is_named_and_nothing_is_lost() -> None:
+    for result in drive("error").values():
+        assert result["wrong"] == []
+        assert set(result["statuses"]) == {0, 3}  # 0: a courtesy such as the time stamp failed
+
+
+def test_eight_processes_build_a_key_once_and_a_killed_builder_blocks_nobody() -> None:
+    result = drive("race")
+    assert result["killed"] == -9
+    assert result["statuses"] == [0] * 8
+    assert result["builds"] == 2  # the killed one, and one of the eight
+
+
+def test_prune_never_takes_what_is_being_read() -> None:
+    result = drive("prune")
+    assert result["statuses"] == [0] * 7
+    assert result["removed"] > 0
+    assert result["corrupt"] == []

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trtpipe.errors import EnvironmentLacks
+from trtpipe.store import ArtifactStore
+from trtpipe.store.layout import Layout, claim, is_at, share, try_lock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trtpipe.store import Key
+
+
+def test_a_new_cache_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with ArtifactStore(tmp_path / "deep" / "cache") as store, store.workdir() as folder:
+            made = [folder, *list(folder.parents)[:3]]
+            assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o700] * 4
+    finally:
+        os.umask(before)
+
+
+def test_reading_creates_nothing(tmp_path: Path, key: Key) -> None:
+    with ArtifactStore(tmp_path / "cache") as store:
+        assert (store.lookup(key), store.peek(key), store.nearest(key), store.recall("fact")) == (None,) * 4
+        assert (list(store.entries()), store.size(), store.verify().checked) == ([], 0, 0)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
+def test_a_cache_others_can_write_is_refused(tmp_path: Path, key: Key, build: Any, mode: int) -> None:
+    root = tmp_path / "cache"
+    with ArtifactStore(root) as store:
+        build(store, key)
+    root.chmod(mode)
+    with pytest.raises(EnvironmentLacks, match="other users can write") as caught:
+        ArtifactStore(root)
+    assert "--cache-dir" in caught.value.remedy
+    assert f"chmod go-w {root}" in caught.value.remedy
+    root.chmod(0o755)
+    with ArtifactStore(root) as store:
+        assert store.lookup(key) is not None
+
+
+def test_an_empty_folder_of_our_own_is_made_private(tmp_path: Path, key: Key, build: Any) -> None:
+    root = tmp_path / "cache"
+    root.mkdir()
+    root.chmod(0o777)
+    with ArtifactStore(root) as store:
+        build(store, key)
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+
+
+def test_another_users_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(EnvironmentLacks, match=rf"another user \(uid {os.getuid()}\)") as caught:
+        ArtifactStore(tmp_path)
+    assert "--cache-dir" in caught.value.remedy
+
+
+def test_a_cache_that_becomes_open_to_others_is_refused_before_anything_is_written(tmp_path: Path, key: Key) -> None:
+    with ArtifactStore(tmp_path / "cache") as store:
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "planted").write_bytes(b"")
+        (tmp_path / "cache").chmod(0o777)
+        for work in (store.workdir(), store.lock(key)):
+            with pytest.raises(EnvironmentLacks, match="other users can write"), work:
+                pass
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["planted"]
+
+
+def test_a_file_in_the_place_of_the_cache_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(EnvironmentLacks, match="a file, not a folder"):
+        ArtifactStore(tmp_path / "file")
+    with ArtifactStore(tmp_path / "file" / "cache") as store:
+        with pytest.raises(EnvironmentLacks, match="not a folder") as caught, store.workdir():
+            pass
+        assert "--cache-dir" in caught.value.remedy
+
+
+def test_a_link_to_a_folder_is_followed_and_a_broken_one_refused(tmp_path: Path, key: Key, build: Any) -> None:
+    (tmp_path / "disk").mkdir(mode=0o700)
+    (tmp_path / "cache").symlink_to(tmp_path / "disk")
+    with ArtifactStore(tmp_path / "cache") as store:
+        build(store, key)
+        assert store.lookup(key) is not None
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(EnvironmentLacks, match="link to nothing"):
+        ArtifactStore(tmp_path / "broken")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    parent = tmp_path / "parent"
+    parent.mkdir(mode=0o755)
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with ArtifactStore(parent / "cache") as store:
+            with pytest.raises(EnvironmentLacks, match="no permission") as caught, store.workdir():
+                pass
+            assert str(parent / "cache") in caught.value.message
+            assert "--cache-dir" in caught.value.remedy
+    finally:
+        os.seteuid(0)
+
+
+def test_the_entry_of_a_planted_file_is_not_used(store: ArtifactStore, key: Key, build: Any) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    artifact = build(store, key)
+    os.chown(artifact.path, 65534, 65534)
+    assert store.lookup(key) is None
+
+
+def test_a_record_with_readers_cannot_be_claimed(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    path.write_bytes(b"")
+    reader, second, remover = (os.open(path, os.O_RDWR) for _ in range(3))
+    share(reader)
+    share(second)
+    assert not claim(remover)
+    os.close(reader)
+    assert not claim(remover)
+    os.close(second)
+    assert claim(remover)
+    os.close(remover)
+
+
+def test_is_at_notices_a_replaced_file(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    path.write_bytes(b"")
+    handle = os.open(path, os.O_RDONLY)
+    assert is_at(handle, path)
+    (tmp_path / "new").write_bytes(b"")
+    (tmp_path / "new").replace(path)
+    assert not is_at(handle, path)
+    path.unlink()
+    assert not is_at(handle, path)
+    os.close(handle)
+
+
+def test_try_lock_does_not_wait(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    (tmp_path / "locks").mkdir()
+    with try_lock(layout.key_lock("a")) as first, try_lock(layout.key_lock("a")) as second:
+        assert (first, second) == (True, False)
+    with try_lock(layout.key_lock("a")) as again:
+        assert again

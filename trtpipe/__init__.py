@@ -1,0 +1,151 @@
+"""trtpipe: from a PyTorch model to a verified TensorRT engine, in one command, on any build machine.
+
+The public Python API. Names are loaded when first used, so importing the package costs almost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trtpipe.accuracy.reports import ParityReport
+    from trtpipe.api import (
+        BuildResult,
+        build,
+        calibrate,
+        compile,  # noqa: A004  the pipeline's own word
+        export,
+        lower,
+        make_job,
+        measure,
+        plan,
+        simplify,
+        verify,
+    )
+    from trtpipe.artifact import Artifact, IOContract, TensorSpec
+    from trtpipe.backends.base import EngineFacts
+    from trtpipe.doctor import Diagnosis, diagnose
+    from trtpipe.errors import (
+        BuildError,
+        EnvironmentLacks,
+        InputError,
+        InternalError,
+        RecipeError,
+        StageError,
+        StoreCorrupt,
+        TrtpipeError,
+        WorkerDied,
+    )
+    from trtpipe.inspection import Inspection, inspect
+    from trtpipe.latency.reports import LatencyReport
+    from trtpipe.pipeline import Step
+    from trtpipe.profile import DeploymentProfile, ShapeRange
+    from trtpipe.progress import Progress, Silent
+    from trtpipe.recipe import CalibrationRecipe
+    from trtpipe.report.manifest import Manifest
+    from trtpipe.settings import Settings
+    from trtpipe.store import ArtifactStore
+    from trtpipe.target import TARGETS, Target, find_target
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Artifact": "trtpipe.artifact",
+    "ArtifactStore": "trtpipe.store",
+    "BuildError": "trtpipe.errors",
+    "BuildResult": "trtpipe.api",
+    "CalibrationRecipe": "trtpipe.recipe",
+    "DeploymentProfile": "trtpipe.profile",
+    "Diagnosis": "trtpipe.doctor",
+    "EngineFacts": "trtpipe.backends.base",
+    "EnvironmentLacks": "trtpipe.errors",
+    "IOContract": "trtpipe.artifact",
+    "InputError": "trtpipe.errors",
+    "Inspection": "trtpipe.inspection",
+    "InternalError": "trtpipe.errors",
+    "LatencyReport": "trtpipe.latency.reports",
+    "Manifest": "trtpipe.report.manifest",
+    "ParityReport": "trtpipe.accuracy.reports",
+    "Progress": "trtpipe.progress",
+    "RecipeError": "trtpipe.errors",
+    "Settings": "trtpipe.settings",
+    "ShapeRange": "trtpipe.profile",
+    "Silent": "trtpipe.progress",
+    "StageError": "trtpipe.errors",
+    "Step": "trtpipe.pipeline",
+    "StoreCorrupt": "trtpipe.errors",
+    "TARGETS": "trtpipe.target",
+    "Target": "trtpipe.target",
+    "TensorSpec": "trtpipe.artifact",
+    "TrtpipeError": "trtpipe.errors",
+    "WorkerDied": "trtpipe.errors",
+    "build": "trtpipe.api",
+    "calibrate": "trtpipe.api",
+    "compile": "trtpipe.api",
+    "diagnose": "trtpipe.doctor",
+    "export": "trtpipe.api",
+    "find_target": "trtpipe.target",
+    "inspect": "trtpipe.inspection",
+    "lower": "trtpipe.api",
+    "make_job": "trtpipe.api",
+    "measure": "trtpipe.api",
+    "plan": "trtpipe.api",
+    "simplify": "trtpipe.api",
+    "verify": "trtpipe.api",
+}
+
+__all__ = [  # noqa: RUF022  sorted by a test
+    "Artifact",
+    "ArtifactStore",
+    "BuildError",
+    "BuildResult",
+    "CalibrationRecipe",
+    "DeploymentProfile",
+    "Diagnosis",
+    "EngineFacts",
+    "EnvironmentLacks",
+    "IOContract",
+    "InputError",
+    "Inspection",
+    "InternalError",
+    "LatencyReport",
+    "Manifest",
+    "ParityReport",
+    "Progress",
+    "RecipeError",
+    "Settings",
+    "ShapeRange",
+    "Silent",
+    "StageError",
+    "Step",
+    "StoreCorrupt",
+    "TARGETS",
+    "Target",
+    "TensorSpec",
+    "TrtpipeError",
+    "WorkerDied",
+    "build",
+    "calibrate",
+    "compile",
+    "diagnose",
+    "export",
+    "find_target",
+    "inspect",
+    "lower",
+    "make_job",
+    "measure",
+    "plan",
+    "simplify",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trtpipe' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,1 @@
+"""Parity of outputs and task metrics."""

@@ -1,0 +1,174 @@
+"""What flows between stages: artifacts, their files and the I/O contract of a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trtpipe.digest import sha256_file, sha256_json
+from trtpipe.errors import InputError
+
+R = TypeVar("R", bound="Record")
+
+
+class Record(BaseModel):
+    """A frozen, strict, JSON-serialisable value: the base of everything trtpipe writes to disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    def write(self, path: Path) -> None:
+        """Write as indented JSON with sorted keys: equal records give equal bytes."""
+        path.write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def to_json(self) -> str:
+        """Indented JSON with sorted keys."""
+        return json.dumps(self.to_dict(), sort_keys=True, indent=2, ensure_ascii=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain JSON values; NaN and infinities become strings."""
+        plain: dict[str, Any] = json.loads(self.model_dump_json())
+        return plain
+
+    @classmethod
+    def read(cls: type[R], path: Path) -> R:
+        """Read a record back.
+
+        Raises:
+            InputError: the file is missing, is not JSON, or is not such a record; the message names the field.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read: {error}", "give an existing JSON file") from error
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "document"
+            raise InputError(
+                f"{path}: {field}: {first['msg']} (expected a {cls.__name__} record)",
+                "use the file as trtpipe wrote it, or make it again with the command that wrote it",
+            ) from error
+
+
+class TensorSpec(Record):
+    """One graph input or output.
+
+    Attributes:
+        name: the tensor's name in the graph.
+        dtype: numpy's name of the element type (``float32``, ``int64``, ...), plus ``bfloat16`` and ``float8_e4m3fn``.
+        shape: one entry a dimension: an int, a symbolic name, or ``None`` where nothing is known;
+            ``None`` as a whole if even the rank is unknown.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        dims = "unknown rank" if self.shape is None else "x".join("?" if d is None else str(d) for d in self.shape)
+        return f"{self.name}: {self.dtype}[{dims}]"
+
+
+class IOContract(Record):
+    """The ordered inputs and outputs that no stage may change silently."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def difference(self, other: IOContract) -> str | None:
+        """Say how ``other`` breaks this contract (names, order, dtype, rank), or ``None`` if it keeps it."""
+        for side, mine, theirs in (("input", self.inputs, other.inputs), ("output", self.outputs, other.outputs)):
+            names, other_names = [s.name for s in mine], [s.name for s in theirs]
+            if names != other_names:
+                return f"{side}s were {names}, now {other_names}"
+            for a, b in zip(mine, theirs, strict=True):
+                if a.dtype != b.dtype:
+                    return f"{side} {a.name!r} was {a.dtype}, now {b.dtype}"
+                if a.shape is not None and b.shape is not None and len(a.shape) != len(b.shape):
+                    return f"{side} {a.name!r} had rank {len(a.shape)}, now {len(b.shape)}"
+        return None
+
+
+class FileEntry(Record):
+    """One file of an artifact: its name inside the artifact's folder, its content digest and size in bytes."""
+
+    name: str
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileEntry:
+        """Describe an existing file."""
+        return cls(name=path.name, sha256=sha256_file(path), size=path.stat().st_size)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An immutable result of a stage, resting in ``folder``.
+
+    Attributes:
+        kind: the word between the arrows: ``model``, ``simplified``, ``ranges``, ``lowered``, ``engine``, ...
+        target: the GPU target of an engine, otherwise ``None``.
+        folder: where the files lie now; never part of the identity.
+        files: main file first, then side files (external data, the JSON sidecar), in an order that does not vary.
+    """
+
+    kind: str
+    folder: Path
+    files: tuple[FileEntry, ...]
+    target: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The main file."""
+        return self.folder / self.files[0].name
+
+    @property
+    def label(self) -> str:
+        """How people name it: the kind, with the target where there is one."""
+        return self.kind if self.target is None else f"{self.kind}:{self.target}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.files)
+
+    @property
+    def digest(self) -> str:
+        """The content identity: sha256 over the files' digests in their order, names left out."""
+        return sha256_json([entry.sha256 for entry in self.files])
+
+    @property
+    def sidecar(self) -> Path:
+        """The JSON file beside the main file that records how it came to be."""
+        return self.folder / f"{self.files[0].name}.json"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a stage has just made in its work folder, before it is checked and stored."""
+
+    kind: str
+    folder: Path
+    names: tuple[str, ...]
+    target: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The main file."""
+        return self.folder / self.names[0]
+
+    @property
+    def sidecar(self) -> Path:
+        """The JSON file beside the main file."""
+        return self.folder / f"{self.names[0]}.json"
+
+    def finish(self) -> Artifact:
+        """Digest the files: the draft as an artifact that lies where it was made."""
+        entries = tuple(FileEntry.of(self.folder / name) for name in self.names)
+        return Artifact(kind=self.kind, folder=self.folder, files=entries, target=self.target)

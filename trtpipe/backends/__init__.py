@@ -1,0 +1,1 @@
+"""The rooms that hold vendor packages, each behind the same narrow door (``base.Backend``)."""

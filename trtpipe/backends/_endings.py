@@ -1,0 +1,154 @@
+"""Every way a child process can end, and the typed error each of them becomes."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import traceback
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import trtpipe.errors
+from trtpipe.artifact import Record
+from trtpipe.errors import EnvironmentLacks, InternalError, TrtpipeError, WorkerDied
+from trtpipe.units import format_bytes, format_seconds
+
+#: Exit status of a child that could not write its answer because the disk is full.
+NO_SPACE_STATUS = 75
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO})
+_MORE_MEMORY = (
+    "use a machine with more memory, or raise memory_limit in the profile's [build] table or TRTPIPE_WORKER_MEMORY_GB"
+)
+_MORE_TIME = "raise time_limit in the profile's [build] table or TRTPIPE_WORKER_SECONDS, or make the model smaller"
+_CRASHED = (
+    "the model drives a native library into a bug: check it with onnx.checker, "
+    "then remove or replace the nodes named last"
+)
+#: Lines that say nothing about the cause: TensorRT without a driver repeats the first after every message.
+_NOISE = ("cudaError 35", "CUDA lazy loading is not enabled")
+_LAST_LINES, _LINE_LENGTH = 3, 200
+
+
+class Outcome(Record):
+    """What the child writes when its task is over.
+
+    Attributes:
+        kind: ``done``, a TrtpipeError that the task raised (``error``), memory or disk space it did not get, a file
+            the system kept from it (``denied``), or anything else it raised (``bug``).
+        reply: the task's answer, when done.
+        error: the class of a TrtpipeError.
+        message: the error's message; for ``space`` the file, for ``bug`` the traceback.
+    """
+
+    kind: Literal["done", "error", "memory", "space", "denied", "bug"]
+    reply: dict[str, Any] = {}
+    error: str = ""
+    message: str = ""
+    remedy: str = ""
+
+    @classmethod
+    def of_error(cls, error: Exception, folder: str) -> Outcome:
+        """Describe what the task raised; ``folder`` is named where a full disk's error names no file."""
+        if isinstance(error, TrtpipeError):
+            return cls(kind="error", error=_known_class(error), message=error.message, remedy=error.remedy)
+        if isinstance(error, MemoryError):
+            return cls(kind="memory", message=str(error))
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return cls(kind="space", message=str(error.filename or folder))
+        if isinstance(error, OSError) and error.errno in _DENIED:
+            return cls(kind="denied", message=f"{error.strerror}: {error.filename or folder}")
+        return cls(kind="bug", message="".join(traceback.format_exception(error)))
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child process ended.
+
+    Attributes:
+        status: its exit status; negative: the signal that ended it.
+        stopped: why the parent ended it, empty if it did not.
+        limit: the limit it exceeded, in seconds or bytes.
+        phase: the last phase it reported.
+        words: the end of what it printed.
+    """
+
+    status: int
+    stopped: Literal["", "time", "memory"]
+    limit: float
+    phase: str
+    words: str
+
+    @property
+    def clean(self) -> bool:
+        """Whether it ended by itself and in good order, so that its answer counts."""
+        return self.status == 0 and not self.stopped
+
+
+def raise_from(outcome: Outcome, what: str) -> NoReturn:
+    """Raise in the parent what the task raised in the child."""
+    if outcome.kind == "error":
+        kind: type[TrtpipeError] = getattr(trtpipe.errors, outcome.error)
+        raise kind(outcome.message, outcome.remedy)
+    if outcome.kind == "memory":
+        detail = f" ({outcome.message})" if outcome.message else ""
+        raise WorkerDied(f"out of memory while {what}{detail}", _MORE_MEMORY)
+    if outcome.kind == "space":
+        raise _no_space(outcome.message, what)
+    if outcome.kind == "denied":
+        raise EnvironmentLacks(f"{outcome.message} while {what}", "check that path's owner and mode, and the disk")
+    raise InternalError(f"an unexpected error while {what}:\n{outcome.message}")
+
+
+def death(ending: Ending, what: str) -> TrtpipeError:
+    """The error for a child that left no answer."""
+    if ending.stopped == "time":
+        limit = format_seconds(ending.limit)
+        return WorkerDied(f"stopped after the time limit of {limit} while {what}{_phase(ending)}", _MORE_TIME)
+    if ending.stopped == "memory":
+        limit = format_bytes(int(ending.limit))
+        return WorkerDied(f"stopped at the memory limit of {limit} while {what}{_phase(ending)}", _MORE_MEMORY)
+    if ending.status == NO_SPACE_STATUS:
+        return _no_space("the temporary folder", what)
+    if ending.status == -signal.SIGKILL:
+        return WorkerDied(
+            f"killed (SIGKILL) while {what}{_phase(ending)}; most likely the system ran out of memory", _MORE_MEMORY
+        )
+    if "std::bad_alloc" in ending.words:
+        return WorkerDied(f"out of memory while {what}{_phase(ending)}", _MORE_MEMORY)
+    words = last_words(ending.words)
+    said = f"; its last words: {words}" if words else ""
+    if ending.status < 0:
+        name = _signal_name(-ending.status)
+        return WorkerDied(f"the worker process crashed ({name}) while {what}{_phase(ending)}{said}", _CRASHED)
+    how = "without an answer" if ending.status == 0 else f"with exit status {ending.status}"
+    return WorkerDied(f"the worker process ended {how} while {what}{_phase(ending)}{said}", _CRASHED)
+
+
+def last_words(text: str) -> str:
+    """The last telling lines of what a process printed, on one line, without control characters and known noise."""
+    lines = ("".join(c if c.isprintable() else " " for c in line).strip() for line in text.splitlines())
+    telling = [line for line in lines if line and not any(noise in line for noise in _NOISE)]
+    return " | ".join(line[:_LINE_LENGTH] for line in telling[-_LAST_LINES:])
+
+
+def _known_class(error: TrtpipeError) -> str:
+    """The name of the nearest class of ``error`` that the parent is sure to have."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == trtpipe.errors.__name__)
+
+
+def _phase(ending: Ending) -> str:
+    return f" (in phase {ending.phase!r})" if ending.phase else ""
+
+
+def _no_space(where: str, what: str) -> EnvironmentLacks:
+    return EnvironmentLacks(
+        f"no space left on the device holding {where} while {what}", "free disk space, then run the same command again"
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

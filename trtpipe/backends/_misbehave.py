@@ -1,0 +1,105 @@
+"""Ways for a task to go wrong, for real: what the null back-end does when it is told to.
+
+Each function runs in a worker process. None of them pretends: the crash is a crash, the memory is taken.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
+
+from trtpipe.errors import BuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Misbehaviour: TypeAlias = Literal[
+    "fail", "bug", "crash", "abort", "killed", "hang", "hog", "huge", "chatter", "vanish", "garble", "full-disk"
+]
+
+_PIECE = 16 << 20
+_HUGE = 1 << 50
+
+
+def misbehave(how: Misbehaviour) -> NoReturn:
+    """Go wrong in the way called ``how``; never returns.
+
+    ``fail`` raises BuildError; ``bug`` raises ValueError; ``crash``, ``abort`` and ``killed`` end by SIGSEGV, SIGABRT
+    and SIGKILL; ``hang`` sleeps; ``hog`` takes more and more memory; ``huge`` asks for a petabyte at once; ``chatter``
+    prints without end; ``vanish`` exits well but without an answer; ``garble`` with half of one; ``full-disk`` meets
+    a full disk.
+    """
+    _WAYS[how]()
+    raise AssertionError(f"{how} returned")
+
+
+def _fail() -> None:
+    raise BuildError("the null back-end was told to fail", "tell it to succeed")
+
+
+def _bug() -> None:
+    raise ValueError("the null back-end was told to have a bug")
+
+
+def _crash() -> None:
+    os.write(2, b"about to read address 8\n")
+    ctypes.string_at(8)
+
+
+def _killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(3600)
+
+
+def _hog() -> None:
+    taken: list[bytearray] = []
+    while True:
+        taken.append(bytearray(b"x") * _PIECE)
+
+
+def _huge() -> None:
+    bytearray(_HUGE)
+
+
+def _chatter() -> None:
+    while True:
+        os.write(2, b"the null back-end was told to chatter\n" * 1000)
+
+
+def _vanish() -> None:
+    os._exit(0)
+
+
+def _garble() -> None:
+    Path(tempfile.gettempdir(), "reply.json").write_text('{"kind": "do', encoding="utf-8")
+    os._exit(0)
+
+
+def _full_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "engine.plan")
+
+
+_WAYS: dict[Misbehaviour, Callable[[], None]] = {
+    "fail": _fail,
+    "bug": _bug,
+    "crash": _crash,
+    "abort": os.abort,
+    "killed": _killed,
+    "hang": _hang,
+    "hog": _hog,
+    "huge": _huge,
+    "chatter": _chatter,
+    "vanish": _vanish,
+    "garble": _garble,
+    "full-disk": _full_disk,
+}

@@ -1,0 +1,90 @@
+"""Which element types a model holds, and whether a target can compute in them: refusals that need no build."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.backends.base import Refusal
+from trtpipe.onnxfile import read_proto
+from trtpipe.target import TARGETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import onnx
+
+    from trtpipe.target import Target
+
+#: ONNX element types that some targets lack -> the word in ``Target.dtypes``.
+_SPECIAL = {
+    "BFLOAT16": "bfloat16",
+    "INT4": "int4",
+    "FLOAT8E4M3FN": "float8_e4m3fn",
+    "FLOAT4E2M1": "float4_e2m1",
+}
+#: Attributes that hold the code of an element type.
+_TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
+_PRODUCTS = frozenset({"MatMul", "Gemm"})
+
+
+def refuse_types(model: Path, target: Target) -> Refusal | None:
+    """A refusal if the model holds an element type that ``target`` cannot compute in.
+
+    Raises:
+        InputError: ``model`` is no readable ONNX file.
+    """
+    import onnx
+
+    words = {onnx.TensorProto.DataType.Value(name): word for name, word in _SPECIAL.items()}
+    for code, place in _types(read_proto(model)):
+        word = words.get(code)
+        if word is not None and word not in target.dtypes:
+            able = ", ".join(other.name for other in TARGETS if word in other.dtypes)
+            return Refusal(
+                f"{model.name}: {place} is {word}, which {target} ({target.family}) cannot compute",
+                f"choose another precision, or a target that can: {able}",
+            )
+    return None
+
+
+def find_float32_product(model: Path) -> str | None:
+    """The name of a MatMul or Gemm that multiplies by a float32 weight, if there is one."""
+    import onnx
+
+    for graph in _graphs(read_proto(model).graph):
+        weights = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+        for node in graph.node:
+            if node.op_type in _PRODUCTS and weights.intersection(node.input[:2]):
+                return str(node.name or node.output[0])
+    return None
+
+
+def _types(proto: onnx.ModelProto) -> Iterator[tuple[int, str]]:
+    """Every (element type code, where it stands) in a model."""
+    for graph in _graphs(proto.graph):
+        for tensor in graph.initializer:
+            yield tensor.data_type, f"tensor {tensor.name!r}"
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield value.type.tensor_type.elem_type, f"tensor {value.name!r}"
+        yield from _types_of_nodes(graph.node)
+    for function in proto.functions:
+        yield from _types_of_nodes(function.node)
+
+
+def _types_of_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[tuple[int, str]]:
+    for node in nodes:
+        place = f"node {node.name or node.output[0]!r} ({node.op_type})"
+        for attribute in node.attribute:
+            if attribute.name in _TYPE_ATTRIBUTES:
+                yield attribute.i, place
+            if attribute.HasField("t"):
+                yield attribute.t.data_type, place
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
+                yield from _graphs(inner)

@@ -1,0 +1,274 @@
+"""Building an engine with TensorRT 10.3 and newer, TensorRT 11 or TensorRT-RTX: one way for all of them.
+
+Precision lies in the graph (Q/DQ pairs and casts), so every network is strongly typed and no precision flag is set.
+The ``trt`` module always comes as an argument: this file imports none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+from trtpipe.artifact import IOContract, Record, TensorSpec
+from trtpipe.backends._trt_errors import Log, build_error, parse_error
+from trtpipe.backends._trt_layers import summarise_layers
+from trtpipe.backends._trt_shapes import NetworkInput, check_shapes
+from trtpipe.backends.base import EngineFacts
+from trtpipe.backends.worker import Report, call, limits_for
+from trtpipe.errors import BuildError, EnvironmentLacks
+from trtpipe.profile import ShapeRange
+
+if TYPE_CHECKING:
+    from trtpipe.profile import DeploymentProfile
+    from trtpipe.progress import Progress
+    from trtpipe.settings import Settings
+    from trtpipe.target import Target
+
+#: Sets what only one flavour has on the builder's configuration.
+Configure: TypeAlias = Callable[[Any], None]
+
+#: TensorRT's element types -> ours.
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "FP8": "float8_e4m3fn",
+    "FP4": "float4_e2m1",
+}
+
+
+class BuildRequest(Record):
+    """One engine build.
+
+    Attributes:
+        model, plan: paths; the plan is written as it grows.
+        flavour, target: names, for the facts and for messages.
+        shapes: optimisation profiles; for an input whose values decide shapes the range is one of values.
+        workspace: most scratch memory in bytes; ``None``: the builder's default.
+        opt_level: 0 to 5; ``None``: the builder's default.
+        device: the GPU to build on, as ``CUDA_VISIBLE_DEVICES`` takes it; empty: the builder's own choice.
+    """
+
+    model: str
+    plan: str
+    flavour: str
+    target: str
+    shapes: tuple[dict[str, ShapeRange], ...] = ()
+    workspace: int | None = None
+    opt_level: int | None = None
+    device: str = ""
+
+
+def build_in_worker(
+    task: str,
+    flavour: str,
+    model: Path,
+    profile: DeploymentProfile,
+    target: Target,
+    plan: Path,
+    settings: Settings,
+    progress: Progress,
+    device: str = "",
+) -> EngineFacts:
+    """Run ``task`` on a BuildRequest in a child process; ``plan`` appears when it is complete, or not at all.
+
+    Raises:
+        TrtpipeError: as ``build`` and ``worker.call`` do.
+    """
+    part = plan.with_name(f"{plan.name}.part")
+    request = BuildRequest(
+        model=str(model),
+        plan=str(part),
+        flavour=flavour,
+        target=target.name,
+        shapes=profile.shapes,
+        workspace=profile.build.workspace,
+        opt_level=profile.build.opt_level,
+        device=device,
+    )
+    try:
+        facts = call(
+            task,
+            request,
+            EngineFacts,
+            limits=limits_for(settings, profile.build.time_limit, profile.build.memory_limit),
+            progress=progress,
+            what=f"building {target} from {model.name}",
+            workdir=plan.parent,
+        )
+        part.replace(plan)
+    finally:
+        part.unlink(missing_ok=True)
+    return facts
+
+
+def build(trt: Any, request: BuildRequest, report: Report, configure: Configure | None = None) -> EngineFacts:
+    """Parse, build and write one engine (in the worker process).
+
+    Raises:
+        BuildError: the graph cannot be parsed or built; the message names the node where TensorRT does.
+        InputError: the shape ranges do not fit the model.
+        EnvironmentLacks: TensorRT does not start on this machine.
+        OSError: the plan cannot be written.
+    """
+    started = time.monotonic()
+    name = Path(request.model).name
+    log = Log(trt)
+    builder = _builder(trt, log, request.flavour)
+    network = builder.create_network(_strongly_typed(trt))
+    report("parsing", 0, None)
+    _parse(trt, network, log, request.model)
+    check_shapes(_network_inputs(network), request.shapes, name)
+    config = builder.create_builder_config()
+    _configure(trt, config, request, report)
+    if configure is not None:
+        configure(config)
+    _add_profiles(builder, network, config, request, log)
+    if not _write_plan(trt, builder, network, config, Path(request.plan)):
+        raise build_error(log, name, request.target)
+    layers = summarise_layers(log.dump)
+    return EngineFacts(
+        flavour=request.flavour,
+        version=trt.__version__,
+        target=request.target,
+        io=IOContract(
+            inputs=tuple(_spec(network.get_input(index)) for index in range(network.num_inputs)),
+            outputs=tuple(_spec(network.get_output(index)) for index in range(network.num_outputs)),
+        ),
+        layers=layers and layers.count,
+        precisions=layers.precisions if layers else {},
+        weight_bytes=log.sizes.get("Weights"),
+        activation_bytes=log.sizes.get("Activation"),
+        build_seconds=time.monotonic() - started,
+        warnings=log.telling_warnings(),
+    )
+
+
+def _builder(trt: Any, log: Log, flavour: str) -> Any:
+    try:
+        trt.init_libnvinfer_plugins(log.logger, "")
+        return trt.Builder(log.logger)
+    except (TypeError, RuntimeError) as error:  # pybind's words for "the library gave no object"
+        reason = "; ".join(log.errors) or str(error)
+        raise EnvironmentLacks(
+            f"{flavour} does not start here: {reason}",
+            "check the NVIDIA driver; without a GPU use --backend tensorrt-rtx",
+        ) from error
+
+
+def _strongly_typed(trt: Any) -> int:
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
+    parser = trt.OnnxParser(network, log.logger)
+    if not parser.parse_from_file(model):
+        raise parse_error(parser, log, Path(model).name)
+    if network.num_outputs == 0:  # the parser takes an empty file for a model
+        raise BuildError(f"{Path(model).name}: holds no graph", "give an .onnx file as an exporter wrote it")
+    attention = getattr(trt.LayerType, "ATTENTION_INPUT", None)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if attention is not None and layer.type == attention:
+            layer.__class__ = trt.IAttentionInputLayer
+            layer.attention.decomposable = True  # else it only builds where one kernel does all of it
+
+
+def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:
+    found = []
+    for tensor in (network.get_input(index) for index in range(network.num_inputs)):
+        dims = tuple(tensor.shape)
+        names = tuple(tensor.get_dimension_name(axis) or None for axis in range(len(dims)))
+        found.append(NetworkInput(tensor.name, dims, names, tensor.is_shape_tensor))
+    return tuple(found)
+
+
+def _configure(trt: Any, config: Any, request: BuildRequest, report: Report) -> None:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the log then lists the engine's layers
+    config.progress_monitor = _progress_monitor(trt, report)
+    if request.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace)
+    if request.opt_level is not None:
+        config.builder_optimization_level = request.opt_level
+
+
+def _add_profiles(builder: Any, network: Any, config: Any, request: BuildRequest, log: Log) -> None:
+    inputs = _network_inputs(network)
+    if not any(entry.needs_range for entry in inputs):
+        return
+    for shapes in request.shapes:
+        profile = builder.create_optimization_profile()
+        for entry in inputs:
+            if entry.name in shapes:
+                given = shapes[entry.name]
+                place = profile.set_shape_input if entry.holds_shape else profile.set_shape
+                place(entry.name, given.min, given.opt, given.max)
+        if config.add_optimization_profile(profile) < 0:
+            raise build_error(log, Path(request.model).name, request.target)
+
+
+def _write_plan(trt: Any, builder: Any, network: Any, config: Any, plan: Path) -> int:
+    """Build and write the engine; the bytes written, 0 if the build failed."""
+    with plan.open("wb") as stream:
+        if not hasattr(builder, "build_serialized_network_to_stream"):
+            memory = builder.build_serialized_network(network, config)
+            return 0 if memory is None else stream.write(memoryview(memory))
+        writer = _stream_writer(trt, stream)
+        built = builder.build_serialized_network_to_stream(network, config, writer)
+        if writer.error is not None:  # TensorRT itself takes no notice
+            raise writer.error
+        return int(writer.written) if built else 0
+
+
+def _stream_writer(trt: Any, stream: IO[bytes]) -> Any:
+    class Writer(trt.IStreamWriter):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+            self.written = 0
+            self.error: OSError | None = None
+
+        def write(self, data: bytes) -> int:
+            try:
+                count = stream.write(data)
+            except OSError as error:
+                self.error = error
+                return 0
+            self.written += count
+            return count
+
+    return Writer()
+
+
+def _progress_monitor(trt: Any, report: Report) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+            report(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            report(phase_name, step + 1, self._steps.get(phase_name))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+    return Monitor()
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    dims = tuple(tensor.shape)
+    shape = tuple(dim if dim >= 0 else tensor.get_dimension_name(axis) or None for axis, dim in enumerate(dims))
+    return TensorSpec(name=tensor.name, dtype=dtype_name(tensor.dtype), shape=shape)
+
+
+def dtype_name(dtype: Any) -> str:
+    """numpy's name of one of TensorRT's element types."""
+    name = str(dtype.name)
+    return _DTYPES.get(name, name.lower())

@@ -1,0 +1,164 @@
+"""Running an engine on the GPU of this machine, by way of Polygraphy's TensorRT runner.
+
+Polygraphy serves one TensorRT flavour a process and settles which at the first import of its TensorRT part.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from trtpipe.artifact import TensorSpec
+from trtpipe.backends._trt_builder import dtype_name
+from trtpipe.backends._trt_errors import Log, tidy
+from trtpipe.backends.gpu import gpus, has_driver
+from trtpipe.errors import EnvironmentLacks, InputError, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from trtpipe.backends.base import Feed
+
+
+def require_driver(flavour: str) -> None:
+    """Check that a CUDA driver is there, before anything heavy is imported.
+
+    Raises:
+        EnvironmentLacks: there is none.
+    """
+    if not has_driver():
+        raise EnvironmentLacks(
+            f"opening a {flavour} engine needs an NVIDIA GPU, and this machine has no CUDA driver",
+            "run this step on a machine with the target's GPU; building and accuracy on the CPU need none",
+        )
+
+
+@contextmanager
+def open_engine(trt: Any, plan: Path, flavour: str) -> Iterator[EngineRunner]:
+    """Load the plan onto the GPU and make it ready to infer.
+
+    Raises:
+        EnvironmentLacks: the plan does not load on this machine, or this process already serves the other flavour.
+    """
+    _bind_polygraphy(trt, rtx=flavour == "tensorrt-rtx")
+    from polygraphy.backend.trt import TrtRunner
+    from polygraphy.exception import PolygraphyException
+    from polygraphy.logger import G_LOGGER
+
+    log = Log(trt)
+    trt.init_libnvinfer_plugins(log.logger, "")
+    engine = trt.Runtime(log.logger).deserialize_cuda_engine(plan.read_bytes())
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        runner = TrtRunner(engine)
+        try:
+            if engine is not None:
+                runner.activate()
+        except PolygraphyException as error:
+            raise _not_here(plan, log) from error
+        if engine is None:
+            raise _not_here(plan, log)
+        try:
+            yield EngineRunner(trt, engine, runner, plan.name, flavour)
+        finally:
+            runner.deactivate()
+
+
+class EngineRunner:
+    """An engine that is ready to infer."""
+
+    def __init__(self, trt: Any, engine: Any, runner: Any, name: str, flavour: str) -> None:
+        self._trt = trt
+        self._engine = engine
+        self._runner = runner
+        self._name = name
+        self._flavour = flavour
+        self._profile = 0
+        specs = [self._spec(engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
+        mode = trt.TensorIOMode.INPUT
+        self._inputs = tuple(spec for spec in specs if engine.get_tensor_mode(spec.name) == mode)
+        self._outputs = tuple(spec for spec in specs if engine.get_tensor_mode(spec.name) != mode)
+
+    @property
+    def device(self) -> str:
+        """Flavour, version and GPU: ``tensorrt 11.4.0 on NVIDIA L4``."""
+        found = gpus()
+        return f"{self._flavour} {self._trt.__version__} on {found[0].name if found else 'GPU'}"
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The engine's inputs; a dynamic dimension is ``None``."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The engine's outputs."""
+        return self._outputs
+
+    def infer(self, feed: Feed) -> Feed:
+        """Run once, with the first optimisation profile that the feed's shapes fit.
+
+        Raises:
+            InputError: ``feed`` fits no profile, or misses an input.
+            StageError: TensorRT fails at run time.
+        """
+        import numpy as np
+        from polygraphy.exception import PolygraphyException
+
+        wanted = {spec.name for spec in self._inputs}
+        if feed.keys() != wanted:
+            raise InputError(
+                f"the feed names {sorted(feed)}, the engine's inputs are {sorted(wanted)}", "feed every input"
+            )
+        self._use_profile(feed)
+        try:
+            found = self._runner.infer({name: np.ascontiguousarray(value) for name, value in feed.items()})
+        except PolygraphyException as error:
+            raise StageError(
+                f"{self._name}: TensorRT fails on this feed: {tidy(str(error))}", "check the feed's types and values"
+            ) from error
+        return {spec.name: np.array(found[spec.name]) for spec in self._outputs}  # Polygraphy reuses its buffers
+
+    def _use_profile(self, feed: Feed) -> None:
+        for index in range(self._engine.num_optimization_profiles):
+            if all(self._fits(name, value.shape, index) for name, value in feed.items()):
+                if index != self._profile:
+                    self._runner.set_profile(index)
+                    self._profile = index
+                return
+        shapes = ", ".join(f"{name}:{'x'.join(map(str, value.shape))}" for name, value in feed.items())
+        raise InputError(
+            f"{self._name}: no optimisation profile admits {shapes}",
+            "feed shapes inside the ranges the engine was built for, or build it with wider ones",
+        )
+
+    def _fits(self, name: str, shape: tuple[int, ...], index: int) -> bool:
+        if self._engine.is_shape_inference_io(name):
+            return True
+        low, _, high = (tuple(dims) for dims in self._engine.get_tensor_profile_shape(name, index))
+        return len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+
+    def _spec(self, name: str) -> TensorSpec:
+        shape = tuple(dim if dim >= 0 else None for dim in self._engine.get_tensor_shape(name))
+        return TensorSpec(name=name, dtype=dtype_name(self._engine.get_tensor_dtype(name)), shape=shape)
+
+
+def _bind_polygraphy(trt: Any, *, rtx: bool) -> None:
+    import polygraphy.config
+
+    polygraphy.config.USE_TENSORRT_RTX = rtx
+    from polygraphy.backend.trt import util
+
+    if util.trt.Runtime is not trt.Runtime:
+        raise EnvironmentLacks(
+            "this process has already opened an engine of the other TensorRT flavour",
+            "open engines of tensorrt and tensorrt-rtx in separate processes",
+        )
+
+
+def _not_here(plan: Path, log: Log) -> EnvironmentLacks:
+    reason = "; ".join(tidy(message) for message in log.errors[:2]) or "TensorRT gives no reason"
+    return EnvironmentLacks(
+        f"{plan.name}: cannot be opened on this machine: {reason}",
+        "an engine runs on the GPU and the TensorRT version it was built for: build it for this machine",
+    )

@@ -1,0 +1,153 @@
+"""The door of a back-end, and the explicit list of the rooms behind it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from trtpipe.artifact import IOContract, Record, TensorSpec
+from trtpipe.errors import EnvironmentLacks, InternalError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+    from trtpipe.profile import DeploymentProfile
+    from trtpipe.progress import Progress
+    from trtpipe.settings import Settings
+    from trtpipe.target import Target
+
+    #: input or output name -> array
+    Feed: TypeAlias = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something was not done, and what would help."""
+
+    reason: str
+    remedy: str
+
+
+class EngineFacts(Record):
+    """What is known of an engine: the ``<target>.plan.json`` beside the plain plan bytes.
+
+    Attributes:
+        flavour, version: what built it, for example ``tensorrt-rtx`` ``1.7.1.116``.
+        target: the capability it was built for.
+        io: inputs and outputs as the engine has them.
+        layers: number of layers after fusion; ``None`` where the builder does not say.
+        precisions: how many engine layers compute in each type (``Int8``, ``Half``, ``Float``, ...).
+        weight_bytes, activation_bytes: as the builder reports them.
+        build_seconds: wall time of parsing and building.
+        warnings: the builder's own words.
+    """
+
+    flavour: str
+    version: str
+    target: str
+    io: IOContract
+    layers: int | None = None
+    precisions: dict[str, int] = {}
+    weight_bytes: int | None = None
+    activation_bytes: int | None = None
+    build_seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+class Runner(Protocol):
+    """A model or engine that is ready to infer."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs, in words fit for a report (``onnxruntime 1.32.0 on CPU``)."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def infer(self, feed: Feed) -> Feed:
+        """Run once. ``feed`` must name every input; the result names every output."""
+
+
+class Backend(Protocol):
+    """A few questions; domain types only."""
+
+    name: str
+
+    def fingerprint(self, settings: Settings) -> dict[str, str]:
+        """What of this back-end enters a key: versions, and the device where it matters. Imports no vendor package."""
+
+    def refuses(self, model: Path, profile: DeploymentProfile, target: Target) -> Refusal | None:
+        """Why this model cannot be built here for ``target``, as far as can be told without building."""
+
+    def runs(self, target: Target) -> Refusal | None:
+        """Why an engine for ``target`` cannot run on this machine, or ``None`` if it can. Imports no vendor package."""
+
+    def build(
+        self,
+        model: Path,
+        profile: DeploymentProfile,
+        target: Target,
+        plan: Path,
+        settings: Settings,
+        progress: Progress,
+    ) -> EngineFacts:
+        """Build an engine and write its plain bytes to ``plan``.
+
+        Raises:
+            BuildError: the graph cannot be built for the target.
+            WorkerDied: the child process that built crashed, hung or ran out of memory.
+            EnvironmentLacks: the package or the device is missing.
+        """
+
+    def open(self, model: Path, settings: Settings) -> AbstractContextManager[Runner]:
+        """Open an engine (or, for onnxruntime, an ONNX file) for inference.
+
+        Raises:
+            EnvironmentLacks: it cannot run on this machine.
+        """
+
+
+#: name -> (module that must be installed, "module:class" of the room)
+BACKENDS: dict[str, tuple[str, str]] = {
+    "tensorrt": ("tensorrt", "trtpipe.backends.tensorrt:TensorRT"),
+    "tensorrt-rtx": ("tensorrt_rtx", "trtpipe.backends.tensorrt_rtx:TensorRTRTX"),
+    "onnxruntime": ("onnxruntime", "trtpipe.backends.onnxruntime:OnnxRuntime"),
+    "null": ("trtpipe", "trtpipe.backends.null:Null"),
+}
+
+_REMEDIES = {
+    "tensorrt": "on a machine with an NVIDIA GPU: pip install 'trtpipe[tensorrt]'; without one: --backend tensorrt-rtx",
+    "tensorrt-rtx": "pip install 'trtpipe[rtx]'",
+    "onnxruntime": "pip install onnxruntime",
+}
+
+
+def missing(name: str) -> Refusal | None:
+    """Why the back-end ``name`` cannot be used: its package is not installed. Imports nothing."""
+    package, _ = BACKENDS[name]
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return Refusal(f"backend {name!r} needs the package {package!r}, which is not installed", _REMEDIES[name])
+
+
+def load_backend(name: str) -> Backend:
+    """The room called ``name``.
+
+    Raises:
+        EnvironmentLacks: its package is not installed.
+    """
+    if name not in BACKENDS:
+        raise InternalError(f"no back-end is called {name!r}")
+    if refusal := missing(name):
+        raise EnvironmentLacks(refusal.reason, refusal.remedy)
+    module, _, attribute = BACKENDS[name][1].partition(":")
+    backend: Backend = getattr(importlib.import_module(module), attribute)()
+    return backend

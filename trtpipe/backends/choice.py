@@ -1,0 +1,50 @@
+"""Which back-end compiles when the user leaves it open, and for which targets."""
+
+from __future__ import annotations
+
+from trtpipe.backends.base import missing
+from trtpipe.backends.gpu import gpus
+from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.target import Target, find_target
+
+
+def choose_backend(wanted: str) -> tuple[str, str]:
+    """The back-end to use, and why.
+
+    Args:
+        wanted: a name, or ``auto``.
+
+    Raises:
+        EnvironmentLacks: it is not installed; for ``auto``, none is.
+    """
+    if wanted != "auto":
+        if refusal := missing(wanted):
+            raise EnvironmentLacks(refusal.reason, refusal.remedy)
+        return wanted, "asked for"
+    if missing("tensorrt") is None and gpus():
+        return "tensorrt", "tensorrt is installed and this machine has a GPU"
+    if missing("tensorrt-rtx") is None:
+        why = "it builds without a GPU" if not gpus() else "tensorrt is not installed"
+        return "tensorrt-rtx", why
+    raise EnvironmentLacks(
+        "no TensorRT is installed that can build here",
+        "pip install 'trtpipe[rtx]' (no GPU needed), or 'trtpipe[tensorrt]' on a machine with a GPU",
+    )
+
+
+def default_targets(backend: str) -> tuple[tuple[Target, ...], str]:
+    """The targets to build for when none is named, and why."""
+    if backend == "tensorrt":
+        here = {gpu.capability for gpu in gpus()}
+        names = tuple(f"sm{major}{minor}" for major, minor in sorted(here))
+        if not names:
+            raise EnvironmentLacks(
+                "tensorrt builds for the GPU it runs on, and there is none", "use --backend tensorrt-rtx"
+            )
+        try:
+            return tuple(find_target(name) for name in names), "the GPUs of this machine"
+        except InputError as error:
+            raise EnvironmentLacks(f"this machine's GPU is not supported: {error.message}", error.remedy) from error
+    return tuple(
+        find_target(name) for name in ("sm86", "sm89", "sm120")
+    ), "GeForce RTX 30, 40 and 50; --target narrows it"

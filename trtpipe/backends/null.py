@@ -1,0 +1,188 @@
+"""The null back-end: engines that are small, deterministic and run anywhere; and, when told to, every kind of failure.
+
+It builds in a real worker process and opens what it built, so all that lies above the door of a back-end can be tested
+with no TensorRT: success by default, and each misbehaviour as the real thing.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import IOContract, Record
+from trtpipe.backends._misbehave import Misbehaviour, misbehave
+from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.worker import Report, call, limits_for
+from trtpipe.digest import sha256_bytes, sha256_file
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from trtpipe.artifact import TensorSpec
+    from trtpipe.backends.base import Feed
+    from trtpipe.profile import DeploymentProfile
+    from trtpipe.progress import Progress
+    from trtpipe.settings import Settings
+    from trtpipe.target import Target
+
+_VERSION = "1"
+
+
+class NullBehaviour(Record):
+    """What a null back-end does.
+
+    Attributes:
+        build: how the build goes wrong; ``None``: it succeeds.
+        refusal: the reason ``refuses`` gives; empty: it accepts every model.
+    """
+
+    build: Misbehaviour | None = None
+    refusal: str = ""
+
+
+class NullRequest(Record):
+    """One build: paths, the target's name, and how it goes wrong."""
+
+    model: str
+    plan: str
+    target: str
+    misbehaviour: Misbehaviour | None
+
+
+class NullEngine(Record):
+    """The content of a null plan: the model's digest, the target and the model's I/O."""
+
+    model: str
+    target: str
+    io: IOContract
+
+
+class Null:
+    """The back-end that needs nothing installed."""
+
+    name = "null"
+
+    def __init__(self, behaviour: NullBehaviour | None = None) -> None:
+        self._behaviour = behaviour or NullBehaviour()
+
+    def fingerprint(self, settings: Settings) -> dict[str, str]:
+        """The version of the null plan's layout."""
+        return {"null": _VERSION}
+
+    def refuses(self, model: Path, profile: DeploymentProfile, target: Target) -> Refusal | None:
+        """What it was told to refuse; nothing by default."""
+        return Refusal(self._behaviour.refusal, "choose another back-end") if self._behaviour.refusal else None
+
+    def runs(self, target: Target) -> Refusal | None:
+        """Always refused: a null engine opens, but holds no computation to verify or to time."""
+        return Refusal("null engines hold no computation", "build with --backend tensorrt-rtx or tensorrt")
+
+    def build(
+        self,
+        model: Path,
+        profile: DeploymentProfile,
+        target: Target,
+        plan: Path,
+        settings: Settings,
+        progress: Progress,
+    ) -> EngineFacts:
+        """Write a plan that is a function of the model's content and the target.
+
+        Raises:
+            InputError: ``model`` is no ONNX file.
+            TrtpipeError: whatever its misbehaviour amounts to.
+        """
+        request = NullRequest(model=str(model), plan=str(plan), target=target.name, misbehaviour=self._behaviour.build)
+        return call(
+            "trtpipe.backends.null:build_task",
+            request,
+            EngineFacts,
+            limits=limits_for(settings, profile.build.time_limit, profile.build.memory_limit),
+            progress=progress,
+            what=f"building {target} from {model.name}",
+            workdir=plan.parent,
+        )
+
+    @contextmanager
+    def open(self, model: Path, settings: Settings) -> Iterator[NullRunner]:
+        """Open a null plan.
+
+        Raises:
+            InputError: the file is no null plan.
+        """
+        yield NullRunner(NullEngine.read(model))
+
+
+class NullRunner:
+    """Answers every feed with the same arrays, drawn from the model's digest and the output's name."""
+
+    def __init__(self, engine: NullEngine) -> None:
+        self._engine = engine
+
+    @property
+    def device(self) -> str:
+        """``null engine``: its numbers mean nothing."""
+        return "null engine"
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        return self._engine.io.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs."""
+        return self._engine.io.outputs
+
+    def infer(self, feed: Feed) -> Feed:
+        """Outputs of the shapes and types in the I/O contract; named dimensions are as long as in ``feed``, others 1.
+
+        Raises:
+            InputError: ``feed`` does not name the model's inputs.
+        """
+        wanted = {spec.name for spec in self.inputs}
+        if feed.keys() != wanted:
+            raise InputError(
+                f"the feed names {sorted(feed)}, the engine's inputs are {sorted(wanted)}", "feed every input"
+            )
+        lengths = {
+            str(dim): length
+            for spec in self.inputs
+            for dim, length in zip(spec.shape or (), feed[spec.name].shape, strict=False)
+        }
+        return {spec.name: self._values(spec, lengths) for spec in self.outputs}
+
+    def _values(self, spec: TensorSpec, lengths: dict[str, int]) -> np.ndarray:
+        import ml_dtypes  # noqa: F401 - teaches numpy the names of the small float types
+        import numpy as np
+
+        shape = [dim if isinstance(dim, int) else lengths.get(str(dim), 1) for dim in spec.shape or ()]
+        seed = int(sha256_bytes(f"{self._engine.model}:{spec.name}".encode())[:16], 16)
+        return np.random.default_rng(seed).integers(0, 2, size=shape).astype(spec.dtype)
+
+
+def build_task(request: NullRequest, report: Report) -> EngineFacts:
+    """Build a null plan, or misbehave (in the worker process)."""
+    from trtpipe.onnxfile import read_contract
+
+    started = time.monotonic()
+    report("building", 0, 1)
+    if request.misbehaviour:
+        misbehave(request.misbehaviour)
+    model = Path(request.model)
+    contract = read_contract(model)
+    engine = NullEngine(model=sha256_file(model), target=request.target, io=contract)
+    engine.write(Path(request.plan))
+    report("building", 1, 1)
+    return EngineFacts(
+        flavour=Null.name,
+        version=_VERSION,
+        target=request.target,
+        io=engine.io,
+        build_seconds=time.monotonic() - started,
+    )

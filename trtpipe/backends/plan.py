@@ -1,0 +1,102 @@
+"""Reading the header of an engine (a "plan" file) without any NVIDIA library.
+
+The layout is not documented. What is known of it, in little endian: both flavours begin with a four-letter magic and
+carry the version of their builder in bytes 24 to 27. TensorRT-RTX also has, checked on plans of 1.5, 1.6 and 1.7, the
+file's size at 16, a mask of GPU targets at 32 and the bytes of the weights at 56.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Literal
+
+from trtpipe.artifact import Record
+from trtpipe.errors import BuildError, InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MAGIC: dict[bytes, Literal["tensorrt", "tensorrt-rtx"]] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+_HEADER = struct.Struct("<4s4xQQ4B4sQQQQ")
+#: The targets of TensorRT-RTX, and the bit of each in a plan's mask.
+RTX_TARGETS = {"sm75": 1, "sm80": 2, "sm86": 4, "sm89": 8, "sm120": 16, "sm121": 32}
+_AND_LATER = 64
+#: The last version whose header was checked.
+_KNOWN_RTX = (1, 7)
+
+
+class PlanHeader(Record):
+    """What the first 64 bytes of a plan say.
+
+    Attributes:
+        flavour: which builder wrote it.
+        version: that builder's version, for example ``1.7.1.116``.
+        targets: the GPUs it was built for; ``None``: the header does not say.
+        and_later: whether it also claims to run on GPUs yet to come.
+        size_ok: whether the file is as long as the header says; ``None``: it does not say.
+        weight_bytes: bytes of weights; ``None``: it does not say.
+    """
+
+    flavour: Literal["tensorrt", "tensorrt-rtx"]
+    version: str
+    targets: tuple[str, ...] | None = None
+    and_later: bool = False
+    size_ok: bool | None = None
+    weight_bytes: int | None = None
+
+
+def read_header(path: Path) -> PlanHeader:
+    """Read the header of the plan at ``path``.
+
+    Raises:
+        InputError: the file cannot be read, or is no plan.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEADER.size)
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}", "give an existing plan file") from error
+    flavour = _MAGIC.get(head[:4])
+    if flavour is None or len(head) < _HEADER.size:
+        raise InputError(
+            f"{path}: no TensorRT engine (its first bytes are {head[:4]!r})",
+            "give a plan as trtpipe or trtexec wrote it",
+        )
+    _, _, total, *numbers, _, mask, _, _, weights = _HEADER.unpack(head)
+    version = ".".join(map(str, numbers))
+    if flavour == "tensorrt":
+        return PlanHeader(flavour=flavour, version=version)
+    return PlanHeader(
+        flavour=flavour,
+        version=version,
+        targets=tuple(name for name, bit in RTX_TARGETS.items() if mask & bit),
+        and_later=bool(mask & _AND_LATER),
+        size_ok=total == size,
+        weight_bytes=weights,
+    )
+
+
+def check_rtx_plan(path: Path, target: str) -> tuple[str, ...]:
+    """Check that a plan TensorRT-RTX has just written is whole and for ``target`` alone.
+
+    Returns:
+        What could not be checked, in words: the header of a newer TensorRT-RTX may mean something else.
+
+    Raises:
+        BuildError: the plan is cut short, or for other targets.
+    """
+    try:
+        header = read_header(path)
+    except InputError as error:
+        raise BuildError(f"TensorRT-RTX wrote no usable plan: {error.message}", "run the same build again") from error
+    if tuple(int(part) for part in header.version.split(".")[:2]) > _KNOWN_RTX:
+        return (f"the plan's header was not checked: TensorRT-RTX {header.version} is newer than this trtpipe",)
+    if not header.size_ok:
+        raise BuildError(
+            f"TensorRT-RTX wrote a plan for {target} that is cut short", "check the free disk space, then build again"
+        )
+    if header.targets != (target,) or header.and_later:
+        built = ", ".join(header.targets or ()) or "nothing"
+        raise BuildError(f"the plan asked for {target} was built for {built}", "report this as a bug of trtpipe")
+    return ()

@@ -1,0 +1,127 @@
+"""TensorRT: builds engines on the GPU they are for, and runs them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from trtpipe.backends._onnx_types import refuse_types
+from trtpipe.backends._trt_builder import BuildRequest, build, build_in_worker
+from trtpipe.backends._trt_runner import open_engine, require_driver
+from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.gpu import Gpu, cannot_run, gpus
+from trtpipe.backends.worker import Report
+from trtpipe.errors import EnvironmentLacks
+from trtpipe.toolchain import version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from trtpipe.backends.base import Runner
+    from trtpipe.profile import DeploymentProfile
+    from trtpipe.progress import Progress
+    from trtpipe.settings import Settings
+    from trtpipe.target import Target
+
+_WITHOUT_GPU = "use --backend tensorrt-rtx, which needs no GPU to build, or a machine with the target's GPU"
+
+
+class TensorRT:
+    """The room of TensorRT."""
+
+    name = "tensorrt"
+
+    @cached_property
+    def _gpus(self) -> tuple[Gpu, ...]:
+        return gpus()
+
+    def fingerprint(self, settings: Settings) -> dict[str, str]:
+        """The package's version and the GPUs: TensorRT chooses kernels by timing them on the GPU it finds."""
+        found = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in self._gpus)
+        return {self.name: version(self.name) or "absent", "gpu": found or "none"}
+
+    def refuses(self, model: Path, profile: DeploymentProfile, target: Target) -> Refusal | None:
+        """No GPU of the target's kind here, or an element type the target cannot compute.
+
+        Raises:
+            InputError: ``model`` is no readable ONNX file.
+        """
+        if not self._gpus:
+            return Refusal("TensorRT builds on the GPU it builds for, and this machine has none", _WITHOUT_GPU)
+        if self._gpu_for(target) is None:
+            here = ", ".join(sorted({gpu.target for gpu in self._gpus}))
+            return Refusal(
+                f"TensorRT builds on the GPU it builds for: {target} is wanted, {here} is here", _WITHOUT_GPU
+            )
+        return refuse_types(model, target)
+
+    def runs(self, target: Target) -> Refusal | None:
+        """Whether a GPU of the target's kind is here."""
+        return cannot_run(target)
+
+    def build(
+        self,
+        model: Path,
+        profile: DeploymentProfile,
+        target: Target,
+        plan: Path,
+        settings: Settings,
+        progress: Progress,
+    ) -> EngineFacts:
+        """Build in a worker process and write ``plan`` when it is complete.
+
+        Raises:
+            BuildError: the graph cannot be built for ``target``.
+            InputError: the profile's shapes do not fit the model.
+            WorkerDied: the build crashed, took too long or too much memory.
+            EnvironmentLacks: this machine has no GPU of that kind, TensorRT cannot be loaded, or the disk is full.
+        """
+        gpu = self._gpu_for(target)
+        if gpu is None:
+            raise EnvironmentLacks(f"TensorRT needs an {target} GPU in this machine to build for it", _WITHOUT_GPU)
+        mixed = len({other.capability for other in self._gpus}) > 1
+        return build_in_worker(
+            "trtpipe.backends.tensorrt:build_task",
+            self.name,
+            model,
+            profile,
+            target,
+            plan,
+            settings,
+            progress,
+            device=gpu.uuid if mixed else "",
+        )
+
+    @contextmanager
+    def open(self, model: Path, settings: Settings) -> Iterator[Runner]:
+        """Open a plan on this machine's GPU.
+
+        Raises:
+            EnvironmentLacks: there is no driver, or the plan was not built for this GPU and TensorRT.
+        """
+        require_driver("TensorRT")
+        with open_engine(_load(), model, self.name) as runner:
+            yield runner
+
+    def _gpu_for(self, target: Target) -> Gpu | None:
+        return next((gpu for gpu in self._gpus if gpu.capability == target.capability), None)
+
+
+def build_task(request: BuildRequest, report: Report) -> EngineFacts:
+    """Build one engine (in the worker process)."""
+    if request.device:
+        os.putenv("CUDA_VISIBLE_DEVICES", request.device)  # before the CUDA driver reads it
+    return build(_load(), request, report)
+
+
+def _load() -> Any:
+    try:
+        import tensorrt
+    except (ImportError, OSError) as error:
+        raise EnvironmentLacks(
+            f"TensorRT cannot be loaded: {error}", "pip install 'trtpipe[tensorrt]'; without a GPU: 'trtpipe[rtx]'"
+        ) from error
+    return tensorrt

@@ -1,0 +1,212 @@
+"""Run a task in a child process, so that a crash, a hang or a memory hog in a native library costs one typed error.
+
+TensorRT, onnxsim and onnx's shape inference can all kill or block the process they run in. ``call`` starts a fresh
+Python for one task, watches its clock and its memory, and turns every way it can end into a reply or an error.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
+
+from trtpipe.artifact import R, Record
+from trtpipe.backends._endings import Ending, Outcome, death, raise_from
+from trtpipe.backends._linux import group_memory, machine_memory
+from trtpipe.errors import EnvironmentLacks
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from trtpipe.progress import Progress
+    from trtpipe.settings import Settings
+
+#: How a task reports: phase, units done, units in all (``None`` where nobody knows).
+Report: TypeAlias = Callable[[str, int, int | None], None]
+
+#: Takes the parent's import path before anything is imported, so that the working folder cannot shadow a module.
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv.pop(1).split({separator!r}); "
+    "from trtpipe.backends._child import main; main(sys.argv[1:])"
+)
+_SHARE_OF_MEMORY = 0.9
+_POLL_SECONDS = 0.03
+#: Looking at memory may take this share of the parent's time.
+_LOOKING = 0.05
+_TAIL_BYTES = 64 * 1024
+_READ_BYTES = 1 << 20
+_REPORT_LINE = TypeAdapter(tuple[str, int, int | None])
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one child process may use: wall time in seconds, resident memory in bytes."""
+
+    seconds: float
+    memory: int
+
+
+def limits_for(settings: Settings, seconds: float | None = None, memory: int | None = None) -> Limits:
+    """The limits in force: the caller's own, then the settings', then 90 % of the machine's memory."""
+    return Limits(
+        seconds=seconds or settings.worker_seconds,
+        memory=memory or settings.worker_memory or int(_SHARE_OF_MEMORY * machine_memory()),
+    )
+
+
+def call(
+    task: str,
+    request: Record,
+    reply: type[R],
+    *,
+    limits: Limits,
+    progress: Progress,
+    what: str,
+    workdir: Path | None = None,
+) -> R:
+    """Run ``task`` in a child process and wait for its answer.
+
+    Args:
+        task: ``trtpipe.module:function``, a function ``(request: SomeRecord, report: Report) -> SomeRecord`` whose
+            annotations can be evaluated at run time.
+        request: what the function gets, by way of JSON.
+        reply: the record the function returns.
+        what: the work in words that go with "while", such as ``building sm89 from lowered.onnx``.
+        workdir: where the child's private scratch folder is made (default: the system's temporary folder). The
+            folder is gone when this returns.
+
+    Raises:
+        TrtpipeError: the very error that the task raised.
+        WorkerDied: the child crashed, ran out of time or memory, or ended without an answer.
+        EnvironmentLacks: no space is left on a device the child wrote to.
+        InternalError: the task raised anything else; the message holds the child's traceback.
+        KeyboardInterrupt: as everywhere; the child is killed first.
+    """
+    with ExitStack() as stack:
+        try:
+            where = None if workdir is None else workdir.absolute()
+            scratch = tempfile.TemporaryDirectory(prefix="trtpipe-", dir=where, ignore_cleanup_errors=True)
+            folder = stack.enter_context(scratch)
+            Path(folder, "request.json").write_text(request.model_dump_json(), encoding="utf-8")
+            child = stack.enter_context(_Child(task, folder, limits, progress))
+        except OSError as error:
+            raise EnvironmentLacks(
+                f"cannot start a worker process for {what}: {error}", "free disk space or memory, then run again"
+            ) from error
+        ending = child.watch()
+        outcome = _outcome(Path(folder, "reply.json")) if ending.clean else None
+    if outcome is None:
+        raise death(ending, what)
+    if outcome.kind != "done":
+        raise_from(outcome, what)
+    return reply.model_validate(outcome.reply)
+
+
+def _outcome(path: Path) -> Outcome | None:
+    try:
+        return Outcome.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+class _Child:
+    """One running child. Its standard output carries progress; its standard error carries what libraries print."""
+
+    def __init__(self, task: str, folder: str, limits: Limits, progress: Progress) -> None:
+        self._limits = limits
+        self._progress = progress
+        self._tail = bytearray()
+        self._line = b""
+        self._phase = ""
+        boot = _BOOT.format(separator=os.pathsep)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", boot, os.pathsep.join(sys.path), task, folder, str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._process.stdout, selectors.EVENT_READ, self._take_progress)  # type: ignore[arg-type]
+        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_words)  # type: ignore[arg-type]
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._kill()
+        self._selector.close()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def watch(self) -> Ending:
+        """Wait until the child has ended by itself or by our hand."""
+        started = time.monotonic()
+        stopped = self._wait(started + self._limits.seconds)
+        self._kill()
+        self._listen(0)  # what it wrote last
+        return Ending(
+            status=self._process.returncode,
+            stopped=stopped,
+            limit=self._limits.memory if stopped == "memory" else self._limits.seconds,
+            phase=self._phase,
+            words=bytes(self._tail).decode("utf-8", errors="replace"),
+        )
+
+    def _wait(self, deadline: float) -> Literal["", "time", "memory"]:
+        look_at_memory = 0.0
+        while self._process.poll() is None:
+            self._listen(_POLL_SECONDS)
+            now = time.monotonic()
+            if now > deadline:
+                return "time"
+            if now > look_at_memory:
+                if (group_memory(self._process.pid) or 0) > self._limits.memory:
+                    return "memory"
+                spent = time.monotonic() - now
+                look_at_memory = now + max(_POLL_SECONDS, spent / _LOOKING)
+        return ""
+
+    def _listen(self, seconds: float) -> None:
+        if not self._selector.get_map():  # both pipes are closed: it is about to end
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+        for key, _ in self._selector.select(seconds) if self._selector.get_map() else ():
+            data = os.read(key.fd, _READ_BYTES)
+            if data:
+                key.data(data)
+            else:
+                self._selector.unregister(key.fileobj)
+
+    def _take_words(self, data: bytes) -> None:
+        self._tail += data
+        del self._tail[:-_TAIL_BYTES]
+
+    def _take_progress(self, data: bytes) -> None:
+        *lines, rest = (self._line + data).split(b"\n")
+        self._line = rest[-_TAIL_BYTES:]
+        for line in lines:
+            try:
+                self._phase, done, total = _REPORT_LINE.validate_json(line)
+            except ValidationError:  # something in the interpreter's start-up greets on standard output
+                continue
+            self._progress.advance(self._phase, done, total)
+
+    def _kill(self) -> None:
+        """End the whole process group; harmless when it is gone already."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

@@ -1,0 +1,1 @@
+"""From data to statistics to ranges."""

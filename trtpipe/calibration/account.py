@@ -1,0 +1,159 @@
+"""What data was used, in numbers: computed while it passes by."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.artifact import Record
+from trtpipe.calibration.checks import is_float
+from trtpipe.calibration.sample import Sample
+from trtpipe.digest import sha256_json
+from trtpipe.recipe import ImageSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trtpipe.backends.base import Feed
+    from trtpipe.calibration.sample import Dataset
+
+#: Fewer samples than this rarely show the range of real data.
+FEW_SAMPLES = 100
+
+
+class InputAccount(Record):
+    """What one input was fed: the extremes, the mean, and the share of zeros (0 to 1) over all values."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    zeros: float
+
+
+class DataAccount(Record):
+    """What data a result rests on.
+
+    Attributes:
+        source: what the data is, in words.
+        samples: rows consumed.
+        feeds: runs of the model.
+        digest: content of the data: independent of paths, times and batch size.
+        inputs: input name -> what it was fed.
+        preprocessing: how files became tensors; ``None`` if the data came as tensors.
+        seed: what the samples were chosen or made with; ``None`` if all were used.
+        warnings: what makes the data doubtful.
+    """
+
+    source: str
+    samples: int
+    feeds: int
+    digest: str
+    inputs: dict[str, InputAccount]
+    preprocessing: ImageSettings | None = None
+    seed: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class AccountBuilder:
+    """Keeps the account of a data set while a consumer walks through it."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._tallies: dict[str, _Tally] = {}
+        self.samples = 0
+        self.feeds = 0
+
+    def add(self, feed: Feed) -> None:
+        """Take note of one feed."""
+        self.samples += Sample(feed).rows
+        self.feeds += 1
+        for name, value in feed.items():
+            self._tallies.setdefault(name, _Tally()).add(value)
+
+    def finish(self) -> DataAccount:
+        """The account of all feeds added; asks the data set for its digest."""
+        warnings = [*self._dataset.warnings]
+        if self.samples < FEW_SAMPLES:
+            warnings.append(f"only {self.samples} samples: ranges found on so few may not hold; use a few hundred")
+        for name, tally in self._tallies.items():
+            warnings.extend(tally.warnings(name))
+        return DataAccount(
+            source=self._dataset.name,
+            samples=self.samples,
+            feeds=self.feeds,
+            digest=self._dataset.digest(),
+            inputs={name: tally.finish() for name, tally in self._tallies.items() if tally.count},
+            preprocessing=self._dataset.preprocessing,
+            seed=self._dataset.seed,
+            warnings=tuple(warnings),
+        )
+
+
+def combined(accounts: Iterable[DataAccount]) -> DataAccount | None:
+    """One account for several data sets; ``None`` for none. A single one stays as it is.
+
+    Extremes are exact; means and shares of zeros are weighted with the number of samples.
+    """
+    parts = list(accounts)
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    names = sorted({name for part in parts for name in part.inputs})
+    return DataAccount(
+        source=" + ".join(part.source for part in parts),
+        samples=sum(part.samples for part in parts),
+        feeds=sum(part.feeds for part in parts),
+        digest=sha256_json(sorted(part.digest for part in parts)),
+        inputs={name: _combined_input([part for part in parts if name in part.inputs], name) for name in names},
+        warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+    )
+
+
+def _combined_input(parts: list[DataAccount], name: str) -> InputAccount:
+    inputs = [part.inputs[name] for part in parts]
+    weights = [part.samples for part in parts]
+    return InputAccount(
+        minimum=min(part.minimum for part in inputs),
+        maximum=max(part.maximum for part in inputs),
+        mean=float(np.average([part.mean for part in inputs], weights=weights)),
+        zeros=float(np.average([part.zeros for part in inputs], weights=weights)),
+    )
+
+
+class _Tally:
+    """Running numbers of one input. The sum is exact over rows, so batch size and order do not change the mean."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.zeros = 0
+        self.minimum = np.inf
+        self.maximum = -np.inf
+        self.sum = Fraction(0)
+        self.floating = False
+
+    def add(self, value: np.ndarray) -> None:
+        if not value.size:
+            return
+        self.count += value.size
+        self.zeros += value.size - int(np.count_nonzero(value))
+        self.minimum = min(self.minimum, float(value.min()))
+        self.maximum = max(self.maximum, float(value.max()))
+        self.floating = is_float(value.dtype)
+        for row in value if value.ndim else value[np.newaxis]:
+            self.sum += Fraction(float(np.asarray(row).astype(np.float64).sum()))
+
+    def finish(self) -> InputAccount:
+        return InputAccount(
+            minimum=self.minimum,
+            maximum=self.maximum,
+            mean=float(self.sum / self.count),
+            zeros=self.zeros / self.count,
+        )
+
+    def warnings(self, name: str) -> list[str]:
+        if self.count > 1 and self.minimum == self.maximum:
+            return [f"input {name!r} is {self.minimum:g} everywhere"]
+        if self.floating and self.minimum >= 0 and 100 < self.maximum <= 255:
+            return [f"input {name!r} spans {self.minimum:g} to {self.maximum:g}: these look like pixels not normalised"]
+        return []

@@ -1,0 +1,156 @@
+"""Reading ``.npz`` files without loading them: headers first, then row by row, never a pickle."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.errors import InputError
+from trtpipe.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+    from pathlib import Path
+
+_MAX_BLOCK = 4 << 30
+_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands in front of an array's values in a file: their type, shape and order, and its own length."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    fortran: bool
+    length: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """One array of an ``.npz`` file, known by its header; the values stay on disk.
+
+    Attributes:
+        path: the file.
+        entry: the array's name inside the zip.
+        header: the type and shape of the array, and where its values begin.
+    """
+
+    path: Path
+    entry: str
+    header: Header
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole array."""
+        return self.header.shape
+
+    def rows(self, indices: Iterable[int]) -> Generator[np.ndarray, None, None]:
+        """Yield the array's rows at ``indices`` (ascending), holding one at a time.
+
+        An array stored column by column is loaded whole: its rows do not lie together.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if self.header.fortran:
+            whole = self.load()
+            yield from (whole[index, ...] for index in indices)
+            return
+        size = self.header.dtype.itemsize * math.prod(self.shape[1:])
+        with reading(self.path), zipfile.ZipFile(self.path) as archive, archive.open(self.entry) as stream:
+            for index in indices:
+                stream.seek(self.header.length + index * size)
+                yield self._array(stream, size, self.shape[1:])
+
+    def load(self) -> np.ndarray:
+        """The whole array.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        size = self.header.dtype.itemsize * math.prod(self.shape)
+        with reading(self.path), zipfile.ZipFile(self.path) as archive, archive.open(self.entry) as stream:
+            stream.seek(self.header.length)
+            flat = self._array(stream, size, (math.prod(self.shape),))
+        return flat.reshape(self.shape, order="F" if self.header.fortran else "C")
+
+    def _array(self, stream: IO[bytes], size: int, shape: tuple[int, ...]) -> np.ndarray:
+        if size > _MAX_BLOCK:
+            raise InputError(
+                f"{self.path}: one piece of array {self.entry!r} takes {format_bytes(size)}",
+                "store the samples along the first axis",
+            )
+        data = stream.read(size)
+        if len(data) != size:
+            raise EOFError(f"array {self.entry!r} ends early")
+        return np.frombuffer(data, self.header.dtype).reshape(shape)
+
+
+def read_members(path: Path) -> dict[str, Member]:
+    """The arrays of an ``.npz`` file by name. Only headers are read.
+
+    Raises:
+        InputError: not such a file, damaged, or it holds something else than arrays of numbers.
+    """
+    members: dict[str, Member] = {}
+    with reading(path), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name in members:
+                raise InputError(f"{path}: holds array {name!r} twice", "write the file again with numpy.savez")
+            with archive.open(info) as stream:
+                members[name] = _member(path, info, stream)
+    return members
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn every way a damaged file shows itself into an InputError that names the file."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise InputError(f"{path}: cannot be read: {error}", "write the file again with numpy") from error
+
+
+def read_header(stream: IO[bytes], size: int, where: str) -> Header:
+    """Read the header of an array in numpy's file format.
+
+    Args:
+        stream: at the header.
+        size: bytes of header and values together; a header that promises another number is refused.
+        where: file and array, for complaints.
+
+    Raises:
+        InputError: the array holds something else than numbers.
+        ValueError: damaged.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise ValueError(f"format version {version}")
+    if dtype.hasobject:
+        raise InputError(f"{where} holds Python objects", "store plain numbers: objects need pickle, which is unsafe")
+    if dtype.kind not in "biuf":
+        raise InputError(f"{where} has type {dtype}", "store numbers")
+    if min(shape, default=0) < 0 or size != stream.tell() + dtype.itemsize * math.prod(shape):
+        raise ValueError("its size does not match its header")
+    return Header(dtype, shape, fortran and len(shape) > 1, stream.tell())
+
+
+def _member(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> Member:
+    name = info.filename.removesuffix(".npy")
+    try:
+        header = read_header(stream, info.file_size, f"{path}: array {name!r}")
+    except ValueError as error:
+        raise ValueError(f"array {name!r}: {error}") from error
+    return Member(path, info.filename, header)

@@ -1,0 +1,140 @@
+"""From one image file to one tensor."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.errors import EnvironmentLacks, InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+    from trtpipe.recipe import ImageSettings
+
+#: The formats Pillow may open, whatever a file's name says: few, common, and well tested.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
+
+#: Pixels an image may have, before and after resizing: 64 Mi, which decode to a quarter of a gigabyte.
+MAX_PIXELS = 1 << 26
+
+
+def require_pillow() -> None:
+    """Make sure that images can be decoded here.
+
+    Raises:
+        EnvironmentLacks: Pillow is not installed.
+    """
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise EnvironmentLacks(
+            "decoding images needs the package Pillow, which is not installed", "pip install 'trtpipe[images]'"
+        ) from error
+
+
+def load_tensor(path: Path, settings: ImageSettings, raw: bool) -> np.ndarray:
+    """One image as a tensor without batch axis: [C, H, W] or [H, W, C], as ``settings.layout`` says.
+
+    Alpha channels are dropped, 16-bit greys lose their low byte, and EXIF orientation is not applied: all as in
+    the usual training pipelines (Pillow's ``convert("RGB")``).
+
+    Args:
+        path: a PNG, JPEG, BMP, WEBP or GIF file with a single frame.
+        settings: how to resize, crop, scale and lay out.
+        raw: give the pixels as uint8 0..255, neither scaled nor normalised, instead of float32.
+
+    Raises:
+        InputError: not such an image, damaged, too large, or too small for the crop; the message names the file.
+    """
+    pixels = np.asarray(_cropped(_resized(_decoded(path, settings), settings, path), settings, path))
+    pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
+    if settings.channels == "BGR":
+        pixels = pixels[:, :, ::-1]
+    values = pixels if raw else _normalised(pixels, settings)
+    return np.ascontiguousarray(values.transpose(2, 0, 1) if settings.layout == "CHW" else values)
+
+
+def _decoded(path: Path, settings: ImageSettings) -> Image:
+    """The image in mode RGB, or L if the tensor has one channel."""
+    import PIL.Image
+
+    oversize = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
+    try:
+        with PIL.Image.open(path, formats=FORMATS) as image:
+            _refuse_size(path, image.size)
+            # A photo with an extra picture inside ("MPO") is a photo, an animation is not.
+            if getattr(image, "is_animated", False) and image.format != "MPO":
+                raise InputError(f"{path}: an animated image is not one sample", "give images with a single frame")
+            image.load()
+            rgb = _opaque(image).convert("RGB")
+    except oversize as error:
+        raise InputError(f"{path}: too large: {error}", "remove it or scale it down") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise InputError(
+            f"{path}: damaged, or not a {', '.join(FORMATS)} image: {error}", "remove or replace this file"
+        ) from error
+    return rgb.convert("L") if settings.channels == "L" else rgb
+
+
+def _opaque(image: Image) -> Image:
+    """The image in a mode that converts to RGB without loss of meaning."""
+    import PIL.Image
+
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip to 255
+        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")
+    return image
+
+
+def _resized(image: Image, settings: ImageSettings, path: Path) -> Image:
+    """The image with its short side (or both sides) as the settings say; the long side is rounded down."""
+    import PIL.Image
+
+    if settings.resize is None:
+        return image
+    if isinstance(settings.resize, int):
+        short = min(image.size)
+        width, height = (int(settings.resize * side / short) for side in image.size)
+    else:
+        height, width = settings.resize
+    _refuse_size(path, (width, height))
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), PIL.Image.Resampling[settings.interpolation.upper()])
+
+
+def _cropped(image: Image, settings: ImageSettings, path: Path) -> Image:
+    """The centre of the image; an odd margin's half is rounded to even, as in torchvision."""
+    if settings.crop is None:
+        return image
+    height, width = settings.crop
+    if image.width < width or image.height < height:
+        raise InputError(
+            f"{path}: {image.height}x{image.width} pixels (height x width) before the crop to {height}x{width}",
+            "set resize so that the short side is at least as long as the crop",
+        )
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _normalised(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
+    """(x / 255 - mean) / std in float32; ``pixels`` is uint8[H, W, C]."""
+    channels = pixels.shape[2]
+    mean, std = (np.asarray(values[:channels], dtype=np.float32) for values in (settings.mean, settings.std))
+    values: np.ndarray = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return values
+
+
+def _refuse_size(path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{path}: {width}x{height} pixels, more than the {MAX_PIXELS} an image may have or be resized to",
+            "remove it or scale it down",
+        )

@@ -1,0 +1,163 @@
+"""What a model's tensors were seen to hold: exact extremes and a histogram of magnitudes, in constant memory.
+
+The histogram's grid is a part of the float32 format itself: a value's bin is its exponent and the leading 7 bits of
+its mantissa. So it needs no range in advance, a bin is never wider than 2**-7 (0.8 %) of its lower edge, and counts
+from anywhere simply add up: the result is the same to the last bit for every batch size, order and way of sharding.
+(Below 2**-126, where float32 itself gets coarser, bins are 2**-133 wide.)
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.calibration.account import DataAccount, combined
+from trtpipe.errors import InputError, InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: Bins of finite magnitudes: bin ``b`` starts at the float32 whose bits are ``b << 16``.
+BINS = 0x7F80
+
+#: Upper bound of a bin's width relative to its lower edge, for magnitudes from 2**-126.
+RESOLUTION = 2.0**-7
+
+_CHUNK = 1 << 16
+_HIGH_HALF = 1 if sys.byteorder == "little" else 0
+
+
+@dataclass(eq=False)
+class TensorStatistics:
+    """What one tensor was seen to hold.
+
+    Attributes:
+        count: finite values seen.
+        zeros: how many of them were exactly 0.
+        nonfinite: NaNs and infinities seen; they enter nothing else.
+        minimum, maximum: exact extremes as float32 values; +inf and -inf before the first value.
+        histogram: int64[BINS], counts of the magnitudes \\|x\\| by their bin.
+    """
+
+    count: int = 0
+    zeros: int = 0
+    nonfinite: int = 0
+    minimum: float = np.inf
+    maximum: float = -np.inf
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
+
+    @property
+    def largest(self) -> float:
+        """The exact largest magnitude; 0 before the first value."""
+        return max(self.maximum, -self.minimum) if self.count else 0.0
+
+    @property
+    def smallest(self) -> float:
+        """A lower bound of all magnitudes: the smallest one if all values have one sign, otherwise 0."""
+        return max(self.minimum, -self.maximum, 0.0) if self.count else 0.0
+
+    def update(self, values: np.ndarray) -> None:
+        """Take in an array of any shape and float type; temporaries stay under a megabyte if it is
+        contiguous float32, otherwise it is converted first.
+        """
+        with np.errstate(over="ignore"):
+            flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+        for start in range(0, flat.size, _CHUNK):
+            self._add(flat[start : start + _CHUNK])
+
+    def merge(self, other: TensorStatistics) -> TensorStatistics:
+        """The statistics of both taken together; exact, associative and commutative."""
+        return TensorStatistics(
+            count=self.count + other.count,
+            zeros=self.zeros + other.zeros,
+            nonfinite=self.nonfinite + other.nonfinite,
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+            histogram=self.histogram + other.histogram,
+        )
+
+    def _add(self, chunk: np.ndarray) -> None:
+        with np.errstate(invalid="ignore"):
+            low, high = float(chunk.min()), float(chunk.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            finite = chunk[np.isfinite(chunk)]
+            self.nonfinite += chunk.size - finite.size
+            if finite.size:
+                self._add(finite)
+            return
+        self.count += chunk.size
+        self.zeros += int(np.count_nonzero(chunk == 0))
+        # Adding 0.0 turns -0.0 into 0.0: which of the two numpy returns depends on their order.
+        self.minimum = min(self.minimum, low + 0.0)
+        self.maximum = max(self.maximum, high + 0.0)
+        bins = chunk.view(np.uint16)[_HIGH_HALF::2].astype(np.intp)
+        bins &= 0x7FFF
+        np.add.at(self.histogram, bins, 1)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, TensorStatistics)
+            and (self.count, self.zeros, self.nonfinite) == (other.count, other.zeros, other.nonfinite)
+            and (self.minimum, self.maximum) == (other.minimum, other.maximum)
+            and np.array_equal(self.histogram, other.histogram)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+
+@dataclass
+class Statistics:
+    """Statistics of a model's tensors, and of the data they were found on.
+
+    Attributes:
+        tensors: tensor name -> what it was seen to hold.
+        accounts: one for each data set that went in, in an order that does not depend on the order of merging.
+    """
+
+    tensors: dict[str, TensorStatistics]
+    accounts: tuple[DataAccount, ...] = ()
+
+    @classmethod
+    def empty(cls, names: Iterable[str]) -> Statistics:
+        """Statistics of the tensors ``names`` before the first value."""
+        return cls({name: TensorStatistics() for name in sorted(names)})
+
+    @property
+    def account(self) -> DataAccount | None:
+        """All data together; ``None`` if nothing is known of it."""
+        return combined(self.accounts)
+
+    @property
+    def samples(self) -> int:
+        """Samples (rows) the statistics rest on."""
+        return sum(account.samples for account in self.accounts)
+
+    @property
+    def feeds(self) -> int:
+        """Runs of the model the statistics rest on."""
+        return sum(account.feeds for account in self.accounts)
+
+    def update(self, outputs: Mapping[str, np.ndarray]) -> None:
+        """Take in the values of all tensors from one run; other tensors in ``outputs`` are ignored."""
+        for name, tensor in self.tensors.items():
+            if name not in outputs:
+                raise InternalError(f"the run gave no value for the observed tensor {name!r}")
+            tensor.update(outputs[name])
+
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of both taken together; exact, associative and commutative.
+
+        Raises:
+            InputError: they are of different tensors, so of different models.
+        """
+        if different := sorted(self.tensors.keys() ^ other.tensors.keys()):
+            raise InputError(
+                f"statistics of different models cannot be merged: tensor {different[0]!r} is in one of them only",
+                "merge statistics that were collected on the same model",
+            )
+        accounts = sorted((*self.accounts, *other.accounts), key=lambda account: (account.digest, account.to_json()))
+        tensors = {name: tensor.merge(other.tensors[name]) for name, tensor in self.tensors.items()}
+        return Statistics(tensors, tuple(accounts))

@@ -1,0 +1,100 @@
+"""Seeded random feeds, for runs without data. Never calibration data unless the user says so."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.calibration.checks import is_float, numpy_type, suggestion
+from trtpipe.calibration.sample import Sample, content_digest
+from trtpipe.calibration.selection import empty
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from trtpipe.artifact import IOContract, TensorSpec
+
+
+class RandomDataset:
+    """Synthetic feeds: floats uniform in [0, 1), integers 0 or 1, and booleans.
+
+    Args:
+        contract: the model's inputs.
+        shapes: input name -> shape, for inputs with dynamic dimensions; a dimension not given is 1.
+        samples: number of feeds, each of the full shape.
+        seed: equal seeds give equal feeds.
+
+    Raises:
+        InputError: a shape does not fit the model, an input's rank is unknown, or there are no samples.
+    """
+
+    preprocessing = None
+    warnings: tuple[str, ...] = ()
+
+    def __init__(
+        self, contract: IOContract, shapes: Mapping[str, tuple[int, ...]], samples: int, seed: int = 0
+    ) -> None:
+        names = [spec.name for spec in contract.inputs]
+        if unknown := [name for name in shapes if name not in names]:
+            raise InputError(f"the model has no input {unknown[0]!r}", suggestion(unknown[0], names, "inputs"))
+        self._layout = {
+            spec.name: (_resolved(spec, shapes.get(spec.name)), numpy_type(spec, "synthetic data"))
+            for spec in contract.inputs
+        }
+        self.size = samples
+        self.seed = seed
+        if samples < 1:
+            raise empty(self.name)
+
+    @property
+    def name(self) -> str:
+        """What the data is; says that it is not real."""
+        return f"synthetic, seeded random ({self.size} feeds, seed {self.seed})"
+
+    @property
+    def samples(self) -> int:
+        """Rows of all feeds."""
+        return self.size * next((shape[0] for shape, _ in self._layout.values() if shape), 1)
+
+    def __iter__(self) -> Generator[Sample, None, None]:
+        """The feeds; each depends on the seed and its own number only."""
+        for index in range(self.size):
+            yield self._feed(index)
+
+    def digest(self) -> str:
+        """The sha256 of all feeds."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        return content_digest(self)
+
+    def _feed(self, index: int) -> Sample:
+        generator = np.random.Generator(np.random.PCG64([self.seed, index]))
+        return Sample({name: _values(generator, shape, dtype) for name, (shape, dtype) in self._layout.items()})
+
+
+def _values(generator: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    if is_float(dtype):
+        return generator.random(shape, dtype=np.float32).astype(dtype)
+    return generator.integers(0, 2, shape).astype(dtype)
+
+
+def _resolved(spec: TensorSpec, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The input's shape with every dimension known."""
+    if given is None:
+        if spec.shape is None:
+            raise InputError(
+                f"the rank of input {spec.name!r} is unknown", f"give its shape, as {spec.name}:1x3x224x224"
+            )
+        return tuple(dim if isinstance(dim, int) else 1 for dim in spec.shape)
+    fits = spec.shape is None or (
+        len(given) == len(spec.shape)
+        and all(have == dim for have, dim in zip(given, spec.shape, strict=True) if isinstance(dim, int))
+    )
+    if not fits or min(given, default=1) < 1:
+        raise InputError(f"shape {list(given)} does not fit input {spec}", "give a shape the model takes")
+    return given

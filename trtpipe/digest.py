@@ -1,0 +1,73 @@
+"""How things are named: canonical JSON and sha256 of content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from io import RawIOBase
+
+#: What canonical JSON can hold. ``Any`` inside containers keeps the alias usable under mypy strict.
+JSON: TypeAlias = "Mapping[str, Any] | Sequence[Any] | str | int | float | bool | None"
+
+_CHUNK = 1 << 20
+
+
+def canonical_json(value: JSON) -> str:
+    """Serialise ``value`` to the one JSON text that stands for it.
+
+    Keys are sorted, separators have no spaces, and NaN or infinity is refused, so equal values of equal types give
+    equal text on every machine and Python version.
+
+    Raises:
+        ValueError: ``value`` holds NaN or an infinity.
+        TypeError: ``value`` holds something JSON cannot express, for example a key that is not a string.
+    """
+    _refuse_odd_keys(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _refuse_odd_keys(value: JSON) -> None:
+    """``json`` would turn the keys 1, True and None into text, and so give different values the same name."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"key {key!r} is not a string")
+            _refuse_odd_keys(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _refuse_odd_keys(item)
+
+
+def sha256_json(value: JSON) -> str:
+    """The sha256 of the canonical JSON of ``value``, as 64 hex digits."""
+    return sha256_bytes(canonical_json(value).encode())
+
+
+def sha256_bytes(data: bytes | memoryview) -> str:
+    """The sha256 of ``data``, as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's content, as 64 hex digits; reads in chunks, so memory use is constant.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb", buffering=0) as stream:
+        return sha256_stream(stream)
+
+
+def sha256_stream(stream: RawIOBase) -> str:
+    """The sha256 of what is left to read in an unbuffered binary stream, as 64 hex digits."""
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    while count := stream.readinto(buffer):
+        digest.update(view[:count])
+    return digest.hexdigest()

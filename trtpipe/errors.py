@@ -1,0 +1,78 @@
+"""Every error trtpipe raises on purpose.
+
+::
+
+    Exception
+    ├── TrtpipeError            says what is wrong (message) and what to do (remedy)
+    │   ├── InputError          what the user handed over cannot be used            exit 2
+    │   │   └── RecipeError     a calibration recipe or deployment profile          exit 2
+    │   ├── StageError          a stage could not do its work on this model         exit 5
+    │   │   ├── BuildError      the graph cannot be built for the target            exit 5
+    │   │   └── WorkerDied      a child process crashed, hung or ran out of memory  exit 5
+    │   ├── EnvironmentLacks    a package, device, permission or disk space         exit 6
+    │   └── StoreCorrupt        a stored artifact does not match its digest         exit 6
+    └── InternalError           a bug in trtpipe itself                             exit 1
+
+A failed accuracy or latency gate is a verdict with numbers, never an exception (exit 3 and 4).
+"""
+
+from __future__ import annotations
+
+
+class TrtpipeError(Exception):
+    """Base of all errors a user can act on.
+
+    Args:
+        message: one line: what is wrong with which file, node or field.
+        remedy: one line: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message, remedy)  # both, so that a copy sent between processes is whole
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InputError(TrtpipeError):
+    """Something the user handed over cannot be used: a file, an option, a shape, data."""
+
+
+class RecipeError(InputError):
+    """A calibration recipe or a deployment profile has a mistake; the message names file and key."""
+
+
+class StageError(TrtpipeError):
+    """A stage could not do its work on this model, or its result failed the stage's own check."""
+
+    exit_code = 5
+
+
+class BuildError(StageError):
+    """The lowered graph cannot be built for the target; the message names the node where one is known."""
+
+
+class WorkerDied(StageError):
+    """A child process ended without an answer: crash, time limit or memory limit."""
+
+
+class EnvironmentLacks(TrtpipeError):
+    """The machine lacks what was asked for: a package, a GPU, a permission, disk space."""
+
+    exit_code = 6
+
+
+class StoreCorrupt(TrtpipeError):
+    """A stored artifact does not match its recorded digest."""
+
+    exit_code = 6
+
+
+class InternalError(Exception):
+    """A bug in trtpipe. Deliberately not a TrtpipeError: no user input explains it."""
+
+    exit_code = 1

@@ -1,0 +1,216 @@
+"""Reading and writing ``.onnx`` files: confined external data, clear refusals, deterministic bytes.
+
+External data is only ever read from regular files inside the model's own folder: a path that leaves it, directly or
+through a link, is refused before any native parser opens the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import IOContract, TensorSpec
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
+    import onnx_ir as ir
+
+#: Models with more weight bytes than this are saved with external data: protobuf stops at 2 GB, and external
+#: data can be memory-mapped, so big models need no second copy in memory.
+INLINE_LIMIT = 512 * 1024 * 1024
+
+_LFS_POINTER = b"version https://git-lfs"
+_GIVE_MODEL = "give an .onnx file as an exporter wrote it"
+
+
+@dataclass(frozen=True)
+class ExternalRef:
+    """One tensor's place in an external data file."""
+
+    tensor: str
+    path: Path
+    offset: int
+    length: int
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Parse the graph of ``path``; external data stays on disk and is checked for confinement and length.
+
+    Raises:
+        InputError: the file is missing, a folder, empty, truncated, not ONNX, or its external data is missing,
+            short, or outside the model's folder.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    _refuse_non_model(path)
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: not an ONNX model, or cut short ({error})", _GIVE_MODEL) from error
+    if not proto.graph.node and not proto.graph.output:
+        raise InputError(f"{path}: holds no graph (truncated, or not an ONNX model)", _GIVE_MODEL)
+    for ref in external_refs(proto, path.parent):
+        _check_external(path, ref)
+    return proto
+
+
+def load_model(path: Path) -> ir.Model:
+    """Load ``path`` into onnx-ir. External tensors stay memory-mapped on disk until they are read.
+
+    Raises:
+        InputError: as for ``read_proto``.
+    """
+    import onnx_ir as ir
+
+    proto = read_proto(path)
+    model = ir.serde.deserialize_model(proto)
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return model
+
+
+def save_model(model: ir.Model, path: Path) -> tuple[str, ...]:
+    """Write ``model`` to ``path``; equal models give equal bytes.
+
+    Big models (see ``INLINE_LIMIT``) put their weights into ``<name>.data`` beside the file.
+
+    Returns:
+        The names of the files written, main file first.
+    """
+    import onnx_ir as ir
+
+    weights = sum(value.const_value.nbytes for value in _initializers(model) if value.const_value is not None)
+    data_name = f"{path.name}.data"
+    if weights <= INLINE_LIMIT:
+        ir.save(model, path)
+        return (path.name,)
+    ir.save(model, path, external_data=data_name, size_threshold_bytes=1024)
+    return (path.name, data_name)
+
+
+def read_contract(path: Path) -> IOContract:
+    """The inputs and outputs of the model at ``path``; initializers that are also listed as inputs do not count.
+
+    Raises:
+        InputError: as for ``read_proto``.
+    """
+    return contract_of_proto(read_proto(path))
+
+
+def contract_of_proto(proto: onnx.ModelProto) -> IOContract:
+    """The I/O contract of a parsed model."""
+    constant = {tensor.name for tensor in proto.graph.initializer}
+    constant |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
+    return IOContract(
+        inputs=tuple(_spec_of_proto(value) for value in proto.graph.input if value.name not in constant),
+        outputs=tuple(_spec_of_proto(value) for value in proto.graph.output),
+    )
+
+
+def contract_of(model: ir.Model) -> IOContract:
+    """The I/O contract of a model in onnx-ir."""
+    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    return IOContract(
+        inputs=tuple(_spec_of(value) for value in inputs),
+        outputs=tuple(_spec_of(value) for value in model.graph.outputs),
+    )
+
+
+def dtype_name(code: int) -> str:
+    """numpy's name of an ONNX element type code (``TensorProto.FLOAT`` -> ``float32``)."""
+    import onnx_ir as ir
+
+    special = {"FLOAT": "float32", "DOUBLE": "float64", "STRING": "str", "UNDEFINED": "unknown"}
+    name = ir.DataType(code).name
+    return special.get(name, name.lower().replace("float8e4m3fn", "float8_e4m3fn"))
+
+
+def external_refs(proto: onnx.ModelProto, folder: Path) -> Iterator[ExternalRef]:
+    """Every external tensor of a model, in initializers, attributes and subgraphs."""
+    import onnx
+
+    for tensor in _tensors(proto.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            try:
+                offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
+            except ValueError as error:
+                raise InputError(f"tensor {tensor.name!r}: external data offset is no number", _GIVE_MODEL) from error
+            yield ExternalRef(tensor.name, folder / entries.get("location", ""), offset, length)
+
+
+def _refuse_non_model(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(256)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file", "check the path") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: a folder, not a model file", "name the .onnx file inside it") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}", "check the path and its permissions") from error
+    if not head:
+        raise InputError(f"{path}: empty file", _GIVE_MODEL)
+    if head.startswith(_LFS_POINTER):
+        raise InputError(f"{path}: a Git LFS pointer, not the model itself", "fetch the real file: git lfs pull")
+    if head.isascii() and all(byte >= 32 or byte in b"\t\r\n" for byte in head):
+        raise InputError(f"{path}: a text file, not an ONNX model", _GIVE_MODEL)
+
+
+def _check_external(model: Path, ref: ExternalRef) -> None:
+    where = f"{model}: external data of tensor {ref.tensor!r}"
+    root = model.parent.resolve()
+    real = ref.path.resolve()
+    if not real.is_relative_to(root) or real == root:
+        raise InputError(
+            f"{where} lies outside the model's folder ({ref.path})", "put the data file beside the model, without links"
+        )
+    if not real.exists():
+        raise InputError(f"{where} is missing: {ref.path}", "copy the data file beside the model")
+    if not real.is_file() or real.stat().st_nlink > 1:
+        raise InputError(f"{where} is not a plain file of its own: {ref.path}", "replace it by a copy of the data")
+    size = real.stat().st_size
+    needed = ref.offset + max(ref.length, 0)
+    if ref.offset < 0 or needed > size:
+        raise InputError(
+            f"{where} is short: {ref.path.name} has {size} bytes, {needed} are needed", "copy the whole data file"
+        )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for subgraph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
+                yield from _tensors(subgraph)
+
+
+def _initializers(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.initializers.values()
+    for graph in model.graph.subgraphs():
+        yield from graph.initializers.values()
+
+
+def _spec_of_proto(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape: tuple[int | str | None, ...] | None = None
+    if tensor.HasField("shape"):
+        shape = tuple(
+            dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim
+        )
+    return TensorSpec(name=value.name, dtype=dtype_name(tensor.elem_type), shape=shape)
+
+
+def _spec_of(value: ir.Value) -> TensorSpec:
+    shape = None
+    if value.shape is not None:
+        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    code = value.dtype.value if value.dtype is not None else 0
+    return TensorSpec(name=value.name or "", dtype=dtype_name(code), shape=shape)

@@ -1,0 +1,1 @@
+"""Graph rewriting over onnx-ir: one pass, one file."""

@@ -1,0 +1,109 @@
+"""The shape of a pass, and the one loop that runs passes and checks the I/O contract after each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Record
+from trtpipe.errors import StageError
+from trtpipe.onnxfile import contract_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import onnx_ir as ir
+
+
+class NodeDecision(Record):
+    """What a lowering pass decided for one node, and by which rule.
+
+    Attributes:
+        node: the node's name, or its first output's where it has none.
+        op: its operator.
+        precision: what it computes in (``int8``, ``float16``, ``float32``, ...).
+        reason: the rule that decided.
+    """
+
+    node: str
+    op: str
+    precision: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass did.
+
+    Attributes:
+        name: the pass.
+        modified: whether the graph changed.
+        decisions: one for every node the pass judged.
+    """
+
+    name: str
+    modified: bool
+    decisions: tuple[NodeDecision, ...] = ()
+
+
+class GraphPass(ABC):
+    """One rewriting of the graph, in place."""
+
+    name: str
+
+    def requires(self, model: ir.Model) -> None:  # noqa: B027  optional hook
+        """Raise StageError when the pass cannot be applied to this model."""
+
+    @abstractmethod
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite ``model`` in place."""
+
+    def ensures(self, model: ir.Model) -> None:  # noqa: B027  optional hook
+        """Raise StageError when the rewriting left the model in a wrong state."""
+
+
+class Borrowed(GraphPass):
+    """A pass of onnx-ir's own, run under our contract check."""
+
+    def __init__(self, inner: ir.passes.PassBase, name: str) -> None:
+        self._inner = inner
+        self.name = name
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run the borrowed pass; it must work in place."""
+        result = self._inner(model)
+        if result.model is not model:
+            raise StageError(f"pass {self.name} returned another model", "report this as a bug")
+        return PassResult(self.name, modified=result.modified)
+
+
+def run_passes(model: ir.Model, passes: Iterable[GraphPass]) -> list[PassResult]:
+    """Run ``passes`` in order; after each one the model's I/O contract must be what it was.
+
+    Raises:
+        StageError: a pass broke the contract, or refused; the message names the pass.
+    """
+    results = []
+    for graph_pass in passes:
+        before = contract_of(model)
+        graph_pass.requires(model)
+        results.append(graph_pass.call(model))
+        graph_pass.ensures(model)
+        if broken := before.difference(contract_of(model)):
+            raise StageError(
+                f"pass {graph_pass.name} changed the model's interface: {broken}",
+                "report this with the model; --no-simplify may avoid it",
+            )
+    return results
+
+
+def node_label(node: ir.Node) -> str:
+    """How a report names a node."""
+    return node.name or next((value.name for value in node.outputs if value.name), "") or f"unnamed {node.op_type}"
+
+
+def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
+    """The main graph and every subgraph, outer ones first."""
+    yield model.graph
+    yield from model.graph.subgraphs()

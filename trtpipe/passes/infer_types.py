@@ -1,0 +1,148 @@
+"""Element types of all values, from the operators' own schemas.
+
+Shape inference in native code can crash on hostile models and stops at operators it does not know. Precision lowering
+needs types only, and ONNX's schemas say how an output's type follows from the inputs' types.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+
+from trtpipe.passes.graph_pass import GraphPass, PassResult, graphs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FIXED = {
+    "tensor(float)": ir.DataType.FLOAT,
+    "tensor(int64)": ir.DataType.INT64,
+    "tensor(int32)": ir.DataType.INT32,
+    "tensor(bool)": ir.DataType.BOOL,
+    "tensor(uint8)": ir.DataType.UINT8,
+    "tensor(int8)": ir.DataType.INT8,
+    "tensor(string)": ir.DataType.STRING,
+}
+#: operators whose output type is an attribute: op -> (attribute, type where it is absent)
+_BY_ATTRIBUTE: dict[str, tuple[str, ir.DataType]] = {
+    "Cast": ("to", ir.DataType.UNDEFINED),
+    "RandomNormal": ("dtype", ir.DataType.FLOAT),
+    "RandomUniform": ("dtype", ir.DataType.FLOAT),
+    "Multinomial": ("dtype", ir.DataType.INT32),
+    "HannWindow": ("output_datatype", ir.DataType.FLOAT),
+    "HammingWindow": ("output_datatype", ir.DataType.FLOAT),
+    "BlackmanWindow": ("output_datatype", ir.DataType.FLOAT),
+}
+#: operators whose output has the type of one input, unlike what a free type variable would say
+_LIKE_INPUT: dict[str, int] = {"CastLike": 1, "DequantizeLinear": 1, "RandomNormalLike": 0, "EyeLike": 0}
+
+
+class InferTypes(GraphPass):
+    """Give every value whose element type is unknown the type its producer's schema implies.
+
+    1. Types already known are kept.
+    2. An output bound to the same type variable as an input takes that input's type.
+    3. Cast, ConstantOfShape, QuantizeLinear, If, Loop and their like follow their own rule.
+    4. What remains unknown (operators without a schema) stays unknown.
+    """
+
+    name = "infer_types"
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Fill in types, innermost graphs first, because If and Loop take theirs from their bodies."""
+        modified = False
+        for graph in reversed(list(graphs_of(model))):
+            opset = model.graph.opset_imports
+            for node in graph:
+                modified |= _infer_node(node, opset)
+        return PassResult(self.name, modified=modified)
+
+
+def schema_of(node: ir.Node, opset_imports: dict[str, int]) -> onnx.defs.OpSchema | None:
+    """The schema of a node's operator at the model's opset, or ``None`` if ONNX has none."""
+    version = opset_imports.get(node.domain)
+    if version is None:
+        return None
+    try:
+        return onnx.defs.get_schema(node.op_type, version, node.domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def formal(
+    parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int
+) -> onnx.defs.OpSchema.FormalParameter | None:
+    """The formal parameter behind the ``index``-th actual one; the last one repeats where it is variadic."""
+    if index < len(parameters):
+        return parameters[index]
+    last = parameters[-1] if parameters else None
+    return last if last is not None and last.option == onnx.defs.OpSchema.FormalParameterOption.Variadic else None
+
+
+def _infer_node(node: ir.Node, opset_imports: dict[str, int]) -> bool:
+    if all(value.dtype is not None for value in node.outputs):
+        return False
+    types = _output_types(node, opset_imports)
+    for value, dtype in zip(node.outputs, types, strict=False):
+        if value.dtype is None and dtype is not None and dtype != ir.DataType.UNDEFINED:
+            value.dtype = dtype
+    return True
+
+
+def _output_types(node: ir.Node, opset_imports: dict[str, int]) -> list[ir.DataType | None]:
+    count = len(node.outputs)
+    own = _own_rule(node)
+    if own is not None:
+        return own
+    schema = schema_of(node, opset_imports)
+    if schema is None:
+        return [None] * count
+    bound: dict[str, ir.DataType] = {}
+    for index, value in enumerate(node.inputs):
+        parameter = formal(schema.inputs, index)
+        if value is not None and parameter is not None and value.dtype is not None:
+            bound.setdefault(parameter.type_str, value.dtype)
+    found: list[ir.DataType | None] = []
+    for index in range(count):
+        parameter = formal(schema.outputs, index)
+        found.append(None if parameter is None else bound.get(parameter.type_str, _single_type(schema, parameter)))
+    return found
+
+
+def _single_type(schema: onnx.defs.OpSchema, parameter: onnx.defs.OpSchema.FormalParameter) -> ir.DataType | None:
+    """The type of an output whose variable no input binds, where the schema allows just one."""
+    if parameter.type_str in _FIXED:
+        return _FIXED[parameter.type_str]
+    for constraint in schema.type_constraints:
+        if constraint.type_param_str == parameter.type_str and len(constraint.allowed_type_strs) == 1:
+            return _FIXED.get(constraint.allowed_type_strs[0])
+    return None
+
+
+def _own_rule(node: ir.Node) -> list[ir.DataType | None] | None:
+    """The output types of operators whose rule the schema does not express; ``None`` for all others."""
+    op = node.op_type
+    if op in _BY_ATTRIBUTE:
+        name, default = _BY_ATTRIBUTE[op]
+        attribute = node.attributes.get(name)
+        return [ir.DataType(attribute.as_int()) if attribute else default]
+    if op in _LIKE_INPUT and "dtype" not in node.attributes and "output_dtype" not in node.attributes:
+        source = node.inputs[_LIKE_INPUT[op]] if len(node.inputs) > _LIKE_INPUT[op] else None
+        return [source.dtype if source is not None else None]
+    if op == "ConstantOfShape":
+        value = node.attributes.get("value")
+        return [value.as_tensor().dtype if value else ir.DataType.FLOAT]
+    if op == "QuantizeLinear":
+        zero_point = node.inputs[2] if len(node.inputs) > 2 else None
+        chosen = node.attributes.get("output_dtype")
+        if zero_point is not None:
+            return [zero_point.dtype]
+        return [ir.DataType(chosen.as_int()) if chosen and chosen.as_int() else ir.DataType.UINT8]
+    if op == "If":
+        return [value.dtype for value in node.attributes["then_branch"].as_graph().outputs]
+    if op in ("Loop", "Scan"):
+        outputs = [value.dtype for value in node.attributes["body"].as_graph().outputs]
+        return list(outputs[1:] if op == "Loop" else outputs)  # a loop body's first output is its condition
+    return None

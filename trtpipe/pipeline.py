@@ -1,0 +1,348 @@
+"""The pipeline: which stages there are, in which order, and how artifacts flow between them and the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from trtpipe.artifact import Artifact, FileEntry, IOContract
+from trtpipe.errors import BuildError, InputError, StageError, TrtpipeError, WorkerDied
+from trtpipe.job import Inputs, Job
+from trtpipe.oserrors import translate_os_errors
+from trtpipe.progress import Progress
+from trtpipe.shapes import check_shapes
+from trtpipe.stages.bundle import Bundle
+from trtpipe.stages.calibrate import Calibrate
+from trtpipe.stages.compile import Compile
+from trtpipe.stages.export import Export
+from trtpipe.stages.lower import Lower
+from trtpipe.stages.measure import Measure
+from trtpipe.stages.simplify import Simplify
+from trtpipe.stages.verify import Verify
+from trtpipe.store import ArtifactStore, Key
+from trtpipe.toolchain import versions
+
+if TYPE_CHECKING:
+    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.recipe import DataSettings
+    from trtpipe.stages.stage import Stage
+
+#: The pipeline, from source to bundle.
+STAGES: tuple[Stage, ...] = (
+    Export(),
+    Simplify(),
+    Calibrate(),
+    Lower(),
+    Compile(),
+    Verify(),
+    Measure(),
+    Bundle(),
+)
+
+State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became, or would become, of one stage (of one target, for compile).
+
+    Attributes:
+        label: the stage's name, with the target where there is one.
+        state: ``hit`` (came from the store), ``built``, ``skipped``, ``failed``; in a plan also ``to build`` and
+            ``undecided`` (depends on a step that has to be built first).
+        because: why.
+        artifact: the result, if there is one.
+        key: digest of its key.
+        seconds: what it took now.
+    """
+
+    label: str
+    state: State
+    because: str = ""
+    artifact: Artifact | None = None
+    key: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class _Table:
+    """What has been made so far. Lives for one run."""
+
+    artifacts: dict[str, Artifact]
+    keys: dict[str, str] = field(default_factory=dict)
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
+
+
+class Pipeline:
+    """Runs stages of one job against one store."""
+
+    def __init__(self, job: Job, store: ArtifactStore, progress: Progress) -> None:
+        self._job = job
+        self._store = store
+        self._progress = progress
+
+    def run(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
+        """Make every artifact that ``stages`` produce.
+
+        One failing target does not lose the others: its step is ``failed`` and the rest goes on; if all targets of a
+        stage fail, the first error is raised.
+
+        Args:
+            stages: in pipeline order.
+            given: artifacts the user supplies, by label.
+
+        Raises:
+            TrtpipeError: a stage failed.
+        """
+        table = _Table(dict(given))
+        steps: list[Step] = []
+        for stage in stages:
+            errors: list[TrtpipeError] = []
+            made = list(self._run_stage(stage, table, errors))
+            if errors and len(errors) == len(made):
+                raise errors[0]
+            steps += made
+        return tuple(steps)
+
+    def plan(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
+        """What ``run`` would do, as far as it can be told without doing it."""
+        table = _Table(dict(given))
+        return tuple(step for stage in stages for step in self._plan_stage(stage, table))
+
+    def _run_stage(self, stage: Stage, table: _Table, errors: list[TrtpipeError]) -> Iterator[Step]:
+        if reason := stage.skip(self._job):
+            yield Step(stage.name, "skipped", reason)
+            return
+        for job in _variants(stage, self._job):
+            label = _label(stage, job)
+            self._progress.begin(label)
+            begin = time.perf_counter()
+            try:
+                step = self._make(stage, job, table, begin)
+            except (BuildError, WorkerDied) as error:
+                self._progress.end(label, "failed")
+                if job.target is None:
+                    raise
+                errors.append(error)
+                self._progress.warn(f"{label}: {error.message} ({error.remedy})")
+                step = Step(label, "failed", error.message, seconds=time.perf_counter() - begin)
+            except BaseException:
+                self._progress.end(label, "failed")
+                raise
+            else:
+                self._progress.end(label, step.state)
+            yield step
+
+    def _make(self, stage: Stage, job: Job, table: _Table, begin: float) -> Step:
+        inputs = self._inputs(stage, job, table)
+        source = self._source_digest(stage, job)
+        key = None
+        if source is not None:
+            key = self._key(stage, job, inputs, source)
+            if artifact := self._store.lookup(key):
+                return self._found(stage, job, table, artifact, key, begin)
+        because = self._because(key)
+        if key is None:  # what a PyTorch factory reads is known only after it has run
+            with self._store.workdir() as workdir:
+                return self._build(stage, job, inputs, table, None, workdir, because, begin)
+        with self._store.lock(key):
+            if artifact := self._store.lookup(key):
+                return self._found(stage, job, table, artifact, key, begin)
+            with self._store.workdir() as workdir:
+                return self._build(stage, job, inputs, table, key, workdir, because, begin)
+
+    def _build(
+        self,
+        stage: Stage,
+        job: Job,
+        inputs: Inputs,
+        table: _Table,
+        key: Key | None,
+        workdir: Path,
+        because: str,
+        begin: float,
+    ) -> Step:
+        with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
+            draft, read = stage.run(job, inputs, workdir, self._progress)
+            stage.check(draft, inputs)
+        if key is None:
+            assert job.source is not None
+            learned = job.source.learn(self._store, read, FileEntry.of(draft.path).sha256)
+            key = self._key(stage, job, inputs, learned)
+        artifact = self._store.put(key, draft, time.perf_counter() - begin)
+        _lay_down(table, artifact, key)
+        return Step(_label(stage, job), "built", because, artifact, key.digest, time.perf_counter() - begin)
+
+    def _found(self, stage: Stage, job: Job, table: _Table, artifact: Artifact, key: Key, begin: float) -> Step:
+        _lay_down(table, artifact, key)
+        return Step(_label(stage, job), "hit", "nothing changed", artifact, key.digest, time.perf_counter() - begin)
+
+    def _plan_stage(self, stage: Stage, table: _Table) -> Iterator[Step]:
+        if reason := stage.skip(self._job):
+            yield Step(stage.name, "skipped", reason)
+            return
+        for job in _variants(stage, self._job):
+            label = _label(stage, job)
+            if waits := sorted(set(stage.consumes(job)) & table.unknown):
+                table.unknown.add(stage.produces)
+                yield Step(label, "undecided", f"depends on {', '.join(waits)}")
+                continue
+            inputs = self._inputs(stage, job, table)
+            source = self._source_digest(stage, job)
+            key = None if source is None else self._key(stage, job, inputs, source)
+            artifact = None if key is None or self._store.peek(key) is None else self._store.lookup(key)
+            if key is not None and artifact is not None:
+                yield self._found(stage, job, table, artifact, key, time.perf_counter())
+            else:
+                table.unknown.add(stage.produces)
+                yield Step(label, "to build", self._because(key), key="" if key is None else key.digest)
+
+    def _because(self, key: Key | None) -> str:
+        if key is None:
+            return "the source was never seen, or changed"
+        different = self._store.nearest(key)
+        return "never built before" if different is None else f"changed: {', '.join(different[:4])}"
+
+    def _key(self, stage: Stage, job: Job, inputs: Inputs, source: str) -> Key:
+        digests = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
+        digests |= {role: dataset.digest() for role, dataset in inputs.datasets.items()}
+        if source:
+            digests["source"] = source
+        settings = stage.key(job)
+        assert isinstance(settings, dict)
+        return Key(
+            stage=stage.name,
+            stage_version=stage.version,
+            target=None if job.target is None else job.target.name,
+            inputs=digests,
+            settings=settings,
+            toolchain=versions(stage.packages),
+            backend=stage.fingerprint(job),
+        )
+
+    def _source_digest(self, stage: Stage, job: Job) -> str | None:
+        """Identity of the source, ``""`` for a stage that has none, ``None`` where only running it can tell."""
+        if "source" not in stage.consumes(job):
+            return ""
+        if job.source is None:
+            raise InputError("no source was given", "name an .onnx file, a .pt2 file or a factory")
+        return job.source.digest(self._store)
+
+    def _inputs(self, stage: Stage, job: Job, table: _Table) -> Inputs:
+        wanted = stage.consumes(job)
+        artifacts = {label: a for label, a in table.artifacts.items() if label in wanted or a.kind in wanted}
+        self._check_shapes(table)
+        roles: list[str] = [role for role in ("calibration-data", "evaluation-data") if role in wanted]
+        datasets: dict[str, Dataset] = {
+            role: data for role in roles if (data := self._dataset(role, table)) is not None
+        }
+        return Inputs(artifacts, datasets, {label: table.keys[label] for label in artifacts if label in table.keys})
+
+    def _check_shapes(self, table: _Table) -> None:
+        """Complain about shapes as soon as a graph is there, not after the long work."""
+        if self._job.profile.shapes and table.artifacts:
+            contract = _contract(table)
+            if contract is not None:
+                check_shapes(contract, self._job.profile.shapes, complete=False)
+
+    def _dataset(self, role: str, table: _Table) -> Dataset | None:
+        if role in table.datasets:
+            return table.datasets[role]
+        settings = self._data_settings(role)
+        contract = _contract(table)
+        if settings is None or contract is None:
+            return self._random_data(role, contract, table)
+        from trtpipe.calibration.dataset import open_dataset
+
+        table.datasets[role] = open_dataset(settings, contract)
+        return table.datasets[role]
+
+    def _data_settings(self, role: str) -> DataSettings | None:
+        from trtpipe.recipe import DataSettings
+
+        recipe = self._job.recipe
+        if role == "calibration-data":
+            return recipe.data if recipe.data.source else None
+        if recipe.evaluation is None or not recipe.evaluation.source:
+            return None
+        return DataSettings.model_validate(recipe.evaluation.model_dump(exclude={"metric", "output"}))
+
+    def _random_data(self, role: str, contract: IOContract | None, table: _Table) -> Dataset | None:
+        """Seeded random calibration data, only where the user asked for it by name."""
+        if role != "calibration-data" or not self._job.allow_random or contract is None:
+            return None
+        from trtpipe.calibration.synthetic import RandomDataset
+
+        table.datasets[role] = RandomDataset(
+            contract, self._job.opt_shapes, self._job.recipe.data.samples or 32, seed=0
+        )
+        return table.datasets[role]
+
+
+def artifact_from_file(kind: str, path: Path, target: str | None = None) -> Artifact:
+    """A file of the user's as an artifact: digested, with its external data or its sidecar.
+
+    Raises:
+        InputError: the file is missing or, for a graph, not ONNX.
+    """
+    if kind in ("model", "simplified", "lowered"):
+        from trtpipe.onnxfile import external_refs, read_proto
+
+        proto = read_proto(path)
+        extra = sorted({ref.path.name for ref in external_refs(proto, path.parent)})
+    elif path.is_file():
+        extra = [f"{path.name}.json"] if path.with_name(f"{path.name}.json").is_file() else []
+    else:
+        raise InputError(f"{path}: no such file", "check the path")
+    entries = tuple(FileEntry.of(path.parent / name) for name in (path.name, *extra))
+    return Artifact(kind=kind, folder=path.parent, files=entries, target=target)
+
+
+def stages_named(*names: str) -> tuple[Stage, ...]:
+    """The stages called ``names``, in pipeline order."""
+    return tuple(stage for stage in STAGES if stage.name in names)
+
+
+@contextmanager
+def opened(job: Job, progress: Progress) -> Iterator[Pipeline]:
+    """A pipeline over the user's store."""
+    with ArtifactStore(job.settings.cache_dir, progress) as store:
+        yield Pipeline(job, store, progress)
+
+
+def _variants(stage: Stage, job: Job) -> tuple[Job, ...]:
+    if stage.produces != "engine":
+        return (job,)
+    if not job.targets:
+        raise StageError("no target to compile for", "add --target, for example --target sm89")
+    return tuple(job.for_target(target) for target in job.targets)
+
+
+def _label(stage: Stage, job: Job) -> str:
+    return stage.name if job.target is None else f"{stage.name} {job.target}"
+
+
+def _lay_down(table: _Table, artifact: Artifact, key: Key) -> None:
+    table.artifacts[artifact.label] = artifact
+    table.keys[artifact.label] = key.digest
+
+
+def _contract(table: _Table) -> IOContract | None:
+    """The model's inputs and outputs, from the export's sidecar where there is one, else from the graph itself."""
+    for kind in ("model", "simplified", "lowered"):
+        artifact = table.artifacts.get(kind)
+        if artifact is None:
+            continue
+        if any(entry.name == artifact.sidecar.name for entry in artifact.files) and kind == "model":
+            from trtpipe.stages.facts import ExportFacts
+
+            return ExportFacts.read(artifact.sidecar).contract
+        from trtpipe.onnxfile import read_contract
+
+        return read_contract(artifact.path)
+    return None

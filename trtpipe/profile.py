@@ -1,0 +1,214 @@
+"""Deployment profiles: what to build, for which GPUs and shapes, and when the result is good enough.
+
+A profile is a TOML file in ``profiles/``; every key can be overridden on the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from trtpipe.artifact import Record
+from trtpipe.errors import InputError
+from trtpipe.target import find_target
+from trtpipe.tomlfile import load_toml
+from trtpipe.units import parse_bytes, parse_seconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+#: Precisions whose activations need ranges from calibration data.
+CALIBRATED: frozenset[Precision] = frozenset({"int8", "fp8"})
+
+
+def _from_text(parse: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+def _target_name(text: str) -> str:
+    try:
+        return find_target(text).name
+    except InputError as error:
+        raise ValueError(f"{error.message}; {error.remedy}") from error
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Two names of one GPU are one target."""
+    return tuple(dict.fromkeys(names))
+
+
+Bytes = Annotated[int, _from_text(parse_bytes), Field(gt=0)]
+Seconds = Annotated[float, _from_text(parse_seconds), Field(gt=0, allow_inf_nan=False)]
+TargetName = Annotated[str, _from_text(_target_name)]
+Dims = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field()]
+
+
+class ShapeRange(Record):
+    """The smallest, the typical and the largest shape of one dynamic input; dimensions are at least 1."""
+
+    min: Dims
+    opt: Dims
+    max: Dims
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ShapeRange:
+        if not len(self.min) == len(self.opt) == len(self.max):
+            raise ValueError(f"min, opt and max differ in rank: {len(self.min)}, {len(self.opt)}, {len(self.max)}")
+        for axis, (low, mid, high) in enumerate(zip(self.min, self.opt, self.max, strict=True)):
+            if not low <= mid <= high:
+                raise ValueError(f"dimension {axis}: min {low} <= opt {mid} <= max {high} does not hold")
+        return self
+
+
+#: TensorRT's word for one set of min/opt/max shapes: input name -> range.
+OptimizationProfile: TypeAlias = "dict[str, ShapeRange]"
+
+
+class OutputTolerance(Record):
+    """When two outputs count as equal.
+
+    Attributes:
+        atol, rtol: absolute and relative tolerance, as Polygraphy applies them to ``stat``.
+        stat: the statistic compared: ``elemwise`` (every element within ``atol + rtol * |reference|``), or the
+            ``max``, ``mean`` or ``median`` of the absolute (or relative) difference.
+        min_cosine: least cosine similarity of the flattened outputs, averaged over samples; ``None`` to ignore.
+    """
+
+    atol: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    stat: Literal["elemwise", "max", "mean", "median"] | None = None
+    min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = None
+
+
+class Tolerance(OutputTolerance):
+    """Tolerances for all outputs, and per output in ``outputs``. Unset fields use the precision's default."""
+
+    outputs: dict[str, OutputTolerance] = {}
+
+    def for_output(self, name: str, precision: Precision) -> OutputTolerance:
+        """The tolerance in force for one output: its own, then the general one, then the precision's default."""
+        layers = (DEFAULT_TOLERANCES[precision], self, self.outputs.get(name))
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            if layer is not None:
+                merged |= {k: v for k, v in layer.model_dump(exclude={"outputs"}).items() if v is not None}
+        return OutputTolerance.model_validate(merged)
+
+
+#: fp32 leaves room for fused and re-ordered float32 sums; fp16 follows NVIDIA's own quick-start (1e-2 on the mean);
+#: int8 and fp8 are judged by direction and mean error, because single elements legitimately move by whole steps.
+DEFAULT_TOLERANCES: dict[Precision, OutputTolerance] = {
+    "fp32": OutputTolerance(atol=1e-4, rtol=1e-3, stat="elemwise", min_cosine=0.9999),
+    "fp16": OutputTolerance(atol=1e-2, rtol=1e-2, stat="mean", min_cosine=0.999),
+    "bf16": OutputTolerance(atol=5e-2, rtol=5e-2, stat="mean", min_cosine=0.995),
+    "int8": OutputTolerance(atol=2e-1, rtol=2e-1, stat="mean", min_cosine=0.97),
+    "fp8": OutputTolerance(atol=2e-1, rtol=2e-1, stat="mean", min_cosine=0.97),
+}
+
+
+class AccuracyGate(Record):
+    """The task metric may fall by at most ``max_drop`` (in the metric's own unit: 0.01 is one point of top-1)."""
+
+    max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    samples: Annotated[int, Field(ge=1)] | None = None
+
+
+class LatencySettings(Record):
+    """How latency is measured, in trtexec's words, and the budget it has to meet."""
+
+    warmup: Seconds = 0.2
+    duration: Seconds = 3.0
+    max_p99: Seconds | None = None
+
+
+class BuildSettings(Record):
+    """Options of the engine builder, with trtexec's meaning."""
+
+    workspace: Bytes | None = None
+    opt_level: Annotated[int, Field(ge=0, le=5)] | None = None
+    time_limit: Seconds | None = None
+    memory_limit: Bytes | None = None
+
+
+class ExportSettings(Record):
+    """Options of the PyTorch export.
+
+    Attributes:
+        opset: of the exported model; TensorRT 10.3 reads up to 20.
+        input_names, output_names: names for the graph's inputs and outputs, in order. By default inputs are called
+            as in ``forward``'s signature, and outputs by the keys of a returned dict, else ``output``, ``output_1``.
+    """
+
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+
+
+class DeploymentProfile(Record):
+    """Everything that decides a build except the model and the data.
+
+    Attributes:
+        precision: what the lowered graph computes in.
+        targets: GPU targets, as capabilities (``sm89``) or product names (``rtx4090``).
+        backend: which TensorRT flavour builds; ``auto`` picks one and says why.
+        shapes: one optimisation profile, or several; input name -> min/opt/max.
+        keep: patterns (shell style) of node names that stay in float32.
+    """
+
+    description: str = ""
+    precision: Precision = "fp32"
+    targets: Annotated[tuple[TargetName, ...], AfterValidator(_distinct)] = ()
+    backend: Literal["auto", "tensorrt", "tensorrt-rtx", "null"] = "auto"
+    shapes: tuple[dict[str, ShapeRange], ...] = ()
+    keep: tuple[str, ...] = ()
+    tolerance: Tolerance = Tolerance()
+    accuracy: AccuracyGate = AccuracyGate()
+    latency: LatencySettings = LatencySettings()
+    build: BuildSettings = BuildSettings()
+    export: ExportSettings = ExportSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_several(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("shapes"), dict):
+            return {**data, "shapes": (data["shapes"],)}
+        return data
+
+    @classmethod
+    def load(cls, path: Path) -> DeploymentProfile:
+        """Read a profile from TOML.
+
+        Raises:
+            RecipeError: the file or a key in it is wrong; the message names both.
+        """
+        return load_toml(path, cls)
+
+
+_NUMBER = r"\d{1,18}"
+_SHAPE = re.compile(
+    rf"(?P<name>[^\s,\[\]]+):(?P<dims>\[\s*(?:{_NUMBER}(?:\s*,\s*{_NUMBER})*)?\s*\]|{_NUMBER}(?:x{_NUMBER})*|)(?:[\s,]+|$)"
+)
+
+
+def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
+    """Shapes as people write them: ``x:1x3x224x224,y:1x128`` (trtexec) or ``x:[1,3,224,224] y:[1,128]`` (Polygraphy).
+
+    Raises:
+        InputError: the text is neither.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    rest = text.strip()
+    while rest:
+        match = _SHAPE.match(rest)
+        if not match:
+            raise InputError(f"cannot read shapes {text!r}", "write them as x:1x3x224x224 or x:[1,3,224,224]")
+        if match["name"] in found:
+            raise InputError(f"input {match['name']!r} has two shapes in {text!r}", "give one shape an input")
+        found[match["name"]] = tuple(int(number) for number in re.findall(r"\d+", match["dims"]))
+        rest = rest[match.end() :]
+    if not found:
+        raise InputError("no shapes given", "write them as x:1x3x224x224 or x:[1,3,224,224]")
+    return found

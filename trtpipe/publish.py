@@ -1,0 +1,114 @@
+"""From the store to the user's output folder: a bundle appears there whole, or the folder stays as it was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Artifact, FileEntry
+from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.oserrors import translate_os_errors
+from trtpipe.report.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def check_writable(out: Path) -> None:
+    """Find out before any work whether the output can be written.
+
+    Raises:
+        InputError: ``out`` is a file where a folder is needed.
+        EnvironmentLacks: there is no permission to write.
+    """
+    existing = out
+    while not existing.exists():
+        if existing.parent == existing:
+            break
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"{existing}: a file, so {out} cannot be a folder", "choose another output folder with -o")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise EnvironmentLacks(f"{existing}: no permission to write there", "choose another output folder with -o")
+
+
+def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:
+    """Copy the artifacts' files into ``out``, the manifest last; files of an earlier bundle that are gone are removed.
+
+    Every file is written beside its place and renamed, so a reader sees old or new, never half.
+
+    Raises:
+        EnvironmentLacks: no space or no permission; what was there before is still there.
+    """
+    ordered = sorted(artifacts, key=lambda artifact: artifact.kind == "manifest")
+    with translate_os_errors(out, f"write {out}", elsewhere="choose another output folder with -o"):
+        out.mkdir(parents=True, exist_ok=True)
+        earlier = _listed(out)
+        with tempfile.TemporaryDirectory(prefix=".trtpipe-", dir=out) as staging:
+            fresh = [_stage(artifact, entry, out, Path(staging)) for artifact in ordered for entry in artifact.files]
+            for staged, final in [pair for pair in fresh if pair is not None]:
+                staged.replace(final)
+        written = {entry.name for artifact in ordered for entry in artifact.files}
+        for name in earlier - written:
+            (out / name).unlink(missing_ok=True)
+
+
+def publish_file(artifact: Artifact, out: Path, suffixes: Sequence[str]) -> Path:
+    """Copy one artifact to ``out``: a folder, or a file name whose suffix is among ``suffixes``.
+
+    Returns:
+        The main file's path.
+    """
+    if out.suffix not in suffixes or out.is_dir():
+        check_writable(out)
+        publish_folder([artifact], out)
+        return out / artifact.files[0].name
+    check_writable(out.parent)
+    external = [entry.name for entry in artifact.files[1:] if entry.name.endswith(".data")]
+    if external and out.name != artifact.files[0].name:
+        raise InputError(
+            f"{out}: this model keeps its weights in {external[0]}, so its own name is fixed",
+            f"give a folder, or the name {artifact.files[0].name}",
+        )
+    with translate_os_errors(out, f"write {out}", elsewhere="choose another output with -o"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".trtpipe-", dir=out.parent) as staging:
+            for position, entry in enumerate(artifact.files):
+                name = entry.name.replace(artifact.files[0].name, out.name, 1)
+                staged = Path(staging, str(position))
+                _copy(artifact.folder / entry.name, staged)
+                staged.replace(out.parent / name)
+    return out
+
+
+def _stage(artifact: Artifact, entry: FileEntry, out: Path, staging: Path) -> tuple[Path, Path] | None:
+    """A copy ready to be renamed, or ``None`` if the very same content lies there already."""
+    final = out / entry.name
+    if final.is_file() and final.stat().st_size == entry.size and FileEntry.of(final) == entry:
+        return None
+    staged = staging / entry.name
+    _copy(artifact.folder / entry.name, staged)
+    return staged, final
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    with target.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _listed(out: Path) -> set[str]:
+    """Files of the bundle that lies in ``out`` already, by its manifest."""
+    path = out / "manifest.json"
+    if not path.is_file():
+        return set()
+    try:
+        manifest = Manifest.read(path)
+    except InputError:
+        return set()
+    return {
+        entry.name for artifact in manifest.artifacts for entry in artifact.files if Path(entry.name).name == entry.name
+    }

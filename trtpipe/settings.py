@@ -1,0 +1,78 @@
+"""Every ``TRTPIPE_*`` environment variable, read once, here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment decides. None of it may change the bytes of an artifact.
+
+    Attributes:
+        cache_dir: where the artifact store rests (``TRTPIPE_CACHE_DIR``; default: the user's cache folder).
+        worker_seconds: time limit of one child process (``TRTPIPE_WORKER_SECONDS``).
+        worker_memory: memory limit of one child process in bytes (``TRTPIPE_WORKER_MEMORY_GB``);
+            ``None`` means 90 % of the machine's memory.
+        threads: threads onnxruntime may use (``TRTPIPE_THREADS``); 0 means its own default.
+    """
+
+    cache_dir: Path
+    worker_seconds: float = 3600.0
+    worker_memory: int | None = None
+    threads: int = 0
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Read the settings from ``environment`` (default: the process's own).
+
+        Raises:
+            InputError: a variable is not a number where one is needed.
+        """
+        env = os.environ if environment is None else environment
+        memory_gb = _number(env, "TRTPIPE_WORKER_MEMORY_GB")
+        return cls(
+            cache_dir=_cache_dir(env),
+            worker_seconds=_number(env, "TRTPIPE_WORKER_SECONDS") or cls.worker_seconds,
+            worker_memory=None if memory_gb is None else int(memory_gb * 1e9),
+            threads=_count(env, "TRTPIPE_THREADS"),
+        )
+
+
+def _cache_dir(env: Mapping[str, str]) -> Path:
+    name, chosen = "TRTPIPE_CACHE_DIR", env.get("TRTPIPE_CACHE_DIR")
+    base = env.get("XDG_CACHE_HOME", "")
+    if not chosen and Path(base).is_absolute():  # the specification says to ignore a relative one
+        return Path(base) / "trtpipe"
+    try:
+        return Path(chosen or Path(env.get("HOME") or "~", ".cache", "trtpipe")).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"no home folder is known for {chosen or '~'}", f"set {name} to a folder") from error
+
+
+def _count(env: Mapping[str, str], name: str) -> int:
+    text = env.get(name) or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InputError(f"environment variable {name} is {text!r}, not a whole number", f"correct or unset {name}")
+    return int(text)
+
+
+def _number(env: Mapping[str, str], name: str) -> float | None:
+    text = env.get(name)
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"environment variable {name} is {text!r}, not a positive number", f"correct or unset {name}")
+    return value

@@ -1,0 +1,85 @@
+"""Do the profile's shapes fit the model? Asked before anything slow or native sees them."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from trtpipe.artifact import IOContract, TensorSpec
+    from trtpipe.profile import ShapeRange
+
+
+def check_shapes(contract: IOContract, profiles: Sequence[Mapping[str, ShapeRange]], *, complete: bool = True) -> None:
+    """Raise InputError unless every optimisation profile fits ``contract``.
+
+    TensorRT ignores unknown names and accepts some contradictions that fail only at run time, so this asks first:
+    unknown input, wrong rank, a static dimension given another size, a dynamic input without a range, one symbolic
+    dimension with different ranges on two inputs.
+
+    Args:
+        complete: whether every dynamic input must have a range.
+    """
+    inputs = {spec.name: spec for spec in contract.inputs}
+    for profile in profiles:
+        for name, shape in profile.items():
+            if name not in inputs:
+                near = get_close_matches(name, inputs, n=1, cutoff=0.4)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise InputError(f"shapes for {name!r}: no such input", f"{hint}inputs: {', '.join(inputs)}")
+            _check_range(inputs[name], shape)
+        _check_symbols(inputs, profile)
+    if complete:
+        _check_complete(contract, profiles)
+
+
+def is_dynamic(spec: TensorSpec) -> bool:
+    """Whether any dimension is open."""
+    return spec.shape is None or any(not isinstance(dim, int) for dim in spec.shape)
+
+
+def _check_range(spec: TensorSpec, shape: ShapeRange) -> None:
+    if spec.shape is None:
+        return
+    if len(shape.min) != len(spec.shape):
+        raise InputError(
+            f"shapes for {spec.name!r} have rank {len(shape.min)}, the model's input is {spec}",
+            f"give {len(spec.shape)} dimensions",
+        )
+    for axis, dim in enumerate(spec.shape):
+        if isinstance(dim, int) and not shape.min[axis] == shape.max[axis] == dim:
+            raise InputError(
+                f"shapes for {spec.name!r}: dimension {axis} is fixed to {dim} in the model, "
+                f"the profile says {shape.min[axis]}..{shape.max[axis]}",
+                f"use {dim} there, or export the model with that dimension dynamic",
+            )
+
+
+def _check_symbols(inputs: Mapping[str, TensorSpec], profile: Mapping[str, ShapeRange]) -> None:
+    seen: dict[str, tuple[str, tuple[int, int, int]]] = {}
+    for name, shape in profile.items():
+        for axis, dim in enumerate(inputs[name].shape or ()):
+            if not isinstance(dim, str):
+                continue
+            sizes = (shape.min[axis], shape.opt[axis], shape.max[axis])
+            first = seen.setdefault(dim, (name, sizes))
+            if first[1] != sizes:
+                raise InputError(
+                    f"dimension {dim!r} is {'..'.join(map(str, first[1]))} for input {first[0]!r} "
+                    f"but {'..'.join(map(str, sizes))} for {name!r}",
+                    "give both inputs the same range: the model ties them together",
+                )
+
+
+def _check_complete(contract: IOContract, profiles: Sequence[Mapping[str, ShapeRange]]) -> None:
+    for spec in contract.inputs:
+        if is_dynamic(spec) and not (profiles and all(spec.name in profile for profile in profiles)):
+            dims = "x".join(str(dim) if isinstance(dim, int) else "1" for dim in spec.shape or (None,))
+            raise InputError(
+                f"input {spec} is dynamic, and no shapes were given for it",
+                f"add --min-shapes, --opt-shapes, --max-shapes {spec.name}:{dims}, or set [shapes] in a profile",
+            )

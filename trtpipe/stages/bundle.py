@@ -1,0 +1,147 @@
+"""bundle: the index of everything -> ``manifest.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trtpipe
+from trtpipe.accuracy.reports import ParityReport
+from trtpipe.artifact import Draft
+from trtpipe.backends.base import load_backend
+from trtpipe.errors import StageError
+from trtpipe.latency.reports import LatencyReport
+from trtpipe.profile import CALIBRATED
+from trtpipe.report.manifest import Manifest, ManifestEntry
+from trtpipe.report.verdict import Verdict
+from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
+from trtpipe.toolchain import versions
+
+if TYPE_CHECKING:
+    from trtpipe.digest import JSON
+    from trtpipe.job import Inputs, Job
+    from trtpipe.progress import Progress
+
+MANIFEST = "manifest.json"
+_TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "polygraphy", "torch")
+
+
+class Bundle:
+    """Writes the manifest: digests, keys, versions, verdicts."""
+
+    name = "bundle"
+    produces = "manifest"
+    version = 1
+    packages = _TOOLS
+
+    def consumes(self, job: Job) -> tuple[str, ...]:
+        """Everything."""
+        return ("model", "simplified", "ranges", "lowered", "engine", "parity", "latency")
+
+    def skip(self, job: Job) -> str | None:
+        """Never."""
+        return None
+
+    def key(self, job: Job) -> JSON:
+        """All that the manifest quotes."""
+        return {
+            "trtpipe": trtpipe.__version__,
+            "source": _source(job),
+            "settings": _settings(job),
+            "backend": job.backend,
+        }
+
+    def fingerprint(self, job: Job) -> dict[str, str]:
+        """The back-end that compiled."""
+        return load_backend(job.backend).fingerprint(job.settings)
+
+    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+        """Collect."""
+        manifest = Manifest(
+            trtpipe=trtpipe.__version__,
+            source=_source(job),
+            precision=job.profile.precision,
+            backend=job.backend,
+            targets=tuple(target.name for target in job.targets),
+            settings=_settings(job),
+            toolchain={**versions(_TOOLS), **self.fingerprint(job)},
+            calibration=_calibration(job, inputs),
+            artifacts=tuple(
+                ManifestEntry(label=label, digest=artifact.digest, key=inputs.keys.get(label, ""), files=artifact.files)
+                for label, artifact in inputs.artifacts.items()
+            ),
+            verdicts=verdicts(inputs),
+            notes=_notes(inputs),
+        )
+        manifest.write(workdir / MANIFEST)
+        return Draft("manifest", workdir, (MANIFEST,)), ()
+
+    def check(self, draft: Draft, inputs: Inputs) -> None:
+        """Every artifact is listed."""
+        listed = {entry.label for entry in Manifest.read(draft.path).artifacts}
+        if missing := set(inputs.artifacts) - listed:
+            raise StageError(f"{MANIFEST} misses {sorted(missing)}", "report this as a bug")
+
+
+def verdicts(inputs: Inputs) -> tuple[Verdict, ...]:
+    """The verdicts of the accuracy and the latency gate, where they were judged."""
+    found = []
+    if "parity" in inputs.artifacts:
+        found.append(accuracy_verdict(ParityReport.read(inputs.path("parity"))))
+    if "latency" in inputs.artifacts:
+        found.append(latency_verdict(LatencyReport.read(inputs.path("latency"))))
+    return tuple(found)
+
+
+def accuracy_verdict(report: ParityReport) -> Verdict:
+    """The accuracy gate in one line."""
+    if report.reasons:
+        return Verdict(gate="accuracy", passed=False, summary="; ".join(report.reasons))
+    if report.metrics:
+        figures = ", ".join(f"{value.artifact} {value.value:.4f}" for value in report.metrics)
+        return Verdict(
+            gate="accuracy", passed=True, summary=f"{report.metrics[0].metric} on {report.samples} samples: {figures}"
+        )
+    kind = "synthetic" if report.synthetic else "real"
+    return Verdict(gate="accuracy", passed=True, summary=f"outputs agree on {report.samples} {kind} samples")
+
+
+def latency_verdict(report: LatencyReport) -> Verdict:
+    """The latency gate in one line."""
+    figures = ", ".join(
+        f"{figure.artifact} median {figure.median:.3g} ms, p99 {figure.p99:.3g} ms ({figure.runner})"
+        for figure in report.measurements
+    )
+    judged = any(figure.on_gpu for figure in report.measurements)
+    return Verdict(gate="latency", passed=report.passed if judged else None, summary=figures)
+
+
+def _source(job: Job) -> str:
+    return "" if job.source is None else Path(job.source.label).name
+
+
+def _settings(job: Job) -> dict[str, JSON]:
+    settings: dict[str, JSON] = {"profile": job.profile.to_dict(), "simplify": job.simplify}
+    if job.profile.precision in CALIBRATED:
+        settings["calibration"] = {"method": job.recipe.method, "percentile": job.recipe.percentile}
+    return settings
+
+
+def _calibration(job: Job, inputs: Inputs) -> dict[str, JSON] | None:
+    if "ranges" not in inputs.artifacts:
+        return None
+    from trtpipe.calibration.ranges import Ranges
+
+    account = Ranges.read(inputs.path("ranges")).account
+    return None if account is None else account.to_dict()
+
+
+def _notes(inputs: Inputs) -> tuple[str, ...]:
+    notes: list[str] = []
+    for label, facts in (("model", ExportFacts), ("simplified", SimplifyFacts), ("lowered", LowerFacts)):
+        artifact = inputs.artifacts.get(label)
+        if artifact is not None and any(entry.name == artifact.sidecar.name for entry in artifact.files):
+            notes += [f"{label}: {note}" for note in facts.read(artifact.sidecar).notes]
+    if "latency" in inputs.artifacts:
+        notes += [f"latency: {note}" for note in LatencyReport.read(inputs.path("latency")).notes]
+    return tuple(notes)

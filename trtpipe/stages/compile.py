@@ -1,0 +1,88 @@
+"""compile: ``lowered.onnx`` -> ``<target>.plan``, one engine per target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Draft
+from trtpipe.backends.base import EngineFacts, load_backend
+from trtpipe.errors import BuildError, InternalError, StageError
+from trtpipe.shapes import check_shapes
+
+if TYPE_CHECKING:
+    from trtpipe.digest import JSON
+    from trtpipe.job import Inputs, Job
+    from trtpipe.progress import Progress
+    from trtpipe.target import Target
+
+
+class Compile:
+    """Asks the job's back-end for an engine. Plain plan bytes; what is known of it goes into the sidecar."""
+
+    name = "compile"
+    produces = "engine"
+    version = 1
+    packages = ()
+
+    def consumes(self, job: Job) -> tuple[str, ...]:
+        """The lowered graph."""
+        return ("lowered",)
+
+    def skip(self, job: Job) -> str | None:
+        """Never."""
+        return None
+
+    def key(self, job: Job) -> JSON:
+        """Shapes and builder options; limits of the child process do not change the bytes."""
+        build = job.profile.build.to_dict()
+        return {
+            "shapes": [{name: shape.to_dict() for name, shape in shapes.items()} for shapes in job.profile.shapes],
+            "build": {name: build[name] for name in ("workspace", "opt_level")},
+        }
+
+    def fingerprint(self, job: Job) -> dict[str, str]:
+        """The back-end's name and versions."""
+        return {"name": job.backend, **load_backend(job.backend).fingerprint(job.settings)}
+
+    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+        """Check shapes, ask whether the back-end refuses, build."""
+        from trtpipe.onnxfile import read_contract
+
+        target = _target(job)
+        lowered = inputs.path("lowered")
+        check_shapes(read_contract(lowered), job.profile.shapes)
+        backend = load_backend(job.backend)
+        if refusal := backend.refuses(lowered, job.profile, target):
+            raise BuildError(f"{target}: {refusal.reason}", refusal.remedy)
+        plan = workdir / f"{target}.plan"
+        facts = backend.build(lowered, job.profile, target, plan, job.settings, progress)
+        for warning in facts.warnings:
+            progress.note(f"{job.backend}: {warning}")
+        facts.write(plan.with_name(f"{plan.name}.json"))
+        return Draft("engine", workdir, (plan.name, f"{plan.name}.json"), target=target.name), ()
+
+    def check(self, draft: Draft, inputs: Inputs) -> None:
+        """The engine is not empty and has the graph's inputs and outputs."""
+        from trtpipe.onnxfile import read_contract
+
+        facts = EngineFacts.read(draft.sidecar)
+        if not draft.path.stat().st_size:
+            raise StageError(f"{draft.path.name} is empty", "report this as a bug of the builder")
+        contract = read_contract(inputs.path("lowered"))
+        for side, wanted, found in (
+            ("input", contract.inputs, facts.io.inputs),
+            ("output", contract.outputs, facts.io.outputs),
+        ):
+            if [spec.name for spec in wanted] != [spec.name for spec in found]:
+                raise StageError(
+                    f"{draft.path.name}: {side}s are {[spec.name for spec in found]}, "
+                    f"the graph has {[spec.name for spec in wanted]}",
+                    f"remove {side}s that nothing uses from the model",
+                )
+
+
+def _target(job: Job) -> Target:
+    if job.target is None:
+        raise InternalError("compile was asked to run without a target")
+    return job.target

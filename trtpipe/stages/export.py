@@ -1,0 +1,137 @@
+"""export: any source -> ``model.onnx``, self-contained and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Draft, Record
+from trtpipe.backends.worker import call, limits_for
+from trtpipe.errors import InternalError, StageError
+from trtpipe.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
+from trtpipe.stages.facts import ExportFacts
+
+if TYPE_CHECKING:
+    from trtpipe.digest import JSON
+    from trtpipe.job import Inputs, Job
+    from trtpipe.profile import ShapeRange
+    from trtpipe.progress import Progress
+
+MODEL = "model.onnx"
+
+
+class OnnxRequest(Record):
+    """Check an ONNX file and copy it, external data and all, into ``workdir``."""
+
+    source: str
+    workdir: str
+
+
+class TorchRequest(Record):
+    """Export a PyTorch program.
+
+    Attributes:
+        module, function: the factory; ``function`` is empty for a ``.pt2`` file, whose path ``module`` then is.
+        shapes: input name -> (min, opt, max) of every input with a range in the profile.
+        input_names, output_names: names to give; empty for the program's own.
+    """
+
+    module: str
+    function: str
+    workdir: str
+    opset: int
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+
+class ExportReply(Record):
+    """Names of the files written into the work folder, and every file of the user's that was read."""
+
+    names: tuple[str, ...]
+    files_read: tuple[str, ...] = ()
+
+
+class Export:
+    """Turns the source into one checked ONNX model."""
+
+    name = "export"
+    produces = "model"
+    version = 1
+    packages = ("torch", "onnx", "onnxscript", "onnx-ir")
+
+    def consumes(self, job: Job) -> tuple[str, ...]:
+        """The source alone."""
+        return ("source",)
+
+    def skip(self, job: Job) -> str | None:
+        """Never."""
+        return None
+
+    def key(self, job: Job) -> JSON:
+        """What the PyTorch export depends on; an ONNX file is taken as it is."""
+        if isinstance(job.source, OnnxSource):
+            return {}
+        export = job.profile.export
+        return {"export": export.to_dict(), "shapes": {n: r.to_dict() for n, r in _ranges(job).items()}}
+
+    def fingerprint(self, job: Job) -> dict[str, str]:
+        """No back-end."""
+        return {}
+
+    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+        """Export in a child process; a module in hand is exported here, because it lives here."""
+        source = job.source
+        if isinstance(source, ModuleSource):
+            from trtpipe.stages.export_torch import export_module
+
+            reply = export_module(source.module, source.example_inputs, _torch_request(job, "", "", workdir))
+        elif isinstance(source, OnnxSource):
+            onnx_request = OnnxRequest(source=str(source.path.absolute()), workdir=str(workdir))
+            reply = call(
+                "trtpipe.stages.export_onnx:copy_checked",
+                onnx_request,
+                ExportReply,
+                limits=limits_for(job.settings),
+                progress=progress,
+                what=f"checking {source.label}",
+            )
+        elif isinstance(source, FactorySource | Pt2Source):
+            module, function = (
+                (source.module, source.function) if isinstance(source, FactorySource) else (str(source.path), "")
+            )
+            reply = call(
+                "trtpipe.stages.export_torch:export_program",
+                _torch_request(job, module, function, workdir),
+                ExportReply,
+                limits=limits_for(job.settings),
+                progress=progress,
+                what=f"exporting {source.label}",
+            )
+        else:
+            raise InternalError("export was asked to run without a source")
+        draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"))
+        return draft, tuple(Path(path) for path in reply.files_read)
+
+    def check(self, draft: Draft, inputs: Inputs) -> None:
+        """Every output of the ONNX model agrees with PyTorch's."""
+        facts = ExportFacts.read(draft.sidecar)
+        if not facts.contract.outputs:
+            raise StageError(f"{draft.path.name}: the model has no outputs", "export a model that returns something")
+
+
+def _ranges(job: Job) -> dict[str, ShapeRange]:
+    return dict(sorted(job.profile.shapes[0].items())) if job.profile.shapes else {}
+
+
+def _torch_request(job: Job, module: str, function: str, workdir: Path) -> TorchRequest:
+    export = job.profile.export
+    return TorchRequest(
+        module=module,
+        function=function,
+        workdir=str(workdir),
+        opset=export.opset,
+        shapes={name: (r.min, r.opt, r.max) for name, r in _ranges(job).items()},
+        input_names=export.input_names,
+        output_names=export.output_names,
+    )

@@ -1,0 +1,393 @@
+"""The work of ``export`` on PyTorch programs: the one module, with the torch-tensorrt room, that imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import logging
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtpipe.backends.worker import Report
+from trtpipe.errors import EnvironmentLacks, InputError, StageError
+from trtpipe.stages.export import MODEL, ExportReply, TorchRequest
+from trtpipe.stages.reading import Reading
+
+try:
+    import torch
+except ImportError as error:
+    raise EnvironmentLacks(
+        "exporting a PyTorch model needs the package 'torch', which is not installed",
+        "pip install 'trtpipe[torch]', or give an .onnx file",
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import onnx_ir as ir
+
+#: Largest accepted difference between PyTorch and the exported graph, relative to the output's largest magnitude.
+_PARITY = 1e-3
+
+
+def export_program(request: TorchRequest, report: Report) -> ExportReply:
+    """Load a factory or a ``.pt2`` file and export it. Runs in a child process.
+
+    Raises:
+        InputError: the factory cannot be found, raises, or returns no module; shapes do not fit.
+        StageError: the program cannot be exported, or the exported graph differs from PyTorch.
+    """
+    report("load", 0, None)
+    with Reading() as reading:
+        if request.function:
+            program, examples = _call_factory(request.module, request.function)
+        else:
+            program, examples = _load_pt2(request.module)
+        report("export", 0, None)
+        reply = export_module(program, examples, request)
+    return reply.model_copy(update={"files_read": reading.files()})
+
+
+def export_module(module: object, examples: tuple[Any, ...] | None, request: TorchRequest) -> ExportReply:
+    """Export a module or an exported program to ``model.onnx`` in the request's work folder.
+
+    The module is put into eval mode for the export and gets its training state back.
+
+    Raises:
+        InputError: not a module; example inputs are missing or do not fit the shapes.
+        StageError: torch.export or the ONNX exporter gives up; or the graph's outputs differ from PyTorch's.
+    """
+    from trtpipe.onnxfile import save_model
+    from trtpipe.stages.export_onnx import describe
+
+    if not isinstance(module, torch.nn.Module | torch.export.ExportedProgram):
+        raise InputError(f"expected an nn.Module, got {type(module).__name__}", "return an nn.Module from the factory")
+    if isinstance(module, torch.export.ExportedProgram):
+        names, arguments, reference = tuple(module.graph_signature.user_inputs), {}, None
+        with _quiet():
+            model = _to_onnx(module, (), request, None)
+    else:
+        with _evaluating(module), torch.no_grad(), _quiet():
+            arguments = _arguments(module, examples, request)
+            names = tuple(arguments)
+            reference = _forward(module, arguments)
+            model = _to_onnx(module, tuple(arguments.values()), request, _dynamic(arguments, request))
+    _name_inputs(model, request.input_names or names)
+    _name_outputs(model, request.output_names or _output_names(reference, len(model.graph.outputs)))
+    _name_dimensions(model)
+    _refuse_frozen(model, request)
+    _strip(model)
+    path = Path(request.workdir) / MODEL
+    names = save_model(model, path)
+    facts = describe(model, f"torch {torch.__version__} (torch.export)")
+    if reference is not None:
+        facts = facts.model_copy(update={"parity": _parity(path, arguments, reference)})
+    facts.write(path.with_name(f"{MODEL}.json"))
+    return ExportReply(names=names)
+
+
+def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] | None]:
+    label = f"{module}:{function}"
+    loaded = _import(module)
+    factory = getattr(loaded, function, None)
+    if factory is None:
+        public = sorted(name for name, value in vars(loaded).items() if callable(value) and not name.startswith("_"))
+        raise InputError(f"{module} has no function {function!r}", f"callables there: {', '.join(public) or 'none'}")
+    if not callable(factory):
+        raise InputError(f"{label} is a {type(factory).__name__}, not a function", "name a function without arguments")
+    needed = [
+        name
+        for name, parameter in _parameters(factory)
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise InputError(
+            f"{label} needs arguments ({', '.join(needed)})", "name a function that takes none; wrap it if need be"
+        )
+    try:
+        made = factory()
+    except Exception as error:
+        raise InputError(
+            f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and mend it"
+        ) from error
+    examples = None
+    if isinstance(made, tuple):
+        if len(made) != 2:
+            raise InputError(f"{label} returned {len(made)} values", "return a module, or (module, example_inputs)")
+        made, examples = made
+        examples = examples if isinstance(examples, tuple | list) else (examples,)
+    if not isinstance(made, torch.nn.Module):
+        raise InputError(f"{label} returned a {type(made).__name__}, not an nn.Module", "return an nn.Module")
+    return made, None if examples is None else tuple(examples)
+
+
+def _import(module: str) -> Any:
+    sys.dont_write_bytecode = True
+    if not module.endswith(".py"):
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            return importlib.import_module(module)
+        except Exception as error:
+            raise InputError(
+                f"module {module!r} cannot be imported: {error}", "check its name and PYTHONPATH"
+            ) from error
+    path = Path(module).resolve()
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{module} cannot be loaded as Python", "give a .py file")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except Exception as error:
+        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "mend the file") from error
+    return loaded
+
+
+def _parameters(function: Any) -> list[tuple[str, inspect.Parameter]]:
+    try:
+        return list(inspect.signature(function).parameters.items())
+    except (TypeError, ValueError):  # built-in callables have no signature: let the call itself speak
+        return []
+
+
+def _load_pt2(path: str) -> tuple[object, None]:
+    try:
+        return torch.export.load(path), None
+    except Exception as error:
+        raise InputError(f"{path}: not a program saved by torch.export.save: {error}", "save it again") from error
+
+
+def _arguments(
+    module: torch.nn.Module, examples: tuple[Any, ...] | None, request: TorchRequest
+) -> dict[str, torch.Tensor]:
+    """Forward's arguments by name: the examples, repeated along dynamic axes, or zeros of the typical shapes."""
+    names = [
+        name
+        for name, parameter in _parameters(module.forward)
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    public = dict(zip(names, request.input_names, strict=False)) if request.input_names else {}
+    if examples is None:
+        missing = [n for n in names if public.get(n, n) in request.shapes]
+        if not missing:
+            raise InputError(
+                f"{type(module).__name__}: no example inputs, and no shapes for its inputs ({', '.join(names)})",
+                f"return (module, example_inputs), or add --shapes {names[0] if names else 'x'}:1x3x224x224",
+            )
+        examples = tuple(torch.zeros(request.shapes[public.get(n, n)][1]) for n in missing)
+    if len(examples) > len(names):
+        raise InputError(
+            f"{type(module).__name__}.forward takes {len(names)} inputs, {len(examples)} examples were given",
+            "return one example per argument of forward",
+        )
+    arguments = {}
+    for name, example in zip(names, examples, strict=False):
+        if not isinstance(example, torch.Tensor):
+            raise InputError(f"example input {name!r} is a {type(example).__name__}, not a tensor", "give tensors")
+        arguments[name] = _stretch(name, example, request.shapes.get(public.get(name, name)))
+    return arguments
+
+
+def _stretch(name: str, example: torch.Tensor, shape: Sequence[Sequence[int]] | None) -> torch.Tensor:
+    """Make every dynamic axis at least 2 long, because torch.export takes 0 and 1 for constants."""
+    if shape is None:
+        return example
+    low, typical, high = shape
+    if len(low) != example.dim():
+        raise InputError(
+            f"shapes for {name!r} have rank {len(low)}, its example input has rank {example.dim()}",
+            "give shapes of the example's rank",
+        )
+    for axis, (least, most) in enumerate(zip(low, high, strict=True)):
+        wanted = most if least == most else min(most, max(2, least, min(typical[axis], example.shape[axis])))
+        if example.shape[axis] != wanted:
+            index = torch.arange(wanted) % example.shape[axis]
+            example = example.index_select(axis, index)
+    return example
+
+
+def _dynamic(arguments: Mapping[str, torch.Tensor], request: TorchRequest) -> tuple[dict[int, Any], ...] | None:
+    public = dict(zip(arguments, request.input_names, strict=False)) if request.input_names else {}
+    found = []
+    for name in arguments:
+        low, _, high = request.shapes.get(public.get(name, name), ((), (), ()))
+        auto = torch.export.Dim.AUTO
+        found.append({i: auto(min=a, max=b) for i, (a, b) in enumerate(zip(low, high, strict=True)) if a != b})
+    return tuple(found) if any(found) else None
+
+
+def _to_onnx(
+    program: torch.nn.Module | torch.export.ExportedProgram,
+    arguments: tuple[torch.Tensor, ...],
+    request: TorchRequest,
+    dynamic: tuple[dict[int, Any], ...] | None,
+) -> ir.Model:
+    try:
+        exported = torch.onnx.export(
+            program, arguments, dynamo=True, opset_version=request.opset, dynamic_shapes=dynamic, verbose=False
+        )
+    except ImportError as error:
+        raise EnvironmentLacks(
+            f"the ONNX exporter of torch needs {error.name!r}", "pip install 'trtpipe[torch]'"
+        ) from error
+    except Exception as error:
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        cause = error.__cause__ or error
+        first = (str(cause).strip().splitlines() or [reason])[0]
+        raise StageError(
+            f"torch cannot export {type(program).__name__}: {first}",
+            "mend the line named above; data-dependent Python control flow is the usual cause",
+        ) from error
+    if exported is None:
+        raise StageError("torch returned no exported program", "export the model by hand to .onnx")
+    return exported.model
+
+
+def _forward(module: torch.nn.Module, arguments: Mapping[str, torch.Tensor]) -> object:
+    try:
+        return module(*arguments.values())
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arguments.items())
+        raise InputError(
+            f"{type(module).__name__}.forward fails on its example inputs ({shapes}): {error}",
+            "give example inputs and shapes the module accepts",
+        ) from error
+
+
+def _output_names(reference: object, count: int) -> tuple[str, ...]:
+    if isinstance(reference, dict) and len(reference) == count:
+        return tuple(str(key) for key in reference)
+    return tuple("output" if index == 0 else f"output_{index}" for index in range(count))
+
+
+def _name_inputs(model: ir.Model, names: Sequence[str]) -> None:
+    _rename(model, list(model.graph.inputs), names, "input")
+
+
+def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:
+    _rename(model, list(model.graph.outputs), names, "output")
+
+
+def _rename(model: ir.Model, values: list[ir.Value], names: Sequence[str], what: str) -> None:
+    if len(values) != len(names):
+        raise InputError(
+            f"{len(names)} {what} names were given ({', '.join(names)}), the model has {len(values)} {what}s",
+            f"give one name per {what}",
+        )
+    taken = {value.name: value for graph in (model.graph,) for node in graph for value in node.outputs}
+    for value, name in zip(values, names, strict=True):
+        other = taken.get(name)
+        if other is not None and other is not value:
+            other.name = f"{name}_inner"
+        value.name = name
+
+
+def _name_dimensions(model: ir.Model) -> None:
+    """Give torch's symbols (``s77``) names that say where they come from: ``batch``, or ``<input>_<axis>``."""
+    names: dict[str, str] = {}
+    for value in model.graph.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            symbol = getattr(dim, "value", None)
+            if isinstance(symbol, str) and symbol not in names:
+                readable = "batch" if axis == 0 else f"{value.name}_{axis}"
+                names[symbol] = readable if readable not in names.values() else f"{value.name}_{axis}"
+    if not names:
+        return
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
+    import onnx_ir as ir
+
+    values = [*model.graph.inputs, *(out for node in model.graph.all_nodes() for out in node.outputs)]
+    for value in values:
+        if value.shape is not None:
+            dims = [getattr(dim, "value", dim) for dim in value.shape]
+            value.shape = ir.Shape(
+                [pattern.sub(lambda m: names[m[1]], dim) if isinstance(dim, str) else dim for dim in dims]
+            )
+
+
+def _refuse_frozen(model: ir.Model, request: TorchRequest) -> None:
+    """A dimension asked to be dynamic must not have become a constant."""
+    for value in model.graph.inputs:
+        low, _, high = request.shapes.get(value.name or "", ((), (), ()))
+        for axis, (least, most) in enumerate(zip(low, high, strict=True)):
+            dim = value.shape[axis] if value.shape is not None else None
+            if least != most and isinstance(dim, int):
+                raise StageError(
+                    f"dimension {axis} of input {value.name!r} is {least}..{most} in the profile, "
+                    f"but the model's code fixes it to {dim}",
+                    "make the model's code independent of that size, or give it one size in the profile",
+                )
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop metadata: it holds paths and stack traces of the exporting machine, so equal models would differ."""
+    from onnx_ir.passes import common
+
+    common.ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        for output in node.outputs:
+            output.metadata_props.clear()
+
+
+def _parity(path: Path, arguments: Mapping[str, torch.Tensor], reference: object) -> tuple[Any, ...]:
+    from trtpipe.backends.base import load_backend
+    from trtpipe.settings import Settings
+    from trtpipe.stages.facts import OutputDifference
+
+    tensors = torch.utils._pytree.tree_leaves(reference)
+    with load_backend("onnxruntime").open(path, Settings.from_environment()) as runner:
+        feed = dict(zip((spec.name for spec in runner.inputs), (a.numpy() for a in arguments.values()), strict=True))
+        results = runner.infer(feed)
+    found = []
+    for (name, got), tensor in zip(results.items(), tensors, strict=True):
+        want = tensor.detach().numpy().astype(np.float64)
+        gap = np.abs(got.astype(np.float64) - want)
+        largest, mean = (float(gap.max()), float(gap.mean())) if gap.size else (0.0, 0.0)
+        scale = max(1.0, float(np.abs(want).max())) if want.size else 1.0
+        if not largest <= _PARITY * scale:
+            raise StageError(
+                f"the exported model differs from PyTorch: output {name!r} by {largest:.3g} (values up to {scale:.3g})",
+                "the exporter translated an operator wrongly; try another --opset, or report it to PyTorch",
+            )
+        found.append(OutputDifference(output=name, max_abs=largest, mean_abs=mean))
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Eval mode inside, every submodule's own training flag restored after."""
+    before = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before.items():
+            part.training = training
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's chatter about packages nobody asked for off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,69 @@
+"""The JSON sidecars: what the stages that write ONNX files say about them."""
+
+from __future__ import annotations
+
+from trtpipe.artifact import IOContract, Record
+from trtpipe.passes.graph_pass import NodeDecision
+
+
+class OutputDifference(Record):
+    """How far one output is from its reference: largest and mean absolute difference."""
+
+    output: str
+    max_abs: float
+    mean_abs: float
+
+
+class ExportFacts(Record):
+    """``model.onnx.json``.
+
+    Attributes:
+        exporter: what wrote the graph.
+        opset, nodes, weight_bytes: of the graph.
+        contract: its inputs and outputs.
+        parity: PyTorch against onnxruntime on the example inputs; empty for an ONNX source.
+    """
+
+    exporter: str
+    opset: int
+    nodes: int
+    weight_bytes: int
+    contract: IOContract
+    parity: tuple[OutputDifference, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class SimplifyFacts(Record):
+    """``simplified.onnx.json``.
+
+    Attributes:
+        simplified: whether onnxsim's result was taken.
+        nodes_before, nodes_after: size of the graph.
+        opset: of the result.
+        parity: input against result, on seeded random feeds.
+        notes: what was tried and given up, and why.
+    """
+
+    simplified: bool
+    nodes_before: int
+    nodes_after: int
+    opset: int
+    contract: IOContract
+    parity: tuple[OutputDifference, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class LowerFacts(Record):
+    """``lowered.onnx.json``: what is in which precision, and why.
+
+    Attributes:
+        precision: what was asked for.
+        counts: how many of the judged nodes ended up in each precision.
+        nodes: the decision for each of them.
+    """
+
+    precision: str
+    opset: int
+    counts: dict[str, int]
+    nodes: tuple[NodeDecision, ...]
+    notes: tuple[str, ...] = ()

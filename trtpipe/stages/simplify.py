@@ -1,0 +1,112 @@
+"""simplify: ``model.onnx`` -> ``simplified.onnx``, the same function in fewer nodes, at an opset lowering can use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Draft, Record
+from trtpipe.backends.worker import call, limits_for
+from trtpipe.errors import StageError, WorkerDied
+from trtpipe.onnxfile import read_contract
+from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
+
+if TYPE_CHECKING:
+    from trtpipe.digest import JSON
+    from trtpipe.job import Inputs, Job
+    from trtpipe.progress import Progress
+
+SIMPLIFIED = "simplified.onnx"
+
+
+class SimplifyRequest(Record):
+    """Rewrite ``model`` into ``workdir``.
+
+    Attributes:
+        onnxsim: whether onnxsim may try.
+        opset: least opset of the result.
+        shapes: shapes of dynamic inputs for the numerical check.
+    """
+
+    model: str
+    workdir: str
+    onnxsim: bool
+    opset: int
+    shapes: dict[str, tuple[int, ...]]
+    notes: tuple[str, ...] = ()
+
+
+class SimplifyReply(Record):
+    """Names of the files written."""
+
+    names: tuple[str, ...]
+
+
+class Simplify:
+    """Runs onnxsim and our own passes in a child process; the input goes on where they fail or change the result."""
+
+    name = "simplify"
+    produces = "simplified"
+    version = 1
+    packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
+
+    def consumes(self, job: Job) -> tuple[str, ...]:
+        """The exported model."""
+        return ("model",)
+
+    def skip(self, job: Job) -> str | None:
+        """Never: even without onnxsim the opset and the types are settled here."""
+        return None
+
+    def key(self, job: Job) -> JSON:
+        """Whether onnxsim runs, the opset, and the shapes of the check."""
+        return {
+            "onnxsim": job.simplify,
+            "opset": _opset(job),
+            "shapes": {n: list(s) for n, s in job.opt_shapes.items()},
+        }
+
+    def fingerprint(self, job: Job) -> dict[str, str]:
+        """No back-end."""
+        return {}
+
+    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+        """Try with onnxsim, then without."""
+        request = SimplifyRequest(
+            model=str(inputs.path("model")),
+            workdir=str(workdir),
+            onnxsim=job.simplify,
+            opset=_opset(job),
+            shapes=job.opt_shapes,
+        )
+        try:
+            reply = self._attempt(job, request, progress)
+        except (StageError, WorkerDied) as error:
+            if not request.onnxsim:
+                raise
+            progress.warn(f"onnxsim was given up: {error.message}; the unsimplified graph goes on")
+            for leftover in workdir.iterdir():
+                leftover.unlink()
+            plain = request.model_copy(update={"onnxsim": False, "notes": (f"onnxsim was given up: {error.message}",)})
+            reply = self._attempt(job, plain, progress)
+        return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json")), ()
+
+    def _attempt(self, job: Job, request: SimplifyRequest, progress: Progress) -> SimplifyReply:
+        return call(
+            "trtpipe.stages.simplify_task:simplify",
+            request,
+            SimplifyReply,
+            limits=limits_for(job.settings),
+            progress=progress,
+            what=f"simplifying {Path(request.model).name}",
+        )
+
+    def check(self, draft: Draft, inputs: Inputs) -> None:
+        """The interface is what it was."""
+        broken = read_contract(inputs.path("model")).difference(read_contract(draft.path))
+        if broken:
+            raise StageError(f"simplification changed the interface: {broken}", "run again with --no-simplify")
+
+
+def _opset(job: Job) -> int:
+    return BFLOAT16_OPSET if job.profile.precision == "bf16" else LEAST_OPSET

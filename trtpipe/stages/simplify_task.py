@@ -1,0 +1,154 @@
+"""The work of ``simplify``, done in a child process: onnxsim and shape inference can crash or hang on bad models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from trtpipe.backends.base import load_backend
+from trtpipe.backends.worker import Report
+from trtpipe.calibration.synthetic import RandomDataset
+from trtpipe.errors import InputError, StageError
+from trtpipe.onnxfile import contract_of, load_model, save_model
+from trtpipe.passes.graph_pass import Borrowed, graphs_of, run_passes
+from trtpipe.passes.infer_types import InferTypes
+from trtpipe.passes.raise_opset import raise_opset
+from trtpipe.settings import Settings
+from trtpipe.stages.facts import OutputDifference, SimplifyFacts
+from trtpipe.stages.simplify import SIMPLIFIED, SimplifyReply, SimplifyRequest
+
+if TYPE_CHECKING:
+    from trtpipe.backends.base import Feed
+
+#: protobuf holds less than 2 GB, and onnxsim and the opset converter work on one protobuf.
+_PROTOBUF_LIMIT = 1_900_000_000
+#: Largest accepted difference relative to the output's largest magnitude, and share of equal integers.
+_RELATIVE, _EQUAL_SHARE = 1e-3, 0.99
+
+
+def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
+    """Simplify, raise the opset, infer types; then compare the result with the input on seeded random feeds.
+
+    Raises:
+        StageError: onnxsim failed, or the result differs from the input. The caller may try again without onnxsim.
+    """
+    notes = list(request.notes)
+    source = Path(request.model)
+    original = load_model(source)
+    nodes_before = _count(original)
+    small = _weight_bytes(original) < _PROTOBUF_LIMIT
+    if request.onnxsim and not small:
+        notes.append("onnxsim was not tried: the weights exceed protobuf's 2 GB")
+    onnxsim = request.onnxsim and small
+    report("simplify", 0, 3)
+    model = _onnxsim(source) if onnxsim else original
+    run_passes(model, _clean_up())
+    report("simplify", 1, 3)
+    if small:
+        try:
+            model = raise_opset(model, request.opset)
+        except StageError as error:
+            notes.append(error.message)
+    run_passes(model, [InferTypes()])
+    path = Path(request.workdir) / SIMPLIFIED
+    names = save_model(model, path)
+    report("simplify", 2, 3)
+    differences, unchecked = _compare(source, path, request)
+    if unchecked and onnxsim:
+        raise StageError(f"its result could not be checked: {unchecked}", "run again with --no-simplify")
+    notes += [unchecked] if unchecked else []
+    facts = SimplifyFacts(
+        simplified=onnxsim,
+        nodes_before=nodes_before,
+        nodes_after=_count(model),
+        opset=model.graph.opset_imports.get("", 0),
+        contract=contract_of(model),
+        parity=differences,
+        notes=tuple(notes),
+    )
+    facts.write(path.with_name(f"{SIMPLIFIED}.json"))
+    report("simplify", 3, 3)
+    return SimplifyReply(names=names)
+
+
+def _clean_up() -> list[Borrowed]:
+    return [
+        Borrowed(common.InlinePass(), "inline_functions"),
+        Borrowed(common.RemoveInitializersFromInputsPass(), "remove_initializers_from_inputs"),
+        Borrowed(common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0), "lift_constants"),
+        Borrowed(common.RemoveUnusedNodesPass(), "remove_unused_nodes"),
+        Borrowed(common.RemoveUnusedOpsetsPass(), "remove_unused_opsets"),
+    ]
+
+
+def _onnxsim(source: Path) -> ir.Model:
+    import onnx
+    import onnxsim
+
+    try:
+        simplified, _ = onnxsim.simplify(onnx.load(source))
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StageError(f"onnxsim failed: {reason}", "run again with --no-simplify") from error
+    return ir.serde.deserialize_model(simplified)
+
+
+def _compare(source: Path, result: Path, request: SimplifyRequest) -> tuple[tuple[OutputDifference, ...], str]:
+    """Differences per output, and why there are none where the input cannot be run on random feeds."""
+    settings = Settings.from_environment()
+    backend = load_backend("onnxruntime")
+    contract = contract_of(load_model(source))
+    feeds = [sample.feed for sample in RandomDataset(contract, request.shapes, samples=2, seed=0)]
+    try:
+        with backend.open(source, settings) as runner:
+            wanted = [runner.infer(feed) for feed in feeds]
+    except (InputError, StageError) as error:
+        return (), f"the graph was not compared on random feeds: {error.message}"
+    with backend.open(result, settings) as runner:
+        found = [runner.infer(feed) for feed in feeds]
+    return tuple(_difference(name, wanted, found) for name in wanted[0]), ""
+
+
+def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDifference:
+    largest, total, count = 0.0, 0.0, 0
+    for want, got in zip(wanted, found, strict=True):
+        a, b = np.asarray(want[name]), np.asarray(got[name])
+        if a.shape != b.shape:
+            raise StageError(
+                f"simplification changed the shape of output {name!r}: {a.shape} to {b.shape}", "--no-simplify"
+            )
+        gap = _gap(a, b)
+        if not gap.size:
+            continue
+        finite = a[np.isfinite(a)] if a.dtype.kind == "f" else a[:0]
+        bound = _RELATIVE * max(1.0, float(np.abs(finite).max()) if finite.size else 1.0)
+        exact = a.dtype.kind != "f"
+        if (gap == 0).mean() < _EQUAL_SHARE if exact else not gap.max() <= bound:
+            raise StageError(
+                f"simplification changed output {name!r} by up to {gap.max():.3g}", "run again with --no-simplify"
+            )
+        largest, total, count = max(largest, float(gap.max())), total + float(gap.sum()), count + gap.size
+    return OutputDifference(output=name, max_abs=largest, mean_abs=total / count if count else 0.0)
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Absolute difference in float64; equal infinities and NaN in the same place count as equal."""
+    if a.dtype.kind not in "biuf":
+        return np.asarray(a != b, np.float64)
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    with np.errstate(invalid="ignore"):
+        return np.where(same, 0.0, np.abs(x - y))
+
+
+def _count(model: ir.Model) -> int:
+    return sum(len(graph) for graph in graphs_of(model))
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    values = (value for graph in graphs_of(model) for value in graph.initializers.values())
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)

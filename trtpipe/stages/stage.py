@@ -1,0 +1,54 @@
+"""The shape every stage has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trtpipe.artifact import Draft
+    from trtpipe.digest import JSON
+    from trtpipe.job import Inputs, Job
+    from trtpipe.progress import Progress
+
+
+class Stage(Protocol):
+    """One arrow of the pipeline.
+
+    Attributes:
+        name: the verb; also the command's name.
+        produces: the kind of artifact it makes.
+        version: raised whenever the same inputs would give other bytes.
+        packages: distributions whose version may change the bytes.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def produces(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def packages(self) -> tuple[str, ...]: ...
+
+    def consumes(self, job: Job) -> tuple[str, ...]:
+        """Labels of the inputs it needs: artifact kinds (``engine`` stands for all), data-set roles, ``source``."""
+
+    def skip(self, job: Job) -> str | None:
+        """Why this job does not need the stage, or ``None``."""
+
+    def key(self, job: Job) -> JSON:
+        """Exactly the settings that change the bytes."""
+
+    def fingerprint(self, job: Job) -> dict[str, str]:
+        """Versions and devices of the back-end it uses, if any; part of the key."""
+
+    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+        """Make the artifact inside ``workdir``, and say which files outside ``inputs`` were read."""
+
+    def check(self, draft: Draft, inputs: Inputs) -> None:
+        """Raise StageError when the draft is not what the stage promises."""

@@ -1,0 +1,8 @@
+"""Where artifacts rest, and how they are found again."""
+
+from trtpipe.store.entry import Entry, Stored
+from trtpipe.store.housekeeping import PruneReport, VerifyReport
+from trtpipe.store.key import Key
+from trtpipe.store.store import ArtifactStore
+
+__all__ = ["ArtifactStore", "Entry", "Key", "PruneReport", "Stored", "VerifyReport"]

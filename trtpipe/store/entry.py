@@ -1,0 +1,141 @@
+"""Entries: one artifact at rest, the record beside it, and the check that both are what was written.
+
+An entry is a folder named by its key's digest. It holds the artifact's files and ``record.json``, which is written
+last and carries its own digest, so that every single byte of the folder is covered by one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from trtpipe.artifact import Artifact, FileEntry, Record
+from trtpipe.digest import JSON, canonical_json, sha256_json, sha256_stream
+from trtpipe.store.files import corrupt, names_in, open_plain, read_plain
+from trtpipe.store.key import Key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RECORD = "record.json"
+#: Most bytes of a record that are ever read.
+RECORD_LIMIT = 16 << 20
+
+
+class Entry(Record):
+    """What ``record.json`` says.
+
+    Attributes:
+        layout: version of this record.
+        digest: the key's digest, which is also the folder's name.
+        key: everything that decided the artifact.
+        kind, target, files: as in Artifact.
+        seconds: what the build took.
+    """
+
+    layout: Literal[1] = 1
+    digest: str
+    key: Key
+    kind: str
+    target: str | None = None
+    files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+    def artifact(self, folder: Path) -> Artifact:
+        """The artifact, resting in ``folder``."""
+        return Artifact(kind=self.kind, folder=folder, files=self.files, target=self.target)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An entry as the store lists it.
+
+    Attributes:
+        folder: where it lies.
+        size: bytes on disk, record included.
+        last_used: when it was last looked up or stored, in seconds since 1970.
+    """
+
+    entry: Entry
+    folder: Path
+    size: int
+    last_used: float
+
+
+def seal(content: JSON) -> bytes:
+    """``content`` as one line of JSON that carries its own digest."""
+    return (canonical_json({"content": content, "sha256": sha256_json(content)}) + "\n").encode()
+
+
+def unseal(data: bytes) -> Any:
+    """The content of what :func:`seal` made.
+
+    Raises:
+        ValueError: any byte differs from what was sealed.
+    """
+    try:
+        content = json.loads(data)["content"]
+        intact = seal(content) == data
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError("not a sealed record") from error
+    if not intact:
+        raise ValueError("content does not match its digest")
+    return content
+
+
+def is_entry_name(name: str) -> bool:
+    """Whether a file of an artifact may be called ``name``: one plain component that is not the record's own."""
+    return name == Path(name).name and name not in {"", "..", RECORD} and "\0" not in name
+
+
+def read_entry(folder: Path) -> Entry:
+    """Read and check the record of the entry in ``folder``; its other files are not looked at.
+
+    Raises:
+        StoreCorrupt: the record is unreadable, changed, or names another key than the folder does.
+    """
+    path = folder / RECORD
+    try:
+        entry = Entry.model_validate(unseal(read_plain(path, RECORD_LIMIT)))
+    except (ValueError, ValidationError) as error:
+        raise corrupt(f"{path}: not the record that was written") from error
+    if not entry.digest == entry.key.digest == folder.name:
+        raise corrupt(f"{folder}: holds the entry of another key ({entry.key.label}, {entry.digest[:12]})")
+    if not all(is_entry_name(file.name) for file in entry.files):
+        raise corrupt(f"{path}: names a file outside its folder")
+    return entry
+
+
+def check_entry(folder: Path, *, content: bool = True) -> Entry:
+    """Read the entry in ``folder`` and check that its files are all there, none besides, and unchanged.
+
+    Args:
+        content: hash every file; without it only names, sizes and kinds of the files are checked.
+
+    Raises:
+        StoreCorrupt: anything differs; the message names the file.
+    """
+    found = names_in(folder)
+    entry = read_entry(folder)
+    _same_names(folder, found, {RECORD, *(file.name for file in entry.files)})
+    for file in entry.files:
+        path = folder / file.name
+        with os.fdopen(open_plain(path), "rb", buffering=0) as stream:
+            if (size := os.fstat(stream.fileno()).st_size) != file.size:
+                raise corrupt(f"{path}: has {size} bytes, {file.size} were stored")
+            if content and sha256_stream(stream) != file.sha256:
+                raise corrupt(f"{path}: content changed since it was stored")
+    return entry
+
+
+def _same_names(folder: Path, found: Iterable[str], expected: Iterable[str]) -> None:
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing:
+        raise corrupt(f"{folder}: {', '.join(missing)} is missing")
+    if extra:
+        raise corrupt(f"{folder}: holds {', '.join(map(ascii, extra))}, which was never stored")

@@ -1,0 +1,138 @@
+"""Files that survive a crash: durable writes, and reads that accept nothing but plain files of our own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from trtpipe.errors import InternalError, StoreCorrupt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: What opening answers when something other than a readable plain file is there. Anything else (no handles left,
+#: a failing disk) says nothing about the content, and must not cost a good entry.
+_NOT_PLAIN = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.EACCES}
+
+
+def corrupt(message: str) -> StoreCorrupt:
+    """The error for content that cannot be trusted."""
+    return StoreCorrupt(message, "build again; `trtpipe cache verify` checks the rest")
+
+
+def make_folder(path: Path) -> None:
+    """Create ``path`` and its parents with mode 0700, durably: each new name is synced in its parent."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    with suppress(FileExistsError):  # another process was faster
+        path.mkdir(mode=0o700)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the names in a folder to the disk, where the folder may be read and the file system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a new file (mode 0600) and flush it to the disk; the name is durable after :func:`sync_folder`."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def take(source: Path, destination: Path, *, move: bool) -> None:
+    """Bring a stage's file to ``destination``, read-only and flushed to the disk.
+
+    Args:
+        move: rename instead of copying; only for files on the same file system that nobody else names.
+
+    Raises:
+        InternalError: ``source`` is missing or not a plain file.
+    """
+    try:
+        status = os.lstat(source)
+    except FileNotFoundError as error:
+        raise InternalError(f"a stage promised {source.name} and did not write it") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InternalError(f"a stage made {source.name}, which is not a plain file")
+    if move and status.st_nlink == 1:  # a second link could change the content later
+        source.rename(destination)
+    else:
+        shutil.copyfile(source, destination, follow_symlinks=False)
+    handle = os.open(destination, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fchmod(handle, 0o444)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A handle on a plain file of our own. Follows no link and never blocks on a pipe or a device.
+
+    Raises:
+        StoreCorrupt: something else is there, or nothing.
+        OSError: the machine cannot open files at the moment.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in _NOT_PLAIN:
+            raise corrupt(f"{path}: {os.strerror(error.errno)}") from error
+        raise
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+        return handle
+    os.close(handle)
+    raise corrupt(f"{path}: not a plain file of this user")
+
+
+def read_plain(path: Path, limit: int) -> bytes:
+    """The content of a small plain file of our own.
+
+    Raises:
+        StoreCorrupt: not such a file, or larger than ``limit`` bytes.
+    """
+    with os.fdopen(open_plain(path), "rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise corrupt(f"{path}: larger than {limit} bytes")
+    return data
+
+
+def names_in(folder: Path) -> set[str]:
+    """The names in a folder of our own.
+
+    Raises:
+        StoreCorrupt: it is missing, a link, not a folder, or belongs to somebody else.
+    """
+    try:
+        status = os.lstat(folder)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise corrupt(f"{folder}: not a folder of this user")
+        return set(os.listdir(folder))  # noqa: PTH208
+    except OSError as error:
+        if error.errno in _NOT_PLAIN:
+            raise corrupt(f"{folder}: {os.strerror(error.errno)}") from error
+        raise

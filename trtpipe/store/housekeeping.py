@@ -1,0 +1,200 @@
+"""Taking entries away: those that are corrupt, those that are old, and all of them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trtpipe.errors import StoreCorrupt
+from trtpipe.store.entry import RECORD, Stored, check_entry, read_entry
+from trtpipe.store.files import make_folder, open_plain
+from trtpipe.store.layout import claim, try_lock
+from trtpipe.store.scratch import scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from trtpipe.store.entry import Entry
+    from trtpipe.store.layout import Layout
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What a prune did.
+
+    Attributes:
+        removed, freed: number and bytes of the entries removed, those set aside as corrupt included.
+        kept, size: number and bytes of the entries left.
+        in_use: how many of those left would have gone, had nobody been using them.
+    """
+
+    removed: int
+    freed: int
+    kept: int
+    size: int
+    in_use: int
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a check of all entries found: entries and bytes looked at, and one line for each corrupt entry."""
+
+    checked: int
+    size: int
+    corrupt: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Occupied:
+    """A place where an entry, or the wreck of one, stands: its bytes and when it was last used."""
+
+    place: Path
+    size: int
+    last_used: float
+
+
+def listing(layout: Layout) -> Iterator[Stored]:
+    """Every entry with a readable record, least recently used first. Contents are not hashed."""
+    for found in _occupied(layout):
+        with suppress(StoreCorrupt):  # verify() is what reports those
+            yield Stored(read_entry(found.place), found.place, found.size, found.last_used)
+
+
+def recent(layout: Layout, stage: str, limit: int) -> Iterator[Entry]:
+    """The records of a stage's last used entries, the latest first."""
+    for found in _occupied(layout, stage)[: -limit - 1 : -1]:
+        with suppress(StoreCorrupt):
+            yield read_entry(found.place)
+
+
+def total_size(layout: Layout) -> int:
+    """Bytes of all entries, those set aside as corrupt included."""
+    return sum(found.size for found in _occupied(layout)) + sum(_tree_size(path) for path in _inside(layout.corrupt))
+
+
+def quarantine(layout: Layout, place: Path) -> bool:
+    """Move the entry at ``place`` out of the way if it is still corrupt; says whether it was.
+
+    Another process may have moved it already, and built a good one since: hence the second look under the lock.
+    """
+    layout.create()
+    with layout.removal_lock():
+        if not os.path.lexists(place) or _is_sound(place):
+            return False
+        make_folder(layout.corrupt)
+        stage = place.parent.parent.name
+        place.rename(layout.corrupt / f"{stage}-{place.name}-{secrets.token_hex(4)}")
+        return True
+
+
+def verify(layout: Layout) -> VerifyReport:
+    """Hash every entry; the corrupt ones are moved aside."""
+    found = _occupied(layout)
+    faults = []
+    for occupied in found:
+        try:
+            check_entry(occupied.place)
+        except StoreCorrupt as fault:
+            if quarantine(layout, occupied.place):
+                faults.append(fault.message)
+    return VerifyReport(len(found), sum(occupied.size for occupied in found), tuple(faults))
+
+
+def prune(layout: Layout, max_bytes: int | None, max_age_seconds: float | None) -> PruneReport:
+    """Remove corrupt entries, entries unused for longer than allowed, and then the least recently used ones until
+    the rest fits. Entries that somebody reads or builds stay.
+    """
+    removed = freed = in_use = 0
+    with scratch(layout, "prune the cache") as trash:
+        for path in _inside(layout.corrupt):
+            size = _tree_size(path)
+            with suppress(FileNotFoundError):  # another prune was faster
+                path.rename(trash / path.name)
+                removed, freed = removed + 1, freed + size
+        found = _occupied(layout)
+        kept, size, now = len(found), sum(occupied.size for occupied in found), time.time()
+        for occupied in found:
+            stale = max_age_seconds is not None and now - occupied.last_used > max_age_seconds
+            if not stale and (max_bytes is None or size <= max_bytes):
+                continue
+            if not _remove(layout, occupied, trash):
+                in_use += 1
+                continue
+            removed, freed = removed + 1, freed + occupied.size
+            kept, size = kept - 1, size - occupied.size
+    return PruneReport(removed, freed, kept, size, in_use)
+
+
+def clear(layout: Layout) -> PruneReport:
+    """Remove everything nobody uses at the moment: entries, corrupt ones, and small facts."""
+    with scratch(layout, "clear the cache") as trash:
+        for path in _inside(layout.memo):
+            with suppress(FileNotFoundError):  # another clear was faster
+                path.rename(trash / path.name)
+    return prune(layout, max_bytes=-1, max_age_seconds=None)
+
+
+def _remove(layout: Layout, occupied: _Occupied, trash: Path) -> bool:
+    """Move one entry to ``trash`` unless it is being built, read, or was used since it was listed."""
+    place = occupied.place
+    with layout.removal_lock(), try_lock(layout.key_lock(place.name)) as unbuilt:
+        if not os.path.lexists(place):  # another prune was faster
+            return True
+        if not unbuilt or _last_used(place) != occupied.last_used:
+            return False
+        try:
+            handle = open_plain(place / RECORD, os.O_RDWR)
+        except StoreCorrupt:  # a wreck has no readers
+            handle = None
+        try:
+            if handle is not None and not claim(handle):
+                return False
+            place.rename(trash / place.name)
+        finally:
+            if handle is not None:
+                os.close(handle)
+    return True
+
+
+def _is_sound(place: Path) -> bool:
+    try:
+        check_entry(place)
+    except StoreCorrupt:
+        return False
+    return True
+
+
+def _occupied(layout: Layout, stage: str = "*") -> list[_Occupied]:
+    """Every place (of one stage), least recently used first."""
+    found = []
+    for place in layout.places(stage):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            found.append(_Occupied(place, _tree_size(place), _last_used(place)))
+    return sorted(found, key=lambda occupied: (occupied.last_used, occupied.place.name))
+
+
+def _last_used(place: Path) -> float:
+    """When the entry was last looked up: the time stamp of its record, or of the place itself without one."""
+    try:
+        return os.lstat(place / RECORD).st_mtime
+    except OSError:
+        return os.lstat(place).st_mtime
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _tree_size(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder; links are not followed."""
+    try:
+        if path.is_symlink() or not path.is_dir():
+            return os.lstat(path).st_size
+        return sum(_tree_size(inside) for inside in path.iterdir())
+    except FileNotFoundError:  # removed meanwhile
+        return 0

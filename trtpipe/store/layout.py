@@ -1,0 +1,173 @@
+"""Where things lie in a store, who may own it, and the locks that keep processes out of each other's way.
+
+::
+
+    <root>/                                          0700, ours
+      v1/<stage>/<digest[:2]>/<digest>/              entries: only ever renamed into place or out of it, whole
+      tmp/<id>/ and <id>.lock                        private work folders; an unlocked one is an orphan
+      locks/<digest>.lock                            one builder per key
+      locks/removal.lock                             one process at a time takes entries or orphans away
+      corrupt/<stage>-<digest>-<id>/                 entries that failed their check, for a look at them
+      memo/<sha256 of name>.json                     small facts
+
+What makes it safe: an entry appears by one ``rename`` of a complete, flushed folder, and disappears by one ``rename``
+under the removal lock. A reader holds a shared lock on the entry's record while it uses the files; the removal of
+an entry needs that lock alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from trtpipe.errors import EnvironmentLacks
+from trtpipe.oserrors import translate_os_errors
+from trtpipe.store.files import make_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trtpipe.store.key import Key
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_ELSEWHERE = "choose another folder with --cache-dir"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of the store in ``root`` (absolute)."""
+
+    root: Path
+
+    @property
+    def entries(self) -> Path:
+        return self.root / "v1"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    @property
+    def corrupt(self) -> Path:
+        return self.root / "corrupt"
+
+    @property
+    def memo(self) -> Path:
+        return self.root / "memo"
+
+    def place(self, key: Key) -> Path:
+        """The folder of the entry for ``key``, whether or not it is there."""
+        digest = key.digest
+        return self.entries / key.stage / digest[:2] / digest
+
+    def places(self, stage: str = "*") -> Iterator[Path]:
+        """Everything that stands where an entry stands, of one stage or of all."""
+        for path in self.entries.glob(f"{stage}/[0-9a-f][0-9a-f]/*"):
+            if _DIGEST.fullmatch(path.name):
+                yield path
+
+    @contextmanager
+    def translate(self, doing: str, needed: int | None = None) -> Iterator[None]:
+        """Say what the operating system refuses in terms of this store; see :func:`translate_os_errors`."""
+        with translate_os_errors(self.root, doing, needed=needed, elsewhere=_ELSEWHERE):
+            try:
+                yield
+            except FileNotFoundError as error:
+                message = f"cannot {doing}: {error.filename or self.root} was removed by another program"
+                raise EnvironmentLacks(message, "run the command again") from error
+
+    def create(self) -> None:
+        """Make the store's folders where they are missing.
+
+        Raises:
+            EnvironmentLacks: the folder cannot be written, or is not this user's alone.
+        """
+        if os.path.lexists(self.root):
+            self.check_owner()
+        with self.translate("create the cache"):
+            for folder in (self.entries, self.tmp, self.locks):
+                make_folder(folder)
+
+    def check_owner(self) -> None:
+        """Refuse an existing folder in which another user could have planted an engine: engines are native code.
+
+        An empty folder of our own is made private instead.
+
+        Raises:
+            EnvironmentLacks: not a folder, another user's, or open to writing by others.
+        """
+        with self.translate("use the cache"):
+            try:
+                status = self.root.stat()
+            except FileNotFoundError as error:
+                raise _unusable(self.root, "a link to nothing") from error
+            if not stat.S_ISDIR(status.st_mode):
+                raise _unusable(self.root, "a file, not a folder")
+            if status.st_uid != os.geteuid():
+                raise _unusable(self.root, f"owned by another user (uid {status.st_uid})")
+            if not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                return
+            if any(self.root.iterdir()):
+                raise _unusable(self.root, "other users can write to it", f"chmod go-w {self.root}, or ")
+            self.root.chmod(0o700)
+
+    def key_lock(self, digest: str) -> FileLock:
+        """The lock of the one builder of a key. The file stays: removing it would let two waiters hold it."""
+        return FileLock(self.locks / f"{digest}.lock")
+
+    def removal_lock(self) -> FileLock:
+        """The right to take entries and orphans away."""
+        return FileLock(self.locks / "removal.lock")
+
+
+def _unusable(root: Path, why: str, first: str = "") -> EnvironmentLacks:
+    return EnvironmentLacks(f"cannot use the cache {root}: {why}", f"{first}{_ELSEWHERE}")
+
+
+@contextmanager
+def try_lock(lock: FileLock) -> Iterator[bool]:
+    """Take ``lock`` if nobody holds it; yields whether that worked."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def share(handle: int) -> None:
+    """Join the readers of an open record; ends when the handle is closed, at the latest with the process."""
+    fcntl.flock(handle, fcntl.LOCK_SH)
+
+
+def claim(handle: int) -> bool:
+    """Become the only holder of an open record, unless somebody reads the entry: then ``False``."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_at(handle: int, path: Path) -> bool:
+    """Whether ``path`` still names the open file."""
+    try:
+        there = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return os.path.samestat(os.fstat(handle), there)

@@ -1,0 +1,287 @@
+"""The artifact store: finished work, found again by what it was made from."""
+
+from __future__ import annotations
+
+import errno
+import os
+import weakref
+from collections import OrderedDict
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from filelock import Timeout
+
+from trtpipe.artifact import Artifact, Draft, FileEntry
+from trtpipe.digest import JSON, canonical_json, sha256_bytes
+from trtpipe.errors import InternalError, StoreCorrupt
+from trtpipe.progress import Progress, Silent
+from trtpipe.store import housekeeping
+from trtpipe.store.entry import (
+    RECORD,
+    RECORD_LIMIT,
+    Entry,
+    Stored,
+    check_entry,
+    is_entry_name,
+    seal,
+    unseal,
+)
+from trtpipe.store.files import corrupt, make_folder, open_plain, read_plain, sync_folder, take, write_new
+from trtpipe.store.layout import Layout, is_at, share
+from trtpipe.store.scratch import scratch, sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from trtpipe.store.key import Key
+
+_ATTEMPTS = 3
+_MOST_PINS = 128
+_MOST_NEIGHBOURS = 50
+_QUIET_SECONDS = 1.0
+
+
+class ArtifactStore:
+    """Artifacts at rest in one folder, shared by any number of processes of one user.
+
+    What ``lookup`` and ``put`` hand out is verified, and no process prunes it until this store is closed (by
+    ``close``, the end of a ``with`` block, or the end of the process); that holds for the last 128 artifacts.
+
+    Args:
+        root: the cache folder; created with mode 0700 when something is first stored. Opening an existing one
+            removes what killed processes left behind.
+        progress: told when a corrupt entry was set aside, and when another process is waited for.
+
+    Raises:
+        EnvironmentLacks: from any method: the folder cannot be used, is another user's or is open to others, the disk
+            is full or fails.
+    """
+
+    def __init__(self, root: Path, progress: Progress | None = None) -> None:
+        self._layout = Layout(root.absolute())
+        self._progress: Progress = progress or Silent()
+        self._pins: OrderedDict[str, int] = OrderedDict()  # digest -> handle with a shared lock on the record
+        weakref.finalize(self, _release, self._pins)
+        if os.path.lexists(self.root):
+            self._layout.check_owner()
+            sweep(self._layout)
+
+    @property
+    def root(self) -> Path:
+        """The cache folder, absolute."""
+        return self._layout.root
+
+    def __enter__(self) -> ArtifactStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the artifacts handed out so far free for pruning. The store can still be used."""
+        _release(self._pins)
+
+    def peek(self, key: Key) -> Entry | None:
+        """The entry for ``key`` if one seems to be there: names and sizes are checked, contents are not hashed."""
+        place = self._layout.place(key)
+        with self._layout.translate("read the cache"):
+            try:
+                return check_entry(place, content=False)
+            except StoreCorrupt:
+                return None
+
+    def lookup(self, key: Key) -> Artifact | None:
+        """The verified artifact for ``key``, or ``None``.
+
+        Every byte of the entry is checked. A corrupt entry is moved to ``corrupt/``, reported as a warning, and then
+        counts as missing.
+        """
+        place = self._layout.place(key)
+        with self._layout.translate("read the cache"):
+            for _ in range(_ATTEMPTS):  # again when another process replaces the entry at this very moment
+                if not os.path.lexists(place):
+                    break
+                try:
+                    return self._open(place, key)
+                except StoreCorrupt as fault:
+                    if housekeeping.quarantine(self._layout, place):
+                        self._progress.warn(f"corrupt cache entry set aside, {key.label} is made again: {fault}")
+        return None
+
+    def _open(self, place: Path, key: Key) -> Artifact:
+        """Pin the entry at ``place`` and check it; the pin comes first, so that no prune can come between."""
+        record = place / RECORD
+        handle = open_plain(record)
+        try:
+            share(handle)
+            if not is_at(handle, record):
+                raise corrupt(f"{place}: replaced while it was opened")
+            entry = check_entry(place)
+            if canonical_json(entry.key.document) != canonical_json(key.document):
+                raise corrupt(f"{place}: holds the entry of another key")
+            with suppress(OSError):  # a cache that cannot be written still serves
+                os.utime(handle)
+        except BaseException:
+            os.close(handle)
+            raise
+        self._pin(key.digest, handle)
+        return entry.artifact(place)
+
+    def put(self, key: Key, draft: Draft, seconds: float) -> Artifact:
+        """Store what a stage has made. If another process has stored the same key meanwhile, its artifact is kept.
+
+        Files in a work folder of this store are moved, others are copied; they become read-only. The entry appears
+        whole or not at all, even if the machine stops.
+
+        Args:
+            seconds: what the build took.
+        """
+        doing = f"store the result of {key.label}"
+        move = self._layout.tmp in draft.folder.absolute().parents
+        needed = None if move else _size(draft)
+        with scratch(self._layout, doing) as staging, self._layout.translate(doing, needed):
+            return self._install(staging, key, _fill(staging, key, draft, seconds, move=move))
+
+    def _install(self, staging: Path, key: Key, entry: Entry) -> Artifact:
+        """Rename a complete entry into its place, pinned already so that no prune can take it at once."""
+        place = self._layout.place(key)
+        make_folder(place.parent)
+        for _ in range(_ATTEMPTS):
+            if (winner := self.lookup(key)) is not None:  # also moves a corrupt entry out of the way
+                return winner
+            handle = open_plain(staging / RECORD)
+            share(handle)
+            try:
+                staging.rename(place)
+            except OSError as error:
+                os.close(handle)
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+                continue
+            self._pin(key.digest, handle)
+            sync_folder(place.parent)
+            return entry.artifact(place)
+        raise StoreCorrupt(f"{place}: cannot be replaced", f"remove {place}")
+
+    @contextmanager
+    def lock(self, key: Key) -> Iterator[None]:
+        """Be the only builder of ``key`` among all processes. Look up again inside: the one before may have built it.
+
+        The lock of a killed process is free at once.
+        """
+        doing = f"lock {key.label} in the cache"
+        with self._layout.translate(doing):
+            self._layout.create()
+            lock = self._layout.key_lock(key.digest)
+            try:
+                lock.acquire(timeout=_QUIET_SECONDS)
+            except Timeout:
+                self._progress.note(f"waiting for another process that makes {key.label}")
+                lock.acquire()
+        try:
+            yield
+        finally:
+            with self._layout.translate(doing):
+                lock.release()
+
+    @contextmanager
+    def workdir(self) -> Iterator[Path]:
+        """A private, empty folder on the store's file system; removed afterwards, whatever happened."""
+        with scratch(self._layout, "make a work folder") as folder:
+            yield folder
+
+    def nearest(self, key: Key) -> tuple[str, ...] | None:
+        """Why ``key`` is not there: dotted names of the fields in which the most similar entry differs.
+
+        Looks at the 50 most recent entries of the same stage and target; ``None`` if there is none.
+        """
+        with self._layout.translate("read the cache"):
+            recent = housekeeping.recent(self._layout, key.stage, _MOST_NEIGHBOURS)
+            others = [entry.key for entry in recent if entry.key.target == key.target]
+        return min((key.differences(other) for other in others), key=len, default=None)
+
+    def remember(self, name: str, value: JSON) -> None:
+        """Keep a small fact under ``name`` (any text); an older value is replaced in one step."""
+        with scratch(self._layout, f"remember {name}") as folder, self._layout.translate(f"remember {name}"):
+            make_folder(self._layout.memo)
+            write_new(folder / "memo", seal({"name": name, "value": value}))
+            (folder / "memo").replace(self._memo(name))
+            sync_folder(self._layout.memo)
+
+    def recall(self, name: str) -> JSON:
+        """The JSON value kept under ``name``; ``None`` if there is none, or if it is damaged."""
+        with self._layout.translate(f"recall {name}"):
+            try:
+                content = unseal(read_plain(self._memo(name), RECORD_LIMIT))
+            except (StoreCorrupt, ValueError):
+                return None
+        if not isinstance(content, dict) or content.get("name") != name:
+            return None
+        value: JSON = content.get("value")
+        return value
+
+    def _memo(self, name: str) -> Path:
+        return self._layout.memo / f"{sha256_bytes(name.encode())}.json"
+
+    def entries(self) -> Iterator[Stored]:
+        """Every entry with a readable record, least recently used first; contents are not hashed."""
+        with self._layout.translate("read the cache"):
+            yield from housekeeping.listing(self._layout)
+
+    def size(self) -> int:
+        """Bytes of all entries on disk, those set aside as corrupt included."""
+        with self._layout.translate("read the cache"):
+            return housekeeping.total_size(self._layout)
+
+    def verify(self) -> housekeeping.VerifyReport:
+        """Hash every entry. Corrupt ones are moved to ``corrupt/`` and reported."""
+        with self._layout.translate("verify the cache"):
+            return housekeeping.verify(self._layout)
+
+    def prune(self, max_bytes: int | None = None, max_age_seconds: float | None = None) -> housekeeping.PruneReport:
+        """Remove corrupt entries, entries unused for longer than ``max_age_seconds``, and then the least recently used
+        ones until the rest fits into ``max_bytes``. Entries that any process reads or builds stay.
+        """
+        with self._layout.translate("prune the cache"):
+            return housekeeping.prune(self._layout, max_bytes, max_age_seconds)
+
+    def clear(self) -> housekeeping.PruneReport:
+        """Remove everything that nobody uses at the moment, remembered facts included."""
+        with self._layout.translate("clear the cache"):
+            return housekeeping.clear(self._layout)
+
+    def _pin(self, digest: str, handle: int) -> None:
+        """Keep a shared lock on an entry's record; the oldest pin gives way when there are too many."""
+        stale = [self._pins.pop(digest)] if digest in self._pins else []
+        self._pins[digest] = handle
+        while len(self._pins) > _MOST_PINS:
+            stale.append(self._pins.popitem(last=False)[1])
+        for old in stale:
+            os.close(old)
+
+
+def _release(pins: OrderedDict[str, int]) -> None:
+    """Close the handles and with them the shared locks. Never unlocks: a forked child shares the lock itself."""
+    while pins:
+        os.close(pins.popitem()[1])
+
+
+def _fill(staging: Path, key: Key, draft: Draft, seconds: float, *, move: bool) -> Entry:
+    """Make ``staging`` a complete entry, flushed to the disk; the record comes last."""
+    if bad := [name for name in draft.names if not is_entry_name(name)]:
+        raise InternalError(f"stage {key.stage!r} names a file {bad[0]!r}, which cannot be stored")
+    for name in draft.names:
+        take(draft.folder / name, staging / name, move=move)
+    files = tuple(FileEntry.of(staging / name) for name in draft.names)
+    entry = Entry(digest=key.digest, key=key, kind=draft.kind, target=draft.target, files=files, seconds=seconds)
+    write_new(staging / RECORD, seal(entry.to_dict()))
+    sync_folder(staging)
+    return entry
+
+
+def _size(draft: Draft) -> int:
+    return sum((draft.folder / name).stat().st_size for name in draft.names if (draft.folder / name).is_file())

@@ -1,0 +1,56 @@
+"""Quantities people write with a unit: bytes (``4G``) and durations (``200ms``)."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from ``4G``, ``512M``, ``4GiB`` or a plain number of bytes; units are powers of 1024.
+
+    Raises:
+        ValueError: not a positive quantity of bytes.
+    """
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(?:B|([KMGT])(?:i?B)?)?\s*", text, re.IGNORECASE)
+    count = int(Decimal(match[1]) * _BYTES[(match[2] or "").upper()]) if match else 0
+    if count < 1:
+        raise ValueError(f"{text!r} is not a size such as 512M or 4G")
+    return count
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds from ``200ms``, ``3s``, ``1.5min``; the unit is required.
+
+    Raises:
+        ValueError: not a duration with a unit.
+    """
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(us|ms|s|min|h)\s*", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a duration such as 200ms or 3s")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def format_bytes(count: int) -> str:
+    """A size for people: ``1.2 MB`` (powers of 1000, as file managers show it)."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people: ``820 us``, ``12.3 ms``, ``4.5 s``, ``2 min 05 s``."""
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.0f} us"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
