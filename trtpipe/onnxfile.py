@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: data can be memory-mapped, so big models need no second copy in memory.
 INLINE_LIMIT = 512 * 1024 * 1024
 
+_ANY_SIZE = frozenset({None, "", "?", "-1", "None"})
 _LFS_POINTER = b"version https://git-lfs"
 _GIVE_MODEL = "give an .onnx file as an exporter wrote it"
 
@@ -129,6 +130,16 @@ def dtype_name(code: int) -> str:
     return special.get(name, name.lower().replace("float8e4m3fn", "float8_e4m3fn"))
 
 
+def named_dimension(dim: int | str | None) -> int | str | None:
+    """A dimension as ONNX means it: a size, a symbol (equal symbols are equal sizes), or ``None`` for unknown.
+
+    Some exporters write 0 or -1, or the symbol ``?`` everywhere, for "any size".
+    """
+    if isinstance(dim, int):
+        return dim if dim > 0 else None
+    return None if dim in _ANY_SIZE else dim
+
+
 def external_refs(proto: onnx.ModelProto, folder: Path) -> Iterator[ExternalRef]:
     """Every external tensor of a model, in initializers, attributes and subgraphs."""
     import onnx
@@ -203,7 +214,7 @@ def _spec_of_proto(value: onnx.ValueInfoProto) -> TensorSpec:
     shape: tuple[int | str | None, ...] | None = None
     if tensor.HasField("shape"):
         shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim
+            named_dimension(dim.dim_value if dim.HasField("dim_value") else dim.dim_param) for dim in tensor.shape.dim
         )
     return TensorSpec(name=value.name, dtype=dtype_name(tensor.elem_type), shape=shape)
 
@@ -211,6 +222,6 @@ def _spec_of_proto(value: onnx.ValueInfoProto) -> TensorSpec:
 def _spec_of(value: ir.Value) -> TensorSpec:
     shape = None
     if value.shape is not None:
-        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+        shape = tuple(named_dimension(dim if isinstance(dim, int) else dim.value) for dim in value.shape)
     code = value.dtype.value if value.dtype is not None else 0
     return TensorSpec(name=value.name or "", dtype=dtype_name(code), shape=shape)

@@ -73,10 +73,10 @@ def find_target(text: str) -> Target:
     word = _plain(text)
     if version := re.fullmatch(r"(\d+)\.(\d)", word):
         word = f"sm{version[1]}{version[2]}"
-    names = {_plain(name): target for target in TARGETS for name in (target.name, *target.aliases)}
-    if word in names:
-        return names[word]
-    near = get_close_matches(word, names, n=1, cutoff=0.5)
+    named = {_plain(name): (name, target) for target in TARGETS for name in (target.name, *target.aliases)}
+    if word in named:
+        return named[word][1]
+    near = [named[name][0] for name in get_close_matches(word, named, n=1, cutoff=0.5)]
     known = ", ".join(target.name for target in TARGETS)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise InputError(f"unknown target {text!r}", f"{hint}targets: {known}, or a product name")

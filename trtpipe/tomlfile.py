@@ -24,7 +24,12 @@ M = TypeVar("M", bound=BaseModel)
 
 _MAX_BYTES = 1 << 20
 #: pydantic's kinds of error that need TOML's words.
-_KINDS = {"tuple_type": "must be a list", "model_type": "must be a table", "dict_type": "must be a table"}
+_KINDS = {
+    "tuple_type": "must be a list",
+    "model_type": "must be a table",
+    "dict_type": "must be a table",
+    "missing": "the list is too short",
+}
 
 
 def load_toml(path: Path, model: type[M]) -> M:
@@ -61,7 +66,7 @@ def _complaint(path: Path, model: type[BaseModel], data: Any, error: ValidationE
         near = get_close_matches(str(where[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return RecipeError(f"{path}: unknown key {key!r}", f"{hint}keys here: {', '.join(known)}")
-    if first["type"] == "missing":
+    if first["type"] == "missing" and isinstance(where[-1], str):
         return RecipeError(f"{path}: key {key!r} is missing", f"add {where[-1]!r}")
     message = _KINDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     return RecipeError(f"{path}: {key}: {message}", f"correct {key!r} (it is {first['input']!r:.80})")
@@ -81,7 +86,7 @@ def _written(data: Any, where: tuple[int | str, ...]) -> tuple[int | str, ...]:
         if isinstance(data, dict) and isinstance(part, str):
             data = data.get(part)
         elif isinstance(data, list) and isinstance(part, int):
-            data = data[part]
+            data = data[part] if part < len(data) else None
         else:
             continue
         found.append(part)

@@ -88,10 +88,10 @@ def test_answer_and_progress_arrive(conv_net, heard):
     assert heard.reports[-1] == ("building", 1, 1)
 
 
-@pytest.mark.parametrize("misbehaviour", [None, "crash", "hog", "fail"])
+@pytest.mark.parametrize("misbehaviour", [None, "crash"])
 def test_nothing_is_left_behind(conv_net, misbehaviour):
     before = {entry.name for entry in conv_net.parent.iterdir()}
-    with suppress(WorkerDied, BuildError):
+    with suppress(WorkerDied):
         run(conv_net, misbehaviour, limits=Limits(seconds=60.0, memory=400_000_000))
     assert {entry.name for entry in conv_net.parent.iterdir()} - before <= {"engine.plan"}
 

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import sys
+import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
 from trtpipe.calibration.dataset import open_dataset
@@ -107,71 +106,6 @@ class TestDigest:
         assert opened(SINGLES.replace("= i\n", "= i + 1\n")).digest() != base
 
 
-class TestLoading:
-    def test_neighbours_are_importable_even_while_yielding_and_nothing_is_left_behind(
-        self, opened: Open, tmp_path: Path
-    ) -> None:
-        (tmp_path / "neighbour_a.py").write_text("VALUE = 1.0")
-        (tmp_path / "neighbour_b.py").write_text("VALUE = 2.0")
-        before = list(sys.path)
-        dataset = opened(
-            """
-            import neighbour_a
-            from dataclasses import dataclass
-
-            @dataclass
-            class Item:
-                value: "float"
-
-            def feeds():
-                import neighbour_b
-                yield {"x": [[neighbour_a.VALUE, Item(neighbour_b.VALUE).value]]}
-            """
-        )
-        assert next(iter(dataset)).feed["x"].tolist() == [[1, 2]]
-        assert sys.path == before
-        assert "data" not in sys.modules
-        for name in ("neighbour_a", "neighbour_b"):
-            del sys.modules[name]
-
-    def test_a_module_is_found_by_its_name(
-        self, tmp_path: Path, model: IOContract, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        package = tmp_path / "calibration_data_package"
-        package.mkdir()
-        (package / "__init__.py").touch()
-        (package / "feeds.py").write_text("def make():\n    yield [[1.0, 2.0]]\n")
-        monkeypatch.chdir(tmp_path)
-        settings = DataSettings(source="calibration_data_package.feeds:make")
-        try:
-            assert next(iter(open_dataset(settings, model))).feed["x"].tolist() == [[1, 2]]
-        finally:
-            for name in [name for name in sys.modules if name.startswith("calibration_data_package")]:
-                del sys.modules[name]
-
-    @pytest.mark.parametrize(
-        ("body", "complaint"),
-        [
-            ("import nonexistent_package_x\n", r"ModuleNotFoundError: No module named 'nonexistent_package_x' \(data"),
-            ("def feeds(:\n", "SyntaxError"),
-            ("\n\nraise SystemExit(3)\n", r"SystemExit: 3 \(data.py, line 4\)"),
-        ],
-    )
-    def test_a_file_that_cannot_be_loaded(self, opened: Open, body: str, complaint: str) -> None:
-        with pytest.raises(InputError, match=rf"data\.py: loading it failed: {complaint}"):
-            opened(body)
-        assert not [name for name in sys.modules if name.startswith("_trtpipe_data_")]
-
-    def test_a_function_that_is_not_there(self, opened: Open, tmp_path: Path, model: IOContract) -> None:
-        with pytest.raises(InputError, match="there is no function 'feds'") as error:
-            opened("def feeds():\n    yield 1\n", name="feds")
-        assert "did you mean 'feeds'?" in error.value.remedy
-        with pytest.raises(InputError, match=r"nothing\.py: no such file"):
-            open_dataset(DataSettings(source=f"{tmp_path / 'nothing.py'}:feeds"), model)
-        with pytest.raises(InputError, match="ModuleNotFoundError"):
-            open_dataset(DataSettings(source="no.such.module:feeds"), model)
-
-
 class TestComplaints:
     @pytest.mark.parametrize(
         ("body", "complaint"),
@@ -192,8 +126,6 @@ class TestComplaints:
         ],
     )
     def test_name_the_function_and_the_sample(self, opened: Open, body: str, complaint: str) -> None:
-        import re
-
         pattern = complaint if "\\(" in complaint else re.escape(complaint)
         with pytest.raises(InputError, match=rf"data\.py:feeds: .*{pattern}"):
             list(opened(body))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -34,6 +35,12 @@ class Listener:
 
 class Build(Protocol):
     def __call__(self, store: ArtifactStore, key: Key, content: Mapping[str, bytes] = ...) -> Artifact: ...
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of files are synced here; only the crash tests, in their own process, need the real thing."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture

@@ -133,11 +133,22 @@ def test_wrecks_are_counted_and_pruned(store: ArtifactStore, three: list[Artifac
     assert not any(os.path.lexists(place) for place in places)
 
 
-def test_prune_leaves_alone_what_is_not_its_own(store: ArtifactStore, three: list[Artifact]) -> None:
-    stray = store.root / "v1" / "lower" / "notes.txt"
-    stray.write_text("mine")
-    store.prune(max_bytes=0)
-    assert stray.read_text() == "mine"
+def test_what_the_user_keeps_in_the_same_folder_is_left_alone(store: ArtifactStore, three: list[Artifact]) -> None:
+    """Somebody will name his home folder as the cache."""
+    store.remember("fact", 1)
+    store.verify()
+    mine = [
+        store.root / name
+        for name in ("tmp/thesis", "tmp/thesis.lock", "memo/notes.json", "corrupt/files", "v1/lower/notes", "locks/x")
+    ]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    ArtifactStore(store.root).close()
+    assert store.prune(max_bytes=0).removed == 3
+    store.clear()
+    assert [path.read_text() for path in mine] == ["mine"] * len(mine)
+    assert store.recall("fact") is None
 
 
 def test_verify_finds_the_corrupt_and_moves_only_them(store: ArtifactStore, three: list[Artifact]) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,8 +13,6 @@ from trtpipe.store import ArtifactStore
 from trtpipe.store.layout import Layout, claim, is_at, share, try_lock
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trtpipe.store import Key
 
 
@@ -97,20 +97,18 @@ def test_a_link_to_a_folder_is_followed_and_a_broken_one_refused(tmp_path: Path,
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    parent = tmp_path / "parent"
-    parent.mkdir(mode=0o755)
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
-    os.seteuid(65534)
-    try:
-        with ArtifactStore(parent / "cache") as store:
-            with pytest.raises(EnvironmentLacks, match="no permission") as caught, store.workdir():
-                pass
-            assert str(parent / "cache") in caught.value.message
-            assert "--cache-dir" in caught.value.remedy
-    finally:
-        os.seteuid(0)
+def test_a_cache_that_cannot_be_written_says_so() -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)
+        os.seteuid(65534)
+        try:
+            with ArtifactStore(Path(parent, "cache")) as store:
+                with pytest.raises(EnvironmentLacks, match="no permission") as caught, store.workdir():
+                    pass
+                assert f"{parent}/cache" in caught.value.message
+                assert "--cache-dir" in caught.value.remedy
+        finally:
+            os.seteuid(0)
 
 
 def test_the_entry_of_a_planted_file_is_not_used(store: ArtifactStore, key: Key, build: Any) -> None:

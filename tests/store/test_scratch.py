@@ -37,9 +37,13 @@ def test_a_work_folder_is_private_empty_and_gone_afterwards(store: ArtifactStore
 
 
 def test_it_is_gone_after_an_error_too(store: ArtifactStore) -> None:
-    with pytest.raises(KeyboardInterrupt), store.workdir() as folder:
-        (folder / "file").write_bytes(b"")
-        raise KeyboardInterrupt
+    def work() -> None:
+        with store.workdir() as folder:
+            (folder / "file").write_bytes(b"")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert list((store.root / "tmp").iterdir()) == []
 
 
@@ -89,7 +93,9 @@ def test_a_sweep_that_is_not_allowed_to_remove_does_not_fail(
 ) -> None:
     with store.workdir():
         pass
-    (store.root / "tmp" / "orphan").mkdir()
+    orphan = store.root / "tmp" / ("0" * 16)
+    orphan.mkdir()
+    orphan.with_suffix(".lock").write_bytes(b"")
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "denied")
@@ -98,6 +104,6 @@ def test_a_sweep_that_is_not_allowed_to_remove_does_not_fail(
         for name in ("rmdir", "unlink"):
             patched.setattr(os, name, refuse)
         ArtifactStore(store.root).close()
-    assert (store.root / "tmp" / "orphan").exists()
+    assert orphan.exists()
     ArtifactStore(store.root).close()
     assert list((store.root / "tmp").iterdir()) == []

@@ -1,6 +1,6 @@
 """Parity: every artifact's outputs against the reference's, feed by feed, through Polygraphy's Comparator.
 
-Memory is bounded: one feed's outputs are compared and dropped before the next feed runs; what remains are sums.
+Memory is bounded: outputs of a few feeds wait to be compared together and are then dropped; what remains are sums.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from trtpipe.backends.base import Feed, Runner
     from trtpipe.calibration.dataset import Dataset
     from trtpipe.profile import OutputTolerance, Precision, Tolerance
+
+
+_CHUNK_FEEDS = 64
+_CHUNK_ELEMENTS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -50,57 +54,47 @@ class Contender:
 
 @dataclass
 class _Sums:
-    """What is kept of one output's differences."""
+    """What is kept of one output's differences. Means are weighted by elements, so chunking does not change them."""
 
     is_float: bool
-    feeds: int = 0
+    elements: int = 0
     elements_passed: bool = True
     max_abs: float = 0.0
     max_rel: float = 0.0
     mean_abs: float = 0.0
     mean_rel: float = 0.0
     median_abs: float = 0.0
-    median_rel: float = 0.0
     cosine: float = 0.0
     signal: float = 0.0
     noise: float = 0.0
-    worst_feed: int = 0
+    scale: dict[str, float] = field(default_factory=lambda: {"max": 0.0, "mean": 0.0, "median": 0.0})
 
-    def add(self, result: OutputCompareResult, cosine: float, mine: np.ndarray, theirs: np.ndarray, feed: int) -> None:
-        """Add one feed's figures. NaN anywhere stays visible: it makes the sums NaN, and NaN never passes."""
-        self.feeds += 1
-        if not mine.size:
-            self.cosine += 1.0
+    def add(self, result: OutputCompareResult, cosine: float, mine: np.ndarray, theirs: np.ndarray) -> None:
+        """Add one chunk's figures. NaN anywhere stays visible: it makes the sums NaN, and NaN never passes."""
+        count = theirs.size
+        if not count:
             return
+        self.elements += count
         self.elements_passed &= bool(result)
-        if not result.max_absdiff <= self.max_abs:
-            self.max_abs, self.worst_feed = result.max_absdiff, feed
-        self.max_rel = max(self.max_rel, result.max_reldiff)
-        self.mean_abs += result.mean_absdiff
-        self.mean_rel += result.mean_reldiff
-        self.median_abs += result.median_absdiff
-        self.median_rel += result.median_reldiff
-        self.cosine += cosine
+        self.max_abs = _larger(self.max_abs, result.max_absdiff)
+        self.max_rel = _larger(self.max_rel, result.max_reldiff)
+        self.mean_abs += result.mean_absdiff * count
+        self.mean_rel += result.mean_reldiff * count
+        self.median_abs += result.median_absdiff * count
+        self.cosine += cosine * count
+        magnitude = np.abs(theirs, dtype=np.float64)
+        self.scale["max"] = _larger(self.scale["max"], float(magnitude.max()))
+        self.scale["mean"] += float(magnitude.sum())
+        self.scale["median"] += float(np.median(magnitude)) * count
         with np.errstate(all="ignore"):
             difference = np.where(mine == theirs, 0.0, mine.astype(np.float64) - theirs)
-            self.signal += float(np.square(theirs, dtype=np.float64).sum())
+            self.signal += float(np.square(magnitude).sum())
             self.noise += float(np.square(difference).sum())
 
-    def result(self, name: str, tolerance: OutputTolerance) -> OutputParity:
-        """The figures averaged over feeds, and the verdict."""
-        count = max(self.feeds, 1)
-        cosine = self.cosine / count
-        stats = {
-            "max": (self.max_abs, self.max_rel),
-            "mean": (self.mean_abs / count, self.mean_rel / count),
-            "median": (self.median_abs / count, self.median_rel / count),
-        }
-        if tolerance.stat in stats:
-            absolute, relative = stats[tolerance.stat]
-            close = absolute <= (tolerance.atol or 0.0) or relative <= (tolerance.rtol or 0.0)
-        else:
-            close = self.elements_passed
-        aligned = not self.is_float or tolerance.min_cosine is None or cosine >= tolerance.min_cosine
+    def result(self, name: str, tolerance: OutputTolerance, worst_feed: int) -> OutputParity:
+        """The figures over all elements, and the verdict."""
+        count = max(self.elements, 1)
+        cosine = self.cosine / count if self.elements else 1.0
         return OutputParity(
             output=name,
             max_abs=self.max_abs,
@@ -108,12 +102,28 @@ class _Sums:
             mean_abs=self.mean_abs / count,
             mean_rel=self.mean_rel / count,
             median_abs=self.median_abs / count,
+            scale=self.scale["mean"] / count,
             cosine=cosine if self.is_float else None,
             snr_db=_decibel(self.signal, self.noise),
-            worst_feed=self.worst_feed,
+            worst_feed=worst_feed,
             tolerance=tolerance,
-            passed=close and aligned and not math.isnan(self.max_abs),
+            passed=self._close(tolerance, count) and self._aligned(tolerance, cosine) and not math.isnan(self.max_abs),
         )
+
+    def _close(self, tolerance: OutputTolerance, count: int) -> bool:
+        errors = {"max": self.max_abs, "mean": self.mean_abs / count, "median": self.median_abs / count}
+        if tolerance.stat not in errors:
+            return self.elements_passed
+        scale = self.scale[tolerance.stat] / (1 if tolerance.stat == "max" else count)
+        return errors[tolerance.stat] <= (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * scale
+
+    def _aligned(self, tolerance: OutputTolerance, cosine: float) -> bool:
+        return not self.is_float or tolerance.min_cosine is None or cosine >= tolerance.min_cosine
+
+
+def _larger(a: float, b: float) -> float:
+    """The larger one; NaN wins, because NaN must stay visible."""
+    return a if math.isnan(a) or a >= b else b
 
 
 def _decibel(signal: float, noise: float) -> float:
@@ -134,10 +144,55 @@ class ParityRun:
     samples: int
 
 
-@dataclass
 class _Entrant:
-    contender: Contender
-    sums: dict[str, _Sums] = field(default_factory=dict)
+    """A contender with its sums, and the outputs that wait to be compared.
+
+    Polygraphy takes milliseconds a comparison whatever its size, so outputs are compared in chunks of feeds.
+    """
+
+    def __init__(self, contender: Contender, tolerance: Tolerance) -> None:
+        self.contender = contender
+        self._tolerance = tolerance
+        self._sums: dict[str, _Sums] = {}
+        self._worst: dict[str, tuple[float, int]] = {}
+        self._waiting: list[tuple[Feed, Feed]] = []
+        self._elements = 0
+
+    def add(self, found: Feed, wanted: Feed, feed: int) -> None:
+        """Take one feed's outputs."""
+        mine, theirs = _comparable(found, wanted)
+        for name, value in wanted.items():
+            self._sums.setdefault(name, _Sums(is_float=value.dtype.kind not in "biu"))
+            gap = float(np.abs(mine[name] - theirs[name]).max(initial=0.0))
+            if name not in self._worst or gap > self._worst[name][0]:
+                self._worst[name] = (gap, feed)
+        self._waiting.append((mine, theirs))
+        self._elements += sum(value.size for value in theirs.values())
+        if len(self._waiting) >= _CHUNK_FEEDS or self._elements >= _CHUNK_ELEMENTS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Compare what waits."""
+        if not self._waiting:
+            return
+        mine = {name: np.concatenate([found[name] for found, _ in self._waiting]) for name in self._sums}
+        theirs = {name: np.concatenate([wanted[name] for _, wanted in self._waiting]) for name in self._sums}
+        self._waiting, self._elements = [], 0
+        rules = {name: self._tolerance.for_output(name, self.contender.precision) for name in theirs}
+        for name, (result, cosine) in _compared(mine, theirs, rules).items():
+            self._sums[name].add(result, cosine, mine[name], theirs[name])
+
+    def comparison(self) -> Comparison:
+        """The figures of all outputs."""
+        self.flush()
+        return Comparison(
+            artifact=self.contender.label,
+            runner=self.contender.device,
+            outputs=tuple(
+                sums.result(name, self._tolerance.for_output(name, self.contender.precision), self._worst[name][1])
+                for name, sums in self._sums.items()
+            ),
+        )
 
 
 def compare(
@@ -160,7 +215,7 @@ def compare(
     Raises:
         InputError: a runner refuses a feed, or the metric does not fit the outputs.
     """
-    entrants = [_Entrant(contender) for contender in others]
+    entrants = [_Entrant(contender, tolerance) for contender in others]
     meters = {c.label: TopK(*metric) for c in (reference, *(e.contender for e in entrants))} if metric else {}
     feeds = samples = 0
     for sample in track(progress, "verify", dataset, dataset.size):
@@ -169,10 +224,10 @@ def compare(
         for entrant in entrants:
             found = entrant.contender.runner.infer(sample.feed)
             _measure(meters, entrant.contender.label, found, sample.labels)
-            _accumulate(entrant, wanted, found, tolerance, feeds)
+            entrant.add(found, wanted, feeds)
         feeds += 1
         samples += sample.rows
-    comparisons = tuple(_comparison(entrant, tolerance) for entrant in entrants)
+    comparisons = tuple(entrant.comparison() for entrant in entrants)
     devices = {c.label: c.device for c in (reference, *(e.contender for e in entrants))}
     metrics = tuple(
         MetricValue(
@@ -188,8 +243,10 @@ def _measure(meters: Mapping[str, TopK], label: str, outputs: Feed, labels: np.n
         meters[label].update(outputs, labels)
 
 
-def _accumulate(entrant: _Entrant, wanted: Feed, found: Feed, tolerance: Tolerance, feed: int) -> None:
-    """Compare one feed's outputs by Polygraphy and add the figures up."""
+def _compared(
+    mine: Feed, theirs: Feed, rules: Mapping[str, OutputTolerance]
+) -> dict[str, tuple[OutputCompareResult, float]]:
+    """Polygraphy's figures for one chunk: differences, and cosine similarity, for every output."""
     from polygraphy.comparator import (
         Comparator,
         CosineSimilarityCompareFunc,
@@ -199,8 +256,6 @@ def _accumulate(entrant: _Entrant, wanted: Feed, found: Feed, tolerance: Toleran
     )
     from polygraphy.logger import G_LOGGER
 
-    rules = {name: tolerance.for_output(name, entrant.contender.precision) for name in wanted}
-    mine, theirs = _comparable(found, wanted)
     results = RunResults()
     for name, outputs in (("found", mine), ("wanted", theirs)):
         results.append((name, [IterationResult(outputs, runtime=0.0, runner_name=name)]))
@@ -214,13 +269,11 @@ def _accumulate(entrant: _Entrant, wanted: Feed, found: Feed, tolerance: Toleran
         warnings.simplefilter("ignore")  # numpy's, on empty or infinite outputs; the figures themselves tell
         by_function = Comparator.compare_accuracy(results, compare_func=[differences, CosineSimilarityCompareFunc()])
     simple, cosine = (next(iter(result.values()))[0] for result in by_function)
-    for name in wanted:
-        sums = entrant.sums.setdefault(name, _Sums(is_float=wanted[name].dtype.kind not in "biu"))
-        sums.add(simple[name], float(cosine[name].cosine_similarity), mine[name], theirs[name], feed)
+    return {name: (simple[name], float(cosine[name].cosine_similarity)) for name in theirs}
 
 
 def _comparable(found: Feed, wanted: Feed) -> tuple[Feed, Feed]:
-    """Outputs as Polygraphy should see them: integers and booleans become "differs" (1) or "equal" (0).
+    """Outputs as Polygraphy should see them: flat, and integers and booleans as "differs" (1) or "equal" (0).
 
     The distance between two class indices means nothing; the share that differs does.
     """
@@ -233,18 +286,7 @@ def _comparable(found: Feed, wanted: Feed) -> tuple[Feed, Feed]:
                 "an output whose shape depends on the data cannot be compared; leave it out of the model",
             )
         if value.dtype.kind in "biu":
-            mine[name], theirs[name] = (other != value).astype(np.float32), np.zeros(value.shape, np.float32)
+            mine[name], theirs[name] = (other != value).ravel().astype(np.float32), np.zeros(value.size, np.float32)
         else:
-            mine[name], theirs[name] = other.astype(np.float32), value.astype(np.float32)
+            mine[name], theirs[name] = other.ravel().astype(np.float32), value.ravel().astype(np.float32)
     return mine, theirs
-
-
-def _comparison(entrant: _Entrant, tolerance: Tolerance) -> Comparison:
-    contender = entrant.contender
-    return Comparison(
-        artifact=contender.label,
-        runner=contender.device,
-        outputs=tuple(
-            sums.result(name, tolerance.for_output(name, contender.precision)) for name, sums in entrant.sums.items()
-        ),
-    )

@@ -11,8 +11,11 @@ class OutputParity(Record):
 
     Attributes:
         max_abs, max_rel: largest absolute and relative difference of any element.
-        mean_abs, mean_rel, median_abs: of the differences, averaged over feeds.
-        cosine: cosine similarity of the flattened outputs, averaged over feeds; ``None`` for integer outputs.
+        mean_abs, mean_rel, median_abs: of the differences of all elements; the median is that of chunks of samples,
+            averaged.
+        scale: mean magnitude of the reference's elements: what ``mean_abs`` is to be seen against.
+        cosine: cosine similarity of the flattened outputs; ``None`` for integer outputs, whose differences are 0
+            (equal) or 1 (not equal).
         snr_db: signal-to-noise ratio in dB over all samples; infinite when there is no difference.
         worst_feed: index of the feed with the largest absolute difference.
         tolerance: what was in force.
@@ -25,6 +28,7 @@ class OutputParity(Record):
     mean_abs: float
     mean_rel: float
     median_abs: float
+    scale: float
     cosine: float | None
     snr_db: float
     worst_feed: int

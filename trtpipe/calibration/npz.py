@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from contextlib import contextmanager
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_BLOCK = 4 << 30
-_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
+
+#: What numpy, zipfile and zlib are known to raise on damaged files.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import onnx
 
 from trtpipe.backends.worker import Report
 from trtpipe.errors import InputError
-from trtpipe.onnxfile import contract_of_proto, load_model, read_proto, save_model
+from trtpipe.onnxfile import contract_of_proto, load_model, named_dimension, read_proto, save_model
 from trtpipe.passes.graph_pass import graphs_of, node_label
 from trtpipe.stages.export import MODEL, ExportReply, OnnxRequest
 from trtpipe.stages.facts import ExportFacts
@@ -38,6 +38,7 @@ def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise InputError(f"{source}: not a valid ONNX model: {reason}", "correct the node named above") from error
     report("check", 1, 2)
+    _open_dimensions(model)
     path = Path(request.workdir) / MODEL
     names = save_model(model, path)
     facts = describe(
@@ -63,6 +64,16 @@ def refuse_unknown_operators(model: ir.Model, source: Path) -> None:
                     f"{source}: node {node_label(node)!r} uses the unknown operator {full} (opset {opset})",
                     "replace the operator, or export the model without it",
                 )
+
+
+def _open_dimensions(model: ir.Model) -> None:
+    """Write dimensions that mean "any size" in the one way all tools understand; TensorRT ties equal symbols."""
+    import onnx_ir as ir
+
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None:
+            dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+            value.shape = ir.Shape([named_dimension(dim) for dim in dims])
 
 
 def describe(model: ir.Model, exporter: str) -> ExportFacts:

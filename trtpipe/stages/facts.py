@@ -40,7 +40,7 @@ class SimplifyFacts(Record):
         simplified: whether onnxsim's result was taken.
         nodes_before, nodes_after: size of the graph.
         opset: of the result.
-        parity: input against result, on seeded random feeds.
+        parity: input against result, on two samples of the data, or seeded random ones.
         notes: what was tried and given up, and why.
     """
 

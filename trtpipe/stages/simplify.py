@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
 
 SIMPLIFIED = "simplified.onnx"
+FEEDS = "feeds.npz"
+_CHECKED_FEEDS = 2
 
 
 class SimplifyRequest(Record):
@@ -25,13 +29,16 @@ class SimplifyRequest(Record):
     Attributes:
         onnxsim: whether onnxsim may try.
         opset: least opset of the result.
-        shapes: shapes of dynamic inputs for the numerical check.
+        feeds: an ``.npz`` with real samples for the numerical check; empty for seeded random ones.
+        shapes: shapes of dynamic inputs, for random samples.
+        notes: what an earlier attempt left to say.
     """
 
     model: str
     workdir: str
     onnxsim: bool
     opset: int
+    feeds: str
     shapes: dict[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()
 
@@ -51,8 +58,8 @@ class Simplify:
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
-        """The exported model."""
-        return ("model",)
+        """The exported model, and data to check the result on."""
+        return ("model", "calibration-data", "evaluation-data")
 
     def skip(self, job: Job) -> str | None:
         """Never: even without onnxsim the opset and the types are settled here."""
@@ -77,6 +84,7 @@ class Simplify:
             workdir=str(workdir),
             onnxsim=job.simplify,
             opset=_opset(job),
+            feeds=_write_feeds(inputs, workdir),
             shapes=job.opt_shapes,
         )
         try:
@@ -85,10 +93,11 @@ class Simplify:
             if not request.onnxsim:
                 raise
             progress.warn(f"onnxsim was given up: {error.message}; the unsimplified graph goes on")
-            for leftover in workdir.iterdir():
+            for leftover in workdir.glob(f"{SIMPLIFIED}*"):
                 leftover.unlink()
             plain = request.model_copy(update={"onnxsim": False, "notes": (f"onnxsim was given up: {error.message}",)})
             reply = self._attempt(job, plain, progress)
+        (workdir / FEEDS).unlink(missing_ok=True)
         return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json")), ()
 
     def _attempt(self, job: Job, request: SimplifyRequest, progress: Progress) -> SimplifyReply:
@@ -106,6 +115,21 @@ class Simplify:
         broken = read_contract(inputs.path("model")).difference(read_contract(draft.path))
         if broken:
             raise StageError(f"simplification changed the interface: {broken}", "run again with --no-simplify")
+
+
+def _write_feeds(inputs: Inputs, workdir: Path) -> str:
+    """The first samples of the user's data, for the child process; nothing if there is no data."""
+    import numpy as np
+
+    dataset = inputs.datasets.get("evaluation-data") or inputs.datasets.get("calibration-data")
+    if dataset is None:
+        return ""
+    with closing(iter(dataset)) as samples:
+        feeds = [sample.feed for sample in islice(samples, _CHECKED_FEEDS)]
+    path = workdir / FEEDS
+    # Feeds are in the order of the model's inputs, whose names may not do as file names inside the archive.
+    np.savez(path, **{f"{i}_{j}": value for i, feed in enumerate(feeds) for j, value in enumerate(feed.values())})
+    return str(path)
 
 
 def _opset(job: Job) -> int:

@@ -22,6 +22,7 @@ from trtpipe.stages.facts import OutputDifference, SimplifyFacts
 from trtpipe.stages.simplify import SIMPLIFIED, SimplifyReply, SimplifyRequest
 
 if TYPE_CHECKING:
+    from trtpipe.artifact import IOContract
     from trtpipe.backends.base import Feed
 
 #: protobuf holds less than 2 GB, and onnxsim and the opset converter work on one protobuf.
@@ -31,7 +32,7 @@ _RELATIVE, _EQUAL_SHARE = 1e-3, 0.99
 
 
 def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
-    """Simplify, raise the opset, infer types; then compare the result with the input on seeded random feeds.
+    """Simplify, raise the opset, infer types; then compare the result with the input on real samples or random ones.
 
     Raises:
         StageError: onnxsim failed, or the result differs from the input. The caller may try again without onnxsim.
@@ -60,7 +61,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     differences, unchecked = _compare(source, path, request)
     if unchecked and onnxsim:
         raise StageError(f"its result could not be checked: {unchecked}", "run again with --no-simplify")
-    notes += [unchecked] if unchecked else []
+    notes += [unchecked] * bool(unchecked)
     facts = SimplifyFacts(
         simplified=onnxsim,
         nodes_before=nodes_before,
@@ -98,19 +99,30 @@ def _onnxsim(source: Path) -> ir.Model:
 
 
 def _compare(source: Path, result: Path, request: SimplifyRequest) -> tuple[tuple[OutputDifference, ...], str]:
-    """Differences per output, and why there are none where the input cannot be run on random feeds."""
+    """Differences per output, and why there are none where the input cannot be run."""
     settings = Settings.from_environment()
     backend = load_backend("onnxruntime")
     contract = contract_of(load_model(source))
-    feeds = [sample.feed for sample in RandomDataset(contract, request.shapes, samples=2, seed=0)]
+    feeds = _feeds(request, contract)
     try:
         with backend.open(source, settings) as runner:
             wanted = [runner.infer(feed) for feed in feeds]
     except (InputError, StageError) as error:
-        return (), f"the graph was not compared on random feeds: {error.message}"
+        return (), f"the result was not compared with its input: {error.message}"
     with backend.open(result, settings) as runner:
         found = [runner.infer(feed) for feed in feeds]
     return tuple(_difference(name, wanted, found) for name in wanted[0]), ""
+
+
+def _feeds(request: SimplifyRequest, contract: IOContract) -> list[Feed]:
+    if not request.feeds:
+        return [sample.feed for sample in RandomDataset(contract, request.shapes, samples=2, seed=0)]
+    feeds: dict[str, Feed] = {}
+    with np.load(request.feeds, allow_pickle=False) as stored:
+        for key in stored.files:
+            feed, position = key.split("_")
+            feeds.setdefault(feed, {})[contract.inputs[int(position)].name] = stored[key]
+    return list(feeds.values())
 
 
 def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDifference:

@@ -152,7 +152,7 @@ def _judged(report: ParityReport) -> ParityReport:
                 cosine = "" if output.cosine is None else f", cosine {output.cosine:.4f}"
                 reasons.append(
                     f"{comparison.artifact}: output {output.output!r} differs from {report.reference}: "
-                    f"mean {output.mean_abs:.3g}, max {output.max_abs:.3g}{cosine}"
+                    f"mean {output.mean_abs:.3g} of {output.scale:.3g}, max {output.max_abs:.3g}{cosine}"
                 )
     reference = next((value for value in report.metrics if value.artifact == report.reference), None)
     for value in report.metrics:

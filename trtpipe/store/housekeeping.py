@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from contextlib import suppress
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from trtpipe.store.entry import Entry
     from trtpipe.store.layout import Layout
+
+_ASIDE = re.compile(r"[a-z][a-z0-9_-]*-[0-9a-f]{64}-[0-9a-f]{8}")
+_FACT = re.compile(r"[0-9a-f]{64}\.json")
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,9 @@ def recent(layout: Layout, stage: str, limit: int) -> Iterator[Entry]:
 
 def total_size(layout: Layout) -> int:
     """Bytes of all entries, those set aside as corrupt included."""
-    return sum(found.size for found in _occupied(layout)) + sum(_tree_size(path) for path in _inside(layout.corrupt))
+    return sum(found.size for found in _occupied(layout)) + sum(
+        _tree_size(path) for path in _inside(layout.corrupt, _ASIDE)
+    )
 
 
 def quarantine(layout: Layout, place: Path) -> bool:
@@ -111,7 +117,7 @@ def prune(layout: Layout, max_bytes: int | None, max_age_seconds: float | None) 
     """
     removed = freed = in_use = 0
     with scratch(layout, "prune the cache") as trash:
-        for path in _inside(layout.corrupt):
+        for path in _inside(layout.corrupt, _ASIDE):
             size = _tree_size(path)
             with suppress(FileNotFoundError):  # another prune was faster
                 path.rename(trash / path.name)
@@ -133,7 +139,7 @@ def prune(layout: Layout, max_bytes: int | None, max_age_seconds: float | None) 
 def clear(layout: Layout) -> PruneReport:
     """Remove everything nobody uses at the moment: entries, corrupt ones, and small facts."""
     with scratch(layout, "clear the cache") as trash:
-        for path in _inside(layout.memo):
+        for path in _inside(layout.memo, _FACT):
             with suppress(FileNotFoundError):  # another clear was faster
                 path.rename(trash / path.name)
     return prune(layout, max_bytes=-1, max_age_seconds=None)
@@ -186,8 +192,9 @@ def _last_used(place: Path) -> float:
         return os.lstat(place).st_mtime
 
 
-def _inside(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+def _inside(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    """What the store itself has put into ``folder``; whatever else the user keeps there is left alone."""
+    return sorted(path for path in folder.glob("*") if names.fullmatch(path.name))
 
 
 def _tree_size(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trtpipe.store.layout import Layout
+
+_NAME = re.compile(r"[0-9a-f]{16}")
 
 
 @contextmanager
@@ -42,13 +45,16 @@ def scratch(layout: Layout, doing: str) -> Iterator[Path]:
 
 
 def sweep(layout: Layout) -> None:
-    """Remove the work folders of processes that are gone. A courtesy: what cannot be removed now stays."""
+    """Remove the work folders of processes that are gone. A courtesy: what cannot be removed now stays.
+
+    Only what is named and locked as :func:`scratch` does it is touched, whatever else the user keeps there.
+    """
     with suppress(OSError):
-        if not layout.tmp.is_dir() or not any(layout.tmp.iterdir()):
+        locks = [path for path in layout.tmp.glob("*.lock") if _NAME.fullmatch(path.stem)]
+        if not locks:
             return
         with try_lock(layout.removal_lock()) as ours:
-            names = {path.name.removesuffix(".lock") for path in layout.tmp.iterdir()} if ours else set()
-            for folder in (layout.tmp / name for name in names):
+            for folder in (path.with_suffix("") for path in locks if ours):
                 with try_lock(_lock_of(folder)) as orphaned:
                     if orphaned:
                         _discard(folder)

@@ -197,11 +197,12 @@ class ArtifactStore:
     def nearest(self, key: Key) -> tuple[str, ...] | None:
         """Why ``key`` is not there: dotted names of the fields in which the most similar entry differs.
 
-        Looks at the 50 most recent entries of the same stage and target; ``None`` if there is none.
+        Looks at the 50 most recent entries of the stage, and among them at those for the same target; ``None`` if
+        there is none.
         """
         with self._layout.translate("read the cache"):
             recent = housekeeping.recent(self._layout, key.stage, _MOST_NEIGHBOURS)
-            others = [entry.key for entry in recent if entry.key.target == key.target]
+            others = [entry.key for entry in recent if entry.key.target == key.target and entry.key != key]
         return min((key.differences(other) for other in others), key=len, default=None)
 
     def remember(self, name: str, value: JSON) -> None:

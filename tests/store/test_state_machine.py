@@ -100,16 +100,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.stores[which].close()
         self.stores[which] = ArtifactStore(self.folder / "cache")
 
-    @rule(orphan=st.sampled_from(["folder", "lock", "both"]))
-    def crash(self, orphan: str) -> None:
+    @rule(with_folder=st.booleans())
+    def crash(self, with_folder: bool) -> None:
         """What a killed process leaves behind is gone after the next opening."""
         tmp = self.folder / "cache" / "tmp"
         if tmp.is_dir():
-            if orphan != "lock":
-                (tmp / "0123").mkdir()
-                (tmp / "0123" / "half").write_bytes(b"half")
-            if orphan != "folder":
-                (tmp / "0123.lock").write_bytes(b"")
+            (tmp / "0123456789abcdef.lock").write_bytes(b"")
+            if with_folder:
+                (tmp / "0123456789abcdef").mkdir()
+                (tmp / "0123456789abcdef" / "half").write_bytes(b"half")
             self.reopen(0)
             assert list(tmp.iterdir()) == []
 

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from trtpipe.calibration.account import DataAccount
+from trtpipe.calibration.ranges import Ranges, clipped, derive_ranges, largest
+from trtpipe.calibration.statistics import RESOLUTION, Statistics, TensorStatistics
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+RNG = np.random.default_rng(0)
+DISTRIBUTIONS: dict[str, Callable[[int], np.ndarray]] = {
+    "normal": RNG.standard_normal,
+    "uniform": lambda n: RNG.uniform(-3, 1, n),
+    "relu": lambda n: np.maximum(RNG.standard_normal(n), 0),
+    "heavy tail": RNG.standard_cauchy,
+    "outlier": lambda n: np.append(RNG.uniform(0, 1, n - 1), 1e4),
+    "two clusters": lambda n: np.where(RNG.random(n) < 0.999, RNG.normal(1, 0.01, n), RNG.normal(500, 5, n)),
+    "tiny": lambda n: RNG.standard_normal(n) * 1e-20,
+    "huge": lambda n: RNG.standard_normal(n) * 1e30,
+    "steps": lambda n: RNG.integers(-8, 8, n) / 4,
+    "negative": lambda n: -RNG.exponential(5, n),
+    "constant": lambda n: np.full(n, -1.7),
+}
+
+
+def seen(values: np.ndarray) -> TensorStatistics:
+    statistics = TensorStatistics()
+    statistics.update(values.astype(np.float32))
+    return statistics
+
+
+def derive(values: np.ndarray, method: str = "percentile", percentile: float = 99.99) -> Ranges:
+    return derive_ranges(Statistics({"t": seen(values)}), method, percentile)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+class TestAgainstBruteForce:
+    @pytest.mark.parametrize("count", [2, 37, 1000, 200_000])
+    @pytest.mark.parametrize("percentile", [51, 90, 99, 99.9, 99.99, 99.9999, 100])
+    def test_percentile(self, name: str, count: int, percentile: float) -> None:
+        x = DISTRIBUTIONS[name](count).astype(np.float32)
+        exact = float(np.percentile(np.abs(x).astype(np.float64), percentile))
+        found = clipped(seen(x), percentile)
+        assert abs(found - exact) <= RESOLUTION * exact
+        assert found <= float(np.abs(x).max())
+
+    def test_max(self, name: str) -> None:
+        x = DISTRIBUTIONS[name](5000).astype(np.float32)
+        assert largest(seen(x), 50) == float(np.abs(x).max())
+
+
+class TestResolution:
+    def test_smooth_distributions_do_far_better_than_the_bound(self) -> None:
+        x = np.random.default_rng(1).standard_normal(1_000_000).astype(np.float32)
+        for percentile in (60, 90, 99, 99.9):
+            exact = np.percentile(np.abs(x), percentile)
+            assert abs(clipped(seen(x), percentile) - exact) <= 0.05 * RESOLUTION * exact
+
+    def test_no_error_for_one_magnitude_and_at_a_hundred(self) -> None:
+        assert clipped(seen(np.full(1000, 1.7)), 60) == float(np.float32(1.7))
+        x = np.random.default_rng(1).standard_normal(999).astype(np.float32)
+        assert clipped(seen(x), 100) == float(np.abs(x).max())
+
+    def test_subnormal_magnitudes_have_an_absolute_bound(self) -> None:
+        x = np.random.default_rng(1).uniform(0, 1e-38, 1000).astype(np.float32)
+        for percentile in (51, 75, 99):
+            assert abs(clipped(seen(x), percentile) - np.percentile(x.astype(float), percentile)) <= 2.0**-133
+
+
+class TestDerive:
+    def test_max_and_percentile(self) -> None:
+        x = np.append(np.linspace(-1, 1, 99_999), 1000.0)
+        by_max, by_percentile = derive(x, "max"), derive(x, percentile=99.9)
+        assert by_max.tensors["t"].amax == 1000
+        assert by_percentile.tensors["t"].amax == pytest.approx(1, rel=RESOLUTION)
+        assert (by_max.percentile, by_percentile.percentile) == (None, 99.9)
+        assert {by_max.tensors["t"].method, by_percentile.tensors["t"].method} == {"max", "percentile"}
+        assert (by_max.tensors["t"].minimum, by_max.tensors["t"].maximum) == (-1, 1000)
+
+    def test_amax_is_a_float32_value(self) -> None:
+        amax = derive(np.random.default_rng(0).standard_normal(1000), percentile=77).tensors["t"].amax
+        assert float(np.float32(amax)) == amax
+
+    def test_a_tensor_of_zeros_has_amax_0_and_says_so(self) -> None:
+        for method in ("max", "percentile"):
+            found = derive(np.zeros(10), method).tensors["t"]
+            assert (found.amax, found.note) == (0, "always 0")
+
+    @pytest.mark.parametrize("rare", [3.0, -3.0, 1e-45])
+    def test_a_tensor_that_is_mostly_zero_is_never_clipped_to_nothing(self, rare: float) -> None:
+        x = np.zeros(1_000_000)
+        x[:5] = rare
+        found = derive(x, percentile=99.99).tensors["t"]
+        assert found.amax == abs(float(np.float32(rare)))
+        assert "more than 99.99 % of the values are 0" in found.note
+
+    def test_zeros_count_as_values(self) -> None:
+        x = np.concatenate([np.zeros(9000), np.linspace(1, 2, 1000)])
+        assert derive(x, percentile=95).tensors["t"].amax == pytest.approx(np.percentile(x, 95), rel=RESOLUTION)
+
+    def test_unusable_statistics_are_refused_by_name(self) -> None:
+        with pytest.raises(InputError, match="tensor 't' held no values"):
+            derive(np.zeros(0))
+        with pytest.raises(InputError, match="tensor 't' held NaN or infinity 2 times"):
+            derive(np.array([1, np.nan, np.inf]))
+
+    def test_batch_size_and_order_change_no_byte(self) -> None:
+        rng = np.random.default_rng(2)
+        x = rng.standard_cauchy((60, 500)).astype(np.float32)
+        texts = set()
+        for batch in (1, 2, 3, 60):
+            statistics = Statistics.empty(["t"])
+            for part in np.split(x[rng.permutation(60)], 60 // batch):
+                statistics.update({"t": part})
+            texts.add(derive_ranges(statistics, "percentile", 99.9).to_json())
+        assert len(texts) == 1
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    statistics = Statistics({"b": seen(np.arange(5.0)), "a": seen(np.zeros(3))})
+    statistics.accounts = (DataAccount(source="d", samples=5, feeds=5, digest="0" * 64, inputs={}),)
+    ranges = derive_ranges(statistics, "percentile", 99.5)
+    ranges.write(tmp_path / "ranges.json")
+    assert Ranges.read(tmp_path / "ranges.json") == ranges
+    assert (ranges.samples, list(ranges.tensors)) == (5, ["a", "b"])
+    text = (tmp_path / "ranges.json").read_text()
+    for old, new in (('"amax": 0.0', '"amax": -1.0'), ('"schema_version": 1', '"schema_version": 2')):
+        assert old in text
+        (tmp_path / "bad.json").write_text(text.replace(old, new))
+        with pytest.raises(InputError, match=r"bad\.json"):
+            Ranges.read(tmp_path / "bad.json")

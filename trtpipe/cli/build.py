@@ -1,0 +1,45 @@
+"""``trtpipe build``: the whole pipeline."""
+
+from __future__ import annotations
+
+import click
+
+from trtpipe.cli import options
+from trtpipe.cli.results import finish, show_plan
+from trtpipe.cli.session import Session
+
+
+@click.command()
+@click.argument("source")
+@options.out_option
+@options.precision_options
+@options.profile_file_option
+@options.calibration_options("--calib-data", "--calib-samples", "--calib-method")
+@options.evaluation_options("--eval-data")
+@options.target_options
+@options.shape_options
+@options.keep_option
+@options.builder_options
+@options.latency_options
+@options.tolerance_options
+@options.export_options
+@options.session_option("--no-simplify", store=options.setter("simplify", False), is_flag=True, help="Leave onnxsim out.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and because of what.")
+@options.json_option
+@options.common_options
+@options.pass_session
+def command(session: Session, source: str, dry_run: bool) -> int:
+    """Build verified engines from SOURCE: model.onnx, model.pt2, file.py:factory or package.module:factory.
+
+    Options override the files given with --profile and --calib, which override the defaults. OUT becomes a folder with
+    every artifact from the exported model to the engines; it changes only when all of them have been made. A bundle
+    that fails a gate goes to OUT.rejected.
+    """
+    import trtpipe
+
+    with session.listening() as progress:
+        job = session.job(progress, source)
+        if dry_run:
+            return show_plan(session, trtpipe.plan(job, progress))
+        result = trtpipe.build(job, session.output, progress)
+    return finish(session, "build", result)

@@ -1,0 +1,140 @@
+"""Progress as plain lines: for pipes, for CI logs and for the log file."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from trtpipe.cli.text import complain, printable
+from trtpipe.errors import InputError
+from trtpipe.units import format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from trtpipe.progress import Progress
+
+#: Seconds between two signs of life of one phase: often enough for a CI that kills silent jobs.
+_HEARTBEAT = 10.0
+#: How a step's outcome reads.
+OUTCOMES = {"hit": "from the cache", "built": "built", "failed": "FAILED"}
+
+
+class Lines:
+    """Writes one line for each thing worth knowing.
+
+    Args:
+        write: takes one line.
+        verbosity: below 0 only warnings; above 0 also a line for every phase.
+    """
+
+    def __init__(self, write: Callable[[str], None], verbosity: int = 0) -> None:
+        self._write = write
+        self._verbosity = verbosity
+        self._step = ""
+        self._phase = ""
+        self._started = self._spoke = time.monotonic()
+
+    def begin(self, step: str) -> None:
+        """Remember the step; what comes from the cache needs no line for its beginning."""
+        self._step, self._phase = step, ""
+        self._started = self._spoke = time.monotonic()
+
+    def advance(self, phase: str, done: int, total: int | None) -> None:
+        """A line when work on the step really begins, and one every few seconds after that."""
+        now = time.monotonic()
+        first = not self._phase
+        new = phase != self._phase
+        self._phase = phase
+        if first or (new and self._verbosity > 0) or now - self._spoke >= _HEARTBEAT:
+            self._spoke = now
+            self._say(f"{self._step}: {printable(phase)}{_count(done, total)}")
+
+    def note(self, message: str) -> None:
+        """One line."""
+        self._say(f"note: {printable(message)}")
+
+    def warn(self, message: str) -> None:
+        """One line."""
+        self._write(f"warning: {printable(message)}")
+
+    def end(self, step: str, outcome: str) -> None:
+        """One line, with the time it took."""
+        took = "" if outcome == "hit" else f" in {format_seconds(time.monotonic() - self._started)}"
+        self._say(f"{step}: {OUTCOMES.get(outcome, outcome)}{took}")
+
+    def _say(self, line: str) -> None:
+        if self._verbosity >= 0:
+            self._write(line)
+
+
+class Several:
+    """Passes everything on to several listeners."""
+
+    def __init__(self, listeners: Sequence[Progress]) -> None:
+        self._listeners = tuple(listeners)
+
+    def begin(self, step: str) -> None:
+        """To all."""
+        for listener in self._listeners:
+            listener.begin(step)
+
+    def advance(self, phase: str, done: int, total: int | None) -> None:
+        """To all."""
+        for listener in self._listeners:
+            listener.advance(phase, done, total)
+
+    def note(self, message: str) -> None:
+        """To all."""
+        for listener in self._listeners:
+            listener.note(message)
+
+    def warn(self, message: str) -> None:
+        """To all."""
+        for listener in self._listeners:
+            listener.warn(message)
+
+    def end(self, step: str, outcome: str) -> None:
+        """To all."""
+        for listener in self._listeners:
+            listener.end(step, outcome)
+
+
+class LogFile:
+    """A file that is added to, one line at a time, each with its time.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._stream = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        except OSError as error:
+            raise InputError(f"--log-file {path}: {error.strerror}", "give a file in an existing folder") from error
+        self._path = path
+
+    def write(self, line: str) -> None:
+        """Add ``line``; a log that cannot be written any more ends, but never ends the work."""
+        if self._stream.closed:
+            return
+        try:
+            self._stream.write(f"{datetime.now().astimezone().isoformat(timespec='milliseconds')} {line}\n")
+        except OSError as error:
+            complain(f"warning: {printable(str(self._path))}: the log ends here: {error.strerror}")
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; what cannot be flushed is lost."""
+        try:
+            self._stream.close()
+        except OSError:
+            complain(f"warning: {printable(str(self._path))}: the end of the log could not be written")
+
+
+def _count(done: int, total: int | None) -> str:
+    if total:
+        return f" {done} of {total} ({100 * done // total} %)"
+    return f" {done}" if done else ""

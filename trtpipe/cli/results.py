@@ -1,0 +1,162 @@
+"""What a run made, as a table for people or as one JSON document; and the exit code that follows from it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trtpipe.cli.tables import line, table
+from trtpipe.cli.text import emit, printable
+from trtpipe.errors import BuildError
+from trtpipe.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from trtpipe import Artifact, BuildResult, Step
+    from trtpipe.cli.session import Session
+    from trtpipe.report.verdict import Verdict
+
+ACCURACY_FAILED = 3
+LATENCY_FAILED = 4
+_STATES = {"hit": "cached", "skipped": "skipped", "failed": "FAILED"}
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """The one document that ``--json`` promises."""
+    emit(json.dumps(document, indent=2))
+
+
+def finish(session: Session, command: str, result: BuildResult, following: Sequence[str] = ()) -> int:
+    """Print what was made, and give the exit code.
+
+    Args:
+        command: its name.
+        following: the command people usually need next; by default the right ``inspect``.
+    """
+    session.out = None  # an interruption can no longer spoil it
+    verdicts = result.verdicts
+    code = exit_code(result)
+    if session.json:
+        print_json(
+            {
+                "command": command,
+                "exit_code": code,
+                "passed": code == 0,
+                "out": None if result.out is None else str(result.out),
+                "steps": [_step_document(step, result.out) for step in result.steps],
+                "verdicts": [verdict.to_dict() for verdict in verdicts],
+                "parity": None if result.parity is None else result.parity.to_dict(),
+                "latency": None if result.latency is None else result.latency.to_dict(),
+            }
+        )
+        return code
+    emit(_steps_table(result.steps, verdicts, detailed=session.verbosity > 0))
+    emit(line(_conclusion(result, verdicts)))
+    if result.out is not None:
+        emit(f"result: {printable(str(result.out))}")
+    if words := following if code == 0 and following else _inspection(result):
+        emit(f"next:   {printable(shlex.join(words))}")
+    return code
+
+
+def show_plan(session: Session, steps: Sequence[Step]) -> int:
+    """Print what would be done."""
+    if session.json:
+        print_json(
+            {
+                "command": "build",
+                "dry_run": True,
+                "exit_code": 0,
+                "steps": [_step_document(step, None) for step in steps],
+            }
+        )
+        return 0
+    rows = [(step.label, "cached" if step.state == "hit" else step.state, step.because) for step in steps]
+    emit(table(("step", "state", "because"), rows))
+    return 0
+
+
+def exit_code(result: BuildResult) -> int:
+    """0, or the code of the worst thing that happened."""
+    if result.failed:
+        return BuildError.exit_code
+    if not result.accurate:
+        return ACCURACY_FAILED
+    return 0 if result.fast else LATENCY_FAILED
+
+
+def _steps_table(steps: Sequence[Step], verdicts: Sequence[Verdict], *, detailed: bool) -> str:
+    by_stage = {{"accuracy": "verify", "latency": "measure"}[verdict.gate]: verdict for verdict in verdicts}
+    rows = []
+    for step in steps:
+        artifact = step.artifact
+        row = [
+            step.label,
+            "" if artifact is None else artifact.files[0].name,
+            "" if artifact is None else format_bytes(artifact.size),
+            _STATES.get(step.state) or format_seconds(step.seconds),
+            _remark(step, by_stage.get(step.label)),
+        ]
+        rows.append([*row, step.because, step.key[:12]] if detailed else row)
+    headers = ["stage", "artifact", "size", "time", "verdict", *(["because", "key"] if detailed else [])]
+    return table(headers, rows, right=("size", "time"))
+
+
+def _remark(step: Step, verdict: Verdict | None) -> str:
+    if step.state in ("skipped", "failed"):
+        return step.because
+    if verdict is None:
+        return ""
+    word = {True: "PASSED ", False: "FAILED ", None: ""}[verdict.passed]
+    return word + verdict.summary.replace("; ", "\n")
+
+
+def _conclusion(result: BuildResult, verdicts: Sequence[Verdict]) -> str:
+    word = "PASSED" if exit_code(result) == 0 else "FAILED"
+    parts = [f"{verdict.gate} {_GATES[verdict.passed]}" for verdict in verdicts]
+    if result.failed:
+        parts.insert(0, "not built: " + ", ".join(step.label.removeprefix("compile ") for step in result.failed))
+    return " | ".join([word, *(parts or ["made " + ", ".join(a.files[0].name for a in result.artifacts)])])
+
+
+_GATES = {True: "holds", False: "does not hold", None: "not judged"}
+
+
+def _inspection(result: BuildResult) -> list[str]:
+    """The command that shows the most telling file of what was written."""
+    if result.out is None:
+        return []
+    kinds = {artifact.kind: artifact for artifact in result.artifacts}
+    wanted = "parity" if not result.accurate else "latency" if not result.fast else "manifest"
+    artifact = kinds.get(wanted) or (result.artifacts[0] if result.artifacts else None)
+    return [] if artifact is None else ["trtpipe", "inspect", str(_published(artifact, result.out))]
+
+
+def _published(artifact: Artifact, out: Path) -> Path:
+    return out / artifact.files[0].name if out.is_dir() else out
+
+
+def _step_document(step: Step, out: Path | None) -> dict[str, Any]:
+    stage, _, target = step.label.partition(" ")
+    return {
+        "stage": stage,
+        "target": target or None,
+        "state": step.state,
+        "because": step.because,
+        "seconds": step.seconds,
+        "key": step.key or None,
+        "artifact": None if step.artifact is None else _artifact_document(step.artifact, out),
+    }
+
+
+def _artifact_document(artifact: Artifact, out: Path | None) -> dict[str, Any]:
+    return {
+        "label": artifact.label,
+        "digest": artifact.digest,
+        "size": artifact.size,
+        "path": None if out is None else str(_published(artifact, out)),
+        "files": [entry.to_dict() for entry in artifact.files],
+    }

@@ -1,0 +1,122 @@
+"""One invocation: what all its options add up to."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from trtpipe.cli.listeners import Lines, LogFile, Several
+from trtpipe.cli.overrides import Override, combined_shapes, profile_of, recipe_of
+from trtpipe.cli.text import complain
+from trtpipe.errors import InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from trtpipe.job import Job
+    from trtpipe.profile import DeploymentProfile
+    from trtpipe.progress import Progress
+    from trtpipe.settings import Settings
+
+
+@dataclass
+class Session:
+    """Filled by the options while Click reads the command line, then asked by the command.
+
+    Attributes:
+        verbosity: -1 quiet, 0 normal, 1 verbose.
+        out: where the result goes; ``None`` if nowhere (or no longer in danger).
+        shapes: shape option -> what it was given, each time it was used.
+    """
+
+    debug: bool = False
+    json: bool = False
+    verbosity: int = 0
+    cache_dir: Path | None = None
+    log: LogFile | None = None
+    out: Path | None = None
+    profile_file: Path | None = None
+    recipe_file: Path | None = None
+    simplify: bool = True
+    allow_random: bool = False
+    profile_overrides: list[Override] = field(default_factory=list)
+    recipe_overrides: list[Override] = field(default_factory=list)
+    shapes: dict[str, list[dict[str, tuple[int, ...]]]] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Path:
+        """``out``, where the command requires one."""
+        if self.out is None:
+            raise InternalError("a command without -o asked for its output")
+        return self.out
+
+    @property
+    def settings(self) -> Settings:
+        """The environment's settings, with ``--cache-dir``."""
+        from trtpipe import Settings
+
+        settings = Settings.from_environment()
+        return settings if self.cache_dir is None else replace(settings, cache_dir=self.cache_dir)
+
+    @property
+    def profile(self) -> DeploymentProfile:
+        """The deployment profile: options, over the file, over the defaults."""
+        overrides = list(self.profile_overrides)
+        if profiles := combined_shapes(self.shapes):
+            overrides.append(Override(("shapes",), tuple(profiles), " ".join(self.shapes)))
+        return profile_of(self.profile_file, overrides)
+
+    def job(self, progress: Progress, source: str | None = None, *, engines: bool = True) -> Job:
+        """The job that the options describe.
+
+        Args:
+            engines: whether engines are built or run; without, no back-end is needed.
+        """
+        import trtpipe
+
+        return trtpipe.make_job(
+            source,
+            profile=self.profile,
+            recipe=recipe_of(self.recipe_file, self.recipe_overrides),
+            settings=self.settings,
+            simplify=self.simplify,
+            allow_random=self.allow_random,
+            progress=progress,
+            engines=engines,
+        )
+
+    def learn(self, path: Path) -> bool:
+        """Take over what ``path`` (and, for a plan, the lowered graph beside it) says of itself: precision, back-end
+        and target. That is stronger than the profile's file, and weaker than an option.
+
+        Returns:
+            Whether it is an engine.
+        """
+        import trtpipe
+
+        found = trtpipe.inspect(path)
+        facts: dict[str, object] = {}
+        engine = found.kind == "engine"
+        if found.flavour:
+            facts |= {"backend": found.flavour, "targets": found.targets}
+        if engine and (lowered := path.with_name("lowered.onnx")).is_file():
+            found = trtpipe.inspect(lowered)
+        if found.lowered is not None:
+            facts["precision"] = found.lowered.precision
+        self.profile_overrides[:0] = [Override((key,), value, str(path)) for key, value in facts.items()]
+        return engine
+
+    @contextmanager
+    def listening(self) -> Iterator[Progress]:
+        """A listener on standard error, fit for what that is, and on the log file."""
+        others = [] if self.log is None else [Lines(self.log.write, verbosity=1)]
+        if self.verbosity >= 0 and sys.stderr.isatty():
+            from trtpipe.cli.live import Live
+
+            with Live() as live:
+                yield Several([live, *others])
+        else:
+            yield Several([Lines(complain, self.verbosity), *others])
