@@ -17,6 +17,7 @@ from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable, publish_file, publish_folder
 from trtpipe.recipe import CalibrationRecipe
 from trtpipe.report.manifest import Manifest
+from trtpipe.report.verdict import Verdict, verdicts
 from trtpipe.settings import Settings
 from trtpipe.source import ModuleSource, Source, parse_source
 from trtpipe.target import find_target
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Artifact
     from trtpipe.stages.stage import Stage
+    from trtpipe.target import Target
 
 SourceLike: TypeAlias = "str | Path | tuple[object, tuple[object, ...]]"
 
@@ -71,6 +73,11 @@ class BuildResult:
         return tuple(step for step in self.steps if step.state == "failed")
 
     @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One for every gate that has a report."""
+        return verdicts(self.parity, self.latency)
+
+    @property
     def manifest(self) -> Manifest | None:
         """The index of the bundle, where one was made."""
         artifact = next((artifact for artifact in self.artifacts if artifact.kind == "manifest"), None)
@@ -86,6 +93,7 @@ def make_job(
     simplify: bool = True,
     allow_random: bool = False,
     progress: Progress | None = None,
+    engines: bool = True,
 ) -> Job:
     """Resolve what a user asked for: the source, the back-end, the targets.
 
@@ -98,6 +106,7 @@ def make_job(
         simplify: whether onnxsim may rewrite the graph.
         allow_random: whether calibration may use seeded random data where none is given.
         progress: told which back-end and targets were chosen and why.
+        engines: whether engines will be built or run; without, no back-end has to be installed.
 
     Raises:
         InputError: the source is none of these, or a target is unknown.
@@ -106,12 +115,7 @@ def make_job(
     listener = progress or Silent()
     profile = profile or DeploymentProfile()
     settings = settings or Settings.from_environment()
-    backend, why = choose_backend(profile.backend)
-    listener.note(f"backend {backend}: {why}")
-    targets = tuple(find_target(name) for name in dict.fromkeys(profile.targets))
-    if not targets:
-        targets, why = default_targets(backend)
-        listener.note(f"targets {', '.join(map(str, targets))}: {why}")
+    backend, targets = _engines(profile, listener) if engines else ("null", ())
     return Job(
         source=_source(source),
         profile=profile,
@@ -257,6 +261,18 @@ def _run(
             latency=LatencyReport.read(made["latency"].path) if "latency" in made else None,
         )
         return replace(result, out=publish(result))
+
+
+def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:
+    """The back-end and the targets, those the user left open with the reason for the choice."""
+    backend, why = choose_backend(profile.backend)
+    if profile.backend == "auto":
+        listener.note(f"backend {backend}: {why}")
+    targets = tuple(find_target(name) for name in dict.fromkeys(profile.targets))
+    if not targets:
+        targets, why = default_targets(backend)
+        listener.note(f"targets {', '.join(map(str, targets))}: {why}")
+    return backend, targets
 
 
 def _source(source: SourceLike | None) -> Source | None:

@@ -26,7 +26,8 @@ def test_killed_at_any_step_the_store_holds_old_or_new_and_works_on() -> None:
 def test_whatever_call_fails_the_cause_is_named_and_nothing_is_lost() -> None:
     for result in drive("error").values():
         assert result["wrong"] == []
-        assert set(result["statuses"]) == {0, 3}  # 0: a courtesy such as the time stamp failed
+        assert 3 in result["statuses"]
+        assert set(result["statuses"]) <= {0, 3}  # 0: a courtesy failed, such as the time stamp
 
 
 def test_eight_processes_build_a_key_once_and_a_killed_builder_blocks_nobody() -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.store import ArtifactStore
-from trtpipe.store.layout import Layout, claim, is_at, share, try_lock
 
 if TYPE_CHECKING:
     from trtpipe.store import Key
@@ -117,39 +116,3 @@ def test_the_entry_of_a_planted_file_is_not_used(store: ArtifactStore, key: Key,
     artifact = build(store, key)
     os.chown(artifact.path, 65534, 65534)
     assert store.lookup(key) is None
-
-
-def test_a_record_with_readers_cannot_be_claimed(tmp_path: Path) -> None:
-    path = tmp_path / "record"
-    path.write_bytes(b"")
-    reader, second, remover = (os.open(path, os.O_RDWR) for _ in range(3))
-    share(reader)
-    share(second)
-    assert not claim(remover)
-    os.close(reader)
-    assert not claim(remover)
-    os.close(second)
-    assert claim(remover)
-    os.close(remover)
-
-
-def test_is_at_notices_a_replaced_file(tmp_path: Path) -> None:
-    path = tmp_path / "record"
-    path.write_bytes(b"")
-    handle = os.open(path, os.O_RDONLY)
-    assert is_at(handle, path)
-    (tmp_path / "new").write_bytes(b"")
-    (tmp_path / "new").replace(path)
-    assert not is_at(handle, path)
-    path.unlink()
-    assert not is_at(handle, path)
-    os.close(handle)
-
-
-def test_try_lock_does_not_wait(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
-    (tmp_path / "locks").mkdir()
-    with try_lock(layout.key_lock("a")) as first, try_lock(layout.key_lock("a")) as second:
-        assert (first, second) == (True, False)
-    with try_lock(layout.key_lock("a")) as again:
-        assert again

@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_made_leaves_nothing(
         def refuse(path: object, *args: object, **options: object) -> None:
             raise OSError(code, os.strerror(code), str(path))
 
-        patched.setattr(os, "mkdir", refuse)
+        patched.setattr(Path, "mkdir", refuse)
         with pytest.raises(EnvironmentLacks, match="make a work folder"), store.workdir():
             pass
     assert list((store.root / "tmp").iterdir()) == []

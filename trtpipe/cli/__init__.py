@@ -1,1 +1,5 @@
-"""The command line: one command, one file, one call to the public API."""
+"""The command line: one command, one file, one call of the public API."""
+
+from trtpipe.cli.app import main
+
+__all__ = ["main"]

@@ -13,7 +13,7 @@ from trtpipe.errors import BuildError
 from trtpipe.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from trtpipe import Artifact, BuildResult, Step
     from trtpipe.cli.session import Session
@@ -77,6 +77,16 @@ def show_plan(session: Session, steps: Sequence[Step]) -> int:
     rows = [(step.label, "cached" if step.state == "hit" else step.state, step.because) for step in steps]
     emit(table(("step", "state", "because"), rows))
     return 0
+
+
+def beside(result: BuildResult) -> Callable[..., str]:
+    """Names of files in the folder of the result; without a name, of the result itself."""
+    made = Path() if result.out is None else _published(result.artifacts[0], result.out)
+
+    def named(name: str | None = None) -> str:
+        return str(made if name is None else made.with_name(name))
+
+    return named
 
 
 def exit_code(result: BuildResult) -> int:

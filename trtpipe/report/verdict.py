@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from trtpipe.artifact import Record
+
+if TYPE_CHECKING:
+    from trtpipe.accuracy.reports import ParityReport
+    from trtpipe.latency.reports import Latency, LatencyReport
 
 
 class Verdict(Record):
@@ -17,3 +23,37 @@ class Verdict(Record):
     gate: str
     passed: bool | None
     summary: str
+
+
+def verdicts(parity: ParityReport | None, latency: LatencyReport | None) -> tuple[Verdict, ...]:
+    """The verdicts of the gates that have a report."""
+    return (
+        *(() if parity is None else (accuracy_verdict(parity),)),
+        *(() if latency is None else (latency_verdict(latency),)),
+    )
+
+
+def accuracy_verdict(report: ParityReport) -> Verdict:
+    """The accuracy gate in one line."""
+    if report.reasons:
+        return Verdict(gate="accuracy", passed=False, summary="; ".join(report.reasons))
+    if report.metrics:
+        figures = ", ".join(f"{value.artifact} {value.value:.4f}" for value in report.metrics)
+        return Verdict(
+            gate="accuracy", passed=True, summary=f"{report.metrics[0].metric} on {report.samples} samples: {figures}"
+        )
+    kind = "synthetic" if report.synthetic else "real"
+    return Verdict(gate="accuracy", passed=True, summary=f"outputs agree on {report.samples} {kind} samples")
+
+
+def latency_verdict(report: LatencyReport) -> Verdict:
+    """The latency gate in one line; only a GPU's figures are judged, and only against a budget."""
+    judged = report.max_p99 is not None and any(figure.on_gpu for figure in report.measurements)
+    budget = f"; allowed is a p99 of {report.max_p99:.3g} ms" if judged else ""
+    figures = ", ".join(map(_figures, report.measurements))
+    return Verdict(gate="latency", passed=report.passed if judged else None, summary=figures + budget)
+
+
+def _figures(figure: Latency) -> str:
+    where = figure.runner if figure.on_gpu else f"{figure.runner}, not a GPU latency"
+    return f"{figure.artifact} median {figure.median:.3g} ms, p99 {figure.p99:.3g} ms ({where})"

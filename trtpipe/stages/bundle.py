@@ -13,7 +13,7 @@ from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.profile import CALIBRATED
 from trtpipe.report.manifest import Manifest, ManifestEntry
-from trtpipe.report.verdict import Verdict
+from trtpipe.report.verdict import Verdict, verdicts
 from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
 from trtpipe.toolchain import versions
 
@@ -70,7 +70,7 @@ class Bundle:
                 ManifestEntry(label=label, digest=artifact.digest, key=inputs.keys.get(label, ""), files=artifact.files)
                 for label, artifact in inputs.artifacts.items()
             ),
-            verdicts=verdicts(inputs),
+            verdicts=_verdicts(inputs),
             notes=_notes(inputs),
         )
         manifest.write(workdir / MANIFEST)
@@ -83,37 +83,11 @@ class Bundle:
             raise StageError(f"{MANIFEST} misses {sorted(missing)}", "report this as a bug")
 
 
-def verdicts(inputs: Inputs) -> tuple[Verdict, ...]:
+def _verdicts(inputs: Inputs) -> tuple[Verdict, ...]:
     """The verdicts of the accuracy and the latency gate, where they were judged."""
-    found = []
-    if "parity" in inputs.artifacts:
-        found.append(accuracy_verdict(ParityReport.read(inputs.path("parity"))))
-    if "latency" in inputs.artifacts:
-        found.append(latency_verdict(LatencyReport.read(inputs.path("latency"))))
-    return tuple(found)
-
-
-def accuracy_verdict(report: ParityReport) -> Verdict:
-    """The accuracy gate in one line."""
-    if report.reasons:
-        return Verdict(gate="accuracy", passed=False, summary="; ".join(report.reasons))
-    if report.metrics:
-        figures = ", ".join(f"{value.artifact} {value.value:.4f}" for value in report.metrics)
-        return Verdict(
-            gate="accuracy", passed=True, summary=f"{report.metrics[0].metric} on {report.samples} samples: {figures}"
-        )
-    kind = "synthetic" if report.synthetic else "real"
-    return Verdict(gate="accuracy", passed=True, summary=f"outputs agree on {report.samples} {kind} samples")
-
-
-def latency_verdict(report: LatencyReport) -> Verdict:
-    """The latency gate in one line."""
-    figures = ", ".join(
-        f"{figure.artifact} median {figure.median:.3g} ms, p99 {figure.p99:.3g} ms ({figure.runner})"
-        for figure in report.measurements
-    )
-    judged = any(figure.on_gpu for figure in report.measurements)
-    return Verdict(gate="latency", passed=report.passed if judged else None, summary=figures)
+    parity = ParityReport.read(inputs.path("parity")) if "parity" in inputs.artifacts else None
+    latency = LatencyReport.read(inputs.path("latency")) if "latency" in inputs.artifacts else None
+    return verdicts(parity, latency)
 
 
 def _source(job: Job) -> str:

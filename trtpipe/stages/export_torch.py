@@ -45,7 +45,7 @@ def export_program(request: TorchRequest, report: Report) -> ExportReply:
         StageError: the program cannot be exported, or the exported graph differs from PyTorch.
     """
     report("load", 0, None)
-    with Reading() as reading:
+    with Reading(Path(request.workdir)) as reading:
         if request.function:
             program, examples = _call_factory(request.module, request.function)
         else:

@@ -11,15 +11,21 @@ from typing import Any
 
 import trtpipe
 
+_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/lib/", "/usr/share/")
+
 
 class Reading:
     """Records, while entered, every regular file that Python code or safetensors opens for reading, and every module
-    that is imported, leaving out the interpreter, installed packages and trtpipe itself.
+    that is imported, leaving out the system, the interpreter, installed packages and trtpipe itself.
 
     Audit hooks cannot be removed, so this belongs into a child process of its own.
+
+    Args:
+        own: a folder whose files do not count, because the work itself writes and reads them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own: Path) -> None:
+        self._own = own
         self._opened: set[str] = set()
         self._active = False
         self._before: set[str] = set()
@@ -38,7 +44,7 @@ class Reading:
         """The files, as absolute paths."""
         modules = {getattr(sys.modules.get(name), "__file__", None) for name in set(sys.modules) - self._before}
         found = {_real(path) for path in (*self._opened, *modules) if path}
-        outside = _installed_roots()
+        outside = (*_installed_roots(), self._own, self._own.resolve())
         return tuple(sorted(str(p) for p in found if p is not None and not any(p.is_relative_to(r) for r in outside)))
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
@@ -70,7 +76,7 @@ def _announce_safetensors() -> None:
 def _real(path: str) -> Path | None:
     """The file itself, or ``None`` if there is none (any more), or it is a device or kernel file."""
     found = Path(path)
-    if str(found).startswith(("/proc/", "/sys/", "/dev/")) or not found.is_file():
+    if str(found).startswith(_SYSTEM) or not found.is_file():
         return None
     return found
 

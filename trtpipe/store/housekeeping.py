@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from trtpipe.errors import StoreCorrupt
 from trtpipe.store.entry import RECORD, Stored, check_entry, read_entry
 from trtpipe.store.files import make_folder, open_plain
-from trtpipe.store.layout import claim, try_lock
+from trtpipe.store.locks import claim, locked, try_locked
 from trtpipe.store.scratch import scratch
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def quarantine(layout: Layout, place: Path) -> bool:
     Another process may have moved it already, and built a good one since: hence the second look under the lock.
     """
     layout.create()
-    with layout.removal_lock():
+    with locked(layout.removal_lock):
         if not os.path.lexists(place) or _is_sound(place):
             return False
         make_folder(layout.corrupt)
@@ -148,7 +148,7 @@ def clear(layout: Layout) -> PruneReport:
 def _remove(layout: Layout, occupied: _Occupied, trash: Path) -> bool:
     """Move one entry to ``trash`` unless it is being built, read, or was used since it was listed."""
     place = occupied.place
-    with layout.removal_lock(), try_lock(layout.key_lock(place.name)) as unbuilt:
+    with locked(layout.removal_lock), try_locked(layout.key_lock(place.name)) as unbuilt:
         if not os.path.lexists(place):  # another prune was faster
             return True
         if not unbuilt or _last_used(place) != occupied.last_used:

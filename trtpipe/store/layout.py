@@ -6,7 +6,7 @@
       v1/<stage>/<digest[:2]>/<digest>/              entries: only ever renamed into place or out of it, whole
       tmp/<id>/ and <id>.lock                        private work folders; an unlocked one is an orphan
       locks/<digest>.lock                            one builder per key
-      locks/removal.lock                             one process at a time takes entries or orphans away
+      locks/removal.lock                             one process at a time takes entries away
       corrupt/<stage>-<digest>-<id>/                 entries that failed their check, for a look at them
       memo/<sha256 of name>.json                     small facts
 
@@ -17,7 +17,6 @@ an entry needs that lock alone.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import stat
@@ -25,8 +24,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from filelock import FileLock, Timeout
 
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.oserrors import translate_os_errors
@@ -123,51 +120,15 @@ class Layout:
                 raise _unusable(self.root, "other users can write to it", f"chmod go-w {self.root}, or ")
             self.root.chmod(0o700)
 
-    def key_lock(self, digest: str) -> FileLock:
-        """The lock of the one builder of a key. The file stays: removing it would let two waiters hold it."""
-        return FileLock(self.locks / f"{digest}.lock")
+    def key_lock(self, digest: str) -> Path:
+        """The lock of the one builder of a key."""
+        return self.locks / f"{digest}.lock"
 
-    def removal_lock(self) -> FileLock:
-        """The right to take entries and orphans away."""
-        return FileLock(self.locks / "removal.lock")
+    @property
+    def removal_lock(self) -> Path:
+        """The lock that is the right to take entries away."""
+        return self.locks / "removal.lock"
 
 
 def _unusable(root: Path, why: str, first: str = "") -> EnvironmentLacks:
     return EnvironmentLacks(f"cannot use the cache {root}: {why}", f"{first}{_ELSEWHERE}")
-
-
-@contextmanager
-def try_lock(lock: FileLock) -> Iterator[bool]:
-    """Take ``lock`` if nobody holds it; yields whether that worked."""
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-def share(handle: int) -> None:
-    """Join the readers of an open record; ends when the handle is closed, at the latest with the process."""
-    fcntl.flock(handle, fcntl.LOCK_SH)
-
-
-def claim(handle: int) -> bool:
-    """Become the only holder of an open record, unless somebody reads the entry: then ``False``."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def is_at(handle: int, path: Path) -> bool:
-    """Whether ``path`` still names the open file."""
-    try:
-        there = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return os.path.samestat(os.fstat(handle), there)

@@ -10,9 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
-from trtpipe.store.layout import try_lock
+from trtpipe.store.locks import acquire, release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,18 +28,16 @@ def scratch(layout: Layout, doing: str) -> Iterator[Path]:
         EnvironmentLacks: it cannot be made; the message says that ``doing`` was not possible.
     """
     folder = layout.tmp / secrets.token_hex(8)
-    lock = _lock_of(folder)
+    with layout.translate(doing):
+        layout.create()
+        handle = acquire(_lock_of(folder))  # before the folder is there, so that no sweep ever sees it unlocked
     try:
         with layout.translate(doing):
-            layout.create()
-            with layout.removal_lock():  # a sweep must not see the folder before it is locked
-                lock.acquire(blocking=False)
-                folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700)
         yield folder
     finally:
         with layout.translate(doing):
-            _discard(folder)
-            lock.release()
+            _discard(folder, handle)
 
 
 def sweep(layout: Layout) -> None:
@@ -50,23 +46,20 @@ def sweep(layout: Layout) -> None:
     Only what is named and locked as :func:`scratch` does it is touched, whatever else the user keeps there.
     """
     with suppress(OSError):
-        locks = [path for path in layout.tmp.glob("*.lock") if _NAME.fullmatch(path.stem)]
-        if not locks:
-            return
-        with try_lock(layout.removal_lock()) as ours:
-            for folder in (path.with_suffix("") for path in locks if ours):
-                with try_lock(_lock_of(folder)) as orphaned:
-                    if orphaned:
-                        _discard(folder)
+        for lock in layout.tmp.glob("*.lock"):
+            if _NAME.fullmatch(lock.stem):
+                with suppress(BlockingIOError):  # its owner is alive
+                    _discard(lock.with_suffix(""), acquire(lock, wait=False))
 
 
-def _lock_of(folder: Path) -> FileLock:
-    return FileLock(f"{folder}.lock")
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
 
 
-def _discard(folder: Path) -> None:
-    """Remove a work folder, then its lock file. What resists is left to a later sweep, so the lock stays too."""
+def _discard(folder: Path, handle: int) -> None:
+    """Remove a work folder, then its lock. What resists is left to a later sweep, and so keeps its lock's file."""
     shutil.rmtree(folder, ignore_errors=True)
-    if not os.path.lexists(folder):
-        with suppress(OSError):
-            Path(f"{folder}.lock").unlink()
+    if os.path.lexists(folder):
+        os.close(handle)
+    else:
+        release(handle, _lock_of(folder))

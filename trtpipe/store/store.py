@@ -6,10 +6,8 @@ import errno
 import os
 import weakref
 from collections import OrderedDict
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
-
-from filelock import Timeout
 
 from trtpipe.artifact import Artifact, Draft, FileEntry
 from trtpipe.digest import JSON, canonical_json, sha256_bytes
@@ -27,7 +25,8 @@ from trtpipe.store.entry import (
     unseal,
 )
 from trtpipe.store.files import corrupt, make_folder, open_plain, read_plain, sync_folder, take, write_new
-from trtpipe.store.layout import Layout, is_at, share
+from trtpipe.store.layout import Layout
+from trtpipe.store.locks import is_at, locked, share
 from trtpipe.store.scratch import scratch, sweep
 
 if TYPE_CHECKING:
@@ -174,19 +173,13 @@ class ArtifactStore:
         The lock of a killed process is free at once.
         """
         doing = f"lock {key.label} in the cache"
-        with self._layout.translate(doing):
-            self._layout.create()
-            lock = self._layout.key_lock(key.digest)
-            try:
-                lock.acquire(timeout=_QUIET_SECONDS)
-            except Timeout:
-                self._progress.note(f"waiting for another process that makes {key.label}")
-                lock.acquire()
-        try:
-            yield
-        finally:
+        waiting = f"waiting for another process that makes {key.label}"
+        path = self._layout.key_lock(key.digest)
+        with ExitStack() as stack:
             with self._layout.translate(doing):
-                lock.release()
+                self._layout.create()
+                stack.enter_context(locked(path, _QUIET_SECONDS, lambda: self._progress.note(waiting)))
+            yield
 
     @contextmanager
     def workdir(self) -> Iterator[Path]:

@@ -1,0 +1,5 @@
+"""``python -m trtpipe``."""
+
+from trtpipe.cli import main
+
+main()

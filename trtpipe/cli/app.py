@@ -1,0 +1,60 @@
+"""The root of the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+import trtpipe
+from trtpipe.cli import options
+from trtpipe.cli.boundary import guarded
+from trtpipe.cli.groups import LazyGroup
+from trtpipe.cli.session import Session
+
+SECTIONS = {
+    "Whole pipeline": ("build",),
+    "Single stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
+    "Looking": ("inspect", "doctor"),
+    "Housekeeping": ("cache",),
+}
+
+
+class Root(LazyGroup):
+    """The group that holds all commands, with the error boundary around them."""
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]
+        """Run the command that ``args`` (default: the process's) name, and exit with its code."""
+        words = list(sys.argv[1:] if args is None else args)
+        options_part = words[: words.index("--")] if "--" in words else words
+        # needed even where the command line cannot be parsed
+        session = Session(json="--json" in options_part, debug="--debug" in options_part)
+
+        def run() -> object:
+            return super(Root, self).main(words, prog_name="trtpipe", standalone_mode=False, obj=session)
+
+        sys.exit(guarded(run, session))
+
+
+@click.group(
+    cls=Root,
+    sections=SECTIONS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 fine, 1 a bug of trtpipe, 2 bad usage or input, 3 accuracy gate failed, 4 latency gate "
+    "failed, 5 cannot be built, 6 the environment lacks something, 130 interrupted.",
+)
+@options.common_options
+@click.version_option(trtpipe.__version__, prog_name="trtpipe")
+@click.pass_context
+def root(context: click.Context) -> None:
+    """From a PyTorch model to a verified TensorRT engine, in one command, on any build machine."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point of the command ``trtpipe``."""
+    root.main(arguments)

@@ -1,0 +1,143 @@
+"""``trtpipe cache``: looking after finished work."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from trtpipe.cli import options
+from trtpipe.cli.results import print_json
+from trtpipe.cli.session import Session
+from trtpipe.cli.tables import line, table
+from trtpipe.cli.text import emit, printable
+from trtpipe.errors import InputError, StoreCorrupt
+from trtpipe.units import format_bytes, format_seconds, parse_bytes, parse_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trtpipe import ArtifactStore
+    from trtpipe.store import PruneReport
+
+
+@click.group()
+@options.common_options
+def command() -> None:
+    """List, check and remove finished work that trtpipe keeps for the next build."""
+
+
+@command.command("list")
+@options.json_option
+@options.common_options
+@options.pass_session
+def list_entries(session: Session) -> int:
+    """List what is kept, the least recently used first."""
+    with _store(session) as store:
+        entries = list(store.entries())
+    if session.json:
+        documents = [
+            {**found.entry.to_dict(), "folder": str(found.folder), "size": found.size, "last_used": found.last_used}
+            for found in entries
+        ]
+        print_json({"command": "cache list", "exit_code": 0, "root": str(store.root), "entries": documents})
+        return 0
+    rows = [
+        (
+            found.entry.key.label,
+            found.entry.files[0].name,
+            format_bytes(found.size),
+            f"{format_seconds(max(time.time() - found.last_used, 0))} ago",
+            found.entry.digest[:12],
+        )
+        for found in entries
+    ]
+    if rows:
+        emit(table(("made by", "artifact", "size", "last used", "key"), rows, right=("size", "last used")))
+    emit(f"{len(rows)} entries, {format_bytes(sum(found.size for found in entries))} in {printable(str(store.root))}")
+    return 0
+
+
+@command.command()
+@options.json_option
+@options.common_options
+@options.pass_session
+def verify(session: Session) -> int:
+    """Hash everything that is kept. Corrupt entries are set aside and made again when needed; exit code 6 tells."""
+    with _store(session) as store:
+        report = store.verify()
+    code = StoreCorrupt.exit_code if report.corrupt else 0
+    if session.json:
+        figures = {"checked": report.checked, "size": report.size, "corrupt": list(report.corrupt)}
+        print_json({"command": "cache verify", "exit_code": code, **figures})
+        return code
+    for fault in report.corrupt:
+        emit(printable(fault))
+    word = "FAILED" if report.corrupt else "PASSED"
+    emit(
+        line(f"{word} | {report.checked} entries, {format_bytes(report.size)} checked | {len(report.corrupt)} corrupt")
+    )
+    return code
+
+
+@command.command()
+@click.option("--max-size", metavar="10G", help="Least recently used entries go until the rest fits.")
+@click.option("--max-age", metavar="30d", help="Entries unused for longer go.")
+@options.json_option
+@options.common_options
+@options.pass_session
+def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
+    """Remove corrupt entries, old ones, and then the least recently used ones. What is in use stays."""
+    size = None if max_size is None else _parsed("--max-size", parse_bytes, max_size)
+    age = None if max_age is None else _parsed("--max-age", parse_seconds, max_age)
+    with _store(session) as store:
+        return _show(session, "cache prune", store.prune(size, age))
+
+
+@command.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@options.json_option
+@options.common_options
+@options.pass_session
+def clear(session: Session, yes: bool) -> int:
+    """Remove everything that nobody uses at the moment."""
+    with _store(session) as store:
+        if not yes:
+            if session.json or not sys.stdin.isatty():
+                raise InputError("cache clear wants to be sure, and nobody can be asked", "add --yes")
+            question = f"Remove {format_bytes(store.size())} in {printable(str(store.root))}?"
+            if not click.confirm(question, err=True):
+                return 0
+        return _show(session, "cache clear", store.clear())
+
+
+def _store(session: Session) -> ArtifactStore:
+    import trtpipe
+
+    return trtpipe.ArtifactStore(session.settings.cache_dir)
+
+
+def _parsed(option: str, parse: Callable[[str], float], text: str) -> float:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}", f"correct {option}") from error
+
+
+def _show(session: Session, name: str, report: PruneReport) -> int:
+    figures = {
+        "removed": report.removed,
+        "freed": report.freed,
+        "kept": report.kept,
+        "size": report.size,
+        "in_use": report.in_use,
+    }
+    if session.json:
+        print_json({"command": name, "exit_code": 0, **figures})
+        return 0
+    busy = f", {report.in_use} of them in use" if report.in_use else ""
+    emit(f"removed {report.removed} entries, {format_bytes(report.freed)}")
+    emit(f"kept    {report.kept} entries, {format_bytes(report.size)}{busy}")
+    return 0

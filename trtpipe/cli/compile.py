@@ -1,0 +1,34 @@
+"""``trtpipe compile``: lowered.onnx -> one engine a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trtpipe.cli import options
+from trtpipe.cli.results import finish
+from trtpipe.cli.session import Session
+
+
+@click.command()
+@click.argument("lowered", type=click.Path(path_type=Path))
+@options.out_option
+@options.target_options
+@options.profile_file_option
+@options.shape_options
+@options.builder_options
+@options.json_option
+@options.common_options
+@options.pass_session
+def command(session: Session, lowered: Path) -> int:
+    """Build an engine from LOWERED for every target.
+
+    OUT is a folder, or a .plan or .engine file where there is just one target. What is known of an engine is written
+    beside it.
+    """
+    import trtpipe
+
+    with session.listening() as progress:
+        result = trtpipe.compile(session.job(progress), lowered, session.output, progress)
+    return finish(session, "compile", result)

@@ -1,0 +1,75 @@
+"""``trtpipe doctor``: what this machine can do, and what is missing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from trtpipe.cli import options
+from trtpipe.cli.results import print_json
+from trtpipe.cli.session import Session
+from trtpipe.cli.tables import facts, line, table
+from trtpipe.cli.text import emit
+from trtpipe.errors import EnvironmentLacks
+from trtpipe.units import format_bytes
+
+if TYPE_CHECKING:
+    from trtpipe import Diagnosis
+
+
+@click.command()
+@options.json_option
+@options.common_options
+@options.pass_session
+def command(session: Session) -> int:
+    """Tell which stages run where on this machine, what is missing, and the command that installs it.
+
+    Exit code 6 if something is missing that every build needs; what only some builds need is told, and no failure.
+    """
+    import trtpipe
+
+    found = trtpipe.diagnose(session.settings)
+    code = 0 if found.ready else EnvironmentLacks.exit_code
+    if session.json:
+        print_json({"command": "doctor", "exit_code": code, **found.to_dict()})
+        return code
+    emit(facts(_machine(found)))
+    emit("")
+    emit(table(("package", "version", "needed", "for", ""), _packages(found)))
+    emit("")
+    emit(table(("stage", "", "where"), [(s.stage, "" if s.ready else "missing", s.where) for s in found.stages]))
+    emit("")
+    for what, install in found.missing:
+        emit(f"{what}\n    {install}")
+    if found.cache.problem:
+        emit(f"cache: {found.cache.problem}\n    choose another folder with --cache-dir")
+    emit(line("PASSED | every build can run" if code == 0 else "FAILED | see above for what is missing"))
+    return code
+
+
+def _machine(found: Diagnosis) -> list[tuple[str, str]]:
+    machine = found.machine
+    gpus = [f"{gpu.name}, {gpu.target}, driver {gpu.driver}" + _memory(gpu.memory) for gpu in found.gpus]
+    driver = "installed" if found.driver else "not installed: engines are built, not run"
+    return [
+        ("trtpipe", f"{found.trtpipe} on Python {machine['python']}, {machine['os']}"),
+        ("CPU", f"{machine['cpu']}, {machine['cores']} cores, {format_bytes(found.memory)} memory"),
+        ("GPU", "\n".join(gpus) or "none"),
+        ("CUDA driver", driver),
+        *((state.name, state.version or "not installed") for state in found.backends),
+        ("Landlock", f"version {found.landlock}" if found.landlock else "not available"),
+        ("cache", f"{found.cache.path}, {format_bytes(found.cache.free)} free"),
+    ]
+
+
+def _memory(size: int | None) -> str:
+    return "" if size is None else f", {format_bytes(size)}"
+
+
+def _packages(found: Diagnosis) -> list[tuple[str, str, str, str, str]]:
+    return [
+        (package.name, package.installed or "", f">={package.needed}", package.extra or "every build", package.problem)
+        for package in found.packages
+        if package.extra != "dev"
+    ]

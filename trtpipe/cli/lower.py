@@ -1,0 +1,34 @@
+"""``trtpipe lower``: simplified.onnx (and ranges) -> lowered.onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trtpipe.cli import options
+from trtpipe.cli.results import beside, finish
+from trtpipe.cli.session import Session
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@options.out_option
+@options.precision_options
+@click.option("--ranges", type=click.Path(path_type=Path), metavar="R", help="The ranges.json, for int8 and fp8.")
+@options.profile_file_option
+@options.keep_option
+@options.json_option
+@options.common_options
+@options.pass_session
+def command(session: Session, model: Path, ranges: Path | None) -> int:
+    """Write the precision into MODEL, a simplified graph: Q/DQ pairs, or casts.
+
+    What became of every node, and why, is recorded beside the result; trtpipe inspect shows it.
+    """
+    import trtpipe
+
+    with session.listening() as progress:
+        result = trtpipe.lower(session.job(progress, engines=False), model, session.output, ranges, progress)
+    made = beside(result)
+    return finish(session, "lower", result, ["trtpipe", "verify", made(), "--reference", str(model)])

@@ -1,0 +1,109 @@
+"""A model in figures, read from its protobuf without loading the weights."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import IOContract, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import onnx
+
+
+class GraphSummary(Record):
+    """An ONNX model.
+
+    Attributes:
+        opsets: operator set domain (``ai.onnx`` for ONNX's own) -> version.
+        nodes: in the graph, its subgraphs and its functions.
+        operators: operator -> how often it stands there; others than ONNX's own with their domain.
+        quantize, dequantize, casts: how many nodes move tensors between precisions.
+        weights: element type -> bytes of the constants that have it.
+        external: files beside the model that hold weights.
+    """
+
+    ir_version: int
+    opsets: dict[str, int]
+    producer: str
+    contract: IOContract
+    nodes: int
+    operators: dict[str, int]
+    quantize: int
+    dequantize: int
+    casts: int
+    weights: dict[str, int]
+    weight_bytes: int
+    external: tuple[str, ...]
+
+
+def summarise_graph(path: Path) -> GraphSummary:
+    """Describe the model at ``path``.
+
+    Raises:
+        InputError: it is not ONNX, or its external data cannot be used.
+    """
+    from trtpipe.onnxfile import contract_of_proto, dtype_name, external_refs, read_proto
+
+    proto = read_proto(path)
+    nodes = [node for function in proto.functions for node in _nodes(function.node)] + list(_nodes(proto.graph.node))
+    operators = Counter(_operator(node) for node in nodes)
+    weights: Counter[str] = Counter()
+    for tensor in _constants(proto.graph, nodes):
+        weights[dtype_name(tensor.data_type)] += _bytes(tensor)
+    return GraphSummary(
+        ir_version=proto.ir_version,
+        opsets={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        contract=contract_of_proto(proto),
+        nodes=len(nodes),
+        operators=dict(operators),
+        quantize=operators["QuantizeLinear"],
+        dequantize=operators["DequantizeLinear"],
+        casts=operators["Cast"],
+        weights=dict(weights),
+        weight_bytes=sum(weights.values()),
+        external=tuple(sorted({ref.path.name for ref in external_refs(proto, path.parent)})),
+    )
+
+
+def _nodes(nodes: object) -> Iterator[onnx.NodeProto]:
+    for node in nodes:  # type: ignore[attr-defined]
+        yield node
+        for graph in _subgraphs(node):
+            yield from _nodes(graph.node)
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _constants(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """Initializers of the graph and its subgraphs, and the values of Constant nodes."""
+    yield from graph.initializer
+    for node in nodes:
+        for subgraph in _subgraphs(node):
+            yield from subgraph.initializer
+        if node.op_type == "Constant":
+            yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    import onnx
+    import onnx_ir as ir
+
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return sum(map(len, tensor.string_data))
+    count = math.prod(tensor.dims)
+    return math.ceil(count * ir.DataType(tensor.data_type).bitwidth / 8)
