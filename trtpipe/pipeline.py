@@ -73,6 +73,7 @@ class _Table:
     """What has been made so far. Lives for one run."""
 
     artifacts: dict[str, Artifact]
+    complete_shapes: bool  # whether every dynamic input must have a range, because an engine will be built
     keys: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
@@ -99,7 +100,7 @@ class Pipeline:
         Raises:
             TrtpipeError: a stage failed.
         """
-        table = _Table(dict(given))
+        table = _Table(dict(given), complete_shapes=_makes_engines(stages))
         steps: list[Step] = []
         for stage in stages:
             errors: list[TrtpipeError] = []
@@ -111,7 +112,7 @@ class Pipeline:
 
     def plan(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """What ``run`` would do, as far as it can be told without doing it."""
-        table = _Table(dict(given))
+        table = _Table(dict(given), complete_shapes=_makes_engines(stages))
         return tuple(step for stage in stages for step in self._plan_stage(stage, table))
 
     def _run_stage(self, stage: Stage, table: _Table, errors: list[TrtpipeError]) -> Iterator[Step]:
@@ -129,7 +130,8 @@ class Pipeline:
                 if job.target is None:
                     raise
                 errors.append(error)
-                self._progress.warn(f"{label}: {error.message} ({error.remedy})")
+                if len(self._job.targets) > 1:  # a single target's error is raised in full
+                    self._progress.warn(f"{label}: {error.message} ({error.remedy})")
                 step = Step(label, "failed", error.message, seconds=time.perf_counter() - begin)
             except BaseException:
                 self._progress.end(label, "failed")
@@ -245,10 +247,9 @@ class Pipeline:
 
     def _check_shapes(self, table: _Table) -> None:
         """Complain about shapes as soon as a graph is there, not after the long work."""
-        if self._job.profile.shapes and table.artifacts:
-            contract = _contract(table)
-            if contract is not None:
-                check_shapes(contract, self._job.profile.shapes, complete=False)
+        contract = _contract(table)
+        if contract is not None:
+            check_shapes(contract, self._job.profile.shapes, complete=table.complete_shapes)
 
     def _dataset(self, role: str, table: _Table) -> Dataset | None:
         if role in table.datasets:
@@ -321,6 +322,10 @@ def _variants(stage: Stage, job: Job) -> tuple[Job, ...]:
     if not job.targets:
         raise StageError("no target to compile for", "add --target, for example --target sm89")
     return tuple(job.for_target(target) for target in job.targets)
+
+
+def _makes_engines(stages: tuple[Stage, ...]) -> bool:
+    return any(stage.produces == "engine" for stage in stages)
 
 
 def _label(stage: Stage, job: Job) -> str:

@@ -31,8 +31,12 @@ def check_writable(out: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise InputError(f"{existing}: a file, so {out} cannot be a folder", "choose another output folder with -o")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise EnvironmentLacks(f"{existing}: no permission to write there", "choose another output folder with -o")
+    try:
+        tempfile.TemporaryDirectory(prefix=".trtpipe-", dir=existing).cleanup()
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"{existing}: cannot be written to: {error.strerror}", "choose another output folder with -o"
+        ) from error
 
 
 def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:

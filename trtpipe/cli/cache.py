@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -14,7 +14,7 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit, printable
 from trtpipe.errors import InputError, StoreCorrupt
-from trtpipe.units import format_bytes, format_seconds, parse_bytes, parse_seconds
+from trtpipe.units import format_bytes, parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +22,16 @@ if TYPE_CHECKING:
     from trtpipe import ArtifactStore
     from trtpipe.store import PruneReport
 
+N = TypeVar("N", int, float)
 
-@click.group()
+
+@click.group(invoke_without_command=True)
 @options.common_options
-def command() -> None:
-    """List, check and remove finished work that trtpipe keeps for the next build."""
+@click.pass_context
+def command(context: click.Context) -> None:
+    """List, check and remove finished work kept for later builds."""
+    if context.invoked_subcommand is None:
+        emit(context.get_help())
 
 
 @command.command("list")
@@ -49,7 +54,7 @@ def list_entries(session: Session) -> int:
             found.entry.key.label,
             found.entry.files[0].name,
             format_bytes(found.size),
-            f"{format_seconds(max(time.time() - found.last_used, 0))} ago",
+            _ago(time.time() - found.last_used),
             found.entry.digest[:12],
         )
         for found in entries
@@ -119,7 +124,14 @@ def _store(session: Session) -> ArtifactStore:
     return trtpipe.ArtifactStore(session.settings.cache_dir)
 
 
-def _parsed(option: str, parse: Callable[[str], float], text: str) -> float:
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return "just now"
+
+
+def _parsed(option: str, parse: Callable[[str], N], text: str) -> N:
     try:
         return parse(text)
     except ValueError as error:

@@ -22,7 +22,7 @@ from trtpipe.cli.session import Session
 @options.common_options
 @options.pass_session
 def command(session: Session, model: Path) -> int:
-    """Find the ranges of MODEL's activations in one pass over real data.
+    """Find the ranges of activations in one pass over real data.
 
     MODEL is a simplified graph. The statistics behind the ranges are written too, where OUT is a folder.
     """

@@ -22,7 +22,7 @@ from trtpipe.cli.session import Session
 @options.common_options
 @options.pass_session
 def command(session: Session, lowered: Path) -> int:
-    """Build an engine from LOWERED for every target.
+    """Build an engine from a lowered graph for every target.
 
     OUT is a folder, or a .plan or .engine file where there is just one target. What is known of an engine is written
     beside it.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @options.common_options
 @options.pass_session
 def command(session: Session) -> int:
-    """Tell which stages run where on this machine, what is missing, and the command that installs it.
+    """Tell what this machine can do, and how to get what is missing.
 
     Exit code 6 if something is missing that every build needs; what only some builds need is told, and no failure.
     """

@@ -19,7 +19,7 @@ from trtpipe.cli.session import Session
 @options.common_options
 @options.pass_session
 def command(session: Session, source: str) -> int:
-    """Export SOURCE to ONNX, and check that the result agrees with PyTorch.
+    """Export a PyTorch model to ONNX, and compare the two.
 
     SOURCE is model.pt2, file.py:factory or package.module:factory; an .onnx file is checked and made self-contained.
     Shapes given with --min-shapes and --max-shapes make the dimensions in which they differ dynamic.

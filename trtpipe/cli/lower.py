@@ -22,9 +22,10 @@ from trtpipe.cli.session import Session
 @options.common_options
 @options.pass_session
 def command(session: Session, model: Path, ranges: Path | None) -> int:
-    """Write the precision into MODEL, a simplified graph: Q/DQ pairs, or casts.
+    """Write the precision into a graph: Q/DQ pairs, or casts.
 
-    What became of every node, and why, is recorded beside the result; trtpipe inspect shows it.
+    MODEL is a simplified graph. What became of every node, and why, is recorded beside the result; trtpipe inspect
+    shows it.
     """
     import trtpipe
 

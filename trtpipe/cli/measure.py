@@ -28,9 +28,10 @@ from trtpipe.cli.session import Session
 @options.common_options
 @options.pass_session
 def command(session: Session, model: Path, graph: Path | None) -> int:
-    """Time MODEL: an engine on this machine's GPU, or an ONNX graph on its CPU.
+    """Time an engine on a GPU, or a graph on the CPU.
 
-    A CPU's figures say nothing about a GPU, and are labelled so. Exit code 4 if the p99 on a GPU exceeds --max-p99.
+    MODEL is a plan or an ONNX file. A CPU's figures say nothing about a GPU, and are labelled so. Exit code 4 if the
+    p99 on a GPU exceeds --max-p99.
     """
     import trtpipe
 

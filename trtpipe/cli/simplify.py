@@ -21,9 +21,10 @@ from trtpipe.cli.session import Session
 @options.common_options
 @options.pass_session
 def command(session: Session, model: Path) -> int:
-    """Rewrite MODEL into the same function with fewer nodes, and check that it is the same function.
+    """Rewrite a graph into the same function with fewer nodes.
 
-    The precision matters only because bf16 needs a newer opset. Shapes are those of the check's inputs.
+    The result is compared with MODEL on random inputs. The precision matters only because bf16 needs a newer opset.
+    Shapes are those of the check's inputs.
     """
     import trtpipe
 

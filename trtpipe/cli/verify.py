@@ -28,10 +28,11 @@ from trtpipe.cli.session import Session
 @options.common_options
 @options.pass_session
 def command(session: Session, candidate: Path, reference: Path) -> int:
-    """Compare the outputs of CANDIDATE, a lowered graph or an engine, with those of the reference.
+    """Compare the outputs of a graph or an engine with a reference.
 
-    Without data, seeded random inputs are used. Tolerances follow from the precision, which a graph made by trtpipe
-    tells itself. Exit code 3 if the outputs, or the metric, differ by more than is allowed.
+    CANDIDATE is a lowered graph or an engine. Without data, seeded random inputs are used. Tolerances follow from the
+    precision, which a graph made by trtpipe tells itself. Exit code 3 if the outputs, or the metric, differ by more
+    than is allowed.
     """
     import trtpipe
 

@@ -106,4 +106,5 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(map(len, tensor.string_data))
     count = math.prod(tensor.dims)
-    return math.ceil(count * ir.DataType(tensor.data_type).bitwidth / 8)
+    size: int = math.ceil(count * ir.DataType(tensor.data_type).bitwidth / 8)
+    return size
