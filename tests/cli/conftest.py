@@ -35,7 +35,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """y = Relu(x w): one weighted operator, static shapes."""
-    text = '<ir_version: 10, opset_import: ["": 20]> g (float[2,8] x) => (float[2,4] y) { h = MatMul(x, w) y = Relu(h) }'
+    text = (
+        '<ir_version: 10, opset_import: ["": 20]> g (float[2,8] x) => (float[2,4] y) { h = MatMul(x, w) y = Relu(h) }'
+    )
     proto = parse_model(text)
     weights = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     proto.graph.initializer.append(numpy_helper.from_array(weights, "w"))

@@ -52,7 +52,8 @@ ODD = {
     ),
     "random": model(
         "(float[2] x) => (float[2] y) { a = RandomNormal<shape=[2], dtype=11>() b = RandomUniform<shape=[2]>() "
-        "c = RandomNormalLike<dtype=10>(x) d = RandomUniformLike(x) e = Bernoulli(x) f = Bernoulli<dtype=9>(x) y = Relu(x) }"
+        "c = RandomNormalLike<dtype=10>(x) d = RandomUniformLike(x) e = Bernoulli(x) f = Bernoulli<dtype=9>(x) "
+        "y = Relu(x) }"
     ),
     "nested": model(
         "(float[2] x, bool c) => (float[2] y) { r = Relu(x) y = If(c) <then_branch = t () => (float[2] a) { "
