@@ -295,7 +295,7 @@ def artifact_from_file(kind: str, path: Path, target: str | None = None) -> Arti
         from trtpipe.onnxfile import external_refs, read_proto
 
         proto = read_proto(path)
-        extra = sorted({ref.path.name for ref in external_refs(proto, path.parent)})
+        extra = sorted({ref.path.name for ref in external_refs(proto, path)})
     elif path.is_file():
         extra = [f"{path.name}.json"] if path.with_name(f"{path.name}.json").is_file() else []
     else:

@@ -18,12 +18,9 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-#: Options of a build that takes no longer than it must.
-QUICK = ("--backend", "null", "--target", "sm89", "--no-simplify", "--warmup", "1ms", "--duration", "10ms")
-
 
 class Run(Protocol):
-    def __call__(self, *words: str | Path, input: str | None = None) -> Result: ...
+    def __call__(self, *words: str | Path) -> Result: ...
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +57,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(cache: Path) -> Run:
     """Run ``trtpipe`` with these words in this process."""
 
-    def invoke(*words: str | Path, input: str | None = None) -> Result:
-        return CliRunner().invoke(root, ["--cache-dir", str(cache), *map(str, words)], input=input)
+    def invoke(*words: str | Path) -> Result:
+        return CliRunner().invoke(root, ["--cache-dir", str(cache), *map(str, words)])
 
     return invoke
 
@@ -70,6 +67,7 @@ def run(cache: Path) -> Run:
 def bundle(run: Run, model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``trtpipe build --int8`` makes of the model."""
     out = tmp_path_factory.mktemp("bundle") / "out"
-    result = run("build", model, "-o", out, "--int8", "--calib-data", data, *QUICK)
+    quick = ("--backend", "null", "--target", "sm89", "--no-simplify", "--warmup", "1ms", "--duration", "10ms")
+    result = run("build", model, "-o", out, "--int8", "--calib-data", data, *quick)
     assert result.exit_code == 0, result.output
     return out

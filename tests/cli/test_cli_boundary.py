@@ -88,7 +88,7 @@ class TestTwoLines:
     def test_of_a_bug(self, failing: type[Failing], error: Exception) -> None:
         result = failing.run(error)
         assert result.exit_code == 1
-        first, second = result.stderr.splitlines()
+        first, second = result.stderr.lstrip("\n").splitlines()
         assert first.startswith(f"error: internal error: {type(error).__name__}: ")
         assert "surprise" in first
         assert "second line" not in first

@@ -12,6 +12,9 @@ from trtpipe.passes.infer_types import InferTypes
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+#: Before this version of the format every initializer had to be an input too.
+_FREE_INITIALIZERS = 4
+
 
 def clean_up(model: ir.Model) -> None:
     """Bring ``model`` into the plain form, in place; a model that has it stays as it is."""
@@ -26,3 +29,4 @@ def clean_up(model: ir.Model) -> None:
             InferTypes(),
         ],
     )
+    model.ir_version = max(model.ir_version, _FREE_INITIALIZERS)

@@ -67,7 +67,7 @@ def summarise_graph(path: Path) -> GraphSummary:
         casts=operators["Cast"],
         weights=dict(weights),
         weight_bytes=sum(weights.values()),
-        external=tuple(sorted({ref.path.name for ref in external_refs(proto, path.parent)})),
+        external=tuple(sorted({ref.path.name for ref in external_refs(proto, path)})),
     )
 
 

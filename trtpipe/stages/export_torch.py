@@ -114,7 +114,7 @@ def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] |
         )
     try:
         made = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and mend it"
         ) from error
@@ -135,7 +135,7 @@ def _import(module: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
         try:
             return importlib.import_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"module {module!r} cannot be imported: {error}", "check its name and PYTHONPATH"
             ) from error
@@ -148,7 +148,7 @@ def _import(module: str) -> Any:
     sys.modules[path.stem] = loaded
     try:
         spec.loader.exec_module(loaded)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "mend the file") from error
     return loaded
 

@@ -1,0 +1,69 @@
+"""What the package's metadata says is needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement as Reference
+
+from trtpipe.requirements import Requirement, parse_requirement, requirements
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class TestParse:
+    @pytest.mark.parametrize(
+        ("line", "expected"),
+        [
+            ("numpy>=1.26", Requirement("numpy", "1.26")),
+            ("onnx-ir", Requirement("onnx-ir")),
+            ('torch>=2.10; extra == "torch"', Requirement("torch", "2.10", "torch")),
+            ("pkg[a,b] >= 1.0, <3 ; extra == 'x-y'", Requirement("pkg", "1.0", "x-y")),
+            ('tomli>=2.0; python_version < "3.0"', None),
+            ('later>=2.0; python_version < "99.0"', Requirement("later", "2.0")),
+        ],
+    )
+    def test_line(self, line: str, expected: Requirement | None) -> None:
+        assert parse_requirement(line) == expected
+
+
+class TestAllows:
+    @pytest.mark.parametrize(
+        ("least", "version", "allowed"),
+        [
+            ("2.10", "2.9.1", False),
+            ("2.10", "2.10", True),
+            ("2.10", "2.10.0", True),
+            ("2.10.0", "2.10", True),
+            ("2.10", "2.13.0+cpu", True),
+            ("1.5", "1.7.1.116", True),
+            ("0.53.6", "0.53.10", True),
+            ("", "0", True),
+        ],
+    )
+    def test_compares_numbers(self, least: str, version: str, allowed: bool) -> None:
+        assert Requirement("x", least).allows(version) is allowed
+
+
+def test_reads_all_of_pyproject_as_packaging_does() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {("", line) for line in project["dependencies"]}
+    wanted |= {(extra, line) for extra, lines in project["optional-dependencies"].items() for line in lines}
+    expected = set()
+    for extra, line in wanted:
+        reference = Reference(line)
+        if reference.marker is None or reference.marker.evaluate():
+            (bound,) = reference.specifier
+            expected.add((reference.name, bound.version, extra))
+    found = requirements("trtpipe")
+    assert {(need.name, need.least, need.extra) for need in found} == expected
+    assert [need.extra != "" for need in found] == sorted(need.extra != "" for need in found)
+
+
+def test_package_that_is_not_installed_needs_nothing() -> None:
+    assert requirements("no-such-package-anywhere") == ()
