@@ -97,6 +97,13 @@ class TestPackages:
         assert "ONNX sources only" in stage(found, "export").where
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of other things: just one package to import."""
+    with_packages(monkeypatch, Requirement("numpy", "1.26"))
+
+
+@pytest.mark.usefixtures("few")
 class TestGpus:
     def test_engines_run_where_a_gpu_is(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         gpu = Gpu("GPU-1", "NVIDIA L4", (8, 9), "570.1", 24 << 30)
@@ -121,6 +128,7 @@ class TestGpus:
         assert [state.version for state in found.backends] == [None, None]
 
 
+@pytest.mark.usefixtures("few")
 class TestCache:
     def test_folder_that_others_can_write(self, settings: Settings) -> None:
         settings.cache_dir.mkdir()

@@ -33,7 +33,15 @@ def loaded_by(code: str) -> set[str]:
 
 
 def run_command(*words: str) -> str:
-    return f"from trtpipe.cli import main\ntry:\n    main({list(words)!r})\nexcept SystemExit as end:\n    assert end.code == 0"
+    return "\n".join(
+        [
+            "from trtpipe.cli import main",
+            "try:",
+            f"    main({list(words)!r})",
+            "except SystemExit as end:",
+            "    assert end.code == 0",
+        ]
+    )
 
 
 class TestImport:

@@ -76,6 +76,9 @@ def load_model(path: Path) -> ir.Model:
         raise InputError(f"{path}: not a valid ONNX model: {_innermost(error)}", _GIVE_MODEL) from error
     ir.external_data.set_base_dir(model.graph, path.parent)
     _load_attributes(model)
+    opsets = model.graph.opset_imports
+    if "ai.onnx" in opsets:  # the long name of the domain that all others write as ""
+        opsets[""] = opsets.pop("ai.onnx")
     return model
 
 
@@ -191,7 +194,8 @@ def _bytes_of(tensor: onnx.TensorProto) -> int:
     """
     import onnx_ir as ir
 
-    return math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).itemsize)
+    elements = math.prod(int(dim) for dim in tensor.dims)
+    return math.ceil(elements * ir.DataType(tensor.data_type).itemsize)  # 4-bit types take half a byte
 
 
 def _check_external(model: Path, ref: ExternalRef) -> None:

@@ -14,7 +14,7 @@ from trtpipe.errors import BuildError, InputError, StageError, TrtpipeError, Wor
 from trtpipe.job import Inputs, Job
 from trtpipe.oserrors import translate_os_errors
 from trtpipe.progress import Progress
-from trtpipe.shapes import check_shapes
+from trtpipe.shapes import check_shapes, check_tolerance
 from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
@@ -238,18 +238,19 @@ class Pipeline:
     def _inputs(self, stage: Stage, job: Job, table: _Table) -> Inputs:
         wanted = stage.consumes(job)
         artifacts = {label: a for label, a in table.artifacts.items() if label in wanted or a.kind in wanted}
-        self._check_shapes(table)
+        self._check_profile(table)
         roles: list[str] = [role for role in ("calibration-data", "evaluation-data") if role in wanted]
         datasets: dict[str, Dataset] = {
             role: data for role in roles if (data := self._dataset(role, table)) is not None
         }
         return Inputs(artifacts, datasets, {label: table.keys[label] for label in artifacts if label in table.keys})
 
-    def _check_shapes(self, table: _Table) -> None:
-        """Complain about shapes as soon as a graph is there, not after the long work."""
+    def _check_profile(self, table: _Table) -> None:
+        """Complain about shapes and tolerances as soon as a graph is there, not after the long work."""
         contract = _contract(table)
         if contract is not None:
             check_shapes(contract, self._job.profile.shapes, complete=table.complete_shapes)
+            check_tolerance(contract, self._job.profile.tolerance)
 
     def _dataset(self, role: str, table: _Table) -> Dataset | None:
         if role in table.datasets:

@@ -24,11 +24,9 @@ def check_writable(out: Path) -> None:
         InputError: ``out`` is a file where a folder is needed.
         EnvironmentLacks: there is no permission to write.
     """
-    existing = out
-    while not existing.exists():
-        if existing.parent == existing:
-            break
-        existing = existing.parent
+    existing = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path))
+    if existing.is_symlink() and not existing.exists():
+        raise InputError(f"{existing}: a link to nothing", "correct the link, or choose another output folder with -o")
     if not existing.is_dir():
         raise InputError(f"{existing}: a file, so {out} cannot be a folder", "choose another output folder with -o")
     try:

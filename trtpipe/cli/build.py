@@ -7,6 +7,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import finish, show_plan
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -27,7 +28,7 @@ from trtpipe.cli.session import Session
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and because of what.")
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, source: str, dry_run: bool) -> int:
     """Build verified engines from a model, in one go.
 

@@ -13,6 +13,7 @@ from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit, printable
+from trtpipe.cli.wiring import pass_session
 from trtpipe.errors import InputError, StoreCorrupt
 from trtpipe.units import format_bytes, parse_bytes, parse_seconds
 
@@ -37,7 +38,7 @@ def command(context: click.Context) -> None:
 @command.command("list")
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def list_entries(session: Session) -> int:
     """List what is kept, the least recently used first."""
     with _store(session) as store:
@@ -68,7 +69,7 @@ def list_entries(session: Session) -> int:
 @command.command()
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def verify(session: Session) -> int:
     """Hash everything that is kept. Corrupt entries are set aside and made again when needed; exit code 6 tells."""
     with _store(session) as store:
@@ -92,7 +93,7 @@ def verify(session: Session) -> int:
 @click.option("--max-age", metavar="30d", help="Entries unused for longer go.")
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
     """Remove corrupt entries, old ones, and then the least recently used ones. What is in use stays."""
     size = None if max_size is None else _parsed("--max-size", parse_bytes, max_size)
@@ -105,7 +106,7 @@ def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def clear(session: Session, yes: bool) -> int:
     """Remove everything that nobody uses at the moment."""
     with _store(session) as store:

@@ -11,6 +11,7 @@ from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, line, table
 from trtpipe.cli.text import emit
+from trtpipe.cli.wiring import pass_session
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.units import format_bytes
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session) -> int:
     """Tell what this machine can do, and how to get what is missing.
 

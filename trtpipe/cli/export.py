@@ -7,6 +7,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import beside, finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -17,7 +18,7 @@ from trtpipe.cli.session import Session
 @options.export_options
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, source: str) -> int:
     """Export a PyTorch model to ONNX, and compare the two.
 

@@ -13,6 +13,7 @@ from trtpipe.cli.sections import sections
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts
 from trtpipe.cli.text import emit
+from trtpipe.cli.wiring import pass_session
 from trtpipe.units import format_bytes
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, file: Path) -> int:
     """Describe a model, an engine, or what trtpipe wrote.
 

@@ -9,6 +9,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -26,7 +27,7 @@ from trtpipe.cli.session import Session
 @options.target_options
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, model: Path, graph: Path | None) -> int:
     """Time an engine on a GPU, or a graph on the CPU.
 

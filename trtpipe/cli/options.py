@@ -2,128 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import click
 
-from trtpipe.cli.listeners import LogFile
-from trtpipe.cli.overrides import BOUNDS, Override
-from trtpipe.cli.session import Session
-from trtpipe.errors import InputError
-from trtpipe.target import find_target
+from trtpipe.cli.overrides import BOUNDS
+from trtpipe.cli.wiring import (
+    Decorator,
+    add_shapes,
+    add_tolerances,
+    profile_option,
+    recipe_option,
+    session_option,
+    set_precision,
+    setter,
+    split_names,
+    stacked,
+    start_log,
+    target_names,
+)
 from trtpipe.units import parse_bytes, parse_seconds
 
-F = TypeVar("F", bound=Callable[..., Any])
-Decorator: TypeAlias = Callable[[F], F]
-Store: TypeAlias = Callable[[Session, Any], None]
-
-#: Hands the Session to a command.
-pass_session = click.make_pass_decorator(Session)
 _path = click.Path(path_type=Path)
-
-
-def stacked(*decorators: Decorator[Any]) -> Decorator[Any]:
-    """Several decorators as one; the first one's option comes first in the help."""
-
-    def decorate(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
-
-
-def session_option(*names: str, store: Store, **attributes: Any) -> Decorator[Any]:
-    """An option whose value goes into the Session instead of the command's parameters."""
-
-    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-        if value is not None and value is not False and value != ():
-            store(context.ensure_object(Session), value)
-
-    return click.option(*names, expose_value=False, callback=callback, **attributes)
-
-
-def profile_option(
-    *names: str, at: tuple[str, ...], parse: Callable[[Any], object] | None = None, **attributes: Any
-) -> Decorator[Any]:
-    """An option that overrides one key of the deployment profile; ``parse`` may raise ValueError."""
-
-    def store(session: Session, value: Any) -> None:
-        session.profile_overrides.append(_override(names[0], at, value, parse))
-
-    return session_option(*names, store=store, **attributes)
-
-
-def recipe_option(*names: str, at: tuple[str, ...], **attributes: Any) -> Decorator[Any]:
-    """An option that overrides one key of the calibration recipe."""
-
-    def store(session: Session, value: Any) -> None:
-        session.recipe_overrides.append(_override(names[0], at, value, None))
-
-    return session_option(*names, store=store, **attributes)
-
-
-def _override(option: str, at: tuple[str, ...], value: Any, parse: Callable[[Any], object] | None) -> Override:
-    try:
-        return Override(at, value if parse is None else parse(value), option)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}", f"correct {option}") from error
-
-
-def setter(attribute: str, value: object = None) -> Store:
-    """Stores what the option was given, or ``value``, as an attribute of the Session."""
-    return lambda session, given: setattr(session, attribute, given if value is None else value)
-
-
-def _set_precision(precision: str) -> Store:
-    def store(session: Session, _: bool) -> None:
-        for other in session.profile_overrides:
-            if other.at == ("precision",):
-                raise InputError(f"{other.option} and --{precision} contradict each other", "choose one precision")
-        session.profile_overrides.append(Override(("precision",), precision, f"--{precision}"))
-
-    return store
-
-
-def _add_shapes(option: str) -> Store:
-    def store(session: Session, texts: tuple[str, ...]) -> None:
-        from trtpipe.profile import parse_shapes
-
-        session.shapes[option] = [parse_shapes(text) for text in texts]
-
-    return store
-
-
-def _add_tolerances(key: str) -> Store:
-    def store(session: Session, texts: tuple[str, ...]) -> None:
-        for text in texts:
-            output, _, number = text.rpartition(":")
-            at = ("tolerance", "outputs", output, key) if output else ("tolerance", key)
-            session.profile_overrides.append(_override(f"--{key}", at, number, _number))
-
-    return store
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number; write 1e-3, or OUTPUT:1e-3") from None
-
-
-def _names(given: tuple[str, ...]) -> tuple[str, ...]:
-    """From an option that may be repeated, and may hold several names separated by commas."""
-    return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
-
-
-def _targets(given: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(find_target(name).name for name in _names(given))
-
-
-def _start_log(session: Session, path: Path) -> None:
-    session.log = LogFile(path)
 
 
 json_option = session_option("--json", store=setter("json"), is_flag=True, help="Print one JSON document on stdout.")
@@ -137,7 +38,7 @@ common_options = stacked(
         help="Folder for finished work.",
     ),
     session_option(
-        "--log-file", store=_start_log, type=_path, metavar="FILE", help="Append all that happens to FILE, with times."
+        "--log-file", store=start_log, type=_path, metavar="FILE", help="Append all that happens to FILE, with times."
     ),
     session_option("-q", "--quiet", store=setter("verbosity", -1), is_flag=True, help="Show warnings only."),
     session_option("-v", "--verbose", store=setter("verbosity", 1), is_flag=True, help="Show more detail."),
@@ -183,7 +84,7 @@ keep_option = profile_option(
 precision_options = stacked(
     *(
         session_option(
-            f"--{precision}", store=_set_precision(precision), is_flag=True, help=f"Compute in {precision}{more}."
+            f"--{precision}", store=set_precision(precision), is_flag=True, help=f"Compute in {precision}{more}."
         )
         for precision, more in (
             ("int8", "; needs calibration data"),
@@ -197,7 +98,7 @@ precision_options = stacked(
 
 shape_options = stacked(
     *(
-        session_option(option, store=_add_shapes(option), multiple=True, metavar="x:1x3x224x224", help=words)
+        session_option(option, store=add_shapes(option), multiple=True, metavar="x:1x3x224x224", help=words)
         for option, words in zip(
             BOUNDS,
             (
@@ -216,7 +117,7 @@ export_options = stacked(
     profile_option(
         "--input-names",
         at=("export", "input_names"),
-        parse=_names,
+        parse=split_names,
         multiple=True,
         metavar="A,B",
         help="Names for the inputs of a PyTorch export.",
@@ -224,7 +125,7 @@ export_options = stacked(
     profile_option(
         "--output-names",
         at=("export", "output_names"),
-        parse=_names,
+        parse=split_names,
         multiple=True,
         metavar="A,B",
         help="Names for its outputs.",
@@ -235,7 +136,7 @@ target_options = stacked(
     profile_option(
         "--target",
         at=("targets",),
-        parse=_targets,
+        parse=target_names,
         multiple=True,
         metavar="sm89,sm120",
         help="GPUs to build for, by capability or product name; may be repeated.",
@@ -304,7 +205,7 @@ tolerance_options = stacked(
     *(
         session_option(
             f"--{key}",
-            store=_add_tolerances(key),
+            store=add_tolerances(key),
             multiple=True,
             metavar="[OUTPUT:]X",
             help=f"Gate: {word} tolerance of all outputs, or of one.",

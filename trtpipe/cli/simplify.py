@@ -9,6 +9,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import beside, finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -19,7 +20,7 @@ from trtpipe.cli.session import Session
 @options.shape_options
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, model: Path) -> int:
     """Rewrite a graph into the same function with fewer nodes.
 

@@ -9,6 +9,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -26,7 +27,7 @@ from trtpipe.cli.session import Session
 @options.target_options
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, candidate: Path, reference: Path) -> int:
     """Compare the outputs of a graph or an engine with a reference.
 

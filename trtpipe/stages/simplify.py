@@ -108,6 +108,7 @@ class Simplify:
             limits=limits_for(job.settings),
             progress=progress,
             what=f"simplifying {Path(request.model).name}",
+            workdir=Path(request.workdir),
         )
 
     def check(self, draft: Draft, inputs: Inputs) -> None:

@@ -99,8 +99,11 @@ def _compare(source: Path, result: Path, request: SimplifyRequest) -> tuple[tupl
             wanted = [runner.infer(feed) for feed in feeds]
     except (InputError, StageError) as error:
         return (), f"the result was not compared with its input: {error.message}"
-    with backend.open(result, settings) as runner:
-        found = [runner.infer(feed) for feed in feeds]
+    try:
+        with backend.open(result, settings) as runner:
+            found = [runner.infer(feed) for feed in feeds]
+    except InputError as error:  # the same feed ran before
+        raise StageError(f"simplification broke the graph: {error.message}", "run again with --no-simplify") from error
     return tuple(_difference(name, wanted, found) for name in wanted[0]), ""
 
 
