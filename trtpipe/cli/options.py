@@ -12,6 +12,7 @@ from trtpipe.cli.listeners import LogFile
 from trtpipe.cli.overrides import BOUNDS, Override
 from trtpipe.cli.session import Session
 from trtpipe.errors import InputError
+from trtpipe.recipe import METHOD_NAMES
 from trtpipe.target import find_target
 from trtpipe.units import parse_bytes, parse_seconds
 
@@ -247,7 +248,7 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
         recipe_file_option,
         recipe_option(data, at=("data", "source"), metavar="DATA", help="Image folder, .npz, .npy or file.py:function."),
         recipe_option(samples, at=("data", "samples"), type=int, metavar="N", help="How many samples to use."),
-        recipe_option(method, at=("method",), type=click.Choice(["max", "percentile"]), help="How ranges are chosen."),
+        recipe_option(method, at=("method",), type=click.Choice(METHOD_NAMES), help="How ranges are chosen."),
         recipe_option("--percentile", at=("percentile",), type=float, metavar="X", help="Share of values kept, in %."),
         session_option(
             "--allow-random-calibration",

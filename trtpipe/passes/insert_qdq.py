@@ -9,19 +9,20 @@ Scheme: Wu et al. 2020, arXiv:2004.09602; NVIDIA TensorRT documentation, "Workin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from trtpipe.errors import StageError
-from trtpipe.passes.graph_pass import GraphPass, NodeDecision, PassResult, node_label
+from trtpipe.passes.graph_pass import GraphPass, NodeDecision, PassResult, graphs_of, node_label
 from trtpipe.passes.placement import QuantPoint, place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-EightBit = Literal["int8", "fp8"]
+    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.recipe import WeightMethod
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,30 @@ _FORMATS: dict[EightBit, _Format] = {
     "int8": _Format(ir.DataType.INT8, 127.0, per_channel=True),
     "fp8": _Format(ir.DataType.FLOAT8E4M3FN, 448.0, per_channel=False),
 }
+#: Shares of a channel's largest magnitude that ``mse`` tries, descending: 1 to 0.5.
+_SHARES = np.linspace(1, 0.5, 32, dtype=np.float32)
 #: QuantizeLinear per axis needs opset 13, float8 needs 19
 _LEAST_OPSET: dict[EightBit, int] = {"int8": 13, "fp8": 19}
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What stands already: (tensor, graph) -> its dequantised form, (weight, graph, axis) -> likewise.
+
+    ``suffixes`` keep names apart: graph -> what the names of new values in it end with; nothing in the main graph.
+    """
+
+    suffixes: dict[ir.Graph, str]
+    activations: dict[tuple[ir.Value, ir.Graph], ir.Value]
+    weights: dict[tuple[ir.Value, ir.Graph, int], ir.Value]
 
 
 class InsertQDQ(GraphPass):
     """Quantise the inputs of weighted nodes.
 
-    1. Every activation that feeds a quantised node gets one Q/DQ pair, shared by all such nodes.
+    1. Every activation that feeds a quantised node gets one Q/DQ pair, shared by all such nodes of the same graph:
+       the branches of an If have pairs and constants of their own, because TensorRT takes no quantised constant
+       that a branch captures.
     2. Every weight becomes an 8-bit constant behind a DequantizeLinear, per output channel for INT8.
     3. Biases and everything else stay as they are.
     4. Other consumers of the same tensors keep reading the original ones.
@@ -50,8 +67,15 @@ class InsertQDQ(GraphPass):
 
     name = "insert_qdq"
 
-    def __init__(self, precision: EightBit, amax: Mapping[str, float], keep: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        precision: EightBit,
+        amax: Mapping[str, float],
+        keep: Sequence[str] = (),
+        weights: WeightMethod = "max",
+    ) -> None:
         self._precision = precision
+        self._weights = weights
         self._format = _FORMATS[precision]
         self._amax = amax
         self._keep = keep
@@ -69,21 +93,17 @@ class InsertQDQ(GraphPass):
     def call(self, model: ir.Model) -> PassResult:
         """Insert the pairs."""
         points, decisions = place(model, self._keep)
-        activations: dict[ir.Value, ir.Value] = {}
-        weights: dict[tuple[ir.Value, int], ir.Value] = {}
+        graphs = list(graphs_of(model))
+        done = _Done({graph: f"_in_body{number}" if number else "" for number, graph in enumerate(graphs)}, {}, {})
         for point in points:
-            decisions.append(self._quantise(model.graph, point, activations, weights))
-        _drop_unused(model.graph)
+            decisions.append(self._quantise(point, done))
+        for graph in graphs:
+            _drop_unused(graph)
         return PassResult(self.name, modified=bool(points), decisions=tuple(decisions))
 
-    def _quantise(
-        self,
-        graph: ir.Graph,
-        point: QuantPoint,
-        activations: dict[ir.Value, ir.Value],
-        weights: dict[tuple[ir.Value, int], ir.Value],
-    ) -> NodeDecision:
-        node = point.node
+    def _quantise(self, point: QuantPoint, done: _Done) -> NodeDecision:
+        node, graph = point.node, point.node.graph
+        assert isinstance(graph, ir.Graph)
         data, kernel = node.inputs[point.activation], node.inputs[point.weight]
         assert data is not None and kernel is not None  # noqa: PT018  placement has checked both
         label, op = node_label(node), node.op_type
@@ -92,38 +112,40 @@ class InsertQDQ(GraphPass):
             return NodeDecision(node=label, op=op, precision="float32", reason=f"no range for {point.tensor!r}")
         if not amax:
             return NodeDecision(node=label, op=op, precision="float32", reason="its input was zero in all samples")
-        if data not in activations:
-            activations[data] = self._activation_pair(graph, data, amax)
-        if (kernel, point.axis) not in weights:
-            weights[kernel, point.axis] = self._weight(graph, kernel, point.axis, node)
-        node.replace_input_with(point.activation, activations[data])
-        node.replace_input_with(point.weight, weights[kernel, point.axis])
+        if (data, graph) not in done.activations:
+            done.activations[data, graph] = self._activation_pair(graph, data, amax, done.suffixes[graph])
+        if (kernel, graph, point.axis) not in done.weights:
+            done.weights[kernel, graph, point.axis] = self._weight(point, kernel, done.suffixes[graph])
+        node.replace_input_with(point.activation, done.activations[data, graph])
+        node.replace_input_with(point.weight, done.weights[kernel, graph, point.axis])
         return NodeDecision(
             node=label, op=op, precision=self._precision, reason="weighted operator with a constant weight"
         )
 
-    def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float) -> ir.Value:
+    def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float, suffix: str) -> ir.Value:
+        base = f"{value.name}{suffix}"
         scale = np.asarray(_safe_scale(np.float32(amax), self._format.largest), np.float32)
-        scale_value = _constant(graph, f"{value.name}_scale", scale)
-        zero = _constant(graph, f"{value.name}_zero_point", np.zeros((), self._format.dtype.numpy()))
-        quantise = ir.node("QuantizeLinear", [value, scale_value, zero], name=f"{value.name}_quantize")
-        dequantise = ir.node(
-            "DequantizeLinear", [quantise.outputs[0], scale_value, zero], name=f"{value.name}_dequantize"
-        )
-        _name_output(quantise, f"{value.name}_quantized", self._format.dtype, value.shape)
-        _name_output(dequantise, f"{value.name}_dequantized", ir.DataType.FLOAT, value.shape)
+        scale_value = _constant(graph, f"{base}_scale", scale)
+        zero = _constant(graph, f"{base}_zero_point", np.zeros((), self._format.dtype.numpy()))
+        quantise = ir.node("QuantizeLinear", [value, scale_value, zero], name=f"{base}_quantize")
+        dequantise = ir.node("DequantizeLinear", [quantise.outputs[0], scale_value, zero], name=f"{base}_dequantize")
+        _name_output(quantise, f"{base}_quantized", self._format.dtype, value.shape)
+        _name_output(dequantise, f"{base}_dequantized", ir.DataType.FLOAT, value.shape)
         producer = value.producer()
-        if producer is not None:
+        if producer is not None and producer.graph is graph:
             graph.insert_after(producer, [quantise, dequantise])
         else:
             graph.insert_before(graph[0], [quantise, dequantise])
         return dequantise.outputs[0]
 
-    def _weight(self, graph: ir.Graph, value: ir.Value, axis: int, before: ir.Node) -> ir.Value:
-        assert value.const_value is not None
+    def _weight(self, point: QuantPoint, value: ir.Value, suffix: str) -> ir.Value:
+        graph, axis = point.node.graph, point.axis
+        assert value.const_value is not None and isinstance(graph, ir.Graph)  # noqa: PT018
         array = value.const_value.numpy()
-        quantised, scale = quantise_weight(array, axis if self._format.per_channel else None, self._precision)
-        base = f"{value.name}_axis{axis}"
+        quantised, scale = quantise_weight(
+            array, axis if self._format.per_channel else None, self._precision, self._weights
+        )
+        base = f"{value.name}{suffix}_axis{axis}"
         inputs = [
             _constant(graph, f"{base}_quantized", quantised),
             _constant(graph, f"{base}_scale", scale),
@@ -132,29 +154,55 @@ class InsertQDQ(GraphPass):
         attributes = {"axis": ir.AttrInt64("axis", axis)} if self._format.per_channel else {}
         node = ir.Node("", "DequantizeLinear", inputs, attributes, name=f"{base}_dequantize")
         _name_output(node, f"{base}_dequantized", ir.DataType.FLOAT, value.shape)
-        graph.insert_before(before, [node])
+        graph.insert_before(point.node, [node])
         return node.outputs[0]
 
 
-def quantise_weight(array: np.ndarray, axis: int | None, precision: EightBit) -> tuple[np.ndarray, np.ndarray]:
+def largest_value(precision: EightBit) -> float:
+    """The largest value of the format: a scale is amax divided by it."""
+    return _FORMATS[precision].largest
+
+
+def quantise_weight(
+    array: np.ndarray, axis: int | None, precision: EightBit, method: WeightMethod = "max"
+) -> tuple[np.ndarray, np.ndarray]:
     """Quantise a float32 weight symmetrically.
 
     Args:
         array: the weight, any shape.
         axis: the axis with one scale per index; ``None`` for one scale in all.
         precision: ``int8`` or ``fp8``.
+        method: ``max`` covers the largest magnitude of every channel; ``mse`` clips each channel where that lessens
+            its squared error, measured for every one of 32 shares of its largest magnitude.
 
     Returns:
         The 8-bit array of the same shape, and float32 scales: shape ``[array.shape[axis]]`` or ``[]``.
     """
     form = _FORMATS[precision]
-    others = tuple(i for i in range(array.ndim) if i != axis) if axis is not None else None
-    scale = np.asarray(_safe_scale(np.abs(array).max(axis=others), form.largest), np.float32)
-    shaped = scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
-    steps = np.clip(array / shaped, -form.largest, form.largest)
-    if precision == "int8":
-        np.rint(steps, out=steps)
-    return steps.astype(form.dtype.numpy()), scale
+    rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    scale = _safe_scale(np.abs(rows).max(axis=1), form.largest)
+    if method == "mse":
+        scale = np.concatenate([_least_error(row, limit, form) for row, limit in zip(rows, scale, strict=True)])
+    shaped = scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+    quantised = _steps(array, shaped, form).astype(form.dtype.numpy())
+    return quantised, scale.reshape(() if axis is None else -1)
+
+
+def _least_error(row: np.ndarray, largest: np.float32, form: _Format) -> np.ndarray:
+    """float32[1]: the scale of one channel with the least squared error; of equally good ones the largest."""
+    scales = largest * _SHARES
+    errors = [np.sum((row - _rounded(row, scale, form) * scale) ** 2, dtype=np.float64) for scale in scales]
+    return _safe_scale(scales[[np.argmin(errors)]] * form.largest, form.largest)
+
+
+def _rounded(row: np.ndarray, scale: np.float32, form: _Format) -> np.ndarray:
+    return _steps(row, scale, form).astype(form.dtype.numpy()).astype(np.float32)
+
+
+def _steps(array: np.ndarray, scale: np.ndarray | np.float32, form: _Format) -> np.ndarray:
+    """``array`` in units of ``scale``, clipped; in whole steps for INT8."""
+    steps = np.clip(array / scale, -form.largest, form.largest)
+    return np.rint(steps, out=steps) if form.dtype == ir.DataType.INT8 else steps
 
 
 def _safe_scale(amax: np.ndarray | np.float32, largest: float) -> np.ndarray:
