@@ -22,13 +22,12 @@ import onnxruntime
 
 import trtpipe
 from trtpipe.backends.base import load_backend
-from trtpipe.calibration.methods import CANDIDATES
+from trtpipe.calibration.methods import CHOICES
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.recipe import CalibrationRecipe, DataSettings
 from trtpipe.settings import Settings
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
-#: The figure by which a case is judged: the first one its ``evaluate`` gives.
 AUTO = "auto"
 
 
@@ -64,7 +63,7 @@ def measured(folder: Path, work: Path) -> dict[str, object]:
     figures: dict[str, float] = {"float32": evaluated(case, simplified, settings)}
     chosen: dict[str, int] = {}
     seconds = 0.0
-    for name, method, percentile in [(str(c), c.method, c.percentile) for c in CANDIDATES] + [(AUTO, AUTO, None)]:
+    for name, method, percentile in [(str(c), c.method, c.percentile) for c in CHOICES] + [(AUTO, AUTO, None)]:
         begin = time.perf_counter()
         recipe = CalibrationRecipe(
             method=method,

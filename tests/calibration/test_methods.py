@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trtpipe.calibration.density import density_of
-from trtpipe.calibration.methods import CANDIDATES, METHODS, Choice, entropy, least_error
+from trtpipe.calibration.methods import CANDIDATES, CHOICES, METHODS, Choice, entropy, least_error
 from trtpipe.calibration.quantiser import QUANTISERS
 from trtpipe.calibration.statistics import TensorStatistics
 
@@ -133,8 +133,9 @@ class TestEveryMethod:
         assert one == other
 
 
-def test_candidates_are_the_documented_ones() -> None:
-    assert {str(choice) for choice in CANDIDATES} == {
+def test_the_choices_are_the_documented_ones() -> None:
+    assert {str(choice) for choice in CHOICES} == {
         "max", "mse", "entropy", "percentile 99.9", "percentile 99.99", "percentile 99.999", "percentile 99.9999",
     }  # fmt: skip
+    assert {str(choice) for choice in CHOICES} > {str(choice) for choice in CANDIDATES}
     assert str(Choice("percentile", 99.9999)) == "percentile 99.9999"

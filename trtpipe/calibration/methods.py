@@ -41,9 +41,8 @@ class Choice:
         return self.method if self.percentile is None else f"{self.method} {self.percentile:g}"
 
 
-#: What ``auto`` chooses from; among equals it takes the first. In published tables these two orders of magnitude of
-#: clipping and mse fail least often, entropy and 99.9 most often (see docs/calibration.md).
-CANDIDATES: tuple[Choice, ...] = (
+#: Every method worth comparing.
+CHOICES: tuple[Choice, ...] = (
     Choice("percentile", 99.99),
     Choice("mse"),
     Choice("percentile", 99.999),
@@ -52,6 +51,9 @@ CANDIDATES: tuple[Choice, ...] = (
     Choice("entropy"),
     Choice("percentile", 99.9),
 )
+#: What ``auto`` chooses from; among equals it takes the first. The last two choices clip so much that they can lose
+#: everything on data a little louder than the calibration data, and are left out (see docs/calibration.md).
+CANDIDATES: tuple[Choice, ...] = CHOICES[:5]
 
 #: A method gets a tensor's statistics (at least one value), the percentile and the format, and gives the amax.
 RangeMethod: TypeAlias = "Callable[[TensorStatistics, float, EightBit], float]"
