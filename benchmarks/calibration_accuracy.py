@@ -104,7 +104,8 @@ def evaluated(case: ModuleType, model: Path, settings: Settings) -> float:
 
 def load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"case_{path.parent.name}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

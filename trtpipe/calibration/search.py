@@ -35,7 +35,7 @@ _ALIKE = 0.02
 _TIE = 1.0
 
 #: dB: a single tensor's range is changed for no less, ...
-_GAIN = 0.1
+_GAIN = 0.5
 #: ... and only if the noise falls, over the feeds, by so many standard errors: less may be chance.
 _SIGMAS = 3.0
 

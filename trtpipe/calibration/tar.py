@@ -46,7 +46,7 @@ def read_tar(path: Path, wanted: frozenset[str] | None) -> Generator[TarEntry, N
     """
     with _reading(path), tarfile.open(path, "r:") as archive:
         for member in archive:
-            archive.members = []  # the reader would keep every header of a shard with a million files
+            archive.members = []  # type: ignore[attr-defined]  # the reader would keep every header of a shard with a million files
             if member.isdir():
                 continue
             name = _safe_name(member, path)

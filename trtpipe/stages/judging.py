@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trtpipe.job import Job
 
 #: Feeds to judge by, and bytes they may take.
-FEEDS, FEED_BYTES = 64, 64 << 20
+FEEDS, FEED_BYTES = 32, 64 << 20
 #: Noise below this share of the signal (-120 dB) is none.
 _FLOOR = 1e-12
 #: Share of the mean power over all feeds that every feed is taken to have.
