@@ -11,6 +11,7 @@ from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.errors import InputError
 from trtpipe.job import Job
 from trtpipe.latency.reports import LatencyReport
+from trtpipe.oserrors import translate_os_errors
 from trtpipe.pipeline import STAGES, Step, artifact_from_file, opened, stages_named
 from trtpipe.profile import CALIBRATED, DeploymentProfile
 from trtpipe.progress import Progress, Silent
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from trtpipe.artifact import Artifact
+    from trtpipe.calibration.trt_cache import CacheImport
     from trtpipe.stages.stage import Stage
     from trtpipe.target import Target
 
@@ -179,6 +181,33 @@ def derive(job: Job, simplified: Path, statistics: Path, out: Path, progress: Pr
     """``statistics.npz`` -> ``ranges.json``, without a pass over data; only the method ``auto`` looks at samples."""
     given = {"simplified": simplified, "statistics": statistics}
     return _stages(_eight_bit(job), ("calibrate",), given, out, _JSON, progress)
+
+
+def import_trt_cache(cache: Path, simplified: Path, out: Path, keep: Sequence[str] = ()) -> CacheImport:
+    """The scales of a calibration cache that TensorRT 8 to 10 wrote, as ``ranges.json`` for ``simplified.onnx``.
+
+    Args:
+        cache: the text file a calibrator wrote.
+        simplified: the graph to lower; its tensor names must be those the cache was made with.
+        out: the ``ranges.json`` to write.
+        keep: shell patterns of node names that stay in high precision.
+
+    Returns:
+        The ranges, and which tensors matched.
+
+    Raises:
+        InputError: no such cache (the message names the line), or it knows none of the graph's tensors.
+        EnvironmentLacks: ``out`` cannot be written.
+    """
+    from trtpipe.calibration.trt_cache import apply_trt_cache, read_trt_cache
+    from trtpipe.stages.observe import tensors_of
+
+    check_writable(out.parent)
+    result = apply_trt_cache(read_trt_cache(cache), tensors_of(simplified, tuple(keep)))
+    with translate_os_errors(out, f"write {out}", elsewhere="choose another output with -o"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        result.ranges.write(out)
+    return result
 
 
 def lower(

@@ -61,4 +61,5 @@ def _ranges(statistics: Statistics) -> np.ndarray:
 
 def _moves(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Changes relative to the end; none for a tensor that is 0 to the end."""
-    return np.abs(after - before) / np.where(after > 0, after, 1.0)
+    moves: np.ndarray = np.abs(after - before) / np.where(after > 0, after, 1.0)
+    return moves

@@ -191,12 +191,12 @@ def quantise_weight(
 def _least_error(row: np.ndarray, largest: np.float32, form: _Format) -> np.ndarray:
     """float32[1]: the scale of one channel with the least squared error; of equally good ones the largest."""
     scales = largest * _SHARES
-    errors = [np.sum((row - _rounded(row, scale, form) * scale) ** 2, dtype=np.float64) for scale in scales]
+    errors = [np.sum((row - _rounded(row, scale, form) * float(scale)) ** 2) for scale in scales]
     return _safe_scale(scales[[np.argmin(errors)]] * form.largest, form.largest)
 
 
 def _rounded(row: np.ndarray, scale: np.float32, form: _Format) -> np.ndarray:
-    return _steps(row, scale, form).astype(form.dtype.numpy()).astype(np.float32)
+    return _steps(row, scale, form).astype(form.dtype.numpy()).astype(np.float64)
 
 
 def _steps(array: np.ndarray, scale: np.ndarray | np.float32, form: _Format) -> np.ndarray:

@@ -58,9 +58,9 @@ class Observe:
                 "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
             )
         simplified = inputs.path("simplified")
-        tensors = _tensors(simplified, job)
+        tensors = tensors_of(simplified, job.profile.keep)
         observed = workdir / "observed.onnx"
-        extra = _write_observed(simplified, observed, tensors)
+        extra = write_observed(simplified, observed, tensors)
         try:
             with load_backend("onnxruntime").open(observed, job.settings) as runner:
                 statistics = collect(Observer(runner, tensors), dataset, tensors, progress)
@@ -79,7 +79,8 @@ class Observe:
         load_statistics(draft.path)
 
 
-def _tensors(simplified: Path, job: Job) -> tuple[str, ...]:
+def tensors_of(simplified: Path, keep: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the tensors to observe: those that will carry a Q/DQ pair."""
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.graph_pass import run_passes
     from trtpipe.passes.infer_types import InferTypes
@@ -87,10 +88,10 @@ def _tensors(simplified: Path, job: Job) -> tuple[str, ...]:
 
     model = load_model(simplified)
     run_passes(model, [InferTypes()])
-    return observed_tensors(place(model, job.profile.keep)[0])
+    return observed_tensors(place(model, keep)[0])
 
 
-def _write_observed(simplified: Path, path: Path, tensors: tuple[str, ...]) -> tuple[str, ...]:
+def write_observed(simplified: Path, path: Path, tensors: tuple[str, ...]) -> tuple[str, ...]:
     """A copy of the graph whose outputs are just the observed tensors, so that nothing else is computed or returned."""
     from trtpipe.onnxfile import load_model, save_model
     from trtpipe.passes.expose import expose
