@@ -21,7 +21,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -153,8 +153,11 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     write_observed(path, observed, tensors)
     dataset = open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path))
 
+    stack = ExitStack()
+    runner = stack.enter_context(load_backend("onnxruntime").open(observed, Settings.from_environment()))
+
     def work() -> None:
-        with load_backend("onnxruntime").open(observed, Settings.from_environment()) as runner:
+        with stack:
             statistics = collect(Observer(runner, tensors), dataset, tensors, trtpipe.Silent())
         for choice in CHOICES:
             for tensor, found in statistics.tensors.items():
