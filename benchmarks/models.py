@@ -1,6 +1,7 @@
 """Models of known size for benchmarks, with seeded random weights: speed and memory are real, answers are not.
 
 python benchmarks/models.py resnet50 OUT.onnx
+python benchmarks/models.py minilm   OUT.onnx
 python benchmarks/models.py dense3g  OUT.onnx     # 3 GB of float32 weights, as external data
 """
 
@@ -100,7 +101,50 @@ def dense3g(path: Path) -> None:
     )
 
 
-MODELS = {"resnet50": resnet50, "dense3g": dense3g}
+def minilm(path: Path) -> None:
+    """A sentence encoder of MiniLM-L6's size: 6 layers, width 384, 12 heads; input ``ids`` int64[batch, length]."""
+    g = Graph(path, external=False)
+    width, heads, layers = 384, 12, 6
+    shape, axes = np.array([0, 0, heads, width // heads]), np.array([1])
+    g.weights += [onnx.numpy_helper.from_array(shape, "split"), onnx.numpy_helper.from_array(axes, "axes")]
+    g.weights.append(onnx.numpy_helper.from_array(np.array([0, 0, width]), "join"))
+    g.weights.append(onnx.numpy_helper.from_array(np.float32((width // heads) ** 0.5), "root"))
+
+    def dense(x: str, name: str, cin: int, cout: int) -> str:
+        y = g.add("MatMul", [x, g.weight(f"{name}_w", (cin, cout), cin**-0.5)], f"{name}_mul")
+        return g.add("Add", [y, g.weight(f"{name}_b", (cout,), 0.01)], name)
+
+    def norm(x: str, name: str) -> str:
+        return g.add(
+            "LayerNormalization", [x, g.weight(f"{name}_g", (width,), 1.0), g.weight(f"{name}_b", (width,), 0.1)], name
+        )
+
+    def split(x: str, name: str, perm: list[int]) -> str:
+        return g.add("Transpose", [g.add("Reshape", [x, "split"], f"{name}_split")], f"{name}_heads", perm=perm)
+
+    x = norm(g.add("Gather", [g.weight("table", (30522, width), 0.05), "ids"], "embedded"), "norm")
+    for layer in range(layers):
+        name = f"l{layer}"
+        q = split(dense(x, f"{name}_q", width, width), f"{name}_q", [0, 2, 1, 3])
+        k = split(dense(x, f"{name}_k", width, width), f"{name}_k", [0, 2, 3, 1])
+        v = split(dense(x, f"{name}_v", width, width), f"{name}_v", [0, 2, 1, 3])
+        scores = g.add("Div", [g.add("MatMul", [q, k], f"{name}_qk"), "root"], f"{name}_scores")
+        mixed = g.add("MatMul", [g.add("Softmax", [scores], f"{name}_p", axis=-1), v], f"{name}_pv")
+        mixed = g.add("Transpose", [mixed], f"{name}_back", perm=[0, 2, 1, 3])
+        joined = g.add("Reshape", [mixed, "join"], f"{name}_joined")
+        x = norm(g.add("Add", [x, dense(joined, f"{name}_o", width, width)], f"{name}_sum"), f"{name}_norm")
+        up = dense(x, f"{name}_up", width, 4 * width)
+        half = g.add("Erf", [g.add("Div", [up, g.weight(f"{name}_s", (1,), 1.0)], f"{name}_e")], f"{name}_erf")
+        up = g.add("Mul", [up, half], f"{name}_gelu")
+        x = norm(g.add("Add", [x, dense(up, f"{name}_down", 4 * width, width)], f"{name}_ffn"), f"{name}_out")
+    g.add("ReduceMean", [x, "axes"], "embedding", keepdims=0)
+    g.save(
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "length"])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", width])],
+    )
+
+
+MODELS = {"resnet50": resnet50, "minilm": minilm, "dense3g": dense3g}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

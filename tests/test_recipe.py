@@ -72,7 +72,7 @@ def test_a_function_in_a_file_is_anchored_too(tmp_path: Path) -> None:
         ("percentile = 50", "percentile"),
         ("percentile = 100.1", "percentile"),
         ("percentile = nan", "percentile"),
-        ('method = "entropy"', "method"),
+        ('method = "kl"', "method"),
         ("[data]\nsamples = 0", "data.samples"),
         ("[data]\nbatch = 0", "data.batch"),
         ("[data]\nseed = -1", "data.seed"),

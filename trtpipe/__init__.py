@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         calibrate,
         compile,  # noqa: A004  the pipeline's own word
         export,
+        import_trt_cache,
         lower,
         make_job,
         measure,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from trtpipe.artifact import Artifact, IOContract, TensorSpec
     from trtpipe.backends.base import EngineFacts
+    from trtpipe.calibration.merging import merge_statistics
     from trtpipe.doctor import Diagnosis, diagnose
     from trtpipe.errors import (
         BuildError,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress, Silent
     from trtpipe.recipe import CalibrationRecipe
     from trtpipe.report.manifest import Manifest
+    from trtpipe.report.plots import plot_statistics
     from trtpipe.settings import Settings
     from trtpipe.store import ArtifactStore
     from trtpipe.target import TARGETS, Target, find_target
@@ -83,14 +86,18 @@ _HOMES = {
     "build": "trtpipe.api",
     "calibrate": "trtpipe.api",
     "compile": "trtpipe.api",
+    "derive": "trtpipe.api",
     "diagnose": "trtpipe.doctor",
     "export": "trtpipe.api",
     "find_target": "trtpipe.target",
+    "import_trt_cache": "trtpipe.api",
     "inspect": "trtpipe.inspection",
     "lower": "trtpipe.api",
     "make_job": "trtpipe.api",
     "measure": "trtpipe.api",
+    "merge_statistics": "trtpipe.calibration.merging",
     "plan": "trtpipe.api",
+    "plot_statistics": "trtpipe.report.plots",
     "simplify": "trtpipe.api",
     "verify": "trtpipe.api",
 }
@@ -128,14 +135,18 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "build",
     "calibrate",
     "compile",
+    "derive",
     "diagnose",
     "export",
     "find_target",
+    "import_trt_cache",
     "inspect",
     "lower",
     "make_job",
     "measure",
+    "merge_statistics",
     "plan",
+    "plot_statistics",
     "simplify",
     "verify",
 ]

@@ -12,6 +12,7 @@ from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError
 from trtpipe.job import Job
 from trtpipe.latency.reports import LatencyReport
+from trtpipe.oserrors import translate_os_errors
 from trtpipe.pipeline import STAGES, Step, artifact_from_file, opened, stages_named
 from trtpipe.profile import CALIBRATED, DeploymentProfile
 from trtpipe.progress import Progress, Silent
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from trtpipe.artifact import Artifact
+    from trtpipe.calibration.trt_cache import CacheImport
     from trtpipe.stages.stage import Stage
     from trtpipe.target import Target
 
@@ -171,10 +173,44 @@ def simplify(job: Job, model: Path, out: Path, progress: Progress | None = None)
 
 
 def calibrate(job: Job, simplified: Path, out: Path, progress: Progress | None = None) -> BuildResult:
-    """``simplified.onnx`` and the recipe's data -> ``ranges.json`` and ``statistics.npz``."""
-    if job.profile.precision not in CALIBRATED:
-        job = replace(job, profile=job.profile.model_copy(update={"precision": "int8"}))
-    return _single(job, "calibrate", {"simplified": simplified}, out, _JSON, progress)
+    """``simplified.onnx`` and the recipe's data -> ``ranges.json`` and ``statistics.npz``, in one pass.
+
+    The statistics stay in the store: asking for another method later costs no new pass.
+    """
+    return _stages(_eight_bit(job), ("observe", "calibrate"), {"simplified": simplified}, out, _JSON, progress)
+
+
+def derive(job: Job, simplified: Path, statistics: Path, out: Path, progress: Progress | None = None) -> BuildResult:
+    """``statistics.npz`` -> ``ranges.json``, without a pass over data; only the method ``auto`` looks at samples."""
+    given = {"simplified": simplified, "statistics": statistics}
+    return _stages(_eight_bit(job), ("calibrate",), given, out, _JSON, progress)
+
+
+def import_trt_cache(cache: Path, simplified: Path, out: Path, keep: Sequence[str] = ()) -> CacheImport:
+    """The scales of a calibration cache that TensorRT 8 to 10 wrote, as ``ranges.json`` for ``simplified.onnx``.
+
+    Args:
+        cache: the text file a calibrator wrote.
+        simplified: the graph to lower; its tensor names must be those the cache was made with.
+        out: the ``ranges.json`` to write.
+        keep: shell patterns of node names that stay in high precision.
+
+    Returns:
+        The ranges, and which tensors matched.
+
+    Raises:
+        InputError: no such cache (the message names the line), or it knows none of the graph's tensors.
+        EnvironmentLacks: ``out`` cannot be written.
+    """
+    from trtpipe.calibration.trt_cache import apply_trt_cache, read_trt_cache
+    from trtpipe.stages.observe import tensors_of
+
+    check_writable(out.parent)
+    result = apply_trt_cache(read_trt_cache(cache), tensors_of(simplified, tuple(keep)))
+    with translate_os_errors(out, f"write {out}", elsewhere="choose another output with -o"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        result.ranges.write(out)
+    return result
 
 
 def lower(
@@ -233,10 +269,32 @@ def measure(
     return _single(job, "measure", given, out, _JSON, progress)
 
 
+def _eight_bit(job: Job) -> Job:
+    """The job, for int8 where its precision needs no ranges."""
+    if job.profile.precision in CALIBRATED:
+        return job
+    return replace(job, profile=job.profile.model_copy(update={"precision": "int8"}))
+
+
 def _single(
     job: Job, name: str, given: Mapping[str, Path], out: Path | None, suffixes: Sequence[str], progress: Progress | None
 ) -> BuildResult:
-    """One stage from the files of the user's, through the same code as the whole pipeline."""
+    """One stage from the files of the user's."""
+    return _stages(job, (name,), given, out, suffixes, progress)
+
+
+def _stages(
+    job: Job,
+    names: tuple[str, ...],
+    given: Mapping[str, Path],
+    out: Path | None,
+    suffixes: Sequence[str],
+    progress: Progress | None,
+) -> BuildResult:
+    """Some stages from the files of the user's, through the same code as the whole pipeline.
+
+    If ``out`` is a file, the last artifact gets this name, and the others lie beside it under their own.
+    """
     if out is not None:
         check_writable(out.parent if out.suffix in suffixes and not out.is_dir() else out)
     artifacts = {}
@@ -247,12 +305,17 @@ def _single(
     def publish(result: BuildResult) -> Path | None:
         if out is None:
             return None
+        if len(names) > 1 and out.suffix in suffixes and not out.is_dir():
+            for artifact in result.artifacts[:-1]:
+                name = artifact.files[0].name
+                publish_file(artifact, out.with_name(name), (Path(name).suffix,))
+            return publish_file(result.artifacts[-1], out, suffixes)
         if len(result.artifacts) == 1:
             return publish_file(result.artifacts[0], out, suffixes)
         publish_folder(result.artifacts, out)
         return out
 
-    return _run(job, stages_named(name), artifacts, publish, progress or Silent())
+    return _run(job, stages_named(*names), artifacts, publish, progress or Silent())
 
 
 def _run(

@@ -21,6 +21,7 @@ from trtpipe.stages.compile import Compile
 from trtpipe.stages.export import Export
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.measure import Measure
+from trtpipe.stages.observe import Observe
 from trtpipe.stages.simplify import Simplify
 from trtpipe.stages.verify import Verify
 from trtpipe.store import ArtifactStore, Key
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 STAGES: tuple[Stage, ...] = (
     Export(),
     Simplify(),
+    Observe(),
     Calibrate(),
     Lower(),
     Compile(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,7 +16,11 @@ from trtpipe.tomlfile import load_toml
 
 Pixels = Annotated[int, Field(ge=1)]
 PerChannel = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
-Method: TypeAlias = Literal["percentile", "max"]
+#: Methods that choose a tensor's range by its statistics alone; ``auto`` chooses among them.
+SingleMethod: TypeAlias = Literal["percentile", "max", "mse", "entropy"]
+Method: TypeAlias = Literal["auto", "percentile", "max", "mse", "entropy"]
+METHOD_NAMES: tuple[str, ...] = get_args(Method)
+WeightMethod: TypeAlias = Literal["max", "mse"]
 
 _MODULE_FUNCTION = re.compile(r"[^\W\d][\w.]*(?<!\.py):[^\W\d]\w*")
 
@@ -93,8 +97,11 @@ class CalibrationRecipe(Record):
     """How activation ranges are found.
 
     Attributes:
-        method: ``max`` (the largest magnitude seen) or ``percentile`` (clip the rarest magnitudes).
-        percentile: share of magnitudes kept, in percent.
+        method: ``max`` (the largest magnitude seen), ``percentile`` (clip the rarest magnitudes), ``mse`` (least
+            expected squared error), ``entropy`` (TensorRT's), or ``auto`` (per tensor the one that loses least at
+            the model's output).
+        percentile: share of magnitudes kept, in percent; for the method of this name only.
+        weights: how far each channel of a weight reaches: ``max`` or ``mse``.
         data: the calibration samples.
         evaluation: held-out samples for accuracy; parity is checked on them too.
     """
@@ -102,6 +109,7 @@ class CalibrationRecipe(Record):
     description: str = ""
     method: Method = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    weights: WeightMethod = "max"
     data: DataSettings = DataSettings()
     evaluation: EvaluationSettings | None = None
 

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
         ({"source": ""}, "no data is given"),
         ({"source": "{0}/nothing.npz"}, r"nothing\.npz: no such file or folder"),
         ({"source": "{0}/data.csv"}, r"data\.csv: not a kind of data trtpipe reads"),
-        ({"source": "{0}/x.npz", "image": ImageSettings()}, "image preprocessing applies to a folder of images"),
-        ({"source": "{0}/x.npy", "labels": "y"}, "labels 'y' names an array of an .npz file"),
-        ({"source": "{0}", "labels": "y"}, "labels 'y' names an array of an .npz file"),
+        (
+            {"source": "{0}/x.npz", "image": ImageSettings()},
+            "image preprocessing applies to a folder of images or tar shards",
+        ),
+        ({"source": "{0}/x.npy", "labels": "y"}, "labels 'y' names an array of an .npz or .h5 file"),
+        ({"source": "{0}", "labels": "y"}, "labels 'y' names an array of an .npz or .h5 file"),
     ],
 )
 def test_complaints(tmp_path: Path, contract: MakeContract, settings: dict[str, Any], complaint: str) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from trtpipe.calibration.account import DataAccount
-from trtpipe.calibration.ranges import Ranges, clipped, derive_ranges, largest
+from trtpipe.calibration.methods import clipped, largest
+from trtpipe.calibration.ranges import Ranges, derive_ranges
 from trtpipe.calibration.statistics import RESOLUTION, Statistics, TensorStatistics
 from trtpipe.errors import InputError
 
@@ -47,13 +48,13 @@ class TestAgainstBruteForce:
     def test_percentile(self, name: str, count: int, percentile: float) -> None:
         x = DISTRIBUTIONS[name](count).astype(np.float32)
         exact = float(np.percentile(np.abs(x).astype(np.float64), percentile))
-        found = clipped(seen(x), percentile)
+        found = clipped(seen(x), percentile, "int8")
         assert abs(found - exact) <= RESOLUTION * exact
         assert found <= float(np.abs(x).max())
 
     def test_max(self, name: str) -> None:
         x = DISTRIBUTIONS[name](5000).astype(np.float32)
-        assert largest(seen(x), 50) == float(np.abs(x).max())
+        assert largest(seen(x), 50, "int8") == float(np.abs(x).max())
 
 
 class TestResolution:
@@ -61,17 +62,17 @@ class TestResolution:
         x = np.random.default_rng(1).standard_normal(1_000_000).astype(np.float32)
         for percentile in (60, 90, 99, 99.9):
             exact = np.percentile(np.abs(x), percentile)
-            assert abs(clipped(seen(x), percentile) - exact) <= 0.05 * RESOLUTION * exact
+            assert abs(clipped(seen(x), percentile, "int8") - exact) <= 0.05 * RESOLUTION * exact
 
     def test_no_error_for_one_magnitude_and_at_a_hundred(self) -> None:
-        assert clipped(seen(np.full(1000, 1.7)), 60) == float(np.float32(1.7))
+        assert clipped(seen(np.full(1000, 1.7)), 60, "int8") == float(np.float32(1.7))
         x = np.random.default_rng(1).standard_normal(999).astype(np.float32)
-        assert clipped(seen(x), 100) == float(np.abs(x).max())
+        assert clipped(seen(x), 100, "int8") == float(np.abs(x).max())
 
     def test_subnormal_magnitudes_have_an_absolute_bound(self) -> None:
         x = np.random.default_rng(1).uniform(0, 1e-38, 1000).astype(np.float32)
         for percentile in (51, 75, 99):
-            assert abs(clipped(seen(x), percentile) - np.percentile(x.astype(float), percentile)) <= 2.0**-133
+            assert abs(clipped(seen(x), percentile, "int8") - np.percentile(x.astype(float), percentile)) <= 2.0**-133
 
 
 class TestDerive:

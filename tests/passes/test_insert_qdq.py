@@ -26,7 +26,8 @@ from models import (
 from numpy.lib.stride_tricks import sliding_window_view
 
 from trtpipe.errors import StageError
-from trtpipe.passes.insert_qdq import InsertQDQ, quantise_weight
+from trtpipe.passes.insert_qdq import InsertQDQ
+from trtpipe.passes.weights import quantise_weight
 
 FP8 = ml_dtypes.float8_e4m3fn
 

@@ -32,6 +32,23 @@ class InputAccount(Record):
     zeros: float
 
 
+class Settling(Record):
+    """How far the ranges still moved while the last part of the data came in: at the 99.99th percentile.
+
+    Attributes:
+        since: samples seen at the point compared with: the last quarter began there, or a little earlier.
+        moved: largest change of a range from there to the end, relative to the end.
+        tensor: whose that is; empty without tensors.
+        enough: samples after which no range moved by more than 2 % any more; beyond the samples used it is an
+            estimate, by the square-root law of sampling error.
+    """
+
+    since: int
+    moved: float
+    tensor: str
+    enough: int
+
+
 class DataAccount(Record):
     """What data a result rests on.
 
@@ -43,6 +60,7 @@ class DataAccount(Record):
         inputs: input name -> what it was fed.
         preprocessing: how files became tensors; ``None`` if the data came as tensors.
         seed: what the samples were chosen or made with; ``None`` if all were used.
+        settling: how far the ranges still moved at the end; ``None`` for merged data and for very little.
         warnings: what makes the data doubtful.
     """
 
@@ -53,6 +71,7 @@ class DataAccount(Record):
     inputs: dict[str, InputAccount]
     preprocessing: ImageSettings | None = None
     seed: int | None = None
+    settling: Settling | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -72,11 +91,16 @@ class AccountBuilder:
         for name, value in feed.items():
             self._tallies.setdefault(name, _Tally()).add(value)
 
-    def finish(self) -> DataAccount:
+    def finish(self, settling: Settling | None = None) -> DataAccount:
         """The account of all feeds added; asks the data set for its digest."""
         warnings = [*self._dataset.warnings]
         if self.samples < FEW_SAMPLES:
             warnings.append(f"only {self.samples} samples: ranges found on so few may not hold; use a few hundred")
+        if settling is not None and settling.enough > self.samples:
+            warnings.append(
+                f"the range of {settling.tensor!r} still moved by {settling.moved:.1%} after sample {settling.since}: "
+                f"about {settling.enough} samples would do"
+            )
         for name, tally in self._tallies.items():
             warnings.extend(tally.warnings(name))
         return DataAccount(
@@ -87,6 +111,7 @@ class AccountBuilder:
             inputs={name: tally.finish() for name, tally in self._tallies.items() if tally.count},
             preprocessing=self._dataset.preprocessing,
             seed=self._dataset.seed,
+            settling=settling,
             warnings=tuple(warnings),
         )
 

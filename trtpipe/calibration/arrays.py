@@ -51,6 +51,16 @@ def open_npz(data: DataSettings, contract: IOContract) -> Dataset:
     """
     path = Path(data.source)
     columns = {name: Column(member.shape, member.rows) for name, member in read_members(path).items()}
+    return open_columns(data, contract, columns)
+
+
+def open_columns(data: DataSettings, contract: IOContract, columns: dict[str, Column]) -> Dataset:
+    """Samples from named arrays: one for each input, and the labels where the recipe names them.
+
+    Raises:
+        InputError: an array is missing or unknown, or shapes do not fit.
+    """
+    path = Path(data.source)
     inputs = [spec.name for spec in contract.inputs]
     if data.labels and data.labels not in columns:
         raise InputError(f"{path}: no array {data.labels!r} for the labels", suggestion(data.labels, columns, "arrays"))

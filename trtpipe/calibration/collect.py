@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from trtpipe.calibration.account import AccountBuilder
+from trtpipe.calibration.course import Course
 from trtpipe.calibration.selection import empty
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.errors import InputError
@@ -32,16 +33,18 @@ def collect(run: Callable[[Feed], Feed], dataset: Dataset, tensors: Iterable[str
     """
     statistics = Statistics.empty(tensors)
     account = AccountBuilder(dataset)
+    course = Course()
     progress.advance("calibrate", 0, dataset.samples)
     with closing(iter(dataset)) as samples:
         for sample in samples:
             statistics.update(run(sample.feed))
             _refuse_nonfinite(statistics, dataset, account)
             account.add(sample.feed)
+            course.follow(statistics, account.samples)
             progress.advance("calibrate", account.samples, dataset.samples)
     if not account.feeds:
         raise empty(dataset.name)
-    statistics.accounts = (account.finish(),)
+    statistics.accounts = (account.finish(course.settling(statistics, account.samples)),)
     return statistics
 
 

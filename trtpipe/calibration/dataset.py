@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.calibration import arrays, function, images
+from trtpipe.calibration import arrays, function, hdf5, images, shards
 from trtpipe.calibration.sample import Dataset, Sample
 from trtpipe.errors import InputError
 
@@ -42,6 +42,8 @@ SOURCES: tuple[Source, ...] = (
     Source("a folder of images", images.recognises, images.open_images, takes_images=True),
     Source("an .npz file", arrays.recognises_npz, arrays.open_npz, takes_labels=True),
     Source("an .npy file", arrays.recognises_npy, arrays.open_npy),
+    Source("an .h5 file", hdf5.recognises, hdf5.open_hdf5, takes_labels=True),
+    Source("tar shards (.tar, or shard-{000..012}.tar)", shards.recognises, shards.open_shards, takes_images=True),
     Source("path/file.py:function or package.module:function", function.recognises, function.open_function),
 )
 
@@ -56,13 +58,13 @@ def open_dataset(data: DataSettings, contract: IOContract) -> Dataset:
     source = _source(data.source)
     if data.image is not None and not source.takes_images:
         raise InputError(
-            f"{data.source}: image preprocessing applies to a folder of images, not to {source.words}",
-            "remove the image table, or give a folder of images",
+            f"{data.source}: image preprocessing applies to a folder of images or tar shards, not to {source.words}",
+            "remove the image table, or give images",
         )
     if data.labels and not source.takes_labels:
         raise InputError(
-            f"{data.source}: labels {data.labels!r} names an array of an .npz file, but this is {source.words}",
-            "remove the key labels: image folders and functions bring their own",
+            f"{data.source}: labels {data.labels!r} names an array of an .npz or .h5 file, but this is {source.words}",
+            "remove the key labels: image folders, shards and functions bring their own",
         )
     return source.open(data, contract)
 

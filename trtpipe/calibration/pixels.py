@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -37,21 +37,22 @@ def require_pillow() -> None:
         ) from error
 
 
-def load_tensor(path: Path, settings: ImageSettings, raw: bool) -> np.ndarray:
+def load_tensor(path: Path, settings: ImageSettings, raw: bool, content: IO[bytes] | None = None) -> np.ndarray:
     """One image as a tensor without batch axis: [C, H, W] or [H, W, C], as ``settings.layout`` says.
 
     Alpha channels are dropped, 16-bit greys lose their low byte, and EXIF orientation is not applied: all as in
     the usual training pipelines (Pillow's ``convert("RGB")``).
 
     Args:
-        path: a PNG, JPEG, BMP, WEBP or GIF file with a single frame.
+        path: a PNG, JPEG, BMP, WEBP or GIF file with a single frame; only its name, for complaints, with ``content``.
         settings: how to resize, crop, scale and lay out.
         raw: give the pixels as uint8 0..255, neither scaled nor normalised, instead of float32.
+        content: the image itself, where it is no file of its own.
 
     Raises:
         InputError: not such an image, damaged, too large, or too small for the crop; the message names the file.
     """
-    pixels = np.asarray(_cropped(_resized(_decoded(path, settings), settings, path), settings, path))
+    pixels = np.asarray(_cropped(_resized(_decoded(path, settings, content), settings, path), settings, path))
     pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
     if settings.channels == "BGR":
         pixels = pixels[:, :, ::-1]
@@ -59,13 +60,13 @@ def load_tensor(path: Path, settings: ImageSettings, raw: bool) -> np.ndarray:
     return np.ascontiguousarray(values.transpose(2, 0, 1) if settings.layout == "CHW" else values)
 
 
-def _decoded(path: Path, settings: ImageSettings) -> Image:
+def _decoded(path: Path, settings: ImageSettings, content: IO[bytes] | None) -> Image:
     """The image in mode RGB, or L if the tensor has one channel."""
     import PIL.Image
 
     oversize = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
     try:
-        with PIL.Image.open(path, formats=FORMATS) as image:
+        with PIL.Image.open(path if content is None else content, formats=FORMATS) as image:
             _refuse_size(path, image.size)
             # A photo with an extra picture inside ("MPO") is a photo, an animation is not.
             if getattr(image, "is_animated", False) and image.format != "MPO":

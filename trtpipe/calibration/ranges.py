@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from trtpipe.artifact import Record
 from trtpipe.calibration.account import DataAccount
-from trtpipe.calibration.statistics import Statistics, TensorStatistics
+from trtpipe.calibration.methods import METHODS, Choice
 from trtpipe.errors import InputError
-from trtpipe.recipe import Method
+from trtpipe.recipe import Method, SingleMethod
+
+if TYPE_CHECKING:
+    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.statistics import Statistics, TensorStatistics
 
 
 class TensorRange(Record):
@@ -22,12 +25,14 @@ class TensorRange(Record):
         amax: the magnitude that becomes the largest quantised value; a float32 value, 0 only for a tensor that
             never held anything but zeros.
         method: what chose it.
+        percentile: its parameter, in percent; ``None`` where the method has none.
         minimum, maximum: the exact extremes seen.
         note: what is unusual about it; mostly empty.
     """
 
     amax: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    method: Method
+    method: SingleMethod
+    percentile: float | None = None
     minimum: Annotated[float, Field(allow_inf_nan=False)]
     maximum: Annotated[float, Field(allow_inf_nan=False)]
     note: str = ""
@@ -42,6 +47,8 @@ class Ranges(Record):
         samples: samples the ranges rest on.
         account: the data they were found on; ``None`` if nothing is known of it.
         tensors: tensor name -> its range.
+        unseen: tensors that never held a value, for example in a branch that was never taken; their nodes stay in
+            high precision.
     """
 
     schema_version: Literal[1] = 1
@@ -50,85 +57,78 @@ class Ranges(Record):
     samples: int
     account: DataAccount | None = None
     tensors: dict[str, TensorRange]
+    unseen: tuple[str, ...] = ()
 
-
-#: A method gets a tensor's statistics and the percentile, and gives the amax.
-RangeMethod: TypeAlias = Callable[[TensorStatistics, float], float]
-
-
-def largest(tensor: TensorStatistics, percentile: float) -> float:
-    """The exact largest magnitude; ``percentile`` plays no part."""
-    del percentile
-    return tensor.largest
-
-
-def clipped(tensor: TensorStatistics, percentile: float) -> float:
-    """The magnitude below which ``percentile`` % of all values lie, zeros included.
-
-    It is what ``numpy.percentile`` gives for the magnitudes themselves, up to the resolution of the histogram:
-    the relative error is at most 2**-7 (0.8 %), and none at 100 % or where all values have one magnitude.
-    Below 2**-126 the error is at most 2**-133 instead.
-    """
-    rank = percentile / 100 * (tensor.count - 1)
-    below = int(rank)
-    cumulative = np.cumsum(tensor.histogram)
-    low, high = (_magnitude(tensor, cumulative, min(below + step, tensor.count - 1)) for step in (0, 1))
-    return low + (rank - below) * (high - low)
-
-
-METHODS: Mapping[Method, RangeMethod] = {"max": largest, "percentile": clipped}
 
 #: Methods for which ``percentile`` means something.
 _PARAMETRIC = frozenset({"percentile"})
 
 
-def derive_ranges(statistics: Statistics, method: Method, percentile: float) -> Ranges:
-    """Choose every tensor's range.
+def derive_ranges(
+    statistics: Statistics, method: SingleMethod, percentile: float, precision: EightBit = "int8"
+) -> Ranges:
+    """Choose every tensor's range by one method.
 
     Args:
         statistics: of all tensors that get a scale.
         method: a name in METHODS.
         percentile: share of the values a clipping method keeps, in percent (above 50, at most 100).
+        precision: the format whose largest value ``amax`` becomes.
 
     Raises:
-        InputError: a tensor held no values, or NaN or infinity.
+        InputError: no tensor held any value, or one held NaN or infinity.
     """
-    tensors = {name: _range(name, tensor, method, percentile) for name, tensor in sorted(statistics.tensors.items())}
+    choice = Choice(method, percentile if method in _PARAMETRIC else None)
+    seen, unseen = split_unseen(statistics)
+    tensors = {name: range_of(name, tensor, choice, precision) for name, tensor in seen.items()}
     return Ranges(
         method=method,
-        percentile=percentile if method in _PARAMETRIC else None,
+        percentile=choice.percentile,
         samples=statistics.samples,
         account=statistics.account,
         tensors=tensors,
+        unseen=unseen,
     )
 
 
-def _range(name: str, tensor: TensorStatistics, method: Method, percentile: float) -> TensorRange:
+def split_unseen(statistics: Statistics) -> tuple[dict[str, TensorStatistics], tuple[str, ...]]:
+    """The tensors that held values, in order of their names; and the names of those that never did.
+
+    Raises:
+        InputError: there are tensors, but none held a value.
+    """
+    seen = {name: tensor for name, tensor in sorted(statistics.tensors.items()) if tensor.count or tensor.nonfinite}
+    unseen = tuple(sorted(statistics.tensors.keys() - seen.keys()))
+    if unseen and not seen:
+        raise InputError(
+            f"tensor {unseen[0]!r} held no values", "calibrate on data that reaches this part of the model"
+        )
+    return seen, unseen
+
+
+def range_of(name: str, tensor: TensorStatistics, choice: Choice, precision: EightBit) -> TensorRange:
+    """The range of one tensor that held at least one value.
+
+    Raises:
+        InputError: it held NaN or infinity.
+    """
     if tensor.nonfinite:
         raise InputError(
             f"tensor {name!r} held NaN or infinity {tensor.nonfinite} times", "find the sample that causes it"
         )
-    if not tensor.count:
-        raise InputError(f"tensor {name!r} held no values", "calibrate on data that reaches this part of the model")
-    amax = float(np.float32(min(METHODS[method](tensor, percentile), tensor.largest)))
+    percentile = 100.0 if choice.percentile is None else choice.percentile
+    amax = float(np.float32(min(METHODS[choice.method](tensor, percentile, precision), tensor.largest)))
     note = ""
     if tensor.largest == 0:
         note = "always 0"
     elif amax == 0:
         amax = tensor.largest
         note = f"more than {percentile:g} % of the values are 0, so the largest magnitude is used"
-    return TensorRange(amax=amax, method=method, minimum=tensor.minimum, maximum=tensor.maximum, note=note)
-
-
-def _magnitude(tensor: TensorStatistics, cumulative: np.ndarray, rank: int) -> float:
-    """The magnitude number ``rank`` (from 0) in ascending order; within its bin, magnitudes count as evenly spread."""
-    if rank >= tensor.count - 1:
-        return tensor.largest
-    if rank < tensor.zeros:
-        return 0.0
-    number = int(np.searchsorted(cumulative, rank, side="right"))
-    before = int(cumulative[number - 1]) if number else tensor.zeros
-    inside = (rank - before + 0.5) / (int(cumulative[number]) - before)
-    edges = np.array([number << 16, (number + 1) << 16], dtype=np.uint32).view(np.float32)
-    low, high = max(float(edges[0]), tensor.smallest), min(float(edges[1]), tensor.largest)
-    return low + inside * (high - low)
+    return TensorRange(
+        amax=amax,
+        method=choice.method,
+        percentile=choice.percentile,
+        minimum=tensor.minimum,
+        maximum=tensor.maximum,
+        note=note,
+    )

@@ -22,6 +22,7 @@ from trtpipe.cli.wiring import (
     start_log,
     target_names,
 )
+from trtpipe.recipe import METHOD_NAMES
 from trtpipe.units import parse_bytes, parse_seconds
 
 _path = click.Path(path_type=Path)
@@ -226,7 +227,7 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
             help="Calibration data: a folder of images, .npz, .npy or file.py:function.",
         ),
         recipe_option(samples, at=("data", "samples"), type=int, metavar="N", help="How many samples to use."),
-        recipe_option(method, at=("method",), type=click.Choice(["max", "percentile"]), help="How ranges are chosen."),
+        recipe_option(method, at=("method",), type=click.Choice(METHOD_NAMES), help="How ranges are chosen."),
         recipe_option(
             "--percentile",
             at=("percentile",),

@@ -81,7 +81,7 @@ def show_plan(session: Session, steps: Sequence[Step]) -> int:
 
 def beside(result: BuildResult) -> Callable[..., str]:
     """Names of files in the folder of the result; without a name, of the result itself."""
-    made = Path() if result.out is None else _published(result.artifacts[0], result.out)
+    made = Path() if result.out is None else _published(result.artifacts[-1], result.out)
 
     def named(name: str | None = None) -> str:
         return str(made if name is None else made.with_name(name))

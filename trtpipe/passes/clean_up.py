@@ -26,6 +26,7 @@ def clean_up(model: ir.Model) -> None:
             Borrowed(common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0), "lift_constants"),
             Borrowed(common.RemoveUnusedNodesPass(), "remove_unused_nodes"),
             Borrowed(common.RemoveUnusedOpsetsPass(), "remove_unused_opsets"),
+            Borrowed(common.NameFixPass(), "unique_names"),  # branches may share names; statistics go by name
             InferTypes(),
         ],
     )

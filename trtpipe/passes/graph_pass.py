@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from trtpipe.artifact import Record
 from trtpipe.errors import StageError
 from trtpipe.onnxfile import contract_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    import onnx_ir as ir
 
 
 class NodeDecision(Record):
@@ -130,3 +130,15 @@ def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph and every subgraph, outer ones first."""
     yield model.graph
     yield from model.graph.subgraphs()
+
+
+def owners_of(model: ir.Model) -> dict[ir.Graph, ir.Node]:
+    """Every body in the model -> the node (If, Loop, Scan) it belongs to; the main graph is not among them."""
+    owners: dict[ir.Graph, ir.Node] = {}
+    for node in model.graph.all_nodes():
+        for attribute in node.attributes.values():
+            if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
+                owners[attribute.as_graph()] = node
+            elif isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPHS:
+                owners |= dict.fromkeys(attribute.as_graphs(), node)
+    return owners

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtpipe.passes.graph_pass import NodeDecision, node_label
+from trtpipe.passes.graph_pass import NodeDecision, node_label, owners_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 #: operator -> index of the weight input, where it is fixed
 WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
@@ -50,12 +50,13 @@ def place(model: ir.Model, keep: Sequence[str] = ()) -> tuple[list[QuantPoint], 
         model: the simplified model; types must be inferred.
         keep: shell patterns of node names to leave in high precision.
     """
+    owners = owners_of(model)
     points: list[QuantPoint] = []
     kept: list[NodeDecision] = []
     for node in model.graph.all_nodes():
         if node.op_type not in WEIGHTED or node.domain not in ("", "ai.onnx"):
             continue
-        reason = _kept_by_user(node, keep) or _outside(node, model)
+        reason = _kept_by_user(node, keep) or _outside(node, owners)
         point = None if reason else _point(node)
         if isinstance(point, QuantPoint):
             points.append(point)
@@ -76,9 +77,14 @@ def _kept_by_user(node: ir.Node, keep: Sequence[str]) -> str | None:
     return next((f"kept by pattern {pattern!r}" for pattern in keep if fnmatchcase(name, pattern)), None)
 
 
-def _outside(node: ir.Node, model: ir.Model) -> str | None:
-    if node.graph is not model.graph:
-        return "inside the body of an If, Loop or Scan, where activations cannot be observed"
+def _outside(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> str | None:
+    """Branches of an If are like the main graph; the body of a loop sees other values in every iteration."""
+    graph = node.graph
+    while isinstance(graph, ir.Graph) and graph in owners:
+        owner = owners[graph]
+        if owner.op_type != "If":
+            return f"inside the body of a {owner.op_type}"
+        graph = owner.graph
     return None
 
 

@@ -36,7 +36,7 @@ class Bundle:
 
     def consumes(self, job: Job) -> tuple[str, ...]:
         """Everything."""
-        return ("model", "simplified", "ranges", "lowered", "engine", "parity", "latency")
+        return ("model", "simplified", "statistics", "ranges", "lowered", "engine", "parity", "latency")
 
     def skip(self, job: Job) -> str | None:
         """Never."""
@@ -97,7 +97,12 @@ def _source(job: Job) -> str:
 def _settings(job: Job) -> dict[str, JSON]:
     settings: dict[str, JSON] = {"profile": job.profile.to_dict(), "simplify": job.simplify}
     if job.profile.precision in CALIBRATED:
-        settings["calibration"] = {"method": job.recipe.method, "percentile": job.recipe.percentile}
+        recipe = job.recipe
+        settings["calibration"] = {
+            "method": recipe.method,
+            "percentile": recipe.percentile,
+            "weights": recipe.weights,
+        }
     return settings
 
 

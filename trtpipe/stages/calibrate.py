@@ -1,9 +1,9 @@
-"""calibrate: ``simplified.onnx`` and real data -> ``ranges.json`` and the statistics behind it."""
+"""calibrate: statistics -> ``ranges.json``. Only the method ``auto`` looks at the model and the data again."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
@@ -11,26 +11,29 @@ from trtpipe.errors import InputError, StageError
 from trtpipe.profile import CALIBRATED
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.ranges import Ranges
+    from trtpipe.calibration.statistics import Statistics
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
 
 RANGES = "ranges.json"
-STATISTICS = "statistics.npz"
+#: Methods that weigh rounding against clipping, so that the format decides.
+_BY_FORMAT = frozenset({"mse", "auto"})
 
 
 class Calibrate:
-    """One streaming pass over the data: statistics of the tensors that will be quantised, then their ranges."""
+    """Chooses every tensor's range by the method asked for."""
 
     name = "calibrate"
     produces = "ranges"
-    version = 1
-    packages = ("onnxruntime", "numpy", "onnx-ir")
+    version = 2
+    packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
-        """The simplified graph and the calibration data."""
-        return ("simplified", "calibration-data")
+        """The statistics; for ``auto`` also the graph and samples to judge by."""
+        return ("statistics", "simplified", "calibration-data") if job.recipe.method == "auto" else ("statistics",)
 
     def skip(self, job: Job) -> str | None:
         """Only 8-bit precisions need ranges."""
@@ -38,47 +41,28 @@ class Calibrate:
         return None if precision in CALIBRATED else f"{precision} needs no ranges"
 
     def key(self, job: Job) -> JSON:
-        """The method, the nodes left out, and how samples become feeds (their content is an input)."""
-        data = job.recipe.data.to_dict()
-        del data["source"]
+        """The method with what it depends on."""
+        recipe = job.recipe
+        auto = recipe.method == "auto"
         return {
-            "method": job.recipe.method,
-            "percentile": job.recipe.percentile if job.recipe.method == "percentile" else None,
-            "keep": list(job.profile.keep),
-            "data": data,
+            "method": recipe.method,
+            "percentile": recipe.percentile if recipe.method == "percentile" else None,
+            "precision": job.profile.precision if recipe.method in _BY_FORMAT else None,
+            "weights": recipe.weights if auto else None,
+            "keep": list(job.profile.keep) if auto else None,
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
-        """The runner of the pass."""
-        return load_backend("onnxruntime").fingerprint(job.settings)
+        """The runner that judges, for ``auto``."""
+        return load_backend("onnxruntime").fingerprint(job.settings) if job.recipe.method == "auto" else {}
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
-        """Observe, then derive ranges."""
-        from trtpipe.calibration.collect import collect
-        from trtpipe.calibration.ranges import derive_ranges
-        from trtpipe.calibration.statistics_file import save_statistics
+        """Derive the ranges."""
+        from trtpipe.calibration.statistics_file import load_statistics
 
-        dataset = inputs.datasets.get("calibration-data")
-        if dataset is None:
-            raise InputError(
-                f"{job.profile.precision} needs calibration data, and none was given",
-                "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
-            )
-        simplified = inputs.path("simplified")
-        tensors = _tensors(simplified, job)
-        observed = workdir / "observed.onnx"
-        extra = _write_observed(simplified, observed, tensors)
-        try:
-            with load_backend("onnxruntime").open(observed, job.settings) as runner:
-                statistics = collect(Observer(runner, tensors), dataset, tensors, progress)
-        finally:
-            for name in extra:
-                (workdir / name).unlink(missing_ok=True)
-        for warning in statistics.account.warnings if statistics.account else ():
-            progress.warn(warning)
-        save_statistics(statistics, workdir / STATISTICS)
-        derive_ranges(statistics, job.recipe.method, job.recipe.percentile).write(workdir / RANGES)
-        return Draft("ranges", workdir, (RANGES, STATISTICS)), ()
+        statistics = load_statistics(inputs.path("statistics"))
+        _ranges(job, inputs, statistics, workdir, progress).write(workdir / RANGES)
+        return Draft("ranges", workdir, (RANGES,)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """Every range is a finite number."""
@@ -89,37 +73,19 @@ class Calibrate:
                 raise StageError(f"{RANGES}: tensor {name!r} has range {found.amax}", "look at the calibration data")
 
 
-def _tensors(simplified: Path, job: Job) -> tuple[str, ...]:
-    from trtpipe.onnxfile import load_model
-    from trtpipe.passes.clean_up import clean_up
-    from trtpipe.passes.placement import observed_tensors, place
+def _ranges(job: Job, inputs: Inputs, statistics: Statistics, workdir: Path, progress: Progress) -> Ranges:
+    from trtpipe.calibration.ranges import derive_ranges
+    from trtpipe.calibration.search import search_ranges
+    from trtpipe.stages.judging import judging
 
-    model = load_model(simplified)
-    clean_up(model)
-    return observed_tensors(place(model, job.profile.keep)[0])
-
-
-def _write_observed(simplified: Path, path: Path, tensors: tuple[str, ...]) -> tuple[str, ...]:
-    """A copy of the graph whose outputs are just the observed tensors, so that nothing else is computed or returned."""
-    from trtpipe.onnxfile import load_model, save_model
-    from trtpipe.passes.clean_up import clean_up
-    from trtpipe.passes.expose import expose
-
-    model = load_model(simplified)
-    clean_up(model)
-    expose(model, tensors)
-    return save_model(model, path)
-
-
-class Observer:
-    """Runs the observed graph; tensors that are graph inputs themselves are taken from the feed."""
-
-    def __init__(self, runner: Runner, tensors: tuple[str, ...]) -> None:
-        self._runner = runner
-        self._tensors = tensors
-        self._inputs = {spec.name for spec in runner.inputs}
-
-    def __call__(self, feed: Feed) -> Feed:
-        """Values of all observed tensors for one feed."""
-        found = self._runner.infer({name: value for name, value in feed.items() if name in self._inputs})
-        return {name: found[name] if name in found else feed[name] for name in self._tensors}
+    precision = cast("EightBit", job.profile.precision)
+    if job.recipe.method != "auto":
+        return derive_ranges(statistics, job.recipe.method, job.recipe.percentile, precision)
+    dataset = inputs.datasets.get("calibration-data")
+    if dataset is None:
+        raise InputError(
+            "method auto judges ranges by the model's output on real samples, and no data was given",
+            "add --data, or choose another method, for example --method mse",
+        )
+    with judging(job, inputs.path("simplified"), statistics, dataset, workdir) as judge:
+        return search_ranges(statistics, judge, precision, progress)

@@ -26,7 +26,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 1
+    version = 2
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -38,8 +38,13 @@ class Lower:
         return None
 
     def key(self, job: Job) -> JSON:
-        """The precision and the nodes the user keeps high."""
-        return {"precision": job.profile.precision, "keep": list(job.profile.keep)}
+        """The precision, the nodes the user keeps high, and how far the scales of weights reach."""
+        eight_bit = job.profile.precision in CALIBRATED
+        return {
+            "precision": job.profile.precision,
+            "keep": list(job.profile.keep),
+            "weights": job.recipe.weights if eight_bit else None,
+        }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """No back-end."""
@@ -91,7 +96,8 @@ def _passes(job: Job, inputs: Inputs) -> list[GraphPass]:
     if precision == "bf16":
         return [CastPrecision("bfloat16", keep)]
     ranges = Ranges.read(inputs.path("ranges"))
-    return [InsertQDQ(precision, {name: found.amax for name, found in ranges.tensors.items()}, keep)]
+    amax = {name: found.amax for name, found in ranges.tensors.items()}
+    return [InsertQDQ(precision, amax, keep, job.recipe.weights)]
 
 
 def _notes(job: Job, precisions: list[str]) -> list[str]:

@@ -1,0 +1,115 @@
+"""Accuracy of every calibration method on real models, with placement and weights held fixed.
+
+    python benchmarks/calibration_accuracy.py [CASE ...] [--cases FOLDER] [--out RESULT.json]
+
+A case is a folder with a ``case.py``: MODEL, ``calibration()`` and ``evaluate(run)``. Figures come from onnxruntime on
+the CPU, with Q/DQ pairs computed as they are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import ModuleType
+
+import onnxruntime
+
+import trtpipe
+from trtpipe.backends.base import load_backend
+from trtpipe.calibration.methods import CHOICES
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.settings import Settings
+
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
+AUTO = "auto"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", nargs="*")
+    parser.add_argument("--cases", type=Path, default=CASES)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if not arguments.cases.is_dir():
+        print(f"{arguments.cases}: no such folder", file=sys.stderr)
+        return 2
+    names = arguments.case or sorted(path.parent.name for path in arguments.cases.glob("*/case.py"))
+    with tempfile.TemporaryDirectory() as work:
+        results = [measured(arguments.cases / name, Path(work)) for name in names]
+    document = {
+        "machine": platform.processor() or platform.machine(),
+        "onnxruntime": onnxruntime.__version__,
+        "cases": results,
+    }
+    if arguments.out:
+        arguments.out.write_text(json.dumps(document, indent=2) + "\n")
+    return 0 if all(result["within_0.1_point"] for result in results) else 1
+
+
+def measured(folder: Path, work: Path) -> dict[str, object]:
+    """One case: the figure of every method, and of ``auto``."""
+    case = load(folder / "case.py")
+    folder_out = work / folder.name
+    settings = Settings(cache_dir=work / "cache")
+    trtpipe.simplify(trtpipe.make_job(settings=settings, engines=False), Path(case.MODEL), folder_out)
+    simplified = folder_out / "simplified.onnx"
+    figures: dict[str, float] = {"float32": evaluated(case, simplified, settings)}
+    chosen: dict[str, int] = {}
+    seconds = 0.0
+    for name, method, percentile in [(str(c), c.method, c.percentile) for c in CHOICES] + [(AUTO, AUTO, None)]:
+        begin = time.perf_counter()
+        recipe = CalibrationRecipe(
+            method=method,
+            percentile=percentile or 99.99,
+            data=DataSettings(source=f"{folder / 'case.py'}:calibration"),
+        )
+        profile = trtpipe.DeploymentProfile(precision="int8")
+        job = trtpipe.make_job(profile=profile, recipe=recipe, settings=settings, engines=False)
+        trtpipe.calibrate(job, simplified, folder_out)
+        trtpipe.lower(job, simplified, folder_out, folder_out / "ranges.json")
+        seconds = time.perf_counter() - begin
+        figures[name] = evaluated(case, folder_out / "lowered.onnx", settings)
+        if name == AUTO:
+            for found in Ranges.read(folder_out / "ranges.json").tensors.values():
+                label = f"{found.method} {found.percentile or ''}".strip()
+                chosen[label] = chosen.get(label, 0) + 1
+    best = max(value for name, value in figures.items() if name not in (AUTO, "float32"))
+    behind = best - figures[AUTO]
+    print(f"{folder.name}: auto is {100 * behind:.2f} points behind the best single method; {seconds:.1f} s; {chosen}")
+    for name, value in figures.items():
+        print(f"    {name:20} {value:.5f}", flush=True)
+    return {
+        "case": folder.name,
+        "figures": figures,
+        "auto_took": chosen,
+        "auto_seconds": round(seconds, 1),
+        "within_0.1_point": bool(behind <= 0.001 + 1e-12),
+    }
+
+
+def evaluated(case: ModuleType, model: Path, settings: Settings) -> float:
+    """The case's first figure."""
+    with load_backend("onnxruntime").open(model, settings) as runner:
+        inputs = {spec.name for spec in runner.inputs}
+        found = case.evaluate(lambda feed: runner.infer({name: feed[name] for name in feed if name in inputs}))
+    return float(next(iter(found.values())))
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"case_{path.parent.name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    sys.exit(main())

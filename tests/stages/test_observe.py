@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from models import branches, conv_net, feed_for, save
+
+import trtpipe
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.calibration.statistics_file import load_statistics
+from trtpipe.errors import InputError
+from trtpipe.recipe import CalibrationRecipe, DataSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trtpipe.job import Job
+
+X = np.random.default_rng(0).standard_normal((60, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save(conv_net(), tmp_path / "simplified.onnx")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    np.savez(tmp_path / "x.npz", x=X)
+
+    def make(method: str = "percentile", precision: str = "int8", source: str = "x.npz", **data: Any) -> Job:
+        settings = DataSettings(source=str(tmp_path / source), **data) if source else DataSettings()
+        return trtpipe.make_job(
+            profile=trtpipe.DeploymentProfile(precision=precision),  # type: ignore[arg-type]
+            recipe=CalibrationRecipe(method=method, data=settings),  # type: ignore[arg-type]
+            settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+            engines=False,
+        )
+
+    return make
+
+
+def states(result: trtpipe.BuildResult) -> dict[str, str]:
+    return {step.label: step.state for step in result.steps}
+
+
+def test_another_method_costs_no_new_pass(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
+    first = trtpipe.calibrate(job("max"), model, tmp_path / "out")
+    assert states(first) == {"observe": "built", "calibrate": "built"}
+    for method in ("percentile", "mse", "entropy", "auto"):
+        result = trtpipe.calibrate(job(method), model, tmp_path / method)
+        assert states(result) == {"observe": "hit", "calibrate": "built"}
+        assert Ranges.read(tmp_path / method / "ranges.json").method == method
+        assert (tmp_path / method / "statistics.npz").read_bytes() == (tmp_path / "out/statistics.npz").read_bytes()
+    assert states(trtpipe.calibrate(job("max"), model, tmp_path / "out")) == {"observe": "hit", "calibrate": "hit"}
+
+
+def test_a_file_as_output_has_the_statistics_beside_it(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
+    result = trtpipe.calibrate(job("max"), model, tmp_path / "here" / "r.json")
+    assert result.out == tmp_path / "here" / "r.json"
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["r.json", "statistics.npz"]
+
+
+def test_largest_magnitudes_are_exact(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
+    trtpipe.calibrate(job("max", batch=7), model, tmp_path / "out")
+    ranges = Ranges.read(tmp_path / "out" / "ranges.json").tensors
+    assert ranges["x"].amax == np.abs(X).max()
+    assert sorted(ranges) == ["f", "x"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_auto_gives_the_same_bytes_in_a_fresh_store(
+    model: Path, job: Callable[..., Job], tmp_path: Path, precision: str
+) -> None:
+    texts = set()
+    for cache in ("one", "two"):
+        fresh = trtpipe.Settings(cache_dir=tmp_path / cache)
+        made = job("auto", precision)
+        made = trtpipe.make_job(profile=made.profile, recipe=made.recipe, settings=fresh, engines=False)
+        trtpipe.calibrate(made, model, tmp_path / cache / "out")
+        texts.add((tmp_path / cache / "out" / "ranges.json").read_text())
+    assert len(texts) == 1
+    found = Ranges.model_validate_json(texts.pop())
+    assert found.method == "auto"
+    assert {tensor.method for tensor in found.tensors.values()} <= {"max", "mse", "percentile"}
+
+
+def test_shards_merge_to_the_whole_and_give_its_ranges(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
+    trtpipe.calibrate(job("mse"), model, tmp_path / "whole")
+    parts = []
+    for number, rows in enumerate(np.split(X, [10, 25])):
+        np.savez(tmp_path / f"{number}.npz", x=rows)
+        trtpipe.calibrate(job("mse", source=f"{number}.npz"), model, tmp_path / str(number))
+        parts.append(tmp_path / str(number) / "statistics.npz")
+    merged = trtpipe.merge_statistics(parts, tmp_path / "merged.npz")
+    assert merged.tensors == load_statistics(tmp_path / "whole" / "statistics.npz").tensors
+    trtpipe.derive(job("mse", source=""), model, tmp_path / "merged.npz", tmp_path / "ranges.json")
+    assert Ranges.read(tmp_path / "ranges.json").tensors == Ranges.read(tmp_path / "whole" / "ranges.json").tensors
+    with pytest.raises(InputError, match="auto judges ranges by the model's output"):
+        trtpipe.derive(job("auto", source=""), model, tmp_path / "merged.npz", tmp_path / "auto.json")
+
+
+def test_a_trt_cache_becomes_ranges(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.cache").write_text("TRT-8601-EntropyCalibration2\nx: 3d000000\nold: 3f800000\n")
+    result = trtpipe.import_trt_cache(tmp_path / "c.cache", model, tmp_path / "ranges.json")
+    assert (result.matched, result.missing, result.unused) == (("x",), ("f",), ("old",))
+    assert Ranges.read(tmp_path / "ranges.json").tensors["x"].amax == 127 / 32
+
+
+class TestBranches:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> None:
+        feeds = [feed_for(branches(), seed) for seed in range(0, 40, 2)]  # even seeds take the then branch
+        np.savez(tmp_path / "b.npz", x=np.stack([feed["x"] for feed in feeds]), c=np.stack([f["c"] for f in feeds]))
+
+    @pytest.mark.usefixtures("data")
+    def test_a_branch_is_observed_and_quantised(self, job: Callable[..., Job], tmp_path: Path) -> None:
+        proto = branches()
+        model = save(proto, tmp_path / "simplified.onnx")
+        made = job("auto", source="b.npz")
+        trtpipe.calibrate(made, model, tmp_path / "out")
+        ranges = Ranges.read(tmp_path / "out" / "ranges.json")
+        x = np.load(tmp_path / "b.npz")["x"]
+        assert ranges.tensors["r"].maximum == np.maximum(x, 0).max()
+        trtpipe.lower(made, model, tmp_path / "out", tmp_path / "out" / "ranges.json")
+        lowered = onnx.load(tmp_path / "out" / "lowered.onnx")
+        (branch,) = (node for node in lowered.graph.node if node.op_type == "If")
+        then = next(attribute.g for attribute in branch.attribute if attribute.name == "then_branch")
+        assert [node.op_type for node in then.node].count("DequantizeLinear") == 2
+        assert {tensor.data_type for tensor in then.initializer} == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
+        assert "w" not in {tensor.name for tensor in lowered.graph.initializer}

@@ -1,0 +1,161 @@
+"""The ways to choose a range from a tensor's statistics. A new one is a function and a line in METHODS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from trtpipe.calibration.density import density_of
+from trtpipe.calibration.quantiser import QUANTISERS
+from trtpipe.recipe import SingleMethod
+
+if TYPE_CHECKING:
+    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.statistics import TensorStatistics
+
+#: TensorRT's entropy calibration: bins up to the largest magnitude, and levels they are merged into.
+ENTROPY_BINS = 2048
+ENTROPY_LEVELS = 128
+
+#: Shares of the largest magnitude that ``mse`` tries, descending from 1.
+_SHARES = np.exp2(-np.arange(16 * 32 + 1) / 32)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method with all it needs to know.
+
+    Attributes:
+        method: a name in METHODS.
+        percentile: share of the values to keep, in percent; only ``percentile`` reads it.
+    """
+
+    method: SingleMethod
+    percentile: float | None = None
+
+    def __str__(self) -> str:
+        return self.method if self.percentile is None else f"{self.method} {self.percentile:g}"
+
+
+#: Every method worth comparing.
+CHOICES: tuple[Choice, ...] = (
+    Choice("percentile", 99.99),
+    Choice("mse"),
+    Choice("percentile", 99.999),
+    Choice("percentile", 99.9999),
+    Choice("max"),
+    Choice("entropy"),
+    Choice("percentile", 99.9),
+)
+#: What ``auto`` chooses from; among equals it takes the first. The last two choices clip so much that they can lose
+#: everything on data a little louder than the calibration data, and are left out (see docs/calibration.md).
+CANDIDATES: tuple[Choice, ...] = CHOICES[:5]
+
+#: A method gets a tensor's statistics (at least one value), the percentile and the format, and gives the amax.
+RangeMethod: TypeAlias = "Callable[[TensorStatistics, float, EightBit], float]"
+
+
+def largest(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+    """The exact largest magnitude."""
+    del percentile, precision
+    return tensor.largest
+
+
+def clipped(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+    """The magnitude below which ``percentile`` % of all values lie, zeros included.
+
+    It is what ``numpy.percentile`` gives for the magnitudes themselves, up to the resolution of the histogram:
+    the relative error is at most 2**-7 (0.8 %), and none at 100 % or where all values have one magnitude.
+    Below 2**-126 the error is at most 2**-133 instead.
+    """
+    del precision
+    rank = percentile / 100 * (tensor.count - 1)
+    below = int(rank)
+    cumulative = np.cumsum(tensor.histogram)
+    low, high = (_magnitude(tensor, cumulative, min(below + step, tensor.count - 1)) for step in (0, 1))
+    return low + (rank - below) * (high - low)
+
+
+def least_error(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+    """The amax with the least expected squared error, among 32 an octave over 16 octaves below the largest magnitude.
+
+    If several are equally good, the largest of them.
+    """
+    del percentile
+    if not tensor.largest:
+        return 0.0
+    density = density_of(tensor)
+    candidates = tensor.largest * _SHARES
+    return float(candidates[np.argmin(QUANTISERS[precision].expected_error(density, candidates))])
+
+
+def entropy(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+    """TensorRT's entropy calibration: the amax whose 128 levels lose least information on the distribution.
+
+    The magnitudes are binned into 2048 equal bins up to the largest one. For every i from 128, the first i bins (the
+    rest added to the last of them) are compared with the same bins merged into 128 levels and spread evenly over
+    those that are not empty; the i with the least Kullback-Leibler divergence gives the amax (i + 0.5) bins.
+    Zeros are left out: they are exact in any scale. (Migacz, "8-bit inference with TensorRT", GTC 2017.)
+    """
+    del percentile, precision
+    if not tensor.largest:
+        return 0.0
+    density = density_of(tensor)
+    edges = np.linspace(0, tensor.largest, ENTROPY_BINS + 1)
+    divergences = _divergences(np.diff(density.below(edges, 0)))
+    best = ENTROPY_LEVELS + int(np.argmin(divergences))
+    return min((best + 0.5) * tensor.largest / ENTROPY_BINS, tensor.largest)
+
+
+METHODS: Mapping[SingleMethod, RangeMethod] = MappingProxyType(
+    {"max": largest, "percentile": clipped, "mse": least_error, "entropy": entropy}
+)
+
+
+def _divergences(bins: np.ndarray) -> np.ndarray:
+    """D(P || Q) in nats for every number of bins kept, from 128 to all; infinite where Q cannot stand for P.
+
+    With P's bins p, a level m of sum S and N bins that are not empty has q = S / N in each of those, so that
+    D = sum(p log p) - sum over m of (sum of p in m) * log(S / N); the sums come from cumulative ones.
+    """
+    kept = np.arange(ENTROPY_LEVELS, ENTROPY_BINS + 1)
+    total = np.cumsum(bins)[-1]
+    mass, filled, information = (
+        np.concatenate([[0.0], np.cumsum(each)]) for each in (bins, bins > 0, _times_log(bins))
+    )
+    edges = kept[:, np.newaxis] * np.arange(ENTROPY_LEVELS + 1) // ENTROPY_LEVELS
+    level_mass = np.diff(mass[edges], axis=1)
+    level_filled = np.diff(filled[edges], axis=1)
+    beyond, last = total - mass[kept], bins[kept - 1]
+    own = level_mass.copy()
+    own[:, -1] += beyond
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(level_mass / level_filled)
+        crossed = np.sum(np.where(own > 0, own * logs, 0.0), axis=1)
+        entropies = information[kept] - _times_log(last) + _times_log(last + beyond)
+        divergences = (entropies - crossed) / total - np.log(total) + np.log(mass[kept])
+    divergences[(beyond > 0) & (last == 0)] = np.inf
+    return np.where(np.isnan(divergences), np.inf, divergences)
+
+
+def _times_log(values: np.ndarray) -> np.ndarray:
+    """x log x, and 0 for 0."""
+    return values * np.log(np.where(values > 0, values, 1.0))
+
+
+def _magnitude(tensor: TensorStatistics, cumulative: np.ndarray, rank: int) -> float:
+    """The magnitude number ``rank`` (from 0) in ascending order; within its bin, magnitudes count as evenly spread."""
+    if rank >= tensor.count - 1:
+        return tensor.largest
+    if rank < tensor.zeros:
+        return 0.0
+    number = int(np.searchsorted(cumulative, rank, side="right"))
+    before = int(cumulative[number - 1]) if number else tensor.zeros
+    inside = (rank - before + 0.5) / (int(cumulative[number]) - before)
+    edges = np.array([number << 16, (number + 1) << 16], dtype=np.uint32).view(np.float32)
+    low, high = max(float(edges[0]), tensor.smallest), min(float(edges[1]), tensor.largest)
+    return low + inside * (high - low)

@@ -1,0 +1,111 @@
+"""The method ``auto``: per tensor the range that loses least, judged by the model's own output.
+
+Statistics alone cannot say how much of a tensor's rounding reaches the output. So the quantised model itself is run
+with different ranges, and the ranges whose output is nearest to that of the float32 model win: no labels are needed.
+The number of runs is bounded, and the same data gives the same answer every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from trtpipe.calibration.methods import CANDIDATES, Choice
+from trtpipe.calibration.ranges import Ranges, TensorRange, range_of, split_unseen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.statistics import Statistics
+    from trtpipe.progress import Progress
+
+#: Tells how far the output is off if the tensors have these amax: float64[feeds], noise over signal in dB, so below 0.
+Judge: TypeAlias = Callable[[Mapping[str, float]], np.ndarray]
+
+#: Runs of the judge at most, besides one for every candidate.
+TRIALS = 64
+
+#: Ranges nearer than this to one another are not told apart.
+_ALIKE = 0.02
+
+#: dB: whole-model candidates this near to the best one count as equal; the first of them in CANDIDATES wins.
+_TIE = 1.0
+
+#: dB: a single tensor's range is changed for no less, ...
+_GAIN = 0.5
+#: ... and only if the noise falls, over the feeds, by so many standard errors: less may be chance.
+_SIGMAS = 3.0
+
+
+def search_ranges(statistics: Statistics, judge: Judge, precision: EightBit, progress: Progress) -> Ranges:
+    """Find the ranges with which the judge sees least noise.
+
+    1. Every candidate method is tried for the whole model. Where the best are as good as equal, the order of
+       CANDIDATES decides: differences so small do not show in a task's metric.
+    2. From there on, tensor after tensor is given another candidate's range; what helps stays. Tensors that
+       differ most between the candidates come first; ``TRIALS`` bounds the work.
+
+    Raises:
+        InputError: no tensor held any value, or one held NaN or infinity.
+    """
+    seen, unseen = split_unseen(statistics)
+    options = {
+        choice: {name: range_of(name, tensor, choice, precision) for name, tensor in seen.items()}
+        for choice in CANDIDATES
+    }
+    total = len(CANDIDATES) + TRIALS
+    noises: dict[Choice, np.ndarray] = {}
+    for done, choice in enumerate(CANDIDATES, start=1):
+        noises[choice] = judge(_amax(options[choice]))
+        progress.advance("choose ranges", done, total)
+    lowest = min(noise.mean() for noise in noises.values())
+    start = next(choice for choice in CANDIDATES if noises[choice].mean() <= lowest + _TIE)
+    chosen, least = dict(options[start]), noises[start]
+    for done, (name, rival) in enumerate(_trials(options, start, TRIALS), start=len(CANDIDATES) + 1):
+        if not _alike(chosen[name], rival):
+            noise = judge(_amax({**chosen, name: rival}))
+            if _surely_less(noise, least):
+                chosen[name], least = rival, noise
+        progress.advance("choose ranges", done, total)
+    progress.advance("choose ranges", total, total)
+    return Ranges(method="auto", samples=statistics.samples, account=statistics.account, tensors=chosen, unseen=unseen)
+
+
+def _trials(
+    options: Mapping[Choice, Mapping[str, TensorRange]], start: Choice, limit: int
+) -> Iterator[tuple[str, TensorRange]]:
+    """(tensor, range to try instead), at most ``limit``: first the tensors on which the candidates differ most."""
+
+    def spread(name: str) -> float:
+        found = [ranges[name].amax for ranges in options.values()]
+        return max(found) / min(found) if min(found) > 0 else 1.0
+
+    count = 0
+    for name in sorted(options[start], key=lambda name: (-spread(name), name)):
+        tried = [options[start][name]]
+        for choice in CANDIDATES:
+            rival = options[choice][name]
+            if count == limit:
+                return
+            if not any(_alike(rival, other) for other in tried):
+                tried.append(rival)
+                count += 1
+                yield name, rival
+
+
+def _surely_less(noise: np.ndarray, other: np.ndarray) -> bool:
+    """Whether ``noise`` is less than ``other`` by more than the feeds differ among themselves (a paired t test)."""
+    gain = other - noise
+    error = np.std(gain, ddof=1) / np.sqrt(gain.size) if gain.size > 1 else np.inf
+    return bool(gain.mean() > max(_GAIN, _SIGMAS * error))
+
+
+def _alike(first: TensorRange, second: TensorRange) -> bool:
+    return abs(first.amax - second.amax) <= _ALIKE * max(first.amax, second.amax)
+
+
+def _amax(ranges: Mapping[str, TensorRange]) -> dict[str, float]:
+    return {name: found.amax for name, found in ranges.items()}

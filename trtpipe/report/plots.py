@@ -1,0 +1,94 @@
+"""Pictures of calibration statistics: one PNG a tensor, its histogram with every method's threshold."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.errors import EnvironmentLacks, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.statistics import TensorStatistics
+
+_BARS = 200
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+
+def plot_statistics(
+    statistics: Path, folder: Path, tensors: Sequence[str] = (), precision: EightBit = "int8"
+) -> tuple[Path, ...]:
+    """Draw the tensors of a statistics file into ``folder``, which is made if need be.
+
+    Args:
+        statistics: a ``statistics.npz``.
+        tensors: names of the tensors to draw; none for all that held values other than 0.
+        precision: the format the thresholds are for.
+
+    Returns:
+        The PNG files, in order of the tensors: ``<number>_<name>.png``, characters unfit for a file name replaced.
+
+    Raises:
+        InputError: it is no statistics file, or has no such tensor.
+        EnvironmentLacks: matplotlib is not installed.
+    """
+    from trtpipe.calibration.checks import suggestion
+    from trtpipe.calibration.statistics_file import load_statistics
+
+    _require_matplotlib()
+    found = load_statistics(statistics).tensors
+    if unknown := [name for name in tensors if name not in found]:
+        raise InputError(f"{statistics}: no tensor {unknown[0]!r}", suggestion(unknown[0], found, "tensors"))
+    drawn = tensors or [name for name, tensor in found.items() if tensor.largest]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, name in enumerate(drawn):
+        path = folder / f"{number:03}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[:80]}.png"
+        _draw(name, found[name], precision, path)
+        paths.append(path)
+    return tuple(paths)
+
+
+def thresholds(name: str, tensor: TensorStatistics, precision: EightBit) -> dict[str, float]:
+    """Method -> amax, for every method worth comparing."""
+    from trtpipe.calibration.methods import CHOICES
+    from trtpipe.calibration.ranges import range_of
+
+    return {str(choice): range_of(name, tensor, choice, precision).amax for choice in CHOICES}
+
+
+def _draw(name: str, tensor: TensorStatistics, precision: EightBit, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from trtpipe.calibration.density import density_of
+
+    edges = np.linspace(0, tensor.largest or 1.0, _BARS + 1)
+    counts = np.diff(density_of(tensor).below(edges, 0))
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.stairs(np.maximum(counts, 0), edges, fill=True, color="#cccccc")
+    if tensor.count and not tensor.nonfinite:
+        for (method, amax), colour in zip(thresholds(name, tensor, precision).items(), _COLOURS, strict=True):
+            axes.axvline(amax, color=colour, label=f"{method}: {amax:.4g}")
+        axes.legend(title=f"amax for {precision}")
+    axes.set_yscale("log", nonpositive="clip")
+    axes.set_xlabel("magnitude")
+    axes.set_ylabel(f"values other than 0, of {tensor.count}")
+    axes.set_title(name, parse_math=False)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise EnvironmentLacks(
+            "plots need the package matplotlib, which is not installed", "pip install 'trtpipe[plots]'"
+        ) from error
