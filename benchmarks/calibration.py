@@ -93,7 +93,7 @@ def in_child(python: str | Path, name: str, scheme: str, samples: int, path: Pat
             resource.setrlimit(resource.RLIMIT_AS, (_PEER_MEMORY, _PEER_MEMORY))
 
     command = [str(python), __file__, "--child", name, scheme, str(samples), str(path)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, preexec_fn=limit)  # noqa: PLW1509
+    done = subprocess.run(command, check=False, capture_output=True, text=True, preexec_fn=limit)
     with suppress(ValueError, IndexError):
         figure = Figure(**json.loads(done.stdout.strip().splitlines()[-1]))
         print(f"{name:9} {scheme:16} {samples:4} samples  {figure.wall:7.1f} s  {figure.peak:6.0f} MiB", flush=True)
@@ -244,9 +244,8 @@ def peer_python(work: Path) -> Path:
 
 
 def report(figures: list[Figure]) -> None:
-    print(
-        f"\n{'model':9} {'scheme':16} {'samples':>7} {'CPU ms/sample':>14} {'x plain':>8} {'peak MiB':>9} {'- plain':>8}"
-    )
+    heads = f"{'CPU ms/sample':>14} {'x plain':>8} {'peak MiB':>9} {'- plain':>8}"
+    print(f"\n{'model':9} {'scheme':16} {'samples':>7} {heads}")
     for figure in figures:
         plain_ones = [other for other in figures if other.model == figure.model and other.scheme == "plain"]
         base = min(plain_ones, key=lambda other: abs(other.samples - figure.samples))

@@ -1,8 +1,8 @@
-"""Models of known size for benchmarks, with seeded random weights: their speed and memory are real, their answers are not.
+"""Models of known size for benchmarks, with seeded random weights: speed and memory are real, answers are not.
 
 python benchmarks/models.py resnet50 OUT.onnx
 python benchmarks/models.py minilm   OUT.onnx
-python benchmarks/models.py dense3g  OUT.onnx     # 3 GB of float32 weights, as external data
+    python benchmarks/models.py dense3g  OUT.onnx     # 3 GB of float32 weights, as external data
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def resnet50(path: Path) -> None:
 
 
 def dense3g(path: Path) -> None:
-    """48 residual pairs of 2048 x 4096 matrices: 3.2 GB of float32 weights as external data, input ``x`` [batch, 2048]."""
+    """48 residual pairs of 2048 x 4096 matrices: 3.2 GB of float32 weights beside the file; input x [batch, 2048]."""
     g = Graph(path, external=True)
     x = "x"
     for layer in range(48):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         (errno.EPERM, "not permitted", "mode"),
         (errno.EROFS, "read-only", "writable"),
         (errno.ENOTDIR, "not a folder", "out of the way"),
+        (errno.ENAMETOOLONG, "name too long", "shorten"),
         (errno.EMFILE, "too many open files", "ulimit -n"),
         (errno.ENFILE, "too many open files", "ulimit -n"),
         (errno.EIO, "input/output error", "check the disk"),

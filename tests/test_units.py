@@ -42,7 +42,7 @@ def test_absurd_sizes_are_refused_not_computed(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("200ms", 0.2), ("3s", 3.0), ("1.5min", 90.0), ("2h", 7200.0), ("50us", 5e-5), (" 1 s ", 1.0)],
+    [("200ms", 0.2), ("3s", 3.0), ("1.5min", 90.0), ("2h", 7200.0), ("1.5d", 129600.0), ("50us", 5e-5), (" 1 s ", 1.0)],
 )
 def test_parse_seconds(text: str, seconds: float) -> None:
     assert parse_seconds(text) == pytest.approx(seconds, rel=1e-12)

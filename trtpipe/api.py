@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.accuracy.reports import ParityReport
+from trtpipe.backends.base import Refusal, load_backend
 from trtpipe.backends.choice import choose_backend, default_targets
-from trtpipe.errors import InputError
+from trtpipe.errors import BuildError, EnvironmentLacks, InputError
 from trtpipe.job import Job
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.oserrors import translate_os_errors
@@ -21,7 +22,7 @@ from trtpipe.report.manifest import Manifest
 from trtpipe.report.verdict import Verdict, verdicts
 from trtpipe.settings import Settings
 from trtpipe.source import ModuleSource, Source, parse_source
-from trtpipe.target import find_target
+from trtpipe.target import Target, find_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 SourceLike: TypeAlias = "str | Path | tuple[object, tuple[object, ...]]"
 
+#: element type of a precision, where not every target has it
+_ELEMENT_TYPES = {"fp8": "float8_e4m3fn", "bf16": "bfloat16"}
 _GRAPH = (".onnx",)
 _PLAN = (".plan", ".engine", ".trt")
 _JSON = (".json",)
@@ -233,10 +236,14 @@ def compile(job: Job, lowered: Path, out: Path, progress: Progress | None = None
 def verify(
     job: Job, candidate: Path, out: Path | None, reference: Path, progress: Progress | None = None
 ) -> BuildResult:
-    """Compare ``candidate`` (an ONNX graph or a plan) with ``reference`` (an ONNX graph) -> ``parity.json``."""
+    """Compare ``candidate`` (an ONNX graph or a plan) with ``reference`` (an ONNX graph) -> ``parity.json``.
+
+    Raises:
+        EnvironmentLacks: ``candidate`` is a plan that this machine cannot run.
+    """
     given: dict[str, Path] = {"model": reference}
     if candidate.suffix in _PLAN:
-        given[f"engine:{_target_of(job, candidate)}"] = candidate
+        given[_runnable_engine(job, candidate)] = candidate
     else:
         given["lowered"] = candidate
     return _single(job, "verify", given, out, _JSON, progress)
@@ -249,11 +256,16 @@ def measure(
 
     Args:
         graph: the lowered graph of a plan, which knows the inputs' shapes (default: ``lowered.onnx`` beside the plan).
+
+    Raises:
+        EnvironmentLacks: ``model`` is a plan that this machine cannot run.
     """
     if model.suffix not in _PLAN:
         return _single(job, "measure", {"lowered": model}, out, _JSON, progress)
-    lowered = graph or model.with_name("lowered.onnx")
-    given = {"lowered": lowered, f"engine:{_target_of(job, model)}": model}
+    label, lowered = _runnable_engine(job, model), graph or model.with_name("lowered.onnx")
+    if graph is None and not lowered.is_file():
+        raise InputError(f"{model}: no lowered.onnx lies beside it, to tell the inputs' shapes", "name it with --graph")
+    given = {"lowered": lowered, label: model}
     return _single(job, "measure", given, out, _JSON, progress)
 
 
@@ -353,6 +365,30 @@ def _refuse_early(job: Job) -> None:
             f"{job.profile.precision} needs calibration data, and none was given",
             "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
         )
+    refusals = [refusal for target in job.targets if (refusal := _refusal(job, target)) is not None]
+    if refusals and len(refusals) == len(job.targets):  # one that is left goes on; the others are told at their turn
+        raise BuildError(refusals[0].reason, refusals[0].remedy)
+
+
+def _refusal(job: Job, target: Target) -> Refusal | None:
+    """Why the back-end cannot build for ``target``, or the target cannot compute in the precision asked for."""
+    dtype = _ELEMENT_TYPES.get(job.profile.precision)
+    if dtype is not None and dtype not in target.dtypes:
+        return Refusal(
+            f"{target} ({target.family}) does not compute in {job.profile.precision}",
+            "choose another precision, or a target that can",
+        )
+    return load_backend(job.backend).refuses(None, job.profile, target)
+
+
+def _runnable_engine(job: Job, plan_file: Path) -> str:
+    """The label of a plan that can run here."""
+    from trtpipe.backends.base import load_backend
+
+    target = _target_of(job, plan_file)
+    if refusal := load_backend(job.backend).runs(find_target(target)):
+        raise EnvironmentLacks(f"{plan_file} cannot run here: {refusal.reason}", refusal.remedy)
+    return f"engine:{target}"
 
 
 def _target_of(job: Job, plan_file: Path) -> str:

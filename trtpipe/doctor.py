@@ -108,9 +108,11 @@ class Diagnosis(Record):
     @property
     def missing(self) -> tuple[tuple[str, str], ...]:
         """(what is missing or broken, the command that helps), core packages first."""
-        found = {p.install: f"{p.name}: {p.problem}" for p in reversed(self.packages) if p.problem}
-        found |= {b.install: f"{b.name}: not installed" for b in self.backends if b.version is None}
-        return tuple((what, install) for install, what in reversed(found.items()))
+        packages = [p for p in self.packages if p.problem and p.extra != "dev" and p.name not in _FLAVOURS]
+        return (
+            *((f"{p.name}: {p.problem}", p.install) for p in packages),
+            *((f"{b.name}: not installed", b.install) for b in self.backends if b.version is None),
+        )
 
 
 class ImportRequest(Record):

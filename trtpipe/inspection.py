@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Record
@@ -21,9 +21,6 @@ from trtpipe.report.graph import GraphSummary, summarise_graph
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.statistics import StatisticsSummary, summarise_statistics
 from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Kind: TypeAlias = Literal["model", "engine", "ranges", "statistics", "parity", "latency", "manifest", "facts"]
 

@@ -6,6 +6,7 @@ through a link, is refused before any native parser opens the model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path}: not an ONNX model, or cut short ({error})", _GIVE_MODEL) from error
     if not proto.graph.node and not proto.graph.output:
         raise InputError(f"{path}: holds no graph (truncated, or not an ONNX model)", _GIVE_MODEL)
-    for ref in external_refs(proto, path.parent):
+    for ref in external_refs(proto, path):
         _check_external(path, ref)
     return proto
 
@@ -69,8 +70,15 @@ def load_model(path: Path) -> ir.Model:
     import onnx_ir as ir
 
     proto = read_proto(path)
-    model = ir.serde.deserialize_model(proto)
+    try:
+        model = ir.serde.deserialize_model(proto)
+    except (ir.serde.SerdeError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: not a valid ONNX model: {_innermost(error)}", _GIVE_MODEL) from error
     ir.external_data.set_base_dir(model.graph, path.parent)
+    _load_attributes(model)
+    opsets = model.graph.opset_imports
+    if "ai.onnx" in opsets:  # the long name of the domain that all others write as ""
+        opsets[""] = opsets.pop("ai.onnx")
     return model
 
 
@@ -87,6 +95,7 @@ def save_model(model: ir.Model, path: Path) -> tuple[str, ...]:
     weights = sum(value.const_value.nbytes for value in _initializers(model) if value.const_value is not None)
     data_name = f"{path.name}.data"
     if weights <= INLINE_LIMIT:
+        ir.external_data.load_to_model(model)  # left external, they would still name the file they came from
         ir.save(model, path)
         return (path.name,)
     ir.save(model, path, external_data=data_name, size_threshold_bytes=1024)
@@ -140,18 +149,23 @@ def named_dimension(dim: int | str | None) -> int | str | None:
     return None if dim in _ANY_SIZE else dim
 
 
-def external_refs(proto: onnx.ModelProto, folder: Path) -> Iterator[ExternalRef]:
-    """Every external tensor of a model, in initializers, attributes and subgraphs."""
+def external_refs(proto: onnx.ModelProto, model: Path) -> Iterator[ExternalRef]:
+    """Every external tensor of the file ``model``, in initializers, attributes and subgraphs.
+
+    Raises:
+        InputError: a tensor does not say where its data lies.
+    """
     import onnx
 
     for tensor in _tensors(proto.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             try:
-                offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
-            except ValueError as error:
-                raise InputError(f"tensor {tensor.name!r}: external data offset is no number", _GIVE_MODEL) from error
-            yield ExternalRef(tensor.name, folder / entries.get("location", ""), offset, length)
+                offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
+                least = _bytes_of(tensor)
+            except (ValueError, TypeError) as error:
+                raise InputError(f"{model}: external data of tensor {tensor.name!r}: {error}", _GIVE_MODEL) from error
+            yield ExternalRef(tensor.name, model.parent / entries.get("location", ""), offset, max(length, least))
 
 
 def _refuse_non_model(path: Path) -> None:
@@ -172,6 +186,18 @@ def _refuse_non_model(path: Path) -> None:
         raise InputError(f"{path}: a text file, not an ONNX model", _GIVE_MODEL)
 
 
+def _bytes_of(tensor: onnx.TensorProto) -> int:
+    """What the tensor's type and dimensions take: a length need not be written, or may be wrong.
+
+    Raises:
+        ValueError, TypeError: a type nobody knows, or text.
+    """
+    import onnx_ir as ir
+
+    elements = math.prod(int(dim) for dim in tensor.dims)
+    return math.ceil(elements * ir.DataType(tensor.data_type).itemsize)  # 4-bit types take half a byte
+
+
 def _check_external(model: Path, ref: ExternalRef) -> None:
     where = f"{model}: external data of tensor {ref.tensor!r}"
     root = model.parent.resolve()
@@ -185,11 +211,31 @@ def _check_external(model: Path, ref: ExternalRef) -> None:
     if not real.is_file() or real.stat().st_nlink > 1:
         raise InputError(f"{where} is not a plain file of its own: {ref.path}", "replace it by a copy of the data")
     size = real.stat().st_size
-    needed = ref.offset + max(ref.length, 0)
-    if ref.offset < 0 or needed > size:
+    needed = ref.offset + ref.length
+    if ref.offset < 0:
+        raise InputError(f"{where} begins at {ref.offset}, before its file", _GIVE_MODEL)
+    if needed > size:
         raise InputError(
             f"{where} is short: {ref.path.name} has {size} bytes, {needed} are needed", "copy the whole data file"
         )
+
+
+def _innermost(error: BaseException) -> str:
+    """What was wrong at the bottom of a chain of errors, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def _load_attributes(model: ir.Model) -> None:
+    """Read external tensors that are attributes of nodes (constants): only initializers can be saved externally."""
+    import onnx_ir as ir
+
+    for node in model.graph.all_nodes():
+        for name, attribute in tuple(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                values = attribute.value.numpy().copy()
+                node.attributes[name] = ir.AttrTensor(name, ir.Tensor(values, name=attribute.value.name))
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -22,6 +22,7 @@ _REFUSED = {
     errno.EPERM: ("not permitted", "correct its owner or mode"),
     errno.EROFS: ("read-only file system", "make it writable"),
     errno.ENOTDIR: ("not a folder", "move the file out of the way"),
+    errno.ENAMETOOLONG: ("name too long", "shorten it"),
     errno.EIO: ("input/output error", "check the disk"),
     errno.ENOLCK: ("no file locks on this file system", "use a local disk"),
     errno.ENOSYS: ("not possible on this file system", "use a local disk"),
@@ -41,8 +42,8 @@ def translate_os_errors(
         elsewhere: how to work in another place, as it reads after "or": ``choose another folder with --cache-dir``.
 
     Raises:
-        EnvironmentLacks: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, ENOTDIR, EMFILE, ENFILE, EIO, ENOLCK and ENOSYS.
-            Any other OSError passes.
+        EnvironmentLacks: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, ENOTDIR, ENAMETOOLONG, EMFILE, ENFILE, EIO, ENOLCK
+            and ENOSYS. Any other OSError passes.
     """
     try:
         yield

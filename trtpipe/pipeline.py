@@ -14,7 +14,7 @@ from trtpipe.errors import BuildError, InputError, StageError, TrtpipeError, Wor
 from trtpipe.job import Inputs, Job
 from trtpipe.oserrors import translate_os_errors
 from trtpipe.progress import Progress
-from trtpipe.shapes import check_shapes
+from trtpipe.shapes import check_shapes, check_tolerance
 from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
@@ -75,6 +75,7 @@ class _Table:
     """What has been made so far. Lives for one run."""
 
     artifacts: dict[str, Artifact]
+    complete_shapes: bool  # whether every dynamic input must have a range, because an engine will be built
     keys: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
@@ -101,7 +102,7 @@ class Pipeline:
         Raises:
             TrtpipeError: a stage failed.
         """
-        table = _Table(dict(given))
+        table = _Table(dict(given), complete_shapes=_makes_engines(stages))
         steps: list[Step] = []
         for stage in stages:
             errors: list[TrtpipeError] = []
@@ -113,7 +114,7 @@ class Pipeline:
 
     def plan(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """What ``run`` would do, as far as it can be told without doing it."""
-        table = _Table(dict(given))
+        table = _Table(dict(given), complete_shapes=_makes_engines(stages))
         return tuple(step for stage in stages for step in self._plan_stage(stage, table))
 
     def _run_stage(self, stage: Stage, table: _Table, errors: list[TrtpipeError]) -> Iterator[Step]:
@@ -131,7 +132,8 @@ class Pipeline:
                 if job.target is None:
                     raise
                 errors.append(error)
-                self._progress.warn(f"{label}: {error.message} ({error.remedy})")
+                if len(self._job.targets) > 1:  # a single target's error is raised in full
+                    self._progress.warn(f"{label}: {error.message} ({error.remedy})")
                 step = Step(label, "failed", error.message, seconds=time.perf_counter() - begin)
             except BaseException:
                 self._progress.end(label, "failed")
@@ -238,19 +240,19 @@ class Pipeline:
     def _inputs(self, stage: Stage, job: Job, table: _Table) -> Inputs:
         wanted = stage.consumes(job)
         artifacts = {label: a for label, a in table.artifacts.items() if label in wanted or a.kind in wanted}
-        self._check_shapes(table)
+        self._check_profile(table)
         roles: list[str] = [role for role in ("calibration-data", "evaluation-data") if role in wanted]
         datasets: dict[str, Dataset] = {
             role: data for role in roles if (data := self._dataset(role, table)) is not None
         }
         return Inputs(artifacts, datasets, {label: table.keys[label] for label in artifacts if label in table.keys})
 
-    def _check_shapes(self, table: _Table) -> None:
-        """Complain about shapes as soon as a graph is there, not after the long work."""
-        if self._job.profile.shapes and table.artifacts:
-            contract = _contract(table)
-            if contract is not None:
-                check_shapes(contract, self._job.profile.shapes, complete=False)
+    def _check_profile(self, table: _Table) -> None:
+        """Complain about shapes and tolerances as soon as a graph is there, not after the long work."""
+        contract = _contract(table)
+        if contract is not None:
+            check_shapes(contract, self._job.profile.shapes, complete=table.complete_shapes)
+            check_tolerance(contract, self._job.profile.tolerance)
 
     def _dataset(self, role: str, table: _Table) -> Dataset | None:
         if role in table.datasets:
@@ -296,7 +298,7 @@ def artifact_from_file(kind: str, path: Path, target: str | None = None) -> Arti
         from trtpipe.onnxfile import external_refs, read_proto
 
         proto = read_proto(path)
-        extra = sorted({ref.path.name for ref in external_refs(proto, path.parent)})
+        extra = sorted({ref.path.name for ref in external_refs(proto, path)})
     elif path.is_file():
         extra = [f"{path.name}.json"] if path.with_name(f"{path.name}.json").is_file() else []
     else:
@@ -323,6 +325,10 @@ def _variants(stage: Stage, job: Job) -> tuple[Job, ...]:
     if not job.targets:
         raise StageError("no target to compile for", "add --target, for example --target sm89")
     return tuple(job.for_target(target) for target in job.targets)
+
+
+def _makes_engines(stages: tuple[Stage, ...]) -> bool:
+    return any(stage.produces == "engine" for stage in stages)
 
 
 def _label(stage: Stage, job: Job) -> str:

@@ -70,9 +70,9 @@ OptimizationProfile: TypeAlias = "dict[str, ShapeRange]"
 class OutputTolerance(Record):
     """When two outputs count as equal.
 
-    ``elemwise``: every element satisfies ``|x - reference| <= atol + rtol * |reference|`` (numpy's and Polygraphy's
-    rule). ``max``, ``mean``, ``median``: that statistic of ``|x - reference|`` is at most ``atol`` plus ``rtol`` times
-    the same statistic of ``|reference|``, so that elements near zero do not decide.
+    ``elemwise``: every element is within ``atol`` of the reference, or within ``rtol * |reference|`` (Polygraphy's
+    rule; numpy's adds the two). ``max``, ``mean``, ``median``: that statistic of ``|x - reference|`` is at most
+    ``atol`` plus ``rtol`` times the same statistic of ``|reference|``, so that elements near zero do not decide.
 
     Attributes:
         atol, rtol: absolute and relative tolerance.

@@ -24,15 +24,17 @@ def check_writable(out: Path) -> None:
         InputError: ``out`` is a file where a folder is needed.
         EnvironmentLacks: there is no permission to write.
     """
-    existing = out
-    while not existing.exists():
-        if existing.parent == existing:
-            break
-        existing = existing.parent
+    existing = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path))
+    if existing.is_symlink() and not existing.exists():
+        raise InputError(f"{existing}: a link to nothing", "correct the link, or choose another output folder with -o")
     if not existing.is_dir():
         raise InputError(f"{existing}: a file, so {out} cannot be a folder", "choose another output folder with -o")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise EnvironmentLacks(f"{existing}: no permission to write there", "choose another output folder with -o")
+    try:
+        tempfile.TemporaryDirectory(prefix=".trtpipe-", dir=existing).cleanup()
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"{existing}: cannot be written to: {error.strerror}", "choose another output folder with -o"
+        ) from error
 
 
 def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:

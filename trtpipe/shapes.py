@@ -1,4 +1,4 @@
-"""Do the profile's shapes fit the model? Asked before anything slow or native sees them."""
+"""Do the profile's shapes and tolerances fit the model? Asked before anything slow or native sees them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from trtpipe.artifact import IOContract, TensorSpec
-    from trtpipe.profile import ShapeRange
+    from trtpipe.profile import ShapeRange, Tolerance
 
 
 def check_shapes(contract: IOContract, profiles: Sequence[Mapping[str, ShapeRange]], *, complete: bool = True) -> None:
@@ -28,18 +28,31 @@ def check_shapes(contract: IOContract, profiles: Sequence[Mapping[str, ShapeRang
     for profile in profiles:
         for name, shape in profile.items():
             if name not in inputs:
-                near = get_close_matches(name, inputs, n=1, cutoff=0.4)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise InputError(f"shapes for {name!r}: no such input", f"{hint}inputs: {', '.join(inputs)}")
+                raise InputError(f"shapes for {name!r}: no such input", _suggestion(name, inputs, "inputs"))
             _check_range(inputs[name], shape)
         _check_symbols(inputs, profile)
     if complete:
         _check_complete(contract, profiles)
 
 
+def check_tolerance(contract: IOContract, tolerance: Tolerance) -> None:
+    """Raise InputError for a tolerance of an output the model does not have: it would judge nothing."""
+    outputs = [spec.name for spec in contract.outputs]
+    for name in tolerance.outputs:
+        if name not in outputs:
+            raise InputError(f"tolerance for {name!r}: no such output", _suggestion(name, outputs, "outputs"))
+
+
 def is_dynamic(spec: TensorSpec) -> bool:
     """Whether any dimension is open."""
     return spec.shape is None or any(not isinstance(dim, int) for dim in spec.shape)
+
+
+def _suggestion(name: str, known: Iterable[str], kind: str) -> str:
+    names = list(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}{kind}: {', '.join(names)}"
 
 
 def _check_range(spec: TensorSpec, shape: ShapeRange) -> None:

@@ -52,7 +52,7 @@ class OnnxSource:
         from trtpipe.onnxfile import external_refs, read_proto
 
         proto = read_proto(self.path)
-        files = {ref.path for ref in external_refs(proto, self.path.parent)}
+        files = {ref.path for ref in external_refs(proto, self.path)}
         return sha256_json(["onnx", sha256_file(self.path), sorted([f.name, sha256_file(f)] for f in files)])
 
     def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:

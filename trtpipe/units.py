@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_bytes(text: str) -> int:
@@ -28,7 +28,7 @@ def parse_seconds(text: str) -> float:
     Raises:
         ValueError: not a duration with a unit.
     """
-    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(us|ms|s|min|h)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(us|ms|s|min|h|d)\s*", text)
     if not match:
         raise ValueError(f"{text!r} is not a duration such as 200ms or 3s")
     return float(match[1]) * _SECONDS[match[2]]

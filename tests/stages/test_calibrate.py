@@ -8,10 +8,12 @@ import pytest
 from models import branches, conv_net, feed_for, save
 
 import trtpipe
-from trtpipe.calibration.ranges import Ranges
+from trtpipe.artifact import Draft
+from trtpipe.calibration.ranges import Ranges, TensorRange
 from trtpipe.calibration.statistics_file import load_statistics
-from trtpipe.errors import InputError
+from trtpipe.errors import InputError, StageError
 from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.stages.calibrate import Calibrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,3 +134,33 @@ class TestBranches:
         assert [node.op_type for node in then.node].count("DequantizeLinear") == 2
         assert {tensor.data_type for tensor in then.initializer} == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
         assert "w" not in {tensor.name for tensor in lowered.graph.initializer}
+
+
+STAGE = Calibrate()
+
+
+@pytest.mark.parametrize("amax", [3.0, 0.0])
+def test_sound_ranges_pass_the_check(tmp_path, table, amax):
+    found = TensorRange(amax=amax, method="max", minimum=-amax, maximum=amax)
+    Ranges(method="max", samples=1, tensors={"x": found}).write(tmp_path / "ranges.json")
+    STAGE.check(Draft("ranges", tmp_path, ("ranges.json",)), table(simplified=conv_net()))
+
+
+@pytest.mark.parametrize("amax", ["-1.0", '"Infinity"', '"NaN"'])
+def test_unsound_ones_do_not(tmp_path, table, amax):
+    found = f'{{"amax": {amax}, "method": "max", "minimum": 0, "maximum": 1}}'
+    (tmp_path / "ranges.json").write_text(f'{{"method": "max", "samples": 1, "tensors": {{"x": {found}}}}}')
+    with pytest.raises((StageError, InputError), match="x"):
+        STAGE.check(Draft("ranges", tmp_path, ("ranges.json",)), table(simplified=conv_net()))
+
+
+def test_what_its_key_holds(make_job):
+    def key(precision="int8", keep=(), **recipe):
+        return STAGE.key(make_job(precision=precision, keep=keep, recipe=recipe))
+
+    base = key(method="percentile")
+    assert base == key("fp8", method="percentile") == key(keep=["a"], method="percentile")
+    assert base != key(method="percentile", percentile=99.0)
+    assert key(method="max", percentile=99.0) == key("fp8", method="max", percentile=98.0)  # it plays no part there
+    assert key(method="mse") != key("fp8", method="mse")
+    assert len({str(key(keep=keep, method="auto", weights=w)) for keep in ((), ("a",)) for w in ("max", "mse")}) == 4

@@ -51,9 +51,10 @@ class TopK:
                 "name the right output under [evaluation], or remove the metric",
             )
         flat = scores.reshape(len(labels), -1).astype(np.float64)
-        if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < flat.shape[1]:
+        wrong = labels[(labels < 0) | (labels >= flat.shape[1])]
+        if wrong.size:
             raise InputError(
-                f"label {int(labels.max())} does not fit the {flat.shape[1]} classes of output {name!r}",
+                f"label {int(wrong[0])} does not fit the {flat.shape[1]} classes of output {name!r}",
                 "check the labels' order and number",
             )
         own = np.take_along_axis(flat, labels[:, np.newaxis], axis=1)

@@ -123,7 +123,12 @@ class _Sums:
 
 def _larger(a: float, b: float) -> float:
     """The larger one; NaN wins, because NaN must stay visible."""
-    return a if math.isnan(a) or a >= b else b
+    return b if _exceeds(b, a) else a
+
+
+def _exceeds(a: float, b: float) -> bool:
+    """Whether ``a`` is larger than ``b``; NaN is larger than any number."""
+    return not math.isnan(b) and not a <= b
 
 
 def _decibel(signal: float, noise: float) -> float:
@@ -163,8 +168,10 @@ class _Entrant:
         mine, theirs = _comparable(found, wanted)
         for name, value in wanted.items():
             self._sums.setdefault(name, _Sums(is_float=value.dtype.kind not in "biu"))
-            gap = float(np.abs(mine[name] - theirs[name]).max(initial=0.0))
-            if name not in self._worst or gap > self._worst[name][0]:
+            with np.errstate(invalid="ignore"):
+                gaps = np.where(mine[name] == theirs[name], 0.0, np.abs(mine[name] - theirs[name]))
+            gap = float(gaps.max(initial=0.0))
+            if name not in self._worst or _exceeds(gap, self._worst[name][0]):
                 self._worst[name] = (gap, feed)
         self._waiting.append((mine, theirs))
         self._elements += sum(value.size for value in theirs.values())
@@ -208,7 +215,7 @@ def compare(
     Args:
         reference: what is right by definition.
         others: who is judged.
-        dataset: the samples; labels are needed where ``metric`` is given.
+        dataset: the samples; the metric is measured on those with labels.
         tolerance: the profile's; each contender's precision fills the gaps.
         metric: (name, output) of the task metric, or ``None``.
 
@@ -234,6 +241,7 @@ def compare(
             artifact=label, runner=devices[label], metric=meter.metric, value=meter.value, samples=meter.samples
         )
         for label, meter in meters.items()
+        if meter.samples  # without a label nothing was measured
     )
     return ParityRun(comparisons, metrics, feeds, samples)
 

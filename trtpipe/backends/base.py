@@ -84,8 +84,11 @@ class Backend(Protocol):
     def fingerprint(self, settings: Settings) -> dict[str, str]:
         """What of this back-end enters a key: versions, and the device where it matters. Imports no vendor package."""
 
-    def refuses(self, model: Path, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """Why this model cannot be built here for ``target``, as far as can be told without building."""
+    def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
+        """Why this model cannot be built here for ``target``, as far as can be told without building.
+
+        Without a model the question is about the target alone.
+        """
 
     def runs(self, target: Target) -> Refusal | None:
         """Why an engine for ``target`` cannot run on this machine, or ``None`` if it can. Imports no vendor package."""

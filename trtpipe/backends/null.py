@@ -74,7 +74,7 @@ class Null:
         """The version of the null plan's layout."""
         return {"null": _VERSION}
 
-    def refuses(self, model: Path, profile: DeploymentProfile, target: Target) -> Refusal | None:
+    def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
         """What it was told to refuse; nothing by default."""
         return Refusal(self._behaviour.refusal, "choose another back-end") if self._behaviour.refusal else None
 

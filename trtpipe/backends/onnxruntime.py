@@ -77,7 +77,7 @@ class OnnxRuntime:
         """The package's version."""
         return {"onnxruntime": version("onnxruntime") or "absent"}
 
-    def refuses(self, model: Path, profile: DeploymentProfile, target: Target) -> Refusal | None:
+    def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
         """Always: there is nothing to build."""
         return Refusal("onnxruntime builds no engines", "choose --backend tensorrt-rtx or tensorrt")
 

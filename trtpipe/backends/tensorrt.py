@@ -43,7 +43,7 @@ class TensorRT:
         found = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in self._gpus)
         return {self.name: version(self.name) or "absent", "gpu": found or "none"}
 
-    def refuses(self, model: Path, profile: DeploymentProfile, target: Target) -> Refusal | None:
+    def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
         """No GPU of the target's kind here, or an element type the target cannot compute.
 
         Raises:
@@ -56,7 +56,7 @@ class TensorRT:
             return Refusal(
                 f"TensorRT builds on the GPU it builds for: {target} is wanted, {here} is here", _WITHOUT_GPU
             )
-        return refuse_types(model, target)
+        return None if model is None else refuse_types(model, target)
 
     def runs(self, target: Target) -> Refusal | None:
         """Whether a GPU of the target's kind is here."""

@@ -37,7 +37,7 @@ class TensorRTRTX:
         """The package's version: the machine does not matter."""
         return {self.name: version(self.name) or "absent"}
 
-    def refuses(self, model: Path, profile: DeploymentProfile, target: Target) -> Refusal | None:
+    def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
         """A target TensorRT-RTX does not know, or an element type the target cannot compute.
 
         Raises:
@@ -48,6 +48,8 @@ class TensorRTRTX:
                 f"TensorRT-RTX builds no engines for {target} ({target.family})",
                 f"use --backend tensorrt on a machine with that GPU, or a target it knows: {', '.join(RTX_TARGETS)}",
             )
+        if model is None:
+            return None
         if refusal := refuse_types(model, target):
             return refusal
         node = find_float32_product(model) if target.name == _TURING else None

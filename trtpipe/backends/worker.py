@@ -101,8 +101,10 @@ def call(
             Path(folder, "request.json").write_text(request.model_dump_json(), encoding="utf-8")
             child = stack.enter_context(_Child(task, folder, limits, progress))
         except OSError as error:
+            place = error.filename or workdir or tempfile.gettempdir()
             raise EnvironmentLacks(
-                f"cannot start a worker process for {what}: {error}", "free disk space or memory, then run again"
+                f"cannot start a worker process for {what}: {error.strerror}: {place}",
+                "free disk space or memory, then run again",
             ) from error
         ending = child.watch()
         outcome = _outcome(Path(folder, "reply.json")) if ending.clean else None

@@ -13,6 +13,7 @@ from trtpipe.cli import options
 from trtpipe.cli.boundary import guarded
 from trtpipe.cli.groups import LazyGroup
 from trtpipe.cli.session import Session
+from trtpipe.cli.text import emit
 
 SECTIONS = {
     "Whole pipeline": ("build",),
@@ -21,11 +22,22 @@ SECTIONS = {
     "Housekeeping": ("cache",),
 }
 
+EXIT_CODES = {
+    0: "fine",
+    1: "a bug of trtpipe",
+    2: "bad usage or bad input",
+    3: "the accuracy gate failed",
+    4: "the latency gate failed",
+    5: "the model cannot be built for the target",
+    6: "the environment lacks something",
+    130: "interrupted",
+}
+
 
 class Root(LazyGroup):
     """The group that holds all commands, with the error boundary around them."""
 
-    def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]
+    def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
         """Run the command that ``args`` (default: the process's) name, and exit with its code."""
         words = list(sys.argv[1:] if args is None else args)
         options_part = words[: words.index("--")] if "--" in words else words
@@ -43,8 +55,7 @@ class Root(LazyGroup):
     sections=SECTIONS,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 fine, 1 a bug of trtpipe, 2 bad usage or input, 3 accuracy gate failed, 4 latency gate "
-    "failed, 5 cannot be built, 6 the environment lacks something, 130 interrupted.",
+    epilog="Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
 )
 @options.common_options
 @click.version_option(trtpipe.__version__, prog_name="trtpipe")
@@ -52,7 +63,7 @@ class Root(LazyGroup):
 def root(context: click.Context) -> None:
     """From a PyTorch model to a verified TensorRT engine, in one command, on any build machine."""
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        emit(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

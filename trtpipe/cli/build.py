@@ -7,6 +7,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import finish, show_plan
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -23,17 +24,17 @@ from trtpipe.cli.session import Session
 @options.latency_options
 @options.tolerance_options
 @options.export_options
-@options.session_option("--no-simplify", store=options.setter("simplify", False), is_flag=True, help="Leave onnxsim out.")
+@options.no_simplify_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and because of what.")
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, source: str, dry_run: bool) -> int:
-    """Build verified engines from SOURCE: model.onnx, model.pt2, file.py:factory or package.module:factory.
+    """Build verified engines from a model, in one go.
 
-    Options override the files given with --profile and --calib, which override the defaults. OUT becomes a folder with
-    every artifact from the exported model to the engines; it changes only when all of them have been made. A bundle
-    that fails a gate goes to OUT.rejected.
+    SOURCE is model.onnx, model.pt2, file.py:factory or package.module:factory. Options override the files given with
+    --profile and --calib, which override the defaults. OUT becomes a folder with every artifact from the exported model
+    to the engines; it changes only when all of them have been made. A bundle that fails a gate goes to OUT.rejected.
     """
     import trtpipe
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -13,8 +13,9 @@ from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit, printable
+from trtpipe.cli.wiring import pass_session
 from trtpipe.errors import InputError, StoreCorrupt
-from trtpipe.units import format_bytes, format_seconds, parse_bytes, parse_seconds
+from trtpipe.units import format_bytes, parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,17 +23,22 @@ if TYPE_CHECKING:
     from trtpipe import ArtifactStore
     from trtpipe.store import PruneReport
 
+N = TypeVar("N", int, float)
 
-@click.group()
+
+@click.group(invoke_without_command=True)
 @options.common_options
-def command() -> None:
-    """List, check and remove finished work that trtpipe keeps for the next build."""
+@click.pass_context
+def command(context: click.Context) -> None:
+    """List, check and remove finished work kept for later builds."""
+    if context.invoked_subcommand is None:
+        emit(context.get_help())
 
 
 @command.command("list")
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def list_entries(session: Session) -> int:
     """List what is kept, the least recently used first."""
     with _store(session) as store:
@@ -49,7 +55,7 @@ def list_entries(session: Session) -> int:
             found.entry.key.label,
             found.entry.files[0].name,
             format_bytes(found.size),
-            f"{format_seconds(max(time.time() - found.last_used, 0))} ago",
+            _ago(time.time() - found.last_used),
             found.entry.digest[:12],
         )
         for found in entries
@@ -63,7 +69,7 @@ def list_entries(session: Session) -> int:
 @command.command()
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def verify(session: Session) -> int:
     """Hash everything that is kept. Corrupt entries are set aside and made again when needed; exit code 6 tells."""
     with _store(session) as store:
@@ -87,7 +93,7 @@ def verify(session: Session) -> int:
 @click.option("--max-age", metavar="30d", help="Entries unused for longer go.")
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
     """Remove corrupt entries, old ones, and then the least recently used ones. What is in use stays."""
     size = None if max_size is None else _parsed("--max-size", parse_bytes, max_size)
@@ -100,7 +106,7 @@ def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def clear(session: Session, yes: bool) -> int:
     """Remove everything that nobody uses at the moment."""
     with _store(session) as store:
@@ -119,7 +125,14 @@ def _store(session: Session) -> ArtifactStore:
     return trtpipe.ArtifactStore(session.settings.cache_dir)
 
 
-def _parsed(option: str, parse: Callable[[str], float], text: str) -> float:
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return "just now"
+
+
+def _parsed(option: str, parse: Callable[[str], N], text: str) -> N:
     try:
         return parse(text)
     except ValueError as error:

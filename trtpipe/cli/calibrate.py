@@ -9,6 +9,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import beside, finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -20,9 +21,9 @@ from trtpipe.cli.session import Session
 @options.keep_option
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, model: Path) -> int:
-    """Find the ranges of MODEL's activations in one pass over real data.
+    """Find the ranges of activations in one pass over real data.
 
     MODEL is a simplified graph. The statistics behind the ranges are written too, where OUT is a folder.
     """

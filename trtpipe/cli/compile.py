@@ -9,6 +9,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -20,9 +21,9 @@ from trtpipe.cli.session import Session
 @options.builder_options
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, lowered: Path) -> int:
-    """Build an engine from LOWERED for every target.
+    """Build an engine from a lowered graph for every target.
 
     OUT is a folder, or a .plan or .engine file where there is just one target. What is known of an engine is written
     beside it.

@@ -11,6 +11,7 @@ from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, line, table
 from trtpipe.cli.text import emit
+from trtpipe.cli.wiring import pass_session
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.units import format_bytes
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 @click.command()
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session) -> int:
-    """Tell which stages run where on this machine, what is missing, and the command that installs it.
+    """Tell what this machine can do, and how to get what is missing.
 
     Exit code 6 if something is missing that every build needs; what only some builds need is told, and no failure.
     """

@@ -7,6 +7,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import beside, finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -17,9 +18,9 @@ from trtpipe.cli.session import Session
 @options.export_options
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, source: str) -> int:
-    """Export SOURCE to ONNX, and check that the result agrees with PyTorch.
+    """Export a PyTorch model to ONNX, and compare the two.
 
     SOURCE is model.pt2, file.py:factory or package.module:factory; an .onnx file is checked and made self-contained.
     Shapes given with --min-shapes and --max-shapes make the dimensions in which they differ dynamic.

@@ -50,7 +50,7 @@ class Lines:
         self._phase = phase
         if first or (new and self._verbosity > 0) or now - self._spoke >= _HEARTBEAT:
             self._spoke = now
-            self._say(f"{self._step}: {printable(phase)}{_count(done, total)}")
+            self._say(f"{self._step}: {_words(self._step, phase, done, total)}")
 
     def note(self, message: str) -> None:
         """One line."""
@@ -134,7 +134,15 @@ class LogFile:
             complain(f"warning: {printable(str(self._path))}: the end of the log could not be written")
 
 
-def _count(done: int, total: int | None) -> str:
-    if total:
-        return f" {done} of {total} ({100 * done // total} %)"
-    return f" {done}" if done else ""
+def phase_name(step: str, phase: str) -> str:
+    """How a phase is shown beside its step: one that is called like the step adds nothing."""
+    return "" if phase == step.partition(" ")[0] else printable(phase)
+
+
+def _words(step: str, phase: str, done: int, total: int | None) -> str:
+    """What a phase is at: ``building``, ``observing 128 of 512 (25 %)``."""
+    name = phase_name(step, phase)
+    if not done:
+        return name or "running"
+    count = f"{done} of {total} ({100 * done // total} %)" if total else str(done)
+    return f"{name} {count}".lstrip()

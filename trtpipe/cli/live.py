@@ -6,12 +6,19 @@ import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
-from rich.progress import ProgressColumn, TaskID
 from rich.text import Text
 
-from trtpipe.cli.listeners import OUTCOMES
+from trtpipe.cli.listeners import OUTCOMES, phase_name
 from trtpipe.cli.text import printable
 from trtpipe.units import format_seconds
 
@@ -65,7 +72,7 @@ class Live:
 
     def advance(self, phase: str, done: int, total: int | None) -> None:
         """Move the bar; a new phase starts a new one."""
-        phase = printable(phase)
+        phase = phase_name(self._step, phase)
         if self._task is None or self._bar.tasks[0].description != phase:
             self._show(phase, total)
         if self._task is not None:

@@ -9,6 +9,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import beside, finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -20,11 +21,12 @@ from trtpipe.cli.session import Session
 @options.keep_option
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, model: Path, ranges: Path | None) -> int:
-    """Write the precision into MODEL, a simplified graph: Q/DQ pairs, or casts.
+    """Write the precision into a graph: Q/DQ pairs, or casts.
 
-    What became of every node, and why, is recorded beside the result; trtpipe inspect shows it.
+    MODEL is a simplified graph. What became of every node, and why, is recorded beside the result; trtpipe inspect
+    shows it.
     """
     import trtpipe
 

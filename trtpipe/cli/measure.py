@@ -9,6 +9,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -26,11 +27,12 @@ from trtpipe.cli.session import Session
 @options.target_options
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, model: Path, graph: Path | None) -> int:
-    """Time MODEL: an engine on this machine's GPU, or an ONNX graph on its CPU.
+    """Time an engine on a GPU, or a graph on the CPU.
 
-    A CPU's figures say nothing about a GPU, and are labelled so. Exit code 4 if the p99 on a GPU exceeds --max-p99.
+    MODEL is a plan or an ONNX file. A CPU's figures say nothing about a GPU, and are labelled so. Exit code 4 if the
+    p99 on a GPU exceeds --max-p99.
     """
     import trtpipe
 

@@ -100,11 +100,11 @@ def _combined(given: Mapping[str, Sequence[Mapping[str, tuple[int, ...]]]], numb
                 ranges[name][bound] = dims
     for name, found in ranges.items():
         if missing := [bound for bound in ("min", "opt", "max") if bound not in found]:
-            dims = "x".join(map(str, next(iter(found.values()))))
+            example = "x".join(map(str, next(iter(found.values()))))
             which = f" of optimisation profile {number + 1}" if number else ""
             raise InputError(
                 f"input {name!r}{which} has no {' and no '.join(missing)} shape",
-                " ".join(f"add --{bound}-shapes {name}:{dims}" for bound in missing) + " (or other sizes)",
+                "add " + " and ".join(f"--{bound}-shapes {name}:{example}" for bound in missing) + ", or other sizes",
             )
     return ranges
 
@@ -124,7 +124,8 @@ def _merged(model: type[M], base: Mapping[str, Any], overrides: Iterable[Overrid
         option = next((o.option for o in overrides if where[: len(o.at)] == o.at), ".".join(where))
         named = "".join(f"input {part!r}: " for part in where[2:3] if where[0] == "shapes")
         message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{option}: {named}{message}", f"correct {option}") from error
+        value = f" (it is {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
+        raise InputError(f"{option}: {named}{message}", f"correct {option}{value}") from error
 
 
 def _put(data: dict[str, Any], at: tuple[str, ...], value: object) -> None:

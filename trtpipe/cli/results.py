@@ -106,13 +106,19 @@ def _steps_table(steps: Sequence[Step], verdicts: Sequence[Verdict], *, detailed
         row = [
             step.label,
             "" if artifact is None else artifact.files[0].name,
-            "" if artifact is None else format_bytes(artifact.size),
+            "" if artifact is None else format_bytes(_weight(artifact)),
             _STATES.get(step.state) or format_seconds(step.seconds),
             _remark(step, by_stage.get(step.label)),
         ]
         rows.append([*row, step.because, step.key[:12]] if detailed else row)
     headers = ["stage", "artifact", "size", "time", "verdict", *(["because", "key"] if detailed else [])]
     return table(headers, rows, right=("size", "time"))
+
+
+def _weight(artifact: Artifact) -> int:
+    """Bytes of the file that is shown, with its external data."""
+    main, *others = artifact.files
+    return main.size + sum(entry.size for entry in others if entry.name.endswith(".data"))
 
 
 def _remark(step: Step, verdict: Verdict | None) -> str:

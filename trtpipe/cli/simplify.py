@@ -9,6 +9,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import beside, finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -19,11 +20,12 @@ from trtpipe.cli.session import Session
 @options.shape_options
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, model: Path) -> int:
-    """Rewrite MODEL into the same function with fewer nodes, and check that it is the same function.
+    """Rewrite a graph into the same function with fewer nodes.
 
-    The precision matters only because bf16 needs a newer opset. Shapes are those of the check's inputs.
+    The result is compared with MODEL on random inputs. The precision matters only because bf16 needs a newer opset.
+    Shapes are those of the check's inputs.
     """
     import trtpipe
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from trtpipe.cli.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from rich.table import Table
+    from rich.text import Text
 
 #: Columns of a table that nobody's window limits.
 _UNLIMITED = 240
@@ -26,12 +30,13 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
     from rich import box
     from rich.table import Table
 
-    grid = Table(box=box.SIMPLE_HEAD if any(headers) else None, show_header=any(headers), pad_edge=False, show_edge=False)
+    headed, rule = any(headers), "utf" in (sys.stdout.encoding or "").lower()
+    grid = Table(box=box.SIMPLE_HEAD if headed and rule else None, show_header=headed, pad_edge=False, show_edge=False)
     for header in headers:
         grid.add_column(header, justify="right" if header in right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(_cell(text) for text in row))
-    return _rendered(grid)
+    return _rendered(grid, wrap=True)
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -41,10 +46,10 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
 
 def line(text: str) -> str:
     """One line, its first word in colour if it is a verdict."""
-    return _rendered(_cell(text))
+    return _rendered(_cell(text), wrap=False)
 
 
-def _cell(text: str) -> object:
+def _cell(text: str) -> Text:
     from rich.text import Text
 
     cell = Text("\n").join(Text(printable(part)) for part in text.split("\n"))
@@ -54,12 +59,12 @@ def _cell(text: str) -> object:
     return cell
 
 
-def _rendered(what: object) -> str:
+def _rendered(what: Text | Table, *, wrap: bool) -> str:
     from rich.console import Console
 
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    if not sys.stdout.isatty():
-        console.width = _UNLIMITED
-    with console.capture() as captured:
-        console.print(what, soft_wrap=not hasattr(what, "columns"))
-    return "\n".join(text.rstrip() for text in captured.get().splitlines())
+    terminal, written = sys.stdout.isatty(), StringIO()
+    console = Console(
+        file=written, force_terminal=terminal, width=None if terminal else _UNLIMITED, highlight=False, emoji=False
+    )
+    console.print(what, soft_wrap=not wrap)
+    return "\n".join(text.rstrip() for text in written.getvalue().splitlines())

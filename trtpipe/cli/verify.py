@@ -9,6 +9,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.results import finish
 from trtpipe.cli.session import Session
+from trtpipe.cli.wiring import pass_session
 
 
 @click.command()
@@ -26,12 +27,13 @@ from trtpipe.cli.session import Session
 @options.target_options
 @options.json_option
 @options.common_options
-@options.pass_session
+@pass_session
 def command(session: Session, candidate: Path, reference: Path) -> int:
-    """Compare the outputs of CANDIDATE, a lowered graph or an engine, with those of the reference.
+    """Compare the outputs of a graph or an engine with a reference.
 
-    Without data, seeded random inputs are used. Tolerances follow from the precision, which a graph made by trtpipe
-    tells itself. Exit code 3 if the outputs, or the metric, differ by more than is allowed.
+    CANDIDATE is a lowered graph or an engine. Without data, seeded random inputs are used. Tolerances follow from the
+    precision, which a graph made by trtpipe tells itself. Exit code 3 if the outputs, or the metric, differ by more
+    than is allowed.
     """
     import trtpipe
 

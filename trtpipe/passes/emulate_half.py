@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from trtpipe.passes.graph_pass import GraphPass, PassResult, graphs_of
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+#: operators, and attributes, that decide the output's type whatever the inputs are
+_TYPED = frozenset({"Cast", "Constant", "ConstantOfShape", "RandomNormal", "RandomUniform"})
+_TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "output_datatype"})
 
 
 class EmulateHalf(GraphPass):
@@ -19,7 +22,8 @@ class EmulateHalf(GraphPass):
 
     1. 16-bit constants become float32 constants of the same value.
     2. A node with a 16-bit output gets a float32 output, followed by Cast(16) and Cast(32).
-    3. ``Cast(to=16 bits)`` keeps its rounding in the same way; graph inputs and outputs must be float32.
+    3. ``Cast(to=16 bits)`` and other nodes whose type is an attribute only get the Cast(32); graph inputs and outputs
+       must be float32.
     """
 
     name = "emulate_half"
@@ -27,13 +31,14 @@ class EmulateHalf(GraphPass):
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite all graphs."""
         touched = False
+        fresh = FreshNames(model)
         for graph in graphs_of(model):
             for value in list(graph.initializers.values()):
                 touched |= _widen(value)
             for node in list(graph):
                 for output in node.outputs:
                     if output.dtype in _HALF:
-                        _round_after(graph, node, output)
+                        _round_after(graph, node, output, fresh)
                         touched = True
         return PassResult(self.name, modified=touched)
 
@@ -52,20 +57,20 @@ def _widen(value: ir.Value) -> bool:
     return True
 
 
-def _round_after(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
+def _round_after(graph: ir.Graph, node: ir.Node, output: ir.Value, fresh: FreshNames) -> None:
     half = output.dtype
     assert half is not None
     users = [(use.node, use.idx) for use in output.uses()]
-    if node.op_type == "Cast":
+    if node.op_type in _TYPED or not node.attributes.keys().isdisjoint(_TYPE_ATTRIBUTES):
         narrow, created = output, []
     else:
         output.dtype = ir.DataType.FLOAT
         rounding = ir.node("Cast", [output], {"to": int(half)}, name=f"{output.name}_round")
         narrow, created = rounding.outputs[0], [rounding]
-        narrow.name, narrow.dtype, narrow.shape = f"{output.name}_rounded", half, output.shape
+        narrow.name, narrow.dtype, narrow.shape = fresh(f"{output.name}_rounded"), half, output.shape
     widening = ir.node("Cast", [narrow], {"to": int(ir.DataType.FLOAT)}, name=f"{output.name}_widen")
     wide = widening.outputs[0]
-    wide.name, wide.dtype, wide.shape = f"{output.name}_wide", ir.DataType.FLOAT, output.shape
+    wide.name, wide.dtype, wide.shape = fresh(f"{output.name}_wide"), ir.DataType.FLOAT, output.shape
     graph.insert_after(node, [*created, widening])
     for user, index in users:
         user.replace_input_with(index, wide)

@@ -103,6 +103,29 @@ def node_label(node: ir.Node) -> str:
     return node.name or next((value.name for value in node.outputs if value.name), "") or f"unnamed {node.op_type}"
 
 
+class FreshNames:
+    """Names that no value of ``model`` has yet; each is given out once."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken = {value.name for graph in graphs_of(model) for value in _values(graph)}
+
+    def __call__(self, wanted: str) -> str:
+        """``wanted``, or ``wanted_2``, ``wanted_3``, ... where it is taken."""
+        name, count = wanted, 1
+        while name in self._taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._taken.add(name)
+        return name
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph and every subgraph, outer ones first."""
     yield model.graph

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
-from trtpipe.passes.graph_pass import GraphPass, PassResult, graphs_of
+from trtpipe.passes.graph_pass import GraphPass, PassResult
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _FIXED = {
     "tensor(float)": ir.DataType.FLOAT,
@@ -35,8 +35,23 @@ _BY_ATTRIBUTE: dict[str, tuple[str, ir.DataType]] = {
     "HammingWindow": ("output_datatype", ir.DataType.FLOAT),
     "BlackmanWindow": ("output_datatype", ir.DataType.FLOAT),
 }
-#: operators whose output has the type of one input, unlike what a free type variable would say
-_LIKE_INPUT: dict[str, int] = {"CastLike": 1, "DequantizeLinear": 1, "RandomNormalLike": 0, "EyeLike": 0}
+_CONSTANT_ATTRIBUTES: dict[str, ir.DataType] = {
+    "value_float": ir.DataType.FLOAT,
+    "value_floats": ir.DataType.FLOAT,
+    "value_int": ir.DataType.INT64,
+    "value_ints": ir.DataType.INT64,
+    "value_string": ir.DataType.STRING,
+    "value_strings": ir.DataType.STRING,
+}
+#: operators whose output has the type of one input, unless an attribute says otherwise
+_LIKE_INPUT: dict[str, int] = {
+    "CastLike": 1,
+    "DequantizeLinear": 1,
+    "RandomNormalLike": 0,
+    "RandomUniformLike": 0,
+    "EyeLike": 0,
+    "Bernoulli": 0,
+}
 
 
 class InferTypes(GraphPass):
@@ -44,20 +59,15 @@ class InferTypes(GraphPass):
 
     1. Types already known are kept.
     2. An output bound to the same type variable as an input takes that input's type.
-    3. Cast, ConstantOfShape, QuantizeLinear, If, Loop and their like follow their own rule.
+    3. Cast, Constant, ConstantOfShape, QuantizeLinear, If, Loop and their like follow their own rule.
     4. What remains unknown (operators without a schema) stays unknown.
     """
 
     name = "infer_types"
 
     def call(self, model: ir.Model) -> PassResult:
-        """Fill in types, innermost graphs first, because If and Loop take theirs from their bodies."""
-        modified = False
-        for graph in reversed(list(graphs_of(model))):
-            opset = model.graph.opset_imports
-            for node in graph:
-                modified |= _infer_node(node, opset)
-        return PassResult(self.name, modified=modified)
+        """Fill in types in the order of computation."""
+        return PassResult(self.name, modified=_infer_graph(model.graph, model.graph.opset_imports))
 
 
 def schema_of(node: ir.Node, opset_imports: dict[str, int]) -> onnx.defs.OpSchema | None:
@@ -79,6 +89,24 @@ def formal(
         return parameters[index]
     last = parameters[-1] if parameters else None
     return last if last is not None and last.option == onnx.defs.OpSchema.FormalParameterOption.Variadic else None
+
+
+def _infer_graph(graph: ir.Graph, opset_imports: dict[str, int]) -> bool:
+    """A body comes right before its node: it reads what was computed before, and If and Loop take its types."""
+    modified = False
+    for node in graph:
+        for body in _bodies(node):
+            modified |= _infer_graph(body, opset_imports)
+        modified |= _infer_node(node, opset_imports)
+    return modified
+
+
+def _bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
 
 
 def _infer_node(node: ir.Node, opset_imports: dict[str, int]) -> bool:
@@ -128,9 +156,14 @@ def _own_rule(node: ir.Node) -> list[ir.DataType | None] | None:
         name, default = _BY_ATTRIBUTE[op]
         attribute = node.attributes.get(name)
         return [ir.DataType(attribute.as_int()) if attribute else default]
-    if op in _LIKE_INPUT and "dtype" not in node.attributes and "output_dtype" not in node.attributes:
+    if op in _LIKE_INPUT:
+        chosen = node.attributes.get("dtype") or node.attributes.get("output_dtype")
+        if chosen is not None and chosen.as_int():
+            return [ir.DataType(chosen.as_int())]
         source = node.inputs[_LIKE_INPUT[op]] if len(node.inputs) > _LIKE_INPUT[op] else None
         return [source.dtype if source is not None else None]
+    if op == "Constant":
+        return [_constant_type(node)]
     if op == "ConstantOfShape":
         value = node.attributes.get("value")
         return [value.as_tensor().dtype if value else ir.DataType.FLOAT]
@@ -145,4 +178,14 @@ def _own_rule(node: ir.Node) -> list[ir.DataType | None] | None:
     if op in ("Loop", "Scan"):
         outputs = [value.dtype for value in node.attributes["body"].as_graph().outputs]
         return list(outputs[1:] if op == "Loop" else outputs)  # a loop body's first output is its condition
+    return None
+
+
+def _constant_type(node: ir.Node) -> ir.DataType | None:
+    """The type of a Constant, which has exactly one of several attributes."""
+    for name, attribute in node.attributes.items():
+        if name == "value":
+            return attribute.as_tensor().dtype
+        if name in _CONSTANT_ATTRIBUTES:
+            return _CONSTANT_ATTRIBUTES[name]
     return None

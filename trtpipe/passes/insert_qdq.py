@@ -1,8 +1,9 @@
 """Explicit quantisation: Q/DQ pairs on activations, 8-bit weights behind a DQ.
 
-Symmetric, zero point 0: ``q = clip(round(x / s), -127, 127)`` with ``s = amax / 127`` for INT8; for FP8 (E4M3)
-``s = amax / 448`` and the value is rounded to the nearest representable one. Weights are stored in 8 bits, so the file
-is about a quarter of the size. INT8 weights have one scale per output channel, FP8 weights one per tensor.
+Symmetric, zero point 0: ``q = round(x / s)`` with ``s = amax / 127`` for INT8, saturated at -127 (weights) or -128
+(activations) and 127; for FP8 (E4M3) ``s = amax / 448`` and the value is rounded to the nearest representable one.
+Weights are stored in 8 bits, so the file is about a quarter of the size. INT8 weights have one scale per output
+channel, FP8 weights one per tensor.
 Scheme: Wu et al. 2020, arXiv:2004.09602; NVIDIA TensorRT documentation, "Working with Quantized Types".
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.errors import StageError
-from trtpipe.passes.graph_pass import GraphPass, NodeDecision, PassResult, graphs_of, node_label
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, NodeDecision, PassResult, graphs_of, node_label
 from trtpipe.passes.placement import QuantPoint, place
 
 if TYPE_CHECKING:
@@ -42,18 +43,6 @@ _SHARES = np.linspace(1, 0.5, 32, dtype=np.float32)
 _LEAST_OPSET: dict[EightBit, int] = {"int8": 13, "fp8": 19}
 
 
-@dataclass(frozen=True)
-class _Done:
-    """What stands already: (tensor, graph) -> its dequantised form, (weight, graph, axis) -> likewise.
-
-    ``suffixes`` keep names apart: graph -> what the names of new values in it end with; nothing in the main graph.
-    """
-
-    suffixes: dict[ir.Graph, str]
-    activations: dict[tuple[ir.Value, ir.Graph], ir.Value]
-    weights: dict[tuple[ir.Value, ir.Graph, int], ir.Value]
-
-
 class InsertQDQ(GraphPass):
     """Quantise the inputs of weighted nodes.
 
@@ -76,7 +65,6 @@ class InsertQDQ(GraphPass):
     ) -> None:
         self._precision = precision
         self._weights = weights
-        self._format = _FORMATS[precision]
         self._amax = amax
         self._keep = keep
 
@@ -93,44 +81,65 @@ class InsertQDQ(GraphPass):
     def call(self, model: ir.Model) -> PassResult:
         """Insert the pairs."""
         points, decisions = place(model, self._keep)
-        graphs = list(graphs_of(model))
-        done = _Done({graph: f"_in_body{number}" if number else "" for number, graph in enumerate(graphs)}, {}, {})
+        rewriter = _Rewriter(self._precision, self._weights, model)
         for point in points:
-            decisions.append(self._quantise(point, done))
-        for graph in graphs:
-            _drop_unused(graph)
+            decisions.append(self._quantise(point, rewriter))
+        rewriter.drop_unused()
         return PassResult(self.name, modified=bool(points), decisions=tuple(decisions))
 
-    def _quantise(self, point: QuantPoint, done: _Done) -> NodeDecision:
-        node, graph = point.node, point.node.graph
-        assert isinstance(graph, ir.Graph)
-        data, kernel = node.inputs[point.activation], node.inputs[point.weight]
-        assert data is not None and kernel is not None  # noqa: PT018  placement has checked both
-        label, op = node_label(node), node.op_type
+    def _quantise(self, point: QuantPoint, rewriter: _Rewriter) -> NodeDecision:
+        label, op = node_label(point.node), point.node.op_type
         amax = self._amax.get(point.tensor)
         if amax is None:
             return NodeDecision(node=label, op=op, precision="float32", reason=f"no range for {point.tensor!r}")
         if not amax:
             return NodeDecision(node=label, op=op, precision="float32", reason="its input was zero in all samples")
-        if (data, graph) not in done.activations:
-            done.activations[data, graph] = self._activation_pair(graph, data, amax, done.suffixes[graph])
-        if (kernel, graph, point.axis) not in done.weights:
-            done.weights[kernel, graph, point.axis] = self._weight(point, kernel, done.suffixes[graph])
-        node.replace_input_with(point.activation, done.activations[data, graph])
-        node.replace_input_with(point.weight, done.weights[kernel, graph, point.axis])
+        rewriter.quantise(point, amax)
         return NodeDecision(
             node=label, op=op, precision=self._precision, reason="weighted operator with a constant weight"
         )
 
-    def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float, suffix: str) -> ir.Value:
-        base = f"{value.name}{suffix}"
+
+class _Rewriter:
+    """Puts the pairs into the graphs, each tensor's once in every graph that quantises it."""
+
+    def __init__(self, precision: EightBit, method: WeightMethod, model: ir.Model) -> None:
+        self._precision = precision
+        self._method = method
+        self._format = _FORMATS[precision]
+        self._model = model
+        self._fresh = FreshNames(model)
+        self._activations: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
+        self._weights: dict[tuple[ir.Value, ir.Graph, int], ir.Value] = {}
+
+    def quantise(self, point: QuantPoint, amax: float) -> None:
+        node, graph, axis = point.node, point.node.graph, point.axis
+        data, kernel = node.inputs[point.activation], node.inputs[point.weight]
+        assert data is not None and kernel is not None  # noqa: PT018  placement has checked both
+        assert isinstance(graph, ir.Graph)
+        if (data, graph) not in self._activations:
+            self._activations[data, graph] = self._activation_pair(graph, data, amax)
+        if (kernel, graph, axis) not in self._weights:
+            self._weights[kernel, graph, axis] = self._weight(graph, kernel, axis, node)
+        node.replace_input_with(point.activation, self._activations[data, graph])
+        node.replace_input_with(point.weight, self._weights[kernel, graph, axis])
+
+    def drop_unused(self) -> None:
+        for graph in graphs_of(self._model):
+            for name, value in list(graph.initializers.items()):
+                if not value.uses() and not value.is_graph_output():
+                    del graph.initializers[name]
+
+    def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float) -> ir.Value:
         scale = np.asarray(_safe_scale(np.float32(amax), self._format.largest), np.float32)
-        scale_value = _constant(graph, f"{base}_scale", scale)
-        zero = _constant(graph, f"{base}_zero_point", np.zeros((), self._format.dtype.numpy()))
-        quantise = ir.node("QuantizeLinear", [value, scale_value, zero], name=f"{base}_quantize")
-        dequantise = ir.node("DequantizeLinear", [quantise.outputs[0], scale_value, zero], name=f"{base}_dequantize")
-        _name_output(quantise, f"{base}_quantized", self._format.dtype, value.shape)
-        _name_output(dequantise, f"{base}_dequantized", ir.DataType.FLOAT, value.shape)
+        scale_value = self._constant(graph, f"{value.name}_scale", scale)
+        zero = self._constant(graph, f"{value.name}_zero_point", np.zeros((), self._format.dtype.numpy()))
+        quantise = ir.node("QuantizeLinear", [value, scale_value, zero], name=f"{value.name}_quantize")
+        dequantise = ir.node(
+            "DequantizeLinear", [quantise.outputs[0], scale_value, zero], name=f"{value.name}_dequantize"
+        )
+        self._name_output(quantise, f"{value.name}_quantized", self._format.dtype, value.shape)
+        self._name_output(dequantise, f"{value.name}_dequantized", ir.DataType.FLOAT, value.shape)
         producer = value.producer()
         if producer is not None and producer.graph is graph:
             graph.insert_after(producer, [quantise, dequantise])
@@ -138,24 +147,33 @@ class InsertQDQ(GraphPass):
             graph.insert_before(graph[0], [quantise, dequantise])
         return dequantise.outputs[0]
 
-    def _weight(self, point: QuantPoint, value: ir.Value, suffix: str) -> ir.Value:
-        graph, axis = point.node.graph, point.axis
-        assert value.const_value is not None and isinstance(graph, ir.Graph)  # noqa: PT018
+    def _weight(self, graph: ir.Graph, value: ir.Value, axis: int, before: ir.Node) -> ir.Value:
+        assert value.const_value is not None
         array = value.const_value.numpy()
-        quantised, scale = quantise_weight(
-            array, axis if self._format.per_channel else None, self._precision, self._weights
-        )
-        base = f"{value.name}{suffix}_axis{axis}"
+        along = axis if self._format.per_channel else None
+        quantised, scale = quantise_weight(array, along, self._precision, self._method)
+        base = f"{value.name}_axis{axis}"
         inputs = [
-            _constant(graph, f"{base}_quantized", quantised),
-            _constant(graph, f"{base}_scale", scale),
-            _constant(graph, f"{base}_zero_point", np.zeros(scale.shape, self._format.dtype.numpy())),
+            self._constant(graph, f"{base}_quantized", quantised),
+            self._constant(graph, f"{base}_scale", scale),
+            self._constant(graph, f"{base}_zero_point", np.zeros(scale.shape, self._format.dtype.numpy())),
         ]
         attributes = {"axis": ir.AttrInt64("axis", axis)} if self._format.per_channel else {}
         node = ir.Node("", "DequantizeLinear", inputs, attributes, name=f"{base}_dequantize")
-        _name_output(node, f"{base}_dequantized", ir.DataType.FLOAT, value.shape)
-        graph.insert_before(point.node, [node])
+        self._name_output(node, f"{base}_dequantized", ir.DataType.FLOAT, value.shape)
+        graph.insert_before(before, [node])
         return node.outputs[0]
+
+    def _constant(self, graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+        unique = self._fresh(name)
+        tensor = ir.tensor(array, name=unique)
+        value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        graph.register_initializer(value)
+        return value
+
+    def _name_output(self, node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+        output = node.outputs[0]
+        output.name, output.dtype, output.shape = self._fresh(name), dtype, shape
 
 
 def largest_value(precision: EightBit) -> float:
@@ -192,7 +210,8 @@ def _least_error(row: np.ndarray, largest: np.float32, form: _Format) -> np.ndar
     """float32[1]: the scale of one channel with the least squared error; of equally good ones the largest."""
     scales = largest * _SHARES
     errors = [np.sum((row - _rounded(row, scale, form) * float(scale)) ** 2) for scale in scales]
-    return np.maximum(scales[[np.argmin(errors)]], np.finfo(np.float32).tiny)
+    best: np.ndarray = np.maximum(scales[[np.argmin(errors)]], np.finfo(np.float32).tiny)
+    return best
 
 
 def _rounded(row: np.ndarray, scale: np.float32, form: _Format) -> np.ndarray:
@@ -210,27 +229,3 @@ def _safe_scale(amax: np.ndarray | np.float32, largest: float) -> np.ndarray:
     scale = np.asarray(amax, np.float32) / np.float32(largest)
     floored: np.ndarray = np.where(scale > 0, np.maximum(scale, np.finfo(np.float32).tiny), np.float32(1))
     return floored
-
-
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    unique = name
-    count = 1
-    while unique in graph.initializers:
-        count += 1
-        unique = f"{name}_{count}"
-    tensor = ir.tensor(array, name=unique)
-    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def _name_output(node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
-    output = node.outputs[0]
-    output.name, output.dtype, output.shape = name, dtype, shape
-
-
-def _drop_unused(graph: ir.Graph) -> None:
-    for name in [
-        name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()
-    ]:
-        del graph.initializers[name]

@@ -30,4 +30,7 @@ def raise_opset(model: ir.Model, least: int) -> ir.Model:
         ) from error
     result = ir.serde.deserialize_model(raised)
     result.graph.name = model.graph.name
+    result.ir_version = max(
+        result.ir_version, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", least)])
+    )
     return result

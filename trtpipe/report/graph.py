@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import IOContract, Record
+from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,9 +48,19 @@ def summarise_graph(path: Path) -> GraphSummary:
     Raises:
         InputError: it is not ONNX, or its external data cannot be used.
     """
-    from trtpipe.onnxfile import contract_of_proto, dtype_name, external_refs, read_proto
+    from trtpipe.onnxfile import read_proto
 
     proto = read_proto(path)
+    try:
+        return _summary(proto, path)
+    except (ValueError, TypeError) as error:  # names that are not text, element types that do not exist
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: a damaged ONNX model ({reason})", "export it again") from error
+
+
+def _summary(proto: onnx.ModelProto, path: Path) -> GraphSummary:
+    from trtpipe.onnxfile import contract_of_proto, dtype_name, external_refs
+
     nodes = [node for function in proto.functions for node in _nodes(function.node)] + list(_nodes(proto.graph.node))
     operators = Counter(_operator(node) for node in nodes)
     weights: Counter[str] = Counter()
@@ -67,7 +78,7 @@ def summarise_graph(path: Path) -> GraphSummary:
         casts=operators["Cast"],
         weights=dict(weights),
         weight_bytes=sum(weights.values()),
-        external=tuple(sorted({ref.path.name for ref in external_refs(proto, path.parent)})),
+        external=tuple(sorted({ref.path.name for ref in external_refs(proto, path)})),
     )
 
 
@@ -105,5 +116,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(map(len, tensor.string_data))
-    count = math.prod(tensor.dims)
-    return math.ceil(count * ir.DataType(tensor.data_type).bitwidth / 8)
+    if min(tensor.dims, default=0) < 0:
+        raise ValueError(f"tensor {tensor.name!r} has a negative dimension")
+    bits: int = math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth
+    return -(-bits // 8)

@@ -9,12 +9,17 @@ from trtpipe.artifact import Draft
 from trtpipe.backends.base import EngineFacts, load_backend
 from trtpipe.errors import BuildError, InternalError, StageError
 from trtpipe.shapes import check_shapes
+from trtpipe.stages.facts import LowerFacts
 
 if TYPE_CHECKING:
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
     from trtpipe.target import Target
+
+
+#: what the builder's layer report calls the precisions of the lowering record
+_ENGINE_WORDS = {"int8": "Int8", "fp8": "FP8", "float16": "Half", "bfloat16": "BFloat16"}
 
 
 class Compile:
@@ -63,7 +68,7 @@ class Compile:
         return Draft("engine", workdir, (plan.name, f"{plan.name}.json"), target=target.name), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """The engine is not empty and has the graph's inputs and outputs."""
+        """The engine is not empty, has the graph's inputs and outputs, and computes in the lowered precision."""
         from trtpipe.onnxfile import read_contract
 
         facts = EngineFacts.read(draft.sidecar)
@@ -80,6 +85,22 @@ class Compile:
                     f"the graph has {[spec.name for spec in wanted]}",
                     f"remove {side}s that nothing uses from the model",
                 )
+        _refuse_silent_float32(facts, inputs, draft.path.name)
+
+
+def _refuse_silent_float32(facts: EngineFacts, inputs: Inputs, plan: str) -> None:
+    """An engine that came out in float32 although nodes were lowered must not pass for the one asked for."""
+    lowered = inputs.artifacts["lowered"]
+    if not facts.precisions or not any(entry.name == lowered.sidecar.name for entry in lowered.files):
+        return  # the builder does not say, or the graph is the user's own
+    counts = LowerFacts.read(lowered.sidecar).counts
+    for precision, word in _ENGINE_WORDS.items():
+        if counts.get(precision) and word not in facts.precisions:
+            raise StageError(
+                f"{plan}: {counts[precision]} nodes were lowered to {precision}, "
+                f"but no layer of the engine computes in it ({', '.join(facts.precisions)})",
+                "report this with the model; the builder undid the lowering",
+            )
 
 
 def _target(job: Job) -> Target:

@@ -95,6 +95,7 @@ class Export:
                 limits=limits_for(job.settings),
                 progress=progress,
                 what=f"checking {source.label}",
+                workdir=workdir,
             )
         elif isinstance(source, FactorySource | Pt2Source):
             module, function = (
@@ -107,6 +108,7 @@ class Export:
                 limits=limits_for(job.settings),
                 progress=progress,
                 what=f"exporting {source.label}",
+                workdir=workdir,
             )
         else:
             raise InternalError("export was asked to run without a source")

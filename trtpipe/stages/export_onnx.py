@@ -35,7 +35,7 @@ def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
     try:
         onnx.checker.check_model(str(source))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        reason = " ".join(str(error).split()) or "no reason given"  # the node's name may stand in a later line
         raise InputError(f"{source}: not a valid ONNX model: {reason}", "correct the node named above") from error
     report("check", 1, 2)
     _open_dimensions(model)

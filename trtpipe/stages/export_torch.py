@@ -7,9 +7,9 @@ import importlib
 import importlib.util
 import inspect
 import logging
-import re
 import sys
 import warnings
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from trtpipe.backends.worker import Report
 from trtpipe.errors import EnvironmentLacks, InputError, StageError
 from trtpipe.stages.export import MODEL, ExportReply, TorchRequest
+from trtpipe.stages.export_names import name_dimensions, name_interface, refuse_frozen, strip
 from trtpipe.stages.reading import Reading
 
 try:
@@ -79,11 +80,12 @@ def export_module(module: object, examples: tuple[Any, ...] | None, request: Tor
             names = tuple(arguments)
             reference = _forward(module, arguments)
             model = _to_onnx(module, tuple(arguments.values()), request, _dynamic(arguments, request))
-    _name_inputs(model, request.input_names or names)
-    _name_outputs(model, request.output_names or _output_names(reference, len(model.graph.outputs)))
-    _name_dimensions(model)
-    _refuse_frozen(model, request)
-    _strip(model)
+    name_interface(
+        model, request.input_names or names, request.output_names or _output_names(reference, len(model.graph.outputs))
+    )
+    name_dimensions(model)
+    refuse_frozen(model, request)
+    strip(model)
     path = Path(request.workdir) / MODEL
     names = save_model(model, path)
     facts = describe(model, f"torch {torch.__version__} (torch.export)")
@@ -114,7 +116,7 @@ def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] |
         )
     try:
         made = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and mend it"
         ) from error
@@ -135,7 +137,7 @@ def _import(module: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
         try:
             return importlib.import_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"module {module!r} cannot be imported: {error}", "check its name and PYTHONPATH"
             ) from error
@@ -148,7 +150,7 @@ def _import(module: str) -> Any:
     sys.modules[path.stem] = loaded
     try:
         spec.loader.exec_module(loaded)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "mend the file") from error
     return loaded
 
@@ -171,20 +173,23 @@ def _arguments(
     module: torch.nn.Module, examples: tuple[Any, ...] | None, request: TorchRequest
 ) -> dict[str, torch.Tensor]:
     """Forward's arguments by name: the examples, repeated along dynamic axes, or zeros of the typical shapes."""
-    names = [
-        name
+    parameters = {
+        name: parameter
         for name, parameter in _parameters(module.forward)
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
+    }
+    names = list(parameters)
     public = dict(zip(names, request.input_names, strict=False)) if request.input_names else {}
     if examples is None:
-        missing = [n for n in names if public.get(n, n) in request.shapes]
-        if not missing:
+        known = list(takewhile(lambda name: public.get(name, name) in request.shapes, names))
+        needed = [name for name in names if parameters[name].default is inspect.Parameter.empty] or names[:1]
+        missing = [public.get(n, n) for n in needed if public.get(n, n) not in request.shapes]
+        if missing or not known:
             raise InputError(
-                f"{type(module).__name__}: no example inputs, and no shapes for its inputs ({', '.join(names)})",
-                f"return (module, example_inputs), or add --shapes {names[0] if names else 'x'}:1x3x224x224",
+                f"{type(module).__name__}: no example inputs, and no shapes for {', '.join(missing) or 'its inputs'}",
+                f"return (module, example_inputs), or add --shapes {(missing or ['x'])[0]}:1x3x224x224",
             )
-        examples = tuple(torch.zeros(request.shapes[public.get(n, n)][1]) for n in missing)
+        examples = tuple(torch.zeros(request.shapes[public.get(name, name)][1]) for name in known)
     if len(examples) > len(names):
         raise InputError(
             f"{type(module).__name__}.forward takes {len(names)} inputs, {len(examples)} examples were given",
@@ -265,82 +270,11 @@ def _forward(module: torch.nn.Module, arguments: Mapping[str, torch.Tensor]) -> 
 
 
 def _output_names(reference: object, count: int) -> tuple[str, ...]:
-    if isinstance(reference, dict) and len(reference) == count:
-        return tuple(str(key) for key in reference)
+    if isinstance(reference, dict):
+        keys = tuple(str(key) for key, value in reference.items() if value is not None)
+        if len(keys) == count:
+            return keys
     return tuple("output" if index == 0 else f"output_{index}" for index in range(count))
-
-
-def _name_inputs(model: ir.Model, names: Sequence[str]) -> None:
-    _rename(model, list(model.graph.inputs), names, "input")
-
-
-def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:
-    _rename(model, list(model.graph.outputs), names, "output")
-
-
-def _rename(model: ir.Model, values: list[ir.Value], names: Sequence[str], what: str) -> None:
-    if len(values) != len(names):
-        raise InputError(
-            f"{len(names)} {what} names were given ({', '.join(names)}), the model has {len(values)} {what}s",
-            f"give one name per {what}",
-        )
-    taken = {value.name: value for graph in (model.graph,) for node in graph for value in node.outputs}
-    for value, name in zip(values, names, strict=True):
-        other = taken.get(name)
-        if other is not None and other is not value:
-            other.name = f"{name}_inner"
-        value.name = name
-
-
-def _name_dimensions(model: ir.Model) -> None:
-    """Give torch's symbols (``s77``) names that say where they come from: ``batch``, or ``<input>_<axis>``."""
-    names: dict[str, str] = {}
-    for value in model.graph.inputs:
-        for axis, dim in enumerate(value.shape or ()):
-            symbol = getattr(dim, "value", None)
-            if isinstance(symbol, str) and symbol not in names:
-                readable = "batch" if axis == 0 else f"{value.name}_{axis}"
-                names[symbol] = readable if readable not in names.values() else f"{value.name}_{axis}"
-    if not names:
-        return
-    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
-    import onnx_ir as ir
-
-    values = [*model.graph.inputs, *(out for node in model.graph.all_nodes() for out in node.outputs)]
-    for value in values:
-        if value.shape is not None:
-            dims = [getattr(dim, "value", dim) for dim in value.shape]
-            value.shape = ir.Shape(
-                [pattern.sub(lambda m: names[m[1]], dim) if isinstance(dim, str) else dim for dim in dims]
-            )
-
-
-def _refuse_frozen(model: ir.Model, request: TorchRequest) -> None:
-    """A dimension asked to be dynamic must not have become a constant."""
-    for value in model.graph.inputs:
-        low, _, high = request.shapes.get(value.name or "", ((), (), ()))
-        for axis, (least, most) in enumerate(zip(low, high, strict=True)):
-            dim = value.shape[axis] if value.shape is not None else None
-            if least != most and isinstance(dim, int):
-                raise StageError(
-                    f"dimension {axis} of input {value.name!r} is {least}..{most} in the profile, "
-                    f"but the model's code fixes it to {dim}",
-                    "make the model's code independent of that size, or give it one size in the profile",
-                )
-
-
-def _strip(model: ir.Model) -> None:
-    """Drop metadata: it holds paths and stack traces of the exporting machine, so equal models would differ."""
-    from onnx_ir.passes import common
-
-    common.ClearMetadataAndDocStringPass()(model)
-    model.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
-    for node in model.graph.all_nodes():
-        for output in node.outputs:
-            output.metadata_props.clear()
 
 
 def _parity(path: Path, arguments: Mapping[str, torch.Tensor], reference: object) -> tuple[Any, ...]:
@@ -348,7 +282,7 @@ def _parity(path: Path, arguments: Mapping[str, torch.Tensor], reference: object
     from trtpipe.settings import Settings
     from trtpipe.stages.facts import OutputDifference
 
-    tensors = torch.utils._pytree.tree_leaves(reference)
+    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(reference) if isinstance(leaf, torch.Tensor)]
     with load_backend("onnxruntime").open(path, Settings.from_environment()) as runner:
         feed = dict(zip((spec.name for spec in runner.inputs), (a.numpy() for a in arguments.values()), strict=True))
         results = runner.infer(feed)

@@ -53,12 +53,13 @@ class Lower:
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Rewrite the graph."""
         from trtpipe.onnxfile import load_model, save_model
+        from trtpipe.passes.clean_up import clean_up
         from trtpipe.passes.graph_pass import run_passes
-        from trtpipe.passes.infer_types import InferTypes
 
         precision = job.profile.precision
         model = load_model(inputs.path("simplified"))
-        results = run_passes(model, [InferTypes(), *_passes(job, inputs)])
+        clean_up(model)
+        results = run_passes(model, _passes(job, inputs))
         decisions = [decision for result in results for decision in result.decisions]
         path = workdir / LOWERED
         names = save_model(model, path)

@@ -82,21 +82,22 @@ class Observe:
 def tensors_of(simplified: Path, keep: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the tensors to observe: those that will carry a Q/DQ pair."""
     from trtpipe.onnxfile import load_model
-    from trtpipe.passes.graph_pass import run_passes
-    from trtpipe.passes.infer_types import InferTypes
+    from trtpipe.passes.clean_up import clean_up
     from trtpipe.passes.placement import observed_tensors, place
 
     model = load_model(simplified)
-    run_passes(model, [InferTypes()])
+    clean_up(model)
     return observed_tensors(place(model, keep)[0])
 
 
 def write_observed(simplified: Path, path: Path, tensors: tuple[str, ...]) -> tuple[str, ...]:
     """A copy of the graph whose outputs are just the observed tensors, so that nothing else is computed or returned."""
     from trtpipe.onnxfile import load_model, save_model
+    from trtpipe.passes.clean_up import clean_up
     from trtpipe.passes.expose import expose
 
     model = load_model(simplified)
+    clean_up(model)
     expose(model, tensors)
     return save_model(model, path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft, Record
 from trtpipe.backends.worker import call, limits_for
@@ -108,6 +108,7 @@ class Simplify:
             limits=limits_for(job.settings),
             progress=progress,
             what=f"simplifying {Path(request.model).name}",
+            workdir=Path(request.workdir),
         )
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
@@ -128,7 +129,10 @@ def _write_feeds(inputs: Inputs, workdir: Path) -> str:
         feeds = [sample.feed for sample in islice(samples, _CHECKED_FEEDS)]
     path = workdir / FEEDS
     # Feeds are in the order of the model's inputs, whose names may not do as file names inside the archive.
-    np.savez(path, **{f"{i}_{j}": value for i, feed in enumerate(feeds) for j, value in enumerate(feed.values())})
+    arrays: dict[str, Any] = {
+        f"{i}_{j}": value for i, feed in enumerate(feeds) for j, value in enumerate(feed.values())
+    }
+    np.savez(path, **arrays)
     return str(path)
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.worker import Report
 from trtpipe.calibration.synthetic import RandomDataset
 from trtpipe.errors import InputError, StageError
 from trtpipe.onnxfile import contract_of, load_model, save_model
-from trtpipe.passes.graph_pass import Borrowed, graphs_of, run_passes
+from trtpipe.passes.clean_up import clean_up
+from trtpipe.passes.graph_pass import graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.settings import Settings
@@ -47,7 +47,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     onnxsim = request.onnxsim and small
     report("simplify", 0, 3)
     model = _onnxsim(source) if onnxsim else original
-    run_passes(model, _clean_up())
+    clean_up(model)
     report("simplify", 1, 3)
     if small:
         try:
@@ -76,17 +76,6 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     return SimplifyReply(names=names)
 
 
-def _clean_up() -> list[Borrowed]:
-    return [
-        Borrowed(common.InlinePass(), "inline_functions"),
-        Borrowed(common.RemoveInitializersFromInputsPass(), "remove_initializers_from_inputs"),
-        Borrowed(common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0), "lift_constants"),
-        Borrowed(common.RemoveUnusedNodesPass(), "remove_unused_nodes"),
-        Borrowed(common.RemoveUnusedOpsetsPass(), "remove_unused_opsets"),
-        Borrowed(common.NameFixPass(), "unique_names"),  # branches may share names; statistics go by name
-    ]
-
-
 def _onnxsim(source: Path) -> ir.Model:
     import onnx
     import onnxsim
@@ -110,8 +99,11 @@ def _compare(source: Path, result: Path, request: SimplifyRequest) -> tuple[tupl
             wanted = [runner.infer(feed) for feed in feeds]
     except (InputError, StageError) as error:
         return (), f"the result was not compared with its input: {error.message}"
-    with backend.open(result, settings) as runner:
-        found = [runner.infer(feed) for feed in feeds]
+    try:
+        with backend.open(result, settings) as runner:
+            found = [runner.infer(feed) for feed in feeds]
+    except InputError as error:  # the same feed ran before
+        raise StageError(f"simplification broke the graph: {error.message}", "run again with --no-simplify") from error
     return tuple(_difference(name, wanted, found) for name in wanted[0]), ""
 
 

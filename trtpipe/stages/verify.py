@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
+    from trtpipe.recipe import EvaluationSettings
 
 PARITY = "parity.json"
 #: Feeds of seeded random data where the user gave none.
@@ -52,6 +53,7 @@ class Verify:
             "tolerance": job.profile.tolerance.to_dict(),
             "accuracy": job.profile.accuracy.to_dict(),
             "evaluation": described,
+            "metric_demanded": _demanded(evaluation),
             "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()},
             "targets": [target.name for target in job.targets],
         }
@@ -85,6 +87,11 @@ class Verify:
                 others.append(Contender(label, stack.enter_context(onnx.open(path, job.settings)), precision, note))
             others += [_engine(job, engine, stack) for engine in runnable_engines(job, inputs)]
             run = compare(reference, others, dataset, job.profile.tolerance, metric, progress)
+        if evaluation and _demanded(evaluation) and not run.metrics:
+            raise InputError(
+                f"{dataset.name}: no labels, so {evaluation.metric} cannot be measured",
+                "add labels (--labels NAME for an .npz), or remove the metric",
+            )
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
         from trtpipe.accuracy.reports import ParityReport
@@ -115,6 +122,11 @@ class Verify:
             raise StageError("nothing was compared", "give at least one sample and one artifact besides the reference")
 
 
+def _demanded(evaluation: EvaluationSettings | None) -> bool:
+    """Whether the user named the metric, so that labels must be there."""
+    return evaluation is not None and "metric" in evaluation.model_fields_set
+
+
 def _not_run(job: Job) -> dict[str, str]:
     backend = load_backend(job.backend)
     refusals = {target.name: backend.runs(target) for target in job.targets}
@@ -130,12 +142,13 @@ def _engine(job: Job, engine: Artifact, stack: ExitStack) -> Contender:
 
 def _data(job: Job, inputs: Inputs) -> tuple[Dataset, bool, bool]:
     """The samples to compare on; whether they are synthetic; whether they are the labelled evaluation data."""
+    from trtpipe.calibration.synthetic import RandomDataset
+    from trtpipe.onnxfile import read_contract
+
     if (evaluation := inputs.datasets.get("evaluation-data")) is not None:
         return evaluation, False, True
     if (calibration := inputs.datasets.get("calibration-data")) is not None:
-        return calibration, False, False
-    from trtpipe.calibration.synthetic import RandomDataset
-    from trtpipe.onnxfile import read_contract
+        return calibration, isinstance(calibration, RandomDataset), False
 
     label = next((name for name in ("model", "simplified", "lowered") if name in inputs.artifacts), None)
     if label is None:

@@ -1,0 +1,99 @@
+"""What the pipeline costs beside the libraries it calls, and how much memory it takes, on a ResNet-50-sized model.
+
+    python benchmarks/overhead.py [--samples 32] [--precision int8] [--rounds 3]
+
+Two ways to the same engine take turns in one session: `trtpipe build` with an empty cache, and a bare script that makes
+the same library calls (onnx checker, onnxsim, onnxruntime, TensorRT-RTX, Polygraphy), each native one in a process of
+its own as trtpipe does it, with no cache, no digests, no reports. Prints wall times, their ratio, the peak memory of
+trtpipe's process tree, and the wall time of a second, fully cached build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from benchmarks_common import machine_line, tree_memory
+
+HERE = Path(__file__).parent
+
+SHAPES = ["--min-shapes", "image:1x3x224x224", "--opt-shapes", "image:1x3x224x224", "--max-shapes", "image:8x3x224x224"]
+
+
+def watched(command: list[str], environment: dict[str, str]) -> tuple[float, int]:
+    """Wall seconds of a command, and the peak private memory of its process tree in bytes."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    peak = 0
+    errors: list[str] = []
+    reader = threading.Thread(target=lambda: errors.append(process.stderr.read() if process.stderr else ""))
+    reader.start()
+    while process.poll() is None:
+        peak = max(peak, tree_memory(process.pid))
+        time.sleep(0.05)
+    reader.join()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{errors[0][-3000:]}")
+    return time.perf_counter() - begin, peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="int8")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        model = work / "resnet50.onnx"
+        subprocess.run(
+            [sys.executable, str(HERE / "models.py"), "resnet50", str(model)], check=True, stdout=subprocess.DEVNULL
+        )
+        script = f"import numpy as np; r = np.random.default_rng(0); np.save('{work}/data.npy', "
+        script += f"r.standard_normal(({arguments.samples}, 3, 224, 224), dtype=np.float32))"
+        subprocess.run([sys.executable, "-c", script], check=True)
+        ours, bare, cached, peaks = [], [], [], []
+        for number in range(arguments.rounds):
+            environment = {**os.environ, "TRTPIPE_CACHE_DIR": str(work / f"cache{number}")}
+            build = [
+                sys.executable,
+                "-m",
+                "trtpipe",
+                "build",
+                str(model),
+                f"--{arguments.precision}",
+                "-o",
+                str(work / "out"),
+            ]
+            build += ["--calib-data", str(work / "data.npy"), "--target", "sm89", "--duration", "1s", *SHAPES]
+            seconds, peak = watched(build, environment)
+            ours.append(seconds)
+            peaks.append(peak)
+            cached.append(watched(build, environment)[0])
+            plain = [sys.executable, str(HERE / "overhead_bare.py"), str(model), str(work / "data.npy"), str(work)]
+            bare.append(watched(plain, environment)[0])
+    result = {
+        "machine": machine_line(),
+        "model": "ResNet-50-sized, 102 MB, seeded random weights",
+        "precision": arguments.precision,
+        "samples": arguments.samples,
+        "rounds": arguments.rounds,
+        "trtpipe_seconds": round(statistics.median(ours), 2),
+        "libraries_seconds": round(statistics.median(bare), 2),
+        "ratio": round(statistics.median(a / b for a, b in zip(ours, bare, strict=True)), 3),
+        "cached_seconds": round(statistics.median(cached), 2),
+        "peak_memory_mb": round(max(peaks) / 1e6),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Write ``docs/cli.md`` from the commands themselves: ``python docs/make_cli.py``."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trtpipe.cli.app import EXIT_CODES, root
+from trtpipe.cli.groups import LazyGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE = Path(__file__).with_name("cli.md")
+
+_INTRODUCTION = """\
+# Command line
+
+Written by `python docs/make_cli.py` from the commands themselves; edit those.
+
+Standard output carries the result: a table for people, or with `--json` one JSON document and nothing else. Progress,
+notes and warnings go to standard error: a moving display on a terminal, plain lines elsewhere.
+
+An option on the command line overrides the same key in a `--profile` or `--calib` file, which overrides the default.
+Sizes and durations carry a unit (`4G`, `200ms`, `30d`). Shapes are written `x:1x3x224x224,y:1x128` or
+`x:[1,3,224,224] y:[1,128]`.
+
+## Environment
+
+| variable | meaning |
+|---|---|
+| `TRTPIPE_CACHE_DIR` | folder for finished work; `--cache-dir` is stronger |
+| `TRTPIPE_WORKER_SECONDS` | time limit of one child process; `--time-limit` is stronger for the builder |
+| `TRTPIPE_WORKER_MEMORY_GB` | memory limit of one child process; `--memory-limit` is stronger for the builder |
+| `TRTPIPE_THREADS` | threads that onnxruntime may use |
+"""
+
+
+def render() -> str:
+    """The page."""
+    lines = [_INTRODUCTION, *_exit_codes(), *_common()]
+    context = click.Context(root, info_name="trtpipe")
+    for heading, names in root.sections.items():
+        lines += [f"## {heading}", ""]
+        for name in names:
+            command = root.get_command(context, name)
+            assert command is not None
+            lines += _command(command, click.Context(command, parent=context, info_name=name))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _exit_codes() -> Iterator[str]:
+    yield from ("## Exit codes", "", "| code | meaning |", "|---|---|")
+    yield from (f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    yield ""
+
+
+def _common() -> Iterator[str]:
+    yield from ("## Options of every command", "", "They may stand before or after the command's name.", "")
+    yield from _options(root, click.Context(root, info_name="trtpipe"), frozenset({"--version"}))
+
+
+def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+    words = [context.command_path, *command.collect_usage_pieces(context)]
+    yield from (f"### {context.command_path}", "", "```", " ".join(words), "```", "")
+    yield from (inspect.cleandoc(command.help or ""), "")
+    yield from _options(command, context, _names(root))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from _command(inner, click.Context(inner, parent=context, info_name=name))
+
+
+def _names(command: click.Command) -> frozenset[str]:
+    return frozenset(name for parameter in command.params for name in parameter.opts)
+
+
+def _options(command: click.Command, context: click.Context, without: frozenset[str]) -> Iterator[str]:
+    records = [
+        parameter.get_help_record(context)
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not without & set(parameter.opts)
+    ]
+    if records:
+        yield from ("| option | meaning |", "|---|---|")
+        yield from (f"| `{_cell(names)}` | {_cell(meaning)} |" for names, meaning in filter(None, records))
+        yield ""
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+if __name__ == "__main__":
+    assert isinstance(root, LazyGroup)
+    PAGE.write_text(render(), encoding="utf-8")

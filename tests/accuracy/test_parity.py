@@ -1,0 +1,309 @@
+"""Figures of parity, against numpy over all elements at once."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from trtpipe.accuracy import parity
+from trtpipe.accuracy.parity import Contender, compare
+from trtpipe.calibration.sample import Sample
+from trtpipe.errors import InputError, StageError
+from trtpipe.profile import OutputTolerance, Tolerance
+from trtpipe.progress import Silent
+
+LOOSE = Tolerance(atol=1e9, rtol=0, stat="max", min_cosine=-1)
+
+
+class Replay:
+    """A runner that returns the arrays it was given, one set a feed."""
+
+    device = "replay"
+    inputs = outputs = ()
+
+    def __init__(self, *answers):
+        self._answers = iter(answers)
+
+    def infer(self, feed):
+        return next(self._answers)
+
+
+class Data:
+    """As many samples as asked for, with labels if there are any."""
+
+    name = "test data"
+
+    def __init__(self, count, labels=None, rows=1):
+        self.size = count
+        self._labels = labels
+        self._rows = rows
+
+    def __iter__(self):
+        for index in range(self.size):
+            yield Sample({"x": np.zeros((self._rows, 1))}, None if self._labels is None else self._labels[index])
+
+
+def judged(wanted, found, tolerance=LOOSE, precision="fp32", **options):
+    """The comparison of one contender's feeds with the reference's, by output name."""
+    run = compare(
+        Contender("model", Replay(*wanted), "fp32"),
+        [Contender("lowered", Replay(*found), precision)],
+        Data(len(wanted)),
+        tolerance,
+        None,
+        Silent(),
+        **options,
+    )
+    [comparison] = run.comparisons
+    return {output.output: output for output in comparison.outputs}
+
+
+def arrays(seed, feeds=5, rows=3, noise=0.1):
+    generator = np.random.default_rng(seed)
+    wanted = [generator.normal(size=(rows, 7)).astype(np.float32) for _ in range(feeds)]
+    return wanted, [w + noise * generator.normal(size=w.shape).astype(np.float32) for w in wanted]
+
+
+def one(values):
+    return [{"y": value} for value in values]
+
+
+class TestFigures:
+    def test_they_are_numpys(self):
+        wanted, found = arrays(0)
+        result = judged(one(wanted), one(found))["y"]
+        w, f = np.concatenate(wanted).astype(np.float64), np.concatenate(found).astype(np.float64)
+        gap = np.abs(f - w)
+        assert result.max_abs == pytest.approx(gap.max(), rel=1e-5)
+        assert result.mean_abs == pytest.approx(gap.mean(), rel=1e-5)
+        assert result.median_abs == pytest.approx(np.median(gap), rel=1e-5)
+        assert result.max_rel == pytest.approx((gap / np.abs(w)).max(), rel=1e-4)
+        assert result.mean_rel == pytest.approx((gap / np.abs(w)).mean(), rel=1e-4)
+        assert result.scale == pytest.approx(np.abs(w).mean(), rel=1e-5)
+        assert result.cosine == pytest.approx((w * f).sum() / np.sqrt((w * w).sum() * (f * f).sum()), rel=1e-5)
+        assert result.snr_db == pytest.approx(10 * np.log10((w * w).sum() / (gap * gap).sum()), rel=1e-5)
+        assert result.worst_feed == int(np.argmax([np.abs(a - b).max() for a, b in zip(wanted, found, strict=True)]))
+
+    def test_chunks_change_no_mean_and_no_extreme(self, monkeypatch):
+        wanted, found = arrays(1, feeds=7)
+        whole = judged(one(wanted), one(found))["y"]
+        for feeds, elements in ((1, 10**9), (3, 10**9), (64, 21), (64, 1)):
+            monkeypatch.setattr(parity, "_CHUNK_FEEDS", feeds)
+            monkeypatch.setattr(parity, "_CHUNK_ELEMENTS", elements)
+            parts = judged(one(wanted), one(found))["y"]
+            for name in ("max_abs", "max_rel", "mean_abs", "mean_rel", "scale", "snr_db"):
+                assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-5), name
+            assert parts.worst_feed == whole.worst_feed
+
+    def test_feeds_of_different_sizes_weigh_by_their_elements(self, monkeypatch):
+        monkeypatch.setattr(parity, "_CHUNK_FEEDS", 1)
+        wanted = [np.zeros((1, 10), np.float32), np.zeros((9, 10), np.float32)]
+        found = [np.full((1, 10), 10, np.float32), np.zeros((9, 10), np.float32)]
+        assert judged(one(wanted), one(found))["y"].mean_abs == pytest.approx(1.0)
+
+    def test_equal_outputs(self):
+        wanted, _ = arrays(2)
+        result = judged(one(wanted), one(wanted), Tolerance(atol=0, rtol=0, stat="elemwise", min_cosine=0.99999))["y"]
+        assert (result.max_abs, result.mean_abs, result.snr_db) == (0, 0, math.inf)
+        assert result.cosine == pytest.approx(1)
+        assert result.passed
+
+    def test_every_output_on_its_own(self):
+        wanted = [{"a": np.ones(3, np.float32), "b": np.ones(3, np.float32)}]
+        found = [{"b": np.ones(3, np.float32), "a": np.full(3, 2, np.float32)}]
+        result = judged(wanted, found)
+        assert list(result) == ["a", "b"]
+        assert (result["a"].max_abs, result["b"].max_abs) == (1, 0)
+
+    def test_half_outputs_are_compared_in_float32(self):
+        wanted, found = [np.full((1, 4), 60000, np.float32)], [np.full((1, 4), 59000, np.float16)]
+        assert judged(one(wanted), one(found))["y"].max_abs == 60000 - np.float32(np.float16(59000))
+
+    def test_scalars_and_empty_outputs(self):
+        result = judged(
+            [{"s": np.float32(1).reshape(()), "e": np.zeros((0, 4), np.float32)}] * 2,
+            [{"s": np.float32(3).reshape(()), "e": np.zeros((0, 4), np.float32)}] * 2,
+        )
+        assert result["s"].max_abs == 2
+        assert (result["e"].max_abs, result["e"].cosine, result["e"].passed) == (0, 1, True)
+
+
+class TestOddValues:
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_one_bad_value_among_good_ones_never_passes(self, bad):
+        wanted, found = arrays(3, noise=0)
+        found[2] = found[2].copy()
+        found[2][1, 4] = bad
+        result = judged(one(wanted), one(found), Tolerance(atol=1e9, rtol=1e9, stat="mean", min_cosine=-1))["y"]
+        assert not result.passed
+        assert not math.isfinite(result.max_abs)
+        assert result.worst_feed == 2
+
+    @pytest.mark.parametrize("chunk", [1, 64])
+    def test_bad_early_is_bad_at_the_end(self, monkeypatch, chunk):
+        monkeypatch.setattr(parity, "_CHUNK_FEEDS", chunk)
+        wanted, found = arrays(4, noise=0)
+        found[0] = np.full_like(found[0], np.nan)
+        result = judged(one(wanted), one(found))["y"]
+        assert math.isnan(result.max_abs)
+        assert not result.passed
+
+    def test_equal_infinities_are_equal(self):
+        wanted = [np.array([[np.inf, -np.inf, 1, 2]], np.float32)]
+        result = judged(one(wanted), one(wanted), Tolerance(atol=0, rtol=0, stat="elemwise", min_cosine=-1))["y"]
+        assert result.max_abs == 0
+
+    def test_infinities_of_different_signs_are_not(self):
+        wanted = [np.array([[np.inf, 1, 2]], np.float32)]
+        found = [np.array([[-np.inf, 1, 2]], np.float32)]
+        assert not judged(one(wanted), one(found), Tolerance(atol=1e9, stat="max", min_cosine=-1))["y"].passed
+
+    def test_zeros_everywhere(self):
+        zeros = [np.zeros((2, 3), np.float32)]
+        result = judged(one(zeros), one(zeros), Tolerance())["y"]
+        assert result.max_abs == 0
+        assert result.passed
+
+    def test_all_wrong_where_the_reference_is_zero(self):
+        zeros = [np.zeros((2, 3), np.float32)]
+        result = judged(one(zeros), one([np.ones((2, 3), np.float32)]), Tolerance())["y"]
+        assert result.snr_db == -math.inf
+        assert not result.passed
+
+
+class TestIntegers:
+    def test_the_share_that_differs_is_what_counts(self):
+        wanted = [np.array([[1, 2, 3, 4]], np.int64), np.array([[5, 6, 7, 8]], np.int64)]
+        found = [np.array([[1, 2, 3, 900]], np.int64), np.array([[5, 6, 7, 8]], np.int64)]
+        result = judged(one(wanted), one(found), Tolerance(atol=0.2, stat="mean"))["y"]
+        assert (result.max_abs, result.mean_abs, result.cosine) == (1, 1 / 8, None)
+        assert result.worst_feed == 0
+        assert result.passed
+        assert not judged(one(wanted), one(found), Tolerance(atol=0.1, stat="mean"))["y"].passed
+
+    @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int32, np.uint64])
+    def test_of_any_kind(self, dtype):
+        wanted, found = [np.array([0, 1, 1], dtype)], [np.array([1, 1, 1], dtype)]
+        assert judged(one(wanted), one(found))["y"].mean_abs == pytest.approx(1 / 3)
+
+    def test_large_ones_do_not_lose_their_last_digit(self):
+        wanted, found = [np.array([2**60], np.int64)], [np.array([2**60 + 1], np.int64)]
+        assert judged(one(wanted), one(found))["y"].max_abs == 1
+
+
+class TestTolerance:
+    """|x - reference| = 1 everywhere but in one place, where it is 5; |reference| = 10 everywhere but there: 100."""
+
+    wanted = [np.array([[10, 10, 10, 100]], np.float32)]
+    found = [np.array([[11, 9, 11, 105]], np.float32)]
+
+    def passes(self, precision="fp32", **fields) -> bool:
+        return judged(one(self.wanted), one(self.found), Tolerance(**fields), precision)["y"].passed
+
+    @pytest.mark.parametrize(
+        ("stat", "atol", "rtol", "expected"),
+        [
+            ("elemwise", 5.0, 0.0, True),
+            ("elemwise", 4.99, 0.0, False),
+            ("elemwise", 0.0, 0.1, True),  # 1 <= 0.1 * 10 and 5 <= 0.1 * 100
+            ("elemwise", 0.0, 0.099, False),
+            ("elemwise", 1.0, 0.05, True),  # 1 <= 1 and 5 <= 0.05 * 100
+            ("elemwise", 0.5, 0.05, False),  # 1 is within neither: the two are not added up
+            ("max", 5.0, 0.0, True),
+            ("max", 4.99, 0.0, False),
+            ("max", 0.0, 0.05, True),  # of the largest magnitude, 100
+            ("max", 0.0, 0.049, False),
+            ("mean", 2.0, 0.0, True),  # (1 + 1 + 1 + 5) / 4
+            ("mean", 1.99, 0.0, False),
+            ("mean", 0.0, 0.0616, True),  # of the mean magnitude, 32.5
+            ("mean", 0.0, 0.0615, False),
+            ("median", 1.0, 0.0, True),
+            ("median", 0.99, 0.0, False),
+            ("median", 0.0, 0.1, True),
+            ("median", 0.0, 0.099, False),
+        ],
+    )
+    def test_each_statistic(self, stat, atol, rtol, expected):
+        assert self.passes(stat=stat, atol=atol, rtol=rtol, min_cosine=-1) is expected
+
+    def test_cosine(self):
+        w, f = self.wanted[0].astype(float), self.found[0].astype(float)
+        cosine = (w * f).sum() / np.sqrt((w * w).sum() * (f * f).sum())
+        assert self.passes(stat="max", atol=9, rtol=0, min_cosine=cosine - 1e-5)
+        assert not self.passes(stat="max", atol=9, rtol=0, min_cosine=cosine + 1e-5)
+
+    def test_the_precision_fills_what_is_left_open(self):
+        result = judged(one(self.wanted), one(self.found), Tolerance(atol=50), "int8")["y"]
+        assert result.tolerance.stat == "mean"
+        assert result.tolerance.atol == 50
+        assert result.passed
+        assert not judged(one(self.wanted), one(self.found), Tolerance(), "fp32")["y"].passed
+
+    def test_an_output_can_have_its_own(self):
+        wanted = [{"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}]
+        found = [{"a": np.full(2, 2, np.float32), "b": np.full(2, 2, np.float32)}]
+        own = Tolerance(atol=0, rtol=0, stat="max", min_cosine=-1, outputs={"b": OutputTolerance(atol=1)})
+        result = judged(wanted, found, own)
+        assert (result["a"].passed, result["b"].passed) == (False, True)
+
+
+class TestRun:
+    def test_several_contenders_see_the_same_feeds_and_metrics_are_kept_apart(self):
+        eye = np.eye(3, dtype=np.float32)
+        labels = [np.array([0, 1, 2]), np.array([0, 1, 1])]
+        run = compare(
+            Contender("model", Replay(*one([eye, eye])), "fp32"),
+            [
+                Contender("simplified", Replay(*one([eye, eye])), "fp32"),
+                Contender("lowered", Replay(*one([eye, eye[::-1]])), "int8", note="16 bits emulated"),
+            ],
+            Data(2, labels, rows=3),
+            LOOSE,
+            ("top1", ""),
+            Silent(),
+        )
+        assert (run.feeds, run.samples) == (2, 6)
+        assert [(c.artifact, c.runner) for c in run.comparisons] == [
+            ("simplified", "replay"),
+            ("lowered", "replay, 16 bits emulated"),
+        ]
+        assert [(m.artifact, m.value, m.samples) for m in run.metrics] == [
+            ("model", pytest.approx(5 / 6), 6),
+            ("simplified", pytest.approx(5 / 6), 6),
+            ("lowered", pytest.approx(4 / 6), 6),
+        ]
+        assert [c.passed for c in run.comparisons] == [True, True]
+
+    def test_without_labels_there_is_no_value(self):
+        run = compare(
+            Contender("model", Replay(*one([np.eye(2, dtype=np.float32)])), "fp32"), [], Data(1), LOOSE, None, Silent()
+        )
+        assert (run.comparisons, run.metrics) == ((), ())
+
+    def test_outputs_of_different_shapes(self):
+        with pytest.raises(StageError, match=r"output 'y' has shape \[2, 3\], the reference's has \[3, 2\]"):
+            judged(one([np.zeros((3, 2), np.float32)]), one([np.zeros((2, 3), np.float32)]))
+
+    def test_a_label_that_is_no_class_stops_the_run(self):
+        with pytest.raises(InputError, match="label 7 does not fit"):
+            compare(
+                Contender("model", Replay(*one([np.eye(2, dtype=np.float32)])), "fp32"),
+                [],
+                Data(1, [np.array([0, 7])], rows=2),
+                LOOSE,
+                ("top1", ""),
+                Silent(),
+            )
+
+    def test_progress_counts_feeds(self):
+        calls = []
+
+        class Listener(Silent):
+            def advance(self, phase, done, total):
+                calls.append((phase, done, total))
+
+        values = one([np.zeros(1, np.float32)] * 3)
+        compare(Contender("model", Replay(*values), "fp32"), [], Data(3), LOOSE, None, Listener())
+        assert calls == [("verify", done, 3) for done in range(4)]

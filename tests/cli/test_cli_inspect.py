@@ -1,0 +1,80 @@
+"""``trtpipe inspect`` on everything a build writes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Run
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("model.onnx", "model", ["ai.onnx 20", "x: float32[2x8]", "MatMul", "exported by"]),
+        ("simplified.onnx", "model", ["simplified by", "trtpipe alone: 2 nodes"]),
+        ("lowered.onnx", "model", ["1 QuantizeLinear", "2 DequantizeLinear", "lowered to  int8: 1 int8", "because"]),
+        ("sm89.plan", "engine", ["null", "sm89", "y: float32[2x4]"]),
+        ("ranges.json", "ranges", ["percentile 99.99 %", "128 from", "amax"]),
+        ("statistics.npz", "statistics", ["128 from", "1024", "not finite"]),
+        ("parity.json", "parity", ["PASSED", "cosine", "onnxruntime", "engine:sm89: null engines"]),
+        ("latency.json", "latency", ["not judged", "p99", "not a GPU latency", "CoV"]),
+        ("manifest.json", "manifest", ["PASSED", "model.onnx", "onnx-ir", "128 samples from", "sm89.plan"]),
+        ("lowered.onnx.json", "facts", ["lowered to"]),
+    ],
+)
+def test_shows_kind_and_contents(run: Run, bundle: Path, name: str, kind: str, words: list[str]) -> None:
+    result = run("inspect", bundle / name)
+    assert result.exit_code == 0
+    head = dict(line.split(maxsplit=1) for line in result.stdout.splitlines()[:4])
+    assert head["file"] == str(bundle / name)
+    assert head["kind"] == kind
+    assert len(head["sha256"]) == 64
+    for word in words:
+        assert word in result.stdout
+    document = json.loads(run("inspect", bundle / name, "--json").stdout)
+    assert (document["command"], document["exit_code"], document["kind"]) == ("inspect", 0, kind)
+    assert document["sha256"] == head["sha256"]
+
+
+def test_folder_stands_for_its_manifest(run: Run, bundle: Path) -> None:
+    assert json.loads(run("inspect", bundle, "--json").stdout)["path"] == str(bundle / "manifest.json")
+
+
+def test_long_lists_are_cut_unless_verbose(run: Run, bundle: Path, tmp_path: Path) -> None:
+    ranges = json.loads((bundle / "ranges.json").read_text())
+    ((_, one),) = ranges["tensors"].items()
+    ranges["tensors"] = {f"tensor{number:02}": one for number in range(30)}
+    path = tmp_path / "ranges.json"
+    path.write_text(json.dumps(ranges))
+    short, full = run("inspect", path), run("inspect", path, "-v")
+    assert "... and 10 more: --verbose shows all" in short.stdout
+    assert "tensor20" not in short.stdout
+    assert "tensor29" in full.stdout
+
+
+def test_names_cannot_command_the_terminal(run: Run, bundle: Path, tmp_path: Path) -> None:
+    ranges = json.loads((bundle / "ranges.json").read_text())
+    ((_, one),) = ranges["tensors"].items()
+    ranges["tensors"] = {"\x1b[2J\r\n[red]evil": one}
+    (tmp_path / "r\x1b.json").write_text(json.dumps(ranges))
+    result = run("inspect", tmp_path / "r\x1b.json")
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert "\r" not in result.stdout
+    assert "[red]evil" in result.stdout
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"{}", b"[1]", b"{", b"PK\x03\x04", b"ftrt", b"\x00" * 100])
+def test_what_it_does_not_know_is_bad_input(run: Run, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    result = run("inspect", tmp_path / "file")
+    assert result.exit_code == 2
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"error: {tmp_path}/file: ")
+    assert second.startswith("  try: ")

@@ -1,0 +1,92 @@
+"""What several rooms share: a listener, jobs, and the work of child processes done in this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from trtpipe.backends import null
+from trtpipe.backends._child import resolve
+from trtpipe.job import Job
+from trtpipe.profile import DeploymentProfile
+from trtpipe.progress import Progress, Silent
+from trtpipe.recipe import CalibrationRecipe
+from trtpipe.settings import Settings
+from trtpipe.source import parse_source
+from trtpipe.stages import export, simplify
+from trtpipe.target import find_target
+
+if TYPE_CHECKING:
+    from trtpipe.artifact import R, Record
+    from trtpipe.backends.worker import Limits
+    from trtpipe.source import Source
+
+
+class Listener(Silent):
+    """A Progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, str]] = []
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def end(self, step: str, outcome: str) -> None:
+        self.steps.append((step, outcome))
+
+
+class MakeJob(Protocol):
+    def __call__(self, source: str | Path | Source | None = None, **options: Any) -> Job: ...
+
+
+@pytest.fixture
+def heard_all() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> MakeJob:
+    """A job for the null back-end and sm89; what is no field of Job goes into the profile."""
+
+    def make(source: str | Path | Source | None = None, **options: Any) -> Job:
+        own = {
+            name: options.pop(name) for name in ("simplify", "allow_random", "backend", "settings") if name in options
+        }
+        recipe = CalibrationRecipe.model_validate(options.pop("recipe", {}))
+        targets = tuple(map(find_target, options.pop("targets", ["sm89"])))
+        profile = DeploymentProfile.model_validate(options)
+        found = parse_source(str(source)) if isinstance(source, str | Path) else source
+        settings = Settings(cache_dir=tmp_path / "cache", worker_seconds=120.0)
+        return Job(source=found, profile=profile, recipe=recipe, targets=targets,
+                   **{"backend": "null", "settings": settings, **own})  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks for child processes run here: seconds become milliseconds, and what they call can be replaced."""
+
+    def call(
+        task: str,
+        request: Record,
+        reply: type[R],
+        *,
+        limits: Limits,
+        progress: Progress,
+        what: str,
+        workdir: Path | None = None,
+    ) -> R:
+        function, record = resolve(task)
+        made = function(record.model_validate_json(request.model_dump_json()), progress.advance)
+        return reply.model_validate(made.to_dict())
+
+    for module in (export, simplify, null):
+        monkeypatch.setattr(module, "call", call)

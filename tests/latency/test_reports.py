@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from trtpipe.errors import InputError
+from trtpipe.latency.reports import Latency, LatencyReport
+
+FIGURE = Latency(
+    artifact="engine:sm89",
+    runner="tensorrt 10.16 on an L4",
+    on_gpu=True,
+    shapes={"x": (1, 3, 8, 8)},
+    warmup_seconds=0.2,
+    iterations=100,
+    min=1.0,
+    max=2.0,
+    mean=1.2,
+    median=1.1,
+    p90=1.5,
+    p95=1.6,
+    p99=1.9,
+    cov=3.0,
+    throughput_qps=833.0,
+)
+
+
+def test_a_report_survives_its_file(tmp_path):
+    report = LatencyReport(
+        machine={"cpu": "x", "cores": 2}, measurements=(FIGURE,), max_p99=5.0, passed=True, notes=("n",)
+    )
+    report.write(tmp_path / "latency.json")
+    assert LatencyReport.read(tmp_path / "latency.json") == report
+
+
+def test_a_file_that_is_none_names_the_field(tmp_path):
+    (tmp_path / "latency.json").write_text('{"machine": {}, "measurements": [], "passed": "perhaps"}')
+    with pytest.raises(InputError, match=r"latency\.json: passed: .*boolean"):
+        LatencyReport.read(tmp_path / "latency.json")
+
+
+def test_figures_do_not_change():
+    with pytest.raises(ValidationError):
+        FIGURE.median = 0.1

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from models import conv_net, feed_for, listed_initializers, model, normal, run
+
+from trtpipe.errors import StageError
+from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
+from trtpipe.passes.raise_opset import raise_opset
+
+
+@pytest.mark.parametrize("least", [LEAST_OPSET, BFLOAT16_OPSET])
+def test_an_old_model_computes_the_same_at_the_new_opset(least):
+    proto = model(
+        "(float[2,6] x) => (float[2,3] y) { a, b = Split<axis=1, split=[3,3]>(x) c = ReduceMean<axes=[1]>(a) "
+        "d = Clip<min=-1.0, max=1.0>(b) s = Squeeze<axes=[1]>(c) u = Unsqueeze<axes=[1]>(s) y = Add(d, u) }",
+        opset=10, ir_version=5,
+    )  # fmt: skip
+    raised = raise_opset(ir.serde.deserialize_model(proto), least)
+    assert raised.graph.opset_imports[""] == least
+    assert raised.graph.name == "g"
+    assert raised.ir_version >= 9  # what opset 19 came with
+    result = ir.serde.serialize_model(raised)
+    onnx.checker.check_model(result, full_check=True)
+    feed = feed_for(proto)
+    np.testing.assert_allclose(run(result, feed)["y"], run(proto, feed)["y"], rtol=1e-6)
+
+
+def test_a_model_that_is_there_already_is_returned_itself():
+    loaded = ir.serde.deserialize_model(conv_net())
+    assert raise_opset(loaded, 20) is loaded
+    assert raise_opset(loaded, 13) is loaded
+
+
+def test_weights_and_interface_survive():
+    proto = listed_initializers()
+    loaded = ir.serde.deserialize_model(proto)
+    raised = raise_opset(loaded, 19)
+    np.testing.assert_array_equal(raised.graph.initializers["w"].const_value.numpy(), normal(4, 3, 3, 3))
+    assert [value.name for value in raised.graph.outputs] == ["y"]
+
+
+def test_what_the_converter_cannot_do_is_said_with_its_reason():
+    proto = model("(float[2,3] x) => (float[2,3] y) { y = BatchNormalization<spatial=0>(x, a, a, a, a) }", opset=7,
+                  a=normal(3))  # fmt: skip
+    with pytest.raises(StageError, match=r"opset 7 cannot be raised to 19: .*spatial must have value 1") as caught:
+        raise_opset(ir.serde.deserialize_model(proto), 19)
+    assert "export the model again" in caught.value.remedy

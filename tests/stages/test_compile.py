@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from models import conv_net, embedding, model, normal, save
+
+from trtpipe.artifact import Draft, IOContract, TensorSpec
+from trtpipe.backends import base, null
+from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.null import Null, NullBehaviour
+from trtpipe.errors import BuildError, InputError, InternalError, StageError, WorkerDied
+from trtpipe.job import Inputs
+from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.pipeline import artifact_from_file
+from trtpipe.stages.compile import Compile
+from trtpipe.stages.facts import LowerFacts
+from trtpipe.target import find_target
+
+STAGE = Compile()
+BATCHES = {"x": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}}
+SM89 = find_target("sm89")
+
+
+@pytest.fixture
+def go(make_job, table, workdir, heard_all):
+    def compile_(proto, **options):
+        inputs = table(lowered=proto) if isinstance(proto, onnx.ModelProto) else proto
+        job = make_job(**options).for_target(SM89)
+        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        STAGE.check(draft, inputs)
+        assert read == ()
+        assert sorted(path.name for path in workdir.iterdir()) == ["sm89.plan", "sm89.plan.json"]
+        return draft, EngineFacts.read(draft.sidecar)
+
+    return compile_
+
+
+@pytest.mark.usefixtures("in_process")
+class TestNull:
+    def test_a_plan_and_its_facts(self, go):
+        draft, facts = go(conv_net(), shapes=BATCHES)
+        assert (draft.kind, draft.target, draft.names) == ("engine", "sm89", ("sm89.plan", "sm89.plan.json"))
+        assert (facts.flavour, facts.target) == ("null", "sm89")
+        assert [spec.name for spec in facts.io.inputs] == ["x"]
+
+    def test_shapes_are_looked_at_first(self, go):
+        with pytest.raises(InputError, match="is dynamic, and no shapes were given"):
+            go(conv_net())
+        with pytest.raises(InputError, match="no such input"):
+            go(conv_net(), shapes={"z": BATCHES["x"]})
+        go(conv_net(batch="2"))
+
+    def test_a_refusal_is_a_build_error_with_its_remedy(self, go, monkeypatch, workdir):
+        monkeypatch.setattr(Null, "refuses", lambda *args: Refusal("too blue", "paint it red"))
+        with pytest.raises(BuildError, match="sm89: too blue") as caught:
+            go(conv_net(), shapes=BATCHES)
+        assert caught.value.remedy == "paint it red"
+        assert list(workdir.iterdir()) == []
+
+    def test_what_the_builder_says_is_passed_on(self, go, monkeypatch, heard_all):
+        build = Null.build
+
+        def chatty(*args):
+            return build(*args).model_copy(update={"warnings": ("be careful",)})
+
+        monkeypatch.setattr(Null, "build", chatty)
+        go(conv_net(), shapes=BATCHES)
+        assert heard_all.notes == ["null: be careful"]
+
+    def test_it_needs_a_target(self, make_job, table, workdir, heard_all):
+        with pytest.raises(InternalError):
+            STAGE.run(make_job(shapes=BATCHES), table(lowered=conv_net()), workdir, heard_all)
+
+
+@pytest.mark.parametrize(("behaviour", "error"), [("fail", BuildError), ("crash", WorkerDied)])
+def test_builds_that_go_wrong_in_their_own_process(go, monkeypatch, behaviour, error):
+    original = Null.__init__
+    monkeypatch.setattr(Null, "__init__", lambda self: original(self, NullBehaviour(build=behaviour)))
+    with pytest.raises(error):
+        go(conv_net(), shapes=BATCHES)
+
+
+class TestCheck:
+    """What an engine must be, whoever built it."""
+
+    @pytest.fixture
+    def judge(self, tmp_path, table):
+        def check(content=b"plan", *, precisions=None, lowered=None, inputs=("x",), outputs=("y",), sidecar=True):
+            proto = model("(float[2] x) => (float[2] y) { y = Relu(x) }")
+            path = save(proto, tmp_path / "given" / "lowered.onnx")
+            facts = LowerFacts(
+                precision="int8", opset=19, counts=lowered or {},
+                nodes=(NodeDecision(node="n", op="Conv", precision="int8", reason="r"),),
+            )  # fmt: skip
+            facts.write(path.with_name("lowered.onnx.json"))
+            artifact = artifact_from_file("lowered", path)
+            if sidecar:
+                entry = artifact_from_file("x", path.with_name("lowered.onnx.json")).files[0]
+                artifact = type(artifact)("lowered", path.parent, (*artifact.files, entry))
+            (tmp_path / "sm89.plan").write_bytes(content)
+            io = IOContract(
+                inputs=tuple(TensorSpec(name=name, dtype="float32", shape=(2,)) for name in inputs),
+                outputs=tuple(TensorSpec(name=name, dtype="float32", shape=(2,)) for name in outputs),
+            )
+            EngineFacts(
+                flavour="f", version="1", target="sm89", io=io, build_seconds=1, precisions=precisions or {}
+            ).write(tmp_path / "sm89.plan.json")
+            STAGE.check(
+                Draft("engine", tmp_path, ("sm89.plan", "sm89.plan.json"), "sm89"), Inputs({"lowered": artifact})
+            )
+
+        return check
+
+    def test_a_sound_one(self, judge):
+        judge()
+
+    def test_an_empty_one(self, judge):
+        with pytest.raises(StageError, match=r"sm89\.plan is empty"):
+            judge(b"")
+
+    @pytest.mark.parametrize("names", [{"inputs": ()}, {"inputs": ("x", "z")}, {"outputs": ("z",)}])
+    def test_one_with_other_inputs_or_outputs(self, judge, names):
+        with pytest.raises(StageError, match=r"sm89\.plan: (in|out)puts are .*, the graph has"):
+            judge(**names)
+
+    def test_one_that_silently_computes_in_float32(self, judge):
+        with pytest.raises(StageError, match=r"3 nodes were lowered to int8, but no layer .* \(Float\)"):
+            judge(lowered={"int8": 3, "float32": 1}, precisions={"Float": 9})
+        judge(lowered={"int8": 3}, precisions={"Float": 2, "Int8": 1})
+        judge(lowered={"float32": 3}, precisions={"Float": 9})
+        judge(lowered={"int8": 3}, precisions={})  # the builder does not say
+        judge(lowered={"int8": 3}, precisions={"Float": 9}, sidecar=False)  # the user's own graph
+
+
+def test_what_its_key_holds(make_job):
+    def key(**options):
+        return STAGE.key(make_job(**options))
+
+    base_key = key()
+    assert base_key == key(build={"time_limit": 5, "memory_limit": 10**9}) == key(precision="int8")
+    assert base_key == key(latency={"duration": 9.0}) == key(tolerance={"atol": 1.0})
+    changes = [key(shapes=BATCHES), key(build={"opt_level": 5}), key(build={"workspace": 1 << 30})]
+    assert base_key not in changes
+    assert changes[0] != key(shapes=[BATCHES, BATCHES])
+    assert STAGE.fingerprint(make_job()) == {"name": "null", "null": null._VERSION}
+
+
+# -- the real builder --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def needs_rtx():
+    if base.missing("tensorrt-rtx") is not None:
+        pytest.skip("needs tensorrt-rtx")
+
+
+@pytest.mark.usefixtures("needs_rtx", "in_process")
+@pytest.mark.parametrize(
+    ("precision", "word"), [("fp32", "Float"), ("fp16", "Half"), ("bf16", "BFloat16"), ("int8", "Int8"), ("fp8", "FP8")]
+)
+def test_engines_compute_in_the_precision_of_the_lowered_graph(
+    make_job, table, workdir, heard_all, tmp_path, precision, word
+):
+    """The whole way from a float32 graph, so that what lowering writes is what the builder understands."""
+    from trtpipe.stages.calibrate import Calibrate
+    from trtpipe.stages.lower import Lower
+    from trtpipe.stages.simplify import Simplify
+
+    channels = 32  # tensor cores want multiples of 16
+    proto = model(
+        f"(float[N,{channels},16,16] x) => (float[N,{channels}] y) {{ c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) "
+        "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, v, b) }",
+        w=normal(channels, channels, 3, 3, scale=0.05), v=normal(channels, channels), b=normal(channels),
+    )  # fmt: skip
+    np.savez(tmp_path / "data.npz", x=normal(8, channels, 16, 16))
+    shapes = {"x": {name: [size, channels, 16, 16] for name, size in (("min", 1), ("opt", 4), ("max", 8))}}
+    job = make_job(precision=precision, shapes=shapes, backend="tensorrt-rtx").for_target(SM89)
+    given = {"model": proto, "data": str(tmp_path / "data.npz")}
+    for stage in (Simplify(), Calibrate(), Lower()):
+        if stage.skip(job) is None:
+            inputs = table(**given)
+            folder = workdir / stage.name
+            folder.mkdir()
+            draft, _ = stage.run(job, inputs, folder, heard_all)
+            stage.check(draft, inputs)
+            given[draft.kind] = draft.path
+    inputs = table(lowered=given["lowered"])
+    sidecar = artifact_from_file("x", given["lowered"].with_name("lowered.onnx.json")).files[0]
+    lowered = inputs.artifacts["lowered"]
+    inputs = Inputs({"lowered": type(lowered)("lowered", lowered.folder, (*lowered.files, sidecar))})
+    engines = workdir / "engines"
+    engines.mkdir()
+    draft, _ = STAGE.run(job, inputs, engines, heard_all)
+    STAGE.check(draft, inputs)
+    facts = EngineFacts.read(draft.sidecar)
+    assert word in facts.precisions
+    assert [(spec.name, spec.dtype, spec.shape[1:]) for spec in facts.io.inputs] == [
+        ("x", "float32", (channels, 16, 16))
+    ]
+    size = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}[precision]
+    weights = (channels * channels * 9 + channels * channels) * size
+    assert weights <= facts.weight_bytes <= 1.5 * weights + 4096
+
+
+@pytest.mark.usefixtures("needs_rtx")
+def test_integer_inputs_and_masks_build_too(go, make_job):
+    shapes = {name: {"min": [1, 2], "opt": [2, 8], "max": [4, 16]} for name in ("ids", "mask")}
+    _, facts = go(embedding(), shapes=shapes, backend="tensorrt-rtx")
+    assert [(spec.name, spec.dtype) for spec in facts.io.inputs] == [("ids", "int64"), ("mask", "int64")]

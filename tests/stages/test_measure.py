@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+from models import conv_net, embedding, model
+
+from trtpipe.artifact import Artifact, Draft, FileEntry
+from trtpipe.backends.null import Null
+from trtpipe.errors import StageError
+from trtpipe.latency.reports import LatencyReport
+from trtpipe.stages.measure import Measure
+from trtpipe.toolchain import machine
+
+STAGE = Measure()
+SHORT = {"warmup": 0.001, "duration": 0.01}
+SHAPES = {"x": {"min": [1, 3, 8, 8], "opt": [4, 3, 8, 8], "max": [8, 3, 8, 8]}}
+
+
+@pytest.fixture
+def go(make_job, table, workdir, heard_all):
+    def measure(proto=None, given=None, **options):
+        job = make_job(**({"latency": SHORT, "shapes": SHAPES} | options))
+        inputs = given or table(lowered=proto)
+        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        STAGE.check(draft, inputs)
+        assert read == ()
+        assert sorted(path.name for path in workdir.iterdir()) == ["latency.json"]
+        return LatencyReport.read(draft.path)
+
+    return measure
+
+
+def test_without_a_gpu_the_lowered_graph_is_timed_and_said_to_be_no_gpu_latency(go):
+    report = go(conv_net())
+    [figure] = report.measurements
+    assert (figure.artifact, figure.on_gpu) == ("lowered", False)
+    assert "onnxruntime" in figure.runner
+    assert figure.shapes == {"x": (4, 3, 8, 8)}
+    assert figure.iterations >= 10
+    assert 0 < figure.min <= figure.median <= figure.p99 <= figure.max
+    assert "not a GPU latency" in report.notes[0]
+    assert (report.passed, report.max_p99) == (True, None)
+    assert report.machine == machine()
+
+
+def test_a_budget_is_not_judged_on_a_cpu(go):
+    report = go(conv_net(), latency={**SHORT, "max_p99": 1e-9})
+    assert report.max_p99 == pytest.approx(1e-6)  # in milliseconds
+    assert report.passed
+    assert any("budget was not judged" in note for note in report.notes)
+
+
+def test_bfloat16_is_timed_emulated_because_no_cpu_computes_it(go):
+    proto = model("(float[N,2] x) => (float[N,2] y) { h = Cast<to=16>(x) m = Mul(h, h) y = Cast<to=1>(m) }", opset=22)
+    assert go(proto, precision="bf16", shapes=()).measurements[0].artifact == "lowered"
+
+
+def test_integer_inputs(go):
+    shapes = {name: {"min": [1, 2], "opt": [2, 6], "max": [4, 9]} for name in ("ids", "mask")}
+    assert go(embedding(), shapes=shapes).measurements[0].shapes == {"ids": (2, 6), "mask": (2, 6)}
+
+
+class TestEngines:
+    @pytest.fixture
+    def engines(self, tmp_path, table, monkeypatch):
+        """Two engines that take 5 ms and 9 ms, on a machine that runs them."""
+        inputs = table(lowered=conv_net())
+        artifacts = dict(inputs.artifacts)
+        for name in ("sm89", "sm120"):
+            (tmp_path / f"{name}.plan").write_text(name)
+            artifacts[f"engine:{name}"] = Artifact("engine", tmp_path, (FileEntry.of(tmp_path / f"{name}.plan"),), name)
+        from contextlib import nullcontext
+        from types import SimpleNamespace
+
+        from trtpipe.latency import measuring
+
+        clock = SimpleNamespace(now=0.0)
+        monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+        def opened(self, path, settings):
+            seconds = {"sm89": 0.005, "sm120": 0.009}[path.stem]
+
+            def infer(feed):
+                clock.now += seconds
+                return {}
+
+            return nullcontext(SimpleNamespace(infer=infer, device=f"a clock on {path.stem}", inputs=(), outputs=()))
+
+        monkeypatch.setattr(Null, "runs", lambda self, target: None)
+        monkeypatch.setattr(Null, "open", opened)
+        return type(inputs)(artifacts)
+
+    @pytest.mark.parametrize(("budget", "passed"), [(0.010, True), (0.008, False), (None, True)])
+    def test_each_is_timed_and_the_slowest_decides(self, go, engines, budget, passed):
+        report = go(given=engines, targets=["sm89", "sm120"], latency={**SHORT, "max_p99": budget})
+        assert [(figure.artifact, figure.on_gpu) for figure in report.measurements] == [
+            ("engine:sm89", True),
+            ("engine:sm120", True),
+        ]
+        assert [figure.p99 for figure in report.measurements] == pytest.approx([5, 9])
+        assert report.passed is passed
+        assert report.notes == ()
+
+    def test_engines_of_other_targets_are_left_out(self, go, engines):
+        assert [figure.artifact for figure in go(given=engines).measurements] == ["engine:sm89"]
+
+
+@pytest.mark.parametrize("times", [(0.0, 1.0, 2.0), (3.0, 2.0, 4.0), (1.0, 5.0, 4.0)])
+def test_impossible_times_are_caught(go, tmp_path, table, times):
+    report = go(conv_net())
+    figure = report.measurements[0].model_copy(update=dict(zip(("min", "median", "max"), times, strict=True)))
+    report.model_copy(update={"measurements": (figure,)}).write(tmp_path / "latency.json")
+    with pytest.raises(StageError, match="lowered: impossible run times"):
+        STAGE.check(Draft("latency", tmp_path, ("latency.json",)), table(lowered=conv_net()))
+
+
+def test_what_its_key_holds(make_job, monkeypatch):
+    def key(**options):
+        return STAGE.key(make_job(**options))
+
+    assert key() == key(keep=["a"]) == key(tolerance={"atol": 1.0}) == key(targets=["sm120"])
+    assert key() not in [key(latency=SHORT), key(shapes=SHAPES), key(latency={"max_p99": 1.0})]
+    fingerprint = STAGE.fingerprint(make_job())
+    assert fingerprint["cpu"] == str(machine()["cpu"])
+    assert fingerprint["threads"] == "0"
+    assert STAGE.consumes(make_job()) == ("lowered",)
+    monkeypatch.setattr(Null, "runs", lambda self, target: None)
+    assert STAGE.consumes(make_job()) == ("engine", "lowered")

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxsim
+import pytest
+from models import conv_net, feed_for, model, normal, run, save
+
+from trtpipe.artifact import Draft
+from trtpipe.errors import StageError, WorkerDied
+from trtpipe.stages import simplify as stage_module
+from trtpipe.stages import simplify_task
+from trtpipe.stages.facts import SimplifyFacts
+from trtpipe.stages.simplify import Simplify
+
+STAGE = Simplify()
+
+
+@pytest.fixture
+def go(make_job, table, workdir, heard_all):
+    """(draft, facts) of the stage on a model."""
+
+    def simplify(proto, data="", **options):
+        inputs = table(model=proto, data=data)
+        draft, read = STAGE.run(make_job(**options), inputs, workdir, heard_all)
+        STAGE.check(draft, inputs)
+        assert read == ()
+        assert sorted(path.name for path in workdir.iterdir()) == sorted(draft.names)
+        return draft, SimplifyFacts.read(draft.sidecar)
+
+    return simplify
+
+
+def test_in_a_child_process(go):
+    draft, facts = go(conv_net())
+    assert draft.names == ("simplified.onnx", "simplified.onnx.json")
+    assert facts.simplified
+    feed = feed_for(conv_net())
+    np.testing.assert_allclose(run(onnx.load(draft.path), feed)["y"], run(conv_net(), feed)["y"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("in_process")
+class TestFallback:
+    def given_up(self, go, heard_all, reason):
+        draft, facts = go(conv_net())
+        assert not facts.simplified
+        assert facts.notes == (f"onnxsim was given up: {reason}",)
+        assert heard_all.warnings == [f"onnxsim was given up: {reason}; the unsimplified graph goes on"]
+        feed = feed_for(conv_net())
+        np.testing.assert_array_equal(run(onnx.load(draft.path), feed)["y"], run(conv_net(), feed)["y"])
+
+    def test_when_onnxsim_fails(self, go, heard_all, monkeypatch):
+        def explode(proto):
+            raise ValueError("odd graph")
+
+        monkeypatch.setattr(onnxsim, "simplify", explode)
+        self.given_up(go, heard_all, "onnxsim failed: odd graph")
+
+    def test_when_it_changes_the_result(self, go, heard_all, monkeypatch):
+        def spoil(proto):
+            bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "bias")
+            bias.CopyFrom(onnx.numpy_helper.from_array(np.full(5, 100, np.float32), "bias"))
+            return proto, True
+
+        monkeypatch.setattr(onnxsim, "simplify", spoil)
+        _, facts = go(conv_net())
+        assert not facts.simplified
+        assert "simplification changed output 'y' by up to 1" in facts.notes[0]
+        assert "simplification changed output 'y' by up to 1" in heard_all.warnings[0]
+
+    def test_when_the_child_dies(self, go, heard_all, monkeypatch):
+        task, calls = stage_module.call, []
+
+        def die_once(*args, **options):
+            calls.append(args)
+            if len(calls) == 1:
+                raise WorkerDied("the worker crashed", "try again")
+            return task(*args, **options)
+
+        monkeypatch.setattr(stage_module, "call", die_once)
+        self.given_up(go, heard_all, "the worker crashed")
+
+    def test_half_written_results_of_the_first_attempt_are_removed(self, go, monkeypatch, workdir):
+        original = simplify_task._compare
+
+        def fail_once(source, result, request):
+            if request.onnxsim:
+                (workdir / "simplified.onnx.data").write_bytes(b"left")
+                raise StageError("differs", "x")
+            return original(source, result, request)
+
+        monkeypatch.setattr(simplify_task, "_compare", fail_once)
+        draft, _ = go(conv_net())
+        assert "simplified.onnx.data" not in draft.names
+
+    def test_without_onnxsim_an_error_is_an_error(self, go, monkeypatch):
+        def fail(*args):
+            raise StageError("differs", "x")
+
+        monkeypatch.setattr(simplify_task, "_compare", fail)
+        with pytest.raises(StageError, match="differs"):
+            go(conv_net(), simplify=False)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_it_is_compared_on_the_users_data(go, tmp_path, monkeypatch):
+    """The two graphs differ for large inputs only."""
+    clipped = model("(float[N,2] x) => (float[N,2] y) { y = Clip(x, , high) }", high=np.float32(5))
+    monkeypatch.setattr(onnxsim, "simplify", lambda proto: (clipped, True))
+    plain = model("(float[N,2] x) => (float[N,2] y) { y = Identity(x) }")
+    assert go(plain)[1].simplified
+    np.savez(tmp_path / "data.npz", x=np.full((8, 2), 100, np.float32))
+    assert not go(plain, data=str(tmp_path / "data.npz"))[1].simplified
+
+
+@pytest.mark.usefixtures("in_process")
+def test_names_of_inputs_may_be_anything(go, tmp_path):
+    proto = model("(float[N,2] x, float[N,2] z) => (float[N,2] y) { y = Sub(x, z) }")
+    proto.graph.input[0].name, proto.graph.node[0].input[0] = "a/b:0", "a/b:0"
+    np.savez(tmp_path / "data.npz", **{"a/b:0": normal(4, 2), "z": normal(4, 2, seed=1)})
+    assert go(proto, data=str(tmp_path / "data.npz"))[1].parity[0].max_abs == 0
+
+
+def test_a_changed_interface_is_caught(table, tmp_path):
+    inputs = table(model=conv_net())
+    save(conv_net(batch="2"), tmp_path / "simplified.onnx")
+    STAGE.check(Draft("simplified", tmp_path, ("simplified.onnx",)), inputs)
+    save(model("(float[N,3,8,8] x) => (float[N,5] z) { z = Flatten(x) }"), tmp_path / "simplified.onnx")
+    with pytest.raises(StageError, match="simplification changed the interface: outputs were"):
+        STAGE.check(Draft("simplified", tmp_path, ("simplified.onnx",)), inputs)
+
+
+def test_what_its_key_holds(make_job):
+    def key(**options):
+        return STAGE.key(make_job(**options))
+
+    base = key()
+    assert base == key(targets=["sm120"]) == key(precision="fp16") == key(keep=["a"]) == key(precision="int8")
+    assert base != key(simplify=False)
+    assert base != key(precision="bf16")
+    assert base != key(shapes={"x": {"min": [1], "opt": [2], "max": [3]}})
+    assert STAGE.skip(make_job()) is None
+    assert STAGE.consumes(make_job()) == ("model", "calibration-data", "evaluation-data")

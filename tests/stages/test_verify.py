@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from models import conv_net, embedding, model, normal, run
+
+from trtpipe.accuracy.reports import ParityReport
+from trtpipe.artifact import Artifact, FileEntry
+from trtpipe.backends.base import Refusal
+from trtpipe.backends.null import Null
+from trtpipe.errors import InputError, StageError
+from trtpipe.stages.verify import Verify
+
+STAGE = Verify()
+SHAPES = {"x": {"min": [1, 3, 8, 8], "opt": [4, 3, 8, 8], "max": [8, 3, 8, 8]}}
+
+
+def shifted(amount: float) -> onnx.ModelProto:
+    """conv_net with another bias of its classifier."""
+    proto = conv_net()
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(normal(5) + np.float32(amount), "bias"))
+    return proto
+
+
+def permuted() -> onnx.ModelProto:
+    """conv_net whose classes come in another order."""
+    proto = conv_net()
+    for name, axis in (("v", 0), ("bias", 0)):
+        tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(onnx.numpy_helper.to_array(tensor), 1, axis), name))
+    return proto
+
+
+@pytest.fixture
+def go(make_job, table, workdir, heard_all):
+    """The report of models, by label."""
+
+    def verify(data="", evaluation="", labels="labels", recipe=None, given=None, **things):
+        profile = {name: things.pop(name) for name in tuple(things) if name not in ("model", "simplified", "lowered")}
+        job = make_job(recipe=recipe or {}, **({"shapes": SHAPES} | profile))
+        inputs = given or table(data=data, evaluation=evaluation, labels=labels, **things)
+        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        STAGE.check(draft, inputs)
+        assert read == ()
+        assert sorted(path.name for path in workdir.iterdir()) == ["parity.json"]
+        return ParityReport.read(draft.path)
+
+    return verify
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Evaluation data whose labels are what conv_net itself says, except for the first ``wrong`` of 40."""
+
+    def write(wrong=0, labels=True):
+        x = normal(40, 3, 8, 8)
+        said = run(conv_net(), {"x": x})["y"].argmax(axis=1)
+        said[:wrong] = (said[:wrong] + 1) % 5
+        np.savez(tmp_path / "eval.npz", x=x, **({"labels": said} if labels else {}))
+        return str(tmp_path / "eval.npz")
+
+    return write
+
+
+EVALUATION = {"evaluation": {"source": "given", "labels": "labels"}}
+
+
+class TestAgreement:
+    def test_equal_graphs_agree(self, go):
+        report = go(model=conv_net(), simplified=conv_net(), lowered=conv_net())
+        assert report.passed
+        assert report.reasons == ()
+        assert report.reference == "model"
+        assert [comparison.artifact for comparison in report.comparisons] == ["simplified", "lowered"]
+        assert all("onnxruntime" in comparison.runner for comparison in report.comparisons)
+        assert [comparison.outputs[0].max_abs for comparison in report.comparisons] == [0, 0]
+
+    def test_a_graph_that_differs_fails_with_numbers(self, go):
+        report = go(model=conv_net(), simplified=conv_net(), lowered=shifted(2.0))
+        assert not report.passed
+        [reason] = report.reasons
+        assert reason.startswith("lowered: output 'y' differs from model: mean 2 of ")
+        assert "max 2" in reason
+        assert [comparison.passed for comparison in report.comparisons] == [True, False]
+
+    @pytest.mark.parametrize(("amount", "passed"), [(0.005, True), (0.5, False)])
+    def test_tolerances_are_the_profiles(self, go, amount, passed):
+        tolerance = {"atol": 0.01, "rtol": 0, "stat": "max", "min_cosine": -1}
+        assert go(model=conv_net(), lowered=shifted(amount), tolerance=tolerance).passed is passed
+
+    def test_each_precision_has_its_own_default(self, go):
+        small = shifted(0.02)
+        assert not go(model=conv_net(), lowered=small, precision="fp32").passed
+        assert go(model=conv_net(), lowered=small, precision="int8").passed
+
+    def test_simplified_must_agree_as_float32_whatever_the_precision(self, go):
+        report = go(model=conv_net(), simplified=shifted(0.02), lowered=shifted(0.02), precision="int8")
+        assert [comparison.passed for comparison in report.comparisons] == [False, True]
+
+    def test_the_first_graph_there_is_the_reference(self, go):
+        report = go(simplified=conv_net(), lowered=conv_net())
+        assert report.reference == "simplified"
+        with pytest.raises(StageError, match="nothing was compared"):
+            go(lowered=conv_net())
+
+    def test_16_bit_graphs_are_compared_with_storage_emulated(self, go):
+        lowered = model("(float[N,2] x) => (float[N,2] y) { h = Cast<to=10>(x) m = Mul(h, h) y = Cast<to=1>(m) }")
+        proto = model("(float[N,2] x) => (float[N,2] y) { y = Mul(x, x) }")
+        report = go(model=proto, lowered=lowered, precision="fp16", shapes=())
+        assert report.passed
+        assert report.comparisons[0].runner.endswith("float16 storage emulated")
+
+
+class TestData:
+    def test_random_feeds_are_the_last_resort_and_said_to_be_so(self, go, heard_all):
+        report = go(model=conv_net(), lowered=conv_net())
+        assert report.synthetic
+        assert (report.feeds, report.samples) == (8, 32)
+        assert "seeded random" in heard_all.warnings[0]
+        assert report.data_digest == go(model=conv_net(), lowered=conv_net()).data_digest
+
+    def test_calibration_data_is_better(self, go, labelled, heard_all):
+        report = go(model=conv_net(), lowered=conv_net(), data=labelled(labels=False))
+        assert (report.synthetic, report.samples, report.metrics) == (False, 40, ())
+        assert heard_all.warnings == []
+
+    def test_evaluation_data_is_best(self, go, labelled, tmp_path):
+        np.savez(tmp_path / "calib.npz", x=normal(8, 3, 8, 8))
+        report = go(
+            model=conv_net(), lowered=conv_net(), data=str(tmp_path / "calib.npz"), evaluation=labelled(),
+            recipe=EVALUATION,
+        )  # fmt: skip
+        assert report.samples == 40
+
+
+class TestMetric:
+    def test_its_value_for_every_artifact(self, go, labelled):
+        report = go(
+            model=conv_net(), simplified=conv_net(), lowered=permuted(), evaluation=labelled(wrong=4),
+            recipe=EVALUATION, tolerance={"atol": 1e9, "min_cosine": -1},
+        )  # fmt: skip
+        values = {value.artifact: value.value for value in report.metrics}
+        assert values["model"] == values["simplified"] == pytest.approx(0.9)
+        assert values["lowered"] < 0.5
+        assert report.max_drop == 0.01
+        assert not report.passed
+        assert report.reasons[0].startswith("lowered: top1 ")
+
+    @pytest.mark.parametrize(("max_drop", "passed"), [(0.5, False), (1.0, True)])
+    def test_how_far_it_may_fall_is_the_profiles(self, go, labelled, max_drop, passed):
+        report = go(
+            model=conv_net(), lowered=permuted(), evaluation=labelled(), recipe=EVALUATION,
+            tolerance={"atol": 1e9, "min_cosine": -1}, accuracy={"max_drop": max_drop},
+        )  # fmt: skip
+        assert report.passed is passed
+
+    def test_a_better_metric_is_no_reason(self, go, labelled):
+        report = go(
+            model=permuted(), lowered=conv_net(), evaluation=labelled(), recipe=EVALUATION,
+            tolerance={"atol": 1e9, "min_cosine": -1}, accuracy={"max_drop": 0},
+        )  # fmt: skip
+        assert report.passed
+
+    def test_a_metric_that_was_asked_for_needs_labels(self, go, labelled):
+        things = {"model": conv_net(), "lowered": conv_net(), "evaluation": labelled(labels=False), "labels": ""}
+        with pytest.raises(InputError, match="no labels, so top5 cannot be measured"):
+            go(recipe={"evaluation": {"source": "given", "metric": "top5"}}, **things)
+        assert go(recipe={"evaluation": {"source": "given"}}, **things).metrics == ()
+
+    def test_an_output_that_is_not_there(self, go, labelled):
+        recipe = {"evaluation": {"source": "given", "labels": "labels", "output": "scores"}}
+        with pytest.raises(InputError, match="no output is called 'scores'"):
+            go(model=conv_net(), lowered=conv_net(), evaluation=labelled(), recipe=recipe)
+
+
+class TestEngines:
+    @pytest.fixture
+    def engines(self, tmp_path, table):
+        """Two null engines on the table, of which one runs here."""
+        inputs = table(model=conv_net(), lowered=conv_net())
+        artifacts = dict(inputs.artifacts)
+        for name in ("sm89", "sm120"):
+            (tmp_path / f"{name}.plan").write_text(name)
+            entry = FileEntry.of(tmp_path / f"{name}.plan")
+            artifacts[f"engine:{name}"] = Artifact("engine", tmp_path, (entry,), target=name)
+        return type(inputs)(artifacts)
+
+    def test_those_that_cannot_run_are_listed_with_the_reason(self, go, engines):
+        report = go(given=engines, targets=["sm89", "sm120"])
+        assert set(report.not_run) == {"engine:sm89", "engine:sm120"}
+        assert all("null engines hold no computation" in reason for reason in report.not_run.values())
+        assert [comparison.artifact for comparison in report.comparisons] == ["lowered"]
+
+    def test_those_that_run_are_compared_too(self, go, engines, monkeypatch, make_job):
+        from contextlib import nullcontext
+
+        from trtpipe.backends.onnxruntime import OnnxRuntime
+
+        graph = engines.path("lowered")
+        with OnnxRuntime().open(graph, make_job().settings) as runner:
+            monkeypatch.setattr(
+                Null, "runs", lambda self, target: None if target.name == "sm89" else Refusal("no", "n")
+            )
+            monkeypatch.setattr(Null, "open", lambda self, path, settings: nullcontext(runner))
+            report = go(given=engines, targets=["sm89", "sm120"])
+        assert [comparison.artifact for comparison in report.comparisons] == ["lowered", "engine:sm89"]
+        assert report.not_run == {"engine:sm120": "no"}
+
+
+def test_inputs_of_any_kind(go):
+    report = go(
+        model=embedding(), lowered=embedding(),
+        shapes={name: {"min": [1, 2], "opt": [2, 6], "max": [4, 9]} for name in ("ids", "mask")},
+    )  # fmt: skip
+    assert report.passed
+
+
+def test_what_its_key_holds(make_job, monkeypatch):
+    def key(**options):
+        return STAGE.key(make_job(**options))
+
+    def recipe(**evaluation):
+        return {"recipe": {"evaluation": {"source": "a.npz"} | evaluation}}
+
+    base = key(**recipe())
+    assert base == key(**recipe(source="elsewhere.npz")) == key(keep=["a"], **recipe())
+    assert base == key(latency={"duration": 9.0}, **recipe()) == key(build={"opt_level": 1}, **recipe())
+    changes = [
+        key(),
+        key(precision="int8", **recipe()),
+        key(tolerance={"atol": 0.5}, **recipe()),
+        key(accuracy={"max_drop": 0.5}, **recipe()),
+        key(targets=["sm120"], **recipe()),
+        key(shapes=SHAPES, **recipe()),
+        key(**recipe(metric="top5")),
+        key(**recipe(output="y")),
+        key(**recipe(samples=3)),
+    ]
+    assert base not in changes
+    assert "engine" not in STAGE.consumes(make_job())
+    monkeypatch.setattr(Null, "runs", lambda self, target: None)
+    assert "engine" in STAGE.consumes(make_job())

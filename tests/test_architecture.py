@@ -1,0 +1,364 @@
+"""The rules of the house (docs/design.md), read from the source itself; and proof that each rule can be broken."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+import trtpipe
+
+ROOT = Path(trtpipe.__file__).parent
+LONG, TOO_LONG = 300, 400
+
+#: From the bottom to the top; a module may import from its own layer and from those below. The longest prefix counts.
+LAYERS = (
+    ("errors",),
+    ("artifact", "digest", "oserrors", "progress", "requirements", "settings", "target", "tomlfile", "units"),
+    ("onnxfile", "source"),
+    ("profile", "recipe", "shapes", "toolchain"),
+    ("accuracy", "backends", "calibration", "job", "latency", "passes", "report"),
+    ("publish", "stages", "store"),
+    ("pipeline",),
+    ("api", "doctor", "inspection"),
+    ("cli",),
+    ("__main__",),
+)
+LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+#: What the command line reaches through the public names alone.
+BEHIND_THE_API = {
+    *("accuracy", "api", "backends", "calibration", "job", "latency"),
+    *("passes", "pipeline", "publish", "stages", "store"),
+}
+
+#: Parts of stages that all stages share.
+SHARED_BY_STAGES = {"facts", "stage", "running", "reading"}
+
+#: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
+DOORS = {"base", "choice", "gpu", "plan", "worker"}
+GUESTS = {"doctor": {"_linux"}, "inspection": {"null"}}
+
+#: package -> where it may be imported: beginnings of paths
+ROOMS: dict[str, tuple[str, ...]] = {
+    "tensorrt": ("backends/",),
+    "tensorrt_rtx": ("backends/",),
+    "onnxruntime": ("backends/",),
+    "polygraphy": ("backends/", "accuracy/"),
+    "onnxsim": ("backends/", "stages/simplify"),
+    "torch": ("backends/torch_tensorrt", "stages/export"),
+    "PIL": ("calibration/pixels",),
+    "safetensors": ("stages/reading",),
+    "click": ("cli/",),
+    "rich": ("cli/",),
+    "tomllib": ("tomlfile",),
+    "tomli": ("tomlfile",),
+    "pickle": (),
+    "marshal": (),
+    "shelve": (),
+}
+ANYWHERE = {"google", "ml_dtypes", "numpy", "onnx", "onnx_ir", "pydantic", "pydantic_core", "trtpipe"}
+
+#: Methods that change a list, dict or set.
+MUTATORS = {
+    *("add", "append", "clear", "discard", "extend", "insert", "pop"),
+    *("popitem", "remove", "reverse", "setdefault", "sort", "update"),
+}
+
+
+class Module:
+    """One source file: its place below the package's folder, and its syntax tree."""
+
+    def __init__(self, where: str, text: str) -> None:
+        self.where = where
+        self.text = text
+        self.tree = ast.parse(text)
+        self.name = where.removesuffix(".py").replace("/", ".").removesuffix("__init__").removesuffix(".")
+        self.room = self.name.partition(".")[0]
+
+    def imports(self) -> list[str]:
+        """Everything it imports anywhere, for type checkers too: ``package.module`` or ``package.module.name``."""
+        return list(imported(ast.walk(self.tree)))
+
+    def own_imports(self) -> list[str]:
+        """Modules of ours that it imports, without the package's name."""
+        return [found for name in self.imports() if (found := our_module(name))]
+
+
+def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Names in import statements."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def our_module(name: str) -> str:
+    """The module behind ``trtpipe.module.name``, without the package's name; empty for the package, or another's."""
+    package, _, rest = name.partition(".")
+    while package == "trtpipe" and rest and rest not in NAMES:
+        rest = rest.rpartition(".")[0]
+    return rest if package == "trtpipe" else ""
+
+
+MODULES = tuple(
+    Module(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))
+)
+NAMES = frozenset(module.name for module in MODULES)
+
+Rule: TypeAlias = Callable[[Module], Iterable[str]]
+
+
+def imports_go_downwards(module: Module) -> Iterator[str]:
+    if module.name:  # the package itself only tells where its names live
+        for other in module.own_imports():
+            if LEVELS[other.partition(".")[0]] > LEVELS[module.room]:
+                yield f"imports {other}, which lies above"
+
+
+def imports_are_absolute(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield f"line {node.lineno}: relative import"
+
+
+def only_the_command_line_uses_the_public_names(module: Module) -> Iterator[str]:
+    if module.room not in ("", "cli", "__main__"):
+        for name in module.imports():
+            if name.startswith("trtpipe.") and not our_module(name) and name != "trtpipe.__version__":
+                yield f"imports {name}, instead of the module it lives in"
+
+
+def command_line_uses_nothing_but_the_public_names(module: Module) -> Iterator[str]:
+    if module.room == "cli":
+        for name in imported(at_run_time(module.tree.body)):
+            if our_module(name).partition(".")[0] in BEHIND_THE_API:
+                yield f"imports {name}"
+
+
+def stages_do_not_know_each_other(module: Module) -> Iterator[str]:
+    if module.room == "stages":
+        mine = module.name.partition(".")[2].partition("_")[0]
+        for other in module.own_imports():
+            theirs = other.removeprefix("stages.").partition("_")[0]
+            if other.startswith("stages.") and theirs != mine and theirs not in SHARED_BY_STAGES:
+                yield f"imports {other}"
+
+
+def back_ends_are_entered_through_their_doors(module: Module) -> Iterator[str]:
+    for other in module.own_imports():
+        room, _, part = other.partition(".")
+        inside = part and part not in DOORS | GUESTS.get(module.name, set())
+        if room == "backends" and inside and module.room != "backends":
+            yield f"imports {other}"
+
+
+def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Module) -> Iterator[str]:
+    allowed = {"pipeline": {"", "api"}, "store": {"", "store", "pipeline", "doctor", "cli"}}
+    for other in module.own_imports():
+        room = other.partition(".")[0]
+        if module.room not in allowed.get(room, {module.room}):
+            yield f"imports {other}"
+
+
+def packages_stay_in_their_rooms(module: Module) -> Iterator[str]:
+    for name in module.imports():
+        package = name.partition(".")[0]
+        if package in ROOMS:
+            if not module.where.startswith(ROOMS[package] or ("nowhere",)):
+                yield f"imports {name}"
+        elif package not in ANYWHERE | sys.stdlib_module_names:
+            yield f"imports {package}, which is no dependency"
+
+
+def only_the_command_line_prints_and_exits(module: Module) -> Iterator[str]:
+    if module.room == "cli":
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", "input", "exit", "quit", "sys.exit"}:
+            yield f"line {node.lineno}: {ast.unparse(node.func)}"
+        if isinstance(node, ast.Raise) and node.exc is not None and "SystemExit" in ast.unparse(node.exc):
+            yield f"line {node.lineno}: raises SystemExit"
+
+
+def only_settings_reads_the_environment(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.tree):
+        names = {node.attr} if isinstance(node, ast.Attribute) else set(imported([node]))
+        found = {name.rpartition(".")[2] for name in names} & {"environ", "environb", "getenv"}
+        if found and module.where != "settings.py":
+            yield f"line {node.lineno}: reads the environment"  # type: ignore[attr-defined]
+
+
+def no_error_is_swallowed(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ExceptHandler):
+            broad = node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"}
+            if node.type is None or (broad and all(isinstance(line, ast.Pass) for line in node.body)):
+                yield f"line {node.lineno}: swallows every error"
+
+
+def no_state_in_modules_and_classes(module: Module) -> Iterator[str]:
+    """A list, dict or set there is a constant: it is named in capitals, and nothing changes it."""
+    constants = set()
+    bodies = [module.tree.body, *(node.body for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef))]
+    for name, value in (pair for body in bodies for pair in assigned(body)):
+        if is_container(value):
+            constants.add(name)
+            if not name.isupper() and name not in {"__all__", "model_config"}:
+                yield f"line {value.lineno}: {name} is a variable that everybody shares"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Global):
+            yield f"line {node.lineno}: global {', '.join(node.names)}"
+        for name in changed(node):
+            if name.rpartition(".")[2] in constants and name.isupper():
+                yield f"line {node.lineno}: changes the constant {name}"  # type: ignore[attr-defined]
+
+
+def no_bags_of_keyword_arguments(module: Module) -> Iterator[str]:
+    """But for wrappers around another function's signature, and for what Click's own constructors take."""
+    if module.where in ("cli/app.py", "cli/groups.py", "cli/wiring.py"):
+        return
+    functions = [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef)]
+    wrappers = {inner for outer in functions for inner in ast.walk(outer) if inner is not outer}
+    for function in functions:
+        if function.args.kwarg is not None and function not in wrappers:
+            yield f"line {function.lineno}: {function.name} takes **{function.args.kwarg.arg}"
+
+
+def at_run_time(statements: Iterable[ast.stmt], *, in_functions: bool = True) -> Iterator[ast.stmt]:
+    """All statements, nested ones too, but those that only type checkers read."""
+    for node in statements:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        if in_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for field in ("body", "orelse", "finalbody", "handlers"):
+                yield from at_run_time(getattr(node, field, ()), in_functions=in_functions)
+
+
+def assigned(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
+    """(name, value) of the assignments in a body."""
+    for node in body:
+        if isinstance(node, ast.Assign):
+            yield from ((ast.unparse(target), node.value) for target in node.targets)
+        elif isinstance(node, ast.AnnAssign) and node.value is not None and not is_default(node.value):
+            yield ast.unparse(node.target), node.value
+
+
+def is_default(value: ast.expr) -> bool:
+    """Whether it is ``{}``, a record's default: pydantic copies it for every instance."""
+    return isinstance(value, ast.Dict) and not value.keys
+
+
+def is_container(value: ast.expr) -> bool:
+    if isinstance(value, ast.Call):
+        return ast.unparse(value.func) in {"list", "dict", "set", "defaultdict", "OrderedDict", "Counter", "deque"}
+    return isinstance(value, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp)
+
+
+def changed(node: ast.AST) -> Iterator[str]:
+    """What a statement or call changes in place."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
+        yield ast.unparse(node.func.value)
+    elif isinstance(node, ast.Assign | ast.Delete):
+        yield from (ast.unparse(target.value) for target in node.targets if isinstance(target, ast.Subscript))
+    elif isinstance(node, ast.AugAssign):
+        yield ast.unparse(node.target.value if isinstance(node.target, ast.Subscript) else node.target)
+
+
+#: rule -> sources that break it: (where, text)
+RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
+    imports_go_downwards: (
+        ("store/x.py", "from trtpipe.pipeline import Step"),
+        ("passes/x.py", "def f():\n    import trtpipe.stages.lower"),
+        ("errors.py", "if TYPE_CHECKING:\n    from trtpipe.artifact import Record"),
+    ),
+    imports_are_absolute: (("cli/x.py", "from . import app"),),
+    only_the_command_line_uses_the_public_names: (("stages/x.py", "from trtpipe import InputError"),),
+    command_line_uses_nothing_but_the_public_names: (
+        ("cli/x.py", "def f():\n    from trtpipe.stages.lower import Lower"),
+        ("cli/x.py", "import trtpipe.store"),
+    ),
+    stages_do_not_know_each_other: (("stages/lower.py", "from trtpipe.stages.calibrate import Calibrate"),),
+    back_ends_are_entered_through_their_doors: (("stages/x.py", "from trtpipe.backends.tensorrt import TensorRT"),),
+    only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store: (
+        ("stages/x.py", "from trtpipe.store import ArtifactStore"),
+        ("doctor.py", "from trtpipe.pipeline import STAGES"),
+    ),
+    packages_stay_in_their_rooms: (
+        ("accuracy/x.py", "def f():\n    import torch"),
+        ("stages/verify.py", "import onnxruntime as ort"),
+        ("api.py", "import click"),
+        ("store/x.py", "import pickle"),
+        ("profile.py", "import tomllib"),
+        ("api.py", "import requests"),
+    ),
+    only_the_command_line_prints_and_exits: (
+        ("api.py", "print(1)"),
+        ("api.py", "sys.exit(1)"),
+        ("api.py", "raise SystemExit(1)"),
+    ),
+    only_settings_reads_the_environment: (
+        ("api.py", "x = os.environ['A']"),
+        ("api.py", "x = os.getenv('A')"),
+        ("api.py", "from os import environ"),
+    ),
+    no_error_is_swallowed: (
+        ("api.py", "try:\n    f()\nexcept:\n    g()"),
+        ("api.py", "try:\n    f()\nexcept Exception:\n    pass"),
+    ),
+    no_state_in_modules_and_classes: (
+        ("api.py", "cache = {}"),
+        ("api.py", "seen: set[str] = set()"),
+        ("api.py", "class C:\n    items = []"),
+        ("api.py", "NAMES = [1]\ndef f():\n    NAMES.append(2)"),
+        ("api.py", "NAMES = {1: 2}\ndef f():\n    NAMES[1] = 3"),
+        ("api.py", "NAMES = {1}\ndef f():\n    global NAMES"),
+    ),
+    no_bags_of_keyword_arguments: (("stages/x.py", "def run(job, **settings): ..."),),
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule_holds(rule: Rule) -> None:
+    assert [f"{module.where} {complaint}" for module in MODULES for complaint in rule(module)] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "where", "text"), [(rule, *broken) for rule, examples in RULES.items() for broken in examples]
+)
+def test_rule_notices_when_it_is_broken(rule: Rule, where: str, text: str) -> None:
+    assert list(rule(Module(where, text)))
+
+
+def test_modules_do_not_import_each_other_in_circles() -> None:
+    needs = {
+        module.name: {our_module(name) for name in imported(at_run_time(module.tree.body, in_functions=False))}
+        for module in MODULES
+    }
+    done = {""}
+    while ready := {name for name in needs if name not in done and needs[name] - {name} <= done}:
+        done |= ready
+    assert set(needs) <= done
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {module.room for module in MODULES} - {""} == set(LEVELS)
+
+
+def test_files_are_short_enough_to_read(capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = {module.where: len(module.text.splitlines()) for module in MODULES}
+    long = {where: length for where, length in lengths.items() if length > LONG}
+    with capsys.disabled():
+        for where, length in sorted(long.items()):
+            sys.stdout.write(f"\n{where}: {length} lines; split it when you work on it next")
+    assert {where: length for where, length in long.items() if length > TOO_LONG} == {}
+
+
+def test_every_module_says_in_a_sentence_what_it_is_for() -> None:
+    assert [module.where for module in MODULES if not ast.get_docstring(module.tree)] == []

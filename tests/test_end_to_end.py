@@ -1,0 +1,294 @@
+"""From a model to engines through the real command line, with TensorRT-RTX, on real data."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import CliRunner
+
+import trtpipe
+from trtpipe.backends.plan import read_header
+from trtpipe.cli.app import root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from trtpipe.backends.base import Feed
+
+ROOT = Path(__file__).parents[1]
+DIGITS = ROOT / "examples" / "digits"
+CASES = ROOT.parent / "shared" / "cases"
+TARGETS = ("sm86", "sm89", "sm120")
+#: The command of the README, but for the place of its output.
+DEMO = (
+    "build", "examples/digits/model.py:digits_cnn", "--int8",
+    "--profile", "profiles/digits.toml", "--calib", "calib/digits.toml",
+)  # fmt: skip
+#: One engine, and no time spent on latency, which is not the point here.
+ONE = ("--backend", "tensorrt-rtx", "--target", "sm89", "--warmup", "1ms", "--duration", "10ms")
+HELD_OUT = ("--calib", ROOT / "calib" / "digits.toml")
+BATCHES = ("--min-shapes", "image:1x1x8x8", "--opt-shapes", "image:32x1x8x8", "--max-shapes", "image:128x1x8x8")
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed: pip install '.[rtx]'"
+)
+
+
+class Build(Protocol):
+    def __call__(self, *words: str | Path) -> tuple[dict[str, Any], Path]: ...
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("end") / "cache"
+
+
+@pytest.fixture
+def build(cache: Path, tmp_path: Path) -> Build:
+    """``trtpipe build`` with these words, which has to go well: its JSON document and its output folder."""
+
+    def run(*words: str | Path) -> tuple[dict[str, Any], Path]:
+        out = tmp_path / "out"
+        line = ["build", *map(str, words), "-o", str(out), "--cache-dir", str(cache), "--json"]
+        result = CliRunner().invoke(root, line)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout), out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def demo(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict[str, Any], Path]]:
+    """The README's command with these words added, in a process of its own, always into the same folder."""
+    out = tmp_path_factory.mktemp("demo") / "digits"
+
+    def run(*words: str) -> tuple[dict[str, Any], Path]:
+        line = [sys.executable, "-m", "trtpipe", *DEMO, "-o", str(out), "--cache-dir", str(cache), "--json", *words]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def digits(demo: Callable[..., tuple[dict[str, Any], Path]]) -> tuple[dict[str, Any], Path]:
+    """The first run."""
+    return demo()
+
+
+def module_at(file: Path) -> ModuleType:
+    """A Python file as a module, by a name of its own."""
+    name = f"end_to_end_{file.parent.name}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def runner(path: Path) -> Callable[[Feed], Feed]:
+    """Runs a graph as it is written: Q/DQ pairs are computed, never fused away."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return lambda feed: dict(zip(names, session.run(names, feed), strict=True))
+
+
+def top1_of_digits(path: Path) -> float:
+    """Share of the held-out digits that a graph reads correctly, counted here and not by trtpipe."""
+    infer, right, total = runner(path), 0, 0
+    for feed, labels in module_at(DIGITS / "data.py").held_out():
+        right += int((infer(feed)["logits"].argmax(axis=1) == labels).sum())
+        total += len(labels)
+    return right / total
+
+
+def states(document: dict[str, Any]) -> dict[str, str]:
+    return {" ".join(filter(None, (step["stage"], step["target"]))): step["state"] for step in document["steps"]}
+
+
+def types_of(path: Path) -> set[str]:
+    """Element types of a graph's weights."""
+    return {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in onnx.load(path).graph.initializer}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class TestDigits:
+    @pytest.mark.parametrize("target", TARGETS)
+    def test_engine_is_for_its_target_and_computes_in_int8(
+        self, digits: tuple[dict[str, Any], Path], target: str
+    ) -> None:
+        plan = digits[1] / f"{target}.plan"
+        header = read_header(plan)
+        assert (header.flavour, header.targets, header.and_later) == ("tensorrt-rtx", (target,), False)
+        assert header.size_ok
+        facts = trtpipe.EngineFacts.read(digits[1] / f"{target}.plan.json")
+        assert (facts.target, facts.version) == (target, header.version)
+        assert facts.precisions["Int8"] >= 5, "five convolutions and a fully connected layer, some of them fused"
+        assert [spec.name for spec in (*facts.io.inputs, *facts.io.outputs)] == ["image", "logits"]
+
+    def test_manifest_says_passed_and_lists_the_files_as_they_are(self, digits: tuple[dict[str, Any], Path]) -> None:
+        out = digits[1]
+        manifest = trtpipe.Manifest.read(out / "manifest.json")
+        assert manifest.passed is True
+        assert manifest.targets == TARGETS
+        assert manifest.precision == "int8"
+        assert [(verdict.gate, verdict.passed) for verdict in manifest.verdicts] == [
+            ("accuracy", True),
+            ("latency", None),
+        ]
+        listed = {file.name: file for entry in manifest.artifacts for file in entry.files}
+        assert {path.name for path in out.iterdir()} == {*listed, "manifest.json"}
+        for name, file in listed.items():
+            data = (out / name).read_bytes()
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (file.size, file.sha256), name
+
+    def test_int8_costs_at_most_a_point_of_accuracy(self, digits: tuple[dict[str, Any], Path]) -> None:
+        document, out = digits
+        measured = {name: top1_of_digits(out / f"{name}.onnx") for name in ("model", "simplified", "lowered")}
+        assert measured["model"] >= 0.98
+        assert measured["lowered"] >= measured["model"] - 0.01
+        told = {value["artifact"]: value["value"] for value in document["parity"]["metrics"]}
+        assert told == pytest.approx(measured, abs=1e-9)
+
+    def test_files_are_those_that_the_example_promises(self, digits: tuple[dict[str, Any], Path]) -> None:
+        text = (DIGITS / "README.md").read_text(encoding="utf-8").partition("## What you get")[2]
+        promised = re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\|(.*?)\|", text, re.MULTILINE)))
+        assert len(promised) > 8
+        assert {name for name in promised if not (digits[1] / name).is_file()} == set()
+
+    def test_second_run_does_nothing_again(
+        self, digits: tuple[dict[str, Any], Path], demo: Callable[..., tuple[dict[str, Any], Path]]
+    ) -> None:
+        before = content(digits[1])
+        document, out = demo()
+        assert set(states(document).values()) == {"hit"}
+        assert content(out) == before
+
+    def test_another_percentile_redoes_calibration_and_what_depends_on_it(
+        self, digits: tuple[dict[str, Any], Path], build: Build
+    ) -> None:
+        words = (*(ROOT / word if (ROOT / word).is_file() else word for word in DEMO[2:]),)
+        document, out = build(f"{DIGITS}/model.py:digits_cnn", *words, "--percentile", "99.5")
+        found = states(document)
+        assert [name for name, state in found.items() if state == "hit"] == ["export", "simplify"]
+        assert {state for name, state in found.items() if name not in {"export", "simplify"}} == {"built"}
+        old, new = content(digits[1]), content(out)
+        assert {name for name in old if name.endswith(".onnx") and old[name] == new[name]} == {
+            "model.onnx",
+            "simplified.onnx",
+        }
+
+    @pytest.mark.parametrize(
+        ("precision", "weights", "layers"),
+        [("fp32", "FLOAT", "Float"), ("fp16", "FLOAT16", "Half"), ("bf16", "BFLOAT16", "BFloat16")],
+    )
+    def test_other_precisions(
+        self, digits: tuple[dict[str, Any], Path], build: Build, precision: str, weights: str, layers: str
+    ) -> None:
+        del digits  # its export is in the cache
+        document, out = build(f"{DIGITS}/model.py:digits_cnn", f"--{precision}", *HELD_OUT, *BATCHES, *ONE)
+        assert states(document)["export"] == "hit"
+        assert states(document)["calibrate"] == "skipped"
+        assert read_header(out / "sm89.plan").targets == ("sm89",)
+        assert trtpipe.EngineFacts.read(out / "sm89.plan.json").precisions[layers] > 0
+        assert weights in types_of(out / "lowered.onnx")
+        values = {value["artifact"]: value["value"] for value in document["parity"]["metrics"]}
+        assert values["lowered"] >= values["model"] - 0.005
+
+
+class TestOtherSources:
+    def test_exported_program(self, digits: tuple[dict[str, Any], Path], build: Build, tmp_path: Path) -> None:
+        import torch
+
+        network, (image,) = module_at(DIGITS / "model.py").digits_cnn()
+        path = tmp_path / "digits.pt2"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about itself
+            batch = torch.export.Dim("batch", min=1, max=128)
+            program = torch.export.export(network, (image.repeat(2, 1, 1, 1),), dynamic_shapes=({0: batch},))
+            torch.export.save(program, path)
+        words = ("--output-names", "logits", "--input-names", "image")
+        document, out = build(path, "--fp16", *words, *HELD_OUT, *BATCHES, *ONE)
+        assert read_header(out / "sm89.plan").targets == ("sm89",)
+        feed, _ = next(module_at(DIGITS / "data.py").held_out())
+        mine, theirs = runner(out / "model.onnx")(feed)["logits"], runner(digits[1] / "model.onnx")(feed)["logits"]
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+        assert {value["value"] for value in document["parity"]["metrics"]} == {top1_of_digits(digits[1] / "model.onnx")}
+
+    def test_onnx_with_external_data(self, digits: tuple[dict[str, Any], Path], build: Build, tmp_path: Path) -> None:
+        source = tmp_path / "elsewhere" / "digits.onnx"
+        source.parent.mkdir()
+        proto = onnx.load(digits[1] / "model.onnx")
+        onnx.save(proto, source, save_as_external_data=True, location="weights.bin", size_threshold=0)
+        assert source.with_name("weights.bin").stat().st_size > 100_000
+        _, out = build(source, "--int8", *HELD_OUT, *BATCHES, *ONE)
+        assert read_header(out / "sm89.plan").targets == ("sm89",)
+        names = {path.name for path in out.iterdir()}
+        assert not {name for name in names if name.endswith((".bin", ".data"))}, "the bundle stands by itself"
+        assert top1_of_digits(out / "lowered.onnx") == top1_of_digits(digits[1] / "lowered.onnx")
+
+
+def shapes_of(case: ModuleType) -> list[str]:
+    """A case's ranges of shapes as options."""
+    words: list[str] = []
+    for name, shapes in case.PROFILES.items():
+        for bound, dims in shapes.items():
+            words += [f"--{bound}-shapes", f"{name}:{'x'.join(map(str, dims))}"]
+    return words
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the development cases (../shared/cases) are not on this machine")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the cases' own code leaves files open
+class TestCases:
+    """Real models on real data: 8 bits may cost a point of accuracy, 16 bits half a point."""
+
+    def check(self, build: Build, name: str, precision: str, source: str = "model.onnx", *words: str) -> None:
+        folder = CASES / name
+        case = module_at(folder / "case.py")
+        data = ("--calib-data", f"{folder}/case.py:calibration")
+        document, out = build(folder / source, f"--{precision}", *data, *shapes_of(case), *words, *ONE)
+        assert read_header(out / "sm89.plan").targets == ("sm89",)
+        assert document["parity"]["synthetic"] is False
+        top1 = case.evaluate(runner(out / "lowered.onnx"))["top1"]
+        baseline = json.loads((folder / "baseline.json").read_text())["fp32"]["top1"]
+        assert top1 >= baseline - (0.01 if precision == "int8" else 0.005)
+
+    def test_mnist_in_int8(self, build: Build) -> None:
+        self.check(build, "mnist_cnn", "int8")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("name", "precision"),
+        [("mnist_cnn", "fp16"), ("cifar10_resnet20", "int8"), ("cifar10_resnet20", "fp16"),
+         ("ocr_textline_cls", "int8"), ("ocr_textline_cls", "fp16")],
+    )  # fmt: skip
+    def test_from_onnx(self, build: Build, name: str, precision: str) -> None:
+        self.check(build, name, precision)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("precision", ["int8", "fp16"])
+    def test_from_pytorch(self, build: Build, precision: str) -> None:
+        """The factory gives no example inputs: the profile's shapes have to do."""
+        names = ("--input-names", "image", "--output-names", "logits")
+        self.check(build, "cifar10_resnet20", precision, "torch_model.py:torch_model", *names)

@@ -1,0 +1,144 @@
+"""How an option finds its way into the Session: the parts that options are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import click
+
+from trtpipe.cli.listeners import LogFile
+from trtpipe.cli.overrides import Override
+from trtpipe.cli.session import Session
+from trtpipe.errors import InputError
+from trtpipe.target import find_target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator: TypeAlias = Callable[[F], F]
+Store: TypeAlias = Callable[[Session, Any], None]
+
+#: Hands the Session to a command.
+pass_session = click.make_pass_decorator(Session)
+
+
+def stacked(*decorators: Decorator[Any]) -> Decorator[Any]:
+    """Several decorators as one; the first one's option comes first in the help."""
+
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def session_option(*names: str, store: Store, **attributes: Any) -> Decorator[Any]:
+    """An option whose value goes into the Session instead of the command's parameters."""
+
+    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None and value is not False and value != ():
+            store(context.ensure_object(Session), value)
+
+    return click.option(*names, expose_value=False, callback=callback, **attributes)
+
+
+def profile_option(
+    *names: str, at: tuple[str, ...], parse: Callable[[Any], object] | None = None, **attributes: Any
+) -> Decorator[Any]:
+    """An option that overrides one key of the deployment profile; ``parse`` may raise ValueError."""
+
+    def store(session: Session, value: Any) -> None:
+        session.profile_overrides.append(override(names[0], at, value, parse))
+
+    return session_option(*names, store=store, **attributes)
+
+
+def recipe_option(*names: str, at: tuple[str, ...], **attributes: Any) -> Decorator[Any]:
+    """An option that overrides one key of the calibration recipe."""
+
+    def store(session: Session, value: Any) -> None:
+        session.recipe_overrides.append(override(names[0], at, value, None))
+
+    return session_option(*names, store=store, **attributes)
+
+
+def override(option: str, at: tuple[str, ...], value: Any, parse: Callable[[Any], object] | None) -> Override:
+    """The value of ``option``, for the key ``at``.
+
+    Raises:
+        InputError: ``parse`` raised ValueError.
+    """
+    try:
+        return Override(at, value if parse is None else parse(value), option)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}", f"correct {option}") from error
+
+
+def setter(attribute: str, value: object = None) -> Store:
+    """Stores what the option was given, or ``value``, as an attribute of the Session."""
+    return lambda session, given: setattr(session, attribute, given if value is None else value)
+
+
+def set_precision(precision: str) -> Store:
+    """Sets the precision; a second, other one is an error."""
+
+    def store(session: Session, _: bool) -> None:
+        for other in session.profile_overrides:
+            if other.at == ("precision",):
+                raise InputError(f"{other.option} and --{precision} contradict each other", "choose one precision")
+        session.profile_overrides.append(Override(("precision",), precision, f"--{precision}"))
+
+    return store
+
+
+def add_shapes(option: str) -> Store:
+    """Keeps what a shape option was given, each time it was used."""
+
+    def store(session: Session, texts: tuple[str, ...]) -> None:
+        from trtpipe.profile import parse_shapes
+
+        session.shapes[option] = [parse_shapes(text) for text in texts]
+
+    return store
+
+
+def add_tolerances(key: str) -> Store:
+    """Sets ``atol`` or ``rtol``, for all outputs (``1e-3``) or for one (``logits:1e-3``)."""
+
+    def store(session: Session, texts: tuple[str, ...]) -> None:
+        for text in texts:
+            output, colon, number = text.rpartition(":")
+            if colon and not output:
+                raise InputError(f"--{key}: {text!r} names no output", f"write --{key} {number}, or OUTPUT{text}")
+            at = ("tolerance", "outputs", output, key) if output else ("tolerance", key)
+            session.profile_overrides.append(override(f"--{key}", at, number, _number))
+
+    return store
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number; write 1e-3, or OUTPUT:1e-3") from None
+
+
+def split_names(given: tuple[str, ...]) -> tuple[str, ...]:
+    """From an option that may be repeated, and may hold several names separated by commas."""
+    return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+
+
+def target_names(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Capabilities from what people call their GPUs."""
+    names = split_names(given)
+    if not names:
+        raise ValueError("no target is named")
+    return tuple(find_target(name).name for name in names)
+
+
+def start_log(session: Session, path: Path) -> None:
+    """Opens the log file at once, so that an error is told before any work."""
+    session.log = LogFile(path)

@@ -1,0 +1,183 @@
+"""Which nodes 16 bits would harm, and why."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from trtpipe.passes.graph_pass import node_label
+from trtpipe.passes.infer_types import formal, schema_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx
+
+HalfType = Literal["float16", "bfloat16"]
+
+#: largest finite value, and half of the smallest positive one (what lies below becomes 0)
+_LIMITS: dict[HalfType, tuple[float, float]] = {"float16": (65504.0, 2.0**-25), "bfloat16": (3.38e38, 2.0**-134)}
+
+_CONTAINERS = frozenset({"If", "Loop", "Scan"})
+#: sums and powers whose results leave float16's range or precision although their inputs fit
+_GROWS = frozenset({"Pow", "Exp", "Reciprocal", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceProd", "CumSum"})
+#: sums and powers whose intermediate values do so, but whose results are of their inputs' size
+_SENSITIVE = _GROWS | {
+    "Log", "Sqrt", "ReduceMean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "InstanceNormalization",
+    "LpNormalization",
+}  # fmt: skip
+#: coordinates and quantisation parameters: a rounding step of 16 bits moves results visibly; and operators whose
+#: output type is an attribute
+_EXACT = frozenset(
+    {
+        "NonMaxSuppression", "RoiAlign", "GridSample", "AffineGrid", "Range", "QuantizeLinear", "DequantizeLinear",
+        "DynamicQuantizeLinear", "Cast", "CastLike", "Constant", "ConstantOfShape", "EyeLike", "RandomNormal",
+        "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "HannWindow",
+        "HammingWindow", "BlackmanWindow", "MelWeightMatrix",
+    }
+)  # fmt: skip
+#: operators that move values or choose among them
+_MOVES = frozenset(
+    {
+        "Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Tile", "Concat", "Slice",
+        "Split", "Gather", "GatherElements", "GatherND", "Pad", "Where", "Max", "Min", "Clip",
+    }
+)  # fmt: skip
+#: operators whose result is as large, or as small, as what goes in
+_CARRIES = _MOVES | {
+    "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Neg", "Abs", "Relu", "LeakyRelu", "PRelu", "ReduceMean", "ReduceMax",
+    "ReduceMin",
+}  # fmt: skip
+#: operators that arithmetic on shapes, indices and masks consists of
+_ARITHMETIC = _CARRIES | _SENSITIVE | {
+    "Floor", "Ceil", "Round", "Mod", "Sign", "Sin", "Cos", "Tan", "Sigmoid", "Trilu", "ScatterND", "ScatterElements",
+}  # fmt: skip
+
+
+class HalfRules:
+    """Judges the nodes of one model, in topological order, because what came before decides too.
+
+    Two kinds of values are followed through the graph. Those that come from integers, by arithmetic alone, are shapes,
+    indices or masks. Those that 16 bits cannot hold are results of sums and powers, and of constants that do not fit:
+    their readers stay in float32 too, up to the operator that brings them back (a division, a softmax, a square root).
+    """
+
+    def __init__(self, half: HalfType, keep: Sequence[str], opset_imports: dict[str, int]) -> None:
+        self._half = half
+        self._keep = keep
+        self._opset_imports = opset_imports
+        self._from_integers: set[ir.Value] = set()
+        self._unfit: set[ir.Value] = set()
+        self._inverse: set[ir.Value] = set()
+
+    def kept(self, node: ir.Node) -> str | None:
+        """Why ``node`` stays in float32, or ``None``."""
+        constant = self._bad_constant(node)
+        unfit = any(value in self._unfit for value in node.inputs)
+        if self._spoils(node, constant is not None):
+            self._unfit.update(node.outputs)
+        if node.op_type == "Reciprocal":
+            self._inverse.update(node.outputs)
+        if self._works_on_integers(node):
+            self._from_integers.update(node.outputs)
+            return "arithmetic on shapes, indices or masks, exact in float32 only"
+        return self._by_operator(node) or constant or ("reads a value that 16 bits may not hold" if unfit else None)
+
+    def _by_operator(self, node: ir.Node) -> str | None:
+        if node.op_type in _CONTAINERS:
+            return "control flow: its body is lowered inside"
+        if node.op_type in _SENSITIVE or _is_square(node):
+            return "intermediate sums or powers leave 16 bits"
+        if node.op_type in _EXACT:
+            return "exact values: coordinates, scales or type conversion"
+        name = node_label(node)
+        for pattern in self._keep:
+            if fnmatchcase(name, pattern):
+                return f"kept by pattern {pattern!r}"
+        schema = schema_of(node, self._opset_imports)
+        if schema is None:
+            return "operator without a public schema"
+        if any(value is not None and value.dtype is None for value in (*node.inputs, *node.outputs)):
+            return "element types unknown"
+        return None if _takes_half(node, schema, self._half) else f"the operator takes no {self._half}"
+
+    def _spoils(self, node: ir.Node, bad_constant: bool) -> bool:
+        """Whether the results of ``node`` may be beyond 16 bits, or vanish in them."""
+        unfit = [value in self._unfit for value in node.inputs]
+        if node.op_type == "Div":  # by a value of the same kind, or by a constant as large: brought back
+            return unfit[0] and not unfit[1] and not bad_constant
+        if node.op_type == "Mul" and any(value in self._inverse for value in node.inputs):
+            return False
+        return bad_constant or node.op_type in _GROWS or _is_square(node) or (node.op_type in _CARRIES and any(unfit))
+
+    def _works_on_integers(self, node: ir.Node) -> bool:
+        """Whether every non-constant float input comes from an integer by way of casts and arithmetic."""
+        if node.op_type == "Cast":
+            source = node.inputs[0]
+            return source is not None and source.dtype is not None and source.dtype.is_integer()
+        if node.op_type not in _ARITHMETIC and not _is_outer_product(node):
+            return False
+        floats = [
+            value
+            for value in node.inputs
+            if value is not None and value.dtype == ir.DataType.FLOAT and value.const_value is None
+        ]
+        return bool(floats) and all(value in self._from_integers for value in floats)
+
+    def _bad_constant(self, node: ir.Node) -> str | None:
+        largest, vanishing = _LIMITS[self._half]
+        for value in node.inputs:
+            if value is None or value.dtype != ir.DataType.FLOAT or value.const_value is None:
+                continue
+            peak = _peak(value)
+            if peak > largest:
+                return f"constant {value.name!r} reaches {peak:.3g}, beyond {self._half}"
+            if 0 < peak <= vanishing:
+                return f"constant {value.name!r} ({peak:.3g}) would become 0 in {self._half}"
+        return None
+
+
+def float_only(parameter: onnx.defs.OpSchema.FormalParameter | None) -> bool:
+    """Whether a formal parameter accepts float32 and no 16-bit type (Resize's scales, for example)."""
+    types = parameter.types if parameter is not None else set()
+    return "tensor(float)" in types and "tensor(float16)" not in types
+
+
+def _takes_half(node: ir.Node, schema: onnx.defs.OpSchema, half: HalfType) -> bool:
+    """Whether the schema lets every float32 output, and every float32 input of a free type, be 16 bits."""
+    word = f"tensor({half})"
+    for index, value in enumerate(node.outputs):
+        parameter = formal(schema.outputs, index)
+        if value.dtype == ir.DataType.FLOAT and (parameter is None or word not in parameter.types):
+            return False
+    for index, given in enumerate(node.inputs):
+        parameter = formal(schema.inputs, index)
+        if given is None or given.dtype != ir.DataType.FLOAT or parameter is None or float_only(parameter):
+            continue
+        if word not in parameter.types:
+            return False
+    return True
+
+
+def _is_square(node: ir.Node) -> bool:
+    return node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
+
+
+def _is_outer_product(node: ir.Node) -> bool:
+    """A MatMul that sums over nothing: how positions meet frequencies in rotary embeddings."""
+    if node.op_type != "MatMul":
+        return False
+    constants = [None if value is None else value.const_value for value in node.inputs]
+    return any(
+        tensor is not None and len(tensor.shape) >= 2 and tensor.shape[-1 - side] == 1
+        for side, tensor in enumerate(constants)
+    )
+
+
+def _peak(value: ir.Value) -> float:
+    assert value.const_value is not None
+    array = value.const_value.numpy()
+    return float(np.abs(array).max(where=np.isfinite(array), initial=0.0))  # infinities stay what they are

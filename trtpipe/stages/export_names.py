@@ -1,0 +1,100 @@
+"""What PyTorch's exporter leaves odd in a graph: names of inputs, outputs and dimensions, and traces of the machine."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from trtpipe.errors import InputError, StageError
+from trtpipe.passes.graph_pass import FreshNames
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtpipe.stages.export import TorchRequest
+
+
+def name_interface(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name the graph's inputs and outputs; whatever else has one of these names gets another.
+
+    Raises:
+        InputError: there are too few or too many names, or one stands twice.
+    """
+    wanted = [*_paired(list(model.graph.inputs), inputs, "input"), *_paired(model.graph.outputs, outputs, "output")]
+    names: dict[str, ir.Value] = {}
+    for value, name in wanted:
+        if names.setdefault(name, value) is not value:
+            raise InputError(
+                f"two inputs or outputs are called {name!r}", "give them names: --input-names, --output-names"
+            )
+    public = {value for value, _ in wanted}
+    fresh = FreshNames(model)
+    others = [out for node in model.graph for out in node.outputs] + list(model.graph.initializers.values())
+    for value in others:
+        if value.name in names and value not in public:
+            value.name = fresh(f"{value.name}_inner")
+    for value, name in wanted:
+        value.name = name
+
+
+def _paired(values: Sequence[ir.Value], names: Sequence[str], what: str) -> list[tuple[ir.Value, str]]:
+    if len(values) != len(names):
+        raise InputError(
+            f"{len(names)} {what} names were given ({', '.join(names)}), the model has {len(values)} {what}s",
+            f"give one name per {what}",
+        )
+    return list(zip(values, names, strict=True))
+
+
+def name_dimensions(model: ir.Model) -> None:
+    """Give torch's symbols (``s77``) names that say where they come from: ``batch``, or ``<input>_<axis>``."""
+    names: dict[str, str] = {}
+    for value in model.graph.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            symbol = getattr(dim, "value", None)
+            if isinstance(symbol, str) and symbol not in names:
+                readable = "batch" if axis == 0 else f"{value.name}_{axis}"
+                names[symbol] = readable if readable not in names.values() else f"{value.name}_{axis}"
+    if not names:
+        return
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
+    values = [*model.graph.inputs, *(out for node in model.graph.all_nodes() for out in node.outputs)]
+    for value in values:
+        if value.shape is not None:
+            dims = [getattr(dim, "value", dim) for dim in value.shape]
+            value.shape = ir.Shape(
+                [pattern.sub(lambda m: names[m[1]], dim) if isinstance(dim, str) else dim for dim in dims]
+            )
+
+
+def refuse_frozen(model: ir.Model, request: TorchRequest) -> None:
+    """A dimension asked to be dynamic must not have become a constant.
+
+    Raises:
+        StageError: one has.
+    """
+    for value in model.graph.inputs:
+        low, _, high = request.shapes.get(value.name or "", ((), (), ()))
+        for axis, (least, most) in enumerate(zip(low, high, strict=True)):
+            dim = value.shape[axis] if value.shape is not None else None
+            if least != most and isinstance(dim, int):
+                raise StageError(
+                    f"dimension {axis} of input {value.name!r} is {least}..{most} in the profile, "
+                    f"but the model's code fixes it to {dim}",
+                    "make the model's code independent of that size, or give it one size in the profile",
+                )
+
+
+def strip(model: ir.Model) -> None:
+    """Drop metadata: it holds paths and stack traces of the exporting machine, so equal models would differ."""
+    common.ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        for output in node.outputs:
+            output.metadata_props.clear()
