@@ -37,7 +37,7 @@ BEHIND_THE_API = {
 }
 
 #: Parts of stages that all stages share.
-SHARED_BY_STAGES = {"facts", "stage", "running", "reading"}
+SHARED_BY_STAGES = {"facts", "stage", "running", "reading", "judging"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"base", "choice", "gpu", "plan", "worker"}
@@ -53,6 +53,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "torch": ("backends/torch_tensorrt", "stages/export"),
     "PIL": ("calibration/pixels",),
     "safetensors": ("stages/reading",),
+    "h5py": ("calibration/hdf5",),
+    "matplotlib": ("report/plots",),
     "click": ("cli/",),
     "rich": ("cli/",),
     "tomllib": ("tomlfile",),

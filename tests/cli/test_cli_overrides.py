@@ -120,3 +120,12 @@ class TestShapes:
         with pytest.raises(InputError) as caught:
             combined_shapes(given)
         assert (caught.value.message, caught.value.remedy) == (message, remedy)
+
+
+def test_the_command_line_knows_every_method() -> None:
+    from typing import get_args
+
+    from trtpipe.cli.options import METHODS
+    from trtpipe.recipe import Method
+
+    assert tuple(METHODS) == get_args(Method)
