@@ -244,10 +244,8 @@ def peer_python(work: Path) -> Path:
 
 
 def report(figures: list[Figure]) -> None:
-    print(
-        f"\n{'model':9} {'scheme':16} {'samples':>7} {'CPU ms/sample':>14} "
-        f"{'x plain':>8} {'peak MiB':>9} {'- plain':>8}"
-    )
+    heads = f"{'CPU ms/sample':>14} {'x plain':>8} {'peak MiB':>9} {'- plain':>8}"
+    print(f"\n{'model':9} {'scheme':16} {'samples':>7} {heads}")
     for figure in figures:
         plain_ones = [other for other in figures if other.model == figure.model and other.scheme == "plain"]
         base = min(plain_ones, key=lambda other: abs(other.samples - figure.samples))

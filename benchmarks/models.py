@@ -2,7 +2,7 @@
 
 python benchmarks/models.py resnet50 OUT.onnx
 python benchmarks/models.py minilm   OUT.onnx
-python benchmarks/models.py dense3g  OUT.onnx     # 3 GB of float32 weights, as external data
+    python benchmarks/models.py dense3g  OUT.onnx     # 3 GB of float32 weights, as external data
 """
 
 from __future__ import annotations

@@ -18,7 +18,18 @@ LONG, TOO_LONG = 300, 400
 #: From the bottom to the top; a module may import from its own layer and from those below. The longest prefix counts.
 LAYERS = (
     ("errors",),
-    ("artifact", "digest", "oserrors", "progress", "requirements", "settings", "target", "tomlfile", "units"),
+    (
+        "artifact",
+        "digest",
+        "methods",
+        "oserrors",
+        "progress",
+        "requirements",
+        "settings",
+        "target",
+        "tomlfile",
+        "units",
+    ),
     ("onnxfile", "source"),
     ("profile", "recipe", "shapes", "toolchain"),
     ("accuracy", "backends", "calibration", "job", "latency", "passes", "report"),
@@ -53,6 +64,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "torch": ("backends/torch_tensorrt", "stages/export"),
     "PIL": ("calibration/pixels",),
     "safetensors": ("stages/reading",),
+    "h5py": ("calibration/hdf5",),
+    "matplotlib": ("report/plots",),
     "click": ("cli/",),
     "rich": ("cli/",),
     "tomllib": ("tomlfile",),

@@ -203,7 +203,7 @@ class TestPythonApi:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         steps = [line.split()[0] for line in done.stdout.splitlines()]
-        assert steps[:4] == ["export", "simplify", "calibrate", "lower"]
+        assert steps[:5] == ["export", "simplify", "observe", "calibrate", "lower"]
         assert f"{Path('build/digits')} True True" in done.stdout.splitlines()
         assert re.search(r"^lowered top1 0\.9[5-9]", done.stdout, re.MULTILINE)
         assert trtpipe.Manifest.read(tmp_path / "build" / "digits" / "manifest.json").precision == "int8"

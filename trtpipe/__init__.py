@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         build,
         calibrate,
         compile,  # noqa: A004  the pipeline's own word
+        derive,
         export,
         import_trt_cache,
         lower,

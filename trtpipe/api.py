@@ -190,13 +190,8 @@ def import_trt_cache(cache: Path, simplified: Path, out: Path, keep: Sequence[st
     """The scales of a calibration cache that TensorRT 8 to 10 wrote, as ``ranges.json`` for ``simplified.onnx``.
 
     Args:
-        cache: the text file a calibrator wrote.
-        simplified: the graph to lower; its tensor names must be those the cache was made with.
-        out: the ``ranges.json`` to write.
+        cache: the text file a calibrator wrote, with the graph's own tensor names.
         keep: shell patterns of node names that stay in high precision.
-
-    Returns:
-        The ranges, and which tensors matched.
 
     Raises:
         InputError: no such cache (the message names the line), or it knows none of the graph's tensors.

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from trtpipe.artifact import Record
+from trtpipe.methods import Method
 from trtpipe.tomlfile import load_toml
 
 Pixels = Annotated[int, Field(ge=1)]
 PerChannel = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
-#: Methods that choose a tensor's range by its statistics alone; ``auto`` chooses among them.
-SingleMethod: TypeAlias = Literal["percentile", "max", "mse", "entropy"]
-Method: TypeAlias = Literal["auto", "percentile", "max", "mse", "entropy"]
-METHOD_NAMES: tuple[str, ...] = get_args(Method)
 WeightMethod: TypeAlias = Literal["max", "mse"]
 
 _MODULE_FUNCTION = re.compile(r"[^\W\d][\w.]*(?<!\.py):[^\W\d]\w*")

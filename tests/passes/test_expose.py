@@ -55,6 +55,6 @@ def test_a_tensor_of_an_unknown_type_counts_as_float32():
     assert loaded.graph.outputs[0].dtype == ir.DataType.FLOAT
 
 
-def test_an_unknown_tensor_is_our_own_mistake():
+def test_unknown_tensors_are_our_own_mistake():
     with pytest.raises(InternalError, match="no node produces the tensor 'nowhere'"):
         exposed(branches(), "r", "nowhere")

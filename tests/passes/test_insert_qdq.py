@@ -14,6 +14,7 @@ from models import (
     depthwise,
     faint_channels,
     feed_for,
+    looped,
     model,
     normal,
     residual,
@@ -248,10 +249,20 @@ def test_graph_outputs_keep_their_exact_values(apply):
     np.testing.assert_array_equal(run(lowered, {"x": x})["r"], np.maximum(x, 0))
 
 
-def test_bodies_are_left_alone_and_their_outer_tensors_too(apply):
+def test_branches_hold_their_own_pairs_and_constants(apply):
     lowered, decisions = apply(branches(), InsertQDQ("int8", {"r": 1.0}))
-    assert [decision.precision for decision in decisions] == ["float32"]
+    assert [decision.precision for decision in decisions] == ["int8"]
     assert not nodes(lowered, "QuantizeLinear")
+    (branch,) = nodes(lowered, "If")
+    then = next(attribute.g for attribute in branch.attribute if attribute.name == "then_branch")
+    assert [node.op_type for node in then.node][:2] == ["QuantizeLinear", "DequantizeLinear"]
+    assert len(then.initializer) == 5  # scale and zero point of the activation; weight, its scales and zero points
+
+
+def test_loops_are_left_alone(apply):
+    lowered, decisions = apply(looped(), InsertQDQ("int8", {"x": 1.0, "state": 1.0}))
+    assert [decision.precision for decision in decisions] == ["float32"]
+    assert lowered.graph.node[0].op_type == "Loop"
 
 
 @pytest.mark.parametrize(

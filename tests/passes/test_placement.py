@@ -65,8 +65,7 @@ def test_gemm_without_transposition_has_its_channels_second():
 @pytest.mark.parametrize(
     ("proto", "reason"),
     [
-        (branches(), "inside the body of an If, Loop or Scan"),
-        (looped(), "inside the body of an If, Loop or Scan"),
+        (looped(), "inside the body of a Loop"),
         (model("(float[4,4] x) => (float[4,4] y) { y = MatMul(x, x) }"), "the weight is not a constant"),
         (model("(float[4] x) => (float[4,4] y) { y = MatMul(w, v) }", w=normal(4, 4), v=normal(4, 4)), "both inputs"),
         (model("(float[N,4] x) => (float[N] y) { y = MatMul(x, w) }", w=normal(4)), "the weight is a vector"),
@@ -84,6 +83,12 @@ def test_nodes_that_stay_say_why(proto, reason):
     [decision] = kept
     assert decision.precision == "float32"
     assert reason in decision.reason
+
+
+def test_branches_are_like_the_main_graph():
+    points, kept = placed(branches())
+    assert [(point.node.op_type, point.tensor) for point in points] == [("MatMul", "r")]
+    assert kept == []
 
 
 def test_the_user_keeps_nodes_by_shell_patterns():

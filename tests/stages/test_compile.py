@@ -165,6 +165,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     """The whole way from a float32 graph, so that what lowering writes is what the builder understands."""
     from trtpipe.stages.calibrate import Calibrate
     from trtpipe.stages.lower import Lower
+    from trtpipe.stages.observe import Observe
     from trtpipe.stages.simplify import Simplify
 
     channels = 32  # tensor cores want multiples of 16
@@ -177,7 +178,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     shapes = {"x": {name: [size, channels, 16, 16] for name, size in (("min", 1), ("opt", 4), ("max", 8))}}
     job = make_job(precision=precision, shapes=shapes, backend="tensorrt-rtx").for_target(SM89)
     given = {"model": proto, "data": str(tmp_path / "data.npz")}
-    for stage in (Simplify(), Calibrate(), Lower()):
+    for stage in (Simplify(), Observe(), Calibrate(), Lower()):
         if stage.skip(job) is None:
             inputs = table(**given)
             folder = workdir / stage.name

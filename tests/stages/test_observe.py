@@ -1,134 +1,133 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
-import onnx
 import pytest
-from models import branches, conv_net, feed_for, save
+from models import conv_net, embedding, feed_for, looped, model, normal, residual, run, with_outputs
 
-import trtpipe
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.calibration.statistics_file import load_statistics
 from trtpipe.errors import InputError
-from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.stages.calibrate import Calibrate
+from trtpipe.stages.observe import Observe
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from trtpipe.job import Job
-
-X = np.random.default_rng(0).standard_normal((60, 3, 8, 8)).astype(np.float32)
+STAGE = Observe()
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return save(conv_net(), tmp_path / "simplified.onnx")
+def go(make_job, table, workdir, heard_all):
+    """Ranges of a model on the arrays ``x`` (and others)."""
+
+    def calibrate(proto, tmp_path, recipe=None, **options):
+        arrays = options.pop("arrays", None)
+        if arrays is None:
+            feed = feed_for(proto, dim=32)
+            arrays = {name: np.concatenate([value] * (1 if value.shape[0] > 1 else 8)) for name, value in feed.items()}
+        np.savez(tmp_path / "data.npz", **arrays)
+        job = make_job(precision="int8", recipe=recipe or {"method": "max"}, **options)
+        inputs = table(simplified=proto, data=str(tmp_path / "data.npz"))
+        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        STAGE.check(draft, inputs)
+        assert read == ()
+        assert draft.names == ("statistics.npz",)
+        assert "observed.onnx" not in {path.name for path in workdir.iterdir()}
+        inputs.artifacts["statistics"] = draft.finish()
+        ranges, _ = Calibrate().run(job, inputs, workdir, heard_all)
+        Calibrate().check(ranges, inputs)
+        return Ranges.read(ranges.path)
+
+    return calibrate
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> Callable[..., Job]:
-    np.savez(tmp_path / "x.npz", x=X)
-
-    def make(method: str = "percentile", precision: str = "int8", source: str = "x.npz", **data: Any) -> Job:
-        settings = DataSettings(source=str(tmp_path / source), **data) if source else DataSettings()
-        return trtpipe.make_job(
-            profile=trtpipe.DeploymentProfile(precision=precision),  # type: ignore[arg-type]
-            recipe=CalibrationRecipe(method=method, data=settings),  # type: ignore[arg-type]
-            settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
-            engines=False,
-        )
-
-    return make
+def test_the_largest_magnitude_of_every_tensor_that_will_be_quantised(go, tmp_path):
+    proto, x = conv_net(), normal(40, 3, 8, 8)
+    ranges = go(proto, tmp_path, arrays={"x": x})
+    f = run(with_outputs(proto, ["f"]), {"x": x})["f"]
+    assert list(ranges.tensors) == ["f", "x"]
+    assert ranges.tensors["x"].amax == np.abs(x).max()
+    assert ranges.tensors["f"].amax == pytest.approx(np.abs(f).max(), rel=1e-5)
+    assert (ranges.method, ranges.samples) == ("max", 40)
+    assert ranges.account.samples == 40
 
 
-def states(result: trtpipe.BuildResult) -> dict[str, str]:
-    return {step.label: step.state for step in result.steps}
+def test_percentiles(go, tmp_path):
+    x = normal(400, 3, 8, 8)
+    ranges = go(conv_net(), tmp_path, {"method": "percentile", "percentile": 99.0}, arrays={"x": x})
+    assert ranges.percentile == 99
+    assert ranges.tensors["x"].amax == pytest.approx(np.percentile(np.abs(x), 99), rel=0.01)
 
 
-def test_another_method_costs_no_new_pass(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    first = trtpipe.calibrate(job("max"), model, tmp_path / "out")
-    assert states(first) == {"observe": "built", "calibrate": "built"}
-    for method in ("percentile", "mse", "entropy", "auto"):
-        result = trtpipe.calibrate(job(method), model, tmp_path / method)
-        assert states(result) == {"observe": "hit", "calibrate": "built"}
-        assert Ranges.read(tmp_path / method / "ranges.json").method == method
-        assert (tmp_path / method / "statistics.npz").read_bytes() == (tmp_path / "out/statistics.npz").read_bytes()
-    assert states(trtpipe.calibrate(job("max"), model, tmp_path / "out")) == {"observe": "hit", "calibrate": "hit"}
+def test_statistics_lie_beside_the_ranges(go, tmp_path, workdir):
+    x = normal(40, 4, 6, 6)
+    go(residual(), tmp_path, arrays={"x": x})
+    statistics = load_statistics(workdir / "statistics.npz")
+    assert list(statistics.tensors) == ["r"]
+    assert statistics.tensors["r"].zeros == np.count_nonzero(x <= 0)
 
 
-def test_a_file_as_output_has_the_statistics_beside_it(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    result = trtpipe.calibrate(job("max"), model, tmp_path / "here" / "r.json")
-    assert result.out == tmp_path / "here" / "r.json"
-    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["r.json", "statistics.npz"]
+def test_nodes_that_are_kept_are_not_observed(go, tmp_path):
+    assert list(go(conv_net(), tmp_path, keep=["gemm_*"]).tensors) == ["x"]
+    assert list(go(conv_net(), tmp_path, keep=["*"]).tensors) == []
 
 
-def test_largest_magnitudes_are_exact(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    trtpipe.calibrate(job("max", batch=7), model, tmp_path / "out")
-    ranges = Ranges.read(tmp_path / "out" / "ranges.json").tensors
-    assert ranges["x"].amax == np.abs(X).max()
-    assert sorted(ranges) == ["f", "x"]
+def test_a_graph_with_nothing_to_observe_still_runs_the_data(go, tmp_path):
+    proto = model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
+    ranges = go(proto, tmp_path)
+    assert (ranges.tensors, ranges.samples) == ({}, 32)
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_auto_gives_the_same_bytes_in_a_fresh_store(
-    model: Path, job: Callable[..., Job], tmp_path: Path, precision: str
-) -> None:
-    texts = set()
-    for cache in ("one", "two"):
-        fresh = trtpipe.Settings(cache_dir=tmp_path / cache)
-        made = job("auto", precision)
-        made = trtpipe.make_job(profile=made.profile, recipe=made.recipe, settings=fresh, engines=False)
-        trtpipe.calibrate(made, model, tmp_path / cache / "out")
-        texts.add((tmp_path / cache / "out" / "ranges.json").read_text())
-    assert len(texts) == 1
-    found = Ranges.model_validate_json(texts.pop())
-    assert found.method == "auto"
-    assert {tensor.method for tensor in found.tensors.values()} <= {"max", "mse", "percentile"}
+def test_integer_inputs_and_gathered_tensors(go, tmp_path):
+    proto = embedding()
+    arrays = {"ids": np.arange(40).reshape(20, 2) % 20, "mask": np.ones((20, 2), np.int64)}
+    ranges = go(proto, tmp_path, arrays=arrays)
+    assert list(ranges.tensors) == ["a"]
+    a = run(with_outputs(proto, ["a"]), arrays)["a"]
+    assert ranges.tensors["a"].amax == pytest.approx(np.abs(a).max(), rel=1e-5)
 
 
-def test_shards_merge_to_the_whole_and_give_its_ranges(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    trtpipe.calibrate(job("mse"), model, tmp_path / "whole")
-    parts = []
-    for number, rows in enumerate(np.split(X, [10, 25])):
-        np.savez(tmp_path / f"{number}.npz", x=rows)
-        trtpipe.calibrate(job("mse", source=f"{number}.npz"), model, tmp_path / str(number))
-        parts.append(tmp_path / str(number) / "statistics.npz")
-    merged = trtpipe.merge_statistics(parts, tmp_path / "merged.npz")
-    assert merged.tensors == load_statistics(tmp_path / "whole" / "statistics.npz").tensors
-    trtpipe.derive(job("mse", source=""), model, tmp_path / "merged.npz", tmp_path / "ranges.json")
-    assert Ranges.read(tmp_path / "ranges.json").tensors == Ranges.read(tmp_path / "whole" / "ranges.json").tensors
-    with pytest.raises(InputError, match="auto judges ranges by the model's output"):
-        trtpipe.derive(job("auto", source=""), model, tmp_path / "merged.npz", tmp_path / "auto.json")
+def test_weights_in_constant_nodes_count_too(go, tmp_path):
+    proto = model("(float[N,2] x) => (float[N,2] y) { w = Constant<value=float[2,2] {1,2,3,4}>() y = MatMul(x, w) }")
+    assert list(go(proto, tmp_path).tensors) == ["x"]
 
 
-def test_a_trt_cache_becomes_ranges(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.cache").write_text("TRT-8601-EntropyCalibration2\nx: 3d000000\nold: 3f800000\n")
-    result = trtpipe.import_trt_cache(tmp_path / "c.cache", model, tmp_path / "ranges.json")
-    assert (result.matched, result.missing, result.unused) == (("x",), ("f",), ("old",))
-    assert Ranges.read(tmp_path / "ranges.json").tensors["x"].amax == 127 / 32
+def test_loops_are_not_observed(go, tmp_path):
+    assert list(go(looped(), tmp_path, arrays={"x": normal(8, 4)}).tensors) == []
 
 
-class TestBranches:
-    @pytest.fixture
-    def data(self, tmp_path: Path) -> None:
-        feeds = [feed_for(branches(), seed) for seed in range(0, 40, 2)]  # even seeds take the then branch
-        np.savez(tmp_path / "b.npz", x=np.stack([feed["x"] for feed in feeds]), c=np.stack([f["c"] for f in feeds]))
+def test_few_samples_are_warned_about(go, tmp_path, heard_all):
+    go(conv_net(), tmp_path)
+    assert any("only 32 samples" in warning for warning in heard_all.warnings)
 
-    @pytest.mark.usefixtures("data")
-    def test_a_branch_is_observed_and_quantised(self, job: Callable[..., Job], tmp_path: Path) -> None:
-        proto = branches()
-        model = save(proto, tmp_path / "simplified.onnx")
-        made = job("auto", source="b.npz")
-        trtpipe.calibrate(made, model, tmp_path / "out")
-        ranges = Ranges.read(tmp_path / "out" / "ranges.json")
-        x = np.load(tmp_path / "b.npz")["x"]
-        assert ranges.tensors["r"].maximum == np.maximum(x, 0).max()
-        trtpipe.lower(made, model, tmp_path / "out", tmp_path / "out" / "ranges.json")
-        lowered = onnx.load(tmp_path / "out" / "lowered.onnx")
-        (branch,) = (node for node in lowered.graph.node if node.op_type == "If")
-        then = next(attribute.g for attribute in branch.attribute if attribute.name == "then_branch")
-        assert [node.op_type for node in then.node].count("DequantizeLinear") == 2
-        assert {tensor.data_type for tensor in then.initializer} == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
-        assert "w" not in {tensor.name for tensor in lowered.graph.initializer}
+
+def test_a_tensor_that_becomes_nan_is_named_and_nothing_is_left(go, tmp_path, workdir):
+    proto = model("(float[N,4] x) => (float[N,4] y) { l = Log(x) y = MatMul(l, w) }", w=normal(4, 4))
+    with pytest.raises(InputError, match="tensor 'l' became NaN or infinite"):
+        go(proto, tmp_path, arrays={"x": -np.ones((8, 4), np.float32)})
+    assert list(workdir.iterdir()) == []
+
+
+def test_without_data_there_is_nothing_to_go_by(make_job, table, workdir, heard_all):
+    with pytest.raises(InputError, match="int8 needs calibration data, and none was given") as caught:
+        STAGE.run(make_job(precision="int8"), table(simplified=conv_net()), workdir, heard_all)
+    assert "--calib-data" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("precision", "skipped"), [("fp32", True), ("fp16", True), ("bf16", True), ("int8", False),
+                                                   ("fp8", False)])  # fmt: skip
+def test_only_8_bits_need_ranges(make_job, precision, skipped):
+    assert (STAGE.skip(make_job(precision=precision)) is not None) is skipped
+
+
+def test_what_its_key_holds(make_job):
+    def key(keep=(), **recipe):
+        return STAGE.key(make_job(precision="int8", keep=keep, recipe=recipe))
+
+    base = key()
+    assert base == key(method="max") == key(percentile=99.0)  # another method costs no new pass
+    assert base == key(data={"source": "elsewhere.npz"}) == key(description="words")
+    assert base == STAGE.key(make_job(precision="fp8"))
+    changes = [
+        key(keep=["a"]),
+        key(data={"seed": 1}),
+        key(data={"samples": 3}),
+    ]
+    assert base not in changes

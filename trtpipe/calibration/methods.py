@@ -11,7 +11,7 @@ import numpy as np
 
 from trtpipe.calibration.density import density_of
 from trtpipe.calibration.quantiser import QUANTISERS
-from trtpipe.recipe import SingleMethod
+from trtpipe.methods import SingleMethod
 
 if TYPE_CHECKING:
     from trtpipe.calibration.quantiser import EightBit

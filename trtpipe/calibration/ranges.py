@@ -11,7 +11,7 @@ from trtpipe.artifact import Record
 from trtpipe.calibration.account import DataAccount
 from trtpipe.calibration.methods import METHODS, Choice
 from trtpipe.errors import InputError
-from trtpipe.recipe import Method, SingleMethod
+from trtpipe.methods import Method, SingleMethod
 
 if TYPE_CHECKING:
     from trtpipe.calibration.quantiser import EightBit

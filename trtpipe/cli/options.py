@@ -22,7 +22,7 @@ from trtpipe.cli.wiring import (
     start_log,
     target_names,
 )
-from trtpipe.recipe import METHOD_NAMES
+from trtpipe.methods import METHOD_NAMES
 from trtpipe.units import parse_bytes, parse_seconds
 
 _path = click.Path(path_type=Path)
@@ -224,7 +224,7 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
             data,
             at=("data", "source"),
             metavar="DATA",
-            help="Calibration data: a folder of images, .npz, .npy or file.py:function.",
+            help="Calibration data: images, .npz, .npy, .h5, .tar or file.py:function.",
         ),
         recipe_option(samples, at=("data", "samples"), type=int, metavar="N", help="How many samples to use."),
         recipe_option(method, at=("method",), type=click.Choice(METHOD_NAMES), help="How ranges are chosen."),

@@ -68,7 +68,8 @@ def _least_error(row: np.ndarray, largest: np.float32, form: Format) -> np.ndarr
     """float32[1]: the scale of one channel with the least squared error; of equally good ones the largest."""
     scales = largest * _SHARES
     errors = [np.sum((row - _rounded(row, scale, form) * float(scale)) ** 2) for scale in scales]
-    return np.maximum(scales[[np.argmin(errors)]], np.finfo(np.float32).tiny)
+    best: np.ndarray = np.maximum(scales[[np.argmin(errors)]], np.finfo(np.float32).tiny)
+    return best
 
 
 def _rounded(row: np.ndarray, scale: np.float32, form: Format) -> np.ndarray:

@@ -76,7 +76,7 @@ class Calibrate:
 def _ranges(job: Job, inputs: Inputs, statistics: Statistics, workdir: Path, progress: Progress) -> Ranges:
     from trtpipe.calibration.ranges import derive_ranges
     from trtpipe.calibration.search import search_ranges
-    from trtpipe.stages.judging import judging
+    from trtpipe.stages.calibrate_judge import judging
 
     precision = cast("EightBit", job.profile.precision)
     if job.recipe.method != "auto":

@@ -80,11 +80,14 @@ def judging(
     """A judge for the job's placement, precision and weights; its graphs are in ``workdir`` meanwhile."""
     from trtpipe.calibration.spread import spread_feeds
     from trtpipe.onnxfile import load_model, save_model
+    from trtpipe.passes.clean_up import clean_up
     from trtpipe.passes.switchable import make_switchable, show_logits
     from trtpipe.passes.weights import largest_value
 
     precision = cast("EightBit", job.profile.precision)
     exact, quantised = load_model(simplified), load_model(simplified)
+    for model in (exact, quantised):  # the names that statistics go by are those of the plain form
+        clean_up(model)
     amax = {name: tensor.largest for name, tensor in statistics.tensors.items() if tensor.largest}
     written: tuple[str, ...] = ()
     try:
