@@ -11,13 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trtpipe.accuracy.reports import ParityReport
     from trtpipe.api import (
-        BuildResult,
         build,
-        calibrate,
         compile,  # noqa: A004  the pipeline's own word
-        derive,
         export,
-        import_trt_cache,
         lower,
         make_job,
         measure,
@@ -25,6 +21,7 @@ if TYPE_CHECKING:
         simplify,
         verify,
     )
+    from trtpipe.api_calibration import calibrate, derive, import_trt_cache
     from trtpipe.artifact import Artifact, IOContract, TensorSpec
     from trtpipe.backends.base import EngineFacts
     from trtpipe.calibration.merging import merge_statistics
@@ -48,6 +45,7 @@ if TYPE_CHECKING:
     from trtpipe.recipe import CalibrationRecipe
     from trtpipe.report.manifest import Manifest
     from trtpipe.report.plots import plot_statistics
+    from trtpipe.runs import BuildResult
     from trtpipe.settings import Settings
     from trtpipe.store import ArtifactStore
     from trtpipe.target import TARGETS, Target, find_target
@@ -58,7 +56,7 @@ _HOMES = {
     "Artifact": "trtpipe.artifact",
     "ArtifactStore": "trtpipe.store",
     "BuildError": "trtpipe.errors",
-    "BuildResult": "trtpipe.api",
+    "BuildResult": "trtpipe.runs",
     "CalibrationRecipe": "trtpipe.recipe",
     "DeploymentProfile": "trtpipe.profile",
     "Diagnosis": "trtpipe.doctor",
@@ -85,13 +83,13 @@ _HOMES = {
     "TrtpipeError": "trtpipe.errors",
     "WorkerDied": "trtpipe.errors",
     "build": "trtpipe.api",
-    "calibrate": "trtpipe.api",
+    "calibrate": "trtpipe.api_calibration",
     "compile": "trtpipe.api",
-    "derive": "trtpipe.api",
+    "derive": "trtpipe.api_calibration",
     "diagnose": "trtpipe.doctor",
     "export": "trtpipe.api",
     "find_target": "trtpipe.target",
-    "import_trt_cache": "trtpipe.api",
+    "import_trt_cache": "trtpipe.api_calibration",
     "inspect": "trtpipe.inspection",
     "lower": "trtpipe.api",
     "make_job": "trtpipe.api",

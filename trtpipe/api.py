@@ -2,91 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from trtpipe.accuracy.reports import ParityReport
 from trtpipe.backends.base import Refusal, load_backend
 from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError
 from trtpipe.job import Job
-from trtpipe.latency.reports import LatencyReport
-from trtpipe.oserrors import translate_os_errors
-from trtpipe.pipeline import STAGES, Step, artifact_from_file, opened, stages_named
+from trtpipe.pipeline import STAGES, Step, opened
 from trtpipe.profile import CALIBRATED, DeploymentProfile
 from trtpipe.progress import Progress, Silent
-from trtpipe.publish import check_writable, publish_file, publish_folder
+from trtpipe.publish import check_writable, publish_folder
 from trtpipe.recipe import CalibrationRecipe
-from trtpipe.report.manifest import Manifest
-from trtpipe.report.verdict import Verdict, verdicts
+from trtpipe.runs import GRAPH, JSON, PLAN, BuildResult, run_published, run_stage
 from trtpipe.settings import Settings
 from trtpipe.source import ModuleSource, Source, parse_source
 from trtpipe.target import Target, find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from trtpipe.artifact import Artifact
-    from trtpipe.calibration.trt_cache import CacheImport
-    from trtpipe.stages.stage import Stage
     from trtpipe.target import Target
 
 SourceLike: TypeAlias = "str | Path | tuple[object, tuple[object, ...]]"
 
 #: element type of a precision, where not every target has it
 _ELEMENT_TYPES = {"fp8": "float8_e4m3fn", "bf16": "bfloat16"}
-_GRAPH = (".onnx",)
-_PLAN = (".plan", ".engine", ".trt")
-_JSON = (".json",)
-
-
-@dataclass(frozen=True)
-class BuildResult:
-    """What a run made.
-
-    Attributes:
-        steps: one for every stage, one a target for compile.
-        out: where the files are; ``None`` if nothing was written. A bundle that failed a gate goes to
-            ``<out>.rejected``, so that ``out`` only ever holds one that passed.
-        parity, latency: the reports, where these stages ran.
-    """
-
-    steps: tuple[Step, ...]
-    out: Path | None
-    parity: ParityReport | None = None
-    latency: LatencyReport | None = None
-
-    @property
-    def artifacts(self) -> tuple[Artifact, ...]:
-        """Everything that was made or found, in pipeline order."""
-        return tuple(step.artifact for step in self.steps if step.artifact is not None)
-
-    @property
-    def accurate(self) -> bool:
-        """Whether the accuracy gate holds (true where nothing was judged)."""
-        return self.parity is None or self.parity.passed
-
-    @property
-    def fast(self) -> bool:
-        """Whether the latency gate holds (true where nothing was judged)."""
-        return self.latency is None or self.latency.passed
-
-    @property
-    def failed(self) -> tuple[Step, ...]:
-        """Targets that could not be built while others could."""
-        return tuple(step for step in self.steps if step.state == "failed")
-
-    @property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """One for every gate that has a report."""
-        return verdicts(self.parity, self.latency)
-
-    @property
-    def manifest(self) -> Manifest | None:
-        """The index of the bundle, where one was made."""
-        artifact = next((artifact for artifact in self.artifacts if artifact.kind == "manifest"), None)
-        return None if artifact is None else Manifest.read(artifact.path)
 
 
 def make_job(
@@ -152,7 +91,7 @@ def build(job: Job, out: Path, progress: Progress | None = None) -> BuildResult:
         publish_folder(result.artifacts, where)
         return where
 
-    return _run(job, STAGES, {}, publish, progress or Silent())
+    return run_published(job, STAGES, {}, publish, progress or Silent())
 
 
 def plan(job: Job, progress: Progress | None = None) -> tuple[Step, ...]:
@@ -164,48 +103,12 @@ def plan(job: Job, progress: Progress | None = None) -> tuple[Step, ...]:
 
 def export(job: Job, out: Path, progress: Progress | None = None) -> BuildResult:
     """Source -> ``model.onnx``. ``out`` is a file or a folder, as for every function below."""
-    return _single(job, "export", {}, out, _GRAPH, progress)
+    return run_stage(job, "export", {}, out, GRAPH, progress)
 
 
 def simplify(job: Job, model: Path, out: Path, progress: Progress | None = None) -> BuildResult:
     """``model.onnx`` -> ``simplified.onnx``."""
-    return _single(job, "simplify", {"model": model}, out, _GRAPH, progress)
-
-
-def calibrate(job: Job, simplified: Path, out: Path, progress: Progress | None = None) -> BuildResult:
-    """``simplified.onnx`` and the recipe's data -> ``ranges.json`` and ``statistics.npz``, in one pass.
-
-    The statistics stay in the store: asking for another method later costs no new pass.
-    """
-    return _stages(_eight_bit(job), ("observe", "calibrate"), {"simplified": simplified}, out, _JSON, progress)
-
-
-def derive(job: Job, simplified: Path, statistics: Path, out: Path, progress: Progress | None = None) -> BuildResult:
-    """``statistics.npz`` -> ``ranges.json``, without a pass over data; only the method ``auto`` looks at samples."""
-    given = {"simplified": simplified, "statistics": statistics}
-    return _stages(_eight_bit(job), ("calibrate",), given, out, _JSON, progress)
-
-
-def import_trt_cache(cache: Path, simplified: Path, out: Path, keep: Sequence[str] = ()) -> CacheImport:
-    """The scales of a calibration cache that TensorRT 8 to 10 wrote, as ``ranges.json`` for ``simplified.onnx``.
-
-    Args:
-        cache: the text file a calibrator wrote, with the graph's own tensor names.
-        keep: shell patterns of node names that stay in high precision.
-
-    Raises:
-        InputError: no such cache (the message names the line), or it knows none of the graph's tensors.
-        EnvironmentLacks: ``out`` cannot be written.
-    """
-    from trtpipe.calibration.trt_cache import apply_trt_cache, read_trt_cache
-    from trtpipe.stages.observe import tensors_of
-
-    check_writable(out.parent)
-    result = apply_trt_cache(read_trt_cache(cache), tensors_of(simplified, tuple(keep)))
-    with translate_os_errors(out, f"write {out}", elsewhere="choose another output with -o"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        result.ranges.write(out)
-    return result
+    return run_stage(job, "simplify", {"model": model}, out, GRAPH, progress)
 
 
 def lower(
@@ -220,12 +123,12 @@ def lower(
                 "make them with trtpipe calibrate, then add --ranges FILE",
             )
         given["ranges"] = ranges
-    return _single(job, "lower", given, out, _GRAPH, progress)
+    return run_stage(job, "lower", given, out, GRAPH, progress)
 
 
 def compile(job: Job, lowered: Path, out: Path, progress: Progress | None = None) -> BuildResult:  # noqa: A001
     """``lowered.onnx`` -> ``<target>.plan`` for every target. ``out`` may be a file only for a single target."""
-    return _single(job, "compile", {"lowered": lowered}, out, _PLAN if len(job.targets) == 1 else (), progress)
+    return run_stage(job, "compile", {"lowered": lowered}, out, PLAN if len(job.targets) == 1 else (), progress)
 
 
 def verify(
@@ -237,11 +140,11 @@ def verify(
         EnvironmentLacks: ``candidate`` is a plan that this machine cannot run.
     """
     given: dict[str, Path] = {"model": reference}
-    if candidate.suffix in _PLAN:
+    if candidate.suffix in PLAN:
         given[_runnable_engine(job, candidate)] = candidate
     else:
         given["lowered"] = candidate
-    return _single(job, "verify", given, out, _JSON, progress)
+    return run_stage(job, "verify", given, out, JSON, progress)
 
 
 def measure(
@@ -255,82 +158,13 @@ def measure(
     Raises:
         EnvironmentLacks: ``model`` is a plan that this machine cannot run.
     """
-    if model.suffix not in _PLAN:
-        return _single(job, "measure", {"lowered": model}, out, _JSON, progress)
+    if model.suffix not in PLAN:
+        return run_stage(job, "measure", {"lowered": model}, out, JSON, progress)
     label, lowered = _runnable_engine(job, model), graph or model.with_name("lowered.onnx")
     if graph is None and not lowered.is_file():
         raise InputError(f"{model}: no lowered.onnx lies beside it, to tell the inputs' shapes", "name it with --graph")
     given = {"lowered": lowered, label: model}
-    return _single(job, "measure", given, out, _JSON, progress)
-
-
-def _eight_bit(job: Job) -> Job:
-    """The job, for int8 where its precision needs no ranges."""
-    if job.profile.precision in CALIBRATED:
-        return job
-    return replace(job, profile=job.profile.model_copy(update={"precision": "int8"}))
-
-
-def _single(
-    job: Job, name: str, given: Mapping[str, Path], out: Path | None, suffixes: Sequence[str], progress: Progress | None
-) -> BuildResult:
-    """One stage from the files of the user's."""
-    return _stages(job, (name,), given, out, suffixes, progress)
-
-
-def _stages(
-    job: Job,
-    names: tuple[str, ...],
-    given: Mapping[str, Path],
-    out: Path | None,
-    suffixes: Sequence[str],
-    progress: Progress | None,
-) -> BuildResult:
-    """Some stages from the files of the user's, through the same code as the whole pipeline.
-
-    If ``out`` is a file, the last artifact gets this name, and the others lie beside it under their own.
-    """
-    if out is not None:
-        check_writable(out.parent if out.suffix in suffixes and not out.is_dir() else out)
-    artifacts = {}
-    for label, path in given.items():
-        kind, _, target = label.partition(":")
-        artifacts[label] = artifact_from_file(kind, path, target or None)
-
-    def publish(result: BuildResult) -> Path | None:
-        if out is None:
-            return None
-        if len(names) > 1 and out.suffix in suffixes and not out.is_dir():
-            for artifact in result.artifacts[:-1]:
-                name = artifact.files[0].name
-                publish_file(artifact, out.with_name(name), (Path(name).suffix,))
-            return publish_file(result.artifacts[-1], out, suffixes)
-        if len(result.artifacts) == 1:
-            return publish_file(result.artifacts[0], out, suffixes)
-        publish_folder(result.artifacts, out)
-        return out
-
-    return _run(job, stages_named(*names), artifacts, publish, progress or Silent())
-
-
-def _run(
-    job: Job,
-    stages: tuple[Stage, ...],
-    given: Mapping[str, Artifact],
-    publish: Callable[[BuildResult], Path | None],
-    progress: Progress,
-) -> BuildResult:
-    """Run and publish while the store is open: what it hands out is pinned until then."""
-    with opened(job, progress) as pipeline:
-        steps = pipeline.run(stages, given)
-        made = {step.artifact.kind: step.artifact for step in steps if step.artifact is not None}
-        result = BuildResult(
-            steps=steps,
-            out=None,
-            parity=ParityReport.read(made["parity"].path) if "parity" in made else None,
-            latency=LatencyReport.read(made["latency"].path) if "latency" in made else None,
-        )
-        return replace(result, out=publish(result))
+    return run_stage(job, "measure", given, out, JSON, progress)
 
 
 def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:

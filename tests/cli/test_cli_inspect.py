@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         ("simplified.onnx", "model", ["simplified by", "trtpipe alone: 2 nodes"]),
         ("lowered.onnx", "model", ["1 QuantizeLinear", "2 DequantizeLinear", "lowered to  int8: 1 int8", "because"]),
         ("sm89.plan", "engine", ["null", "sm89", "y: float32[2x4]"]),
-        ("ranges.json", "ranges", ["percentile 99.99 %", "128 from", "amax"]),
+        ("ranges.json", "ranges", ["percentile 99.99 %", "128 from", "amax", "method"]),
         ("statistics.npz", "statistics", ["128 from", "1024", "not finite"]),
         ("parity.json", "parity", ["PASSED", "cosine", "onnxruntime", "engine:sm89: null engines"]),
         ("latency.json", "latency", ["not judged", "p99", "not a GPU latency", "CoV"]),
@@ -56,6 +56,22 @@ def test_long_lists_are_cut_unless_verbose(run: Run, bundle: Path, tmp_path: Pat
     assert "... and 10 more: --verbose shows all" in short.stdout
     assert "tensor20" not in short.stdout
     assert "tensor29" in full.stdout
+
+
+def test_ranges_tell_the_method_of_each_tensor_and_which_were_never_seen(
+    run: Run, bundle: Path, tmp_path: Path
+) -> None:
+    ranges = json.loads((bundle / "ranges.json").read_text())
+    ((_, one),) = ranges["tensors"].items()
+    ranges["tensors"] = {"a": one, "b": one | {"method": "mse", "percentile": None}}
+    (tmp_path / "r.json").write_text(json.dumps(ranges | {"method": "auto", "percentile": None, "unseen": ["c", "d"]}))
+    lines = [line.split() for line in run("inspect", tmp_path / "r.json").stdout.splitlines()]
+    assert ["method", "auto"] in lines
+    assert lines[lines.index(["unseen", "c"]) + 1] == ["d"]
+    (first,) = (words for words in lines if words[:1] == ["a"])
+    (second,) = (words for words in lines if words[:1] == ["b"])
+    assert first[2:5] == ["percentile", "99.99", "%"]
+    assert second[2] == "mse"
 
 
 def test_names_cannot_command_the_terminal(run: Run, bundle: Path, tmp_path: Path) -> None:

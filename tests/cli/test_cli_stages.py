@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 import trtpipe
@@ -86,6 +88,95 @@ class TestChain:
     ) -> None:
         monkeypatch.setattr("trtpipe.api.choose_backend", lambda _: pytest.fail("a back-end was asked for"))
         assert run("export", model, "-o", tmp_path).exit_code == 0
+
+
+class TestCalibrate:
+    @pytest.fixture
+    def simplified(self, bundle: Path, tmp_path: Path) -> Path:
+        path = tmp_path / "simplified.onnx"
+        path.write_bytes((bundle / "simplified.onnx").read_bytes())
+        return path
+
+    def test_other_ranges_from_statistics_without_data(
+        self, run: Run, bundle: Path, simplified: Path, tmp_path: Path
+    ) -> None:
+        words = ("calibrate", simplified, "--statistics", bundle / "statistics.npz", "--method", "max")
+        assert suggested(run(*words, "-o", tmp_path / "r.json"))[0] == "lower"
+        document = json.loads(run(*words, "-o", tmp_path / "out", "--json").stdout)
+        assert [step["stage"] for step in document["steps"]] == ["calibrate"]
+        found = trtpipe.inspect(tmp_path / "r.json").ranges
+        statistics = trtpipe.inspect(bundle / "statistics.npz").statistics
+        assert found is not None
+        assert statistics is not None
+        assert found.method == "max"
+        assert found.tensors["x"].amax == max(statistics.tensors["x"].maximum, -statistics.tensors["x"].minimum)
+
+    def test_shards_give_the_ranges_of_the_whole(self, run: Run, simplified: Path, data: Path, tmp_path: Path) -> None:
+        x = np.load(data)["x"]
+        run("calibrate", simplified, "--data", data, "--method", "mse", "-o", tmp_path / "whole")
+        for number, rows in enumerate(np.split(x, [50])):
+            np.savez(tmp_path / f"{number}.npz", x=rows)
+            run("calibrate", simplified, "--data", tmp_path / f"{number}.npz", "-o", tmp_path / str(number))
+        shards = ("--statistics", tmp_path / "0" / "statistics.npz", "--statistics", tmp_path / "1")
+        merged = run("calibrate", simplified, *shards, "--method", "mse", "-o", tmp_path / "merged")
+        assert merged.exit_code == 0, merged.output
+        whole, both = (trtpipe.inspect(tmp_path / name / "ranges.json").ranges for name in ("whole", "merged"))
+        assert whole is not None
+        assert both is not None
+        assert both.tensors == whole.tensors
+        assert both.samples == whole.samples == 128
+        statistics = trtpipe.inspect(tmp_path / "merged" / "statistics.npz").statistics
+        assert statistics is not None
+        assert statistics.samples == 128
+
+    def test_one_shard_twice_is_refused_and_nothing_is_written(self, run: Run, bundle: Path, tmp_path: Path) -> None:
+        words = ("--statistics", bundle, "--statistics", bundle / "statistics.npz", "-q", "-o", tmp_path / "out")
+        result = run("calibrate", bundle / "simplified.onnx", *words)
+        assert result.exit_code == 2
+        assert "rests on the same samples" in result.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_a_tensorrt_cache(self, run: Run, simplified: Path, tmp_path: Path) -> None:
+        (tmp_path / "c.cache").write_text("TRT-8601-MinMaxCalibration\nx: 3d000000\nold: 3f800000\n")
+        words = ("calibrate", simplified, "--import-trt-cache", tmp_path / "c.cache")
+        lower = suggested(run(*words, "-o", tmp_path))
+        assert lower[:5] == ["lower", str(simplified), "--int8", "--ranges", str(tmp_path / "ranges.json")]
+        ranges = trtpipe.inspect(tmp_path / "ranges.json").ranges
+        assert ranges is not None
+        assert ranges.tensors["x"].amax == 127 / 32
+        document = json.loads(run(*words, "-o", tmp_path / "mine.json", "--json").stdout)
+        assert (document["matched"], document["missing"], document["unused"]) == (["x"], [], ["old"])
+        assert document["out"] == str(tmp_path / "mine.json")
+        assert run(*lower).exit_code == 0
+
+    @pytest.mark.parametrize(
+        "more", [("--method", "mse"), ("--data", "x.npz"), ("--statistics", "s.npz"), ("--plot", "p")]
+    )
+    def test_a_cache_leaves_nothing_else_to_choose(
+        self, run: Run, simplified: Path, tmp_path: Path, more: tuple[str, ...]
+    ) -> None:
+        words = ("--import-trt-cache", tmp_path / "c.cache", *more, "-q", "-o", tmp_path / "out")
+        result = run("calibrate", simplified, *words)
+        assert result.exit_code == 2
+        assert "takes every range from the cache" in result.stderr
+
+    def test_plots_of_the_statistics(self, run: Run, simplified: Path, data: Path, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib", reason="pictures are an extra: pip install 'trtpipe[plots]'")
+        words = ("calibrate", simplified, "--data", data, "--plot", tmp_path / "plots", "-o", tmp_path / "r.json")
+        assert suggested(run(*words))[0] == "lower"
+        (picture,) = (tmp_path / "plots").iterdir()
+        assert picture.name == "000_x.png"
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+    def test_plots_without_matplotlib_are_refused_before_any_work(
+        self, run: Run, simplified: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        words = ("calibrate", simplified, "--data", data, "--plot", tmp_path / "plots", "-o", tmp_path / "r.json", "-q")
+        result = run(*words)
+        assert result.exit_code == 6
+        assert "trtpipe[plots]" in result.stderr
+        assert not (tmp_path / "r.json").exists()
 
 
 class TestVerify:

@@ -99,10 +99,10 @@ def test_shards_merge_to_the_whole_and_give_its_ranges(model: Path, job: Callabl
         parts.append(tmp_path / str(number) / "statistics.npz")
     merged = trtpipe.merge_statistics(parts, tmp_path / "merged.npz")
     assert merged.tensors == load_statistics(tmp_path / "whole" / "statistics.npz").tensors
-    trtpipe.derive(job("mse", source=""), model, tmp_path / "merged.npz", tmp_path / "ranges.json")
+    trtpipe.derive(job("mse", source=""), model, [tmp_path / "merged.npz"], tmp_path / "ranges.json")
     assert Ranges.read(tmp_path / "ranges.json").tensors == Ranges.read(tmp_path / "whole" / "ranges.json").tensors
     with pytest.raises(InputError, match="auto judges ranges by the model's output"):
-        trtpipe.derive(job("auto", source=""), model, tmp_path / "merged.npz", tmp_path / "auto.json")
+        trtpipe.derive(job("auto", source=""), model, [tmp_path / "merged.npz"], tmp_path / "auto.json")
 
 
 def test_a_trt_cache_becomes_ranges(model: Path, tmp_path: Path) -> None:

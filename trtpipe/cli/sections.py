@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trtpipe import EngineFacts, Inspection, LatencyReport, Manifest, ParityReport
     from trtpipe.backends.plan import PlanHeader
     from trtpipe.calibration.account import DataAccount
-    from trtpipe.calibration.ranges import Ranges
+    from trtpipe.calibration.ranges import Ranges, TensorRange
     from trtpipe.report.graph import GraphSummary
     from trtpipe.report.statistics import StatisticsSummary
     from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
@@ -125,13 +125,17 @@ def _engine(engine: EngineFacts) -> Iterator[str]:
 
 
 def _ranges(ranges: Ranges, limit: int | None) -> Iterator[str]:
-    parameter = "" if ranges.percentile is None else f" {ranges.percentile:g} %"
-    yield facts([("method", f"{ranges.method}{parameter}"), *_account(ranges.samples, ranges.account)])
+    unseen = (("unseen", "\n".join(ranges.unseen)),) if ranges.unseen else ()
+    yield facts([("method", _method(ranges)), *_account(ranges.samples, ranges.account), *unseen])
     rows = [
-        (name, f"{found.amax:.6g}", f"{found.minimum:.6g}", f"{found.maximum:.6g}", found.note)
+        (name, f"{found.amax:.6g}", _method(found), f"{found.minimum:.6g}", f"{found.maximum:.6g}", found.note)
         for name, found in ranges.tensors.items()
     ]
-    yield from _limited(("tensor", "amax", "min", "max", ""), rows, limit, right=("amax", "min", "max"))
+    yield from _limited(("tensor", "amax", "method", "min", "max", ""), rows, limit, right=("amax", "min", "max"))
+
+
+def _method(found: Ranges | TensorRange) -> str:
+    return found.method if found.percentile is None else f"{found.method} {found.percentile:g} %"
 
 
 def _statistics(found: StatisticsSummary, limit: int | None) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.oserrors import translate_os_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,22 +36,23 @@ def plot_statistics(
 
     Raises:
         InputError: it is no statistics file, or has no such tensor.
-        EnvironmentLacks: matplotlib is not installed.
+        EnvironmentLacks: matplotlib is not installed, or ``folder`` cannot be written to.
     """
     from trtpipe.calibration.checks import suggestion
     from trtpipe.calibration.statistics_file import load_statistics
 
-    _require_matplotlib()
+    require_matplotlib()
     found = load_statistics(statistics).tensors
     if unknown := [name for name in tensors if name not in found]:
         raise InputError(f"{statistics}: no tensor {unknown[0]!r}", suggestion(unknown[0], found, "tensors"))
     drawn = tensors or [name for name, tensor in found.items() if tensor.largest]
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for number, name in enumerate(drawn):
-        path = folder / f"{number:03}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[:80]}.png"
-        _draw(name, found[name], precision, path)
-        paths.append(path)
+    paths = [
+        folder / f"{number:03}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[:80]}.png" for number, name in enumerate(drawn)
+    ]
+    with translate_os_errors(folder, f"write {folder}", elsewhere="choose another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, path in zip(drawn, paths, strict=True):
+            _draw(name, found[name], precision, path)
     return tuple(paths)
 
 
@@ -85,7 +87,12 @@ def _draw(name: str, tensor: TensorStatistics, precision: EightBit, path: Path) 
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def _require_matplotlib() -> None:
+def require_matplotlib() -> None:
+    """Complain early.
+
+    Raises:
+        EnvironmentLacks: matplotlib is not installed.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
