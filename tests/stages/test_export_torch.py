@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -15,7 +16,11 @@ torch = pytest.importorskip("torch")
 from models import run, weights_of  # noqa: E402
 
 from trtpipe.errors import InputError, StageError  # noqa: E402
-from trtpipe.job import Inputs  # noqa: E402
+from trtpipe.job import Inputs, Job  # noqa: E402
+from trtpipe.profile import DeploymentProfile  # noqa: E402
+from trtpipe.progress import Silent  # noqa: E402
+from trtpipe.recipe import CalibrationRecipe  # noqa: E402
+from trtpipe.settings import Settings  # noqa: E402
 from trtpipe.source import FactorySource, ModuleSource  # noqa: E402
 from trtpipe.stages.export import Export, TorchRequest  # noqa: E402
 from trtpipe.stages.export_torch import export_module, export_program  # noqa: E402
@@ -23,6 +28,7 @@ from trtpipe.stages.facts import ExportFacts  # noqa: E402
 
 nn = torch.nn
 BATCHES = ((1, 4), (2, 4), (8, 4))
+PROFILE = {"x": {"min": [1, 4], "opt": [2, 4], "max": [8, 4]}}
 
 
 def request(workdir: Path, **options) -> TorchRequest:
@@ -69,17 +75,18 @@ class Network(nn.Module):
 SHAPES = {"image": ((1, 3, 8, 8), (2, 3, 8, 8), (8, 3, 8, 8)), "gain": ((1, 4), (2, 4), (8, 4))}
 
 
-class TestNetwork:
-    @pytest.fixture(scope="class")
-    def made(self, tmp_path_factory):
-        """(module, exported graph, facts, folder): examples have a batch of 1, which must not become a constant."""
-        folder = tmp_path_factory.mktemp("network")
-        module = Network()
-        module.train()
-        module.norm.eval()
-        examples = (torch.randn(1, 3, 8, 8), torch.randn(1, 4))
-        return module, *export(module, examples, folder, shapes=SHAPES), folder
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(module, exported graph, facts, folder): examples have a batch of 1, which must not become a constant."""
+    folder = tmp_path_factory.mktemp("network")
+    module = Network()
+    module.train()
+    module.norm.eval()
+    examples = (torch.randn(1, 3, 8, 8), torch.randn(1, 4))
+    return module, *export(module, examples, folder, shapes=SHAPES), folder
 
+
+class TestNetwork:
     def test_names_are_those_of_forward_and_of_the_dict(self, made):
         _, proto, facts, _ = made
         assert [value.name for value in proto.graph.input] == ["image", "gain"]
@@ -94,7 +101,7 @@ class TestNetwork:
 
     @pytest.mark.parametrize("batch", [1, 2, 7])
     def test_it_computes_what_pytorch_computes_in_eval_mode(self, made, batch):
-        module, proto, _, _ = made
+        _, proto, _, _ = made
         image, gain = torch.randn(batch, 3, 8, 8), torch.randn(batch, 4)
         expected = Network().eval()(image, gain)
         found = run(proto, {"image": image.numpy(), "gain": gain.numpy()})
@@ -197,8 +204,8 @@ class TestExamples:
                 return self.table(ids) * mask.unsqueeze(-1), ids + 1
 
         shapes = dict.fromkeys(("ids", "mask"), ((1, 2), (2, 6), (4, 16)))
-        proto, facts = export(Embed(), (torch.ones(2, 6, dtype=torch.int64), torch.ones(2, 6, dtype=torch.bool)), workdir,
-                              shapes=shapes)  # fmt: skip
+        examples = (torch.ones(2, 6, dtype=torch.int64), torch.ones(2, 6, dtype=torch.bool))
+        proto, facts = export(Embed(), examples, workdir, shapes=shapes)
         assert [spec.dtype for spec in facts.contract.inputs] == ["int64", "bool"]
         assert [spec.shape for spec in facts.contract.inputs] == [("batch", "ids_1")] * 2
         found = run(proto, {"ids": np.array([[3, 4, 5]]), "mask": np.array([[True, False, True]])})
@@ -238,7 +245,7 @@ class TestExamples:
         assert list(workdir.iterdir()) == []
 
     def test_something_else_than_a_module(self, workdir):
-        with pytest.raises(InputError, match="expected an nn.Module, got dict"):
+        with pytest.raises(InputError, match=r"expected an nn\.Module, got dict"):
             export({"weights": 1}, None, workdir)
 
     def test_tensors_of_another_layout(self, workdir):
@@ -341,7 +348,7 @@ class TestFactories:
         assert caught.value.remedy == "callables there: Net, build"
 
     def test_a_module_that_is_not_there(self, load):
-        with pytest.raises(InputError, match="module 'nowhere.net' cannot be imported"):
+        with pytest.raises(InputError, match=r"module 'nowhere\.net' cannot be imported"):
             load("", module="nowhere.net")
 
     def test_a_pt2_file_that_is_none(self, load, tmp_path):
@@ -391,45 +398,42 @@ class Block(torch.nn.Module):
 """
 
 
+NAMES = ("a.pt", "b.npy", "blocks.py", "c.safetensors", "net.py")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "net.py").write_text(FACTORY)
+    (folder / "blocks.py").write_text(BLOCK)
+    torch.save(torch.full((4,), 2.0), folder / "a.pt")
+    np.save(folder / "b.npy", np.full(4, 3, np.float32))
+    save_file({"c": torch.full((4,), 5.0)}, folder / "c.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(project, tmp_path_factory):
+    """(files read, draft), made in a child process."""
+    folder = tmp_path_factory.mktemp("result")
+    source = FactorySource(str(project / "net.py"), "make")
+    profile = DeploymentProfile.model_validate({"shapes": PROFILE})
+    job = Job(source, profile, CalibrationRecipe(), "null", (), Settings(cache_dir=folder / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        draft, read = Export().run(job, Inputs({}), folder, Silent())
+    Export().check(draft, Inputs({}))
+    return read, draft
+
+
 class TestFactoryWithWeights:
-    """One factory that reads weights in three ways and imports its neighbour, exported in a child process."""
-
-    NAMES = ("a.pt", "b.npy", "blocks.py", "c.safetensors", "net.py")
-
-    @pytest.fixture(scope="class")
-    def project(self, tmp_path_factory):
-        from safetensors.torch import save_file
-
-        folder = tmp_path_factory.mktemp("project")
-        (folder / "net.py").write_text(FACTORY)
-        (folder / "blocks.py").write_text(BLOCK)
-        torch.save(torch.full((4,), 2.0), folder / "a.pt")
-        np.save(folder / "b.npy", np.full(4, 3, np.float32))
-        save_file({"c": torch.full((4,), 5.0)}, folder / "c.safetensors")
-        return folder
-
-    @pytest.fixture(scope="class")
-    def exported(self, project, tmp_path_factory):
-        """(files read, folder of the result)."""
-        from trtpipe.job import Job
-        from trtpipe.profile import DeploymentProfile
-        from trtpipe.progress import Silent
-        from trtpipe.recipe import CalibrationRecipe
-        from trtpipe.settings import Settings
-
-        folder = tmp_path_factory.mktemp("result")
-        source = FactorySource(str(project / "net.py"), "make")
-        profile = DeploymentProfile.model_validate({"shapes": {"x": {"min": [1, 4], "opt": [2, 4], "max": [8, 4]}}})
-        job = Job(source, profile, CalibrationRecipe(), "null", (), Settings(cache_dir=folder / "cache"))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(project)
-            draft, read = Export().run(job, Inputs({}), folder, Silent())
-        Export().check(draft, Inputs({}))
-        return read, draft
+    """One factory that reads weights in three ways and imports its neighbour."""
 
     def test_all_it_read_is_known_and_nothing_else(self, exported, project):
         read, _ = exported
-        assert sorted(read) == [project / name for name in self.NAMES]
+        assert sorted(read) == [project / name for name in NAMES]
 
     def test_it_computes_with_these_weights(self, exported):
         _, draft = exported
@@ -437,12 +441,10 @@ class TestFactoryWithWeights:
         assert run(onnx.load(draft.path), {"x": x})["output"].tolist() == [[0, 2, 4, 6]]
 
     def test_no_bytecode_is_left_in_the_users_folder(self, exported, project):
-        assert sorted(path.name for path in project.iterdir()) == sorted(self.NAMES)
+        assert sorted(path.name for path in project.iterdir()) == sorted(NAMES)
 
     @pytest.mark.parametrize("name", NAMES)
     def test_a_change_to_any_of_them_asks_for_another_export_and_a_new_time_does_not(self, exported, project, name):
-        import os
-
         notes = {}
 
         class Notebook:
@@ -471,7 +473,7 @@ class TestFactoryWithWeights:
         monkeypatch.setattr(sys, "modules", dict(sys.modules))
         exec(compile(FACTORY, "net.py", "exec"), scope)
         module, examples = scope["make"]()
-        shapes = {"x": {"min": [1, 4], "opt": [2, 4], "max": [8, 4]}}
-        draft, _ = Export().run(make_job(ModuleSource(module, examples), shapes=shapes), Inputs({}), workdir, heard_all)
+        job = make_job(ModuleSource(module, examples), shapes=PROFILE)
+        draft, _ = Export().run(job, Inputs({}), workdir, heard_all)
         assert draft.path.read_bytes() == exported[1].path.read_bytes()
         assert draft.sidecar.read_bytes() == exported[1].sidecar.read_bytes()

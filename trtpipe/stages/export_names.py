@@ -12,9 +12,11 @@ from trtpipe.errors import InputError, StageError
 from trtpipe.passes.graph_pass import FreshNames
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trtpipe.stages.export import TorchRequest
+
+_SYMBOL = re.compile(r"[^\W\d]\w*")
 
 
 def name_interface(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -50,24 +52,30 @@ def _paired(values: Sequence[ir.Value], names: Sequence[str], what: str) -> list
 
 
 def name_dimensions(model: ir.Model) -> None:
-    """Give torch's symbols (``s77``) names that say where they come from: ``batch``, or ``<input>_<axis>``."""
+    """Give torch's symbols (``s77``) names that say where they come from: ``batch``, or ``<input>_<axis>``.
+
+    A symbol that torch found to have one value only (it writes ``2``) becomes that number.
+    """
     names: dict[str, str] = {}
     for value in model.graph.inputs:
-        for axis, dim in enumerate(value.shape or ()):
-            symbol = getattr(dim, "value", None)
-            if isinstance(symbol, str) and symbol not in names:
+        for axis, dim in enumerate(_dimensions(value)):
+            if isinstance(dim, str) and dim not in names:
                 readable = "batch" if axis == 0 else f"{value.name}_{axis}"
-                names[symbol] = readable if readable not in names.values() else f"{value.name}_{axis}"
-    if not names:
-        return
-    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
+                names[dim] = readable if readable not in names.values() else f"{value.name}_{axis}"
     values = [*model.graph.inputs, *(out for node in model.graph.all_nodes() for out in node.outputs)]
     for value in values:
         if value.shape is not None:
-            dims = [getattr(dim, "value", dim) for dim in value.shape]
-            value.shape = ir.Shape(
-                [pattern.sub(lambda m: names[m[1]], dim) if isinstance(dim, str) else dim for dim in dims]
-            )
+            value.shape = ir.Shape([_renamed(dim, names) for dim in _dimensions(value)])
+
+
+def _renamed(dim: int | str | None, names: Mapping[str, str]) -> int | str | None:
+    """A dimension, which may be a formula (``2*s77``), in other names."""
+    return _SYMBOL.sub(lambda found: names.get(found[0], found[0]), dim) if isinstance(dim, str) else dim
+
+
+def _dimensions(value: ir.Value) -> list[int | str | None]:
+    dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape or ()]
+    return [int(dim) if isinstance(dim, str) and dim.isdigit() else dim for dim in dims]
 
 
 def refuse_frozen(model: ir.Model, request: TorchRequest) -> None:

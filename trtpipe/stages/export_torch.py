@@ -73,13 +73,13 @@ def export_module(module: object, examples: tuple[Any, ...] | None, request: Tor
     if isinstance(module, torch.export.ExportedProgram):
         names, arguments, reference = tuple(module.graph_signature.user_inputs), {}, None
         with _quiet():
-            model = _to_onnx(module, (), request, None)
+            model = _to_onnx(module, request, "the program")
     else:
         with _evaluating(module), torch.no_grad(), _quiet():
             arguments = _arguments(module, examples, request)
             names = tuple(arguments)
             reference = _forward(module, arguments)
-            model = _to_onnx(module, tuple(arguments.values()), request, _dynamic(arguments, request))
+            model = _to_onnx(_program(module, arguments, request), request, type(module).__name__)
     name_interface(
         model, request.input_names or names, request.output_names or _output_names(reference, len(model.graph.outputs))
     )
@@ -231,31 +231,36 @@ def _dynamic(arguments: Mapping[str, torch.Tensor], request: TorchRequest) -> tu
     return tuple(found) if any(found) else None
 
 
-def _to_onnx(
-    program: torch.nn.Module | torch.export.ExportedProgram,
-    arguments: tuple[torch.Tensor, ...],
-    request: TorchRequest,
-    dynamic: tuple[dict[int, Any], ...] | None,
-) -> ir.Model:
+def _program(
+    module: torch.nn.Module, arguments: Mapping[str, torch.Tensor], request: TorchRequest
+) -> torch.export.ExportedProgram:
+    """Not left to the ONNX exporter, which would keep a size dynamic although the code branches on it."""
     try:
-        exported = torch.onnx.export(
-            program, arguments, dynamo=True, opset_version=request.opset, dynamic_shapes=dynamic, verbose=False
-        )
+        return torch.export.export(module, tuple(arguments.values()), dynamic_shapes=_dynamic(arguments, request))
+    except Exception as error:
+        raise _refusal(type(module).__name__, error) from error
+
+
+def _to_onnx(program: torch.export.ExportedProgram, request: TorchRequest, what: str) -> ir.Model:
+    try:
+        exported = torch.onnx.export(program, (), dynamo=True, opset_version=request.opset, verbose=False)
     except ImportError as error:
         raise EnvironmentLacks(
             f"the ONNX exporter of torch needs {error.name!r}", "pip install 'trtpipe[torch]'"
         ) from error
     except Exception as error:
-        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        cause = error.__cause__ or error
-        first = (str(cause).strip().splitlines() or [reason])[0]
-        raise StageError(
-            f"torch cannot export {type(program).__name__}: {first}",
-            "mend the line named above; data-dependent Python control flow is the usual cause",
-        ) from error
+        raise _refusal(what, error) from error
     if exported is None:
         raise StageError("torch returned no exported program", "export the model by hand to .onnx")
     return exported.model
+
+
+def _refusal(what: str, error: Exception) -> StageError:
+    lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+    return StageError(
+        f"torch cannot export {what}: {lines[0]}",
+        "mend the line named above; data-dependent Python control flow is the usual cause",
+    )
 
 
 def _forward(module: torch.nn.Module, arguments: Mapping[str, torch.Tensor]) -> object:

@@ -21,9 +21,7 @@ class Snapshot(Protocol):
 
 
 class Refused(Protocol):
-    def __call__(
-        self, *words: str | Path, code: int = 2, command: str = "build", options: tuple[str, ...] = QUICK
-    ) -> tuple[str, str]: ...
+    def __call__(self, *words: str | Path, code: int = 2, options: tuple[str, ...] = QUICK) -> tuple[str, str]: ...
 
 
 class Variant(Protocol):
@@ -57,17 +55,15 @@ def earlier(run: Run, model: Path, data: Path, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def refused(run: Run, earlier: Path, snapshot: Snapshot) -> Refused:
-    """Run a command whose output would be the earlier folder; it must fail, say so in two lines, and change nothing.
+    """Build into the earlier folder; it must fail, say so in two lines, and change nothing.
 
     Returns:
         What it says is wrong, and what it says to do.
     """
 
-    def invoke(
-        *words: str | Path, code: int = 2, command: str = "build", options: tuple[str, ...] = QUICK
-    ) -> tuple[str, str]:
+    def invoke(*words: str | Path, code: int = 2, options: tuple[str, ...] = QUICK) -> tuple[str, str]:
         before = snapshot(earlier.parent)
-        result = run(command, "-o", earlier, *options, *words)
+        result = run("build", "-o", earlier, *options, *words)
         assert result.exit_code == code, result.output
         assert result.stdout == ""
         assert "Traceback" not in result.stderr
