@@ -191,8 +191,8 @@ class TestDigits:
         words = (*(ROOT / word if (ROOT / word).is_file() else word for word in DEMO[2:]),)
         document, out = build(f"{DIGITS}/model.py:digits_cnn", *words, "--percentile", "99.5")
         found = states(document)
-        assert [name for name, state in found.items() if state == "hit"] == ["export", "simplify"]
-        assert {state for name, state in found.items() if name not in {"export", "simplify"}} == {"built"}
+        assert [name for name, state in found.items() if state == "hit"] == ["export", "simplify", "observe"]
+        assert {state for name, state in found.items() if name not in {"export", "simplify", "observe"}} == {"built"}
         old, new = content(digits[1]), content(out)
         assert {name for name in old if name.endswith(".onnx") and old[name] == new[name]} == {
             "model.onnx",
@@ -209,7 +209,7 @@ class TestDigits:
         del digits  # its export is in the cache
         document, out = build(f"{DIGITS}/model.py:digits_cnn", f"--{precision}", *HELD_OUT, *BATCHES, *ONE)
         assert states(document)["export"] == "hit"
-        assert states(document)["calibrate"] == "skipped"
+        assert states(document)["observe"] == states(document)["calibrate"] == "skipped"
         assert read_header(out / "sm89.plan").targets == ("sm89",)
         assert trtpipe.EngineFacts.read(out / "sm89.plan.json").precisions[layers] > 0
         assert weights in types_of(out / "lowered.onnx")

@@ -259,6 +259,42 @@ def test_branches_hold_their_own_pairs_and_constants(apply):
     assert len(then.initializer) == 5  # scale and zero point of the activation; weight, its scales and zero points
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_branch_computes_in_8_bits_and_the_other_as_before(apply, precision):
+    proto, weights = branches(), weights_of(branches())
+    x = normal(2, 4)
+    r = np.maximum(x, 0)
+    lowered, _ = apply(proto, InsertQDQ(precision, {"r": float(r.max())}))
+    fake = fake_int8 if precision == "int8" else fake_fp8
+    h = fake(r, r.max()).astype(np.float64) @ fake_weight(weights["w"], 1, precision)
+    taken, other = ({"x": x, "c": np.asarray(c)} for c in (True, False))
+    np.testing.assert_allclose(run(lowered, taken)["y"], 2 * np.maximum(h, 0), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(run(lowered, taken)["y"], run(proto, taken)["y"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(run(lowered, other)["y"], run(proto, other)["y"])
+
+
+def test_two_branches_share_no_pair_and_no_constant(apply):
+    proto = model(
+        "(float[2,4] x, bool c) => (float[2,4] y) { r = Relu(x) "
+        "y = If(c) <then_branch = t () => (float[2,4] a) { a = MatMul(r, w) }, "
+        "else_branch = e () => (float[2,4] b) { k = MatMul(r, w) b = Neg(k) }> }",
+        w=normal(4, 4),
+    )  # fmt: skip
+    x = normal(2, 4)
+    r = np.maximum(x, 0)
+    lowered, decisions = apply(proto, InsertQDQ("int8", {"r": float(r.max())}))
+    assert [decision.precision for decision in decisions] == ["int8", "int8"]
+    bodies = [attribute.g for attribute in nodes(lowered, "If")[0].attribute]
+    names = [{tensor.name for tensor in body.initializer} for body in bodies]
+    assert [len(each) for each in names] == [5, 5]
+    assert not names[0] & names[1]
+    assert not lowered.graph.initializer
+    product = fake_int8(r, r.max()).astype(np.float64) @ fake_weight(weights_of(proto)["w"], 1, "int8")
+    for taken, sign in ((True, 1), (False, -1)):
+        found = run(lowered, {"x": x, "c": np.asarray(taken)})["y"]
+        np.testing.assert_allclose(found, sign * product, rtol=1e-5, atol=1e-6)
+
+
 def test_loops_are_left_alone(apply):
     lowered, decisions = apply(looped(), InsertQDQ("int8", {"x": 1.0, "state": 1.0}))
     assert [decision.precision for decision in decisions] == ["float32"]
