@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trtpipe.target import Target
 
 QUICK = ("--backend", "null", "--target", "sm89", "--no-simplify", "--warmup", "1ms", "--duration", "10ms")
-STAGES = ["export", "simplify", "calibrate", "lower", "compile sm89", "verify", "measure", "bundle"]
+STAGES = ["export", "simplify", "observe", "calibrate", "lower", "compile sm89", "verify", "measure", "bundle"]
 
 
 def first_words(text: str) -> list[str]:
@@ -98,7 +98,8 @@ class TestDryRun:
         states = dict(re.split(r"  +", row)[:2] for row in result.stdout.splitlines()[2:])
         assert result.exit_code == 0
         assert not (tmp_path / "out").exists()
-        assert [states["export"], states["simplify"], states["calibrate"]] == ["cached", "cached", "to build"]
+        assert [states[name] for name in ("export", "simplify", "observe")] == ["cached"] * 3
+        assert states["calibrate"] == "to build"
         assert states["lower"] == "undecided"
         assert "changed: settings.percentile" in result.stdout
 

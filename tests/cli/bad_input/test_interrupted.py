@@ -64,7 +64,7 @@ def words(model: Path, data: str, earlier: Path, tmp_path: Path, quick: tuple[st
     anew = {
         "export": (),
         "simplify": ("--shapes", "x:2x8"),
-        "calibrate": ("--percentile", "99"),
+        "observe": ("--calib-samples", "70"),
         "compile": ("--target", TARGETS, "--opt-level", "1"),
         "verify": ("--atol", "0.5"),
         "measure": ("--duration", "60s"),
@@ -117,13 +117,13 @@ def processes_of(cache: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("step", ["export", "simplify", "calibrate", "compile", "verify", "measure"])
+@pytest.mark.parametrize("step", ["export", "simplify", "observe", "compile", "verify", "measure"])
 def test_ctrl_c(
     run: Run, cache: Path, earlier: Path, snapshot: Snapshot, slow: Callable[[bool], None],
     words: Callable[[str], list[str]], step: str,
 ) -> None:  # fmt: skip
     before = snapshot(earlier.parent)
-    slow(step in {"calibrate", "verify"})
+    slow(step in {"observe", "verify"})
     out, errors = stop(start(words(step), cache), step, signal.SIGINT)
     slow(False)
     assert errors.splitlines()[-1] == f"interrupted; nothing was written to {earlier}"
@@ -143,8 +143,8 @@ def test_killed(
     """Nobody can tidy up after SIGKILL; the next run does it."""
     before = snapshot(earlier.parent)
     slow(True)
-    process = start([*words("calibrate"), "--percentile", "98"], cache)
-    stop(process, "calibrate", signal.SIGKILL)
+    process = start([*words("observe"), "--calib-samples", "60"], cache)
+    stop(process, "observe", signal.SIGKILL)
     slow(False)
     assert process.returncode == -signal.SIGKILL
     assert snapshot(earlier.parent) == before
