@@ -103,3 +103,9 @@ from safetensors import safe_open
 with safe_open('w.safetensors', 'np') as f: f.get_tensor('w')
 """) == ["w.safetensors"]
     assert watched("from safetensors.numpy import load_file; load_file('w.safetensors')") == ["w.safetensors"]
+
+
+def test_what_installed_packages_say_of_themselves_does_not_count(watched):
+    code = "os.makedirs('mine.egg-info'); Path('mine.egg-info/entry_points.txt').write_text(''); "
+    code += "open('mine.egg-info/entry_points.txt').close(); open('data.txt').close()"
+    assert watched(code) == ["data.txt"]

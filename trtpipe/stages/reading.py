@@ -11,6 +11,8 @@ from typing import Any
 
 import trtpipe
 
+#: folders in which installed packages, editable ones too, describe themselves; plug-in systems read them all
+_METADATA = (".egg-info", ".dist-info")
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/lib/", "/usr/share/")
 
 
@@ -76,7 +78,7 @@ def _announce_safetensors() -> None:
 def _real(path: str) -> Path | None:
     """The file itself, or ``None`` if there is none (any more), or it is a device or kernel file."""
     found = Path(path)
-    if str(found).startswith(_SYSTEM) or not found.is_file():
+    if str(found).startswith(_SYSTEM) or found.parent.suffix in _METADATA or not found.is_file():
         return None
     return found
 
