@@ -87,15 +87,19 @@ def _take_stdout() -> int:
 
 
 class _Reporter:
-    """Writes progress as one line of JSON a report, at most every 50 ms except for the last step of a phase."""
+    """Writes progress as one line of JSON a report, at most every 50 ms but for the first and last step of a phase.
+
+    The first one counts where a crash is to be blamed on a phase that had only just begun.
+    """
 
     def __init__(self, stream: int) -> None:
         self._stream = stream
         self._last = 0.0
+        self._phase = ""
 
     def __call__(self, phase: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if done == total or now - self._last >= _REPORT_SECONDS:
-            self._last = now
+        if phase != self._phase or done == total or now - self._last >= _REPORT_SECONDS:
+            self._last, self._phase = now, phase
             with suppress(BrokenPipeError):  # nobody listens any more
                 os.write(self._stream, json.dumps([phase, done, total]).encode() + b"\n")
