@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from halves import EPSILON, HALVES, kept
@@ -220,3 +221,17 @@ def test_foreign_operators():
     assert found["relu_0"][0] == "float16"
     assert found["relu_2"] == ("float32", "element types unknown")
     assert [node.op_type for node in loaded.graph] == ["Cast", "Relu", "Cast", "Odd", "Relu"]
+
+
+def test_operators_that_tensorrt_builds_in_no_bfloat16_stay_in_float32():
+    proto = model(
+        "(float[1, 2, 4, 4] x) => (float[1, 3, 8, 8] y) { a = HardSwish(x) y = ConvTranspose<strides=[2, 2]>(a, w) }",
+        w=np.ones((2, 3, 2, 2), np.float32),
+    )
+    raised = onnx.version_converter.convert_version(proto, 22)
+    found = {}
+    for half in HALVES:
+        graph = ir.serde.deserialize_model(raised)
+        *_, result = run_passes(graph, [InferTypes(), CastPrecision(half)])
+        found[half] = [decision.precision for decision in result.decisions]
+    assert found == {"float16": ["float16", "float16"], "bfloat16": ["float32", "float32"]}
