@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from models import conv_net, save
+from world import World, write_data
 
 from trtpipe.backends import null
 from trtpipe.backends._child import resolve
@@ -90,3 +94,36 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (export, simplify, null):
         monkeypatch.setattr(module, "call", call)
+
+
+@pytest.fixture
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world in which the usual job is built by the first who needs it, to be copied."""
+    folder = tmp_path_factory.mktemp("built")
+    save(conv_net(), folder / "net.onnx")
+    write_data(folder)
+    return World(folder)
+
+
+@pytest.fixture
+def world(tmp_path: Path, built: World, in_process: None) -> World:
+    """A fresh copy of a world in which the usual job has been built."""
+    if not (built.folder / "cache").is_dir():
+        built.run(built.job(), Silent())
+    shutil.copytree(built.folder, tmp_path / "world")
+    return World(tmp_path / "world")
+
+
+@pytest.fixture
+def new_world(tmp_path: Path, in_process: None) -> World:
+    """A world in which nothing has been built."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    save(conv_net(), folder / "net.onnx")
+    write_data(folder)
+    return World(folder)

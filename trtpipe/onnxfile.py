@@ -7,6 +7,7 @@ through a link, is refused before any native parser opens the model.
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 #: Models with more weight bytes than this are saved with external data: protobuf stops at 2 GB, and external
 #: data can be memory-mapped, so big models need no second copy in memory.
 INLINE_LIMIT = 512 * 1024 * 1024
+
+#: The version of the format since which a model names its opsets.
+_OPSETS_SINCE = 3
 
 _ANY_SIZE = frozenset({None, "", "?", "-1", "None"})
 _LFS_POINTER = b"version https://git-lfs"
@@ -56,6 +60,8 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path}: not an ONNX model, or cut short ({error})", _GIVE_MODEL) from error
     if not proto.graph.node and not proto.graph.output:
         raise InputError(f"{path}: holds no graph (truncated, or not an ONNX model)", _GIVE_MODEL)
+    if not proto.opset_import and proto.ir_version >= _OPSETS_SINCE:
+        raise InputError(f"{path}: names no opset (truncated, or not an ONNX model)", _GIVE_MODEL)
     for ref in external_refs(proto, path):
         _check_external(path, ref)
     return proto
@@ -70,10 +76,8 @@ def load_model(path: Path) -> ir.Model:
     import onnx_ir as ir
 
     proto = read_proto(path)
-    try:
+    with blaming(path):
         model = ir.serde.deserialize_model(proto)
-    except (ir.serde.SerdeError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not a valid ONNX model: {_innermost(error)}", _GIVE_MODEL) from error
     ir.external_data.set_base_dir(model.graph, path.parent)
     _load_attributes(model)
     opsets = model.graph.opset_imports
@@ -108,7 +112,24 @@ def read_contract(path: Path) -> IOContract:
     Raises:
         InputError: as for ``read_proto``.
     """
-    return contract_of_proto(read_proto(path))
+    proto = read_proto(path)
+    with blaming(path):
+        return contract_of_proto(proto)
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Blame the file for what its garbled names, types and numbers make libraries say while they work on it.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    import onnx_ir as ir
+
+    try:
+        yield
+    except (ir.serde.SerdeError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: not a valid ONNX model: {_innermost(error)}", _GIVE_MODEL) from error
 
 
 def contract_of_proto(proto: onnx.ModelProto) -> IOContract:

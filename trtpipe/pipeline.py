@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Artifact, FileEntry, IOContract
-from trtpipe.errors import BuildError, InputError, StageError, TrtpipeError, WorkerDied
+from trtpipe.errors import InputError, StageError, TrtpipeError
 from trtpipe.job import Inputs, Job
 from trtpipe.oserrors import translate_os_errors
 from trtpipe.progress import Progress
@@ -127,7 +127,7 @@ class Pipeline:
             begin = time.perf_counter()
             try:
                 step = self._make(stage, job, table, begin)
-            except (BuildError, WorkerDied) as error:
+            except StageError as error:
                 self._progress.end(label, "failed")
                 if job.target is None:
                     raise

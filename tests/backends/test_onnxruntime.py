@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from models import CASES, feed_for, model, normal, run, save
 
@@ -68,6 +70,28 @@ def test_pairs_are_computed_as_written_not_fused(infer, precision):
         **constants,
     )  # fmt: skip
     np.testing.assert_allclose(infer(proto, {"x": x})["y"], np.maximum(expected, 0), rtol=1e-4, atol=1e-4)
+
+
+def test_no_pair_is_fused_into_an_integer_kernel(infer, tmp_path, monkeypatch):
+    """Integer kernels round where the explicit scheme does not, and saturate on some machines."""
+    created = ort.InferenceSession
+
+    def remembered(path, options, **more):
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        return created(path, options, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", remembered)
+    x, w = normal(16, 64), normal(64, 32)
+    _, constants = quantised(x, w, "int8")
+    proto = model(
+        "(float[16,64] x) => (float[16,32] y) { a = QuantizeLinear(x, sx, z) b = DequantizeLinear(a, sx, z) "
+        "c = DequantizeLinear(q, sw, z) m = MatMul(b, c) r = QuantizeLinear(m, s, z) y = DequantizeLinear(r, s, z) }",
+        s=np.float32(0.5), **constants,
+    )  # fmt: skip
+    infer(proto, {"x": x})
+    operators = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear", "MatMul"} <= operators
+    assert not {operator for operator in operators if "Integer" in operator or operator.startswith("QLinear")}
 
 
 def test_chains_of_float8_convolutions_survive_optimisation(infer):

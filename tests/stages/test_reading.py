@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import subprocess
 import sys
@@ -63,7 +64,12 @@ def test_however_a_file_is_read(watched, code):
     assert watched(code) == ["data.txt"]
 
 
-def test_modules_count_even_if_they_were_compiled_before(watched):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_modules_count_by_their_source_even_if_they_were_compiled_before(watched, tmp_path, compiled):
+    """The compiled file holds the source's time, so it must not count itself."""
+    if compiled:
+        compileall.compile_dir(tmp_path, quiet=1)
+        assert (tmp_path / "__pycache__").is_dir()
     code = "import neighbour, package.inner"
     assert watched(code) == ["neighbour.py", "package/__init__.py", "package/inner.py"]
 

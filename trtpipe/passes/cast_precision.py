@@ -109,7 +109,6 @@ class _Rewriter:
             back.name = self._fresh(f"{name}_float32")
         for user, index in high_users:
             user.replace_input_with(index, back)
-        self._as_half[back] = output
 
     def _needs_float(self, node: ir.Node, index: int) -> bool:
         if node not in self._lowered:

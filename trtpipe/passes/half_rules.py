@@ -39,6 +39,8 @@ _EXACT = frozenset(
         "HammingWindow", "BlackmanWindow", "MelWeightMatrix",
     }
 )  # fmt: skip
+#: found with TensorRT-RTX 1.7: its parser refuses the activations, its builder the transposed convolution
+_NO_BFLOAT16 = frozenset({"ConvTranspose", "HardSwish", "Mish"})
 #: operators that move values or choose among them
 _MOVES = frozenset(
     {
@@ -102,6 +104,8 @@ class HalfRules:
             return "operator without a public schema"
         if any(value is not None and value.dtype is None for value in (*node.inputs, *node.outputs)):
             return "element types unknown"
+        if self._half == "bfloat16" and node.op_type in _NO_BFLOAT16:
+            return "TensorRT takes this operator in no bfloat16"
         return None if _takes_half(node, schema, self._half) else f"the operator takes no {self._half}"
 
     def _spoils(self, node: ir.Node, bad_constant: bool) -> bool:

@@ -99,8 +99,9 @@ def refuse_frozen(model: ir.Model, request: TorchRequest) -> None:
 def strip(model: ir.Model) -> None:
     """Drop metadata: it holds paths and stack traces of the exporting machine, so equal models would differ."""
     common.ClearMetadataAndDocStringPass()(model)
-    model.metadata_props.clear()
-    model.graph.metadata_props.clear()
+    for part in (model, model.graph):
+        part.doc_string = None
+        part.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     for node in model.graph.all_nodes():

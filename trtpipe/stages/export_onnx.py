@@ -9,7 +9,7 @@ import onnx
 
 from trtpipe.backends.worker import Report
 from trtpipe.errors import InputError
-from trtpipe.onnxfile import contract_of_proto, load_model, named_dimension, read_proto, save_model
+from trtpipe.onnxfile import blaming, contract_of_proto, load_model, named_dimension, read_proto, save_model
 from trtpipe.passes.graph_pass import graphs_of, node_label
 from trtpipe.stages.export import MODEL, ExportReply, OnnxRequest
 from trtpipe.stages.facts import ExportFacts
@@ -27,8 +27,13 @@ def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
     Raises:
         InputError: the file is no valid ONNX model, or uses an operator nobody knows.
     """
-    report("check", 0, 2)
     source = Path(request.source)
+    with blaming(source):
+        return _copy_checked(source, Path(request.workdir) / MODEL, report)
+
+
+def _copy_checked(source: Path, path: Path, report: Report) -> ExportReply:
+    report("check", 0, 2)
     proto = read_proto(source)
     model = load_model(source)
     refuse_unknown_operators(model, source)
@@ -39,7 +44,6 @@ def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
         raise InputError(f"{source}: not a valid ONNX model: {reason}", "correct the node named above") from error
     report("check", 1, 2)
     _open_dimensions(model)
-    path = Path(request.workdir) / MODEL
     names = save_model(model, path)
     facts = describe(
         model, f"ONNX file by {proto.producer_name or 'an unknown producer'} {proto.producer_version}".strip()

@@ -26,7 +26,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 2
+    version = 4
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:

@@ -76,8 +76,10 @@ def _announce_safetensors() -> None:
 
 
 def _real(path: str) -> Path | None:
-    """The file itself, or ``None`` if there is none (any more), or it is a device or kernel file."""
+    """The file itself, or ``None`` if there is none (any more), or it is a device, kernel or compiled file."""
     found = Path(path)
+    if found.parent.name == "__pycache__":  # it holds the time of its source, and the source counts by itself
+        return None
     if str(found).startswith(_SYSTEM) or found.parent.suffix in _METADATA or not found.is_file():
         return None
     return found

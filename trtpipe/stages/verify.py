@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PARITY = "parity.json"
 #: Feeds of seeded random data where the user gave none.
 _SYNTHETIC_FEEDS = 8
+#: Share of integers that differ from which on the user is told.
+_MANY_DIFFER = 0.05
 
 
 class Verify:
@@ -31,7 +33,7 @@ class Verify:
 
     name = "verify"
     produces = "parity"
-    version = 1
+    version = 2
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -92,6 +94,13 @@ class Verify:
                 f"{dataset.name}: no labels, so {evaluation.metric} cannot be measured",
                 "add labels (--labels NAME for an .npz), or remove the metric",
             )
+        for comparison in run.comparisons:
+            for output in comparison.outputs:
+                if output.cosine is None and output.passed and output.mean_abs > _MANY_DIFFER:
+                    progress.warn(
+                        f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} "
+                        f"differ from {labels[0]}'s; judge them by a metric, or by --atol {output.output}:SHARE"
+                    )
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
         from trtpipe.accuracy.reports import ParityReport
