@@ -20,6 +20,7 @@ from world import (
     EXPORT,
     LOWER,
     MEASURE,
+    OBSERVE,
     PROFILE,
     SHAPES,
     SIMPLIFY,
@@ -53,10 +54,10 @@ class TestFirstAndSecond:
         steps = new_world.run(new_world.job(), heard_all)
         assert states(steps) == dict.fromkeys(ALL, "built")
         assert heard_all.steps == [(label, "built") for label in ALL]
-        kinds = ["model", "simplified", "ranges", "lowered", "engine", "parity", "latency", "manifest"]
+        kinds = ["model", "simplified", "statistics", "ranges", "lowered", "engine", "parity", "latency", "manifest"]
         assert [step.artifact.kind for step in steps] == kinds
         assert all(step.because == "never built before" for step in steps)
-        assert len({step.key for step in steps}) == 8
+        assert len({step.key for step in steps}) == 9
 
     def test_the_second_time_nothing_is_done(self, world, heard_all, monkeypatch):
         for stage in STAGES:
@@ -68,7 +69,7 @@ class TestFirstAndSecond:
     @pytest.mark.parametrize(("precision", "skipped"), [("fp32", True), ("fp16", True), ("bf16", True), ("fp8", False)])
     def test_every_precision_goes_all_the_way(self, world, heard_all, precision, skipped):
         steps = world.run(world.job(precision=precision), heard_all)
-        assert states(steps)[CALIBRATE] == ("skipped" if skipped else "hit")
+        assert states(steps)[OBSERVE] == states(steps)[CALIBRATE] == ("skipped" if skipped else "hit")
         assert {states(steps)[label] for label in AFTER_LOWER} == {"built"}
 
 
@@ -103,12 +104,14 @@ def _scaled(tensor):
     return onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(2), tensor.name)
 
 
-#: what is changed, in the world or in the job; what is built again; the reason the first of these steps gives
+#: what is changed, in the world or in the job; what is built again; the reason the first of these steps gives.
+#: Where the same statistics are found again, ranges are not chosen again.
 CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "nothing": ({}, (), ""),
     "precision to fp8": ({"precision": "fp8"}, AFTER_LOWER, "settings.precision"),
-    "percentile": ({"recipe": {"percentile": 99.0}}, ALL[2:], "settings.percentile"),
-    "method": ({"recipe": {"method": "max"}}, ALL[2:], "settings.method"),
+    "percentile": ({"recipe": {"percentile": 99.0}}, ALL[3:], "settings.percentile"),
+    "method": ({"recipe": {"method": "max"}}, ALL[3:], "settings.method"),
+    "method that goes by the format": ({"recipe": {"method": "mse"}}, ALL[3:], "settings.method"),
     "a kept node": ({"keep": ["gemm_5"]}, ALL[2:], "settings.keep"),
     "another target": ({"targets": ["sm120"]}, ("compile sm120", VERIFY, BUNDLE), "never built before"),
     "one target more": ({"targets": ["sm89", "sm120"]}, ("compile sm120", VERIFY, BUNDLE), "never built before"),
@@ -124,14 +127,16 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "limits of the builder": ({"build": {"time_limit": 99.0}}, (BUNDLE,), "settings.settings.profile.build.time_limit"),
     "a description": ({"description": "words"}, (BUNDLE,), "settings.settings.profile.description"),
     "shapes": ({"shapes": WIDER}, (SIMPLIFY, COMPILE, VERIFY, MEASURE, BUNDLE), "settings.shapes.x"),
-    "no simplification": ({"simplify": False}, ALL[1:], "settings.onnxsim"),
+    "no simplification": ({"simplify": False}, (SIMPLIFY, OBSERVE, *AFTER_LOWER), "settings.onnxsim"),
     "calibration data": (change_calibration_data, ALL[1:], "inputs.calibration-data"),
     "evaluation data": (change_evaluation_data, (SIMPLIFY, VERIFY, BUNDLE), "inputs.evaluation-data"),
     "weights": (change_weights, ALL, "inputs.source"),
-    "a node's name": (rename_a_node, ALL, "inputs.source"),
+    "a node's name": (rename_a_node, (EXPORT, SIMPLIFY, OBSERVE, *AFTER_LOWER), "inputs.source"),
     "threads": ({"settings": {"threads": 1}}, (MEASURE, BUNDLE), "backend.threads"),  # they decide a latency on the CPU
     "limits of child processes": ({"settings": {"worker_seconds": 77.0, "worker_memory": 10**10}}, (), ""),
-    "calibration batch": ({"recipe": {"data": {"batch": 8}}}, (CALIBRATE, LOWER, BUNDLE), "settings.data.batch"),
+    "calibration batch": (
+        {"recipe": {"data": {"batch": 8}}}, (OBSERVE, CALIBRATE, LOWER, BUNDLE), "settings.data.batch"
+    ),
 }  # fmt: skip
 
 
@@ -230,7 +235,8 @@ class TestRandomData:
         with pytest.raises(InputError, match="needs calibration data"):
             new_world.run(new_world.job(recipe=none), heard_all)
         steps = new_world.run(new_world.job(recipe=none, allow_random=True), heard_all)
-        ranges = Ranges.read(steps[2].artifact.path)
+        (made,) = (step.artifact for step in steps if step.label == CALIBRATE)
+        ranges = Ranges.read(made.path)
         assert "synthetic, seeded random" in ranges.account.source
         assert "synthetic" in json.dumps(Manifest.read(steps[-1].artifact.path).calibration)
 

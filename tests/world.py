@@ -32,10 +32,10 @@ PROFILE = {
     "latency": {"warmup": 0.0001, "duration": 0.001},
     "tolerance": {"atol": 100.0},
 }
-EXPORT, SIMPLIFY, CALIBRATE, LOWER, COMPILE, VERIFY, MEASURE, BUNDLE = (
-    "export", "simplify", "calibrate", "lower", "compile sm89", "verify", "measure", "bundle"
+EXPORT, SIMPLIFY, OBSERVE, CALIBRATE, LOWER, COMPILE, VERIFY, MEASURE, BUNDLE = (
+    "export", "simplify", "observe", "calibrate", "lower", "compile sm89", "verify", "measure", "bundle"
 )  # fmt: skip
-ALL = (EXPORT, SIMPLIFY, CALIBRATE, LOWER, COMPILE, VERIFY, MEASURE, BUNDLE)
+ALL = (EXPORT, SIMPLIFY, OBSERVE, CALIBRATE, LOWER, COMPILE, VERIFY, MEASURE, BUNDLE)
 AFTER_LOWER = (LOWER, COMPILE, VERIFY, MEASURE, BUNDLE)
 
 
