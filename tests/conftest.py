@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 from models import conv_net, save
 from world import World, write_data
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from trtpipe.artifact import R, Record
     from trtpipe.backends.worker import Limits
     from trtpipe.source import Source
+
+# How fast a loaded machine draws examples says nothing about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 class Listener(Silent):

@@ -43,7 +43,6 @@ atol = 0.1
 stat = "max"
 [accuracy]
 max_drop = 0.02
-samples = 500
 [latency]
 warmup = "500ms"
 duration = 2
@@ -63,7 +62,7 @@ def test_a_full_profile(tmp_path: Path) -> None:
     assert profile.build.workspace == 4 * 1024**3
     assert profile.build.time_limit == 600
     assert (profile.latency.warmup, profile.latency.duration, profile.latency.max_p99) == (0.5, 2.0, 0.002)
-    assert profile.accuracy.samples == 500
+    assert profile.accuracy.max_drop == 0.02
 
 
 def test_a_profile_survives_the_way_to_json_and_back(tmp_path: Path) -> None:

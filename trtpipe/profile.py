@@ -117,7 +117,6 @@ class AccuracyGate(Record):
     """The task metric may fall by at most ``max_drop`` (in the metric's own unit: 0.01 is one point of top-1)."""
 
     max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
-    samples: Annotated[int, Field(ge=1)] | None = None
 
 
 class LatencySettings(Record):
