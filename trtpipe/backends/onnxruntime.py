@@ -109,6 +109,8 @@ class OnnxRuntime:
         options.log_severity_level = 4
         options.intra_op_num_threads = settings.threads
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+        # Graphs are run in turn, a sample at a time: waiting threads of one session must not take cores from the next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.graph_optimization_level = ort.GraphOptimizationLevel(_safe_level(model))
         try:
             session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
