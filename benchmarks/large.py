@@ -31,7 +31,8 @@ def main() -> None:
         work = keep or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
         model = work / "dense3g.onnx"
-        subprocess.run([sys.executable, str(Path(__file__).parent / "models.py"), "dense3g", str(model)], check=True)
+        maker = [sys.executable, str(Path(__file__).parent / "models.py"), "dense3g", str(model)]
+        subprocess.run(maker, check=True, stdout=subprocess.DEVNULL)
         environment = {**os.environ, "TRTPIPE_CACHE_DIR": str(work / "cache")}
         build = [sys.executable, "-m", "trtpipe", "build", str(model), "--fp16", "--target", "sm89", "--duration", "1s"]
         seconds, peak = watched([*build, *SHAPES, "-o", str(work / "out")], environment)
