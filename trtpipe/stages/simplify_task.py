@@ -12,6 +12,7 @@ from trtpipe.backends.base import load_backend
 from trtpipe.backends.worker import Report
 from trtpipe.calibration.synthetic import RandomDataset
 from trtpipe.errors import InputError, StageError
+from trtpipe.imports import without
 from trtpipe.onnxfile import contract_of, load_model, save_model
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import graphs_of, run_passes
@@ -78,7 +79,9 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
 
 def _onnxsim(source: Path) -> ir.Model:
     import onnx
-    import onnxsim
+
+    with without("torch"):
+        import onnxsim
 
     try:
         simplified, _ = onnxsim.simplify(onnx.load(source))
