@@ -18,7 +18,7 @@ LONG, TOO_LONG = 300, 400
 #: From the bottom to the top; a module may import from its own layer and from those below. The longest prefix counts.
 LAYERS = (
     ("errors",),
-    ("artifact", "digest", "methods", "oserrors", "progress", "units"),
+    ("artifact", "digest", "imports", "methods", "oserrors", "progress", "protowire", "units"),
     ("requirements", "settings", "target", "tomlfile"),
     ("onnxfile", "source"),
     ("profile", "recipe", "shapes", "toolchain"),

@@ -58,8 +58,9 @@ def read_proto(path: Path, *, weights: bool = False) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     _refuse_non_model(path)
+    proto = onnx.ModelProto()
     try:
-        proto = onnx.ModelProto.FromString(path.read_bytes() if weights else read_without_weights(path))
+        proto.ParseFromString(path.read_bytes() if weights else read_without_weights(path))
     except (DecodeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not an ONNX model, or cut short ({error})", _GIVE_MODEL) from error
     if not proto.graph.node and not proto.graph.output:
