@@ -129,9 +129,9 @@ class _Rewriter:
         if value in self._as_half:
             return self._as_half[value]
         source = value.producer()
-        if source is not None and source.op_type == "Cast" and source.inputs[0] is not None:
-            if source.inputs[0].dtype == self._dtype:  # was in 16 bits before
-                return source.inputs[0]
+        before = source.inputs[0] if source is not None and source.op_type == "Cast" else None
+        if before is not None and before.dtype == self._dtype:  # was in 16 bits already
+            return before
         converted = (
             self._convert(value) if value.const_value is not None and value.is_initializer() else self._cast(value)
         )

@@ -83,9 +83,8 @@ class _Prober:
         self._graph.register_initializer(value)
         return value
 
-    def op(self, op_type: str, inputs: list[ir.Value | None], **attributes: int) -> ir.Value:
-        node = ir.node(op_type, inputs, dict(attributes) or None)
-        return self.append(node)
+    def op(self, op_type: str, inputs: list[ir.Value | None], attribute: tuple[str, int] | None = None) -> ir.Value:
+        return self.append(ir.node(op_type, inputs, dict([attribute]) if attribute else None))
 
     def append(self, node: ir.Node) -> ir.Value:
         node.outputs[0].name = self._fresh("probe")
@@ -129,14 +128,14 @@ def _wanted(graph: ir.Graph) -> Iterator[tuple[ir.Value, Quantity, Callable[[_Pr
 
 
 def _reduction(op_type: str, value: ir.Value) -> Callable[[_Prober], ir.Value]:
-    return lambda prober: prober.op(op_type, [value], keepdims=0)
+    return lambda prober: prober.op(op_type, [value], ("keepdims", 0))
 
 
 def _smallest(value: ir.Value) -> Callable[[_Prober], ir.Value]:
     def make(prober: _Prober) -> ir.Value:
         magnitude = prober.op("Abs", [value])
         zero = prober.op("Equal", [magnitude, prober.zero])
-        return prober.op("ReduceMin", [prober.op("Where", [zero, prober.nothing, magnitude])], keepdims=0)
+        return prober.op("ReduceMin", [prober.op("Where", [zero, prober.nothing, magnitude])], ("keepdims", 0))
 
     return make
 
@@ -152,7 +151,7 @@ def _terms(node: ir.Node) -> Callable[[_Prober], ir.Value]:
         total = prober.append(ir.node(node.op_type, [magnitude, *node.inputs[1:]], dict(attributes)))
         if node.op_type == "ReduceMean":
             count = prober.op("Div", [prober.op("Size", [source]), prober.op("Size", [total])])
-            total = prober.op("Mul", [total, prober.op("Cast", [count], to=int(ir.DataType.FLOAT))])
-        return prober.op("ReduceMax", [total], keepdims=0)
+            total = prober.op("Mul", [total, prober.op("Cast", [count], ("to", int(ir.DataType.FLOAT)))])
+        return prober.op("ReduceMax", [total], ("keepdims", 0))
 
     return make

@@ -1,4 +1,4 @@
-"""16-bit nodes that are not worth their casts."""
+"""16-bit nodes that are not worth their casts, or that belong to others."""
 
 from __future__ import annotations
 
@@ -26,9 +26,15 @@ def lone_nodes(reasons: Mapping[ir.Node, str | None]) -> dict[ir.Node, str]:
     """
     found: dict[ir.Node, str] = {}
     for node, reason in reasons.items():
-        if reason is None and node.op_type in _CHEAP and _surrounded(node, reasons, found):
+        if reason is None and node.op_type == "DequantizeLinear" and _reader_kept(node, reasons):
+            found[node] = "belongs to a node in float32: a cast between them would part them"
+        elif reason is None and node.op_type in _CHEAP and _surrounded(node, reasons, found):
             found[node] = "between nodes in float32: two casts would cost more than it"
     return found
+
+
+def _reader_kept(node: ir.Node, reasons: Mapping[ir.Node, str | None]) -> bool:
+    return any(reasons.get(use.node) for use in node.outputs[0].uses())
 
 
 def _surrounded(node: ir.Node, reasons: Mapping[ir.Node, str | None], found: Mapping[ir.Node, str]) -> bool:

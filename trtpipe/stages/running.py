@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import load_backend
+from trtpipe.profile import HALF
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Artifact
     from trtpipe.job import Inputs, Job
     from trtpipe.profile import Precision
-
-_EMULATED: dict[Precision, str] = {"fp16": "float16 storage emulated", "bf16": "bfloat16 storage emulated"}
 
 
 def runnable(job: Job) -> bool:
@@ -30,7 +29,7 @@ def runnable_engines(job: Job, inputs: Inputs) -> list[Artifact]:
 
 def runnable_graph(path: Path, precision: Precision, workdir: Path) -> tuple[Path, str]:
     """The graph the CPU runs for ``path``: 16-bit graphs with their storage emulated, all others as they are."""
-    if precision not in _EMULATED:
+    if precision not in HALF:
         return path, ""
     from trtpipe.onnxfile import load_model, save_model
     from trtpipe.passes.emulate_half import EmulateHalf
@@ -41,4 +40,4 @@ def runnable_graph(path: Path, precision: Precision, workdir: Path) -> tuple[Pat
     run_passes(model, [InferTypes(), EmulateHalf()])
     emulated = workdir / "emulated.onnx"
     save_model(model, emulated)
-    return emulated, _EMULATED[precision]
+    return emulated, f"{HALF[precision]} storage emulated"
