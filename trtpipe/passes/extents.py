@@ -16,7 +16,7 @@ from trtpipe.passes.carriers import PURE_MOVES, origin
 from trtpipe.passes.graph_pass import FreshNames, graphs_of, owners_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 Quantity = Literal["minimum", "maximum", "smallest", "terms"]
 
@@ -42,10 +42,13 @@ class Probe:
     quantity: Quantity
 
 
-def add_probes(model: ir.Model) -> dict[str, tuple[Probe, ...]]:
+def add_probes(model: ir.Model, only: Collection[ir.Value] | None = None) -> dict[str, tuple[Probe, ...]]:
     """Append to every graph of ``model``, in place, one value that holds the numbers of its float32 tensors.
 
     Tensors that only show another one's elements get none of their own: see ``carriers.origin``.
+
+    Args:
+        only: measure just these, and just their extremes.
 
     Returns:
         Name of a float32[n] value -> what its elements are. Bodies of other operators than If, Loop and Scan have none.
@@ -57,7 +60,9 @@ def add_probes(model: ir.Model) -> dict[str, tuple[Probe, ...]]:
         if graph in owners and owners[graph].op_type not in _CONTAINERS:
             continue
         prober = _Prober(graph, fresh)
-        for value, quantity, make in list(_wanted(graph)):
+        for value, quantity, make in list(
+            _wanted(graph) if only is None else _extremes(value for value in only if value.graph is graph)
+        ):
             prober.add(Probe(str(value.name), quantity), make)
         if prober.probes:
             found[prober.finish()] = tuple(prober.probes)
@@ -116,15 +121,19 @@ def _wanted(graph: ir.Graph) -> Iterator[tuple[ir.Value, Quantity, Callable[[_Pr
         source = None if index is None or index >= len(node.inputs) else node.inputs[index]
         if source is not None and source.dtype == ir.DataType.FLOAT and source.const_value is None:
             divisors[origin(source)] = None
-    for value in values:
-        yield value, "minimum", _reduction("ReduceMin", value)
-        yield value, "maximum", _reduction("ReduceMax", value)
+    yield from _extremes(values)
     for value in divisors:
         if value.graph is graph and value.const_value is None:
             yield value, "smallest", _smallest(value)
     for node in graph:
         if node.op_type in SUMS and node.outputs[0] in values:
             yield node.outputs[0], "terms", _terms(node)
+
+
+def _extremes(values: Iterable[ir.Value]) -> Iterator[tuple[ir.Value, Quantity, Callable[[_Prober], ir.Value]]]:
+    for value in values:
+        yield value, "minimum", _reduction("ReduceMin", value)
+        yield value, "maximum", _reduction("ReduceMax", value)
 
 
 def _reduction(op_type: str, value: ir.Value) -> Callable[[_Prober], ir.Value]:
