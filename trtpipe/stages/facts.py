@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.artifact import IOContract, Record
+from trtpipe.passes.decisions import WorkShare
 from trtpipe.passes.graph_pass import NodeDecision
 
 
@@ -60,10 +61,12 @@ class LowerFacts(Record):
         precision: what was asked for.
         counts: how many of the judged nodes ended up in each precision.
         nodes: the decision for each of them.
+        work: for 8 bits, how much of the multiply-accumulates they hold.
     """
 
     precision: str
     opset: int
     counts: dict[str, int]
     nodes: tuple[NodeDecision, ...]
+    work: WorkShare | None = None
     notes: tuple[str, ...] = ()

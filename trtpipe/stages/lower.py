@@ -15,7 +15,7 @@ from trtpipe.stages.facts import LowerFacts
 if TYPE_CHECKING:
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
-    from trtpipe.passes.graph_pass import GraphPass
+    from trtpipe.passes.graph_pass import GraphPass, NodeDecision
     from trtpipe.progress import Progress
 
 LOWERED = "lowered.onnx"
@@ -26,7 +26,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 4
+    version = 5
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -38,12 +38,15 @@ class Lower:
         return None
 
     def key(self, job: Job) -> JSON:
-        """The precision, the nodes the user keeps high, and how far the scales of weights reach."""
+        """The precision, the nodes the user keeps high, how far the scales of weights reach, the shapes work is
+        counted at.
+        """
         eight_bit = job.profile.precision in CALIBRATED
         return {
             "precision": job.profile.precision,
             "keep": list(job.profile.keep),
             "weights": job.recipe.weights if eight_bit else None,
+            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()} if eight_bit else None,
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -54,16 +57,18 @@ class Lower:
         """Rewrite the graph."""
         from trtpipe.onnxfile import load_model, save_model
         from trtpipe.passes.clean_up import clean_up
+        from trtpipe.passes.decisions import work_share
         from trtpipe.passes.graph_pass import run_passes
+        from trtpipe.passes.macs import sizes_of
 
         precision = job.profile.precision
         model = load_model(inputs.path("simplified"))
         clean_up(model)
-        results = run_passes(model, _passes(job, inputs))
+        results = run_passes(model, _passes(job, inputs, sizes_of(model, job.opt_shapes)))
         decisions = [decision for result in results for decision in result.decisions]
         path = workdir / LOWERED
         names = save_model(model, path)
-        notes = _notes(job, [decision.precision for decision in decisions])
+        notes = _notes(job, decisions)
         for note in notes:
             progress.warn(note)
         facts = LowerFacts(
@@ -71,6 +76,7 @@ class Lower:
             opset=model.graph.opset_imports.get("", 0),
             counts=dict(sorted(Counter(decision.precision for decision in decisions).items())),
             nodes=tuple(decisions),
+            work=work_share(decisions) if precision in CALIBRATED else None,
             notes=tuple(notes),
         )
         facts.write(path.with_name(f"{LOWERED}.json"))
@@ -83,7 +89,7 @@ class Lower:
             raise StageError(f"lowering changed the interface: {broken}", "report this with the model")
 
 
-def _passes(job: Job, inputs: Inputs) -> list[GraphPass]:
+def _passes(job: Job, inputs: Inputs, sizes: dict[str, int]) -> list[GraphPass]:
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.passes.cast_precision import CastPrecision
     from trtpipe.passes.insert_qdq import InsertQDQ
@@ -97,14 +103,22 @@ def _passes(job: Job, inputs: Inputs) -> list[GraphPass]:
         return [CastPrecision("bfloat16", keep)]
     ranges = Ranges.read(inputs.path("ranges"))
     amax = {name: found.amax for name, found in ranges.tensors.items()}
-    return [InsertQDQ(precision, amax, keep, job.recipe.weights)]
+    return [InsertQDQ(precision, amax, keep, job.recipe.weights, sizes=sizes)]
 
 
-def _notes(job: Job, precisions: list[str]) -> list[str]:
-    """A lowering that changed nothing must not pass for one that did."""
-    wanted = {"fp16": "float16", "bf16": "bfloat16"}.get(job.profile.precision, job.profile.precision)
-    if job.profile.precision == "fp32" or wanted in precisions:
+def _notes(job: Job, decisions: list[NodeDecision]) -> list[str]:
+    """What deserves attention: a lowering that changed nothing, or little; patterns that match nothing."""
+    from trtpipe.passes.decisions import shortfall, unmatched
+
+    precision = job.profile.precision
+    if precision == "fp32":
         return []
-    return [
-        f"no node could be lowered to {job.profile.precision}: the engine will compute in float32 (see {LOWERED}.json)"
-    ]
+    notes = unmatched(job.profile.keep, decisions)
+    wanted = {"fp16": "float16", "bf16": "bfloat16"}.get(precision, precision)
+    if all(decision.precision != wanted for decision in decisions):
+        notes.append(
+            f"no node could be lowered to {precision}: the engine will compute in float32 (see {LOWERED}.json)"
+        )
+    elif precision in CALIBRATED and (sentence := shortfall(decisions)) is not None:
+        notes.append(sentence)
+    return notes

@@ -24,7 +24,7 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 1
+    version = 2
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -83,11 +83,11 @@ def tensors_of(simplified: Path, keep: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the tensors to observe: those that will carry a Q/DQ pair."""
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.clean_up import clean_up
-    from trtpipe.passes.placement import observed_tensors, place
+    from trtpipe.passes.placement import place
 
     model = load_model(simplified)
     clean_up(model)
-    return observed_tensors(place(model, keep)[0])
+    return place(model, keep).tensors
 
 
 def write_observed(simplified: Path, path: Path, tensors: tuple[str, ...]) -> tuple[str, ...]:
