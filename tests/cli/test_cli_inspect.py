@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     [
         ("model.onnx", "model", ["ai.onnx 20", "x: float32[2x8]", "MatMul", "exported by"]),
         ("simplified.onnx", "model", ["simplified by", "trtpipe alone: 2 nodes"]),
-        ("lowered.onnx", "model", ["1 QuantizeLinear", "2 DequantizeLinear", "lowered to  int8: 1 float32, 1 int8", "because"]),
+        (
+            "lowered.onnx",
+            "model",
+            ["1 QuantizeLinear", "2 DequantizeLinear", "lowered to  int8: 1 float32, 1 int8", "because"],
+        ),
         ("sm89.plan", "engine", ["null", "sm89", "y: float32[2x4]"]),
         ("ranges.json", "ranges", ["percentile 99.99 %", "128 from", "amax", "method"]),
         ("statistics.npz", "statistics", ["128 from", "1024", "not finite"]),
