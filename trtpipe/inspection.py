@@ -85,11 +85,12 @@ class Inspection(Record):
         Raises:
             InputError: the file holds no decisions, or none for such a node.
         """
-        if self.lowered is None:
+        record = self.lowered or self.manifest
+        if record is None or not record.nodes:
             raise InputError(
-                f"{self.path}: no record of decisions about nodes", "name a lowered.onnx, or its JSON file"
+                f"{self.path}: no record of decisions about nodes", "name a lowered.onnx, its JSON file or a manifest"
             )
-        return explain(self.lowered.nodes, node)
+        return explain(record.nodes, node)
 
     @property
     def flavour(self) -> str | None:

@@ -251,6 +251,7 @@ def _manifest(manifest: Manifest) -> Iterator[str]:
             ("precision", manifest.precision),
             ("built by", f"trtpipe {manifest.trtpipe}, {manifest.backend}, for {', '.join(manifest.targets)}"),
             ("tools", ", ".join(f"{name} {version}" for name, version in manifest.toolchain.items())),
+            *([] if manifest.work is None else [("in 8 bits", _share(manifest.work))]),
             *_calibration(manifest),
             *((verdict.gate, f"{_VERDICTS[verdict.passed]}: {verdict.summary}") for verdict in manifest.verdicts),
             *_notes(manifest.notes),

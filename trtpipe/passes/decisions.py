@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from trtpipe.passes.graph_pass import NodeDecision
 
 _EIGHT_BIT = frozenset({"int8", "fp8"})
+#: What differs between two reasons of one kind: names of tensors and patterns.
+_QUOTED = re.compile(r"'[^']*'")
 #: Reasons named when much stays high.
 _REASONS = 3
 
@@ -52,7 +55,7 @@ def shortfall(decisions: Sequence[NodeDecision]) -> str | None:
     costs: dict[str, int] = defaultdict(int)
     for decision in decisions:
         if decision.precision not in _EIGHT_BIT and decision.macs:
-            costs[decision.reason] += decision.macs
+            costs[_QUOTED.sub("...", decision.reason)] += decision.macs
     largest = sorted(costs.items(), key=lambda item: (-item[1], item[0]))[:_REASONS]
     named = "; ".join(f"{100 * macs / work.total:.1f} %: {reason}" for reason, macs in largest)
     return f"{100 * work.share:.1f} % of the multiply-accumulates are in 8 bits, the rest is not: {named}"
