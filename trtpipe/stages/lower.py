@@ -32,7 +32,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 7
+    version = 8
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -46,13 +46,16 @@ class Lower:
         return None
 
     def key(self, job: Job) -> JSON:
-        """The precision, the nodes the user keeps high, and how far the scales of weights reach."""
+        """The precision, the nodes the user keeps high, how far the scales of weights reach, the shapes work is
+        counted at.
+        """
         eight_bit = job.profile.precision in CALIBRATED
         return {
             "precision": job.profile.precision,
             "keep": list(job.profile.keep),
             "weights": job.recipe.weights if eight_bit else None,
             "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision == "best" else None,
+            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()} if eight_bit else None,
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -63,6 +66,7 @@ class Lower:
         """Rewrite the graph."""
         from trtpipe.onnxfile import load_model, save_model
         from trtpipe.passes.clean_up import clean_up
+        from trtpipe.passes.decisions import work_share
 
         precision = job.profile.precision
         model = load_model(inputs.path("simplified"))
@@ -73,7 +77,7 @@ class Lower:
         decisions = _lowered(model, job, inputs, extents)
         path = workdir / LOWERED
         names = save_model(model, path)
-        notes = _notes(job, [decision.precision for decision in decisions])
+        notes = _notes(job, decisions)
         for note in notes:
             progress.warn(note)
         facts = LowerFacts(
@@ -82,6 +86,7 @@ class Lower:
             counts=dict(sorted(Counter(decision.precision for decision in decisions).items())),
             nodes=decisions,
             samples=0 if extents is None else extents.samples,
+            work=work_share(decisions) if precision in CALIBRATED else None,
             notes=tuple(notes),
         )
         facts.write(path.with_name(f"{LOWERED}.json"))
@@ -97,8 +102,8 @@ class Lower:
 def _lowered(model: ir.Model, job: Job, inputs: Inputs, extents: Extents | None) -> tuple[NodeDecision, ...]:
     """Lower ``model`` in place: to 8 bits, to 16, or to 8 and what is left to 16."""
     from trtpipe.passes.cast_precision import CastPrecision
-    from trtpipe.passes.decisions import merged
     from trtpipe.passes.graph_pass import node_label, run_passes
+    from trtpipe.passes.two_precisions import merged
 
     precision, keep = job.profile.precision, job.profile.keep
     nodes = {node_label(node) for node in model.graph.all_nodes()}
@@ -114,14 +119,16 @@ def _lowered(model: ir.Model, job: Job, inputs: Inputs, extents: Extents | None)
 def _quantisation(model: ir.Model, job: Job, inputs: Inputs) -> GraphPass:
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.passes.insert_qdq import InsertQDQ
+    from trtpipe.passes.macs import sizes_of
 
     precision, keep = job.profile.precision, job.profile.keep
     ranges = Ranges.read(inputs.path("ranges"))
     amax = {name: found.amax for name, found in ranges.tensors.items()}
+    sizes = sizes_of(model, job.opt_shapes)
     if precision != "best":
-        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights)
+        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes)
     left = _left_in_half(model, job.profile.int8_nodes)
-    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, HALF["best"])
+    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, "float16", sizes)
 
 
 def _left_in_half(model: ir.Model, patterns: tuple[str, ...]) -> list[str]:
@@ -132,13 +139,22 @@ def _left_in_half(model: ir.Model, patterns: tuple[str, ...]) -> list[str]:
     return [escape(label) for label in labels if not any(fnmatchcase(label, pattern) for pattern in patterns)]
 
 
-def _notes(job: Job, precisions: list[str]) -> list[str]:
-    """A lowering that changed nothing must not pass for one that did."""
+def _notes(job: Job, decisions: tuple[NodeDecision, ...]) -> list[str]:
+    """What deserves attention: a lowering that changed nothing, or little; patterns that match nothing."""
+    from trtpipe.passes.decisions import shortfall, unmatched
+
     precision = job.profile.precision
-    wanted = [name for name in (EIGHT_BIT.get(precision), HALF.get(precision)) if name]
-    missing = [name for name in wanted if name not in precisions]
-    if precision == "best" and missing == ["int8"]:
-        return [f"no node could be lowered to int8: the engine will compute in float16 (see {LOWERED}.json)"]
-    if missing != wanted or not wanted:
+    if precision == "fp32":
         return []
-    return [f"no node could be lowered to {precision}: the engine will compute in float32 (see {LOWERED}.json)"]
+    notes = unmatched(job.profile.keep, decisions)
+    found = {decision.precision for decision in decisions}
+    eight, half = EIGHT_BIT.get(precision), HALF.get(precision)
+    if not found & {eight, half}:
+        notes.append(
+            f"no node could be lowered to {precision}: the engine will compute in float32 (see {LOWERED}.json)"
+        )
+    elif eight is not None and eight not in found:
+        notes.append(f"no node could be lowered to {eight}: the engine will compute in {half} (see {LOWERED}.json)")
+    elif eight is not None and (sentence := shortfall(decisions)) is not None:
+        notes.append(sentence)
+    return notes
