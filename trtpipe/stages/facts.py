@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.artifact import IOContract, Record
+from trtpipe.passes.decisions import WorkShare
 from trtpipe.passes.graph_pass import NodeDecision
 
 
@@ -60,10 +61,14 @@ class LowerFacts(Record):
         precision: what was asked for.
         counts: how many of the judged nodes ended up in each precision.
         nodes: the decision for each of them.
+        samples: how many samples showed what 16 bits have to hold; 0 where fixed rules decided.
+        work: for 8 bits, how much of the multiply-accumulates they hold.
     """
 
     precision: str
     opset: int
     counts: dict[str, int]
     nodes: tuple[NodeDecision, ...]
+    samples: int = 0
+    work: WorkShare | None = None
     notes: tuple[str, ...] = ()
