@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -33,13 +33,23 @@ class Work:
     channelwise: bool = False
 
 
+#: Metadata of a node: its multiply-accumulates at the typical shapes, where ``CountWork`` found them.
+MACS = "trtpipe.macs"
+
+
 def work_of(node: ir.Node, sizes: Mapping[str, int] | None = None) -> Work | None:
     """The work of a weighted node; ``None`` for other nodes, and where the shape of neither operand is known.
 
     Args:
-        node: any node; shapes must be inferred.
+        node: any node; shapes must be inferred. A count among its metadata goes before our own.
         sizes: name of a symbolic dimension -> its size.
     """
+    work = _work(node, sizes)
+    counted = node.metadata_props.get(MACS, "")
+    return replace(work, macs=int(counted)) if work is not None and counted.isdecimal() else work
+
+
+def _work(node: ir.Node, sizes: Mapping[str, int] | None) -> Work | None:
     if node.op_type not in WEIGHTED or not is_standard(node) or len(node.inputs) < 2:
         return None
     known = sizes or {}
