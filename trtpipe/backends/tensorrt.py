@@ -93,6 +93,7 @@ class TensorRT:
             settings,
             progress,
             device=gpu.uuid if mixed else "",
+            opens=True,
         )
 
     @contextmanager

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trtpipe.backends.plan import PlanHeader
     from trtpipe.calibration.account import DataAccount
     from trtpipe.calibration.ranges import Ranges, TensorRange
+    from trtpipe.engine.report import EngineReport, EngineTensor
     from trtpipe.report.graph import GraphSummary
     from trtpipe.report.statistics import StatisticsSummary
     from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
@@ -42,7 +43,7 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[str]:
     if found.plan is not None:
         yield _plan(found.plan)
     if found.engine is not None:
-        yield from _engine(found.engine)
+        yield from _engine(found.engine, limit)
     if found.stand_in is not None:
         yield facts([("flavour", "null: a stand-in for tests, no engine"), ("target", found.stand_in.target)])
     if found.ranges is not None:
@@ -109,7 +110,7 @@ def _plan(plan: PlanHeader) -> str:
     return facts([("built by", f"{plan.flavour} {plan.version}{weights}"), ("targets", targets + more)])
 
 
-def _engine(engine: EngineFacts) -> Iterator[str]:
+def _engine(engine: EngineFacts, limit: int | None) -> Iterator[str]:
     precisions = ", ".join(f"{count} {name}" for name, count in engine.precisions.items())
     yield facts(
         [
@@ -120,8 +121,33 @@ def _engine(engine: EngineFacts) -> Iterator[str]:
             ("activations", "unknown" if engine.activation_bytes is None else format_bytes(engine.activation_bytes)),
             ("built in", format_seconds(engine.build_seconds)),
             *(("warning", warning) for warning in engine.warnings),
+            *_notes(engine.notes),
         ]
     )
+    if engine.report is not None:
+        yield from _layers(engine.report, limit)
+
+
+def _layers(report: EngineReport, limit: int | None) -> Iterator[str]:
+    yield facts([(f"from the {report.source}", report.summary)])
+    headers = ("layer", "kind", "reads", "constants", "writes", "bytes written", "ONNX nodes")
+    rows = [
+        (
+            layer.name,
+            layer.kind,
+            _types(layer.inputs),
+            _types(layer.constants),
+            _types(layer.outputs),
+            format_bytes(sum(tensor.bytes(report.free) for tensor in layer.outputs)),
+            ", ".join(layer.nodes),
+        )
+        for layer in report.kernels
+    ]
+    yield from _limited(headers, rows, limit, right=("bytes written",))
+
+
+def _types(tensors: Sequence[EngineTensor]) -> str:
+    return " ".join(dict.fromkeys(tensor.type for tensor in tensors))
 
 
 def _ranges(ranges: Ranges, limit: int | None) -> Iterator[str]:
