@@ -66,10 +66,19 @@ class TestFirstAndSecond:
         assert states(steps) == dict.fromkeys(ALL, "hit")
         assert states(world.plan(world.job(), heard_all)) == dict.fromkeys(ALL, "hit")
 
-    @pytest.mark.parametrize(("precision", "skipped"), [("fp32", True), ("fp16", True), ("bf16", True), ("fp8", False)])
-    def test_every_precision_goes_all_the_way(self, world, heard_all, precision, skipped):
+    @pytest.mark.parametrize(
+        ("precision", "observed", "calibrated"),
+        [
+            ("fp32", "skipped", "skipped"),
+            ("fp16", "built", "skipped"),
+            ("bf16", "built", "skipped"),
+            ("fp8", "hit", "hit"),
+            ("best", "built", "built"),
+        ],
+    )
+    def test_every_precision_goes_all_the_way(self, world, heard_all, precision, observed, calibrated):
         steps = world.run(world.job(precision=precision), heard_all)
-        assert states(steps)[OBSERVE] == states(steps)[CALIBRATE] == ("skipped" if skipped else "hit")
+        assert (states(steps)[OBSERVE], states(steps)[CALIBRATE]) == (observed, calibrated)
         assert {states(steps)[label] for label in AFTER_LOWER} == {"built"}
 
 

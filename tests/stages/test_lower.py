@@ -101,9 +101,11 @@ def test_large_constants_are_never_clamped(go):
     assert facts.counts == {"float16": 2, "float32": 2}
 
 
-def test_a_mask_of_the_lowest_float_survives(go):
-    graph, _ = go(embedding(), "fp16")
-    assert weights_of(graph)["lowest"] == np.finfo(np.float32).min
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_mask_of_the_lowest_float_becomes_one_that_16_bits_hold(go, precision):
+    graph, _ = go(embedding(), precision)
+    masks = [weight for name, weight in weights_of(graph).items() if name.startswith("lowest")]
+    assert masks == [-16384]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -156,5 +158,8 @@ def test_what_its_key_holds(make_job):
     assert key() == key(targets=["sm120"]) == key(simplify=False) == key(recipe={"percentile": 99.0})
     assert key() != key(precision="fp16") != key(precision="fp16", keep=["a"])
     assert STAGE.consumes(make_job(precision="int8")) == ("simplified", "ranges")
-    assert STAGE.consumes(make_job(precision="fp16")) == ("simplified",)
+    assert STAGE.consumes(make_job(precision="fp16")) == ("simplified", "statistics")
+    assert STAGE.consumes(make_job(precision="best")) == ("simplified", "ranges", "statistics")
+    assert key(precision="best") != key(precision="best", int8_nodes=["conv_*"])
+    assert key(precision="int8") == key(precision="int8", int8_nodes=["conv_*"])
     assert STAGE.skip(make_job()) is None

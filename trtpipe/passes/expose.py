@@ -37,15 +37,30 @@ def expose(model: ir.Model, tensors: Sequence[str]) -> None:
         raise InternalError(f"no node produces the tensor {unknown[0]!r}")
     if not wanted:
         return
-    owners = owners_of(model)
-    lifted = [_lifted(values[name], owners) for name in wanted]
     model.graph.outputs.clear()
-    for name, value in zip(wanted, lifted, strict=True):
-        value.dtype = value.dtype or ir.DataType.FLOAT
-        if value is not values[name]:
-            values[name].name, value.name = f"{name}__inside", name
-        model.graph.outputs.append(value)
+    _append(model, [values[name] for name in wanted])
     common.RemoveUnusedNodesPass()(model)
+
+
+def expose_too(model: ir.Model, tensors: Sequence[str]) -> None:
+    """Give ``model`` the outputs ``tensors``, which nodes produce, behind those it has.
+
+    Raises:
+        StageError: as for ``expose``.
+    """
+    values = {value.name: value for node in model.graph.all_nodes() for value in node.outputs}
+    _append(model, [values[name] for name in tensors])
+
+
+def _append(model: ir.Model, values: Sequence[ir.Value]) -> None:
+    owners = owners_of(model)
+    lifted = [_lifted(value, owners) for value in values]
+    for inside, value in zip(values, lifted, strict=True):
+        value.dtype = value.dtype or ir.DataType.FLOAT
+        if value is not inside:
+            name, inside.name = inside.name, f"{inside.name}__inside"
+            value.name = name
+        model.graph.outputs.append(value)
 
 
 def _lifted(value: ir.Value, owners: dict[ir.Graph, ir.Node]) -> ir.Value:

@@ -16,13 +16,15 @@ import onnx_ir as ir
 
 from trtpipe.errors import StageError
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, NodeDecision, PassResult, graphs_of, node_label
+from trtpipe.passes.half_types import HALVES
 from trtpipe.passes.placement import QuantPoint, place
-from trtpipe.passes.weights import FORMATS, quantise_weight, safe_scale
+from trtpipe.passes.weights import FORMATS, quantise_weight, safe_scale, storable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.passes.half_types import HalfType
     from trtpipe.recipe import WeightMethod
 
 #: QuantizeLinear per axis needs opset 13, float8 needs 19
@@ -48,9 +50,11 @@ class InsertQDQ(GraphPass):
         amax: Mapping[str, float],
         keep: Sequence[str] = (),
         weights: WeightMethod = "max",
+        scales: HalfType | None = None,
     ) -> None:
         self._precision = precision
         self._weights: WeightMethod = weights
+        self._scales = scales
         self._amax = amax
         self._keep = keep
 
@@ -67,7 +71,7 @@ class InsertQDQ(GraphPass):
     def call(self, model: ir.Model) -> PassResult:
         """Insert the pairs."""
         points, decisions = place(model, self._keep)
-        rewriter = _Rewriter(self._precision, self._weights, model)
+        rewriter = _Rewriter(self._precision, self._weights, model, self._scales)
         for point in points:
             decisions.append(self._quantise(point, rewriter))
         rewriter.drop_unused()
@@ -80,6 +84,9 @@ class InsertQDQ(GraphPass):
             return NodeDecision(node=label, op=op, precision="float32", reason=f"no range for {point.tensor!r}")
         if not amax:
             return NodeDecision(node=label, op=op, precision="float32", reason="its input was zero in all samples")
+        if self._scales and amax < FORMATS[self._precision].largest * HALVES[self._scales].normal:
+            reason = f"{point.tensor!r} is so small that its scale would lose digits in {self._scales}"
+            return NodeDecision(node=label, op=op, precision="float32", reason=reason)
         rewriter.quantise(point, amax)
         return NodeDecision(
             node=label, op=op, precision=self._precision, reason="weighted operator with a constant weight"
@@ -89,8 +96,11 @@ class InsertQDQ(GraphPass):
 class _Rewriter:
     """Puts the pairs into the graphs, each tensor's once a graph."""
 
-    def __init__(self, precision: EightBit, method: WeightMethod, model: ir.Model) -> None:
+    def __init__(
+        self, precision: EightBit, method: WeightMethod, model: ir.Model, scales: HalfType | None = None
+    ) -> None:
         self._precision = precision
+        self._scales = scales
         self._method: WeightMethod = method
         self._format = FORMATS[precision]
         self._graphs = list(graphs_of(model))
@@ -116,7 +126,7 @@ class _Rewriter:
                 del graph.initializers[name]
 
     def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float) -> ir.Value:
-        scale = np.asarray(safe_scale(np.float32(amax), self._format.largest), np.float32)
+        scale = np.asarray(storable(safe_scale(np.float32(amax), self._format.largest), self._scales), np.float32)
         scale_value = self._constant(graph, f"{value.name}_scale", scale)
         zero = self._constant(graph, f"{value.name}_zero_point", np.zeros((), self._format.dtype.numpy()))
         quantise = ir.node("QuantizeLinear", [value, scale_value, zero], name=self._fresh(f"{value.name}_quantize"))
@@ -138,7 +148,7 @@ class _Rewriter:
         assert value.const_value is not None
         array = value.const_value.numpy()
         channels = axis if self._format.per_channel else None
-        quantised, scale = quantise_weight(array, channels, self._precision, self._method)
+        quantised, scale = quantise_weight(array, channels, self._precision, self._method, self._scales)
         base = f"{value.name}_axis{axis}"
         inputs = [
             self._constant(graph, f"{base}_quantized", quantised),

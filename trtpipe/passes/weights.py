@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from trtpipe.passes.half_types import HALVES
+
 if TYPE_CHECKING:
     from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.passes.half_types import HalfType
     from trtpipe.recipe import WeightMethod
 
 
@@ -40,7 +43,11 @@ def largest_value(precision: EightBit) -> float:
 
 
 def quantise_weight(
-    array: np.ndarray, axis: int | None, precision: EightBit, method: WeightMethod = "max"
+    array: np.ndarray,
+    axis: int | None,
+    precision: EightBit,
+    method: WeightMethod = "max",
+    scales: HalfType | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Quantise a float32 weight symmetrically.
 
@@ -50,6 +57,7 @@ def quantise_weight(
         precision: ``int8`` or ``fp8``.
         method: ``max`` covers the largest magnitude of every channel; ``mse`` clips each channel where that lessens
             its squared error, measured for every one of 32 shares of its largest magnitude.
+        scales: the type that will hold the scales: they are rounded to it before the weight is divided by them.
 
     Returns:
         The 8-bit array of the same shape, and float32 scales: shape ``[array.shape[axis]]`` or ``[]``.
@@ -59,6 +67,7 @@ def quantise_weight(
     scale = safe_scale(np.abs(rows).max(axis=1), form.largest)
     if method == "mse":
         scale = np.concatenate([_least_error(row, limit, form) for row, limit in zip(rows, scale, strict=True)])
+    scale = storable(scale, scales)
     shaped = scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
     quantised = _steps(array, shaped, form).astype(form.dtype.numpy())
     return quantised, scale.reshape(() if axis is None else -1)
@@ -82,6 +91,19 @@ def _steps(array: np.ndarray, scale: np.ndarray | np.float32, form: Format) -> n
     if form.dtype == ir.DataType.INT8:
         np.rint(steps, out=steps)
     return steps
+
+
+def storable(scale: np.ndarray, scales: HalfType | None) -> np.ndarray:
+    """Scales as a 16-bit type holds them, in float32: rounded, and no subnormal ones, which would be far off.
+
+    A scale beyond the type stays as it is: no number of the type is near it.
+    """
+    if scales is None:
+        return scale
+    half = HALVES[scales]
+    rounded = np.maximum(np.minimum(scale, half.largest).astype(half.dtype.numpy()).astype(np.float32), half.normal)
+    held: np.ndarray = np.where(scale > half.largest, scale, rounded)
+    return held
 
 
 def safe_scale(amax: np.ndarray | np.float32, largest: float) -> np.ndarray:

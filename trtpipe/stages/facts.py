@@ -60,10 +60,12 @@ class LowerFacts(Record):
         precision: what was asked for.
         counts: how many of the judged nodes ended up in each precision.
         nodes: the decision for each of them.
+        samples: how many samples showed what 16 bits have to hold; 0 where fixed rules decided.
     """
 
     precision: str
     opset: int
     counts: dict[str, int]
     nodes: tuple[NodeDecision, ...]
+    samples: int = 0
     notes: tuple[str, ...] = ()

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 from collections import Counter
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.errors import StageError
 from trtpipe.onnxfile import read_contract
-from trtpipe.profile import CALIBRATED
+from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.stages.facts import LowerFacts
+from trtpipe.stages.halves import extents_in, prepare_half
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from trtpipe.calibration.extents import Extents
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
-    from trtpipe.passes.graph_pass import GraphPass
+    from trtpipe.passes.graph_pass import GraphPass, NodeDecision
     from trtpipe.progress import Progress
 
 LOWERED = "lowered.onnx"
 
 
 class Lower:
-    """Writes the precision into the graph: Q/DQ pairs, or casts; and records the decision for every node."""
+    """Writes the precision into the graph: Q/DQ pairs, casts, or both; and records the decision for every node."""
 
     name = "lower"
     produces = "lowered"
-    version = 4
+    version = 5
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
-        """The simplified graph; ranges for 8 bits."""
-        return ("simplified", "ranges") if job.profile.precision in CALIBRATED else ("simplified",)
+        """The simplified graph; ranges for 8 bits; for 16 bits what was measured, where there is data."""
+        precision = job.profile.precision
+        ranges = ("ranges",) if precision in CALIBRATED else ()
+        return ("simplified", *ranges, *(("statistics",) if precision in HALF else ()))
 
     def skip(self, job: Job) -> str | None:
         """Never: fp32 is a precision like any other."""
@@ -44,6 +52,7 @@ class Lower:
             "precision": job.profile.precision,
             "keep": list(job.profile.keep),
             "weights": job.recipe.weights if eight_bit else None,
+            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision == "best" else None,
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -54,13 +63,14 @@ class Lower:
         """Rewrite the graph."""
         from trtpipe.onnxfile import load_model, save_model
         from trtpipe.passes.clean_up import clean_up
-        from trtpipe.passes.graph_pass import run_passes
 
         precision = job.profile.precision
         model = load_model(inputs.path("simplified"))
         clean_up(model)
-        results = run_passes(model, _passes(job, inputs))
-        decisions = [decision for result in results for decision in result.decisions]
+        if precision in HALF:
+            prepare_half(model)
+        extents = extents_in(inputs) if precision in HALF else None
+        decisions = _lowered(model, job, inputs, extents)
         path = workdir / LOWERED
         names = save_model(model, path)
         notes = _notes(job, [decision.precision for decision in decisions])
@@ -70,7 +80,8 @@ class Lower:
             precision=precision,
             opset=model.graph.opset_imports.get("", 0),
             counts=dict(sorted(Counter(decision.precision for decision in decisions).items())),
-            nodes=tuple(decisions),
+            nodes=decisions,
+            samples=0 if extents is None else extents.samples,
             notes=tuple(notes),
         )
         facts.write(path.with_name(f"{LOWERED}.json"))
@@ -83,28 +94,51 @@ class Lower:
             raise StageError(f"lowering changed the interface: {broken}", "report this with the model")
 
 
-def _passes(job: Job, inputs: Inputs) -> list[GraphPass]:
-    from trtpipe.calibration.ranges import Ranges
+def _lowered(model: ir.Model, job: Job, inputs: Inputs, extents: Extents | None) -> tuple[NodeDecision, ...]:
+    """Lower ``model`` in place: to 8 bits, to 16, or to 8 and what is left to 16."""
     from trtpipe.passes.cast_precision import CastPrecision
+    from trtpipe.passes.decisions import merged
+    from trtpipe.passes.graph_pass import node_label, run_passes
+
+    precision, keep = job.profile.precision, job.profile.keep
+    nodes = {node_label(node) for node in model.graph.all_nodes()}
+    eight: tuple[NodeDecision, ...] = ()
+    if precision in EIGHT_BIT:
+        eight = run_passes(model, [_quantisation(model, job, inputs)])[0].decisions
+    if precision not in HALF:
+        return eight
+    half = run_passes(model, [CastPrecision(HALF[precision], keep, extents)])[0].decisions
+    return merged(eight, half, nodes)
+
+
+def _quantisation(model: ir.Model, job: Job, inputs: Inputs) -> GraphPass:
+    from trtpipe.calibration.ranges import Ranges
     from trtpipe.passes.insert_qdq import InsertQDQ
 
     precision, keep = job.profile.precision, job.profile.keep
-    if precision == "fp32":
-        return []
-    if precision == "fp16":
-        return [CastPrecision("float16", keep)]
-    if precision == "bf16":
-        return [CastPrecision("bfloat16", keep)]
     ranges = Ranges.read(inputs.path("ranges"))
     amax = {name: found.amax for name, found in ranges.tensors.items()}
-    return [InsertQDQ(precision, amax, keep, job.recipe.weights)]
+    if precision != "best":
+        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights)
+    left = _left_in_half(model, job.profile.int8_nodes)
+    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, HALF["best"])
+
+
+def _left_in_half(model: ir.Model, patterns: tuple[str, ...]) -> list[str]:
+    """Patterns of all nodes that none of ``patterns`` names."""
+    from trtpipe.passes.graph_pass import node_label
+
+    labels = [node_label(node) for node in model.graph.all_nodes()]
+    return [escape(label) for label in labels if not any(fnmatchcase(label, pattern) for pattern in patterns)]
 
 
 def _notes(job: Job, precisions: list[str]) -> list[str]:
     """A lowering that changed nothing must not pass for one that did."""
-    wanted = {"fp16": "float16", "bf16": "bfloat16"}.get(job.profile.precision, job.profile.precision)
-    if job.profile.precision == "fp32" or wanted in precisions:
+    precision = job.profile.precision
+    wanted = [name for name in (EIGHT_BIT.get(precision), HALF.get(precision)) if name]
+    missing = [name for name in wanted if name not in precisions]
+    if precision == "best" and missing == ["int8"]:
+        return [f"no node could be lowered to int8: the engine will compute in float16 (see {LOWERED}.json)"]
+    if missing != wanted or not wanted:
         return []
-    return [
-        f"no node could be lowered to {job.profile.precision}: the engine will compute in float32 (see {LOWERED}.json)"
-    ]
+    return [f"no node could be lowered to {precision}: the engine will compute in float32 (see {LOWERED}.json)"]
