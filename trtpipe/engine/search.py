@@ -1,0 +1,120 @@
+"""Which nodes are worth 8 bits: found by building engines and comparing what they cost.
+
+A handful of builds: everything in 16 bits; everything that may in 8 bits, in each style; then the cheapest style with
+the nodes that cost more in 8 bits than in 16 taken out, until nothing changes. Nodes that share a kernel are taken out
+together. The cheapest engine wins, so the answer is never worse than 16 bits by this measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from trtpipe.artifact import Record
+from trtpipe.engine.cost import costs_by_node, engine_cost
+from trtpipe.engine.report import EngineReport
+
+#: Ways to write the same 8-bit arithmetic into a graph, cheapest to write first.
+STYLES = ("scales in the weights", "scales behind convolutions")
+#: A node on its own is taken in only if 8 bits cost less than this share of 16: between nodes in 16 bits it needs
+#: kernels of its own that quantise, which only a build with just those nodes shows.
+_SHARES = (1.0, 0.75, 0.6)
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which nodes compute in 8 bits, and how that is written."""
+
+    nodes: frozenset[str]
+    style: str = STYLES[0]
+
+
+class Trial(Record):
+    """One engine that was built for comparison.
+
+    Attributes:
+        style: how 8 bits were written into the graph; empty where there are none.
+        nodes: how many nodes compute in 8 bits.
+        kernels: of the engine.
+        activation_bytes: written and read by all kernels.
+        weight_bytes: read by all kernels.
+        cost: the estimate that decided, in bytes (``trtpipe.engine.cost``).
+    """
+
+    style: str
+    nodes: int
+    kernels: int
+    activation_bytes: int
+    weight_bytes: int
+    cost: float
+
+
+#: Builds an engine for a placement and says what is in it; ``None`` where it cannot be built.
+Build: TypeAlias = Callable[[Placement], "EngineReport | None"]
+
+
+def search(nodes: Sequence[str], build: Build) -> tuple[Placement | None, tuple[Trial, ...]]:
+    """The cheapest placement and every trial made; ``None`` if no engine could be built.
+
+    Args:
+        nodes: those that may compute in 8 bits.
+        build: called with a few placements, never twice with the same.
+    """
+    tried: dict[Placement, EngineReport] = {}
+
+    def attempt(placement: Placement) -> EngineReport | None:
+        """The report of a placement that was not tried before and can be built."""
+        report = None if placement in tried or not placement.nodes and tried else build(placement)
+        if report is not None:
+            tried[placement] = report
+        return report
+
+    high = attempt(Placement(frozenset()))
+    for style in STYLES if nodes else ():
+        attempt(Placement(frozenset(nodes), style))
+    lowered = [placement for placement in tried if placement.nodes]
+    if high is not None and lowered:
+        whole = _cheapest(tried, lowered)
+        for share in _SHARES:
+            attempt(_fewer(whole, high, tried[whole], share))
+        for _ in range(_ROUNDS):
+            part = _cheapest(tried, [placement for placement in tried if placement.nodes])
+            if attempt(_fewer(part, high, tried[part], 1.0)) is None:
+                break
+    costs = {placement: engine_cost(report) for placement, report in tried.items()}
+    best = min(costs, key=lambda placement: (costs[placement], len(placement.nodes)), default=None)
+    return best, tuple(_trial(placement, report, costs[placement]) for placement, report in tried.items())
+
+
+def _cheapest(tried: Mapping[Placement, EngineReport], among: Sequence[Placement]) -> Placement:
+    return min(among, key=lambda placement: (engine_cost(tried[placement]), len(placement.nodes)))
+
+
+def _fewer(placement: Placement, high: EngineReport, lowered: EngineReport, share: float) -> Placement:
+    """The nodes whose kernels cost less than ``share`` in 8 bits, taken by groups whose products share a kernel."""
+    nodes = placement.nodes
+    before, after = costs_by_node(high, nodes), costs_by_node(lowered, nodes)
+    groups: dict[str, set[str]] = {node: {node} for node in sorted(nodes)}
+    for layer in (*high.kernels, *lowered.kernels):
+        together = [node for node in layer.nodes if node in groups and layer.is_product]
+        merged: set[str] = set().union(*(groups[node] for node in together))
+        groups |= dict.fromkeys(merged, merged)
+    kept = (node for node, group in groups.items() if _sum(after, group) < share * _sum(before, group))
+    return Placement(frozenset(kept), placement.style)
+
+
+def _sum(costs: Mapping[str, float], group: set[str]) -> float:
+    return sum(costs.get(node, 0.0) for node in group)
+
+
+def _trial(placement: Placement, report: EngineReport, cost: float) -> Trial:
+    return Trial(
+        style=placement.style if placement.nodes else "",
+        nodes=len(placement.nodes),
+        kernels=len(report.kernels),
+        activation_bytes=report.bytes_written + report.bytes_read,
+        weight_bytes=report.constant_bytes,
+        cost=cost,
+    )
