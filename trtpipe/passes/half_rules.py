@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.passes.carriers import PURE_MOVES
-from trtpipe.passes.exact_tails import exact_tails
+from trtpipe.passes.exact_chains import exact_chains
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.half_types import HALVES, HalfType
 from trtpipe.passes.infer_types import formal, schema_of
@@ -76,7 +76,7 @@ class HalfRules:
         self._keep = keep
         self._guard = guard
         self._opset_imports = model.graph.opset_imports
-        self._tails = exact_tails(model, half, guard)
+        self._chains = exact_chains(model, half, guard)
         self._from_integers: set[ir.Value] = set()
         self._unfit: set[ir.Value] = set()
         self._inverse: set[ir.Value] = set()
@@ -94,7 +94,7 @@ class HalfRules:
         if self._works_on_integers(node):
             self._from_integers.update(node.outputs)
             return "arithmetic on shapes, indices or masks, exact in float32 only"
-        reason = self._by_operator(node) or self._tails.get(node)
+        reason = self._by_operator(node) or self._chains.get(node)
         if reason is None and (guard is None or not measured):
             reason = self._by_growth(node)
         elif reason is None and guard is not None:

@@ -53,7 +53,7 @@ class RangeGuard:
         for value in _floats(node):
             if reason := self._size(value):
                 return reason
-        return self._sum(node) or self._divisor(node) or self._angle(node)
+        return self._sum(node) or self.small_divisor(node) or self._angle(node)
 
     def _size(self, value: ir.Value) -> str | None:
         found = self.extent(value)
@@ -77,7 +77,8 @@ class RangeGuard:
             return None if found is None else found.terms
         return found.largest**2 if node.op_type == "ReduceL2" else found.largest
 
-    def _divisor(self, node: ir.Node) -> str | None:
+    def small_divisor(self, node: ir.Node) -> str | None:
+        """Where ``node`` divides, or takes a root or logarithm: why its operand is too small."""
         index = DIVISORS.get(node.op_type)
         value = None if index is None else node.inputs[index]
         if value is None or value.const_value is not None or value.dtype != ir.DataType.FLOAT:

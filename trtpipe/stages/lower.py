@@ -32,7 +32,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 5
+    version = 6
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
