@@ -82,9 +82,16 @@ class Runner(Protocol):
 
 
 class Backend(Protocol):
-    """A few questions; domain types only."""
+    """A few questions; domain types only.
+
+    Attributes:
+        name: as the user names it.
+        quick_reports: whether a build needs no device, takes seconds and reports the layers of the engine, so that
+            several lowered graphs can be compared by building them.
+    """
 
     name: str
+    quick_reports: bool
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
         """What of this back-end enters a key: versions, and the device where it matters. Imports no vendor package."""

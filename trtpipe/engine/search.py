@@ -2,7 +2,7 @@
 
 A handful of builds: everything in 16 bits; everything that may in 8 bits, in each style; then the cheapest style with
 the nodes that cost more in 8 bits than in 16 taken out, until nothing changes. Nodes that share a kernel are taken out
-together. The cheapest engine wins, so the answer is never worse than 16 bits by this measure.
+together. The cheapest engine wins if it saves enough, so the answer is never worse than 16 bits by this measure.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from trtpipe.artifact import Record
 from trtpipe.engine.cost import costs_by_node, engine_cost
 from trtpipe.engine.report import EngineReport
 
-#: Ways to write the same 8-bit arithmetic into a graph, cheapest to write first.
-STYLES = ("scales in the weights", "scales behind convolutions")
+#: Ways to write the same 8-bit arithmetic into a graph: each weight with a scale for each channel; or convolutions with
+#: one scale for their weight, and the channels' own behind them.
+SCALES_INSIDE, SCALES_BEHIND = "scales in the weights", "scales behind convolutions"
+STYLES = (SCALES_INSIDE, SCALES_BEHIND)
 #: A node on its own is taken in only if 8 bits cost less than this share of 16: between nodes in 16 bits it needs
 #: kernels of its own that quantise, which only a build with just those nodes shows.
 _SHARES = (1.0, 0.75, 0.6)
 _ROUNDS = 3
+#: 8 bits cost accuracy, and the estimate is rough: they must save at least this share of the cost of 16 bits.
+_LEAST_GAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Placement:
     """Which nodes compute in 8 bits, and how that is written."""
 
     nodes: frozenset[str]
-    style: str = STYLES[0]
+    style: str = SCALES_INSIDE
 
 
 class Trial(Record):
@@ -66,7 +70,7 @@ def search(nodes: Sequence[str], build: Build) -> tuple[Placement | None, tuple[
 
     def attempt(placement: Placement) -> EngineReport | None:
         """The report of a placement that was not tried before and can be built."""
-        report = None if placement in tried or not placement.nodes and tried else build(placement)
+        report = None if placement in tried or (not placement.nodes and tried) else build(placement)
         if report is not None:
             tried[placement] = report
         return report
@@ -85,6 +89,8 @@ def search(nodes: Sequence[str], build: Build) -> tuple[Placement | None, tuple[
                 break
     costs = {placement: engine_cost(report) for placement, report in tried.items()}
     best = min(costs, key=lambda placement: (costs[placement], len(placement.nodes)), default=None)
+    if high is not None and best is not None and costs[best] > (1 - _LEAST_GAIN) * engine_cost(high):
+        best = Placement(frozenset())
     return best, tuple(_trial(placement, report, costs[placement]) for placement, report in tried.items())
 
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, node_label
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    pass
 
 #: The largest magnitude that a float16 accumulator may reach before the channel's scale is applied.
 _LARGEST = 2.0**15
@@ -71,7 +71,7 @@ class _Split:
             return None
         common = float(2.0 ** np.floor(np.log2(_LARGEST / bound)))
         channels = scales.astype(np.float64) / common
-        fits = _SMALLEST_NORMAL <= min(common, channels.min()) and max(common, channels.max()) <= _LARGEST
+        fits = min(common, channels.min()) >= _SMALLEST_NORMAL and max(common, channels.max()) <= _LARGEST
         return cls(node, weight, common, channels) if fits else None
 
     def apply(self, fresh: FreshNames) -> None:
@@ -90,8 +90,7 @@ class _Split:
             steps.append(ir.node("Add", [steps[0].outputs[0], self._bias(graph, fresh, label, bias, shape)]))
             steps[1].name = fresh(f"{label}_biased")
         for step in steps:
-            output = step.outputs[0]
-            output.name, output.dtype, output.shape = fresh(f"{step.name}_output"), result.dtype, result.shape
+            _describe(step.outputs[0], fresh(f"{step.name}_output"), result)
         graph.insert_after(node, steps)
         for user, index in users:
             user.replace_input_with(index, steps[-1].outputs[0])
@@ -103,23 +102,27 @@ class _Split:
         zero = _initializer(graph, fresh(f"{label}_weight_zero_point"), np.zeros((), np.int8))
         node = ir.node("DequantizeLinear", [old.inputs[0], scale, zero], name=fresh(f"{label}_weight_dequantize"))
         output, before = node.outputs[0], old.outputs[0]
-        output.name, output.dtype, output.shape = fresh(f"{label}_weight_dequantized"), before.dtype, before.shape
+        _describe(output, fresh(f"{label}_weight_dequantized"), before)
         graph.insert_before(self._node, [node])
         self._node.replace_input_with(1, output)
         if not before.uses() and old.graph is not None:
             old.graph.remove(old, safe=True)
         return output
 
-    def _bias(
-        self, graph: ir.Graph, fresh: FreshNames, label: str, bias: ir.Value, shape: tuple[int, ...]
-    ) -> ir.Value:
+    def _bias(self, graph: ir.Graph, fresh: FreshNames, label: str, bias: ir.Value, shape: tuple[int, ...]) -> ir.Value:
         if bias.const_value is not None:
             return _initializer(graph, fresh(f"{label}_bias"), bias.const_value.numpy().reshape(shape))
         extents = _initializer(graph, fresh(f"{label}_bias_shape"), np.asarray(shape, np.int64))
         node = ir.node("Reshape", [bias, extents], name=fresh(f"{label}_bias_reshape"))
-        node.outputs[0].name, node.outputs[0].dtype = fresh(f"{label}_bias_reshaped"), bias.dtype
+        _describe(node.outputs[0], fresh(f"{label}_bias_reshaped"), bias)
+        node.outputs[0].shape = ir.Shape([dim if dim > 0 else None for dim in shape])
         graph.insert_before(self._node, [node])
         return node.outputs[0]
+
+
+def _describe(value: ir.Value, name: str, like: ir.Value) -> None:
+    value.name, value.shape = name, like.shape
+    value.type = like.type
 
 
 def _dequantiser(value: ir.Value | None) -> ir.Node | None:
