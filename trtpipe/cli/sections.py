@@ -98,9 +98,28 @@ def _simplified(found: SimplifyFacts) -> Iterator[str]:
 def _lowered(found: LowerFacts, limit: int | None) -> Iterator[str]:
     counts = ", ".join(f"{count} {precision}" for precision, count in found.counts.items())
     yield facts([("lowered to", f"{found.precision}: {counts or 'no node was judged'}"), *_notes(found.notes)])
+    if found.trials:
+        yield _trials(found)
     if found.nodes:
         rows = [(node.node, node.op, node.precision, node.reason) for node in found.nodes]
         yield from _limited(("node", "operator", "precision", "because"), rows, limit)
+
+
+def _trials(found: LowerFacts) -> str:
+    """The engines that were compared to find the cheapest placement."""
+    headers = ("compared", "in int8", "kernels", "activations moved", "weights", "estimated cost")
+    rows = [
+        (
+            trial.style or "float16",
+            str(trial.nodes),
+            str(trial.kernels),
+            format_bytes(trial.activation_bytes),
+            format_bytes(trial.weight_bytes),
+            format_bytes(round(trial.cost)),
+        )
+        for trial in found.trials
+    ]
+    return table(headers, rows, right=headers[1:])
 
 
 def _plan(plan: PlanHeader) -> str:

@@ -46,10 +46,12 @@ def operations(layer: EngineLayer, free: int) -> float:
         return 2.0 * result * prod(weight.dims[1:])  # [out, in / group, ...]
     if weight is not None and len(weight.dims) > 1:  # M K, K N and M N elements, in whatever layout
         return 2.0 * sqrt(data * result * _elements(weight, free))
-    if len(layer.inputs) > 1:  # a batch of products of activations; attention's kernel does two
+    if len(layer.inputs) > 1 and data:  # a batch of M K by K N; attention's kernel does two of these
+        rows = prod(free if dim < 0 else dim for dim in layer.inputs[0].dims[:-1])
         batch = prod(free if dim < 0 else dim for dim in layer.inputs[0].dims[:-2])
-        one = 2.0 * sqrt(data * result * _elements(layer.inputs[1], free) / max(batch, 1))
-        return one * (len(layer.inputs) - 1)
+        depth = data // rows
+        columns = _elements(layer.inputs[1], free) / (batch * depth)
+        return (2 if layer.is_attention else 1) * 2.0 * data * columns
     return 0.0
 
 

@@ -77,7 +77,12 @@ class EngineLayer(Record):
     def is_product(self) -> bool:
         """Whether it convolves or multiplies matrices."""
         kind = self.kind.lower()
-        return _ATTENTION in self.name or any(part in kind for part in _PRODUCTS)
+        return self.is_attention or any(part in kind for part in _PRODUCTS)
+
+    @property
+    def is_attention(self) -> bool:
+        """Whether it does all of an attention: two products with a softmax between them."""
+        return _ATTENTION in self.name
 
     @property
     def computes_in(self) -> str:

@@ -24,7 +24,7 @@ STYLES = (SCALES_INSIDE, SCALES_BEHIND)
 _SHARES = (1.0, 0.75, 0.6)
 _ROUNDS = 3
 #: 8 bits cost accuracy, and the estimate is rough: they must save at least this share of the cost of 16 bits.
-_LEAST_GAIN = 0.05
+LEAST_GAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def search(nodes: Sequence[str], build: Build) -> tuple[Placement | None, tuple[
                 break
     costs = {placement: engine_cost(report) for placement, report in tried.items()}
     best = min(costs, key=lambda placement: (costs[placement], len(placement.nodes)), default=None)
-    if high is not None and best is not None and costs[best] > (1 - _LEAST_GAIN) * engine_cost(high):
+    if high is not None and best is not None and costs[best] > (1 - LEAST_GAIN) * engine_cost(high):
         best = Placement(frozenset())
     return best, tuple(_trial(placement, report, costs[placement]) for placement, report in tried.items())
 

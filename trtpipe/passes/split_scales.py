@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: The largest magnitude that a float16 accumulator may reach before the channel's scale is applied.
 _LARGEST = 2.0**15
 _SMALLEST_NORMAL = 2.0**-14
+#: A step between two sums is at least 16 times the smallest float16, so its rounding is lost in that of the weights.
+_SMALLEST_STEP = 2.0**-20
 
 
 class SplitScales(GraphPass):
@@ -27,9 +29,10 @@ class SplitScales(GraphPass):
 
     1. Only Conv whose weight is a per-channel INT8 constant behind a DQ, whose data comes from a DQ with one constant
        scale, and whose result is float16.
-    2. The one scale is chosen so that no sum can overflow float16, whatever the data: 128 times the largest sum of
-       absolute weights of a channel times both scales is at most 2^15.
-    3. Where a channel's share of the scale would not be a normal float16, the convolution stays as it is.
+    2. The one scale is the largest of the channels', or less, so that no sum can overflow float16, whatever the data
+       (128 times the largest sum of absolute weights of a channel times both scales is at most 2^15), and so that what
+       is left for every channel is a normal float16.
+    3. Where the step between two sums would vanish below float16's smallest numbers, the convolution stays as it is.
     """
 
     name = "split_scales"
@@ -66,13 +69,14 @@ class _Split:
         if kernel.dtype != np.int8:
             return None
         sums = np.abs(kernel.astype(np.float64)).reshape(kernel.shape[0], -1).sum(axis=1)
-        bound = 128.0 * float(sums.max()) * float(activation.reshape(-1)[0])
-        if not bound > 0 or _channel_axis(weight) != 0:
+        step = float(activation.reshape(-1)[0])
+        if not sums.max() * step > 0 or not scales.min() > 0 or _channel_axis(weight) != 0:
             return None
-        common = float(2.0 ** np.floor(np.log2(_LARGEST / bound)))
-        channels = scales.astype(np.float64) / common
-        fits = min(common, channels.min()) >= _SMALLEST_NORMAL and max(common, channels.max()) <= _LARGEST
-        return cls(node, weight, common, channels) if fits else None
+        channels = scales.astype(np.float64)
+        safe = _LARGEST / (128.0 * float(sums.max()) * step)
+        common = _power_of_two(min(2 * channels.max(), safe, channels.min() / _SMALLEST_NORMAL))
+        fits = common >= _SMALLEST_NORMAL and common * step >= _SMALLEST_STEP and channels.max() / common <= _LARGEST
+        return cls(node, weight, common, channels / common) if fits else None
 
     def apply(self, fresh: FreshNames) -> None:
         """Give the weight one scale, and multiply by the channels' own behind the convolution, before its bias."""
@@ -123,6 +127,11 @@ class _Split:
 def _describe(value: ir.Value, name: str, like: ir.Value) -> None:
     value.name, value.shape = name, like.shape
     value.type = like.type
+
+
+def _power_of_two(limit: float) -> float:
+    """The largest power of two that is not above ``limit``."""
+    return float(2.0 ** np.floor(np.log2(limit)))
 
 
 def _dequantiser(value: ir.Value | None) -> ir.Node | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.backends.base import load_backend
-from trtpipe.engine.search import Placement, Trial, search
+from trtpipe.engine.search import LEAST_GAIN, Placement, Trial, search
 from trtpipe.errors import BuildError, WorkerDied
 from trtpipe.profile import ShapeRange
 
@@ -152,9 +152,10 @@ def _note(placement: Placement | None, trials: tuple[Trial, ...], nodes: int, ta
     if placement is None or high is None or not low:
         return f"placements could not be compared: too few of their engines could be built for {target}"
     least = min(low, key=lambda trial: trial.cost)
+    gain = 1 - least.cost / high.cost
     compared = (
-        f"{least.kernels} kernels, {_megabytes(least)} moved with int8; "
-        f"{high.kernels} kernels, {_megabytes(high)} moved in float16"
+        f"estimated to save {gain:.0%} (at least {LEAST_GAIN:.0%} is asked for): {least.kernels} kernels and "
+        f"{_megabytes(least)} moved, {high.kernels} and {_megabytes(high)} in float16"
     )
     if not placement.nodes:
         return f"int8 does not pay on {target}, all stays in float16: {compared}"
