@@ -1,8 +1,9 @@
 """Which nodes are worth 8 bits: found by building engines and comparing what they cost.
 
-A handful of builds: everything in 16 bits; everything that may in 8 bits, in each style; then the cheapest style with
-the nodes that cost more in 8 bits than in 16 taken out, until nothing changes. Nodes that share a kernel are taken out
-together. The cheapest engine wins if it saves enough, so the answer is never worse than 16 bits by this measure.
+A handful of builds: everything in 16 bits; everything that may in 8 bits, in each style; the cheapest of these without
+the nodes of one pattern (residual additions, pools, ...), pattern by pattern; then without the nodes that cost more in
+8 bits than in 16, until nothing changes. Nodes that share a kernel are taken out together. The cheapest engine wins if
+it saves enough, so the answer is never worse than 16 bits by this measure.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ class Trial(Record):
 Build: TypeAlias = Callable[[Placement], "EngineReport | None"]
 
 
-def search(nodes: Sequence[str], build: Build) -> tuple[Placement | None, tuple[Trial, ...]]:
+def search(nodes: Mapping[str, str], build: Build) -> tuple[Placement | None, tuple[Trial, ...]]:
     """The cheapest placement and every trial made; ``None`` if no engine could be built.
 
     Args:
-        nodes: those that may compute in 8 bits.
+        nodes: those that may compute in 8 bits -> the pattern each belongs to.
         build: called with a few placements, never twice with the same.
     """
     tried: dict[Placement, EngineReport] = {}
@@ -80,7 +81,12 @@ def search(nodes: Sequence[str], build: Build) -> tuple[Placement | None, tuple[
         attempt(Placement(frozenset(nodes), style))
     lowered = [placement for placement in tried if placement.nodes]
     if high is not None and lowered:
-        whole = _cheapest(tried, lowered)
+        for pattern in sorted(set(nodes.values())):
+            whole = _cheapest(tried, [placement for placement in tried if placement.nodes])
+            rest = frozenset(node for node in whole.nodes if nodes[node] != pattern)
+            if rest:
+                attempt(Placement(rest, whole.style))
+        whole = _cheapest(tried, [placement for placement in tried if placement.nodes])
         for share in _SHARES:
             attempt(_fewer(whole, high, tried[whole], share))
         for _ in range(_ROUNDS):

@@ -85,7 +85,7 @@ def choose(job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> Ch
         return Choice(note=f"{reason}: every node that may computes in int8, by NVIDIA's placement rules")
     target = job.targets[0]
     model, decisions = lower_to(None)
-    nodes = tuple(decision.node for decision in decisions if decision.precision == "int8")
+    nodes = {decision.node: decision.reason for decision in decisions if decision.precision == "int8"}
     open_dims = [value.name for value in model.graph.inputs if not _known(value, job)]
     if open_dims or not nodes:
         reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else "no node can compute in int8"
