@@ -28,7 +28,7 @@ def test_a_mask_becomes_finite_and_masks_as_before(apply, form, lowest):
         pytest.skip("0 times infinity is no mask")
     proto = model(f"{SIGNATURE} {{ {form} }}", low=lowest, **FORMS[form])
     bounded, _ = apply(proto, BoundMasks())
-    assert weights_of(bounded)["low_bounded"] == -16384
+    assert weights_of(bounded)["low_bounded"] == -6144
     assert "low" not in weights_of(bounded)
     feed = {"s": normal(3, 4), "m": MASK}
     np.testing.assert_array_equal(run(bounded, feed)["y"], run(proto, feed)["y"])
@@ -38,7 +38,7 @@ def test_a_causal_mask(apply):
     causal = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
     proto = model("(float[4,4] s) => (float[4,4] y) { a = Add(s, low) y = Softmax(a) }", low=causal)
     bounded, _ = apply(proto, BoundMasks())
-    np.testing.assert_array_equal(weights_of(bounded)["low_bounded"], np.triu(np.full((4, 4), -16384), 1))
+    np.testing.assert_array_equal(weights_of(bounded)["low_bounded"], np.triu(np.full((4, 4), -6144), 1))
     s = normal(4, 4)
     np.testing.assert_array_equal(run(bounded, {"s": s})["y"], run(proto, {"s": s})["y"])
 
@@ -51,7 +51,7 @@ def test_a_mask_made_at_run_time(apply):
     )
     bounded, _ = apply(proto, BoundMasks())
     [fill] = [node.attribute[0].t for node in bounded.graph.node if node.op_type == "ConstantOfShape"]
-    assert np.frombuffer(fill.raw_data, np.float32).tolist() == [-16384]
+    assert np.frombuffer(fill.raw_data, np.float32).tolist() == [-6144]
     s = normal(4, 4)
     np.testing.assert_array_equal(run(bounded, {"s": s})["y"], run(proto, {"s": s})["y"])
 

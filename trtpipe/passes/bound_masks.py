@@ -18,15 +18,16 @@ from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Exact in float16 and bfloat16; twice it, plus any score, stays above -65504; exp() of it is 0.
-_MASKED = -16384.0
+#: Exact in float16 and bfloat16; twice it, and scores of some thousands, stay within a quarter of float16's range, the
+#: margin of the range guard; exp() of it is 0.
+_MASKED = -6144.0
 #: Constants from here on are no numbers to calculate with.
 _LOWEST = -1e30
 _ADDS = 2
 
 
 class BoundMasks(GraphPass):
-    """Replace the lowest floats of a mask by -16384.
+    """Replace the lowest floats of a mask by -6144.
 
     A constant is a mask if every element is 0, 1 or below -1e30, and all its readers lead to a Softmax (not LogSoftmax,
     which shows the value): by moving it, choosing it with Where, multiplying it with integers, or by at most two

@@ -40,8 +40,8 @@ _EXACT = frozenset(
         "MelWeightMatrix",
     }
 )  # fmt: skip
-#: found with TensorRT-RTX 1.7: its parser refuses the activations, its builder the transposed convolution
-_NO_BFLOAT16 = frozenset({"ConvTranspose", "HardSwish", "Mish"})
+#: found with TensorRT-RTX 1.7: its parser refuses the activations and GRU, its builder the transposed convolution
+_NO_BFLOAT16 = frozenset({"ConvTranspose", "GRU", "HardSwish", "Mish"})
 #: operators that move values or choose among them
 _MOVES = PURE_MOVES | {"Concat", "Pad", "Where", "Max", "Min", "Clip"}
 #: operators whose result is as large, or as small, as what goes in

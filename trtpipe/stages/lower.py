@@ -35,7 +35,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 6
+    version = 7
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:

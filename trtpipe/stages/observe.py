@@ -29,7 +29,7 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 2
+    version = 3
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
