@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.backends.base import load_backend
+from trtpipe.digest import sha256_file
 from trtpipe.engine.search import LEAST_GAIN, Placement, Trial, search
 from trtpipe.errors import BuildError, WorkerDied
 from trtpipe.profile import ShapeRange
@@ -96,7 +97,7 @@ def choose(job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> Ch
 
 
 class _Builds:
-    """Builds one engine a placement."""
+    """Builds one engine a graph: placements that give the same graph share it."""
 
     def __init__(self, job: Job, target: Target, lower_to: LowerTo, workdir: Path, progress: Progress) -> None:
         shapes = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in job.opt_shapes.items()}
@@ -106,6 +107,7 @@ class _Builds:
         self._lower_to = lower_to
         self._workdir = workdir
         self._progress = progress
+        self._known: dict[str, EngineReport | None] = {}
 
     def __call__(self, placement: Placement) -> EngineReport | None:
         from trtpipe.onnxfile import save_model
@@ -115,9 +117,18 @@ class _Builds:
         model, _ = self._lower_to(placement)
         _freeze(model, self._job)
         graph = self._workdir / "trial.onnx"
-        plan = self._workdir / "trial.plan"
-        backend = load_backend(self._job.backend)
         files = [graph.with_name(name) for name in save_model(model, graph)]
+        try:
+            digest = " ".join(map(sha256_file, files))
+            if digest not in self._known:
+                self._known[digest] = self._build(graph, words)
+            return self._known[digest]
+        finally:
+            for path in files:
+                path.unlink(missing_ok=True)
+
+    def _build(self, graph: Path, words: str) -> EngineReport | None:
+        backend, plan = load_backend(self._job.backend), graph.with_suffix(".plan")
         try:
             if refusal := backend.refuses(graph, self._profile, self._target):
                 self._progress.note(f"not compared: {words}: {refusal.reason}")
@@ -127,8 +138,7 @@ class _Builds:
             self._progress.note(f"not compared: {words}: {error.message}")
             return None
         finally:
-            for path in (*files, plan):
-                path.unlink(missing_ok=True)
+            plan.unlink(missing_ok=True)
         return facts.report
 
 
@@ -152,7 +162,7 @@ def _note(placement: Placement | None, trials: tuple[Trial, ...], nodes: int, ta
     if placement is None or high is None or not low:
         return f"placements could not be compared: too few of their engines could be built for {target}"
     least = min(low, key=lambda trial: trial.cost)
-    gain = 1 - least.cost / high.cost
+    gain = 1 - least.cost / max(high.cost, 1.0)
     compared = (
         f"estimated to save {gain:.0%} (at least {LEAST_GAIN:.0%} is asked for): {least.kernels} kernels and "
         f"{_megabytes(least)} moved, {high.kernels} and {_megabytes(high)} in float16"
