@@ -57,7 +57,7 @@ class TestChain:
         assert run(*words).exit_code == 0
         lowered = trtpipe.inspect(tmp_path / "lowered.onnx")
         assert lowered.lowered is not None
-        assert lowered.lowered.counts == {"int8": 1}
+        assert lowered.lowered.counts == {"float32": 1, "int8": 1}
 
     def test_random_data_only_when_asked_for(self, run: Run, bundle: Path, tmp_path: Path) -> None:
         words = ("calibrate", bundle / "simplified.onnx", "-o", tmp_path, "-q")

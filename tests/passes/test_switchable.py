@@ -8,7 +8,7 @@ from models import FLOAT_MAX, branches, conv_net, embedding, feed_for, model, no
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.insert_qdq import InsertQDQ
-from trtpipe.passes.placement import observed_tensors, place
+from trtpipe.passes.placement import place
 from trtpipe.passes.switchable import make_switchable, show_logits
 from trtpipe.passes.weights import quantise_weight
 
@@ -19,7 +19,7 @@ def test_it_computes_what_lowering_computes(make, precision, largest) -> None:  
     proto = make()
     loaded = ir.serde.deserialize_model(proto)
     run_passes(loaded, [InferTypes()])
-    tensors = observed_tensors(place(loaded)[0])
+    tensors = place(loaded).tensors
     amax = {name: 0.5 + index for index, name in enumerate(tensors)}
     run_passes(loaded, [InsertQDQ(precision, amax)])
     lowered = ir.serde.serialize_model(loaded)

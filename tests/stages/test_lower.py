@@ -81,7 +81,8 @@ def test_8_bits(go, ranges, precision, dtype):
     graph, facts = go(conv_net(), precision, ranges=ranges(x=3.0, f=2.0))
     quantised = [weight for name, weight in weights_of(graph).items() if name.endswith("_quantized")]
     assert [str(weight.dtype) for weight in quantised] == [dtype] * 2
-    assert facts.counts == {precision: 2}
+    assert facts.counts == {precision: 2, "float32": 4}
+    assert facts.work is not None and facts.work.share == 1  # noqa: PT018
     steps = {name: float(weight) for name, weight in weights_of(graph).items() if name in ("x_scale", "f_scale")}
     largest = 127 if precision == "int8" else 448
     assert steps == {"x_scale": pytest.approx(3 / largest), "f_scale": pytest.approx(2 / largest)}
@@ -89,7 +90,8 @@ def test_8_bits(go, ranges, precision, dtype):
 
 def test_the_record_tells_of_every_decision(go, ranges):
     _, facts = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_2"])
-    assert facts.counts == {"float32": 1, "int8": 1}
+    assert facts.counts == {"float32": 5, "int8": 1}
+    assert {each.node for each in facts.nodes} == {node.name for node in residual().graph.node}
     decided = {decision.node: (decision.precision, decision.reason) for decision in facts.nodes}
     assert decided["conv_2"] == ("float32", "kept by pattern 'conv_2'")
     assert decided["conv_1"][0] == "int8"
@@ -122,7 +124,7 @@ def test_the_users_own_graph_need_not_be_simplified(go, ranges):
     assert go(proto, "fp16")[1].counts == {"float16": 1}
     listed = onnx.version_converter.convert_version(listed_initializers(), 19)
     graph, facts = go(listed, "int8", ranges=ranges(x=1.0))
-    assert facts.counts == {"int8": 1}
+    assert facts.counts == {"float32": 1, "int8": 1}
     assert [value.name for value in graph.graph.input] == ["x"]
 
 

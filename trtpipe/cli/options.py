@@ -82,6 +82,10 @@ keep_option = profile_option(
     help="Shell pattern of nodes that stay in float32; may be repeated.",
 )
 
+explain_option = click.option(
+    "--explain", metavar="NODE", help="Show only what became of this node, or of all that a shell pattern matches."
+)
+
 precision_options = stacked(
     *(
         session_option(f"--{precision}", store=set_precision(precision), is_flag=True, help=words)

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.cli.sections import explanation
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit, printable
 from trtpipe.errors import BuildError
@@ -87,6 +88,19 @@ def beside(result: BuildResult) -> Callable[..., str]:
         return str(made if name is None else made.with_name(name))
 
     return named
+
+
+def explained(session: Session, command: str, lowered: Path, node: str) -> int:
+    """Print what lowering decided for ``node``: the record beside ``lowered``, or in it."""
+    import trtpipe
+
+    session.out = None
+    decisions = trtpipe.inspect(lowered).explain(node)
+    if session.json:
+        print_json({"command": command, "exit_code": 0, "nodes": [each.to_dict() for each in decisions]})
+    else:
+        emit(explanation(decisions))
+    return 0
 
 
 def exit_code(result: BuildResult) -> int:

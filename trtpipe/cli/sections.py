@@ -6,16 +6,18 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from trtpipe.cli.tables import facts, table
-from trtpipe.units import format_bytes, format_seconds
+from trtpipe.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from trtpipe import EngineFacts, Inspection, LatencyReport, Manifest, ParityReport
     from trtpipe.backends.plan import PlanHeader
     from trtpipe.calibration.account import DataAccount
     from trtpipe.calibration.ranges import Ranges, TensorRange
     from trtpipe.engine.report import EngineReport, EngineTensor
+    from trtpipe.passes.decisions import WorkShare
+    from trtpipe.passes.graph_pass import NodeDecision
     from trtpipe.report.graph import GraphSummary
     from trtpipe.report.statistics import StatisticsSummary
     from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
@@ -97,7 +99,8 @@ def _simplified(found: SimplifyFacts) -> Iterator[str]:
 
 def _lowered(found: LowerFacts, limit: int | None) -> Iterator[str]:
     counts = ", ".join(f"{count} {precision}" for precision, count in found.counts.items())
-    yield facts([("lowered to", f"{found.precision}: {counts or 'no node was judged'}"), *_notes(found.notes)])
+    share = [] if found.work is None else [("in 8 bits", _share(found.work))]
+    yield facts([("lowered to", f"{found.precision}: {counts or 'no node was judged'}"), *share, *_notes(found.notes)])
     if found.trials:
         yield _trials(found)
     if found.nodes:
@@ -120,6 +123,29 @@ def _trials(found: LowerFacts) -> str:
         for trial in found.trials
     ]
     return table(headers, rows, right=headers[1:])
+
+
+def _share(work: WorkShare) -> str:
+    return (
+        f"{100 * work.share:.1f} % of {format_count(work.total)} multiply-accumulates of Conv, ConvTranspose, Gemm "
+        "and MatMul"
+    )
+
+
+def explanation(decisions: Iterable[NodeDecision]) -> str:
+    """One paragraph a node."""
+    return "\n\n".join(
+        facts(
+            [
+                ("node", each.node),
+                ("operator", each.op),
+                ("precision", each.precision),
+                ("because", each.reason),
+                *([] if each.macs is None else [("work", f"{format_count(each.macs)} multiply-accumulates")]),
+            ]
+        )
+        for each in decisions
+    )
 
 
 def _plan(plan: PlanHeader) -> str:
@@ -270,6 +296,7 @@ def _manifest(manifest: Manifest) -> Iterator[str]:
             ("precision", manifest.precision),
             ("built by", f"trtpipe {manifest.trtpipe}, {manifest.backend}, for {', '.join(manifest.targets)}"),
             ("tools", ", ".join(f"{name} {version}" for name, version in manifest.toolchain.items())),
+            *([] if manifest.work is None else [("in 8 bits", _share(manifest.work))]),
             *_calibration(manifest),
             *((verdict.gate, f"{_VERDICTS[verdict.passed]}: {verdict.summary}") for verdict in manifest.verdicts),
             *_notes(manifest.notes),

@@ -57,6 +57,7 @@ class Bundle:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Collect."""
+        lowered = _lowered(inputs)
         manifest = Manifest(
             trtpipe=trtpipe.__version__,
             source=_source(job),
@@ -71,6 +72,8 @@ class Bundle:
                 for label, artifact in inputs.artifacts.items()
             ),
             verdicts=_verdicts(inputs),
+            nodes=lowered.nodes if lowered is not None else (),
+            work=lowered.work if lowered is not None else None,
             notes=_notes(inputs),
         )
         manifest.write(workdir / MANIFEST)
@@ -88,6 +91,14 @@ def _verdicts(inputs: Inputs) -> tuple[Verdict, ...]:
     parity = ParityReport.read(inputs.path("parity")) if "parity" in inputs.artifacts else None
     latency = LatencyReport.read(inputs.path("latency")) if "latency" in inputs.artifacts else None
     return verdicts(parity, latency)
+
+
+def _lowered(inputs: Inputs) -> LowerFacts | None:
+    """The record of the lowering, unless the user brought a lowered graph without one."""
+    artifact = inputs.artifacts.get("lowered")
+    if artifact is None or all(entry.name != artifact.sidecar.name for entry in artifact.files):
+        return None
+    return LowerFacts.read(artifact.sidecar)
 
 
 def _source(job: Job) -> str:

@@ -62,7 +62,10 @@ class OutputJudge:
 
     def __call__(self, amax: Mapping[str, float]) -> np.ndarray:
         """float64[feeds]: noise over signal power in dB, the mean over all outputs."""
-        scales = {scale: np.asarray(np.float32(amax[tensor]) / self._largest) for tensor, scale in self._scales.items()}
+        joint: dict[str, float] = {}
+        for tensor, scale in self._scales.items():  # tensors that share a scale: the largest, as in lowering
+            joint[scale] = max(amax[tensor], joint.get(scale, 0.0))
+        scales = {scale: np.asarray(np.float32(limit) / self._largest) for scale, limit in joint.items()}
         return np.array([self._noise(index, feed, scales) for index, feed in enumerate(self._feeds)])
 
     def _noise(self, index: int, feed: Feed, scales: Feed) -> float:

@@ -16,7 +16,7 @@ from trtpipe.onnxfile import read_contract
 from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.halves import extents_in, prepare_half
-from trtpipe.stages.lower_placement import Choice, choose, search_key, searches
+from trtpipe.stages.lower_placement import Choice, choose, search_target, searches
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,7 +35,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 7
+    version = 9
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -49,14 +49,17 @@ class Lower:
         return None
 
     def key(self, job: Job) -> JSON:
-        """The precision, the nodes the user keeps high, and how far the scales of weights reach."""
+        """The precision, the nodes the user keeps high, how far the scales of weights reach, the shapes work is
+        counted at, the GPU that placements are compared for.
+        """
         eight_bit = job.profile.precision in CALIBRATED
         return {
             "precision": job.profile.precision,
             "keep": list(job.profile.keep),
             "weights": job.recipe.weights if eight_bit else None,
             "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision == "best" else None,
-            "search": search_key(job),
+            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()} if eight_bit else None,
+            "search": search_target(job),
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -66,6 +69,7 @@ class Lower:
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Rewrite the graph."""
         from trtpipe.onnxfile import save_model
+        from trtpipe.passes.decisions import work_share
 
         precision = job.profile.precision
         extents = extents_in(inputs) if precision in HALF else None
@@ -76,7 +80,7 @@ class Lower:
         decisions = choice.explained(lowered)
         path = workdir / LOWERED
         names = save_model(model, path)
-        notes = [] if choice.trials else _notes(job, [decision.precision for decision in decisions])
+        notes = _notes(job, decisions, compared=bool(choice.trials))
         for note in notes:
             progress.warn(note)
         if choice.note:
@@ -88,6 +92,7 @@ class Lower:
             counts=dict(sorted(Counter(decision.precision for decision in decisions).items())),
             nodes=decisions,
             samples=0 if extents is None else extents.samples,
+            work=work_share(decisions) if precision in CALIBRATED else None,
             trials=choice.trials,
             notes=tuple(notes),
         )
@@ -112,9 +117,9 @@ def _lowered(
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.cast_precision import CastPrecision
     from trtpipe.passes.clean_up import clean_up
-    from trtpipe.passes.decisions import merged
     from trtpipe.passes.graph_pass import node_label, run_passes
     from trtpipe.passes.split_scales import SplitScales
+    from trtpipe.passes.two_precisions import merged
 
     precision, keep = job.profile.precision, job.profile.keep
     model = load_model(inputs.path("simplified"))
@@ -136,14 +141,16 @@ def _lowered(
 def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placement | None) -> GraphPass:
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.passes.insert_qdq import InsertQDQ
+    from trtpipe.passes.macs import sizes_of
 
     precision, keep = job.profile.precision, job.profile.keep
     ranges = Ranges.read(inputs.path("ranges"))
     amax = {name: found.amax for name, found in ranges.tensors.items()}
+    sizes = sizes_of(model, job.opt_shapes)
     if precision != "best":
-        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights)
+        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes)
     left = _left_in_half(model, job.profile.int8_nodes, placement)
-    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, HALF["best"])
+    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, "float16", sizes)
 
 
 def _left_in_half(model: ir.Model, patterns: tuple[str, ...], placement: Placement | None) -> list[str]:
@@ -156,13 +163,28 @@ def _left_in_half(model: ir.Model, patterns: tuple[str, ...], placement: Placeme
     return [escape(label) for label in labels if label not in wanted]
 
 
-def _notes(job: Job, precisions: list[str]) -> list[str]:
-    """A lowering that changed nothing must not pass for one that did."""
+def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:
+    """What deserves attention: a lowering that changed nothing, or little; patterns that match nothing.
+
+    Args:
+        compared: whether engines showed which nodes are worth 8 bits; that note says how few they are.
+    """
+    from trtpipe.passes.decisions import shortfall, unmatched
+
     precision = job.profile.precision
-    wanted = [name for name in (EIGHT_BIT.get(precision), HALF.get(precision)) if name]
-    missing = [name for name in wanted if name not in precisions]
-    if precision == "best" and missing == ["int8"]:
-        return [f"no node could be lowered to int8: the engine will compute in float16 (see {LOWERED}.json)"]
-    if missing != wanted or not wanted:
+    if precision == "fp32":
         return []
-    return [f"no node could be lowered to {precision}: the engine will compute in float32 (see {LOWERED}.json)"]
+    notes = unmatched(job.profile.keep, decisions)
+    found = {decision.precision for decision in decisions}
+    eight, half = EIGHT_BIT.get(precision), HALF.get(precision)
+    if not found & {eight, half}:
+        notes.append(
+            f"no node could be lowered to {precision}: the engine will compute in float32 (see {LOWERED}.json)"
+        )
+    elif compared:
+        return notes
+    elif eight is not None and eight not in found:
+        notes.append(f"no node could be lowered to {eight}: the engine will compute in {half} (see {LOWERED}.json)")
+    elif eight is not None and (sentence := shortfall(decisions)) is not None:
+        notes.append(sentence)
+    return notes

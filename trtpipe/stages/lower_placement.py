@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from trtpipe.digest import JSON
     from trtpipe.engine.report import EngineReport
     from trtpipe.job import Job
     from trtpipe.passes.graph_pass import NodeDecision
     from trtpipe.progress import Progress
     from trtpipe.target import Target
 
+#: What differs between two reasons of one kind: names of tensors.
+_QUOTED = re.compile(r"'[^']*'")
 #: A fresh copy of the graph, lowered with a placement (``None``: every node that may), and what was decided.
 LowerTo: TypeAlias = "Callable[[Placement | None], tuple[ir.Model, tuple[NodeDecision, ...]]]"
 
@@ -55,8 +57,11 @@ class Choice:
         return tuple(self._explained(decision, before.get(decision.node)) for decision in decisions)
 
     def _explained(self, decision: NodeDecision, before: NodeDecision | None) -> NodeDecision:
-        if before is None or before.precision == decision.precision:
-            return before or decision
+        assert self.placement is not None
+        if before is None or decision.node in self.placement.nodes:
+            return decision
+        if before.precision != "int8":
+            return before if before.precision == decision.precision else decision
         return decision.model_copy(
             update={"reason": f"costs less in {decision.precision} than in int8 on {self.target}"}
         )
@@ -67,11 +72,9 @@ def searches(job: Job) -> bool:
     return job.profile.precision == "best" and bool(job.targets) and load_backend(job.backend).quick_reports
 
 
-def search_key(job: Job) -> JSON:
-    """What the search depends on besides the graph: the GPU that is built for, and the typical shapes."""
-    if not searches(job):
-        return None
-    return {"target": job.targets[0].name, "shapes": {name: list(dims) for name, dims in job.opt_shapes.items()}}
+def search_target(job: Job) -> str | None:
+    """The GPU that engines are built for to be compared."""
+    return job.targets[0].name if searches(job) else None
 
 
 def choose(job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> Choice:
@@ -86,7 +89,7 @@ def choose(job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> Ch
         return Choice(note=f"{reason}: every node that may computes in int8, by NVIDIA's placement rules")
     target = job.targets[0]
     model, decisions = lower_to(None)
-    nodes = {decision.node: decision.reason for decision in decisions if decision.precision == "int8"}
+    nodes = {each.node: _QUOTED.sub("...", each.reason) for each in decisions if each.precision == "int8"}
     open_dims = [value.name for value in model.graph.inputs if not _known(value, job)]
     if open_dims or not nodes:
         reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else "no node can compute in int8"

@@ -29,7 +29,7 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 3
+    version = 4
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -99,11 +99,11 @@ def tensors_of(simplified: Path, keep: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the tensors to observe: those that will carry a Q/DQ pair."""
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.clean_up import clean_up
-    from trtpipe.passes.placement import observed_tensors, place
+    from trtpipe.passes.placement import place
 
     model = load_model(simplified)
     clean_up(model)
-    return observed_tensors(place(model, keep)[0])
+    return place(model, keep).tensors
 
 
 def write_observed(
