@@ -122,6 +122,21 @@ def test_a_pattern_that_does_not_pay_goes_as_a_whole():
     assert best.nodes == {"a", "b"}
 
 
+def test_a_placement_that_changes_nothing_is_none():
+    """Additions only join their neighbours: alone they leave the graph as it is in 16 bits."""
+    world = World({"a": (10, 20), "b": (40, 10), "add": (1, 1)})
+    high = world(Placement(frozenset()))
+
+    def build(placement: Placement) -> EngineReport | None:
+        return high if placement.nodes <= {"add"} else world(placement)
+
+    best, trials = search({"a": "weighted", "b": "weighted", "add": "joining"}, build)
+    assert best is not None
+    assert "b" in best.nodes
+    assert "a" not in best.nodes
+    assert sum(trial.cost == trials[0].cost for trial in trials) == 1
+
+
 def test_builds_that_fail_are_left_out():
     world = World({"a": (10, 4), "b": (10, 4)})
     world.fails = {0}

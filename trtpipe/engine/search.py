@@ -56,7 +56,8 @@ class Trial(Record):
     cost: float
 
 
-#: Builds an engine for a placement and says what is in it; ``None`` where it cannot be built.
+#: Builds an engine for a placement and says what is in it: the very same report for the same graph, ``None`` where it
+#: cannot be built.
 Build: TypeAlias = Callable[[Placement], "EngineReport | None"]
 
 
@@ -70,10 +71,11 @@ def search(nodes: Mapping[str, str], build: Build) -> tuple[Placement | None, tu
     tried: dict[Placement, EngineReport] = {}
 
     def attempt(placement: Placement) -> EngineReport | None:
-        """The report of a placement that was not tried before and can be built."""
+        """The report of an engine that is new and can be built; the same graph again is no other placement."""
         report = None if placement in tried or (not placement.nodes and tried) else build(placement)
-        if report is not None:
-            tried[placement] = report
+        if report is None or any(report is known for known in tried.values()):
+            return None
+        tried[placement] = report
         return report
 
     high = attempt(Placement(frozenset()))
