@@ -22,7 +22,7 @@ LAYERS = (
     ("requirements", "settings", "target", "tomlfile"),
     ("onnxfile", "source"),
     ("profile", "recipe", "shapes", "toolchain"),
-    ("accuracy", "backends", "calibration", "job", "latency", "passes", "report"),
+    ("accuracy", "backends", "calibration", "engine", "job", "latency", "passes", "report"),
     ("publish", "stages", "store"),
     ("pipeline",),
     ("runs",),

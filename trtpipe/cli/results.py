@@ -139,9 +139,19 @@ def _remark(step: Step, verdict: Verdict | None) -> str:
     if step.state in ("skipped", "failed"):
         return step.because
     if verdict is None:
-        return ""
+        return _engine_summary(step.artifact)
     word = {True: "PASSED ", False: "FAILED ", None: ""}[verdict.passed]
     return word + verdict.summary.replace("; ", "\n")
+
+
+def _engine_summary(artifact: Artifact | None) -> str:
+    """What the builder says of an engine, in one line."""
+    if artifact is None or artifact.kind != "engine" or len(artifact.files) == 1:
+        return ""
+    import trtpipe
+
+    report = trtpipe.EngineFacts.read(artifact.sidecar).report
+    return "" if report is None else report.summary
 
 
 def _conclusion(result: BuildResult, verdicts: Sequence[Verdict]) -> str:

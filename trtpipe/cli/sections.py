@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trtpipe.backends.plan import PlanHeader
     from trtpipe.calibration.account import DataAccount
     from trtpipe.calibration.ranges import Ranges, TensorRange
+    from trtpipe.engine.report import EngineReport, EngineTensor
     from trtpipe.passes.decisions import WorkShare
     from trtpipe.passes.graph_pass import NodeDecision
     from trtpipe.report.graph import GraphSummary
@@ -44,7 +45,7 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[str]:
     if found.plan is not None:
         yield _plan(found.plan)
     if found.engine is not None:
-        yield from _engine(found.engine)
+        yield from _engine(found.engine, limit)
     if found.stand_in is not None:
         yield facts([("flavour", "null: a stand-in for tests, no engine"), ("target", found.stand_in.target)])
     if found.ranges is not None:
@@ -100,9 +101,28 @@ def _lowered(found: LowerFacts, limit: int | None) -> Iterator[str]:
     counts = ", ".join(f"{count} {precision}" for precision, count in found.counts.items())
     share = [] if found.work is None else [("in 8 bits", _share(found.work))]
     yield facts([("lowered to", f"{found.precision}: {counts or 'no node was judged'}"), *share, *_notes(found.notes)])
+    if found.trials:
+        yield _trials(found)
     if found.nodes:
         rows = [(node.node, node.op, node.precision, node.reason) for node in found.nodes]
         yield from _limited(("node", "operator", "precision", "because"), rows, limit)
+
+
+def _trials(found: LowerFacts) -> str:
+    """The engines that were compared to find the cheapest placement."""
+    headers = ("compared", "in int8", "kernels", "activations moved", "weights", "estimated cost")
+    rows = [
+        (
+            trial.style or "float16",
+            str(trial.nodes),
+            str(trial.kernels),
+            format_bytes(trial.activation_bytes),
+            format_bytes(trial.weight_bytes),
+            format_bytes(round(trial.cost)),
+        )
+        for trial in found.trials
+    ]
+    return table(headers, rows, right=headers[1:])
 
 
 def _share(work: WorkShare) -> str:
@@ -135,7 +155,7 @@ def _plan(plan: PlanHeader) -> str:
     return facts([("built by", f"{plan.flavour} {plan.version}{weights}"), ("targets", targets + more)])
 
 
-def _engine(engine: EngineFacts) -> Iterator[str]:
+def _engine(engine: EngineFacts, limit: int | None) -> Iterator[str]:
     precisions = ", ".join(f"{count} {name}" for name, count in engine.precisions.items())
     yield facts(
         [
@@ -146,8 +166,33 @@ def _engine(engine: EngineFacts) -> Iterator[str]:
             ("activations", "unknown" if engine.activation_bytes is None else format_bytes(engine.activation_bytes)),
             ("built in", format_seconds(engine.build_seconds)),
             *(("warning", warning) for warning in engine.warnings),
+            *_notes(engine.notes),
         ]
     )
+    if engine.report is not None:
+        yield from _layers(engine.report, limit)
+
+
+def _layers(report: EngineReport, limit: int | None) -> Iterator[str]:
+    yield facts([(f"from the {report.source}", report.summary)])
+    headers = ("layer", "kind", "reads", "constants", "writes", "bytes written", "ONNX nodes")
+    rows = [
+        (
+            layer.name,
+            layer.kind,
+            _types(layer.inputs),
+            _types(layer.constants),
+            _types(layer.outputs),
+            format_bytes(sum(tensor.bytes(report.free) for tensor in layer.outputs)),
+            ", ".join(layer.nodes),
+        )
+        for layer in report.kernels
+    ]
+    yield from _limited(headers, rows, limit, right=("bytes written",))
+
+
+def _types(tensors: Sequence[EngineTensor]) -> str:
+    return " ".join(dict.fromkeys(tensor.type for tensor in tensors))
 
 
 def _ranges(ranges: Ranges, limit: int | None) -> Iterator[str]:

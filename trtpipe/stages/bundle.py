@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import load_backend
+from trtpipe.backends.base import EngineFacts, load_backend
 from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.profile import CALIBRATED
@@ -132,6 +132,14 @@ def _notes(inputs: Inputs) -> tuple[str, ...]:
         artifact = inputs.artifacts.get(label)
         if artifact is not None and any(entry.name == artifact.sidecar.name for entry in artifact.files):
             notes += [f"{label}: {note}" for note in facts.read(artifact.sidecar).notes]
+    for engine in inputs.engines():
+        if any(entry.name == engine.sidecar.name for entry in engine.files):
+            found = EngineFacts.read(engine.sidecar)
+            notes += [f"{engine.label}: {note}" for note in _engine_notes(found)]
     if "latency" in inputs.artifacts:
         notes += [f"latency: {note}" for note in LatencyReport.read(inputs.path("latency")).notes]
     return tuple(notes)
+
+
+def _engine_notes(facts: EngineFacts) -> tuple[str, ...]:
+    return facts.notes if facts.report is None else (facts.report.summary, *facts.notes)
