@@ -368,3 +368,61 @@ def test_weights_of_one_scale_in_all():
     assert scale.shape == ()
     np.testing.assert_allclose(scale, np.abs(w).max() / 127, rtol=1e-6)
     assert np.abs(q * scale - w).max() <= 0.500001 * scale
+
+
+class TestScalesInFloat16:
+    """TensorRT holds scales in the type of the tensor: they are rounded before anything is quantised with them."""
+
+    SPREAD = np.float32([1, 7e-3, 1e-3, 1e-6, 0, 3e5])  # the largest magnitude of every channel
+
+    def scales(self, lowered: onnx.ModelProto) -> np.ndarray:
+        found = [array for name, array in weights_of(lowered).items() if name.endswith("_scale")]
+        return np.concatenate([array.reshape(-1) for array in found])
+
+    def test_every_scale_is_a_normal_float16(self, apply):
+        weight = normal(4, 6)
+        weight *= self.SPREAD / np.abs(weight).max(axis=0)
+        proto = model("(float[N,4] x) => (float[N,6] y) { y = MatMul(x, w) }", w=weight)
+        for amax in (1e-9, 3.0, 1e30):
+            found = self.scales(apply(proto, InsertQDQ("int8", {"x": amax}, scales="float16"))[0])
+            np.testing.assert_array_equal(found, found.astype(np.float16).astype(np.float32))
+            assert found.min() >= 2.0**-14
+            assert np.isfinite(found).all()
+
+    def test_weights_are_quantised_with_the_rounded_scale(self, apply):
+        weight = normal(64, 6)
+        proto = model("(float[N,64] x) => (float[N,6] y) { y = MatMul(x, w) }", w=weight)
+        lowered, _ = apply(proto, InsertQDQ("int8", {"x": 3.0}, scales="float16"))
+        found = weights_of(lowered)
+        scale = found["w_axis1_scale"]
+        exact = np.abs(weight).max(axis=0) / np.float32(127)
+        np.testing.assert_array_equal(scale, exact.astype(np.float16))
+        np.testing.assert_array_equal(found["w_axis1_quantized"], np.clip(np.rint(weight / scale), -127, 127))
+
+    def test_a_faint_channel_errs_by_no_more_than_half_the_least_scale(self, apply):
+        weight = normal(8, 2) * np.float32([1, 1e-5])
+        proto = model("(float[N,8] x) => (float[N,2] y) { y = MatMul(x, w) }", w=weight)
+        found = weights_of(apply(proto, InsertQDQ("int8", {"x": 3.0}, scales="float16"))[0])
+        error = found["w_axis1_quantized"] * found["w_axis1_scale"] - weight
+        assert np.abs(error[:, 1]).max() <= 2.0**-15
+
+
+def test_tensors_between_which_values_only_move_get_the_larger_scale(apply):
+    proto = model(
+        "(float[1,4,4,4] x) => (float[1,4,2,2] y, float[1,4,4,4] z) { m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(x) "
+        "y = Conv(m, w) z = Conv(x, w) }",
+        w=normal(4, 4, 1, 1),
+    )  # fmt: skip
+    found = weights_of(apply(proto, InsertQDQ("int8", {"x": 2.0, "m": 3.0}))[0])
+    assert found["x_scale"] == found["m_scale"] == np.float32(3) / np.float32(127)
+
+
+def test_the_skip_input_of_a_residual_add_is_rounded_and_the_other_is_not(apply):
+    proto = model(
+        "(float[1,4,4,4] x) => (float[1,4,4,4] y) { a = Conv(x, w) s = Add(a, x) r = Relu(s) y = Conv(r, w) }",
+        w=normal(4, 4, 1, 1),
+    )  # fmt: skip
+    lowered, decisions = apply(proto, InsertQDQ("int8", {"x": 3.0, "r": 9.0}))
+    [add] = nodes(lowered, "Add")
+    assert list(add.input) == ["a", "x_dequantized"]
+    assert [each.op for each in decisions if each.precision == "int8"] == ["Conv", "Add", "Conv"]

@@ -34,6 +34,19 @@ def test_it_computes_what_lowering_computes(make, precision, largest) -> None:  
             np.testing.assert_array_equal(run(switchable, {**feed, **fed})[name], value)
 
 
+def test_tensors_with_one_scale_have_one_input() -> None:
+    proto = model(
+        "(float[1,4,4,4] x) => (float[1,4,2,2] y, float[1,4,4,4] z) { m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(x) "
+        "y = Conv(m, w) z = Conv(x, w) }",
+        w=normal(4, 4, 1, 1),
+    )  # fmt: skip
+    loaded = ir.serde.deserialize_model(proto)
+    scales = make_switchable(loaded, "int8", {"x": 1.0, "m": 1.0}, (), "max")
+    assert set(scales) == {"x", "m"}
+    assert len(set(scales.values())) == 1
+    assert len(loaded.graph.inputs) == 2
+
+
 def test_saturating_outputs_give_way_to_their_inputs() -> None:
     proto = model(
         "(float[2,4] x) => (float[2,4] p, float[2,4] s, float[2,4] y) "

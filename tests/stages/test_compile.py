@@ -178,7 +178,16 @@ def needs_rtx():
 
 @pytest.mark.usefixtures("needs_rtx", "in_process")
 @pytest.mark.parametrize(
-    ("precision", "word"), [("fp32", "Float"), ("fp16", "Half"), ("bf16", "BFloat16"), ("int8", "Int8"), ("fp8", "FP8")]
+    ("precision", "word"),
+    [
+        ("fp32", "Float"),
+        ("fp16", "Half"),
+        ("bf16", "BFloat16"),
+        ("int8", "Int8"),
+        ("fp8", "FP8"),
+        ("best", "Int8"),
+        ("best", "Half"),
+    ],
 )
 def test_engines_compute_in_the_precision_of_the_lowered_graph(
     make_job, table, workdir, heard_all, tmp_path, precision, word
@@ -231,7 +240,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     assert [(spec.name, spec.dtype, spec.shape[1:]) for spec in facts.io.inputs] == [
         ("x", "float32", (channels, 16, 16))
     ]
-    size = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}[precision]
+    size = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1, "best": 1}[precision]
     weights = (channels * channels * 9 + channels * channels) * size
     assert weights <= facts.weight_bytes <= 1.5 * weights + 4096
 

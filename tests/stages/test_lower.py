@@ -42,9 +42,9 @@ def ranges(tmp_path):
 def go(make_job, table, workdir, heard_all):
     """(graph, facts) of a model lowered to a precision."""
 
-    def lower(proto, precision, *, keep=(), **things):
+    def lower(proto, precision, *, keep=(), shapes=(), **things):
         inputs = table(simplified=proto, **things)
-        draft, read = STAGE.run(make_job(precision=precision, keep=keep), inputs, workdir, heard_all)
+        draft, read = STAGE.run(make_job(precision=precision, keep=keep, shapes=shapes), inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert read == ()
         assert sorted(path.name for path in workdir.iterdir()) == sorted(draft.names)
@@ -165,3 +165,26 @@ def test_what_its_key_holds(make_job):
     assert key(precision="best") != key(precision="best", int8_nodes=["conv_*"])
     assert key(precision="int8") == key(precision="int8", int8_nodes=["conv_*"])
     assert STAGE.skip(make_job()) is None
+
+
+def test_patterns_that_match_nothing_are_warned_about(go, ranges, heard_all):
+    _, facts = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_1", "covn_2"])
+    [note] = [note for note in facts.notes if "--keep" in note]
+    assert note.startswith("--keep 'covn_2' matches no node; similar names: ")
+    assert "conv_2" in note
+    assert note in heard_all.warnings
+
+
+def test_much_left_high_is_warned_about(go, ranges):
+    _, facts = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_1"])
+    assert any(
+        "of the multiply-accumulates are in 8 bits" in note and "kept by pattern" in note for note in facts.notes
+    )
+    assert not go(residual(), "int8", ranges=ranges(r=2.0))[1].notes
+
+
+def test_work_is_counted_at_the_opt_shapes(go, ranges):
+    proto = model("(float[N,4] x) => (float[N,5] y) { y = MatMul(x, w) }", w=normal(4, 5))
+    shapes = {"x": {"min": [1, 4], "opt": [7, 4], "max": [9, 4]}}
+    assert go(proto, "int8", ranges=ranges(x=2.0), shapes=(shapes,))[1].work.total == 7 * 20
+    assert go(proto, "int8", ranges=ranges(x=2.0))[1].work.total == 20

@@ -192,7 +192,7 @@ def _judged(report: ParityReport) -> ParityReport:
     if report.overflows:
         worst = report.overflows[0]
         reasons.append(
-            f"lowered: {len(report.overflows)} tensors overflow in 16-bit storage; {worst.tensor!r} of node "
+            f"lowered: {_counted(report.overflows)} in 16-bit storage; {worst.tensor!r} of node "
             f"{worst.node!r} reaches {worst.largest:.3g}"
         )
     reference = next((value for value in report.metrics if value.artifact == report.reference), None)
@@ -203,6 +203,10 @@ def _judged(report: ParityReport) -> ParityReport:
                 f"{report.reference}'s {reference.value:.4f}; allowed are {report.max_drop}"
             )
     return report.model_copy(update={"reasons": tuple(reasons), "passed": not reasons})
+
+
+def _counted(overflows: tuple[Overflow, ...]) -> str:
+    return "1 tensor overflows" if len(overflows) == 1 else f"{len(overflows)} tensors overflow"
 
 
 def _dropped(reference: MetricValue, value: MetricValue, max_drop: float) -> bool:
