@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import models
@@ -28,6 +27,7 @@ from trtpipe.passes.graph_pass import GraphPass, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.insert_qdq import InsertQDQ
 from trtpipe.passes.opsets import LEAST_OPSET
+from trtpipe.passes.placement import place
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.split_scales import SplitScales
 from trtpipe.profile import DeploymentProfile
@@ -39,42 +39,32 @@ from trtpipe.target import find_target
 MODELS = {"resnet50": (3, 224, 224), "minilm": (128,)}
 
 
-class Ones(Mapping[str, float]):
-    """A range of 1 for whatever is asked."""
-
-    def __getitem__(self, name: str) -> float:
-        return 1.0
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-    def get(self, name: str, default: object = None) -> float:  # type: ignore[override]
-        """Always there."""
-        return 1.0
-
-
-def styles() -> dict[str, list[GraphPass]]:
+def styles(source: Path) -> dict[str, list[GraphPass]]:
     """The ways that are compared."""
+    ranges = dict.fromkeys(place(prepared(source)).tensors, 1.0)
     half = CastPrecision("float16")
-    over_half = InsertQDQ("int8", Ones(), (), "max", "float16")
+    over_half = InsertQDQ("int8", ranges, (), "max", "float16")
     return {
         "float32": [],
         "float16": [half],
-        "int8 over float32": [InsertQDQ("int8", Ones())],
+        "int8 over float32": [InsertQDQ("int8", ranges)],
         "int8 over float16": [over_half, half],
         "int8 over float16, scales behind convolutions": [over_half, half, SplitScales()],
-        "fp8 over float32": [InsertQDQ("fp8", Ones())],
+        "fp8 over float32": [InsertQDQ("fp8", ranges)],
     }
+
+
+def prepared(source: Path) -> ir.Model:
+    """The model at an opset that lowering can use."""
+    model = raise_opset(load_model(source), LEAST_OPSET)
+    run_passes(model, [InferTypes()])
+    clean_up(model)
+    return model
 
 
 def measure(source: Path, passes: list[GraphPass], shape: tuple[int, ...], target: str, folder: Path) -> EngineReport:
     """The report of an engine with static shapes."""
-    model = raise_opset(load_model(source), LEAST_OPSET)
-    run_passes(model, [InferTypes()])
-    clean_up(model)
+    model = prepared(source)
     for value in model.graph.inputs:
         value.shape = ir.Shape(shape)
     run_passes(model, passes)
@@ -100,7 +90,7 @@ def main() -> None:
             source = folder / f"{name}.onnx"
             getattr(models, name)(source)
             for batch in options.batch or [1, 8]:
-                for style, passes in styles().items():
+                for style, passes in styles(source).items():
                     report = measure(source, passes, (batch, *shape), options.target, folder)
                     rows.append(
                         {
