@@ -383,11 +383,17 @@ class TestScalesInFloat16:
         weight = normal(4, 6)
         weight *= self.SPREAD / np.abs(weight).max(axis=0)
         proto = model("(float[N,4] x) => (float[N,6] y) { y = MatMul(x, w) }", w=weight)
-        for amax in (1e-9, 3.0, 1e30):
+        for amax in (1e-2, 3.0, 1e30):
             found = self.scales(apply(proto, InsertQDQ("int8", {"x": amax}, scales="float16"))[0])
             np.testing.assert_array_equal(found, found.astype(np.float16).astype(np.float32))
             assert found.min() >= 2.0**-14
             assert np.isfinite(found).all()
+
+    def test_an_activation_whose_scale_would_lose_digits_stays_high(self, apply):
+        proto = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", w=normal(4, 4))
+        lowered, [result] = apply(proto, InsertQDQ("int8", {"x": 1e-9}, scales="float16"))
+        assert [node.op_type for node in lowered.graph.node] == ["MatMul"]
+        assert "scale would lose digits" in result.decisions[0].reason
 
     def test_weights_are_quantised_with_the_rounded_scale(self, apply):
         weight = normal(64, 6)

@@ -228,7 +228,11 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     assert word in facts.precisions
     assert facts.report is not None
     assert facts.report.source == "builder log"
-    assert facts.report.products == {word: 2}
+    if precision == "best":  # which of the two is worth 8 bits is the builder's to say
+        assert facts.report.products.keys() <= {"Half", "Int8"}
+        assert sum(facts.report.products.values()) == 2
+    else:
+        assert facts.report.products == {word: 2}
     nodes = {node for layer in facts.report.layers for node in layer.nodes}
     assert {
         node.node
