@@ -136,10 +136,10 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "limits of the builder": ({"build": {"time_limit": 99.0}}, (BUNDLE,), "settings.settings.profile.build.time_limit"),
     "a description": ({"description": "words"}, (BUNDLE,), "settings.settings.profile.description"),
     "shapes": ({"shapes": WIDER}, (SIMPLIFY, LOWER, COMPILE, VERIFY, MEASURE, BUNDLE), "settings.shapes.x"),
-    "no simplification": ({"simplify": False}, (SIMPLIFY, OBSERVE, *AFTER_LOWER), "settings.onnxsim"),
+    "no simplification": ({"simplify": False}, (SIMPLIFY, OBSERVE, CALIBRATE, *AFTER_LOWER), "settings.onnxsim"),
     "calibration data": (change_calibration_data, ALL[1:], "inputs.calibration-data"),
     "evaluation data": (change_evaluation_data, (SIMPLIFY, VERIFY, BUNDLE), "inputs.evaluation-data"),
-    "weights": (change_weights, tuple(label for label in ALL if label != CALIBRATE), "inputs.source"),
+    "weights": (change_weights, ALL, "inputs.source"),
     "a node's name": (rename_a_node, (EXPORT, SIMPLIFY, OBSERVE, *AFTER_LOWER), "inputs.source"),
     "threads": ({"settings": {"threads": 1}}, (MEASURE, BUNDLE), "backend.threads"),  # they decide a latency on the CPU
     "limits of child processes": ({"settings": {"worker_seconds": 77.0, "worker_memory": 10**10}}, (), ""),

@@ -29,7 +29,7 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 4
+    version = 5
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -96,14 +96,14 @@ class Observe:
 
 
 def tensors_of(simplified: Path, keep: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the tensors to observe: those that will carry a Q/DQ pair."""
+    """Names of the tensors to observe: those that may carry a Q/DQ pair, at whatever shapes the model will be used."""
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.clean_up import clean_up
     from trtpipe.passes.placement import place
 
     model = load_model(simplified)
     clean_up(model)
-    return place(model, keep).tensors
+    return place(model, keep, thrifty=False).tensors
 
 
 def write_observed(

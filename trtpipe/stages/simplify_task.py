@@ -16,7 +16,6 @@ from trtpipe.errors import InputError, StageError
 from trtpipe.imports import without
 from trtpipe.onnxfile import contract_of, load_model, save_model
 from trtpipe.passes.clean_up import clean_up
-from trtpipe.passes.count_work import CountWork
 from trtpipe.passes.fold_batch_norm import FoldBatchNorm
 from trtpipe.passes.fold_constants import FoldConstants
 from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
@@ -64,7 +63,6 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
             notes.append(error.message)
     shapes = [Borrowed(ShapeInferencePass(check_type=False, strict_mode=False), "infer_shapes")] if small else []
     passes = [InferTypes(), FoldConstants(), *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
-    passes += [CountWork(request.shapes)] if small else []
     run_passes(model, passes)
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
