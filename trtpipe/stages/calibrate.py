@@ -50,6 +50,7 @@ class Calibrate:
             "precision": job.profile.precision if recipe.method in _BY_FORMAT else None,
             "weights": recipe.weights if auto else None,
             "keep": list(job.profile.keep) if auto else None,
+            "skip_bad_samples": job.recipe.data.skip_bad_samples if auto else None,
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:

@@ -1,9 +1,12 @@
-"""observe: ``simplified.onnx`` and real data -> ``statistics.npz``, in one pass; every method's ranges come from it."""
+"""observe: ``simplified.onnx`` and real data -> ``statistics.npz``, in one pass; every method's ranges come from it.
+
+A pass that was interrupted goes on from its last checkpoint.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
@@ -24,7 +27,8 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 1
+    version = 2
+    resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -48,6 +52,7 @@ class Observe:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run the observed graph on every feed."""
+        from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.statistics_file import save_statistics
 
@@ -63,7 +68,8 @@ class Observe:
         extra = write_observed(simplified, observed, tensors)
         try:
             with load_backend("onnxruntime").open(observed, job.settings) as runner:
-                statistics = collect(Observer(runner, tensors), dataset, tensors, progress)
+                observer, tolerated = Observer(runner, tensors), job.recipe.data.skip_bad_samples
+                statistics = collect(observer, dataset, tensors, progress, tolerated, Checkpoints(workdir))
         finally:
             for name in extra:
                 (workdir / name).unlink(missing_ok=True)
