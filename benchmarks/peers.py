@@ -72,15 +72,10 @@ def quantise(
 
 def timed(command: list[str], memory: int | None = None) -> Cost:
     """Run a process to its end, and say what it took."""
-
-    def limit() -> None:
-        if memory is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-
     begin = time.perf_counter()
-    process = subprocess.Popen(  # noqa: PLW1509  there are no threads here
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", preexec_fn=limit
-    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+    if memory is not None:
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (memory, memory))
     assert process.stderr is not None
     lines = process.stderr.read().strip().splitlines()
     _, status, used = os.wait4(process.pid, 0)

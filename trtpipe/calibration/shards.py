@@ -23,7 +23,7 @@ from trtpipe.calibration.pixels import load_tensor, require_pillow
 from trtpipe.calibration.sample import Sample
 from trtpipe.calibration.selection import select
 from trtpipe.calibration.stacking import StackedDataset
-from trtpipe.calibration.tar import TarEntry, read_tar
+from trtpipe.calibration.tar import SUFFIXES, TarEntry, read_tar
 from trtpipe.calibration.tolerance import Flaw, attempted
 from trtpipe.errors import InputError
 from trtpipe.recipe import ImageSettings
@@ -42,8 +42,8 @@ _MOST_SHARDS = 100_000
 
 
 def recognises(source: str) -> bool:
-    """Whether ``source`` is a ``.tar`` file, or several: ``shard-{000..012}.tar`` or ``shards/*.tar``."""
-    return source.lower().endswith(".tar") and bool(shard_paths(source))
+    """Whether ``source`` is a tar file, plain or gzipped, or several: ``shard-{000..012}.tar`` or ``shards/*.tar``."""
+    return source.lower().endswith(SUFFIXES) and bool(shard_paths(source))
 
 
 def shard_paths(source: str) -> tuple[Path, ...]:
