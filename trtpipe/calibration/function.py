@@ -12,7 +12,7 @@ import numpy as np
 from trtpipe.calibration.checks import checked, free_batch, is_single, static_batch
 from trtpipe.calibration.sample import Sample, content_digest
 from trtpipe.calibration.selection import dropped_warning, empty, no_full_batch, too_few
-from trtpipe.calibration.stacking import joined
+from trtpipe.calibration.stacking import joined, read_ahead
 from trtpipe.calibration.tolerance import Flaw, Skipped, attempted, sound
 from trtpipe.calibration.usercode import UserFunction, load_function
 from trtpipe.errors import InputError
@@ -87,11 +87,15 @@ class FunctionDataset:
         return tuple(self._skipped)
 
     def __iter__(self) -> Generator[Sample, None, None]:
-        """Call the function and yield its feeds, in the caller's thread.
+        """Call the function and yield its feeds, one read ahead: all of the function runs outside the caller's thread.
 
         Raises:
             InputError: the function failed, yielded something unfit for the model, or too few samples.
         """
+        with closing(self._feeds()) as feeds:
+            yield from read_ahead(feeds)
+
+    def _feeds(self) -> Generator[Sample, None, None]:
         with closing(self._raw()) as stream:
             self._skipped.clear()
             head = list(_up_to_the_first_sample(stream))
