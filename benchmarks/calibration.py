@@ -7,7 +7,8 @@
 belongs to it (account, digest, every method's ranges). Both take the time of the work alone, and the peak memory of
 their process. ``... end to end`` is whole processes, from the start of the interpreter to a quantised ONNX file: ours
 and, with ``--peers``, nvidia-modelopt and onnxruntime's quantiser, in an environment that is made in FOLDER (2 GB).
-A peer that needs more than 10 GiB is stopped, and tried with a quarter of the samples.
+A peer that needs more than 10 GiB is stopped, and tried with a quarter of the samples. ``paired`` runs the plain and the
+observed model in turn, sample by sample, in one process: the ratio that holds on a machine with other work on it.
 At the end: how long the ranges of 120 tensors take by every method.
 """
 
@@ -64,17 +65,22 @@ def main() -> int:
         print(json.dumps(asdict(measure(name, scheme, int(samples), Path(path)))))
         return 0
     figures: list[Figure] = []
+    ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as work:
         for figure in run_all(arguments, Path(work)):
             figures.append(figure)
             print(f"{figure.model:9} {figure.scheme:26} {figure.samples:4} samples  {figure.wall:7.1f} s", flush=True)
     report(figures)
+        for name in arguments.models:
+            ratios[name] = paired(name, Path(work, f"{name}.onnx"))
+            print(f"paired: observing {name} takes {ratios[name]:.2f} times the CPU time of plain inference")
     seconds = derivation()
     print(f"\nranges of {_TENSORS} tensors by every method: {seconds:.2f} s of CPU time")
     if arguments.out:
         document = {
             "machine": machine(),
             "figures": [asdict(figure) for figure in figures],
+            "paired_ratio": {name: round(ratio, 3) for name, ratio in ratios.items()},
             "derivation_seconds": round(seconds, 3),
         }
         arguments.out.write_text(json.dumps(document, indent=2) + "\n")
@@ -199,6 +205,41 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
 
 
 SCHEMES: dict[str, Callable[[str, int, Path], Callable[[], None]]] = {"plain": plain, "trtpipe": ours}
+
+
+def paired(name: str, path: Path, rounds: int = 64) -> float:
+    """Median CPU time of one sample observed, with its statistics and account, over that of plain inference."""
+    import onnxruntime
+
+    from trtpipe.backends.base import load_backend
+    from trtpipe.calibration.account import AccountBuilder
+    from trtpipe.calibration.dataset import open_dataset
+    from trtpipe.calibration.statistics import Statistics
+    from trtpipe.onnxfile import read_contract
+    from trtpipe.recipe import DataSettings
+    from trtpipe.settings import Settings
+    from trtpipe.stages.observe import Observer, tensors_of, write_observed
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    observed, tensors = path.with_name(f"{name}-observed.onnx"), tensors_of(path, ())
+    write_observed(path, observed, tensors)
+    statistics = Statistics.empty(tensors)
+    os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
+    account = AccountBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
+    times: list[tuple[float, float]] = []
+    with load_backend("onnxruntime").open(observed, Settings.from_environment()) as runner:
+        observe = Observer(runner, tensors)
+        for feed in feeds(name, rounds):
+            begin = time.process_time()
+            session.run(None, feed)
+            middle = time.process_time()
+            statistics.update(observe(feed))
+            account.add(feed)
+            times.append((middle - begin, time.process_time() - middle))
+    alone, ours_too = np.median(np.array(times), axis=0)
+    return float(ours_too / alone)
 
 
 def stream() -> Iterator[dict[str, np.ndarray]]:

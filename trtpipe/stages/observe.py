@@ -27,7 +27,7 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 2
+    version = 3
     resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
