@@ -7,8 +7,8 @@
 belongs to it (account, digest, every method's ranges). Both take the time of the work alone, and the peak memory of
 their process. ``... end to end`` is whole processes, from the start of the interpreter to a quantised ONNX file: ours
 and, with ``--peers``, nvidia-modelopt and onnxruntime's quantiser, in an environment that is made in FOLDER (2 GB).
-A peer that needs more than 10 GiB is stopped, and tried with a quarter of the samples. ``paired`` runs the plain and the
-observed model in turn, sample by sample, in one process: the ratio that holds on a machine with other work on it.
+A peer that needs more than 10 GiB is stopped, and tried with a quarter of the samples. ``paired`` runs the plain and
+the observed model in turn, sample by sample, in one process: the ratio that holds on a machine with other work on it.
 At the end: how long the ranges of 120 tensors take by every method.
 """
 
@@ -70,10 +70,10 @@ def main() -> int:
         for figure in run_all(arguments, Path(work)):
             figures.append(figure)
             print(f"{figure.model:9} {figure.scheme:26} {figure.samples:4} samples  {figure.wall:7.1f} s", flush=True)
-    report(figures)
         for name in arguments.models:
             ratios[name] = paired(name, Path(work, f"{name}.onnx"))
             print(f"paired: observing {name} takes {ratios[name]:.2f} times the CPU time of plain inference")
+    report(figures)
     seconds = derivation()
     print(f"\nranges of {_TENSORS} tensors by every method: {seconds:.2f} s of CPU time")
     if arguments.out:
