@@ -1,12 +1,13 @@
 """observe: ``simplified.onnx`` and real data -> ``statistics.npz``, in one pass; every method's ranges come from it.
 
 For 16 bits the same pass writes ``extents.json``: the extremes of every float32 tensor.
+A pass that was interrupted goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
@@ -29,7 +30,8 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 5
+    version = 6
+    resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -57,6 +59,7 @@ class Observe:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run the observed graph on every feed."""
+        from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.extents import ExtentTally
         from trtpipe.calibration.statistics_file import save_statistics
@@ -76,7 +79,9 @@ class Observe:
         try:
             with load_backend("onnxruntime").open(observed, job.settings) as runner:
                 tally = ExtentTally(Observer(runner, (*tensors, *probes)), probes)
-                statistics = collect(tally, dataset, tensors, progress)
+                tolerated = job.recipe.data.skip_bad_samples
+                checkpoints = None if half else Checkpoints(workdir)  # extents are not in them
+                statistics = collect(tally, dataset, tensors, progress, tolerated, checkpoints)
         finally:
             for name in extra:
                 (workdir / name).unlink(missing_ok=True)
