@@ -121,7 +121,7 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "percentile": ({"recipe": {"percentile": 99.0}}, ALL[3:], "settings.percentile"),
     "method": ({"recipe": {"method": "max"}}, ALL[3:], "settings.method"),
     "method that goes by the format": ({"recipe": {"method": "mse"}}, ALL[3:], "settings.method"),
-    "kept nodes": ({"keep": ["*"]}, ALL[2:], "settings.keep"),
+    "kept nodes": ({"keep": ["*"]}, AFTER_LOWER, "settings.keep"),
     "another target": ({"targets": ["sm120"]}, ("compile sm120", VERIFY, BUNDLE), "never built before"),
     "one target more": ({"targets": ["sm89", "sm120"]}, ("compile sm120", VERIFY, BUNDLE), "never built before"),
     "tolerance": ({"tolerance": {"atol": 50.0}}, (VERIFY, BUNDLE), "settings.tolerance.atol"),

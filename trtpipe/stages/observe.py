@@ -46,12 +46,12 @@ class Observe:
         return f"{precision} needs no ranges" + ("; without data, fixed rules judge them" if precision in HALF else "")
 
     def key(self, job: Job) -> JSON:
-        """The nodes left out, and how samples become feeds (their content is an input); not the method."""
+        """How samples become feeds (their content is an input), and what for; neither the method nor the kept nodes."""
         data = job.recipe.data.to_dict()
         del data["source"]
         precision = job.profile.precision
-        ranges, extents = precision in CALIBRATED, precision in HALF and bool(job.recipe.data.source)
-        return {"keep": list(job.profile.keep) if ranges else None, "data": data, "extents": extents}
+        extents = precision in HALF and bool(job.recipe.data.source)
+        return {"ranges": precision in CALIBRATED, "data": data, "extents": extents}
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """The runner of the pass."""
@@ -72,7 +72,7 @@ class Observe:
             )
         simplified = inputs.path("simplified")
         precision = job.profile.precision
-        tensors = tensors_of(simplified, job.profile.keep) if precision in CALIBRATED else ()
+        tensors = tensors_of(simplified) if precision in CALIBRATED else ()
         half = precision in HALF and bool(job.recipe.data.source)  # random data says nothing about real extremes
         observed = workdir / "observed.onnx"
         extra, probes = write_observed(simplified, observed, tensors, half=half)
@@ -100,8 +100,11 @@ class Observe:
         load_statistics(draft.path)
 
 
-def tensors_of(simplified: Path, keep: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the tensors to observe: those that may carry a Q/DQ pair, at whatever shapes the model will be used."""
+def tensors_of(simplified: Path, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the tensors that may carry a Q/DQ pair, at whatever shapes the model will be used.
+
+    The pass observes them without regard to kept nodes, so that keeping others costs no new pass.
+    """
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.clean_up import clean_up
     from trtpipe.passes.placement import place
