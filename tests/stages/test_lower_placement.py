@@ -180,4 +180,4 @@ class TestRealEngines:
         assert {node.precision for node in facts.nodes if node.op in ("Conv", "Gemm")} == {"float16"}
         assert not any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
         kernels = [trial.kernels for trial in facts.trials]
-        assert kernels[0] < min(kernels[1:]), "every quantisation is a kernel"
+        assert kernels[0] <= min(kernels[1:]), "quantising saves no kernel"
