@@ -12,6 +12,8 @@ from trtpipe.profile import CALIBRATED
 
 if TYPE_CHECKING:
     from trtpipe.backends.base import Feed, Runner
+    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.calibration.statistics import Statistics
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
@@ -49,28 +51,41 @@ class Observe:
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run the observed graph on every feed."""
         from trtpipe.calibration.collect import collect
+        from trtpipe.calibration.statistics import Statistics
         from trtpipe.calibration.statistics_file import save_statistics
 
+        simplified = inputs.path("simplified")
+        tensors = tensors_of(simplified, job.profile.keep)
         dataset = inputs.datasets.get("calibration-data")
-        if dataset is None:
+        if dataset is None and tensors:
             raise InputError(
                 f"{job.profile.precision} needs calibration data, and none was given",
                 "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
             )
-        simplified = inputs.path("simplified")
-        tensors = tensors_of(simplified, job.profile.keep)
-        observed = workdir / "observed.onnx"
-        extra = write_observed(simplified, observed, tensors)
-        try:
-            with load_backend("onnxruntime").open(observed, job.settings) as runner:
-                statistics = collect(Observer(runner, tensors), dataset, tensors, progress)
-        finally:
-            for name in extra:
-                (workdir / name).unlink(missing_ok=True)
+        if dataset is None:
+            statistics = Statistics.empty(())
+        elif not tensors:  # the data is looked at, but the model need not run
+            statistics = collect(lambda feed: {}, dataset, (), progress)
+        else:
+            statistics = self._observe(job, simplified, tensors, dataset, workdir, progress)
         for warning in statistics.account.warnings if statistics.account else ():
             progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)
         return Draft("statistics", workdir, (STATISTICS,)), ()
+
+    def _observe(
+        self, job: Job, simplified: Path, tensors: tuple[str, ...], dataset: Dataset, workdir: Path, progress: Progress
+    ) -> Statistics:
+        from trtpipe.calibration.collect import collect
+
+        observed = workdir / "observed.onnx"
+        extra = write_observed(simplified, observed, tensors)
+        try:
+            with load_backend("onnxruntime").open(observed, job.settings) as runner:
+                return collect(Observer(runner, tensors), dataset, tensors, progress)
+        finally:
+            for name in extra:
+                (workdir / name).unlink(missing_ok=True)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The file reads back."""
