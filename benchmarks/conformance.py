@@ -1,7 +1,7 @@
 """ONNX's own node tests through lowering, at each precision, and on to TensorRT-RTX engines.
 
-    python benchmarks/conformance.py [--precision fp16 int8] [--filter PATTERN] [--every N] [--workers N]
-                                     [--resume RESULTS.jsonl] [--out SUMMARY.json]
+    python benchmarks/conformance.py [--precision fp16 int8] [--filter PATTERN] [--every N] [--also NAME ...]
+                                     [--workers N] [--resume RESULTS.jsonl] [--out SUMMARY.json]
 
 Every test runs export, simplify, observe, calibrate, lower and compile as users run them, and the lowered graph is
 compared with the original one. A worker that crashes or hangs costs the one test it was at, which is then judged so.
@@ -36,13 +36,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", nargs="+", default=["fp16", "int8"])
     parser.add_argument("--filter", default="*", help="shell pattern of test names")
+    parser.add_argument("--also", nargs="*", default=[], help="names of tests to add to every N-th")
     parser.add_argument("--every", type=int, default=1, help="only every N-th of the tests")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--resume", type=Path, help="JSON lines, one a test and precision")
     parser.add_argument("--out", type=Path, help="the summary as JSON")
     arguments = parser.parse_args()
     begin = time.perf_counter()
-    cases = [case for case in collect() if fnmatchcase(case.name, arguments.filter)][:: arguments.every]
+    named = [case for case in collect() if fnmatchcase(case.name, arguments.filter)]
+    cases = [case for n, case in enumerate(named) if n % arguments.every == 0 or case.name in arguments.also]
     done = list(read_results(arguments.resume))
     known = {(outcome.case, outcome.precision) for outcome in done}
     left = [case for case in cases if any((case.name, precision) not in known for precision in arguments.precision)]

@@ -97,8 +97,10 @@ class OwnData:
 
 
 def _finite(value: Any) -> Any:
-    is_float = isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype.isbuiltin == 1
-    return np.where(np.isfinite(value), value, 0).astype(value.dtype) if is_float else value
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fV":  # V: bfloat16 and its like
+        return value
+    wide = value.astype(np.float64)
+    return np.where(np.isfinite(wide), wide, 0).astype(value.dtype)
 
 
 class Refused(Exception):
@@ -108,6 +110,10 @@ class Refused(Exception):
         super().__init__(stage)
         self.stage = stage
         self.error = error
+
+
+#: lowered graph (its digest) -> why it was not built; ``None`` if it was. Equal graphs of a test are built once.
+_Builds: TypeAlias = dict[str, "Refused | None"]
 
 
 def run_case(case: Case, precisions: Sequence[str], target: str = "sm89") -> list[Outcome]:
@@ -123,7 +129,8 @@ def run_case(case: Case, precisions: Sequence[str], target: str = "sm89") -> lis
             table = run_stages(_ONCE, job, case, {}, work)
         except Refused as refused:
             return [_failed(case, precision, refused) for precision in precisions]
-        return [_at(case, precision, job, table, work / precision, target) for precision in precisions]
+        builds: _Builds = {}
+        return [_at(case, precision, job, table, work / precision, target, builds) for precision in precisions]
 
 
 def run_stages(
@@ -150,19 +157,32 @@ def run_stages(
     return table
 
 
-def _at(case: Case, precision: str, job: Job, table: dict[str, Artifact], folder: Path, target: str) -> Outcome:
+def _at(
+    case: Case, precision: str, job: Job, table: dict[str, Artifact], folder: Path, target: str, builds: _Builds
+) -> Outcome:
     job = replace(job, profile=_profile(case, precision, target))
     try:
         lowered = run_stages(_EACH[:3], job, case, table, folder)
     except Refused as refused:
         return _failed(case, precision, refused)
-    judged = _judge(case, precision, lowered["lowered"], folder)
+    artifact = lowered["lowered"]
+    judged = _judge(case, precision, artifact, folder)
+    content = artifact.files[0].sha256
+    if content not in builds:
+        builds[content] = _built(job.for_target(job.targets[0]), case, artifact, folder)
+    refused = builds[content]
+    if refused is None:
+        return replace(judged, built=True)
+    failed = _failed(case, precision, refused)
+    return judged if judged.outcome == "wrong" and failed.outcome in ("refused", "vague") else failed
+
+
+def _built(job: Job, case: Case, artifact: Artifact, folder: Path) -> Refused | None:
     try:
-        run_stages(_EACH[3:], job.for_target(job.targets[0]), case, {"lowered": lowered["lowered"]}, folder)
+        run_stages(_EACH[3:], job, case, {"lowered": artifact}, folder)
     except Refused as refused:
-        failed = _failed(case, precision, refused)
-        return judged if judged.outcome == "wrong" and failed.outcome in ("refused", "vague") else failed
-    return replace(judged, built=True)
+        return refused
+    return None
 
 
 def _judge(case: Case, precision: str, artifact: Artifact, folder: Path) -> Outcome:

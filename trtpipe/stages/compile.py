@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: what the builder's layer report calls the precisions of the lowering record
 _ENGINE_WORDS = {"int8": "Int8", "fp8": "FP8", "float16": "Half", "bfloat16": "BFloat16"}
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 class Compile:
@@ -93,12 +94,15 @@ def _refuse_silent_float32(facts: EngineFacts, inputs: Inputs, plan: str) -> Non
     lowered = inputs.artifacts["lowered"]
     if not facts.precisions or not any(entry.name == lowered.sidecar.name for entry in lowered.files):
         return  # the builder does not say, or the graph is the user's own
-    counts = LowerFacts.read(lowered.sidecar).counts
+    record = LowerFacts.read(lowered.sidecar)
     for precision, word in _ENGINE_WORDS.items():
-        if counts.get(precision) and word not in facts.precisions:
+        count = record.counts.get(precision)
+        # Kernels that the builder generates for elementwise code say nothing of the types inside them.
+        products = [f"{n.node!r} ({n.op})" for n in record.nodes if n.precision == precision and n.op in _PRODUCTS]
+        if count and products and word not in facts.precisions:
             raise StageError(
-                f"{plan}: {counts[precision]} nodes were lowered to {precision}, "
-                f"but no layer of the engine computes in it ({', '.join(facts.precisions)})",
+                f"{plan}: {count} nodes were lowered to {precision}, but no layer of the engine computes in it "
+                f"({', '.join(facts.precisions)}): {', '.join(products[:3])}",
                 "report this with the model; the builder undid the lowering",
             )
 
