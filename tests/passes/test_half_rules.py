@@ -195,6 +195,7 @@ def test_positions_of_rotary_embeddings_stay_exact(result):
         ("y = Conv(x, w)", 22, "bfloat16", None, ""),
         ("y = Exp(x)", 20, "float16", "exp_0", "sums or powers"),
         ("y = CumSum(x, axis)", 20, "float16", "cumsum_0", "sums or powers"),
+        ("y = Tan(x)", 20, "float16", "tan_0", "near its poles"),
         ("r = Relu(x) y = Neg(r)", 20, "float16", None, ""),
     ],
 )
@@ -221,6 +222,17 @@ def test_foreign_operators():
     assert found["relu_0"][0] == "float16"
     assert found["relu_2"] == ("float32", "element types unknown")
     assert [node.op_type for node in loaded.graph] == ["Cast", "Relu", "Cast", "Odd", "Relu"]
+
+
+def test_operators_of_classical_learning():
+    """Thresholds of trees decide otherwise in 16 bits."""
+    proto = model("(float[2,3] x) => (float[2,1] y) { a = Relu(x) y = TreeEnsemble(a) }")
+    proto.graph.node[1].domain = "ai.onnx.ml"
+    proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 5))
+    loaded = ir.serde.deserialize_model(proto)
+    results = run_passes(loaded, [InferTypes(), CastPrecision("float16")])
+    found = {decision.node: (decision.precision, decision.reason) for decision in results[1].decisions}
+    assert found["treeensemble_1"] == ("float32", "operator outside ONNX's main set")
 
 
 def test_operators_that_tensorrt_builds_in_no_bfloat16_stay_in_float32():
