@@ -4,8 +4,8 @@
 
 Two ways to the same engine take turns in one session: `trtpipe build` with an empty cache, and a bare script that makes
 the same library calls (onnx checker, onnxsim, onnxruntime, TensorRT-RTX, Polygraphy), each native one in a process of
-its own as trtpipe does it, with no cache, no digests, no reports. Prints wall times, their ratio, the peak memory of
-trtpipe's process tree, and the wall time of a second, fully cached build.
+its own as trtpipe does it, with no cache, no digests, no reports. Prints wall and processor times, their ratios, the
+peak memory of trtpipe's process tree, and the wall time of a second, fully cached build.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks_common import machine_line, tree_memory
 
@@ -28,9 +30,17 @@ HERE = Path(__file__).parent
 SHAPES = ["--min-shapes", "image:1x3x224x224", "--opt-shapes", "image:1x3x224x224", "--max-shapes", "image:8x3x224x224"]
 
 
-def watched(command: list[str], environment: dict[str, str]) -> tuple[float, int]:
-    """Wall seconds of a command, and the peak private memory of its process tree in bytes."""
-    begin = time.perf_counter()
+class Cost(NamedTuple):
+    """Of a command and all its children: seconds on the clock, seconds of processor time, peak private bytes."""
+
+    wall: float
+    processor: float
+    memory: int
+
+
+def watched(command: list[str], environment: dict[str, str]) -> Cost:
+    """Run a command to its end."""
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     peak = 0
     errors: list[str] = []
@@ -42,7 +52,9 @@ def watched(command: list[str], environment: dict[str, str]) -> tuple[float, int
     reader.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{errors[0][-3000:]}")
-    return time.perf_counter() - begin, peak
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(time.perf_counter() - begin, processor, peak)
 
 
 def main() -> None:
@@ -60,7 +72,7 @@ def main() -> None:
         script = f"import numpy as np; r = np.random.default_rng(0); np.save('{work}/data.npy', "
         script += f"r.standard_normal(({arguments.samples}, 3, 224, 224), dtype=np.float32))"
         subprocess.run([sys.executable, "-c", script], check=True)
-        ours, bare, cached, peaks = [], [], [], []
+        ours, bare, cached = [], [], []
         for number in range(arguments.rounds):
             environment = {**os.environ, "TRTPIPE_CACHE_DIR": str(work / f"cache{number}")}
             build = [
@@ -74,23 +86,26 @@ def main() -> None:
                 str(work / "out"),
             ]
             build += ["--calib-data", str(work / "data.npy"), "--target", "sm89", "--duration", "1s", *SHAPES]
-            seconds, peak = watched(build, environment)
-            ours.append(seconds)
-            peaks.append(peak)
-            cached.append(watched(build, environment)[0])
+            ours.append(watched(build, environment))
+            cached.append(watched(build, environment))
             plain = [sys.executable, str(HERE / "overhead_bare.py"), str(model), str(work / "data.npy"), str(work)]
-            bare.append(watched(plain, environment)[0])
+            bare.append(watched(plain, environment))
     result = {
         "machine": machine_line(),
         "model": "ResNet-50-sized, 102 MB, seeded random weights",
         "precision": arguments.precision,
         "samples": arguments.samples,
         "rounds": arguments.rounds,
-        "trtpipe_seconds": round(statistics.median(ours), 2),
-        "libraries_seconds": round(statistics.median(bare), 2),
-        "ratio": round(statistics.median(a / b for a, b in zip(ours, bare, strict=True)), 3),
-        "cached_seconds": round(statistics.median(cached), 2),
-        "peak_memory_mb": round(max(peaks) / 1e6),
+        "trtpipe_seconds": round(statistics.median(cost.wall for cost in ours), 2),
+        "libraries_seconds": round(statistics.median(cost.wall for cost in bare), 2),
+        "ratio": round(statistics.median(a.wall / b.wall for a, b in zip(ours, bare, strict=True)), 3),
+        "trtpipe_processor_seconds": round(statistics.median(cost.processor for cost in ours), 2),
+        "libraries_processor_seconds": round(statistics.median(cost.processor for cost in bare), 2),
+        "processor_ratio": round(
+            statistics.median(a.processor / b.processor for a, b in zip(ours, bare, strict=True)), 3
+        ),
+        "cached_seconds": round(statistics.median(cost.wall for cost in cached), 2),
+        "peak_memory_mb": round(max(cost.memory for cost in ours) / 1e6),
     }
     print(json.dumps(result, indent=1))
 

@@ -18,11 +18,11 @@ LONG, TOO_LONG = 300, 400
 #: From the bottom to the top; a module may import from its own layer and from those below. The longest prefix counts.
 LAYERS = (
     ("errors",),
-    ("artifact", "digest", "methods", "oserrors", "progress", "units"),
+    ("artifact", "digest", "imports", "methods", "oserrors", "progress", "protowire", "units"),
     ("requirements", "settings", "target", "tomlfile"),
     ("onnxfile", "source"),
     ("profile", "recipe", "shapes", "toolchain"),
-    ("accuracy", "backends", "calibration", "job", "latency", "passes", "report"),
+    ("accuracy", "backends", "calibration", "engine", "job", "latency", "passes", "report"),
     ("publish", "stages", "store"),
     ("pipeline",),
     ("runs",),
@@ -39,7 +39,7 @@ BEHIND_THE_API = {
 }
 
 #: Parts of stages that all stages share.
-SHARED_BY_STAGES = {"facts", "stage", "running", "reading"}
+SHARED_BY_STAGES = {"facts", "halves", "stage", "running", "reading"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"base", "choice", "gpu", "plan", "worker"}

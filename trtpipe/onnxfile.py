@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.errors import InputError
+from trtpipe.protowire import read_without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +44,11 @@ class ExternalRef:
     length: int
 
 
-def read_proto(path: Path) -> onnx.ModelProto:
+def read_proto(path: Path, *, weights: bool = False) -> onnx.ModelProto:
     """Parse the graph of ``path``; external data stays on disk and is checked for confinement and length.
+
+    Args:
+        weights: whether values of more than 1 kB that lie in the file itself are read too.
 
     Raises:
         InputError: the file is missing, a folder, empty, truncated, not ONNX, or its external data is missing,
@@ -54,8 +58,9 @@ def read_proto(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     _refuse_non_model(path)
+    proto = onnx.ModelProto()
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto.ParseFromString(path.read_bytes() if weights else read_without_weights(path))
     except (DecodeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not an ONNX model, or cut short ({error})", _GIVE_MODEL) from error
     if not proto.graph.node and not proto.graph.output:
@@ -75,7 +80,7 @@ def load_model(path: Path) -> ir.Model:
     """
     import onnx_ir as ir
 
-    proto = read_proto(path)
+    proto = read_proto(path, weights=True)
     with blaming(path):
         model = ir.serde.deserialize_model(proto)
     ir.external_data.set_base_dir(model.graph, path.parent)

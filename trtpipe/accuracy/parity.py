@@ -16,6 +16,7 @@ import numpy as np
 from trtpipe.accuracy.metrics import TopK
 from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity
 from trtpipe.errors import StageError
+from trtpipe.imports import without
 from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
@@ -264,6 +265,7 @@ def _measure(meters: Mapping[str, TopK], label: str, outputs: Feed, labels: np.n
         meters[label].update(outputs, labels)
 
 
+@without("torch")
 def _compared(
     mine: Feed, theirs: Feed, rules: Mapping[str, OutputTolerance]
 ) -> dict[str, tuple[OutputCompareResult, float]]:

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
+from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.worker import Report
 from trtpipe.calibration.checks import numpy_type
 from trtpipe.calibration.synthetic import RandomDataset
 from trtpipe.errors import InputError, StageError
+from trtpipe.imports import without
 from trtpipe.onnxfile import contract_of, load_model, save_model
 from trtpipe.passes.clean_up import clean_up
+from trtpipe.passes.count_work import CountWork
 from trtpipe.passes.expand_functions import ExpandFunctions
-from trtpipe.passes.graph_pass import Borrowed, graphs_of, run_passes
+from trtpipe.passes.fold_batch_norm import FoldBatchNorm
+from trtpipe.passes.fold_constants import FoldConstants
+from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
+from trtpipe.passes.graph_pass import Borrowed, GraphPass, graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.settings import Settings
@@ -33,11 +38,13 @@ _PROTOBUF_LIMIT = 1_900_000_000
 #: Largest accepted difference relative to the output's largest magnitude, and share of equal integers.
 _RELATIVE, _EQUAL_SHARE = 1e-3, 0.99
 #: Types first: whether an operator is expanded, and into what, depends on them.
-_EXPANSION = (Borrowed(common.InlinePass(), "inline_functions"), InferTypes(), ExpandFunctions())
+_EXPANSION = (Borrowed(InlinePass(), "inline_functions"), InferTypes(), ExpandFunctions())
 
 
 def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
-    """Simplify, raise the opset, infer types; then compare the result with the input on real samples or random ones.
+    """Simplify, raise the opset, fold and fuse, infer types and shapes; then compare the result with the input.
+
+    Compared on real samples, or on random ones.
 
     Raises:
         StageError: onnxsim failed, or the result differs from the input. The caller may try again without onnxsim.
@@ -61,7 +68,12 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
             model = raise_opset(model, request.opset)
         except StageError as error:
             notes.append(error.message)
-    run_passes(model, [InferTypes()])
+    shapes = [Borrowed(ShapeInferencePass(check_type=False, strict_mode=False), "infer_shapes")] if small else []
+    passes: list[GraphPass] = [InferTypes()]
+    if request.rewrite:
+        passes += [FoldConstants(), *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
+    passes += [CountWork(request.shapes)] if small else []
+    run_passes(model, passes)
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
     report("simplify", 2, 3)
@@ -86,7 +98,9 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
 def _onnxsim(source: Path, rewritten: ir.Model | None) -> ir.Model:
     """What onnxsim makes of the file, or of the model made from it."""
     import onnx
-    import onnxsim
+
+    with without("torch"):
+        import onnxsim
 
     try:
         proto = onnx.load(source) if rewritten is None else ir.serde.serialize_model(rewritten)
