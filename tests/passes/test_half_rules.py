@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -247,3 +248,19 @@ def test_operators_that_tensorrt_builds_in_no_bfloat16_stay_in_float32():
         *_, result = run_passes(graph, [InferTypes(), CastPrecision(half)])
         found[half] = [decision.precision for decision in result.decisions]
     assert found == {"float16": ["float16", "float16"], "bfloat16": ["float32", "float32"]}
+
+
+@pytest.mark.parametrize(
+    ("zero", "scale", "kept"),
+    [(np.int8(0), 512.0, False), (np.int8(0), 1024.0, True), (np.array(0, ml_dtypes.float8_e5m2), 2.0, True)],
+)
+def test_what_a_dequantiser_can_make_must_fit(zero, scale, kept):
+    proto = model(
+        "(float[4] x) => (float[4] y) { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Neg(d) }",
+        opset=23, s=np.float32(scale), z=zero,
+    )  # fmt: skip
+    loaded = ir.serde.deserialize_model(proto)
+    results = run_passes(loaded, [InferTypes(), CastPrecision("float16")])
+    found = {decision.node: decision.reason for decision in results[1].decisions if decision.precision == "float32"}
+    assert ("dequantizelinear_1" in found) is kept
+    assert all("beyond float16" in found[node] for node in found if node == "dequantizelinear_1")
