@@ -149,3 +149,11 @@ def test_exponents(op, half, extent, kept):
     found = decided(proto, half, x=extent)
     assert list(found) == ([f"{op.lower()}_0"] if kept else [])
     assert all("an exponent would be off by" in reason for reason in found.values())
+
+
+@pytest.mark.parametrize(("largest", "left", "kept"), [(1000, 100, False), (1000, 1, True), (10, 0.1, False)])
+def test_operands_that_cancel(largest, left, kept):
+    proto = model("(float[N,4] x, float[N,4] z) => (float[N,4] y) { y = Sub(x, z) }", opset=22)
+    found = decided(proto, "float16", x=reaching(largest), z=reaching(largest), y=Extent(minimum=-left, maximum=left))
+    assert list(found) == (["sub_0"] if kept else [])
+    assert all("its operands cancel" in reason for reason in found.values())
