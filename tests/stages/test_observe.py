@@ -68,10 +68,21 @@ def test_nodes_that_are_kept_are_observed_too_so_that_keeping_others_costs_no_pa
     assert go(conv_net(), tmp_path, keep=["*"]) == go(conv_net(), tmp_path)
 
 
-def test_a_graph_with_nothing_to_observe_still_runs_the_data(go, tmp_path):
+def test_a_graph_with_nothing_to_observe_still_looks_at_the_data(go, tmp_path):
     proto = model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
     ranges = go(proto, tmp_path)
     assert (ranges.tensors, ranges.samples) == ({}, 32)
+
+
+def test_a_graph_with_nothing_to_observe_need_not_run(go, tmp_path):
+    proto = model("(float[N,4] x) => (float[N,4] y) { y = custom.Op(x) }")
+    assert go(proto, tmp_path, arrays={"x": normal(32, 4)}).samples == 32
+
+
+def test_a_graph_with_nothing_to_observe_needs_no_data(make_job, table, workdir, heard_all):
+    inputs = table(simplified=model("() => (float[4] y) { y = RandomNormal<shape=[4]>() }"))
+    draft, _ = STAGE.run(make_job(precision="int8"), inputs, workdir, heard_all)
+    assert load_statistics(draft.path).tensors == {}
 
 
 def test_integer_inputs_and_gathered_tensors(go, tmp_path):

@@ -92,17 +92,25 @@ def build_in_worker(
         device=device,
         opens=opens,
     )
-    try:
-        facts = call(
+
+    def attempt(path: Path) -> EngineFacts:
+        return call(
             task,
-            request,
+            request.model_copy(update={"model": str(path)}),
             EngineFacts,
             limits=limits_for(settings, profile.build.time_limit, profile.build.memory_limit),
             progress=progress,
             what=f"building {target} from {model.name}",
             workdir=plan.parent,
         )
+
+    try:
+        facts = attempt(model)
         part.replace(plan)
+    except BuildError as error:
+        from trtpipe.backends._trt_blame import blamed
+
+        raise blamed(error, model, attempt, plan.parent) from error
     finally:
         part.unlink(missing_ok=True)
     return facts

@@ -37,6 +37,7 @@ def _copy_checked(source: Path, path: Path, report: Report) -> ExportReply:
     proto = read_proto(source)
     model = load_model(source)
     refuse_unknown_operators(model, source)
+    refuse_interface(proto.graph, source)
     try:
         onnx.checker.check_model(str(source))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
@@ -68,6 +69,20 @@ def refuse_unknown_operators(model: ir.Model, source: Path) -> None:
                     f"{source}: node {node_label(node)!r} uses the unknown operator {full} (opset {opset})",
                     "replace the operator, or export the model without it",
                 )
+
+
+def refuse_interface(graph: onnx.GraphProto, source: Path) -> None:
+    """Raise InputError for an input or output that no engine can have: text, a sequence, an optional, a map."""
+    for side, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            kind = value.type.WhichOneof("value") or "tensor_type"
+            if kind == "tensor_type" and value.type.tensor_type.elem_type != onnx.TensorProto.STRING:
+                continue
+            words = "text" if kind == "tensor_type" else f"of kind {kind.removesuffix('_type')}"
+            raise InputError(
+                f"{source}: {side} {value.name!r} is {words}; engines take and give tensors of numbers only",
+                "move that part of the model in front of the engine, or behind it",
+            )
 
 
 def _open_dimensions(model: ir.Model) -> None:

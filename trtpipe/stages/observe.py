@@ -17,6 +17,9 @@ from trtpipe.stages.halves import EXTENTS, prepare_half
 
 if TYPE_CHECKING:
     from trtpipe.backends.base import Feed, Runner
+    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.calibration.extents import Extents
+    from trtpipe.calibration.statistics import Statistics
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.passes.extents import Probe
@@ -61,19 +64,48 @@ class Observe:
         """Run the observed graph on every feed."""
         from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
-        from trtpipe.calibration.extents import ExtentTally
+        from trtpipe.calibration.statistics import Statistics
         from trtpipe.calibration.statistics_file import save_statistics
 
-        dataset = inputs.datasets.get("calibration-data")
-        if dataset is None:
-            raise InputError(
-                f"{job.profile.precision} needs calibration data, and none was given",
-                "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
-            )
         simplified = inputs.path("simplified")
         precision = job.profile.precision
         tensors = tensors_of(simplified) if precision in CALIBRATED else ()
         half = precision in HALF and bool(job.recipe.data.source)  # random data says nothing about real extremes
+        dataset = inputs.datasets.get("calibration-data")
+        if dataset is None and (tensors or half):
+            raise InputError(
+                f"{job.profile.precision} needs calibration data, and none was given",
+                "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
+            )
+        extents = None
+        if dataset is None:
+            statistics = Statistics.empty(())
+        elif tensors or half:
+            statistics, extents = self._observe(job, simplified, tensors, dataset, workdir, progress, half=half)
+        else:  # the data is looked at, but the model need not run
+            statistics = collect(lambda feed: {}, dataset, (), progress)
+        for warning in statistics.account.warnings if statistics.account else ():
+            progress.warn(warning)
+        save_statistics(statistics, workdir / STATISTICS)
+        if extents is None:
+            return Draft("statistics", workdir, (STATISTICS,)), ()
+        extents.write(workdir / EXTENTS)
+        return Draft("statistics", workdir, (STATISTICS, EXTENTS)), ()
+
+    def _observe(
+        self,
+        job: Job,
+        simplified: Path,
+        tensors: tuple[str, ...],
+        dataset: Dataset,
+        workdir: Path,
+        progress: Progress,
+        *,
+        half: bool,
+    ) -> tuple[Statistics, Extents | None]:
+        from trtpipe.calibration.collect import collect
+        from trtpipe.calibration.extents import ExtentTally
+
         observed = workdir / "observed.onnx"
         extra, probes = write_observed(simplified, observed, tensors, half=half)
         try:
@@ -85,13 +117,7 @@ class Observe:
         finally:
             for name in extra:
                 (workdir / name).unlink(missing_ok=True)
-        for warning in statistics.account.warnings if statistics.account else ():
-            progress.warn(warning)
-        save_statistics(statistics, workdir / STATISTICS)
-        if not half:
-            return Draft("statistics", workdir, (STATISTICS,)), ()
-        tally.finish(statistics.samples).write(workdir / EXTENTS)
-        return Draft("statistics", workdir, (STATISTICS, EXTENTS)), ()
+        return statistics, tally.finish(statistics.samples) if half else None
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The file reads back."""

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
+from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.worker import Report
+from trtpipe.calibration.checks import numpy_type
 from trtpipe.calibration.synthetic import RandomDataset
 from trtpipe.errors import InputError, StageError
 from trtpipe.imports import without
 from trtpipe.onnxfile import contract_of, load_model, save_model
 from trtpipe.passes.clean_up import clean_up
+from trtpipe.passes.expand_functions import ExpandFunctions
 from trtpipe.passes.fold_batch_norm import FoldBatchNorm
 from trtpipe.passes.fold_constants import FoldConstants
 from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
-from trtpipe.passes.graph_pass import Borrowed, graphs_of, run_passes
+from trtpipe.passes.graph_pass import Borrowed, GraphPass, graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.settings import Settings
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 _PROTOBUF_LIMIT = 1_900_000_000
 #: Largest accepted difference relative to the output's largest magnitude, and share of equal integers.
 _RELATIVE, _EQUAL_SHARE = 1e-3, 0.99
+#: Types first: whether an operator is expanded, and into what, depends on them.
+_EXPANSION = (Borrowed(InlinePass(), "inline_functions"), InferTypes(), ExpandFunctions())
 
 
 def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
@@ -53,16 +57,20 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
         notes.append("onnxsim was not tried: the weights exceed protobuf's 2 GB")
     onnxsim = request.onnxsim and small
     report("simplify", 0, 3)
-    model = _onnxsim(source) if onnxsim else original
+    rewrite = request.rewrite and small
+    expanded = rewrite and run_passes(original, _EXPANSION)[-1].modified
+    model = _onnxsim(source, original if expanded else None) if onnxsim else original
     clean_up(model)
     report("simplify", 1, 3)
-    if small:
+    if rewrite:
         try:
             model = raise_opset(model, request.opset)
         except StageError as error:
             notes.append(error.message)
     shapes = [Borrowed(ShapeInferencePass(check_type=False, strict_mode=False), "infer_shapes")] if small else []
-    passes = [InferTypes(), FoldConstants(), *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
+    passes: list[GraphPass] = [InferTypes()]
+    if request.rewrite:
+        passes += [FoldConstants(), *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
     run_passes(model, passes)
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
@@ -85,14 +93,16 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     return SimplifyReply(names=names)
 
 
-def _onnxsim(source: Path) -> ir.Model:
+def _onnxsim(source: Path, rewritten: ir.Model | None) -> ir.Model:
+    """What onnxsim makes of the file, or of the model made from it."""
     import onnx
 
     with without("torch"):
         import onnxsim
 
     try:
-        simplified, _ = onnxsim.simplify(onnx.load(source))
+        proto = onnx.load(source) if rewritten is None else ir.serde.serialize_model(rewritten)
+        simplified, _ = onnxsim.simplify(proto)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise StageError(f"onnxsim failed: {reason}", "run again with --no-simplify") from error
@@ -104,8 +114,8 @@ def _compare(source: Path, result: Path, request: SimplifyRequest) -> tuple[tupl
     settings = Settings.from_environment()
     backend = load_backend("onnxruntime")
     contract = contract_of(load_model(source))
-    feeds = _feeds(request, contract)
     try:
+        feeds = _feeds(request, contract)
         with backend.open(source, settings) as runner:
             wanted = [runner.infer(feed) for feed in feeds]
     except (InputError, StageError) as error:
@@ -125,8 +135,13 @@ def _feeds(request: SimplifyRequest, contract: IOContract) -> list[Feed]:
     with np.load(request.feeds, allow_pickle=False) as stored:
         for key in stored.files:
             feed, position = key.split("_")
-            feeds.setdefault(feed, {})[contract.inputs[int(position)].name] = stored[key]
+            spec = contract.inputs[int(position)]
+            feeds.setdefault(feed, {})[spec.name] = _restored(stored[key], numpy_type(spec, request.model))
     return list(feeds.values())
+
+
+def _restored(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return value if dtype.isbuiltin == 1 else value.view(dtype)
 
 
 def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDifference:
@@ -140,7 +155,7 @@ def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDiffe
         gap = _gap(a, b)
         if not gap.size:
             continue
-        finite = a[np.isfinite(a)] if a.dtype.kind == "f" else a[:0]
+        finite = a[np.isfinite(a)] if a.dtype.kind == "f" else np.zeros(0)
         bound = _RELATIVE * max(1.0, float(np.abs(finite).max()) if finite.size else 1.0)
         exact = a.dtype.kind != "f"
         if (gap == 0).mean() < _EQUAL_SHARE if exact else not gap.max() <= bound:
