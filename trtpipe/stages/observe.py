@@ -62,7 +62,6 @@ class Observe:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run the observed graph on every feed."""
-        from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.statistics import Statistics
         from trtpipe.calibration.statistics_file import save_statistics
@@ -103,6 +102,7 @@ class Observe:
         *,
         half: bool,
     ) -> tuple[Statistics, Extents | None]:
+        from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.extents import ExtentTally
 
