@@ -33,7 +33,7 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 6
+    version = 7
     resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
