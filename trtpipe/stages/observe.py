@@ -1,12 +1,13 @@
 """observe: ``simplified.onnx`` and real data -> ``statistics.npz``, in one pass; every method's ranges come from it.
 
 For 16 bits the same pass writes ``extents.json``: the extremes of every float32 tensor.
+A pass that was interrupted goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
@@ -32,7 +33,8 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 4
+    version = 7
+    resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -47,12 +49,12 @@ class Observe:
         return f"{precision} needs no ranges" + ("; without data, fixed rules judge them" if precision in HALF else "")
 
     def key(self, job: Job) -> JSON:
-        """The nodes left out, and how samples become feeds (their content is an input); not the method."""
+        """How samples become feeds (their content is an input), and what for; neither the method nor the kept nodes."""
         data = job.recipe.data.to_dict()
         del data["source"]
         precision = job.profile.precision
-        ranges, extents = precision in CALIBRATED, precision in HALF and bool(job.recipe.data.source)
-        return {"keep": list(job.profile.keep) if ranges else None, "data": data, "extents": extents}
+        extents = precision in HALF and bool(job.recipe.data.source)
+        return {"ranges": precision in CALIBRATED, "data": data, "extents": extents}
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """The runner of the pass."""
@@ -66,7 +68,7 @@ class Observe:
 
         simplified = inputs.path("simplified")
         precision = job.profile.precision
-        tensors = tensors_of(simplified, job.profile.keep) if precision in CALIBRATED else ()
+        tensors = tensors_of(simplified) if precision in CALIBRATED else ()
         half = precision in HALF and bool(job.recipe.data.source)  # random data says nothing about real extremes
         dataset = inputs.datasets.get("calibration-data")
         if dataset is None and (tensors or half):
@@ -100,6 +102,7 @@ class Observe:
         *,
         half: bool,
     ) -> tuple[Statistics, Extents | None]:
+        from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.extents import ExtentTally
 
@@ -108,7 +111,9 @@ class Observe:
         try:
             with load_backend("onnxruntime").open(observed, job.settings) as runner:
                 tally = ExtentTally(Observer(runner, (*tensors, *probes)), probes)
-                statistics = collect(tally, dataset, tensors, progress)
+                tolerated = job.recipe.data.skip_bad_samples
+                checkpoints = None if half else Checkpoints(workdir)  # extents are not in them
+                statistics = collect(tally, dataset, tensors, progress, tolerated, checkpoints)
         finally:
             for name in extra:
                 (workdir / name).unlink(missing_ok=True)
@@ -121,15 +126,18 @@ class Observe:
         load_statistics(draft.path)
 
 
-def tensors_of(simplified: Path, keep: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the tensors to observe: those that will carry a Q/DQ pair."""
+def tensors_of(simplified: Path, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the tensors that may carry a Q/DQ pair, at whatever shapes the model will be used.
+
+    The pass observes them without regard to kept nodes, so that keeping others costs no new pass.
+    """
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.clean_up import clean_up
     from trtpipe.passes.placement import place
 
     model = load_model(simplified)
     clean_up(model)
-    return place(model, keep).tensors
+    return place(model, keep, thrifty=False).tensors
 
 
 def write_observed(

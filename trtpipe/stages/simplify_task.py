@@ -17,7 +17,6 @@ from trtpipe.errors import InputError, StageError
 from trtpipe.imports import without
 from trtpipe.onnxfile import contract_of, load_model, save_model
 from trtpipe.passes.clean_up import clean_up
-from trtpipe.passes.count_work import CountWork
 from trtpipe.passes.expand_functions import ExpandFunctions
 from trtpipe.passes.fold_batch_norm import FoldBatchNorm
 from trtpipe.passes.fold_constants import FoldConstants
@@ -72,7 +71,6 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     passes: list[GraphPass] = [InferTypes()]
     if request.rewrite:
         passes += [FoldConstants(), *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
-    passes += [CountWork(request.shapes)] if small else []
     run_passes(model, passes)
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
