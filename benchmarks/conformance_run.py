@@ -90,6 +90,7 @@ class OwnData:
     seed = None
     preprocessing = None
     warnings = ()
+    skipped = ()
 
     def __init__(self, feed: dict[str, Any]) -> None:
         self._feed = {name: _finite(value) for name, value in feed.items()}
