@@ -90,6 +90,7 @@ class OwnData:
     seed = None
     preprocessing = None
     warnings = ()
+    skipped = ()
 
     def __init__(self, feed: dict[str, Any]) -> None:
         self._feed = {name: _finite(value) for name, value in feed.items()}
@@ -215,7 +216,7 @@ def _judge(case: Case, precision: str, artifact: Artifact, folder: Path) -> Outc
         except _CANNOT as error:
             failure = f"{runner}: {_line(error)}"
             continue
-        for wanted in (_reference(case, infer, folder), case.expected):
+        for wanted in filter(None, (_reference(case, infer, folder), case.expected)):
             error, reason = difference(wanted, found)
             judged = replace(judged, error=error, runner=runner)
             if not reason and error <= TOLERANCE[precision]:

@@ -96,6 +96,13 @@ def test_scalar_integers_are_compared_too(simplified):
     assert [difference.max_abs for difference in simplified(proto)[1].parity] == [0, 0, 0]
 
 
+def test_a_model_without_inputs_is_compared_too(simplified, tmp_path):
+    proto = model("() => (float[2] y) { y = Relu(w) }", w=normal(2))
+    np.savez(tmp_path / "feeds.npz")
+    for feeds in ("", str(tmp_path / "feeds.npz")):
+        assert [difference.output for difference in simplified(proto, feeds=feeds)[1].parity] == ["y"]
+
+
 class TestOnnxsimFails:
     """The caller tries again without it."""
 

@@ -58,7 +58,7 @@ class Simplify:
 
     name = "simplify"
     produces = "simplified"
-    version = 4
+    version = 5
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
