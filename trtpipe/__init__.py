@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         simplify,
         verify,
     )
+    from trtpipe.api_accuracy import rejudge
     from trtpipe.api_calibration import calibrate, derive, import_trt_cache
     from trtpipe.artifact import Artifact, IOContract, TensorSpec
     from trtpipe.backends.base import EngineFacts
@@ -97,6 +98,7 @@ _HOMES = {
     "merge_statistics": "trtpipe.calibration.merging",
     "plan": "trtpipe.api",
     "plot_statistics": "trtpipe.report.plots",
+    "rejudge": "trtpipe.api_accuracy",
     "simplify": "trtpipe.api",
     "verify": "trtpipe.api",
 }
@@ -146,6 +148,7 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "merge_statistics",
     "plan",
     "plot_statistics",
+    "rejudge",
     "simplify",
     "verify",
 ]

@@ -1,19 +1,58 @@
-"""What of a job can run on this machine: shared by verify and measure."""
+"""What of a job can run on this machine, and on which data: shared by reference, verify and measure."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import load_backend
+from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.artifact import Artifact
+    from trtpipe.calibration.dataset import Dataset
     from trtpipe.job import Inputs, Job
     from trtpipe.profile import Precision
 
 _EMULATED: dict[Precision, str] = {"fp16": "float16 storage emulated", "bf16": "bfloat16 storage emulated"}
+#: Feeds of seeded random data where the user gave none.
+_SYNTHETIC_FEEDS = 8
+
+
+@dataclass(frozen=True)
+class VerificationData:
+    """The samples to compare outputs on.
+
+    Attributes:
+        synthetic: whether they are random.
+        labelled: whether they are the evaluation data, which may have labels.
+    """
+
+    dataset: Dataset
+    synthetic: bool
+    labelled: bool
+
+
+def verification_data(job: Job, inputs: Inputs) -> VerificationData:
+    """The evaluation data, else the calibration data, else a few seeded random feeds.
+
+    Raises:
+        InputError: there is no graph whose inputs random feeds could follow.
+    """
+    from trtpipe.calibration.synthetic import RandomDataset
+    from trtpipe.onnxfile import read_contract
+
+    if (evaluation := inputs.datasets.get("evaluation-data")) is not None:
+        return VerificationData(evaluation, synthetic=False, labelled=True)
+    if (calibration := inputs.datasets.get("calibration-data")) is not None:
+        return VerificationData(calibration, isinstance(calibration, RandomDataset), labelled=False)
+    label = next((name for name in ("model", "simplified", "lowered") if name in inputs.artifacts), None)
+    if label is None:
+        raise InputError("there is no graph to verify", "give an ONNX model")
+    random = RandomDataset(read_contract(inputs.path(label)), job.opt_shapes, _SYNTHETIC_FEEDS, seed=0)
+    return VerificationData(random, synthetic=True, labelled=False)
 
 
 def runnable(job: Job) -> bool:
