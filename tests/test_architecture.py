@@ -26,7 +26,7 @@ LAYERS = (
     ("publish", "stages", "store"),
     ("pipeline",),
     ("runs",),
-    ("api", "api_accuracy", "api_calibration", "doctor", "inspection"),
+    ("api", "api_accuracy", "api_calibration", "difference", "doctor", "inspection"),
     ("cli",),
     ("__main__",),
 )

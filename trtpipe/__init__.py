@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trtpipe.accuracy.baseline import Baseline
+    from trtpipe.accuracy.regression import CheckReport
     from trtpipe.accuracy.reports import ParityReport
     from trtpipe.api import (
         build,
@@ -21,11 +23,12 @@ if TYPE_CHECKING:
         simplify,
         verify,
     )
-    from trtpipe.api_accuracy import rejudge
+    from trtpipe.api_accuracy import check, rejudge, save_baseline
     from trtpipe.api_calibration import calibrate, derive, import_trt_cache
     from trtpipe.artifact import Artifact, IOContract, TensorSpec
     from trtpipe.backends.base import EngineFacts
     from trtpipe.calibration.merging import merge_statistics
+    from trtpipe.difference import BuildDiff, diff
     from trtpipe.doctor import Diagnosis, diagnose
     from trtpipe.errors import (
         BuildError,
@@ -56,9 +59,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Artifact": "trtpipe.artifact",
     "ArtifactStore": "trtpipe.store",
+    "Baseline": "trtpipe.accuracy.baseline",
+    "BuildDiff": "trtpipe.difference",
     "BuildError": "trtpipe.errors",
     "BuildResult": "trtpipe.runs",
     "CalibrationRecipe": "trtpipe.recipe",
+    "CheckReport": "trtpipe.accuracy.regression",
     "DeploymentProfile": "trtpipe.profile",
     "Diagnosis": "trtpipe.doctor",
     "EngineFacts": "trtpipe.backends.base",
@@ -85,9 +91,11 @@ _HOMES = {
     "WorkerDied": "trtpipe.errors",
     "build": "trtpipe.api",
     "calibrate": "trtpipe.api_calibration",
+    "check": "trtpipe.api_accuracy",
     "compile": "trtpipe.api",
     "derive": "trtpipe.api_calibration",
     "diagnose": "trtpipe.doctor",
+    "diff": "trtpipe.difference",
     "export": "trtpipe.api",
     "find_target": "trtpipe.target",
     "import_trt_cache": "trtpipe.api_calibration",
@@ -99,6 +107,7 @@ _HOMES = {
     "plan": "trtpipe.api",
     "plot_statistics": "trtpipe.report.plots",
     "rejudge": "trtpipe.api_accuracy",
+    "save_baseline": "trtpipe.api_accuracy",
     "simplify": "trtpipe.api",
     "verify": "trtpipe.api",
 }
@@ -106,9 +115,12 @@ _HOMES = {
 __all__ = [  # noqa: RUF022  sorted by a test
     "Artifact",
     "ArtifactStore",
+    "Baseline",
+    "BuildDiff",
     "BuildError",
     "BuildResult",
     "CalibrationRecipe",
+    "CheckReport",
     "DeploymentProfile",
     "Diagnosis",
     "EngineFacts",
@@ -135,9 +147,11 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "WorkerDied",
     "build",
     "calibrate",
+    "check",
     "compile",
     "derive",
     "diagnose",
+    "diff",
     "export",
     "find_target",
     "import_trt_cache",
@@ -149,6 +163,7 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "plan",
     "plot_statistics",
     "rejudge",
+    "save_baseline",
     "simplify",
     "verify",
 ]

@@ -92,6 +92,7 @@ class ParityReport(Record):
     Attributes:
         reference: label of the artifact all others are compared with.
         data: what the samples are, in words; ``synthetic`` if they are random.
+        evaluation: the metric and what it reads, in words; empty for none. Figures are comparable where it is equal.
         comparisons: of every artifact with the reference.
         links: of every artifact with the one it was made from, where that is not the reference; they tell where
             something broke, and are not judged by themselves.
@@ -109,6 +110,7 @@ class ParityReport(Record):
     reference: str
     data: str
     data_digest: str
+    evaluation: str = ""
     synthetic: bool
     feeds: int
     samples: int

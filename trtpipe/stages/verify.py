@@ -96,6 +96,7 @@ class Verify:
             reference=contenders[0].label,
             data=data.dataset.name,
             data_digest=data.dataset.digest(),
+            evaluation=_evaluation_words(job.recipe.evaluation) if metrics else "",
             synthetic=data.synthetic,
             feeds=run.feeds,
             samples=run.samples,
@@ -227,6 +228,13 @@ def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progr
 def _demanded(evaluation: EvaluationSettings | None) -> bool:
     """Whether the user named the metric, so that labels must be there."""
     return evaluation is not None and "metric" in evaluation.model_fields_set
+
+
+def _evaluation_words(evaluation: EvaluationSettings | None) -> str:
+    if evaluation is None:
+        return ""
+    metric = evaluation.metric.replace("\\", "/").rpartition("/")[2]  # a folder changes nothing
+    return f"{metric} of {evaluation.output}" if evaluation.output else metric
 
 
 def _not_run(job: Job) -> dict[str, str]:
