@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.baseline import Baseline
     from trtpipe.accuracy.regression import CheckReport
     from trtpipe.accuracy.reports import ParityReport
+    from trtpipe.accuracy.sensitivity import Sensitivity
     from trtpipe.api import (
         build,
         compile,  # noqa: A004  the pipeline's own word
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from trtpipe.api_accuracy import check, rejudge, save_baseline
     from trtpipe.api_calibration import calibrate, derive, import_trt_cache
+    from trtpipe.api_tuning import TuneResult, sensitivity, tune
     from trtpipe.artifact import Artifact, IOContract, TensorSpec
     from trtpipe.backends.base import EngineFacts
     from trtpipe.calibration.merging import merge_statistics
@@ -49,8 +51,10 @@ if TYPE_CHECKING:
     from trtpipe.recipe import CalibrationRecipe
     from trtpipe.report.manifest import Manifest
     from trtpipe.report.plots import plot_statistics
+    from trtpipe.report.plots_sensitivity import plot_sensitivity
     from trtpipe.runs import BuildResult
     from trtpipe.settings import Settings
+    from trtpipe.stages.tune import Budget, Tuning
     from trtpipe.store import ArtifactStore
     from trtpipe.target import TARGETS, Target, find_target
 
@@ -60,6 +64,7 @@ _HOMES = {
     "Artifact": "trtpipe.artifact",
     "ArtifactStore": "trtpipe.store",
     "Baseline": "trtpipe.accuracy.baseline",
+    "Budget": "trtpipe.stages.tune",
     "BuildDiff": "trtpipe.difference",
     "BuildError": "trtpipe.errors",
     "BuildResult": "trtpipe.runs",
@@ -78,6 +83,7 @@ _HOMES = {
     "ParityReport": "trtpipe.accuracy.reports",
     "Progress": "trtpipe.progress",
     "RecipeError": "trtpipe.errors",
+    "Sensitivity": "trtpipe.accuracy.sensitivity",
     "Settings": "trtpipe.settings",
     "ShapeRange": "trtpipe.profile",
     "Silent": "trtpipe.progress",
@@ -88,6 +94,8 @@ _HOMES = {
     "Target": "trtpipe.target",
     "TensorSpec": "trtpipe.artifact",
     "TrtpipeError": "trtpipe.errors",
+    "TuneResult": "trtpipe.api_tuning",
+    "Tuning": "trtpipe.stages.tune",
     "WorkerDied": "trtpipe.errors",
     "build": "trtpipe.api",
     "calibrate": "trtpipe.api_calibration",
@@ -105,10 +113,13 @@ _HOMES = {
     "measure": "trtpipe.api",
     "merge_statistics": "trtpipe.calibration.merging",
     "plan": "trtpipe.api",
+    "plot_sensitivity": "trtpipe.report.plots_sensitivity",
     "plot_statistics": "trtpipe.report.plots",
     "rejudge": "trtpipe.api_accuracy",
     "save_baseline": "trtpipe.api_accuracy",
+    "sensitivity": "trtpipe.api_tuning",
     "simplify": "trtpipe.api",
+    "tune": "trtpipe.api_tuning",
     "verify": "trtpipe.api",
 }
 
@@ -116,6 +127,7 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "Artifact",
     "ArtifactStore",
     "Baseline",
+    "Budget",
     "BuildDiff",
     "BuildError",
     "BuildResult",
@@ -134,6 +146,7 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "ParityReport",
     "Progress",
     "RecipeError",
+    "Sensitivity",
     "Settings",
     "ShapeRange",
     "Silent",
@@ -144,6 +157,8 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "Target",
     "TensorSpec",
     "TrtpipeError",
+    "TuneResult",
+    "Tuning",
     "WorkerDied",
     "build",
     "calibrate",
@@ -161,10 +176,13 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "measure",
     "merge_statistics",
     "plan",
+    "plot_sensitivity",
     "plot_statistics",
     "rejudge",
     "save_baseline",
+    "sensitivity",
     "simplify",
+    "tune",
     "verify",
 ]
 

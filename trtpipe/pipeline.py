@@ -31,6 +31,7 @@ from trtpipe.toolchain import versions
 if TYPE_CHECKING:
     from trtpipe.calibration.dataset import Dataset
     from trtpipe.recipe import DataSettings
+    from trtpipe.source import Memory
     from trtpipe.stages.stage import Stage
 
 #: The pipeline, from source to bundle.
@@ -90,6 +91,11 @@ class Pipeline:
         self._job = job
         self._store = store
         self._progress = progress
+
+    @property
+    def memory(self) -> Memory:
+        """Small facts that outlive a run, for work that is done in pieces."""
+        return self._store
 
     def run(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """Make every artifact that ``stages`` produce.

@@ -86,6 +86,11 @@ class InsertQDQ(GraphPass):
         )
 
 
+def scale_of(amax: float, precision: EightBit) -> np.ndarray:
+    """float32 scalar: the scale of an activation whose largest magnitude is ``amax``."""
+    return np.asarray(safe_scale(np.float32(amax), FORMATS[precision].largest), np.float32)
+
+
 class _Rewriter:
     """Puts the pairs into the graphs, each tensor's once a graph."""
 
@@ -116,7 +121,7 @@ class _Rewriter:
                 del graph.initializers[name]
 
     def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float) -> ir.Value:
-        scale = np.asarray(safe_scale(np.float32(amax), self._format.largest), np.float32)
+        scale = scale_of(amax, self._precision)
         scale_value = self._constant(graph, f"{value.name}_scale", scale)
         zero = self._constant(graph, f"{value.name}_zero_point", np.zeros((), self._format.dtype.numpy()))
         quantise = ir.node("QuantizeLinear", [value, scale_value, zero], name=self._fresh(f"{value.name}_quantize"))

@@ -156,16 +156,16 @@ def _measured(
     Raises:
         InputError: a metric that was asked for cannot be measured.
     """
-    from trtpipe.accuracy.custom import load_metric
+    from trtpipe.accuracy.measuring import whole_metric
     from trtpipe.accuracy.metrics import make_meter
     from trtpipe.accuracy.parity import compare
 
     evaluation = job.recipe.evaluation
-    whole = load_metric(evaluation.metric) if evaluation and evaluation.own else None
-    per_feed = evaluation is not None and data.labelled and not (whole and whole.whole)
+    whole = whole_metric(evaluation)
+    per_feed = evaluation is not None and data.labelled and whole is None
     meter = make_meter(evaluation) if evaluation and per_feed else None
     run = compare(contenders[0], contenders[1:], data.dataset, job.profile.tolerance, meter, progress, recording)
-    if evaluation and whole and whole.whole:
+    if evaluation and whole:
         return run, _evaluated(whole, evaluation, contenders, progress)
     if evaluation and _demanded(evaluation) and not run.metrics:
         raise InputError(
@@ -180,24 +180,13 @@ def _evaluated(
 ) -> tuple[MetricValue, ...]:
     """What ``evaluate(run)`` of the user's says of every contender."""
     from trtpipe.accuracy.custom import evaluate
-    from trtpipe.accuracy.reports import MetricValue
+    from trtpipe.accuracy.measuring import value_of
 
     values = []
     for done, contender in enumerate(contenders):
         progress.advance(f"evaluate {contender.label}", done, len(contenders))
         found = evaluate(metric, contender.runner.infer, evaluation.output)
-        values.append(
-            MetricValue(
-                artifact=contender.label,
-                runner=contender.device,
-                metric=found.name,
-                value=found.value,
-                samples=found.samples,
-                lower_is_better=evaluation.lower_is_better,
-                scores=found.scores,
-                others=found.others,
-            )
-        )
+        values.append(value_of(contender.label, contender.device, found, evaluation))
     return tuple(values)
 
 
