@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,8 +124,7 @@ def tune(
     with opened(better, listener) as pipeline:
         stages = (*stages_named(*_BEFORE), SensitivityStage(), Tune(budget, seconds, pipeline.memory))
         tuning = Tuning.read(_last(pipeline.run(stages, {})).path)
-    keep = (*job.profile.keep, *map(_pattern, tuning.nodes))
-    profile = job.profile.model_copy(update={"keep": keep, "accuracy": _gate(job, tuning)})
+    profile = job.profile.model_copy(update={**_choice(job, tuning), "accuracy": _gate(job, tuning)})
     result = TuneResult(tuning, repairs, profile, recipe, ())
     return replace(result, files=_write(result, job, out))
 
@@ -141,9 +141,11 @@ def _gate(job: Job, tuning: Tuning) -> AccuracyGate:
     return job.profile.accuracy.model_copy(update={"max_drop": max(tuning.allowed, 0.0)})
 
 
-def _pattern(node: str) -> str:
-    """A shell pattern that means just this name."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in node)
+def _choice(job: Job, tuning: Tuning) -> dict[str, tuple[str, ...]]:
+    """The keys of a profile that say what is kept: float32, or for ``best`` 16 bits."""
+    if job.profile.precision == "best":
+        return {"int8_nodes": tuple(map(escape, tuning.eight_bits))}
+    return {"keep": (*job.profile.keep, *map(escape, tuning.nodes))}
 
 
 def _write(result: TuneResult, job: Job, out: Path) -> tuple[Path, ...]:

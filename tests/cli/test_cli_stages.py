@@ -57,7 +57,17 @@ class TestChain:
         assert run(*words).exit_code == 0
         lowered = trtpipe.inspect(tmp_path / "lowered.onnx")
         assert lowered.lowered is not None
-        assert lowered.lowered.counts == {"int8": 1}
+        assert lowered.lowered.counts == {"float32": 1, "int8": 1}
+
+    def test_lowering_explains_a_node(self, run: Run, bundle: Path, tmp_path: Path) -> None:
+        words = ("lower", bundle / "simplified.onnx", "--int8", "--ranges", bundle / "ranges.json", "-o", tmp_path)
+        told = run(*words, "--explain", "relu")
+        assert told.exit_code == 0
+        assert "activation: fuses with the node before it" in told.stdout
+        assert (tmp_path / "lowered.onnx").is_file()
+        unknown = run(*words, "--explain", "relux")
+        assert unknown.exit_code == 2
+        assert "similar names: relu" in unknown.stderr
 
     def test_random_data_only_when_asked_for(self, run: Run, bundle: Path, tmp_path: Path) -> None:
         words = ("calibrate", bundle / "simplified.onnx", "-o", tmp_path, "-q")

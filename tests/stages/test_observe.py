@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from models import conv_net, embedding, feed_for, looped, model, normal, residual, run, with_outputs
+from models import conv_net, embedding, feed_for, looped, model, normal, residual, run, weights_of, with_outputs
 
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.calibration.statistics_file import load_statistics
@@ -89,8 +89,14 @@ def test_weights_in_constant_nodes_count_too(go, tmp_path):
     assert list(go(proto, tmp_path).tensors) == ["x"]
 
 
-def test_loops_are_not_observed(go, tmp_path):
-    assert list(go(looped(), tmp_path, arrays={"x": normal(8, 4)}).tensors) == []
+def test_the_state_of_a_loop_is_observed_in_all_iterations(go, tmp_path):
+    arrays = {"x": normal(8, 4)}
+    state, seen = arrays["x"], []
+    for _ in range(3):
+        seen.append(state)
+        state = np.tanh(state @ weights_of(looped())["w"])
+    found = go(looped(), tmp_path, arrays=arrays).tensors
+    assert found["state"].amax == pytest.approx(np.abs(seen).max(), rel=1e-5)
 
 
 def test_few_samples_are_warned_about(go, tmp_path, heard_all):

@@ -23,7 +23,7 @@ def judged(report: ParityReport) -> ParityReport:
             for output in comparison.outputs:
                 if not output.passed:
                     failed.setdefault(comparison.artifact, []).append(_difference(comparison, output))
-    for artifact, reason in _drops(report):
+    for artifact, reason in (*_overflows(report), *_drops(report)):
         failed.setdefault(artifact, []).append(reason)
     reasons = tuple(reason for found in failed.values() for reason in found)
     broke = _first_broken(report, list(failed)) if failed else ""
@@ -44,6 +44,18 @@ def _difference(comparison: Comparison, output: OutputParity) -> str:
         f"mean {output.mean_abs:.3g} of {output.scale:.3g}, max {output.max_abs:.3g} "
         f"(feed {output.worst_feed}, element {list(output.worst_index)}){cosine}"
     )
+
+
+def _overflows(report: ParityReport) -> Iterator[tuple[str, str]]:
+    """What of the lowered graph 16-bit storage cannot hold."""
+    if report.overflows:
+        worst, count = report.overflows[0], len(report.overflows)
+        counted = "1 tensor overflows" if count == 1 else f"{count} tensors overflow"
+        yield (
+            "lowered",
+            f"lowered: {counted} in 16-bit storage; {worst.tensor!r} of node "
+            f"{worst.node!r} reaches {worst.largest:.3g}",
+        )
 
 
 def _drops(report: ParityReport) -> Iterator[tuple[str, str]]:

@@ -86,6 +86,19 @@ class MetricValue(Record):
         return self.value - reference.value if self.lower_is_better else reference.value - self.value
 
 
+class Overflow(Record):
+    """A tensor that 16-bit storage turns into infinity.
+
+    Attributes:
+        node: what computes it.
+        largest: its largest finite magnitude, before it is stored.
+    """
+
+    tensor: str
+    node: str
+    largest: float
+
+
 class ParityReport(Record):
     """``parity.json``: the verdict on accuracy.
 
@@ -103,6 +116,7 @@ class ParityReport(Record):
         outputs_kept: feeds whose outputs ``outputs.json`` holds, to be judged again under other tolerances.
         broke: the first stage whose result differs, when the verdict is "failed"; empty where nothing says which.
         not_run: engines that no device here can run, and why.
+        overflows: what 16-bit storage cannot hold on this data, largest first.
         reasons: why the verdict is what it is, one line each, when it is "failed".
     """
 
@@ -122,6 +136,7 @@ class ParityReport(Record):
     digests: dict[str, str] = {}
     outputs_kept: int = 0
     not_run: dict[str, str] = {}
+    overflows: tuple[Overflow, ...] = ()
     reasons: tuple[str, ...] = ()
     broke: str = ""
     passed: bool

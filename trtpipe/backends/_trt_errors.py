@@ -11,7 +11,7 @@ from trtpipe.errors import BuildError
 #: Said after every message where there is no driver, and by every builder after the first in a process.
 _NOISE = ("cudaError 35", "The logger passed into createInfer")
 _MOST_WARNINGS, _MOST_ERRORS, _LENGTH = 20, 5, 400
-_BYTES = re.compile(r"Total (?P<what>Activation|Weights) Memory: (?P<bytes>\d+)")
+_BYTES = re.compile(r"(?:Total|Max) (?P<what>Activation|Weights|Scratch) Memory: (?P<bytes>\d+)")
 
 #: What to do about an error: the first pattern found in its text decides.
 _GUIDE: tuple[tuple[str, str], ...] = (
@@ -67,7 +67,7 @@ class Log:
     Attributes:
         errors, warnings: each message once, in order, without noise.
         dump: the message that lists the engine's layers; empty until there is one.
-        sizes: ``Activation`` and ``Weights`` -> bytes, as the builder reports them.
+        sizes: ``Activation``, ``Weights`` and ``Scratch`` -> bytes, as the builder reports them.
     """
 
     def __init__(self, trt: Any) -> None:

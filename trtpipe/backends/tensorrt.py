@@ -33,6 +33,7 @@ class TensorRT:
     """The room of TensorRT."""
 
     name = "tensorrt"
+    quick_reports = False
 
     @cached_property
     def _gpus(self) -> tuple[Gpu, ...]:
@@ -93,6 +94,7 @@ class TensorRT:
             settings,
             progress,
             device=gpu.uuid if mixed else "",
+            opens=True,
         )
 
     @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
-from trtpipe.cli.results import print_json
+from trtpipe.cli.results import explained, print_json
 from trtpipe.cli.sections import sections
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@options.explain_option
 @options.json_option
 @options.common_options
 @pass_session
-def command(session: Session, file: Path) -> int:
+def command(session: Session, file: Path, explain: str | None) -> int:
     """Describe a model, an engine, or what trtpipe wrote.
 
     FILE is an .onnx file, a plan, ranges.json, statistics.npz, parity.json, latency.json or manifest.json. It is
@@ -33,6 +34,8 @@ def command(session: Session, file: Path) -> int:
     """
     import trtpipe
 
+    if explain is not None:
+        return explained(session, "inspect", file, explain)
     found = trtpipe.inspect(file)
     if session.json:
         print_json({"command": "inspect", "exit_code": 0, **found.to_dict()})

@@ -82,17 +82,20 @@ keep_option = profile_option(
     help="Shell pattern of nodes that stay in float32; may be repeated.",
 )
 
+explain_option = click.option(
+    "--explain", metavar="NODE", help="Show only what became of this node, or of all that a shell pattern matches."
+)
+
 precision_options = stacked(
     *(
-        session_option(
-            f"--{precision}", store=set_precision(precision), is_flag=True, help=f"Compute in {precision}{more}."
-        )
-        for precision, more in (
-            ("int8", "; needs calibration data"),
-            ("fp8", "; needs calibration data"),
-            ("fp16", ""),
-            ("bf16", ""),
-            ("fp32", ", the default"),
+        session_option(f"--{precision}", store=set_precision(precision), is_flag=True, help=words)
+        for precision, words in (
+            ("best", "Compute in int8 where that pays, else in fp16; needs calibration data."),
+            ("int8", "Compute in int8; needs calibration data."),
+            ("fp8", "Compute in fp8; needs calibration data."),
+            ("fp16", "Compute in fp16."),
+            ("bf16", "Compute in bf16."),
+            ("fp32", "Compute in fp32, the default."),
         )
     )
 )

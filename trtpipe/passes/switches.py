@@ -1,4 +1,4 @@
-"""One graph that is float32 and lowered at once: every group of weighted nodes has a switch, a boolean constant.
+"""One graph that is float32 and lowered at once: every node has a switch, a boolean constant.
 
 A switched node becomes an If whose branches hold the node as it was, and the node lowered: with its Q/DQ pair and its
 8-bit weight exactly as ``InsertQDQ`` writes them, or rounded to float16. Both sets of weights together are the memory
@@ -17,14 +17,13 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.passes.graph_pass import FreshNames, node_label
-from trtpipe.passes.insert_qdq import scale_of
-from trtpipe.passes.weights import FORMATS, quantise_weight
+from trtpipe.passes.weights import FORMATS, quantise_weight, safe_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from trtpipe.calibration.quantiser import EightBit
-    from trtpipe.passes.placement import QuantPoint
+    from trtpipe.passes.placement import Placement, QuantPoint
     from trtpipe.recipe import WeightMethod
 
 
@@ -46,27 +45,33 @@ class Group:
         return tuple(node_label(point.node) for point in self.points)
 
 
-def group_points(points: Sequence[QuantPoint]) -> tuple[Group, ...]:
-    """Nodes that read one activation, or share one weight, flip together: a tensor has one Q/DQ pair, and a consumer
-    of the unquantised tensor beside it would break TensorRT's fusions.
+def group_points(placement: Placement) -> tuple[Group, ...]:
+    """Nodes that flip together: those that read one tensor, whose one pair they share; that share a weight; or whose
+    tensors share one scale.
     """
-    groups: list[set[int]] = []
-    owner: dict[int, int] = {}
-    for index, point in enumerate(points):
-        values = {id(point.node.inputs[point.activation]), id(point.node.inputs[point.weight])}
-        mine = {index}
-        for value in values & owner.keys():
-            mine |= groups[owner[value]]
-        groups.append(mine)
-        for member in mine:
-            for side in (points[member].activation, points[member].weight):
-                owner[id(points[member].node.inputs[side])] = len(groups) - 1
-    wholes = {min(groups[owner[id(p.node.inputs[p.activation])]]): groups[owner[id(p.node.inputs[p.activation])]]
-              for p in points}  # fmt: skip
-    return tuple(
-        Group(node_label(points[first].node), tuple(points[i] for i in sorted(wholes[first])))
-        for first in sorted(wholes)
-    )
+    leader: dict[object, object] = {}
+
+    def find(key: object) -> object:
+        while leader.setdefault(key, key) is not key:
+            key = leader[key]
+        return key
+
+    for names in placement.groups:
+        for name in names[1:]:
+            leader[find(name)] = find(names[0])
+    for point in placement.points:
+        for key in _shared(point):
+            leader[find(key)] = find(point.node)
+    members: dict[object, list[QuantPoint]] = {}
+    for point in placement.points:
+        members.setdefault(find(point.node), []).append(point)
+    return tuple(Group(node_label(points[0].node), tuple(points)) for points in members.values())
+
+
+def _shared(point: QuantPoint) -> list[object]:
+    """What ties a node to others."""
+    weight = None if point.weight is None else point.node.inputs[point.weight]
+    return [*point.tensors, *([] if weight is None else [weight])]
 
 
 @dataclass(frozen=True)
@@ -108,36 +113,42 @@ class Place:
 Lowering: TypeAlias = "Callable[[Place, QuantPoint, ir.Node], ir.Value]"
 
 
-def add_switches(model: ir.Model, groups: Sequence[Group], lower: Lowering) -> tuple[str, ...]:
-    """Give every group a switch, off, in place.
+def add_switches(model: ir.Model, points: Sequence[QuantPoint], lower: Lowering) -> dict[str, str]:
+    """Give every node of ``points`` a switch, off, in place.
 
     Args:
-        groups: of points of this model; types must be inferred.
+        points: of this model; types must be inferred.
 
     Returns:
-        Names of the boolean scalar constants, one a group, in order.
+        Node -> name of its boolean scalar constant.
     """
     fresh = FreshNames(model)
-    names = []
-    for number, group in enumerate(groups):
+    names: dict[str, str] = {}
+    for number, point in enumerate(points):
         name = fresh(f"switch_{number}")
         off = ir.tensor(np.array(False), name=name)
         flag = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL), const_value=off)
         model.graph.register_initializer(flag)
-        names.append(name)
-        for point in group.points:
-            _switch(model.graph, point, flag, lower, fresh)
-    return tuple(names)
+        names[node_label(point.node)] = name
+        _switch(model.graph, point, flag, lower, fresh)
+    return names
 
 
 def half(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
-    """Lowers to float16 as a CPU can show it: activation, weight and result rounded, the sums in float32."""
-    data, kernel = node.inputs[point.activation], node.inputs[point.weight]
-    assert data is not None and kernel is not None and kernel.const_value is not None  # noqa: PT018  placement's work
-    node.replace_input_with(point.activation, _rounded(place, node, data))
-    weight = kernel.const_value.numpy().astype(np.float16).astype(np.float32)
-    node.replace_input_with(point.weight, place.constant(weight))
+    """Lowers to float16 as a CPU can show it: activations, weight and result rounded, the sums in float32."""
+    for index in point.activations:
+        value = node.inputs[index]
+        assert value is not None
+        node.replace_input_with(index, _rounded(place, node, value))
+    if (kernel := _kernel(point, node)) is not None and point.weight is not None:
+        node.replace_input_with(point.weight, place.constant(kernel.astype(np.float16).astype(np.float32)))
     return _rounded(place, node, node.outputs[0])
+
+
+def _kernel(point: QuantPoint, node: ir.Node) -> np.ndarray | None:
+    """The values of a point's weight; ``None`` if it has none."""
+    value = None if point.weight is None else node.inputs[point.weight]
+    return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
 def _rounded(place: Place, node: ir.Node, value: ir.Value) -> ir.Value:
@@ -153,22 +164,30 @@ def _rounded(place: Place, node: ir.Node, value: ir.Value) -> ir.Value:
 
 
 def eight_bits(precision: EightBit, amax: Mapping[str, float], method: WeightMethod) -> Lowering:
-    """Lowers as ``InsertQDQ`` does."""
+    """Lowers as ``InsertQDQ`` does.
+
+    Args:
+        amax: tensor -> range; of tensors that share a scale the joint one.
+    """
 
     def lower(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
         form = FORMATS[precision]
-        data, kernel = node.inputs[point.activation], node.inputs[point.weight]
-        assert data is not None and kernel is not None and kernel.const_value is not None  # noqa: PT018  placement's
-        scale = place.constant(scale_of(amax[point.tensor], precision))
-        zero = place.constant(np.zeros((), form.dtype.numpy()))
-        quantised = place.before(node, "QuantizeLinear", [data, scale, zero], form.dtype)
-        pair = place.before(node, "DequantizeLinear", [quantised, scale, zero], ir.DataType.FLOAT)
-        node.replace_input_with(point.activation, pair)
-        channels = point.axis if form.per_channel else None
-        weight, scales = quantise_weight(kernel.const_value.numpy(), channels, precision, method)
+        for index in point.activations:
+            data = node.inputs[index]
+            assert data is not None
+            scale = place.constant(safe_scale(np.float32(amax[str(data.name)]), form.largest))
+            zero = place.constant(np.zeros((), form.dtype.numpy()))
+            quantised = place.before(node, "QuantizeLinear", [data, scale, zero], form.dtype)
+            pair = place.before(node, "DequantizeLinear", [quantised, scale, zero], ir.DataType.FLOAT)
+            node.replace_input_with(index, pair)
+        kernel = _kernel(point, node)
+        if kernel is None or point.weight is None:
+            return node.outputs[0]
+        weight, scales = quantise_weight(kernel, point.axis if form.per_channel else None, precision, method)
         inputs = [place.constant(array) for array in (weight, scales, np.zeros(scales.shape, weight.dtype))]
         axis = [ir.AttrInt64("axis", point.axis)] if form.per_channel else []
-        node.replace_input_with(point.weight, place.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis))
+        whole = place.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
+        node.replace_input_with(point.weight, whole)
         return node.outputs[0]
 
     return lower

@@ -7,20 +7,19 @@ nothing at run time. Judged without labels, on the outputs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.sensitivity import OutputNoise
 from trtpipe.artifact import Draft, Record
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError, StageError
 from trtpipe.methods import Method, SingleMethod
-from trtpipe.profile import CALIBRATED
+from trtpipe.profile import CALIBRATED, EIGHT_BIT
 from trtpipe.progress import track
 from trtpipe.recipe import WeightMethod
 from trtpipe.stages.switching import board_for, exact_outputs
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.quantiser import EightBit
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
@@ -95,10 +94,10 @@ class Repair:
         feeds, expected = exact_outputs(job, inputs, workdir, dataset, _SAMPLES)
         measure = OutputNoise(expected)
         statistics = load_statistics(inputs.path("statistics"))
-        precision = cast("EightBit", job.profile.precision)
+        precision = EIGHT_BIT[job.profile.precision]
 
         def noise(ranges: Ranges, weights: WeightMethod) -> float:
-            board = board_for(job, inputs, ranges, workdir, feeds[0], logits=True, weights=weights)
+            board = board_for(job, inputs, ranges, workdir, logits=True, weights=weights)
             with board.open(range(len(board.groups))) as runner:
                 return measure(runner, feeds)
 

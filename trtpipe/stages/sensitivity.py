@@ -62,6 +62,7 @@ class Sensitivity:
             "weights": job.recipe.weights,
             "samples": self._samples,
             "half": self._half,
+            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()},
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -80,13 +81,13 @@ class Sensitivity:
             raise InputError("sensitivity is judged on real samples, and no data was given", "add --calib-data DATA")
         feeds, expected = exact_outputs(job, inputs, workdir, dataset, self._samples)
         measure = OutputNoise(expected)
-        board = board_for(job, inputs, ranges, workdir, feeds[0], logits=True)
+        board = board_for(job, inputs, ranges, workdir, logits=True)
         noise = _alone(board, measure, feeds, progress, "sensitivity")
         with board.open(range(len(board.groups))) as runner:
             everything = measure(runner, feeds)
         half: Sequence[float | None] = [None] * len(noise)
         if self._half:
-            second = board_for(job, inputs, ranges, workdir, feeds[0], logits=True, half=True)
+            second = board_for(job, inputs, ranges, workdir, logits=True, half=True)
             half = _alone(second, measure, feeds, progress, "sensitivity in fp16")
         report = Report(
             precision=job.profile.precision,

@@ -54,7 +54,7 @@ class Simplify:
 
     name = "simplify"
     produces = "simplified"
-    version = 2
+    version = 3
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def consumes(self, job: Job) -> tuple[str, ...]:

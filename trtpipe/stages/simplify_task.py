@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.worker import Report
@@ -15,7 +16,11 @@ from trtpipe.errors import InputError, StageError
 from trtpipe.imports import without
 from trtpipe.onnxfile import contract_of, load_model, save_model
 from trtpipe.passes.clean_up import clean_up
-from trtpipe.passes.graph_pass import graphs_of, run_passes
+from trtpipe.passes.count_work import CountWork
+from trtpipe.passes.fold_batch_norm import FoldBatchNorm
+from trtpipe.passes.fold_constants import FoldConstants
+from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
+from trtpipe.passes.graph_pass import Borrowed, graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.settings import Settings
@@ -33,7 +38,9 @@ _RELATIVE, _EQUAL_SHARE = 1e-3, 0.99
 
 
 def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
-    """Simplify, raise the opset, infer types; then compare the result with the input on real samples or random ones.
+    """Simplify, raise the opset, fold and fuse, infer types and shapes; then compare the result with the input.
+
+    Compared on real samples, or on random ones.
 
     Raises:
         StageError: onnxsim failed, or the result differs from the input. The caller may try again without onnxsim.
@@ -55,7 +62,10 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
             model = raise_opset(model, request.opset)
         except StageError as error:
             notes.append(error.message)
-    run_passes(model, [InferTypes()])
+    shapes = [Borrowed(ShapeInferencePass(check_type=False, strict_mode=False), "infer_shapes")] if small else []
+    passes = [InferTypes(), FoldConstants(), *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
+    passes += [CountWork(request.shapes)] if small else []
+    run_passes(model, passes)
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
     report("simplify", 2, 3)

@@ -61,6 +61,7 @@ class Tuning(Record):
         met: whether the budget holds with ``kept``; if not, ``kept`` is the best that can be.
         complete: whether the search went to its end, or its time was up.
         groups, nodes: kept in higher precision: first nodes of the groups, and all their nodes.
+        eight_bits: nodes that are not.
         reference, lowered, tuned: the metric in float32, with everything in 8 bits, and with ``kept``.
         allowed: the loss that is accepted.
         share: of the multiply-accumulates of weighted nodes that are in 8 bits, 0 to 1.
@@ -73,6 +74,7 @@ class Tuning(Record):
     complete: bool
     groups: tuple[str, ...]
     nodes: tuple[str, ...]
+    eight_bits: tuple[str, ...]
     reference: MetricValue
     lowered: MetricValue
     tuned: MetricValue
@@ -104,7 +106,7 @@ class Tune:
 
     def consumes(self, job: Job) -> tuple[str, ...]:
         """The graph, its ranges, the sensitivity of its groups, and labelled data."""
-        return ("simplified", "ranges", "sensitivity", "calibration-data", "evaluation-data")
+        return ("simplified", "ranges", "sensitivity", "evaluation-data")
 
     def skip(self, job: Job) -> str | None:
         """Only 8-bit precisions have something to choose."""
@@ -139,6 +141,7 @@ class Tune:
             "keep": list(job.profile.keep),
             "weights": job.recipe.weights,
             "evaluation": described,
+            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()},
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -197,13 +200,11 @@ class _Meter:
         progress: Progress,
     ) -> None:
         from trtpipe.calibration.ranges import Ranges
-        from trtpipe.calibration.spread import spread_feeds
 
         self._evaluation, self._dataset, self._progress = evaluation, dataset, progress
         self._memory, self._seconds = stage._memory, stage._seconds
-        feeds = spread_feeds(inputs.datasets["calibration-data"], 1, 1)
         ranges = Ranges.read(inputs.path("ranges"))
-        self._board: Switchboard = board_for(job, inputs, ranges, workdir, feeds[0], logits=False)
+        self._board: Switchboard = board_for(job, inputs, ranges, workdir, logits=False)
         self._identity = sha256_json(
             [
                 "tune",
@@ -245,12 +246,14 @@ class _Meter:
         if self._seconds is not None and self.known and begin - self._begin + self._longest > self._seconds:
             self.stopped = True
             raise OutOfTime
-        on = set(range(len(self._board.groups))) - set(kept)
         with ExitStack() as stack:
-            runner = stack.enter_context(self._board.open(on))
+            everything = len(kept) == len(self._board.groups)
+            runner = stack.enter_context(self._board.open(()) if everything else self._board.without(kept))
             alike = self._evaluation.metric != "cosine"  # the one metric that looks at float32's outputs
             reference = runner if alike else stack.enter_context(self._board.open(()))
-            value = measure_metric("mixed" if on else "float32", runner, reference, self._evaluation, self._dataset)
+            value = measure_metric(
+                "float32" if everything else "mixed", runner, reference, self._evaluation, self._dataset
+            )
         self._longest = max(self._longest, time.monotonic() - begin)
         self._memory.remember(self._name(kept), value.to_dict())
         return value
@@ -282,6 +285,7 @@ def _tuning(
         complete=complete,
         groups=tuple(groups[index].name for index in kept),
         nodes=tuple(node for index in kept for node in groups[index].nodes),
+        eight_bits=tuple(node for index, group in enumerate(groups) if index not in kept for node in group.nodes),
         reference=reference,
         lowered=meter.known.get((), reference),
         tuned=tuned,

@@ -10,14 +10,15 @@ from trtpipe.accuracy.judging import PYTORCH, judged
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError, StageError
+from trtpipe.profile import HALF
 from trtpipe.progress import Silent
-from trtpipe.stages.running import runnable, runnable_engines, runnable_graph, verification_data
+from trtpipe.stages.running import open_watched, runnable, runnable_engines, verification_data
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.custom import Metric
     from trtpipe.accuracy.parity import Contender, ParityRun
     from trtpipe.accuracy.recording import Recording
-    from trtpipe.accuracy.reports import Comparison, MetricValue
+    from trtpipe.accuracy.reports import Comparison, MetricValue, Overflow
     from trtpipe.artifact import Artifact
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
@@ -86,6 +87,7 @@ class Verify:
         with ExitStack() as stack:
             contenders = _contenders(job, inputs, workdir, stack)
             run, metrics = _measured(job, contenders, data, progress, recording)
+            overflows = _overflows(job, contenders)
             pytorch = _against_pytorch(job, inputs, contenders)
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
@@ -108,6 +110,7 @@ class Verify:
             digests={c.label: inputs.artifacts[c.label].files[0].sha256 for c in contenders},
             outputs_kept=len(recording.feeds),
             not_run=_not_run(job),
+            overflows=overflows,
             passed=True,
         )
         judged(report).write(workdir / PARITY)
@@ -129,12 +132,14 @@ def _contenders(job: Job, inputs: Inputs, workdir: Path, stack: ExitStack) -> li
     onnx = load_backend("onnxruntime")
     found: list[Contender] = []
     for label in ("model", "simplified", "lowered"):
-        if label in inputs.artifacts:
-            precision = job.profile.precision if label == "lowered" else "fp32"
-            path, note = runnable_graph(inputs.path(label), precision if found else "fp32", workdir)
-            runner = stack.enter_context(onnx.open(path, job.settings))
-            before = found[-1].label if found else ""
-            found.append(Contender(label, runner, precision, note, before))
+        if label not in inputs.artifacts:
+            continue
+        before = found[-1].label if found else ""
+        if label == "lowered" and found:
+            found.append(open_watched(inputs.path(label), job.profile.precision, job, workdir, stack, before))
+        else:
+            runner = stack.enter_context(onnx.open(inputs.path(label), job.settings))
+            found.append(Contender(label, runner, "fp32", before=before))
     before = found[-1].label
     for engine in runnable_engines(job, inputs):
         found.append(_engine(job, engine, before, stack))
@@ -212,6 +217,13 @@ def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progr
                     f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} "
                     f"differ from {reference}'s; judge them by a metric, or by --atol {output.output}:SHARE"
                 )
+
+
+def _overflows(job: Job, contenders: list[Contender]) -> tuple[Overflow, ...]:
+    from trtpipe.accuracy.storage import StorageWatch
+
+    watches = [contender.runner for contender in contenders if isinstance(contender.runner, StorageWatch)]
+    return tuple(found for watch in watches for found in watch.overflows(HALF[job.profile.precision]))
 
 
 def _demanded(evaluation: EvaluationSettings | None) -> bool:
