@@ -243,7 +243,7 @@ class _Meter:
         from trtpipe.accuracy.measuring import measure_metric
 
         begin = time.monotonic()
-        if self._seconds is not None and self.known and begin - self._begin + self._longest > self._seconds:
+        if self._seconds is not None and self._longest and begin - self._begin + self._longest > self._seconds:
             self.stopped = True
             raise OutOfTime
         with ExitStack() as stack:
