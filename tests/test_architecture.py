@@ -26,7 +26,7 @@ LAYERS = (
     ("publish", "stages", "store"),
     ("pipeline",),
     ("runs",),
-    ("api", "api_calibration", "doctor", "inspection"),
+    ("api", "api_accuracy", "api_calibration", "api_tuning", "difference", "doctor", "inspection"),
     ("cli",),
     ("__main__",),
 )
@@ -34,12 +34,12 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 #: What the command line reaches through the public names alone.
 BEHIND_THE_API = {
-    *("accuracy", "api", "api_calibration", "backends", "calibration", "job", "latency"),
+    *("accuracy", "api", "api_accuracy", "api_calibration", "api_tuning", "backends", "calibration", "job", "latency"),
     *("passes", "pipeline", "publish", "runs", "stages", "store"),
 }
 
 #: Parts of stages that all stages share.
-SHARED_BY_STAGES = {"facts", "halves", "stage", "running", "reading"}
+SHARED_BY_STAGES = {"facts", "halves", "stage", "running", "reading", "switching"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"base", "choice", "gpu", "plan", "worker"}
@@ -163,7 +163,10 @@ def back_ends_are_entered_through_their_doors(module: Module) -> Iterator[str]:
 
 
 def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Module) -> Iterator[str]:
-    allowed = {"pipeline": {"", "api", "api_calibration", "runs"}, "store": {"", "store", "pipeline", "doctor", "cli"}}
+    allowed = {
+        "pipeline": {"", "api", "api_accuracy", "api_calibration", "api_tuning", "runs"},
+        "store": {"", "store", "pipeline", "doctor", "cli"},
+    }
     for other in module.own_imports():
         room = other.partition(".")[0]
         if module.room not in allowed.get(room, {module.room}):

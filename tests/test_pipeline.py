@@ -300,7 +300,7 @@ class TestGiven:
 
 def test_stages_are_found_by_name_in_the_pipelines_order():
     assert [stage.name for stage in stages_named("lower", "export")] == ["export", "lower"]
-    assert [stage.name for stage in STAGES] == [label.split()[0] for label in ALL]
+    assert [stage.name for stage in STAGES if stage.name != "reference"] == [label.split()[0] for label in ALL]
     assert len({stage.produces for stage in STAGES}) == len(STAGES)
 
 

@@ -19,6 +19,7 @@ from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.export import Export
+from trtpipe.stages.export_reference import Reference
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.measure import Measure
 from trtpipe.stages.observe import Observe
@@ -31,6 +32,7 @@ from trtpipe.toolchain import versions
 if TYPE_CHECKING:
     from trtpipe.calibration.dataset import Dataset
     from trtpipe.recipe import DataSettings
+    from trtpipe.source import Memory
     from trtpipe.stages.stage import Stage
 
 #: The pipeline, from source to bundle.
@@ -41,6 +43,7 @@ STAGES: tuple[Stage, ...] = (
     Calibrate(),
     Lower(),
     Compile(),
+    Reference(),
     Verify(),
     Measure(),
     Bundle(),
@@ -89,6 +92,11 @@ class Pipeline:
         self._job = job
         self._store = store
         self._progress = progress
+
+    @property
+    def memory(self) -> Memory:
+        """Small facts that outlive a run, for work that is done in pieces."""
+        return self._store
 
     def run(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """Make every artifact that ``stages`` produce.
@@ -276,7 +284,7 @@ class Pipeline:
             return recipe.data if recipe.data.source else None
         if recipe.evaluation is None or not recipe.evaluation.source:
             return None
-        return DataSettings.model_validate(recipe.evaluation.model_dump(exclude={"metric", "output"}))
+        return DataSettings.model_validate(recipe.evaluation.model_dump(include=set(DataSettings.model_fields)))
 
     def _random_data(self, role: str, contract: IOContract | None, table: _Table) -> Dataset | None:
         """Seeded random calibration data, only where the user asked for it by name."""
@@ -307,6 +315,11 @@ def artifact_from_file(kind: str, path: Path, target: str | None = None) -> Arti
         raise InputError(f"{path}: no such file", "check the path")
     entries = tuple(FileEntry.of(path.parent / name) for name in (path.name, *extra))
     return Artifact(kind=kind, folder=path.parent, files=entries, target=target)
+
+
+def stages_for(job: Job) -> tuple[Stage, ...]:
+    """The pipeline for a job: without the reference stage where there is no PyTorch to refer to."""
+    return tuple(stage for stage in STAGES if not (stage.produces == "reference" and stage.skip(job)))
 
 
 def stages_named(*names: str) -> tuple[Stage, ...]:
