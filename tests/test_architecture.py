@@ -19,6 +19,7 @@ LONG, TOO_LONG = 300, 400
 LAYERS = (
     ("errors",),
     ("artifact", "digest", "imports", "methods", "oserrors", "progress", "protowire", "units"),
+    ("preflight",),
     ("requirements", "settings", "target", "tomlfile"),
     ("onnxfile", "source"),
     ("profile", "recipe", "shapes", "toolchain"),

@@ -49,11 +49,9 @@ class OnnxSource:
 
     def digest(self, memory: Memory) -> str | None:
         """Content of the file and of every external data file it names."""
-        from trtpipe.onnxfile import external_refs, read_proto
+        from trtpipe.preflight import digest_model
 
-        proto = read_proto(self.path)
-        files = {ref.path for ref in external_refs(proto, self.path)}
-        return sha256_json(["onnx", sha256_file(self.path), sorted([f.name, sha256_file(f)] for f in files)])
+        return digest_model(self.path)
 
     def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
         """Same as ``digest``: an ONNX file says what it consists of."""

@@ -21,10 +21,11 @@ MODEL = "model.onnx"
 
 
 class OnnxRequest(Record):
-    """Check an ONNX file and copy it, external data and all, into ``workdir``."""
+    """Check an ONNX file and copy it, external data and all, into ``workdir``; ``digest`` is what it was known by."""
 
     source: str
     workdir: str
+    digest: str = ""
 
 
 class TorchRequest(Record):
@@ -87,7 +88,7 @@ class Export:
 
             reply = export_module(source.module, source.example_inputs, _torch_request(job, "", "", workdir))
         elif isinstance(source, OnnxSource):
-            onnx_request = OnnxRequest(source=str(source.path.absolute()), workdir=str(workdir))
+            onnx_request = OnnxRequest(source=str(source.path.absolute()), workdir=str(workdir), digest=inputs.source)
             reply = call(
                 "trtpipe.stages.export_onnx:copy_checked",
                 onnx_request,
