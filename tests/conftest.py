@@ -14,6 +14,7 @@ from world import World, write_data
 
 from trtpipe.backends import null
 from trtpipe.backends._child import resolve
+from trtpipe.imports import no_telemetry
 from trtpipe.job import Job
 from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Progress, Silent
@@ -24,9 +25,13 @@ from trtpipe.stages import export, simplify
 from trtpipe.target import find_target
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trtpipe.artifact import R, Record
     from trtpipe.backends.worker import Limits
     from trtpipe.source import Source
+
+no_telemetry()
 
 # How fast a loaded machine draws examples says nothing about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -92,6 +97,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         progress: Progress,
         what: str,
         workdir: Path | None = None,
+        reads: Sequence[Path] | None = None,
     ) -> R:
         function, record = resolve(task)
         made = function(record.model_validate_json(request.model_dump_json()), progress.advance)

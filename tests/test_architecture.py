@@ -44,7 +44,7 @@ SHARED_BY_STAGES = {"facts", "stage", "running", "reading"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"base", "choice", "gpu", "plan", "worker"}
-GUESTS = {"doctor": {"_linux"}, "inspection": {"null"}}
+GUESTS = {"doctor": {"_linux", "_sandbox"}, "inspection": {"null"}}
 
 #: package -> where it may be imported: beginnings of paths
 ROOMS: dict[str, tuple[str, ...]] = {

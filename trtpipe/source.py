@@ -71,7 +71,7 @@ class Pt2Source:
 
     def digest(self, memory: Memory) -> str | None:
         """Content of the file."""
-        return sha256_json(["pt2", sha256_file(self.path)])
+        return sha256_of_pt2(self.path)
 
     def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
         """Same as ``digest``."""
@@ -147,6 +147,11 @@ class ModuleSource:
     def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
         """The content of the exported model."""
         return sha256_json(["module", model_digest])
+
+
+def sha256_of_pt2(path: Path) -> str:
+    """The identity of a ``.pt2`` file."""
+    return sha256_json(["pt2", sha256_file(path)])
 
 
 def parse_source(text: str) -> OnnxSource | Pt2Source | FactorySource:

@@ -83,15 +83,30 @@ class TestFallback:
     def test_half_written_results_of_the_first_attempt_are_removed(self, go, monkeypatch, workdir):
         original = simplify_task._compare
 
-        def fail_once(source, result, request):
-            if request.onnxsim:
+        calls = []
+
+        def fail_once(wanted, result, feeds):
+            calls.append(result)
+            if len(calls) == 1:
                 (workdir / "simplified.onnx.data").write_bytes(b"left")
                 raise StageError("differs", "x")
-            return original(source, result, request)
+            return original(wanted, result, feeds)
 
         monkeypatch.setattr(simplify_task, "_compare", fail_once)
         draft, _ = go(conv_net())
         assert "simplified.onnx.data" not in draft.names
+
+    def test_not_when_the_model_as_it_came_is_what_kills_it(self, go, monkeypatch):
+        calls = []
+
+        def die(*args, **options):
+            calls.append(args)
+            raise WorkerDied("the worker crashed", "try again", stage_module.RUN)
+
+        monkeypatch.setattr(stage_module, "call", die)
+        with pytest.raises(WorkerDied, match="the worker crashed"):
+            go(conv_net())
+        assert len(calls) == 1
 
     def test_without_onnxsim_an_error_is_an_error(self, go, monkeypatch):
         def fail(*args):

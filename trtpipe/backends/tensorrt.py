@@ -93,6 +93,7 @@ class TensorRT:
             settings,
             progress,
             device=gpu.uuid if mixed else "",
+            confined=False,  # what the CUDA driver of every machine needs is not known
         )
 
     @contextmanager

@@ -52,6 +52,11 @@ def seal_model(path: Path, folder: Path, digest: str = "") -> Path:
         return sealed
 
 
+def folder_size(folder: Path) -> int:
+    """Bytes of the files below ``folder``."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 class _Opened:
     """A model that passed the pre-flight, with its external files open."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from trtpipe.backends.worker import Report
 from trtpipe.errors import InputError
 from trtpipe.onnxfile import blaming, contract_of_proto, load_model, named_dimension, read_proto, save_model
 from trtpipe.passes.graph_pass import graphs_of
-from trtpipe.preflight import seal_model
 from trtpipe.stages.export import MODEL, ExportReply, OnnxRequest
 from trtpipe.stages.facts import ExportFacts
 
@@ -23,19 +21,16 @@ if TYPE_CHECKING:
 def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
     """Write the model anew, with its external data, and have ONNX's checker look at what was written.
 
-    Nothing but our own reader and protobuf's sees the user's file, and those see a private copy.
-
     Raises:
-        InputError: the file is no valid ONNX model, uses an operator nobody knows, or is not the one asked for.
+        InputError: the file is no valid ONNX model.
     """
-    source, workdir = Path(request.source), Path(request.workdir)
-    with tempfile.TemporaryDirectory(prefix="sealed-", dir=workdir) as folder, blaming(source):
+    label = Path(request.label)
+    with blaming(label):
         report("check", 0, 2)
-        sealed = seal_model(source, Path(folder), request.digest)
-        return _rewritten(sealed, source, workdir / MODEL, report)
+        return _rewritten(Path(request.source), label, Path(request.workdir) / MODEL, report)
 
 
-def _rewritten(sealed: Path, source: Path, path: Path, report: Report) -> ExportReply:
+def _rewritten(sealed: Path, label: Path, path: Path, report: Report) -> ExportReply:
     proto = read_proto(sealed)
     model = load_model(sealed)
     _open_dimensions(model)
@@ -45,7 +40,7 @@ def _rewritten(sealed: Path, source: Path, path: Path, report: Report) -> Export
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()) or "no reason given"  # the node's name may stand in a later line
-        raise InputError(f"{source}: not a valid ONNX model: {reason}", "correct the node named above") from error
+        raise InputError(f"{label}: not a valid ONNX model: {reason}", "correct the node named above") from error
     facts = describe(
         model, f"ONNX file by {proto.producer_name or 'an unknown producer'} {proto.producer_version}".strip()
     )

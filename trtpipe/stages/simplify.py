@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft, Record
-from trtpipe.backends.worker import call, limits_for
+from trtpipe.backends.worker import LIGHT, call, limits_for
 from trtpipe.errors import StageError, WorkerDied
 from trtpipe.onnxfile import read_contract
 from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SIMPLIFIED = "simplified.onnx"
 FEEDS = "feeds.npz"
+#: The phase in which the model is run as it came, the first time that any library runs it.
+RUN = "run the model"
 _CHECKED_FEEDS = 2
 
 
@@ -79,6 +81,7 @@ class Simplify:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Try with onnxsim, then without."""
+        size = inputs.artifacts["model"].size
         request = SimplifyRequest(
             model=str(inputs.path("model")),
             workdir=str(workdir),
@@ -88,27 +91,28 @@ class Simplify:
             shapes=job.opt_shapes,
         )
         try:
-            reply = self._attempt(job, request, progress)
+            reply = self._attempt(job, request, size, progress)
         except (StageError, WorkerDied) as error:
-            if not request.onnxsim:
-                raise
+            if not request.onnxsim or (isinstance(error, WorkerDied) and error.phase == RUN):
+                raise  # running the model as it came is what failed
             progress.warn(f"onnxsim was given up: {error.message}; the unsimplified graph goes on")
             for leftover in workdir.glob(f"{SIMPLIFIED}*"):
                 leftover.unlink()
             plain = request.model_copy(update={"onnxsim": False, "notes": (f"onnxsim was given up: {error.message}",)})
-            reply = self._attempt(job, plain, progress)
+            reply = self._attempt(job, plain, size, progress)
         (workdir / FEEDS).unlink(missing_ok=True)
         return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json")), ()
 
-    def _attempt(self, job: Job, request: SimplifyRequest, progress: Progress) -> SimplifyReply:
+    def _attempt(self, job: Job, request: SimplifyRequest, size: int, progress: Progress) -> SimplifyReply:
         return call(
             "trtpipe.stages.simplify_task:simplify",
             request,
             SimplifyReply,
-            limits=limits_for(job.settings),
+            limits=limits_for(job.settings, work=LIGHT, size=size),
             progress=progress,
             what=f"simplifying {Path(request.model).name}",
             workdir=Path(request.workdir),
+            reads=(Path(request.model).parent,),
         )
 
     def check(self, draft: Draft, inputs: Inputs) -> None:

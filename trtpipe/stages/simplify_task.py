@@ -20,7 +20,7 @@ from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.settings import Settings
 from trtpipe.stages.facts import OutputDifference, SimplifyFacts
-from trtpipe.stages.simplify import SIMPLIFIED, SimplifyReply, SimplifyRequest
+from trtpipe.stages.simplify import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 
 if TYPE_CHECKING:
     from trtpipe.artifact import IOContract
@@ -46,6 +46,9 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     if request.onnxsim and not small:
         notes.append("onnxsim was not tried: the weights exceed protobuf's 2 GB")
     onnxsim = request.onnxsim and small
+    report(RUN, 0, 1)
+    feeds = _feeds(request, contract_of(original))
+    wanted, unchecked = _run(source, feeds)
     report("simplify", 0, 3)
     model = _onnxsim(source) if onnxsim else original
     clean_up(model)
@@ -59,7 +62,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
     report("simplify", 2, 3)
-    differences, unchecked = _compare(source, path, request)
+    differences = _compare(wanted, path, feeds)
     if unchecked and onnxsim:
         raise StageError(f"its result could not be checked: {unchecked}", "run again with --no-simplify")
     notes += [unchecked] * bool(unchecked)
@@ -91,23 +94,29 @@ def _onnxsim(source: Path) -> ir.Model:
     return ir.serde.deserialize_model(simplified)
 
 
-def _compare(source: Path, result: Path, request: SimplifyRequest) -> tuple[tuple[OutputDifference, ...], str]:
-    """Differences per output, and why there are none where the input cannot be run."""
-    settings = Settings.from_environment()
-    backend = load_backend("onnxruntime")
-    contract = contract_of(load_model(source))
-    feeds = _feeds(request, contract)
+def _run(model: Path, feeds: list[Feed]) -> tuple[list[Feed], str]:
+    """The model's outputs, and why there are none where it cannot be run.
+
+    This is the first time that a library runs a model from anyone; if that kills or blocks the process, the parent
+    gives up instead of trying without onnxsim.
+    """
     try:
-        with backend.open(source, settings) as runner:
-            wanted = [runner.infer(feed) for feed in feeds]
+        with load_backend("onnxruntime").open(model, Settings.from_environment()) as runner:
+            return [runner.infer(feed) for feed in feeds], ""
     except (InputError, StageError) as error:
-        return (), f"the result was not compared with its input: {error.message}"
+        return [], f"the result was not compared with its input: {error.message}"
+
+
+def _compare(wanted: list[Feed], result: Path, feeds: list[Feed]) -> tuple[OutputDifference, ...]:
+    """Differences per output."""
+    if not wanted:
+        return ()
     try:
-        with backend.open(result, settings) as runner:
+        with load_backend("onnxruntime").open(result, Settings.from_environment()) as runner:
             found = [runner.infer(feed) for feed in feeds]
     except InputError as error:  # the same feed ran before
         raise StageError(f"simplification broke the graph: {error.message}", "run again with --no-simplify") from error
-    return tuple(_difference(name, wanted, found) for name in wanted[0]), ""
+    return tuple(_difference(name, wanted, found) for name in wanted[0])
 
 
 def _feeds(request: SimplifyRequest, contract: IOContract) -> list[Feed]:
