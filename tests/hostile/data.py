@@ -53,7 +53,7 @@ def images(folder: Path) -> dict[str, Path]:
     """Folders, each with one bad image among good ones."""
     from PIL import Image
 
-    good, frames = saved("PNG"), [Image.new("P", (8, 8), n) for n in range(3)]
+    good, frames = saved("PNG"), [Image.new("RGB", (8, 8), (90 * n, 0, 0)) for n in range(3)]
     text = b"tEXt" + b"k\0" + bytes(100)
     bomb = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
     contents = {
@@ -66,7 +66,7 @@ def images(folder: Path) -> dict[str, Path]:
         "a damaged checksum": good[:-20] + b"\0\0\0\0" + good[-16:],
         "not compressed data": png(8, 8, rows=b"not zlib"),
         "a text chunk that lies": png(8, 8, chunks=bomb[:-1]),
-        "animated": saved("GIF", "P", save_all=True, append_images=frames),
+        "animated": saved("GIF", save_all=True, append_images=frames),
         "empty": b"",
         "a text": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "a PDF": b"%PDF-1.4\n" + bytes(200),
