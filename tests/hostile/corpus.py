@@ -16,7 +16,8 @@ from models import model, normal
 
 #: No longer than it must take; the pipeline is the real one but for the engine.
 QUICK = ("--backend", "null", "--target", "sm89", "--warmup", "1ms", "--duration", "10ms")
-REAL = ("--backend", "tensorrt-rtx", "--target", "sm89", "--warmup", "1ms", "--duration", "10ms", "--opt-level", "0")
+REAL = ("--backend", "tensorrt-rtx", "--target", "sm89", "--warmup", "1ms", "--duration", "10ms", "--opt-level", "0",
+        "--time-limit", "30s")  # fmt: skip
 BAD, FINE = frozenset({2, 5, 6}), frozenset({0, 2, 3, 5, 6})
 
 

@@ -82,7 +82,7 @@ def value(name: str, *dims: int, kind: int = TensorProto.FLOAT) -> onnx.ValueInf
 def chain(proto: onnx.ModelProto, length: int) -> None:
     node = proto.graph.node[1]
     for index in range(length):
-        node.input[0], node.output[0] = f"c{index}", f"c{index + 1}"
+        node.input[0], node.output[0], node.name = f"c{index}", f"c{index + 1}", f"n{index}"
         proto.graph.node.append(node)
     proto.graph.node[2].input[0] = "h"
     del proto.graph.node[1]
