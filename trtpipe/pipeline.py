@@ -22,6 +22,7 @@ from trtpipe.stages.export import Export
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.measure import Measure
 from trtpipe.stages.observe import Observe
+from trtpipe.stages.proving import RUNNING, prove
 from trtpipe.stages.simplify import Simplify
 from trtpipe.stages.verify import Verify
 from trtpipe.store import ArtifactStore, Key
@@ -44,6 +45,8 @@ STAGES: tuple[Stage, ...] = (
     Measure(),
     Bundle(),
 )
+
+_GRAPHS = ("model", "simplified", "lowered")
 
 State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
 
@@ -79,6 +82,7 @@ class _Table:
     keys: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
+    unproven: set[str] = field(default_factory=set)  # graphs of the user's that nothing has run yet
 
 
 class Pipeline:
@@ -102,7 +106,8 @@ class Pipeline:
         Raises:
             TrtpipeError: a stage failed.
         """
-        table = _Table(dict(given), complete_shapes=_makes_engines(stages))
+        graphs = {label for label in given if label in _GRAPHS}
+        table = _Table(dict(given), complete_shapes=_makes_engines(stages), unproven=graphs)
         steps: list[Step] = []
         for stage in stages:
             errors: list[TrtpipeError] = []
@@ -189,6 +194,9 @@ class Pipeline:
         begin: float,
     ) -> Step:
         with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
+            for label in sorted(table.unproven & inputs.artifacts.keys()) if stage.name in RUNNING else ():
+                prove(inputs.artifacts[label], job, workdir, self._progress)
+                table.unproven.discard(label)
             draft, read = stage.run(job, inputs, workdir, self._progress)
             stage.check(draft, inputs)
         if key is None:
@@ -314,7 +322,7 @@ def artifact_from_file(kind: str, path: Path, target: str | None = None, *, seal
     Raises:
         InputError: the file is missing or, for a graph, not ONNX.
     """
-    if kind in ("model", "simplified", "lowered"):
+    if kind in _GRAPHS:
         from trtpipe.onnxfile import external_refs, read_proto
         from trtpipe.preflight import seal_model
 
@@ -364,7 +372,7 @@ def _lay_down(table: _Table, artifact: Artifact, key: Key) -> None:
 
 def _contract(table: _Table) -> IOContract | None:
     """The model's inputs and outputs, from the export's sidecar where there is one, else from the graph itself."""
-    for kind in ("model", "simplified", "lowered"):
+    for kind in _GRAPHS:
         artifact = table.artifacts.get(kind)
         if artifact is None:
             continue

@@ -185,10 +185,9 @@ def loop(trips: int) -> Spoil:
     def spoil(proto: onnx.ModelProto) -> None:
         one = helper.make_node("Identity", ["keep"], ["on"])
         two = helper.make_node("Relu", ["state"], ["next"])
-        body = helper.make_graph(
-            [one, two], "b", [value("i", kind=TensorProto.INT64), value("keep", kind=TensorProto.BOOL), value("state")],
-            [value("on", kind=TensorProto.BOOL), value("next")],
-        )  # fmt: skip
+        count = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+        keep, on = (helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("keep", "on"))
+        body = helper.make_graph([one, two], "b", [count, keep, value("state")], [on, value("next")])
         tensor(proto, "trips", trips)
         tensor(proto, "go", True, np.bool_)
         add(proto, "Loop", ["trips", "go", "y"], ["z"], body=body)
