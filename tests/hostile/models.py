@@ -253,6 +253,7 @@ REFUSED: dict[str, Spoil] = {
     "a required input left empty": lambda p: add(p, "Add", ["x", ""], ["z"]),
     "too many outputs": lambda p: add(p, "Relu", ["x"], ["z", "v"]),
     "a required attribute missing": lambda p: add(p, "Cast", ["x"], ["z"]),
+    "a cast to a type nobody knows": lambda p: add(p, "Cast", ["y"], ["z"], to=99),
     "an attribute of the wrong type": lambda p: add(p, "Cast", ["x"], ["z"], to="float"),
     "kernel sizes that are floats": conv(kernel_shape=[3.0, 3.0]),
     "an attribute twice": lambda p: add(p, "Softmax", ["x"], ["z"], axis=1).attribute.append(
@@ -320,7 +321,6 @@ DANGEROUS: dict[str, Spoil] = {
     "a reshape to nothing": lambda p: (tensor(p, "shape", [-1, -1]), add(p, "Reshape", ["y", "shape"], ["z"])),
     "a transpose by an axis twice": lambda p: add(p, "Transpose", ["y"], ["z"], perm=[0, 0]),
     "a gather beyond the end": lambda p: (tensor(p, "at", [1 << 40]), add(p, "Gather", ["y", "at"], ["z"])),
-    "a cast to a type nobody knows": lambda p: add(p, "Cast", ["y"], ["z"], to=99),
 }
 
 

@@ -33,10 +33,14 @@ class Tensor:
 
 @dataclass
 class Attribute:
-    """One attribute of a node: its name, its declared type, and the numbers of the fields that hold something."""
+    """One attribute of a node: its name, its declared type, and the numbers of the fields that hold something.
+
+    ``integer`` is its value where that is one number.
+    """
 
     name: Name = ""
     type: int = 0
+    integer: int = 0
     reference: Name = ""
     held: set[int] = field(default_factory=set)
 

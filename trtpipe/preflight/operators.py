@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.preflight.budgets import Refused, Unknown
+from trtpipe.preflight.tensors import ELEMENT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,8 @@ _FIELDS = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9, 9: 10, 10: 11, 11: 22
 #: AttributeProto.AttributeType by number, as schemas name them.
 _KINDS = ("FLOAT", "INT", "STRING", "TENSOR", "GRAPH", "FLOATS", "INTS", "STRINGS", "TENSORS", "GRAPHS")
 _TYPES = dict(enumerate((*_KINDS, "SPARSE_TENSOR", "SPARSE_TENSORS", "TYPE_PROTO", "TYPE_PROTOS"), start=1))
+#: Attributes of ONNX's operators that name an element type; 0 leaves the choice to the operator.
+_ELEMENT_TYPES = frozenset({"to", "dtype", "output_dtype", "output_datatype"})
 #: Numbers and text that are zero or empty may be left out by whoever writes the file; these may not.
 _MUST_BE_HELD = frozenset({4, 5, 11, 13})
 
@@ -97,13 +100,13 @@ def _check_attributes(node: Node, schema: onnx.defs.OpSchema) -> None:
         if wanted.required and name not in given:
             raise Refused(f"{node.label} ({node.op_type}) lacks the attribute {name!r}", _CORRECT)
     for name, attribute in given.items():
-        known_type = schema.attributes.get(name)
-        if (
-            known_type is not None
-            and attribute.type
-            and str(known_type.type).rpartition(".")[2] != _TYPES.get(attribute.type)
-        ):
+        known = schema.attributes.get(name)
+        kind = "" if known is None else str(known.type).rpartition(".")[2]
+        if kind and attribute.type and kind != _TYPES.get(attribute.type):
             raise Refused(f"{node.label} ({node.op_type}): attribute {name!r} is of the wrong type", _CORRECT)
+        named = kind == "INT" and name in _ELEMENT_TYPES and not attribute.reference
+        if named and attribute.integer not in ELEMENT_TYPES | {0}:
+            raise Refused(f"{node.label} ({node.op_type}): {name!r} is {attribute.integer}, which is no type", _CORRECT)
 
 
 def _check_attribute(node: Node, attribute: Attribute) -> None:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from trtpipe.preflight.wire import Span
 
 #: Numbers of AttributeProto's fields that hold a value.
-_TENSOR, _GRAPH, _TENSORS, _GRAPHS, _SPARSE, _SPARSES, _TYPE, _TYPES = 5, 6, 10, 11, 22, 23, 14, 15
-_VALUES = frozenset({2, 3, 4, 7, 8, 9, _TENSOR, _GRAPH, _TENSORS, _GRAPHS, _SPARSE, _SPARSES, _TYPE, _TYPES})
+_INTEGER, _TENSOR, _GRAPH, _TENSORS, _GRAPHS, _SPARSE, _SPARSES, _TYPE, _TYPES = 3, 5, 6, 10, 11, 22, 23, 14, 15
+_VALUES = frozenset({2, _INTEGER, 4, 7, 8, 9, _TENSOR, _GRAPH, _TENSORS, _GRAPHS, _SPARSE, _SPARSES, _TYPE, _TYPES})
 #: Bytes of one value in the packed data fields of TensorProto; 0 where its length varies.
 _PACKED = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}
 _STRINGS = 6
@@ -128,6 +128,8 @@ class Reader:
             if end < 0:
                 if number == 20:
                     attribute.type = begin
+                elif number == _INTEGER:
+                    attribute.integer = signed(begin)
                 continue
             part = (data, begin, end)
             if number == 1:

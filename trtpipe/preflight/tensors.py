@@ -36,6 +36,8 @@ _FIELDS = {
     15: (_DOUBLES, 2),
     **dict.fromkeys((12, 13), (_UINT64S, 1)),
 }
+#: Every element type there is.
+ELEMENT_TYPES = frozenset({*_BITS, _STRING})
 _KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 
 
@@ -58,7 +60,7 @@ def check_tensor(tensor: Tensor, budgets: Budgets) -> External | None:
         Refused: it has an unknown type, impossible dimensions, or other values than these call for.
     """
     what = f"tensor {tensor.name!r}"
-    if tensor.data_type not in _BITS and tensor.data_type != _STRING:
+    if tensor.data_type not in ELEMENT_TYPES:
         raise Refused(f"{what} is of type {tensor.data_type}, which nobody knows")
     dims = [dim - (1 << 64) if dim >> 63 else dim for dim in tensor.dims]
     if any(dim < 0 for dim in dims):
