@@ -16,7 +16,6 @@ from world import World, write_data
 import trtpipe
 from trtpipe.backends import null
 from trtpipe.backends._child import resolve
-from trtpipe.imports import no_telemetry
 from trtpipe.job import Job
 from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Progress, Silent
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from trtpipe.backends.worker import Limits
     from trtpipe.source import Source
 
-no_telemetry()
 OURS = str(Path(trtpipe.__file__).parent)
 
 # How fast a loaded machine draws examples says nothing about the code.

@@ -26,11 +26,14 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-import onnx  # noqa: E402  the path comes first
-import onnxruntime  # noqa: E402, F401  loaded once, not in every child
+from trtpipe.imports import no_telemetry  # noqa: E402  the path comes first
+
+no_telemetry()
+
+import onnx  # noqa: E402
 import onnxsim  # noqa: E402, F401
 from fuzz.mutate import mutant  # noqa: E402
-from models import CASES  # noqa: E402
+from models import CASES  # noqa: E402  brings onnxruntime: loaded once, not in every child
 
 from trtpipe.errors import InputError, TrtpipeError  # noqa: E402
 from trtpipe.onnxfile import contract_of_proto, load_model, save_model  # noqa: E402
