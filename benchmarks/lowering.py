@@ -40,7 +40,8 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
 
     ranges = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in parse_shapes(shapes).items()}
     profile = DeploymentProfile.model_validate({"precision": precision, "shapes": [ranges], "backend": "null"})
-    job = trtpipe.make_job(folder / "simplified.onnx", profile=profile, settings=Settings.from_environment(), progress=Silent())
+    settings = Settings.from_environment()
+    job = trtpipe.make_job(folder / "simplified.onnx", profile=profile, settings=settings, progress=Silent())
     files = {"simplified": "simplified.onnx", "ranges": "ranges.json", "statistics": "statistics.npz"}
     inputs = Inputs({kind: artifact_from_file(kind, folder / name) for kind, name in files.items()})
     with tempfile.TemporaryDirectory() as work:

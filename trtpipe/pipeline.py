@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +23,7 @@ from trtpipe.stages.export_reference import Reference
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.measure import Measure
 from trtpipe.stages.observe import Observe
+from trtpipe.stages.proving import RUNNING, prove
 from trtpipe.stages.simplify import Simplify
 from trtpipe.stages.stage import Resumable
 from trtpipe.stages.verify import Verify
@@ -48,6 +49,8 @@ STAGES: tuple[Stage, ...] = (
     Measure(),
     Bundle(),
 )
+
+_GRAPHS = ("model", "simplified", "lowered")
 
 State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
 
@@ -83,6 +86,7 @@ class _Table:
     keys: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
+    unproven: set[str] = field(default_factory=set)  # graphs of the user's that nothing has run yet
 
 
 class Pipeline:
@@ -111,7 +115,8 @@ class Pipeline:
         Raises:
             TrtpipeError: a stage failed.
         """
-        table = _Table(dict(given), complete_shapes=_makes_engines(stages))
+        graphs = {label for label in given if label in _GRAPHS}
+        table = _Table(dict(given), complete_shapes=_makes_engines(stages), unproven=graphs)
         steps: list[Step] = []
         for stage in stages:
             errors: list[TrtpipeError] = []
@@ -120,6 +125,22 @@ class Pipeline:
                 raise errors[0]
             steps += made
         return tuple(steps)
+
+    @contextmanager
+    def given(self, files: Mapping[str, Path]) -> Iterator[dict[str, Artifact]]:
+        """Files of the user's as artifacts, by label; graphs are private copies that last as long as the context.
+
+        Raises:
+            InputError: a file is missing, or a graph does not pass the pre-flight.
+        """
+        artifacts = {}
+        with self._store.workdir() as folder:
+            for number, (label, path) in enumerate(files.items()):
+                kind, _, target = label.partition(":")
+                seal_in = folder / str(number)
+                with translate_os_errors(folder, f"copy {path}", elsewhere="choose another cache with --cache-dir"):
+                    artifacts[label] = artifact_from_file(kind, path, target or None, seal_in=seal_in)
+            yield artifacts
 
     def plan(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """What ``run`` would do, as far as it can be told without doing it."""
@@ -156,6 +177,7 @@ class Pipeline:
         source = self._source_digest(stage, job)
         key = None
         if source is not None:
+            inputs = replace(inputs, source=source)
             key = self._key(stage, job, inputs, source)
             if artifact := self._store.lookup(key):
                 return self._found(stage, job, table, artifact, key, begin)
@@ -182,6 +204,9 @@ class Pipeline:
         begin: float,
     ) -> Step:
         with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
+            for label in sorted(table.unproven & inputs.artifacts.keys()) if stage.name in RUNNING else ():
+                prove(inputs.artifacts[label], job, workdir, self._progress)
+                table.unproven.discard(label)
             draft, read = stage.run(job, inputs, workdir, self._progress)
             stage.check(draft, inputs)
         if key is None:
@@ -298,22 +323,27 @@ class Pipeline:
         return table.datasets[role]
 
 
-def artifact_from_file(kind: str, path: Path, target: str | None = None) -> Artifact:
+def artifact_from_file(kind: str, path: Path, target: str | None = None, *, seal_in: Path | None = None) -> Artifact:
     """A file of the user's as an artifact: digested, with its external data or its sidecar.
+
+    Args:
+        seal_in: a private folder for a copy of a graph, which then is the artifact.
 
     Raises:
         InputError: the file is missing or, for a graph, not ONNX.
     """
-    if kind in ("model", "simplified", "lowered"):
+    if kind in _GRAPHS:
         from trtpipe.onnxfile import external_refs, read_proto
+        from trtpipe.preflight import seal_model
 
+        path = path if seal_in is None else seal_model(path, seal_in)
         proto = read_proto(path)
-        extra = sorted({ref.path.name for ref in external_refs(proto, path)})
+        extra = sorted({ref.location for ref in external_refs(proto, path)})
     elif path.is_file():
         extra = [f"{path.name}.json"] if path.with_name(f"{path.name}.json").is_file() else []
     else:
         raise InputError(f"{path}: no such file", "check the path")
-    entries = tuple(FileEntry.of(path.parent / name) for name in (path.name, *extra))
+    entries = (FileEntry.of(path), *(FileEntry.of(path.parent / name, name) for name in extra))
     return Artifact(kind=kind, folder=path.parent, files=entries, target=target)
 
 
@@ -357,7 +387,7 @@ def _lay_down(table: _Table, artifact: Artifact, key: Key) -> None:
 
 def _contract(table: _Table) -> IOContract | None:
     """The model's inputs and outputs, from the export's sidecar where there is one, else from the graph itself."""
-    for kind in ("model", "simplified", "lowered"):
+    for kind in _GRAPHS:
         artifact = table.artifacts.get(kind)
         if artifact is None:
             continue

@@ -125,7 +125,7 @@ class TestCheck:
         judge()
 
     def test_an_empty_one(self, judge):
-        with pytest.raises(StageError, match=r"sm89\.plan is empty"):
+        with pytest.raises(StageError, match=r"sm89\.plan is missing or empty"):
             judge(b"")
 
     @pytest.mark.parametrize("names", [{"inputs": ()}, {"inputs": ("x", "z")}, {"outputs": ("z",)}])

@@ -10,19 +10,22 @@ from onnx import helper
 
 from trtpipe import onnxfile
 from trtpipe.errors import InputError
+from trtpipe.preflight import seal_model
 from trtpipe.stages.export import OnnxRequest
 from trtpipe.stages.export_onnx import copy_checked
 from trtpipe.stages.facts import ExportFacts
 
 
 @pytest.fixture
-def export(workdir):
+def export(workdir, tmp_path_factory):
     """(exported graph, facts, names) of the file at ``path``."""
 
     def copy(path):
         reports = []
+        sealed = seal_model(path, tmp_path_factory.mktemp("sealed"))
         reply = copy_checked(
-            OnnxRequest(source=str(path), workdir=str(workdir)), lambda *report: reports.append(report)
+            OnnxRequest(source=str(sealed), workdir=str(workdir), label=str(path)),
+            lambda *report: reports.append(report),
         )
         assert reports[-1] == ("check", 2, 2)
         facts = ExportFacts.read(workdir / "model.onnx.json")

@@ -84,11 +84,14 @@ class TestFallback:
     def test_half_written_results_of_the_first_attempt_are_removed(self, go, monkeypatch, workdir):
         original = simplify_task._compare
 
-        def fail_once(source, result, request):
-            if request.onnxsim:
+        calls = []
+
+        def fail_once(wanted, result, feeds):
+            calls.append(result)
+            if len(calls) == 1:
                 (workdir / "simplified.onnx.data").write_bytes(b"left")
                 raise StageError("differs", "x")
-            return original(source, result, request)
+            return original(wanted, result, feeds)
 
         monkeypatch.setattr(simplify_task, "_compare", fail_once)
         draft, _ = go(conv_net())
@@ -108,6 +111,18 @@ class TestFallback:
         assert heard_all.warnings[-1].endswith("; the given graph goes on")
         feed = feed_for(proto)
         np.testing.assert_array_equal(run(onnx.load(draft.path), feed)["z"], run(proto, feed)["z"])
+
+    def test_not_when_the_model_as_it_came_is_what_kills_it(self, go, monkeypatch):
+        calls = []
+
+        def die(*args, **options):
+            calls.append(args)
+            raise WorkerDied("the worker crashed", "try again", stage_module.RUN)
+
+        monkeypatch.setattr(stage_module, "call", die)
+        with pytest.raises(WorkerDied, match="the worker crashed"):
+            go(conv_net())
+        assert len(calls) == 1
 
     def test_an_error_of_the_last_attempt_is_an_error(self, go, monkeypatch):
         def fail(*args):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft, Record
-from trtpipe.backends.worker import call, limits_for
+from trtpipe.backends.worker import LIGHT, call, limits_for
 from trtpipe.errors import StageError, WorkerDied
 from trtpipe.onnxfile import read_contract
 from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SIMPLIFIED = "simplified.onnx"
 FEEDS = "feeds.npz"
+#: The phase in which the model is run as it came, the first time that any library runs it.
+RUN = "run the model"
 _CHECKED_FEEDS = 2
 
 
@@ -83,6 +85,7 @@ class Simplify:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Try with onnxsim, then without, then without any rewriting that could change what is computed."""
+        size = inputs.artifacts["model"].size
         request = SimplifyRequest(
             model=str(inputs.path("model")),
             workdir=str(workdir),
@@ -93,26 +96,27 @@ class Simplify:
         )
         while True:
             try:
-                reply = self._attempt(job, request, progress)
+                reply = self._attempt(job, request, size, progress)
                 break
             except (StageError, WorkerDied) as error:
-                if not request.rewrite:
-                    raise
+                if not request.rewrite or (isinstance(error, WorkerDied) and error.phase == RUN):
+                    raise  # in the second case running the model as it came is what failed
                 request = _humbler(request, error.message, progress)
                 for leftover in workdir.glob(f"{SIMPLIFIED}*"):
                     leftover.unlink()
         (workdir / FEEDS).unlink(missing_ok=True)
         return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json")), ()
 
-    def _attempt(self, job: Job, request: SimplifyRequest, progress: Progress) -> SimplifyReply:
+    def _attempt(self, job: Job, request: SimplifyRequest, size: int, progress: Progress) -> SimplifyReply:
         return call(
             "trtpipe.stages.simplify_task:simplify",
             request,
             SimplifyReply,
-            limits=limits_for(job.settings),
+            limits=limits_for(job.settings, work=LIGHT, size=size),
             progress=progress,
             what=f"simplifying {Path(request.model).name}",
             workdir=Path(request.workdir),
+            reads=(Path(request.model).parent,),
         )
 
     def check(self, draft: Draft, inputs: Inputs) -> None:

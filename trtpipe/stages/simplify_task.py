@@ -26,7 +26,7 @@ from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.settings import Settings
 from trtpipe.stages.facts import OutputDifference, SimplifyFacts
-from trtpipe.stages.simplify import SIMPLIFIED, SimplifyReply, SimplifyRequest
+from trtpipe.stages.simplify import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 
 if TYPE_CHECKING:
     from trtpipe.artifact import IOContract
@@ -56,6 +56,8 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     if request.onnxsim and not small:
         notes.append("onnxsim was not tried: the weights exceed protobuf's 2 GB")
     onnxsim = request.onnxsim and small
+    report(RUN, 0, 1)
+    feeds, wanted, unchecked = _run(source, request, contract_of(original))
     report("simplify", 0, 3)
     rewrite = request.rewrite and small
     expanded = rewrite and run_passes(original, _EXPANSION)[-1].modified
@@ -75,7 +77,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
     report("simplify", 2, 3)
-    differences, unchecked = _compare(source, path, request)
+    differences = _compare(wanted, path, feeds)
     if unchecked and onnxsim:
         raise StageError(f"its result could not be checked: {unchecked}", "run again with --no-simplify")
     notes += [unchecked] * bool(unchecked)
@@ -109,23 +111,30 @@ def _onnxsim(source: Path, rewritten: ir.Model | None) -> ir.Model:
     return ir.serde.deserialize_model(simplified)
 
 
-def _compare(source: Path, result: Path, request: SimplifyRequest) -> tuple[tuple[OutputDifference, ...], str]:
-    """Differences per output, and why there are none where the input cannot be run."""
-    settings = Settings.from_environment()
-    backend = load_backend("onnxruntime")
-    contract = contract_of(load_model(source))
+def _run(model: Path, request: SimplifyRequest, contract: IOContract) -> tuple[list[Feed], list[Feed], str]:
+    """Feeds, the model's outputs for them, and why there are none where it cannot be run.
+
+    This is the first time that a library runs a model from anyone; if that kills or blocks the process, the parent
+    gives up instead of trying without onnxsim.
+    """
     try:
         feeds = _feeds(request, contract)
-        with backend.open(source, settings) as runner:
-            wanted = [runner.infer(feed) for feed in feeds]
+        with load_backend("onnxruntime").open(model, Settings.from_environment()) as runner:
+            return feeds, [runner.infer(feed) for feed in feeds], ""
     except (InputError, StageError) as error:
-        return (), f"the result was not compared with its input: {error.message}"
+        return [], [], f"the result was not compared with its input: {error.message}"
+
+
+def _compare(wanted: list[Feed], result: Path, feeds: list[Feed]) -> tuple[OutputDifference, ...]:
+    """Differences per output."""
+    if not wanted:
+        return ()
     try:
-        with backend.open(result, settings) as runner:
+        with load_backend("onnxruntime").open(result, Settings.from_environment()) as runner:
             found = [runner.infer(feed) for feed in feeds]
     except InputError as error:  # the same feed ran before
         raise StageError(f"simplification broke the graph: {error.message}", "run again with --no-simplify") from error
-    return tuple(_difference(name, wanted, found) for name in wanted[0]), ""
+    return tuple(_difference(name, wanted, found) for name in wanted[0])
 
 
 def _feeds(request: SimplifyRequest, contract: IOContract) -> list[Feed]:
