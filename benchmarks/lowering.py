@@ -32,11 +32,11 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
     import trtpipe
     from trtpipe.job import Inputs
     from trtpipe.passes.insert_qdq import InsertQDQ  # noqa: F401
-    from trtpipe.pipeline import artifact_from_file
     from trtpipe.profile import DeploymentProfile, ShapeRange, parse_shapes
     from trtpipe.progress import Silent
     from trtpipe.settings import Settings
     from trtpipe.stages.lower import Lower
+    from trtpipe.table import artifact_from_file
 
     ranges = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in parse_shapes(shapes).items()}
     profile = DeploymentProfile.model_validate({"precision": precision, "shapes": [ranges], "backend": "null"})

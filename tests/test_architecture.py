@@ -25,6 +25,7 @@ LAYERS = (
     ("profile", "recipe", "shapes", "toolchain"),
     ("accuracy", "backends", "calibration", "engine", "job", "latency", "passes", "report"),
     ("publish", "stages", "store"),
+    ("table",),
     ("pipeline",),
     ("runs",),
     ("api", "api_accuracy", "api_calibration", "api_tuning", "difference", "doctor", "inspection"),

@@ -36,10 +36,11 @@ from trtpipe import pipeline as pipeline_module
 from trtpipe.artifact import Artifact
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import InputError
-from trtpipe.pipeline import STAGES, Pipeline, artifact_from_file, opened, stages_named
+from trtpipe.pipeline import STAGES, Pipeline, opened, stages_named
 from trtpipe.progress import Silent
 from trtpipe.report.manifest import Manifest
 from trtpipe.settings import Settings
+from trtpipe.table import artifact_from_file
 from trtpipe.target import find_target
 
 if TYPE_CHECKING:

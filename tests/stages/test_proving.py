@@ -10,10 +10,10 @@ from hostile.models import loop, plain
 from models import conv_net, save
 
 from trtpipe.errors import WorkerDied
-from trtpipe.pipeline import artifact_from_file
 from trtpipe.progress import Silent
 from trtpipe.settings import Settings
 from trtpipe.stages.proving import Proof, ProofRequest, prove, prove_task
+from trtpipe.table import artifact_from_file
 
 if TYPE_CHECKING:
     from conftest import MakeJob
