@@ -15,6 +15,7 @@ import pytest
 from models import conv_net, normal, save
 
 ROOT = Path(__file__).resolve().parents[1]
+SECRET = "a-secret-that-nobody-needs-to-know"
 #: What the folder, the moment, the shell and the user may differ in.
 WORLDS: tuple[dict[str, str], ...] = (
     {"PYTHONHASHSEED": "1", "LC_ALL": "C", "TZ": "UTC", "COLUMNS": "80", "TRTPIPE_THREADS": "1"},
@@ -32,12 +33,15 @@ def build(folder: Path, world: dict[str, str], umask: int) -> dict[str, bytes]:
     words = ["build", "net.onnx", "-o", "out", "--int8", "--calib-data", "data.npz", "--backend", "null",
              "--target", "sm89", "--shapes", "x:2x3x8x8", "--atol", "9", "--duration", "5ms"]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRTPIPE_")}
-    environment |= {**world, "TRTPIPE_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {**world, "SECRET_TOKEN": SECRET, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment["TRTPIPE_CACHE_DIR"] = str(folder / "cache")
     answer = subprocess.run(
         [sys.executable, "-m", "trtpipe", *words], cwd=folder, env=environment, umask=umask,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
+    everything = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert not any(SECRET.encode() in content for content in (*everything, answer.stderr.encode()))
     return {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
 
 

@@ -82,7 +82,10 @@ class TestNull:
             STAGE.run(make_job(shapes=BATCHES), table(lowered=conv_net()), workdir, heard_all)
 
 
-@pytest.mark.parametrize(("behaviour", "error"), [("fail", BuildError), ("crash", WorkerDied)])
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [("fail", BuildError), ("crash", WorkerDied), ("no-file", StageError), ("short-file", StageError)],
+)
 def test_builds_that_go_wrong_in_their_own_process(go, monkeypatch, behaviour, error):
     original = Null.__init__
     monkeypatch.setattr(Null, "__init__", lambda self: original(self, NullBehaviour(build=behaviour)))
