@@ -44,7 +44,6 @@ def test_another_method_moves_ranges(build):
 def test_a_kept_node_computes_in_another_precision(build):
     found = trtpipe.diff(build("a"), build("b", keep=["conv*"]))
     assert [pair for name, pair in rows(found.precisions).items() if "(Conv)" in name] == [("int8", "float32")]
-    assert rows(found.counts)["int8"] == ("1", "")
     assert "profile.keep: [] -> ['conv*']" in found.settings
 
 

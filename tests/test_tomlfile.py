@@ -123,3 +123,18 @@ def test_what_is_not_a_file_is_refused_without_reading(tmp_path: Path) -> None:
 
 def test_a_long_value_is_shortened(path: Path) -> None:
     assert len(complaint(path, f'title = ""\nratio = "{"x" * 5000}"').remedy) < 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"a": 1, "b": 2.5, "c": True, "d": 'x"y\\z\n\u00e9\x7f', "e": [1, 2], "f": ["p", "q"], "g": []},
+        {"precision": "int8", "shapes": {"x": {"min": [1, 3], "max": [2, 3]}}, "keep": ["/a/b", "c[*]"]},
+        {"shapes": [{"x": {"min": [1]}}, {"x": {"min": [2]}, "y z": {"min": [3]}}]},
+        {"odd key": {"1.5": 1e-05, "": -1e300}},
+    ],
+)
+def test_what_is_written_reads_back(data):
+    from trtpipe.tomlfile import dump_toml, tomllib
+
+    assert tomllib.loads(dump_toml(data)) == data

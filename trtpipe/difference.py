@@ -165,9 +165,7 @@ def _parity(build: Build) -> dict[str, str]:
 
 
 def _engines(build: Build) -> dict[str, object]:
-    return {
-        target: facts.model_dump(exclude={"io", "warnings", "build_seconds"}) for target, facts in build.engines.items()
-    }
+    return {target: figures.model_dump() for target, figures in build.engines.items()}
 
 
 def _latency(build: Build) -> dict[str, str]:

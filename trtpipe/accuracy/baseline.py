@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.accuracy.build import EngineFigures
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, Record
-from trtpipe.backends.base import EngineFacts
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
 
@@ -58,7 +58,7 @@ class Baseline(Record):
     samples: int
     comparisons: tuple[Comparison, ...]
     metrics: tuple[MetricValue, ...]
-    engines: dict[str, EngineFacts]
+    engines: dict[str, EngineFigures]
     latency: LatencyReport | None
     history: tuple[Update, ...] = ()
 

@@ -241,9 +241,7 @@ def _engines(build: Build, baseline: Baseline) -> Iterator[Finding]:
         parts = [f"{old} bytes before, {new} now ({new / max(old, 1) - 1:+.1%})"]
         one, two = baseline.engines.get(target), build.engines.get(target)
         if one is not None and two is not None:
-            figures = ("layers", "precisions", "weight_bytes", "activation_bytes")
-            pairs = ((name, getattr(one, name), getattr(two, name)) for name in figures)
-            parts += [f"{name} {a} before, {b} now" for name, a, b in pairs if a != b]
+            parts += differences(one.model_dump(exclude={"size"}), two.model_dump(exclude={"size"}))
         changed = len(parts) > 1 or abs(new / max(old, 1) - 1) > 0.01
         yield Finding(gate="size", name=label, status="note" if changed else "ok", message="; ".join(parts))
     for label in sorted(label for label in before if label.startswith("engine:") and label not in after):

@@ -1,0 +1,103 @@
+"""``sensitivity`` and ``tune`` on the command line: words, files and exit codes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import trtpipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Run
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("labelled") / "eval.npz"
+    generator = np.random.default_rng(2)
+    np.savez(path, x=generator.normal(size=(64, 8)).astype(np.float32), labels=generator.integers(0, 4, 64))
+    return path
+
+
+class TestSensitivity:
+    def test_a_ranked_table_and_what_to_do_next(self, run: Run, model: Path, data: Path, tmp_path: Path) -> None:
+        result = run("sensitivity", model, "--no-simplify", "--calib-data", data, "-o", tmp_path / "s.json", "--half")
+        assert result.exit_code == 0, result.output
+        assert "matmul" in result.stdout
+        assert "all 1 together" in result.stdout
+        assert result.stdout.splitlines()[-1].startswith(f"next:   trtpipe tune {model}")
+        assert trtpipe.Sensitivity.read(tmp_path / "s.json").groups[0].half_noise is not None
+
+    def test_a_picture(self, run: Run, model: Path, data: Path, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        result = run("sensitivity", model, "--no-simplify", "--calib-data", data, "--plot", tmp_path / "s.png")
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_json(self, run: Run, model: Path, data: Path) -> None:
+        result = run("sensitivity", model, "--no-simplify", "--calib-data", data, "--json")
+        assert json.loads(result.stdout)["sensitivity"]["groups"][0]["name"] == "matmul"
+
+    def test_without_data(self, run: Run, model: Path) -> None:
+        result = run("sensitivity", model)
+        assert result.exit_code == 2
+        assert "needs calibration data" in result.stderr
+
+
+class TestTune:
+    def words(self, model: Path, data: Path, labelled: Path, out: Path) -> tuple[str | Path, ...]:
+        return ("tune", model, "--no-simplify", "--calib-data", data, "--eval-data", labelled, "--labels", "labels",
+                "-o", out)  # fmt: skip
+
+    def test_a_profile_that_build_takes(
+        self, run: Run, model: Path, data: Path, labelled: Path, tmp_path: Path
+    ) -> None:
+        result = run(*self.words(model, data, labelled, tmp_path / "tuned.toml"), "--max-drop", "50%")
+        assert result.exit_code == 0, result.output
+        assert "PASSED | a loss of" in result.stdout
+        assert "work in 8 bits" in result.stdout
+        assert "next:   trtpipe build" in result.stdout
+        assert trtpipe.DeploymentProfile.load(tmp_path / "tuned.toml").precision == "int8"
+        assert json.loads((tmp_path / "tuned.json").read_text())["met"]
+
+    def test_a_budget_that_cannot_be_met_has_exit_code_3(
+        self, run: Run, model: Path, data: Path, labelled: Path, tmp_path: Path
+    ) -> None:
+        result = run(*self.words(model, data, labelled, tmp_path / "t.toml"), "--min", "top1=1.5", "--json")
+        assert result.exit_code == json.loads(result.stdout)["exit_code"] == 3
+        assert not json.loads(result.stdout)["tuning"]["met"]
+        words = run(*self.words(model, data, labelled, tmp_path / "t.toml"), "--min", "1.5")
+        assert "cannot be met, not even in float32" in words.stdout
+
+    @pytest.mark.parametrize(
+        ("budget", "complaint"),
+        [
+            (("--max-drop", "much"), "--max-drop: 'much' is not a number"),
+            (("--max-drop", "nan"), "is not a number"),
+            (("--max-drop", "%"), "is not a number"),
+            (("--max-drop", "-1%"), "less than nothing"),
+            (("--min", "top1=high"), "--min: 'high' is not a number"),
+            (("--min", "top5=0.5"), "the metric is top1"),
+            ((), "tuning needs one budget"),
+            (("--max-drop", "1%", "--min", "0.5"), "tuning needs one budget"),
+            (("--max-drop", "1%", "--time", "0s"), "--time"),
+            (("--max-drop", "1%", "--time", "soon"), "--time"),
+        ],
+    )
+    def test_budgets_that_are_none(
+        self, run: Run, model: Path, data: Path, labelled: Path, tmp_path: Path, budget: tuple[str, ...], complaint: str
+    ) -> None:
+        result = run(*self.words(model, data, labelled, tmp_path / "t.toml"), *budget)
+        assert result.exit_code == 2, result.output
+        assert complaint in result.stderr
+        assert not (tmp_path / "t.toml").exists()
+
+    def test_without_a_metric(self, run: Run, model: Path, data: Path, tmp_path: Path) -> None:
+        result = run("tune", model, "--calib-data", data, "--max-drop", "1%", "-o", tmp_path / "t.toml")
+        assert result.exit_code == 2
+        assert "tuning needs a metric" in result.stderr
