@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from binascii import Error as NoBase64
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from trtpipe.artifact import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _WORD = np.dtype("<f4")
 
@@ -45,25 +42,39 @@ class Trial(Record):
     taken: bool = False
 
 
+class Smoothing(Record):
+    """How the channels of one activation are evened out.
+
+    Attributes:
+        factors: what they are divided by.
+        inserted: by a multiplication; otherwise by folding the factors into constants.
+        amax: the range of the tensor that is quantised then.
+    """
+
+    factors: Vector
+    inserted: bool
+    amax: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Repairs(Record):
     """Repairs of a quantised model.
 
     Attributes:
-        smoothing: activation -> the factors its channels are divided by.
+        smoothing: activation -> how it is evened out.
         biases: output of a weighted node -> what to add to its bias.
         trials: what was tried, in order; the first is the model without repairs.
     """
 
-    smoothing: dict[str, Vector] = {}
+    smoothing: dict[str, Smoothing] = {}
     biases: dict[str, Vector] = {}
     trials: tuple[Trial, ...] = ()
 
 
-def packed(vectors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Vectors as the record holds them."""
-    return {name: b64encode(np.asarray(vector, _WORD).tobytes()).decode() for name, vector in vectors.items()}
+def packed(vector: np.ndarray) -> Vector:
+    """A vector as the record holds it."""
+    return b64encode(np.asarray(vector, _WORD).tobytes()).decode()
 
 
-def unpacked(vectors: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Vectors as float32 arrays."""
-    return {name: np.frombuffer(b64decode(text), _WORD).astype(np.float32) for name, text in vectors.items()}
+def unpacked(text: Vector) -> np.ndarray:
+    """A vector of the record as float32 array."""
+    return np.frombuffer(b64decode(text), _WORD).astype(np.float32)

@@ -34,7 +34,7 @@ def correctable(model: ir.Model, placement: Placement) -> dict[str, int]:
         for point in placement.points
         if point.weight is not None
         and (channels := _channels(point.node, point.axis)) is not None
-        and _only_in_branches(point.node, owners)
+        and in_branches_only(point.node, owners)
     }
 
 
@@ -119,7 +119,8 @@ def _added(node: ir.Node) -> tuple[ir.Node, int] | None:
     return (add, index) if constant and add.graph is node.graph else None
 
 
-def _only_in_branches(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> bool:
+def in_branches_only(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> bool:
+    """Whether ``node`` runs at most once a run: no body but branches of If contains it."""
     graph = node.graph
     while isinstance(graph, ir.Graph) and graph in owners:
         if owners[graph].op_type != "If":
@@ -183,9 +184,13 @@ def _mean(value: ir.Value, node: ir.Node, channels: int, fresh: FreshNames) -> s
     if not node.op_type.startswith("Conv"):  # [..., channels] -> [1, channels, everything else]
         rows = add_constant(graph, fresh, "rows", np.array([-1, channels], np.int64))
         map_ = add_constant(graph, fresh, "map", np.array([1, channels, -1], np.int64))
-        parts = (("Reshape", [rows], {}), ("Transpose", [], {"perm": ir.AttrInt64s("perm", [1, 0])}), ("Reshape", [map_], {}))
+        parts = (
+            ("Reshape", [rows], {}),
+            ("Transpose", [], {"perm": ir.AttrInt64s("perm", [1, 0])}),
+            ("Reshape", [map_], {}),
+        )
     for op_type, more, attributes in (*parts, ("GlobalAveragePool", [], {})):
-        made = ir.Node("", op_type, [value, *more], list(attributes.values()))
+        made = ir.Node("", op_type, [value, *more], attributes)
         made.outputs[0].name, made.outputs[0].type = fresh(f"{node.name}__{op_type}"), ir.TensorType(ir.DataType.FLOAT)
         graph.append(made)
         value = made.outputs[0]

@@ -1,9 +1,9 @@
-"""SmoothQuant: even out the channels of an activation by a factor each, and multiply the weights that read it instead.
+"""SmoothQuant: divide the channels of an activation by a factor each, and multiply the weights that read it instead.
 
-``x W = (x / s) (s W)`` with one factor ``s`` per input channel. Activations have one scale for all channels, weights one
-per output channel: a channel much larger than the rest costs the activation its resolution, but the weights next to
-nothing. With ``a`` and ``w`` the largest magnitudes of the channel in activation and weights and a strength between 0 and
-1, ``s = a ** strength / w ** (1 - strength)``. Xiao et al. 2023, "SmoothQuant", arXiv:2211.10438, equations 3 and 4.
+``x W = (x / s) (s W)`` with one factor ``s`` per input channel. Activations have one scale for all channels, weights
+one per output channel: a channel much larger than the rest costs the activation its resolution, but the weights next
+to nothing. With ``a`` and ``w`` the largest magnitudes of the channel in activation and weights and a strength between
+0 and 1, ``s = a ** strength / w ** (1 - strength)``, times a constant. Xiao et al. 2023, "SmoothQuant", arXiv:2211.10438, equations 3 and 4.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants
-from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
+from trtpipe.passes.correct_bias import in_branches_only
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, owners_of
 from trtpipe.passes.smooth_folds import Scaling, foldable, pointwise
 
 if TYPE_CHECKING:
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
 
 #: Channels whose largest magnitude is below this share of the tensor's count as so large: a factor divides by it.
 _LEAST_SHARE = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """What the channels of one activation are divided by.
+
+    Attributes:
+        values: float32[channels], above 0.
+        inserted: by a multiplication; otherwise by folding.
+    """
+
+    values: np.ndarray
+    inserted: bool
 
 
 @dataclass(frozen=True)
@@ -64,24 +78,26 @@ class SmoothGroup:
         return largest
 
 
-def smooth_groups(placement: Placement) -> tuple[SmoothGroup, ...]:
+def smooth_groups(model: ir.Model, placement: Placement) -> tuple[SmoothGroup, ...]:
     """What can be evened out for free, or for one multiplication, in graph order.
 
     1. All nodes that read the activation in 8 bits have constant weights, and their channels are told apart.
     2. The reciprocal factors fold into constants before it (see ``foldable``), which nothing else feels. Or it goes
        into matrix products, and a normalisation or a pointwise operator made it: then a multiplication is inserted,
        which fuses with that operator and with the quantisation.
+    3. It is no tensor of a loop's body, whose channels cannot be observed.
     """
+    owners = owners_of(model)
     readers: dict[ir.Value, list[QuantPoint]] = {}
     for point in placement.points:
-        for value in point.values:
+        for value in point.values if in_branches_only(point.node, owners) else ():
             readers.setdefault(value, []).append(point)
     found = (_group(value, points) for value, points in readers.items())
     return tuple(group for group in found if group is not None)
 
 
 def smoothing_factors(activations: np.ndarray, weights: np.ndarray, strength: float) -> np.ndarray:
-    """float32[channels] above 0, with a geometric mean of 1.
+    """float32[channels] above 0, such that the activation's largest magnitude stays what it is.
 
     Args:
         activations, weights: the largest magnitudes of every channel.
@@ -89,7 +105,8 @@ def smoothing_factors(activations: np.ndarray, weights: np.ndarray, strength: fl
     """
     a, w = _bounded(activations), _bounded(weights)
     logarithm = strength * np.log(a) - (1 - strength) * np.log(w)
-    factors: np.ndarray = np.exp(logarithm - logarithm.mean()).astype(np.float32)
+    spread = np.log(a) - logarithm
+    factors: np.ndarray = np.exp(logarithm + spread.max() - np.log(a).max()).astype(np.float32)
     return factors
 
 
@@ -97,24 +114,27 @@ class Smooth(GraphPass):
     """Even out activations by given factors; in float32 the model computes what it did, up to rounding.
 
     Args:
-        factors: activation -> float32[channels]; those that are no group of ``placement`` are ignored.
+        wanted: activation -> its factors; those that are no such group of ``placement`` are ignored.
         placement: of the model that the pass is applied to.
+
+    Attributes:
+        renamed: activation that was evened out -> the tensor that is quantised in its place.
     """
 
     name = "smooth"
 
-    def __init__(self, factors: Mapping[str, np.ndarray], placement: Placement) -> None:
-        self._factors = factors
+    def __init__(self, wanted: Mapping[str, Factors], placement: Placement) -> None:
+        self._wanted = wanted
         self._placement = placement
-        self.renamed: dict[str, str] = {}  # activation -> the tensor that is quantised in its place
+        self.renamed: dict[str, str] = {}
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the constants."""
         fresh = FreshNames(model)
-        for group in smooth_groups(self._placement):
-            factors = self._factors.get(group.name)
-            if factors is not None and factors.shape == (group.channels,):
-                self.renamed[group.name] = _smooth(group, factors, fresh)
+        for group in smooth_groups(model, self._placement):
+            found = self._wanted.get(group.name)
+            if found is not None and found.inserted == (group.folds is None) and found.values.size == group.channels:
+                self.renamed[group.name] = _smooth(group, found.values, fresh)
         drop_unused_constants(model)
         return PassResult(self.name, modified=bool(self.renamed))
 

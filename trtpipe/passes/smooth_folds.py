@@ -126,9 +126,7 @@ def _channel_axis(constant: ir.Value, channels: int) -> int:
 
 def _ends(node: ir.Node, axis: int, channels: int) -> tuple[Scaling, ...] | None:
     """The scaling constants of the node that makes the activation."""
-    if node.op_type in _NORMALISATIONS and axis == -1:
-        weights, along = [1, 2], 0
-    elif node.op_type == "Conv" and axis == 1:
+    if (node.op_type in _NORMALISATIONS and axis == -1) or (node.op_type == "Conv" and axis == 1):
         weights, along = [1, 2], 0
     elif node.op_type == "Gemm" and axis == -1:
         flag = node.attributes.get("transB")
