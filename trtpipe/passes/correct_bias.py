@@ -7,6 +7,7 @@ arXiv:1906.04721, section 4.2, with means that were measured.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from trtpipe.passes.expose import expose_too
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, owners_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from trtpipe.passes.placement import Placement
 
@@ -60,33 +61,48 @@ class CorrectBias(GraphPass):
         return PassResult(self.name, modified=bool(nodes))
 
 
-def measure_means(model: ir.Model, outputs: Mapping[str, int], *, adjustable: bool) -> dict[str, tuple[str, str]]:
-    """Make ``model`` give the mean of every channel of ``outputs``, in place; its interface changes on purpose.
+def measure_means(model: ir.Model, outputs: Mapping[str, int]) -> dict[str, str]:
+    """Make ``model`` also give the mean of every channel of ``outputs``, in place.
 
     Args:
         outputs: from ``correctable``.
-        adjustable: also let a new graph input be added to each output before its mean is taken.
 
     Returns:
-        Output -> (name of the graph output float32[samples, channels, 1...] with its means, name of the input
-        float32[channels, 1...] that is added; empty if not ``adjustable``).
+        Output -> name of the graph output float32[samples or 1, channels, 1...] with its means.
     """
     fresh = FreshNames(model)
-    found: dict[str, tuple[str, str]] = {}
-    nodes = {str(node.outputs[0].name): node for node in model.graph.all_nodes() if node.outputs}
-    for name, channels in outputs.items():
-        node = nodes[name]
-        value, given = node.outputs[0], ""
-        if adjustable:
-            value, given = _adjusted(model, node, channels, fresh)
-        found[name] = _mean(value, node, channels, fresh), given
-    expose_too(model, [mean for mean, _ in found.values()])
+    found = {name: str(_mean(node, outputs[name], fresh).name) for name, node in _nodes(model, outputs).items()}
+    expose_too(model, list(found.values()))
     return found
 
 
-def shape_of_correction(channels: int, rank: int) -> tuple[int, ...]:
-    """How a correction is fed: the channels, then an axis of 1 for every axis behind them."""
-    return (channels, *(1,) * (rank - 2))
+@dataclass(frozen=True)
+class Correcting:
+    """Names in a graph that corrects the means of a node by itself.
+
+    Attributes:
+        expected: graph input that takes the means the node shall have, shaped as ``measure_means`` gives them.
+        added: graph output with what was added for it, shaped alike.
+    """
+
+    expected: str
+    added: str
+
+
+def correct_means(model: ir.Model, outputs: Mapping[str, int]) -> dict[str, Correcting]:
+    """Make ``model`` add to every one of ``outputs`` what gives its channels the means they are fed, in place.
+
+    What comes after a node sees its corrected result, so one run corrects all nodes one after the other.
+    """
+    fresh = FreshNames(model)
+    found = {name: _correcting(model, node, outputs[name], fresh) for name, node in _nodes(model, outputs).items()}
+    expose_too(model, [each.added for each in found.values()])
+    return found
+
+
+def _nodes(model: ir.Model, outputs: Mapping[str, int]) -> dict[str, ir.Node]:
+    nodes = {str(node.outputs[0].name): node for node in model.graph.all_nodes() if node.outputs}
+    return {name: nodes[name] for name in outputs}
 
 
 def _channels(node: ir.Node, axis: int) -> int | None:
@@ -146,52 +162,83 @@ def _correct(node: ir.Node, correction: np.ndarray, fresh: FreshNames) -> None:
     node.replace_input_with(index, add_constant(graph, fresh, f"{base}_corrected", value.astype(np.float32)))
 
 
-def _rank(node: ir.Node) -> int:
-    """Of its result, where channels are not the last axis."""
+def _correcting(model: ir.Model, node: ir.Node, channels: int, fresh: FreshNames) -> Correcting:
+    value, graph = node.outputs[0], node.graph
+    assert isinstance(graph, ir.Graph)
+    mean = _mean(node, channels, fresh)
+    expected = ir.Value(name=fresh(f"{value.name}__expected"), type=ir.TensorType(ir.DataType.FLOAT))
+    expected.shape = mean.shape
+    model.graph.inputs.append(expected)
+    made = [ir.node("Sub", [expected, mean])]
+    added = made[0].outputs[0]
+    if not _is_map(node):  # [1, channels, 1] -> [channels], to be added along the last axis
+        made.append(ir.node("Reshape", [added, add_constant(graph, fresh, "row", np.array([-1], np.int64))]))
+    made.append(ir.node("Add", [value, made[-1].outputs[0]]))
+    for each in made:
+        each.outputs[0].name = fresh(f"{value.name}__{each.op_type}")
+        each.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    corrected = made[-1].outputs[0]
+    for use in list(value.uses()):
+        if use.node is not made[-1] and use.node not in _chain(mean):
+            use.node.replace_input_with(use.idx, corrected)
+    if value.is_graph_output():  # the interface goes by names
+        for index, output in enumerate(model.graph.outputs):
+            if output is value:
+                model.graph.outputs[index] = corrected
+        value.name, corrected.name = fresh(f"{value.name}__before"), value.name
+    graph.insert_after(_last(mean), made)
+    return Correcting(str(expected.name), str(added.name))
+
+
+def _is_map(node: ir.Node) -> bool:
+    return node.op_type.startswith("Conv")
+
+
+def _chain(mean: ir.Value) -> tuple[ir.Node, ...]:
+    """The nodes that took a mean: the pooling, and the moves before it that ``_mean`` made."""
+    found: list[ir.Node] = []
+    node = mean.producer()
+    while node is not None and (not found or node.op_type in ("Reshape", "Transpose")) and len(found) < 4:
+        found.append(node)
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return tuple(found)
+
+
+def _last(mean: ir.Value) -> ir.Node:
+    node = mean.producer()
+    assert node is not None
+    return node
+
+
+def _mean(node: ir.Node, channels: int, fresh: FreshNames) -> ir.Value:
+    """Insert behind ``node`` the mean of its result over all axes but samples and channels.
+
+    It needs nothing newer than opset 5. The result of a product is [rows, channels] first, then a map of one sample.
+    """
+    graph, value = node.graph, node.outputs[0]
+    assert isinstance(graph, ir.Graph)
+    steps: list[ir.Node] = []
+    rank = 3
+    if not _is_map(node):
+        rows = add_constant(graph, fresh, "rows", np.array([-1, channels], np.int64))
+        steps.append(ir.node("Reshape", [value, rows]))
+        steps.append(ir.node("Transpose", [steps[-1].outputs[0]], {"perm": [1, 0]}))
+        single = add_constant(graph, fresh, "map", np.array([1, channels, -1], np.int64))
+        steps.append(ir.node("Reshape", [steps[-1].outputs[0], single]))
+    else:
+        rank = _kernel_rank(node)
+    steps.append(ir.node("GlobalAveragePool", [steps[-1].outputs[0] if steps else value]))
+    for step in steps:
+        step.outputs[0].name = fresh(f"{value.name}__{step.op_type}")
+        step.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    mean = steps[-1].outputs[0]
+    mean.shape = ir.Shape([None, channels, *(1,) * (rank - 2)])
+    graph.insert_after(node, steps)
+    return mean
+
+
+def _kernel_rank(node: ir.Node) -> int:
     kernel = node.inputs[1]
-    if kernel is not None and kernel.shape is None and (made := kernel.producer()) is not None:
-        kernel = made.inputs[0]
     assert kernel is not None
     assert kernel.shape is not None
     return len(kernel.shape)
-
-
-def _adjusted(model: ir.Model, node: ir.Node, channels: int, fresh: FreshNames) -> tuple[ir.Value, str]:
-    value, graph = node.outputs[0], node.graph
-    assert isinstance(graph, ir.Graph)
-    shape = shape_of_correction(channels, _rank(node) if node.op_type.startswith("Conv") else 2)
-    given = ir.Value(
-        name=fresh(f"{value.name}__correction"), shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT)
-    )
-    model.graph.inputs.append(given)
-    add = ir.node("Add", [value, given])
-    made = add.outputs[0]
-    made.name, made.type = fresh(f"{value.name}__corrected"), ir.TensorType(ir.DataType.FLOAT)
-    outputs = value.is_graph_output()
-    ir.convenience.replace_all_uses_with(value, made, replace_graph_outputs=True)
-    if outputs:  # the interface goes by names
-        value.name, made.name = fresh(f"{value.name}__uncorrected"), value.name
-    add.replace_input_with(0, value)
-    graph.insert_after(node, [add])
-    return made, str(given.name)
-
-
-def _mean(value: ir.Value, node: ir.Node, channels: int, fresh: FreshNames) -> str:
-    """Append to the value's graph the mean over all axes but samples and channels; works from opset 1 on."""
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
-    parts: Iterable[tuple[str, list[ir.Value], dict[str, ir.Attr]]] = ()
-    if not node.op_type.startswith("Conv"):  # [..., channels] -> [1, channels, everything else]
-        rows = add_constant(graph, fresh, "rows", np.array([-1, channels], np.int64))
-        map_ = add_constant(graph, fresh, "map", np.array([1, channels, -1], np.int64))
-        parts = (
-            ("Reshape", [rows], {}),
-            ("Transpose", [], {"perm": ir.AttrInt64s("perm", [1, 0])}),
-            ("Reshape", [map_], {}),
-        )
-    for op_type, more, attributes in (*parts, ("GlobalAveragePool", [], {})):
-        made = ir.Node("", op_type, [value, *more], attributes)
-        made.outputs[0].name, made.outputs[0].type = fresh(f"{node.name}__{op_type}"), ir.TensorType(ir.DataType.FLOAT)
-        graph.append(made)
-        value = made.outputs[0]
-    return str(value.name)

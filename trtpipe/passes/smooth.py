@@ -3,7 +3,8 @@
 ``x W = (x / s) (s W)`` with one factor ``s`` per input channel. Activations have one scale for all channels, weights
 one per output channel: a channel much larger than the rest costs the activation its resolution, but the weights next
 to nothing. With ``a`` and ``w`` the largest magnitudes of the channel in activation and weights and a strength between
-0 and 1, ``s = a ** strength / w ** (1 - strength)``, times a constant. Xiao et al. 2023, "SmoothQuant", arXiv:2211.10438, equations 3 and 4.
+0 and 1, ``s = a ** strength / w ** (1 - strength)``, times a constant.
+Xiao et al. 2023, "SmoothQuant", arXiv:2211.10438, equations 3 and 4.
 """
 
 from __future__ import annotations

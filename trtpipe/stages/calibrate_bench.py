@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.backends.base import load_backend
-from trtpipe.calibration.repairs import Repairs
 from trtpipe.profile import EIGHT_BIT
 
 if TYPE_CHECKING:
@@ -18,9 +17,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.backends.base import Feed, Runner
-    from trtpipe.calibration.bias_search import CorrectedRun, Means
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.calibration.repairs import Smoothing
+    from trtpipe.calibration.repairs import Repairs
     from trtpipe.job import Job
     from trtpipe.passes.smooth import SmoothGroup
     from trtpipe.stages.calibrate_judge import Reference
@@ -61,59 +59,57 @@ class Bench:
         self.outputs = tuple(str(value.name) for value in model.graph.outputs)
 
     @contextmanager
-    def exact(self) -> Iterator[tuple[Runner, dict[str, str]]]:
-        """The float32 graph that also gives the activations of ``groups`` and means: node's output -> their name."""
-        from trtpipe.passes.correct_bias import measure_means
+    def exact(self) -> Iterator[Runner]:
+        """The float32 graph that also gives the activations of ``groups``."""
         from trtpipe.passes.expose import expose_too
         from trtpipe.passes.switchable import show_logits
 
         model = self._load()
         show_logits(model)
-        means = measure_means(model, self._correctable, adjustable=False)
         expose_too(model, [name for name in self.groups if name not in self.outputs])
         with self._opened(model) as runner:
-            yield runner, {name: mean for name, (mean, _) in means.items()}
+            yield runner
 
-    def noise(self, smoothing: dict[str, Smoothing], feeds: list[Feed], reference: Reference) -> np.ndarray:
-        """float64[feeds]: noise over signal in dB of the graph quantised with ``smoothing``."""
+    def noise(self, repairs: Repairs, feeds: list[Feed], reference: Reference) -> np.ndarray:
+        """float64[feeds]: noise over signal in dB of the graph quantised with ``repairs``."""
         from trtpipe.passes.switchable import show_logits
 
-        model = self._quantised(smoothing)
+        model = self._quantised(repairs)
         show_logits(model)
         with self._opened(model) as runner:
             return np.array([reference.noise(index, self.infer(runner, feed)) for index, feed in enumerate(feeds)])
 
-    @contextmanager
-    def adjustable(
-        self, smoothing: dict[str, Smoothing], feeds: list[Feed], reference: Reference, nodes: tuple[str, ...]
-    ) -> Iterator[CorrectedRun]:
-        """The quantised graph, to be run with any corrections of the biases of ``nodes``."""
-        from trtpipe.passes.correct_bias import measure_means
-        from trtpipe.passes.switchable import show_logits
+    def wanted_corrections(self, repairs: Repairs, feeds: list[Feed]) -> dict[str, np.ndarray]:
+        """float64[feeds, channels] of every node: what makes the means of the quantised graph the exact ones."""
+        from trtpipe.passes.correct_bias import correct_means
 
-        model = self._quantised(smoothing)
-        show_logits(model)
-        names = measure_means(model, {node: self._correctable[node] for node in nodes}, adjustable=True)
+        expected = self._exact_means(repairs, feeds)
+        model = self._quantised(repairs)
+        names = correct_means(model, self._correctable)
+        added: dict[str, list[np.ndarray]] = {node: [] for node in names}
         with self._opened(model) as runner:
-            given_names = {given for _, given in names.values()}
-            shapes = {
-                spec.name: [int(size) for size in spec.shape or ()]
-                for spec in runner.inputs
-                if spec.name in given_names
-            }
+            for feed, means in zip(feeds, expected, strict=True):
+                found = self.infer(runner, {**feed, **{each.expected: means[node] for node, each in names.items()}})
+                for node, each in added.items():
+                    each.append(found[names[node].added])
+        return {node: channel_means(each, self._correctable[node]) for node, each in added.items()}
 
-            def run(corrections: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Means]:
-                given = {names[node][1]: bias.reshape(shapes[names[node][1]]) for node, bias in corrections.items()}
-                noises: list[float] = []
-                means: dict[str, list[np.ndarray]] = {node: [] for node in nodes}
-                for index, feed in enumerate(feeds):
-                    found = self.infer(runner, {**feed, **given})
-                    noises.append(reference.noise(index, found))
-                    for node, each in means.items():
-                        each.append(found[names[node][0]])
-                return np.array(noises), {node: channel_means(each) for node, each in means.items()}
+    def _exact_means(self, repairs: Repairs, feeds: list[Feed]) -> list[Feed]:
+        """Of every feed: node's output -> means. Smoothing moves factors over nodes, so they are those behind it."""
+        from trtpipe.passes.correct_bias import measure_means
+        from trtpipe.stages.repairing import apply_repairs
 
-            yield run
+        model = self._load()
+        apply_repairs(model, self.ranges, repairs, self._job.profile.keep)
+        names = measure_means(model, self._correctable)
+        with self._opened(model) as runner:
+            runs = (self.infer(runner, feed) for feed in feeds)
+            return [{node: _some(found[mean]) for node, mean in names.items()} for found in runs]
+
+    @property
+    def corrects(self) -> bool:
+        """Whether there are biases to correct."""
+        return bool(self._correctable)
 
     @staticmethod
     def infer(runner: Runner, feed: Feed) -> Feed:
@@ -129,14 +125,14 @@ class Bench:
         clean_up(model)
         return model
 
-    def _quantised(self, smoothing: dict[str, Smoothing]) -> ir.Model:
+    def _quantised(self, repairs: Repairs) -> ir.Model:
         from trtpipe.passes.graph_pass import run_passes
         from trtpipe.passes.insert_qdq import InsertQDQ
         from trtpipe.stages.repairing import apply_repairs
 
         keep = self._job.profile.keep
         model = self._load()
-        amax = apply_repairs(model, self.ranges, Repairs(smoothing=smoothing), keep)
+        amax = apply_repairs(model, self.ranges, repairs, keep)
         run_passes(model, [InsertQDQ(self.precision, amax, keep, self._job.recipe.weights)])
         return model
 
@@ -175,11 +171,16 @@ def along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
     return vector.reshape([-1 if index == axis % rank else 1 for index in range(rank)])
 
 
-def channel_means(found: list[np.ndarray]) -> np.ndarray:
+def channel_means(found: list[np.ndarray], channels: int) -> np.ndarray:
     """float64[feeds, channels] of float32[samples, channels, 1...] each; NaN for feeds that gave nothing."""
-    channels = next((each.shape[1] for each in found if each.size), 1)
-    rows = [
-        each.astype(np.float64).mean(axis=(0, *range(2, each.ndim))) if each.size else np.full(channels, np.nan)
-        for each in found
-    ]
-    return np.stack(rows)
+    return np.stack(
+        [
+            each.astype(np.float64).reshape(-1, channels).mean(axis=0) if each.size else np.full(channels, np.nan)
+            for each in found
+        ]
+    )
+
+
+def _some(means: np.ndarray) -> np.ndarray:
+    """``means``, or zeros where the branch was not taken: nobody reads them there."""
+    return means if means.size else np.zeros((1, *means.shape[1:]), np.float32)
