@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 #: How much of the unevenness goes into the weights; 0.5 is the paper's, larger ones suit heavier tails.
 STRENGTHS = (0.5, 0.65, 0.8)
-#: dB that evening out must gain, and what correcting biases must.
+#: dB that evening out must gain at least, and correcting biases; in any case more than chance (see ``surely_less``).
 _GAIN, _CORRECTION_GAIN = 0.5, 0.2
-#: Standard errors, over the samples, that the gain must exceed.
-_SIGMAS = 2.0
 
 
 def find_repairs(
@@ -76,6 +74,8 @@ def _best_smoothing(
     reference: Reference,
     progress: Progress,
 ) -> tuple[list[Trial], _Best]:
+    from trtpipe.calibration.search import surely_less
+
     total = len(candidates) + 1
     first = bench.noise(Repairs(), feeds, reference)
     progress.advance("repair", 1, total)
@@ -84,7 +84,7 @@ def _best_smoothing(
         noises[strength] = bench.noise(Repairs(smoothing=candidate), feeds, reference)
         progress.advance("repair", done, total)
     best = min(noises, key=lambda strength: (noises[strength].mean(), strength)) if noises else None
-    if best is not None and not _less(noises[best], first, _GAIN):
+    if best is not None and not surely_less(noises[best], first, _GAIN):
         best = None
     trials = [Trial(repair="none", noise=float(first.mean()), taken=True)]
     trials += [
@@ -103,6 +103,7 @@ def _corrections(
 ) -> dict[str, str]:
     """Corrections of biases, found on every second feed and judged on the others; adds the trial to ``trials``."""
     from trtpipe.calibration.bias_search import FEWEST, typical_correction
+    from trtpipe.calibration.search import surely_less
 
     if len(feeds) < FEWEST or not bench.corrects:
         return {}
@@ -111,7 +112,7 @@ def _corrections(
     biases = {node: packed(bias) for node, bias in found.items() if bias.any()}
     noise = bench.noise(Repairs(smoothing=best.smoothing, biases=biases), feeds, reference)
     held = slice(1, None, 2)
-    taken = _less(noise[held], best.noise[held], _CORRECTION_GAIN)
+    taken = surely_less(noise[held], best.noise[held], _CORRECTION_GAIN)
     trials.append(Trial(repair="bias correction", noise=float(noise.mean()), taken=taken))
     return biases if taken else {}
 
@@ -143,9 +144,3 @@ def _smoothings(bench: Bench, runner: Runner, feeds: list[Feed], maxima: Maxima)
         entry = Smoothing(factors=packed(divisor), inserted=groups[name].folds is None, amax=new.amax)
         candidates.setdefault(strength, {})[name] = entry
     return candidates
-
-
-def _less(noise: np.ndarray, other: np.ndarray, least: float) -> bool:
-    from trtpipe.calibration.search import surely_less
-
-    return surely_less(noise, other, least, _SIGMAS)
