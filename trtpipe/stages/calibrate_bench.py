@@ -88,8 +88,12 @@ class Bench:
         names = correct_means(model, self._correctable)
         added: dict[str, list[np.ndarray]] = {node: [] for node in names}
         with self._opened(model) as runner:
+            single = {
+                spec.name: [size if isinstance(size, int) else 1 for size in spec.shape] for spec in runner.inputs
+            }
             for feed, means in zip(feeds, expected, strict=True):
-                found = self.infer(runner, {**feed, **{each.expected: means[node] for node, each in names.items()}})
+                given = {each.expected: _some(means[node], single[each.expected]) for node, each in names.items()}
+                found = self.infer(runner, {**feed, **given})
                 for node, each in added.items():
                     each.append(found[names[node].added])
         return {node: channel_means(each, self._correctable[node]) for node, each in added.items()}
@@ -104,7 +108,7 @@ class Bench:
         names = measure_means(model, self._correctable)
         with self._opened(model) as runner:
             runs = (self.infer(runner, feed) for feed in feeds)
-            return [{node: _some(found[mean]) for node, mean in names.items()} for found in runs]
+            return [{node: found[mean] for node, mean in names.items()} for found in runs]
 
     @property
     def corrects(self) -> bool:
@@ -181,6 +185,6 @@ def channel_means(found: list[np.ndarray], channels: int) -> np.ndarray:
     )
 
 
-def _some(means: np.ndarray) -> np.ndarray:
-    """``means``, or zeros where the branch was not taken: nobody reads them there."""
-    return means if means.size else np.zeros((1, *means.shape[1:]), np.float32)
+def _some(means: np.ndarray, shape: list[int]) -> np.ndarray:
+    """``means``, or zeros of ``shape`` where the branch was not taken: nobody reads them there."""
+    return means if means.size else np.zeros(shape, np.float32)
