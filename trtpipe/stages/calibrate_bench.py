@@ -89,7 +89,7 @@ class Bench:
         added: dict[str, list[np.ndarray]] = {node: [] for node in names}
         with self._opened(model) as runner:
             single = {
-                spec.name: [size if isinstance(size, int) else 1 for size in spec.shape] for spec in runner.inputs
+                spec.name: [size if isinstance(size, int) else 1 for size in spec.shape or ()] for spec in runner.inputs
             }
             for feed, means in zip(feeds, expected, strict=True):
                 given = {each.expected: _some(means[node], single[each.expected]) for node, each in names.items()}
