@@ -36,7 +36,7 @@ def calibrate(job: Job, simplified: Path, out: Path, progress: Progress | None =
 def derive(
     job: Job, simplified: Path | None, statistics: Sequence[Path], out: Path, progress: Progress | None = None
 ) -> BuildResult:
-    """``statistics.npz`` -> ``ranges.json``, without a pass over data; only the method ``auto`` and repairs look at samples.
+    """``statistics.npz`` -> ``ranges.json``, without a pass over data; only ``auto`` and repairs look at samples.
 
     Args:
         simplified: the graph; only ``auto`` needs it, and repairs, for which samples are needed as well.
