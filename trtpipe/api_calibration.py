@@ -36,10 +36,10 @@ def calibrate(job: Job, simplified: Path, out: Path, progress: Progress | None =
 def derive(
     job: Job, simplified: Path | None, statistics: Sequence[Path], out: Path, progress: Progress | None = None
 ) -> BuildResult:
-    """``statistics.npz`` -> ``ranges.json``, without a pass over data; only the method ``auto`` looks at samples.
+    """``statistics.npz`` -> ``ranges.json``, without a pass over data; only ``auto`` and repairs look at samples.
 
     Args:
-        simplified: the graph; only ``auto`` needs it.
+        simplified: the graph; only ``auto`` needs it, and repairs, for which samples are needed as well.
         statistics: one file, or those of several shards: they are merged, and the whole lies beside the ranges.
 
     Raises:
@@ -54,6 +54,8 @@ def derive(
         raise InputError(
             "method auto judges by the model itself, and none was given", "name the model, or another method"
         )
+    if simplified is None:  # repairs are tried on the model itself
+        job = replace(job, recipe=job.recipe.model_copy(update={"repair": "none"}))
     if len(statistics) == 1:
         return ranges_from(statistics[0])
     with TemporaryDirectory(prefix="trtpipe-") as folder:

@@ -127,6 +127,8 @@ class CalibrationRecipe(Record):
             the model's output).
         percentile: share of magnitudes kept, in percent; for the method of this name only.
         weights: how far each channel of a weight reaches: ``max`` or ``mse``.
+        repair: ``auto`` evens out activations and corrects biases where that lessens the output's error on real
+            samples; ``none`` leaves the model as it is.
         data: the calibration samples.
         evaluation: held-out samples for accuracy; parity is checked on them too.
     """
@@ -135,6 +137,7 @@ class CalibrationRecipe(Record):
     method: Method = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     weights: WeightMethod = "max"
+    repair: Literal["auto", "none"] = "auto"
     data: DataSettings = DataSettings()
     evaluation: EvaluationSettings | None = None
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from trtpipe.artifact import Record
 from trtpipe.calibration.account import DataAccount
 from trtpipe.calibration.methods import METHODS, Choice
+from trtpipe.calibration.repairs import Repairs
 from trtpipe.errors import InputError
 from trtpipe.methods import Method, SingleMethod
 
@@ -49,6 +50,7 @@ class Ranges(Record):
         tensors: tensor name -> its range.
         unseen: tensors that never held a value, for example in a branch that was never taken; their nodes stay in
             high precision.
+        repairs: what lessens the output's error besides; empty if nothing was found, or looked for.
     """
 
     schema_version: Literal[1] = 1
@@ -58,6 +60,7 @@ class Ranges(Record):
     account: DataAccount | None = None
     tensors: dict[str, TensorRange]
     unseen: tuple[str, ...] = ()
+    repairs: Repairs = Repairs()
 
 
 #: Methods for which ``percentile`` means something.

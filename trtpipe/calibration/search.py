@@ -70,7 +70,7 @@ def search_ranges(statistics: Statistics, judge: Judge, precision: EightBit, pro
     for done, (name, rival, gain) in enumerate(_trials(options, start, TRIALS), start=len(options) + 1):
         if not _alike(chosen[name], rival):
             noise = judge(_amax({**chosen, name: rival}))
-            if _surely_less(noise, least, gain):
+            if surely_less(noise, least, gain):
                 chosen[name], least = rival, noise
         progress.advance("choose ranges", done, total)
     progress.advance("choose ranges", total, total)
@@ -113,7 +113,7 @@ def _trials(
                 yield name, rival, _DARING_GAIN if daring else _GAIN
 
 
-def _surely_less(noise: np.ndarray, other: np.ndarray, least: float) -> bool:
+def surely_less(noise: np.ndarray, other: np.ndarray, least: float) -> bool:
     """Whether ``noise`` is below ``other`` by ``least`` dB, and by more than the feeds differ among themselves (a
     paired t test).
     """

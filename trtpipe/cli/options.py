@@ -254,6 +254,12 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
             help="Share of the values that a range keeps, in percent.",
         ),
         weights_option,
+        recipe_option(
+            "--repair",
+            at=("repair",),
+            type=click.Choice(["auto", "none"]),
+            help="Even out activations and correct biases where the output's error falls, or leave the model as it is.",
+        ),
         session_option(
             "--allow-random-calibration",
             store=setter("allow_random"),

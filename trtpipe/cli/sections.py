@@ -198,12 +198,19 @@ def _types(tensors: Sequence[EngineTensor]) -> str:
 
 def _ranges(ranges: Ranges, limit: int | None) -> Iterator[str]:
     unseen = (("unseen", "\n".join(ranges.unseen)),) if ranges.unseen else ()
-    yield facts([("method", _method(ranges)), *_account(ranges.samples, ranges.account), *unseen])
+    yield facts([("method", _method(ranges)), *_account(ranges.samples, ranges.account), *unseen, *_repairs(ranges)])
     rows = [
         (name, f"{found.amax:.6g}", _method(found), f"{found.minimum:.6g}", f"{found.maximum:.6g}", found.note)
         for name, found in ranges.tensors.items()
     ]
     yield from _limited(("tensor", "amax", "method", "min", "max", ""), rows, limit, right=("amax", "min", "max"))
+
+
+def _repairs(ranges: Ranges) -> Iterator[tuple[str, str]]:
+    """What was tried to lessen the output's error, and what it came to."""
+    tried = [f"{trial.repair} {trial.noise:.1f} dB{' (taken)' * trial.taken}" for trial in ranges.repairs.trials]
+    if tried:
+        yield "repairs", "\n".join(tried)
 
 
 def _method(found: Ranges | TensorRange) -> str:

@@ -1,4 +1,7 @@
-"""calibrate: statistics -> ``ranges.json``. Only the method ``auto`` looks at the model and the data again."""
+"""calibrate: statistics -> ``ranges.json``: ranges, and repairs of the quantised model.
+
+The method ``auto`` and the repairs look at the model and at some samples again; without data there are no repairs.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,12 @@ class Calibrate:
 
     name = "calibrate"
     produces = "ranges"
-    version = 3
+    version = 4
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
-        """The statistics; for ``auto`` also the graph and samples to judge by."""
-        return ("statistics", "simplified", "calibration-data") if job.recipe.method == "auto" else ("statistics",)
+        """The statistics; for what judges by the outputs also the graph and samples."""
+        return ("statistics", "simplified", "calibration-data") if _judges(job) else ("statistics",)
 
     def skip(self, job: Job) -> str | None:
         """Only 8-bit precisions need ranges."""
@@ -42,26 +45,33 @@ class Calibrate:
     def key(self, job: Job) -> JSON:
         """The method with what it depends on."""
         recipe = job.recipe
-        auto = recipe.method == "auto"
+        judges = _judges(job)
         return {
             "method": recipe.method,
             "percentile": recipe.percentile if recipe.method == "percentile" else None,
-            "precision": EIGHT_BIT[job.profile.precision] if recipe.method in _BY_FORMAT else None,
-            "weights": recipe.weights if auto else None,
-            "keep": list(job.profile.keep) if auto else None,
-            "skip_bad_samples": job.recipe.data.skip_bad_samples if auto else None,
+            "precision": EIGHT_BIT[job.profile.precision] if judges or recipe.method in _BY_FORMAT else None,
+            "weights": recipe.weights if judges else None,
+            "keep": list(job.profile.keep) if judges else None,
+            "skip_bad_samples": recipe.data.skip_bad_samples if judges else None,
+            "repair": _repairs(job),
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
-        """The runner that judges, for ``auto``."""
-        return load_backend("onnxruntime").fingerprint(job.settings) if job.recipe.method == "auto" else {}
+        """The runner that judges, where one does."""
+        return load_backend("onnxruntime").fingerprint(job.settings) if _judges(job) else {}
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Derive the ranges."""
         from trtpipe.calibration.statistics_file import load_statistics
+        from trtpipe.stages.calibrate_repair import find_repairs
 
         statistics = load_statistics(inputs.path("statistics"))
-        _ranges(job, inputs, statistics, workdir, progress).write(workdir / RANGES)
+        ranges = _ranges(job, inputs, statistics, workdir, progress)
+        dataset = inputs.datasets.get("calibration-data")
+        if _repairs(job) and dataset is not None and ranges.tensors:
+            repairs = find_repairs(job, inputs.path("simplified"), ranges, dataset, workdir, progress)
+            ranges = ranges.model_copy(update={"repairs": repairs})
+        ranges.write(workdir / RANGES)
         return Draft("ranges", workdir, (RANGES,)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
@@ -71,6 +81,15 @@ class Calibrate:
         for name, found in Ranges.read(draft.path).tensors.items():
             if not 0 <= found.amax < float("inf"):
                 raise StageError(f"{RANGES}: tensor {name!r} has range {found.amax}", "look at the calibration data")
+
+
+def _repairs(job: Job) -> bool:
+    """Whether repairs are looked for: only on real data."""
+    return job.recipe.repair == "auto" and bool(job.recipe.data.source)
+
+
+def _judges(job: Job) -> bool:
+    return job.recipe.method == "auto" or _repairs(job)
 
 
 def _ranges(job: Job, inputs: Inputs, statistics: Statistics, workdir: Path, progress: Progress) -> Ranges:

@@ -12,7 +12,7 @@ from trtpipe.errors import InputError
 from trtpipe.profile import EIGHT_BIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from trtpipe.backends.base import Feed, Runner
@@ -26,6 +26,59 @@ FEEDS, FEED_BYTES = 32, 64 << 20
 _FLOOR = 1e-12
 #: Share of the mean power over all feeds that every feed is taken to have.
 _FAINT = 1e-3
+
+
+class Reference:
+    """The float outputs of the float32 graph, to hold others against.
+
+    Args:
+        outputs: of every feed.
+        names: the outputs that count; ``None`` for all.
+    """
+
+    def __init__(self, outputs: list[Feed], names: tuple[str, ...] | None = None) -> None:
+        self._expected = [
+            {name: value for name, value in _floats(found).items() if names is None or name in names}
+            for found in outputs
+        ]
+        self._signal = _signal_powers(self._expected)
+
+    @property
+    def telling(self) -> bool:
+        """Whether any output says something: holds floats that differ from 0."""
+        return bool(self._signal)
+
+    def noise(self, index: int, found: Feed) -> float:
+        """Noise over signal power of feed ``index`` in dB, the mean over all outputs."""
+        shares = [
+            _power(found[name] - self._expected[index][name]) / signal[index] for name, signal in self._signal.items()
+        ]
+        return float(np.mean(10 * np.log10(np.maximum(shares, _FLOOR))))
+
+
+def run_all(
+    exact: Runner, feeds: list[Feed], tolerant: bool, taken: Callable[[Feed], Feed] = dict
+) -> tuple[list[Feed], list[Feed]]:
+    """The feeds that the float32 graph can be run on, and what is taken of its outputs.
+
+    Args:
+        tolerant: leave out feeds on which it fails or is not finite.
+        taken: what to remember of all outputs.
+    """
+    wanted = {spec.name for spec in exact.inputs}
+    usable: list[Feed] = []
+    outputs: list[Feed] = []
+    for feed in feeds:
+        try:
+            found = exact.infer({name: value for name, value in feed.items() if name in wanted})
+        except InputError:
+            if not tolerant:
+                raise
+            continue
+        if not tolerant or all(np.isfinite(value).all() for value in _floats(found).values()):
+            usable.append(feed)
+            outputs.append(taken(found))
+    return usable, outputs
 
 
 class OutputJudge:
@@ -55,21 +108,9 @@ class OutputJudge:
         self._inputs = {spec.name for spec in quantised.inputs}
         self._scales = scales
         self._largest = np.float32(largest)
-        wanted = {spec.name for spec in exact.inputs}
-        self._feeds: list[Feed] = []
-        self._expected: list[Feed] = []
-        for feed in feeds:
-            try:
-                outputs = _floats(exact.infer({name: value for name, value in feed.items() if name in wanted}))
-            except InputError:
-                if not tolerant:
-                    raise
-                continue
-            if not tolerant or all(np.isfinite(value).all() for value in outputs.values()):
-                self._feeds.append(feed)
-                self._expected.append(outputs)
-        self._signal = _signal_powers(self._expected)
-        if not self._signal:
+        self._feeds, expected = run_all(exact, feeds, tolerant)
+        self._reference = Reference(expected)
+        if not self._reference.telling:
             raise InputError(
                 "method auto judges by the model's float outputs, and it has none that differ from 0",
                 "choose another method, for example --method mse",
@@ -85,10 +126,7 @@ class OutputJudge:
 
     def _noise(self, index: int, feed: Feed, scales: Feed) -> float:
         found = self._runner.infer({name: value for name, value in feed.items() if name in self._inputs} | scales)
-        shares = [
-            _power(found[name] - self._expected[index][name]) / signal[index] for name, signal in self._signal.items()
-        ]
-        return float(np.mean(10 * np.log10(np.maximum(shares, _FLOOR))))
+        return self._reference.noise(index, found)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.halves import extents_in, prepare_half
 from trtpipe.stages.lower_placement import Choice, choose, search_target, searches
+from trtpipe.stages.repairing import apply_repairs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -147,11 +148,11 @@ def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placemen
 
     precision, keep = job.profile.precision, job.profile.keep
     ranges = Ranges.read(inputs.path("ranges"))
-    amax = {name: found.amax for name, found in ranges.tensors.items()}
+    left = _left_in_half(model, job.profile.int8_nodes, placement) if precision == "best" else []
+    amax = apply_repairs(model, ranges, ranges.repairs, keep, left)
     sizes = sizes_of(model, job.opt_shapes)
     if precision != "best":
         return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes)
-    left = _left_in_half(model, job.profile.int8_nodes, placement)
     return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, "float16", sizes)
 
 

@@ -1,0 +1,149 @@
+"""Repairs on models with known ailments: uneven channels, shifted means; and on one that has none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from models import conv_net, feed_for, model, normal, run, save
+
+import trtpipe
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.recipe import CalibrationRecipe, DataSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from models import Feed
+
+
+def uneven() -> onnx.ModelProto:
+    """A normalisation one of whose channels is a hundred times the others, before a GELU block and a residual sum."""
+    gain = np.ones(32, np.float32)
+    gain[3] = 100
+    second = normal(32, 64, seed=1, scale=0.2)
+    second[3] /= 100
+    return model(
+        "(float[N,32] x) => (float[N,32] y) { n = LayerNormalization(x, g, o) h = MatMul(n, a) u = Gelu(h) "
+        "d = MatMul(u, b) y = Add(n, d) }",
+        g=gain,
+        o=normal(32, seed=2),
+        a=second,
+        b=normal(64, 32, seed=3, scale=0.2),
+    )
+
+
+def shifted() -> onnx.ModelProto:
+    """Weights whose rounding errors have one sign, read from activations that have one sign."""
+    weights = np.full((16, 64, 1, 1), 0.0044, np.float32)
+    weights[:, 0] = 1.0  # the scale is 1/127 = 0.0079: 0.0044 becomes 0.0079
+    return model(
+        "(float[N,3,8,8] x) => (float[N,20] y) { c = Conv<pads=[1,1,1,1]>(x, a) r = Sigmoid(c) d = Conv(r, b) "
+        "s = Tanh(d) p = GlobalAveragePool(s) f = Flatten(p) y = Gemm(f, w) }",
+        a=normal(64, 3, 3, 3, seed=1, scale=0.2),
+        b=weights * 0.2,
+        w=normal(16, 20, seed=3),
+    )
+
+
+class Built:
+    """A model calibrated and lowered, with all defaults but what is given."""
+
+    def __init__(self, proto: onnx.ModelProto, feed: Feed, folder: Path, **options: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        path = save(proto, folder / "simplified.onnx")
+        np.savez(folder / "data.npz", **feed)
+        precision = options.pop("precision", "int8")
+        self.job = trtpipe.make_job(
+            profile=trtpipe.DeploymentProfile(precision=precision),
+            recipe=CalibrationRecipe(data=DataSettings(source=str(folder / "data.npz"), batch=4), **options),
+            settings=trtpipe.Settings(cache_dir=folder / "cache"),
+            engines=False,
+        )
+        trtpipe.calibrate(self.job, path, folder)
+        trtpipe.lower(self.job, path, folder, folder / "ranges.json")
+        self.ranges = Ranges.read(folder / "ranges.json")
+        self.path = folder / "lowered.onnx"
+        self.lowered = onnx.load(self.path)
+
+    @property
+    def taken(self) -> list[str]:
+        return [trial.repair.split()[0] for trial in self.ranges.repairs.trials if trial.taken]
+
+    def noise(self, proto: onnx.ModelProto, feed: Feed) -> float:
+        """Of the first output, over its power."""
+        expected, found = (next(iter(run(each, feed).values())) for each in (proto, self.lowered))
+        return float(np.square(found - expected).sum() / np.square(expected).sum())
+
+
+@pytest.mark.parametrize(("make", "repair"), [(uneven, "smooth"), (shifted, "bias")])
+def test_ailments_are_repaired(make, repair: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    proto = make()
+    data, held = feed_for(proto, seed=1, dim=96), feed_for(proto, seed=2, dim=96)
+    ill = Built(proto, data, tmp_path / "none", repair="none")
+    well = Built(proto, data, tmp_path / "auto")
+    assert repair in well.taken
+    assert ill.taken == []
+    assert well.noise(proto, held) < ill.noise(proto, held) / 2
+    assert [value.name for value in well.lowered.graph.output] == [value.name for value in proto.graph.output]
+
+
+def test_the_same_data_gives_the_same_bytes(tmp_path: Path) -> None:
+    proto = uneven()
+    data = feed_for(proto, seed=1, dim=96)
+    first, second = (Built(proto, data, tmp_path / name) for name in ("one", "two"))
+    assert first.ranges.repairs == second.ranges.repairs
+    assert first.path.read_bytes() == second.path.read_bytes()
+
+
+def test_nothing_is_repaired_that_gains_nothing(tmp_path: Path) -> None:
+    proto = conv_net()
+    data = feed_for(proto, seed=1, dim=96)
+    plain, asked = Built(proto, data, tmp_path / "none", repair="none"), Built(proto, data, tmp_path / "auto")
+    assert asked.ranges.repairs.trials, "it was looked for"
+    if asked.taken == ["none"]:
+        assert asked.path.read_bytes() == plain.path.read_bytes()
+    else:
+        assert asked.noise(proto, data) < plain.noise(proto, data)
+
+
+def test_branches_that_were_never_taken(tmp_path: Path) -> None:
+    proto = model(
+        "(float[N,16] x, bool c) => (float[N,16] y) { y = If(c) <then_branch = t () => (float[N,16] a) "
+        "{ h = Gemm(x, w) a = Relu(h) }, else_branch = e () => (float[N,16] b) { k = Gemm(x, w, o) b = Sigmoid(k) }> }",
+        w=normal(16, 16),
+        o=normal(16, seed=1),
+    )
+    feed = feed_for(proto, seed=1)
+    path = tmp_path / "feeds.py"
+    np.savez(tmp_path / "one.npz", **feed)
+    path.write_text(
+        "import numpy as np\n"
+        "def feeds():\n"
+        f"    one = dict(np.load({str(tmp_path / 'one.npz')!r}))\n"
+        "    rng = np.random.default_rng(0)\n"
+        "    for _ in range(24):\n"
+        "        yield {n: v * rng.normal(size=v.shape).astype(v.dtype) if v.dtype.kind == 'f' else v\n"
+        "               for n, v in one.items()}\n"
+    )
+    graph = save(proto, tmp_path / "simplified.onnx")
+    job = trtpipe.make_job(
+        profile=trtpipe.DeploymentProfile(precision="int8"),
+        recipe=CalibrationRecipe(data=DataSettings(source=f"{path}:feeds")),
+        settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+        engines=False,
+    )
+    trtpipe.calibrate(job, graph, tmp_path)
+    trtpipe.lower(job, graph, tmp_path, tmp_path / "ranges.json")
+    assert Ranges.read(tmp_path / "ranges.json").repairs.trials
+    onnx.checker.check_model(onnx.load(tmp_path / "lowered.onnx"), full_check=True)
+
+
+@pytest.mark.parametrize("precision", ["fp8", "best"])
+def test_other_precisions(precision: str, tmp_path: Path) -> None:
+    proto = uneven()
+    built = Built(proto, feed_for(proto, seed=1, dim=96), tmp_path / precision, precision=precision)
+    assert bool(built.ranges.repairs.smoothing) == (precision == "best"), "a floating-point type needs no smoothing"
+    assert built.noise(proto, feed_for(proto, seed=2, dim=96)) < 1e-2

@@ -1,0 +1,80 @@
+"""What was found to lessen the output's error, for lowering to apply: part of ``ranges.json``."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from binascii import Error as NoBase64
+from typing import Annotated
+
+import numpy as np
+from pydantic import AfterValidator, Field
+
+from trtpipe.artifact import Record
+
+_WORD = np.dtype("<f4")
+
+
+def _readable(text: str) -> str:
+    try:
+        data = b64decode(text, validate=True)
+    except NoBase64 as error:
+        raise ValueError("it is no base64") from error
+    if len(data) % _WORD.itemsize or not np.isfinite(np.frombuffer(data, _WORD)).all():
+        raise ValueError("it must hold finite float32 numbers")
+    return text
+
+
+#: float32 numbers in base64, little-endian: exact, and an eighth of the size of a list.
+Vector = Annotated[str, AfterValidator(_readable)]
+
+
+class Trial(Record):
+    """One way to repair that was tried.
+
+    Attributes:
+        repair: its name, with its parameter.
+        noise: noise over signal at the model's outputs, in dB, the mean over held samples.
+        taken: whether it is among the repairs.
+    """
+
+    repair: str
+    noise: float
+    taken: bool = False
+
+
+class Smoothing(Record):
+    """How the channels of one activation are evened out.
+
+    Attributes:
+        factors: what they are divided by.
+        inserted: by a multiplication; otherwise by folding the factors into constants.
+        amax: the range of the tensor that is quantised then.
+    """
+
+    factors: Vector
+    inserted: bool
+    amax: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Repairs(Record):
+    """Repairs of a quantised model.
+
+    Attributes:
+        smoothing: activation -> how it is evened out.
+        biases: output of a weighted node -> what to add to its bias.
+        trials: what was tried, in order; the first is the model without repairs.
+    """
+
+    smoothing: dict[str, Smoothing] = {}
+    biases: dict[str, Vector] = {}
+    trials: tuple[Trial, ...] = ()
+
+
+def packed(vector: np.ndarray) -> Vector:
+    """A vector as the record holds it."""
+    return b64encode(np.asarray(vector, _WORD).tobytes()).decode()
+
+
+def unpacked(text: Vector) -> np.ndarray:
+    """A vector of the record as float32 array."""
+    return np.frombuffer(b64decode(text), _WORD).astype(np.float32)
