@@ -23,7 +23,7 @@ LAYERS = (
     ("requirements", "settings", "target", "tomlfile"),
     ("onnxfile", "source"),
     ("profile", "recipe", "shapes", "toolchain"),
-    ("accuracy", "backends", "calibration", "job", "latency", "passes", "report"),
+    ("accuracy", "backends", "calibration", "engine", "job", "latency", "passes", "report"),
     ("publish", "stages", "store"),
     ("pipeline",),
     ("runs",),
@@ -40,7 +40,7 @@ BEHIND_THE_API = {
 }
 
 #: Parts of stages that all stages share.
-SHARED_BY_STAGES = {"facts", "stage", "running", "reading"}
+SHARED_BY_STAGES = {"facts", "halves", "stage", "running", "reading"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"base", "choice", "gpu", "plan", "worker"}

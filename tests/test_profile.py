@@ -74,7 +74,7 @@ def test_a_profile_survives_the_way_to_json_and_back(tmp_path: Path) -> None:
 def test_an_empty_profile_is_full_precision(tmp_path: Path) -> None:
     assert load(tmp_path, "") == DeploymentProfile()
     assert DeploymentProfile().precision == "fp32"
-    assert frozenset({"int8", "fp8"}) == CALIBRATED
+    assert frozenset({"int8", "fp8", "best"}) == CALIBRATED
 
 
 def test_one_or_several_optimisation_profiles(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtpipe.units import format_bytes, format_seconds, parse_bytes, parse_seconds
+from trtpipe.units import format_bytes, format_count, format_seconds, parse_bytes, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,12 @@ def test_formatted_durations_are_plain_and_close(seconds: float) -> None:
     scales = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
     total = sum(float(number) * scales[unit] for number, unit in zip(parts[::2], parts[1::2], strict=True))
     assert total == pytest.approx(seconds, rel=0.051)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (999, "999"), (1200, "1.2 k"), (41_300_000, "41.3 M"), (999_600, "1 M"), (4_100_000_000, "4.1 G"),
+     (123_456_789_000_000_000, "1.23e+05 T")],
+)  # fmt: skip
+def test_counts(count, text):
+    assert format_count(count) == text

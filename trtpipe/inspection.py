@@ -17,6 +17,8 @@ from trtpipe.calibration.ranges import Ranges
 from trtpipe.digest import sha256_file
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
+from trtpipe.passes.decisions import explain
+from trtpipe.passes.graph_pass import NodeDecision
 from trtpipe.report.graph import GraphSummary, summarise_graph
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.statistics import StatisticsSummary, summarise_statistics
@@ -76,6 +78,19 @@ class Inspection(Record):
     latency: LatencyReport | None = None
     manifest: Manifest | None = None
     notes: tuple[str, ...] = ()
+
+    def explain(self, node: str) -> tuple[NodeDecision, ...]:
+        """What lowering decided for a node, or for all that a shell pattern matches.
+
+        Raises:
+            InputError: the file holds no decisions, or none for such a node.
+        """
+        record = self.lowered or self.manifest
+        if record is None or not record.nodes:
+            raise InputError(
+                f"{self.path}: no record of decisions about nodes", "name a lowered.onnx, its JSON file or a manifest"
+            )
+        return explain(record.nodes, node)
 
     @property
     def flavour(self) -> str | None:

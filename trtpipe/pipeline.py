@@ -24,6 +24,7 @@ from trtpipe.stages.measure import Measure
 from trtpipe.stages.observe import Observe
 from trtpipe.stages.proving import RUNNING, prove
 from trtpipe.stages.simplify import Simplify
+from trtpipe.stages.stage import Resumable
 from trtpipe.stages.verify import Verify
 from trtpipe.store import ArtifactStore, Key
 from trtpipe.toolchain import versions
@@ -179,7 +180,8 @@ class Pipeline:
         with self._store.lock(key):
             if artifact := self._store.lookup(key):
                 return self._found(stage, job, table, artifact, key, begin)
-            with self._store.workdir() as workdir:
+            resumes = isinstance(stage, Resumable)
+            with self._store.resumable(key) if resumes else self._store.workdir() as workdir:
                 return self._build(stage, job, inputs, table, key, workdir, because, begin)
 
     def _build(

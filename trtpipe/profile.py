@@ -6,6 +6,8 @@ A profile is a TOML file in ``profiles/``; every key can be overridden on the co
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -19,9 +21,15 @@ from trtpipe.units import parse_bytes, parse_seconds
 if TYPE_CHECKING:
     from pathlib import Path
 
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8", "best"]
+#: Precisions with 8-bit operators, and the format of those.
+EIGHT_BIT: Mapping[Precision, Literal["int8", "fp8"]] = MappingProxyType({"int8": "int8", "fp8": "fp8", "best": "int8"})
+#: Precisions with 16-bit operators, and their type.
+HALF: Mapping[Precision, Literal["float16", "bfloat16"]] = MappingProxyType(
+    {"fp16": "float16", "bf16": "bfloat16", "best": "float16"}
+)
 #: Precisions whose activations need ranges from calibration data.
-CALIBRATED: frozenset[Precision] = frozenset({"int8", "fp8"})
+CALIBRATED: frozenset[Precision] = frozenset(EIGHT_BIT)
 
 
 def _from_text(parse: Any) -> BeforeValidator:
@@ -103,13 +111,14 @@ class Tolerance(OutputTolerance):
 
 #: fp32 leaves room for fused and re-ordered float32 sums; fp16 follows NVIDIA's own quick-start (1e-2 on the mean);
 #: bf16 has 3 bits less than fp16. int8 and fp8 are judged by direction and mean error, because single elements
-#: legitimately move by whole steps; what they cost is for the task metric to say.
+#: legitimately move by whole steps; what they cost is for the task metric to say. best is int8 with float16 around it.
 DEFAULT_TOLERANCES: dict[Precision, OutputTolerance] = {
     "fp32": OutputTolerance(atol=1e-4, rtol=1e-3, stat="elemwise", min_cosine=0.9999),
     "fp16": OutputTolerance(atol=1e-3, rtol=1e-2, stat="mean", min_cosine=0.999),
     "bf16": OutputTolerance(atol=1e-2, rtol=5e-2, stat="mean", min_cosine=0.995),
     "int8": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97),
     "fp8": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97),
+    "best": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97),
 }
 
 
@@ -159,6 +168,7 @@ class DeploymentProfile(Record):
         backend: which TensorRT flavour builds; ``auto`` picks one and says why.
         shapes: one optimisation profile, or several; input name -> min/opt/max.
         keep: patterns (shell style) of node names that stay in float32.
+        int8_nodes: patterns of node names that ``best`` may compute in INT8; all others stay in FP16.
     """
 
     description: str = ""
@@ -167,6 +177,7 @@ class DeploymentProfile(Record):
     backend: Literal["auto", "tensorrt", "tensorrt-rtx", "null"] = "auto"
     shapes: tuple[dict[str, ShapeRange], ...] = ()
     keep: tuple[str, ...] = ()
+    int8_nodes: tuple[str, ...] = ("*",)
     tolerance: Tolerance = Tolerance()
     accuracy: AccuracyGate = AccuracyGate()
     latency: LatencySettings = LatencySettings()

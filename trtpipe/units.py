@@ -54,3 +54,13 @@ def format_seconds(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"
+
+
+def format_count(count: int) -> str:
+    """A number for people: ``950``, ``1.2 k``, ``41.3 M``, ``4.1 G`` (powers of 1000)."""
+    size = float(count)
+    for unit in ("", "k", "M", "G", "T"):
+        if size < 999.5 or unit == "T":
+            return f"{size:.0f}" if not unit else f"{size:.3g} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     [
         ("model.onnx", "model", ["ai.onnx 20", "x: float32[2x8]", "MatMul", "exported by"]),
         ("simplified.onnx", "model", ["simplified by", "trtpipe alone: 2 nodes"]),
-        ("lowered.onnx", "model", ["1 QuantizeLinear", "2 DequantizeLinear", "lowered to  int8: 1 int8", "because"]),
+        (
+            "lowered.onnx",
+            "model",
+            ["1 QuantizeLinear", "2 DequantizeLinear", "lowered to  int8: 1 float32, 1 int8", "because"],
+        ),
         ("sm89.plan", "engine", ["null", "sm89", "y: float32[2x4]"]),
         ("ranges.json", "ranges", ["percentile 99.99 %", "128 from", "amax", "method"]),
         ("statistics.npz", "statistics", ["128 from", "1024", "not finite"]),
@@ -94,3 +98,48 @@ def test_what_it_does_not_know_is_bad_input(run: Run, tmp_path: Path, content: b
     first, second = result.stderr.splitlines()
     assert first.startswith(f"error: {tmp_path}/file: ")
     assert second.startswith("  try: ")
+
+
+def test_explaining_a_node(run: Run, bundle: Path) -> None:
+    names = [node["node"] for node in json.loads((bundle / "lowered.onnx.json").read_text())["nodes"]]
+    product = next(name for name in names if "relu" not in name)
+    for file in ("lowered.onnx", "lowered.onnx.json", "manifest.json"):
+        result = run("inspect", bundle / file, "--explain", product)
+        assert result.exit_code == 0
+        assert "weighted operator with a constant weight" in result.stdout
+        assert "multiply-accumulates" in result.stdout
+        assert "relu" not in result.stdout
+        document = json.loads(run("inspect", bundle / file, "--explain", "*", "--json").stdout)
+        assert [node["node"] for node in document["nodes"]] == names
+
+
+def test_explaining_a_node_that_is_not_there(run: Run, bundle: Path) -> None:
+    result = run("inspect", bundle / "lowered.onnx", "--explain", "rellu")
+    assert result.exit_code == 2
+    assert "no node is called 'rellu'" in result.stderr
+    assert "similar names: relu" in result.stderr
+    assert run("inspect", bundle / "ranges.json", "--explain", "relu").exit_code == 2
+
+
+class TestPlots:
+    """``--plot``: pictures of the statistics a file has, or that lie beside it."""
+
+    @pytest.mark.parametrize("name", ["ranges.json", "statistics.npz"])
+    def test_draws_every_tensor(self, run: Run, bundle: Path, tmp_path: Path, name: str) -> None:
+        pytest.importorskip("matplotlib", reason="pictures are an extra: pip install 'trtpipe[plots]'")
+        result = run("inspect", bundle / name, "--plot", tmp_path / "plots")
+        assert result.exit_code == 0
+        (picture,) = (tmp_path / "plots").iterdir()
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert "drew 1 tensors" in result.stdout
+        document = json.loads(run("inspect", bundle / name, "--plot", tmp_path / "plots", "--json").stdout)
+        assert document["plots"] == [str(picture)]
+
+    def test_there_must_be_statistics(self, run: Run, bundle: Path, tmp_path: Path) -> None:
+        alone = tmp_path / "ranges.json"
+        alone.write_bytes((bundle / "ranges.json").read_bytes())
+        for path, words in ((alone, "no statistics.npz beside it"), (bundle / "model.onnx", "of kind model")):
+            result = run("inspect", path, "--plot", tmp_path / "plots")
+            assert result.exit_code == 2
+            assert words in result.stderr
+        assert not (tmp_path / "plots").exists()

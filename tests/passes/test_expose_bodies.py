@@ -42,7 +42,39 @@ def test_every_iteration_of_a_loop() -> None:
     for _ in range(3):
         seen.append(state @ w)
         state = np.tanh(seen[-1])
-    np.testing.assert_allclose(run(proto, feed)["h"], np.stack(seen), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(proto, feed)["h"], np.concatenate(seen, axis=None), rtol=1e-4, atol=1e-5)
+
+
+def test_the_state_of_a_loop_and_what_comes_after_it() -> None:
+    """The states precede the scan outputs, so a new state moves those; the loop's own results stay what they were."""
+    proto = model(
+        "(float[1,4] x) => (float[1,4] y, float[t,1,4] z) { y, z = Loop(trips, go, x) <body = step "
+        "(int64 i, bool keep, float[1,4] state) => (bool on, float[1,4] next, float[1,4] seen) "
+        "{ on = Identity(keep) h = Mul(state, two) next = Sub(h, one) seen = Neg(h) }> }",
+        trips=np.int64(3), go=np.bool_(True), two=np.float32(2), one=np.float32(1),
+    )  # fmt: skip
+    x = np.float32([[1, 2, 3, 4]])
+    plain, found = run(proto, {"x": x}), run(exposed(proto, "state", "z", "h", "y"), {"x": x})
+    states = [x, 2 * x - 1, 4 * x - 3]
+    np.testing.assert_array_equal(found["state"], np.concatenate(states, axis=None))
+    np.testing.assert_array_equal(found["h"], 2 * np.concatenate(states, axis=None))
+    for name, value in plain.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_a_loop_whose_state_grows_and_whose_branch_is_taken_sometimes() -> None:
+    proto = model(
+        "(float[2] x) => (float[n] y) { y = Loop(trips, , x) <body = step "
+        "(int64 i, bool keep, float[m] state) => (bool on, float[k] next) "
+        "{ on = Identity(go) odd = Equal(i, one) part = If(odd) <then_branch = t () => (float[2] a) "
+        "{ a = Mul(x, two) }, else_branch = e () => (float[2] b) { b = Neg(x) }> "
+        "next = Concat<axis=0>(state, part) }> }",
+        trips=np.int64(3), go=np.bool_(True), one=np.int64(1), two=np.float32(2),
+    )  # fmt: skip
+    x = np.float32([1, -3])
+    found = run(exposed(proto, "a", "next"), {"x": x})
+    np.testing.assert_array_equal(found["a"], 2 * x)
+    np.testing.assert_array_equal(found["next"], [*x, *-x, *x, *-x, *2 * x, *x, *-x, *2 * x, *-x])
 
 
 def test_every_step_of_a_scan() -> None:

@@ -251,7 +251,7 @@ def test_graph_outputs_keep_their_exact_values(apply):
 
 def test_branches_hold_their_own_pairs_and_constants(apply):
     lowered, decisions = apply(branches(), InsertQDQ("int8", {"r": 1.0}))
-    assert [decision.precision for decision in decisions] == ["int8"]
+    assert {each.op: each.precision for each in decisions}["MatMul"] == "int8"
     assert not nodes(lowered, "QuantizeLinear")
     (branch,) = nodes(lowered, "If")
     then = next(attribute.g for attribute in branch.attribute if attribute.name == "then_branch")
@@ -283,7 +283,7 @@ def test_two_branches_share_no_pair_and_no_constant(apply):
     x = normal(2, 4)
     r = np.maximum(x, 0)
     lowered, decisions = apply(proto, InsertQDQ("int8", {"r": float(r.max())}))
-    assert [decision.precision for decision in decisions] == ["int8", "int8"]
+    assert [each.precision for each in decisions if each.op == "MatMul"] == ["int8", "int8"]
     bodies = [attribute.g for attribute in nodes(lowered, "If")[0].attribute]
     names = [{tensor.name for tensor in body.initializer} for body in bodies]
     assert [len(each) for each in names] == [5, 5]
@@ -295,14 +295,20 @@ def test_two_branches_share_no_pair_and_no_constant(apply):
         np.testing.assert_allclose(found, sign * product, rtol=1e-5, atol=1e-6)
 
 
-def test_loops_are_left_alone(apply):
-    lowered, decisions = apply(looped(), InsertQDQ("int8", {"x": 1.0, "state": 1.0}))
-    assert [decision.precision for decision in decisions] == ["float32"]
-    assert lowered.graph.node[0].op_type == "Loop"
+def test_the_body_of_a_loop_holds_its_own_pair_and_constants(apply):
+    proto, x = looped(), normal(1, 4)
+    lowered, decisions = apply(proto, InsertQDQ("int8", {"state": 2.0}))
+    assert {each.op: each.precision for each in decisions}["MatMul"] == "int8"
+    body = next(a.g for a in lowered.graph.node[0].attribute if a.name == "body")
+    assert len(body.initializer) == 5
+    weight, state = fake_weight(weights_of(proto)["w"], 1, "int8"), x
+    for _ in range(3):
+        state = np.tanh(fake_int8(state, 2.0).astype(np.float64) @ weight).astype(np.float32)
+    np.testing.assert_allclose(run(lowered, {"x": x})["y"], state, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("amax", "reason"), [({}, "no range for 'x'"), ({"x": 0.0}, "its input was zero in all samples")]
+    ("amax", "reason"), [({}, "no range for 'x'"), ({"x": 0.0}, "its input 'x' was zero in all samples")]
 )
 def test_a_tensor_without_a_range_stays_in_float32(apply, amax, reason):
     proto = gemm(transposed=True)
@@ -329,7 +335,9 @@ def test_lowering_twice_changes_nothing_more(apply):
     once, _ = apply(proto, InsertQDQ("int8", amax))
     twice, decisions = apply(once, InsertQDQ("int8", amax))
     assert twice.SerializeToString() == once.SerializeToString()
-    assert {decision.precision for decision in decisions} == {"float32"}
+    assert {each.reason for each in decisions if each.op in ("Conv", "Gemm")} == {
+        "the model itself quantises what it reads"
+    }
 
 
 def test_bytes_do_not_depend_on_the_order_of_the_ranges(apply):
@@ -344,6 +352,8 @@ def test_opsets_without_such_pairs_are_refused(apply, precision, opset):
     proto = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", opset=opset, w=normal(4, 4))
     with pytest.raises(StageError, match=f"opset {opset} .* {precision} needs {opset + 1}"):
         apply(proto, InsertQDQ(precision, {"x": 1.0}))
+    nothing = model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }", opset=opset)
+    apply(nothing, InsertQDQ(precision, {}))  # needs no pairs
     newer = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", opset=opset + 1, w=normal(4, 4))
     apply(newer, InsertQDQ(precision, {"x": 1.0}))
 
@@ -360,3 +370,67 @@ def test_weights_of_one_scale_in_all():
     assert scale.shape == ()
     np.testing.assert_allclose(scale, np.abs(w).max() / 127, rtol=1e-6)
     assert np.abs(q * scale - w).max() <= 0.500001 * scale
+
+
+class TestScalesInFloat16:
+    """TensorRT holds scales in the type of the tensor: they are rounded before anything is quantised with them."""
+
+    SPREAD = np.float32([1, 7e-3, 1e-3, 1e-6, 0, 3e5])  # the largest magnitude of every channel
+
+    def scales(self, lowered: onnx.ModelProto) -> np.ndarray:
+        found = [array for name, array in weights_of(lowered).items() if name.endswith("_scale")]
+        return np.concatenate([array.reshape(-1) for array in found])
+
+    def test_every_scale_is_a_normal_float16(self, apply):
+        weight = normal(4, 6)
+        weight *= self.SPREAD / np.abs(weight).max(axis=0)
+        proto = model("(float[N,4] x) => (float[N,6] y) { y = MatMul(x, w) }", w=weight)
+        for amax in (1e-2, 3.0, 1e30):
+            found = self.scales(apply(proto, InsertQDQ("int8", {"x": amax}, scales="float16"))[0])
+            np.testing.assert_array_equal(found, found.astype(np.float16).astype(np.float32))
+            assert found.min() >= 2.0**-14
+            assert np.isfinite(found).all()
+
+    def test_an_activation_whose_scale_would_lose_digits_stays_high(self, apply):
+        proto = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", w=normal(4, 4))
+        lowered, [decision] = apply(proto, InsertQDQ("int8", {"x": 1e-9}, scales="float16"))
+        assert [node.op_type for node in lowered.graph.node] == ["MatMul"]
+        assert "scale would lose digits" in decision.reason
+
+    def test_weights_are_quantised_with_the_rounded_scale(self, apply):
+        weight = normal(64, 6)
+        proto = model("(float[N,64] x) => (float[N,6] y) { y = MatMul(x, w) }", w=weight)
+        lowered, _ = apply(proto, InsertQDQ("int8", {"x": 3.0}, scales="float16"))
+        found = weights_of(lowered)
+        scale = found["w_axis1_scale"]
+        exact = np.abs(weight).max(axis=0) / np.float32(127)
+        np.testing.assert_array_equal(scale, exact.astype(np.float16))
+        np.testing.assert_array_equal(found["w_axis1_quantized"], np.clip(np.rint(weight / scale), -127, 127))
+
+    def test_a_faint_channel_errs_by_no_more_than_half_the_least_scale(self, apply):
+        weight = normal(8, 2) * np.float32([1, 1e-5])
+        proto = model("(float[N,8] x) => (float[N,2] y) { y = MatMul(x, w) }", w=weight)
+        found = weights_of(apply(proto, InsertQDQ("int8", {"x": 3.0}, scales="float16"))[0])
+        error = found["w_axis1_quantized"] * found["w_axis1_scale"] - weight
+        assert np.abs(error[:, 1]).max() <= 2.0**-15
+
+
+def test_tensors_between_which_values_only_move_get_the_larger_scale(apply):
+    proto = model(
+        "(float[1,4,4,4] x) => (float[1,4,2,2] y, float[1,4,4,4] z) { m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(x) "
+        "y = Conv(m, w) z = Conv(x, w) }",
+        w=normal(4, 4, 1, 1),
+    )  # fmt: skip
+    found = weights_of(apply(proto, InsertQDQ("int8", {"x": 2.0, "m": 3.0}))[0])
+    assert found["x_scale"] == found["m_scale"] == np.float32(3) / np.float32(127)
+
+
+def test_the_skip_input_of_a_residual_add_is_rounded_and_the_other_is_not(apply):
+    proto = model(
+        "(float[1,4,4,4] x) => (float[1,4,4,4] y) { a = Conv(x, w) s = Add(a, x) r = Relu(s) y = Conv(r, w) }",
+        w=normal(4, 4, 1, 1),
+    )  # fmt: skip
+    lowered, decisions = apply(proto, InsertQDQ("int8", {"x": 3.0, "r": 9.0}))
+    [add] = nodes(lowered, "Add")
+    assert list(add.input) == ["a", "x_dequantized"]
+    assert [each.op for each in decisions if each.precision == "int8"] == ["Conv", "Add", "Conv"]

@@ -8,7 +8,7 @@ from models import FLOAT_MAX, branches, conv_net, embedding, feed_for, model, no
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.insert_qdq import InsertQDQ
-from trtpipe.passes.placement import observed_tensors, place
+from trtpipe.passes.placement import place
 from trtpipe.passes.switchable import make_switchable, show_logits
 from trtpipe.passes.weights import quantise_weight
 
@@ -19,7 +19,7 @@ def test_it_computes_what_lowering_computes(make, precision, largest) -> None:  
     proto = make()
     loaded = ir.serde.deserialize_model(proto)
     run_passes(loaded, [InferTypes()])
-    tensors = observed_tensors(place(loaded)[0])
+    tensors = place(loaded).tensors
     amax = {name: 0.5 + index for index, name in enumerate(tensors)}
     run_passes(loaded, [InsertQDQ(precision, amax)])
     lowered = ir.serde.serialize_model(loaded)
@@ -32,6 +32,19 @@ def test_it_computes_what_lowering_computes(make, precision, largest) -> None:  
         fed = {scale: np.asarray(np.float32(amax[name]) / np.float32(largest)) for name, scale in scales.items()}
         for name, value in run(lowered, feed).items():
             np.testing.assert_array_equal(run(switchable, {**feed, **fed})[name], value)
+
+
+def test_tensors_with_one_scale_have_one_input() -> None:
+    proto = model(
+        "(float[1,4,4,4] x) => (float[1,4,2,2] y, float[1,4,4,4] z) { m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(x) "
+        "y = Conv(m, w) z = Conv(x, w) }",
+        w=normal(4, 4, 1, 1),
+    )  # fmt: skip
+    loaded = ir.serde.deserialize_model(proto)
+    scales = make_switchable(loaded, "int8", {"x": 1.0, "m": 1.0}, (), "max")
+    assert set(scales) == {"x", "m"}
+    assert len(set(scales.values())) == 1
+    assert len(loaded.graph.inputs) == 2
 
 
 def test_saturating_outputs_give_way_to_their_inputs() -> None:

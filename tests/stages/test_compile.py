@@ -9,6 +9,7 @@ from trtpipe.artifact import Draft, IOContract, TensorSpec
 from trtpipe.backends import base, null
 from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.backends.null import Null, NullBehaviour
+from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import BuildError, InputError, InternalError, StageError, WorkerDied
 from trtpipe.job import Inputs
 from trtpipe.passes.graph_pass import NodeDecision
@@ -68,6 +69,14 @@ class TestNull:
         go(conv_net(), shapes=BATCHES)
         assert heard_all.notes == ["null: be careful"]
 
+    def test_where_the_engine_differs_is_noted(self, go, monkeypatch, heard_all, table):
+        build = Null.build
+        report = computing(a="Int8").model_copy(update={"separate": ("x_quantize",)})
+        monkeypatch.setattr(Null, "build", lambda *args: build(*args).model_copy(update={"report": report}))
+        _, facts = go(conv_net(), shapes=BATCHES)
+        assert facts.notes == ("Q/DQ that became kernels of their own: x_quantize",)
+        assert heard_all.notes == ["sm89.plan: Q/DQ that became kernels of their own: x_quantize"]
+
     def test_it_needs_a_target(self, make_job, table, workdir, heard_all):
         with pytest.raises(InternalError):
             STAGE.run(make_job(shapes=BATCHES), table(lowered=conv_net()), workdir, heard_all)
@@ -89,12 +98,12 @@ class TestCheck:
 
     @pytest.fixture
     def judge(self, tmp_path, table):
-        def check(content=b"plan", *, precisions=None, lowered=None, inputs=("x",), outputs=("y",), sidecar=True):
+        def check(content=b"plan", *, report=None, lowered=(), inputs=("x",), outputs=("y",), sidecar=True):
             proto = model("(float[2] x) => (float[2] y) { y = Relu(x) }")
             path = save(proto, tmp_path / "given" / "lowered.onnx")
             facts = LowerFacts(
-                precision="int8", opset=19, counts=lowered or {},
-                nodes=(NodeDecision(node="n", op="Conv", precision="int8", reason="r"),),
+                precision="int8", opset=19, counts={},
+                nodes=tuple(NodeDecision(node=name, op="Conv", precision=p, reason="r") for name, p in lowered),
             )  # fmt: skip
             facts.write(path.with_name("lowered.onnx.json"))
             artifact = artifact_from_file("lowered", path)
@@ -106,9 +115,9 @@ class TestCheck:
                 inputs=tuple(TensorSpec(name=name, dtype="float32", shape=(2,)) for name in inputs),
                 outputs=tuple(TensorSpec(name=name, dtype="float32", shape=(2,)) for name in outputs),
             )
-            EngineFacts(
-                flavour="f", version="1", target="sm89", io=io, build_seconds=1, precisions=precisions or {}
-            ).write(tmp_path / "sm89.plan.json")
+            EngineFacts(flavour="f", version="1", target="sm89", io=io, build_seconds=1, report=report).write(
+                tmp_path / "sm89.plan.json"
+            )
             STAGE.check(
                 Draft("engine", tmp_path, ("sm89.plan", "sm89.plan.json"), "sm89"), Inputs({"lowered": artifact})
             )
@@ -128,12 +137,24 @@ class TestCheck:
             judge(**names)
 
     def test_one_that_silently_computes_in_float32(self, judge):
-        with pytest.raises(StageError, match=r"3 nodes were lowered to int8, but no layer .* \(Float\)"):
-            judge(lowered={"int8": 3, "float32": 1}, precisions={"Float": 9})
-        judge(lowered={"int8": 3}, precisions={"Float": 2, "Int8": 1})
-        judge(lowered={"float32": 3}, precisions={"Float": 9})
-        judge(lowered={"int8": 3}, precisions={})  # the builder does not say
-        judge(lowered={"int8": 3}, precisions={"Float": 9}, sidecar=False)  # the user's own graph
+        lowered = (("a", "int8"), ("b", "int8"), ("c", "float32"))
+        with pytest.raises(StageError, match=r"raised 2 of 2 nodes lowered to int8: a, b"):
+            judge(lowered=lowered, report=computing(a="Float", b="Float", c="Float"))
+        judge(lowered=lowered, report=computing(a="Float", b="Int8", c="Float"))
+        judge(lowered=(("c", "float32"),), report=computing(c="Float"))
+        judge(lowered=lowered)  # the builder does not say
+        judge(lowered=lowered, report=computing(a="Float", b="Float"), sidecar=False)  # the user's own graph
+
+
+def computing(**nodes: str) -> EngineReport:
+    """One product a node, which reads the type given."""
+    layers = [
+        EngineLayer(
+            name=node, kind="gemm", nodes=(node,), inputs=(EngineTensor(name="x", type=word, dims=(2, 2)),)
+        )
+        for node, word in nodes.items()
+    ]  # fmt: skip
+    return EngineReport(source="test", layers=tuple(layers))
 
 
 def test_what_its_key_holds(make_job):
@@ -160,7 +181,14 @@ def needs_rtx():
 
 @pytest.mark.usefixtures("needs_rtx", "in_process")
 @pytest.mark.parametrize(
-    ("precision", "word"), [("fp32", "Float"), ("fp16", "Half"), ("bf16", "BFloat16"), ("int8", "Int8"), ("fp8", "FP8")]
+    ("precision", "word"),
+    [
+        ("fp32", "Float"),
+        ("fp16", "Half"),
+        ("bf16", "BFloat16"),
+        ("int8", "Int8"),
+        ("fp8", "FP8"),
+    ],
 )
 def test_engines_compute_in_the_precision_of_the_lowered_graph(
     make_job, table, workdir, heard_all, tmp_path, precision, word
@@ -199,6 +227,17 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     STAGE.check(draft, inputs)
     facts = EngineFacts.read(draft.sidecar)
     assert word in facts.precisions
+    assert facts.report is not None
+    assert facts.report.source == "builder log"
+    assert facts.report.products == {word: 2}
+    nodes = {node for layer in facts.report.layers for node in layer.nodes}
+    assert {
+        node.node
+        for node in LowerFacts.read(given["lowered"].with_name("lowered.onnx.json")).nodes
+        if node.op in ("Conv", "Gemm")
+    } <= nodes
+    alone = ("x_quantize",) if precision in ("int8", "fp8") else ()  # nothing before it to fuse with
+    assert facts.report.separate == alone
     assert [(spec.name, spec.dtype, spec.shape[1:]) for spec in facts.io.inputs] == [
         ("x", "float32", (channels, 16, 16))
     ]

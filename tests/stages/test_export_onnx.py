@@ -122,6 +122,19 @@ def test_initializers_listed_as_inputs_are_no_inputs(export, tmp_path):
     assert [spec.name for spec in facts.contract.inputs] == ["x"]
 
 
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        ("(string[2] x) => (string[2] y) { y = Identity(x) }", "input 'x' is text"),
+        ("(float[2] x) => (seq(float[2]) y) { y = SequenceConstruct(x, x) }", "output 'y' is of kind sequence"),
+        ("(optional(float[2]) x) => (float[2] y) { y = OptionalGetElement(x) }", "input 'x' is of kind optional"),
+    ],
+)
+def test_what_no_engine_takes_is_named(export, tmp_path, graph, words):
+    with pytest.raises(InputError, match=rf"given.onnx: {words}; engines take and give tensors of numbers only"):
+        export(save(model(graph), tmp_path / "given.onnx"))
+
+
 class TestOperators:
     @pytest.mark.parametrize(
         ("domain", "op", "known"),

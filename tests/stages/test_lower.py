@@ -42,9 +42,9 @@ def ranges(tmp_path):
 def go(make_job, table, workdir, heard_all):
     """(graph, facts) of a model lowered to a precision."""
 
-    def lower(proto, precision, *, keep=(), **things):
+    def lower(proto, precision, *, keep=(), shapes=(), **things):
         inputs = table(simplified=proto, **things)
-        draft, read = STAGE.run(make_job(precision=precision, keep=keep), inputs, workdir, heard_all)
+        draft, read = STAGE.run(make_job(precision=precision, keep=keep, shapes=shapes), inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert read == ()
         assert sorted(path.name for path in workdir.iterdir()) == sorted(draft.names)
@@ -81,7 +81,8 @@ def test_8_bits(go, ranges, precision, dtype):
     graph, facts = go(conv_net(), precision, ranges=ranges(x=3.0, f=2.0))
     quantised = [weight for name, weight in weights_of(graph).items() if name.endswith("_quantized")]
     assert [str(weight.dtype) for weight in quantised] == [dtype] * 2
-    assert facts.counts == {precision: 2}
+    assert facts.counts == {precision: 2, "float32": 4}
+    assert facts.work is not None and facts.work.share == 1  # noqa: PT018
     steps = {name: float(weight) for name, weight in weights_of(graph).items() if name in ("x_scale", "f_scale")}
     largest = 127 if precision == "int8" else 448
     assert steps == {"x_scale": pytest.approx(3 / largest), "f_scale": pytest.approx(2 / largest)}
@@ -89,7 +90,8 @@ def test_8_bits(go, ranges, precision, dtype):
 
 def test_the_record_tells_of_every_decision(go, ranges):
     _, facts = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_2"])
-    assert facts.counts == {"float32": 1, "int8": 1}
+    assert facts.counts == {"float32": 5, "int8": 1}
+    assert {each.node for each in facts.nodes} == {node.name for node in residual().graph.node}
     decided = {decision.node: (decision.precision, decision.reason) for decision in facts.nodes}
     assert decided["conv_2"] == ("float32", "kept by pattern 'conv_2'")
     assert decided["conv_1"][0] == "int8"
@@ -101,9 +103,11 @@ def test_large_constants_are_never_clamped(go):
     assert facts.counts == {"float16": 2, "float32": 2}
 
 
-def test_a_mask_of_the_lowest_float_survives(go):
-    graph, _ = go(embedding(), "fp16")
-    assert weights_of(graph)["lowest"] == np.finfo(np.float32).min
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_mask_of_the_lowest_float_becomes_one_that_16_bits_hold(go, precision):
+    graph, _ = go(embedding(), precision)
+    masks = [weight for name, weight in weights_of(graph).items() if name.startswith("lowest")]
+    assert masks == [-6144]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -120,7 +124,7 @@ def test_the_users_own_graph_need_not_be_simplified(go, ranges):
     assert go(proto, "fp16")[1].counts == {"float16": 1}
     listed = onnx.version_converter.convert_version(listed_initializers(), 19)
     graph, facts = go(listed, "int8", ranges=ranges(x=1.0))
-    assert facts.counts == {"int8": 1}
+    assert facts.counts == {"float32": 1, "int8": 1}
     assert [value.name for value in graph.graph.input] == ["x"]
 
 
@@ -156,5 +160,31 @@ def test_what_its_key_holds(make_job):
     assert key() == key(targets=["sm120"]) == key(simplify=False) == key(recipe={"percentile": 99.0})
     assert key() != key(precision="fp16") != key(precision="fp16", keep=["a"])
     assert STAGE.consumes(make_job(precision="int8")) == ("simplified", "ranges")
-    assert STAGE.consumes(make_job(precision="fp16")) == ("simplified",)
+    assert STAGE.consumes(make_job(precision="fp16")) == ("simplified", "statistics")
+    assert STAGE.consumes(make_job(precision="best")) == ("simplified", "ranges", "statistics")
+    assert key(precision="best") != key(precision="best", int8_nodes=["conv_*"])
+    assert key(precision="int8") == key(precision="int8", int8_nodes=["conv_*"])
     assert STAGE.skip(make_job()) is None
+
+
+def test_patterns_that_match_nothing_are_warned_about(go, ranges, heard_all):
+    _, facts = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_1", "covn_2"])
+    [note] = [note for note in facts.notes if "--keep" in note]
+    assert note.startswith("--keep 'covn_2' matches no node; similar names: ")
+    assert "conv_2" in note
+    assert note in heard_all.warnings
+
+
+def test_much_left_high_is_warned_about(go, ranges):
+    _, facts = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_1"])
+    assert any(
+        "of the multiply-accumulates are in 8 bits" in note and "kept by pattern" in note for note in facts.notes
+    )
+    assert not go(residual(), "int8", ranges=ranges(r=2.0))[1].notes
+
+
+def test_work_is_counted_at_the_opt_shapes(go, ranges):
+    proto = model("(float[N,4] x) => (float[N,5] y) { y = MatMul(x, w) }", w=normal(4, 5))
+    shapes = {"x": {"min": [1, 4], "opt": [7, 4], "max": [9, 4]}}
+    assert go(proto, "int8", ranges=ranges(x=2.0), shapes=(shapes,))[1].work.total == 7 * 20
+    assert go(proto, "int8", ranges=ranges(x=2.0))[1].work.total == 20

@@ -111,6 +111,21 @@ class TestAgreement:
         report = go(model=proto, lowered=lowered, precision="fp16", shapes=())
         assert report.passed
         assert report.comparisons[0].runner.endswith("float16 storage emulated")
+        assert report.overflows == ()
+
+    @pytest.mark.parametrize("precision", ["fp16", "best"])
+    def test_storage_that_overflows_fails_and_is_named(self, go, tmp_path, precision):
+        """The output stays finite: only the watch on storage shows it."""
+        np.savez(tmp_path / "data.npz", x=np.array([[3, 400]] * 8, np.float32))
+        lowered = model(
+            "(float[N,2] x) => (float[N,2] y) { h = Cast<to=10>(x) m = Mul(h, h) c = Min(m, top) y = Cast<to=1>(c) }",
+            top=np.float16(100),
+        )
+        proto = model("(float[N,2] x) => (float[N,2] y) { m = Mul(x, x) y = Min(m, top) }", top=np.float32(100))
+        report = go(model=proto, lowered=lowered, precision=precision, shapes=(), data=str(tmp_path / "data.npz"))
+        assert not report.passed
+        assert [(found.node, found.largest) for found in report.overflows] == [("mul_1", 160000)]
+        assert report.reasons == ("lowered: 1 tensor overflows in 16-bit storage; 'm' of node 'mul_1' reaches 1.6e+05",)
 
 
 class TestData:

@@ -64,6 +64,19 @@ class MetricValue(Record):
     samples: int
 
 
+class Overflow(Record):
+    """A tensor that 16-bit storage turns into infinity.
+
+    Attributes:
+        node: what computes it.
+        largest: its largest finite magnitude, before it is stored.
+    """
+
+    tensor: str
+    node: str
+    largest: float
+
+
 class ParityReport(Record):
     """``parity.json``: the verdict on accuracy.
 
@@ -73,6 +86,7 @@ class ParityReport(Record):
         metrics: the task metric of every artifact, where labels exist.
         max_drop: how far the lowered model's metric may fall below the reference's.
         not_run: engines that no device here can run, and why.
+        overflows: what 16-bit storage cannot hold on this data, largest first.
         reasons: why the verdict is what it is, one line each, when it is "failed".
     """
 
@@ -87,5 +101,6 @@ class ParityReport(Record):
     metrics: tuple[MetricValue, ...] = ()
     max_drop: float | None = None
     not_run: dict[str, str] = {}
+    overflows: tuple[Overflow, ...] = ()
     reasons: tuple[str, ...] = ()
     passed: bool

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from trtpipe.artifact import IOContract, Record, TensorSpec
+from trtpipe.backends._trt_describe import describe
 from trtpipe.backends._trt_errors import Log, build_error, parse_error
-from trtpipe.backends._trt_layers import summarise_layers
 from trtpipe.backends._trt_shapes import NetworkInput, check_shapes
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.worker import Report, call, limits_for
@@ -50,6 +50,7 @@ class BuildRequest(Record):
         workspace: most scratch memory in bytes; ``None``: the builder's default.
         opt_level: 0 to 5; ``None``: the builder's default.
         device: the GPU to build on, as ``CUDA_VISIBLE_DEVICES`` takes it; empty: the builder's own choice.
+        opens: whether this process can open the engine afterwards, to ask its inspector.
     """
 
     model: str
@@ -60,6 +61,7 @@ class BuildRequest(Record):
     workspace: int | None = None
     opt_level: int | None = None
     device: str = ""
+    opens: bool = False
 
 
 def build_in_worker(
@@ -72,6 +74,7 @@ def build_in_worker(
     settings: Settings,
     progress: Progress,
     device: str = "",
+    opens: bool = False,
     *,
     confined: bool = True,
 ) -> EngineFacts:
@@ -90,11 +93,13 @@ def build_in_worker(
         workspace=options.workspace,
         opt_level=options.opt_level,
         device=device,
+        opens=opens,
     )
-    try:
-        facts = call(
+
+    def attempt(path: Path) -> EngineFacts:
+        return call(
             task,
-            request,
+            request.model_copy(update={"model": str(path)}),
             EngineFacts,
             limits=limits_for(
                 settings, profile.build.time_limit, profile.build.memory_limit, size=folder_size(model.parent)
@@ -104,9 +109,16 @@ def build_in_worker(
             workdir=plan.parent,
             reads=(model.parent,) if confined else None,
         )
+
+    try:
+        facts = attempt(model)
         if not part.is_file():
             raise WorkerDied(f"no engine was written while building {target} from {model.name}", "build again")
         part.replace(plan)
+    except BuildError as error:
+        from trtpipe.backends._trt_blame import blamed
+
+        raise blamed(error, model, attempt, plan.parent) from error
     finally:
         part.unlink(missing_ok=True)
     return facts
@@ -136,7 +148,7 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
     _add_profiles(builder, network, config, request, log)
     if not _write_plan(trt, builder, network, config, Path(request.plan)):
         raise build_error(log, name, request.target)
-    layers = summarise_layers(log.dump)
+    engine = describe(trt, network, log, Path(request.plan), _free_length(network, request), opens=request.opens)
     return EngineFacts(
         flavour=request.flavour,
         version=trt.__version__,
@@ -145,10 +157,11 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
             inputs=tuple(_spec(network.get_input(index)) for index in range(network.num_inputs)),
             outputs=tuple(_spec(network.get_output(index)) for index in range(network.num_outputs)),
         ),
-        layers=layers and layers.count,
-        precisions=layers.precisions if layers else {},
+        layers=engine and len(engine.kernels),
+        precisions=engine.precisions if engine else {},
         weight_bytes=log.sizes.get("Weights"),
         activation_bytes=log.sizes.get("Activation"),
+        report=engine,
         build_seconds=time.monotonic() - started,
         warnings=log.telling_warnings(),
     )
@@ -229,6 +242,14 @@ def _write_plan(trt: Any, builder: Any, network: Any, config: Any, plan: Path) -
         if writer.error is not None:  # TensorRT itself takes no notice
             raise writer.error
         return int(writer.written) if built else 0
+
+
+def _free_length(network: Any, request: BuildRequest) -> int:
+    """The shortest typical length of a dynamic dimension of the first optimisation profile; 1 where there is none."""
+    shapes = request.shapes[0] if request.shapes else {}
+    known = (entry for entry in _network_inputs(network) if entry.name in shapes and not entry.holds_shape)
+    pairs = (pair for entry in known for pair in zip(entry.dims, shapes[entry.name].opt, strict=False))
+    return min((length for dim, length in pairs if dim < 0), default=1)
 
 
 def _stream_writer(trt: Any, stream: IO[bytes]) -> Any:

@@ -1,24 +1,38 @@
-"""What the builder's own dump of the finished engine says: how many layers there are, and in which types they compute.
+"""Reading the builder's own description of a finished engine into layers.
 
 With detailed profiling verbosity both flavours log one message that lists every layer on one line, for example
 ``Name: n0, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [1,3], Datatype: Half, ... }], Outputs: [...], ...``.
-Classic TensorRT writes ``Format/Datatype: Channel major FP16 format ...`` for its own layers instead.
+Classic TensorRT writes ``Format/Datatype: Channel major FP16 format ...`` for its own layers instead, and gives the
+same as JSON through its engine inspector (NVIDIA TensorRT documentation, "Engine Inspector").
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections import Counter
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trtpipe.engine.report import EngineLayer, EngineTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 #: How a message with the dump can be told from all others.
 DUMP_MARK = "Layers:\nName: "
 
-_LAYER = re.compile(r"^Name: .*, LayerType: (?P<kind>[^,]+), (?P<rest>.*)$")
-_TENSORS = re.compile(
-    r"(?:Inputs|Outputs): \[(?P<tensors>.*?)\](?=, (?:Constants|Outputs|ParameterType|TacticName)|,? *$)"
+_LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+), (?P<rest>.*)$")
+#: A list ends where the next field of the line begins.
+_LIST = r"{}: \[(?P<tensors>.*?)\](?=, (?:Constants: |Outputs: |ParameterType: |TacticName: |StreamId: )|,? *$)"
+_LISTS = {what: re.compile(_LIST.format(what)) for what in ("Inputs", "Constants", "Outputs")}
+_TENSOR = re.compile(
+    r"\{ Name: (?P<name>.*?), (?:Location: \w+, )?Dimensions: \[(?P<dims>[-\d,]*)\]"
+    r".*?Datatype: (?P<words>[^,}]+?)(?:, Format: .*?)? ?\}"
 )
-_TYPE = re.compile(r"Datatype: (?P<words>[^,}]+)")
+_TACTIC = re.compile(r"TacticName: (?P<tactic>.*?), ")
+_METADATA = re.compile(r"Metadata: (?P<text>.*)$")
+_NODE = re.compile(r"\[ONNX Layer: (?P<node>.*?)\](?=\[ONNX Layer: |[\x1e\x1f]|[^\]]*$)")
+#: What TensorRT calls a node without a name.
+_UNNAMED = "node_of_"
 _SHORT = {
     "FP32": "Float",
     "FP16": "Half",
@@ -32,33 +46,105 @@ _SHORT = {
 _LONG = frozenset({*_SHORT.values(), "FP8", "FP4", "FP4E2M1", "UInt8", "E8M0"})
 
 
-@dataclass(frozen=True)
-class LayerSummary:
-    """The layers that touch tensors: how many, and how many compute in each type (of their first input)."""
-
-    count: int
-    precisions: dict[str, int]
+def read_dump(dump: str) -> tuple[EngineLayer, ...]:
+    """The layers of a dump in the log; none if it holds none."""
+    return tuple(layer for line in dump.split("\n") if (layer := _layer(line)) is not None)
 
 
-def summarise_layers(dump: str) -> LayerSummary | None:
-    """Read a layer dump; ``None`` if it holds no layer.
+def read_inspector(text: str) -> tuple[EngineLayer, ...]:
+    """The layers of what TensorRT's engine inspector gives as JSON; those without details have only a name.
 
-    A layer without an input counts under the type of its first output; layers with neither only steer others.
+    Raises:
+        ValueError: it is not JSON.
     """
-    types = [found for line in dump.splitlines() if (found := _type_of(line)) is not None]
-    if not types:
-        return None
-    return LayerSummary(len(types), dict(sorted(Counter(types).items())))
+    found = json.loads(text)
+    layers = found.get("Layers", []) if isinstance(found, dict) else []
+    return tuple(_from_json(entry) for entry in layers)
 
 
-def _type_of(line: str) -> str | None:
-    layer = _LAYER.match(line)
-    if layer is None:
+def separate_nodes(
+    layers: tuple[EngineLayer, ...], quantisers: Collection[str], casts: Collection[str]
+) -> tuple[str, ...]:
+    """Names of the quantisers in kernels that do nothing but quantise, dequantise and cast, each once.
+
+    Args:
+        quantisers, casts: names of the network's Quantize and Dequantize layers, and of its Cast layers.
+    """
+    movers = {*quantisers, *casts}
+    alone = (node for layer in layers if set(layer.nodes) <= movers for node in layer.nodes)
+    return tuple(dict.fromkeys(node for node in alone if node in quantisers))
+
+
+def node_name(text: str) -> str:
+    """A node as the lowering record names it: without the bodies around it; without a name, by its first output."""
+    return text.partition(" | ")[0].removeprefix(_UNNAMED)
+
+
+def _layer(line: str) -> EngineLayer | None:
+    found = _LAYER.match(line)
+    if found is None:
         return None
-    for tensors in _TENSORS.finditer(layer["rest"]):
-        if found := _TYPE.search(tensors["tensors"]):
-            return _normalised(found["words"])
-    return None
+    rest, metadata = found["rest"], _METADATA.search(found["rest"])
+    before = rest if metadata is None else rest[: metadata.start()]
+    tactic = _TACTIC.search(before)
+    return EngineLayer(
+        name=found["name"],
+        kind=found["kind"].strip(),
+        inputs=_tensors("Inputs", before),
+        constants=_tensors("Constants", before),
+        outputs=_tensors("Outputs", before),
+        nodes=() if metadata is None else _nodes(metadata["text"]),
+        tactic="" if tactic is None else tactic["tactic"],
+    )
+
+
+def _tensors(what: str, text: str) -> tuple[EngineTensor, ...]:
+    found = _LISTS[what].search(text)
+    if found is None:
+        return ()
+    return tuple(
+        EngineTensor(
+            name=tensor["name"],
+            type=_normalised(tensor["words"]),
+            dims=tuple(int(dim) for dim in tensor["dims"].split(",") if dim),
+        )
+        for tensor in _TENSOR.finditer(found["tensors"])
+    )
+
+
+def _nodes(metadata: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(node_name(found["node"]) for found in _NODE.finditer(metadata)))
+
+
+def _from_json(entry: Any) -> EngineLayer:
+    if not isinstance(entry, dict):  # an engine built without detailed verbosity tells names alone
+        return EngineLayer(name=str(entry), kind="")
+    weights = [_json_weights(entry[what], what) for what in ("Weights", "Bias") if isinstance(entry.get(what), dict)]
+    return EngineLayer(
+        name=str(entry.get("Name", "")),
+        kind=str(entry.get("LayerType", "")),
+        inputs=_json_tensors(entry.get("Inputs")),
+        constants=(*_json_tensors(entry.get("Constants")), *(found for found in weights if found.dims != (0,))),
+        outputs=_json_tensors(entry.get("Outputs")),
+        nodes=_nodes(str(entry.get("Metadata", ""))),
+        tactic=str(entry.get("TacticName", "")),
+    )
+
+
+def _json_tensors(entries: Any) -> tuple[EngineTensor, ...]:
+    return tuple(
+        EngineTensor(
+            name=str(entry.get("Name", "")),
+            type=_normalised(str(entry.get("Datatype") or entry.get("Format/Datatype", ""))),
+            dims=tuple(int(dim) for dim in entry.get("Dimensions", ())),
+        )
+        for entry in entries or ()
+        if isinstance(entry, dict)
+    )
+
+
+def _json_weights(entry: dict[str, Any], name: str) -> EngineTensor:
+    return EngineTensor(name=name, type=_normalised(str(entry.get("Type", ""))), dims=(int(entry.get("Count", 0)),))
 
 
 def _normalised(words: str) -> str:

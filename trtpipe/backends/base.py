@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from trtpipe.artifact import IOContract, Record, TensorSpec
+from trtpipe.engine.report import EngineReport
 from trtpipe.errors import EnvironmentLacks, InternalError
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ class EngineFacts(Record):
         layers: number of layers after fusion; ``None`` where the builder does not say.
         precisions: how many engine layers compute in each type (``Int8``, ``Half``, ``Float``, ...).
         weight_bytes, activation_bytes: as the builder reports them.
+        report: every layer, as far as the builder says; ``None`` where it says nothing.
         build_seconds: wall time of parsing and building.
         warnings: the builder's own words.
+        notes: where the engine differs from the lowered graph.
     """
 
     flavour: str
@@ -55,8 +58,10 @@ class EngineFacts(Record):
     precisions: dict[str, int] = {}
     weight_bytes: int | None = None
     activation_bytes: int | None = None
+    report: EngineReport | None = None
     build_seconds: float
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Runner(Protocol):
@@ -77,9 +82,16 @@ class Runner(Protocol):
 
 
 class Backend(Protocol):
-    """A few questions; domain types only."""
+    """A few questions; domain types only.
+
+    Attributes:
+        name: as the user names it.
+        quick_reports: whether a build needs no device, takes seconds and reports the layers of the engine, so that
+            several lowered graphs can be compared by building them.
+    """
 
     name: str
+    quick_reports: bool
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
         """What of this back-end enters a key: versions, and the device where it matters. Imports no vendor package."""

@@ -67,6 +67,7 @@ class Null:
     """The back-end that needs nothing installed."""
 
     name = "null"
+    quick_reports = False
 
     def __init__(self, behaviour: NullBehaviour | None = None) -> None:
         self._behaviour = behaviour or NullBehaviour()

@@ -73,6 +73,7 @@ class OnnxRuntime:
     """The room of onnxruntime. It opens ONNX files; it builds nothing."""
 
     name = "onnxruntime"
+    quick_reports = False
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
         """The package's version."""

@@ -33,6 +33,7 @@ class TensorRT:
     """The room of TensorRT."""
 
     name = "tensorrt"
+    quick_reports = False
 
     @cached_property
     def _gpus(self) -> tuple[Gpu, ...]:
@@ -94,6 +95,7 @@ class TensorRT:
             progress,
             device=gpu.uuid if mixed else "",
             confined=False,  # what the CUDA driver of every machine needs is not known
+            opens=True,
         )
 
     @contextmanager

@@ -32,6 +32,7 @@ class TensorRTRTX:
     """The room of TensorRT-RTX."""
 
     name = "tensorrt-rtx"
+    quick_reports = True
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
         """The package's version: the machine does not matter."""

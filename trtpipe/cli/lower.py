@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from trtpipe.cli import options
-from trtpipe.cli.results import beside, finish
+from trtpipe.cli.results import beside, explained, finish
 from trtpipe.cli.session import Session
 from trtpipe.cli.wiring import pass_session
 
@@ -18,11 +18,13 @@ from trtpipe.cli.wiring import pass_session
 @options.precision_options
 @click.option("--ranges", type=click.Path(path_type=Path), metavar="R", help="The ranges.json, for int8 and fp8.")
 @options.profile_file_option
+@options.weights_option
 @options.keep_option
+@options.explain_option
 @options.json_option
 @options.common_options
 @pass_session
-def command(session: Session, model: Path, ranges: Path | None) -> int:
+def command(session: Session, model: Path, ranges: Path | None, explain: str | None) -> int:
     """Write the precision into a graph: Q/DQ pairs, or casts.
 
     MODEL is a simplified graph. What became of every node, and why, is recorded beside the result; trtpipe inspect
@@ -33,4 +35,6 @@ def command(session: Session, model: Path, ranges: Path | None) -> int:
     with session.listening() as progress:
         result = trtpipe.lower(session.job(progress, engines=False), model, session.output, ranges, progress)
     made = beside(result)
+    if explain is not None:
+        return explained(session, "lower", Path(made()), explain)
     return finish(session, "lower", result, ["trtpipe", "verify", made(), "--reference", str(model)])

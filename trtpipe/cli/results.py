@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.cli.sections import explanation
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit, printable
 from trtpipe.errors import BuildError
@@ -89,6 +90,19 @@ def beside(result: BuildResult) -> Callable[..., str]:
     return named
 
 
+def explained(session: Session, command: str, lowered: Path, node: str) -> int:
+    """Print what lowering decided for ``node``: the record beside ``lowered``, or in it."""
+    import trtpipe
+
+    session.out = None
+    decisions = trtpipe.inspect(lowered).explain(node)
+    if session.json:
+        print_json({"command": command, "exit_code": 0, "nodes": [each.to_dict() for each in decisions]})
+    else:
+        emit(explanation(decisions))
+    return 0
+
+
 def exit_code(result: BuildResult) -> int:
     """0, or the code of the worst thing that happened."""
     if result.failed:
@@ -125,9 +139,19 @@ def _remark(step: Step, verdict: Verdict | None) -> str:
     if step.state in ("skipped", "failed"):
         return step.because
     if verdict is None:
-        return ""
+        return _engine_summary(step.artifact)
     word = {True: "PASSED ", False: "FAILED ", None: ""}[verdict.passed]
     return word + verdict.summary.replace("; ", "\n")
+
+
+def _engine_summary(artifact: Artifact | None) -> str:
+    """What the builder says of an engine, in one line."""
+    if artifact is None or artifact.kind != "engine" or len(artifact.files) == 1:
+        return ""
+    import trtpipe
+
+    report = trtpipe.EngineFacts.read(artifact.sidecar).report
+    return "" if report is None else report.summary
 
 
 def _conclusion(result: BuildResult, verdicts: Sequence[Verdict]) -> str:

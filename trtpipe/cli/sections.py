@@ -6,15 +6,18 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from trtpipe.cli.tables import facts, table
-from trtpipe.units import format_bytes, format_seconds
+from trtpipe.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from trtpipe import EngineFacts, Inspection, LatencyReport, Manifest, ParityReport
     from trtpipe.backends.plan import PlanHeader
     from trtpipe.calibration.account import DataAccount
     from trtpipe.calibration.ranges import Ranges, TensorRange
+    from trtpipe.engine.report import EngineReport, EngineTensor
+    from trtpipe.passes.decisions import WorkShare
+    from trtpipe.passes.graph_pass import NodeDecision
     from trtpipe.report.graph import GraphSummary
     from trtpipe.report.statistics import StatisticsSummary
     from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
@@ -42,7 +45,7 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[str]:
     if found.plan is not None:
         yield _plan(found.plan)
     if found.engine is not None:
-        yield from _engine(found.engine)
+        yield from _engine(found.engine, limit)
     if found.stand_in is not None:
         yield facts([("flavour", "null: a stand-in for tests, no engine"), ("target", found.stand_in.target)])
     if found.ranges is not None:
@@ -96,10 +99,53 @@ def _simplified(found: SimplifyFacts) -> Iterator[str]:
 
 def _lowered(found: LowerFacts, limit: int | None) -> Iterator[str]:
     counts = ", ".join(f"{count} {precision}" for precision, count in found.counts.items())
-    yield facts([("lowered to", f"{found.precision}: {counts or 'no node was judged'}"), *_notes(found.notes)])
+    share = [] if found.work is None else [("in 8 bits", _share(found.work))]
+    yield facts([("lowered to", f"{found.precision}: {counts or 'no node was judged'}"), *share, *_notes(found.notes)])
+    if found.trials:
+        yield _trials(found)
     if found.nodes:
         rows = [(node.node, node.op, node.precision, node.reason) for node in found.nodes]
         yield from _limited(("node", "operator", "precision", "because"), rows, limit)
+
+
+def _trials(found: LowerFacts) -> str:
+    """The engines that were compared to find the cheapest placement."""
+    headers = ("compared", "in int8", "kernels", "activations moved", "weights", "estimated cost")
+    rows = [
+        (
+            trial.style or "float16",
+            str(trial.nodes),
+            str(trial.kernels),
+            format_bytes(trial.activation_bytes),
+            format_bytes(trial.weight_bytes),
+            format_bytes(round(trial.cost)),
+        )
+        for trial in found.trials
+    ]
+    return table(headers, rows, right=headers[1:])
+
+
+def _share(work: WorkShare) -> str:
+    return (
+        f"{100 * work.share:.1f} % of {format_count(work.total)} multiply-accumulates of Conv, ConvTranspose, Gemm "
+        "and MatMul"
+    )
+
+
+def explanation(decisions: Iterable[NodeDecision]) -> str:
+    """One paragraph a node."""
+    return "\n\n".join(
+        facts(
+            [
+                ("node", each.node),
+                ("operator", each.op),
+                ("precision", each.precision),
+                ("because", each.reason),
+                *([] if each.macs is None else [("work", f"{format_count(each.macs)} multiply-accumulates")]),
+            ]
+        )
+        for each in decisions
+    )
 
 
 def _plan(plan: PlanHeader) -> str:
@@ -109,7 +155,7 @@ def _plan(plan: PlanHeader) -> str:
     return facts([("built by", f"{plan.flavour} {plan.version}{weights}"), ("targets", targets + more)])
 
 
-def _engine(engine: EngineFacts) -> Iterator[str]:
+def _engine(engine: EngineFacts, limit: int | None) -> Iterator[str]:
     precisions = ", ".join(f"{count} {name}" for name, count in engine.precisions.items())
     yield facts(
         [
@@ -120,8 +166,33 @@ def _engine(engine: EngineFacts) -> Iterator[str]:
             ("activations", "unknown" if engine.activation_bytes is None else format_bytes(engine.activation_bytes)),
             ("built in", format_seconds(engine.build_seconds)),
             *(("warning", warning) for warning in engine.warnings),
+            *_notes(engine.notes),
         ]
     )
+    if engine.report is not None:
+        yield from _layers(engine.report, limit)
+
+
+def _layers(report: EngineReport, limit: int | None) -> Iterator[str]:
+    yield facts([(f"from the {report.source}", report.summary)])
+    headers = ("layer", "kind", "reads", "constants", "writes", "bytes written", "ONNX nodes")
+    rows = [
+        (
+            layer.name,
+            layer.kind,
+            _types(layer.inputs),
+            _types(layer.constants),
+            _types(layer.outputs),
+            format_bytes(sum(tensor.bytes(report.free) for tensor in layer.outputs)),
+            ", ".join(layer.nodes),
+        )
+        for layer in report.kernels
+    ]
+    yield from _limited(headers, rows, limit, right=("bytes written",))
+
+
+def _types(tensors: Sequence[EngineTensor]) -> str:
+    return " ".join(dict.fromkeys(tensor.type for tensor in tensors))
 
 
 def _ranges(ranges: Ranges, limit: int | None) -> Iterator[str]:
@@ -225,6 +296,7 @@ def _manifest(manifest: Manifest) -> Iterator[str]:
             ("precision", manifest.precision),
             ("built by", f"trtpipe {manifest.trtpipe}, {manifest.backend}, for {', '.join(manifest.targets)}"),
             ("tools", ", ".join(f"{name} {version}" for name, version in manifest.toolchain.items())),
+            *([] if manifest.work is None else [("in 8 bits", _share(manifest.work))]),
             *_calibration(manifest),
             *((verdict.gate, f"{_VERDICTS[verdict.passed]}: {verdict.summary}") for verdict in manifest.verdicts),
             *_notes(manifest.notes),

@@ -11,52 +11,60 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, NodeDecision, PassResult, graphs_of, node_label
-from trtpipe.passes.half_rules import HalfRules, HalfType, float_only
+from trtpipe.passes.half_rules import HalfRules, float_only
+from trtpipe.passes.half_types import HALVES, HalfType
 from trtpipe.passes.infer_types import formal, schema_of
+from trtpipe.passes.islands import lone_nodes
+from trtpipe.passes.range_guard import RangeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DTYPES: dict[HalfType, ir.DataType] = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+    from trtpipe.calibration.extents import Extents
 
 
 class CastPrecision(GraphPass):
     """Lower float32 computation to 16 bits.
 
     1. A node is lowered if it computes in float32 and no rule below keeps it.
-    2. Kept: control flow itself (bodies are lowered inside), sums and powers, coordinates, operators whose schema
-       takes no 16-bit type, nodes named by the user, nodes with a constant that overflows or vanishes and what reads
-       their results, arithmetic on values that come from integers (shapes, indices, masks).
-    3. Constants of lowered nodes are stored in 16 bits, activations are cast where a kept node meets a lowered one.
+    2. Kept: control flow itself (bodies are lowered inside), sums and powers that leave the type's range on real data
+       (without data: all of them), coordinates, operators whose schema takes no 16-bit type, nodes named by the user,
+       nodes with a constant that overflows or vanishes and what reads their results, arithmetic on values that come
+       from integers (shapes, indices, masks).
+    3. A cheap node between kept ones is kept as well: two casts would cost more than it gains.
+    4. Constants of lowered nodes are stored in 16 bits, activations are cast where a kept node meets a lowered one.
+
+    Args:
+        dtype: the type to compute in.
+        keep: shell patterns of node names that stay in float32.
+        extents: what was measured on real data; ``None`` leaves the fixed rules.
     """
 
-    def __init__(self, dtype: HalfType, keep: Sequence[str] = ()) -> None:
+    def __init__(self, dtype: HalfType, keep: Sequence[str] = (), extents: Extents | None = None) -> None:
         self.name = f"cast_{dtype}"
         self._half = dtype
         self._keep = keep
+        self._extents = extents
 
     def call(self, model: ir.Model) -> PassResult:
         """Decide for every node, then rewrite."""
-        decisions = []
-        lowered: list[ir.Node] = []
-        rules = HalfRules(self._half, self._keep, model.graph.opset_imports)
-        for node in model.graph.all_nodes():
-            if not _touches_float(node):
-                continue
-            reason = rules.kept(node)
-            if reason is None:
-                lowered.append(node)
-            precision = self._half if reason is None else "float32"
-            decisions.append(
-                NodeDecision(
-                    node=node_label(node),
-                    op=node.op_type,
-                    precision=precision,
-                    reason=reason or "no rule keeps it in float32",
-                )
+        guard = None if self._extents is None else RangeGuard(self._half, self._extents)
+        rules = HalfRules(self._half, self._keep, model, guard)
+        reasons = {node: rules.kept(node) for node in model.graph.all_nodes() if _touches_float(node)}
+        reasons |= lone_nodes(reasons)
+        lowered = [node for node, reason in reasons.items() if reason is None]
+        why_lowered = "its values fit, as measured" if guard is not None else "no rule keeps it in float32"
+        decisions = tuple(
+            NodeDecision(
+                node=node_label(node),
+                op=node.op_type,
+                precision=self._half if reason is None else "float32",
+                reason=reason or why_lowered,
             )
+            for node, reason in reasons.items()
+        )
         _Rewriter(self._half, model, set(lowered)).rewrite(model, lowered)
-        return PassResult(self.name, modified=bool(lowered), decisions=tuple(decisions))
+        return PassResult(self.name, modified=bool(lowered), decisions=decisions)
 
 
 class _Rewriter:
@@ -64,7 +72,7 @@ class _Rewriter:
 
     def __init__(self, half: HalfType, model: ir.Model, lowered: set[ir.Node]) -> None:
         self._half = half
-        self._dtype = _DTYPES[half]
+        self._dtype = HALVES[half].dtype
         self._lowered = lowered
         self._opset_imports = model.graph.opset_imports
         self._fresh = FreshNames(model)
@@ -112,7 +120,7 @@ class _Rewriter:
 
     def _needs_float(self, node: ir.Node, index: int) -> bool:
         if node not in self._lowered:
-            return True
+            return not (node.op_type == "Cast" and node.domain == "")  # casts from any type, so spare it a second one
         schema = schema_of(node, self._opset_imports)
         return schema is None or float_only(formal(schema.inputs, index))
 
@@ -120,6 +128,10 @@ class _Rewriter:
         """A 16-bit value equal to the float32 ``value``: a converted constant, or one cast, made once."""
         if value in self._as_half:
             return self._as_half[value]
+        source = value.producer()
+        before = source.inputs[0] if source is not None and source.op_type == "Cast" else None
+        if before is not None and before.dtype == self._dtype:  # was in 16 bits already
+            return before
         converted = (
             self._convert(value) if value.const_value is not None and value.is_initializer() else self._cast(value)
         )

@@ -1,8 +1,8 @@
 """Make inner tensors visible: replace a graph's outputs by the tensors to observe, out of any depth of bodies.
 
 A tensor inside the body of an If becomes one more output of that If; the other branch gives an empty tensor for it, so
-that nothing is counted for a branch that was not taken. In a Loop or Scan it becomes a scan output: the values of all
-iterations, stacked.
+that nothing is counted for a branch that was not taken. In a Scan it becomes a scan output, the values of all
+iterations stacked; in a Loop a state that every iteration adds its values to, in one dimension.
 """
 
 from __future__ import annotations
@@ -31,60 +31,138 @@ def expose(model: ir.Model, tensors: Sequence[str]) -> None:
         StageError: a tensor lies in the body of an operator other than If, Loop and Scan.
     """
     inputs = {value.name for value in model.graph.inputs}
-    values = {value.name: value for node in model.graph.all_nodes() for value in node.outputs if value.name}
     wanted = [name for name in tensors if name not in inputs]
-    if unknown := [name for name in wanted if name not in values]:
+    known = _values(model)
+    if unknown := [name for name in wanted if name not in known]:
         raise InternalError(f"no node produces the tensor {unknown[0]!r}")
     if not wanted:
         return
-    owners = owners_of(model)
-    lifted = [_lifted(values[name], owners) for name in wanted]
-    model.graph.outputs.clear()
-    for name, value in zip(wanted, lifted, strict=True):
-        value.dtype = value.dtype or ir.DataType.FLOAT
-        if value is not values[name]:
-            values[name].name, value.name = f"{name}__inside", name
-        model.graph.outputs.append(value)
+    _append(model, wanted, replace=True)
     common.RemoveUnusedNodesPass()(model)
 
 
-def _lifted(value: ir.Value, owners: dict[ir.Graph, ir.Node]) -> ir.Value:
-    """``value`` as a value of the main graph."""
-    producer = value.producer()
-    assert producer is not None
-    while isinstance(body := producer.graph, ir.Graph) and body in owners:
-        producer = owners[body]
-        value = _output_of(producer, body, value)
-    return value
+def expose_too(model: ir.Model, tensors: Sequence[str]) -> None:
+    """Give ``model`` the outputs ``tensors``, which nodes produce, behind those it has.
+
+    Raises:
+        StageError: as for ``expose``.
+    """
+    _append(model, tensors, replace=False)
+
+
+def _append(model: ir.Model, tensors: Sequence[str], *, replace: bool) -> None:
+    owners, known = owners_of(model), _values(model)
+    for name in tensors:
+        _lift(known[name], owners)
+    outputs = _values(model)  # again: a Loop's outputs move up when it gets another state
+    if replace:
+        model.graph.outputs.clear()
+    for name in tensors:
+        value = outputs[name]
+        value.dtype = value.dtype or ir.DataType.FLOAT
+        model.graph.outputs.append(value)
+
+
+def _values(model: ir.Model) -> dict[str, ir.Value]:
+    made = (value for node in model.graph.all_nodes() for value in node.outputs)
+    given = (value for body in model.graph.subgraphs() for value in body.inputs)
+    return {value.name: value for value in (*made, *given) if value.name}
+
+
+def _lift(value: ir.Value, owners: dict[ir.Graph, ir.Node]) -> None:
+    """Bring ``value`` out of all bodies; what comes out takes its name."""
+    name, inside = value.name, value
+    while isinstance(body := value.graph, ir.Graph) and body in owners:
+        value = _output_of(owners[body], body, value)
+    if value is not inside:
+        inside.name, value.name = f"{name}__inside", name
 
 
 def _output_of(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
     """A new output of ``owner`` that carries ``value`` out of its ``body``."""
-    if owner.op_type not in ("If", "Loop", "Scan"):
-        raise StageError(
-            f"tensor {value.name!r} is inside a {owner.op_type} and cannot be observed", "keep its node with --keep"
-        )
+    if owner.op_type == "If":
+        return _out_of_branch(owner, body, value)
+    if owner.op_type == "Loop":
+        return _out_of_loop(owner, body, value)
+    if owner.op_type == "Scan":
+        return _out_of_scan(owner, body, value)
+    raise StageError(
+        f"tensor {value.name!r} is inside a {owner.op_type} and cannot be observed", "keep its node with --keep"
+    )
+
+
+def _out_of_branch(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
+    inner = _copied(body, value)
+    body.outputs.append(inner)
+    for name in ("then_branch", "else_branch"):
+        other = owner.attributes[name].as_graph()
+        if other is not body:
+            other.outputs.append(_empty(other, f"{value.name}__none", inner))
+    return _new_output(owner, value)
+
+
+def _out_of_scan(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
+    """One more scan output: the values of all iterations, stacked."""
+    body.outputs.append(_copied(body, value))
+    for name in ("scan_output_axes", "scan_output_directions"):
+        if name in owner.attributes:
+            owner.attributes[name] = ir.AttrInt64s(name, [*owner.attributes[name].as_ints(), 0])
+    return _new_output(owner, value)
+
+
+def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
+    """One more state, to which every iteration appends its values, flattened.
+
+    A scan output would not do: it wants one shape in all iterations, and the state of a Loop may grow, or a branch be
+    taken only sometimes.
+    """
+    dtype = value.dtype or ir.DataType.FLOAT
+    assert isinstance(owner.graph, ir.Graph)
+    owner.resize_inputs(max(len(owner.inputs), 2))  # a trip count and a condition, both optional, come first
+    states = len(owner.inputs) - 2
+    start = _empty(owner.graph, f"{value.name}__start", value, before=owner)
+    owner.resize_inputs(states + 3)
+    owner.replace_input_with(states + 2, start)
+    sofar = ir.Value(name=f"{value.name}__sofar", shape=ir.Shape([None]), type=ir.TensorType(dtype))
+    body.inputs.append(sofar)
+    flat_shape = ir.node("Constant", [], {"value": ir.tensor(np.array([-1]), name=f"{value.name}__flat_shape")})
+    flat_shape.outputs[0].name = f"{value.name}__flat_shape"
+    flat = ir.node("Reshape", [value, flat_shape.outputs[0]])
+    flat.outputs[0].name = f"{value.name}__flat"
+    joined = ir.node("Concat", [sofar, flat.outputs[0]], {"axis": 0})
+    joined.outputs[0].name, joined.outputs[0].type = f"{value.name}__joined", ir.TensorType(dtype)
+    body.extend([flat_shape, flat, joined])
+    body.outputs.insert(1 + states, joined.outputs[0])
+    _new_output(owner, value)
+    for index in range(len(owner.outputs) - 1, states, -1):  # scan outputs come after all states: one place on
+        before, after = owner.outputs[index - 1], owner.outputs[index]
+        ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
+        before.name, after.name = after.name, before.name
+        before.type, after.type = after.type, before.type
+        before.shape, after.shape = None, before.shape
+    return owner.outputs[states]
+
+
+def _copied(body: ir.Graph, value: ir.Value) -> ir.Value:
     inner = ir.Value(name=f"{value.name}__out", type=ir.TensorType(value.dtype or ir.DataType.FLOAT))
     body.append(ir.Node("", "Identity", [value], outputs=[inner]))
-    body.outputs.append(inner)
-    if owner.op_type == "If":
-        for name in ("then_branch", "else_branch"):
-            other = owner.attributes[name].as_graph()
-            if other is not body:
-                other.outputs.append(_empty(other, f"{value.name}__none", inner))
-    for name in ("scan_output_axes", "scan_output_directions"):
-        if owner.op_type == "Scan" and name in owner.attributes:
-            owner.attributes[name] = ir.AttrInt64s(name, [*owner.attributes[name].as_ints(), 0])
+    return inner
+
+
+def _new_output(owner: ir.Node, value: ir.Value) -> ir.Value:
     owner.resize_outputs(len(owner.outputs) + 1)
     outer = owner.outputs[-1]
-    outer.name, outer.type = f"{value.name}__lifted", ir.TensorType(inner.dtype or ir.DataType.FLOAT)
+    outer.name, outer.type = f"{value.name}__lifted", ir.TensorType(value.dtype or ir.DataType.FLOAT)
     return outer
 
 
-def _empty(graph: ir.Graph, name: str, like: ir.Value) -> ir.Value:
+def _empty(graph: ir.Graph, name: str, like: ir.Value, before: ir.Node | None = None) -> ir.Value:
     dtype = like.dtype or ir.DataType.FLOAT
     tensor = ir.tensor(np.zeros(0, dtype.numpy()), name=name)
     node = ir.node("Constant", [], {"value": tensor})
     node.outputs[0].name, node.outputs[0].type = name, ir.TensorType(dtype)
-    graph.append(node)
+    if before is None:
+        graph.append(node)
+    else:
+        graph.insert_before(before, [node])
     return node.outputs[0]

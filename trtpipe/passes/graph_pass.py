@@ -24,12 +24,14 @@ class NodeDecision(Record):
         op: its operator.
         precision: what it computes in (``int8``, ``float16``, ``float32``, ...).
         reason: the rule that decided.
+        macs: multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul; ``None`` for others, and where unknown.
     """
 
     node: str
     op: str
     precision: str
     reason: str
+    macs: int | None = None
 
 
 @dataclass(frozen=True)

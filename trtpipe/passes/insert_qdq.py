@@ -15,9 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.errors import StageError
-from trtpipe.passes.graph_pass import FreshNames, GraphPass, NodeDecision, PassResult, graphs_of, node_label
+from trtpipe.passes.constants import add_constant, drop_unused_constants
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
+from trtpipe.passes.node_record import record
 from trtpipe.passes.placement import QuantPoint, place
-from trtpipe.passes.weights import FORMATS, quantise_weight, safe_scale
+from trtpipe.passes.scale_groups import joint_amax
+from trtpipe.passes.weights import FORMATS, LEAST_SCALE, ScaleType, quantise_weight, safe_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,14 +33,23 @@ _LEAST_OPSET: dict[EightBit, int] = {"int8": 13, "fp8": 19}
 
 
 class InsertQDQ(GraphPass):
-    """Quantise the inputs of weighted nodes.
+    """Quantise what ``place`` plans.
 
-    1. Every activation that feeds a quantised node gets one Q/DQ pair, shared by all such nodes of the same graph:
-       the branches of an If have pairs and constants of their own, because TensorRT takes no quantised constant
-       that a branch captures.
+    1. Every activation that a quantised node reads gets one Q/DQ pair, shared by all such nodes of the same graph:
+       bodies of If, Loop and Scan have pairs and constants of their own, because TensorRT takes no quantised constant
+       that a body captures.
     2. Every weight becomes an 8-bit constant behind a DequantizeLinear, per output channel for INT8.
-    3. Biases and everything else stay as they are.
-    4. Other consumers of the same tensors keep reading the original ones.
+    3. Tensors between which values only move get one scale, the largest.
+    4. Biases and everything else stay as they are; other consumers keep reading the original tensors.
+
+    Args:
+        precision: ``int8`` or ``fp8``.
+        amax: tensor -> its largest magnitude that counts; a node that reads a tensor without one stays high.
+        keep: shell patterns of node names to leave high.
+        weights: how the scales of weights are chosen.
+        scales: the type in which TensorRT will hold the scales. They are float32 here in any case, but rounded to it
+            before anything is quantised with them.
+        sizes: symbolic dimension -> its size, to count multiply-accumulates with.
     """
 
     name = "insert_qdq"
@@ -48,16 +60,20 @@ class InsertQDQ(GraphPass):
         amax: Mapping[str, float],
         keep: Sequence[str] = (),
         weights: WeightMethod = "max",
+        scales: ScaleType = "float32",
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         self._precision = precision
         self._weights: WeightMethod = weights
+        self._scales: ScaleType = scales
         self._amax = amax
         self._keep = keep
+        self._sizes = sizes or {}
 
     def requires(self, model: ir.Model) -> None:
-        """The opset must know Q/DQ of this kind."""
+        """The opset must know Q/DQ of this kind, if any are to be inserted."""
         opset = model.graph.opset_imports.get("", 0)
-        if opset < _LEAST_OPSET[self._precision]:
+        if opset < _LEAST_OPSET[self._precision] and place(model, self._keep).points:
             raise StageError(
                 f"the model is at opset {opset} and could not be raised; {self._precision} needs "
                 f"{_LEAST_OPSET[self._precision]}",
@@ -66,59 +82,64 @@ class InsertQDQ(GraphPass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Insert the pairs."""
-        points, decisions = place(model, self._keep)
-        rewriter = _Rewriter(self._precision, self._weights, model)
+        placement = place(model, self._keep)
+        amax = joint_amax(self._amax, placement.groups)
+        failed = {
+            point.node: reason for point in placement.points if (reason := self._no_range(point, amax)) is not None
+        }
+        points = [point for point in placement.points if point.node not in failed]
+        precisions: dict[ir.Node, str] = {point.node: self._precision for point in points}
+        decisions = record(model, placement, precisions, failed, self._sizes)
+        rewriter = _Rewriter(self._precision, self._weights, self._scales, model)
         for point in points:
-            decisions.append(self._quantise(point, rewriter))
-        rewriter.drop_unused()
-        return PassResult(self.name, modified=bool(points), decisions=tuple(decisions))
+            rewriter.quantise(point, amax)
+        drop_unused_constants(model)
+        return PassResult(self.name, modified=bool(points), decisions=decisions)
 
-    def _quantise(self, point: QuantPoint, rewriter: _Rewriter) -> NodeDecision:
-        label, op = node_label(point.node), point.node.op_type
-        amax = self._amax.get(point.tensor)
-        if amax is None:
-            return NodeDecision(node=label, op=op, precision="float32", reason=f"no range for {point.tensor!r}")
-        if not amax:
-            return NodeDecision(node=label, op=op, precision="float32", reason="its input was zero in all samples")
-        rewriter.quantise(point, amax)
-        return NodeDecision(
-            node=label, op=op, precision=self._precision, reason="weighted operator with a constant weight"
-        )
+    def _no_range(self, point: QuantPoint, amax: Mapping[str, float]) -> str | None:
+        for name in point.tensors:
+            if name not in amax:
+                return f"no range for {name!r}"
+            if not amax[name]:
+                return f"its input {name!r} was zero in all samples"
+            scale = amax[name] / FORMATS[self._precision].largest
+            if self._scales == "float16" and scale < LEAST_SCALE["float16"]:
+                return f"its input {name!r} is so small that its scale would lose digits in {self._scales}"
+        return None
 
 
 class _Rewriter:
     """Puts the pairs into the graphs, each tensor's once a graph."""
 
-    def __init__(self, precision: EightBit, method: WeightMethod, model: ir.Model) -> None:
+    def __init__(self, precision: EightBit, method: WeightMethod, scales: ScaleType, model: ir.Model) -> None:
         self._precision = precision
         self._method: WeightMethod = method
+        self._scales: ScaleType = scales
         self._format = FORMATS[precision]
-        self._graphs = list(graphs_of(model))
         self._fresh = FreshNames(model)
         self._activations: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
         self._weights: dict[tuple[ir.Value, ir.Graph, int], ir.Value] = {}
 
-    def quantise(self, point: QuantPoint, amax: float) -> None:
+    def quantise(self, point: QuantPoint, amax: Mapping[str, float]) -> None:
         node, graph = point.node, point.node.graph
-        data, kernel = node.inputs[point.activation], node.inputs[point.weight]
-        assert data is not None and kernel is not None and isinstance(graph, ir.Graph)  # noqa: PT018  placement's work
-        if (data, graph) not in self._activations:
-            self._activations[data, graph] = self._activation_pair(graph, data, amax)
+        assert isinstance(graph, ir.Graph)
+        for index in point.activations:
+            value = node.inputs[index]
+            assert value is not None
+            if (value, graph) not in self._activations:
+                self._activations[value, graph] = self._activation_pair(graph, value, amax[value.name or ""])
+            node.replace_input_with(index, self._activations[value, graph])
+        kernel = None if point.weight is None else node.inputs[point.weight]
+        if point.weight is None or kernel is None:
+            return
         if (kernel, graph, point.axis) not in self._weights:
             self._weights[kernel, graph, point.axis] = self._weight(graph, kernel, point.axis, node)
-        node.replace_input_with(point.activation, self._activations[data, graph])
         node.replace_input_with(point.weight, self._weights[kernel, graph, point.axis])
 
-    def drop_unused(self) -> None:
-        for graph in self._graphs:
-            unused = [n for n, v in graph.initializers.items() if not v.uses() and not v.is_graph_output()]
-            for name in unused:
-                del graph.initializers[name]
-
     def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float) -> ir.Value:
-        scale = np.asarray(safe_scale(np.float32(amax), self._format.largest), np.float32)
-        scale_value = self._constant(graph, f"{value.name}_scale", scale)
-        zero = self._constant(graph, f"{value.name}_zero_point", np.zeros((), self._format.dtype.numpy()))
+        scale = np.asarray(safe_scale(np.float32(amax), self._format.largest, self._scales), np.float32)
+        scale_value = add_constant(graph, self._fresh, f"{value.name}_scale", scale)
+        zero = add_constant(graph, self._fresh, f"{value.name}_zero_point", np.zeros((), self._format.dtype.numpy()))
         quantise = ir.node("QuantizeLinear", [value, scale_value, zero], name=self._fresh(f"{value.name}_quantize"))
         self._name_output(quantise, f"{value.name}_quantized", self._format.dtype, value.shape)
         dequantise = ir.node(
@@ -138,25 +159,18 @@ class _Rewriter:
         assert value.const_value is not None
         array = value.const_value.numpy()
         channels = axis if self._format.per_channel else None
-        quantised, scale = quantise_weight(array, channels, self._precision, self._method)
+        quantised, scale = quantise_weight(array, channels, self._precision, self._method, self._scales)
         base = f"{value.name}_axis{axis}"
         inputs = [
-            self._constant(graph, f"{base}_quantized", quantised),
-            self._constant(graph, f"{base}_scale", scale),
-            self._constant(graph, f"{base}_zero_point", np.zeros(scale.shape, self._format.dtype.numpy())),
+            add_constant(graph, self._fresh, f"{base}_quantized", quantised),
+            add_constant(graph, self._fresh, f"{base}_scale", scale),
+            add_constant(graph, self._fresh, f"{base}_zero_point", np.zeros(scale.shape, self._format.dtype.numpy())),
         ]
         attributes = {"axis": ir.AttrInt64("axis", axis)} if self._format.per_channel else {}
         node = ir.Node("", "DequantizeLinear", inputs, attributes, name=self._fresh(f"{base}_dequantize"))
         self._name_output(node, f"{base}_dequantized", ir.DataType.FLOAT, value.shape)
         graph.insert_before(before, [node])
         return node.outputs[0]
-
-    def _constant(self, graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-        unique = self._fresh(name)
-        tensor = ir.tensor(array, name=unique)
-        value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        graph.register_initializer(value)
-        return value
 
     def _name_output(self, node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
         output = node.outputs[0]

@@ -1,115 +1,256 @@
-"""Where Q/DQ pairs go: the weighted operators, their activation inputs and their constant weights.
+"""Where Q/DQ pairs go: which inputs of which nodes are read in 8 bits.
 
-Rules, from NVIDIA's "Working with quantized types" (explicit quantisation): quantise all inputs of weighted operators
-(Conv, ConvTranspose, Gemm, MatMul); do not quantise their outputs; put nothing between a convolution, its normalisation
-and its activation; one pair per tensor, shared by all its weighted consumers.
+Rules, from NVIDIA's "Working with Quantized Types", on the placement of Q/DQ: quantise all inputs of weighted operators
+(Conv, ConvTranspose, Gemm, MatMul) and not their outputs; put nothing between a convolution, its normalisation and its
+activation; quantise the skip input of a residual Add; of the layers without a weight quantise inputs and outputs
+together; one pair per tensor; equal scales where values only move. docs/lowering.md tells them one by one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtpipe.passes.graph_pass import NodeDecision, node_label, owners_of
+from trtpipe.passes.constants import is_constant
+from trtpipe.passes.graph_pass import node_label, owners_of
+from trtpipe.passes.macs import Work, work_of
+from trtpipe.passes.operators import POOLS, PRODUCTS, WEIGHTED, is_standard, moved_values
+from trtpipe.passes.recognise import Patterns, recognise
+from trtpipe.passes.residual import skip_input
+from trtpipe.passes.scale_groups import scale_groups
+from trtpipe.passes.thresholds import does_not_pay, left_high
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: operator -> index of the weight input, where it is fixed
-WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+#: Activations that fuse into the kernel before them and leave its result fit for 8 bits.
+_CLIPPING = frozenset({"Relu", "LeakyRelu", "Clip"})
+#: Why the two products of an attention stay high; measured, see docs/lowering.md.
+ATTENTION_HIGH = "product of attention: fuses with its softmax into one kernel only in high precision"
 
 
 @dataclass(frozen=True)
 class QuantPoint:
-    """A weighted node that will compute in 8 bits.
+    """A node that reads some of its inputs in 8 bits.
 
     Attributes:
         node: the node.
-        activation, weight: indices of its inputs.
+        activations: indices of the inputs that get a Q/DQ pair.
+        weight: index of the constant that is stored in 8 bits; ``None`` where there is none.
         axis: the output-channel axis of the weight, along which scales differ.
+        rule: why.
     """
 
     node: ir.Node
-    activation: int
-    weight: int
-    axis: int
+    activations: tuple[int, ...]
+    rule: str
+    weight: int | None = None
+    axis: int = 0
 
     @property
-    def tensor(self) -> str:
-        """Name of the activation tensor that gets the Q/DQ pair."""
-        return self.node.inputs[self.activation].name or ""  # type: ignore[union-attr]
+    def values(self) -> tuple[ir.Value, ...]:
+        """The activations that get a pair, each once."""
+        found = (self.node.inputs[index] for index in self.activations)
+        return tuple(dict.fromkeys(value for value in found if value is not None))
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(value.name or "" for value in self.values)
 
 
-def place(model: ir.Model, keep: Sequence[str] = ()) -> tuple[list[QuantPoint], list[NodeDecision]]:
-    """Find the nodes to quantise, in graph order, and say of every other weighted node why it stays high.
+@dataclass(frozen=True)
+class Placement:
+    """The plan for a whole model.
+
+    Attributes:
+        points: the nodes to quantise, in graph order.
+        high: why nodes that were considered stay high.
+        groups: names of tensors that share one scale.
+        works: the work of every weighted node whose shapes are known.
+        patterns: what was recognised on the way.
+    """
+
+    points: tuple[QuantPoint, ...]
+    high: dict[ir.Node, str]
+    groups: tuple[tuple[str, ...], ...]
+    works: dict[ir.Node, Work]
+    patterns: Patterns
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the tensors that carry a pair, whose ranges are needed: each once, in graph order."""
+        return tuple(dict.fromkeys(name for point in self.points for name in point.tensors))
+
+
+def place(model: ir.Model, keep: Sequence[str] = (), *, thrifty: bool = True) -> Placement:
+    """Decide what to quantise.
 
     Args:
-        model: the simplified model; types must be inferred.
+        model: the simplified model; types must be inferred, and shapes where the thresholds of cost shall hold.
         keep: shell patterns of node names to leave in high precision.
+        thrifty: whether nodes for which 8 bits do not pay stay high. That depends on the shapes a model is used at;
+            without it the plan is all that may be in 8 bits at any shapes.
     """
-    owners = owners_of(model)
-    points: list[QuantPoint] = []
-    kept: list[NodeDecision] = []
-    for node in model.graph.all_nodes():
-        if node.op_type not in WEIGHTED or node.domain not in ("", "ai.onnx"):
-            continue
-        reason = _kept_by_user(node, keep) or _outside(node, owners)
-        point = None if reason else _point(node)
+    plan = _Plan(recognise(model), tuple(keep), owners_of(model))
+    nodes = list(model.graph.all_nodes())
+    for node in nodes:
+        plan.weighted(node)
+    if thrifty:
+        plan.drop_what_does_not_pay()
+    for node in nodes:
+        plan.joining(node)
+    order = {node: position for position, node in enumerate(nodes)}
+    points = tuple(sorted(plan.points.values(), key=lambda point: order[point.node]))
+    quantised = list(dict.fromkeys(value for point in points for value in point.values))
+    return Placement(points, plan.high, scale_groups(quantised), plan.works, plan.patterns)
+
+
+@dataclass
+class _Plan:
+    """The plan in the making."""
+
+    patterns: Patterns
+    keep: tuple[str, ...]
+    owners: Mapping[ir.Graph, ir.Node]
+    points: dict[ir.Node, QuantPoint] = field(default_factory=dict)
+    high: dict[ir.Node, str] = field(default_factory=dict)
+    works: dict[ir.Node, Work] = field(default_factory=dict)
+
+    def weighted(self, node: ir.Node) -> None:
+        """A Conv, ConvTranspose, Gemm or MatMul: all its inputs."""
+        if node.op_type not in WEIGHTED or not is_standard(node):
+            return
+        if (work := work_of(node)) is not None:
+            self.works[node] = work
+        reason = self._refused(node) or self._counts(node, work)
+        point = reason or _weighted_point(node, self._products_of_attention())
         if isinstance(point, QuantPoint):
-            points.append(point)
+            self.points[node] = point
         else:
-            kept.append(
-                NodeDecision(node=node_label(node), op=node.op_type, precision="float32", reason=reason or str(point))
-            )
-    return points, kept
+            self.high[node] = point
+
+    def drop_what_does_not_pay(self) -> None:
+        """Leave cheap nodes high for which 8 bits are no gain."""
+        reasons = {node: why for node in self.points if (why := does_not_pay(self.works.get(node))) is not None}
+        fixed = sum(work.macs for node, work in self.works.items() if node in self.high)
+        for node, reason in left_high(list(self.points), self.works, reasons, fixed).items():
+            self.high[node] = reason
+            del self.points[node]
+
+    def joining(self, node: ir.Node) -> None:
+        """An Add or a pool that joins its neighbours in 8 bits."""
+        if node.op_type not in POOLS | {"Add"} or not is_standard(node):
+            return
+        if not all(value is not None and value.dtype == ir.DataType.FLOAT for value in node.inputs):
+            return
+        index = skip_input(node) if node.op_type == "Add" else 0
+        if index is None:
+            return
+        reason = self._refused(node)
+        if reason is None and not self._read_in_8_bits(node.outputs[0]):
+            reason = "its result is not read in 8 bits, so high precision costs nothing"
+        if node.op_type == "Add":
+            rule = "the skip input of a residual Add whose sum is read in 8 bits"
+        else:
+            rule = "a pool between tensors that are in 8 bits anyway"
+            if reason is None and not self._carries_pair(node.inputs[0]):
+                reason = "its input is not in 8 bits for another reader"
+        if reason is None:
+            self.points[node] = QuantPoint(node, (index,), rule)
+        else:
+            self.high[node] = reason
+
+    def _refused(self, node: ir.Node) -> str | None:
+        """Why no rule applies to ``node`` at all."""
+        name = node_label(node)
+        kept = next((f"kept by pattern {pattern!r}" for pattern in self.keep if fnmatchcase(name, pattern)), None)
+        return kept or _unobservable(node, self.owners)
+
+    def _counts(self, node: ir.Node, work: Work | None) -> str | None:
+        """Whether ``node`` computes with shapes and positions, or sums over nothing, as positions times frequencies."""
+        given = [value for value in node.inputs[:2] if value is not None and not is_constant(value)]
+        if given and all(value in self.patterns.positions for value in given):
+            return "arithmetic on shapes or positions"
+        if work is not None and work.depth == 1 and not work.channelwise:
+            return "an outer product: it sums over nothing"
+        return None
+
+    def _products_of_attention(self) -> frozenset[ir.Node]:
+        return frozenset(node for found in self.patterns.attentions for node in (found.scores, found.context))
+
+    def _read_in_8_bits(self, value: ir.Value) -> bool:
+        """Whether a quantised node reads ``value``, directly or by way of activations and moves."""
+        queue, seen = [value], {value}
+        for current in queue:
+            for use in current.uses():
+                user = use.node
+                point = self.points.get(user)
+                if point is not None and use.idx in point.activations and user.op_type in WEIGHTED:
+                    return True
+                if user.op_type in _CLIPPING or current in moved_values(user):
+                    new = [output for output in user.outputs if output not in seen]
+                    queue.extend(new)
+                    seen.update(new)
+        return False
+
+    def _carries_pair(self, value: ir.Value | None) -> bool:
+        uses = value.uses() if value is not None else ()
+        points = ((self.points.get(use.node), use.idx) for use in uses)
+        return any(point is not None and index in point.activations for point, index in points)
 
 
-def observed_tensors(points: Sequence[QuantPoint]) -> tuple[str, ...]:
-    """Names of the tensors whose ranges are needed, each once, in graph order."""
-    return tuple(dict.fromkeys(point.tensor for point in points))
-
-
-def _kept_by_user(node: ir.Node, keep: Sequence[str]) -> str | None:
-    name = node_label(node)
-    return next((f"kept by pattern {pattern!r}" for pattern in keep if fnmatchcase(name, pattern)), None)
-
-
-def _outside(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> str | None:
-    """Branches of an If are like the main graph; the body of a loop sees other values in every iteration."""
-    graph = node.graph
+def _unobservable(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> str | None:
+    """Why no range can be found for what ``node`` reads: it lies in a body out of which no values can be brought."""
+    graph, inside_if = node.graph, False
     while isinstance(graph, ir.Graph) and graph in owners:
         owner = owners[graph]
-        if owner.op_type != "If":
-            return f"inside the body of a {owner.op_type}"
+        if owner.op_type not in ("If", "Loop", "Scan"):
+            return f"inside the body of a {owner.op_type}, where no ranges can be observed"
+        if owner.op_type == "Scan" and inside_if:
+            return "inside an If in a Scan, where no ranges can be observed"
+        inside_if |= owner.op_type == "If"
         graph = owner.graph
     return None
 
 
-def _point(node: ir.Node) -> QuantPoint | str:
-    """The quantisation point of a weighted node, or the reason why it is none."""
-    sides = [_constant(value) for value in node.inputs[:2]]
-    if node.op_type == "MatMul" and sides == [True, False]:
-        activation, weight = 1, 0
-    elif sides == [False, True]:
-        activation, weight = 0, 1
-    else:
-        return "both inputs are constant" if all(sides) else "the weight is not a constant of the graph"
-    data, kernel = node.inputs[activation], node.inputs[weight]
-    if data is None or kernel is None or kernel.const_value is None:
+def _weighted_point(node: ir.Node, attention: frozenset[ir.Node]) -> QuantPoint | str:
+    """The quantisation of a weighted node, or the reason why it stays high."""
+    data, kernel = node.inputs[0], node.inputs[1]
+    if data is None or kernel is None:
         return "an input is missing"
     if data.dtype != ir.DataType.FLOAT or kernel.dtype != ir.DataType.FLOAT:
         return f"computes in {data.dtype.name.lower() if data.dtype else 'an unknown type'} already"
+    if any((made := value.producer()) and made.op_type == "DequantizeLinear" for value in (data, kernel)):
+        return "the model itself quantises what it reads"
+    constants = [is_constant(data), is_constant(kernel)]
+    if all(constants):
+        return "both inputs are constant"
+    if not any(constants):
+        if node.op_type not in PRODUCTS:
+            return "its weight is computed, not a constant"
+        if node in attention:
+            return ATTENTION_HIGH
+        return QuantPoint(node, (0, 1), "a product of two activations: both inputs")
+    weight = constants.index(True)
+    if weight == 0 and node.op_type != "MatMul":
+        return "its weight is computed, not a constant"
+    return _with_weight(node, weight)
+
+
+def _with_weight(node: ir.Node, weight: int) -> QuantPoint | str:
+    kernel = node.inputs[weight]
+    assert kernel is not None
+    assert kernel.const_value is not None
     rank = len(kernel.const_value.shape)
     if rank < 2:
-        return "the weight is a vector, which has no output channels"
-    return QuantPoint(node, activation, weight, _channel_axis(node, weight, rank))
-
-
-def _constant(value: ir.Value | None) -> bool:
-    return value is not None and value.const_value is not None and value.is_initializer()
+        return "its weight is a vector, which has no output channels"
+    return QuantPoint(
+        node, (1 - weight,), "weighted operator with a constant weight", weight, _channel_axis(node, weight, rank)
+    )
 
 
 def _channel_axis(node: ir.Node, weight: int, rank: int) -> int:

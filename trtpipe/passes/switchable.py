@@ -10,6 +10,7 @@ from trtpipe.errors import InternalError
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.insert_qdq import InsertQDQ
+from trtpipe.passes.placement import place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,26 +29,30 @@ def make_switchable(
 
     Returns:
         Tensor -> name of the float32 scalar input that takes its scale (amax / largest value of the format). Tensors
-        that got no pair are left out.
+        that got no pair are left out. Tensors that share one scale have one input: feed the largest.
     """
-    run_passes(model, [InferTypes(), InsertQDQ(precision, amax, keep, weights)])
+    run_passes(model, [InferTypes()])
+    leaders = {name: group[0] for group in place(model, keep).groups for name in group}
+    run_passes(model, [InsertQDQ(precision, amax, keep, weights)])
     inputs: dict[str, ir.Value] = {}
+    switched: dict[str, str] = {}
     for node in list(model.graph.all_nodes()):
         data = node.inputs[0] if node.op_type == "QuantizeLinear" else None
         scale = None if data is None or data.name not in amax else node.inputs[1]
         if data is None or scale is None or not isinstance(scale.graph, ir.Graph) or not scale.is_initializer():
             continue
-        tensor = str(data.name)
+        tensor = leaders.get(str(data.name), str(data.name))
         if tensor not in inputs:
             inputs[tensor] = ir.Value(
                 name=f"{tensor}__scale", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.FLOAT)
             )
             model.graph.inputs.append(inputs[tensor])
+        switched[str(data.name)] = str(inputs[tensor].name)
         del scale.graph.initializers[str(scale.name)]
         ir.convenience.replace_all_uses_with(scale, inputs[tensor])
     if not inputs and amax:
         raise InternalError("no tensor with a range was quantised")
-    return {tensor: str(value.name) for tensor, value in inputs.items()}
+    return switched
 
 
 #: Outputs of these saturate: they hide noise where they are sure of themselves, and magnify it where they are not.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trtpipe.artifact import FileEntry, Record
+from trtpipe.passes.decisions import WorkShare
+from trtpipe.passes.graph_pass import NodeDecision
 from trtpipe.report.verdict import Verdict
 
 
@@ -37,6 +39,8 @@ class Manifest(Record):
         toolchain: versions of everything that took part.
         calibration: an account of the calibration data; ``None`` where none was used.
         verdicts: one for every gate.
+        nodes: what lowering decided for every node, and why.
+        work: for 8 bits, how much of the multiply-accumulates they hold.
         notes: what the stages want read.
     """
 
@@ -51,6 +55,8 @@ class Manifest(Record):
     calibration: dict[str, Any] | None
     artifacts: tuple[ManifestEntry, ...]
     verdicts: tuple[Verdict, ...]
+    nodes: tuple[NodeDecision, ...] = ()
+    work: WorkShare | None = None
     notes: tuple[str, ...] = ()
 
     @property

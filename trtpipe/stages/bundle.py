@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import load_backend
+from trtpipe.backends.base import EngineFacts, load_backend
 from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.profile import CALIBRATED
@@ -31,7 +31,7 @@ class Bundle:
 
     name = "bundle"
     produces = "manifest"
-    version = 1
+    version = 2
     packages = _TOOLS
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -57,6 +57,7 @@ class Bundle:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Collect."""
+        lowered = _lowered(inputs)
         manifest = Manifest(
             trtpipe=trtpipe.__version__,
             source=_source(job),
@@ -71,6 +72,8 @@ class Bundle:
                 for label, artifact in inputs.artifacts.items()
             ),
             verdicts=_verdicts(inputs),
+            nodes=lowered.nodes if lowered is not None else (),
+            work=lowered.work if lowered is not None else None,
             notes=_notes(inputs),
         )
         manifest.write(workdir / MANIFEST)
@@ -88,6 +91,14 @@ def _verdicts(inputs: Inputs) -> tuple[Verdict, ...]:
     parity = ParityReport.read(inputs.path("parity")) if "parity" in inputs.artifacts else None
     latency = LatencyReport.read(inputs.path("latency")) if "latency" in inputs.artifacts else None
     return verdicts(parity, latency)
+
+
+def _lowered(inputs: Inputs) -> LowerFacts | None:
+    """The record of the lowering, unless the user brought a lowered graph without one."""
+    artifact = inputs.artifacts.get("lowered")
+    if artifact is None or all(entry.name != artifact.sidecar.name for entry in artifact.files):
+        return None
+    return LowerFacts.read(artifact.sidecar)
 
 
 def _source(job: Job) -> str:
@@ -121,6 +132,14 @@ def _notes(inputs: Inputs) -> tuple[str, ...]:
         artifact = inputs.artifacts.get(label)
         if artifact is not None and any(entry.name == artifact.sidecar.name for entry in artifact.files):
             notes += [f"{label}: {note}" for note in facts.read(artifact.sidecar).notes]
+    for engine in inputs.engines():
+        if any(entry.name == engine.sidecar.name for entry in engine.files):
+            found = EngineFacts.read(engine.sidecar)
+            notes += [f"{engine.label}: {note}" for note in _engine_notes(found)]
     if "latency" in inputs.artifacts:
         notes += [f"latency: {note}" for note in LatencyReport.read(inputs.path("latency")).notes]
     return tuple(notes)
+
+
+def _engine_notes(facts: EngineFacts) -> tuple[str, ...]:
+    return facts.notes if facts.report is None else (facts.report.summary, *facts.notes)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError, StageError
-from trtpipe.profile import CALIBRATED
+from trtpipe.profile import CALIBRATED, EIGHT_BIT
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.quantiser import EightBit
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.digest import JSON
@@ -28,7 +27,7 @@ class Calibrate:
 
     name = "calibrate"
     produces = "ranges"
-    version = 2
+    version = 3
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -47,9 +46,10 @@ class Calibrate:
         return {
             "method": recipe.method,
             "percentile": recipe.percentile if recipe.method == "percentile" else None,
-            "precision": job.profile.precision if recipe.method in _BY_FORMAT else None,
+            "precision": EIGHT_BIT[job.profile.precision] if recipe.method in _BY_FORMAT else None,
             "weights": recipe.weights if auto else None,
             "keep": list(job.profile.keep) if auto else None,
+            "skip_bad_samples": job.recipe.data.skip_bad_samples if auto else None,
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -78,7 +78,7 @@ def _ranges(job: Job, inputs: Inputs, statistics: Statistics, workdir: Path, pro
     from trtpipe.calibration.search import search_ranges
     from trtpipe.stages.calibrate_judge import judging
 
-    precision = cast("EightBit", job.profile.precision)
+    precision = EIGHT_BIT[job.profile.precision]
     if job.recipe.method != "auto":
         return derive_ranges(statistics, job.recipe.method, job.recipe.percentile, precision)
     dataset = inputs.datasets.get("calibration-data")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError
+from trtpipe.profile import EIGHT_BIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from trtpipe.backends.base import Feed, Runner
-    from trtpipe.calibration.quantiser import EightBit
     from trtpipe.calibration.sample import Dataset
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.job import Job
@@ -36,23 +36,38 @@ class OutputJudge:
         feeds: the samples.
         scales: tensor -> input of the quantised graph that takes its scale.
         largest: largest value of the format.
+        tolerant: leave out feeds on which the float32 graph fails or is not finite.
 
     Raises:
         InputError: the outputs say nothing, because they are all 0 or hold no floats.
     """
 
     def __init__(
-        self, quantised: Runner, exact: Runner, feeds: list[Feed], scales: Mapping[str, str], largest: float
+        self,
+        quantised: Runner,
+        exact: Runner,
+        feeds: list[Feed],
+        scales: Mapping[str, str],
+        largest: float,
+        tolerant: bool = False,
     ) -> None:
         self._runner = quantised
         self._inputs = {spec.name for spec in quantised.inputs}
-        self._feeds = feeds
         self._scales = scales
         self._largest = np.float32(largest)
         wanted = {spec.name for spec in exact.inputs}
-        self._expected = [
-            _floats(exact.infer({name: value for name, value in feed.items() if name in wanted})) for feed in feeds
-        ]
+        self._feeds: list[Feed] = []
+        self._expected: list[Feed] = []
+        for feed in feeds:
+            try:
+                outputs = _floats(exact.infer({name: value for name, value in feed.items() if name in wanted}))
+            except InputError:
+                if not tolerant:
+                    raise
+                continue
+            if not tolerant or all(np.isfinite(value).all() for value in outputs.values()):
+                self._feeds.append(feed)
+                self._expected.append(outputs)
         self._signal = _signal_powers(self._expected)
         if not self._signal:
             raise InputError(
@@ -62,7 +77,10 @@ class OutputJudge:
 
     def __call__(self, amax: Mapping[str, float]) -> np.ndarray:
         """float64[feeds]: noise over signal power in dB, the mean over all outputs."""
-        scales = {scale: np.asarray(np.float32(amax[tensor]) / self._largest) for tensor, scale in self._scales.items()}
+        joint: dict[str, float] = {}
+        for tensor, scale in self._scales.items():  # tensors that share a scale: the largest, as in lowering
+            joint[scale] = max(amax[tensor], joint.get(scale, 0.0))
+        scales = {scale: np.asarray(np.float32(limit) / self._largest) for scale, limit in joint.items()}
         return np.array([self._noise(index, feed, scales) for index, feed in enumerate(self._feeds)])
 
     def _noise(self, index: int, feed: Feed, scales: Feed) -> float:
@@ -84,7 +102,7 @@ def judging(
     from trtpipe.passes.switchable import make_switchable, show_logits
     from trtpipe.passes.weights import largest_value
 
-    precision = cast("EightBit", job.profile.precision)
+    precision = EIGHT_BIT[job.profile.precision]
     exact, quantised = load_model(simplified), load_model(simplified)
     for model in (exact, quantised):  # the names that statistics go by are those of the plain form
         clean_up(model)
@@ -105,6 +123,7 @@ def judging(
                 spread_feeds(dataset, FEEDS, FEED_BYTES),
                 scales,
                 largest_value(precision),
+                tolerant=job.recipe.data.skip_bad_samples > 0,
             )
     finally:
         for name in written:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import EngineFacts, load_backend
+from trtpipe.engine.agreement import Agreement, compare
 from trtpipe.errors import BuildError, InternalError, StageError
 from trtpipe.shapes import check_shapes
 from trtpipe.stages.facts import LowerFacts
@@ -18,16 +19,12 @@ if TYPE_CHECKING:
     from trtpipe.target import Target
 
 
-#: what the builder's layer report calls the precisions of the lowering record
-_ENGINE_WORDS = {"int8": "Int8", "fp8": "FP8", "float16": "Half", "bfloat16": "BFloat16"}
-
-
 class Compile:
     """Asks the job's back-end for an engine. Plain plan bytes; what is known of it goes into the sidecar."""
 
     name = "compile"
     produces = "engine"
-    version = 1
+    version = 2
     packages = ()
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -64,6 +61,9 @@ class Compile:
         facts = backend.build(lowered, job.profile, target, plan, job.settings, progress)
         for warning in facts.warnings:
             progress.note(f"{job.backend}: {warning}")
+        facts = facts.model_copy(update={"notes": _notes(facts, inputs)})
+        for note in facts.notes:
+            progress.note(f"{plan.name}: {note}")
         facts.write(plan.with_name(f"{plan.name}.json"))
         return Draft("engine", workdir, (plan.name, f"{plan.name}.json"), target=target.name), ()
 
@@ -85,22 +85,27 @@ class Compile:
                     f"the graph has {[spec.name for spec in wanted]}",
                     f"remove {side}s that nothing uses from the model",
                 )
-        _refuse_silent_float32(facts, inputs, draft.path.name)
+        for agreement in _agreements(facts, inputs):
+            if agreement.lost:  # an engine in float32 must not pass for the one asked for
+                raise StageError(
+                    f"{draft.path.name}: {agreement.note}",
+                    "report this with the model; the builder undid the lowering",
+                )
 
 
-def _refuse_silent_float32(facts: EngineFacts, inputs: Inputs, plan: str) -> None:
-    """An engine that came out in float32 although nodes were lowered must not pass for the one asked for."""
+def _agreements(facts: EngineFacts, inputs: Inputs) -> tuple[Agreement, ...]:
+    """The lowering record against the engine; nothing where the builder says nothing, or the graph is the user's."""
     lowered = inputs.artifacts["lowered"]
-    if not facts.precisions or not any(entry.name == lowered.sidecar.name for entry in lowered.files):
-        return  # the builder does not say, or the graph is the user's own
-    counts = LowerFacts.read(lowered.sidecar).counts
-    for precision, word in _ENGINE_WORDS.items():
-        if counts.get(precision) and word not in facts.precisions:
-            raise StageError(
-                f"{plan}: {counts[precision]} nodes were lowered to {precision}, "
-                f"but no layer of the engine computes in it ({', '.join(facts.precisions)})",
-                "report this with the model; the builder undid the lowering",
-            )
+    if facts.report is None or not any(entry.name == lowered.sidecar.name for entry in lowered.files):
+        return ()
+    return compare(LowerFacts.read(lowered.sidecar).nodes, facts.report)
+
+
+def _notes(facts: EngineFacts, inputs: Inputs) -> tuple[str, ...]:
+    notes = [agreement.note for agreement in _agreements(facts, inputs) if agreement.raised]
+    if facts.report is not None and facts.report.separate:
+        notes.append(f"Q/DQ that became kernels of their own: {', '.join(facts.report.separate)}")
+    return tuple(notes)
 
 
 def _target(job: Job) -> Target:

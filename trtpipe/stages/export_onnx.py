@@ -33,6 +33,7 @@ def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
 def _rewritten(sealed: Path, label: Path, path: Path, report: Report) -> ExportReply:
     proto = read_proto(sealed)
     model = load_model(sealed)
+    refuse_interface(proto.graph, label)
     _open_dimensions(model)
     names = save_model(model, path)
     report("check", 1, 2)
@@ -47,6 +48,20 @@ def _rewritten(sealed: Path, label: Path, path: Path, report: Report) -> ExportR
     facts.model_copy(update={"contract": contract_of_proto(proto)}).write(path.with_name(f"{MODEL}.json"))
     report("check", 2, 2)
     return ExportReply(names=names)
+
+
+def refuse_interface(graph: onnx.GraphProto, source: Path) -> None:
+    """Raise InputError for an input or output that no engine can have: text, a sequence, an optional, a map."""
+    for side, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            kind = value.type.WhichOneof("value") or "tensor_type"
+            if kind == "tensor_type" and value.type.tensor_type.elem_type != onnx.TensorProto.STRING:
+                continue
+            words = "text" if kind == "tensor_type" else f"of kind {kind.removesuffix('_type')}"
+            raise InputError(
+                f"{source}: {side} {value.name!r} is {words}; engines take and give tensors of numbers only",
+                "move that part of the model in front of the engine, or behind it",
+            )
 
 
 def _open_dimensions(model: ir.Model) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from trtpipe.artifact import IOContract, Record
+from trtpipe.engine.search import Trial
+from trtpipe.passes.decisions import WorkShare
 from trtpipe.passes.graph_pass import NodeDecision
 
 
@@ -60,10 +62,16 @@ class LowerFacts(Record):
         precision: what was asked for.
         counts: how many of the judged nodes ended up in each precision.
         nodes: the decision for each of them.
+        samples: how many samples showed what 16 bits have to hold; 0 where fixed rules decided.
+        trials: engines that were built to find the cheapest placement; only for ``best``.
+        work: for 8 bits, how much of the multiply-accumulates they hold.
     """
 
     precision: str
     opset: int
     counts: dict[str, int]
     nodes: tuple[NodeDecision, ...]
+    samples: int = 0
+    trials: tuple[Trial, ...] = ()
+    work: WorkShare | None = None
     notes: tuple[str, ...] = ()

@@ -3,74 +3,97 @@
 from __future__ import annotations
 
 from collections import Counter
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
+from trtpipe.backends.base import load_backend
+from trtpipe.engine.search import SCALES_BEHIND, Placement
 from trtpipe.errors import StageError
 from trtpipe.onnxfile import read_contract
-from trtpipe.profile import CALIBRATED
+from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.stages.facts import LowerFacts
+from trtpipe.stages.halves import extents_in, prepare_half
+from trtpipe.stages.lower_placement import Choice, choose, search_target, searches
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from trtpipe.calibration.extents import Extents
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
-    from trtpipe.passes.graph_pass import GraphPass
+    from trtpipe.passes.graph_pass import GraphPass, NodeDecision
     from trtpipe.progress import Progress
 
 LOWERED = "lowered.onnx"
 
 
 class Lower:
-    """Writes the precision into the graph: Q/DQ pairs, or casts; and records the decision for every node."""
+    """Writes the precision into the graph: Q/DQ pairs, casts, or both; and records the decision for every node."""
 
     name = "lower"
     produces = "lowered"
-    version = 4
+    version = 10
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
-        """The simplified graph; ranges for 8 bits."""
-        return ("simplified", "ranges") if job.profile.precision in CALIBRATED else ("simplified",)
+        """The simplified graph; ranges for 8 bits; for 16 bits what was measured, where there is data."""
+        precision = job.profile.precision
+        ranges = ("ranges",) if precision in CALIBRATED else ()
+        return ("simplified", *ranges, *(("statistics",) if precision in HALF else ()))
 
     def skip(self, job: Job) -> str | None:
         """Never: fp32 is a precision like any other."""
         return None
 
     def key(self, job: Job) -> JSON:
-        """The precision, the nodes the user keeps high, and how far the scales of weights reach."""
+        """The precision, the nodes the user keeps high, how far the scales of weights reach, the shapes work is
+        counted at, the GPU that placements are compared for.
+        """
         eight_bit = job.profile.precision in CALIBRATED
         return {
             "precision": job.profile.precision,
             "keep": list(job.profile.keep),
             "weights": job.recipe.weights if eight_bit else None,
+            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision == "best" else None,
+            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()} if eight_bit else None,
+            "search": search_target(job),
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
-        """No back-end."""
-        return {}
+        """The back-end whose engines are compared, for ``best``."""
+        return {"name": job.backend, **load_backend(job.backend).fingerprint(job.settings)} if searches(job) else {}
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Rewrite the graph."""
-        from trtpipe.onnxfile import load_model, save_model
-        from trtpipe.passes.clean_up import clean_up
-        from trtpipe.passes.graph_pass import run_passes
+        from trtpipe.onnxfile import save_model
+        from trtpipe.passes.decisions import work_share
 
         precision = job.profile.precision
-        model = load_model(inputs.path("simplified"))
-        clean_up(model)
-        results = run_passes(model, _passes(job, inputs))
-        decisions = [decision for result in results for decision in result.decisions]
+        extents = extents_in(inputs) if precision in HALF else None
+        choice = Choice()
+        if precision == "best":
+            choice = choose(job, lambda placement: _lowered(job, inputs, extents, placement), workdir, progress)
+        model, lowered = _lowered(job, inputs, extents, choice.placement)
+        decisions = choice.explained(lowered)
         path = workdir / LOWERED
         names = save_model(model, path)
-        notes = _notes(job, [decision.precision for decision in decisions])
+        notes = _notes(job, decisions, compared=bool(choice.trials))
         for note in notes:
             progress.warn(note)
+        if choice.note:
+            progress.note(choice.note)
+            notes.append(choice.note)
         facts = LowerFacts(
             precision=precision,
             opset=model.graph.opset_imports.get("", 0),
             counts=dict(sorted(Counter(decision.precision for decision in decisions).items())),
-            nodes=tuple(decisions),
+            nodes=decisions,
+            samples=0 if extents is None else extents.samples,
+            work=work_share(decisions) if precision in CALIBRATED else None,
+            trials=choice.trials,
             notes=tuple(notes),
         )
         facts.write(path.with_name(f"{LOWERED}.json"))
@@ -83,28 +106,87 @@ class Lower:
             raise StageError(f"lowering changed the interface: {broken}", "report this with the model")
 
 
-def _passes(job: Job, inputs: Inputs) -> list[GraphPass]:
-    from trtpipe.calibration.ranges import Ranges
+def _lowered(
+    job: Job, inputs: Inputs, extents: Extents | None, placement: Placement | None
+) -> tuple[ir.Model, tuple[NodeDecision, ...]]:
+    """A lowered copy of the graph: to 8 bits, to 16, or to 8 and what is left to 16.
+
+    Args:
+        placement: which nodes ``best`` computes in 8 bits; ``None``: all that may.
+    """
+    from trtpipe.onnxfile import load_model
     from trtpipe.passes.cast_precision import CastPrecision
-    from trtpipe.passes.insert_qdq import InsertQDQ
+    from trtpipe.passes.clean_up import clean_up
+    from trtpipe.passes.count_work import CountWork
+    from trtpipe.passes.graph_pass import node_label, run_passes
+    from trtpipe.passes.split_scales import SplitScales
+    from trtpipe.passes.two_precisions import merged
 
     precision, keep = job.profile.precision, job.profile.keep
-    if precision == "fp32":
-        return []
-    if precision == "fp16":
-        return [CastPrecision("float16", keep)]
-    if precision == "bf16":
-        return [CastPrecision("bfloat16", keep)]
+    model = load_model(inputs.path("simplified"))
+    clean_up(model)
+    if precision in HALF:
+        prepare_half(model)
+    nodes = {node_label(node) for node in model.graph.all_nodes()}
+    eight: tuple[NodeDecision, ...] = ()
+    if precision in EIGHT_BIT:
+        counting = CountWork(job.opt_shapes)
+        eight = run_passes(model, [counting, _quantisation(model, job, inputs, placement)])[-1].decisions
+    if precision not in HALF:
+        return model, eight
+    half = run_passes(model, [CastPrecision(HALF[precision], keep, extents)])[0].decisions
+    if placement is not None and placement.style == SCALES_BEHIND:
+        run_passes(model, [SplitScales()])
+    return model, merged(eight, half, nodes)
+
+
+def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placement | None) -> GraphPass:
+    from trtpipe.calibration.ranges import Ranges
+    from trtpipe.passes.insert_qdq import InsertQDQ
+    from trtpipe.passes.macs import sizes_of
+
+    precision, keep = job.profile.precision, job.profile.keep
     ranges = Ranges.read(inputs.path("ranges"))
     amax = {name: found.amax for name, found in ranges.tensors.items()}
-    return [InsertQDQ(precision, amax, keep, job.recipe.weights)]
+    sizes = sizes_of(model, job.opt_shapes)
+    if precision != "best":
+        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes)
+    left = _left_in_half(model, job.profile.int8_nodes, placement)
+    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, "float16", sizes)
 
 
-def _notes(job: Job, precisions: list[str]) -> list[str]:
-    """A lowering that changed nothing must not pass for one that did."""
-    wanted = {"fp16": "float16", "bf16": "bfloat16"}.get(job.profile.precision, job.profile.precision)
-    if job.profile.precision == "fp32" or wanted in precisions:
+def _left_in_half(model: ir.Model, patterns: tuple[str, ...], placement: Placement | None) -> list[str]:
+    """Patterns of all nodes that none of ``patterns`` names, or that are not worth 8 bits."""
+    from trtpipe.passes.graph_pass import node_label
+
+    labels = [node_label(node) for node in model.graph.all_nodes()]
+    allowed = [label for label in labels if any(fnmatchcase(label, pattern) for pattern in patterns)]
+    wanted = set(allowed) if placement is None else set(allowed) & placement.nodes
+    return [escape(label) for label in labels if label not in wanted]
+
+
+def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:
+    """What deserves attention: a lowering that changed nothing, or little; patterns that match nothing.
+
+    Args:
+        compared: whether engines showed which nodes are worth 8 bits; that note says how few they are.
+    """
+    from trtpipe.passes.decisions import shortfall, unmatched
+
+    precision = job.profile.precision
+    if precision == "fp32":
         return []
-    return [
-        f"no node could be lowered to {job.profile.precision}: the engine will compute in float32 (see {LOWERED}.json)"
-    ]
+    notes = unmatched(job.profile.keep, decisions)
+    found = {decision.precision for decision in decisions}
+    eight, half = EIGHT_BIT.get(precision), HALF.get(precision)
+    if not found & {eight, half}:
+        notes.append(
+            f"no node could be lowered to {precision}: the engine will compute in float32 (see {LOWERED}.json)"
+        )
+    elif compared:
+        return notes
+    elif eight is not None and eight not in found:
+        notes.append(f"no node could be lowered to {eight}: the engine will compute in {half} (see {LOWERED}.json)")
+    elif eight is not None and (sentence := shortfall(decisions)) is not None:
+        notes.append(sentence)
+    return notes

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import load_backend
+from trtpipe.profile import HALF
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
     from pathlib import Path
 
+    import onnx_ir as ir
+
+    from trtpipe.accuracy.parity import Contender
     from trtpipe.artifact import Artifact
     from trtpipe.job import Inputs, Job
     from trtpipe.profile import Precision
-
-_EMULATED: dict[Precision, str] = {"fp16": "float16 storage emulated", "bf16": "bfloat16 storage emulated"}
 
 
 def runnable(job: Job) -> bool:
@@ -30,15 +33,38 @@ def runnable_engines(job: Job, inputs: Inputs) -> list[Artifact]:
 
 def runnable_graph(path: Path, precision: Precision, workdir: Path) -> tuple[Path, str]:
     """The graph the CPU runs for ``path``: 16-bit graphs with their storage emulated, all others as they are."""
-    if precision not in _EMULATED:
+    if precision not in HALF:
         return path, ""
-    from trtpipe.onnxfile import load_model, save_model
+    from trtpipe.onnxfile import save_model
+
+    emulated = workdir / "emulated.onnx"
+    save_model(_emulated(path), emulated)
+    return emulated, f"{HALF[precision]} storage emulated"
+
+
+def open_watched(path: Path, precision: Precision, job: Job, workdir: Path, stack: ExitStack) -> Contender:
+    """A lowered graph ready to run; where it has 16-bit storage, with that emulated and watched."""
+    from trtpipe.accuracy.parity import Contender
+    from trtpipe.accuracy.storage import StorageWatch
+    from trtpipe.onnxfile import save_model
+    from trtpipe.passes.watch_storage import watch_storage
+
+    onnx = load_backend("onnxruntime")
+    if precision not in HALF:
+        return Contender("lowered", stack.enter_context(onnx.open(path, job.settings)), precision)
+    model = _emulated(path)
+    probes, makers = watch_storage(model)
+    save_model(model, workdir / "emulated.onnx")
+    runner = stack.enter_context(onnx.open(workdir / "emulated.onnx", job.settings))
+    return Contender("lowered", StorageWatch(runner, probes, makers), precision, f"{HALF[precision]} storage emulated")
+
+
+def _emulated(path: Path) -> ir.Model:
+    from trtpipe.onnxfile import load_model
     from trtpipe.passes.emulate_half import EmulateHalf
     from trtpipe.passes.graph_pass import run_passes
     from trtpipe.passes.infer_types import InferTypes
 
     model = load_model(path)
     run_passes(model, [InferTypes(), EmulateHalf()])
-    emulated = workdir / "emulated.onnx"
-    save_model(model, emulated)
-    return emulated, _EMULATED[precision]
+    return model

@@ -14,6 +14,8 @@ from trtpipe.onnxfile import read_contract
 from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
@@ -30,6 +32,7 @@ class SimplifyRequest(Record):
 
     Attributes:
         onnxsim: whether onnxsim may try.
+        rewrite: whether operators may be expanded and the opset raised.
         opset: least opset of the result.
         feeds: an ``.npz`` with real samples for the numerical check; empty for seeded random ones.
         shapes: shapes of dynamic inputs, for random samples.
@@ -39,6 +42,7 @@ class SimplifyRequest(Record):
     model: str
     workdir: str
     onnxsim: bool
+    rewrite: bool = True
     opset: int
     feeds: str
     shapes: dict[str, tuple[int, ...]]
@@ -56,7 +60,7 @@ class Simplify:
 
     name = "simplify"
     produces = "simplified"
-    version = 2
+    version = 5
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -80,7 +84,7 @@ class Simplify:
         return {}
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
-        """Try with onnxsim, then without."""
+        """Try with onnxsim, then without, then without any rewriting that could change what is computed."""
         size = inputs.artifacts["model"].size
         request = SimplifyRequest(
             model=str(inputs.path("model")),
@@ -90,16 +94,16 @@ class Simplify:
             feeds=_write_feeds(inputs, workdir),
             shapes=job.opt_shapes,
         )
-        try:
-            reply = self._attempt(job, request, size, progress)
-        except (StageError, WorkerDied) as error:
-            if not request.onnxsim or (isinstance(error, WorkerDied) and error.phase == RUN):
-                raise  # running the model as it came is what failed
-            progress.warn(f"onnxsim was given up: {error.message}; the unsimplified graph goes on")
-            for leftover in workdir.glob(f"{SIMPLIFIED}*"):
-                leftover.unlink()
-            plain = request.model_copy(update={"onnxsim": False, "notes": (f"onnxsim was given up: {error.message}",)})
-            reply = self._attempt(job, plain, size, progress)
+        while True:
+            try:
+                reply = self._attempt(job, request, size, progress)
+                break
+            except (StageError, WorkerDied) as error:
+                if not request.rewrite or (isinstance(error, WorkerDied) and error.phase == RUN):
+                    raise  # running the model as it came is what failed
+                request = _humbler(request, error.message, progress)
+                for leftover in workdir.glob(f"{SIMPLIFIED}*"):
+                    leftover.unlink()
         (workdir / FEEDS).unlink(missing_ok=True)
         return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json")), ()
 
@@ -122,6 +126,15 @@ class Simplify:
             raise StageError(f"simplification changed the interface: {broken}", "run again with --no-simplify")
 
 
+def _humbler(request: SimplifyRequest, failure: str, progress: Progress) -> SimplifyRequest:
+    """The next attempt after a failed one: without onnxsim, then without any rewriting."""
+    what = "onnxsim" if request.onnxsim else "rewriting"
+    note = f"{what} was given up: {failure}"
+    progress.warn(f"{note}; the {'unsimplified' if request.onnxsim else 'given'} graph goes on")
+    given_up = {"onnxsim": False} if request.onnxsim else {"rewrite": False}
+    return request.model_copy(update={**given_up, "notes": (*request.notes, note)})
+
+
 def _write_feeds(inputs: Inputs, workdir: Path) -> str:
     """The first samples of the user's data, for the child process; nothing if there is no data."""
     import numpy as np
@@ -134,10 +147,15 @@ def _write_feeds(inputs: Inputs, workdir: Path) -> str:
     path = workdir / FEEDS
     # Feeds are in the order of the model's inputs, whose names may not do as file names inside the archive.
     arrays: dict[str, Any] = {
-        f"{i}_{j}": value for i, feed in enumerate(feeds) for j, value in enumerate(feed.values())
+        f"{i}_{j}": plain(value) for i, feed in enumerate(feeds) for j, value in enumerate(feed.values())
     }
     np.savez(path, **arrays)
     return str(path)
+
+
+def plain(value: np.ndarray) -> np.ndarray:
+    """``value``, as bytes where numpy's files have no word for its type (bfloat16, float8)."""
+    return value if value.dtype.isbuiltin == 1 else value.view(f"u{value.dtype.itemsize}")
 
 
 def _opset(job: Job) -> int:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError, StageError
-from trtpipe.stages.running import runnable, runnable_engines, runnable_graph
+from trtpipe.profile import HALF
+from trtpipe.stages.running import open_watched, runnable, runnable_engines
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.parity import Contender
-    from trtpipe.accuracy.reports import MetricValue, ParityReport
+    from trtpipe.accuracy.reports import MetricValue, Overflow, ParityReport
     from trtpipe.artifact import Artifact
     from trtpipe.calibration.dataset import Dataset
     from trtpipe.digest import JSON
@@ -33,7 +34,7 @@ class Verify:
 
     name = "verify"
     produces = "parity"
-    version = 2
+    version = 3
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -84,11 +85,15 @@ class Verify:
             )
             others = []
             for label in labels[1:]:
-                precision = job.profile.precision if label == "lowered" else "fp32"
-                path, note = runnable_graph(inputs.path(label), precision, workdir)
-                others.append(Contender(label, stack.enter_context(onnx.open(path, job.settings)), precision, note))
+                if label == "lowered":
+                    others.append(open_watched(inputs.path(label), job.profile.precision, job, workdir, stack))
+                else:
+                    others.append(
+                        Contender(label, stack.enter_context(onnx.open(inputs.path(label), job.settings)), "fp32")
+                    )
             others += [_engine(job, engine, stack) for engine in runnable_engines(job, inputs)]
             run = compare(reference, others, dataset, job.profile.tolerance, metric, progress)
+            overflows = _overflows(job, others)
         if evaluation and _demanded(evaluation) and not run.metrics:
             raise InputError(
                 f"{dataset.name}: no labels, so {evaluation.metric} cannot be measured",
@@ -117,6 +122,7 @@ class Verify:
             metrics=run.metrics,
             max_drop=job.profile.accuracy.max_drop if run.metrics else None,
             not_run=_not_run(job),
+            overflows=overflows,
             passed=True,
         )
         _judged(report).write(workdir / PARITY)
@@ -129,6 +135,13 @@ class Verify:
         report = ParityReport.read(draft.path)
         if not report.feeds or not report.comparisons:
             raise StageError("nothing was compared", "give at least one sample and one artifact besides the reference")
+
+
+def _overflows(job: Job, contenders: list[Contender]) -> tuple[Overflow, ...]:
+    from trtpipe.accuracy.storage import StorageWatch
+
+    watches = [contender.runner for contender in contenders if isinstance(contender.runner, StorageWatch)]
+    return tuple(found for watch in watches for found in watch.overflows(HALF[job.profile.precision]))
 
 
 def _demanded(evaluation: EvaluationSettings | None) -> bool:
@@ -176,6 +189,12 @@ def _judged(report: ParityReport) -> ParityReport:
                     f"{comparison.artifact}: output {output.output!r} differs from {report.reference}: "
                     f"mean {output.mean_abs:.3g} of {output.scale:.3g}, max {output.max_abs:.3g}{cosine}"
                 )
+    if report.overflows:
+        worst = report.overflows[0]
+        reasons.append(
+            f"lowered: {_counted(report.overflows)} in 16-bit storage; {worst.tensor!r} of node "
+            f"{worst.node!r} reaches {worst.largest:.3g}"
+        )
     reference = next((value for value in report.metrics if value.artifact == report.reference), None)
     for value in report.metrics:
         if reference is not None and _dropped(reference, value, report.max_drop or 0.0):
@@ -184,6 +203,10 @@ def _judged(report: ParityReport) -> ParityReport:
                 f"{report.reference}'s {reference.value:.4f}; allowed are {report.max_drop}"
             )
     return report.model_copy(update={"reasons": tuple(reasons), "passed": not reasons})
+
+
+def _counted(overflows: tuple[Overflow, ...]) -> str:
+    return "1 tensor overflows" if len(overflows) == 1 else f"{len(overflows)} tensors overflow"
 
 
 def _dropped(reference: MetricValue, value: MetricValue, max_drop: float) -> bool:

@@ -5,6 +5,7 @@
     <root>/                                          0700, ours
       v1/<stage>/<digest[:2]>/<digest>/              entries: only ever renamed into place or out of it, whole
       tmp/<id>/ and <id>.lock                        private work folders; an unlocked one is an orphan
+      partial/<digest>/                              what an interrupted build left to the next one of the same key
       locks/<digest>.lock                            one builder per key
       locks/removal.lock                             one process at a time takes entries away
       corrupt/<stage>-<digest>-<id>/                 entries that failed their check, for a look at them
@@ -51,6 +52,10 @@ class Layout:
     @property
     def tmp(self) -> Path:
         return self.root / "tmp"
+
+    @property
+    def partial(self) -> Path:
+        return self.root / "partial"
 
     @property
     def locks(self) -> Path:

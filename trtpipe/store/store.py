@@ -27,7 +27,7 @@ from trtpipe.store.entry import (
 from trtpipe.store.files import corrupt, open_plain, read_plain, sync_folder, take, write_new
 from trtpipe.store.layout import Layout
 from trtpipe.store.locks import is_at, locked, share
-from trtpipe.store.scratch import scratch, sweep
+from trtpipe.store.scratch import resumable, scratch, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,7 +140,8 @@ class ArtifactStore:
             seconds: what the build took.
         """
         doing = f"store the result of {key.label}"
-        move = self._layout.tmp in draft.folder.absolute().parents
+        above = draft.folder.absolute().parents
+        move = self._layout.tmp in above or self._layout.partial in above
         needed = None if move else _size(draft)
         with scratch(self._layout, doing) as staging, self._layout.translate(doing, needed):
             return self._install(staging, key, _fill(staging, key, draft, seconds, move=move))
@@ -185,6 +186,15 @@ class ArtifactStore:
     def workdir(self) -> Iterator[Path]:
         """A private, empty folder on the store's file system; removed afterwards, whatever happened."""
         with scratch(self._layout, "make a work folder") as folder:
+            yield folder
+
+    @contextmanager
+    def resumable(self, key: Key) -> Iterator[Path]:
+        """A work folder for the holder of ``key``'s lock, which a killed or interrupted build leaves to the next one.
+
+        It is removed when the build ends in any other way, and after a week in which nobody took it up again.
+        """
+        with resumable(self._layout, key.digest, "make a work folder") as folder:
             yield folder
 
     def nearest(self, key: Key) -> tuple[str, ...] | None:

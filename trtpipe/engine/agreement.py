@@ -1,0 +1,83 @@
+"""Whether an engine computes what was lowered: the record of the lowering against the builder's own report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtpipe.engine.report import EngineLayer, EngineReport
+    from trtpipe.passes.graph_pass import NodeDecision
+
+#: A precision of the lowering record -> the types of the engine that carry it out. A node lowered to 16 bits is well
+#: served by a kernel that also reads or writes 8 bits, whatever it holds in registers.
+SERVED_BY: dict[str, frozenset[str]] = {
+    "int8": frozenset({"Int8"}),
+    "fp8": frozenset({"FP8"}),
+    "float16": frozenset({"Half", "Int8", "FP8"}),
+    "bfloat16": frozenset({"BFloat16", "Int8", "FP8"}),
+}
+#: Generated kernels are named after what they do, in order: ``__myl_CastMulCast_myl0_3``.
+_CAST = "Cast"
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the nodes lowered to one precision fared.
+
+    Attributes:
+        precision: as the lowering record names it.
+        found: nodes that are in some layer of the engine; folded ones are in none.
+        raised: those that only layers of wider types hold.
+    """
+
+    precision: str
+    found: int
+    raised: tuple[str, ...]
+
+    @property
+    def lost(self) -> bool:
+        """Whether the engine is not what was lowered: more than half of the nodes that can be found were raised."""
+        return 2 * len(self.raised) > self.found
+
+    @property
+    def note(self) -> str:
+        """In words, with the names."""
+        return (
+            f"the builder raised {len(self.raised)} of {self.found} nodes lowered to {self.precision}: "
+            f"{', '.join(self.raised)}"
+        )
+
+
+def compare(decisions: Sequence[NodeDecision], report: EngineReport) -> tuple[Agreement, ...]:
+    """One agreement for every lowered precision that can be judged.
+
+    A node is judged by the products it is in, or else by all layers it is in. A generated kernel that casts inside
+    does not tell what it computes in; it counts as what was asked for. Of a precision whose nodes no layer names, only
+    whether any kernel touches its type can be told; this is judged where convolutions or matrix products were lowered.
+    """
+    holders: dict[str, list[EngineLayer]] = {}
+    for layer in report.kernels:
+        for node in layer.nodes:
+            holders.setdefault(node, []).append(layer)
+    found = []
+    for precision, types in SERVED_BY.items():
+        wanted = [each for each in decisions if each.precision == precision]
+        nodes = [each.node for each in wanted if each.node in holders]
+        if nodes:
+            raised = tuple(node for node in nodes if not any(_serves(layer, types) for layer in _judged(holders[node])))
+            found.append(Agreement(precision, len(nodes), raised))
+        elif any(each.op in _WEIGHTED for each in wanted) and not any(layer.types & types for layer in report.kernels):
+            found.append(Agreement(precision, len(wanted), tuple(each.node for each in wanted)))
+    return tuple(found)
+
+
+def _judged(layers: list[EngineLayer]) -> list[EngineLayer]:
+    return [layer for layer in layers if layer.is_product] or layers
+
+
+def _serves(layer: EngineLayer, types: frozenset[str]) -> bool:
+    return bool(layer.types & types) or (not layer.is_product and _CAST in layer.name)

@@ -1,0 +1,95 @@
+"""What to tell about the decisions of a lowering: how much is in 8 bits, what holds it back, one node's record."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Record
+from trtpipe.errors import InputError
+from trtpipe.passes.thresholds import LEAST_SHARE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtpipe.passes.graph_pass import NodeDecision
+
+_EIGHT_BIT = frozenset({"int8", "fp8"})
+#: What differs between two reasons of one kind: names of tensors and patterns.
+_QUOTED = re.compile(r"'[^']*'")
+#: Reasons named when much stays high.
+_REASONS = 3
+
+
+class WorkShare(Record):
+    """Multiply-accumulates of all Conv, ConvTranspose, Gemm and MatMul nodes, and how many are in 8 bits.
+
+    Counted at the opt shapes; dimensions that nobody knows count as 1.
+    """
+
+    total: int
+    eight_bit: int
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1; 1 where there is nothing to compute."""
+        return self.eight_bit / self.total if self.total else 1.0
+
+
+def work_share(decisions: Sequence[NodeDecision]) -> WorkShare:
+    """Add up."""
+    return WorkShare(
+        total=sum(decision.macs or 0 for decision in decisions),
+        eight_bit=sum(decision.macs or 0 for decision in decisions if decision.precision in _EIGHT_BIT),
+    )
+
+
+def shortfall(decisions: Sequence[NodeDecision]) -> str | None:
+    """A sentence that says what keeps more than 5 % of the work out of 8 bits; ``None`` if no more is."""
+    work = work_share(decisions)
+    if work.share >= LEAST_SHARE:
+        return None
+    costs: dict[str, int] = defaultdict(int)
+    for decision in decisions:
+        if decision.precision not in _EIGHT_BIT and decision.macs:
+            costs[_QUOTED.sub("...", decision.reason)] += decision.macs
+    largest = sorted(costs.items(), key=lambda item: (-item[1], item[0]))[:_REASONS]
+    named = "; ".join(f"{100 * macs / work.total:.1f} %: {reason}" for reason, macs in largest)
+    return f"{100 * work.share:.1f} % of the multiply-accumulates are in 8 bits, the rest is not: {named}"
+
+
+def explain(decisions: Sequence[NodeDecision], node: str) -> tuple[NodeDecision, ...]:
+    """The decisions for a node, or for all that a shell pattern matches.
+
+    Raises:
+        InputError: there is no such node; the remedy names similar ones.
+    """
+    found = tuple(each for each in decisions if each.node == node) or tuple(
+        each for each in decisions if fnmatchcase(each.node, node)
+    )
+    if found:
+        return found
+    names = [each.node for each in decisions]
+    raise InputError(
+        f"no node is called {node!r}", _similar(node, names) or "look at the names with: trtpipe inspect -v"
+    )
+
+
+def unmatched(patterns: Sequence[str], decisions: Sequence[NodeDecision]) -> list[str]:
+    """A sentence for every ``--keep`` pattern that matches no node."""
+    names = [each.node for each in decisions]
+    return [
+        f"--keep {pattern!r} matches no node" + (f"; {similar}" if (similar := _similar(pattern, names)) else "")
+        for pattern in patterns
+        if not any(fnmatchcase(name, pattern) for name in names)
+    ]
+
+
+def _similar(wanted: str, names: Sequence[str]) -> str:
+    lowered = {name.lower(): name for name in names}
+    close = get_close_matches(wanted.lower().strip("*"), lowered, n=3, cutoff=0.5)
+    close = close or [name for name in lowered if wanted.lower().strip("*?") in name][:3]
+    return f"similar names: {', '.join(lowered[name] for name in close)}" if close else ""

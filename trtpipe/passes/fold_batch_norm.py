@@ -1,0 +1,156 @@
+"""Fold what follows a convolution or matrix product channel by channel into its weight and bias.
+
+At inference a batch normalisation is an affine map a channel: ``y = (x - mean) / sqrt(var + eps) * gamma + beta``
+(Ioffe and Szegedy 2015, arXiv:1502.03167). After a linear operator it disappears into that operator's constants; so
+does a constant added to each channel. Ranges are then taken of what TensorRT really computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, replace_value
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """``y = x * scale + shift`` by channel, float64; both ``[channels]``, or of one element for all channels."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+class FoldBatchNorm(GraphPass):
+    """Fold a channel-wise affine map into the linear node before it.
+
+    1. BatchNormalization (inference form) after Conv, ConvTranspose or Gemm, and after MatMul of rank 2 (a Gemm then).
+    2. Add of a constant that varies along the channel axis only, after Conv or ConvTranspose.
+    3. Only where the linear node's result is read by nothing else, its weight is a float32 constant, and a Gemm has
+       ``alpha`` and ``beta`` 1. The arithmetic is float64, rounded once; weights shared with other nodes are copied.
+    """
+
+    name = "fold_batch_norm"
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Fold until nothing more folds: a convolution may be followed by a sum and a normalisation."""
+        fresh = FreshNames(model)
+        modified = False
+        for node in list(model.graph.all_nodes()):
+            affine = _affine(node)
+            linear = node.inputs[0].producer() if affine is not None and node.inputs[0] is not None else None
+            if affine is None and node.op_type == "Add":
+                linear, affine = _channel_sum(node)
+            if affine is not None and linear is not None and _foldable(linear, node):
+                _fold(linear, node, affine, fresh)
+                modified = True
+        if modified:
+            common.RemoveUnusedNodesPass()(model)
+            drop_unused_constants(model)
+        return PassResult(self.name, modified=modified)
+
+
+def _affine(node: ir.Node) -> _Affine | None:
+    """The map a BatchNormalization of constants computes; ``None`` for anything else."""
+    training = node.attributes.get("training_mode")
+    spatial = node.attributes.get("spatial")
+    if node.op_type != "BatchNormalization" or (training is not None and training.as_int()):
+        return None
+    if spatial is not None and not spatial.as_int():
+        return None
+    constants = [array_of(value) for value in node.inputs[1:5]]
+    gamma, beta, mean, variance = (None if a is None else a.astype(np.float64) for a in constants)
+    if gamma is None or beta is None or mean is None or variance is None:
+        return None
+    epsilon = node.attributes.get("epsilon")
+    scale = gamma / np.sqrt(variance + (epsilon.as_float() if epsilon is not None else 1e-5))
+    return _Affine(scale, beta - mean * scale)
+
+
+def _channel_sum(node: ir.Node) -> tuple[ir.Node | None, _Affine | None]:
+    """(convolution, map) of an Add that gives each channel of a convolution's result a constant."""
+    for value, other in (node.inputs[:2], node.inputs[1::-1]):
+        linear = value.producer() if value is not None else None
+        array = array_of(other)
+        if linear is None or linear.op_type not in _CONVOLUTIONS or array is None:
+            continue
+        kernel = linear.inputs[1]
+        rank = len(kernel.const_value.shape) if kernel is not None and kernel.const_value is not None else 0
+        aligned: tuple[int, ...] = (1,) * (rank - array.ndim) + array.shape
+        if 2 <= rank == len(aligned) and array.size == aligned[1]:
+            return linear, _Affine(np.ones(1), array.reshape(-1).astype(np.float64))
+    return None, None
+
+
+def _foldable(linear: ir.Node, follower: ir.Node) -> bool:
+    """Whether ``linear`` is a linear operator with a constant weight whose result ``follower`` alone reads."""
+    result = linear.outputs[0]
+    if len(tuple(result.uses())) != 1 or result.is_graph_output() or linear.graph is not follower.graph:
+        return False
+    weight = array_of(linear.inputs[1]) if len(linear.inputs) > 1 else None
+    bias = linear.inputs[2] if len(linear.inputs) > 2 else None
+    if weight is None or weight.dtype != np.float32 or (bias is not None and array_of(bias) is None):
+        return False
+    if linear.op_type == "Gemm":
+        return all(linear.attributes[name].as_float() == 1 for name in ("alpha", "beta") if name in linear.attributes)
+    if linear.op_type == "MatMul":
+        shape = result.shape
+        return weight.ndim == 2 and shape is not None and len(shape) == 2
+    return linear.op_type in _CONVOLUTIONS
+
+
+def _fold(linear: ir.Node, follower: ir.Node, affine: _Affine, fresh: FreshNames) -> None:
+    graph, weight = linear.graph, array_of(linear.inputs[1])
+    assert isinstance(graph, ir.Graph)
+    assert weight is not None
+    old_bias = array_of(linear.inputs[2]) if len(linear.inputs) > 2 else None
+    folded, channels = _scaled(linear, weight, affine.scale)
+    bias = (0.0 if old_bias is None else old_bias.astype(np.float64)) * affine.scale + affine.shift
+    bias = np.broadcast_to(bias.reshape(-1), (channels,)).astype(np.float32)
+    name = follower.outputs[0].name
+    new_inputs = [
+        linear.inputs[0],
+        add_constant(graph, fresh, f"{name}_weight", folded),
+        add_constant(graph, fresh, f"{name}_bias", bias),
+    ]
+    _replace(linear, follower, new_inputs, fresh)
+
+
+def _scaled(linear: ir.Node, weight: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, int]:
+    """(weight with its output channels scaled, number of channels)."""
+    wide = weight.astype(np.float64)
+    if linear.op_type == "ConvTranspose":  # [in, out / group, ...]: group g of the inputs makes group g of the outputs
+        groups = linear.attributes["group"].as_int() if "group" in linear.attributes else 1
+        channels = weight.shape[1] * groups
+        factor = np.broadcast_to(scale, (channels,)).reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+        parts = wide.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+        return (parts * factor).reshape(weight.shape).astype(np.float32), channels
+    transposed = linear.attributes.get("transB")
+    first = linear.op_type == "Conv" or (transposed is not None and bool(transposed.as_int()))
+    axis = 0 if first else 1
+    factor = np.broadcast_to(scale, (weight.shape[axis],)).reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    return (wide * factor).astype(np.float32), weight.shape[axis]
+
+
+def _replace(linear: ir.Node, follower: ir.Node, inputs: Sequence[ir.Value | None], fresh: FreshNames) -> None:
+    """One node in place of both, where the second one stood; it is called as the linear one was."""
+    graph, old = follower.graph, follower.outputs[0]
+    assert isinstance(graph, ir.Graph)
+    op = "Gemm" if linear.op_type == "MatMul" else linear.op_type
+    node = ir.Node(linear.domain, op, inputs, linear.attributes.values(), name=linear.name)
+    output = node.outputs[0]
+    output.name, output.type, output.shape = fresh(f"{old.name}_folded"), old.type, old.shape
+    graph.insert_before(follower, [node])
+    replace_value(old, output)
+    graph.remove(follower, safe=True)
+    graph.remove(linear, safe=True)

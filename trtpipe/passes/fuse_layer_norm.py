@@ -1,0 +1,241 @@
+"""Write a layer normalisation that is spelled out in elementary operators as one LayerNormalization (opset 17).
+
+Its definition keeps mean and variance in float32 whatever the data's type, so in 16 bits the fused form does not
+overflow where the spelled-out one does (``(x - mean)^2`` beyond 65504), and TensorRT maps it to one kernel.
+Definition: Ba, Kiros and Hinton 2016, arXiv:1607.06450; ONNX operator LayerNormalization-17.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, replace_value, scalar_of
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LEAST_OPSET = 17
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """A recognised layer normalisation of ``x`` over its last axes.
+
+    Attributes:
+        x: the value normalised.
+        trailing: how many axes, from the end, are normalised.
+        epsilon: added to the variance.
+        scale, bias: constants of the normalised shape; ``None`` where there is none.
+        output: the value to replace.
+        nodes: the nodes it is made of, in no particular order.
+    """
+
+    x: ir.Value
+    trailing: int
+    epsilon: float
+    scale: np.ndarray | None
+    bias: np.ndarray | None
+    output: ir.Value
+    nodes: tuple[ir.Node, ...]
+
+
+class FuseLayerNorm(GraphPass):
+    """Replace spelled-out layer normalisations.
+
+    1. ``(x - mean) / sqrt(mean((x - mean)^2) + eps)``, with the square as Pow or Mul, the division as Div or as a
+       product with Reciprocal or with the power -1/2, the mean computed once or twice; then an optional product with a
+       constant and an optional sum with one.
+    2. Only float32, over the last axes, and only where the extent of those axes is known.
+    3. Values that others read stay, with the nodes that compute them.
+    """
+
+    name = "fuse_layer_norm"
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Fuse all of them; a model below opset 17 stays as it is."""
+        if model.graph.opset_imports.get("", 0) < _LEAST_OPSET:
+            return PassResult(self.name, modified=False)
+        found = [norm for node in list(model.graph.all_nodes()) if (norm := layer_norm_at(node)) is not None]
+        fresh = FreshNames(model)
+        for norm in found:
+            _fuse(norm, fresh)
+        if found:
+            common.RemoveUnusedNodesPass()(model)
+            drop_unused_constants(model)
+        return PassResult(self.name, modified=bool(found))
+
+
+def layer_norm_at(node: ir.Node) -> LayerNorm | None:
+    """The layer normalisation whose dividing node is ``node``; ``None`` if there is none."""
+    for deviation, spread, inner in _quotients(node):
+        norm = _normalised(node, deviation, spread, inner)
+        if norm is not None:
+            return norm
+    return None
+
+
+def _quotients(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, tuple[ir.Node, ...]]]:
+    """(numerator, variance + eps, nodes between) of a node that divides by a square root."""
+    if node.op_type == "Div":
+        root = _made_by(node.inputs[1], "Sqrt")
+        if root is not None and node.inputs[0] is not None and root.inputs[0] is not None:
+            yield node.inputs[0], root.inputs[0], (root,)
+    if node.op_type != "Mul":
+        return
+    for numerator, factor in _orders(node):
+        power, reciprocal = _made_by(factor, "Pow"), _made_by(factor, "Reciprocal")
+        root = _made_by(reciprocal.inputs[0], "Sqrt") if reciprocal is not None else None
+        if power is not None and scalar_of(power.inputs[1]) == -0.5 and power.inputs[0] is not None:
+            yield numerator, power.inputs[0], (power,)
+        elif reciprocal is not None and root is not None and root.inputs[0] is not None:
+            yield numerator, root.inputs[0], (reciprocal, root)
+
+
+def _normalised(node: ir.Node, deviation: ir.Value, spread: ir.Value, inner: tuple[ir.Node, ...]) -> LayerNorm | None:
+    shifted = _made_by(spread, "Add")
+    centred = _centred(deviation)
+    if shifted is None or centred is None:
+        return None
+    x, trailing, centring = centred
+    for variance, constant in _orders(shifted):
+        epsilon, mean = scalar_of(constant), _made_by(variance, "ReduceMean")
+        square = _square_of(mean.inputs[0]) if mean is not None else None
+        if epsilon is None or mean is None or square is None or _trailing_axes(mean, x) != trailing:
+            continue
+        again = _centred(square[0])
+        if again is not None and again[0] is x and again[1] == trailing and x.dtype == ir.DataType.FLOAT:
+            nodes = (node, *inner, shifted, mean, square[1], *centring, *again[2])
+            return _with_affine(
+                LayerNorm(x, trailing, epsilon, None, None, node.outputs[0], tuple(dict.fromkeys(nodes)))
+            )
+    return None
+
+
+def _with_affine(norm: LayerNorm) -> LayerNorm | None:
+    """Take in the product and the sum with constants that follow; the extent must be known."""
+    x, count = norm.x, norm.trailing
+    extent = tuple(x.shape[-count:]) if x.shape is not None and len(x.shape) >= count else (None,) * count
+    scale, bias = norm.scale, norm.bias
+    output, nodes = norm.output, norm.nodes
+    for op in ("Mul", "Add"):
+        follower = _only_reader(output, op)
+        other = next((v for v in follower.inputs if v is not output), None) if follower is not None else None
+        array = _trailing_array(array_of(other), extent)
+        if follower is None or array is None:
+            continue
+        extent = array.shape
+        scale, bias = (array, bias) if op == "Mul" else (scale, array)
+        output, nodes = follower.outputs[0], (*nodes, follower)
+    if not all(isinstance(size, int) for size in extent):
+        return None
+    return LayerNorm(x, count, norm.epsilon, scale, bias, output, nodes)
+
+
+def _trailing_array(array: np.ndarray | None, extent: tuple[object, ...]) -> np.ndarray | None:
+    """``array`` in the shape of the normalised axes, if it varies along those only."""
+    if array is None or np.prod(array.shape[: -len(extent)], dtype=np.int64) != 1:
+        return None
+    own = array.reshape(array.shape[-len(extent) :])
+    wanted = tuple(size if isinstance(size, int) else None for size in extent)
+    if None in wanted:
+        return own if own.ndim == len(extent) and min(own.shape) > 1 else None
+    known = tuple(int(size) for size in wanted if size is not None)
+    try:
+        return np.ascontiguousarray(np.broadcast_to(own, known))
+    except ValueError:
+        return None
+
+
+def _centred(value: ir.Value | None) -> tuple[ir.Value, int, tuple[ir.Node, ...]] | None:
+    """(x, number of axes, nodes) where ``value`` is x minus its mean over the last axes."""
+    difference = _made_by(value, "Sub")
+    mean = _made_by(difference.inputs[1], "ReduceMean") if difference is not None else None
+    if difference is None or mean is None or mean.inputs[0] is not difference.inputs[0] or mean.inputs[0] is None:
+        return None
+    trailing = _trailing_axes(mean, mean.inputs[0])
+    return None if trailing is None else (mean.inputs[0], trailing, (difference, mean))
+
+
+def _square_of(value: ir.Value | None) -> tuple[ir.Value, ir.Node] | None:
+    power, product = _made_by(value, "Pow"), _made_by(value, "Mul")
+    if power is not None and scalar_of(power.inputs[1]) == 2 and power.inputs[0] is not None:
+        return power.inputs[0], power
+    if product is not None and product.inputs[0] is product.inputs[1] and product.inputs[0] is not None:
+        return product.inputs[0], product
+    return None
+
+
+def _trailing_axes(mean: ir.Node, x: ir.Value) -> int | None:
+    """How many axes, counted from the end, a ReduceMean of a value of ``x``'s rank averages over.
+
+    ``None`` if these are not just the last ones, or are unknown.
+    """
+    keep, attribute = mean.attributes.get("keepdims"), mean.attributes.get("axes")
+    given = array_of(mean.inputs[1]) if len(mean.inputs) > 1 else None
+    axes = [int(axis) for axis in given.reshape(-1)] if given is not None else []
+    if attribute is not None:
+        axes = [int(axis) for axis in attribute.as_ints()]
+    if not axes or (keep is not None and not keep.as_int()):
+        return None
+    if any(axis >= 0 for axis in axes):
+        if x.shape is None:
+            return None
+        axes = [axis - len(x.shape) if axis >= 0 else axis for axis in axes]
+    return len(axes) if sorted(axes) == list(range(-len(axes), 0)) else None
+
+
+def _fuse(norm: LayerNorm, fresh: FreshNames) -> None:
+    node = norm.nodes[0]
+    graph, name = norm.output.graph, norm.output.name
+    last = norm.output.producer()
+    assert isinstance(graph, ir.Graph)
+    assert last is not None
+    extent = _extent(norm)
+    scale = norm.scale if norm.scale is not None else np.ones(extent, np.float32)
+    inputs = [norm.x, add_constant(graph, fresh, f"{name}_scale", scale)]
+    if norm.bias is not None:
+        inputs.append(add_constant(graph, fresh, f"{name}_bias", norm.bias))
+    fused = ir.node(
+        "LayerNormalization",
+        inputs,
+        {"axis": -norm.trailing, "epsilon": norm.epsilon},
+        name=f"{node.name or name}_layer_norm",
+    )
+    output = fused.outputs[0]
+    output.name, output.type, output.shape = fresh(f"{name}_normalized"), norm.output.type, norm.output.shape
+    graph.insert_before(last, [fused])
+    replace_value(norm.output, output)
+
+
+def _extent(norm: LayerNorm) -> tuple[int, ...]:
+    for array in (norm.scale, norm.bias):
+        if array is not None:
+            return array.shape
+    assert norm.x.shape is not None
+    return tuple(int(size) for size in norm.x.shape[-norm.trailing :])  # type: ignore[arg-type]
+
+
+def _made_by(value: ir.Value | None, op: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op and node.domain in ("", "ai.onnx") else None
+
+
+def _orders(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """The two inputs in both orders."""
+    first, second = node.inputs[0], node.inputs[1]
+    if first is not None and second is not None:
+        yield first, second
+        yield second, first
+
+
+def _only_reader(value: ir.Value, op: str) -> ir.Node | None:
+    uses = tuple(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != op:
+        return None
+    return uses[0].node if uses[0].node.graph is value.graph else None

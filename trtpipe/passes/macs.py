@@ -1,0 +1,131 @@
+"""How much a weighted node computes: its multiply-accumulates, and the matrix product it amounts to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from trtpipe.passes.operators import WEIGHTED, is_standard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Work:
+    """A weighted node as a matrix product ``[rows, depth] x [depth, width]``.
+
+    Attributes:
+        macs: multiply-accumulates; dimensions nobody knows count as 1.
+        rows: results that share a weight (batch, positions); ``None`` where a dimension is not fixed.
+        depth: products summed for one result.
+        width: output channels, in all groups.
+        channelwise: a convolution with one input channel a group, which is no matrix product.
+    """
+
+    macs: int
+    rows: int | None
+    depth: int
+    width: int
+    channelwise: bool = False
+
+
+#: Metadata of a node: its multiply-accumulates at the typical shapes, where ``CountWork`` found them.
+MACS = "trtpipe.macs"
+
+
+def work_of(node: ir.Node, sizes: Mapping[str, int] | None = None) -> Work | None:
+    """The work of a weighted node; ``None`` for other nodes, and where the shape of neither operand is known.
+
+    Args:
+        node: any node; shapes must be inferred. A count among its metadata goes before our own.
+        sizes: name of a symbolic dimension -> its size.
+    """
+    work = _work(node, sizes)
+    counted = node.metadata_props.get(MACS, "")
+    return replace(work, macs=int(counted)) if work is not None and counted.isdecimal() else work
+
+
+def _work(node: ir.Node, sizes: Mapping[str, int] | None) -> Work | None:
+    if node.op_type not in WEIGHTED or not is_standard(node) or len(node.inputs) < 2:
+        return None
+    known = sizes or {}
+    kernel = _shape(node.inputs[1], known)
+    data, result = _shape(node.inputs[0], known), _shape(node.outputs[0], known)
+    if node.op_type == "Conv":
+        return _convolution(node, kernel, result, kernel[0] if kernel else None)
+    if node.op_type == "ConvTranspose":
+        width = kernel[1] if kernel else None
+        groups = _integer(node, "group", 1)
+        work = _convolution(node, kernel, data, width * groups if width is not None else None)
+        return work and Work(work.macs, work.rows, _count(kernel[:1]) // groups, work.width, work.channelwise)
+    return _product(node, data, kernel, result)
+
+
+def sizes_of(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Symbolic dimension -> its size, where inputs have the shapes ``shapes``."""
+    found: dict[str, int] = {}
+    for value in model.graph.inputs:
+        for dim, size in zip(value.shape or (), shapes.get(value.name or "", ()), strict=False):
+            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+                found.setdefault(dim.value, size)
+    return found
+
+
+_Shape = tuple[int | None, ...]
+
+
+def _shape(value: ir.Value | None, sizes: Mapping[str, int]) -> _Shape:
+    """The sizes of a value; empty where its rank is unknown."""
+    if value is None or value.shape is None:
+        return ()
+    return tuple(size if isinstance(size, int) else sizes.get(size.value or "") for size in value.shape)
+
+
+def _count(shape: _Shape) -> int:
+    """The number of elements; what is unknown counts as 1."""
+    return prod(size or 1 for size in shape)
+
+
+def _fixed(shape: _Shape) -> int | None:
+    return None if not shape or None in shape else _count(shape)
+
+
+def _convolution(node: ir.Node, kernel: _Shape, positions: _Shape, width: int | None) -> Work | None:
+    """``positions``: the side of the convolution on which every element meets the whole kernel of its group."""
+    if not kernel or width is None:
+        return None
+    depth = _count(kernel[1:])
+    channels = positions[1] if len(positions) > 1 else None
+    spread = _count(positions) if positions else (channels or kernel[0] or 1)
+    rows = _fixed((*positions[:1], *positions[2:])) if positions else None
+    groups = _integer(node, "group", 1)
+    return Work(spread * depth, rows, depth, width, channelwise=groups > 1 and groups == _channels_in(node, kernel))
+
+
+def _channels_in(node: ir.Node, kernel: _Shape) -> int | None:
+    if node.op_type == "ConvTranspose":
+        return kernel[0]
+    return None if kernel[1] is None else kernel[1] * _integer(node, "group", 1)
+
+
+def _product(node: ir.Node, left: _Shape, right: _Shape, result: _Shape) -> Work | None:
+    if node.op_type == "Gemm":
+        left = left[::-1] if _integer(node, "transA", 0) else left
+        right = right[::-1] if _integer(node, "transB", 0) else right
+    depth = (left[-1] if left else None) or (right[-2] if len(right) > 1 else _count(right[:1]) if right else None)
+    if depth is None or not (left or right):
+        return None
+    width = right[-1] if len(right) > 1 else 1
+    rows = _fixed(left[:-1]) if left else None
+    if not result:
+        result = (*left[:-1], width)
+    return Work(_count(result) * depth, rows, depth, width or 0)
+
+
+def _integer(node: ir.Node, name: str, default: int) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()

@@ -1,0 +1,71 @@
+"""What kind of operator is it, where quantisation is concerned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: operators with a weight, whose multiply-accumulates 8 bits make cheap; all take it as their second input
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+#: matrix products, whose "weight" may be an activation
+PRODUCTS = frozenset({"Gemm", "MatMul"})
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+CONTAINERS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+NORMALISATIONS = frozenset(
+    {
+        "LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization",
+        "MeanVarianceNormalization", "RMSNormalization", "LRN", "SkipLayerNormalization",
+    }
+)  # fmt: skip
+SOFTMAXES = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
+#: pointwise functions of one value
+ACTIVATIONS = frozenset(
+    {
+        "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish",
+        "Mish", "Tanh", "Softplus", "Softsign", "ThresholdedRelu", "Clip", "Erf", "Exp", "Log", "Sqrt", "Reciprocal",
+        "Pow", "Abs", "Neg", "Floor", "Ceil", "Round", "Sin", "Cos", "Sign",
+    }
+)  # fmt: skip
+#: pointwise functions of two values
+ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Mean", "Sum", "Where", "Mod"})
+POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
+#: operators that move or choose values: rounding them before is the same as rounding them after
+_MOVES = frozenset(
+    {
+        "Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Expand",
+        "Tile", "Gather", "MaxPool", "GlobalMaxPool", "DepthToSpace", "SpaceToDepth", "Dropout",
+    }
+)  # fmt: skip
+
+
+def is_standard(node: ir.Node) -> bool:
+    """Whether the operator is ONNX's own."""
+    return node.domain in ("", "ai.onnx")
+
+
+def moved_values(node: ir.Node) -> Iterator[ir.Value]:
+    """The inputs of which ``node`` passes on values unchanged; nothing if it computes new ones.
+
+    Quantisation commutes with such a node, if all its data has one scale: NVIDIA's "commuting layers". A Pad with
+    anything but zeros, and a Resize that interpolates, do not commute.
+    """
+    if not is_standard(node) or not _moves(node):
+        return
+    for value in node.inputs if node.op_type == "Concat" else node.inputs[:1]:
+        if value is not None:
+            yield value
+
+
+def _moves(node: ir.Node) -> bool:
+    mode = node.attributes.get("mode")
+    if node.op_type == "Resize":
+        return mode is None or mode.as_string() == "nearest"
+    if node.op_type == "Pad":
+        filler = node.inputs[2] if len(node.inputs) > 2 else None
+        zero = filler is None or (filler.const_value is not None and not filler.const_value.numpy().any())
+        return zero or (mode is not None and mode.as_string() != "constant")
+    return node.op_type in _MOVES

@@ -1,0 +1,157 @@
+"""Convolutions with one scale a channel, rewritten so that the scale of the weight is one number.
+
+``Conv(x, DQ(w, s[c]), b)`` becomes ``Conv(x, DQ(w, t)) * (s[c] / t) + b`` with ``t`` a power of two, so the products of
+scales are exact and the accuracy of one scale a channel stays. TensorRT-RTX 1.7 lets an INT8 convolution write 16 bits
+only where the scale of its weight is one number, else it writes float32 (docs/engine-report.md has the figures).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, node_label
+
+if TYPE_CHECKING:
+    pass
+
+#: The largest magnitude that a float16 accumulator may reach before the channel's scale is applied.
+_LARGEST = 2.0**15
+_SMALLEST_NORMAL = 2.0**-14
+#: A step between two sums is at least 16 times the smallest float16, so its rounding is lost in that of the weights.
+_SMALLEST_STEP = 2.0**-20
+
+
+class SplitScales(GraphPass):
+    """Move the per-channel scales of INT8 convolutions behind them.
+
+    1. Only Conv whose weight is a per-channel INT8 constant behind a DQ, whose data comes from a DQ with one constant
+       scale, and whose result is float16.
+    2. The one scale is the largest of the channels', or less, so that no sum can overflow float16, whatever the data
+       (128 times the largest sum of absolute weights of a channel times both scales is at most 2^15), and so that what
+       is left for every channel is a normal float16.
+    3. Where the step between two sums would vanish below float16's smallest numbers, the convolution stays as it is.
+    """
+
+    name = "split_scales"
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite every convolution that qualifies."""
+        fresh = FreshNames(model)
+        found = [each for node in model.graph.all_nodes() if (each := _Split.of(node)) is not None]
+        for split in found:
+            split.apply(fresh)
+        return PassResult(self.name, modified=bool(found))
+
+
+class _Split:
+    """One convolution: its weight behind ``dequantise``, and the two factors of its scales."""
+
+    def __init__(self, node: ir.Node, dequantise: ir.Node, common: float, channels: np.ndarray) -> None:
+        self._node = node
+        self._dequantise = dequantise
+        self._common = common
+        self._channels = channels
+
+    @classmethod
+    def of(cls, node: ir.Node) -> _Split | None:
+        """The split of a convolution, or ``None`` where the rules above leave it alone."""
+        if node.op_type != "Conv" or node.domain not in ("", "ai.onnx") or node.outputs[0].dtype != ir.DataType.FLOAT16:
+            return None
+        data, weight = (_dequantiser(value) for value in node.inputs[:2])
+        if data is None or weight is None or node.outputs[0].is_graph_output():
+            return None
+        activation, kernel, scales = _constant(data, 1), _constant(weight, 0), _constant(weight, 1)
+        if activation is None or kernel is None or scales is None or activation.size != 1 or scales.ndim != 1:
+            return None
+        if kernel.dtype != np.int8:
+            return None
+        sums = np.abs(kernel.astype(np.float64)).reshape(kernel.shape[0], -1).sum(axis=1)
+        step = float(activation.reshape(-1)[0])
+        if not sums.max() * step > 0 or not scales.min() > 0 or _channel_axis(weight) != 0:
+            return None
+        channels = scales.astype(np.float64)
+        safe = _LARGEST / (128.0 * float(sums.max()) * step)
+        common = _power_of_two(min(2 * channels.max(), safe, channels.min() / _SMALLEST_NORMAL))
+        fits = common >= _SMALLEST_NORMAL and common * step >= _SMALLEST_STEP and channels.max() / common <= _LARGEST
+        return cls(node, weight, common, channels / common) if fits else None
+
+    def apply(self, fresh: FreshNames) -> None:
+        """Give the weight one scale, and multiply by the channels' own behind the convolution, before its bias."""
+        node, graph = self._node, self._node.graph
+        assert isinstance(graph, ir.Graph)
+        label, result = node_label(node), node.outputs[0]
+        users = [(use.node, use.idx) for use in result.uses()]
+        shape = (1, -1, *[1] * (len(result.shape) - 2 if result.shape is not None else 2))
+        node.replace_input_with(1, self._weight(graph, fresh, label))
+        factors = _initializer(graph, fresh(f"{label}_channel_scale"), self._channels.reshape(shape))
+        steps = [ir.node("Mul", [result, factors], name=fresh(f"{label}_channel_scaled"))]
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is not None:
+            node.resize_inputs(2)
+            steps.append(ir.node("Add", [steps[0].outputs[0], self._bias(graph, fresh, label, bias, shape)]))
+            steps[1].name = fresh(f"{label}_biased")
+        for step in steps:
+            _describe(step.outputs[0], fresh(f"{step.name}_output"), result)
+        graph.insert_after(node, steps)
+        for user, index in users:
+            user.replace_input_with(index, steps[-1].outputs[0])
+
+    def _weight(self, graph: ir.Graph, fresh: FreshNames, label: str) -> ir.Value:
+        """A DQ of the same weight with one scale; the old one goes when nobody reads it any more."""
+        old = self._dequantise
+        scale = _initializer(graph, fresh(f"{label}_weight_scale"), np.asarray(self._common))
+        zero = _initializer(graph, fresh(f"{label}_weight_zero_point"), np.zeros((), np.int8))
+        node = ir.node("DequantizeLinear", [old.inputs[0], scale, zero], name=fresh(f"{label}_weight_dequantize"))
+        output, before = node.outputs[0], old.outputs[0]
+        _describe(output, fresh(f"{label}_weight_dequantized"), before)
+        graph.insert_before(self._node, [node])
+        self._node.replace_input_with(1, output)
+        if not before.uses() and old.graph is not None:
+            old.graph.remove(old, safe=True)
+        return output
+
+    def _bias(self, graph: ir.Graph, fresh: FreshNames, label: str, bias: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+        if bias.const_value is not None:
+            return _initializer(graph, fresh(f"{label}_bias"), bias.const_value.numpy().reshape(shape))
+        extents = _initializer(graph, fresh(f"{label}_bias_shape"), np.asarray(shape, np.int64))
+        node = ir.node("Reshape", [bias, extents], name=fresh(f"{label}_bias_reshape"))
+        _describe(node.outputs[0], fresh(f"{label}_bias_reshaped"), bias)
+        node.outputs[0].shape = ir.Shape([dim if dim > 0 else None for dim in shape])
+        graph.insert_before(self._node, [node])
+        return node.outputs[0]
+
+
+def _describe(value: ir.Value, name: str, like: ir.Value) -> None:
+    value.name, value.shape = name, like.shape
+    value.type = like.type
+
+
+def _power_of_two(limit: float) -> float:
+    """The largest power of two that is not above ``limit``."""
+    return float(2.0 ** np.floor(np.log2(limit)))
+
+
+def _dequantiser(value: ir.Value | None) -> ir.Node | None:
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+
+def _constant(node: ir.Node, index: int) -> np.ndarray | None:
+    value = node.inputs[index]
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def _channel_axis(dequantise: ir.Node) -> int:
+    axis = dequantise.attributes.get("axis")
+    return 1 if axis is None else axis.as_int()
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    kept = array.dtype if array.dtype in (np.int8, np.int64) else np.float16
+    tensor = ir.tensor(array.astype(kept), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
