@@ -1,11 +1,15 @@
 """What calibration costs: CPU time a sample and peak memory, ours and the peers', against plain inference.
 
-    python benchmarks/calibration.py [--models resnet50 minilm] [--samples 32 128 512] [--peer-samples 8]
-                                     [--peers] [--out RESULT.json]
+    python benchmarks/calibration.py [--models resnet50 minilm] [--samples 32 128 512] [--peers FOLDER]
+                                     [--peer-samples 128] [--out RESULT.json]
 
-Every measurement runs in a process of its own. ``plain`` is onnxruntime running the same samples and nothing else.
-onnxruntime's own calibrators keep every activation in memory, so they get few samples; time a sample does not depend
-on their number. ``--peers`` also measures nvidia-modelopt in an environment that is made for it (gigabytes).
+``plain`` is onnxruntime running the same samples and nothing else; ``trtpipe`` is the pass over the data with all that
+belongs to it (account, digest, every method's ranges). Both take the time of the work alone, and the peak memory of
+their process. ``... end to end`` is whole processes, from the start of the interpreter to a quantised ONNX file: ours
+and, with ``--peers``, nvidia-modelopt and onnxruntime's quantiser, in an environment that is made in FOLDER (2 GB).
+A peer that needs more than 10 GiB is stopped, and tried with a quarter of the samples. ``paired`` runs the plain and
+the observed model in turn, sample by sample, in one process: the ratio that holds on a machine with other work on it.
+At the end: how long the ranges of 120 tensors take by every method.
 """
 
 from __future__ import annotations
@@ -19,21 +23,19 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import peers
 
 HERE = Path(__file__).resolve().parent
 #: model -> (input, shape of one sample)
 INPUTS = {"resnet50": ("image", (1, 3, 224, 224)), "minilm": ("ids", (1, 64))}
-OURS = ("plain", "trtpipe")
-ORT = ("ort-minmax", "ort-entropy", "ort-percentile")
-MODELOPT = "modelopt-entropy"
 _PEER_MEMORY = 10 << 30
+_TENSORS, _VALUES = 120, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class Figure:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(INPUTS), choices=list(INPUTS))
-    parser.add_argument("--samples", nargs="+", type=int, default=[32, 128, 512])
-    parser.add_argument("--peer-samples", type=int, default=8)
-    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--samples", nargs="*", type=int, default=[32, 128, 512])
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--peer-samples", type=int, default=128)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -62,44 +64,47 @@ def main() -> int:
         name, scheme, samples, path = arguments.child
         print(json.dumps(asdict(measure(name, scheme, int(samples), Path(path)))))
         return 0
+    figures: list[Figure] = []
+    ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as work:
-        figures = list(run_all(arguments, Path(work)))
+        for figure in run_all(arguments, Path(work)):
+            figures.append(figure)
+            print(f"{figure.model:9} {figure.scheme:26} {figure.samples:4} samples  {figure.wall:7.1f} s", flush=True)
+        for name in arguments.models:
+            ratios[name] = paired(name, Path(work, f"{name}.onnx"))
+            print(f"paired: observing {name} takes {ratios[name]:.2f} times the CPU time of plain inference")
     report(figures)
+    seconds = derivation()
+    print(f"\nranges of {_TENSORS} tensors by every method: {seconds:.2f} s of CPU time")
     if arguments.out:
-        document = {"machine": machine(), "figures": [asdict(figure) for figure in figures]}
+        document = {
+            "machine": machine(),
+            "figures": [asdict(figure) for figure in figures],
+            "paired_ratio": {name: round(ratio, 3) for name, ratio in ratios.items()},
+            "derivation_seconds": round(seconds, 3),
+        }
         arguments.out.write_text(json.dumps(document, indent=2) + "\n")
     return 0
 
 
 def run_all(arguments: argparse.Namespace, work: Path) -> Iterator[Figure]:
-    modelopt = peer_python(work) if arguments.peers else None
     for name in arguments.models:
         path = work / f"{name}.onnx"
         subprocess.run([sys.executable, HERE / "models.py", name, path], check=True, stdout=subprocess.DEVNULL)
         for samples in arguments.samples:
-            for scheme in OURS:
-                yield in_child(sys.executable, name, scheme, samples, path)
-        for scheme in ORT:
-            yield in_child(sys.executable, name, scheme, arguments.peer_samples, path)
-        if modelopt is not None:
-            yield in_child(modelopt, name, MODELOPT, arguments.peer_samples, path)
+            for scheme in SCHEMES:
+                yield in_child(name, scheme, samples, path)
+        yield end_to_end(name, arguments.peer_samples, path)
+        if arguments.peers is not None:
+            for tool in peers.METHODS:
+                yield from by_peer(peers.peer_python(arguments.peers), tool, name, arguments.peer_samples, path)
 
 
-def in_child(python: str | Path, name: str, scheme: str, samples: int, path: Path) -> Figure:
-    """Measure in a fresh process; peers may take 10 GiB at most."""
-
-    def limit() -> None:
-        if scheme not in OURS:
-            resource.setrlimit(resource.RLIMIT_AS, (_PEER_MEMORY, _PEER_MEMORY))
-
-    command = [str(python), __file__, "--child", name, scheme, str(samples), str(path)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, preexec_fn=limit)
-    with suppress(ValueError, IndexError):
-        figure = Figure(**json.loads(done.stdout.strip().splitlines()[-1]))
-        print(f"{name:9} {scheme:16} {samples:4} samples  {figure.wall:7.1f} s  {figure.peak:6.0f} MiB", flush=True)
-        return figure
-    reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-    return Figure(name, scheme, samples, float("nan"), float("nan"), float("nan"), reason[:200])
+def in_child(name: str, scheme: str, samples: int, path: Path) -> Figure:
+    """Measure in a fresh process."""
+    command = [sys.executable, __file__, "--child", name, scheme, str(samples), str(path)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return Figure(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def measure(name: str, scheme: str, samples: int, path: Path) -> Figure:
@@ -109,6 +114,41 @@ def measure(name: str, scheme: str, samples: int, path: Path) -> Figure:
     work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return Figure(name, scheme, samples, wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def end_to_end(name: str, samples: int, path: Path) -> Figure:
+    """From the graph to the quantised graph by our own commands, in an empty store."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
+        out, trtpipe = Path(work, "out"), [sys.executable, "-m", "trtpipe"]
+        common = ["-q", "--cache-dir", str(Path(work, "cache"))]
+        data = ["--data", f"{__file__}:stream", "--method", "entropy"]
+        parts = [
+            peers.timed([*trtpipe, "calibrate", str(path), *data, "-o", str(out), *common]),
+            peers.timed(
+                [*trtpipe, "lower", str(path), "--int8", "--ranges", str(out / "ranges.json"), "-o", str(out), *common]
+            ),
+        ]
+    return Figure(
+        name,
+        "trtpipe entropy end to end",
+        samples,
+        sum(part.wall for part in parts),
+        sum(part.cpu for part in parts),
+        max(part.peak for part in parts),
+        " ".join(part.error for part in parts).strip(),
+    )
+
+
+def by_peer(python: Path, tool: str, name: str, samples: int, path: Path) -> Iterator[Figure]:
+    """A peer's quantisation; again with fewer samples where it fails."""
+    data, out = path.with_suffix(".npz"), path.with_name("peer.onnx")
+    for count in (samples, samples // 4, samples // 16):
+        peers.write_feeds(data, feeds(name, count))
+        cost = peers.quantise(python, tool, "entropy", path, data, out, _PEER_MEMORY)
+        yield Figure(name, f"{tool} entropy end to end", count, cost.wall, cost.cpu, cost.peak, cost.error)
+        if not cost.error:
+            return
 
 
 def feeds(name: str, samples: int) -> Iterator[dict[str, np.ndarray]]:
@@ -125,7 +165,9 @@ def feeds(name: str, samples: int) -> Iterator[dict[str, np.ndarray]]:
 def plain(name: str, samples: int, path: Path) -> Callable[[], None]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()  # as ours: threads that wait must not count as work
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def work() -> None:
         for feed in feeds(name, samples):
@@ -140,8 +182,6 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.collect import collect
     from trtpipe.calibration.dataset import open_dataset
-    from trtpipe.calibration.methods import CHOICES
-    from trtpipe.calibration.ranges import range_of
     from trtpipe.onnxfile import read_contract
     from trtpipe.recipe import DataSettings
     from trtpipe.settings import Settings
@@ -159,11 +199,47 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     def work() -> None:
         with stack:
             statistics = collect(Observer(runner, tensors), dataset, tensors, trtpipe.Silent())
-        for choice in CHOICES:
-            for tensor, found in statistics.tensors.items():
-                range_of(tensor, found, choice, "int8")
+        every_range(statistics)
 
     return work
+
+
+SCHEMES: dict[str, Callable[[str, int, Path], Callable[[], None]]] = {"plain": plain, "trtpipe": ours}
+
+
+def paired(name: str, path: Path, rounds: int = 64) -> float:
+    """Median CPU time of one sample observed, with its statistics and account, over that of plain inference."""
+    import onnxruntime
+
+    from trtpipe.backends.base import load_backend
+    from trtpipe.calibration.account import AccountBuilder
+    from trtpipe.calibration.dataset import open_dataset
+    from trtpipe.calibration.statistics import Statistics
+    from trtpipe.onnxfile import read_contract
+    from trtpipe.recipe import DataSettings
+    from trtpipe.settings import Settings
+    from trtpipe.stages.observe import Observer, tensors_of, write_observed
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    observed, tensors = path.with_name(f"{name}-observed.onnx"), tensors_of(path, ())
+    write_observed(path, observed, tensors)
+    statistics = Statistics.empty(tensors)
+    os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
+    account = AccountBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
+    times: list[tuple[float, float]] = []
+    with load_backend("onnxruntime").open(observed, Settings.from_environment()) as runner:
+        observe = Observer(runner, tensors)
+        for feed in feeds(name, rounds):
+            begin = time.process_time()
+            session.run(None, feed)
+            middle = time.process_time()
+            statistics.update(observe(feed))
+            account.add(feed)
+            times.append((middle - begin, time.process_time() - middle))
+    alone, ours_too = np.median(np.array(times), axis=0)
+    return float(ours_too / alone)
 
 
 def stream() -> Iterator[dict[str, np.ndarray]]:
@@ -172,87 +248,45 @@ def stream() -> Iterator[dict[str, np.ndarray]]:
     return feeds(name, int(samples))
 
 
-def ort(method: str) -> Callable[[str, int, Path], Callable[[], None]]:
-    """onnxruntime's own calibrator, on the inputs of weighted nodes and what it adds to them."""
+def every_range(statistics: object) -> None:
+    """The ranges by every method."""
+    from trtpipe.calibration.methods import CHOICES
+    from trtpipe.calibration.ranges import range_of
+    from trtpipe.calibration.statistics import Statistics
 
-    def setup(name: str, samples: int, path: Path) -> Callable[[], None]:
-        from onnxruntime.quantization import calibrate
-
-        options = {"symmetric": True} if method == "MinMax" else {"symmetric": True, "num_bins": 2048}
-        calibrator = calibrate.create_calibrator(
-            path,
-            ["Conv", "MatMul", "Gemm"],
-            augmented_model_path=str(path.with_name("augmented.onnx")),
-            calibrate_method=getattr(calibrate.CalibrationMethod, method),
-            extra_options=options,
-        )
-
-        def work() -> None:
-            calibrator.collect_data(Reader(name, samples))
-            calibrator.compute_data()
-
-        return work
-
-    return setup
+    assert isinstance(statistics, Statistics)
+    for choice in CHOICES:
+        for tensor, found in statistics.tensors.items():
+            range_of(tensor, found, choice, "int8")
 
 
-class Reader:
-    """Samples as onnxruntime and modelopt want them."""
+def derivation() -> float:
+    """Seconds of CPU time for the ranges of 120 tensors of a million values each, of several distributions."""
+    from trtpipe.calibration.statistics import Statistics
 
-    def __init__(self, name: str, samples: int) -> None:
-        self._feeds = feeds(name, samples)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._feeds, None)
-
-
-def modelopt(name: str, samples: int, path: Path) -> Callable[[], None]:
-    from modelopt.onnx.quantization import quantize
-
-    key, _ = INPUTS[name]
-    data = {key: np.concatenate([feed[key] for feed in feeds(name, samples)])}
-
-    def work() -> None:
-        quantize(
-            str(path),
-            calibration_data=data,
-            calibration_method="entropy",
-            calibration_eps=["cpu"],
-            output_path=str(path.with_name("modelopt.onnx")),
-        )
-
-    return work
-
-
-SCHEMES: dict[str, Callable[[str, int, Path], Callable[[], None]]] = {
-    "plain": plain,
-    "trtpipe": ours,
-    "ort-minmax": ort("MinMax"),
-    "ort-entropy": ort("Entropy"),
-    "ort-percentile": ort("Percentile"),
-    MODELOPT: modelopt,
-}
-
-
-def peer_python(work: Path) -> Path:
-    """An environment with nvidia-modelopt."""
-    folder = work / "peers"
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "nvidia-modelopt[onnx]"], check=True)
-    return python
+    statistics = Statistics.empty(f"tensor {index:03}" for index in range(_TENSORS))
+    for index, tensor in enumerate(statistics.tensors.values()):
+        random = np.random.default_rng(index)
+        values = (random.standard_normal, random.standard_cauchy, random.standard_exponential)[index % 3](_VALUES)
+        tensor.update(np.maximum(values, 0) if index % 2 else values)
+    begin = time.process_time()
+    every_range(statistics)
+    return time.process_time() - begin
 
 
 def report(figures: list[Figure]) -> None:
-    heads = f"{'CPU ms/sample':>14} {'x plain':>8} {'peak MiB':>9} {'- plain':>8}"
-    print(f"\n{'model':9} {'scheme':16} {'samples':>7} {heads}")
+    heads = f"{'wall s':>8} {'CPU s':>8} {'CPU ms/sample':>14} {'x plain':>8} {'peak MiB':>9} {'- plain':>8}"
+    print(f"\n{'model':9} {'scheme':32} {'samples':>7} {heads}")
     for figure in figures:
         plain_ones = [other for other in figures if other.model == figure.model and other.scheme == "plain"]
-        base = min(plain_ones, key=lambda other: abs(other.samples - figure.samples))
-        each, reference = figure.cpu / figure.samples, base.cpu / base.samples
+        ratio, more = "", ""
+        each = figure.cpu / figure.samples
+        if plain_ones:
+            base = min(plain_ones, key=lambda other: abs(other.samples - figure.samples))
+            ratio, more = f"{each * base.samples / base.cpu:.2f}", f"{figure.peak - base.peak:.0f}"
         print(
-            f"{figure.model:9} {figure.scheme:16} {figure.samples:7} {1e3 * each:14.1f} {each / reference:8.2f} "
-            f"{figure.peak:9.0f} {figure.peak - base.peak:8.0f} {figure.error}"
+            f"{figure.model:9} {figure.scheme:32} {figure.samples:7} {figure.wall:8.1f} {figure.cpu:8.1f} "
+            f"{1e3 * each:14.1f} {ratio:>8} {figure.peak:9.0f} {more:>8} {figure.error}"
         )
 
 

@@ -8,13 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.calibration.merging import merge_statistics
+from trtpipe.errors import InputError
 from trtpipe.oserrors import translate_os_errors
-from trtpipe.pipeline import artifact_from_file
 from trtpipe.profile import CALIBRATED
 from trtpipe.publish import check_writable, publish_file
 from trtpipe.runs import JSON, BuildResult, run_stages
 from trtpipe.stages.calibrate import RANGES
 from trtpipe.stages.observe import STATISTICS
+from trtpipe.table import artifact_from_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,11 +34,12 @@ def calibrate(job: Job, simplified: Path, out: Path, progress: Progress | None =
 
 
 def derive(
-    job: Job, simplified: Path, statistics: Sequence[Path], out: Path, progress: Progress | None = None
+    job: Job, simplified: Path | None, statistics: Sequence[Path], out: Path, progress: Progress | None = None
 ) -> BuildResult:
     """``statistics.npz`` -> ``ranges.json``, without a pass over data; only the method ``auto`` looks at samples.
 
     Args:
+        simplified: the graph; only ``auto`` needs it.
         statistics: one file, or those of several shards: they are merged, and the whole lies beside the ranges.
 
     Raises:
@@ -45,9 +47,13 @@ def derive(
     """
 
     def ranges_from(whole: Path) -> BuildResult:
-        given = {"simplified": simplified, "statistics": whole}
+        given = {"statistics": whole} if simplified is None else {"simplified": simplified, "statistics": whole}
         return run_stages(_eight_bit(job), ("calibrate",), given, out, JSON, progress)
 
+    if simplified is None and job.recipe.method == "auto":
+        raise InputError(
+            "method auto judges by the model itself, and none was given", "name the model, or another method"
+        )
     if len(statistics) == 1:
         return ranges_from(statistics[0])
     with TemporaryDirectory(prefix="trtpipe-") as folder:

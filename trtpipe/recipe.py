@@ -72,6 +72,7 @@ class DataSettings(Record):
         samples: how many samples to use; ``None`` for all.
         seed: decides which samples, when there are more than asked for.
         batch: samples a feed, where the source holds single samples.
+        skip_bad_samples: how many bad samples may be left out; one more stops the run.
         image: preprocessing, for a folder of images.
     """
 
@@ -80,6 +81,7 @@ class DataSettings(Record):
     samples: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch: Annotated[int, Field(ge=1)] = 1
+    skip_bad_samples: Annotated[int, Field(ge=0)] = 0
     image: ImageSettings | None = None
 
 

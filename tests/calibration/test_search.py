@@ -62,7 +62,7 @@ def test_the_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "TRIALS", 3)
     judge = Wants(dict.fromkeys("abcde", 3.5))
     search_ranges(STATISTICS, judge, "int8", Silent())
-    assert judge.calls <= 5 + 3
+    assert judge.calls <= 7 + 3
 
 
 def test_the_same_answer_every_time() -> None:

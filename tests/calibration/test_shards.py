@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,8 +134,6 @@ def test_damage_is_named(tmp_path: Path, contract: MakeContract) -> None:
     whole = shard(tmp_path / "s.tar", range(5)).read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[:3000])
     (tmp_path / "noise.tar").write_bytes(b"x" * 2000)
-    import gzip
-
     (tmp_path / "packed.tar").write_bytes(gzip.compress(whole))
     for name in ("cut", "noise", "packed"):
         with pytest.raises(InputError, match=rf"{name}\.tar"):
@@ -165,3 +165,44 @@ def test_patterns(tmp_path: Path) -> None:
     assert shard_paths(str(tmp_path / "b-{1..3}.tar")) == ()
     with pytest.raises(InputError, match=r"a-4\.tar is missing"):
         shard_paths(str(tmp_path / "a-{1..4}.tar"))
+
+
+class TestGzip:
+    """Compressed shards, read as a stream."""
+
+    @pytest.mark.parametrize("suffix", [".tar.gz", ".tgz"])
+    def test_gives_what_the_plain_one_gives(self, tmp_path: Path, contract: MakeContract, suffix: str) -> None:
+        plain = shard(tmp_path / "s.tar", range(12))
+        packed = tmp_path / f"s{suffix}"
+        packed.write_bytes(gzip.compress(plain.read_bytes()))
+        datasets = [
+            open_dataset(DataSettings(source=str(path), samples=7, seed=3), contract(x=("float32", ("N", 3))))
+            for path in (plain, packed)
+        ]
+        assert datasets[0].digest() == datasets[1].digest()
+        for one, other in zip(*datasets, strict=True):
+            np.testing.assert_array_equal(one.feed["x"], other.feed["x"])
+
+    def test_one_cut_short_is_refused(self, tmp_path: Path, contract: MakeContract) -> None:
+        whole = gzip.compress(shard(tmp_path / "s.tar", range(12)).read_bytes())
+        (tmp_path / "c.tar.gz").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(InputError, match=r"c\.tar\.gz: cannot be read"):
+            list(open_dataset(DataSettings(source=str(tmp_path / "c.tar.gz")), contract(x=("float32", ("N", 3)))))
+
+    @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
+    def test_a_small_file_cannot_ask_for_much_memory(self, tmp_path: Path, contract: MakeContract, kind: bytes) -> None:
+        member = tarfile.TarInfo("a.npy")
+        member.type, member.size = kind, 2 << 30
+        packed = tmp_path / "bomb.tar.gz"
+        with gzip.open(packed, "wb", compresslevel=1) as stream:
+            stream.write(member.tobuf(tarfile.GNU_FORMAT))
+            for _ in range(40):
+                stream.write(bytes(1 << 20))
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError, match="bomb"):
+                open_dataset(DataSettings(source=str(packed)), contract(x=("float32", ("N", 3))))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 10 << 20

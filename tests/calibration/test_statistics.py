@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from trtpipe.calibration.account import DataAccount
-from trtpipe.calibration.statistics import BINS, RESOLUTION, Statistics, TensorStatistics
+from trtpipe.calibration.statistics import BINS, RESOLUTION, Statistics, TensorStatistics, counted_rows
 from trtpipe.errors import InputError, InternalError
 
 if TYPE_CHECKING:
@@ -128,6 +128,32 @@ class TestAnyWayOfCutting:
         x = rng.standard_cauchy((96, 1500)).astype(np.float32)
         shuffled = x[rng.permutation(96)]
         assert seen(*np.split(shuffled, 96 // batch)) == seen(x)
+
+
+class TestFeatureMaps:
+    """Of large maps some rows are counted; the extremes are those of all."""
+
+    @pytest.mark.parametrize(
+        ("shape", "step"),
+        [((1, 256, 28, 28), 1), ((9, 8, 224, 224), 2), ((1, 64, 112, 112), 4), ((1, 64, 224, 224), 8),
+         ((4, 5000, 5000), 1), ((5000, 768), 1), ((1, 800, 1, 3000), 1), ((1, 800, 2, 3000), 2),
+         ((1, 16, 16, 56, 56), 4)],
+    )  # fmt: skip
+    def test_which_rows(self, shape: tuple[int, ...], step: int) -> None:
+        assert counted_rows(shape) == step
+        assert counted_rows((7, *shape[1:])) == step
+
+    def test_the_histogram_is_of_these_rows_and_the_extremes_are_of_all(self) -> None:
+        x = np.random.default_rng(0).standard_normal((3, 16, 160, 160)).astype(np.float32)
+        x[1, 2, 5, 5], x[0, 1, 7, 3] = 90, -80
+        statistics, rows = seen(x), seen(x[:, :, ::2].reshape(-1))
+        np.testing.assert_array_equal(statistics.histogram, rows.histogram)
+        assert (statistics.count, statistics.minimum, statistics.maximum) == (rows.count, -80, 90)
+        assert rows.maximum < 10
+
+    def test_batch_size_and_order_change_no_bit(self) -> None:
+        x = np.random.default_rng(1).standard_normal((4, 16, 160, 160)).astype(np.float32)
+        assert seen(x) == seen(*np.split(x[::-1], 2)) == seen(*np.split(x, 4))
 
 
 class TestStatistics:

@@ -129,7 +129,6 @@ class TestDamage:
             ("zeros", 0, -1),
             ("nonfinite", 0, -1),
             ("minimum", 3, 99.0),
-            ("maximum", 3, 99.0),
             ("maximum", 3, np.nan),
             ("minimum", 2, 0.0),
             ("ends", 0, -1),

@@ -119,3 +119,27 @@ def test_explaining_a_node_that_is_not_there(run: Run, bundle: Path) -> None:
     assert "no node is called 'rellu'" in result.stderr
     assert "similar names: relu" in result.stderr
     assert run("inspect", bundle / "ranges.json", "--explain", "relu").exit_code == 2
+
+
+class TestPlots:
+    """``--plot``: pictures of the statistics a file has, or that lie beside it."""
+
+    @pytest.mark.parametrize("name", ["ranges.json", "statistics.npz"])
+    def test_draws_every_tensor(self, run: Run, bundle: Path, tmp_path: Path, name: str) -> None:
+        pytest.importorskip("matplotlib", reason="pictures are an extra: pip install 'trtpipe[plots]'")
+        result = run("inspect", bundle / name, "--plot", tmp_path / "plots")
+        assert result.exit_code == 0
+        (picture,) = (tmp_path / "plots").iterdir()
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert "drew 1 tensors" in result.stdout
+        document = json.loads(run("inspect", bundle / name, "--plot", tmp_path / "plots", "--json").stdout)
+        assert document["plots"] == [str(picture)]
+
+    def test_there_must_be_statistics(self, run: Run, bundle: Path, tmp_path: Path) -> None:
+        alone = tmp_path / "ranges.json"
+        alone.write_bytes((bundle / "ranges.json").read_bytes())
+        for path, words in ((alone, "no statistics.npz beside it"), (bundle / "model.onnx", "of kind model")):
+            result = run("inspect", path, "--plot", tmp_path / "plots")
+            assert result.exit_code == 2
+            assert words in result.stderr
+        assert not (tmp_path / "plots").exists()

@@ -138,6 +138,28 @@ class TestCalibrate:
         statistics = trtpipe.inspect(tmp_path / "merged" / "statistics.npz").statistics
         assert statistics is not None
         assert statistics.samples == 128
+        files = (tmp_path / "0" / "statistics.npz", tmp_path / "1")
+        modelless = run("calibrate", "--merge", *files, "--method", "mse", "-o", tmp_path / "alone")
+        assert modelless.exit_code == 0, modelless.output
+        for name in ("ranges.json", "statistics.npz"):
+            assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "merged" / name).read_bytes()
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--merge", "{b}", "--statistics", "{b}"), "--merge takes statistics as its arguments"),
+            (("--merge", "{b}", "--method", "auto"), "method auto judges by the model itself"),
+            (("{b}/simplified.onnx", "{b}/lowered.onnx"), "one model is calibrated at a time"),
+        ],
+    )
+    def test_what_does_not_go_together(
+        self, run: Run, bundle: Path, tmp_path: Path, words: tuple[str, ...], message: str
+    ) -> None:
+        filled = [word.format(b=bundle) for word in words]
+        result = run("calibrate", *filled, "-q", "-o", tmp_path / "out")
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert not (tmp_path / "out").exists()
 
     def test_one_shard_twice_is_refused_and_nothing_is_written(self, run: Run, bundle: Path, tmp_path: Path) -> None:
         words = ("--statistics", bundle, "--statistics", bundle / "statistics.npz", "-q", "-o", tmp_path / "out")

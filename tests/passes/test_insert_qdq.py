@@ -352,6 +352,8 @@ def test_opsets_without_such_pairs_are_refused(apply, precision, opset):
     proto = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", opset=opset, w=normal(4, 4))
     with pytest.raises(StageError, match=f"opset {opset} .* {precision} needs {opset + 1}"):
         apply(proto, InsertQDQ(precision, {"x": 1.0}))
+    nothing = model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }", opset=opset)
+    apply(nothing, InsertQDQ(precision, {}))  # needs no pairs
     newer = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", opset=opset + 1, w=normal(4, 4))
     apply(newer, InsertQDQ(precision, {"x": 1.0}))
 

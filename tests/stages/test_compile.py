@@ -13,9 +13,9 @@ from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import BuildError, InputError, InternalError, StageError, WorkerDied
 from trtpipe.job import Inputs
 from trtpipe.passes.graph_pass import NodeDecision
-from trtpipe.pipeline import artifact_from_file
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.facts import LowerFacts
+from trtpipe.table import artifact_from_file
 from trtpipe.target import find_target
 
 STAGE = Compile()
@@ -125,7 +125,7 @@ class TestCheck:
         judge()
 
     def test_an_empty_one(self, judge):
-        with pytest.raises(StageError, match=r"sm89\.plan is empty"):
+        with pytest.raises(StageError, match=r"sm89\.plan is missing or empty"):
             judge(b"")
 
     @pytest.mark.parametrize("names", [{"inputs": ()}, {"inputs": ("x", "z")}, {"outputs": ("z",)}])

@@ -11,12 +11,13 @@ from models import conv_net, model, normal, save
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.errors import InputError
 from trtpipe.job import Inputs
-from trtpipe.pipeline import artifact_from_file, stages_for
+from trtpipe.pipeline import stages_for
 from trtpipe.source import ModuleSource
 from trtpipe.stages import export_reference
 from trtpipe.stages.export_reference import Reference
 from trtpipe.stages.facts import load_reference, save_reference
 from trtpipe.stages.verify import Verify
+from trtpipe.table import artifact_from_file
 
 STAGE = Reference()
 FACTORY = """

@@ -107,3 +107,53 @@ def test_a_sweep_that_is_not_allowed_to_remove_does_not_fail(
     assert orphan.exists()
     ArtifactStore(store.root).close()
     assert list((store.root / "tmp").iterdir()) == []
+
+
+def interrupt(store: ArtifactStore, key: Key, content: bytes) -> Path:
+    """Begin to build ``key``, and be interrupted; the work folder."""
+    folder = store.root
+    try:
+        with store.lock(key), store.resumable(key) as folder:
+            (folder / "half").write_bytes(content)
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        return folder
+
+
+class TestResumable:
+    """The work folder of a build that may be interrupted."""
+
+    def test_is_empty_at_first_and_gone_after_a_good_or_a_bad_end(self, store: ArtifactStore, key: Key) -> None:
+        with store.lock(key), store.resumable(key) as folder:
+            assert list(folder.iterdir()) == []
+            (folder / "half").write_bytes(b"")
+        assert not folder.exists()
+        with store.lock(key), pytest.raises(EnvironmentLacks), store.resumable(key) as folder:
+            raise EnvironmentLacks("the stage's own", "none")
+        assert not folder.exists()
+
+    def test_an_interruption_leaves_it_to_the_next_build_of_the_same_key(self, store: ArtifactStore, key: Key) -> None:
+        interrupt(store, key, b"written")
+        ArtifactStore(store.root).close()
+        other = key.model_copy(update={"settings": {"seed": 1}})
+        with store.lock(other), store.resumable(other) as empty:
+            assert list(empty.iterdir()) == []
+        with store.lock(key), store.resumable(key) as again:
+            assert (again / "half").read_bytes() == b"written"
+
+    def test_it_counts_as_space_and_goes_with_a_clear_unless_it_is_in_use(self, store: ArtifactStore, key: Key) -> None:
+        folder = interrupt(store, key, b"x" * 100)
+        assert store.size() == 100
+        with store.lock(key):
+            store.clear()
+            assert folder.exists()
+        store.clear()
+        assert not folder.exists()
+
+    def test_it_is_forgotten_after_a_week(self, store: ArtifactStore, key: Key) -> None:
+        folder = interrupt(store, key, b"")
+        ArtifactStore(store.root).close()
+        assert folder.exists()
+        os.utime(folder, (0, 0))
+        ArtifactStore(store.root).close()
+        assert not folder.exists()

@@ -10,6 +10,7 @@ import numpy as np
 from trtpipe.artifact import Record
 from trtpipe.calibration.checks import is_float
 from trtpipe.calibration.sample import Sample
+from trtpipe.calibration.tolerance import Skipped
 from trtpipe.digest import sha256_json
 from trtpipe.recipe import ImageSettings
 
@@ -24,12 +25,16 @@ FEW_SAMPLES = 100
 
 
 class InputAccount(Record):
-    """What one input was fed: the extremes, the mean, and the share of zeros (0 to 1) over all values."""
+    """What one input was fed: the extremes, the mean, and the share of zeros (0 to 1) over all values used.
+
+    ``nonfinite`` is the share of NaN and infinity over all values offered: samples with one are never used.
+    """
 
     minimum: float
     maximum: float
     mean: float
     zeros: float
+    nonfinite: float = 0.0
 
 
 class Settling(Record):
@@ -61,6 +66,7 @@ class DataAccount(Record):
         preprocessing: how files became tensors; ``None`` if the data came as tensors.
         seed: what the samples were chosen or made with; ``None`` if all were used.
         settling: how far the ranges still moved at the end; ``None`` for merged data and for very little.
+        skipped: bad samples that were left out, as the user allowed.
         warnings: what makes the data doubtful.
     """
 
@@ -72,7 +78,34 @@ class DataAccount(Record):
     preprocessing: ImageSettings | None = None
     seed: int | None = None
     settling: Settling | None = None
+    skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+class Tally(Record):
+    """Running numbers of one input. The sum is exact over rows, so batch size and order do not change the mean.
+
+    Attributes:
+        count, zeros: values seen, and how many were 0.
+        minimum, maximum: of them; None before the first.
+        total: their sum, as a fraction.
+        floating: whether the input takes floats.
+    """
+
+    count: int = 0
+    zeros: int = 0
+    minimum: float | None = None
+    maximum: float | None = None
+    total: str = "0"
+    floating: bool = False
+
+
+class Progressed(Record):
+    """An account half-way, as it rests between an interruption and the resumption."""
+
+    samples: int
+    feeds: int
+    tallies: dict[str, Tally]
 
 
 class AccountBuilder:
@@ -91,9 +124,26 @@ class AccountBuilder:
         for name, value in feed.items():
             self._tallies.setdefault(name, _Tally()).add(value)
 
-    def finish(self, settling: Settling | None = None) -> DataAccount:
-        """The account of all feeds added; asks the data set for its digest."""
+    def save(self) -> Progressed:
+        """What was noted so far."""
+        tallies = {name: tally.save() for name, tally in self._tallies.items()}
+        return Progressed(samples=self.samples, feeds=self.feeds, tallies=tallies)
+
+    def restore(self, state: Progressed) -> None:
+        """Go on from what was noted earlier."""
+        self.samples, self.feeds = state.samples, state.feeds
+        self._tallies = {name: _Tally(tally) for name, tally in state.tallies.items()}
+
+    def finish(self, settling: Settling | None = None, skipped: tuple[Skipped, ...] = ()) -> DataAccount:
+        """The account of all feeds added; asks the data set for its digest.
+
+        Args:
+            skipped: bad samples that were left out.
+        """
         warnings = [*self._dataset.warnings]
+        if skipped:
+            lost = sum(each.rows for each in skipped)
+            warnings.append(f"{lost} bad sample(s) were skipped, the first of them: {skipped[0].reason}")
         if self.samples < FEW_SAMPLES:
             warnings.append(f"only {self.samples} samples: ranges found on so few may not hold; use a few hundred")
         if settling is not None and settling.enough > self.samples:
@@ -108,10 +158,11 @@ class AccountBuilder:
             samples=self.samples,
             feeds=self.feeds,
             digest=self._dataset.digest(),
-            inputs={name: tally.finish() for name, tally in self._tallies.items() if tally.count},
+            inputs={name: tally.finish(_lost(name, skipped)) for name, tally in self._tallies.items() if tally.count},
             preprocessing=self._dataset.preprocessing,
             seed=self._dataset.seed,
             settling=settling,
+            skipped=skipped,
             warnings=tuple(warnings),
         )
 
@@ -131,6 +182,7 @@ def combined(accounts: Iterable[DataAccount]) -> DataAccount | None:
         feeds=sum(part.feeds for part in parts),
         digest=sha256_json(sorted(part.digest for part in parts)),
         inputs={name: _combined_input([part for part in parts if name in part.inputs], name) for name in names},
+        skipped=tuple(each for part in parts for each in part.skipped),
         warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
     )
 
@@ -143,19 +195,36 @@ def _combined_input(parts: list[DataAccount], name: str) -> InputAccount:
         maximum=max(part.maximum for part in inputs),
         mean=float(np.average([part.mean for part in inputs], weights=weights)),
         zeros=float(np.average([part.zeros for part in inputs], weights=weights)),
+        nonfinite=float(np.average([part.nonfinite for part in inputs], weights=weights)),
     )
 
 
-class _Tally:
-    """Running numbers of one input. The sum is exact over rows, so batch size and order do not change the mean."""
+def _lost(name: str, skipped: tuple[Skipped, ...]) -> tuple[int, int]:
+    mine = [each for each in skipped if each.input == name]
+    return sum(each.nonfinite for each in mine), sum(each.values for each in mine)
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.zeros = 0
-        self.minimum = np.inf
-        self.maximum = -np.inf
-        self.sum = Fraction(0)
-        self.floating = False
+
+class _Tally:
+    """A Tally that grows."""
+
+    def __init__(self, state: Tally | None = None) -> None:
+        start = state or Tally()
+        self.count = start.count
+        self.zeros = start.zeros
+        self.minimum = np.inf if start.minimum is None else start.minimum
+        self.maximum = -np.inf if start.maximum is None else start.maximum
+        self.sum = Fraction(start.total)
+        self.floating = start.floating
+
+    def save(self) -> Tally:
+        return Tally(
+            count=self.count,
+            zeros=self.zeros,
+            minimum=self.minimum if self.count else None,
+            maximum=self.maximum if self.count else None,
+            total=str(self.sum),
+            floating=self.floating,
+        )
 
     def add(self, value: np.ndarray) -> None:
         if not value.size:
@@ -168,12 +237,15 @@ class _Tally:
         for row in value if value.ndim else value[np.newaxis]:
             self.sum += Fraction(float(np.asarray(row).astype(np.float64).sum()))
 
-    def finish(self) -> InputAccount:
+    def finish(self, lost: tuple[int, int]) -> InputAccount:
+        """``lost``: how many values were NaN or infinite, of how many in samples that were left out for it."""
+        nonfinite, values = lost
         return InputAccount(
             minimum=self.minimum,
             maximum=self.maximum,
             mean=float(self.sum / self.count),
             zeros=self.zeros / self.count,
+            nonfinite=nonfinite / (self.count + values),
         )
 
     def warnings(self, name: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,7 @@ from trtpipe.calibration.npz import read_header, read_members, reading
 from trtpipe.calibration.sample import Sample, content_digest
 from trtpipe.calibration.selection import Selection, select
 from trtpipe.calibration.stacking import StackedDataset
+from trtpipe.calibration.tolerance import Flaw, attempted, sound
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def _dataset(data: DataSettings, contract: IOContract, columns: dict[str, Column
         selection = select(total, data, static_batch(contract), str(path))
         expected = free_batch(contract)
 
-    def read() -> Generator[Sample, None, None]:
+    def read() -> Generator[Sample | Flaw, None, None]:
         return _read(path, selection, columns, labels, expected, batched=bool(batch_axis))
 
     return StackedDataset(
@@ -125,8 +127,9 @@ def _dataset(data: DataSettings, contract: IOContract, columns: dict[str, Column
         samples=len(selection.indices) * batch_axis if batch_axis else len(selection.indices),
         selection=selection,
         read=read,
-        fingerprint=lambda: content_digest(read()),
-        warnings=selection.warnings,
+        fingerprint=lambda: content_digest(sound(read(), data.skip_bad_samples, [])),
+        remarks=selection.warnings,
+        tolerated=data.skip_bad_samples,
     )
 
 
@@ -138,7 +141,7 @@ def _read(
     contract: IOContract,
     *,
     batched: bool,
-) -> Generator[Sample, None, None]:
+) -> Generator[Sample | Flaw, None, None]:
     with ExitStack() as stack:
 
         def rows(column: Column) -> Iterator[np.ndarray]:
@@ -146,10 +149,10 @@ def _read(
 
         streams = [rows(column) for column in columns.values()]
         classes: Iterator[np.ndarray | None] = rows(labels) if labels else repeat(None)
-        for index, label, *values in zip(selection.indices, classes, *streams, strict=False):
+        for position, (index, label, *values) in enumerate(zip(selection.indices, classes, *streams, strict=False)):
             several = label is not None and label.ndim and not batched  # numbers a sample
             sample = Sample(dict(zip(columns, values, strict=True)), label[np.newaxis] if several else label)
-            yield checked(sample, contract, f"{path}: row {index}")
+            yield attempted(position, partial(checked, sample, contract, f"{path}: row {index}"))
 
 
 def _common_length(path: Path, columns: dict[str, Column], labels: Column | None) -> int:

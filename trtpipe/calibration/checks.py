@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.calibration.sample import Sample
+from trtpipe.calibration.tolerance import NonFiniteInput
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,9 +131,12 @@ def _converted_floats(value: np.ndarray, wanted: np.dtype, spec: TensorSpec, whe
     finite = np.isfinite(value)
     if not finite.all():
         count = value.size - int(np.count_nonzero(finite))
-        raise InputError(
+        raise NonFiniteInput(
             f"{where}: input {spec.name!r} holds NaN or infinity in {count} of {value.size} values",
             "remove or repair this sample",
+            spec.name,
+            count,
+            value.size,
         )
     with np.errstate(over="ignore"):
         converted = value.astype(wanted, copy=False)

@@ -6,9 +6,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from trtpipe.calibration.account import AccountBuilder
+from trtpipe.calibration.checkpoint import Checkpoints, State
 from trtpipe.calibration.course import Course
+from trtpipe.calibration.sample import Sample
 from trtpipe.calibration.selection import empty
-from trtpipe.calibration.statistics import Statistics
+from trtpipe.calibration.statistics import NonFiniteTensor, Statistics
+from trtpipe.calibration.tolerance import Flaw, Skipped, tolerate
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +22,14 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
 
 
-def collect(run: Callable[[Feed], Feed], dataset: Dataset, tensors: Iterable[str], progress: Progress) -> Statistics:
+def collect(
+    run: Callable[[Feed], Feed],
+    dataset: Dataset,
+    tensors: Iterable[str],
+    progress: Progress,
+    tolerated: int = 0,
+    checkpoints: Checkpoints | None = None,
+) -> Statistics:
     """Statistics of ``tensors`` over all of ``dataset``; memory use does not depend on the number of samples.
 
     Args:
@@ -27,32 +37,113 @@ def collect(run: Callable[[Feed], Feed], dataset: Dataset, tensors: Iterable[str
         dataset: the samples.
         tensors: names of the tensors to observe; they hold floats.
         progress: told of phase ``calibrate``, in samples.
+        tolerated: bad samples that may be skipped, those the data set itself skips included.
+        checkpoints: where to go on from, and where to leave what an interruption would lose.
 
     Raises:
-        InputError: there are no samples, a sample is bad, or a tensor became NaN or infinite.
+        InputError: there are no samples, one bad sample too many, or a tensor became NaN or infinite.
     """
-    statistics = Statistics.empty(tensors)
-    account = AccountBuilder(dataset)
-    course = Course()
-    progress.advance("calibrate", 0, dataset.samples)
+    work = _Pass(run, dataset, Statistics.empty(tensors), tolerated)
+    if checkpoints is not None and (found := checkpoints.load()) is not None:
+        work.restore(*found)
+        progress.note(f"going on behind sample {work.account.samples}, where an earlier run was interrupted")
+    passed = work.taken
+    progress.advance("calibrate", work.account.samples, dataset.samples)
     with closing(iter(dataset)) as samples:
-        for sample in samples:
-            statistics.update(run(sample.feed))
-            _refuse_nonfinite(statistics, dataset, account)
-            account.add(sample.feed)
-            course.follow(statistics, account.samples)
-            progress.advance("calibrate", account.samples, dataset.samples)
-    if not account.feeds:
-        raise empty(dataset.name)
-    statistics.accounts = (account.finish(course.settling(statistics, account.samples)),)
+        for index, sample in enumerate(samples):
+            if index < passed:
+                continue
+            work.take(sample)
+            progress.advance("calibrate", work.account.samples, dataset.samples)
+            if checkpoints is not None and checkpoints.due:
+                checkpoints.save(work.statistics, work.save())
+    statistics = work.finish()
+    if checkpoints is not None:
+        checkpoints.remove()
     return statistics
 
 
-def _refuse_nonfinite(statistics: Statistics, dataset: Dataset, before: AccountBuilder) -> None:
-    for name, tensor in statistics.tensors.items():
-        if tensor.nonfinite:
+class _Pass:
+    """A pass under way."""
+
+    def __init__(self, run: Callable[[Feed], Feed], dataset: Dataset, statistics: Statistics, tolerated: int) -> None:
+        self._run = run
+        self._dataset = dataset
+        self._tolerated = tolerated
+        self._course = Course()
+        self._skipped: list[Skipped] = []
+        self.statistics = statistics
+        self.account = AccountBuilder(dataset)
+        self.taken = 0
+
+    def take(self, sample: Sample) -> None:
+        """Run one feed and count what it gives; one that cannot be used leaves no trace but in the account."""
+        try:
+            self.statistics.update(self._run(sample.feed))
+        except InputError as error:
+            named = self._named(error)
+            if not self._tolerated:
+                raise named from error
+            self._skip(named, sample.rows)
+        else:
+            self.account.add(sample.feed)
+            self._course.follow(self.statistics, self.account.samples)
+        self.taken += 1
+
+    def save(self) -> State:
+        return State(
+            taken=self.taken,
+            account=self.account.save(),
+            course=self._course.save(),
+            skipped=tuple(self._skipped),
+        )
+
+    def restore(self, statistics: Statistics, state: State) -> None:
+        self.statistics = statistics
+        self.taken = state.taken
+        self.account.restore(state.account)
+        self._course.restore(state.course)
+        self._skipped = list(state.skipped)
+
+    def finish(self) -> Statistics:
+        """The statistics with their account.
+
+        Raises:
+            InputError: there were no samples, or one too many was skipped.
+        """
+        if not self.account.feeds:
+            raise empty(self._dataset.name)
+        settling = self._course.settling(self.statistics, self.account.samples)
+        skipped = tuple(sorted((*self._dataset.skipped, *self._skipped), key=lambda each: (each.index, each.reason)))
+        lost = sum(each.rows for each in skipped)
+        if lost > self._tolerated:
             raise InputError(
-                f"{dataset.name}: tensor {name!r} became NaN or infinite ({tensor.nonfinite} values)"
-                f" in feed {before.feeds}, behind sample {before.samples}",
-                "check the data's normalisation and this sample; the model itself overflows in float32 on it",
+                f"{self._dataset.name}: {lost} bad samples, of which {self._tolerated} may be skipped; "
+                f"the last: {skipped[-1].reason}",
+                "repair the data, or raise --skip-bad-samples",
             )
+        self.statistics.accounts = (self.account.finish(settling, skipped),)
+        return self.statistics
+
+    def _named(self, error: InputError) -> InputError:
+        """``error`` with the place in the data."""
+        place = f"feed {self.taken}, behind sample {self._before}"
+        if isinstance(error, NonFiniteTensor):
+            return InputError(
+                f"{self._dataset.name}: tensor {error.tensor!r} became NaN or infinite ({error.values} values) in"
+                f" {place}",
+                error.remedy,
+            )
+        return InputError(f"{self._dataset.name}: {error.message} ({place})", error.remedy)
+
+    def _skip(self, error: InputError, rows: int) -> None:
+        before = sum(each.rows for each in self._dataset.skipped)
+        tolerate(Flaw(self._before, error), self._tolerated, self._skipped, before, rows)
+
+    @property
+    def _before(self) -> int:
+        """Samples that came before this feed, those left out included."""
+        index = self.account.samples + sum(each.rows for each in self._skipped)
+        for each in self._dataset.skipped:  # may be one ahead of this feed
+            index += each.rows if each.index <= index else 0
+        return index

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.artifact import Record
 from trtpipe.calibration.account import Settling
 from trtpipe.calibration.methods import clipped
 
@@ -21,12 +22,28 @@ SETTLED = 0.02
 _GROWTH = 4 / 3
 
 
+class Point(Record):
+    """The ranges of all tensors after so many samples."""
+
+    samples: int
+    ranges: tuple[float, ...]
+
+
 class Course:
     """Remembers every tensor's range at sample counts that grow by a third."""
 
     def __init__(self) -> None:
         self._points: list[tuple[int, np.ndarray]] = []
         self._next = 1
+
+    def save(self) -> tuple[Point, ...]:
+        """The notes taken so far."""
+        return tuple(Point(samples=samples, ranges=tuple(ranges.tolist())) for samples, ranges in self._points)
+
+    def restore(self, points: tuple[Point, ...]) -> None:
+        """Go on from earlier notes."""
+        self._points = [(point.samples, np.array(point.ranges)) for point in points]
+        self._next = math.ceil(points[-1].samples * _GROWTH) if points else 1
 
     def follow(self, statistics: Statistics, samples: int) -> None:
         """Take a note, if it is time: ``samples`` rows have come in so far."""

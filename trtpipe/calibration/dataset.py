@@ -43,7 +43,12 @@ SOURCES: tuple[Source, ...] = (
     Source("an .npz file", arrays.recognises_npz, arrays.open_npz, takes_labels=True),
     Source("an .npy file", arrays.recognises_npy, arrays.open_npy),
     Source("an .h5 file", hdf5.recognises, hdf5.open_hdf5, takes_labels=True),
-    Source("tar shards (.tar, or shard-{000..012}.tar)", shards.recognises, shards.open_shards, takes_images=True),
+    Source(
+        "tar shards (.tar or .tar.gz, or shard-{000..012}.tar)",
+        shards.recognises,
+        shards.open_shards,
+        takes_images=True,
+    ),
     Source("path/file.py:function or package.module:function", function.recognises, function.open_function),
 )
 

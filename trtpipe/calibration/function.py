@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from trtpipe.calibration.checks import checked, free_batch, is_single, static_batch
 from trtpipe.calibration.sample import Sample, content_digest
 from trtpipe.calibration.selection import dropped_warning, empty, no_full_batch, too_few
-from trtpipe.calibration.stacking import joined
+from trtpipe.calibration.stacking import joined, read_ahead
+from trtpipe.calibration.tolerance import Flaw, Skipped, attempted, sound
 from trtpipe.calibration.usercode import UserFunction, load_function
 from trtpipe.errors import InputError
 
@@ -66,6 +67,8 @@ class FunctionDataset:
         self._wanted = data.samples
         self._where = data.source
         self._dropped = 0
+        self._tolerated = data.skip_bad_samples
+        self._skipped: list[Skipped] = []
         self.samples = data.samples
 
     @property
@@ -78,18 +81,29 @@ class FunctionDataset:
         """What was left out in the last walk."""
         return (dropped_warning(self._dropped, self._batch),) if self._dropped else ()
 
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Bad samples the last walk left out."""
+        return tuple(self._skipped)
+
     def __iter__(self) -> Generator[Sample, None, None]:
-        """Call the function and yield its feeds, in the caller's thread.
+        """Call the function and yield its feeds, one read ahead: all of the function runs outside the caller's thread.
 
         Raises:
             InputError: the function failed, yielded something unfit for the model, or too few samples.
         """
+        with closing(self._feeds()) as feeds:
+            yield from read_ahead(feeds)
+
+    def _feeds(self) -> Generator[Sample, None, None]:
         with closing(self._raw()) as stream:
-            first = next(stream, None)
-            if first is None:
+            self._skipped.clear()
+            head = list(_up_to_the_first_sample(stream))
+            if not head:
                 raise empty(self._where)
-            single = is_single(first.feed, self._contract)
-            samples = self._counted(chain([first], stream), free_batch(self._contract) if single else self._contract)
+            single = any(isinstance(item, Sample) and is_single(item.feed, self._contract) for item in head)
+            contract = free_batch(self._contract) if single else self._contract
+            samples = self._counted(sound(self._checked(chain(head, stream), contract), self._tolerated, self._skipped))
             yield from self._stacked(samples) if single else samples
 
     def digest(self) -> str:
@@ -100,19 +114,24 @@ class FunctionDataset:
     def _digest(self) -> str:
         return content_digest(self)
 
-    def _raw(self) -> Generator[Sample, None, None]:
+    def _raw(self) -> Generator[Sample | Flaw, None, None]:
         """What the function yields, as arrays, before any check."""
         for index, item in enumerate(self._function.items()):
-            where = f"{self._where}: sample {index}"
-            try:
-                sample = self._sample(item, where)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise InputError(f"{where}: not arrays of numbers: {error}", "yield numpy arrays") from error
-            yield sample
+            yield attempted(index, partial(self._sample, item, f"{self._where}: sample {index}"))
+
+    def _checked(self, items: Iterator[Sample | Flaw], contract: IOContract) -> Iterator[Sample | Flaw]:
+        for index, item in enumerate(items):
+            if isinstance(item, Flaw):
+                yield item
+            else:
+                yield attempted(index, partial(checked, item, contract, f"{self._where}: sample {index}"))
 
     def _sample(self, item: Any, where: str) -> Sample:
         feed, labels = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
-        return Sample(self._feed(feed, where), None if labels is None else _copy(labels))
+        try:
+            return Sample(self._feed(feed, where), None if labels is None else _copy(labels))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{where}: not arrays of numbers: {error}", "yield numpy arrays") from error
 
     def _feed(self, feed: Any, where: str) -> Feed:
         if isinstance(feed, dict):
@@ -125,13 +144,12 @@ class FunctionDataset:
             "yield a dict input name -> array, or (dict, labels); a bare array will do for a model with one input",
         )
 
-    def _counted(self, samples: Iterator[Sample], contract: IOContract) -> Iterator[Sample]:
-        """The samples up to the number wanted, checked."""
+    def _counted(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        """The samples up to the number wanted."""
         taken = 0
-        for index, sample in enumerate(samples):
-            fitting = checked(sample, contract, f"{self._where}: sample {index}")
-            taken += fitting.rows
-            yield fitting
+        for sample in samples:
+            taken += sample.rows
+            yield sample
             if self._wanted is not None and taken >= self._wanted:
                 return
         if self._wanted is not None:
@@ -149,6 +167,13 @@ class FunctionDataset:
                 raise no_full_batch(self._where, sample.rows, self._batch)
             else:
                 self._dropped = sample.rows
+
+
+def _up_to_the_first_sample(items: Iterator[Sample | Flaw]) -> Iterator[Sample | Flaw]:
+    for item in items:
+        yield item
+        if isinstance(item, Sample):
+            return
 
 
 def _copy(value: Any) -> np.ndarray:

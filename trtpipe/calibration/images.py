@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from trtpipe.calibration.pixels import FORMATS, load_tensor, require_pillow
 from trtpipe.calibration.sample import Sample
 from trtpipe.calibration.selection import select
 from trtpipe.calibration.stacking import StackedDataset
+from trtpipe.calibration.tolerance import Flaw, attempted
 from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.errors import InputError
 from trtpipe.recipe import ImageSettings
@@ -71,11 +73,15 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
     labels = None if listing.labels is None else [listing.labels[index] for index in selection.indices]
     expected = free_batch(contract)
 
-    def read() -> Generator[Sample, None, None]:
-        for position, path in enumerate(files):
-            label = None if labels is None else np.array([labels[position]])
-            tensor = load_tensor(path, settings, raw)[np.newaxis]
-            yield checked(Sample({spec.name: tensor}, label), expected, str(path))
+    def sample(position: int) -> Sample:
+        path = files[position]
+        label = None if labels is None else np.array([labels[position]])
+        tensor = load_tensor(path, settings, raw)[np.newaxis]
+        return checked(Sample({spec.name: tensor}, label), expected, str(path))
+
+    def read() -> Generator[Sample | Flaw, None, None]:
+        for position in range(len(files)):
+            yield attempted(position, partial(sample, position))
 
     return StackedDataset(
         name=f"images under {folder.resolve().name} ({selection.words})",
@@ -84,8 +90,9 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
         selection=selection,
         read=read,
         fingerprint=lambda: _fingerprint(files, labels),
-        warnings=(*selection.warnings, *_left_out(listing.left_out)),
+        remarks=(*selection.warnings, *_left_out(listing.left_out)),
         preprocessing=settings,
+        tolerated=data.skip_bad_samples,
     )
 
 

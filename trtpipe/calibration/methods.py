@@ -51,9 +51,11 @@ CHOICES: tuple[Choice, ...] = (
     Choice("entropy"),
     Choice("percentile", 99.9),
 )
-#: What ``auto`` chooses from; among equals it takes the first. The last two choices clip so much that they can lose
-#: everything on data a little louder than the calibration data, and are left out (see docs/calibration.md).
+#: What ``auto`` chooses from; among equals it takes the first.
 CANDIDATES: tuple[Choice, ...] = CHOICES[:5]
+#: These clip so much that they can lose everything on data a little louder than the calibration data: ``auto`` takes
+#: them only for a gain that large that the others must have failed (see docs/calibration.md).
+DARING: tuple[Choice, ...] = CHOICES[5:]
 
 #: A method gets a tensor's statistics (at least one value), the percentile and the format, and gives the amax.
 RangeMethod: TypeAlias = "Callable[[TensorStatistics, float, EightBit], float]"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from trtpipe.backends.base import Feed
+    from trtpipe.calibration.tolerance import Skipped
     from trtpipe.recipe import ImageSettings
 
 
@@ -62,6 +63,10 @@ class Dataset(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of the data; complete once the data was walked through."""
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Bad samples the last walk left out, so far."""
 
     def __iter__(self) -> Generator[Sample, None, None]:
         """Walk the samples; memory use does not depend on their number.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from trtpipe.calibration.methods import CANDIDATES, Choice
+from trtpipe.calibration.methods import CANDIDATES, DARING, Choice
 from trtpipe.calibration.ranges import Ranges, TensorRange, range_of, split_unseen
 
 if TYPE_CHECKING:
@@ -38,13 +38,17 @@ _TIE = 1.0
 _GAIN = 0.5
 #: ... and only if the noise falls, over the feeds, by so many standard errors: less may be chance.
 _SIGMAS = 3.0
+#: dB: what a range that clips daringly must gain: two bits, ...
+_DARING_GAIN = 12.0
+#: ... which none can that is not so much smaller.
+_DARING_SHARE = 0.25
 
 
 def search_ranges(statistics: Statistics, judge: Judge, precision: EightBit, progress: Progress) -> Ranges:
     """Find the ranges with which the judge sees least noise.
 
     1. Every candidate method is tried for the whole model. Where the best are as good as equal, the order of
-       CANDIDATES decides: differences so small do not show in a task's metric.
+       CANDIDATES decides: differences so small do not show in a task's metric. One of DARING must be better by 12 dB.
     2. From there on, tensor after tensor is given another candidate's range; what helps stays. Tensors that
        differ most between the candidates come first; ``TRIALS`` bounds the work.
 
@@ -54,30 +58,40 @@ def search_ranges(statistics: Statistics, judge: Judge, precision: EightBit, pro
     seen, unseen = split_unseen(statistics)
     options = {
         choice: {name: range_of(name, tensor, choice, precision) for name, tensor in seen.items()}
-        for choice in CANDIDATES
+        for choice in (*CANDIDATES, *DARING)
     }
-    total = len(CANDIDATES) + TRIALS
+    total = len(options) + TRIALS
     noises: dict[Choice, np.ndarray] = {}
-    for done, choice in enumerate(CANDIDATES, start=1):
-        noises[choice] = judge(_amax(options[choice]))
+    for done, (choice, ranges) in enumerate(options.items(), start=1):
+        noises[choice] = judge(_amax(ranges))
         progress.advance("choose ranges", done, total)
-    lowest = min(noise.mean() for noise in noises.values())
-    start = next(choice for choice in CANDIDATES if noises[choice].mean() <= lowest + _TIE)
+    start = _start(noises)
     chosen, least = dict(options[start]), noises[start]
-    for done, (name, rival) in enumerate(_trials(options, start, TRIALS), start=len(CANDIDATES) + 1):
+    for done, (name, rival, gain) in enumerate(_trials(options, start, TRIALS), start=len(options) + 1):
         if not _alike(chosen[name], rival):
             noise = judge(_amax({**chosen, name: rival}))
-            if _surely_less(noise, least):
+            if _surely_less(noise, least, gain):
                 chosen[name], least = rival, noise
         progress.advance("choose ranges", done, total)
     progress.advance("choose ranges", total, total)
     return Ranges(method="auto", samples=statistics.samples, account=statistics.account, tensors=chosen, unseen=unseen)
 
 
+def _start(noises: Mapping[Choice, np.ndarray]) -> Choice:
+    """The method to begin with, for the whole model."""
+    lowest = min(noises[choice].mean() for choice in CANDIDATES)
+    daring = min(DARING, key=lambda choice: noises[choice].mean())
+    if noises[daring].mean() < lowest - _DARING_GAIN:
+        return daring
+    return next(choice for choice in CANDIDATES if noises[choice].mean() <= lowest + _TIE)
+
+
 def _trials(
     options: Mapping[Choice, Mapping[str, TensorRange]], start: Choice, limit: int
-) -> Iterator[tuple[str, TensorRange]]:
-    """(tensor, range to try instead), at most ``limit``: first the tensors on which the candidates differ most."""
+) -> Iterator[tuple[str, TensorRange, float]]:
+    """(tensor, range to try instead, dB it must gain), at most ``limit``: first the tensors on which methods differ
+    most.
+    """
 
     def spread(name: str) -> float:
         found = [ranges[name].amax for ranges in options.values()]
@@ -85,22 +99,27 @@ def _trials(
 
     count = 0
     for name in sorted(options[start], key=lambda name: (-spread(name), name)):
-        tried = [options[start][name]]
-        for choice in CANDIDATES:
-            rival = options[choice][name]
+        first = options[start][name]
+        tried = [first]
+        for choice, ranges in options.items():
+            rival, daring = ranges[name], choice in DARING
             if count == limit:
                 return
+            if daring and rival.amax > _DARING_SHARE * first.amax:
+                continue
             if not any(_alike(rival, other) for other in tried):
                 tried.append(rival)
                 count += 1
-                yield name, rival
+                yield name, rival, _DARING_GAIN if daring else _GAIN
 
 
-def _surely_less(noise: np.ndarray, other: np.ndarray) -> bool:
-    """Whether ``noise`` is less than ``other`` by more than the feeds differ among themselves (a paired t test)."""
+def _surely_less(noise: np.ndarray, other: np.ndarray, least: float) -> bool:
+    """Whether ``noise`` is below ``other`` by ``least`` dB, and by more than the feeds differ among themselves (a
+    paired t test).
+    """
     gain = other - noise
     error = np.std(gain, ddof=1) / np.sqrt(gain.size) if gain.size > 1 else np.inf
-    return bool(gain.mean() > max(_GAIN, _SIGMAS * error))
+    return bool(gain.mean() > max(least, _SIGMAS * error))
 
 
 def _alike(first: TensorRange, second: TensorRange) -> bool:

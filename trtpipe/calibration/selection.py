@@ -23,6 +23,7 @@ class Selection:
         batch: samples stacked into one feed; the last feed may have fewer.
         dropped: samples left out because they do not fill a batch of a fixed size.
         seed: what the choice was made with; ``None`` if all were taken.
+        fixed: whether only whole batches can be used.
     """
 
     indices: tuple[int, ...]
@@ -30,6 +31,7 @@ class Selection:
     batch: int
     dropped: int
     seed: int | None
+    fixed: bool = False
 
     @property
     def feeds(self) -> int:
@@ -70,7 +72,8 @@ def select(total: int, data: DataSettings, fixed_batch: int | None, where: str) 
     indices = tuple(chosen)[: len(chosen) - dropped]
     if not indices:
         raise no_full_batch(where, len(chosen), batch)
-    return Selection(indices, total, batch, dropped, None if isinstance(chosen, range) else data.seed)
+    seed = None if isinstance(chosen, range) else data.seed
+    return Selection(indices, total, batch, dropped, seed, fixed_batch is not None)
 
 
 def empty(where: str) -> InputError:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 from contextlib import closing
+from functools import partial
 from itertools import groupby, product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ from trtpipe.calibration.pixels import load_tensor, require_pillow
 from trtpipe.calibration.sample import Sample
 from trtpipe.calibration.selection import select
 from trtpipe.calibration.stacking import StackedDataset
-from trtpipe.calibration.tar import TarEntry, read_tar
+from trtpipe.calibration.tar import SUFFIXES, TarEntry, read_tar
+from trtpipe.calibration.tolerance import Flaw, attempted
 from trtpipe.errors import InputError
 from trtpipe.recipe import ImageSettings
 
@@ -40,8 +42,8 @@ _MOST_SHARDS = 100_000
 
 
 def recognises(source: str) -> bool:
-    """Whether ``source`` is a ``.tar`` file, or several: ``shard-{000..012}.tar`` or ``shards/*.tar``."""
-    return source.lower().endswith(".tar") and bool(shard_paths(source))
+    """Whether ``source`` is a tar file, plain or gzipped, or several: ``shard-{000..012}.tar`` or ``shards/*.tar``."""
+    return source.lower().endswith(SUFFIXES) and bool(shard_paths(source))
 
 
 def shard_paths(source: str) -> tuple[Path, ...]:
@@ -87,9 +89,12 @@ def open_shards(data: DataSettings, contract: IOContract) -> Dataset:
     settings = data.image or ImageSettings()
     expected = free_batch(contract)
 
-    def read() -> Generator[Sample, None, None]:
-        for name, entries in _entries(chosen):
-            yield checked(_sample(entries, contract, settings, name), expected, name)
+    def sample(name: str, entries: list[TarEntry]) -> Sample:
+        return checked(_sample(entries, contract, settings, name), expected, name)
+
+    def read() -> Generator[Sample | Flaw, None, None]:
+        for position, (name, entries) in enumerate(_entries(chosen)):
+            yield attempted(position, partial(sample, name, entries))
 
     def fingerprint() -> str:
         digest = hashlib.sha256()
@@ -107,7 +112,8 @@ def open_shards(data: DataSettings, contract: IOContract) -> Dataset:
         selection=selection,
         read=read,
         fingerprint=fingerprint,
-        warnings=selection.warnings,
+        remarks=selection.warnings,
+        tolerated=data.skip_bad_samples,
         preprocessing=settings if pictured else None,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from trtpipe.calibration.sample import Sample
+from trtpipe.calibration.selection import dropped_warning, no_full_batch
+from trtpipe.calibration.tolerance import Flaw, Skipped, sound
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,21 +30,26 @@ class StackedDataset:
     """A Dataset over a source whose samples are counted in advance. A new source is one function that builds this.
 
     Attributes:
-        name, samples, preprocessing, warnings: as Dataset has them.
+        name, samples, preprocessing: as Dataset has them.
         where: the source, for complaints.
         selection: which samples are used, and how many a feed.
-        read: starts reading: yields the chosen samples, checked, each with a batch axis.
+        read: starts reading: yields the chosen samples, checked, each with a batch axis; or what is wrong with one.
         fingerprint: computes the content digest; called once at most.
+        remarks: warnings known from the start.
+        tolerated: how many bad samples a walk may leave out.
     """
 
     name: str
     where: str
     samples: int
     selection: Selection
-    read: Callable[[], Generator[Sample, None, None]]
+    read: Callable[[], Generator[Sample | Flaw, None, None]]
     fingerprint: Callable[[], str]
-    warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     preprocessing: ImageSettings | None = None
+    tolerated: int = 0
+    _skipped: list[Skipped] = field(default_factory=list, init=False)
+    _dropped: list[int] = field(default_factory=list, init=False)
 
     @property
     def size(self) -> int:
@@ -56,8 +63,37 @@ class StackedDataset:
 
     def __iter__(self) -> Generator[Sample, None, None]:
         """Feeds of ``selection.batch`` samples, one read ahead."""
+        self._skipped.clear()
+        self._dropped.clear()
         with closing(self.read()) as rows:
-            yield from read_ahead(joined(rows, self.selection.batch, self.where))
+            good = sound(rows, self.tolerated, self._skipped)
+            yield from read_ahead(self._whole(joined(good, self.selection.batch, self.where)))
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Bad samples the last walk left out."""
+        return tuple(self._skipped)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was left out; complete once the data was walked through."""
+        return (*self.remarks, *(dropped_warning(rows, self.selection.batch) for rows in self._dropped))
+
+    def _whole(self, feeds: Iterator[Sample]) -> Iterator[Sample]:
+        """Where the batch size is fixed, and bad samples were skipped, the last feed may not be full: it is left out.
+
+        Raises:
+            InputError: there is no full one.
+        """
+        full = 0
+        for feed in feeds:
+            if not self.selection.fixed or feed.rows == self.selection.batch:
+                full += 1
+                yield feed
+            elif full:
+                self._dropped.append(feed.rows)
+            else:
+                raise no_full_batch(self.where, feed.rows, self.selection.batch)
 
     def digest(self) -> str:
         """The sha256 of the content that is really used."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from trtpipe.artifact import IOContract, TensorSpec
+    from trtpipe.calibration.tolerance import Skipped
 
 
 class RandomDataset:
@@ -33,6 +34,7 @@ class RandomDataset:
 
     preprocessing = None
     warnings: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     def __init__(
         self, contract: IOContract, shapes: Mapping[str, tuple[int, ...]], samples: int, seed: int = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
-from contextlib import contextmanager
+import zlib
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -14,10 +16,25 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
+#: Names of tar files, in lower case; those from the second on are compressed.
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
 #: Bytes a single member may have.
 MOST_BYTES = 1 << 30
+#: Bytes the description of a member may have: names longer than that are no names.
+_MOST_HEADER = 1 << 20
 
-_DAMAGE = (OSError, EOFError, ValueError, tarfile.TarError)
+_DESCRIPTIONS = frozenset(
+    {
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    }
+)
+
+_DAMAGE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -36,15 +53,15 @@ class TarEntry:
 
 
 def read_tar(path: Path, wanted: frozenset[str] | None) -> Generator[TarEntry, None, None]:
-    """The files of an uncompressed tar, in its order, one in memory at a time.
+    """The files of a tar, plain or gzipped, in its order, one in memory at a time; nothing is unpacked to the disk.
 
     Args:
         wanted: keys whose content is read, the others are passed over; ``None`` for headers only.
 
     Raises:
-        InputError: the tar is damaged or compressed, or holds a link, a device, or a name that leads outside.
+        InputError: the tar is damaged or compressed otherwise, or holds a link, a device, or a name that leads outside.
     """
-    with _reading(path), tarfile.open(path, "r:") as archive:
+    with _reading(path), _opened(path) as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # the reader would keep every header of a shard with a million files
             if member.isdir():
@@ -75,9 +92,31 @@ def _safe_name(member: tarfile.TarInfo, path: Path) -> PurePosixPath:
     return name
 
 
+class _Bounded(tarfile.TarInfo):
+    """A member whose description is not taken into memory at any length: a small gzip can hold gigabytes of it."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _DESCRIPTIONS and self.size > _MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        # made to be overridden, as its documentation says
+        return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    with ExitStack() as stack:
+        if path.name.lower().endswith(SUFFIXES[1:]):
+            stream = stack.enter_context(gzip.open(path, "rb"))
+            yield stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_Bounded))
+        else:
+            yield stack.enter_context(tarfile.open(path, "r:", tarinfo=_Bounded))
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise InputError(f"{path}: cannot be read: {error}", "give uncompressed tar files") from error
+        raise InputError(
+            f"{path}: cannot be read: {error}", "give tar files, plain or compressed with gzip (.tar.gz)"
+        ) from error

@@ -28,7 +28,7 @@ _MEANINGS = {
 
 
 @click.command()
-@click.argument("model", type=_path)
+@click.argument("files", type=_path, nargs=-1, required=True, metavar="MODEL")
 @options.out_option
 @options.calibration_options("--data", "--samples", "--method")
 @click.option(
@@ -37,6 +37,9 @@ _MEANINGS = {
     multiple=True,
     metavar="S.npz",
     help="Statistics to take instead of a pass over data; may be repeated for shards, which are merged.",
+)
+@click.option(
+    "--merge", is_flag=True, help="The arguments are statistics of shards, not a model: merge them and choose ranges."
 )
 @click.option(
     "--import-trt-cache", "cache", type=_path, metavar="FILE", help="Take the scales of a TensorRT calibration cache."
@@ -48,22 +51,39 @@ _MEANINGS = {
 @options.json_option
 @options.common_options
 @pass_session
-def command(session: Session, model: Path, statistics: tuple[Path, ...], cache: Path | None, plot: Path | None) -> int:
+def command(
+    session: Session,
+    files: tuple[Path, ...],
+    statistics: tuple[Path, ...],
+    merge: bool,
+    cache: Path | None,
+    plot: Path | None,
+) -> int:
     """Find the ranges of activations in one pass over real data.
 
     MODEL is a simplified graph. The statistics behind the ranges are written beside them; with --statistics, ranges
-    come from statistics collected before, here or elsewhere (a folder stands for the statistics.npz in it).
+    come from statistics collected before, here or elsewhere (a folder stands for the statistics.npz in it). To merge
+    the statistics of shards without the model: trtpipe calibrate --merge A.npz B.npz C.npz -o OUT.
     """
-    if cache is not None:
+    model: Path | None
+    if merge:
+        if statistics or cache is not None:
+            raise InputError("--merge takes statistics as its arguments", "name every file of statistics once")
+        model, statistics = None, files
+    elif len(files) > 1:
+        raise InputError(f"{files[1]}: one model is calibrated at a time", "name one model, or --merge statistics")
+    else:
+        model = files[0]
+    if cache is not None and model is not None:
         return _import(session, model, cache, more=bool(statistics or plot))
-    files = tuple(path / "statistics.npz" if path.is_dir() else path for path in statistics)
+    found = tuple(path / "statistics.npz" if path.is_dir() else path for path in statistics)
     with session.listening() as progress:
-        result = _calibrate(session, model, files, plot, progress)
-    return finish(session, "calibrate", result, _lowering(model, beside(result)()))
+        result = _calibrate(session, model, found, plot, progress)
+    return finish(session, "calibrate", result, () if model is None else _lowering(model, beside(result)()))
 
 
 def _calibrate(
-    session: Session, model: Path, statistics: tuple[Path, ...], plot: Path | None, progress: Progress
+    session: Session, model: Path | None, statistics: tuple[Path, ...], plot: Path | None, progress: Progress
 ) -> BuildResult:
     import trtpipe
 
@@ -72,7 +92,7 @@ def _calibrate(
 
         require_matplotlib()
     job = session.job(progress, engines=False)
-    if statistics:
+    if statistics or model is None:
         result = trtpipe.derive(job, model, statistics, session.output, progress)
     else:
         result = trtpipe.calibrate(job, model, session.output, progress)

@@ -12,8 +12,9 @@ from trtpipe.cli.results import explained, print_json
 from trtpipe.cli.sections import sections
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts
-from trtpipe.cli.text import emit
+from trtpipe.cli.text import emit, printable
 from trtpipe.cli.wiring import pass_session
+from trtpipe.errors import InputError
 from trtpipe.units import format_bytes
 
 if TYPE_CHECKING:
@@ -22,11 +23,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Draw every tensor of statistics.npz, or of that beside ranges.json, with each method's threshold, into DIR.",
+)
 @options.explain_option
 @options.json_option
 @options.common_options
 @pass_session
-def command(session: Session, file: Path, explain: str | None) -> int:
+def command(session: Session, file: Path, plot: Path | None, explain: str | None) -> int:
     """Describe a model, an engine, or what trtpipe wrote.
 
     FILE is an .onnx file, a plan, ranges.json, statistics.npz, parity.json, latency.json or manifest.json. It is
@@ -37,14 +44,33 @@ def command(session: Session, file: Path, explain: str | None) -> int:
     if explain is not None:
         return explained(session, "inspect", file, explain)
     found = trtpipe.inspect(file)
+    drawn = () if plot is None else trtpipe.plot_statistics(_statistics_of(found), plot)
     if session.json:
-        print_json({"command": "inspect", "exit_code": 0, **found.to_dict()})
+        plots = {"plots": [str(path) for path in drawn]} if plot is not None else {}
+        print_json({"command": "inspect", "exit_code": 0, **found.to_dict(), **plots})
         return 0
     emit(facts(_head(found)))
     for section in sections(found, detailed=session.verbosity > 0):
         emit("")
         emit(section)
+    if plot is not None:
+        emit(f"\ndrew {len(drawn)} tensors into {printable(str(plot))}")
     return 0
+
+
+def _statistics_of(found: Inspection) -> Path:
+    """The statistics to draw: the file itself, or what lies beside the ranges made from it."""
+    path = Path(found.path)
+    if found.statistics is not None:
+        return path
+    beside = path.with_name("statistics.npz")
+    if found.ranges is None or not beside.is_file():
+        what = "there is no statistics.npz beside it" if found.ranges is not None else f"it is of kind {found.kind}"
+        raise InputError(
+            f"{path}: nothing to draw: {what}",
+            "name a statistics.npz, or a ranges.json beside the one it was made from",
+        )
+    return beside
 
 
 def _head(found: Inspection) -> list[tuple[str, str]]:

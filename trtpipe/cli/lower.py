@@ -18,6 +18,7 @@ from trtpipe.cli.wiring import pass_session
 @options.precision_options
 @click.option("--ranges", type=click.Path(path_type=Path), metavar="R", help="The ranges.json, for int8 and fp8.")
 @options.profile_file_option
+@options.weights_option
 @options.keep_option
 @options.explain_option
 @options.json_option

@@ -219,6 +219,14 @@ tolerance_options = stacked(
 )
 
 
+weights_option = recipe_option(
+    "--weights",
+    at=("weights",),
+    type=click.Choice(["max", "mse"]),
+    help="How far each channel of a weight reaches: to its largest magnitude, or where the squared error is least.",
+)
+
+
 def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
     """Data and method of calibration, under the names a command gives them."""
     return stacked(
@@ -230,6 +238,13 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
             help="Calibration data: images, .npz, .npy, .h5, .tar or file.py:function.",
         ),
         recipe_option(samples, at=("data", "samples"), type=int, metavar="N", help="How many samples to use."),
+        recipe_option(
+            "--skip-bad-samples",
+            at=("data", "skip_bad_samples"),
+            type=int,
+            metavar="N",
+            help="Leave out up to N samples that cannot be used, instead of stopping at the first.",
+        ),
         recipe_option(method, at=("method",), type=click.Choice(METHOD_NAMES), help="How ranges are chosen."),
         recipe_option(
             "--percentile",
@@ -238,6 +253,7 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
             metavar="99.99",
             help="Share of the values that a range keeps, in percent.",
         ),
+        weights_option,
         session_option(
             "--allow-random-calibration",
             store=setter("allow_random"),

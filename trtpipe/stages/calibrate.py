@@ -27,7 +27,7 @@ class Calibrate:
 
     name = "calibrate"
     produces = "ranges"
-    version = 2
+    version = 3
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -49,6 +49,7 @@ class Calibrate:
             "precision": EIGHT_BIT[job.profile.precision] if recipe.method in _BY_FORMAT else None,
             "weights": recipe.weights if auto else None,
             "keep": list(job.profile.keep) if auto else None,
+            "skip_bad_samples": job.recipe.data.skip_bad_samples if auto else None,
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:

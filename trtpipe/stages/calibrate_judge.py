@@ -36,23 +36,38 @@ class OutputJudge:
         feeds: the samples.
         scales: tensor -> input of the quantised graph that takes its scale.
         largest: largest value of the format.
+        tolerant: leave out feeds on which the float32 graph fails or is not finite.
 
     Raises:
         InputError: the outputs say nothing, because they are all 0 or hold no floats.
     """
 
     def __init__(
-        self, quantised: Runner, exact: Runner, feeds: list[Feed], scales: Mapping[str, str], largest: float
+        self,
+        quantised: Runner,
+        exact: Runner,
+        feeds: list[Feed],
+        scales: Mapping[str, str],
+        largest: float,
+        tolerant: bool = False,
     ) -> None:
         self._runner = quantised
         self._inputs = {spec.name for spec in quantised.inputs}
-        self._feeds = feeds
         self._scales = scales
         self._largest = np.float32(largest)
         wanted = {spec.name for spec in exact.inputs}
-        self._expected = [
-            _floats(exact.infer({name: value for name, value in feed.items() if name in wanted})) for feed in feeds
-        ]
+        self._feeds: list[Feed] = []
+        self._expected: list[Feed] = []
+        for feed in feeds:
+            try:
+                outputs = _floats(exact.infer({name: value for name, value in feed.items() if name in wanted}))
+            except InputError:
+                if not tolerant:
+                    raise
+                continue
+            if not tolerant or all(np.isfinite(value).all() for value in outputs.values()):
+                self._feeds.append(feed)
+                self._expected.append(outputs)
         self._signal = _signal_powers(self._expected)
         if not self._signal:
             raise InputError(
@@ -108,6 +123,7 @@ def judging(
                 spread_feeds(dataset, FEEDS, FEED_BYTES),
                 scales,
                 largest_value(precision),
+                tolerant=job.recipe.data.skip_bad_samples > 0,
             )
     finally:
         for name in written:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,3 +52,13 @@ class Stage(Protocol):
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """Raise StageError when the draft is not what the stage promises."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A stage that goes on where a killed or interrupted run stopped: it finds its own files in ``workdir`` again, if
+    that run had the very same key. What it makes may not depend on whether, or where, it was interrupted.
+    """
+
+    @property
+    def resumes(self) -> Literal[True]: ...

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from trtpipe.errors import StoreCorrupt
 from trtpipe.store.entry import RECORD, Stored, check_entry, read_entry
-from trtpipe.store.files import make_folder, open_plain
+from trtpipe.store.files import open_plain
 from trtpipe.store.locks import claim, locked, try_locked
-from trtpipe.store.scratch import scratch
+from trtpipe.store.scratch import drop_partial, partial_folders, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,10 +77,9 @@ def recent(layout: Layout, stage: str, limit: int) -> Iterator[Entry]:
 
 
 def total_size(layout: Layout) -> int:
-    """Bytes of all entries, those set aside as corrupt included."""
-    return sum(found.size for found in _occupied(layout)) + sum(
-        _tree_size(path) for path in _inside(layout.corrupt, _ASIDE)
-    )
+    """Bytes of all entries, those set aside as corrupt and what interrupted builds left included."""
+    others = (*_inside(layout.corrupt, _ASIDE), *partial_folders(layout))
+    return sum(found.size for found in _occupied(layout)) + sum(_tree_size(path) for path in others)
 
 
 def quarantine(layout: Layout, place: Path) -> bool:
@@ -92,7 +91,7 @@ def quarantine(layout: Layout, place: Path) -> bool:
     with locked(layout.removal_lock):
         if not os.path.lexists(place) or _is_sound(place):
             return False
-        make_folder(layout.corrupt)
+        layout.make(layout.corrupt)
         stage = place.parent.parent.name
         place.rename(layout.corrupt / f"{stage}-{place.name}-{secrets.token_hex(4)}")
         return True
@@ -137,7 +136,8 @@ def prune(layout: Layout, max_bytes: int | None, max_age_seconds: float | None) 
 
 
 def clear(layout: Layout) -> PruneReport:
-    """Remove everything nobody uses at the moment: entries, corrupt ones, and small facts."""
+    """Remove everything nobody uses at the moment: entries, corrupt and partial ones, and small facts."""
+    drop_partial(layout, 0)
     with scratch(layout, "clear the cache") as trash:
         for path in _inside(layout.memo, _FACT):
             with suppress(FileNotFoundError):  # another clear was faster

@@ -24,10 +24,10 @@ from trtpipe.store.entry import (
     seal,
     unseal,
 )
-from trtpipe.store.files import corrupt, make_folder, open_plain, read_plain, sync_folder, take, write_new
+from trtpipe.store.files import corrupt, open_plain, read_plain, sync_folder, take, write_new
 from trtpipe.store.layout import Layout
 from trtpipe.store.locks import is_at, locked, share
-from trtpipe.store.scratch import scratch, sweep
+from trtpipe.store.scratch import resumable, scratch, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,7 +140,8 @@ class ArtifactStore:
             seconds: what the build took.
         """
         doing = f"store the result of {key.label}"
-        move = self._layout.tmp in draft.folder.absolute().parents
+        above = draft.folder.absolute().parents
+        move = self._layout.tmp in above or self._layout.partial in above
         needed = None if move else _size(draft)
         with scratch(self._layout, doing) as staging, self._layout.translate(doing, needed):
             return self._install(staging, key, _fill(staging, key, draft, seconds, move=move))
@@ -148,7 +149,7 @@ class ArtifactStore:
     def _install(self, staging: Path, key: Key, entry: Entry) -> Artifact:
         """Rename a complete entry into its place, pinned already so that no prune can take it at once."""
         place = self._layout.place(key)
-        make_folder(place.parent)
+        self._layout.make(place.parent)
         for _ in range(_ATTEMPTS):
             if (winner := self.lookup(key)) is not None:  # also moves a corrupt entry out of the way
                 return winner
@@ -187,6 +188,15 @@ class ArtifactStore:
         with scratch(self._layout, "make a work folder") as folder:
             yield folder
 
+    @contextmanager
+    def resumable(self, key: Key) -> Iterator[Path]:
+        """A work folder for the holder of ``key``'s lock, which a killed or interrupted build leaves to the next one.
+
+        It is removed when the build ends in any other way, and after a week in which nobody took it up again.
+        """
+        with resumable(self._layout, key.digest, "make a work folder") as folder:
+            yield folder
+
     def nearest(self, key: Key) -> tuple[str, ...] | None:
         """Why ``key`` is not there: dotted names of the fields in which the most similar entry differs.
 
@@ -201,7 +211,7 @@ class ArtifactStore:
     def remember(self, name: str, value: JSON) -> None:
         """Keep a small fact under ``name`` (any text); an older value is replaced in one step."""
         with scratch(self._layout, f"remember {name}") as folder, self._layout.translate(f"remember {name}"):
-            make_folder(self._layout.memo)
+            self._layout.make(self._layout.memo)
             write_new(folder / "memo", seal({"name": name, "value": value}))
             (folder / "memo").replace(self._memo(name))
             sync_folder(self._layout.memo)

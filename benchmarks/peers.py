@@ -1,0 +1,155 @@
+"""Other quantisers, in a virtual environment of their own: nvidia-modelopt and onnxruntime's static quantiser.
+
+    python benchmarks/peers.py FOLDER                              make the environment (about 2 GB), print its python
+    PEER_PYTHON benchmarks/peers.py TOOL METHOD MODEL FEEDS OUT    quantise MODEL to OUT, as ``quantise`` does
+
+Both get the same ONNX model and the same feeds, and write an ONNX model with Q/DQ pairs. The environment holds the
+CPU build of torch where the package index has one; nothing of trtpipe is imported in it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+#: tool -> methods it knows
+METHODS = {"modelopt": ("entropy", "max"), "onnxruntime": ("entropy", "minmax", "percentile")}
+#: modelopt wants torch, of which its index may have a build without CUDA under this version only.
+_PACKAGES = ("nvidia-modelopt[onnx]", "torch==2.13.0")
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process took as a whole, from start to end: seconds, and MiB. ``error`` is its last line if it failed."""
+
+    wall: float
+    cpu: float
+    peak: float
+    error: str = ""
+
+
+def peer_python(folder: Path) -> Path:
+    """The interpreter of an environment with both tools in ``folder``; made if it is not there.
+
+    Raises:
+        CalledProcessError: a package cannot be installed.
+    """
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *_PACKAGES], check=True)
+        (folder / "ready").touch()
+    return python
+
+
+def write_feeds(path: Path, feeds: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """Feeds of any shapes as an ``.npz``: ``<number>/<input>``, numbers of six digits."""
+    np.savez(path, **{f"{n:0{_DIGITS}}/{name}": value for n, feed in enumerate(feeds) for name, value in feed.items()})
+
+
+def quantise(
+    python: Path, tool: str, method: str, model: Path, feeds: Path, out: Path, memory: int | None = None
+) -> Cost:
+    """Quantise ``model`` to ``out`` in a process of its own; weights per channel, activations symmetric, all int8.
+
+    Args:
+        python: from ``peer_python``.
+        feeds: from ``write_feeds``.
+        memory: bytes of address space it may take.
+    """
+    return timed([str(python), __file__, tool, method, str(model), str(feeds), str(out)], memory)
+
+
+def timed(command: list[str], memory: int | None = None) -> Cost:
+    """Run a process to its end, and say what it took."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+    if memory is not None:
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (memory, memory))
+    assert process.stderr is not None
+    lines = process.stderr.read().strip().splitlines()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    wall = time.perf_counter() - begin
+    error = "" if process.returncode == 0 else (lines or [f"exit {process.returncode}"])[-1][:200]
+    return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, error)
+
+
+class Reader:
+    """Feeds as both tools want them: one at a time, read when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._archive = np.load(path, allow_pickle=False)
+        self._feeds: Iterator[dict[str, np.ndarray]] = iter(())
+        self.rewind()
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+    def get_first(self) -> dict[str, np.ndarray]:
+        return next(self._walk())
+
+    def rewind(self) -> None:
+        self._feeds = self._walk()
+
+    def _walk(self) -> Iterator[dict[str, np.ndarray]]:
+        names: dict[str, list[str]] = {}
+        for key in self._archive.files:
+            names.setdefault(key[:_DIGITS], []).append(key)
+        for keys in names.values():
+            yield {key[_DIGITS + 1 :]: self._archive[key] for key in keys}
+
+
+def _modelopt(method: str, model: Path, feeds: Path, out: Path) -> None:
+    from modelopt.onnx.quantization import quantize
+
+    quantize(
+        str(model),
+        quantize_mode="int8",
+        calibration_data_reader=Reader(feeds),
+        calibration_method=method,
+        calibration_eps=["cpu"],
+        high_precision_dtype="fp32",
+        output_path=str(out),
+    )
+
+
+def _onnxruntime(method: str, model: Path, feeds: Path, out: Path) -> None:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    named = {"entropy": "Entropy", "minmax": "MinMax", "percentile": "Percentile"}[method]
+    quantize_static(
+        str(model),
+        str(out),
+        Reader(feeds),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        calibrate_method=getattr(CalibrationMethod, named),
+        extra_options={"ActivationSymmetric": True},
+    )
+
+
+def main() -> int:
+    if len(sys.argv) == 2:
+        print(peer_python(Path(sys.argv[1])))
+        return 0
+    tool, method, model, feeds, out = sys.argv[1:]
+    run = {"modelopt": _modelopt, "onnxruntime": _onnxruntime}[tool]
+    run(method, Path(model), Path(feeds), Path(out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Calibration that is killed goes on where it was, and ends with the very bytes of a run that never stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from models import conv_net, normal, save
+
+from trtpipe.calibration.account import Progressed, Tally
+from trtpipe.calibration.checkpoint import Checkpoints, State
+from trtpipe.calibration.course import Point
+from trtpipe.calibration.statistics import Statistics
+from trtpipe.calibration.tolerance import Skipped
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Yields feeds of its own; in the walk in which the model runs (the first one makes the digest) it ends the process.
+DATA = """
+import os, signal
+from pathlib import Path
+import numpy as np
+HERE = Path(__file__).parent
+walks = 0
+def feeds():
+    global walks
+    walks += 1
+    kill = (HERE / "kill").read_text().split() if (HERE / "kill").exists() else []
+    for index in range(30):
+        if walks == 2 and kill and index == int(kill[0]):
+            os.kill(os.getpid(), int(kill[1]))
+        x = np.random.default_rng(index).standard_cauchy((1, 3, 8, 8)).astype(np.float32)
+        yield {"x": np.full_like(x, np.nan) if index == 3 else x}
+"""
+
+RUN = """
+import sys
+from pathlib import Path
+import trtpipe
+from trtpipe.calibration import checkpoint
+from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.settings import Settings
+checkpoint.SECONDS, checkpoint._SHARE = 0.0, 1e9
+class Heard(trtpipe.Silent):
+    def note(self, message): print(message)
+folder, samples = Path(sys.argv[1]), sys.argv[2]
+data = DataSettings(source=f"{folder / 'data.py'}:feeds", skip_bad_samples=2, samples=int(samples))
+job = trtpipe.make_job(profile=trtpipe.DeploymentProfile(precision="int8"), engines=False,
+                       recipe=CalibrationRecipe(data=data), settings=Settings(cache_dir=Path(sys.argv[3])))
+trtpipe.calibrate(job, folder / "m.onnx", Path(sys.argv[4]), Heard())
+"""
+
+
+def calibrated(folder: Path, cache: str, samples: int = 29) -> tuple[int, str, bytes]:
+    """(how the process ended, what it said, the statistics)."""
+    out = folder / f"out-{cache}"
+    command = [sys.executable, "-c", RUN, str(folder), str(samples), str(folder / cache), str(out)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode <= 0, done.stderr
+    path = out / "statistics.npz"
+    return done.returncode, done.stdout, path.read_bytes() if path.exists() else b""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save(conv_net(), tmp_path / "m.onnx")
+    (tmp_path / "data.py").write_text(DATA)
+    return tmp_path
+
+
+def left(folder: Path, cache: str) -> list[str]:
+    return sorted(path.name for path in (folder / cache / "partial").glob("*/*"))
+
+
+def test_killed_at_several_points(folder: Path) -> None:
+    _, said, expected = calibrated(folder, "whole")
+    assert expected
+    assert "going on" not in said
+    assert left(folder, "whole") == []
+    for point, how in ((0, signal.SIGKILL), (2, signal.SIGKILL), (17, signal.SIGKILL), (29, signal.SIGKILL)):
+        (folder / "kill").write_text(f"{point} {int(how)}")
+        code, _, statistics = calibrated(folder, "broken")
+        assert (code, statistics) == (-how, b"")
+        assert ("checkpoint.json" in left(folder, "broken")) is (point > 1)
+    (folder / "kill").unlink()
+    code, said, statistics = calibrated(folder, "broken")
+    assert code == 0
+    assert re.search("going on behind sample 2[78], where an earlier run was interrupted", said)
+    assert statistics == expected
+    assert left(folder, "broken") == []
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(folder: Path) -> None:
+    (folder / "kill").write_text(f"17 {int(signal.SIGKILL)}")
+    calibrated(folder, "cache")
+    assert left(folder, "cache")
+    (folder / "kill").unlink()
+    code, said, _ = calibrated(folder, "cache", samples=25)
+    assert (code, said) == (0, "")
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def statistics(self) -> Statistics:
+        found = Statistics.empty(["b", "a"])
+        found.update({"a": normal(50), "b": np.zeros(0, np.float32)})
+        return found
+
+    @pytest.fixture
+    def state(self) -> State:
+        tally = Tally(count=3, minimum=0.1, maximum=2.5, total="7/3", floating=True)
+        return State(
+            taken=4,
+            account=Progressed(samples=3, feeds=3, tallies={"x": tally, "empty": Tally()}),
+            course=(Point(samples=1, ranges=(0.1, 1 / 3)),),
+            skipped=(Skipped(index=2, reason="r", input="x", nonfinite=1, values=9),),
+        )
+
+    def test_comes_back_as_it_was(self, tmp_path: Path, statistics: Statistics, state: State) -> None:
+        keeper = Checkpoints(tmp_path)
+        assert keeper.load() is None
+        keeper.save(statistics, state.model_copy(update={"taken": 1}))
+        keeper.save(statistics, state)
+        found = Checkpoints(tmp_path).load()
+        assert found is not None
+        assert found[0] == statistics
+        assert found[1] == state.model_copy(update={"statistics": found[1].statistics})
+        assert len(list(tmp_path.iterdir())) == 2
+        keeper.remove()
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("damage", ["cut", "other", "gone", "json"])
+    def test_a_damaged_one_counts_as_none(
+        self, tmp_path: Path, statistics: Statistics, state: State, damage: str
+    ) -> None:
+        keeper = Checkpoints(tmp_path)
+        keeper.save(statistics, state)
+        path, record = tmp_path / "checkpoint-4.npz", tmp_path / "checkpoint.json"
+        if damage == "cut":
+            path.write_bytes(path.read_bytes()[:-7])
+        elif damage == "other":
+            Checkpoints(tmp_path / "..").save(statistics.merge(statistics), state)
+            path.write_bytes((tmp_path / ".." / "checkpoint-4.npz").read_bytes())
+        elif damage == "gone":
+            path.unlink()
+        else:
+            record.write_text(json.dumps({"taken": 4}))
+        assert keeper.load() is None
+
+    def test_is_not_due_at_once(self, tmp_path: Path) -> None:
+        assert not Checkpoints(tmp_path).due
