@@ -14,7 +14,6 @@ from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit, printable
 from trtpipe.cli.wiring import pass_session
 from trtpipe.errors import InputError
-from trtpipe.oserrors import translate_os_errors
 
 if TYPE_CHECKING:
     from trtpipe import Baseline, CheckReport
@@ -89,6 +88,7 @@ def _saved(session: Session, made: Baseline, file: Path) -> int:
 
 
 def _write(junit: Path | None, markdown: Path | None, report: CheckReport) -> None:
+    from trtpipe.oserrors import translate_os_errors
     from trtpipe.report import gate
 
     for path, text in ((junit, gate.junit), (markdown, gate.markdown)):
