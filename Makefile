@@ -4,6 +4,7 @@
 #   make demo   build the digits example: from PyTorch to verified int8 engines
 #   make test   run the tests
 #   make lint   run the linter, the formatter's check and the type checker
+#   make dist   build the wheel and the source archive; equal sources give equal bytes
 #   make clean  remove build results and caches; the environment stays
 #
 # `make PYTHON=python3.12 venv` chooses the interpreter (3.10 or newer), `make VENV=folder ...` the environment's place.
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 STAMP = $(VENV)/.installed
 
-.PHONY: venv demo test lint clean
+.PHONY: venv demo test lint dist clean
 
 venv: $(STAMP)
 
@@ -38,6 +39,9 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+dist: $(STAMP)
+	$(VENV)/bin/python tools/make_dist.py dist
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -103,8 +103,17 @@ def dense3g(path: Path) -> None:
 
 def minilm(path: Path) -> None:
     """A sentence encoder of MiniLM-L6's size: 6 layers, width 384, 12 heads; input ``ids`` int64[batch, length]."""
+    encoder(path, width=384, heads=12, layers=6)
+
+
+def bert_base(path: Path) -> None:
+    """An encoder of BERT-base's size: 12 layers, width 768, 12 heads; input ``ids`` int64[batch, length]."""
+    encoder(path, width=768, heads=12, layers=12)
+
+
+def encoder(path: Path, width: int, heads: int, layers: int) -> None:
+    """A transformer encoder after Vaswani et al. 2017 with GELU; output ``embedding`` float32[batch, width]."""
     g = Graph(path, external=False)
-    width, heads, layers = 384, 12, 6
     shape, axes = np.array([0, 0, heads, width // heads]), np.array([1])
     g.weights += [onnx.numpy_helper.from_array(shape, "split"), onnx.numpy_helper.from_array(axes, "axes")]
     g.weights.append(onnx.numpy_helper.from_array(np.array([0, 0, width]), "join"))
@@ -144,7 +153,7 @@ def minilm(path: Path) -> None:
     )
 
 
-MODELS = {"resnet50": resnet50, "minilm": minilm, "dense3g": dense3g}
+MODELS = {"resnet50": resnet50, "minilm": minilm, "bert_base": bert_base, "dense3g": dense3g}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

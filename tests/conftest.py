@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from models import conv_net, save
 from world import World, write_data
 
+import trtpipe
 from trtpipe.backends import null
 from trtpipe.backends._child import resolve
 from trtpipe.job import Job
@@ -20,17 +22,39 @@ from trtpipe.progress import Progress, Silent
 from trtpipe.recipe import CalibrationRecipe
 from trtpipe.settings import Settings
 from trtpipe.source import parse_source
-from trtpipe.stages import export, simplify
+from trtpipe.stages import export, proving, simplify
 from trtpipe.target import find_target
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trtpipe.artifact import R, Record
     from trtpipe.backends.worker import Limits
     from trtpipe.source import Source
 
+OURS = str(Path(trtpipe.__file__).parent)
+
 # How fast a loaded machine draws examples says nothing about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def refuse_unpickling(event: str, args: tuple[Any, ...]) -> None:
+    """While the tests run, our own code cannot unpickle: not even by way of a library it calls.
+
+    Raises:
+        AssertionError: it tries.
+    """
+    if event != "pickle.find_class":
+        return
+    frame, depth = sys._getframe(1), 0
+    while frame is not None and depth < 200:
+        if frame.f_code.co_filename.startswith(OURS) and not frame.f_code.co_filename.endswith("export_torch.py"):
+            raise AssertionError(f"{frame.f_code.co_filename} unpickles {args!r}")
+        frame, depth = frame.f_back, depth + 1
+
+
+sys.addaudithook(refuse_unpickling)
 
 
 class Listener(Silent):
@@ -92,12 +116,13 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         progress: Progress,
         what: str,
         workdir: Path | None = None,
+        reads: Sequence[Path] | None = None,
     ) -> R:
         function, record = resolve(task)
         made = function(record.model_validate_json(request.model_dump_json()), progress.advance)
         return reply.model_validate(made.to_dict())
 
-    for module in (export, simplify, null):
+    for module in (export, simplify, proving, null):
         monkeypatch.setattr(module, "call", call)
 
 

@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import numpy_helper
 from onnx.parser import parse_model
+
+from trtpipe.imports import no_telemetry
+
+no_telemetry()
+
+import onnxruntime as ort  # noqa: E402  it starts its telemetry when it is imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

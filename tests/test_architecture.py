@@ -19,14 +19,16 @@ LONG, TOO_LONG = 300, 400
 LAYERS = (
     ("errors",),
     ("artifact", "digest", "imports", "methods", "oserrors", "progress", "protowire", "units"),
+    ("preflight",),
     ("requirements", "settings", "target", "tomlfile"),
     ("onnxfile", "source"),
     ("profile", "recipe", "shapes", "toolchain"),
     ("accuracy", "backends", "calibration", "engine", "job", "latency", "passes", "report"),
     ("publish", "stages", "store"),
+    ("table",),
     ("pipeline",),
     ("runs",),
-    ("api", "api_calibration", "doctor", "inspection"),
+    ("api", "api_accuracy", "api_calibration", "api_tuning", "difference", "doctor", "inspection"),
     ("cli",),
     ("__main__",),
 )
@@ -34,16 +36,16 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 #: What the command line reaches through the public names alone.
 BEHIND_THE_API = {
-    *("accuracy", "api", "api_calibration", "backends", "calibration", "job", "latency"),
+    *("accuracy", "api", "api_accuracy", "api_calibration", "api_tuning", "backends", "calibration", "job", "latency"),
     *("passes", "pipeline", "publish", "runs", "stages", "store"),
 }
 
 #: Parts of stages that all stages share.
-SHARED_BY_STAGES = {"facts", "halves", "repairing", "stage", "running", "reading"}
+SHARED_BY_STAGES = {"facts", "halves", "repairing", "stage", "running", "reading", "switching"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"base", "choice", "gpu", "plan", "worker"}
-GUESTS = {"doctor": {"_linux"}, "inspection": {"null"}}
+GUESTS = {"doctor": {"_linux", "_sandbox"}, "inspection": {"null"}}
 
 #: package -> where it may be imported: beginnings of paths
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -66,6 +68,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "shelve": (),
 }
 ANYWHERE = {"google", "ml_dtypes", "numpy", "onnx", "onnx_ir", "pydantic", "pydantic_core", "trtpipe"}
+
+#: Calls that run what a file or a text says.
+RUNS_CODE = {
+    *("eval", "exec", "builtins.eval", "os.system", "os.popen", "subprocess.getoutput", "yaml.load", "joblib.load"),
+    *("torch.jit.load", "torch.hub.load", "pandas.read_pickle", "runpy.run_path", "code.interact"),
+}
 
 #: Methods that change a list, dict or set.
 MUTATORS = {
@@ -163,7 +171,10 @@ def back_ends_are_entered_through_their_doors(module: Module) -> Iterator[str]:
 
 
 def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Module) -> Iterator[str]:
-    allowed = {"pipeline": {"", "api", "api_calibration", "runs"}, "store": {"", "store", "pipeline", "doctor", "cli"}}
+    allowed = {
+        "pipeline": {"", "api", "api_accuracy", "api_calibration", "api_tuning", "runs"},
+        "store": {"", "store", "pipeline", "doctor", "cli"},
+    }
     for other in module.own_imports():
         room = other.partition(".")[0]
         if module.room not in allowed.get(room, {module.room}):
@@ -196,6 +207,26 @@ def only_settings_reads_the_environment(module: Module) -> Iterator[str]:
         found = {name.rpartition(".")[2] for name in names} & {"environ", "environb", "getenv"}
         if found and module.where != "settings.py":
             yield f"line {node.lineno}: reads the environment"  # type: ignore[attr-defined]
+
+
+def nothing_runs_code_from_files(module: Module) -> Iterator[str]:
+    """No unpickling, no evaluation of text, no shell, no unpacking of archives, whoever the file is from.
+
+    ``torch.export.load`` is the exception: a ``.pt2`` file is a program, and the child that loads it is confined.
+    """
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if name in RUNS_CODE or name.endswith((".extractall", ".extract")):
+            yield f"line {node.lineno}: calls {name}"
+        if name in {"np.load", "numpy.load"} and options.get("allow_pickle") != "False":
+            yield f"line {node.lineno}: {name} without allow_pickle=False"
+        if name == "torch.load" and options.get("weights_only") != "True":
+            yield f"line {node.lineno}: {name} without weights_only=True"
+        if {options.get("shell"), options.get("allow_pickle"), options.get("trust_remote_code")} & {"True"}:
+            yield f"line {node.lineno}: {name} with an unsafe option"
 
 
 def no_error_is_swallowed(module: Module) -> Iterator[str]:
@@ -311,6 +342,16 @@ RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
         ("api.py", "x = os.environ['A']"),
         ("api.py", "x = os.getenv('A')"),
         ("api.py", "from os import environ"),
+    ),
+    nothing_runs_code_from_files: (
+        ("api.py", "x = eval(text)"),
+        ("calibration/x.py", "np.load(path)"),
+        ("calibration/x.py", "np.load(path, allow_pickle=True)"),
+        ("stages/export_torch.py", "torch.load(path)"),
+        ("stages/export_torch.py", "torch.load(path, weights_only=False)"),
+        ("calibration/tar.py", "archive.extractall(folder)"),
+        ("backends/worker.py", "subprocess.run(line, shell=True)"),
+        ("api.py", "os.system('ls')"),
     ),
     no_error_is_swallowed: (
         ("api.py", "try:\n    f()\nexcept:\n    g()"),

@@ -209,7 +209,8 @@ class TestDigits:
         del digits  # its export is in the cache
         document, out = build(f"{DIGITS}/model.py:digits_cnn", f"--{precision}", *HELD_OUT, *BATCHES, *ONE)
         assert states(document)["export"] == "hit"
-        assert states(document)["observe"] == states(document)["calibrate"] == "skipped"
+        assert states(document)["observe"] == ("skipped" if precision == "fp32" else "built")  # extremes for 16 bits
+        assert states(document)["calibrate"] == "skipped"
         assert read_header(out / "sm89.plan").targets == ("sm89",)
         assert trtpipe.EngineFacts.read(out / "sm89.plan.json").precisions[layers] > 0
         assert weights in types_of(out / "lowered.onnx")

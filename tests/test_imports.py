@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from models import conv_net, save
 
 from trtpipe.imports import without
 
@@ -26,3 +30,29 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
     with pytest.raises(RuntimeError, match="inside"), without("colorsys"):
         raise RuntimeError("inside")
     assert "colorsys" not in sys.modules
+
+
+RUN = """
+import sys
+from pathlib import Path
+from trtpipe.backends.base import load_backend
+from trtpipe.settings import Settings
+
+with load_backend("onnxruntime").open(Path(sys.argv[1]), Settings(cache_dir=Path())) as runner:
+    print(runner.device)
+"""
+
+
+def test_onnxruntime_writes_nothing_into_the_home_folder(tmp_path: Path) -> None:
+    """Version 1.32 keeps a telemetry database there, and looks up the names of the machines it sends it to."""
+    home, dropped = tmp_path / "home", {"ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"}
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    answer = subprocess.run(
+        [sys.executable, "-c", RUN, str(save(conv_net(), tmp_path / "m.onnx"))],
+        env={**kept, "HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith("onnxruntime")
+    assert list(home.rglob("*")) == []

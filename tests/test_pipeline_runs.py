@@ -157,7 +157,7 @@ class TestOutput:
         build(precision="fp16")
         left = set(content(out))
         assert {"notes.txt", "sm75.plan", "sm89.plan"} <= left
-        assert not left & {"sm120.plan", "sm120.plan.json", "ranges.json", "statistics.npz"}
+        assert not left & {"sm120.plan", "sm120.plan.json", "ranges.json"}
 
     def test_an_output_that_cannot_be_written_costs_no_work(self, world, heard_all):
         with pytest.raises(InputError, match="a file, so"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 
 import pytest
@@ -131,6 +132,52 @@ class TestFolder:
         assert "-o" in caught.value.remedy
         assert content(out) == before
 
+    def test_a_file_that_cannot_be_replaced_leaves_everything_as_it_was(self, artifact, bundle, tmp_path, monkeypatch):
+        out = tmp_path / "out"
+        old = [artifact("model", model__onnx="old"), artifact("engine", sm89__plan="old", gone__json="old")]
+        publish_folder(bundle(*old), out)
+        before = content(out)
+        replace = type(tmp_path).replace
+
+        def fail(self, target):
+            if "old" not in self.parent.name and target.name == "sm89.plan" and self.read_text() == "new":
+                raise OSError(5, "Input/output error")
+            return replace(self, target)
+
+        monkeypatch.setattr(type(tmp_path), "replace", fail)
+        with pytest.raises(EnvironmentLacks, match="input/output error"):
+            publish_folder(bundle(artifact("model", model__onnx="new"), artifact("engine", sm89__plan="new")), out)
+        assert content(out) == before
+
+    def test_there_is_no_manifest_while_files_are_replaced(self, artifact, bundle, tmp_path, monkeypatch):
+        out = tmp_path / "out"
+        publish_folder(bundle(artifact("model", model__onnx="old")), out)
+        seen = []
+        replace = type(tmp_path).replace
+
+        def watched(self, target):
+            seen.append((target.name, (out / "manifest.json").exists()))
+            return replace(self, target)
+
+        monkeypatch.setattr(type(tmp_path), "replace", watched)
+        publish_folder(bundle(artifact("model", model__onnx="new")), out)
+        assert seen == [("model.onnx", False), ("manifest.json", False)]
+
+    def test_what_a_killed_run_left_is_removed_and_what_a_live_one_works_on_is_not(self, artifact, tmp_path):
+        out = tmp_path / "out"
+        for name in ("dead", "alive"):
+            (out / f".trtpipe-{name}").mkdir(parents=True)
+            (out / f".trtpipe-{name}" / "half").write_text("half")
+        handle = os.open(out / ".trtpipe-alive", os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            publish_folder([artifact("model", model__onnx="m")], out)
+            assert sorted(path.name for path in out.iterdir()) == [".trtpipe-alive", "model.onnx"]
+        finally:
+            os.close(handle)
+        publish_folder([artifact("model", model__onnx="m")], out)
+        assert [path.name for path in out.iterdir()] == ["model.onnx"]
+
 
 class TestFile:
     def test_a_file_name_keeps_the_side_files_beside_it(self, artifact, tmp_path):
@@ -184,6 +231,6 @@ class TestWritable:
         def refuse(*args, **options):
             raise OSError(30, "Read-only file system")
 
-        monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
         with pytest.raises(EnvironmentLacks, match="Read-only file system"):
             check_writable(tmp_path / "out")

@@ -14,7 +14,7 @@ def cache(**environment: str) -> Path:
 
 def test_defaults() -> None:
     found = Settings.from_environment({"HOME": "/home/me"})
-    assert found == Settings(Path("/home/me/.cache/trtpipe"), 3600.0, None, 0)
+    assert found == Settings(Path("/home/me/.cache/trtpipe"), None, None, 0, sandbox=True)
 
 
 def test_cache_folder() -> None:
@@ -54,6 +54,13 @@ def test_numbers() -> None:
         }
     )
     assert (found.worker_seconds, found.worker_memory, found.threads) == (1.5, 500_000_000, 3)
+
+
+def test_the_sandbox_can_be_switched_off() -> None:
+    assert Settings.from_environment({"HOME": "/h", "TRTPIPE_SANDBOX": "on"}).sandbox
+    assert not Settings.from_environment({"HOME": "/h", "TRTPIPE_SANDBOX": "off"}).sandbox
+    with pytest.raises(InputError, match="TRTPIPE_SANDBOX is 'no', neither on nor off"):
+        Settings.from_environment({"HOME": "/h", "TRTPIPE_SANDBOX": "no"})
 
 
 def test_zero_threads_means_the_default() -> None:

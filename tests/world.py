@@ -10,7 +10,7 @@ import numpy as np
 from models import conv_net, normal, run
 
 from trtpipe import api
-from trtpipe.pipeline import STAGES, opened
+from trtpipe.pipeline import opened, stages_for
 from trtpipe.profile import DeploymentProfile
 from trtpipe.recipe import CalibrationRecipe
 from trtpipe.settings import Settings
@@ -67,11 +67,11 @@ class World:
 
     def run(self, job: Job, listener: Progress) -> tuple[Step, ...]:
         with opened(job, listener) as pipeline:
-            return pipeline.run(STAGES, {})
+            return pipeline.run(stages_for(job), {})
 
     def plan(self, job: Job, listener: Progress) -> tuple[Step, ...]:
         with opened(job, listener) as pipeline:
-            return pipeline.plan(STAGES, {})
+            return pipeline.plan(stages_for(job), {})
 
 
 def write_data(folder: Path, seed: int = 0) -> None:

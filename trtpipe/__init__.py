@@ -9,7 +9,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trtpipe.accuracy.baseline import Baseline
+    from trtpipe.accuracy.regression import CheckReport
     from trtpipe.accuracy.reports import ParityReport
+    from trtpipe.accuracy.sensitivity import Sensitivity
     from trtpipe.api import (
         build,
         compile,  # noqa: A004  the pipeline's own word
@@ -21,10 +24,13 @@ if TYPE_CHECKING:
         simplify,
         verify,
     )
+    from trtpipe.api_accuracy import check, rejudge, save_baseline
     from trtpipe.api_calibration import calibrate, derive, import_trt_cache
+    from trtpipe.api_tuning import TuneResult, sensitivity, tune
     from trtpipe.artifact import Artifact, IOContract, TensorSpec
     from trtpipe.backends.base import EngineFacts
     from trtpipe.calibration.merging import merge_statistics
+    from trtpipe.difference import BuildDiff, diff
     from trtpipe.doctor import Diagnosis, diagnose
     from trtpipe.errors import (
         BuildError,
@@ -45,8 +51,10 @@ if TYPE_CHECKING:
     from trtpipe.recipe import CalibrationRecipe
     from trtpipe.report.manifest import Manifest
     from trtpipe.report.plots import plot_statistics
+    from trtpipe.report.plots_sensitivity import plot_sensitivity
     from trtpipe.runs import BuildResult
     from trtpipe.settings import Settings
+    from trtpipe.stages.tune import Budget, Tuning
     from trtpipe.store import ArtifactStore
     from trtpipe.target import TARGETS, Target, find_target
 
@@ -55,9 +63,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Artifact": "trtpipe.artifact",
     "ArtifactStore": "trtpipe.store",
+    "Baseline": "trtpipe.accuracy.baseline",
+    "Budget": "trtpipe.stages.tune",
+    "BuildDiff": "trtpipe.difference",
     "BuildError": "trtpipe.errors",
     "BuildResult": "trtpipe.runs",
     "CalibrationRecipe": "trtpipe.recipe",
+    "CheckReport": "trtpipe.accuracy.regression",
     "DeploymentProfile": "trtpipe.profile",
     "Diagnosis": "trtpipe.doctor",
     "EngineFacts": "trtpipe.backends.base",
@@ -71,6 +83,7 @@ _HOMES = {
     "ParityReport": "trtpipe.accuracy.reports",
     "Progress": "trtpipe.progress",
     "RecipeError": "trtpipe.errors",
+    "Sensitivity": "trtpipe.accuracy.sensitivity",
     "Settings": "trtpipe.settings",
     "ShapeRange": "trtpipe.profile",
     "Silent": "trtpipe.progress",
@@ -81,12 +94,16 @@ _HOMES = {
     "Target": "trtpipe.target",
     "TensorSpec": "trtpipe.artifact",
     "TrtpipeError": "trtpipe.errors",
+    "TuneResult": "trtpipe.api_tuning",
+    "Tuning": "trtpipe.stages.tune",
     "WorkerDied": "trtpipe.errors",
     "build": "trtpipe.api",
     "calibrate": "trtpipe.api_calibration",
+    "check": "trtpipe.api_accuracy",
     "compile": "trtpipe.api",
     "derive": "trtpipe.api_calibration",
     "diagnose": "trtpipe.doctor",
+    "diff": "trtpipe.difference",
     "export": "trtpipe.api",
     "find_target": "trtpipe.target",
     "import_trt_cache": "trtpipe.api_calibration",
@@ -96,17 +113,26 @@ _HOMES = {
     "measure": "trtpipe.api",
     "merge_statistics": "trtpipe.calibration.merging",
     "plan": "trtpipe.api",
+    "plot_sensitivity": "trtpipe.report.plots_sensitivity",
     "plot_statistics": "trtpipe.report.plots",
+    "rejudge": "trtpipe.api_accuracy",
+    "save_baseline": "trtpipe.api_accuracy",
+    "sensitivity": "trtpipe.api_tuning",
     "simplify": "trtpipe.api",
+    "tune": "trtpipe.api_tuning",
     "verify": "trtpipe.api",
 }
 
 __all__ = [  # noqa: RUF022  sorted by a test
     "Artifact",
     "ArtifactStore",
+    "Baseline",
+    "Budget",
+    "BuildDiff",
     "BuildError",
     "BuildResult",
     "CalibrationRecipe",
+    "CheckReport",
     "DeploymentProfile",
     "Diagnosis",
     "EngineFacts",
@@ -120,6 +146,7 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "ParityReport",
     "Progress",
     "RecipeError",
+    "Sensitivity",
     "Settings",
     "ShapeRange",
     "Silent",
@@ -130,12 +157,16 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "Target",
     "TensorSpec",
     "TrtpipeError",
+    "TuneResult",
+    "Tuning",
     "WorkerDied",
     "build",
     "calibrate",
+    "check",
     "compile",
     "derive",
     "diagnose",
+    "diff",
     "export",
     "find_target",
     "import_trt_cache",
@@ -145,8 +176,13 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "measure",
     "merge_statistics",
     "plan",
+    "plot_sensitivity",
     "plot_statistics",
+    "rejudge",
+    "save_baseline",
+    "sensitivity",
     "simplify",
+    "tune",
     "verify",
 ]
 

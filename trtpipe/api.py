@@ -9,7 +9,7 @@ from trtpipe.backends.base import Refusal, load_backend
 from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError
 from trtpipe.job import Job
-from trtpipe.pipeline import STAGES, Step, opened
+from trtpipe.pipeline import Step, opened, stages_for
 from trtpipe.profile import CALIBRATED, DeploymentProfile
 from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable, publish_folder
@@ -91,14 +91,14 @@ def build(job: Job, out: Path, progress: Progress | None = None) -> BuildResult:
         publish_folder(result.artifacts, where)
         return where
 
-    return run_published(job, STAGES, {}, publish, progress or Silent())
+    return run_published(job, stages_for(job), {}, publish, progress or Silent())
 
 
 def plan(job: Job, progress: Progress | None = None) -> tuple[Step, ...]:
     """What ``build`` would do: which steps come from the store, which are built, and because of what."""
     _refuse_early(job)
     with opened(job, progress or Silent()) as pipeline:
-        return pipeline.plan(STAGES, {})
+        return pipeline.plan(stages_for(job), {})
 
 
 def export(job: Job, out: Path, progress: Progress | None = None) -> BuildResult:

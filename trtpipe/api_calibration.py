@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from trtpipe.calibration.merging import merge_statistics
 from trtpipe.errors import InputError
 from trtpipe.oserrors import translate_os_errors
-from trtpipe.pipeline import artifact_from_file
 from trtpipe.profile import CALIBRATED
 from trtpipe.publish import check_writable, publish_file
 from trtpipe.runs import JSON, BuildResult, run_stages
 from trtpipe.stages.calibrate import RANGES
 from trtpipe.stages.observe import STATISTICS
+from trtpipe.table import artifact_from_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -102,9 +102,9 @@ class FileEntry(Record):
     size: int
 
     @classmethod
-    def of(cls, path: Path) -> FileEntry:
-        """Describe an existing file."""
-        return cls(name=path.name, sha256=sha256_file(path), size=path.stat().st_size)
+    def of(cls, path: Path, name: str = "") -> FileEntry:
+        """Describe an existing file; ``name`` where it lies in a folder of the artifact's folder."""
+        return cls(name=name or path.name, sha256=sha256_file(path), size=path.stat().st_size)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import trtpipe
 from trtpipe.artifact import Record
-from trtpipe.backends._linux import landlock_version, machine_memory
+from trtpipe.backends._linux import machine_memory
+from trtpipe.backends._sandbox import has_seccomp, landlock_version
 from trtpipe.backends.base import load_backend, missing
 from trtpipe.backends.choice import choose_backend
 from trtpipe.backends.gpu import gpus, has_driver
@@ -90,6 +91,8 @@ class Diagnosis(Record):
         packages: those trtpipe's metadata names, core ones first.
         driver: whether the CUDA driver can be loaded.
         landlock: version of the kernel's Landlock, 0 where there is none.
+        sandbox: what confines child processes that work on files from anyone: ``files``, ``network``; empty if
+            nothing does, because the kernel cannot or ``TRTPIPE_SANDBOX`` is off.
         ready: whether the core works: everything but what an extra brings.
     """
 
@@ -101,6 +104,7 @@ class Diagnosis(Record):
     gpus: tuple[GpuState, ...]
     driver: bool
     landlock: int
+    sandbox: tuple[str, ...]
     cache: CacheState
     stages: tuple[StageState, ...]
     ready: bool
@@ -150,6 +154,7 @@ def diagnose(settings: Settings | None = None) -> Diagnosis:
         gpus=tuple(GpuState(name=gpu.name, target=gpu.target, driver=gpu.driver, memory=gpu.memory) for gpu in here),
         driver=has_driver(),
         landlock=landlock_version(),
+        sandbox=_sandbox(settings),
         cache=cache,
         stages=_stages({package.name: package.problem for package in packages if package.problem}, here),
         ready=not cache.problem and not any(package.problem for package in packages if not package.extra),
@@ -215,6 +220,11 @@ def _backend(name: str, settings: Settings) -> BackendState:
     if refusal := missing(name):
         return BackendState(name=name, version=None, install=refusal.remedy)
     return BackendState(name=name, version=load_backend(name).fingerprint(settings)[name], install="")
+
+
+def _sandbox(settings: Settings) -> tuple[str, ...]:
+    able = (("files", bool(landlock_version())), ("network", has_seccomp()))
+    return tuple(name for name, here in able if here and settings.sandbox)
 
 
 def _cache(path: Path) -> CacheState:

@@ -57,7 +57,15 @@ class BuildError(StageError):
 
 
 class WorkerDied(StageError):
-    """A child process ended without an answer: crash, time limit or memory limit."""
+    """A child process ended without an answer: crash, time limit or memory limit.
+
+    Args:
+        phase: what it was doing, as far as it had told.
+    """
+
+    def __init__(self, message: str, remedy: str, phase: str = "") -> None:
+        super().__init__(message, remedy)
+        self.phase = phase
 
 
 class EnvironmentLacks(TrtpipeError):

@@ -1,7 +1,8 @@
-"""Keeping a library from importing another one that nobody asked for."""
+"""Keeping libraries from what nobody asked for: importing another one, and calling home."""
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,3 +25,12 @@ def without(package: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[package]
+
+
+def no_telemetry() -> None:
+    """Before onnxruntime is imported: keep it from writing a database into the user's home and sending it.
+
+    Version 1.32 for Linux does both unless this variable is set (seen with strace: files below ``~/.cache/Microsoft``,
+    then name look-ups).
+    """
+    os.putenv("ORT_DISABLE_TELEMETRY", "1")

@@ -64,11 +64,13 @@ class Inputs:
         artifacts: ``model``, ``simplified``, ``ranges``, ``lowered``, ``engine:sm89``, ...
         datasets: ``calibration-data`` and ``evaluation-data``.
         keys: label -> digest of the key the artifact was stored under, where it came from the store.
+        source: digest of the source as the key has it; empty where only the export can tell.
     """
 
     artifacts: Mapping[str, Artifact]
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
     def path(self, label: str) -> Path:
         """Main file of the artifact called ``label``."""

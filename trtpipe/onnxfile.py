@@ -7,6 +7,7 @@ through a link, is refused before any native parser opens the model.
 from __future__ import annotations
 
 import math
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.errors import InputError
+from trtpipe.preflight.files import open_external, open_model
+from trtpipe.preflight.model import External
 from trtpipe.protowire import read_without_weights
 
 if TYPE_CHECKING:
@@ -30,15 +33,15 @@ INLINE_LIMIT = 512 * 1024 * 1024
 _OPSETS_SINCE = 3
 
 _ANY_SIZE = frozenset({None, "", "?", "-1", "None"})
-_LFS_POINTER = b"version https://git-lfs"
 _GIVE_MODEL = "give an .onnx file as an exporter wrote it"
 
 
 @dataclass(frozen=True)
 class ExternalRef:
-    """One tensor's place in an external data file."""
+    """One tensor's place in an external data file; ``location`` is relative to the model's folder."""
 
     tensor: str
+    location: str
     path: Path
     offset: int
     length: int
@@ -57,7 +60,7 @@ def read_proto(path: Path, *, weights: bool = False) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
-    _refuse_non_model(path)
+    os.close(open_model(path))
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes() if weights else read_without_weights(path))
@@ -68,7 +71,7 @@ def read_proto(path: Path, *, weights: bool = False) -> onnx.ModelProto:
     if not proto.opset_import and proto.ir_version >= _OPSETS_SINCE:
         raise InputError(f"{path}: names no opset (truncated, or not an ONNX model)", _GIVE_MODEL)
     for ref in external_refs(proto, path):
-        _check_external(path, ref)
+        os.close(open_external(path, External(ref.tensor, ref.location, ref.offset, ref.length)))
     return proto
 
 
@@ -183,7 +186,7 @@ def external_refs(proto: onnx.ModelProto, model: Path) -> Iterator[ExternalRef]:
     """
     import onnx
 
-    for tensor in _tensors(proto.graph):
+    for tensor in _tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             try:
@@ -191,25 +194,8 @@ def external_refs(proto: onnx.ModelProto, model: Path) -> Iterator[ExternalRef]:
                 least = _bytes_of(tensor)
             except (ValueError, TypeError) as error:
                 raise InputError(f"{model}: external data of tensor {tensor.name!r}: {error}", _GIVE_MODEL) from error
-            yield ExternalRef(tensor.name, model.parent / entries.get("location", ""), offset, max(length, least))
-
-
-def _refuse_non_model(path: Path) -> None:
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(256)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file", "check the path") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path}: a folder, not a model file", "name the .onnx file inside it") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}", "check the path and its permissions") from error
-    if not head:
-        raise InputError(f"{path}: empty file", _GIVE_MODEL)
-    if head.startswith(_LFS_POINTER):
-        raise InputError(f"{path}: a Git LFS pointer, not the model itself", "fetch the real file: git lfs pull")
-    if head.isascii() and all(byte >= 32 or byte in b"\t\r\n" for byte in head):
-        raise InputError(f"{path}: a text file, not an ONNX model", _GIVE_MODEL)
+            location = entries.get("location", "")
+            yield ExternalRef(tensor.name, location, model.parent / location, offset, max(length, least))
 
 
 def _bytes_of(tensor: onnx.TensorProto) -> int:
@@ -222,28 +208,6 @@ def _bytes_of(tensor: onnx.TensorProto) -> int:
 
     elements = math.prod(int(dim) for dim in tensor.dims)
     return math.ceil(elements * ir.DataType(tensor.data_type).itemsize)  # 4-bit types take half a byte
-
-
-def _check_external(model: Path, ref: ExternalRef) -> None:
-    where = f"{model}: external data of tensor {ref.tensor!r}"
-    root = model.parent.resolve()
-    real = ref.path.resolve()
-    if not real.is_relative_to(root) or real == root:
-        raise InputError(
-            f"{where} lies outside the model's folder ({ref.path})", "put the data file beside the model, without links"
-        )
-    if not real.exists():
-        raise InputError(f"{where} is missing: {ref.path}", "copy the data file beside the model")
-    if not real.is_file() or real.stat().st_nlink > 1:
-        raise InputError(f"{where} is not a plain file of its own: {ref.path}", "replace it by a copy of the data")
-    size = real.stat().st_size
-    needed = ref.offset + ref.length
-    if ref.offset < 0:
-        raise InputError(f"{where} begins at {ref.offset}, before its file", _GIVE_MODEL)
-    if needed > size:
-        raise InputError(
-            f"{where} is short: {ref.path.name} has {size} bytes, {needed} are needed", "copy the whole data file"
-        )
 
 
 def _innermost(error: BaseException) -> str:
@@ -264,15 +228,30 @@ def _load_attributes(model: ir.Model) -> None:
                 node.attributes[name] = ir.AttrTensor(name, ir.Tensor(values, name=attribute.value.name))
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor anywhere in a model."""
+    yield from _tensors_of(proto.graph)
+    for function in proto.functions:
+        for node in function.node:
+            yield from _tensors_in(node)
+
+
+def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for subgraph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
-                yield from _tensors(subgraph)
+        yield from _tensors_in(node)
+
+
+def _tensors_in(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        yield from ((attribute.t,) if attribute.HasField("t") else ())
+        yield from attribute.tensors
+        for sparse in (attribute.sparse_tensor,) if attribute.HasField("sparse_tensor") else attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
+        for graph in (attribute.g,) if attribute.HasField("g") else attribute.graphs:
+            yield from _tensors_of(graph)
 
 
 def _initializers(model: ir.Model) -> Iterator[ir.Value]:

@@ -5,32 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from trtpipe.artifact import Artifact, FileEntry, IOContract
+from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.errors import InputError, StageError, TrtpipeError
 from trtpipe.job import Inputs, Job
 from trtpipe.oserrors import translate_os_errors
 from trtpipe.progress import Progress
-from trtpipe.shapes import check_shapes, check_tolerance
 from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.export import Export
+from trtpipe.stages.export_reference import Reference
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.measure import Measure
 from trtpipe.stages.observe import Observe
+from trtpipe.stages.proving import RUNNING, prove
 from trtpipe.stages.simplify import Simplify
 from trtpipe.stages.stage import Resumable
 from trtpipe.stages.verify import Verify
 from trtpipe.store import ArtifactStore, Key
+from trtpipe.table import GRAPHS, Table, artifact_from_file
 from trtpipe.toolchain import versions
 
 if TYPE_CHECKING:
     from trtpipe.calibration.dataset import Dataset
-    from trtpipe.recipe import DataSettings
+    from trtpipe.source import Memory
     from trtpipe.stages.stage import Stage
 
 #: The pipeline, from source to bundle.
@@ -41,6 +43,7 @@ STAGES: tuple[Stage, ...] = (
     Calibrate(),
     Lower(),
     Compile(),
+    Reference(),
     Verify(),
     Measure(),
     Bundle(),
@@ -71,17 +74,6 @@ class Step:
     seconds: float = 0.0
 
 
-@dataclass
-class _Table:
-    """What has been made so far. Lives for one run."""
-
-    artifacts: dict[str, Artifact]
-    complete_shapes: bool  # whether every dynamic input must have a range, because an engine will be built
-    keys: dict[str, str] = field(default_factory=dict)
-    datasets: dict[str, Dataset] = field(default_factory=dict)
-    unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
-
-
 class Pipeline:
     """Runs stages of one job against one store."""
 
@@ -89,6 +81,11 @@ class Pipeline:
         self._job = job
         self._store = store
         self._progress = progress
+
+    @property
+    def memory(self) -> Memory:
+        """Small facts that outlive a run, for work that is done in pieces."""
+        return self._store
 
     def run(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """Make every artifact that ``stages`` produce.
@@ -103,7 +100,8 @@ class Pipeline:
         Raises:
             TrtpipeError: a stage failed.
         """
-        table = _Table(dict(given), complete_shapes=_makes_engines(stages))
+        graphs = {label for label in given if label in GRAPHS}
+        table = Table(dict(given), complete_shapes=_makes_engines(stages), unproven=graphs)
         steps: list[Step] = []
         for stage in stages:
             errors: list[TrtpipeError] = []
@@ -113,12 +111,28 @@ class Pipeline:
             steps += made
         return tuple(steps)
 
+    @contextmanager
+    def given(self, files: Mapping[str, Path]) -> Iterator[dict[str, Artifact]]:
+        """Files of the user's as artifacts, by label; graphs are private copies that last as long as the context.
+
+        Raises:
+            InputError: a file is missing, or a graph does not pass the pre-flight.
+        """
+        artifacts = {}
+        with self._store.workdir() as folder:
+            for number, (label, path) in enumerate(files.items()):
+                kind, _, target = label.partition(":")
+                seal_in = folder / str(number)
+                with translate_os_errors(folder, f"copy {path}", elsewhere="choose another cache with --cache-dir"):
+                    artifacts[label] = artifact_from_file(kind, path, target or None, seal_in=seal_in)
+            yield artifacts
+
     def plan(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """What ``run`` would do, as far as it can be told without doing it."""
-        table = _Table(dict(given), complete_shapes=_makes_engines(stages))
+        table = Table(dict(given), complete_shapes=_makes_engines(stages))
         return tuple(step for stage in stages for step in self._plan_stage(stage, table))
 
-    def _run_stage(self, stage: Stage, table: _Table, errors: list[TrtpipeError]) -> Iterator[Step]:
+    def _run_stage(self, stage: Stage, table: Table, errors: list[TrtpipeError]) -> Iterator[Step]:
         if reason := stage.skip(self._job):
             yield Step(stage.name, "skipped", reason)
             return
@@ -143,11 +157,12 @@ class Pipeline:
                 self._progress.end(label, step.state)
             yield step
 
-    def _make(self, stage: Stage, job: Job, table: _Table, begin: float) -> Step:
+    def _make(self, stage: Stage, job: Job, table: Table, begin: float) -> Step:
         inputs = self._inputs(stage, job, table)
         source = self._source_digest(stage, job)
         key = None
         if source is not None:
+            inputs = replace(inputs, source=source)
             key = self._key(stage, job, inputs, source)
             if artifact := self._store.lookup(key):
                 return self._found(stage, job, table, artifact, key, begin)
@@ -167,13 +182,16 @@ class Pipeline:
         stage: Stage,
         job: Job,
         inputs: Inputs,
-        table: _Table,
+        table: Table,
         key: Key | None,
         workdir: Path,
         because: str,
         begin: float,
     ) -> Step:
         with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
+            for label in sorted(table.unproven & inputs.artifacts.keys()) if stage.name in RUNNING else ():
+                prove(inputs.artifacts[label], job, workdir, self._progress)
+                table.unproven.discard(label)
             draft, read = stage.run(job, inputs, workdir, self._progress)
             stage.check(draft, inputs)
         if key is None:
@@ -181,14 +199,14 @@ class Pipeline:
             learned = job.source.learn(self._store, read, FileEntry.of(draft.path).sha256)
             key = self._key(stage, job, inputs, learned)
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
-        _lay_down(table, artifact, key)
+        table.lay_down(artifact, key.digest)
         return Step(_label(stage, job), "built", because, artifact, key.digest, time.perf_counter() - begin)
 
-    def _found(self, stage: Stage, job: Job, table: _Table, artifact: Artifact, key: Key, begin: float) -> Step:
-        _lay_down(table, artifact, key)
+    def _found(self, stage: Stage, job: Job, table: Table, artifact: Artifact, key: Key, begin: float) -> Step:
+        table.lay_down(artifact, key.digest)
         return Step(_label(stage, job), "hit", "nothing changed", artifact, key.digest, time.perf_counter() - begin)
 
-    def _plan_stage(self, stage: Stage, table: _Table) -> Iterator[Step]:
+    def _plan_stage(self, stage: Stage, table: Table) -> Iterator[Step]:
         if reason := stage.skip(self._job):
             yield Step(stage.name, "skipped", reason)
             return
@@ -239,74 +257,20 @@ class Pipeline:
             raise InputError("no source was given", "name an .onnx file, a .pt2 file or a factory")
         return job.source.digest(self._store)
 
-    def _inputs(self, stage: Stage, job: Job, table: _Table) -> Inputs:
+    def _inputs(self, stage: Stage, job: Job, table: Table) -> Inputs:
         wanted = stage.consumes(job)
         artifacts = {label: a for label, a in table.artifacts.items() if label in wanted or a.kind in wanted}
-        self._check_profile(table)
+        table.check_profile(self._job)
         roles: list[str] = [role for role in ("calibration-data", "evaluation-data") if role in wanted]
         datasets: dict[str, Dataset] = {
-            role: data for role in roles if (data := self._dataset(role, table)) is not None
+            role: data for role in roles if (data := table.dataset(role, self._job)) is not None
         }
         return Inputs(artifacts, datasets, {label: table.keys[label] for label in artifacts if label in table.keys})
 
-    def _check_profile(self, table: _Table) -> None:
-        """Complain about shapes and tolerances as soon as a graph is there, not after the long work."""
-        contract = _contract(table)
-        if contract is not None:
-            check_shapes(contract, self._job.profile.shapes, complete=table.complete_shapes)
-            check_tolerance(contract, self._job.profile.tolerance)
 
-    def _dataset(self, role: str, table: _Table) -> Dataset | None:
-        if role in table.datasets:
-            return table.datasets[role]
-        settings = self._data_settings(role)
-        contract = _contract(table)
-        if settings is None or contract is None:
-            return self._random_data(role, contract, table)
-        from trtpipe.calibration.dataset import open_dataset
-
-        table.datasets[role] = open_dataset(settings, contract)
-        return table.datasets[role]
-
-    def _data_settings(self, role: str) -> DataSettings | None:
-        from trtpipe.recipe import DataSettings
-
-        recipe = self._job.recipe
-        if role == "calibration-data":
-            return recipe.data if recipe.data.source else None
-        if recipe.evaluation is None or not recipe.evaluation.source:
-            return None
-        return DataSettings.model_validate(recipe.evaluation.model_dump(exclude={"metric", "output"}))
-
-    def _random_data(self, role: str, contract: IOContract | None, table: _Table) -> Dataset | None:
-        """Seeded random calibration data, only where the user asked for it by name."""
-        if role != "calibration-data" or not self._job.allow_random or contract is None:
-            return None
-        from trtpipe.calibration.synthetic import RandomDataset
-
-        table.datasets[role] = RandomDataset(
-            contract, self._job.opt_shapes, self._job.recipe.data.samples or 32, seed=0
-        )
-        return table.datasets[role]
-
-
-def artifact_from_file(kind: str, path: Path, target: str | None = None) -> Artifact:
-    """A file of the user's as an artifact: digested, with its external data or its sidecar.
-
-    Raises:
-        InputError: the file is missing or, for a graph, not ONNX.
-    """
-    if kind in ("model", "simplified", "lowered"):
-        from trtpipe.onnxfile import external_refs, read_proto
-
-        proto = read_proto(path)
-        extra = sorted({ref.path.name for ref in external_refs(proto, path)})
-    elif path.is_file():
-        extra = [f"{path.name}.json"] if path.with_name(f"{path.name}.json").is_file() else []
-    else:
-        raise InputError(f"{path}: no such file", "check the path")
-    entries = tuple(FileEntry.of(path.parent / name) for name in (path.name, *extra))
-    return Artifact(kind=kind, folder=path.parent, files=entries, target=target)
+def stages_for(job: Job) -> tuple[Stage, ...]:
+    """The pipeline for a job: without the reference stage where there is no PyTorch to refer to."""
+    return tuple(stage for stage in STAGES if not (stage.produces == "reference" and stage.skip(job)))
 
 
 def stages_named(*names: str) -> tuple[Stage, ...]:
@@ -335,24 +299,3 @@ def _makes_engines(stages: tuple[Stage, ...]) -> bool:
 
 def _label(stage: Stage, job: Job) -> str:
     return stage.name if job.target is None else f"{stage.name} {job.target}"
-
-
-def _lay_down(table: _Table, artifact: Artifact, key: Key) -> None:
-    table.artifacts[artifact.label] = artifact
-    table.keys[artifact.label] = key.digest
-
-
-def _contract(table: _Table) -> IOContract | None:
-    """The model's inputs and outputs, from the export's sidecar where there is one, else from the graph itself."""
-    for kind in ("model", "simplified", "lowered"):
-        artifact = table.artifacts.get(kind)
-        if artifact is None:
-            continue
-        if any(entry.name == artifact.sidecar.name for entry in artifact.files) and kind == "model":
-            from trtpipe.stages.facts import ExportFacts
-
-            return ExportFacts.read(artifact.sidecar).contract
-        from trtpipe.onnxfile import read_contract
-
-        return read_contract(artifact.path)
-    return None

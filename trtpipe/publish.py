@@ -1,10 +1,16 @@
-"""From the store to the user's output folder: a bundle appears there whole, or the folder stays as it was."""
+"""From the store to the user's output folder: a bundle appears there whole, or the folder stays as it was.
+
+A folder with a manifest holds what the manifest says: the old one is taken away before the first file is replaced, and
+the new one comes last. Whoever is killed in between leaves a folder without a manifest, never one with a wrong one.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +20,9 @@ from trtpipe.oserrors import translate_os_errors
 from trtpipe.report.manifest import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+_MANIFEST, _PREFIX = "manifest.json", ".trtpipe-"
 
 
 def check_writable(out: Path) -> None:
@@ -30,7 +38,7 @@ def check_writable(out: Path) -> None:
     if not existing.is_dir():
         raise InputError(f"{existing}: a file, so {out} cannot be a folder", "choose another output folder with -o")
     try:
-        tempfile.TemporaryDirectory(prefix=".trtpipe-", dir=existing).cleanup()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise EnvironmentLacks(
             f"{existing}: cannot be written to: {error.strerror}", "choose another output folder with -o"
@@ -49,13 +57,46 @@ def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:
     with translate_os_errors(out, f"write {out}", elsewhere="choose another output folder with -o"):
         out.mkdir(parents=True, exist_ok=True)
         earlier = _listed(out)
-        with tempfile.TemporaryDirectory(prefix=".trtpipe-", dir=out) as staging:
-            fresh = [_stage(artifact, entry, out, Path(staging)) for artifact in ordered for entry in artifact.files]
-            for staged, final in [pair for pair in fresh if pair is not None]:
-                staged.replace(final)
         written = {entry.name for artifact in ordered for entry in artifact.files}
-        for name in earlier - written:
-            (out / name).unlink(missing_ok=True)
+        with _staging(out) as staging:
+            fresh = [_stage(artifact, entry, out, staging) for artifact in ordered for entry in artifact.files]
+            changes = [pair for pair in fresh if pair is not None]
+            gone = sorted(earlier - written)
+            if changes or gone:
+                _exchange(changes, [out / name for name in gone], out / _MANIFEST, staging / "earlier")
+                _sync(out)
+
+
+def _exchange(changes: Sequence[tuple[Path, Path]], gone: Sequence[Path], manifest: Path, aside: Path) -> None:
+    """Rename every file into its place, while there is no manifest; if one cannot be, all is put back as it was."""
+    aside.mkdir()
+    kept: list[tuple[Path, Path]] = []
+    try:
+        if manifest.exists():
+            kept.append((manifest, aside / _MANIFEST))
+            manifest.rename(aside / _MANIFEST)
+        for final in [*gone, *(final for _, final in changes)]:
+            if os.path.lexists(final):
+                _second_name(final, aside / final.name)
+                kept.append((final, aside / final.name))
+        for final in gone:
+            final.unlink(missing_ok=True)
+        for staged, final in changes:
+            staged.replace(final)
+        if kept and kept[0][0] == manifest and not manifest.exists():  # it alone did not change
+            (aside / _MANIFEST).rename(manifest)
+    except OSError:
+        for final, earlier in reversed(kept):  # the manifest last, and only if all else is there again
+            earlier.replace(final)
+        raise
+
+
+def _second_name(path: Path, other: Path) -> None:
+    """Keep a file that is about to be replaced or removed; where the file system has no links, it is moved."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        path.rename(other)
 
 
 def publish_file(artifact: Artifact, out: Path, suffixes: Sequence[str]) -> Path:
@@ -77,13 +118,44 @@ def publish_file(artifact: Artifact, out: Path, suffixes: Sequence[str]) -> Path
         )
     with translate_os_errors(out, f"write {out}", elsewhere="choose another output with -o"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".trtpipe-", dir=out.parent) as staging:
+        with _staging(out.parent) as staging:
             for position, entry in enumerate(artifact.files):
                 name = entry.name.replace(artifact.files[0].name, out.name, 1)
-                staged = Path(staging, str(position))
+                staged = staging / str(position)
                 _copy(artifact.folder / entry.name, staged)
                 staged.replace(out.parent / name)
+            _sync(out.parent)
     return out
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A private folder inside ``out``, locked while in use; those of killed processes are removed."""
+    for orphan in out.glob(f"{_PREFIX}*"):
+        with suppress(OSError), _locked(orphan):  # its owner is alive, or it is not ours
+            shutil.rmtree(orphan)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=out) as folder, _locked(Path(folder)):
+        yield Path(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    """Flush the names in a folder to the disk, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _stage(artifact: Artifact, entry: FileEntry, out: Path, staging: Path) -> tuple[Path, Path] | None:
@@ -104,7 +176,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _listed(out: Path) -> set[str]:
     """Files of the bundle that lies in ``out`` already, by its manifest."""
-    path = out / "manifest.json"
+    path = out / _MANIFEST
     if not path.is_file():
         return set()
     try:

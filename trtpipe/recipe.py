@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -85,11 +85,37 @@ class DataSettings(Record):
     image: ImageSettings | None = None
 
 
-class EvaluationSettings(DataSettings):
-    """Labelled data that calibration must not see, and the task metric measured on it."""
+#: Task metrics that trtpipe computes itself.
+METRICS = ("top1", "top5", "cosine", "map", "wer")
 
-    metric: Literal["top1", "top5"] = "top1"
+
+class EvaluationSettings(DataSettings):
+    """Labelled data that calibration must not see, and the task metric measured on it.
+
+    Attributes:
+        metric: ``top1``, ``top5``, ``cosine`` (with the reference's output; needs no labels), ``map``, ``wer``, or
+            ``path/file.py:function`` (``package.module:function``): ``metric(outputs, labels)`` for each feed, or
+            ``evaluate(run)``, which brings its own data, so that ``source`` may stay empty.
+        output: the output that the metric reads; for ``evaluate``, the figure that counts. Empty for the first.
+        lower_is_better: whether a function's figure is an error; those of trtpipe's own metrics are known.
+    """
+
+    metric: str = "top1"
     output: str = ""
+    lower_is_better: bool = False
+
+    @property
+    def own(self) -> bool:
+        """Whether the metric is the user's own function."""
+        return self.metric not in METRICS
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        place, colon, name = value.rpartition(":")
+        if value not in METRICS and not (place and colon and name.isidentifier()):
+            raise ValueError(f"{value!r} is none of {', '.join(METRICS)}, nor path/file.py:function")
+        return value
 
 
 class CalibrationRecipe(Record):
@@ -127,13 +153,24 @@ class CalibrationRecipe(Record):
         return recipe.model_copy(
             update={
                 "data": _anchored(recipe.data, path.parent),
-                "evaluation": evaluation and _anchored(evaluation, path.parent),
+                "evaluation": evaluation and _anchored_metric(_anchored(evaluation, path.parent), path.parent),
             }
         )
 
 
-def _anchored(data: DataSettings, folder: Path) -> DataSettings:
+D = TypeVar("D", bound=DataSettings)
+
+
+def _anchored(data: D, folder: Path) -> D:
     """``data`` with a relative file source resolved against the recipe's folder; ``module:function`` is no file."""
     if not data.source or Path(data.source).is_absolute() or _MODULE_FUNCTION.fullmatch(data.source):
         return data
     return data.model_copy(update={"source": str(folder / data.source)})
+
+
+def _anchored_metric(evaluation: EvaluationSettings, folder: Path) -> EvaluationSettings:
+    """The same for a metric in a file."""
+    metric = evaluation.metric
+    if not evaluation.own or Path(metric).is_absolute() or _MODULE_FUNCTION.fullmatch(metric):
+        return evaluation
+    return evaluation.model_copy(update={"metric": str(folder / metric)})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.latency.reports import LatencyReport
-from trtpipe.pipeline import Step, artifact_from_file, opened, stages_named
+from trtpipe.pipeline import Step, opened, stages_named
 from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable, publish_file, publish_folder
 from trtpipe.report.manifest import Manifest
@@ -95,10 +95,6 @@ def run_stages(
     """
     if out is not None:
         check_writable(out.parent if out.suffix in suffixes and not out.is_dir() else out)
-    artifacts = {}
-    for label, path in given.items():
-        kind, _, target = label.partition(":")
-        artifacts[label] = artifact_from_file(kind, path, target or None)
 
     def publish(result: BuildResult) -> Path | None:
         if out is None:
@@ -113,19 +109,19 @@ def run_stages(
         publish_folder(result.artifacts, out)
         return out
 
-    return run_published(job, stages_named(*names), artifacts, publish, progress or Silent())
+    return run_published(job, stages_named(*names), given, publish, progress or Silent())
 
 
 def run_published(
     job: Job,
     stages: tuple[Stage, ...],
-    given: Mapping[str, Artifact],
+    given: Mapping[str, Path],
     publish: Callable[[BuildResult], Path | None],
     progress: Progress,
 ) -> BuildResult:
     """Run and publish while the store is open: what it hands out is pinned until then."""
-    with opened(job, progress) as pipeline:
-        steps = pipeline.run(stages, given)
+    with opened(job, progress) as pipeline, pipeline.given(given) as artifacts:
+        steps = pipeline.run(stages, artifacts)
         made = {step.artifact.kind: step.artifact for step in steps if step.artifact is not None}
         result = BuildResult(
             steps=steps,

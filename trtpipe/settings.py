@@ -19,16 +19,19 @@ class Settings:
 
     Attributes:
         cache_dir: where the artifact store rests (``TRTPIPE_CACHE_DIR``; default: the user's cache folder).
-        worker_seconds: time limit of one child process (``TRTPIPE_WORKER_SECONDS``).
-        worker_memory: memory limit of one child process in bytes (``TRTPIPE_WORKER_MEMORY_GB``);
-            ``None`` means 90 % of the machine's memory.
+        worker_seconds: time limit of one child process (``TRTPIPE_WORKER_SECONDS``); ``None``: by the work and the
+            model's size.
+        worker_memory: memory limit of one child process in bytes (``TRTPIPE_WORKER_MEMORY_GB``); ``None``: by the
+            model's size, and at most 90 % of the machine's memory.
+        sandbox: whether child processes that work on files from anyone are confined to them (``TRTPIPE_SANDBOX``).
         threads: threads onnxruntime may use (``TRTPIPE_THREADS``); 0 means its own default.
     """
 
     cache_dir: Path
-    worker_seconds: float = 3600.0
+    worker_seconds: float | None = None
     worker_memory: int | None = None
     threads: int = 0
+    sandbox: bool = True
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -41,9 +44,10 @@ class Settings:
         memory_gb = _number(env, "TRTPIPE_WORKER_MEMORY_GB")
         return cls(
             cache_dir=_cache_dir(env),
-            worker_seconds=_number(env, "TRTPIPE_WORKER_SECONDS") or cls.worker_seconds,
+            worker_seconds=_number(env, "TRTPIPE_WORKER_SECONDS"),
             worker_memory=None if memory_gb is None else int(memory_gb * 1e9),
             threads=_count(env, "TRTPIPE_THREADS"),
+            sandbox=_switch(env, "TRTPIPE_SANDBOX"),
         )
 
 
@@ -63,6 +67,13 @@ def _count(env: Mapping[str, str], name: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise InputError(f"environment variable {name} is {text!r}, not a whole number", f"correct or unset {name}")
     return int(text)
+
+
+def _switch(env: Mapping[str, str], name: str) -> bool:
+    text = env.get(name) or "on"
+    if text not in {"on", "off"}:
+        raise InputError(f"environment variable {name} is {text!r}, neither on nor off", f"correct or unset {name}")
+    return text == "on"
 
 
 def _number(env: Mapping[str, str], name: str) -> float | None:

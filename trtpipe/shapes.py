@@ -37,10 +37,15 @@ def check_shapes(contract: IOContract, profiles: Sequence[Mapping[str, ShapeRang
 
 def check_tolerance(contract: IOContract, tolerance: Tolerance) -> None:
     """Raise InputError for a tolerance of an output the model does not have: it would judge nothing."""
-    outputs = [spec.name for spec in contract.outputs]
+    check_outputs([spec.name for spec in contract.outputs], tolerance)
+
+
+def check_outputs(outputs: Iterable[str], tolerance: Tolerance) -> None:
+    """The same, by the outputs' names."""
+    known = list(outputs)
     for name in tolerance.outputs:
-        if name not in outputs:
-            raise InputError(f"tolerance for {name!r}: no such output", _suggestion(name, outputs, "outputs"))
+        if name not in known:
+            raise InputError(f"tolerance for {name!r}: no such output", _suggestion(name, known, "outputs"))
 
 
 def is_dynamic(spec: TensorSpec) -> bool:

@@ -49,11 +49,9 @@ class OnnxSource:
 
     def digest(self, memory: Memory) -> str | None:
         """Content of the file and of every external data file it names."""
-        from trtpipe.onnxfile import external_refs, read_proto
+        from trtpipe.preflight import digest_model
 
-        proto = read_proto(self.path)
-        files = {ref.path for ref in external_refs(proto, self.path)}
-        return sha256_json(["onnx", sha256_file(self.path), sorted([f.name, sha256_file(f)] for f in files)])
+        return digest_model(self.path)
 
     def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
         """Same as ``digest``: an ONNX file says what it consists of."""
@@ -73,7 +71,7 @@ class Pt2Source:
 
     def digest(self, memory: Memory) -> str | None:
         """Content of the file."""
-        return sha256_json(["pt2", sha256_file(self.path)])
+        return sha256_of_pt2(self.path)
 
     def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
         """Same as ``digest``."""
@@ -149,6 +147,11 @@ class ModuleSource:
     def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
         """The content of the exported model."""
         return sha256_json(["module", model_digest])
+
+
+def sha256_of_pt2(path: Path) -> str:
+    """The identity of a ``.pt2`` file."""
+    return sha256_json(["pt2", sha256_file(path)])
 
 
 def parse_source(text: str) -> OnnxSource | Pt2Source | FactorySource:

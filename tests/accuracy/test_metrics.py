@@ -11,8 +11,8 @@ from trtpipe.errors import InputError
 
 def measured(metric: str, scores: np.ndarray, labels, output: str = "") -> float:
     meter = TopK(metric, output)
-    meter.update({"logits": scores}, np.asarray(labels))
-    return meter.value
+    meter.update({"logits": scores}, {}, np.asarray(labels))
+    return meter.scores().value
 
 
 def by_sorting(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -51,22 +51,23 @@ def test_infinities_have_their_order():
 
 def test_feeds_are_summed_by_rows():
     meter = TopK("top1", "")
-    assert meter.value == 0
-    meter.update({"y": np.eye(4, dtype=np.float32)}, np.arange(4))
-    meter.update({"y": np.eye(2, dtype=np.float32)}, np.array([1, 0]))
-    assert (meter.hits, meter.samples, meter.value) == (4, 6, pytest.approx(4 / 6))
+    assert (meter.scores().samples, meter.scores().value) == (0, 0)
+    meter.update({"y": np.eye(4, dtype=np.float32)}, {}, np.arange(4))
+    meter.update({"y": np.eye(2, dtype=np.float32)}, {}, np.array([1, 0]))
+    found = meter.scores()
+    assert (found.samples, found.value, found.arrays()[0].tolist()) == (6, pytest.approx(4 / 6), [1, 1, 1, 1, 0, 0])
 
 
 def test_the_output_is_the_first_or_the_one_named():
     outputs = {"box": np.zeros((2, 4), np.float32), "logits": np.array([[0, 1], [1, 0]], np.float32)}
     meter = TopK("top1", "logits")
-    meter.update(outputs, np.array([1, 0]))
-    assert meter.value == 1
+    meter.update(outputs, {}, np.array([1, 0]))
+    assert meter.scores().value == 1
     first = TopK("top1", "")
-    first.update(outputs, np.array([1, 0]))
-    assert first.value == 0.5
+    first.update(outputs, {}, np.array([1, 0]))
+    assert first.scores().value == 0.5
     with pytest.raises(InputError, match="no output is called 'scores'") as caught:
-        TopK("top1", "scores").update(outputs, np.array([1, 0]))
+        TopK("top1", "scores").update(outputs, {}, np.array([1, 0]))
     assert "box, logits" in caught.value.remedy
 
 

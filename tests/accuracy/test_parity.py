@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from trtpipe.accuracy import parity
+from trtpipe.accuracy import comparing
+from trtpipe.accuracy.metrics import TopK
 from trtpipe.accuracy.parity import Contender, compare
 from trtpipe.calibration.sample import Sample
 from trtpipe.errors import InputError, StageError
@@ -90,15 +91,15 @@ class TestFigures:
         wanted, found = arrays(1, feeds=7)
         whole = judged(one(wanted), one(found))["y"]
         for feeds, elements in ((1, 10**9), (3, 10**9), (64, 21), (64, 1)):
-            monkeypatch.setattr(parity, "_CHUNK_FEEDS", feeds)
-            monkeypatch.setattr(parity, "_CHUNK_ELEMENTS", elements)
+            monkeypatch.setattr(comparing, "_CHUNK_FEEDS", feeds)
+            monkeypatch.setattr(comparing, "_CHUNK_ELEMENTS", elements)
             parts = judged(one(wanted), one(found))["y"]
             for name in ("max_abs", "max_rel", "mean_abs", "mean_rel", "scale", "snr_db"):
                 assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-5), name
             assert parts.worst_feed == whole.worst_feed
 
     def test_feeds_of_different_sizes_weigh_by_their_elements(self, monkeypatch):
-        monkeypatch.setattr(parity, "_CHUNK_FEEDS", 1)
+        monkeypatch.setattr(comparing, "_CHUNK_FEEDS", 1)
         wanted = [np.zeros((1, 10), np.float32), np.zeros((9, 10), np.float32)]
         found = [np.full((1, 10), 10, np.float32), np.zeros((9, 10), np.float32)]
         assert judged(one(wanted), one(found))["y"].mean_abs == pytest.approx(1.0)
@@ -143,7 +144,7 @@ class TestOddValues:
 
     @pytest.mark.parametrize("chunk", [1, 64])
     def test_bad_early_is_bad_at_the_end(self, monkeypatch, chunk):
-        monkeypatch.setattr(parity, "_CHUNK_FEEDS", chunk)
+        monkeypatch.setattr(comparing, "_CHUNK_FEEDS", chunk)
         wanted, found = arrays(4, noise=0)
         found[0] = np.full_like(found[0], np.nan)
         result = judged(one(wanted), one(found))["y"]
@@ -261,7 +262,7 @@ class TestRun:
             ],
             Data(2, labels, rows=3),
             LOOSE,
-            ("top1", ""),
+            lambda: TopK("top1", ""),
             Silent(),
         )
         assert (run.feeds, run.samples) == (2, 6)
@@ -293,7 +294,7 @@ class TestRun:
                 [],
                 Data(1, [np.array([0, 7])], rows=2),
                 LOOSE,
-                ("top1", ""),
+                lambda: TopK("top1", ""),
                 Silent(),
             )
 

@@ -37,13 +37,15 @@ def report(*comparisons: Comparison) -> ParityReport:
 
 
 def test_a_comparison_passes_when_all_its_outputs_do():
-    assert Comparison(artifact="lowered", runner="CPU", outputs=(output(), output())).passed
-    assert not Comparison(artifact="lowered", runner="CPU", outputs=(output(), output(passed=False))).passed
+    assert Comparison(artifact="lowered", against="model", runner="CPU", outputs=(output(), output())).passed
+    assert not Comparison(
+        artifact="lowered", against="model", runner="CPU", outputs=(output(), output(passed=False))
+    ).passed
 
 
 def test_figures_that_are_no_numbers_survive_the_file(tmp_path):
     odd = output(max_abs=math.nan, max_rel=math.inf).model_copy(update={"snr_db": -math.inf, "cosine": None})
-    written = report(Comparison(artifact="lowered", runner="CPU", outputs=(odd,)))
+    written = report(Comparison(artifact="lowered", against="model", runner="CPU", outputs=(odd,)))
     written.write(tmp_path / "parity.json")
     found = ParityReport.read(tmp_path / "parity.json").comparisons[0].outputs[0]
     assert math.isnan(found.max_abs)
@@ -52,5 +54,7 @@ def test_figures_that_are_no_numbers_survive_the_file(tmp_path):
 
 def test_equal_reports_are_equal_files(tmp_path):
     for name in ("a", "b"):
-        report(Comparison(artifact="lowered", runner="CPU", outputs=(output(),))).write(tmp_path / name)
+        report(Comparison(artifact="lowered", against="model", runner="CPU", outputs=(output(),))).write(
+            tmp_path / name
+        )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -51,6 +51,26 @@ def test_which_targets_can(write_model, graph, weights, targets):
     assert able(write_model(graph, opset=23, **weights)) == targets
 
 
+@pytest.mark.parametrize(
+    ("graph", "weights", "words"),
+    [
+        ("(uint16[2] x) => (uint16[2] y) { y = Add(x, x) }", {}, "input 'x' is uint16"),
+        ("(float[2] x) => (int16[2] y) { y = Cast<to=5>(x) }", {}, "output 'y' is int16"),
+        (
+            "(float[2] x) => (float[2] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
+            {"s": SCALE, "z": np.int16(0)},
+            "constant 'z' is int16",
+        ),
+    ],
+)
+def test_types_that_no_target_has(write_model, graph, weights, words):
+    model = write_model(graph, opset=23, **weights)
+    assert able(model) == set()
+    refusal = refuse_types(model, find_target("sm89"))
+    assert refusal is not None
+    assert refusal.reason == f"model.onnx: {words}, a type that TensorRT does not have"
+
+
 def test_a_refusal_names_file_place_type_and_target(write_model):
     model = write_model("(float[2] x) => (float[2] y) { a = Cast<to=16>(x) y = Cast<to=1>(a) }")
     refusal = refuse_types(model, find_target("t4"))

@@ -159,6 +159,11 @@ def test_turing_multiplies_no_float32_matrices(product, build):
             r"node 'det_0' \(Det\): this operator is not supported; node 'bitshift_1' \(BitShift\): this operator",
         ),
         (
+            "(float[2,4] x, int64[2,4] i) => (float[2,4] y) "
+            '{ a=Relu(x) b=ScatterElements<reduction="max">(a, i, a) y=Tanh(b) }',
+            r"Unsupported reduction type; it comes with node 'scatterelements_1' \(ScatterElements\)",
+        ),
+        (
             "(float[2,64] x, float16[64,2] w) => (float[2,2] y) { y = MatMul(x, w) }",
             r"node 'matmul_0' .* same input types",
         ),

@@ -27,6 +27,14 @@ TURING = (
             "Error Code 2: OutOfMemory (Requested size was 24408400 bytes.)",
             "OutOfMemory (Requested size was 24408400 bytes.)",
         ),
+        (
+            "API Usage Error (Tensor y has datatype FP8 but is not produced by IPluginLayer or IQuantizeLayer",
+            "tensor 'y' is FP8, which only QuantizeLinear can produce",
+        ),
+        (
+            "Tensor x has datatype Int4 but is not consumed by IPluginLayer, IDequantizeLayer or others.",
+            "tensor 'x' is Int4, which only DequantizeLinear can read",
+        ),
         ("a  reason\nover two lines", "a reason over two lines"),
         ("x" * 1000, "x" * 400),
     ],
@@ -48,6 +56,7 @@ def test_tidy(message, short):
         ("Error Code 2: OutOfMemory (Requested size was 24408400 bytes.)", "--workspace"),
         ("NonZero plugin creator version 1 was not found in plugin registry", "install its plugin"),
         ("CHECK failed. Attention operation was not supported by a dedicated kernel.", "opset 22"),
+        ("Assertion !layerImpls.empty() failed. nms_0 has no runners that implement it", "behind the engine"),
         ("nobody has ever seen this", "another target"),
     ],
 )

@@ -16,7 +16,7 @@ from trtpipe.backends._child import resolve
 from trtpipe.backends._linux import group_memory, machine_memory
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.null import NullRequest
-from trtpipe.backends.worker import Limits, call, limits_for
+from trtpipe.backends.worker import LIGHT, Limits, call, limits_for
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError, InternalError, WorkerDied
 from trtpipe.progress import Silent
 from trtpipe.settings import Settings
@@ -47,6 +47,7 @@ def run(
         progress=progress or Silent(),
         what="building sm89 from model.onnx",
         workdir=model.parent,
+        reads=(model.parent,),
     )
 
 
@@ -122,6 +123,7 @@ def test_any_other_error_is_our_bug_and_shows_the_childs_traceback(conv_net):
     [
         ("crash", r"crashed \(SIGSEGV\) while building sm89 from model\.onnx .*last words: about to read address 8"),
         ("abort", r"crashed \(SIGABRT\) while building sm89 from model\.onnx"),
+        ("divide", r"crashed \(SIGFPE\) while building sm89 from model\.onnx"),
         ("killed", r"killed \(SIGKILL\) while building sm89 from model\.onnx.*memory"),
         ("huge", r"out of memory while building sm89 from model\.onnx"),
         ("vanish", r"ended without an answer while building sm89"),
@@ -154,6 +156,18 @@ def test_endless_output_takes_no_memory_of_ours(conv_net):
 def test_the_memory_limit_stops_it(conv_net):
     with pytest.raises(WorkerDied, match=r"memory limit of 300 MB while building sm89"):
         run(conv_net, "hog", limits=Limits(seconds=60.0, memory=300_000_000))
+
+
+@linux_only
+def test_a_hundred_gigabytes_at_once(conv_net):
+    with pytest.raises(WorkerDied, match=r"(out of memory|memory limit of 1\.0 GB) while building sm89"):
+        run(conv_net, "gulp", limits=Limits(seconds=60.0, memory=1_000_000_000))
+
+
+@linux_only
+def test_a_device_that_is_full(conv_net):
+    with pytest.raises(EnvironmentLacks, match=r"no space left on the device holding .* while building sm89"):
+        run(conv_net, "full-device")
 
 
 def test_a_full_disk_is_the_environments_fault(conv_net):
@@ -247,9 +261,17 @@ def test_limits_take_the_nearest_word():
     settings = Settings(cache_dir=Path(), worker_seconds=7.0, worker_memory=1000)
     assert limits_for(settings) == Limits(seconds=7.0, memory=1000)
     assert limits_for(settings, seconds=3.0, memory=5) == Limits(seconds=3.0, memory=5)
-    unset = limits_for(Settings(cache_dir=Path()))
-    assert unset.memory == int(0.9 * machine_memory())
-    assert unset.seconds == 3600.0
+    assert not limits_for(Settings(cache_dir=Path(), sandbox=False)).confined
+
+
+def test_limits_that_nobody_set_follow_from_the_models_size():
+    unset = Settings(cache_dir=Path())
+    most = int(0.9 * machine_memory())
+    assert limits_for(unset) == Limits(seconds=3600.0, memory=min(most, 16 << 30))
+    assert limits_for(unset, size=10**9).seconds == 3600 + 10_000
+    assert limits_for(unset, size=10**12).memory == most
+    assert limits_for(unset, work=LIGHT).seconds == 50.0
+    assert limits_for(unset, work=LIGHT, size=100_000_000).seconds == 250.0
 
 
 @linux_only

@@ -26,6 +26,7 @@ def diagnosis(*, problem: str = "", extra: str = "", cache: str = "") -> Diagnos
         gpus=(),
         driver=False,
         landlock=0,
+        sandbox=(),
         cache=CacheState(path="cache", free=10_000_000_000, problem=cache),
         stages=(StageState(stage="export", ready=not problem, where="CPU"),),
         ready=not cache and (not problem or bool(extra)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -195,6 +196,7 @@ def test_positions_of_rotary_embeddings_stay_exact(result):
         ("y = Conv(x, w)", 22, "bfloat16", None, ""),
         ("y = Exp(x)", 20, "float16", "exp_0", "sums or powers"),
         ("y = CumSum(x, axis)", 20, "float16", "cumsum_0", "sums or powers"),
+        ("y = Tan(x)", 20, "float16", "tan_0", "near its poles"),
         ("r = Relu(x) y = Neg(r)", 20, "float16", None, ""),
     ],
 )
@@ -223,6 +225,17 @@ def test_foreign_operators():
     assert [node.op_type for node in loaded.graph] == ["Cast", "Relu", "Cast", "Odd", "Relu"]
 
 
+def test_operators_of_classical_learning():
+    """Thresholds of trees decide otherwise in 16 bits."""
+    proto = model("(float[2,3] x) => (float[2,1] y) { a = Relu(x) y = TreeEnsemble(a) }")
+    proto.graph.node[1].domain = "ai.onnx.ml"
+    proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 5))
+    loaded = ir.serde.deserialize_model(proto)
+    results = run_passes(loaded, [InferTypes(), CastPrecision("float16")])
+    found = {decision.node: (decision.precision, decision.reason) for decision in results[1].decisions}
+    assert found["treeensemble_1"] == ("float32", "operator outside ONNX's main set")
+
+
 def test_operators_that_tensorrt_builds_in_no_bfloat16_stay_in_float32():
     proto = model(
         "(float[1, 2, 4, 4] x) => (float[1, 3, 8, 8] y) { a = HardSwish(x) y = ConvTranspose<strides=[2, 2]>(a, w) }",
@@ -235,3 +248,19 @@ def test_operators_that_tensorrt_builds_in_no_bfloat16_stay_in_float32():
         *_, result = run_passes(graph, [InferTypes(), CastPrecision(half)])
         found[half] = [decision.precision for decision in result.decisions]
     assert found == {"float16": ["float16", "float16"], "bfloat16": ["float32", "float32"]}
+
+
+@pytest.mark.parametrize(
+    ("zero", "scale", "kept"),
+    [(np.int8(0), 512.0, False), (np.int8(0), 1024.0, True), (np.array(0, ml_dtypes.float8_e5m2), 2.0, True)],
+)
+def test_what_a_dequantiser_can_make_must_fit(zero, scale, kept):
+    proto = model(
+        "(float[4] x) => (float[4] y) { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Neg(d) }",
+        opset=23, s=np.float32(scale), z=zero,
+    )  # fmt: skip
+    loaded = ir.serde.deserialize_model(proto)
+    results = run_passes(loaded, [InferTypes(), CastPrecision("float16")])
+    found = {decision.node: decision.reason for decision in results[1].decisions if decision.precision == "float32"}
+    assert ("dequantizelinear_1" in found) is kept
+    assert all("beyond float16" in found[node] for node in found if node == "dequantizelinear_1")

@@ -352,6 +352,8 @@ def test_opsets_without_such_pairs_are_refused(apply, precision, opset):
     proto = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", opset=opset, w=normal(4, 4))
     with pytest.raises(StageError, match=f"opset {opset} .* {precision} needs {opset + 1}"):
         apply(proto, InsertQDQ(precision, {"x": 1.0}))
+    nothing = model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }", opset=opset)
+    apply(nothing, InsertQDQ(precision, {}))  # needs no pairs
     newer = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", opset=opset + 1, w=normal(4, 4))
     apply(newer, InsertQDQ(precision, {"x": 1.0}))
 
@@ -391,9 +393,9 @@ class TestScalesInFloat16:
 
     def test_an_activation_whose_scale_would_lose_digits_stays_high(self, apply):
         proto = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", w=normal(4, 4))
-        lowered, [result] = apply(proto, InsertQDQ("int8", {"x": 1e-9}, scales="float16"))
+        lowered, [decision] = apply(proto, InsertQDQ("int8", {"x": 1e-9}, scales="float16"))
         assert [node.op_type for node in lowered.graph.node] == ["MatMul"]
-        assert "scale would lose digits" in result.decisions[0].reason
+        assert "scale would lose digits" in decision.reason
 
     def test_weights_are_quantised_with_the_rounded_scale(self, apply):
         weight = normal(64, 6)

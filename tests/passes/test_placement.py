@@ -262,3 +262,15 @@ def test_a_body_that_nothing_can_be_observed_in_is_refused():
         w=normal(4, 4),
     )  # fmt: skip
     assert reasons(proto)["a"] == "inside an If in a Scan, where no ranges can be observed"
+
+
+def test_without_thrift_the_plan_holds_all_that_may_be_in_8_bits_at_any_shapes():
+    proto = model(
+        "(float[N,300] x) => (float[N,8] y) { a = MatMul(x, v) y = MatMul(a, w) }", v=normal(300, 64), w=normal(64, 8)
+    )
+    loaded = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
+    thrifty, whole = place(loaded), place(loaded, thrifty=False)
+    assert thrifty.tensors == ("x",)
+    assert list(thrifty.high.values()) == ["8 bits do not pay: 8 output channels, fewer than 16"]
+    assert whole.tensors == ("x", "a")
+    assert not whole.high

@@ -131,3 +131,29 @@ def test_what_was_never_seen_is_judged_by_the_fixed_rules():
     loaded = ir.serde.deserialize_model(proto)
     *_, result = run_passes(loaded, [InferTypes(), CastPrecision("float16", (), Extents(samples=8, tensors={}))])
     assert [decision.precision for decision in result.decisions] == ["float32", "float32"]
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Exp"])
+@pytest.mark.parametrize(
+    ("half", "extent", "kept"),
+    [
+        ("float16", Extent(minimum=-1, maximum=255), False),
+        ("float16", Extent(minimum=-1, maximum=257), True),
+        ("float16", Extent(minimum=-10000, maximum=20), False),  # a mask: exp of it is 0 whatever its rounding
+        ("bfloat16", Extent(minimum=-1, maximum=31), False),
+        ("bfloat16", Extent(minimum=-1, maximum=33), True),
+    ],
+)
+def test_exponents(op, half, extent, kept):
+    proto = model(f"(float[N,4] x) => (float[N,4] y) {{ y = {op}(x) }}", opset=22)
+    found = decided(proto, half, x=extent)
+    assert list(found) == ([f"{op.lower()}_0"] if kept else [])
+    assert all("an exponent would be off by" in reason for reason in found.values())
+
+
+@pytest.mark.parametrize(("largest", "left", "kept"), [(1000, 100, False), (1000, 1, True), (10, 0.1, False)])
+def test_operands_that_cancel(largest, left, kept):
+    proto = model("(float[N,4] x, float[N,4] z) => (float[N,4] y) { y = Sub(x, z) }", opset=22)
+    found = decided(proto, "float16", x=reaching(largest), z=reaching(largest), y=Extent(minimum=-left, maximum=left))
+    assert list(found) == (["sub_0"] if kept else [])
+    assert all("its operands cancel" in reason for reason in found.values())

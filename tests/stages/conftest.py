@@ -11,8 +11,8 @@ from models import save
 from trtpipe.calibration.dataset import open_dataset
 from trtpipe.job import Inputs
 from trtpipe.onnxfile import read_contract
-from trtpipe.pipeline import artifact_from_file
 from trtpipe.recipe import DataSettings
+from trtpipe.table import artifact_from_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,11 +13,11 @@ from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import StageError
 from trtpipe.job import Inputs
 from trtpipe.latency.reports import LatencyReport
-from trtpipe.pipeline import artifact_from_file
 from trtpipe.report.manifest import Manifest
 from trtpipe.source import OnnxSource
 from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.facts import ExportFacts, LowerFacts
+from trtpipe.table import artifact_from_file
 
 STAGE = Bundle()
 PARITY = ParityReport(

@@ -13,9 +13,9 @@ from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import BuildError, InputError, InternalError, StageError, WorkerDied
 from trtpipe.job import Inputs
 from trtpipe.passes.graph_pass import NodeDecision
-from trtpipe.pipeline import artifact_from_file
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.facts import LowerFacts
+from trtpipe.table import artifact_from_file
 from trtpipe.target import find_target
 
 STAGE = Compile()
@@ -125,7 +125,7 @@ class TestCheck:
         judge()
 
     def test_an_empty_one(self, judge):
-        with pytest.raises(StageError, match=r"sm89\.plan is empty"):
+        with pytest.raises(StageError, match=r"sm89\.plan is missing or empty"):
             judge(b"")
 
     @pytest.mark.parametrize("names", [{"inputs": ()}, {"inputs": ("x", "z")}, {"outputs": ("z",)}])
@@ -185,8 +185,6 @@ def needs_rtx():
         ("bf16", "BFloat16"),
         ("int8", "Int8"),
         ("fp8", "FP8"),
-        ("best", "Int8"),
-        ("best", "Half"),
     ],
 )
 def test_engines_compute_in_the_precision_of_the_lowered_graph(
@@ -228,11 +226,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     assert word in facts.precisions
     assert facts.report is not None
     assert facts.report.source == "builder log"
-    if precision == "best":  # which of the two is worth 8 bits is the builder's to say
-        assert facts.report.products.keys() <= {"Half", "Int8"}
-        assert sum(facts.report.products.values()) == 2
-    else:
-        assert facts.report.products == {word: 2}
+    assert facts.report.products == {word: 2}
     nodes = {node for layer in facts.report.layers for node in layer.nodes}
     assert {
         node.node
@@ -244,7 +238,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     assert [(spec.name, spec.dtype, spec.shape[1:]) for spec in facts.io.inputs] == [
         ("x", "float32", (channels, 16, 16))
     ]
-    size = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1, "best": 1}[precision]
+    size = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}[precision]
     weights = (channels * channels * 9 + channels * channels) * size
     assert weights <= facts.weight_bytes <= 1.5 * weights + 4096
 

@@ -10,19 +10,22 @@ from onnx import helper
 
 from trtpipe import onnxfile
 from trtpipe.errors import InputError
+from trtpipe.preflight import seal_model
 from trtpipe.stages.export import OnnxRequest
 from trtpipe.stages.export_onnx import copy_checked
 from trtpipe.stages.facts import ExportFacts
 
 
 @pytest.fixture
-def export(workdir):
+def export(workdir, tmp_path_factory):
     """(exported graph, facts, names) of the file at ``path``."""
 
     def copy(path):
         reports = []
+        sealed = seal_model(path, tmp_path_factory.mktemp("sealed"))
         reply = copy_checked(
-            OnnxRequest(source=str(path), workdir=str(workdir)), lambda *report: reports.append(report)
+            OnnxRequest(source=str(sealed), workdir=str(workdir), label=str(path)),
+            lambda *report: reports.append(report),
         )
         assert reports[-1] == ("check", 2, 2)
         facts = ExportFacts.read(workdir / "model.onnx.json")
@@ -117,6 +120,19 @@ def test_symbols_with_a_meaning_are_kept(export, tmp_path):
 def test_initializers_listed_as_inputs_are_no_inputs(export, tmp_path):
     _, facts, _ = export(save(listed_initializers(), tmp_path / "given.onnx"))
     assert [spec.name for spec in facts.contract.inputs] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        ("(string[2] x) => (string[2] y) { y = Identity(x) }", "input 'x' is text"),
+        ("(float[2] x) => (seq(float[2]) y) { y = SequenceConstruct(x, x) }", "output 'y' is of kind sequence"),
+        ("(optional(float[2]) x) => (float[2] y) { y = OptionalGetElement(x) }", "input 'x' is of kind optional"),
+    ],
+)
+def test_what_no_engine_takes_is_named(export, tmp_path, graph, words):
+    with pytest.raises(InputError, match=rf"given.onnx: {words}; engines take and give tensors of numbers only"):
+        export(save(model(graph), tmp_path / "given.onnx"))
 
 
 class TestOperators:

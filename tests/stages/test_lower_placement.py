@@ -176,7 +176,8 @@ class TestRealEngines:
         graph, facts = go(conv_net(), images(), shapes=IMAGES, backend="tensorrt-rtx")
         assert facts.notes[0].startswith("int8 does not pay on sm89, all stays in float16")
         reasons = {node.node: node.reason for node in facts.nodes if node.op in ("Conv", "Gemm")}
-        assert set(reasons.values()) == {"costs less in float16 than in int8 on sm89"}
+        assert "costs less in float16 than in int8 on sm89" in reasons.values()
+        assert {node.precision for node in facts.nodes if node.op in ("Conv", "Gemm")} == {"float16"}
         assert not any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
         kernels = [trial.kernels for trial in facts.trials]
-        assert kernels[0] < min(kernels[1:]), "every quantisation is a kernel"
+        assert kernels[0] <= min(kernels[1:]), "quantising saves no kernel"

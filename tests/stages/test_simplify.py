@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxsim
@@ -11,7 +12,7 @@ from trtpipe.errors import StageError, WorkerDied
 from trtpipe.stages import simplify as stage_module
 from trtpipe.stages import simplify_task
 from trtpipe.stages.facts import SimplifyFacts
-from trtpipe.stages.simplify import Simplify
+from trtpipe.stages.simplify import Simplify, plain
 
 STAGE = Simplify()
 
@@ -83,17 +84,47 @@ class TestFallback:
     def test_half_written_results_of_the_first_attempt_are_removed(self, go, monkeypatch, workdir):
         original = simplify_task._compare
 
-        def fail_once(source, result, request):
-            if request.onnxsim:
+        calls = []
+
+        def fail_once(wanted, result, feeds):
+            calls.append(result)
+            if len(calls) == 1:
                 (workdir / "simplified.onnx.data").write_bytes(b"left")
                 raise StageError("differs", "x")
-            return original(source, result, request)
+            return original(wanted, result, feeds)
 
         monkeypatch.setattr(simplify_task, "_compare", fail_once)
         draft, _ = go(conv_net())
         assert "simplified.onnx.data" not in draft.names
 
-    def test_without_onnxsim_an_error_is_an_error(self, go, monkeypatch):
+    def test_when_the_converter_of_opsets_changes_the_result(self, go, heard_all):
+        """Scan of opset 8 has a batch axis, which the converter to opset 9 leaves where it was."""
+        proto = model(
+            "(float[1,2] initial, float[1,3,2] x) => (float[1,2] y, float[1,3,2] z) { y, z = Scan<num_scan_inputs=1, "
+            "body = b (float[2] s, float[2] n) => (float[2] t, float[2] o) { t = Add(s, n) o = Identity(t) }>"
+            "(, initial, x) }",
+            opset=8, ir_version=3,
+        )  # fmt: skip
+        draft, facts = go(proto)
+        assert facts.opset == 8
+        assert facts.notes[-1].startswith("rewriting was given up: ")
+        assert heard_all.warnings[-1].endswith("; the given graph goes on")
+        feed = feed_for(proto)
+        np.testing.assert_array_equal(run(onnx.load(draft.path), feed)["z"], run(proto, feed)["z"])
+
+    def test_not_when_the_model_as_it_came_is_what_kills_it(self, go, monkeypatch):
+        calls = []
+
+        def die(*args, **options):
+            calls.append(args)
+            raise WorkerDied("the worker crashed", "try again", stage_module.RUN)
+
+        monkeypatch.setattr(stage_module, "call", die)
+        with pytest.raises(WorkerDied, match="the worker crashed"):
+            go(conv_net())
+        assert len(calls) == 1
+
+    def test_an_error_of_the_last_attempt_is_an_error(self, go, monkeypatch):
         def fail(*args):
             raise StageError("differs", "x")
 
@@ -119,6 +150,13 @@ def test_names_of_inputs_may_be_anything(go, tmp_path):
     proto.graph.input[0].name, proto.graph.node[0].input[0] = "a/b:0", "a/b:0"
     np.savez(tmp_path / "data.npz", **{"a/b:0": normal(4, 2), "z": normal(4, 2, seed=1)})
     assert go(proto, data=str(tmp_path / "data.npz"))[1].parity[0].max_abs == 0
+
+
+def test_samples_of_types_that_numpy_files_lack_survive_the_way_to_the_child():
+    values = np.arange(4, dtype=ml_dtypes.bfloat16).reshape(2, 2)
+    assert plain(values).dtype == np.uint16
+    np.testing.assert_array_equal(plain(values).view(ml_dtypes.bfloat16), values)
+    assert plain(normal(2)).dtype == np.float32
 
 
 def test_a_changed_interface_is_caught(table, tmp_path):

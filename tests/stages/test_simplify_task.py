@@ -75,6 +75,34 @@ def test_inputs_that_are_initializers_are_gone(simplified):
     assert [value.name for value in result.graph.input] == ["x"]
 
 
+def test_an_operator_that_tensorrt_lacks_is_expanded_before_onnxsim_runs(simplified):
+    proto = model("(float[3,5] x, int64[3] t) => (float y) { y = NegativeLogLikelihoodLoss(x, t) }")
+    result, facts = simplified(proto)
+    assert "NegativeLogLikelihoodLoss" not in {node.op_type for node in result.graph.node}
+    assert facts.simplified
+    feed = {"x": normal(3, 5), "t": np.array([0, 4, 2])}
+    np.testing.assert_allclose(run(result, feed)["y"], run(proto, feed)["y"], rtol=1e-6)
+
+
+def test_without_rewriting_the_graph_stays_at_its_opset(simplified):
+    proto = model("(float[2,3] x) => (float[2,3] y) { y = Celu(x) }", opset=13)
+    result, facts = simplified(proto, onnxsim=False, rewrite=False)
+    assert facts.opset == 13
+    assert [node.op_type for node in result.graph.node] == ["Celu"]
+
+
+def test_scalar_integers_are_compared_too(simplified):
+    proto = model("(float[4] x) => (uint8[4] y, float s, uint8 z) { y, s, z = DynamicQuantizeLinear(x) }")
+    assert [difference.max_abs for difference in simplified(proto)[1].parity] == [0, 0, 0]
+
+
+def test_a_model_without_inputs_is_compared_too(simplified, tmp_path):
+    proto = model("() => (float[2] y) { y = Relu(w) }", w=normal(2))
+    np.savez(tmp_path / "feeds.npz")
+    for feeds in ("", str(tmp_path / "feeds.npz")):
+        assert [difference.output for difference in simplified(proto, feeds=feeds)[1].parity] == ["y"]
+
+
 class TestOnnxsimFails:
     """The caller tries again without it."""
 

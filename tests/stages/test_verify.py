@@ -44,7 +44,7 @@ def go(make_job, table, workdir, heard_all):
         draft, read = STAGE.run(job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert read == ()
-        assert sorted(path.name for path in workdir.iterdir()) == ["parity.json"]
+        assert sorted(path.name for path in workdir.iterdir()) == ["outputs.json", "parity.json"]
         return ParityReport.read(draft.path)
 
     return verify
@@ -84,6 +84,26 @@ class TestAgreement:
         assert reason.startswith("lowered: output 'y' differs from model: mean 2 of ")
         assert "max 2" in reason
         assert [comparison.passed for comparison in report.comparisons] == [True, False]
+
+    def test_links_of_the_chain_name_the_stage_that_broke(self, go):
+        good = go(model=conv_net(), simplified=conv_net(), lowered=conv_net())
+        assert [(link.artifact, link.against) for link in good.links] == [("lowered", "simplified")]
+        assert good.broke == ""
+        assert go(model=conv_net(), simplified=shifted(2.0), lowered=shifted(2.0)).broke == "simplify"
+        assert go(model=conv_net(), simplified=conv_net(), lowered=shifted(2.0)).broke == "lower"
+
+    def test_the_digests_are_those_of_the_very_files(self, go, tmp_path):
+        report = go(model=conv_net(), lowered=shifted(0.0))
+        assert report.digests == {
+            name: FileEntry.of(tmp_path / "given" / f"{name}.onnx").sha256 for name in ("model", "lowered")
+        }
+
+    def test_classes_and_the_worst_element(self, go):
+        output = go(model=conv_net(), lowered=permuted()).comparisons[0].outputs[0]
+        assert output.top1_agreement is not None
+        assert output.top1_agreement < 0.5
+        assert output.top5_agreement == 1  # there are five classes
+        assert len(output.worst_index) == 2
 
     @pytest.mark.parametrize(("amount", "passed"), [(0.005, True), (0.5, False)])
     def test_tolerances_are_the_profiles(self, go, amount, passed):

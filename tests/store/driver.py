@@ -13,6 +13,7 @@ import os
 import pathlib
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -288,20 +289,142 @@ def prune_against_readers(seconds: float) -> dict[str, Any]:
 
         def prune() -> None:
             store = ArtifactStore(root)
-            removed = 0
+            removed, over = 0, 0
             while time.monotonic() < end:
-                removed += store.prune(max_bytes=0).removed
-            Path(folder, f"removed-{os.getpid()}").write_text(str(removed))
+                report = store.prune(max_bytes=0)
+                removed += report.removed
+                over += report.kept > report.in_use  # one that nobody uses was kept beyond the limit
+            Path(folder, f"removed-{os.getpid()}").write_text(f"{removed} {over}")
 
-        pids = [fork(partial(read, key)) for key in (KEY, KEY, KEY, OTHER, OTHER)] + [fork(prune) for _ in range(2)]
+        pids = [fork(partial(read, key)) for key in (KEY, OTHER) * 4] + [fork(prune) for _ in range(2)]
         statuses = [status_of(pid) for pid in pids]
-        removed = sum(int(path.read_text()) for path in Path(folder).glob("removed-*"))
+        counts = [path.read_text().split() for path in Path(folder).glob("removed-*")]
         with ArtifactStore(root) as store:
-            return {"statuses": statuses, "removed": removed, "corrupt": store.verify().corrupt}
+            corrupt = store.verify().corrupt
+        removed, over = (sum(int(count[which]) for count in counts) for which in (0, 1))
+        return {"statuses": statuses, "removed": removed, "over": over, "corrupt": corrupt}
+
+
+class PowerCut:
+    """What a disk holds at every moment if only what was synced is sure to be there.
+
+    A file's bytes are sure after its fsync, a name in a folder after the folder's. Of what is not, all may be lost
+    (``"lost"``), or the names may be kept and the bytes not (``"hollow"``), as file systems without journalled data do.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._bytes: dict[int, bytes] = {}
+        self._names: dict[int, dict[str, int]] = {}
+        self.states: list[tuple[str, dict[str, bytes | None]]] = []
+
+    def settle(self) -> None:
+        """All that is there now is sure."""
+        for folder, _, names in os.walk(self._root):
+            self._names[os.lstat(folder).st_ino] = {path.name: os.lstat(path).st_ino for path in Path(folder).iterdir()}
+            for name in names:
+                self._bytes[os.lstat(Path(folder, name)).st_ino] = Path(folder, name).read_bytes()
+
+    def synced(self, handle: int) -> None:
+        status = os.fstat(handle)
+        if stat.S_ISDIR(status.st_mode):
+            found = os.scandir(handle)
+            self._names[status.st_ino] = {entry.name: entry.inode() for entry in found}
+        else:
+            self._bytes[status.st_ino] = Path(f"/proc/self/fd/{handle}").read_bytes()
+
+    def remember(self) -> None:
+        """Take down both ways in which the power could fail now."""
+        hollow: dict[str, bytes | None] = {}
+        inodes: dict[int, str] = {}
+        for folder, folders, names in os.walk(self._root):
+            for name in folders:
+                inodes[os.lstat(Path(folder, name)).st_ino] = "folder"
+                hollow[str(Path(folder, name).relative_to(self._root))] = None
+            for name in names:
+                inode = os.lstat(Path(folder, name)).st_ino
+                hollow[str(Path(folder, name).relative_to(self._root))] = self._bytes.get(inode, b"")
+        lost: dict[str, bytes | None] = {}
+        if self._root.exists():
+            self._walk(os.lstat(self._root).st_ino, "", inodes, lost)
+        for state in (("hollow", hollow), ("lost", lost)):
+            if state not in self.states:
+                self.states.append(state)
+
+    def _walk(self, folder: int, path: str, inodes: dict[int, str], found: dict[str, bytes | None]) -> None:
+        for name, inode in self._names.get(folder, {}).items():
+            if inode in self._names or inodes.get(inode) == "folder":
+                found[f"{path}{name}"] = None
+                self._walk(inode, f"{path}{name}/", inodes, found)
+            else:
+                found[f"{path}{name}"] = self._bytes.get(inode, b"")
+
+
+def power_cuts(scene: str, *, honest: bool = True) -> dict[str, Any]:
+    """Cut the power after every call of a scene, in both ways, and look at what the next process finds.
+
+    Args:
+        honest: whether the disk keeps what it is told to sync; one that does not shows that this can find a fault.
+    """
+    before, act = SCENES[scene]
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        root, states = Path(folder, "cache"), Path(folder, "states")
+        with ArtifactStore(root) as store:
+            before(store)
+
+        def work() -> None:
+            disk = PowerCut(root)
+            disk.settle()
+            real = os.fsync
+
+            def fsync(handle: int) -> None:
+                real(handle)
+                if honest:
+                    disk.synced(handle)
+
+            os.fsync = fsync  # type: ignore[assignment]
+            intercept(lambda name: None, disk.remember)
+            act(ArtifactStore(root))
+            disk.remember()
+            done = [[how, {k: v if v is None else v.hex() for k, v in state.items()}] for how, state in disk.states]
+            states.write_text(json.dumps(done))
+
+        assert status_of(fork(work)) == 0
+        found = json.loads(states.read_text())
+        for number, (how, state) in enumerate(found):
+            shutil.rmtree(root)
+            lay_out(root, state)
+            # What was not synced may come back hollow: then it is set aside, and never handed out.
+            name = scene if scene == "remember" else f"{scene}, corrupt"
+            wrong += [f"{scene} at {number} ({how}): {text}" for text in complaints(root, name)]
+            if number >= len(found) - 2 and scene.startswith("put"):
+                lay_out(root, state)
+                with ArtifactStore(root) as store:
+                    wrong += [] if content(store) == CONTENT else [f"{scene}: finished, and lost ({how})"]
+    return {"states": len(found), "wrong": wrong}
+
+
+def lay_out(root: Path, state: dict[str, str | None]) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(mode=0o700)
+    for name, data in sorted(state.items()):
+        if data is None:
+            (root / name).mkdir(exist_ok=True, mode=0o700)
+        else:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(bytes.fromhex(data))
+
+
+def power_sweep() -> dict[str, Any]:
+    return {scene: power_cuts(scene) for scene in ("put", "put-over-corrupt", "remember", "prune", "lookup-corrupt")}
 
 
 if __name__ == "__main__":
     jobs = {
+        "power": power_sweep,
+        "lying disk": partial(power_cuts, "remember", honest=False),
+        "prune long": partial(prune_against_readers, 60.0),
         "kill": kill_sweep,
         "error": error_sweep,
         "race": race,

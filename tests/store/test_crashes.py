@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def drive(job: str) -> Any:
     driver = Path(__file__).parent / "driver.py"
@@ -37,8 +39,20 @@ def test_eight_processes_build_a_key_once_and_a_killed_builder_blocks_nobody() -
     assert result["builds"] == 2  # the killed one, and one of the eight
 
 
-def test_prune_never_takes_what_is_being_read() -> None:
-    result = drive("prune")
-    assert result["statuses"] == [0] * 7
+@pytest.mark.parametrize("job", ["prune", pytest.param("prune long", marks=pytest.mark.slow)])
+def test_prune_never_takes_what_is_being_read(job: str) -> None:
+    result = drive(job)
+    assert result["statuses"] == [0] * 10
     assert result["removed"] > 0
+    assert result["over"] == 0
     assert result["corrupt"] == []
+
+
+def test_a_power_cut_at_any_moment_leaves_old_or_new_and_what_was_finished_is_kept() -> None:
+    for result in drive("power").values():
+        assert result["wrong"] == []
+        assert result["states"] >= 7
+
+
+def test_a_disk_that_syncs_nothing_is_noticed() -> None:
+    assert drive("lying disk")["wrong"]

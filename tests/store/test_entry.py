@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -196,3 +197,19 @@ def test_unseal_gives_back_what_was_sealed() -> None:
 )
 def test_names_of_files(name: str, good: bool) -> None:
     assert is_entry_name(name) is good
+
+
+@pytest.mark.slow
+def test_a_thousand_flipped_bits_of_a_large_entry(store: ArtifactStore, key: Key, build: Any) -> None:
+    chance = random.Random(0)
+    artifact = build(store, key, {"sm89.plan": chance.randbytes(50 << 20)})
+    artifact.path.chmod(0o600)
+    with artifact.path.open("r+b", buffering=0) as stream:
+        for _ in range(1000):
+            at, bit = chance.randrange(50 << 20), 1 << chance.randrange(8)
+            good = os.pread(stream.fileno(), 1, at)
+            os.pwrite(stream.fileno(), bytes([good[0] ^ bit]), at)
+            with pytest.raises(StoreCorrupt, match="content changed"):
+                check_entry(artifact.folder)
+            os.pwrite(stream.fileno(), good, at)
+    check_entry(artifact.folder)

@@ -116,3 +116,21 @@ def test_the_entry_of_a_planted_file_is_not_used(store: ArtifactStore, key: Key,
     artifact = build(store, key)
     os.chown(artifact.path, 65534, 65534)
     assert store.lookup(key) is None
+
+
+@pytest.mark.parametrize("which", ["v1", "v1/compile", "tmp", "locks", "memo", "corrupt"])
+def test_links_below_the_root_are_not_followed(tmp_path: Path, key: Key, build: Any, which: str) -> None:
+    root, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
+    (root / which).parent.mkdir(parents=True, mode=0o700)
+    elsewhere.mkdir()
+    (root / which).symlink_to(elsewhere)
+    with (  # noqa: PT012  which step meets the link depends on where it is
+        pytest.raises(EnvironmentLacks, match=rf"{which} is a link") as caught,
+        ArtifactStore(root) as store,
+    ):
+        build(store, key)
+        store.remember("fact", 1)
+        next((root / "v1").glob("*/*/*")).joinpath("record.json").unlink()
+        store.lookup(key)
+    assert f"remove {root / which}" in caught.value.remedy
+    assert list(elsewhere.iterdir()) == []

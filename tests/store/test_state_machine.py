@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -139,3 +140,12 @@ TestStore = StoreMachine.TestCase
 TestStore.settings = settings(
     max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+@pytest.mark.slow
+class TestManySequences(StoreMachine.TestCase):
+    """More of the same."""
+
+    settings = settings(
+        max_examples=2000, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )

@@ -1,34 +1,33 @@
-"""Parity: every artifact's outputs against the reference's, feed by feed, through Polygraphy's Comparator.
-
-Memory is bounded: outputs of a few feeds wait to be compared together and are then dropped; what remains are sums.
-"""
+"""Parity: every artifact's outputs against the reference's and against those of the artifact it was made from."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from trtpipe.accuracy.metrics import TopK
-from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity
-from trtpipe.errors import StageError
-from trtpipe.imports import without
+from trtpipe.accuracy.comparing import Pair
+from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
-    from polygraphy.comparator import OutputCompareResult
+    import numpy as np
 
+    from trtpipe.accuracy.metrics import Meter
+    from trtpipe.accuracy.recording import Recording
     from trtpipe.backends.base import Feed, Runner
-    from trtpipe.calibration.dataset import Dataset
-    from trtpipe.profile import OutputTolerance, Precision, Tolerance
+    from trtpipe.calibration.sample import Sample
+    from trtpipe.profile import Precision, Tolerance
 
 
-_CHUNK_FEEDS = 64
-_CHUNK_ELEMENTS = 4_000_000
+class Samples(Protocol):
+    """Samples to run on: a Dataset, or a few in memory."""
+
+    @property
+    def size(self) -> int | None:
+        """Number of feeds, where it is known in advance."""
+
+    def __iter__(self) -> Iterator[Sample]: ...
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,14 @@ class Contender:
         runner: opened.
         precision: decides the tolerance.
         note: what the runner's device does not say (``bfloat16 storage emulated``).
+        before: label of the contender it was made from; empty for the reference.
     """
 
     label: str
     runner: Runner
     precision: Precision
     note: str = ""
+    before: str = ""
 
     @property
     def device(self) -> str:
@@ -53,263 +54,113 @@ class Contender:
         return f"{self.runner.device}, {self.note}" if self.note else self.runner.device
 
 
-@dataclass
-class _Sums:
-    """What is kept of one output's differences. Means are weighted by elements, so chunking does not change them."""
-
-    is_float: bool
-    elements: int = 0
-    elements_passed: bool = True
-    max_abs: float = 0.0
-    max_rel: float = 0.0
-    mean_abs: float = 0.0
-    mean_rel: float = 0.0
-    median_abs: float = 0.0
-    cosine: float = 0.0
-    signal: float = 0.0
-    noise: float = 0.0
-    scale: dict[str, float] = field(default_factory=lambda: {"max": 0.0, "mean": 0.0, "median": 0.0})
-
-    def add(self, result: OutputCompareResult, cosine: float, mine: np.ndarray, theirs: np.ndarray) -> None:
-        """Add one chunk's figures. NaN anywhere stays visible: it makes the sums NaN, and NaN never passes."""
-        count = theirs.size
-        if not count:
-            return
-        self.elements += count
-        self.elements_passed &= bool(result)
-        self.max_abs = _larger(self.max_abs, result.max_absdiff)
-        self.max_rel = _larger(self.max_rel, result.max_reldiff)
-        self.mean_abs += result.mean_absdiff * count
-        self.mean_rel += result.mean_reldiff * count
-        self.median_abs += result.median_absdiff * count
-        self.cosine += cosine * count
-        magnitude = np.abs(theirs, dtype=np.float64)
-        self.scale["max"] = _larger(self.scale["max"], float(magnitude.max()))
-        self.scale["mean"] += float(magnitude.sum())
-        self.scale["median"] += float(np.median(magnitude)) * count
-        with np.errstate(all="ignore"):
-            difference = np.where(mine == theirs, 0.0, mine.astype(np.float64) - theirs)
-            self.signal += float(np.square(magnitude).sum())
-            self.noise += float(np.square(difference).sum())
-
-    def result(self, name: str, tolerance: OutputTolerance, worst_feed: int) -> OutputParity:
-        """The figures over all elements, and the verdict."""
-        count = max(self.elements, 1)
-        cosine = self.cosine / count if self.elements else 1.0
-        return OutputParity(
-            output=name,
-            max_abs=self.max_abs,
-            max_rel=self.max_rel,
-            mean_abs=self.mean_abs / count,
-            mean_rel=self.mean_rel / count,
-            median_abs=self.median_abs / count,
-            scale=self.scale["mean"] / count,
-            cosine=cosine if self.is_float else None,
-            snr_db=_decibel(self.signal, self.noise),
-            worst_feed=worst_feed,
-            tolerance=tolerance,
-            passed=self._close(tolerance, count) and self._aligned(tolerance, cosine) and not math.isnan(self.max_abs),
-        )
-
-    def _close(self, tolerance: OutputTolerance, count: int) -> bool:
-        errors = {"max": self.max_abs, "mean": self.mean_abs / count, "median": self.median_abs / count}
-        if tolerance.stat not in errors:
-            return self.elements_passed
-        scale = self.scale[tolerance.stat] / (1 if tolerance.stat == "max" else count)
-        return errors[tolerance.stat] <= (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * scale
-
-    def _aligned(self, tolerance: OutputTolerance, cosine: float) -> bool:
-        return not self.is_float or tolerance.min_cosine is None or cosine >= tolerance.min_cosine
-
-
-def _larger(a: float, b: float) -> float:
-    """The larger one; NaN wins, because NaN must stay visible."""
-    return b if _exceeds(b, a) else a
-
-
-def _exceeds(a: float, b: float) -> bool:
-    """Whether ``a`` is larger than ``b``; NaN is larger than any number."""
-    return not math.isnan(b) and not a <= b
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    if not (math.isfinite(signal) and math.isfinite(noise)):
-        return math.nan
-    return 10 * math.log10(signal / noise) if signal else -math.inf
-
-
 @dataclass(frozen=True)
 class ParityRun:
-    """The result of one pass over the data."""
+    """The result of one pass over the data.
+
+    Attributes:
+        comparisons: of every contender with the reference.
+        links: of every contender with the one it was made from, where that is not the reference.
+    """
 
     comparisons: tuple[Comparison, ...]
+    links: tuple[Comparison, ...]
     metrics: tuple[MetricValue, ...]
     feeds: int
     samples: int
 
 
-class _Entrant:
-    """A contender with its sums, and the outputs that wait to be compared.
+@dataclass(frozen=True)
+class _Match:
+    """Who is compared with whom."""
 
-    Polygraphy takes milliseconds a comparison whatever its size, so outputs are compared in chunks of feeds.
-    """
-
-    def __init__(self, contender: Contender, tolerance: Tolerance) -> None:
-        self.contender = contender
-        self._tolerance = tolerance
-        self._sums: dict[str, _Sums] = {}
-        self._worst: dict[str, tuple[float, int]] = {}
-        self._waiting: list[tuple[Feed, Feed]] = []
-        self._elements = 0
-
-    def add(self, found: Feed, wanted: Feed, feed: int) -> None:
-        """Take one feed's outputs."""
-        mine, theirs = _comparable(found, wanted)
-        for name, value in wanted.items():
-            self._sums.setdefault(name, _Sums(is_float=value.dtype.kind not in "biu"))
-            with np.errstate(invalid="ignore"):
-                gaps = np.where(mine[name] == theirs[name], 0.0, np.abs(mine[name] - theirs[name]))
-            gap = float(gaps.max(initial=0.0))
-            if name not in self._worst or _exceeds(gap, self._worst[name][0]):
-                self._worst[name] = (gap, feed)
-        self._waiting.append((mine, theirs))
-        self._elements += sum(value.size for value in theirs.values())
-        if len(self._waiting) >= _CHUNK_FEEDS or self._elements >= _CHUNK_ELEMENTS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Compare what waits."""
-        if not self._waiting:
-            return
-        mine = {name: np.concatenate([found[name] for found, _ in self._waiting]) for name in self._sums}
-        theirs = {name: np.concatenate([wanted[name] for _, wanted in self._waiting]) for name in self._sums}
-        self._waiting, self._elements = [], 0
-        rules = {name: self._tolerance.for_output(name, self.contender.precision) for name in theirs}
-        for name, (result, cosine) in _compared(mine, theirs, rules).items():
-            self._sums[name].add(result, cosine, mine[name], theirs[name])
+    contender: Contender
+    against: str
+    pair: Pair
 
     def comparison(self) -> Comparison:
-        """The figures of all outputs."""
-        self.flush()
         return Comparison(
             artifact=self.contender.label,
+            against=self.against,
             runner=self.contender.device,
-            outputs=tuple(
-                self._judged(
-                    sums.result(name, self._tolerance.for_output(name, self.contender.precision), self._worst[name][1]),
-                    sums,
-                )
-                for name, sums in self._sums.items()
-            ),
+            outputs=self.pair.results(),
         )
-
-    def _judged(self, output: OutputParity, sums: _Sums) -> OutputParity:
-        """Integer outputs of a lowered graph are judged only by a tolerance of their own.
-
-        Indices of equally good candidates change places at the slightest rounding: no general bound would be right.
-        """
-        lowered = self.contender.precision != "fp32"
-        if sums.is_float or not lowered or output.output in self._tolerance.outputs:
-            return output
-        return output.model_copy(update={"passed": True})
 
 
 def compare(
     reference: Contender,
     others: Iterable[Contender],
-    dataset: Dataset,
+    dataset: Samples,
     tolerance: Tolerance,
-    metric: tuple[str, str] | None,
+    meter: Callable[[], Meter] | None,
     progress: Progress,
+    recording: Recording | None = None,
 ) -> ParityRun:
-    """Run every contender on every feed and compare its outputs with the reference's.
+    """Run every contender on every feed and compare its outputs.
 
     Args:
         reference: what is right by definition.
-        others: who is judged.
+        others: who is judged, each after the one it was made from.
         dataset: the samples; the metric is measured on those with labels.
         tolerance: the profile's; each contender's precision fills the gaps.
-        metric: (name, output) of the task metric, or ``None``.
+        meter: makes a meter for each contender; ``None`` for no metric.
+        recording: keeps outputs, so that they can be judged again.
 
     Raises:
         InputError: a runner refuses a feed, or the metric does not fit the outputs.
+        StageError: outputs differ in shape.
     """
-    entrants = [_Entrant(contender, tolerance) for contender in others]
-    meters = {c.label: TopK(*metric) for c in (reference, *(e.contender for e in entrants))} if metric else {}
+    contenders = tuple(others)
+    everyone = (reference, *contenders)
+    whole = [_match(contender, reference.label, tolerance) for contender in contenders]
+    links = [
+        _match(contender, contender.before, tolerance)
+        for contender in contenders
+        if contender.before not in ("", reference.label)
+    ]
+    meters = {contender.label: meter() for contender in everyone} if meter else {}
     feeds = samples = 0
     for sample in track(progress, "verify", dataset, dataset.size):
-        wanted = reference.runner.infer(sample.feed)
-        _measure(meters, reference.label, wanted, sample.labels)
-        for entrant in entrants:
-            found = entrant.contender.runner.infer(sample.feed)
-            _measure(meters, entrant.contender.label, found, sample.labels)
-            entrant.add(found, wanted, feeds)
+        found = {contender.label: contender.runner.infer(sample.feed) for contender in everyone}
+        for match in (*whole, *links):
+            match.pair.add(found[match.contender.label], found[match.against])
+        for label, each in meters.items():
+            _measure(each, found[label], found[reference.label], sample.labels)
+        if recording is not None:
+            recording.add(found)
         feeds += 1
         samples += sample.rows
-    comparisons = tuple(entrant.comparison() for entrant in entrants)
-    devices = {c.label: c.device for c in (reference, *(e.contender for e in entrants))}
-    metrics = tuple(
+    return ParityRun(
+        comparisons=tuple(match.comparison() for match in whole),
+        links=tuple(match.comparison() for match in links),
+        metrics=_values(meters, {contender.label: contender.device for contender in everyone}),
+        feeds=feeds,
+        samples=samples,
+    )
+
+
+def _match(contender: Contender, against: str, tolerance: Tolerance) -> _Match:
+    judge_integers = contender.precision == "fp32"
+    return _Match(contender, against, Pair(tolerance, contender.precision, judge_integers=judge_integers))
+
+
+def _measure(meter: Meter, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
+    if labels is not None or not meter.needs_labels:
+        meter.update(outputs, wanted, labels)
+
+
+def _values(meters: Mapping[str, Meter], devices: Mapping[str, str]) -> tuple[MetricValue, ...]:
+    """The metric of every contender; none where not a single sample had a label."""
+    return tuple(
         MetricValue(
-            artifact=label, runner=devices[label], metric=meter.metric, value=meter.value, samples=meter.samples
+            artifact=label,
+            runner=devices[label],
+            metric=meter.metric,
+            value=scores.value,
+            samples=scores.samples,
+            lower_is_better=meter.lower_is_better,
+            scores=scores,
         )
         for label, meter in meters.items()
-        if meter.samples  # without a label nothing was measured
+        if (scores := meter.scores()).samples
     )
-    return ParityRun(comparisons, metrics, feeds, samples)
-
-
-def _measure(meters: Mapping[str, TopK], label: str, outputs: Feed, labels: np.ndarray | None) -> None:
-    if label in meters and labels is not None:
-        meters[label].update(outputs, labels)
-
-
-@without("torch")
-def _compared(
-    mine: Feed, theirs: Feed, rules: Mapping[str, OutputTolerance]
-) -> dict[str, tuple[OutputCompareResult, float]]:
-    """Polygraphy's figures for one chunk: differences, and cosine similarity, for every output."""
-    from polygraphy.comparator import (
-        Comparator,
-        CosineSimilarityCompareFunc,
-        IterationResult,
-        RunResults,
-        SimpleCompareFunc,
-    )
-    from polygraphy.logger import G_LOGGER
-
-    results = RunResults()
-    for name, outputs in (("found", mine), ("wanted", theirs)):
-        results.append((name, [IterationResult(outputs, runtime=0.0, runner_name=name)]))
-    differences = SimpleCompareFunc(
-        atol={name: rule.atol for name, rule in rules.items()},
-        rtol={name: rule.rtol for name, rule in rules.items()},
-        check_error_stat={name: rule.stat for name, rule in rules.items()},
-        infinities_compare_equal=True,
-    )
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy's, on empty or infinite outputs; the figures themselves tell
-        by_function = Comparator.compare_accuracy(results, compare_func=[differences, CosineSimilarityCompareFunc()])
-    simple, cosine = (next(iter(result.values()))[0] for result in by_function)
-    return {name: (simple[name], float(cosine[name].cosine_similarity)) for name in theirs}
-
-
-def _comparable(found: Feed, wanted: Feed) -> tuple[Feed, Feed]:
-    """Outputs as Polygraphy should see them: flat, and integers and booleans as "differs" (1) or "equal" (0).
-
-    The distance between two class indices means nothing; the share that differs does.
-    """
-    mine, theirs = {}, {}
-    for name, value in wanted.items():
-        other = found[name]
-        if other.shape != value.shape:
-            raise StageError(
-                f"output {name!r} has shape {list(other.shape)}, the reference's has {list(value.shape)}",
-                "an output whose shape depends on the data cannot be compared; leave it out of the model",
-            )
-        if value.dtype.kind in "biu":
-            mine[name], theirs[name] = (other != value).ravel().astype(np.float32), np.zeros(value.size, np.float32)
-        else:
-            mine[name], theirs[name] = other.ravel().astype(np.float32), value.ravel().astype(np.float32)
-    return mine, theirs

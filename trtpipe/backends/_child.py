@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 from trtpipe.artifact import Record
 from trtpipe.backends._endings import NO_SPACE_STATUS, Outcome
 from trtpipe.backends._linux import be_the_first_to_go, die_with
+from trtpipe.backends._sandbox import confine
 from trtpipe.errors import InternalError
+from trtpipe.imports import no_telemetry
 
 #: TensorRT walks graphs recursively: a chain of a few thousand layers overflows the usual 8 MiB.
 _STACK_BYTES = 512 << 20
@@ -26,10 +28,13 @@ _HOME = "trtpipe."
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Run the task that ``arguments`` name (task, scratch folder, parent's process id) and exit."""
-    task, folder, parent = arguments
+    """Run the task that ``arguments`` name (task, scratch folder, parent's process id, places as JSON) and exit."""
+    task, folder, parent, places = arguments
     die_with(int(parent))
     be_the_first_to_go()
+    no_telemetry()
+    if places:
+        confine(**json.loads(places))
     report = _Reporter(_take_stdout())
     tempfile.tempdir = folder  # what libraries leave behind when killed goes with the folder
     os.putenv("TMPDIR", folder)

@@ -52,7 +52,7 @@ class Outcome(Record):
         """Describe what the task raised; ``folder`` is named where a full disk's error names no file."""
         if isinstance(error, TrtpipeError):
             return cls(kind="error", error=_known_class(error), message=error.message, remedy=error.remedy)
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return cls(kind="memory", message=str(error))
         if isinstance(error, OSError) and error.errno in _FULL:
             return cls(kind="space", message=str(error.filename or folder))
@@ -102,27 +102,26 @@ def raise_from(outcome: Outcome, what: str) -> NoReturn:
 
 def death(ending: Ending, what: str) -> TrtpipeError:
     """The error for a child that left no answer."""
-    if ending.stopped == "time":
-        limit = format_seconds(ending.limit)
-        return WorkerDied(f"stopped after the time limit of {limit} while {what}{_phase(ending)}", _MORE_TIME)
-    if ending.stopped == "memory":
-        limit = format_bytes(int(ending.limit))
-        return WorkerDied(f"stopped at the memory limit of {limit} while {what}{_phase(ending)}", _MORE_MEMORY)
-    if ending.status == NO_SPACE_STATUS:
+    if ending.status == NO_SPACE_STATUS and not ending.stopped:
         return _no_space("the temporary folder", what)
-    if ending.status == -signal.SIGKILL:
-        return WorkerDied(
-            f"killed (SIGKILL) while {what}{_phase(ending)}; most likely the system ran out of memory", _MORE_MEMORY
-        )
-    if "std::bad_alloc" in ending.words:
-        return WorkerDied(f"out of memory while {what}{_phase(ending)}", _MORE_MEMORY)
     words = last_words(ending.words)
     said = f"; its last words: {words}" if words else ""
-    if ending.status < 0:
+    while_ = f"while {what}{_phase(ending)}"
+    if ending.stopped == "time":
+        message, remedy = f"stopped after the time limit of {format_seconds(ending.limit)} {while_}", _MORE_TIME
+    elif ending.stopped == "memory":
+        message, remedy = f"stopped at the memory limit of {format_bytes(int(ending.limit))} {while_}", _MORE_MEMORY
+    elif ending.status == -signal.SIGKILL:
+        message, remedy = f"killed (SIGKILL) {while_}; most likely the system ran out of memory", _MORE_MEMORY
+    elif "std::bad_alloc" in ending.words:
+        message, remedy = f"out of memory {while_}", _MORE_MEMORY
+    elif ending.status < 0:
         name = _signal_name(-ending.status)
-        return WorkerDied(f"the worker process crashed ({name}) while {what}{_phase(ending)}{said}", _CRASHED)
-    how = "without an answer" if ending.status == 0 else f"with exit status {ending.status}"
-    return WorkerDied(f"the worker process ended {how} while {what}{_phase(ending)}{said}", _CRASHED)
+        message, remedy = f"the worker process crashed ({name}) {while_}{said}", _CRASHED
+    else:
+        how = "without an answer" if ending.status == 0 else f"with exit status {ending.status}"
+        message, remedy = f"the worker process ended {how} {while_}{said}", _CRASHED
+    return WorkerDied(message, remedy, ending.phase)
 
 
 def last_words(text: str) -> str:

@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-#: A system call's number (the same on all machines but Alpha), and the flag that asks for the version alone.
-_LANDLOCK_CREATE_RULESET, _LANDLOCK_VERSION = 444, 1
 #: Positions in ``/proc/<pid>/stat``, counted behind the command's closing parenthesis.
 _GROUP, _RESIDENT_PAGES = 2, 21
 
@@ -61,12 +59,3 @@ def be_the_first_to_go() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-
-
-def landlock_version() -> int:
-    """Version of the kernel's Landlock, which confines a process to some folders; 0 where there is none."""
-    if sys.platform != "linux":
-        return 0
-    with suppress(OSError, AttributeError):
-        return max(int(ctypes.CDLL(None).syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)), 0)
-    return 0

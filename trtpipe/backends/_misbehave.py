@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import signal
 import tempfile
@@ -20,20 +21,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Misbehaviour: TypeAlias = Literal[
-    "fail", "bug", "crash", "abort", "killed", "hang", "hog", "huge", "chatter", "vanish", "garble", "full-disk"
+    "fail",
+    "bug",
+    "crash",
+    "abort",
+    "divide",
+    "killed",
+    "hang",
+    "hog",
+    "huge",
+    "gulp",
+    "chatter",
+    "vanish",
+    "garble",
+    "full-disk",
+    "full-device",
+    "no-file",
+    "short-file",
 ]
 
 _PIECE = 16 << 20
 _HUGE = 1 << 50
+_GULP = 100 << 30
 
 
 def misbehave(how: Misbehaviour) -> NoReturn:
     """Go wrong in the way called ``how``; never returns.
 
-    ``fail`` raises BuildError; ``bug`` raises ValueError; ``crash``, ``abort`` and ``killed`` end by SIGSEGV, SIGABRT
-    and SIGKILL; ``hang`` sleeps; ``hog`` takes more and more memory; ``huge`` asks for a petabyte at once; ``chatter``
-    prints without end; ``vanish`` exits well but without an answer; ``garble`` with half of one; ``full-disk`` meets
-    a full disk.
+    ``fail`` raises BuildError; ``bug`` raises ValueError; ``crash``, ``abort``, ``divide`` and ``killed`` end by
+    SIGSEGV, SIGABRT, SIGFPE and SIGKILL; ``hang`` sleeps; ``hog`` takes more and more memory; ``huge`` asks for a
+    petabyte at once; ``gulp`` takes 100 GB as fast as it can; ``chatter`` prints without end; ``vanish`` exits well
+    but without an answer; ``garble`` with half of one; ``full-disk`` reports a full disk, ``full-device`` meets one.
+    ``no-file`` and ``short-file`` are the back-end's own affair: it says that it is done, and is not.
     """
     _WAYS[how]()
     raise AssertionError(f"{how} returned")
@@ -50,6 +69,11 @@ def _bug() -> None:
 def _crash() -> None:
     os.write(2, b"about to read address 8\n")
     ctypes.string_at(8)
+
+
+def _divide() -> None:
+    ctypes.CDLL(None).div(1, 0)
+    os.kill(os.getpid(), signal.SIGFPE)  # on processors whose division does not mind
 
 
 def _killed() -> None:
@@ -71,6 +95,12 @@ def _huge() -> None:
     bytearray(_HUGE)
 
 
+def _gulp() -> None:
+    block = mmap.mmap(-1, _GULP)
+    for at in range(0, _GULP, mmap.PAGESIZE):
+        block[at] = 1
+
+
 def _chatter() -> None:
     while True:
         os.write(2, b"the null back-end was told to chatter\n" * 1000)
@@ -89,17 +119,24 @@ def _full_disk() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "engine.plan")
 
 
+def _full_device() -> None:
+    Path("/dev/full").write_bytes(b"engine")
+
+
 _WAYS: dict[Misbehaviour, Callable[[], None]] = {
     "fail": _fail,
     "bug": _bug,
     "crash": _crash,
     "abort": os.abort,
+    "divide": _divide,
     "killed": _killed,
     "hang": _hang,
     "hog": _hog,
     "huge": _huge,
+    "gulp": _gulp,
     "chatter": _chatter,
     "vanish": _vanish,
     "garble": _garble,
     "full-disk": _full_disk,
+    "full-device": _full_device,
 }

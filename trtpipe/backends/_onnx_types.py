@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import Refusal
-from trtpipe.onnxfile import read_proto
+from trtpipe.onnxfile import dtype_name, read_proto
 from trtpipe.target import TARGETS
 
 if TYPE_CHECKING:
@@ -23,21 +23,35 @@ _SPECIAL = {
     "FLOAT8E4M3FN": "float8_e4m3fn",
     "FLOAT4E2M1": "float4_e2m1",
 }
+#: ONNX element types that TensorRT has no word for; its parser refuses them without naming the tensor.
+_UNKNOWN = (
+    "INT16", "UINT16", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "STRING", "FLOAT8E5M2", "FLOAT8E4M3FNUZ",
+    "FLOAT8E5M2FNUZ", "FLOAT8E8M0", "UINT4", "UINT2", "INT2",
+)  # fmt: skip
 #: Attributes that hold the code of an element type.
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
 
 
 def refuse_types(model: Path, target: Target) -> Refusal | None:
-    """A refusal if the model holds an element type that ``target`` cannot compute in.
+    """A refusal if an input, output or constant is of a type that TensorRT lacks, or ``target`` cannot compute in.
 
     Raises:
         InputError: ``model`` is no readable ONNX file.
     """
     import onnx
 
-    words = {onnx.TensorProto.DataType.Value(name): word for name, word in _SPECIAL.items()}
-    for code, place in _types(read_proto(model)):
+    proto = read_proto(model)
+    codes = onnx.TensorProto.DataType
+    unknown = {codes.Value(name) for name in _UNKNOWN if name in codes.keys()}  # noqa: SIM118  no mapping
+    for code, place in _stored_types(proto.graph):
+        if code in unknown:
+            return Refusal(
+                f"{model.name}: {place} is {dtype_name(code)}, a type that TensorRT does not have",
+                "convert it outside the model: int32, int64, float32 and float16 go everywhere",
+            )
+    words = {codes.Value(name): word for name, word in _SPECIAL.items()}
+    for code, place in _types(proto):
         word = words.get(code)
         if word is not None and word not in target.dtypes:
             able = ", ".join(other.name for other in TARGETS if word in other.dtypes)
@@ -58,6 +72,16 @@ def find_float32_product(model: Path) -> str | None:
             if node.op_type in _PRODUCTS and weights.intersection(node.input[:2]):
                 return str(node.name or node.output[0])
     return None
+
+
+def _stored_types(graph: onnx.GraphProto) -> Iterator[tuple[int, str]]:
+    """The (element type code, name) of what an engine has to hold: inputs, outputs and constants."""
+    for what, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            yield value.type.tensor_type.elem_type, f"{what} {value.name!r}"
+    for inner in _graphs(graph):
+        for tensor in inner.initializer:
+            yield tensor.data_type, f"constant {tensor.name!r}"
 
 
 def _types(proto: onnx.ModelProto) -> Iterator[tuple[int, str]]:

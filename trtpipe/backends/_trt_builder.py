@@ -17,7 +17,8 @@ from trtpipe.backends._trt_errors import Log, build_error, parse_error
 from trtpipe.backends._trt_shapes import NetworkInput, check_shapes
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.worker import Report, call, limits_for
-from trtpipe.errors import BuildError, EnvironmentLacks
+from trtpipe.errors import BuildError, EnvironmentLacks, WorkerDied
+from trtpipe.preflight import folder_size
 from trtpipe.profile import ShapeRange
 
 if TYPE_CHECKING:
@@ -74,35 +75,50 @@ def build_in_worker(
     progress: Progress,
     device: str = "",
     opens: bool = False,
+    *,
+    confined: bool = True,
 ) -> EngineFacts:
     """Run ``task`` on a BuildRequest in a child process; ``plan`` appears when it is complete, or not at all.
 
     Raises:
         TrtpipeError: as ``build`` and ``worker.call`` do.
     """
-    part = plan.with_name(f"{plan.name}.part")
+    part, options = plan.with_name(f"{plan.name}.part"), profile.build
     request = BuildRequest(
         model=str(model),
         plan=str(part),
         flavour=flavour,
         target=target.name,
         shapes=profile.shapes,
-        workspace=profile.build.workspace,
-        opt_level=profile.build.opt_level,
+        workspace=options.workspace,
+        opt_level=options.opt_level,
         device=device,
         opens=opens,
     )
-    try:
-        facts = call(
+
+    def attempt(path: Path) -> EngineFacts:
+        return call(
             task,
-            request,
+            request.model_copy(update={"model": str(path)}),
             EngineFacts,
-            limits=limits_for(settings, profile.build.time_limit, profile.build.memory_limit),
+            limits=limits_for(
+                settings, profile.build.time_limit, profile.build.memory_limit, size=folder_size(model.parent)
+            ),
             progress=progress,
             what=f"building {target} from {model.name}",
             workdir=plan.parent,
+            reads=(path.parent,) if confined else None,
         )
+
+    try:
+        facts = attempt(model)
+        if not part.is_file():
+            raise WorkerDied(f"no engine was written while building {target} from {model.name}", "build again")
         part.replace(plan)
+    except BuildError as error:
+        from trtpipe.backends._trt_blame import blamed
+
+        raise blamed(error, model, attempt, plan.parent) from error
     finally:
         part.unlink(missing_ok=True)
     return facts

@@ -34,7 +34,8 @@ _GUIDE: tuple[tuple[str, str], ...] = (
         "OutOfMemory|workspace limit|insufficient workspace",
         "allow more scratch memory (--workspace), or smaller max shapes",
     ),
-    (r"^false\b|plugin", "replace the operator by ones TensorRT has, or install its plugin"),
+    (r"has no runners", "TensorRT has no kernel for that node: move it behind the engine, or replace it"),
+    (r"^false\b|[Pp]lugin", "replace the operator by ones TensorRT has, or install its plugin"),
     (
         "Attention operation was not supported|is_decomposable",
         "export at opset 22 or lower, which has no Attention operator",
@@ -47,6 +48,10 @@ _GUIDE: tuple[tuple[str, str], ...] = (
     ("implementation for node", "keep that node in float32, allow more --workspace, or replace it"),
 )
 _DEFAULT_REMEDY = "replace the node named, keep it in float32, or try another target or back-end"
+
+#: The builder's words for a type that only Q/DQ layers and plug-ins may touch; it lists the latter at length.
+_BOUND_TYPE = re.compile(r"Tensor (?P<name>\S+) has datatype (?P<type>\w+) but is not (?P<how>consumed|produced) by .*")
+_BOUND_TO = {"consumed": "only DequantizeLinear can read", "produced": "only QuantizeLinear can produce"}
 
 #: Wrapping that means nothing to a user, taken off in this order.
 _WRAPPING = (
@@ -131,6 +136,8 @@ def tidy(message: str) -> str:
     text = " ".join(message.split())
     for wrapping in _WRAPPING:
         text = re.sub(wrapping, "", text)
+    if bound := _BOUND_TYPE.search(text):
+        return f"tensor {bound['name']!r} is {bound['type']}, which {_BOUND_TO[bound['how']]}"
     quoted = re.search(r'&& "(.+)"$', text)
     return (quoted[1] if quoted else text)[:_LENGTH]
 

@@ -17,6 +17,7 @@ from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.backends.worker import Report, call, limits_for
 from trtpipe.digest import sha256_bytes, sha256_file
 from trtpipe.errors import InputError
+from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,15 +99,17 @@ class Null:
             InputError: ``model`` is no ONNX file.
             TrtpipeError: whatever its misbehaviour amounts to.
         """
+        options = profile.build
         request = NullRequest(model=str(model), plan=str(plan), target=target.name, misbehaviour=self._behaviour.build)
         return call(
             "trtpipe.backends.null:build_task",
             request,
             EngineFacts,
-            limits=limits_for(settings, profile.build.time_limit, profile.build.memory_limit),
+            limits=limits_for(settings, options.time_limit, options.memory_limit, size=folder_size(model.parent)),
             progress=progress,
             what=f"building {target} from {model.name}",
             workdir=plan.parent,
+            reads=(model.parent,),
         )
 
     @contextmanager
@@ -173,12 +176,15 @@ def build_task(request: NullRequest, report: Report) -> EngineFacts:
 
     started = time.monotonic()
     report("building", 0, 1)
-    if request.misbehaviour:
+    if request.misbehaviour not in (None, "no-file", "short-file"):
         misbehave(request.misbehaviour)
     model = Path(request.model)
     contract = read_contract(model)
     engine = NullEngine(model=sha256_file(model), target=request.target, io=contract)
-    engine.write(Path(request.plan))
+    if request.misbehaviour != "no-file":
+        engine.write(Path(request.plan))
+    if request.misbehaviour == "short-file":
+        Path(request.plan).write_bytes(b"")
     report("building", 1, 1)
     return EngineFacts(
         flavour=Null.name,

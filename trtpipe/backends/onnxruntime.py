@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import TensorSpec
 from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.errors import InputError, InternalError, StageError
+from trtpipe.imports import no_telemetry
 from trtpipe.onnxfile import read_proto
 from trtpipe.toolchain import version
 
@@ -104,6 +105,7 @@ class OnnxRuntime:
         Raises:
             StageError: onnxruntime cannot load the model; the message carries its reason.
         """
+        no_telemetry()
         import onnxruntime as ort
 
         options = ort.SessionOptions()

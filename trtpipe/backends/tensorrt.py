@@ -95,6 +95,7 @@ class TensorRT:
             progress,
             device=gpu.uuid if mixed else "",
             opens=True,
+            confined=False,  # what the CUDA driver of every machine needs is not known
         )
 
     @contextmanager

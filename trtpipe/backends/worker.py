@@ -1,11 +1,13 @@
 """Run a task in a child process, so that a crash, a hang or a memory hog in a native library costs one typed error.
 
 TensorRT, onnxsim and onnx's shape inference can all kill or block the process they run in. ``call`` starts a fresh
-Python for one task, watches its clock and its memory, and turns every way it can end into a reply or an error.
+Python for one task, confines it to its inputs and its work folder where the kernel can, watches its clock and its
+memory, and turns every way it can end into a reply or an error.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import signal
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,17 +53,47 @@ _REPORT_LINE = TypeAdapter(tuple[str, int, int | None])
 
 @dataclass(frozen=True)
 class Limits:
-    """What one child process may use: wall time in seconds, resident memory in bytes."""
+    """What one child process may use: wall time in seconds, resident memory in bytes; and whether it is confined."""
 
     seconds: float
     memory: int
+    confined: bool = True
 
 
-def limits_for(settings: Settings, seconds: float | None = None, memory: int | None = None) -> Limits:
-    """The limits in force: the caller's own, then the settings', then 90 % of the machine's memory."""
+@dataclass(frozen=True)
+class Allowance:
+    """Seconds a kind of work may take where nobody says otherwise: for any model, and for each MB of this one."""
+
+    seconds: float
+    a_megabyte: float
+
+
+#: Reading, checking and rewriting a model: seconds where all is well.
+LIGHT = Allowance(50.0, 2.0)
+#: Building an engine or running somebody's code: TensorRT may try kernels for half an hour.
+HEAVY = Allowance(3600.0, 10.0)
+#: Memory where nobody says otherwise: for any model, and for each byte of this one.
+_MEMORY, _MEMORY_A_BYTE = 16 << 30, 16
+
+
+def limits_for(
+    settings: Settings,
+    seconds: float | None = None,
+    memory: int | None = None,
+    *,
+    work: Allowance = HEAVY,
+    size: int = 0,
+) -> Limits:
+    """The limits in force: the caller's own, then the settings', then those that follow from the model's size.
+
+    Args:
+        size: bytes of the model, its external data included.
+    """
+    usual = min(int(_SHARE_OF_MEMORY * machine_memory()), _MEMORY + _MEMORY_A_BYTE * size)
     return Limits(
-        seconds=seconds or settings.worker_seconds,
-        memory=memory or settings.worker_memory or int(_SHARE_OF_MEMORY * machine_memory()),
+        seconds=seconds or settings.worker_seconds or work.seconds + work.a_megabyte * size / 1e6,
+        memory=memory or settings.worker_memory or usual,
+        confined=settings.sandbox,
     )
 
 
@@ -74,6 +106,7 @@ def call(
     progress: Progress,
     what: str,
     workdir: Path | None = None,
+    reads: Sequence[Path] | None = None,
 ) -> R:
     """Run ``task`` in a child process and wait for its answer.
 
@@ -85,6 +118,8 @@ def call(
         what: the work in words that go with "while", such as ``building sm89 from lowered.onnx``.
         workdir: where the child's private scratch folder is made (default: the system's temporary folder). The
             folder is gone when this returns.
+        reads: files and folders the child may read, besides ``workdir``, which it may write too, and the system's
+            own; ``None`` where it runs the user's code, which may do whatever the user may.
 
     Raises:
         TrtpipeError: the very error that the task raised.
@@ -99,7 +134,8 @@ def call(
             scratch = tempfile.TemporaryDirectory(prefix="trtpipe-", dir=where, ignore_cleanup_errors=True)
             folder = stack.enter_context(scratch)
             Path(folder, "request.json").write_text(request.model_dump_json(), encoding="utf-8")
-            child = stack.enter_context(_Child(task, folder, limits, progress))
+            places = _places(reads, where, folder) if limits.confined else ""
+            child = stack.enter_context(_Child(task, folder, places, limits, progress))
         except OSError as error:
             place = error.filename or workdir or tempfile.gettempdir()
             raise EnvironmentLacks(
@@ -115,6 +151,14 @@ def call(
     return reply.model_validate(outcome.reply)
 
 
+def _places(reads: Sequence[Path] | None, workdir: Path | None, scratch: str) -> str:
+    """What the child may touch, as JSON; empty if anything."""
+    if reads is None:
+        return ""
+    writes = [scratch] if workdir is None else [str(workdir), scratch]
+    return json.dumps({"reads": [str(path.absolute()) for path in reads], "writes": writes})
+
+
 def _outcome(path: Path) -> Outcome | None:
     try:
         return Outcome.model_validate_json(path.read_bytes())
@@ -125,7 +169,7 @@ def _outcome(path: Path) -> Outcome | None:
 class _Child:
     """One running child. Its standard output carries progress; its standard error carries what libraries print."""
 
-    def __init__(self, task: str, folder: str, limits: Limits, progress: Progress) -> None:
+    def __init__(self, task: str, folder: str, places: str, limits: Limits, progress: Progress) -> None:
         self._limits = limits
         self._progress = progress
         self._tail = bytearray()
@@ -133,7 +177,7 @@ class _Child:
         self._phase = ""
         boot = _BOOT.format(separator=os.pathsep)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", boot, os.pathsep.join(sys.path), task, folder, str(os.getpid())],
+            [sys.executable, "-c", boot, os.pathsep.join(sys.path), task, folder, str(os.getpid()), places],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

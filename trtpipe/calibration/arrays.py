@@ -119,7 +119,7 @@ def _dataset(data: DataSettings, contract: IOContract, columns: dict[str, Column
         expected = free_batch(contract)
 
     def read() -> Generator[Sample | Flaw, None, None]:
-        return _read(path, selection, columns, labels, expected)
+        return _read(path, selection, columns, labels, expected, batched=bool(batch_axis))
 
     return StackedDataset(
         name=f"{path.name} ({selection.words})",
@@ -134,7 +134,13 @@ def _dataset(data: DataSettings, contract: IOContract, columns: dict[str, Column
 
 
 def _read(
-    path: Path, selection: Selection, columns: dict[str, Column], labels: Column | None, contract: IOContract
+    path: Path,
+    selection: Selection,
+    columns: dict[str, Column],
+    labels: Column | None,
+    contract: IOContract,
+    *,
+    batched: bool,
 ) -> Generator[Sample | Flaw, None, None]:
     with ExitStack() as stack:
 
@@ -144,7 +150,8 @@ def _read(
         streams = [rows(column) for column in columns.values()]
         classes: Iterator[np.ndarray | None] = rows(labels) if labels else repeat(None)
         for position, (index, label, *values) in enumerate(zip(selection.indices, classes, *streams, strict=False)):
-            sample = Sample(dict(zip(columns, values, strict=True)), label)
+            several = label is not None and label.ndim and not batched  # numbers a sample
+            sample = Sample(dict(zip(columns, values, strict=True)), label[np.newaxis] if several else label)
             yield attempted(position, partial(checked, sample, contract, f"{path}: row {index}"))
 
 

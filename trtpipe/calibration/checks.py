@@ -156,9 +156,27 @@ def _holds(wanted: np.dtype, value: np.ndarray) -> bool:
 def _labels(labels: np.ndarray | None, rows: int, where: str) -> np.ndarray | None:
     if labels is None:
         return None
+    if (structured := _structured(labels, rows, where)) is not None:
+        return structured
     flat = labels.reshape(-1)
     if labels.dtype.kind not in "iu":
         raise InputError(f"{where}: labels have type {labels.dtype}", "give class numbers as integers")
     if len(flat) != rows:
         raise InputError(f"{where}: {len(flat)} label(s) for {rows} row(s)", "give one label for each row of the batch")
     return flat.astype(np.int64)
+
+
+def _structured(labels: np.ndarray, rows: int, where: str) -> np.ndarray | None:
+    """Labels of several numbers a row (boxes, transcripts), with the batch axis; ``None`` where there is one a row."""
+    if labels.ndim < 2 or labels.size == rows:
+        return None
+    if labels.dtype.kind not in "iuf":
+        raise InputError(f"{where}: labels have type {labels.dtype}", "give numbers")
+    if rows == 1 and labels.shape[0] != 1:
+        labels = labels[np.newaxis]
+    if labels.shape[0] != rows:
+        raise InputError(
+            f"{where}: labels have shape {list(labels.shape)} for {rows} row(s)",
+            "give labels for each row of the batch",
+        )
+    return labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)

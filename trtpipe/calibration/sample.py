@@ -24,7 +24,8 @@ class Sample:
 
     Attributes:
         feed: input name -> array, in the order of the model's inputs.
-        labels: int64[rows], the class of each row of the batch; ``None`` where the data has no labels.
+        labels: int64[rows], the class of each row of the batch; for tasks of another kind int64 or float32[rows, ...]
+            (boxes, transcripts); ``None`` where the data has no labels.
     """
 
     feed: Feed
@@ -88,7 +89,7 @@ def content_digest(samples: Iterable[Sample]) -> str:
         rows = sample.rows
         for row in range(rows):
             parts = {name: _row(value, row, rows) for name, value in sample.feed.items()}
-            label = None if sample.labels is None else int(sample.labels[row])
+            label = None if sample.labels is None else sample.labels[row].tolist()
             head = [[name, part.dtype.name, list(part.shape)] for name, part in parts.items()]
             digest.update(canonical_json([head, label]).encode())
             for part in parts.values():

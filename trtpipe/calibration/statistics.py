@@ -5,9 +5,10 @@ its mantissa. So it needs no range in advance, a bin is never wider than 2**-7 (
 from anywhere simply add up: the result is the same to the last bit for every batch size, order and way of sharding.
 (Below 2**-126, where float32 itself gets coarser, bins are 2**-133 wide.)
 
-Feature maps hold far more values than a histogram needs, and neighbours in them are alike. Of large ones only every
-second, fourth or eighth row is counted (see ``counted_rows``); extremes are always those of all values. Which rows
-those are depends on the map's own height and width alone, so the result still does not depend on batch and order.
+The largest feature maps hold far more values than a histogram needs, and neighbours in them are alike. Of maps of
+400,000 values a sample and more only every second, fourth or eighth row is counted (see ``counted_rows``); extremes are
+always those of all values. Which rows those are depends on the map's own size alone, so the result still does not
+depend on batch and order.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ RESOLUTION = 2.0**-7
 
 #: Values counted at a time: they and their bins stay in the processor's second cache.
 _CHUNK = 1 << 15
-#: Positions of a feature map that are enough, and the largest step from one counted row to the next.
-_POSITIONS, _LARGEST_STEP = 196, 8
+#: Values of one sample's feature map that are enough, and the largest step from one counted row to the next.
+_ENOUGH, _LARGEST_STEP = 200_000, 8
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _HALF = np.uint32(16)
 
@@ -137,12 +138,12 @@ class TensorStatistics:
 def counted_rows(shape: tuple[int, ...]) -> int:
     """The step from one counted row to the next along axis 2 of an array [batch, channel, row, ...]; 1 for all rows.
 
-    The largest power of two, up to 8, that leaves 196 positions of each channel (those of a map of 14 x 14). Arrays
-    with fewer axes are counted in full: what lies side by side in them is not alike.
+    The largest power of two, up to 8, that leaves 200,000 values a sample: a tail of 1 in 10,000 is then 20 values of
+    each sample. Arrays with fewer axes are counted in full: what lies side by side in them is not alike.
     """
-    positions = math.prod(shape[2:]) if len(shape) > 3 else 0
+    values = math.prod(shape[1:]) if len(shape) > 3 else 0
     step = 1
-    while step < _LARGEST_STEP and positions >= 2 * step * _POSITIONS and shape[2] > step:
+    while step < _LARGEST_STEP and values >= 2 * step * _ENOUGH and shape[2] > step:
         step *= 2
     return step
 

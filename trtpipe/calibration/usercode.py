@@ -46,7 +46,7 @@ class UserFunction:
         index = 0
         while True:
             try:
-                with _importable(self.folder):
+                with importable(self.folder):
                     iterator = iter(self.call()) if iterator is None else iterator
                     item = next(iterator)
             except StopIteration:
@@ -69,7 +69,7 @@ def load_function(source: str) -> UserFunction:
     place, _, name = source.rpartition(":")
     folder = Path(place).resolve().parent if place.endswith(".py") else Path.cwd()
     try:
-        with _importable(folder):
+        with importable(folder):
             module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except InputError:
         raise
@@ -110,7 +110,8 @@ def _load_file(path: Path) -> ModuleType:
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
+    """While entered, modules in ``folder`` can be imported."""
     sys.path.insert(0, str(folder))
     try:
         yield

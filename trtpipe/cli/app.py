@@ -18,6 +18,7 @@ from trtpipe.cli.text import emit
 SECTIONS = {
     "Whole pipeline": ("build",),
     "Single stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
+    "Accuracy": ("sensitivity", "tune", "check", "diff"),
     "Looking": ("inspect", "doctor"),
     "Housekeeping": ("cache",),
 }

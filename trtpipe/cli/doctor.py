@@ -59,9 +59,17 @@ def _machine(found: Diagnosis) -> list[tuple[str, str]]:
         ("GPU", "\n".join(gpus) or "none"),
         ("CUDA driver", driver),
         *((state.name, state.version or "not installed") for state in found.backends),
-        ("Landlock", f"version {found.landlock}" if found.landlock else "not available"),
+        ("sandbox", _sandbox(found)),
         ("cache", f"{found.cache.path}, {format_bytes(found.cache.free)} free"),
     ]
+
+
+def _sandbox(found: Diagnosis) -> str:
+    """What child processes that work on files from anyone cannot touch."""
+    landlock = f"Landlock {found.landlock}" if found.landlock else "no Landlock in this kernel"
+    confined = {"files": "files but their own", "network": "the network"}
+    kept = [words for name, words in confined.items() if name in found.sandbox]
+    return f"child processes cannot touch {' and '.join(kept)} ({landlock})" if kept else f"none ({landlock})"
 
 
 def _memory(size: int | None) -> str:

@@ -281,7 +281,20 @@ def evaluation_options(data: str) -> Decorator[Any]:
         recipe_option(
             "--metric",
             at=("evaluation", "metric"),
-            type=click.Choice(["top1", "top5"]),
-            help="Task metric of labelled data.",
+            metavar="top1|top5|cosine|map|wer|FUNCTION",
+            help="Task metric; FUNCTION is file.py:evaluate, or file.py:metric for each feed.",
+        ),
+        recipe_option(
+            "--metric-of",
+            at=("evaluation", "output"),
+            metavar="NAME",
+            help="The output the metric reads, or the figure of file.py:evaluate that counts.",
+        ),
+        recipe_option(
+            "--lower-is-better",
+            at=("evaluation", "lower_is_better"),
+            is_flag=True,
+            default=None,
+            help="The figure of FUNCTION is an error.",
         ),
     )

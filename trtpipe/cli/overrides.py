@@ -66,7 +66,7 @@ def recipe_of(file: Path | None, overrides: Sequence[Override]) -> CalibrationRe
     evaluation = recipe.evaluation
     if evaluation is None:
         return recipe
-    if not evaluation.source:
+    if not evaluation.source and not evaluation.own:
         option = next((o.option for o in overrides if o.at[0] == "evaluation"), "[evaluation]")
         raise InputError(f"{option}: there is no evaluation data", "name it with --eval-data DATA")
     if evaluation.image is None and Path(evaluation.source).is_dir():

@@ -54,8 +54,11 @@ def finish(session: Session, command: str, result: BuildResult, following: Seque
             }
         )
         return code
-    emit(_steps_table(result.steps, verdicts, detailed=session.verbosity > 0))
+    if result.steps:
+        emit(_steps_table(result.steps, verdicts, detailed=session.verbosity > 0))
     emit(line(_conclusion(result, verdicts)))
+    if not result.steps:  # no table that would hold them
+        emit("\n".join(verdict.summary.replace("; ", "\n") for verdict in verdicts))
     if result.out is not None:
         emit(f"result: {printable(str(result.out))}")
     if words := following if code == 0 and following else _inspection(result):
@@ -171,6 +174,8 @@ def _inspection(result: BuildResult) -> list[str]:
         return []
     kinds = {artifact.kind: artifact for artifact in result.artifacts}
     wanted = "parity" if not result.accurate else "latency" if not result.fast else "manifest"
+    if not result.artifacts:
+        return ["trtpipe", "inspect", str(result.out)]
     artifact = kinds.get(wanted) or (result.artifacts[0] if result.artifacts else None)
     return [] if artifact is None else ["trtpipe", "inspect", str(_published(artifact, result.out))]
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from trtpipe import EngineFacts, Inspection, LatencyReport, Manifest, ParityReport
+    from trtpipe.accuracy.reports import MetricValue
     from trtpipe.backends.plan import PlanHeader
     from trtpipe.calibration.account import DataAccount
     from trtpipe.calibration.ranges import Ranges, TensorRange
@@ -242,28 +243,38 @@ def _parity(report: ParityReport) -> Iterator[str]:
     yield facts(
         [
             ("verdict", "\n".join([_VERDICTS[report.passed], *report.reasons])),
+            *((("broke at", report.broke),) if report.broke else ()),
             ("precision", report.precision),
             ("reference", report.reference),
             ("data", f"{report.samples} samples, {kind}: {report.data}"),
-            *(("metric", f"{m.artifact}: {m.metric} {m.value:.4f} on {m.samples}, {m.runner}") for m in report.metrics),
+            *(("metric", _metric(value)) for value in report.metrics),
             *(("not run", f"{artifact}: {reason}") for artifact, reason in report.not_run.items()),
         ]
     )
     rows = [
         (
             comparison.artifact,
+            comparison.against,
             output.output,
             f"{output.mean_abs:.3g}",
             f"{output.max_abs:.3g}",
             "" if output.cosine is None else f"{output.cosine:.6f}",
             f"{output.snr_db:.1f}",
+            "" if output.top1_agreement is None else f"{output.top1_agreement:.2%}",
             _VERDICTS[output.passed],
             comparison.runner,
         )
-        for comparison in report.comparisons
+        for comparison in (*report.pytorch, *report.comparisons, *report.links)
         for output in comparison.outputs
     ]
-    yield table(("artifact", "output", "mean", "max", "cosine", "SNR dB", "verdict", "runner"), rows)
+    headers = ("artifact", "against", "output", "mean", "max", "cosine", "SNR dB", "top-1 same", "verdict", "runner")
+    yield table(headers, rows)
+
+
+def _metric(value: MetricValue) -> str:
+    others = "".join(f", {name} {figure:.4g}" for name, figure in value.others.items())
+    count = f" on {value.samples}" if value.samples else ""
+    return f"{value.artifact}: {value.metric} {value.value:.4f}{count}{others}, {value.runner}"
 
 
 def _latency(report: LatencyReport) -> Iterator[str]:

@@ -69,6 +69,11 @@ class Session:
             overrides.append(Override(("shapes",), tuple(profiles), " ".join(self.shapes)))
         return profile_of(self.profile_file, overrides)
 
+    def default_precision(self, precision: str) -> None:
+        """Compute in ``precision`` unless the profile or an option says otherwise."""
+        if self.profile_file is None:
+            self.profile_overrides[:0] = [Override(("precision",), precision, "the command")]
+
     def job(self, progress: Progress, source: str | None = None, *, engines: bool = True) -> Job:
         """The job that the options describe.
 

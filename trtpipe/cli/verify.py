@@ -10,12 +10,17 @@ from trtpipe.cli import options
 from trtpipe.cli.results import finish
 from trtpipe.cli.session import Session
 from trtpipe.cli.wiring import pass_session
+from trtpipe.errors import InputError
 
 
 @click.command()
-@click.argument("candidate", type=click.Path(path_type=Path))
+@click.argument("candidate", type=click.Path(path_type=Path), required=False)
+@click.option("--reference", type=click.Path(path_type=Path), metavar="MODEL", help="The graph that is right.")
 @click.option(
-    "--reference", type=click.Path(path_type=Path), required=True, metavar="MODEL", help="The graph that is right."
+    "--reuse",
+    type=click.Path(path_type=Path),
+    metavar="PARITY",
+    help="Judge a parity.json again, by the outputs kept beside it, without running anything.",
 )
 @options.report_option
 @options.evaluation_options("--data")
@@ -28,15 +33,23 @@ from trtpipe.cli.wiring import pass_session
 @options.json_option
 @options.common_options
 @pass_session
-def command(session: Session, candidate: Path, reference: Path) -> int:
+def command(session: Session, candidate: Path | None, reference: Path | None, reuse: Path | None) -> int:
     """Compare the outputs of a graph or an engine with a reference.
 
     CANDIDATE is a lowered graph or an engine. Without data, seeded random inputs are used. Tolerances follow from the
     precision, which a graph made by trtpipe tells itself. Exit code 3 if the outputs, or the metric, differ by more
-    than is allowed.
+    than is allowed. With --reuse neither CANDIDATE nor --reference is given: tolerances are applied to what an earlier
+    run kept.
     """
     import trtpipe
 
+    if reuse is not None:
+        if candidate is not None or reference is not None:
+            raise InputError("--reuse judges an earlier run: there is nothing to run", "leave out the other files")
+        return finish(session, "verify", trtpipe.rejudge(reuse, session.profile, session.out))
+    if candidate is None or reference is None:
+        missing = "CANDIDATE" if candidate is None else "--reference"
+        raise InputError(f"{missing} is missing", "write trtpipe verify lowered.onnx --reference model.onnx")
     with session.listening() as progress:
         engine = session.learn(candidate)
         job = session.job(progress, engines=engine)

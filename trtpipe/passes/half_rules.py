@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -112,6 +113,8 @@ class HalfRules:
             return "exact values: coordinates or type conversion"
         if node.op_type in _QUANTISES and not _scale_fits(node, self._half):
             return f"its scale is not a {self._half} number"
+        if node.op_type == "DequantizeLinear" and _dequantised_peak(node) > HALVES[self._half].largest:
+            return f"its largest value is beyond {self._half}"
         name = node_label(node)
         for pattern in self._keep:
             if fnmatchcase(name, pattern):
@@ -119,6 +122,10 @@ class HalfRules:
         schema = schema_of(node, self._opset_imports)
         if schema is None:
             return "operator without a public schema"
+        if node.domain not in ("", "ai.onnx"):
+            return "operator outside ONNX's main set"
+        if node.op_type == "Tan":
+            return "near its poles it changes faster than 16 bits can follow"
         if any(value is not None and value.dtype is None for value in (*node.inputs, *node.outputs)):
             return "element types unknown"
         if self._half == "bfloat16" and node.op_type in _NO_BFLOAT16:
@@ -210,6 +217,17 @@ def _rounding_error(value: ir.Value, dtype: ir.DataType) -> float:
     assert value.const_value is not None
     array = value.const_value.numpy()
     return float(np.abs(array - array.astype(dtype.numpy()).astype(np.float32)).max(initial=0.0))
+
+
+def _dequantised_peak(node: ir.Node) -> float:
+    """The largest value that an 8-bit DequantizeLinear can make; 0 where wider types leave it open."""
+    value, scale = node.inputs[:2]
+    if value is None or value.dtype is None or value.dtype.itemsize > 1 or scale is None or scale.const_value is None:
+        return 0.0
+    dtype = value.dtype.numpy()
+    find = ml_dtypes.iinfo if value.dtype.is_integer() else ml_dtypes.finfo
+    limits: Any = find(dtype)
+    return float(limits.max) * float(np.abs(scale.const_value.numpy()).max(initial=0))
 
 
 def _scale_fits(node: ir.Node, half: HalfType) -> bool:

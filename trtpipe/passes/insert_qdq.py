@@ -71,9 +71,9 @@ class InsertQDQ(GraphPass):
         self._sizes = sizes or {}
 
     def requires(self, model: ir.Model) -> None:
-        """The opset must know Q/DQ of this kind."""
+        """The opset must know Q/DQ of this kind, if any are to be inserted."""
         opset = model.graph.opset_imports.get("", 0)
-        if opset < _LEAST_OPSET[self._precision]:
+        if opset < _LEAST_OPSET[self._precision] and place(model, self._keep).points:
             raise StageError(
                 f"the model is at opset {opset} and could not be raised; {self._precision} needs "
                 f"{_LEAST_OPSET[self._precision]}",

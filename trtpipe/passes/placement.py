@@ -86,18 +86,21 @@ class Placement:
         return tuple(dict.fromkeys(name for point in self.points for name in point.tensors))
 
 
-def place(model: ir.Model, keep: Sequence[str] = ()) -> Placement:
+def place(model: ir.Model, keep: Sequence[str] = (), *, thrifty: bool = True) -> Placement:
     """Decide what to quantise.
 
     Args:
         model: the simplified model; types must be inferred, and shapes where the thresholds of cost shall hold.
         keep: shell patterns of node names to leave in high precision.
+        thrifty: whether nodes for which 8 bits do not pay stay high. That depends on the shapes a model is used at;
+            without it the plan is all that may be in 8 bits at any shapes.
     """
     plan = _Plan(recognise(model), tuple(keep), owners_of(model))
     nodes = list(model.graph.all_nodes())
     for node in nodes:
         plan.weighted(node)
-    plan.drop_what_does_not_pay()
+    if thrifty:
+        plan.drop_what_does_not_pay()
     for node in nodes:
         plan.joining(node)
     order = {node: position for position, node in enumerate(nodes)}

@@ -23,7 +23,12 @@ def raise_opset(model: ir.Model, least: int) -> ir.Model:
     proto = ir.serde.serialize_model(model)
     try:
         raised = onnx.version_converter.convert_version(proto, least)
-    except (RuntimeError, ValueError, onnx.onnx_cpp2py_export.checker.ValidationError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        onnx.onnx_cpp2py_export.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise StageError(
             f"opset {current} cannot be raised to {least}: {reason}", "export the model again at a later opset"

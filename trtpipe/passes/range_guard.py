@@ -26,6 +26,11 @@ _MARGIN = 4.0
 _ANGLE_ERROR = 2.0**-7
 _REDUCTIONS = SUMS | {"ReduceL1", "ReduceL2", "ReduceSumSquare"}
 _TRIGONOMETRIC = frozenset({"Sin", "Cos", "Tan"})
+#: What an exponent may be off by: e to that power is the factor by which a result is wrong.
+_EXPONENT_ERROR = 2.0**-3
+#: What rounding of its operands may take of a sum or difference: this much, or this share.
+_ROUNDED, _CANCELLED = 2.0**-7, 2.0**-3
+_EXPONENTIAL = frozenset({"Exp", "Softmax", "LogSoftmax"})
 
 
 class RangeGuard:
@@ -53,7 +58,13 @@ class RangeGuard:
         for value in _floats(node):
             if reason := self._size(value):
                 return reason
-        return self._sum(node) or self.small_divisor(node) or self._angle(node)
+        return (
+            self._sum(node)
+            or self.small_divisor(node)
+            or self._angle(node)
+            or self._exponent(node)
+            or self._difference(node)
+        )
 
     def _size(self, value: ir.Value) -> str | None:
         found = self.extent(value)
@@ -96,6 +107,24 @@ class RangeGuard:
         found = self.extent(node.inputs[0])
         error = 0.0 if found is None else found.largest * self._half.rounding
         return None if error <= _ANGLE_ERROR else f"an angle would be off by {error:.3g} in {self._name}"
+
+    def _exponent(self, node: ir.Node) -> str | None:
+        if node.op_type not in _EXPONENTIAL or node.inputs[0] is None:
+            return None
+        found = self.extent(node.inputs[0])  # what lies far below, as masks do, comes out as 0 in any case
+        error = 0.0 if found is None else found.maximum * self._half.rounding
+        return None if error <= _EXPONENT_ERROR else f"an exponent would be off by {error:.3g} in {self._name}"
+
+    def _difference(self, node: ir.Node) -> str | None:
+        """Operands that cancel leave little but their rounding."""
+        operands = [self.extent(value) for value in node.inputs if value is not None and value.const_value is None]
+        found = self.extent(node.outputs[0])
+        if node.op_type not in ("Add", "Sub") or found is None or None in operands:
+            return None
+        error = self._half.rounding * max((operand.largest for operand in operands if operand), default=0.0)
+        if error <= max(_ROUNDED, _CANCELLED * found.largest):
+            return None
+        return f"its operands cancel: {error:.3g} is lost of results up to {found.largest:.3g}"
 
 
 def _floats(node: ir.Node) -> Iterator[ir.Value]:

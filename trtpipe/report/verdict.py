@@ -36,11 +36,14 @@ def verdicts(parity: ParityReport | None, latency: LatencyReport | None) -> tupl
 def accuracy_verdict(report: ParityReport) -> Verdict:
     """The accuracy gate in one line."""
     if report.reasons:
-        return Verdict(gate="accuracy", passed=False, summary="; ".join(report.reasons))
+        where = f"; the first stage that broke: {report.broke}" if report.broke else ""
+        return Verdict(gate="accuracy", passed=False, summary="; ".join(report.reasons) + where)
     if report.metrics:
         figures = ", ".join(f"{value.artifact} {value.value:.4f}" for value in report.metrics)
         return Verdict(
-            gate="accuracy", passed=True, summary=f"{report.metrics[0].metric} on {report.samples} samples: {figures}"
+            gate="accuracy",
+            passed=True,
+            summary=f"{report.metrics[0].metric} on {report.metrics[0].samples or 'all'} samples: {figures}",
         )
     kind = "synthetic" if report.synthetic else "real"
     return Verdict(gate="accuracy", passed=True, summary=f"outputs agree on {report.samples} {kind} samples")

@@ -36,7 +36,7 @@ class Bundle:
 
     def consumes(self, job: Job) -> tuple[str, ...]:
         """Everything."""
-        return ("model", "simplified", "statistics", "ranges", "lowered", "engine", "parity", "latency")
+        return ("model", "simplified", "statistics", "ranges", "lowered", "engine", "reference", "parity", "latency")
 
     def skip(self, job: Job) -> str | None:
         """Never."""

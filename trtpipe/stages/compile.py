@@ -72,8 +72,8 @@ class Compile:
         from trtpipe.onnxfile import read_contract
 
         facts = EngineFacts.read(draft.sidecar)
-        if not draft.path.stat().st_size:
-            raise StageError(f"{draft.path.name} is empty", "report this as a bug of the builder")
+        if not draft.path.is_file() or not draft.path.stat().st_size:
+            raise StageError(f"{draft.path.name} is missing or empty", "report this as a bug of the builder")
         contract = read_contract(inputs.path("lowered"))
         for side, wanted, found in (
             ("input", contract.inputs, facts.io.inputs),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft, Record
-from trtpipe.backends.worker import call, limits_for
-from trtpipe.errors import InternalError, StageError
-from trtpipe.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
+from trtpipe.backends.worker import LIGHT, call, limits_for
+from trtpipe.errors import InputError, InternalError, StageError
+from trtpipe.preflight import folder_size, seal_model
+from trtpipe.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
 from trtpipe.stages.facts import ExportFacts
 
 if TYPE_CHECKING:
@@ -21,10 +23,15 @@ MODEL = "model.onnx"
 
 
 class OnnxRequest(Record):
-    """Check an ONNX file and copy it, external data and all, into ``workdir``."""
+    """Check the sealed model ``source`` and write it anew, external data and all, into ``workdir``.
+
+    Attributes:
+        label: how the user calls it.
+    """
 
     source: str
     workdir: str
+    label: str
 
 
 class TorchRequest(Record):
@@ -87,16 +94,7 @@ class Export:
 
             reply = export_module(source.module, source.example_inputs, _torch_request(job, "", "", workdir))
         elif isinstance(source, OnnxSource):
-            onnx_request = OnnxRequest(source=str(source.path.absolute()), workdir=str(workdir))
-            reply = call(
-                "trtpipe.stages.export_onnx:copy_checked",
-                onnx_request,
-                ExportReply,
-                limits=limits_for(job.settings),
-                progress=progress,
-                what=f"checking {source.label}",
-                workdir=workdir,
-            )
+            reply = _copy(job, source, inputs.source, workdir, progress)
         elif isinstance(source, FactorySource | Pt2Source):
             module, function = (
                 (source.module, source.function) if isinstance(source, FactorySource) else (str(source.path), "")
@@ -109,9 +107,12 @@ class Export:
                 progress=progress,
                 what=f"exporting {source.label}",
                 workdir=workdir,
+                reads=(source.path,) if isinstance(source, Pt2Source) else None,  # a factory is the user's own code
             )
         else:
             raise InternalError("export was asked to run without a source")
+        if isinstance(source, Pt2Source) and inputs.source and sha256_of_pt2(source.path) != inputs.source:
+            raise InputError(f"{source.label}: was changed while it was read", "run the command again")
         draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"))
         return draft, tuple(Path(path) for path in reply.files_read)
 
@@ -120,6 +121,22 @@ class Export:
         facts = ExportFacts.read(draft.sidecar)
         if not facts.contract.outputs:
             raise StageError(f"{draft.path.name}: the model has no outputs", "export a model that returns something")
+
+
+def _copy(job: Job, source: OnnxSource, digest: str, workdir: Path, progress: Progress) -> ExportReply:
+    """Seal the model, and have a child check it and write it anew, which sees nothing but the private copy."""
+    with tempfile.TemporaryDirectory(prefix="sealed-", dir=workdir) as folder:
+        sealed = seal_model(source.path, Path(folder), digest)
+        return call(
+            "trtpipe.stages.export_onnx:copy_checked",
+            OnnxRequest(source=str(sealed), workdir=str(workdir), label=source.label),
+            ExportReply,
+            limits=limits_for(job.settings, work=LIGHT, size=folder_size(Path(folder))),
+            progress=progress,
+            what=f"checking {source.label}",
+            workdir=workdir,
+            reads=(),
+        )
 
 
 def _ranges(job: Job) -> dict[str, ShapeRange]:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from trtpipe.backends.base import Feed
+
 #: Largest accepted difference between PyTorch and the exported graph, relative to the output's largest magnitude.
 _PARITY = 1e-3
 
@@ -47,10 +49,7 @@ def export_program(request: TorchRequest, report: Report) -> ExportReply:
     """
     report("load", 0, None)
     with Reading(Path(request.workdir)) as reading:
-        if request.function:
-            program, examples = _call_factory(request.module, request.function)
-        else:
-            program, examples = _load_pt2(request.module)
+        program, examples = load_program(request.module, request.function)
         report("export", 0, None)
         reply = export_module(program, examples, request)
     return reply.model_copy(update={"files_read": reading.files()})
@@ -93,6 +92,38 @@ def export_module(module: object, examples: tuple[Any, ...] | None, request: Tor
         facts = facts.model_copy(update={"parity": _parity(path, arguments, reference)})
     facts.write(path.with_name(f"{MODEL}.json"))
     return ExportReply(names=names)
+
+
+def load_program(module: str, function: str) -> tuple[object, tuple[Any, ...] | None]:
+    """The module or exported program of a factory, or of a ``.pt2`` file if ``function`` is empty; and its examples.
+
+    Raises:
+        InputError: there is none, or the user's code raised.
+    """
+    return _call_factory(module, function) if function else _load_pt2(module)
+
+
+def run_module(program: object, feeds: Sequence[Feed], outputs: Sequence[str]) -> list[Feed]:
+    """What PyTorch itself computes, feed by feed, under the names the exported model has.
+
+    Args:
+        program: an ``nn.Module`` or an exported program.
+        feeds: arrays in the order of ``forward``'s arguments.
+        outputs: the exported model's outputs, in order.
+
+    Raises:
+        InputError: ``forward`` fails on a sample.
+    """
+    module = program.module() if isinstance(program, torch.export.ExportedProgram) else program
+    assert isinstance(module, torch.nn.Module)
+    own = not isinstance(program, torch.export.ExportedProgram)  # an exported one refuses to change its mode
+    found: list[Feed] = []
+    with _evaluating(module) if own else contextlib.nullcontext(), torch.no_grad(), _quiet():
+        for feed in feeds:
+            answer = _forward(module, {name: torch.from_numpy(value.copy()) for name, value in feed.items()})
+            leaves = [x for x in torch.utils._pytree.tree_leaves(answer) if isinstance(x, torch.Tensor)]
+            found.append({name: x.detach().numpy().copy() for name, x in zip(outputs, leaves, strict=True)})
+    return found
 
 
 def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] | None]:

@@ -1,11 +1,23 @@
-"""The JSON sidecars: what the stages that write ONNX files say about them."""
+"""The files that one stage writes for another: JSON beside ONNX files, and PyTorch's outputs."""
 
 from __future__ import annotations
 
+import zipfile
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from trtpipe.artifact import IOContract, Record
 from trtpipe.engine.search import Trial
+from trtpipe.errors import InputError
 from trtpipe.passes.decisions import WorkShare
 from trtpipe.passes.graph_pass import NodeDecision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from trtpipe.backends.base import Feed
 
 
 class OutputDifference(Record):
@@ -75,3 +87,30 @@ class LowerFacts(Record):
     trials: tuple[Trial, ...] = ()
     work: WorkShare | None = None
     notes: tuple[str, ...] = ()
+
+
+def save_reference(path: Path, feeds: Sequence[Feed], outputs: Sequence[Feed]) -> None:
+    """Write feeds, and what a program answered to them, as ``<index>/in/<name>`` and ``<index>/out/<name>``."""
+    arrays = {f"{i}/in/{name}": value for i, feed in enumerate(feeds) for name, value in feed.items()}
+    arrays |= {f"{i}/out/{name}": value for i, found in enumerate(outputs) for name, value in found.items()}
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def load_reference(path: Path) -> tuple[list[Feed], list[Feed]]:
+    """Read feeds and outputs back, in their order.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    sides: dict[str, list[Feed]] = {"in": [], "out": []}
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            for key in file.files:
+                index, side, name = key.split("/", 2)
+                found = sides[side]
+                found += [{} for _ in range(int(index) + 1 - len(found))]
+                found[int(index)][name] = file[key]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(f"{path}: not a file of reference outputs: {error}", "build again") from error
+    return sides["in"], sides["out"]

@@ -118,6 +118,7 @@ def _lowered(
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.cast_precision import CastPrecision
     from trtpipe.passes.clean_up import clean_up
+    from trtpipe.passes.count_work import CountWork
     from trtpipe.passes.graph_pass import node_label, run_passes
     from trtpipe.passes.split_scales import SplitScales
     from trtpipe.passes.two_precisions import merged
@@ -130,7 +131,8 @@ def _lowered(
     nodes = {node_label(node) for node in model.graph.all_nodes()}
     eight: tuple[NodeDecision, ...] = ()
     if precision in EIGHT_BIT:
-        eight = run_passes(model, [_quantisation(model, job, inputs, placement)])[0].decisions
+        counting = CountWork(job.opt_shapes)
+        eight = run_passes(model, [counting, _quantisation(model, job, inputs, placement)])[-1].decisions
     if precision not in HALF:
         return model, eight
     half = run_passes(model, [CastPrecision(HALF[precision], keep, extents)])[0].decisions

@@ -17,6 +17,9 @@ from trtpipe.stages.halves import EXTENTS, prepare_half
 
 if TYPE_CHECKING:
     from trtpipe.backends.base import Feed, Runner
+    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.calibration.extents import Extents
+    from trtpipe.calibration.statistics import Statistics
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.passes.extents import Probe
@@ -30,7 +33,7 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 5
+    version = 7
     resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
@@ -46,12 +49,12 @@ class Observe:
         return f"{precision} needs no ranges" + ("; without data, fixed rules judge them" if precision in HALF else "")
 
     def key(self, job: Job) -> JSON:
-        """The nodes left out, and how samples become feeds (their content is an input); not the method."""
+        """How samples become feeds (their content is an input), and what for; neither the method nor the kept nodes."""
         data = job.recipe.data.to_dict()
         del data["source"]
         precision = job.profile.precision
-        ranges, extents = precision in CALIBRATED, precision in HALF and bool(job.recipe.data.source)
-        return {"keep": list(job.profile.keep) if ranges else None, "data": data, "extents": extents}
+        extents = precision in HALF and bool(job.recipe.data.source)
+        return {"ranges": precision in CALIBRATED, "data": data, "extents": extents}
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """The runner of the pass."""
@@ -59,21 +62,50 @@ class Observe:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run the observed graph on every feed."""
-        from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
-        from trtpipe.calibration.extents import ExtentTally
+        from trtpipe.calibration.statistics import Statistics
         from trtpipe.calibration.statistics_file import save_statistics
 
+        simplified = inputs.path("simplified")
+        precision = job.profile.precision
+        tensors = tensors_of(simplified) if precision in CALIBRATED else ()
+        half = precision in HALF and bool(job.recipe.data.source)  # random data says nothing about real extremes
         dataset = inputs.datasets.get("calibration-data")
-        if dataset is None:
+        if dataset is None and (tensors or half):
             raise InputError(
                 f"{job.profile.precision} needs calibration data, and none was given",
                 "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
             )
-        simplified = inputs.path("simplified")
-        precision = job.profile.precision
-        tensors = tensors_of(simplified, job.profile.keep) if precision in CALIBRATED else ()
-        half = precision in HALF and bool(job.recipe.data.source)  # random data says nothing about real extremes
+        extents = None
+        if dataset is None:
+            statistics = Statistics.empty(())
+        elif tensors or half:
+            statistics, extents = self._observe(job, simplified, tensors, dataset, workdir, progress, half=half)
+        else:  # the data is looked at, but the model need not run
+            statistics = collect(lambda feed: {}, dataset, (), progress)
+        for warning in statistics.account.warnings if statistics.account else ():
+            progress.warn(warning)
+        save_statistics(statistics, workdir / STATISTICS)
+        if extents is None:
+            return Draft("statistics", workdir, (STATISTICS,)), ()
+        extents.write(workdir / EXTENTS)
+        return Draft("statistics", workdir, (STATISTICS, EXTENTS)), ()
+
+    def _observe(
+        self,
+        job: Job,
+        simplified: Path,
+        tensors: tuple[str, ...],
+        dataset: Dataset,
+        workdir: Path,
+        progress: Progress,
+        *,
+        half: bool,
+    ) -> tuple[Statistics, Extents | None]:
+        from trtpipe.calibration.checkpoint import Checkpoints
+        from trtpipe.calibration.collect import collect
+        from trtpipe.calibration.extents import ExtentTally
+
         observed = workdir / "observed.onnx"
         extra, probes = write_observed(simplified, observed, tensors, half=half)
         try:
@@ -85,13 +117,7 @@ class Observe:
         finally:
             for name in extra:
                 (workdir / name).unlink(missing_ok=True)
-        for warning in statistics.account.warnings if statistics.account else ():
-            progress.warn(warning)
-        save_statistics(statistics, workdir / STATISTICS)
-        if not half:
-            return Draft("statistics", workdir, (STATISTICS,)), ()
-        tally.finish(statistics.samples).write(workdir / EXTENTS)
-        return Draft("statistics", workdir, (STATISTICS, EXTENTS)), ()
+        return statistics, tally.finish(statistics.samples) if half else None
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The file reads back."""
@@ -100,15 +126,18 @@ class Observe:
         load_statistics(draft.path)
 
 
-def tensors_of(simplified: Path, keep: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the tensors to observe: those that will carry a Q/DQ pair."""
+def tensors_of(simplified: Path, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the tensors that may carry a Q/DQ pair, at whatever shapes the model will be used.
+
+    The pass observes them without regard to kept nodes, so that keeping others costs no new pass.
+    """
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.clean_up import clean_up
     from trtpipe.passes.placement import place
 
     model = load_model(simplified)
     clean_up(model)
-    return place(model, keep).tensors
+    return place(model, keep, thrifty=False).tensors
 
 
 def write_observed(

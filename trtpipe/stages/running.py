@@ -1,10 +1,12 @@
-"""What of a job can run on this machine: shared by verify and measure."""
+"""What of a job can run on this machine, and on which data: shared by reference, verify and measure."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import load_backend
+from trtpipe.errors import InputError
 from trtpipe.profile import HALF
 
 if TYPE_CHECKING:
@@ -15,8 +17,46 @@ if TYPE_CHECKING:
 
     from trtpipe.accuracy.parity import Contender
     from trtpipe.artifact import Artifact
+    from trtpipe.calibration.dataset import Dataset
     from trtpipe.job import Inputs, Job
     from trtpipe.profile import Precision
+
+#: Feeds of seeded random data where the user gave none.
+_SYNTHETIC_FEEDS = 8
+
+
+@dataclass(frozen=True)
+class VerificationData:
+    """The samples to compare outputs on.
+
+    Attributes:
+        synthetic: whether they are random.
+        labelled: whether they are the evaluation data, which may have labels.
+    """
+
+    dataset: Dataset
+    synthetic: bool
+    labelled: bool
+
+
+def verification_data(job: Job, inputs: Inputs) -> VerificationData:
+    """The evaluation data, else the calibration data, else a few seeded random feeds.
+
+    Raises:
+        InputError: there is no graph whose inputs random feeds could follow.
+    """
+    from trtpipe.calibration.synthetic import RandomDataset
+    from trtpipe.onnxfile import read_contract
+
+    if (evaluation := inputs.datasets.get("evaluation-data")) is not None:
+        return VerificationData(evaluation, synthetic=False, labelled=True)
+    if (calibration := inputs.datasets.get("calibration-data")) is not None:
+        return VerificationData(calibration, isinstance(calibration, RandomDataset), labelled=False)
+    label = next((name for name in ("model", "simplified", "lowered") if name in inputs.artifacts), None)
+    if label is None:
+        raise InputError("there is no graph to verify", "give an ONNX model")
+    random = RandomDataset(read_contract(inputs.path(label)), job.opt_shapes, _SYNTHETIC_FEEDS, seed=0)
+    return VerificationData(random, synthetic=True, labelled=False)
 
 
 def runnable(job: Job) -> bool:
@@ -42,8 +82,14 @@ def runnable_graph(path: Path, precision: Precision, workdir: Path) -> tuple[Pat
     return emulated, f"{HALF[precision]} storage emulated"
 
 
-def open_watched(path: Path, precision: Precision, job: Job, workdir: Path, stack: ExitStack) -> Contender:
-    """A lowered graph ready to run; where it has 16-bit storage, with that emulated and watched."""
+def open_watched(
+    path: Path, precision: Precision, job: Job, workdir: Path, stack: ExitStack, before: str = ""
+) -> Contender:
+    """A lowered graph ready to run; where it has 16-bit storage, with that emulated and watched.
+
+    Args:
+        before: label of the artifact it was made from.
+    """
     from trtpipe.accuracy.parity import Contender
     from trtpipe.accuracy.storage import StorageWatch
     from trtpipe.onnxfile import save_model
@@ -51,12 +97,13 @@ def open_watched(path: Path, precision: Precision, job: Job, workdir: Path, stac
 
     onnx = load_backend("onnxruntime")
     if precision not in HALF:
-        return Contender("lowered", stack.enter_context(onnx.open(path, job.settings)), precision)
+        return Contender("lowered", stack.enter_context(onnx.open(path, job.settings)), precision, before=before)
     model = _emulated(path)
     probes, makers = watch_storage(model)
     save_model(model, workdir / "emulated.onnx")
     runner = stack.enter_context(onnx.open(workdir / "emulated.onnx", job.settings))
-    return Contender("lowered", StorageWatch(runner, probes, makers), precision, f"{HALF[precision]} storage emulated")
+    note = f"{HALF[precision]} storage emulated"
+    return Contender("lowered", StorageWatch(runner, probes, makers), precision, note, before)
 
 
 def _emulated(path: Path) -> ir.Model:

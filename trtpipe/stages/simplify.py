@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft, Record
-from trtpipe.backends.worker import call, limits_for
+from trtpipe.backends.worker import LIGHT, call, limits_for
 from trtpipe.errors import StageError, WorkerDied
 from trtpipe.onnxfile import read_contract
 from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
 
 SIMPLIFIED = "simplified.onnx"
 FEEDS = "feeds.npz"
+#: The phase in which the model is run as it came, the first time that any library runs it.
+RUN = "run the model"
 _CHECKED_FEEDS = 2
 
 
@@ -28,6 +32,7 @@ class SimplifyRequest(Record):
 
     Attributes:
         onnxsim: whether onnxsim may try.
+        rewrite: whether operators may be expanded and the opset raised.
         opset: least opset of the result.
         feeds: an ``.npz`` with real samples for the numerical check; empty for seeded random ones.
         shapes: shapes of dynamic inputs, for random samples.
@@ -37,6 +42,7 @@ class SimplifyRequest(Record):
     model: str
     workdir: str
     onnxsim: bool
+    rewrite: bool = True
     opset: int
     feeds: str
     shapes: dict[str, tuple[int, ...]]
@@ -54,7 +60,7 @@ class Simplify:
 
     name = "simplify"
     produces = "simplified"
-    version = 3
+    version = 5
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -78,7 +84,8 @@ class Simplify:
         return {}
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
-        """Try with onnxsim, then without."""
+        """Try with onnxsim, then without, then without any rewriting that could change what is computed."""
+        size = inputs.artifacts["model"].size
         request = SimplifyRequest(
             model=str(inputs.path("model")),
             workdir=str(workdir),
@@ -87,28 +94,29 @@ class Simplify:
             feeds=_write_feeds(inputs, workdir),
             shapes=job.opt_shapes,
         )
-        try:
-            reply = self._attempt(job, request, progress)
-        except (StageError, WorkerDied) as error:
-            if not request.onnxsim:
-                raise
-            progress.warn(f"onnxsim was given up: {error.message}; the unsimplified graph goes on")
-            for leftover in workdir.glob(f"{SIMPLIFIED}*"):
-                leftover.unlink()
-            plain = request.model_copy(update={"onnxsim": False, "notes": (f"onnxsim was given up: {error.message}",)})
-            reply = self._attempt(job, plain, progress)
+        while True:
+            try:
+                reply = self._attempt(job, request, size, progress)
+                break
+            except (StageError, WorkerDied) as error:
+                if not request.rewrite or (isinstance(error, WorkerDied) and error.phase == RUN):
+                    raise  # in the second case running the model as it came is what failed
+                request = _humbler(request, error.message, progress)
+                for leftover in workdir.glob(f"{SIMPLIFIED}*"):
+                    leftover.unlink()
         (workdir / FEEDS).unlink(missing_ok=True)
         return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json")), ()
 
-    def _attempt(self, job: Job, request: SimplifyRequest, progress: Progress) -> SimplifyReply:
+    def _attempt(self, job: Job, request: SimplifyRequest, size: int, progress: Progress) -> SimplifyReply:
         return call(
             "trtpipe.stages.simplify_task:simplify",
             request,
             SimplifyReply,
-            limits=limits_for(job.settings),
+            limits=limits_for(job.settings, work=LIGHT, size=size),
             progress=progress,
             what=f"simplifying {Path(request.model).name}",
             workdir=Path(request.workdir),
+            reads=(Path(request.model).parent,),
         )
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
@@ -116,6 +124,15 @@ class Simplify:
         broken = read_contract(inputs.path("model")).difference(read_contract(draft.path))
         if broken:
             raise StageError(f"simplification changed the interface: {broken}", "run again with --no-simplify")
+
+
+def _humbler(request: SimplifyRequest, failure: str, progress: Progress) -> SimplifyRequest:
+    """The next attempt after a failed one: without onnxsim, then without any rewriting."""
+    what = "onnxsim" if request.onnxsim else "rewriting"
+    note = f"{what} was given up: {failure}"
+    progress.warn(f"{note}; the {'unsimplified' if request.onnxsim else 'given'} graph goes on")
+    given_up = {"onnxsim": False} if request.onnxsim else {"rewrite": False}
+    return request.model_copy(update={**given_up, "notes": (*request.notes, note)})
 
 
 def _write_feeds(inputs: Inputs, workdir: Path) -> str:
@@ -130,10 +147,15 @@ def _write_feeds(inputs: Inputs, workdir: Path) -> str:
     path = workdir / FEEDS
     # Feeds are in the order of the model's inputs, whose names may not do as file names inside the archive.
     arrays: dict[str, Any] = {
-        f"{i}_{j}": value for i, feed in enumerate(feeds) for j, value in enumerate(feed.values())
+        f"{i}_{j}": plain(value) for i, feed in enumerate(feeds) for j, value in enumerate(feed.values())
     }
     np.savez(path, **arrays)
     return str(path)
+
+
+def plain(value: np.ndarray) -> np.ndarray:
+    """``value``, as bytes where numpy's files have no word for its type (bfloat16, float8)."""
+    return value if value.dtype.isbuiltin == 1 else value.view(f"u{value.dtype.itemsize}")
 
 
 def _opset(job: Job) -> int:

@@ -7,25 +7,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
+from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.worker import Report
+from trtpipe.calibration.checks import numpy_type
 from trtpipe.calibration.synthetic import RandomDataset
 from trtpipe.errors import InputError, StageError
 from trtpipe.imports import without
 from trtpipe.onnxfile import contract_of, load_model, save_model
 from trtpipe.passes.clean_up import clean_up
-from trtpipe.passes.count_work import CountWork
+from trtpipe.passes.expand_functions import ExpandFunctions
 from trtpipe.passes.fold_batch_norm import FoldBatchNorm
 from trtpipe.passes.fold_constants import FoldConstants
 from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
-from trtpipe.passes.graph_pass import Borrowed, graphs_of, run_passes
+from trtpipe.passes.graph_pass import Borrowed, GraphPass, graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.settings import Settings
 from trtpipe.stages.facts import OutputDifference, SimplifyFacts
-from trtpipe.stages.simplify import SIMPLIFIED, SimplifyReply, SimplifyRequest
+from trtpipe.stages.simplify import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 
 if TYPE_CHECKING:
     from trtpipe.artifact import IOContract
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _PROTOBUF_LIMIT = 1_900_000_000
 #: Largest accepted difference relative to the output's largest magnitude, and share of equal integers.
 _RELATIVE, _EQUAL_SHARE = 1e-3, 0.99
+#: Types first: whether an operator is expanded, and into what, depends on them.
+_EXPANSION = (Borrowed(InlinePass(), "inline_functions"), InferTypes(), ExpandFunctions())
 
 
 def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
@@ -53,23 +56,28 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     if request.onnxsim and not small:
         notes.append("onnxsim was not tried: the weights exceed protobuf's 2 GB")
     onnxsim = request.onnxsim and small
+    report(RUN, 0, 1)
+    feeds, wanted, unchecked = _run(source, request, contract_of(original))
     report("simplify", 0, 3)
-    model = _onnxsim(source) if onnxsim else original
+    rewrite = request.rewrite and small
+    expanded = rewrite and run_passes(original, _EXPANSION)[-1].modified
+    model = _onnxsim(source, original if expanded else None) if onnxsim else original
     clean_up(model)
     report("simplify", 1, 3)
-    if small:
+    if rewrite:
         try:
             model = raise_opset(model, request.opset)
         except StageError as error:
             notes.append(error.message)
     shapes = [Borrowed(ShapeInferencePass(check_type=False, strict_mode=False), "infer_shapes")] if small else []
-    passes = [InferTypes(), FoldConstants(), *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
-    passes += [CountWork(request.shapes)] if small else []
+    passes: list[GraphPass] = [InferTypes()]
+    if request.rewrite:
+        passes += [FoldConstants(), *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
     run_passes(model, passes)
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
     report("simplify", 2, 3)
-    differences, unchecked = _compare(source, path, request)
+    differences = _compare(wanted, path, feeds)
     if unchecked and onnxsim:
         raise StageError(f"its result could not be checked: {unchecked}", "run again with --no-simplify")
     notes += [unchecked] * bool(unchecked)
@@ -87,37 +95,46 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     return SimplifyReply(names=names)
 
 
-def _onnxsim(source: Path) -> ir.Model:
+def _onnxsim(source: Path, rewritten: ir.Model | None) -> ir.Model:
+    """What onnxsim makes of the file, or of the model made from it."""
     import onnx
 
     with without("torch"):
         import onnxsim
 
     try:
-        simplified, _ = onnxsim.simplify(onnx.load(source))
+        proto = onnx.load(source) if rewritten is None else ir.serde.serialize_model(rewritten)
+        simplified, _ = onnxsim.simplify(proto)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise StageError(f"onnxsim failed: {reason}", "run again with --no-simplify") from error
     return ir.serde.deserialize_model(simplified)
 
 
-def _compare(source: Path, result: Path, request: SimplifyRequest) -> tuple[tuple[OutputDifference, ...], str]:
-    """Differences per output, and why there are none where the input cannot be run."""
-    settings = Settings.from_environment()
-    backend = load_backend("onnxruntime")
-    contract = contract_of(load_model(source))
-    feeds = _feeds(request, contract)
+def _run(model: Path, request: SimplifyRequest, contract: IOContract) -> tuple[list[Feed], list[Feed], str]:
+    """Feeds, the model's outputs for them, and why there are none where it cannot be run.
+
+    This is the first time that a library runs a model from anyone; if that kills or blocks the process, the parent
+    gives up instead of trying without onnxsim.
+    """
     try:
-        with backend.open(source, settings) as runner:
-            wanted = [runner.infer(feed) for feed in feeds]
+        feeds = _feeds(request, contract)
+        with load_backend("onnxruntime").open(model, Settings.from_environment()) as runner:
+            return feeds, [runner.infer(feed) for feed in feeds], ""
     except (InputError, StageError) as error:
-        return (), f"the result was not compared with its input: {error.message}"
+        return [], [], f"the result was not compared with its input: {error.message}"
+
+
+def _compare(wanted: list[Feed], result: Path, feeds: list[Feed]) -> tuple[OutputDifference, ...]:
+    """Differences per output."""
+    if not wanted:
+        return ()
     try:
-        with backend.open(result, settings) as runner:
+        with load_backend("onnxruntime").open(result, Settings.from_environment()) as runner:
             found = [runner.infer(feed) for feed in feeds]
     except InputError as error:  # the same feed ran before
         raise StageError(f"simplification broke the graph: {error.message}", "run again with --no-simplify") from error
-    return tuple(_difference(name, wanted, found) for name in wanted[0]), ""
+    return tuple(_difference(name, wanted, found) for name in wanted[0])
 
 
 def _feeds(request: SimplifyRequest, contract: IOContract) -> list[Feed]:
@@ -127,8 +144,13 @@ def _feeds(request: SimplifyRequest, contract: IOContract) -> list[Feed]:
     with np.load(request.feeds, allow_pickle=False) as stored:
         for key in stored.files:
             feed, position = key.split("_")
-            feeds.setdefault(feed, {})[contract.inputs[int(position)].name] = stored[key]
-    return list(feeds.values())
+            spec = contract.inputs[int(position)]
+            feeds.setdefault(feed, {})[spec.name] = _restored(stored[key], numpy_type(spec, request.model))
+    return list(feeds.values()) or [{}]  # a model without inputs runs on nothing
+
+
+def _restored(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return value if dtype.isbuiltin == 1 else value.view(dtype)
 
 
 def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDifference:
@@ -142,7 +164,7 @@ def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDiffe
         gap = _gap(a, b)
         if not gap.size:
             continue
-        finite = a[np.isfinite(a)] if a.dtype.kind == "f" else a[:0]
+        finite = a[np.isfinite(a)] if a.dtype.kind == "f" else np.zeros(0)
         bound = _RELATIVE * max(1.0, float(np.abs(finite).max()) if finite.size else 1.0)
         exact = a.dtype.kind != "f"
         if (gap == 0).mean() < _EQUAL_SHARE if exact else not gap.max() <= bound:

@@ -1,4 +1,4 @@
-"""verify: every artifact against the exported model, on real data -> ``parity.json``."""
+"""verify: every artifact against the exported model and the one it was made from, on real data -> ``parity.json``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtpipe.accuracy.judging import PYTORCH, judged
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError, StageError
 from trtpipe.profile import HALF
-from trtpipe.stages.running import open_watched, runnable, runnable_engines
+from trtpipe.progress import Silent
+from trtpipe.stages.running import open_watched, runnable, runnable_engines, verification_data
 
 if TYPE_CHECKING:
-    from trtpipe.accuracy.parity import Contender
-    from trtpipe.accuracy.reports import MetricValue, Overflow, ParityReport
+    from trtpipe.accuracy.custom import Metric
+    from trtpipe.accuracy.parity import Contender, ParityRun
+    from trtpipe.accuracy.recording import Recording
+    from trtpipe.accuracy.reports import Comparison, MetricValue, Overflow
     from trtpipe.artifact import Artifact
-    from trtpipe.calibration.dataset import Dataset
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
     from trtpipe.recipe import EvaluationSettings
+    from trtpipe.stages.running import VerificationData
 
-PARITY = "parity.json"
-#: Feeds of seeded random data where the user gave none.
-_SYNTHETIC_FEEDS = 8
+PARITY, OUTPUTS = "parity.json", "outputs.json"
 #: Share of integers that differ from which on the user is told.
 _MANY_DIFFER = 0.05
 
@@ -38,8 +40,9 @@ class Verify:
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
-        """The graphs; the engines that this machine can run; the evaluation data, else the calibration data."""
-        labels = ["model", "simplified", "lowered", "evaluation-data", "calibration-data"]
+        """The graphs; PyTorch's outputs; the engines this machine can run; the evaluation data, else the calibration
+        data."""
+        labels = ["model", "simplified", "lowered", "reference", "evaluation-data", "calibration-data"]
         return (*labels, "engine") if runnable(job) else tuple(labels)
 
     def skip(self, job: Job) -> str | None:
@@ -48,9 +51,13 @@ class Verify:
 
     def key(self, job: Job) -> JSON:
         """Precision, tolerances, metric and the shapes of synthetic data."""
+        from trtpipe.accuracy.custom import fingerprint
+
         evaluation = job.recipe.evaluation
         described = evaluation.to_dict() if evaluation else {}
         described.pop("source", None)
+        if evaluation and evaluation.own:
+            described["metric"] = fingerprint(evaluation.metric)
         return {
             "precision": job.profile.precision,
             "tolerance": job.profile.tolerance.to_dict(),
@@ -68,65 +75,46 @@ class Verify:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run everything side by side, one feed at a time."""
-        from trtpipe.accuracy.parity import Contender, compare
+        from trtpipe.accuracy.recording import Recording
+        from trtpipe.accuracy.reports import ParityReport
 
-        dataset, synthetic, labelled = _data(job, inputs)
-        evaluation = job.recipe.evaluation
-        metric = (evaluation.metric, evaluation.output) if evaluation and labelled else None
-        if synthetic:
+        data = verification_data(job, inputs)
+        if data.synthetic:
             progress.warn(
                 "no data was given: parity is checked on seeded random inputs, which says little about accuracy"
             )
+        recording = Recording()
         with ExitStack() as stack:
-            onnx = load_backend("onnxruntime")
-            labels = [label for label in ("model", "simplified", "lowered") if label in inputs.artifacts]
-            reference = Contender(
-                labels[0], stack.enter_context(onnx.open(inputs.path(labels[0]), job.settings)), "fp32"
-            )
-            others = []
-            for label in labels[1:]:
-                if label == "lowered":
-                    others.append(open_watched(inputs.path(label), job.profile.precision, job, workdir, stack))
-                else:
-                    others.append(
-                        Contender(label, stack.enter_context(onnx.open(inputs.path(label), job.settings)), "fp32")
-                    )
-            others += [_engine(job, engine, stack) for engine in runnable_engines(job, inputs)]
-            run = compare(reference, others, dataset, job.profile.tolerance, metric, progress)
-            overflows = _overflows(job, others)
-        if evaluation and _demanded(evaluation) and not run.metrics:
-            raise InputError(
-                f"{dataset.name}: no labels, so {evaluation.metric} cannot be measured",
-                "add labels (--labels NAME for an .npz), or remove the metric",
-            )
-        for comparison in run.comparisons:
-            for output in comparison.outputs:
-                if output.cosine is None and output.passed and output.mean_abs > _MANY_DIFFER:
-                    progress.warn(
-                        f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} "
-                        f"differ from {labels[0]}'s; judge them by a metric, or by --atol {output.output}:SHARE"
-                    )
+            contenders = _contenders(job, inputs, workdir, stack)
+            run, metrics = _measured(job, contenders, data, progress, recording)
+            overflows = _overflows(job, contenders)
+            pytorch = _against_pytorch(job, inputs, contenders)
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
-        from trtpipe.accuracy.reports import ParityReport
-
+        _tell_of_integers(run.comparisons, contenders[0].label, progress)
+        recording.save(workdir / OUTPUTS)
         report = ParityReport(
             precision=job.profile.precision,
-            reference=labels[0],
-            data=dataset.name,
-            data_digest=dataset.digest(),
-            synthetic=synthetic,
+            reference=contenders[0].label,
+            data=data.dataset.name,
+            data_digest=data.dataset.digest(),
+            evaluation=_evaluation_words(job.recipe.evaluation) if metrics else "",
+            synthetic=data.synthetic,
             feeds=run.feeds,
             samples=run.samples,
             comparisons=run.comparisons,
-            metrics=run.metrics,
-            max_drop=job.profile.accuracy.max_drop if run.metrics else None,
+            links=run.links,
+            pytorch=pytorch,
+            metrics=metrics,
+            max_drop=job.profile.accuracy.max_drop if metrics else None,
+            digests={c.label: inputs.artifacts[c.label].files[0].sha256 for c in contenders},
+            outputs_kept=len(recording.feeds),
             not_run=_not_run(job),
             overflows=overflows,
             passed=True,
         )
-        _judged(report).write(workdir / PARITY)
-        return Draft("parity", workdir, (PARITY,)), ()
+        judged(report).write(workdir / PARITY)
+        return Draft("parity", workdir, (PARITY, OUTPUTS)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """At least one comparison was made."""
@@ -135,6 +123,100 @@ class Verify:
         report = ParityReport.read(draft.path)
         if not report.feeds or not report.comparisons:
             raise StageError("nothing was compared", "give at least one sample and one artifact besides the reference")
+
+
+def _contenders(job: Job, inputs: Inputs, workdir: Path, stack: ExitStack) -> list[Contender]:
+    """Everything that can run here, opened: the reference first, each with the name of what it was made from."""
+    from trtpipe.accuracy.parity import Contender
+
+    onnx = load_backend("onnxruntime")
+    found: list[Contender] = []
+    for label in ("model", "simplified", "lowered"):
+        if label not in inputs.artifacts:
+            continue
+        before = found[-1].label if found else ""
+        if label == "lowered" and found:
+            found.append(open_watched(inputs.path(label), job.profile.precision, job, workdir, stack, before))
+        else:
+            runner = stack.enter_context(onnx.open(inputs.path(label), job.settings))
+            found.append(Contender(label, runner, "fp32", before=before))
+    before = found[-1].label
+    for engine in runnable_engines(job, inputs):
+        found.append(_engine(job, engine, before, stack))
+    return found
+
+
+def _engine(job: Job, engine: Artifact, before: str, stack: ExitStack) -> Contender:
+    from trtpipe.accuracy.parity import Contender
+
+    runner = stack.enter_context(load_backend(job.backend).open(engine.path, job.settings))
+    return Contender(engine.label, runner, job.profile.precision, before=before)
+
+
+def _measured(
+    job: Job, contenders: list[Contender], data: VerificationData, progress: Progress, recording: Recording
+) -> tuple[ParityRun, tuple[MetricValue, ...]]:
+    """Parity, and the task metric of every contender.
+
+    Raises:
+        InputError: a metric that was asked for cannot be measured.
+    """
+    from trtpipe.accuracy.measuring import whole_metric
+    from trtpipe.accuracy.metrics import make_meter
+    from trtpipe.accuracy.parity import compare
+
+    evaluation = job.recipe.evaluation
+    whole = whole_metric(evaluation)
+    per_feed = evaluation is not None and data.labelled and whole is None
+    meter = make_meter(evaluation) if evaluation and per_feed else None
+    run = compare(contenders[0], contenders[1:], data.dataset, job.profile.tolerance, meter, progress, recording)
+    if evaluation and whole:
+        return run, _evaluated(whole, evaluation, contenders, progress)
+    if evaluation and _demanded(evaluation) and not run.metrics:
+        raise InputError(
+            f"{data.dataset.name}: no labels, so {evaluation.metric} cannot be measured",
+            "add labels (--labels NAME for an .npz), or remove the metric",
+        )
+    return run, run.metrics
+
+
+def _evaluated(
+    metric: Metric, evaluation: EvaluationSettings, contenders: list[Contender], progress: Progress
+) -> tuple[MetricValue, ...]:
+    """What ``evaluate(run)`` of the user's says of every contender."""
+    from trtpipe.accuracy.custom import evaluate
+    from trtpipe.accuracy.measuring import value_of
+
+    values = []
+    for done, contender in enumerate(contenders):
+        progress.advance(f"evaluate {contender.label}", done, len(contenders))
+        found = evaluate(metric, contender.runner.infer, evaluation.output)
+        values.append(value_of(contender.label, contender.device, found, evaluation))
+    return tuple(values)
+
+
+def _against_pytorch(job: Job, inputs: Inputs, contenders: list[Contender]) -> tuple[Comparison, ...]:
+    """Every contender against what PyTorch said to the samples of the reference stage."""
+    if "reference" not in inputs.artifacts:
+        return ()
+    from trtpipe.accuracy.parity import Contender, compare
+    from trtpipe.accuracy.recording import Feeds, Replay
+    from trtpipe.stages.facts import load_reference
+
+    feeds, outputs = load_reference(inputs.path("reference"))
+    source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), "fp32")
+    direct = [Contender(c.label, c.runner, c.precision, c.note) for c in contenders]
+    return compare(source, direct, Feeds(feeds), job.profile.tolerance, None, Silent()).comparisons
+
+
+def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progress: Progress) -> None:
+    for comparison in comparisons:
+        for output in comparison.outputs:
+            if output.cosine is None and output.passed and output.mean_abs > _MANY_DIFFER:
+                progress.warn(
+                    f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} "
+                    f"differ from {reference}'s; judge them by a metric, or by --atol {output.output}:SHARE"
+                )
 
 
 def _overflows(job: Job, contenders: list[Contender]) -> tuple[Overflow, ...]:
@@ -149,65 +231,14 @@ def _demanded(evaluation: EvaluationSettings | None) -> bool:
     return evaluation is not None and "metric" in evaluation.model_fields_set
 
 
+def _evaluation_words(evaluation: EvaluationSettings | None) -> str:
+    if evaluation is None:
+        return ""
+    metric = evaluation.metric.replace("\\", "/").rpartition("/")[2]  # a folder changes nothing
+    return f"{metric} of {evaluation.output}" if evaluation.output else metric
+
+
 def _not_run(job: Job) -> dict[str, str]:
     backend = load_backend(job.backend)
     refusals = {target.name: backend.runs(target) for target in job.targets}
     return {f"engine:{name}": refusal.reason for name, refusal in refusals.items() if refusal is not None}
-
-
-def _engine(job: Job, engine: Artifact, stack: ExitStack) -> Contender:
-    from trtpipe.accuracy.parity import Contender
-
-    runner = stack.enter_context(load_backend(job.backend).open(engine.path, job.settings))
-    return Contender(engine.label, runner, job.profile.precision)
-
-
-def _data(job: Job, inputs: Inputs) -> tuple[Dataset, bool, bool]:
-    """The samples to compare on; whether they are synthetic; whether they are the labelled evaluation data."""
-    from trtpipe.calibration.synthetic import RandomDataset
-    from trtpipe.onnxfile import read_contract
-
-    if (evaluation := inputs.datasets.get("evaluation-data")) is not None:
-        return evaluation, False, True
-    if (calibration := inputs.datasets.get("calibration-data")) is not None:
-        return calibration, isinstance(calibration, RandomDataset), False
-
-    label = next((name for name in ("model", "simplified", "lowered") if name in inputs.artifacts), None)
-    if label is None:
-        raise InputError("there is no graph to verify", "give an ONNX model")
-    return RandomDataset(read_contract(inputs.path(label)), job.opt_shapes, _SYNTHETIC_FEEDS, seed=0), True, False
-
-
-def _judged(report: ParityReport) -> ParityReport:
-    """The report with its verdict and the reasons for a bad one."""
-    reasons = []
-    for comparison in report.comparisons:
-        for output in comparison.outputs:
-            if not output.passed:
-                cosine = "" if output.cosine is None else f", cosine {output.cosine:.4f}"
-                reasons.append(
-                    f"{comparison.artifact}: output {output.output!r} differs from {report.reference}: "
-                    f"mean {output.mean_abs:.3g} of {output.scale:.3g}, max {output.max_abs:.3g}{cosine}"
-                )
-    if report.overflows:
-        worst = report.overflows[0]
-        reasons.append(
-            f"lowered: {_counted(report.overflows)} in 16-bit storage; {worst.tensor!r} of node "
-            f"{worst.node!r} reaches {worst.largest:.3g}"
-        )
-    reference = next((value for value in report.metrics if value.artifact == report.reference), None)
-    for value in report.metrics:
-        if reference is not None and _dropped(reference, value, report.max_drop or 0.0):
-            reasons.append(
-                f"{value.artifact}: {value.metric} {value.value:.4f} is {reference.value - value.value:.4f} below "
-                f"{report.reference}'s {reference.value:.4f}; allowed are {report.max_drop}"
-            )
-    return report.model_copy(update={"reasons": tuple(reasons), "passed": not reasons})
-
-
-def _counted(overflows: tuple[Overflow, ...]) -> str:
-    return "1 tensor overflows" if len(overflows) == 1 else f"{len(overflows)} tensors overflow"
-
-
-def _dropped(reference: MetricValue, value: MetricValue, max_drop: float) -> bool:
-    return not reference.value - value.value <= max_drop + 1e-12

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.errors import StoreCorrupt
 from trtpipe.store.entry import RECORD, Stored, check_entry, read_entry
-from trtpipe.store.files import make_folder, open_plain
+from trtpipe.store.files import open_plain
 from trtpipe.store.locks import claim, locked, try_locked
 from trtpipe.store.scratch import drop_partial, partial_folders, scratch
 
@@ -91,7 +91,7 @@ def quarantine(layout: Layout, place: Path) -> bool:
     with locked(layout.removal_lock):
         if not os.path.lexists(place) or _is_sound(place):
             return False
-        make_folder(layout.corrupt)
+        layout.make(layout.corrupt)
         stage = place.parent.parent.name
         place.rename(layout.corrupt / f"{stage}-{place.name}-{secrets.token_hex(4)}")
         return True

@@ -100,7 +100,18 @@ class Layout:
             self.check_owner()
         with self.translate("create the cache"):
             for folder in (self.entries, self.tmp, self.locks):
-                make_folder(folder)
+                self.make(folder)
+
+    def make(self, folder: Path) -> None:
+        """Make a folder of the store, durably; none on the way may be a link, because it could lead anywhere.
+
+        Raises:
+            EnvironmentLacks: one is a link.
+        """
+        for path in (self.root / part for part in _beginnings(folder.relative_to(self.root))):
+            if path.is_symlink():
+                raise _unusable(self.root, f"{path} is a link", f"remove {path}, or ")
+        make_folder(folder)
 
     def check_owner(self) -> None:
         """Refuse an existing folder in which another user could have planted an engine: engines are native code.
@@ -133,6 +144,11 @@ class Layout:
     def removal_lock(self) -> Path:
         """The lock that is the right to take entries away."""
         return self.locks / "removal.lock"
+
+
+def _beginnings(path: Path) -> list[Path]:
+    """``a/b/c`` as ``a``, ``a/b``, ``a/b/c``."""
+    return [*reversed(path.parents[:-1]), path]
 
 
 def _unusable(root: Path, why: str, first: str = "") -> EnvironmentLacks:

@@ -24,7 +24,7 @@ from trtpipe.store.entry import (
     seal,
     unseal,
 )
-from trtpipe.store.files import corrupt, make_folder, open_plain, read_plain, sync_folder, take, write_new
+from trtpipe.store.files import corrupt, open_plain, read_plain, sync_folder, take, write_new
 from trtpipe.store.layout import Layout
 from trtpipe.store.locks import is_at, locked, share
 from trtpipe.store.scratch import resumable, scratch, sweep
@@ -149,7 +149,7 @@ class ArtifactStore:
     def _install(self, staging: Path, key: Key, entry: Entry) -> Artifact:
         """Rename a complete entry into its place, pinned already so that no prune can take it at once."""
         place = self._layout.place(key)
-        make_folder(place.parent)
+        self._layout.make(place.parent)
         for _ in range(_ATTEMPTS):
             if (winner := self.lookup(key)) is not None:  # also moves a corrupt entry out of the way
                 return winner
@@ -211,7 +211,7 @@ class ArtifactStore:
     def remember(self, name: str, value: JSON) -> None:
         """Keep a small fact under ``name`` (any text); an older value is replaced in one step."""
         with scratch(self._layout, f"remember {name}") as folder, self._layout.translate(f"remember {name}"):
-            make_folder(self._layout.memo)
+            self._layout.make(self._layout.memo)
             write_new(folder / "memo", seal({"name": name, "value": value}))
             (folder / "memo").replace(self._memo(name))
             sync_folder(self._layout.memo)

@@ -88,7 +88,7 @@ class TestValues:
             (("--calib-samples", "0"), "greater than or equal to 1"),
             (("--backend", "tensort"), "'tensort' is not one of"),
             (("--calib-method", "median"), "'median' is not one of"),
-            (("--metric", "f1"), "'f1' is not one of"),
+            (("--metric", "f1"), "'f1' is none of"),
             (("--opset", "new"), "'new' is not a valid integer"),
             (("--labels", "digit"), "there is no evaluation data"),
         ],

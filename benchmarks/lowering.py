@@ -1,0 +1,102 @@
+"""What lowering itself takes, statistics given: seconds and memory, on a ResNet-50-sized and a BERT-base-sized model.
+
+    python benchmarks/lowering.py > results/lowering.json
+
+`trtpipe build` makes what lowering starts from (random data: speed does not depend on it); then the stage runs alone in
+a fresh process for each precision. Memory is the peak of the process above what it took once everything was imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks_common import machine_line
+
+HERE = Path(__file__).parent
+#: model -> the option that gives its shapes
+MODELS = {"resnet50": "image:1x3x224x224", "bert_base": "ids:1x128"}
+PRECISIONS = ("int8", "fp8", "fp16", "bf16")
+
+
+def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
+    """Lower once, in this process."""
+    import onnx_ir.passes.common  # noqa: F401  so that imports are not counted
+
+    import trtpipe
+    from trtpipe.job import Inputs
+    from trtpipe.passes.insert_qdq import InsertQDQ  # noqa: F401
+    from trtpipe.profile import DeploymentProfile, ShapeRange, parse_shapes
+    from trtpipe.progress import Silent
+    from trtpipe.settings import Settings
+    from trtpipe.stages.lower import Lower
+    from trtpipe.table import artifact_from_file
+
+    ranges = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in parse_shapes(shapes).items()}
+    profile = DeploymentProfile.model_validate({"precision": precision, "shapes": [ranges], "backend": "null"})
+    settings = Settings.from_environment()
+    job = trtpipe.make_job(folder / "simplified.onnx", profile=profile, settings=settings, progress=Silent())
+    files = {"simplified": "simplified.onnx", "ranges": "ranges.json", "statistics": "statistics.npz"}
+    inputs = Inputs({kind: artifact_from_file(kind, folder / name) for kind, name in files.items()})
+    with tempfile.TemporaryDirectory() as work:
+        before, begin = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        Lower().run(job, inputs, Path(work), Silent())
+        seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF)
+    size = (folder / "simplified.onnx").stat().st_size
+    memory = (after.ru_maxrss - before.ru_maxrss) * 1024
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "seconds": round(seconds, 2),
+        "processor_seconds": round(processor, 2),
+        "memory_mb": round(memory / 1e6),
+        "times_the_model": round(memory / size, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--one", nargs=3, metavar=("FOLDER", "PRECISION", "SHAPES"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        folder, precision, shapes = arguments.one
+        print(json.dumps(one(Path(folder), precision, shapes)))
+        return
+    found: dict[str, dict[str, object]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, shapes in MODELS.items():
+            model, out = Path(folder, f"{name}.onnx"), Path(folder, name)
+            subprocess.run([sys.executable, HERE / "models.py", name, model], check=True, stdout=subprocess.DEVNULL)
+            build = [
+                sys.executable,
+                "-m",
+                "trtpipe",
+                "build",
+                model,
+                "--int8",
+                "--backend",
+                "null",
+                "-o",
+                out,
+                "--shapes",
+            ]
+            build += [shapes, "--allow-random-calibration", "--target", "sm89", "--cache-dir", Path(folder, "cache")]
+            made = subprocess.run(build, capture_output=True, text=True, check=False)
+            if not (out / "ranges.json").is_file():
+                raise SystemExit(made.stderr)
+            found[name] = {"model_mb": round((out / "simplified.onnx").stat().st_size / 1e6)}
+            for precision in PRECISIONS:
+                child = [sys.executable, __file__, "--one", str(out), precision, shapes]
+                found[name][precision] = json.loads(
+                    subprocess.run(child, capture_output=True, text=True, check=True).stdout
+                )
+    print(json.dumps({"machine": machine_line(), "models": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trtpipe.accuracy.custom import CustomMeter, evaluate, fingerprint, load_metric
+from trtpipe.errors import InputError
+
+
+@pytest.fixture
+def metric(tmp_path):
+    """The metric ``f`` of a file with this body."""
+
+    def write(body, name="f"):
+        (tmp_path / "metrics.py").write_text(f"import numpy as np\n{body}\n")
+        return load_metric(f"{tmp_path / 'metrics.py'}:{name}")
+
+    return write
+
+
+def answer(feed):
+    return {"y": feed["x"] * 2}
+
+
+class TestWhole:
+    def test_it_runs_the_model_itself_and_the_first_figure_counts(self, metric):
+        found = evaluate(
+            metric("def f(run, limit=None): return {'n': 4.0, 'acc': float(run({'x': np.ones(1)})['y'][0]), 'b': 7}"),
+            answer,
+            "",
+        )
+        assert (found.name, found.value, found.samples, found.others, found.scores) == ("acc", 2.0, 4, {"b": 7.0}, None)
+
+    def test_another_figure_by_name(self, metric):
+        f = metric("def f(run): return {'a': 1.0, 'b': 2.0}")
+        assert evaluate(f, answer, "b").value == 2
+        with pytest.raises(InputError, match="gives no figure 'c'") as caught:
+            evaluate(f, answer, "c")
+        assert "a, b" in caught.value.remedy
+
+    def test_scores_of_single_samples(self, metric):
+        found = evaluate(metric("def f(run): return {'acc': 0.75, 'per_sample': [1, 0, 1, 1]}"), answer, "")
+        assert found.scores is not None
+        assert (found.scores.kind, found.samples, found.scores.value) == ("hits", 4, 0.75)
+
+    @pytest.mark.parametrize(
+        ("body", "complaint"),
+        [
+            ("raise ValueError('no such label')", "raised ValueError: no such label"),
+            ("raise SystemExit(3)", "raised SystemExit"),
+            ("return {'a': float('nan')}", "returned nan for 'a'"),
+            ("return {'a': float('inf')}", "returned inf for 'a'"),
+            ("return 0.5", "returned float, not a dictionary"),
+            ("return {'n': 3}", "returned no number"),
+            ("return {'a': 'high'}", "returned no number"),
+            ("return {'a': 1.0, 'per_sample': [1, np.nan]}", "'per_sample' with NaN"),
+            ("return {'a': 1.0, 'per_sample': 'x'}", "'per_sample' that holds no numbers"),
+        ],
+    )
+    def test_what_is_no_result(self, metric, body, complaint):
+        with pytest.raises(InputError, match=complaint) as caught:
+            evaluate(metric(f"def f(run):\n    {body}"), answer, "")
+        assert "metrics.py:f" in caught.value.message
+        assert caught.value.exit_code == 2
+
+
+class TestPerFeed:
+    def test_one_number_a_row(self, metric):
+        meter = CustomMeter(
+            metric("def f(outputs, labels): return outputs['y'][:, 0] == labels"), lower_is_better=False
+        )
+        meter.update({"y": np.array([[1], [2]])}, {}, np.array([1, 1]))
+        meter.update({"y": np.array([[3]])}, {}, np.array([3]))
+        assert (meter.scores().samples, meter.scores().value) == (3, pytest.approx(2 / 3))
+
+    @pytest.mark.parametrize(
+        ("body", "complaint"),
+        [("return ['a']", "not numbers"), ("return np.nan", "NaN"), ("1 / 0", "ZeroDivisionError")],
+    )
+    def test_what_is_no_result(self, metric, body, complaint):
+        meter = CustomMeter(metric(f"def f(outputs, labels):\n    {body}"), lower_is_better=True)
+        with pytest.raises(InputError, match=complaint):
+            meter.update({"y": np.zeros(1)}, {}, np.zeros(1, np.int64))
+
+
+class TestLoading:
+    @pytest.mark.parametrize("parameters", ["", "a, b, c"])
+    def test_functions_of_another_kind(self, metric, parameters):
+        with pytest.raises(InputError, match=r"needs [03] arguments") as caught:
+            metric(f"def f({parameters}): pass")
+        assert "evaluate(run)" in caught.value.remedy
+
+    def test_the_files_beside_it_belong_to_it(self, tmp_path, metric):
+        metric("def f(run): return {}")
+        source = f"{tmp_path / 'metrics.py'}:f"
+        before = fingerprint(source)
+        assert before == fingerprint(source)
+        (tmp_path / "labels.npz").write_bytes(b"1")
+        after = fingerprint(source)
+        assert after != before
+        assert fingerprint("package.metrics:f") != fingerprint("package.metrics:g")

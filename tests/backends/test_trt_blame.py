@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import onnx
+import pytest
+from models import model, normal, save
+
+from trtpipe.backends._trt_blame import blamed
+from trtpipe.errors import BuildError
+
+CHAIN = model(
+    "(float[4] x) => (float[4] y, float[4] z) { a = Relu(x) b = Neg(a) c = Tanh(b) d = Sigmoid(c) z = Exp(a) "
+    "y = Add(d, w) }",
+    w=normal(4),
+)
+BRANCH = model(
+    "(float[4] x, bool k) => (float[4] y) { a = Relu(x) b = Neg(x) y = If(k) <"
+    "then_branch = t () => (float[4] p) { p = Tanh(a) }, else_branch = e () => (float[4] q) { q = Sigmoid(b) }> }"
+)
+
+
+class Builder:
+    """Fails, with a number of its own each time, on graphs that hold an operator."""
+
+    def __init__(self, operator: str, words: str = "CHECK failed at") -> None:
+        self.operator = operator
+        self.words = words
+        self.tried: list[list[str]] = []
+
+    def __call__(self, path) -> None:
+        proto = onnx.load(path)
+        operators = [node.op_type for node in proto.graph.node]
+        self.tried.append(operators)
+        if self.operator in operators:
+            raise BuildError(f"{path.name}: {self.words} {len(self.tried)}", "change it")
+
+
+def blame(builder, proto, tmp_path, message="m.onnx: CHECK failed at 4711"):
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    error = blamed(BuildError(message, "change it"), save(proto, tmp_path / "m.onnx"), builder, workdir)
+    assert isinstance(error, BuildError)
+    assert error.remedy == "change it"
+    assert list(workdir.iterdir()) == []
+    return error.message
+
+
+@pytest.mark.parametrize(("proto", "node"), [(CHAIN, node) for node in CHAIN.graph.node])
+def test_the_node_that_a_failure_comes_with_is_found(proto, node, tmp_path):
+    builder = Builder(node.op_type)
+    message = blame(builder, proto, tmp_path)
+    assert message == f"m.onnx: CHECK failed at 4711; it comes with node {node.name!r} ({node.op_type})"
+    assert len(builder.tried) <= 3  # halves of six
+
+
+def test_what_bodies_read_counts(tmp_path):
+    builder = Builder("Neg")
+    assert "it comes with node 'neg_1' (Neg)" in blame(builder, BRANCH, tmp_path)
+
+
+def test_another_failure_of_a_beginning_is_no_sign(tmp_path):
+    builder = Builder("Neg", words="something else")
+    assert "it comes with node 'add_5' (Add)" in blame(builder, CHAIN, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("message", "addition"),
+    [
+        ("m.onnx: node 'tanh_2' (Tanh): not so", ""),
+        ("m.onnx: no kernel for tanh_2_OutputLayer", "; node 'tanh_2' is of operator Tanh"),
+    ],
+)
+def test_a_message_that_names_a_node_needs_no_search(message, addition, tmp_path):
+    builder = Builder("Tanh")
+    assert blame(builder, CHAIN, tmp_path, message) == message + addition
+    assert builder.tried == []

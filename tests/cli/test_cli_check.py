@@ -1,0 +1,173 @@
+"""``check``, ``diff`` and ``verify --reuse`` on the command line: exit codes, files and words."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+
+import trtpipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Run
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """64 held-out samples with the labels the model itself gives."""
+    import onnxruntime as ort
+
+    x = np.random.default_rng(2).normal(size=(64, 8)).astype(np.float32)
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    labels = np.concatenate([session.run(None, {"x": x[i : i + 2]})[0].argmax(axis=1) for i in range(0, 64, 2)])
+    path = tmp_path_factory.mktemp("labelled") / "eval.npz"
+    np.savez(path, x=x, labels=labels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def good(run: Run, model: Path, data: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(run, model, data, labelled, tmp_path_factory.mktemp("good") / "out")
+
+
+def built(run: Run, model: Path, data: Path, labelled: Path, out: Path, *words: str) -> Path:
+    quick = ("--backend", "null", "--target", "sm89", "--no-simplify", "--warmup", "1ms", "--duration", "10ms")
+    evaluation = ("--eval-data", labelled, "--labels", "labels", "--metric", "top1", "--max-drop", "1")
+    result = run("build", model, "-o", out, "--int8", "--calib-data", data, *quick, *evaluation, *words)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+class TestCheck:
+    def test_a_good_build_is_saved_and_holds(self, run: Run, good: Path, tmp_path: Path) -> None:
+        saved = run("check", good, "--save-baseline", tmp_path / "b.json")
+        assert saved.exit_code == 0, saved.output
+        assert "lowered: top1 " in saved.stdout
+        result = run("check", good, "--baseline", tmp_path / "b.json", "--junit", tmp_path / "r" / "j.xml",
+                     "--markdown", tmp_path / "r" / "m.md")  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert result.stdout.splitlines()[-1] == "PASSED | out against b.json"
+        assert ET.parse(tmp_path / "r" / "j.xml").getroot().attrib["failures"] == "0"
+        assert "No regression" in (tmp_path / "r" / "m.md").read_text()
+
+    def test_a_regression_has_exit_code_3(
+        self, run: Run, good: Path, model: Path, data: Path, labelled: Path, tmp_path: Path
+    ) -> None:
+        run("check", good, "--save-baseline", tmp_path / "b.json")
+        (tmp_path / "loose.toml").write_text("[tolerance]\natol = 100.0\nmin_cosine = -1.0\n")
+        worse = built(run, model, data, labelled, tmp_path / "out", "--calib-method", "percentile",
+                      "--percentile", "50.1", "--profile", str(tmp_path / "loose.toml"))  # fmt: skip
+        result = run("check", worse, "--baseline", tmp_path / "b.json", "--json")
+        report = json.loads(result.stdout)["report"]
+        assert result.exit_code == json.loads(result.stdout)["exit_code"] == 3
+        failed = [finding["name"] for finding in report["findings"] if finding["status"] == "failed"]
+        assert failed == ["top1 of lowered"]
+        updated = run("check", worse, "--baseline", tmp_path / "b.json", "--update", "a smaller range was asked for")
+        assert updated.exit_code == 0, updated.output
+        assert run("check", worse, "--baseline", tmp_path / "b.json").exit_code == 0
+        assert trtpipe.Baseline.read(tmp_path / "b.json").history[0].reason == "a smaller range was asked for"
+
+    def test_a_slower_engine_alone_has_exit_code_4(
+        self, run: Run, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from trtpipe.accuracy.regression import CheckReport, Finding
+
+        slow = Finding(gate="latency", name="latency", status="failed", message="slower")
+        report = CheckReport(baseline="b.json", build="out", findings=(slow,))
+        monkeypatch.setattr(trtpipe, "check", lambda *args, **options: report, raising=False)
+        assert run("check", good, "--baseline", tmp_path / "b.json").exit_code == 4
+        wrong = slow.model_copy(update={"gate": "accuracy"})
+        monkeypatch.setattr(
+            trtpipe,
+            "check",
+            lambda *args, **options: report.model_copy(update={"findings": (slow, wrong)}),
+            raising=False,
+        )
+        assert run("check", good, "--baseline", tmp_path / "b.json").exit_code == 3
+
+    @pytest.mark.parametrize(
+        ("words", "complaint"),
+        [
+            ((), "--baseline is missing"),
+            (("--baseline", "none.json"), "none.json: cannot be read"),
+            (("--baseline", "b", "--save-baseline", "c"), "--save-baseline makes a new baseline"),
+            (("--baseline", "b", "--update", " "), "--update needs a reason"),
+        ],
+    )
+    def test_bad_usage(self, run: Run, good: Path, words: tuple[str, ...], complaint: str) -> None:
+        result = run("check", good, *words)
+        assert result.exit_code == 2
+        assert complaint in result.stderr
+
+
+class TestDiff:
+    def test_nothing(self, run: Run, good: Path) -> None:
+        assert run("diff", good, good).stdout.strip() == "nothing differs"
+
+    def test_something(self, run: Run, good: Path, bundle: Path) -> None:
+        result = run("diff", bundle, good)
+        assert result.exit_code == 0, result.output
+        assert "profile.accuracy" in result.stdout
+        assert json.loads(run("diff", bundle, good, "--json").stdout)["diff"]["metrics"]
+
+    def test_no_build(self, run: Run, good: Path, tmp_path: Path) -> None:
+        result = run("diff", good, tmp_path)
+        assert result.exit_code == 2
+        assert "no bundle lies there" in result.stderr
+
+
+class TestReuse:
+    def test_tolerances_are_applied_to_what_was_kept(self, run: Run, good: Path, tmp_path: Path) -> None:
+        assert run("verify", "--reuse", good / "parity.json").exit_code == 0
+        result = run("verify", "--reuse", good, "--atol", "0", "--rtol", "0", "-o", tmp_path / "again.json")
+        assert result.exit_code == 3
+        assert "the first stage that broke: lower" in result.stdout
+        assert trtpipe.ParityReport.read(tmp_path / "again.json").broke == "lower"
+
+    @pytest.mark.parametrize(
+        ("words", "complaint"),
+        [
+            (("lowered.onnx", "--reuse", "p.json"), "there is nothing to run"),
+            (("lowered.onnx",), "--reference is missing"),
+            ((), "CANDIDATE is missing"),
+            (("--reuse", "none.json"), "none.json: cannot be read"),
+        ],
+    )
+    def test_bad_usage(self, run: Run, words: tuple[str, ...], complaint: str) -> None:
+        result = run("verify", *words)
+        assert result.exit_code == 2
+        assert complaint in result.stderr
+
+
+class TestMetrics:
+    def test_a_function_of_the_users_as_it_is(
+        self, run: Run, model: Path, data: Path, tmp_path: Path, labelled: Path
+    ) -> None:
+        (tmp_path / "case.py").write_text(
+            "import numpy as np\n"
+            "def evaluate(run, limit=None):\n"
+            "    return {'mean': float(run({'x': np.ones((2, 8), np.float32)})['y'].mean()), 'n': 2.0}\n"
+        )
+        quick = ("--backend", "null", "--target", "sm89", "--no-simplify", "--warmup", "1ms", "--duration", "10ms")
+        words = ("build", model, "-o", tmp_path / "out", "--int8", "--calib-data", data, *quick)
+        result = run(*words, "--metric", f"{tmp_path / 'case.py'}:evaluate", "--max-drop", "9", "--json")
+        assert result.exit_code == 0, result.output
+        metrics = json.loads(result.stdout)["parity"]["metrics"]
+        assert [value["metric"] for value in metrics] == ["mean"] * 3
+        lower = run(
+            *words, "--metric", f"{tmp_path / 'case.py'}:evaluate", "--max-drop", "9", "--lower-is-better", "--json"
+        )
+        assert json.loads(lower.stdout)["parity"]["metrics"][0]["lower_is_better"]
+        wrong = run(*words, "--metric", f"{tmp_path / 'case.py'}:nothing")
+        assert wrong.exit_code == 2
+        assert "there is no function 'nothing'" in wrong.stderr
+
+    def test_labels_that_are_missing(self, run: Run, model: Path, data: Path, tmp_path: Path) -> None:
+        result = run("verify", model, "--reference", model, "--data", data, "--metric", "top1")
+        assert result.exit_code == 2
+        assert "no labels, so top1 cannot be measured" in result.stderr

@@ -1,0 +1,222 @@
+"""Hostile inputs of every kind, as commands to run; all are made on the spot (see models.py and data.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from hostile.data import arrays, hdf5s, images, tars
+from hostile.models import DANGEROUS, REFUSED, hostile_bytes, hostile_places, plain
+from models import model, normal
+
+#: No longer than it must take; the pipeline is the real one but for the engine.
+QUICK = ("--backend", "null", "--target", "sm89", "--warmup", "1ms", "--duration", "10ms")
+REAL = ("--backend", "tensorrt-rtx", "--target", "sm89", "--warmup", "1ms", "--duration", "10ms", "--opt-level", "0",
+        "--time-limit", "30s")  # fmt: skip
+BAD, FINE = frozenset({2, 5, 6}), frozenset({0, 2, 3, 5, 6})
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command, and the exit codes in good order: a bug of ours is 1, a death by signal negative."""
+
+    kind: str
+    name: str
+    words: tuple[str, ...]
+    codes: frozenset[int] = BAD
+
+
+def corpus(folder: Path) -> list[Case]:
+    """Make all inputs below ``folder``; the commands that use them."""
+    good = folder / "good.onnx"
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(plain(), good)
+    return [
+        *_models(folder / "models"),
+        *_programs(folder / "programs"),
+        *_data(folder / "data", good),
+        *_tables(folder / "tables", good),
+        *_records(folder / "records", good),
+        *_places(folder / "places", good),
+    ]
+
+
+def _build(source: Path | str, *more: str) -> tuple[str, ...]:
+    return ("build", str(source), *QUICK, *more)
+
+
+def _models(folder: Path) -> list[Case]:
+    cases = []
+    for number, (name, spoil) in enumerate([*REFUSED.items(), *DANGEROUS.items()]):
+        path = folder / str(number) / "model.onnx"
+        path.parent.mkdir(parents=True)
+        proto = plain()
+        spoil(proto)
+        path.write_bytes(proto.SerializeToString())
+        if name in REFUSED:
+            cases.append(Case("model", name, _build(path)))
+        else:
+            cases.append(Case("model that runs", name, ("build", str(path), *REAL), FINE))
+    for number, (name, content) in enumerate(hostile_bytes().items()):
+        path = folder / f"bytes{number}.onnx"
+        path.write_bytes(content)
+        cases.append(Case("bytes", name, _build(path)))
+    cases += [Case("place", name, _build(path)) for name, path in hostile_places(folder / "places").items()]
+    os.mkfifo(folder / "pipe.onnx")
+    (folder / "link.onnx").symlink_to("/dev/zero")
+    for name in ("pipe.onnx", "link.onnx", "nowhere.onnx", "places"):
+        cases.append(Case("place", f"a model that is {name}", _build(folder / name)))
+    for command in ("simplify", "lower", "compile", "verify", "measure", "inspect"):
+        path = folder / "0" / "model.onnx"
+        more = {"verify": ("--reference", str(path)), "inspect": ()}.get(command, ())
+        target = QUICK[:4] if command == "compile" else ()
+        codes = BAD | {0} if command == "inspect" else BAD  # which only says what is in the file
+        cases.append(Case("stage alone", f"{command} a function bomb", (command, str(path), *target, *more), codes))
+    return cases
+
+
+def _programs(folder: Path) -> list[Case]:
+    folder.mkdir(parents=True)
+    made = {
+        "noise.pt2": b"noise" * 100,
+        "empty.pt2": b"",
+        "pickle.pt2": b"\x80\x04cposix\nsystem\n(S'touch /tmp/trtpipe-escaped'\ntR.",
+        "zip.pt2": b"PK\x05\x06" + bytes(18),
+        "weights.pt": b"\x80\x04cposix\nsystem\n(S'touch /tmp/trtpipe-escaped'\ntR.",
+        "weights.pth": b"PK\x03\x04",
+    }
+    for name, content in made.items():
+        (folder / name).write_bytes(content)
+    cases = [Case("program", name, _build(folder / name)) for name in made]
+    names = (
+        "../../etc/passwd:x",
+        "os:system",
+        "x y:z",
+        "a.py",
+        ":",
+        "-",
+        "\x1b[31mred",
+        "http://example.invalid/m.onnx",
+    )
+    return cases + [Case("program", f"source {name!r}", _build(name)) for name in names]
+
+
+def _data(folder: Path, good: Path) -> list[Case]:
+    folder.mkdir(parents=True)
+    photo = folder / "photo.onnx"
+    shape = "float[1,3,8,8]"
+    onnx.save(model(f"({shape} x) => ({shape} y) {{ y = Conv<pads=[1,1,1,1]>(x, w) }}", w=normal(3, 3, 3, 3)), photo)
+    cases = []
+    for kind, target, made in (
+        ("image", photo, images(folder / "images")),
+        ("array", good, arrays(folder / "arrays")),
+        ("hdf5", good, hdf5s(folder / "hdf5")),
+        ("tar", photo, tars(folder / "tars")),
+    ):
+        for name, path in made.items():
+            cases.append(Case(kind, name, _build(target, "--int8", "--calib-data", str(path))))
+    return cases
+
+
+_DEEP = "[" * 5000 + "]" * 5000
+#: Profiles and recipes: wrong types, numbers beyond all bounds, names that lead elsewhere.
+_PROFILES = {
+    "a number beyond all bounds": "[build]\nworkspace = 99999999999999999999999999999999\n",
+    "infinity": "[latency]\nduration = inf\n",
+    "not a number": "[accuracy]\nmax_drop = nan\n",
+    "a negative number": "[build]\nopt_level = -7\n",
+    "text for a number": '[build]\nopt_level = "many"\n',
+    "a list for a table": "build = [1, 2]\n",
+    "a table for a list": "[targets]\na = 1\n",
+    "a key nobody knows": '__class__ = "os.system"\n',
+    "a key twice": 'precision = "int8"\nprecision = "fp16"\n',
+    "no TOML": "precision: int8\n",
+    "no UTF-8": "precision = '\xff'\n",
+    "brackets 5,000 deep": f"targets = {_DEEP}\n",
+    "a NUL": 'precision = "int8\\u0000"\n',
+    "a target with a path": 'targets = ["../../../../tmp/trtpipe-escaped"]\n',
+    "an escape sequence": 'precision = "\\u001b[2J"\n',
+    "a shape of 2^62": "[shapes.x]\nmin = [1, 4]\nopt = [2, 4]\nmax = [4611686018427387904, 4]\n",
+    "a million targets": "targets = [" + '"sm89",' * 1_000_000 + '"sm90x"]\n',
+}
+
+
+def _tables(folder: Path, good: Path) -> list[Case]:
+    folder.mkdir(parents=True)
+    cases = []
+    for number, (name, text) in enumerate(_PROFILES.items()):
+        path = folder / f"{number}.toml"
+        path.write_bytes(text.encode("latin-1"))
+        cases.append(Case("profile", name, _build(good, "--profile", str(path)), BAD | {0}))
+        if number < 13:
+            cases.append(Case("recipe", name, _build(good, "--int8", "--calib", str(path))))
+    return cases
+
+
+def _records(folder: Path, good: Path) -> list[Case]:
+    """Ranges, manifests and sidecars as nobody wrote them."""
+    folder.mkdir(parents=True)
+    shutil.copy(good, folder / "model.onnx")
+    texts = {
+        "nothing": "",
+        "no JSON": "{",
+        "another record": '{"tensors": 1}',
+        "a list": "[]",
+        "brackets 100,000 deep": "[" * 100_000,
+        "a number of 5,000 digits": '{"tensors": {}, "method": ' + "9" * 5000 + "}",
+        "infinite ranges": json.dumps({"method": "max", "tensors": {"x": {"amax": "Infinity"}}}),
+        "a key twice": '{"method": "max", "method": "mse", "tensors": {}}',
+        "a manifest that names other files": json.dumps(
+            {"artifacts": [{"files": ["../../etc/passwd"]}], "verdicts": []}
+        ),
+        "a name with an escape sequence": json.dumps({"method": "\x1b[2J", "tensors": {}}),
+    }
+    cases = []
+    for number, (name, text) in enumerate(texts.items()):
+        path = folder / f"{number}.json"
+        path.write_text(text)
+        words = ("lower", str(folder / "model.onnx"), "--int8", "--ranges", str(path))
+        cases.append(Case("ranges", name, words))
+        cases.append(Case("inspect", name, ("inspect", str(path))))
+    for name, content in {"a plan cut short": b"ftrt" + bytes(20), "a plan of zeros": bytes(100)}.items():
+        path = folder / f"{name.replace(' ', '-')}.plan"
+        path.write_bytes(content)
+        cases.append(Case("plan", f"inspect {name}", ("inspect", str(path)), BAD | {0}))
+        cases.append(Case("plan", f"measure {name}", ("measure", str(path), "--target", "sm89")))
+    return cases
+
+
+def _places(folder: Path, good: Path) -> list[Case]:
+    """Caches and output folders that are not the user's own."""
+    folder.mkdir(parents=True)
+    cases = []
+    for name in ("open to all", "of another user", "a file", "a link to nothing", "a planted entry"):
+        cache = folder / name.replace(" ", "-")
+        if name == "a file":
+            cache.write_text("")
+        elif name == "a link to nothing":
+            cache.symlink_to(folder / "nowhere")
+        else:
+            cache.mkdir(mode=0o700)
+            (cache / "v1").mkdir()
+            (cache / "v1" / "compile").symlink_to("/etc")
+        if name == "open to all":
+            cache.chmod(0o777)
+        if name == "of another user":
+            if os.geteuid():  # only root can give a folder away
+                continue
+            os.chown(cache, 12345, 12345)
+        cases.append(Case("cache", name, ("--cache-dir", str(cache), *_build(good))))
+    out = folder / "out"
+    out.write_text("a file")
+    cases.append(Case("output", "a file", ("build", str(good), "-o", str(out), *QUICK)))
+    cases.append(Case("output", "below a file", ("build", str(good), "-o", str(out / "x"), *QUICK)))
+    (folder / "gone").symlink_to(folder / "nowhere" / "x")
+    cases.append(Case("output", "a link to nothing", ("build", str(good), "-o", str(folder / "gone"), *QUICK)))
+    np.savez(folder / "x.npz", x=np.zeros((2, 4), np.float32))
+    return cases

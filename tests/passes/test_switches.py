@@ -1,0 +1,106 @@
+"""One graph with a switch for every node, against graphs that were lowered for good."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from models import CASES, conv_net, embedding, feed_for, normal, run
+
+from trtpipe.passes.clean_up import clean_up
+from trtpipe.passes.graph_pass import node_label, run_passes
+from trtpipe.passes.infer_types import InferTypes
+from trtpipe.passes.insert_qdq import InsertQDQ
+from trtpipe.passes.placement import place
+from trtpipe.passes.scale_groups import joint_amax
+from trtpipe.passes.switches import add_switches, eight_bits, group_points, half
+
+
+def prepared(proto):
+    model = ir.from_proto(proto)
+    clean_up(model)
+    run_passes(model, [InferTypes()])
+    return model
+
+
+def switched(proto, on, lowering=None, precision="int8"):
+    """The model with the nodes of ``on`` (``None``: all) lowered by their switches; and its points."""
+    model = prepared(proto)
+    placement = place(model)
+    amax = joint_amax(dict.fromkeys(placement.tensors, 3.0), placement.groups)
+    switches = add_switches(model, placement.points, lowering or eight_bits(precision, amax, "max"))
+    made = ir.to_proto(model)
+    for tensor in made.graph.initializer:
+        if tensor.name in switches.values():
+            name = next(node for node, switch in switches.items() if switch == tensor.name)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(on is None or name in on), tensor.name))
+    return made, placement
+
+
+def lowered(proto, keep=(), precision="int8"):
+    model = prepared(proto)
+    amax = dict.fromkeys(place(model).tensors, 3.0)
+    run_passes(model, [InsertQDQ(precision, amax, keep)])
+    return ir.to_proto(model)
+
+
+#: listed_initializers has an opset that simplification raises first.
+QUANTISED = [n for n, case in CASES.items() if n != "listed_initializers" and place(prepared(case())).points]
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_with_all_switches_on_it_is_the_lowered_graph_and_with_none_the_plain_one(name, precision):
+    proto = CASES[name]()
+    feed = feed_for(proto)
+    everything, _ = switched(proto, None, precision=precision)
+    onnx.checker.check_model(everything)
+    for wanted, made in ((lowered(proto, precision=precision), everything), (proto, switched(proto, ())[0])):
+        expected, found = run(wanted, feed), run(made, feed)
+        for output in expected:
+            np.testing.assert_allclose(found[output], expected[output], rtol=1e-5, atol=1e-5)
+
+
+def test_one_switch_lowers_one_node():
+    proto = conv_net()
+    feed = {"x": normal(3, 3, 8, 8)}
+    names = [node_label(point.node) for point in switched(proto, ())[1].points]
+    assert len(names) == 2
+    for name in names:
+        rest = tuple(other for other in names if other != name)
+        expected, found = run(lowered(proto, rest), feed)["y"], run(switched(proto, (name,))[0], feed)["y"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        assert np.abs(found - run(proto, feed)["y"]).max() > 1e-4
+
+
+def test_half_rounds_activations_weights_and_results():
+    proto = conv_net()
+    feed = {"x": normal(3, 3, 8, 8)}
+    exact, found = run(proto, feed)["y"], run(switched(proto, None, half)[0], feed)["y"]
+    gap = np.abs(found - exact).max()
+    assert 0 < gap < 0.01 * np.abs(exact).max()
+    np.testing.assert_array_equal(found, found.astype(np.float16).astype(np.float32))
+
+
+class TestGroups:
+    def test_readers_of_one_tensor_flip_together(self):
+        groups = group_points(place(prepared(CASES["residual"]())))
+        together = [set(group.nodes) for group in groups]
+        assert any({"conv_1", "conv_2"} <= nodes for nodes in together)
+
+    def test_users_of_one_weight_flip_together(self):
+        [group] = group_points(place(prepared(CASES["shared_weight"]())))
+        assert len(group.nodes) == 2
+
+    def test_each_node_is_in_one_group(self):
+        for name in QUANTISED:
+            placement = place(prepared(CASES[name]()))
+            nodes = [node for group in group_points(placement) for node in group.nodes]
+            assert sorted(nodes) == sorted(node_label(point.node) for point in placement.points)
+
+    def test_groups_are_in_graph_order(self):
+        model = prepared(embedding())
+        order = [node_label(node) for node in model.graph.all_nodes()]
+        firsts = [order.index(group.name) for group in group_points(place(model))]
+        assert firsts == sorted(firsts)

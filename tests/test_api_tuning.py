@@ -1,0 +1,181 @@
+"""Sensitivity and tuning through the public functions, on a small network of which 8 bits break one layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from models import model, normal, run, save
+
+import trtpipe
+from trtpipe import api
+from trtpipe.errors import InputError
+from trtpipe.profile import DeploymentProfile
+from trtpipe.recipe import CalibrationRecipe
+from trtpipe.settings import Settings
+
+
+def network() -> onnx.ModelProto:
+    """Four wide layers; the third reads values one of which dwarfs the others, so that 8 bits see nothing else."""
+    scale = np.ones((1, 32), np.float32)
+    scale[0, 0] = 3000.0
+    weights = {f"w{i}": normal(32, 32, seed=i, scale=0.25) for i in range(4)}
+    weights["w2"][0] = 0  # the large value is ignored
+    return model(
+        "(float[N,32] x) => (float[N,10] y) { a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1) d = Mul(c, scale) "
+        "e = MatMul(d, w2) f = Tanh(e) g = MatMul(f, w3) y = MatMul(g, head) }",
+        scale=scale, head=normal(32, 10, seed=9), **weights,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job on the network; options go into its recipe's evaluation."""
+    path = save(network(), tmp_path / "net.onnx")
+    x = normal(512, 32, seed=3)
+    np.savez(tmp_path / "calib.npz", x=x[:64])
+    np.savez(tmp_path / "eval.npz", x=x[64:], labels=run(network(), {"x": x[64:]})["y"].argmax(axis=1))
+
+    def make(precision="int8", **evaluation):
+        chosen = {"source": str(tmp_path / "eval.npz"), "labels": "labels", "batch": 64, "metric": "top1"} | evaluation
+        recipe = {"method": "max", "data": {"source": str(tmp_path / "calib.npz"), "batch": 16}}
+        if chosen["metric"]:
+            recipe["evaluation"] = chosen
+        shapes = {"x": {"min": [1, 32], "opt": [16, 32], "max": [64, 32]}}
+        return api.make_job(
+            str(path),
+            profile=DeploymentProfile.model_validate({"precision": precision, "shapes": shapes, "backend": "null",
+                                                      "targets": ["sm89"]}),
+            recipe=CalibrationRecipe.model_validate(recipe),
+            settings=Settings(cache_dir=tmp_path / "cache"),
+            simplify=False,
+        )  # fmt: skip
+
+    return make
+
+
+class TestSensitivity:
+    def test_the_layer_that_8_bits_break_is_ranked_first(self, job, tmp_path, heard_all):
+        found = trtpipe.sensitivity(job(), tmp_path / "s.json", samples=4, half=True, progress=heard_all)
+        worst, second, *_ = found.ranked
+        assert worst.name == "matmul_4"
+        assert worst.noise > 10 * second.noise
+        assert worst.macs == 16 * 32 * 32
+        assert 0.5 < found.additivity < 2
+        assert all(group.half_noise is not None and group.half_noise < group.noise for group in found.groups)
+        assert trtpipe.Sensitivity.read(tmp_path / "s.json") == found
+
+    def test_it_is_kept(self, job, heard_all, monkeypatch):
+        first = trtpipe.sensitivity(job(), samples=4, progress=heard_all)
+        monkeypatch.setattr("trtpipe.stages.sensitivity.Sensitivity.run", lambda *args: pytest.fail("measured again"))
+        assert trtpipe.sensitivity(job(), samples=4) == first
+
+    def test_precisions_without_a_choice(self, job):
+        with pytest.raises(InputError, match="fp16 has nothing to choose"):
+            trtpipe.sensitivity(job("fp16"))
+
+
+class TestTune:
+    def test_only_the_broken_layer_is_kept_and_build_takes_the_profile(self, job, tmp_path, heard_all):
+        result = trtpipe.tune(job(), trtpipe.Budget(max_drop=0.05), tmp_path / "tuned.toml", progress=heard_all)
+        tuning = result.tuning
+        assert tuning.met
+        assert tuning.lowered.loss(tuning.reference) > 0.05, "everything in 8 bits has to fail for this test"
+        assert tuning.nodes == ("matmul_4",)
+        assert tuning.share > 0.7
+        assert len(tuning.trials) + 1 <= 12
+        profile = DeploymentProfile.load(tmp_path / "tuned.toml")
+        assert profile == result.profile
+        assert profile.keep == ("matmul_4",)
+        recipe = CalibrationRecipe.load(tmp_path / "tuned.calib.toml") if len(result.files) == 3 else job().recipe
+        built = api.build(
+            api.make_job(str(tmp_path / "net.onnx"), profile=profile, recipe=recipe, simplify=False,
+                         settings=Settings(cache_dir=tmp_path / "cache")),
+            tmp_path / "out",
+        )  # fmt: skip
+        assert built.parity is not None
+        value = {each.artifact: each.value for each in built.parity.metrics}["lowered"]
+        assert value == pytest.approx(tuning.tuned.value, abs=0.005)
+
+    def test_the_same_twice_and_without_new_evaluations(self, job, tmp_path, monkeypatch):
+        budget = trtpipe.Budget(max_drop=0.05)
+        first = trtpipe.tune(job(), budget, tmp_path / "a.toml")
+        monkeypatch.setattr("trtpipe.accuracy.measuring.measure_metric", lambda *args: pytest.fail("evaluated again"))
+        assert trtpipe.tune(job(), budget, tmp_path / "b.toml").tuning == first.tuning
+        assert (tmp_path / "a.toml").read_bytes() == (tmp_path / "b.toml").read_bytes()
+
+    def test_an_interrupted_search_goes_on(self, job, tmp_path, monkeypatch):
+        from trtpipe.accuracy import measuring
+
+        real, calls = measuring.measure_metric, []
+
+        def interrupted(*args):
+            calls.append(args[0])
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        monkeypatch.setattr(measuring, "measure_metric", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trtpipe.tune(job(), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml")
+        assert not (tmp_path / "t.toml").exists()
+        before = len(calls)
+        result = trtpipe.tune(job(), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml")
+        assert len(calls) - before == len(result.tuning.trials) + 1 - 2, "two of them were known"
+
+    def test_time_that_is_up_and_goes_on(self, job, tmp_path):
+        budget = trtpipe.Budget(max_drop=0.05)
+        early = trtpipe.tune(job(), budget, tmp_path / "t.toml", seconds=1e-9).tuning
+        assert not early.complete
+        assert early.met
+        assert len(early.trials) < 2
+        for _ in range(20):
+            later = trtpipe.tune(job(), budget, tmp_path / "t.toml", seconds=1e-9).tuning
+            if later.complete:
+                break
+        assert later.nodes == ("matmul_4",)
+
+    def test_a_budget_that_cannot_be_met(self, job, tmp_path):
+        result = trtpipe.tune(job(), trtpipe.Budget(least=1.5, metric="top1"), tmp_path / "t.toml")
+        assert not result.tuning.met
+        assert result.tuning.tuned.value == result.tuning.reference.value == 1.0
+        assert result.tuning.share == 0
+
+    def test_a_least_value(self, job, tmp_path):
+        tuning = trtpipe.tune(job(), trtpipe.Budget(least=0.9), tmp_path / "t.toml").tuning
+        assert tuning.met
+        assert tuning.tuned.value >= 0.9
+
+    def test_metrics_without_labels(self, job, tmp_path):
+        job_ = job(labels="", source=str(tmp_path / "calib.npz"), metric="cosine")
+        tuning = trtpipe.tune(job_, trtpipe.Budget(max_drop=0.01), tmp_path / "t.toml").tuning
+        assert tuning.met
+        assert tuning.reference.value == pytest.approx(1.0)
+        assert tuning.nodes == ("matmul_4",)
+
+    @pytest.mark.parametrize(
+        ("options", "complaint"),
+        [
+            ({"metric": ""}, "tuning needs a metric"),
+            ({"labels": "", "source": "calib.npz"}, "no labels, so top1 cannot be measured"),
+            ({"metric": "nan.py:evaluate"}, "returned nan"),
+            ({"metric": "raises.py:evaluate"}, "raised ValueError: no"),
+        ],
+    )
+    def test_bad_input_leaves_what_was_there(self, job, tmp_path, options, complaint):
+        (tmp_path / "nan.py").write_text("def evaluate(run): return {'m': float('nan')}")
+        (tmp_path / "raises.py").write_text("def evaluate(run): raise ValueError('no')")
+        (tmp_path / "t.toml").write_text("earlier")
+        here = {key: str(tmp_path / value) if value.endswith(("npz", "evaluate")) else value
+                for key, value in options.items()}  # fmt: skip
+        with pytest.raises(InputError, match=complaint):
+            trtpipe.tune(job(**here), trtpipe.Budget(max_drop=0.01), tmp_path / "t.toml")
+        assert (tmp_path / "t.toml").read_text() == "earlier"
+
+    def test_another_metric_than_the_budgets(self, job, tmp_path):
+        with pytest.raises(InputError, match="--min top5: the metric is top1"):
+            trtpipe.tune(job(), trtpipe.Budget(least=0.9, metric="top5"), tmp_path / "t.toml")
+
+    def test_what_is_written_must_be_a_profile(self, job, tmp_path):
+        with pytest.raises(InputError, match="tuning writes a profile"):
+            trtpipe.tune(job(), trtpipe.Budget(max_drop=0.1), tmp_path / "t.json")

@@ -1,0 +1,88 @@
+"""Equal inputs in other folders, at other times, under other umasks, locales and hash seeds: equal bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import conv_net, normal, save
+
+ROOT = Path(__file__).resolve().parents[1]
+#: What the folder, the moment, the shell and the user may differ in.
+WORLDS: tuple[dict[str, str], ...] = (
+    {"PYTHONHASHSEED": "1", "LC_ALL": "C", "TZ": "UTC", "COLUMNS": "80", "TRTPIPE_THREADS": "1"},
+    {"PYTHONHASHSEED": "4242", "LC_ALL": "C.UTF-8", "TZ": "Asia/Kolkata", "COLUMNS": "200", "TRTPIPE_THREADS": "2"},
+)
+
+
+def build(folder: Path, world: dict[str, str], umask: int) -> dict[str, bytes]:
+    """All files of a bundle made from scratch in ``folder``."""
+    folder.mkdir(parents=True)
+    save(conv_net(), folder / "net.onnx")
+    np.savez(folder / "data.npz", x=normal(8, 3, 8, 8))
+    for path in folder.iterdir():
+        os.utime(path, (len(folder.name), 1_000_000))
+    words = ["build", "net.onnx", "-o", "out", "--int8", "--calib-data", "data.npz", "--backend", "null",
+             "--target", "sm89", "--shapes", "x:2x3x8x8", "--atol", "9", "--duration", "5ms"]  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRTPIPE_")}
+    environment |= {**world, "TRTPIPE_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    answer = subprocess.run(
+        [sys.executable, "-m", "trtpipe", *words], cwd=folder, env=environment, umask=umask,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    return {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
+
+
+def without_times(name: str, content: bytes) -> Any:
+    """A file without what was measured: how fast the graph runs, how long the engine took to build."""
+    if name == "latency.json":
+        return None
+    if name not in {"manifest.json", "sm89.plan.json"}:
+        return content
+    found = json.loads(content)
+    found.pop("build_seconds", None)
+    measured = {"latency", "engine:sm89"}
+    found["artifacts"] = [one for one in found.get("artifacts", ()) if one["label"] not in measured]
+    found["verdicts"] = [one for one in found.get("verdicts", ()) if one["gate"] != "latency"]
+    return found
+
+
+def test_two_builds_are_equal_but_for_what_was_measured(tmp_path: Path) -> None:
+    one = build(tmp_path / "one", WORLDS[0], 0o077)
+    two = build(tmp_path / "a much longer name" / "two", WORLDS[1], 0o002)
+    assert set(one) == set(two)
+    assert len(one) > 8
+    assert [name for name in one if without_times(name, one[name]) != without_times(name, two[name])] == []
+    assert not any(str(tmp_path).encode() in content for content in one.values())
+
+
+def copy_of_the_sources(folder: Path) -> Path:
+    for name in ("trtpipe", "tools"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def test_the_wheel_and_the_source_archive_too(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77")
+    made = []
+    for number, world in enumerate(WORLDS):
+        folder = copy_of_the_sources(tmp_path / ("x" * (1 + 30 * number)))
+        for path in folder.rglob("*.py"):
+            os.utime(path, (number, 1_000_000 * (1 + number)))
+        subprocess.run(
+            [sys.executable, str(folder / "tools" / "make_dist.py"), str(folder / "dist")],
+            env={**os.environ, **world}, umask=0o077 if number else 0o002, capture_output=True, check=True,
+        )  # fmt: skip
+        made.append({path.name: path.read_bytes() for path in (folder / "dist").iterdir()})
+    assert sorted(Path(name).suffix for name in made[0]) == [".gz", ".whl"]
+    assert made[0] == made[1]

@@ -1,0 +1,195 @@
+"""Metrics of the user's own: a function for each feed, or one that runs the whole evaluation itself."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from trtpipe.accuracy.metrics import joined
+from trtpipe.accuracy.scores import Scores
+from trtpipe.calibration.usercode import importable, load_function
+from trtpipe.digest import sha256_file, sha256_json
+from trtpipe.errors import InputError, TrtpipeError
+
+if TYPE_CHECKING:
+    from trtpipe.backends.base import Feed
+
+#: Files beside a metric's own that count as part of it, up to this many bytes in all.
+_BESIDE_BYTES = 256 << 20
+#: Entry of an evaluation's dictionary that holds the score of every sample, or their number.
+PER_SAMPLE, COUNT = "per_sample", "n"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A loaded function.
+
+    Attributes:
+        source: as the user wrote it.
+        label: the same without folders.
+        folder: importable while it runs.
+        call: the function.
+        whole: whether it takes ``run`` and does the evaluation itself.
+    """
+
+    source: str
+    label: str
+    folder: Path
+    call: Callable[..., Any]
+    whole: bool
+
+
+def load_metric(source: str) -> Metric:
+    """The function that ``path/file.py:function`` or ``package.module:function`` names.
+
+    With one parameter that has no default it is ``evaluate(run) -> dict``; with two, ``metric(outputs, labels)``.
+
+    Raises:
+        InputError: no such file, module or function, or it takes something else.
+    """
+    found = load_function(source)
+    needed = _required(found.call)
+    if needed not in (1, 2):
+        raise InputError(
+            f"{source} needs {needed} arguments",
+            "write evaluate(run) -> {'metric': number}, or metric(outputs, labels) -> one number a row",
+        )
+    return Metric(source, found.label, found.folder, found.call, whole=needed == 1)
+
+
+def fingerprint(source: str) -> str:
+    """The content of a metric: its file, and the files beside it (which may hold its data).
+
+    Of a module only the name counts; so does a folder whose files exceed 256 MB.
+    """
+    place = Path(source.rpartition(":")[0])
+    if place.suffix != ".py" or not place.is_file():
+        return sha256_json(source)
+    files = sorted(path for path in place.resolve().parent.iterdir() if path.is_file())
+    if sum(path.stat().st_size for path in files) > _BESIDE_BYTES:
+        files = [place]
+    return sha256_json([place.name, source.rpartition(":")[2], [[path.name, sha256_file(path)] for path in files]])
+
+
+def _required(function: Callable[..., Any]) -> int:
+    """How many parameters have no default."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 0
+    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+class CustomMeter:
+    """``metric(outputs, labels)`` on every feed: one number a row, or one for the feed."""
+
+    needs_labels = True
+
+    def __init__(self, metric: Metric, *, lower_is_better: bool) -> None:
+        self.metric = metric.label
+        self.lower_is_better = lower_is_better
+        self._function = metric
+        self._values: list[np.ndarray] = []
+
+    def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
+        """Add one feed.
+
+        Raises:
+            InputError: the function raised, or gave anything but finite numbers.
+        """
+        found = _called(self._function, outputs, labels)
+        try:
+            values = np.atleast_1d(np.asarray(found, np.float64)).ravel()
+        except (TypeError, ValueError):
+            _refuse(self._function, f"returned {type(found).__name__}, not numbers")
+        if not np.isfinite(values).all():
+            _refuse(self._function, "returned NaN or infinity")
+        self._values.append(values)
+
+    def scores(self) -> Scores:
+        """What the function said of every row (or feed)."""
+        return Scores.of("means", joined(self._values))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``evaluate(run)`` said.
+
+    Attributes:
+        name: of the figure that counts.
+        value: it.
+        samples: how many it rests on; 0 if the function does not say.
+        scores: of single samples, where the function gives them.
+        others: its other figures.
+    """
+
+    name: str
+    value: float
+    samples: int
+    scores: Scores | None
+    others: dict[str, float]
+
+
+def evaluate(metric: Metric, run: Callable[[Feed], Feed], key: str) -> Evaluation:
+    """Let the user's function evaluate an artifact.
+
+    Args:
+        metric: takes ``run``, which maps input arrays to output arrays, both by name; returns a dictionary of numbers.
+            ``n`` is the number of samples; ``per_sample`` may hold the score of each, whose mean is the metric.
+        key: which figure counts; empty for the first one.
+
+    Raises:
+        InputError: the function raised, returned something else, or the figure is NaN or missing.
+    """
+    found = _called(metric, run)
+    if not isinstance(found, Mapping):
+        _refuse(metric, f"returned {type(found).__name__}, not a dictionary of numbers")
+    figures = {str(name): float(value) for name, value in found.items() if isinstance(value, numbers.Real)}
+    names = [name for name in figures if name not in (COUNT, PER_SAMPLE)]
+    if not names:
+        _refuse(metric, "returned no number")
+    name = key or names[0]
+    if name not in figures:
+        raise InputError(f"{metric.source} gives no figure {name!r}", f"figures: {', '.join(names)}")
+    if not math.isfinite(figures[name]):
+        _refuse(metric, f"returned {figures[name]} for {name!r}")
+    scores = _per_sample(metric, found, figures[name])
+    others = {other: figures[other] for other in names if other != name and math.isfinite(figures[other])}
+    count = figures.get(COUNT, 0.0)
+    samples = scores.samples if scores else int(count) if 0 <= count < 1e15 else 0
+    return Evaluation(name, figures[name], samples, scores, others)
+
+
+def _per_sample(metric: Metric, found: Mapping[Any, Any], value: float) -> Scores | None:
+    if PER_SAMPLE not in found:
+        return None
+    try:
+        parts = np.asarray(found[PER_SAMPLE], np.float64).ravel()
+    except (TypeError, ValueError):
+        _refuse(metric, f"returned {PER_SAMPLE!r} that holds no numbers")
+    if not parts.size or not np.isfinite(parts).all():
+        _refuse(metric, f"returned {PER_SAMPLE!r} with NaN, infinity or nothing in it")
+    return Scores.of("hits" if np.isin(parts, (0, 1)).all() else "means", parts, whole=value)
+
+
+def _called(metric: Metric, *arguments: Any) -> Any:
+    try:
+        with importable(metric.folder):
+            return metric.call(*arguments)
+    except TrtpipeError:
+        raise  # from ``run``: the artifact's own failure
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{metric.source} raised {type(error).__name__}: {error}", "run the function by itself and mend it"
+        ) from error
+
+
+def _refuse(metric: Metric, what: str) -> NoReturn:
+    raise InputError(f"{metric.source} {what}", "a metric must give finite numbers; run the function by itself")

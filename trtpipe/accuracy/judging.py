@@ -1,0 +1,83 @@
+"""The verdict on a parity report: which comparisons count, what is said of a bad one, and which stage broke first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from trtpipe.accuracy.reports import Comparison, OutputParity, ParityReport
+
+PYTORCH = "pytorch"
+
+
+def judged(report: ParityReport) -> ParityReport:
+    """The report with its verdict, the reasons for a bad one, and the first stage that broke.
+
+    What counts: every artifact against the reference, the exported model against PyTorch, and the metric.
+    """
+    failed: dict[str, list[str]] = {}
+    for comparison in (*report.pytorch, *report.comparisons):
+        if comparison.against != PYTORCH or comparison.artifact == report.reference:
+            for output in comparison.outputs:
+                if not output.passed:
+                    failed.setdefault(comparison.artifact, []).append(_difference(comparison, output))
+    for artifact, reason in (*_overflows(report), *_drops(report)):
+        failed.setdefault(artifact, []).append(reason)
+    reasons = tuple(reason for found in failed.values() for reason in found)
+    broke = _first_broken(report, list(failed)) if failed else ""
+    return report.model_copy(update={"reasons": reasons, "passed": not reasons, "broke": broke})
+
+
+def stage_of(artifact: str) -> str:
+    """The stage that makes an artifact."""
+    kind, _, target = artifact.partition(":")
+    names = {"model": "export", "simplified": "simplify", "lowered": "lower", "engine": f"compile {target}"}
+    return names.get(kind, kind)
+
+
+def _difference(comparison: Comparison, output: OutputParity) -> str:
+    cosine = "" if output.cosine is None else f", cosine {output.cosine:.4f}"
+    return (
+        f"{comparison.artifact}: output {output.output!r} differs from {comparison.against}: "
+        f"mean {output.mean_abs:.3g} of {output.scale:.3g}, max {output.max_abs:.3g} "
+        f"(feed {output.worst_feed}, element {list(output.worst_index)}){cosine}"
+    )
+
+
+def _overflows(report: ParityReport) -> Iterator[tuple[str, str]]:
+    """What of the lowered graph 16-bit storage cannot hold."""
+    if report.overflows:
+        worst, count = report.overflows[0], len(report.overflows)
+        counted = "1 tensor overflows" if count == 1 else f"{count} tensors overflow"
+        yield (
+            "lowered",
+            f"lowered: {counted} in 16-bit storage; {worst.tensor!r} of node "
+            f"{worst.node!r} reaches {worst.largest:.3g}",
+        )
+
+
+def _drops(report: ParityReport) -> Iterator[tuple[str, str]]:
+    """Artifacts whose metric is too far below the reference's."""
+    reference = next((value for value in report.metrics if value.artifact == report.reference), None)
+    for value in report.metrics:
+        if reference is not None and not value.loss(reference) <= (report.max_drop or 0.0) + 1e-12:
+            side = "above" if value.lower_is_better else "below"
+            yield (
+                value.artifact,
+                f"{value.artifact}: {value.metric} {value.value:.4f} is {value.loss(reference):.4f} {side} "
+                f"{report.reference}'s {reference.value:.4f}; allowed are {report.max_drop}",
+            )
+
+
+def _first_broken(report: ParityReport, failed: Sequence[str]) -> str:
+    """The first link of the chain that does not hold; if all do, the first artifact that failed as a whole."""
+    chain = [c for c in report.pytorch if c.artifact == report.reference]
+    linked = {comparison.artifact for comparison in report.links}
+    chain += [c for c in report.comparisons if c.artifact not in linked]
+    chain += report.links
+    order = [report.reference, *(comparison.artifact for comparison in report.comparisons)]
+    broken = [comparison.artifact for comparison in chain if not comparison.passed]
+    candidates = broken or failed
+    return stage_of(min(candidates, key=order.index))

@@ -1,0 +1,124 @@
+"""Outputs kept as Polygraphy's RunResults, so that other tolerances can be applied without running again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.accuracy.parity import Contender, ParityRun, compare
+from trtpipe.calibration.sample import Sample
+from trtpipe.errors import InputError
+from trtpipe.imports import without
+from trtpipe.progress import Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+    from pathlib import Path
+
+    from trtpipe.artifact import TensorSpec
+    from trtpipe.backends.base import Feed
+    from trtpipe.profile import Precision, Tolerance
+
+#: Bytes of outputs that are kept at most, all artifacts together.
+MOST_BYTES = 32 << 20
+
+
+class Recording:
+    """The outputs of the first feeds, up to a number of bytes; always at least one feed."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most = most_bytes
+        self._bytes = 0
+        self._full = False
+        self.feeds: list[Mapping[str, Feed]] = []
+
+    def add(self, outputs: Mapping[str, Feed]) -> None:
+        """Keep one feed's outputs, artifact by artifact, if there is room."""
+        size = sum(value.nbytes for found in outputs.values() for value in found.values())
+        self._full = self._full or bool(self.feeds and self._bytes + size > self._most)
+        if not self._full:
+            self.feeds.append(outputs)
+            self._bytes += size
+
+    @without("torch")
+    def save(self, path: Path) -> None:
+        """Write a file that Polygraphy's own tools read too (``polygraphy inspect data``)."""
+        from polygraphy.comparator import IterationResult, RunResults
+        from polygraphy.logger import G_LOGGER
+
+        results = RunResults()
+        for label in self.feeds[0] if self.feeds else ():
+            runs = [IterationResult(dict(feed[label]), runtime=0.0, runner_name=label) for feed in self.feeds]
+            results.append((label, runs))
+        with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+            results.save(str(path))
+
+
+@without("torch")
+def load_outputs(path: Path) -> dict[str, list[Feed]]:
+    """Artifact -> its outputs, feed by feed.
+
+    Raises:
+        InputError: no such file, or not one of Polygraphy's.
+    """
+    from polygraphy.comparator import RunResults
+    from polygraphy.exception import PolygraphyException
+    from polygraphy.logger import G_LOGGER
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", "give the folder or the outputs.json that verify wrote")
+    try:
+        with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+            found = RunResults.load(str(path))
+        return {
+            label: [{name: run[name] for name in run} for run in runs]  # a lazy mapping: arrays come out here
+            for label, runs in found.items()
+        }
+    except (PolygraphyException, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not saved outputs: {str(error).splitlines()[0]}", "verify again") from error
+
+
+class Replay:
+    """A runner that gives back outputs it was given, in their order."""
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+    def __init__(self, answers: list[Feed], device: str) -> None:
+        self._answers = iter(answers)
+        self.device = device
+
+    def infer(self, feed: Feed) -> Feed:
+        """The next answer, whatever the feed."""
+        return next(self._answers)
+
+
+class Feeds:
+    """A few feeds in memory, as samples without labels."""
+
+    def __init__(self, feeds: list[Feed]) -> None:
+        self._feeds = feeds
+        self.size = len(feeds)
+
+    def __iter__(self) -> Generator[Sample, None, None]:
+        yield from map(Sample, self._feeds)
+
+
+def replay(
+    saved: Mapping[str, list[Feed]],
+    precisions: Mapping[str, Precision],
+    before: Mapping[str, str],
+    tolerance: Tolerance,
+) -> ParityRun:
+    """Compare saved outputs as they were compared when they were made, under ``tolerance``.
+
+    Args:
+        saved: as ``load_outputs`` gives them; the first artifact is the reference.
+        precisions: of every artifact.
+        before: artifact -> the one it was made from.
+    """
+    contenders = [
+        Contender(label, Replay(answers, "saved outputs"), precisions.get(label, "fp32"), before=before.get(label, ""))
+        for label, answers in saved.items()
+    ]
+    count = len(next(iter(saved.values()), []))
+    return compare(contenders[0], contenders[1:], Feeds([{}] * count), tolerance, None, Silent())

@@ -1,0 +1,145 @@
+"""The node behind a failure that names none: found by building ever shorter beginnings of the graph.
+
+Delta debugging in its simplest form (Zeller and Hildebrandt 2002): the graph's nodes are in topological order, so a
+beginning of the list is a graph of its own, whose outputs are the values that the rest would have read.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import onnx_ir as ir
+
+from trtpipe.errors import InputError, StageError, TrtpipeError
+from trtpipe.onnxfile import load_model, save_model
+from trtpipe.passes.graph_pass import node_label, owners_of
+from trtpipe.passes.infer_types import InferTypes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Builds the model at a path, or raises.
+Attempt: TypeAlias = Callable[[Path], object]
+
+#: The search ends after this time, with the nodes left in question.
+_SECONDS = 120.0
+#: Larger graphs are not copied again and again.
+_MOST_BYTES = 256 << 20
+
+
+def blamed(error: StageError, model: Path, attempt: Attempt, workdir: Path) -> StageError:
+    """``error``, with the node that brings it about where its message names none.
+
+    Args:
+        model: the graph that could not be built.
+        attempt: builds another graph with the same settings.
+        workdir: where the beginnings of the graph are written, and removed again.
+    """
+    try:
+        nodes = list(_load(model).graph)
+    except InputError:  # no readable model: the builder has said so
+        return error
+    named = _named(error.message, nodes)
+    if named is not None:
+        told = re.search(rf"\b{named.op_type}\b", error.message)
+        return error if told else _with(error, f"node {named.name!r} is of operator {named.op_type}")
+    if model.stat().st_size > _MOST_BYTES:
+        return error
+    with tempfile.TemporaryDirectory(dir=workdir) as folder:
+        fine, failing = _search(error, model, attempt, Path(folder) / model.name, len(nodes))
+    if failing == len(nodes) and fine == 0 and len(nodes) > 1:
+        return error  # there was no time for a single build
+    suspects = ", ".join(f"{node_label(node)!r} ({node.op_type})" for node in nodes[fine:failing][:3])
+    return _with(error, f"it comes with node {suspects}")
+
+
+def _with(error: StageError, addition: str) -> StageError:
+    return type(error)(f"{error.message}; {addition}", error.remedy)
+
+
+def _search(error: StageError, model: Path, attempt: Attempt, path: Path, count: int) -> tuple[int, int]:
+    """How many nodes can be built, and how many cannot; one more unless time ran out."""
+    deadline = time.monotonic() + _SECONDS
+    fine, failing = 0, count
+    while failing - fine > 1 and time.monotonic() < deadline:
+        middle = (fine + failing) // 2
+        _write_beginning(model, middle, path)
+        if _fails_alike(error, attempt, path):
+            failing = middle
+        else:
+            fine = middle
+    return fine, failing
+
+
+def _fails_alike(error: StageError, attempt: Attempt, path: Path) -> bool:
+    try:
+        attempt(path)
+    except TrtpipeError as other:
+        return _shape(other.message) == _shape(error.message)
+    return False
+
+
+def _shape(message: str) -> str:
+    """A message without the numbers and names that differ from graph to graph."""
+    return re.sub(r"\d+", "#", message.partition(": ")[2])
+
+
+def _write_beginning(model: Path, count: int, path: Path) -> None:
+    """The first ``count`` nodes as a graph that returns what the others, or the user, would have read."""
+    loaded = _load(model)
+    graph = loaded.graph
+    nodes = list(graph)
+    rest, owners = set(nodes[count:]), owners_of(loaded)
+    public = set(graph.outputs)
+    outputs = [
+        value
+        for node in nodes[:count]
+        for value in node.outputs
+        if value.dtype is not None and (value in public or _read_by(value, rest, owners))
+    ]
+    graph.outputs.clear()
+    for node in reversed(nodes[count:]):
+        graph.remove(node)  # what it reads keeps it among its readers, which nobody asks any more
+    graph.outputs.extend(outputs)
+    save_model(loaded, path)
+
+
+def _read_by(value: ir.Value, nodes: set[ir.Node], owners: Mapping[ir.Graph, ir.Node]) -> bool:
+    """Whether a value is read by one of ``nodes``, or inside a body of one."""
+    for use in value.uses():
+        node = use.node
+        while isinstance(node.graph, ir.Graph) and node.graph in owners:
+            node = owners[node.graph]
+        if node in nodes:
+            return True
+    return False
+
+
+def _load(model: Path) -> ir.Model:
+    loaded = load_model(model)
+    InferTypes().call(loaded)
+    return loaded
+
+
+def _named(message: str, nodes: list[ir.Node]) -> ir.Node | None:
+    """The first node that a message names: in quotes or, if it looks like a name, in the builder's own words.
+
+    TensorRT adds to names: ``Conv_0_12`` and ``Conv_0_OutputLayer`` are parts of ``Conv_0``.
+    """
+    words = re.findall(r"[^\s'\"(),;:]+", message)
+    for node in nodes:
+        name = node.name
+        if not name:
+            continue
+        if f"'{name}'" in message or (re.search(r"[\d/_.]", name) and _begins_one(words, name)):
+            return node
+    return None
+
+
+def _begins_one(words: list[str], name: str) -> bool:
+    return any(word == name or word.startswith(f"{name}_") for word in words)

@@ -1,0 +1,91 @@
+"""``trtpipe sensitivity``: how much each group of layers harms when it alone is in 8 bits."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trtpipe.cli import options
+from trtpipe.cli.results import print_json
+from trtpipe.cli.session import Session
+from trtpipe.cli.tables import table
+from trtpipe.cli.text import emit, printable
+from trtpipe.cli.wiring import pass_session
+
+if TYPE_CHECKING:
+    from trtpipe import Sensitivity
+
+_ROWS = 20
+
+
+@click.command()
+@click.argument("source")
+@options.report_option
+@options.precision_options
+@options.profile_file_option
+@options.calibration_options("--calib-data", "--calib-samples", "--calib-method")
+@options.shape_options
+@options.keep_option
+@options.no_simplify_option
+@click.option("--samples", type=click.IntRange(min=1), default=64, metavar="N", help="Samples to judge by; 64.")
+@click.option("--half", is_flag=True, help="Try every group in fp16 as well.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw a picture; needs matplotlib.")
+@options.json_option
+@options.common_options
+@pass_session
+def command(session: Session, source: str, samples: int, half: bool, plot: Path | None) -> int:
+    """Rank layers by the harm of 8 bits.
+
+    SOURCE is what trtpipe build takes. Each group of layers alone is lowered to int8 (or --fp8), and the model's
+    outputs are compared with float32's: no labels are needed. Exit code 0 whatever is found.
+    """
+    import trtpipe
+
+    if plot is not None:
+        from trtpipe.report.plots import require_matplotlib
+
+        require_matplotlib()
+    session.default_precision("int8")
+    with session.listening() as progress:
+        job = session.job(progress, source, engines=False)
+        found = trtpipe.sensitivity(job, session.out, samples=samples, half=half, progress=progress)
+    if plot is not None:
+        trtpipe.plot_sensitivity(found, plot)
+    if session.json:
+        print_json({"command": "sensitivity", "exit_code": 0, "sensitivity": found.to_dict()})
+        return 0
+    _show(found, None if session.verbosity > 0 else _ROWS)
+    words = ["trtpipe", "tune", source, "--max-drop", "0.5%", "-o", "tuned.toml"]
+    emit(f"next:   {printable(shlex.join(words))}")
+    return 0
+
+
+def _show(found: Sensitivity, limit: int | None) -> None:
+    total = sum(group.macs for group in found.groups) + found.never or 1
+    rows = [
+        (
+            group.name + (f" and {len(group.nodes) - 1} more" if len(group.nodes) > 1 else ""),
+            ", ".join(group.operators),
+            f"{group.macs / total:.1%}",
+            f"{group.noise:.3g}",
+            _decibel(group.noise),
+            "" if group.half_noise is None else _decibel(group.half_noise),
+        )
+        for group in found.ranked[:limit]
+    ]
+    emit(table(("group", "operators", "work", "noise", f"SNR dB in {found.precision}", "SNR dB in fp16"), rows))
+    hidden = len(found.groups) - len(rows)
+    if hidden:
+        emit(f"and {hidden} more groups: --verbose")
+    emit(
+        f"all {len(found.groups)} together: noise {found.all_noise:.3g} ({_decibel(found.all_noise)} dB), "
+        f"{found.additivity:.2f} times the sum; {found.samples} samples of {printable(found.data)}"
+    )
+
+
+def _decibel(noise: float) -> str:
+    return f"{-10 * math.log10(noise):.1f}" if noise > 0 else "inf"

@@ -1,0 +1,150 @@
+"""``trtpipe tune``: the smallest set of layers in higher precision that holds an accuracy budget."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+
+from trtpipe.cli import options
+from trtpipe.cli.results import ACCURACY_FAILED, print_json
+from trtpipe.cli.session import Session
+from trtpipe.cli.tables import facts, line
+from trtpipe.cli.text import emit, printable
+from trtpipe.cli.wiring import pass_session
+from trtpipe.errors import InputError
+from trtpipe.units import parse_seconds
+
+if TYPE_CHECKING:
+    from trtpipe import Budget, TuneResult
+
+_ROWS = 20
+
+
+@click.command()
+@click.argument("source")
+@options.out_option
+@click.option("--max-drop", metavar="0.5%", help="Budget: the metric may be this much worse than float32's.")
+@click.option(
+    "--min", "least", metavar="METRIC=VALUE", help="Budget: the metric has to reach this; of an error, not exceed."
+)
+@click.option("--time", "seconds", metavar="10min", help="Time for evaluations; run again to go on.")
+@click.option("--no-repair", is_flag=True, help="Keep the recipe's method of calibration.")
+@options.precision_options
+@options.profile_file_option
+@options.calibration_options("--calib-data", "--calib-samples", "--calib-method")
+@options.evaluation_options("--eval-data")
+@options.shape_options
+@options.keep_option
+@options.no_simplify_option
+@options.json_option
+@options.common_options
+@pass_session
+def command(
+    session: Session, source: str, max_drop: str | None, least: str | None, seconds: str | None, no_repair: bool
+) -> int:
+    """Find the layers that must not be in 8 bits.
+
+    SOURCE is what trtpipe build takes. OUT is the profile to write; the report lies beside it, and the recipe if
+    another method of calibration is better. The metric is evaluated a dozen times at most. Exit code 3 if the budget
+    cannot be met; the profile then holds the best that can.
+    """
+    import trtpipe
+
+    budget = _budget(max_drop, least)
+    time = None if seconds is None else _seconds(seconds)
+    session.default_precision("int8")
+    with session.listening() as progress:
+        job = session.job(progress, source, engines=False)
+        result = trtpipe.tune(job, budget, session.output, seconds=time, repair=not no_repair, progress=progress)
+    session.out = None
+    code = 0 if result.tuning.met else ACCURACY_FAILED
+    if session.json:
+        print_json(
+            {
+                "command": "tune",
+                "exit_code": code,
+                "files": [str(path) for path in result.files],
+                "tuning": result.tuning.to_dict(),
+                "repairs": result.repairs.to_dict(),
+            }
+        )
+        return code
+    _show(result, session.verbosity > 0)
+    emit(f"next:   {printable(shlex.join(_next(session, source, result)))}")
+    return code
+
+
+def _budget(max_drop: str | None, least: str | None) -> Budget:
+    from trtpipe import Budget
+
+    if (max_drop is None) == (least is None):
+        raise InputError("tuning needs one budget", "give --max-drop 0.5%, or --min METRIC=VALUE")
+    if max_drop is not None:
+        drop = _number("--max-drop", max_drop)
+        if drop < 0:
+            raise InputError(f"--max-drop {max_drop}: less than nothing", "give a budget such as 0.5% or 0.005")
+        return Budget(max_drop=drop)
+    assert least is not None
+    metric, _, value = least.rpartition("=")
+    return Budget(least=_number("--min", value), metric=metric)
+
+
+def _number(option: str, text: str) -> float:
+    share = text.strip().endswith("%")
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{option}: {text!r} is not a number", "write 0.5% or 0.005; for --min METRIC=0.91")
+    return value / 100 if share else value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = parse_seconds(text)
+    except ValueError as error:
+        raise InputError(f"--time: {error}", "write 90s, 10min or 2h") from error
+    if value <= 0:
+        raise InputError(f"--time {text}: no time at all", "write 90s, 10min or 2h")
+    return value
+
+
+def _show(result: TuneResult, detailed: bool) -> None:
+    tuning = result.tuning
+    names = [*tuning.groups] if detailed else [*tuning.groups[:_ROWS]]
+    more = len(tuning.groups) - len(names)
+    metric = tuning.reference.metric
+    first, best = result.repairs.tried[0], result.repairs.best
+    emit(
+        facts(
+            [
+                ("calibration", f"{best.method}, weights {best.weights}: noise {best.noise:.3g}; "
+                                f"{first.method}, weights {first.weights}: {first.noise:.3g}"),
+                (f"{metric} in float32", f"{tuning.reference.value:.4f}"),
+                (f"{metric} all lowered", f"{tuning.lowered.value:.4f}"),
+                (f"{metric} tuned", f"{tuning.tuned.value:.4f} ({tuning.words})"),
+                ("work in 8 bits", f"{tuning.share:.1%}"),
+                ("evaluations", str(len(tuning.trials) + 1)),
+                ("kept", "\n".join([*names, *([f"and {more} more: --verbose"] if more else [])]) or "nothing"),
+            ]
+        )
+    )  # fmt: skip
+    loss = f"a loss of {tuning.tuned.loss(tuning.reference):+.4f}, allowed are {tuning.allowed:.4f}"
+    if not tuning.met:
+        emit(line(f"FAILED | the budget cannot be met, not even in float32: {loss}"))
+    elif not tuning.complete:
+        emit(line(f"PASSED | time was up; the best so far: {loss}. Run again to go on"))
+    else:
+        emit(line(f"PASSED | {loss}"))
+    for path in result.files:
+        emit(f"result: {printable(str(path))}")
+
+
+def _next(session: Session, source: str, result: TuneResult) -> list[str]:
+    recipe = next((path for path in result.files if path.name.endswith(".calib.toml")), session.recipe_file)
+    words = ["trtpipe", "build", source, "--profile", str(result.files[0])]
+    return [*words, *(["--calib", str(recipe)] if recipe else []), "-o", "build"]

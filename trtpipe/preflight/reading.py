@@ -1,0 +1,296 @@
+"""From bytes to ``Model``: every name is checked for control characters, every tensor for its length, on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.preflight.budgets import Budgets, Garbled, Refused, TooLarge
+from trtpipe.preflight.model import Attribute, Function, Graph, Model, Name, Node, Tensor, Value
+from trtpipe.preflight.tensors import check_dims, check_tensor
+from trtpipe.preflight.wire import Wire, content, loaded, numbers, signed
+
+if TYPE_CHECKING:
+    from trtpipe.preflight.wire import Span
+
+#: Numbers of AttributeProto's fields that hold a value.
+_INTEGER, _TENSOR, _GRAPH, _TENSORS, _GRAPHS, _SPARSE, _SPARSES, _TYPE, _TYPES = 3, 5, 6, 10, 11, 22, 23, 14, 15
+_VALUES = frozenset({2, _INTEGER, 4, 7, 8, 9, _TENSOR, _GRAPH, _TENSORS, _GRAPHS, _SPARSE, _SPARSES, _TYPE, _TYPES})
+#: Bytes of one value in the packed data fields of TensorProto; 0 where its length varies.
+_PACKED = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}
+_STRINGS = 6
+#: What may be nested in a value's type: a sequence of maps of tensors is as deep as ONNX itself goes.
+_DEEPEST_TYPE = 8
+#: Weights, declared values and notes there may be for every node.
+_A_NODE = 10
+_SIMPLIFY = "split the model, or simplify it"
+_NOT_LAST = bytes(range(128, 256))
+_CHUNK = 1 << 16
+
+
+class Reader:
+    """Reads one model.
+
+    Args:
+        budgets: see there.
+    """
+
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets
+        self._wire = Wire(budgets.parts)
+        self._nodes = 0
+        self._model = Model()
+
+    def model(self, span: Span) -> Model:
+        """Read a ModelProto.
+
+        Raises:
+            Refused: it is beyond a budget, or contradicts itself.
+        """
+        data = span[0]
+        for number, begin, end in self._wire.fields(span):
+            if number == 7 and end >= 0:
+                if self._model.graph is not None:
+                    raise Refused("it holds two graphs")
+                self._model.graph = self._graph((data, begin, end), 1)
+            elif number == 8 and end >= 0:
+                self._opset((data, begin, end), self._model.opsets)
+            elif number == 25 and end >= 0:
+                self._model.functions.append(self._function((data, begin, end)))
+            elif number == 20:
+                raise Refused("it holds instructions for training", "export the model for inference")
+            elif number == 1 and end < 0:
+                self._model.ir_version = begin
+        return self._model
+
+    def _graph(self, span: Span, depth: int) -> Graph:
+        if depth > self._budgets.depth:
+            raise TooLarge(f"its bodies are nested more than {self._budgets.depth} deep", "simplify the model")
+        graph = Graph()
+        span = loaded(span)
+        data = span[0]
+        self._count_nodes(span)
+        for number, begin, end in self._wire.fields(span):
+            if end < 0:
+                continue
+            if number == 1:
+                graph.nodes.append(self._node((data, begin, end), depth))
+            elif number == 5:
+                graph.constants.append(self._tensor((data, begin, end)).name)
+            elif number == 15:
+                graph.constants.append(self._sparse((data, begin, end)))
+            elif number in (11, 12, 13):
+                value = self._value((data, begin, end))
+                if number != 13:
+                    (graph.inputs if number == 11 else graph.outputs).append(value)
+        return graph
+
+    def _node(self, span: Span, depth: int) -> Node:
+        node = Node()
+        span = loaded(span)
+        data = span[0]
+        for number, begin, end in self._wire.fields(span):
+            if end < 0:
+                continue
+            if number == 1:
+                node.inputs.append(self._name((data, begin, end)))
+            elif number == 2:
+                node.outputs.append(self._name((data, begin, end)))
+            elif number == 3:
+                node.name = self._name((data, begin, end))
+            elif number == 4:
+                node.op_type = self._name((data, begin, end))
+            elif number == 7:
+                node.domain = self._name((data, begin, end))
+            elif number == 8:
+                node.overload = self._name((data, begin, end))
+            elif number == 5:
+                node.attributes.append(self._attribute((data, begin, end), node, depth))
+                if len(node.attributes) > self._budgets.attributes:
+                    raise TooLarge(f"{node.label} has more than {self._budgets.attributes} attributes", _SIMPLIFY)
+        return node
+
+    def _count_nodes(self, span: Span) -> None:
+        """Before any node is looked at: who has too many is told at once."""
+        for count, (number, _, _) in enumerate(self._wire.fields(span)):
+            self._nodes += number == 1
+            if self._nodes > self._budgets.nodes:
+                raise TooLarge(f"it has more than {self._budgets.nodes} nodes", _SIMPLIFY)
+            if count > _A_NODE * self._budgets.nodes:
+                raise TooLarge("its graph has more parts than any real model's", _SIMPLIFY)
+
+    def _attribute(self, span: Span, node: Node, depth: int) -> Attribute:
+        attribute = Attribute()
+        span = loaded(span)
+        data = span[0]
+        for number, begin, end in self._wire.fields(span):
+            if number in _VALUES:
+                attribute.held.add(number)
+            if end < 0:
+                if number == 20:
+                    attribute.type = begin
+                elif number == _INTEGER:
+                    attribute.integer = signed(begin)
+                continue
+            part = (data, begin, end)
+            if number == 1:
+                attribute.name = self._name(part)
+            elif number == 21:
+                attribute.reference = self._name(part)
+            elif number in (_TENSOR, _TENSORS):
+                self._tensor(part)
+            elif number in (_GRAPH, _GRAPHS):
+                node.bodies.append(self._graph(part, depth + 1))
+            elif number in (_SPARSE, _SPARSES):
+                self._sparse(part)
+            elif number in (_TYPE, _TYPES):
+                self._type(part, [], 1)
+        return attribute
+
+    def _function(self, span: Span) -> Function:
+        function = Function()
+        span = loaded(span)
+        data = span[0]
+        for number, begin, end in self._wire.fields(span):
+            if end < 0:
+                continue
+            part = (data, begin, end)
+            if number == 1:
+                function.name = self._name(part)
+            elif number == 10:
+                function.domain = self._name(part)
+            elif number == 13:
+                function.overload = self._name(part)
+            elif number in (4, 5):
+                names = function.graph.inputs if number == 4 else function.graph.outputs
+                names.append(Value(self._name(part)))
+            elif number == 7:
+                function.graph.nodes.append(self._node(part, 1))
+            elif number == 9:
+                self._opset(part, function.opsets)
+            elif number == 11:
+                self._attribute(part, Node(), 1)
+            elif number == 12:
+                self._value(part)
+        return function
+
+    def _opset(self, span: Span, opsets: dict[Name, int]) -> None:
+        domain, version = "", 0
+        for number, begin, end in self._wire.fields(span):
+            if number == 1 and end >= 0:
+                domain = self._name((span[0], begin, end))
+            elif number == 2 and end < 0:
+                version = begin
+        opsets["" if domain == "ai.onnx" else domain] = version
+
+    def _tensor(self, span: Span) -> Tensor:
+        tensor = Tensor()
+        span = loaded(span, _CHUNK)
+        data = span[0]
+        for number, begin, end in self._wire.fields(span):
+            part = (data, begin, end)
+            if number == 1:
+                tensor.dims += [begin] if end < 0 else numbers(content(part))
+            elif number == 2 and end < 0:
+                tensor.data_type = begin
+            elif number == 8 and end >= 0:
+                tensor.name = self._name(part)
+            elif number == 9 and end >= 0:
+                tensor.raw = end - begin
+            elif number == 13 and end >= 0:
+                tensor.entries.append(self._entry(part))
+            elif number == 14 and end < 0:
+                tensor.is_external = begin == 1
+            elif number == _STRINGS or number in _PACKED:
+                tensor.counts[number] = tensor.counts.get(number, 0) + _count(number, part)
+            if len(tensor.dims) > self._budgets.rank:
+                raise Refused(f"tensor {tensor.name!r} has more than {self._budgets.rank} dimensions")
+        external = check_tensor(tensor, self._budgets)
+        if external is not None:
+            self._model.external.append(external)
+        return tensor
+
+    def _sparse(self, span: Span) -> Name:
+        """A sparse tensor's name, which is that of its values."""
+        name, dims = "", []
+        for number, begin, end in self._wire.fields(span):
+            if number in (1, 2) and end >= 0:
+                tensor = self._tensor((span[0], begin, end))
+                name = tensor.name if number == 1 else name
+            elif number == 3:
+                dims += [begin] if end < 0 else numbers(content((span[0], begin, end)))
+        check_dims(name, dims, self._budgets)
+        return name
+
+    def _entry(self, span: Span) -> tuple[str, str]:
+        key = value = ""
+        for number, begin, end in self._wire.fields(span):
+            if end >= 0 and number == 1:
+                key = self._name((span[0], begin, end))
+            elif end >= 0 and number == 2:
+                value = self._name((span[0], begin, end))
+        return key, value
+
+    def _value(self, span: Span) -> Value:
+        value = Value()
+        span = loaded(span)
+        for number, begin, end in self._wire.fields(span):
+            if number == 1 and end >= 0:
+                value.name = self._name((span[0], begin, end))
+            elif number == 2 and end >= 0:
+                self._type((span[0], begin, end), value.dims, 1)
+        check_dims(value.name, value.dims, self._budgets)
+        return value
+
+    def _type(self, span: Span, dims: list[int], depth: int) -> None:
+        """Collect the sizes of a TypeProto."""
+        if depth > _DEEPEST_TYPE:
+            raise Refused("a value's type is nested too deeply")
+        data = span[0]
+        for number, begin, end in self._wire.fields(span):
+            if end < 0:
+                continue
+            for inner, first, last in self._wire.fields((data, begin, end)) if number in (1, 4, 5, 8, 9) else ():
+                if inner == 2 and last >= 0 and number in (1, 8):
+                    self._shape((data, first, last), dims)
+                elif last >= 0:  # the element type of a sequence, a map or an optional
+                    self._type((data, first, last), dims if number == 9 else [], depth + 1)
+
+    def _shape(self, span: Span, dims: list[int]) -> None:
+        data = span[0]
+        for number, begin, end in self._wire.fields(span):
+            for inner, first, last in self._wire.fields((data, begin, end)) if number == 1 and end >= 0 else ():
+                if inner == 1 and last < 0:
+                    dims.append(signed(first))
+                elif inner == 2 and last >= 0:
+                    self._name((data, first, last))
+        if len(dims) > self._budgets.rank:
+            raise Refused(f"a value has more than {self._budgets.rank} dimensions")
+
+    def _name(self, span: Span) -> Name:
+        """A name. Control characters could rule a terminal, end a line of a log, or cut a C string short.
+
+        Raises:
+            Refused: it is not UTF-8, too long, or holds control characters.
+        """
+        _, begin, end = span
+        if end - begin > self._budgets.name:
+            raise Refused(f"a name of {end - begin} characters")
+        try:
+            name = content(span).decode()
+        except UnicodeDecodeError as error:
+            raise Garbled("a name is not UTF-8") from error
+        if not name.isprintable() and any(char < " " or "\x7f" <= char < "\xa0" for char in name):
+            raise Refused(f"the name {name!r} holds control characters", "rename it")
+        return name
+
+
+def _count(number: int, span: Span) -> int:
+    """How many values a data field of a tensor holds."""
+    data, begin, end = span
+    if end < 0 or number == _STRINGS:
+        return 1
+    width = _PACKED[number]
+    if width:
+        return (end - begin) // width
+    pieces = range(begin, end, _CHUNK)
+    return sum(len(content((data, at, min(at + _CHUNK, end))).translate(None, _NOT_LAST)) for at in pieces)
