@@ -1,4 +1,4 @@
-"""Accuracy of every calibration method on real models, with placement and weights held fixed.
+"""Accuracy of every calibration method on real models, with placement and weights held fixed and no repairs.
 
     python benchmarks/calibration_accuracy.py [CASE ...] [--cases FOLDER] [--out RESULT.json]
 
@@ -68,6 +68,7 @@ def measured(folder: Path, work: Path) -> dict[str, object]:
         recipe = CalibrationRecipe(
             method=method,
             percentile=percentile or 99.99,
+            repair="none",
             data=DataSettings(source=f"{folder / 'case.py'}:calibration"),
         )
         profile = trtpipe.DeploymentProfile(precision="int8")

@@ -34,7 +34,7 @@ class Trial(Record):
     Attributes:
         repair: its name, with its parameter.
         noise: noise over signal at the model's outputs, in dB, the mean over held samples.
-        taken: whether it is among the repairs.
+        taken: whether it is among the repairs; the model without any, on which they build, always is.
     """
 
     repair: str
