@@ -111,7 +111,7 @@ class TestStageByStage:
         simplified = api.simplify(job(), exported.out, out).out
         assert simplified == out / "simplified.onnx"
         ranges = trtpipe.calibrate(job(), simplified, out / "r.json").out
-        assert list(Ranges.read(ranges).tensors) == ["x"]
+        assert list(Ranges.read(ranges).tensors) == ["f", "x"]
         assert (out / "statistics.npz").is_file()
         lowered = api.lower(job(), simplified, out / "b.onnx", ranges).out
         assert {str(weight.dtype) for weight in weights_of(onnx.load(lowered)).values()} >= {"int8"}

@@ -128,8 +128,11 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
 
 
 def _interpreter() -> set[str]:
-    """Where this interpreter takes modules from; an empty entry means the working folder, which is nobody's library."""
-    return {path for path in (*sys.path, sys.prefix, sys.base_prefix, sys.exec_prefix) if path}
+    """Where this interpreter takes modules from; an empty entry means the working folder, which is nobody's library:
+    of it only this package is one, where it lies there.
+    """
+    own = str(Path(__file__).resolve().parents[1])
+    return {path for path in (*sys.path, sys.prefix, sys.base_prefix, sys.exec_prefix, own) if path}
 
 
 def _devices() -> list[str]:
