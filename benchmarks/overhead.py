@@ -85,7 +85,7 @@ def main() -> None:
                 "-o",
                 str(work / "out"),
             ]
-            build += ["--calib-data", str(work / "data.npy"), "--target", "sm89", "--duration", "1s", *SHAPES]
+            build += ["--repair", "none", "--calib-data", str(work / "data.npy"), "--target", "sm89", "--duration", "1s", *SHAPES]
             ours.append(watched(build, environment))
             cached.append(watched(build, environment))
             plain = [sys.executable, str(HERE / "overhead_bare.py"), str(model), str(work / "data.npy"), str(work)]
