@@ -4,8 +4,9 @@
 
 Two ways to the same engine take turns in one session: `trtpipe build` with an empty cache, and a bare script that makes
 the same library calls (onnx checker, onnxsim, onnxruntime, TensorRT-RTX, Polygraphy), each native one in a process of
-its own as trtpipe does it, with no cache, no digests, no reports. Prints wall and processor times, their ratios, the
-peak memory of trtpipe's process tree, and the wall time of a second, fully cached build.
+its own as trtpipe does it, with no cache, no digests, no reports, no repairs; once as installed, and once with torch
+hidden from the libraries, which import it only to find no tensor of its kind. Prints wall and processor times, their
+ratios, the peak memory of trtpipe's process tree, and the wall time of a second, fully cached build.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +59,11 @@ def watched(command: list[str], environment: dict[str, str]) -> Cost:
     return Cost(time.perf_counter() - begin, processor, peak)
 
 
+def middle(values: Iterable[float]) -> float:
+    """The median, for people."""
+    return round(statistics.median(values), 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=32)
@@ -72,7 +79,7 @@ def main() -> None:
         script = f"import numpy as np; r = np.random.default_rng(0); np.save('{work}/data.npy', "
         script += f"r.standard_normal(({arguments.samples}, 3, 224, 224), dtype=np.float32))"
         subprocess.run([sys.executable, "-c", script], check=True)
-        ours, bare, cached = [], [], []
+        ours, bare, torchless, cached = [], [], [], []
         for number in range(arguments.rounds):
             environment = {**os.environ, "TRTPIPE_CACHE_DIR": str(work / f"cache{number}")}
             build = [
@@ -85,26 +92,37 @@ def main() -> None:
                 "-o",
                 str(work / "out"),
             ]
-            build += ["--repair", "none", "--calib-data", str(work / "data.npy"), "--target", "sm89", "--duration", "1s", *SHAPES]
+            build += [
+                "--repair",
+                "none",
+                "--calib-data",
+                str(work / "data.npy"),
+                "--target",
+                "sm89",
+                "--duration",
+                "1s",
+                *SHAPES,
+            ]
             ours.append(watched(build, environment))
             cached.append(watched(build, environment))
             plain = [sys.executable, str(HERE / "overhead_bare.py"), str(model), str(work / "data.npy"), str(work)]
             bare.append(watched(plain, environment))
+            torchless.append(watched(plain, {**environment, "HIDE_TORCH": "1"}))
     result = {
         "machine": machine_line(),
         "model": "ResNet-50-sized, 102 MB, seeded random weights",
         "precision": arguments.precision,
         "samples": arguments.samples,
         "rounds": arguments.rounds,
-        "trtpipe_seconds": round(statistics.median(cost.wall for cost in ours), 2),
-        "libraries_seconds": round(statistics.median(cost.wall for cost in bare), 2),
-        "ratio": round(statistics.median(a.wall / b.wall for a, b in zip(ours, bare, strict=True)), 3),
-        "trtpipe_processor_seconds": round(statistics.median(cost.processor for cost in ours), 2),
-        "libraries_processor_seconds": round(statistics.median(cost.processor for cost in bare), 2),
-        "processor_ratio": round(
-            statistics.median(a.processor / b.processor for a, b in zip(ours, bare, strict=True)), 3
-        ),
-        "cached_seconds": round(statistics.median(cost.wall for cost in cached), 2),
+        "trtpipe_seconds": middle(cost.wall for cost in ours),
+        "libraries_seconds": middle(cost.wall for cost in bare),
+        "ratio": middle(a.wall / b.wall for a, b in zip(ours, bare, strict=True)),
+        "libraries_seconds_without_torch": middle(cost.wall for cost in torchless),
+        "ratio_without_torch": middle(a.wall / b.wall for a, b in zip(ours, torchless, strict=True)),
+        "trtpipe_processor_seconds": middle(cost.processor for cost in ours),
+        "libraries_processor_seconds": middle(cost.processor for cost in bare),
+        "processor_ratio": middle(a.processor / b.processor for a, b in zip(ours, bare, strict=True)),
+        "cached_seconds": middle(cost.wall for cost in cached),
         "peak_memory_mb": round(max(cost.memory for cost in ours) / 1e6),
     }
     print(json.dumps(result, indent=1))
