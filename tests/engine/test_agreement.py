@@ -39,6 +39,21 @@ def test_most_raised_is_lost():
     assert found.lost
 
 
+def test_transposed_convolutions_say_nothing_where_others_are_there_to_judge_by():
+    layers = [layer("deconv", "Float", "Float", node) for node in ("a", "b")] + [
+        layer("correlation", "Int8", "Half", "c")
+    ]
+    [found] = judge(layers, ("a", "ConvTranspose", "int8"), ("b", "ConvTranspose", "int8"), ("c", "Conv", "int8"))
+    assert found.raised == ("a", "b")
+    assert not found.lost
+    [alone] = judge(layers[:2], ("a", "ConvTranspose", "int8"), ("b", "ConvTranspose", "int8"))
+    assert alone.lost
+    [halves] = judge(
+        layers, ("a", "ConvTranspose", "float16"), ("b", "ConvTranspose", "float16"), ("c", "Conv", "float16")
+    )
+    assert halves.lost
+
+
 def test_the_product_counts_not_the_kernel_that_quantises_its_result():
     """A convolution in float32 whose result is quantised by a kernel that also names it."""
     layers = [layer("correlation", "Float", "Float", "c"), layer("kgen", "Float", "Int8", "c", "q")]
