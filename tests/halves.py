@@ -9,7 +9,7 @@ import onnx
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trtpipe.passes.graph_pass import NodeDecision
+    from trtpipe.passes.decisions import NodeDecision
 
 HALVES = ["float16", "bfloat16"]
 #: relative spacing of the numbers

@@ -64,6 +64,12 @@ class TestImport:
         vendors = {"onnxruntime", "onnxsim", "polygraphy", "tensorrt", "tensorrt_rtx", "torch"}
         assert not vendors & modules
 
+    def test_build_and_its_stages_load_no_graph_library_before_there_is_work(self) -> None:
+        """onnx-ir brings sympy, a third of a second: a build that finds everything in the cache does without."""
+        modules = loaded_by("import trtpipe; trtpipe.build, trtpipe.calibrate, trtpipe.verify")
+        assert "trtpipe.pipeline" in modules
+        assert not {"onnx", "onnx_ir", "sympy"} & modules
+
 
 class TestCommandLine:
     @pytest.mark.parametrize(

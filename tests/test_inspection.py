@@ -24,7 +24,7 @@ from trtpipe.backends.plan import RTX_TARGETS
 from trtpipe.calibration.statistics import Statistics, TensorStatistics
 from trtpipe.calibration.statistics_file import save_statistics
 from trtpipe.errors import InputError
-from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.passes.decisions import NodeDecision
 from trtpipe.stages.facts import LowerFacts
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from trtpipe.calibration.ranges import Ranges
 from trtpipe.digest import sha256_file
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
-from trtpipe.passes.decisions import explain
-from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.passes.decisions import NodeDecision, explain
 from trtpipe.report.graph import GraphSummary, summarise_graph
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.statistics import StatisticsSummary, summarise_statistics

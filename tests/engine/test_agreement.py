@@ -4,7 +4,7 @@ import pytest
 
 from trtpipe.engine.agreement import compare
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
-from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.passes.decisions import NodeDecision
 
 
 def layer(kind: str, reads: str, writes: str, *nodes: str, name: str = "k") -> EngineLayer:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from models import Feed
 
-    from trtpipe.passes.graph_pass import GraphPass, NodeDecision
+    from trtpipe.passes.decisions import NodeDecision
+    from trtpipe.passes.graph_pass import GraphPass
     from trtpipe.passes.half_rules import HalfType
 
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from trtpipe.errors import InputError
-from trtpipe.passes.decisions import explain, shortfall, unmatched, work_share
-from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.passes.decisions import NodeDecision, explain, shortfall, unmatched, work_share
 
 
 def decision(node: str, precision: str, reason: str = "", macs: int | None = None) -> NodeDecision:

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from models import CASES, model, normal, residual
 
-from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.passes.decisions import NodeDecision
 from trtpipe.passes.insert_qdq import InsertQDQ
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.passes.decisions import NodeDecision
 from trtpipe.passes.two_precisions import merged
 
 

@@ -12,7 +12,7 @@ from trtpipe.backends.null import Null, NullBehaviour
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import BuildError, InputError, InternalError, StageError, WorkerDied
 from trtpipe.job import Inputs
-from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.passes.decisions import NodeDecision
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.facts import LowerFacts
 from trtpipe.table import artifact_from_file

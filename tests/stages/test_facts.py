@@ -4,7 +4,7 @@ import pytest
 
 from trtpipe.artifact import IOContract
 from trtpipe.errors import InputError
-from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.passes.decisions import NodeDecision
 from trtpipe.stages.facts import ExportFacts, LowerFacts, OutputDifference, SimplifyFacts
 
 EMPTY = IOContract(inputs=(), outputs=())

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from trtpipe.calibration.account import DataAccount
     from trtpipe.calibration.ranges import Ranges, TensorRange
     from trtpipe.engine.report import EngineReport, EngineTensor
-    from trtpipe.passes.decisions import WorkShare
-    from trtpipe.passes.graph_pass import NodeDecision
+    from trtpipe.passes.decisions import NodeDecision, WorkShare
     from trtpipe.report.graph import GraphSummary
     from trtpipe.report.statistics import StatisticsSummary
     from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.engine.report import EngineLayer, EngineReport
-    from trtpipe.passes.graph_pass import NodeDecision
+    from trtpipe.passes.decisions import NodeDecision
 
 #: A precision of the lowering record -> the types of the engine that carry it out. A node lowered to 16 bits is well
 #: served by a kernel that also reads or writes 8 bits, whatever it holds in registers.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtpipe.passes.graph_pass import FreshNames, GraphPass, NodeDecision, PassResult, graphs_of, node_label
+from trtpipe.passes.decisions import NodeDecision
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of, node_label
 from trtpipe.passes.half_rules import HalfRules, float_only
 from trtpipe.passes.half_types import HALVES, HalfType
 from trtpipe.passes.infer_types import formal, schema_of

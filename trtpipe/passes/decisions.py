@@ -15,13 +15,29 @@ from trtpipe.passes.thresholds import LEAST_SHARE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trtpipe.passes.graph_pass import NodeDecision
-
 _EIGHT_BIT = frozenset({"int8", "fp8"})
 #: What differs between two reasons of one kind: names of tensors and patterns.
 _QUOTED = re.compile(r"'[^']*'")
 #: Reasons named when much stays high.
 _REASONS = 3
+
+
+class NodeDecision(Record):
+    """What a lowering pass decided for one node, and by which rule.
+
+    Attributes:
+        node: the node's name, or its first output's where it has none.
+        op: its operator.
+        precision: what it computes in (``int8``, ``float16``, ``float32``, ...).
+        reason: the rule that decided.
+        macs: multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul; ``None`` for others, and where unknown.
+    """
+
+    node: str
+    op: str
+    precision: str
+    reason: str
+    macs: int | None = None
 
 
 class WorkShare(Record):

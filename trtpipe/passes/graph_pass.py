@@ -8,30 +8,13 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtpipe.artifact import Record
 from trtpipe.errors import StageError
 from trtpipe.onnxfile import contract_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-
-class NodeDecision(Record):
-    """What a lowering pass decided for one node, and by which rule.
-
-    Attributes:
-        node: the node's name, or its first output's where it has none.
-        op: its operator.
-        precision: what it computes in (``int8``, ``float16``, ``float32``, ...).
-        reason: the rule that decided.
-        macs: multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul; ``None`` for others, and where unknown.
-    """
-
-    node: str
-    op: str
-    precision: str
-    reason: str
-    macs: int | None = None
+    from trtpipe.passes.decisions import NodeDecision
 
 
 @dataclass(frozen=True)

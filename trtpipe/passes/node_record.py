@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtpipe.passes.constants import is_constant
-from trtpipe.passes.graph_pass import NodeDecision, node_label
+from trtpipe.passes.decisions import NodeDecision
+from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.macs import work_of
 from trtpipe.passes.operators import (
     ACTIVATIONS,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trtpipe.artifact import FileEntry, Record
-from trtpipe.passes.decisions import WorkShare
-from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.passes.decisions import NodeDecision, WorkShare
 from trtpipe.report.verdict import Verdict
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from trtpipe.artifact import IOContract, Record
 from trtpipe.engine.search import Trial
 from trtpipe.errors import InputError
-from trtpipe.passes.decisions import WorkShare
-from trtpipe.passes.graph_pass import NodeDecision
+from trtpipe.passes.decisions import NodeDecision, WorkShare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

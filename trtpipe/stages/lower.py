@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from trtpipe.calibration.extents import Extents
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
-    from trtpipe.passes.graph_pass import GraphPass, NodeDecision
+    from trtpipe.passes.decisions import NodeDecision
+    from trtpipe.passes.graph_pass import GraphPass
     from trtpipe.progress import Progress
 
 LOWERED = "lowered.onnx"

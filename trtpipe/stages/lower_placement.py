@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from trtpipe.engine.report import EngineReport
     from trtpipe.job import Job
-    from trtpipe.passes.graph_pass import NodeDecision
+    from trtpipe.passes.decisions import NodeDecision
     from trtpipe.progress import Progress
     from trtpipe.target import Target
 
