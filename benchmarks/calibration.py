@@ -190,7 +190,7 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
     observed = path.with_name(f"{name}-observed.onnx")
     tensors = tensors_of(path, ())
-    write_observed(path, observed, tensors)
+    write_observed(path, observed, tensors, half=False)
     dataset = open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path))
 
     stack = ExitStack()
@@ -224,7 +224,7 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     observed, tensors = path.with_name(f"{name}-observed.onnx"), tensors_of(path, ())
-    write_observed(path, observed, tensors)
+    write_observed(path, observed, tensors, half=False)
     statistics = Statistics.empty(tensors)
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
     account = AccountBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))

@@ -6,7 +6,7 @@ from anywhere simply add up: the result is the same to the last bit for every ba
 (Below 2**-126, where float32 itself gets coarser, bins are 2**-133 wide.)
 
 The largest feature maps hold far more values than a histogram needs, and neighbours in them are alike. Of maps of
-400,000 values a sample and more only every second, fourth or eighth row is counted (see ``counted_rows``); extremes are
+200,000 values a sample and more only every second, fourth or eighth row is counted (see ``counted_rows``); extremes are
 always those of all values. Which rows those are depends on the map's own size alone, so the result still does not
 depend on batch and order.
 """
@@ -34,7 +34,7 @@ RESOLUTION = 2.0**-7
 #: Values counted at a time: they and their bins stay in the processor's second cache.
 _CHUNK = 1 << 15
 #: Values of one sample's feature map that are enough, and the largest step from one counted row to the next.
-_ENOUGH, _LARGEST_STEP = 200_000, 8
+_ENOUGH, _LARGEST_STEP = 100_000, 8
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _HALF = np.uint32(16)
 
@@ -138,7 +138,7 @@ class TensorStatistics:
 def counted_rows(shape: tuple[int, ...]) -> int:
     """The step from one counted row to the next along axis 2 of an array [batch, channel, row, ...]; 1 for all rows.
 
-    The largest power of two, up to 8, that leaves 200,000 values a sample: a tail of 1 in 10,000 is then 20 values of
+    The largest power of two, up to 8, that leaves 100,000 values a sample: a tail of 1 in 10,000 is then 10 values of
     each sample. Arrays with fewer axes are counted in full: what lies side by side in them is not alike.
     """
     values = math.prod(shape[1:]) if len(shape) > 3 else 0

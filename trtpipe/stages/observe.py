@@ -33,7 +33,7 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 7
+    version = 8
     resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
