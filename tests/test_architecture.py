@@ -28,7 +28,7 @@ LAYERS = (
     ("table",),
     ("pipeline",),
     ("runs",),
-    ("api", "api_accuracy", "api_calibration", "api_tuning", "difference", "doctor", "inspection"),
+    ("api", "api_accuracy", "api_calibration", "api_tuning", "difference", "doctor", "inspection", "views"),
     ("cli",),
     ("__main__",),
 )

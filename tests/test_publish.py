@@ -234,3 +234,26 @@ class TestWritable:
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
         with pytest.raises(EnvironmentLacks, match="Read-only file system"):
             check_writable(tmp_path / "out")
+
+
+class TestReport:
+    """The page about a bundle is not of the bundle, but goes with it."""
+
+    @pytest.fixture
+    def published(self, artifact, bundle, tmp_path):
+        publish_folder(bundle(artifact("engine", sm89__plan="one")), tmp_path / "out")
+        (tmp_path / "out" / "report.html").write_text("about one")
+        return tmp_path / "out"
+
+    def test_goes_when_the_bundle_changes(self, published, artifact, bundle):
+        publish_folder(bundle(artifact("engine", sm89__plan="two")), published)
+        assert not (published / "report.html").exists()
+
+    def test_stays_when_nothing_changes(self, published, artifact, bundle):
+        publish_folder(bundle(artifact("engine", sm89__plan="one")), published)
+        assert (published / "report.html").read_text() == "about one"
+
+    def test_of_somebody_else_stays(self, artifact, bundle, tmp_path):
+        (tmp_path / "report.html").write_text("mine")
+        publish_folder(bundle(artifact("engine", sm89__plan="one")), tmp_path)
+        assert (tmp_path / "report.html").read_text() == "mine"

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from trtpipe.stages.tune import Budget, Tuning
     from trtpipe.store import ArtifactStore
     from trtpipe.target import TARGETS, Target, find_target
+    from trtpipe.views.page import write_report
 
 __version__ = "0.1.0"
 
@@ -121,6 +122,7 @@ _HOMES = {
     "simplify": "trtpipe.api",
     "tune": "trtpipe.api_tuning",
     "verify": "trtpipe.api",
+    "write_report": "trtpipe.views.page",
 }
 
 __all__ = [  # noqa: RUF022  sorted by a test
@@ -184,6 +186,7 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "simplify",
     "tune",
     "verify",
+    "write_report",
 ]
 
 

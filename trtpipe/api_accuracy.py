@@ -10,7 +10,7 @@ from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError
 from trtpipe.oserrors import translate_os_errors
 from trtpipe.progress import Progress, Silent
-from trtpipe.publish import check_writable
+from trtpipe.publish import check_writable, write_file
 from trtpipe.runs import BuildResult
 from trtpipe.settings import Settings
 from trtpipe.toolchain import machine
@@ -141,12 +141,7 @@ def save_baseline(build: Path, file: Path, reason: str = "") -> Baseline:
     elif file.exists():
         raise InputError(f"{file}: there is a baseline already", "replace it with --baseline FILE --update REASON")
     made = baseline_of(found, history)
-    check_writable(file.parent)
-    with translate_os_errors(file, f"write {file}", elsewhere="choose another file"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.part")
-        made.write(part)
-        part.replace(file)  # an interruption leaves the old one
+    write_file(file, made.to_json() + "\n")
     return made
 
 

@@ -22,6 +22,8 @@ from trtpipe.report.manifest import Manifest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+#: A page about the bundle, which somebody may have asked for: it goes with what it tells of.
+REPORT = "report.html"
 _MANIFEST, _PREFIX = "manifest.json", ".trtpipe-"
 
 
@@ -63,7 +65,8 @@ def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:
             changes = [pair for pair in fresh if pair is not None]
             gone = sorted(earlier - written)
             if changes or gone:
-                _exchange(changes, [out / name for name in gone], out / _MANIFEST, staging / "earlier")
+                stale = [out / name for name in (*gone, *([REPORT] if earlier else []))]
+                _exchange(changes, stale, out / _MANIFEST, staging / "earlier")
                 _sync(out)
 
 
@@ -126,6 +129,24 @@ def publish_file(artifact: Artifact, out: Path, suffixes: Sequence[str]) -> Path
                 staged.replace(out.parent / name)
             _sync(out.parent)
     return out
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text file: old or new, never half.
+
+    Raises:
+        InputError: a folder is needed where a file lies.
+        EnvironmentLacks: no space or no permission.
+    """
+    check_writable(path.parent)
+    with translate_os_errors(path, f"write {path}", elsewhere="choose another file"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

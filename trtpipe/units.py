@@ -1,4 +1,4 @@
-"""Quantities people write with a unit: bytes (``4G``) and durations (``200ms``)."""
+"""Quantities people write with a unit: bytes (``4G``) and durations (``200ms``); and text that is safe to show."""
 
 from __future__ import annotations
 
@@ -64,3 +64,11 @@ def format_count(count: int) -> str:
             return f"{size:.0f}" if not unit else f"{size:.3g} {unit}"
         size /= 1000
     raise AssertionError("unreachable")
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, with everything a terminal might obey (or cannot show) written as an escape.
+
+    Names inside models and paths are anybody's, so no message is printed without this.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

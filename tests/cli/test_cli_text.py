@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trtpipe.cli.tables import facts, table
-from trtpipe.cli.text import emit, printable
+from trtpipe.cli.text import emit
+from trtpipe.units import printable
 
 
 class TestPrintable:

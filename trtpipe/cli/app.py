@@ -19,7 +19,7 @@ SECTIONS = {
     "Whole pipeline": ("build",),
     "Single stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
     "Accuracy": ("sensitivity", "tune", "check", "diff"),
-    "Looking": ("inspect", "doctor"),
+    "Looking": ("inspect", "report", "doctor"),
     "Housekeeping": ("cache",),
 }
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli.results import print_json
-from trtpipe.cli.text import complain, printable
+from trtpipe.cli.text import complain
 from trtpipe.errors import EnvironmentLacks, InputError, InternalError, TrtpipeError
+from trtpipe.units import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,10 @@ from trtpipe.cli import options
 from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import line, table
-from trtpipe.cli.text import emit, printable
+from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
 from trtpipe.errors import InputError, StoreCorrupt
-from trtpipe.units import format_bytes, parse_bytes, parse_seconds
+from trtpipe.units import format_bytes, parse_bytes, parse_seconds, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

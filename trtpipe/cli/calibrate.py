@@ -12,9 +12,10 @@ from trtpipe.cli import options
 from trtpipe.cli.results import beside, finish, print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts
-from trtpipe.cli.text import emit, printable
+from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
 from trtpipe.errors import InputError
+from trtpipe.units import printable
 
 if TYPE_CHECKING:
     from trtpipe import BuildResult, Progress

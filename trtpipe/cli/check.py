@@ -11,9 +11,10 @@ from trtpipe.cli import options
 from trtpipe.cli.results import ACCURACY_FAILED, LATENCY_FAILED, print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import line, table
-from trtpipe.cli.text import emit, printable
+from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
 from trtpipe.errors import InputError
+from trtpipe.units import printable
 
 if TYPE_CHECKING:
     from trtpipe import Baseline, CheckReport

@@ -9,13 +9,13 @@ import click
 
 from trtpipe.cli import options
 from trtpipe.cli.results import explained, print_json
-from trtpipe.cli.sections import sections
 from trtpipe.cli.session import Session
-from trtpipe.cli.tables import facts
-from trtpipe.cli.text import emit, printable
+from trtpipe.cli.tables import facts, show
+from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
 from trtpipe.errors import InputError
-from trtpipe.units import format_bytes
+from trtpipe.units import format_bytes, printable
+from trtpipe.views.sections import sections
 
 if TYPE_CHECKING:
     from trtpipe import Inspection
@@ -52,7 +52,7 @@ def command(session: Session, file: Path, plot: Path | None, explain: str | None
     emit(facts(_head(found)))
     for section in sections(found, detailed=session.verbosity > 0):
         emit("")
-        emit(section)
+        emit(show(section))
     if plot is not None:
         emit(f"\ndrew {len(drawn)} tensors into {printable(str(plot))}")
     return 0

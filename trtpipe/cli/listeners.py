@@ -6,9 +6,9 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from trtpipe.cli.text import complain, printable
+from trtpipe.cli.text import complain
 from trtpipe.errors import InputError
-from trtpipe.units import format_seconds
+from trtpipe.units import format_seconds, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

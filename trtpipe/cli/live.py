@@ -19,8 +19,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from trtpipe.cli.listeners import OUTCOMES, phase_name
-from trtpipe.cli.text import printable
-from trtpipe.units import format_seconds
+from trtpipe.units import format_seconds, printable
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -7,11 +7,11 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.cli.sections import explanation
-from trtpipe.cli.tables import line, table
-from trtpipe.cli.text import emit, printable
+from trtpipe.cli.tables import line, show, table
+from trtpipe.cli.text import emit
 from trtpipe.errors import BuildError
-from trtpipe.units import format_bytes, format_seconds
+from trtpipe.units import format_bytes, format_seconds, printable
+from trtpipe.views.models import explanation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -102,7 +102,7 @@ def explained(session: Session, command: str, lowered: Path, node: str) -> int:
     if session.json:
         print_json({"command": command, "exit_code": 0, "nodes": [each.to_dict() for each in decisions]})
     else:
-        emit(explanation(decisions))
+        emit("\n\n".join(map(show, explanation(decisions))))
     return 0
 
 

@@ -13,8 +13,9 @@ from trtpipe.cli import options
 from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import table
-from trtpipe.cli.text import emit, printable
+from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.units import printable
 
 if TYPE_CHECKING:
     from trtpipe import Sensitivity

@@ -6,13 +6,16 @@ import sys
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from trtpipe.cli.text import printable
+from trtpipe.units import printable
+from trtpipe.views.blocks import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rich.table import Table
     from rich.text import Text
+
+    from trtpipe.views.blocks import Block
 
 #: Columns of a table that nobody's window limits.
 _UNLIMITED = 240
@@ -42,6 +45,14 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Names and values, one pair a line."""
     return table(("", ""), pairs)
+
+
+def show(block: Block) -> str:
+    """A block as text."""
+    if isinstance(block, Facts):
+        return facts(block.pairs)
+    more = f"\n... and {block.left_out} more: --verbose shows all" if block.left_out else ""
+    return table(block.headers, block.rows, right=block.right) + more
 
 
 def line(text: str) -> str:

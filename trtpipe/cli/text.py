@@ -11,14 +11,6 @@ from typing import TextIO
 from trtpipe.errors import EnvironmentLacks
 
 
-def printable(text: str) -> str:
-    """``text`` on one line, with everything a terminal might obey (or cannot show) written as an escape.
-
-    Names inside models and paths are anybody's, so no message is printed without this.
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-
-
 def emit(text: str) -> None:
     """Write the result to standard output.
 

@@ -12,10 +12,10 @@ from trtpipe.cli import options
 from trtpipe.cli.results import ACCURACY_FAILED, print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, line
-from trtpipe.cli.text import emit, printable
+from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
 from trtpipe.errors import InputError
-from trtpipe.units import parse_seconds
+from trtpipe.units import parse_seconds, printable
 
 if TYPE_CHECKING:
     from trtpipe import Budget, TuneResult

@@ -64,17 +64,26 @@ def thresholds(name: str, tensor: TensorStatistics, precision: EightBit) -> dict
     return {str(choice): range_of(name, tensor, choice, precision).amax for choice in CHOICES}
 
 
+def bars_of(tensor: TensorStatistics, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """A histogram of the magnitudes other than 0, in ``count`` bars of equal width.
+
+    Returns:
+        Edges, float64[count + 1] from 0 to the largest magnitude (1 if there is none); counts, float64[count].
+    """
+    from trtpipe.calibration.density import density_of
+
+    edges = np.linspace(0, tensor.largest or 1.0, count + 1)
+    return edges, np.maximum(np.diff(density_of(tensor).below(edges, 0)), 0)
+
+
 def _draw(name: str, tensor: TensorStatistics, precision: EightBit, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from trtpipe.calibration.density import density_of
-
-    edges = np.linspace(0, tensor.largest or 1.0, _BARS + 1)
-    counts = np.diff(density_of(tensor).below(edges, 0))
+    edges, counts = bars_of(tensor, _BARS)
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.stairs(np.maximum(counts, 0), edges, fill=True, color="#cccccc")
+    axes.stairs(counts, edges, fill=True, color="#cccccc")
     if tensor.count and not tensor.nonfinite:
         for (method, amax), colour in zip(thresholds(name, tensor, precision).items(), _COLOURS, strict=True):
             axes.axvline(amax, color=colour, label=f"{method}: {amax:.4g}")

@@ -1,0 +1,153 @@
+"""A build as one HTML page: everything in it, nothing of it markup."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper, save
+
+import trtpipe
+from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.report.manifest import Manifest
+from trtpipe.views.page import write_report
+
+#: A name that would be markup, and then turn the direction of writing round.
+HOSTILE = "<script>alert('x')</script>\u202e"
+
+
+class Reading(HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += f"{data} "
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    weights = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["h"], name=HOSTILE), helper.make_node("Relu", ["h"], ["y"], name="r")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 4])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "m.onnx")
+    np.savez(folder / "d.npz", x=np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32))
+    job = trtpipe.make_job(
+        folder / "m.onnx",
+        profile=trtpipe.DeploymentProfile.model_validate(
+            {
+                "precision": "int8",
+                "backend": "null",
+                "targets": ["sm89"],
+                "latency": {"warmup": 0.001, "duration": 0.01},
+            }
+        ),
+        recipe=trtpipe.CalibrationRecipe.model_validate({"data": {"source": str(folder / "d.npz")}}),
+        simplify=False,
+    )
+    trtpipe.build(job, folder / "out")
+    return folder / "out"
+
+
+def test_the_page_tells_of_every_part_of_the_build(build: Path) -> None:
+    path = write_report(build)
+    assert path == build / "report.html"
+    page = Reading(path.read_text(encoding="utf-8"))
+    assert not page.open
+    for words in (
+        "PASSED",
+        "Accuracy",
+        "Latency",
+        "Engine for sm89",
+        "Precision of every node",
+        "Calibration",
+        "Settings",
+    ):
+        assert words in page.text
+    manifest = Manifest.read(build / "manifest.json")
+    for entry in manifest.artifacts:
+        for file in entry.files:
+            assert file.sha256[:12] in page.text
+    for node in manifest.nodes:
+        assert node.reason in page.text
+    assert "svg" not in page.tags
+
+
+def test_the_page_is_one_file_without_scripts_or_addresses(build: Path, tmp_path: Path) -> None:
+    text = write_report(build, tmp_path / "page.html", plots=True).read_text(encoding="utf-8")
+    page = Reading(text)
+    assert not {"script", "link", "img", "iframe", "a", "object", "form"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name in ("src", "href", "srcset") or name.startswith("on")]
+    assert "default-src 'none'" in text
+    assert "url(" not in text
+
+
+def test_names_are_text_and_show_what_they_hide(build: Path, tmp_path: Path) -> None:
+    text = write_report(build, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script>alert('x')</script>\\u202e" in Reading(text).text
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+
+
+def test_a_plot_holds_the_histogram_and_a_line_for_every_method(build: Path, tmp_path: Path) -> None:
+    page = Reading(write_report(build, tmp_path / "page.html", plots=True).read_text(encoding="utf-8"))
+    assert page.tags.count("svg") == 1  # x, the one calibrated tensor
+    assert page.tags.count("line") == 8  # the range in force, and seven methods
+    maximum = float(np.abs(np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)).max())
+    assert f"max: {maximum:.4g}" in page.text
+
+
+def test_equal_builds_give_equal_pages(build: Path, tmp_path: Path) -> None:
+    one, two = (write_report(build, tmp_path / name, plots=True).read_bytes() for name in ("1.html", "2.html"))
+    assert one == two
+
+
+class TestBadInput:
+    def test_a_folder_without_a_bundle(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no bundle"):
+            write_report(tmp_path)
+
+    def test_a_bundle_that_was_edited(self, build: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(build, tmp_path / "copy", ignore=shutil.ignore_patterns("report.html")))
+        ranges = copy / "ranges.json"
+        ranges.write_text(ranges.read_text().replace("percentile", "percentilE", 1))
+        with pytest.raises(InputError, match=r"ranges.json: changed since it was built"):
+            write_report(copy)
+        assert not (copy / "report.html").exists()
+
+    def test_no_statistics_to_plot(self, build: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(build, tmp_path / "copy", ignore=shutil.ignore_patterns("report.html")))
+        manifest = Manifest.read(copy / "manifest.json")
+        kept = tuple(entry for entry in manifest.artifacts if entry.label != "statistics")
+        manifest.model_copy(update={"artifacts": kept}).write(copy / "manifest.json")
+        with pytest.raises(InputError, match="no calibration statistics to plot"):
+            write_report(copy, plots=True)
+
+    def test_a_place_that_cannot_be_written(self, build: Path) -> None:
+        with pytest.raises((InputError, EnvironmentLacks)):
+            write_report(build, build / "ranges.json" / "page.html")

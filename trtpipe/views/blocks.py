@@ -1,0 +1,56 @@
+"""The two shapes in which anything is shown: facts and tables. The command line prints them, a page is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+#: Rows shown of a list that may be long.
+SOME = 20
+VERDICTS = {True: "PASSED", False: "FAILED", None: "not judged"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values; line breaks in values are kept."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headers.
+
+    Attributes:
+        right: headers of the columns that are aligned to the right.
+        left_out: rows that are not shown.
+    """
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: tuple[str, ...] = ()
+    left_out: int = 0
+
+
+Block: TypeAlias = Facts | Table
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> Facts:
+    """Names and values."""
+    return Facts(tuple(pairs))
+
+
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), limit: int | None = None
+) -> Table:
+    """Rows under headers, at most ``limit`` of them."""
+    shown = tuple(tuple(row) for row in rows[:limit])
+    return Table(tuple(headers), shown, tuple(right), len(rows) - len(shown))
+
+
+def notes(texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Facts that are remarks."""
+    return [("note", text) for text in texts]

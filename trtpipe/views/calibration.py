@@ -1,0 +1,59 @@
+"""What is shown of calibration: the data, the statistics, the ranges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.views.blocks import Block, facts, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trtpipe.calibration.account import DataAccount
+    from trtpipe.calibration.ranges import Ranges, TensorRange
+    from trtpipe.report.statistics import StatisticsSummary
+
+
+def ranges(found: Ranges, limit: int | None) -> Iterator[Block]:
+    """Where every tensor is cut off, and by which method."""
+    unseen = (("unseen", "\n".join(found.unseen)),) if found.unseen else ()
+    yield facts([("method", _method(found)), *account(found.samples, found.account), *unseen, *_repairs(found)])
+    rows = [
+        (name, f"{each.amax:.6g}", _method(each), f"{each.minimum:.6g}", f"{each.maximum:.6g}", each.note)
+        for name, each in found.tensors.items()
+    ]
+    yield table(("tensor", "amax", "method", "min", "max", ""), rows, right=("amax", "min", "max"), limit=limit)
+
+
+def _repairs(found: Ranges) -> Iterator[tuple[str, str]]:
+    """What was tried to lessen the output's error, and what it came to."""
+    tried = [f"{trial.repair} {trial.noise:.1f} dB{' (taken)' * trial.taken}" for trial in found.repairs.trials]
+    if tried:
+        yield "repairs", "\n".join(tried)
+
+
+def _method(found: Ranges | TensorRange) -> str:
+    return found.method if found.percentile is None else f"{found.method} {found.percentile:g} %"
+
+
+def statistics(found: StatisticsSummary, limit: int | None) -> Iterator[Block]:
+    """What every tensor was seen to hold."""
+    yield facts(account(found.samples, found.account))
+    rows = [
+        (name, str(each.count), f"{each.zeros:.1%}", f"{each.minimum:.6g}", f"{each.maximum:.6g}", str(each.nonfinite))
+        for name, each in found.tensors.items()
+    ]
+    headers = ("tensor", "values", "zeros", "min", "max", "not finite")
+    yield table(headers, rows, right=headers[1:], limit=limit)
+
+
+def account(samples: int, found: DataAccount | None) -> list[tuple[str, str]]:
+    """The data that was used."""
+    if found is None:
+        return [("samples", f"{samples} of unknown origin")]
+    spans = "\n".join(f"{name}: {i.minimum:.4g} to {i.maximum:.4g}" for name, i in found.inputs.items())
+    return [
+        ("samples", f"{samples} from {found.source}"),
+        ("inputs", spans),
+        *(("warning", warning) for warning in found.warnings),
+    ]

@@ -1,0 +1,64 @@
+"""What is shown of an engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.units import format_bytes, format_seconds
+from trtpipe.views.blocks import Block, Facts, facts, notes, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from trtpipe.backends.base import EngineFacts
+    from trtpipe.backends.plan import PlanHeader
+    from trtpipe.engine.report import EngineReport, EngineTensor
+
+
+def plan(found: PlanHeader) -> Facts:
+    """What an engine's header says."""
+    targets = "the header does not say" if found.targets is None else ", ".join(found.targets) or "none"
+    weights = "" if found.weight_bytes is None else f", {format_bytes(found.weight_bytes)} of weights"
+    more = ", and GPUs yet to come" if found.and_later else ""
+    return facts([("built by", f"{found.flavour} {found.version}{weights}"), ("targets", targets + more)])
+
+
+def engine(found: EngineFacts, limit: int | None) -> Iterator[Block]:
+    """What the builder said of an engine, layer by layer."""
+    precisions = ", ".join(f"{count} {name}" for name, count in found.precisions.items())
+    yield facts(
+        [
+            ("engine", f"{found.flavour} {found.version} for {found.target}"),
+            ("inputs", "\n".join(map(str, found.io.inputs))),
+            ("outputs", "\n".join(map(str, found.io.outputs))),
+            ("layers", "unknown" if found.layers is None else f"{found.layers}: {precisions}"),
+            ("activations", "unknown" if found.activation_bytes is None else format_bytes(found.activation_bytes)),
+            ("built in", format_seconds(found.build_seconds)),
+            *(("warning", warning) for warning in found.warnings),
+            *notes(found.notes),
+        ]
+    )
+    if found.report is not None:
+        yield from _layers(found.report, limit)
+
+
+def _layers(report: EngineReport, limit: int | None) -> Iterator[Block]:
+    yield facts([(f"from the {report.source}", report.summary)])
+    headers = ("layer", "kind", "reads", "constants", "writes", "bytes written", "ONNX nodes")
+    rows = [
+        (
+            layer.name,
+            layer.kind,
+            _types(layer.inputs),
+            _types(layer.constants),
+            _types(layer.outputs),
+            format_bytes(sum(tensor.bytes(report.free) for tensor in layer.outputs)),
+            ", ".join(layer.nodes),
+        )
+        for layer in report.kernels
+    ]
+    yield table(headers, rows, right=("bytes written",), limit=limit)
+
+
+def _types(tensors: Sequence[EngineTensor]) -> str:
+    return " ".join(dict.fromkeys(tensor.type for tensor in tensors))

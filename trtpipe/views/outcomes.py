@@ -1,0 +1,114 @@
+"""What is shown of verdicts: parity, latency, and the manifest that holds them all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.units import format_bytes
+from trtpipe.views.blocks import VERDICTS, Block, facts, notes, table
+from trtpipe.views.models import share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trtpipe.accuracy.reports import MetricValue, ParityReport
+    from trtpipe.latency.reports import LatencyReport
+    from trtpipe.report.manifest import Manifest
+
+
+def parity(report: ParityReport) -> Iterator[Block]:
+    """How far every artifact is from its reference, and whether that is allowed."""
+    kind = "synthetic data" if report.synthetic else "real data"
+    yield facts(
+        [
+            ("verdict", "\n".join([VERDICTS[report.passed], *report.reasons])),
+            *((("broke at", report.broke),) if report.broke else ()),
+            ("precision", report.precision),
+            ("reference", report.reference),
+            ("data", f"{report.samples} samples, {kind}: {report.data}"),
+            *(("metric", _metric(value)) for value in report.metrics),
+            *(("not run", f"{artifact}: {reason}") for artifact, reason in report.not_run.items()),
+        ]
+    )
+    rows = [
+        (
+            comparison.artifact,
+            comparison.against,
+            output.output,
+            f"{output.mean_abs:.3g}",
+            f"{output.max_abs:.3g}",
+            "" if output.cosine is None else f"{output.cosine:.6f}",
+            f"{output.snr_db:.1f}",
+            "" if output.top1_agreement is None else f"{output.top1_agreement:.2%}",
+            VERDICTS[output.passed],
+            comparison.runner,
+        )
+        for comparison in (*report.pytorch, *report.comparisons, *report.links)
+        for output in comparison.outputs
+    ]
+    headers = ("artifact", "against", "output", "mean", "max", "cosine", "SNR dB", "top-1 same", "verdict", "runner")
+    yield table(headers, rows)
+
+
+def _metric(value: MetricValue) -> str:
+    others = "".join(f", {name} {figure:.4g}" for name, figure in value.others.items())
+    count = f" on {value.samples}" if value.samples else ""
+    return f"{value.artifact}: {value.metric} {value.value:.4f}{count}{others}, {value.runner}"
+
+
+def latency(report: LatencyReport) -> Iterator[Block]:
+    """Times, and the machine they are from."""
+    judged = report.max_p99 is not None and any(figure.on_gpu for figure in report.measurements)
+    budget = "none" if report.max_p99 is None else f"p99 of {report.max_p99:g} ms"
+    yield facts(
+        [
+            ("verdict", VERDICTS[report.passed if judged else None]),
+            ("budget", budget),
+            ("unit", "milliseconds"),
+            ("machine", ", ".join(f"{name} {value}" for name, value in report.machine.items())),
+            *notes(report.notes),
+        ]
+    )
+    headers = ("artifact", "min", "median", "mean", "p90", "p95", "p99", "max")
+    rows = [
+        (
+            figure.artifact,
+            *(
+                f"{ms:.3f}"
+                for ms in (figure.min, figure.median, figure.mean, figure.p90, figure.p95, figure.p99, figure.max)
+            ),
+            f"{figure.throughput_qps:.1f}",
+            f"{figure.cov:.1f} %",
+            figure.runner if figure.on_gpu else f"{figure.runner}, not a GPU latency",
+        )
+        for figure in report.measurements
+    ]
+    yield table((*headers, "qps", "CoV", "runner"), rows, right=(*headers[1:], "qps", "CoV"))
+
+
+def manifest(found: Manifest) -> Iterator[Block]:
+    """The verdicts, what they are about, and the files."""
+    yield facts(
+        [
+            ("verdict", VERDICTS[found.passed]),
+            ("source", found.source),
+            ("precision", found.precision),
+            ("built by", f"trtpipe {found.trtpipe}, {found.backend}, for {', '.join(found.targets)}"),
+            ("tools", ", ".join(f"{name} {version}" for name, version in found.toolchain.items())),
+            *([] if found.work is None else [("in 8 bits", share(found.work))]),
+            *_calibration(found),
+            *((verdict.gate, f"{VERDICTS[verdict.passed]}: {verdict.summary}") for verdict in found.verdicts),
+            *notes(found.notes),
+        ]
+    )
+    rows = [
+        (entry.label, file.name, format_bytes(file.size), file.sha256[:12])
+        for entry in found.artifacts
+        for file in entry.files
+    ]
+    yield table(("artifact", "file", "size", "sha256"), rows, right=("size",))
+
+
+def _calibration(found: Manifest) -> list[tuple[str, str]]:
+    account = found.calibration
+    return [] if account is None else [("calibration", f"{account['samples']} samples from {account['source']}")]

@@ -1,0 +1,158 @@
+"""A build as one HTML page: self-contained, without scripts, and harmless whatever the model's names hold."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trtpipe.accuracy.build import entries, read_build
+from trtpipe.backends.base import EngineFacts
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.errors import InputError
+from trtpipe.publish import REPORT, write_file
+from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
+from trtpipe.units import printable
+from trtpipe.views import calibration, engines, models, outcomes
+from trtpipe.views.blocks import VERDICTS, Block, Facts, facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from trtpipe.accuracy.build import Build
+    from trtpipe.calibration.quantiser import EightBit
+
+#: Tables longer than this are folded up.
+_LONG = 25
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
+h3 { font-size: .95rem; margin-bottom: .2rem; overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: .7rem 0; font-size: .85rem; } .wide { overflow-x: auto; }
+td, th { padding: .2rem .7rem .2rem 0; text-align: left; vertical-align: top; white-space: pre-line; }
+th { border-bottom: 1px solid var(--line); } tr:nth-child(even) td { background: var(--soft); }
+td { overflow-wrap: anywhere; } .facts td:first-child { overflow-wrap: normal; }
+td.right, th.right { text-align: right; font-variant-numeric: tabular-nums; }
+.PASSED { color: #0a7d33; font-weight: 600; } .FAILED { color: #c62828; font-weight: 600; }
+summary { cursor: pointer; } svg { max-width: 760px; font-size: 12px; } svg text { fill: currentColor; }
+.bars { fill: #8886; }
+"""
+
+
+def write_report(build: str | Path, out: str | Path | None = None, *, plots: bool = False) -> Path:
+    """Write what is known of a build as one HTML page that needs nothing else.
+
+    Args:
+        build: the folder that ``build`` wrote.
+        out: the file to write; by default ``report.html`` in that folder, which goes when the folder is built anew.
+        plots: draw every calibrated tensor's histogram, with each method's threshold.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: there is no bundle, or a file of it was changed; or there are no statistics to plot.
+        EnvironmentLacks: the file cannot be written.
+    """
+    found = read_build(Path(build))
+    path = Path(build) / REPORT if out is None else Path(out)
+    write_file(path, page(found, plots=plots))
+    return path
+
+
+def page(build: Build, *, plots: bool) -> str:
+    """The page's text."""
+    manifest = build.manifest
+    title = f"{Path(manifest.source).name or manifest.source}, {manifest.precision}"
+    parts = [
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+        # even if a name got through as markup, nothing could run or be fetched
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
+        '<meta name="viewport" content="width=device-width">',
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
+        f'<h1>{_text(title)}: <span class="{VERDICTS[manifest.passed]}">{VERDICTS[manifest.passed]}</span></h1>',
+        *(f"<h2>{heading}</h2>{''.join(map(_block, blocks))}" for heading, blocks in _sections(build)),
+    ]
+    if plots:
+        parts += ["<h2>Calibrated tensors</h2>", *_plots(build)]
+    return "\n".join([*parts, "</body></html>\n"])
+
+
+def _sections(build: Build) -> Iterator[tuple[str, Iterable[Block]]]:
+    present = entries(build.manifest.artifacts)
+    yield "Build", outcomes.manifest(build.manifest)
+    yield "Accuracy", outcomes.parity(build.parity)
+    if build.latency is not None:
+        yield "Latency", outcomes.latency(build.latency)
+    for label in present:
+        if label.startswith("engine:") and (beside := _beside(build, label)).is_file():
+            yield f"Engine for {_text(label.partition(':')[2])}", engines.engine(EngineFacts.read(beside), None)
+    yield "Precision of every node", models.lowered(LowerFacts.read(_beside(build, "lowered")), None)
+    if "ranges" in present:
+        yield "Calibration", calibration.ranges(Ranges.read(build.path("ranges")), None)
+    yield "Source", models.exported(ExportFacts.read(_beside(build, "model")))
+    if "simplified" in present and (beside := _beside(build, "simplified")).is_file():
+        yield "Simplified", models.simplified(SimplifyFacts.read(beside))
+    yield "Settings", [facts(_flat("", build.manifest.settings))]
+
+
+def _flat(prefix: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """``(dotted name, value)`` of every setting that has one."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{prefix}{name}.", value)
+        elif value not in (None, [], ""):
+            yield f"{prefix}{name}", json.dumps(value, ensure_ascii=False)
+
+
+def _beside(build: Build, label: str) -> Path:
+    """The JSON file that a stage wrote beside its artifact."""
+    path = build.path(label)
+    return path.with_name(f"{path.name}.json")
+
+
+def _plots(build: Build) -> Iterator[str]:
+    from trtpipe.calibration.statistics_file import load_statistics
+    from trtpipe.views.histogram import histogram_svg
+
+    present = entries(build.manifest.artifacts)
+    if not {"statistics", "ranges"} <= present.keys():
+        raise InputError(f"{build.folder}: no calibration statistics to plot", "leave out --plots")
+    ranges = Ranges.read(build.path("ranges"))
+    precision: EightBit = "fp8" if build.manifest.precision == "fp8" else "int8"
+    for name, tensor in load_statistics(build.path("statistics")).tensors.items():
+        if tensor.largest:
+            taken = ranges.tensors[name].amax if name in ranges.tensors else 0.0
+            yield f"<h3>{_text(name)}</h3>{histogram_svg(name, tensor, precision, taken)}"
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, Facts):
+        return _table('<table class="facts">', block.pairs, ())
+    right = tuple(index for index, header in enumerate(block.headers) if header in block.right)
+    head = "".join(_cell("th", header, index in right) for index, header in enumerate(block.headers))
+    drawn = _table(f"<table><tr>{head}</tr>", block.rows, right)
+    if len(block.rows) <= _LONG:
+        return drawn
+    return f"<details><summary>{len(block.rows)} rows</summary>{drawn}</details>"
+
+
+def _table(head: str, rows: Iterable[tuple[str, ...]], right: tuple[int, ...]) -> str:
+    body = "".join(
+        f"<tr>{''.join(_cell('td', text, index in right) for index, text in enumerate(row))}</tr>" for row in rows
+    )
+    return f'<div class="wide">{head}{body}</table></div>'
+
+
+def _cell(tag: str, text: str, right: bool) -> str:
+    verdict = text.split(" ", 1)[0].split(":", 1)[0].split("\n", 1)[0]
+    names = [*(["right"] if right else []), *([verdict] if verdict in ("PASSED", "FAILED") else [])]
+    attribute = f' class="{" ".join(names)}"' if names else ""
+    return f"<{tag}{attribute}>{_text(text)}</{tag}>"
+
+
+def _text(text: str) -> str:
+    """Anybody's words: no markup, nothing invisible; line breaks stay."""
+    return escape("\n".join(map(printable, text.split("\n"))))
