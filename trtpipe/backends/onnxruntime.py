@@ -8,6 +8,7 @@ kernels compute FP16 nodes in FP32.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import TensorSpec
@@ -43,12 +44,12 @@ class OnnxRunner:
         """``onnxruntime <version> on CPU``."""
         return f"onnxruntime {version('onnxruntime')} on CPU"
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The model's inputs."""
         return tuple(_spec(value) for value in self._session.get_inputs())
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The model's outputs."""
         return tuple(_spec(value) for value in self._session.get_outputs())

@@ -1,11 +1,15 @@
-"""One graph that is float32 and lowered at once: every node has a switch, a boolean constant.
+"""One graph that is float32 and lowered at once: every node has a switch, and every activation scale is an input.
 
 A switched node becomes an If whose branches hold the node as it was, and the node lowered: with its Q/DQ pair and its
 8-bit weight exactly as ``InsertQDQ`` writes them, or rounded to float16. Both sets of weights together are the memory
-of two models. Any choice of groups, and so any mixed-precision model, is a few flipped booleans away: weights are
-quantised once. The switches are constants rather than inputs because a runtime then takes the branch when it loads the
-graph, and fuses what it would fuse: measured with onnxruntime 1.32, a graph with such switches runs as fast as the
-plain one, while boolean inputs cost up to 2.2 times as much.
+of two models. Any choice of nodes and of ranges is a few flipped booleans and fed numbers away: weights are quantised
+once.
+
+The switches are constants because a runtime then takes the branch when it loads the graph, and fuses what it would
+fuse: measured with onnxruntime 1.32, a graph with such switches runs as fast as the plain one, while boolean inputs
+cost up to 2.2 times as much. Scales are inputs because many ranges are compared with all nodes lowered, and a number
+that is fed costs nothing, where a constant would mean to load the graph again. A scale cannot do what a switch does: no
+scale lets values pass unrounded, and the weight would stay rounded in any case.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.passes.graph_pass import FreshNames, node_label
-from trtpipe.passes.weights import FORMATS, quantise_weight, safe_scale
+from trtpipe.passes.weights import FORMATS, quantise_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -163,11 +167,32 @@ def _rounded(place: Place, node: ir.Node, value: ir.Value) -> ir.Value:
     return made.outputs[0]
 
 
-def eight_bits(precision: EightBit, amax: Mapping[str, float], method: WeightMethod) -> Lowering:
+def scale_inputs(model: ir.Model, placement: Placement) -> dict[str, ir.Value]:
+    """Give ``model`` a float32 scalar input for every scale, in place.
+
+    Returns:
+        Quantised tensor -> the input that takes its scale; tensors that share a scale have one.
+    """
+    leaders = {name: group[0] for group in placement.groups for name in group}
+    fresh = FreshNames(model)
+    made: dict[str, ir.Value] = {}
+    for name in placement.tensors:
+        leader = leaders.get(name, name)
+        if leader not in made:
+            kind = ir.TensorType(ir.DataType.FLOAT)
+            made[leader] = ir.Value(name=fresh(f"{leader}__scale"), shape=ir.Shape([]), type=kind)
+            model.graph.inputs.append(made[leader])
+    return {name: made[leaders.get(name, name)] for name in placement.tensors}
+
+
+def eight_bits(
+    precision: EightBit, scales: Mapping[str, ir.Value], method: WeightMethod, shifts: Mapping[str, np.ndarray]
+) -> Lowering:
     """Lowers as ``InsertQDQ`` does.
 
     Args:
-        amax: tensor -> range; of tensors that share a scale the joint one.
+        scales: from ``scale_inputs``.
+        shifts: output of a weighted node -> what is added to its bias when it is lowered.
     """
 
     def lower(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
@@ -175,20 +200,24 @@ def eight_bits(precision: EightBit, amax: Mapping[str, float], method: WeightMet
         for index in point.activations:
             data = node.inputs[index]
             assert data is not None
-            scale = place.constant(safe_scale(np.float32(amax[str(data.name)]), form.largest))
-            zero = place.constant(np.zeros((), form.dtype.numpy()))
-            quantised = place.before(node, "QuantizeLinear", [data, scale, zero], form.dtype)
-            pair = place.before(node, "DequantizeLinear", [quantised, scale, zero], ir.DataType.FLOAT)
-            node.replace_input_with(index, pair)
+            pair = [scales[str(data.name)], place.constant(np.zeros((), form.dtype.numpy()))]
+            quantised = place.before(node, "QuantizeLinear", [data, *pair], form.dtype)
+            node.replace_input_with(
+                index, place.before(node, "DequantizeLinear", [quantised, *pair], ir.DataType.FLOAT)
+            )
         kernel = _kernel(point, node)
         if kernel is None or point.weight is None:
             return node.outputs[0]
-        weight, scales = quantise_weight(kernel, point.axis if form.per_channel else None, precision, method)
-        inputs = [place.constant(array) for array in (weight, scales, np.zeros(scales.shape, weight.dtype))]
+        weight, steps = quantise_weight(kernel, point.axis if form.per_channel else None, precision, method)
+        inputs = [place.constant(array) for array in (weight, steps, np.zeros(steps.shape, weight.dtype))]
         axis = [ir.AttrInt64("axis", point.axis)] if form.per_channel else []
         whole = place.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
         node.replace_input_with(point.weight, whole)
-        return node.outputs[0]
+        shift = shifts.get(str(point.node.outputs[0].name))
+        if shift is None:
+            return node.outputs[0]
+        spread = shift.reshape(-1, *(1,) * (kernel.ndim - 2)) if node.op_type.startswith("Conv") else shift
+        return place.before(node, "Add", [node.outputs[0], place.constant(spread)], ir.DataType.FLOAT)
 
     return lower
 
