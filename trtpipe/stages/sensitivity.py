@@ -86,7 +86,7 @@ class Sensitivity:
         dataset = inputs.datasets.get("calibration-data")
         if dataset is None:
             raise InputError("sensitivity is judged on real samples, and no data was given", "add --calib-data DATA")
-        feeds, expected = exact_outputs(job, simplified, dataset, self._samples, _FEED_BYTES, workdir)
+        feeds, expected = exact_outputs(job, simplified, dataset, self._samples, _FEED_BYTES, workdir, stack=True)
         measure = OutputNoise(expected)
         if not measure.telling:
             raise InputError(
@@ -108,7 +108,7 @@ class Sensitivity:
         report = Report(
             precision=job.profile.precision,
             data=dataset.name,
-            samples=len(feeds),
+            samples=sum(map(_rows, feeds)),
             groups=tuple(
                 GroupSensitivity(
                     name=group.nodes[0],
@@ -132,6 +132,10 @@ class Sensitivity:
 
         if not Report.read(draft.path).groups:
             raise StageError("there is nothing to choose", "see trtpipe inspect")
+
+
+def _rows(feed: Feed) -> int:
+    return min((value.shape[0] for value in feed.values() if value.ndim), default=1)
 
 
 def _alone(board: Switchboard, measure: OutputNoise, feeds: list[Feed], progress: Progress, phase: str) -> list[float]:
