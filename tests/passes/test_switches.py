@@ -13,7 +13,7 @@ from trtpipe.passes.graph_pass import node_label, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.insert_qdq import InsertQDQ
 from trtpipe.passes.placement import place
-from trtpipe.passes.switches import add_switches, eight_bits, group_points, half, scale_inputs
+from trtpipe.passes.switches import add_switches, eight_bits, group_points, half, resolve, scale_inputs
 
 
 def prepared(proto):
@@ -30,11 +30,9 @@ def switched(proto, on, lowering=None, precision="int8", shifts=None):
     scales = {} if lowering else scale_inputs(model, placement)
     switches = add_switches(model, placement.points, lowering or eight_bits(precision, scales, "max", shifts or {}))
     made = ir.to_proto(model)
-    for tensor in made.graph.initializer:
-        if tensor.name in switches.values():
-            name = next(node for node, switch in switches.items() if switch == tensor.name)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(on is None or name in on), tensor.name))
-    return made, placement
+    onnx.checker.check_model(made)
+    chosen = [switch for node, switch in switches.items() if on is None or node in on]
+    return resolve(made, switches.values(), chosen), placement
 
 
 def run_switched(made, feed, largest=127.0, amax=3.0):
@@ -79,6 +77,17 @@ def test_one_switch_lowers_one_node():
         expected, found = run(lowered(proto, rest), feed)["y"], run_switched(switched(proto, (name,))[0], feed)["y"]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
         assert np.abs(found - run(proto, feed)["y"]).max() > 1e-4
+
+
+def test_what_is_not_chosen_is_not_loaded():
+    proto = conv_net()
+    plain, quantised = (switched(proto, on)[0] for on in ((), None))
+    assert not {node.op_type for node in plain.graph.node} & {"If", "QuantizeLinear", "DequantizeLinear"}
+    assert not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in plain.graph.initializer)
+    assert "If" not in {node.op_type for node in quantised.graph.node}
+    weights = [tensor for tensor in quantised.graph.initializer if len(tensor.dims) > 1]
+    assert weights
+    assert all(tensor.data_type == onnx.TensorProto.INT8 for tensor in weights)
 
 
 def test_half_rounds_activations_weights_and_results():

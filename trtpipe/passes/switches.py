@@ -5,11 +5,10 @@ A switched node becomes an If whose branches hold the node as it was, and the no
 of two models. Any choice of nodes and of ranges is a few flipped booleans and fed numbers away: weights are quantised
 once.
 
-The switches are constants because a runtime then takes the branch when it loads the graph, and fuses what it would
-fuse: measured with onnxruntime 1.32, a graph with such switches runs as fast as the plain one, while boolean inputs
-cost up to 2.2 times as much. Scales are inputs because many ranges are compared with all nodes lowered, and a number
-that is fed costs nothing, where a constant would mean to load the graph again. A scale cannot do what a switch does: no
-scale lets values pass unrounded, and the weight would stay rounded in any case.
+Switches are set before a graph is loaded (``resolve``), so that a runtime fuses what it would fuse: measured with
+onnxruntime 1.32, boolean inputs cost up to 2.2 times as much. Scales are inputs because many ranges are compared with
+all nodes lowered, and a number that is fed costs nothing, where a constant would mean to load the graph again. A scale
+cannot do what a switch does: no scale lets values pass unrounded, and the weight would stay rounded in any case.
 """
 
 from __future__ import annotations
@@ -24,7 +23,9 @@ from trtpipe.passes.graph_pass import FreshNames, node_label
 from trtpipe.passes.weights import FORMATS, quantise_weight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    import onnx
 
     from trtpipe.calibration.quantiser import EightBit
     from trtpipe.passes.placement import Placement, QuantPoint
@@ -135,6 +136,53 @@ def add_switches(model: ir.Model, points: Sequence[QuantPoint], lower: Lowering)
         model.graph.register_initializer(flag)
         names[node_label(point.node)] = name
         _switch(model.graph, point, flag, lower, fresh)
+    return names
+
+
+def resolve(model: onnx.ModelProto, switches: Collection[str], on: Collection[str]) -> onnx.ModelProto:
+    """A copy of a switched graph in which only the branches that are chosen are left, and the constants they read.
+
+    Args:
+        switches: names of all switches; ``on``: of those that are.
+    """
+    import onnx
+
+    chosen = onnx.ModelProto()
+    chosen.CopyFrom(model)
+    _splice(chosen.graph, frozenset(switches), frozenset(on))
+    used = _read(chosen.graph)
+    kept = [tensor for tensor in chosen.graph.initializer if tensor.name in used]
+    del chosen.graph.initializer[:]
+    chosen.graph.initializer.extend(kept)
+    return chosen
+
+
+def _splice(graph: onnx.GraphProto, switches: frozenset[str], on: frozenset[str]) -> None:
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        bodies = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
+        if node.op_type != "If" or node.input[0] not in switches:
+            for body in bodies.values():
+                _splice(body, switches, on)
+            nodes.append(node)
+            continue
+        branch = bodies["then_branch" if node.input[0] in on else "else_branch"]
+        for inner in branch.node:
+            inner.output[:] = [node.output[0] if name == branch.output[0].name else name for name in inner.output]
+            nodes.append(inner)
+    spliced = type(graph)(node=nodes)  # a copy: clearing the old list ends the nodes in it
+    del graph.node[:]
+    graph.node.extend(spliced.node)
+
+
+def _read(graph: onnx.GraphProto) -> set[str]:
+    """Names of all values that nodes, also those of bodies, and the outputs read."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names |= _read(attribute.g)
     return names
 
 

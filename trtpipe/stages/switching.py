@@ -75,15 +75,12 @@ class Switchboard:
     @contextmanager
     def open(self, groups: Collection[int]) -> Iterator[Runner]:
         """A runner of the graph in which just these groups are lowered."""
+        from trtpipe.passes.switches import resolve
+
         nodes = frozenset(node for index in groups for node in self.groups[index].nodes)
-        on = {switch for node, switch in self._switches.items() if node in nodes}
-        switches = frozenset(self._switches.values())
-        for tensor in self._proto.graph.initializer:
-            if tensor.name in switches:
-                tensor.ClearField("int32_data")
-                tensor.raw_data = np.array(tensor.name in on).tobytes()
+        on = [switch for node, switch in self._switches.items() if node in nodes]
         path = self._folder / _CHOSEN
-        path.write_bytes(self._proto.SerializeToString())
+        path.write_bytes(resolve(self._proto, self._switches.values(), on).SerializeToString())
         with load_backend("onnxruntime").open(path, self._job.settings) as runner:
             yield runner
 
