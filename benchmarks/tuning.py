@@ -16,26 +16,27 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 
 from benchmarks_common import machine_line
 
 import trtpipe
-from trtpipe.accuracy.measuring import measure_metric
+from trtpipe.accuracy.reports import MetricValue
 from trtpipe.backends.base import load_backend
 from trtpipe.calibration.dataset import open_dataset
-from trtpipe.calibration.ranges import Ranges
 from trtpipe.calibration.spread import spread_feeds
 from trtpipe.job import Job
 from trtpipe.onnxfile import read_contract
 from trtpipe.pipeline import opened, stages_named
 from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
-from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.recipe import CalibrationRecipe
 from trtpipe.settings import Settings
-from trtpipe.stages.switching import switchboard
-
-BEFORE = ("export", "simplify", "observe", "calibrate")
+from trtpipe.stages.evaluate import Evaluate
+from trtpipe.stages.facts import LowerFacts
+from trtpipe.stages.stage import Stage
+from trtpipe.tuning import BEFORE
 
 
 def own_job(name: str, folder: Path, cache: Path) -> Job:
@@ -85,25 +86,34 @@ def measure(name: str, made: Job, max_drop: float, greedy: bool, workdir: Path) 
         "metric": tuning.reference.metric,
         "samples": tuning.reference.samples,
         "float32": tuning.reference.value,
+        "int8_plain": plain(made).value,
         "int8": tuning.lowered.value,
         "tuned": tuning.tuned.value,
         "met": tuning.met,
         "work_in_int8": round(tuning.share, 4),
         "kept": list(tuning.groups),
-        "evaluations": len(tuning.trials) + 1,
-        "calibration": f"{result.repairs.best.method}, weights {result.repairs.best.weights}",
+        "evaluations": tuning.evaluations,
+        "calibration": tuning.calibration.to_dict(),
         "seconds": round(seconds, 1),
     }
     better = replace(made, recipe=result.recipe)
     found |= sensitivity_cost(better, workdir)
     if greedy:
-        found["greedy"] = yardstick(better, tuning.allowed, workdir)
+        found["greedy"] = yardstick(better, tuning.allowed)
     return found
 
 
+def plain(made: Job) -> MetricValue:
+    """The metric with everything in INT8 by the recipe's own method, nothing repaired."""
+    unrepaired = replace(made, recipe=made.recipe.model_copy(update={"repair": "none"}))
+    with opened(unrepaired, Silent()) as pipeline:
+        steps = pipeline.run((*stages_named(*BEFORE, "lower"), Evaluate("lowered")), {})
+        return MetricValue.read(steps[-1].artifact.path)
+
+
 def sensitivity_cost(made: Job, workdir: Path, samples: int = 128) -> dict[str, object]:
-    """CPU time of the pass over that of plain inference: groups x samples of it."""
-    simplified, _ = paths(made)
+    """CPU time of the pass over that of plain inference, groups x samples of it; and memory beyond the plain run's."""
+    simplified = artifacts(made, BEFORE)[1]
     begin = time.process_time()
     found = trtpipe.sensitivity(made, samples=samples)
     spent = time.process_time() - begin
@@ -122,43 +132,38 @@ def sensitivity_cost(made: Job, workdir: Path, samples: int = 128) -> dict[str, 
             "sensitivity_over_plain": round(ratio, 2), "additivity": round(found.additivity, 2)}  # fmt: skip
 
 
-def paths(made: Job) -> tuple[Path, Path]:
+def artifacts(made: Job, names: tuple[str, ...]) -> list[Path]:
     with opened(made, Silent()) as pipeline:
-        steps = pipeline.run(stages_named(*BEFORE), {})
-    found = {step.artifact.kind: step.artifact.path for step in steps if step.artifact is not None}
-    return found["simplified"], found["ranges"]
+        steps = pipeline.run(stages_named(*names), {})
+        return [step.artifact.path for step in steps if step.artifact is not None]
 
 
-def yardstick(made: Job, allowed: float, workdir: Path) -> dict[str, object]:
-    """At every step the group is kept that helps the metric most, until the budget holds."""
-    simplified, ranges = paths(made)
-    evaluation = made.recipe.evaluation
-    assert evaluation is not None
-    amax = {name: found.amax for name, found in Ranges.read(ranges).tensors.items()}
-    board = switchboard(made, simplified, workdir, amax, "int8", made.recipe.weights, logits=False)
-    settings = DataSettings.model_validate(evaluation.model_dump(include=set(DataSettings.model_fields)))
-    data = open_dataset(settings, read_contract(simplified)) if evaluation.source else None
-    with board.open(()) as runner:
-        reference = measure_metric("float32", runner, runner, evaluation, data)
-    evaluations = 1
+def yardstick(made: Job, allowed: float) -> dict[str, object]:
+    """At every step the group is kept that helps the metric most, until the budget holds: on lowered graphs."""
+    groups = trtpipe.sensitivity(made).groups
+    evaluations = 0
 
-    def loss(kept: list[int]) -> float:
+    def judged(kept: list[int], *stages: Stage) -> tuple[MetricValue, float]:
         nonlocal evaluations
         evaluations += 1
-        with board.without(kept) as runner:
-            return measure_metric("mixed", runner, runner, evaluation, data).loss(reference)
+        nodes = tuple(escape(node) for index in kept for node in groups[index].nodes)
+        job = replace(made, profile=made.profile.model_copy(update={"keep": nodes}))
+        with opened(job, Silent()) as pipeline:
+            steps = pipeline.run((*stages_named(*BEFORE, "lower"), *stages), {})
+        lowered, metric = (step.artifact for step in steps[-2:])
+        work = LowerFacts.read(lowered.sidecar).work
+        return MetricValue.read(metric.path), work.share
 
+    reference, _ = judged([], Evaluate("model"))
     kept: list[int] = []
-    current = loss(kept)
-    while current > allowed and len(kept) < len(board.groups):
-        rest = [index for index in range(len(board.groups)) if index not in kept]
-        tried = [(loss([*kept, index]), board.groups[index].macs, index) for index in rest]
-        current, _, chosen = min(tried)
+    value, share = judged(kept, Evaluate("lowered"))
+    while value.loss(reference) > allowed and len(kept) < len(groups):
+        rest = [index for index in range(len(groups)) if index not in kept]
+        tried = [(*judged([*kept, index], Evaluate("lowered")), index) for index in rest]
+        value, share, chosen = min(tried, key=lambda each: (each[0].loss(reference), groups[each[2]].macs, each[2]))
         kept.append(chosen)
-    total = board.never + sum(group.macs for group in board.groups)
-    work = sum(board.groups[index].macs for index in kept) + board.never
-    return {"kept": [board.groups[index].nodes[0] for index in kept], "work_in_int8": round(1 - work / total, 4),
-            "evaluations": evaluations, "loss": round(current, 4)}  # fmt: skip
+    return {"kept": [groups[index].name for index in kept], "work_in_int8": round(share, 4),
+            "evaluations": evaluations, "loss": round(value.loss(reference), 4)}  # fmt: skip
 
 
 def main() -> None:

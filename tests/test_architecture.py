@@ -27,7 +27,7 @@ LAYERS = (
     ("publish", "stages", "store"),
     ("table",),
     ("pipeline",),
-    ("runs",),
+    ("runs", "tuning"),
     ("api", "api_accuracy", "api_calibration", "api_tuning", "difference", "doctor", "inspection", "views"),
     ("cli",),
     ("__main__",),
@@ -37,11 +37,11 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 #: What the command line reaches through the public names alone.
 BEHIND_THE_API = {
     *("accuracy", "api", "api_accuracy", "api_calibration", "api_tuning", "backends", "calibration", "job", "latency"),
-    *("passes", "pipeline", "publish", "runs", "stages", "store"),
+    *("passes", "pipeline", "publish", "runs", "stages", "store", "tuning"),
 }
 
 #: Parts of stages that all stages share.
-SHARED_BY_STAGES = {"facts", "halves", "repairing", "stage", "running", "reading", "switching"}
+SHARED_BY_STAGES = {"exact", "facts", "halves", "repairing", "stage", "running", "reading", "switching"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"base", "choice", "gpu", "plan", "worker"}
@@ -172,7 +172,7 @@ def back_ends_are_entered_through_their_doors(module: Module) -> Iterator[str]:
 
 def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Module) -> Iterator[str]:
     allowed = {
-        "pipeline": {"", "api", "api_accuracy", "api_calibration", "api_tuning", "runs"},
+        "pipeline": {"", "api", "api_accuracy", "api_calibration", "api_tuning", "runs", "tuning"},
         "store": {"", "store", "pipeline", "doctor", "cli"},
     }
     for other in module.own_imports():

@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from trtpipe.report.plots_sensitivity import plot_sensitivity
     from trtpipe.runs import BuildResult
     from trtpipe.settings import Settings
-    from trtpipe.stages.tune import Budget, Tuning
     from trtpipe.store import ArtifactStore
     from trtpipe.target import TARGETS, Target, find_target
+    from trtpipe.tuning import Budget, Tuning
     from trtpipe.views.page import write_report
 
 __version__ = "0.1.0"
@@ -65,7 +65,7 @@ _HOMES = {
     "Artifact": "trtpipe.artifact",
     "ArtifactStore": "trtpipe.store",
     "Baseline": "trtpipe.accuracy.baseline",
-    "Budget": "trtpipe.stages.tune",
+    "Budget": "trtpipe.tuning",
     "BuildDiff": "trtpipe.difference",
     "BuildError": "trtpipe.errors",
     "BuildResult": "trtpipe.runs",
@@ -96,7 +96,7 @@ _HOMES = {
     "TensorSpec": "trtpipe.artifact",
     "TrtpipeError": "trtpipe.errors",
     "TuneResult": "trtpipe.api_tuning",
-    "Tuning": "trtpipe.stages.tune",
+    "Tuning": "trtpipe.tuning",
     "WorkerDied": "trtpipe.errors",
     "build": "trtpipe.api",
     "calibrate": "trtpipe.api_calibration",

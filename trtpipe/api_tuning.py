@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.sensitivity import Sensitivity
-from trtpipe.errors import InputError, InternalError
+from trtpipe.errors import InputError
 from trtpipe.oserrors import translate_os_errors
 from trtpipe.pipeline import opened, stages_named
 from trtpipe.profile import CALIBRATED
 from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable, publish_file
 from trtpipe.runs import JSON, run_published
-from trtpipe.stages.repair import Repair, Repairs
 from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
-from trtpipe.stages.tune import Budget, Tune, Tuning
 from trtpipe.tomlfile import dump_toml
+from trtpipe.tuning import BEFORE, Budget, Tuner, Tuning
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from trtpipe.artifact import Artifact
     from trtpipe.job import Job
-    from trtpipe.pipeline import Step
-    from trtpipe.profile import AccuracyGate, DeploymentProfile
+    from trtpipe.profile import DeploymentProfile
     from trtpipe.recipe import CalibrationRecipe, DataSettings
     from trtpipe.runs import BuildResult
-
-#: What comes before any choice of layers.
-_BEFORE = ("export", "simplify", "observe", "calibrate")
 
 
 def sensitivity(
@@ -59,7 +52,7 @@ def sensitivity(
         found.append(Sensitivity.read(artifact.path))
         return None if out is None else publish_file(artifact, out, JSON)
 
-    stages = (*stages_named(*_BEFORE), SensitivityStage(samples, half=half))
+    stages = (*stages_named(*BEFORE), SensitivityStage(samples, half=half))
     run_published(job, stages, {}, publish, progress or Silent())
     return found[0]
 
@@ -70,14 +63,12 @@ class TuneResult:
 
     Attributes:
         tuning: the layers to keep, the metric, and how it was found.
-        repairs: the methods of calibration that were tried.
         profile: the deployment profile with the layers kept.
         recipe: the calibration recipe, with the best method.
-        files: what was written: the profile, the recipe if its method changed, and the report.
+        files: what was written: the profile, the report, and the recipe if it changed.
     """
 
     tuning: Tuning
-    repairs: Repairs
     profile: DeploymentProfile
     recipe: CalibrationRecipe
     files: tuple[Path, ...]
@@ -94,15 +85,15 @@ def tune(
 ) -> TuneResult:
     """Find the smallest set of layers to keep in higher precision that holds ``budget``, as a profile for ``build``.
 
-    First the methods of calibration are compared without labels, then the sensitivity of every group of layers is
-    measured, and at most a dozen evaluations of the metric decide. Everything is remembered: a run that was
-    interrupted, or whose time was up, goes on where it was.
+    Ways to calibrate, with evening out and bias correction, are compared without labels, the best of them on the
+    metric; then the sensitivity of every group of layers is measured, and the metric decides. It is evaluated a dozen
+    times at most. Everything is remembered: a run that was interrupted, or whose time was up, goes on where it was.
 
     Args:
         job: with a source, an 8-bit precision, calibration data and a metric.
         out: the profile to write, ``.toml``.
         seconds: time for the evaluations; ``None`` for as much as they take.
-        repair: whether another method of calibration may be chosen.
+        repair: whether another way to calibrate than the recipe's may be chosen.
 
     Raises:
         InputError: the precision has no choice; there is no metric, or no data for it.
@@ -116,36 +107,9 @@ def tune(
     check_writable(out.parent)
     listener = progress or Silent()
     with opened(job, listener) as pipeline:
-        steps = pipeline.run((*stages_named(*_BEFORE), Repair()), {})
-        repairs = Repairs.read(_last(steps).path)
-    best = repairs.best if repair else repairs.tried[0]
-    recipe = job.recipe.model_copy(update={"method": best.method, "weights": best.weights})
-    better = replace(job, recipe=recipe)
-    with opened(better, listener) as pipeline:
-        stages = (*stages_named(*_BEFORE), SensitivityStage(), Tune(budget, seconds, pipeline.memory))
-        tuning = Tuning.read(_last(pipeline.run(stages, {})).path)
-    profile = job.profile.model_copy(update={**_choice(job, tuning), "accuracy": _gate(job, tuning)})
-    result = TuneResult(tuning, repairs, profile, recipe, ())
+        found = Tuner(job, pipeline, budget, seconds, repair, listener).run()
+    result = TuneResult(found.tuning, found.profile, found.recipe, ())
     return replace(result, files=_write(result, job, out))
-
-
-def _last(steps: tuple[Step, ...]) -> Artifact:
-    artifact = steps[-1].artifact
-    if artifact is None:
-        raise InternalError("the last stage made nothing")
-    return artifact
-
-
-def _gate(job: Job, tuning: Tuning) -> AccuracyGate:
-    """The profile's gate, no stricter than what tuning accepted."""
-    return job.profile.accuracy.model_copy(update={"max_drop": max(tuning.allowed, 0.0)})
-
-
-def _choice(job: Job, tuning: Tuning) -> dict[str, tuple[str, ...]]:
-    """The keys of a profile that say what is kept: float32, or for ``best`` 16 bits."""
-    if job.profile.precision == "best":
-        return {"int8_nodes": tuple(map(escape, tuning.eight_bits))}
-    return {"keep": (*job.profile.keep, *map(escape, tuning.nodes))}
 
 
 def _write(result: TuneResult, job: Job, out: Path) -> tuple[Path, ...]:

@@ -32,7 +32,6 @@ from trtpipe.toolchain import versions
 
 if TYPE_CHECKING:
     from trtpipe.calibration.dataset import Dataset
-    from trtpipe.source import Memory
     from trtpipe.stages.stage import Stage
 
 #: The pipeline, from source to bundle.
@@ -77,15 +76,17 @@ class Step:
 class Pipeline:
     """Runs stages of one job against one store."""
 
-    def __init__(self, job: Job, store: ArtifactStore, progress: Progress) -> None:
+    def __init__(
+        self, job: Job, store: ArtifactStore, progress: Progress, datasets: dict[str, Dataset] | None = None
+    ) -> None:
         self._job = job
         self._store = store
         self._progress = progress
+        self._datasets: dict[str, Dataset] = {} if datasets is None else datasets
 
-    @property
-    def memory(self) -> Memory:
-        """Small facts that outlive a run, for work that is done in pieces."""
-        return self._store
+    def varied(self, job: Job, progress: Progress) -> Pipeline:
+        """A pipeline for a variation of this job, on the same model and the same data."""
+        return Pipeline(job, self._store, progress, self._datasets)
 
     def run(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """Make every artifact that ``stages`` produce.
@@ -101,7 +102,7 @@ class Pipeline:
             TrtpipeError: a stage failed.
         """
         graphs = {label for label in given if label in GRAPHS}
-        table = Table(dict(given), complete_shapes=_makes_engines(stages), unproven=graphs)
+        table = Table(dict(given), complete_shapes=_makes_engines(stages), datasets=self._datasets, unproven=graphs)
         steps: list[Step] = []
         for stage in stages:
             errors: list[TrtpipeError] = []
@@ -129,7 +130,7 @@ class Pipeline:
 
     def plan(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """What ``run`` would do, as far as it can be told without doing it."""
-        table = Table(dict(given), complete_shapes=_makes_engines(stages))
+        table = Table(dict(given), complete_shapes=_makes_engines(stages), datasets=self._datasets)
         return tuple(step for stage in stages for step in self._plan_stage(stage, table))
 
     def _run_stage(self, stage: Stage, table: Table, errors: list[TrtpipeError]) -> Iterator[Step]:

@@ -6,15 +6,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from models import CASES, conv_net, embedding, feed_for, normal, run
+from models import CASES, conv_net, embedding, feed_for, model, normal, run
 
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import node_label, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.insert_qdq import InsertQDQ
 from trtpipe.passes.placement import place
-from trtpipe.passes.scale_groups import joint_amax
-from trtpipe.passes.switches import add_switches, eight_bits, group_points, half
+from trtpipe.passes.switches import add_switches, eight_bits, group_points, half, resolve, scale_inputs
 
 
 def prepared(proto):
@@ -24,23 +23,27 @@ def prepared(proto):
     return model
 
 
-def switched(proto, on, lowering=None, precision="int8"):
+def switched(proto, on, lowering=None, precision="int8", shifts=None):
     """The model with the nodes of ``on`` (``None``: all) lowered by their switches; and its points."""
     model = prepared(proto)
     placement = place(model)
-    amax = joint_amax(dict.fromkeys(placement.tensors, 3.0), placement.groups)
-    switches = add_switches(model, placement.points, lowering or eight_bits(precision, amax, "max"))
+    scales = {} if lowering else scale_inputs(model, placement)
+    switches = add_switches(model, placement.points, lowering or eight_bits(precision, scales, "max", shifts or {}))
     made = ir.to_proto(model)
-    for tensor in made.graph.initializer:
-        if tensor.name in switches.values():
-            name = next(node for node, switch in switches.items() if switch == tensor.name)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(on is None or name in on), tensor.name))
-    return made, placement
+    onnx.checker.check_model(made)
+    chosen = [switch for node, switch in switches.items() if on is None or node in on]
+    return resolve(made, switches.values(), chosen), placement
 
 
-def lowered(proto, keep=(), precision="int8"):
+def run_switched(made, feed, largest=127.0, amax=3.0):
+    """Run it, with one range for all."""
+    scales = {value.name: np.float32(amax) / np.float32(largest) for value in made.graph.input}
+    return run(made, {name: feed.get(name, np.asarray(scale)) for name, scale in scales.items()})
+
+
+def lowered(proto, keep=(), precision="int8", amax=3.0):
     model = prepared(proto)
-    amax = dict.fromkeys(place(model).tensors, 3.0)
+    amax = dict.fromkeys(place(model).tensors, amax)
     run_passes(model, [InsertQDQ(precision, amax, keep)])
     return ir.to_proto(model)
 
@@ -56,8 +59,10 @@ def test_with_all_switches_on_it_is_the_lowered_graph_and_with_none_the_plain_on
     feed = feed_for(proto)
     everything, _ = switched(proto, None, precision=precision)
     onnx.checker.check_model(everything)
-    for wanted, made in ((lowered(proto, precision=precision), everything), (proto, switched(proto, ())[0])):
-        expected, found = run(wanted, feed), run(made, feed)
+    largest = {"int8": 127.0, "fp8": 448.0}[precision]
+    plain = switched(proto, (), precision=precision)[0]
+    for wanted, made in ((lowered(proto, precision=precision), everything), (proto, plain)):
+        expected, found = run(wanted, feed), run_switched(made, feed, largest)
         for output in expected:
             np.testing.assert_allclose(found[output], expected[output], rtol=1e-5, atol=1e-5)
 
@@ -69,9 +74,20 @@ def test_one_switch_lowers_one_node():
     assert len(names) == 2
     for name in names:
         rest = tuple(other for other in names if other != name)
-        expected, found = run(lowered(proto, rest), feed)["y"], run(switched(proto, (name,))[0], feed)["y"]
+        expected, found = run(lowered(proto, rest), feed)["y"], run_switched(switched(proto, (name,))[0], feed)["y"]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
         assert np.abs(found - run(proto, feed)["y"]).max() > 1e-4
+
+
+def test_what_is_not_chosen_is_not_loaded():
+    proto = conv_net()
+    plain, quantised = (switched(proto, on)[0] for on in ((), None))
+    assert not {node.op_type for node in plain.graph.node} & {"If", "QuantizeLinear", "DequantizeLinear"}
+    assert not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in plain.graph.initializer)
+    assert "If" not in {node.op_type for node in quantised.graph.node}
+    weights = [tensor for tensor in quantised.graph.initializer if len(tensor.dims) > 1]
+    assert weights
+    assert all(tensor.data_type == onnx.TensorProto.INT8 for tensor in weights)
 
 
 def test_half_rounds_activations_weights_and_results():
@@ -104,3 +120,40 @@ class TestGroups:
         order = [node_label(node) for node in model.graph.all_nodes()]
         firsts = [order.index(group.name) for group in group_points(place(model))]
         assert firsts == sorted(firsts)
+
+
+def test_other_ranges_are_fed():
+    proto = conv_net()
+    feed = {"x": normal(3, 3, 8, 8)}
+    made, _ = switched(proto, None)
+    for amax in (0.5, 2.0):
+        expected = run(lowered(proto, amax=amax), feed)["y"]
+        np.testing.assert_allclose(run_switched(made, feed, amax=amax)["y"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tensors_with_one_scale_have_one_input():
+    proto = model(
+        "(float[1,4,4,4] x) => (float[1,4,2,2] y, float[1,4,4,4] z) { m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(x) "
+        "y = Conv(m, w) z = Conv(x, w) }",
+        w=normal(4, 4, 1, 1),
+    )  # fmt: skip
+    loaded = prepared(proto)
+    scales = scale_inputs(loaded, place(loaded))
+    assert set(scales) == {"x", "m"}
+    assert scales["x"] is scales["m"]
+    assert len(loaded.graph.inputs) == 2
+
+
+@pytest.mark.parametrize("operator", ["Conv", "MatMul"])
+def test_a_lowered_node_has_its_bias_corrected_and_no_other(operator):
+    if operator == "Conv":
+        proto = model("(float[2,16,4,4] x) => (float[2,16,4,4] y) { y = Conv(x, w) }", w=normal(16, 16, 1, 1))
+        feed, spread = {"x": normal(2, 16, 4, 4)}, (16, 1, 1)
+    else:
+        proto = model("(float[2,16] x) => (float[2,16] y) { y = MatMul(x, w) }", w=normal(16, 16))
+        feed, spread = {"x": normal(2, 16)}, (16,)
+    shift = np.arange(16, dtype=np.float32)
+    made = [switched(proto, on, shifts={"y": shift})[0] for on in (None, ())]
+    expected = (run(lowered(proto), feed)["y"] + shift.reshape(spread), run(proto, feed)["y"])
+    for graph, wanted in zip(made, expected, strict=True):
+        np.testing.assert_allclose(run_switched(graph, feed)["y"], wanted, rtol=1e-5, atol=1e-5)

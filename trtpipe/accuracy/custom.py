@@ -20,6 +20,8 @@ from trtpipe.errors import InputError, TrtpipeError
 
 if TYPE_CHECKING:
     from trtpipe.backends.base import Feed
+    from trtpipe.digest import JSON
+    from trtpipe.recipe import EvaluationSettings
 
 #: Files beside a metric's own that count as part of it, up to this many bytes in all.
 _BESIDE_BYTES = 256 << 20
@@ -76,6 +78,15 @@ def fingerprint(source: str) -> str:
     if sum(path.stat().st_size for path in files) > _BESIDE_BYTES:
         files = [place]
     return sha256_json([place.name, source.rpartition(":")[2], [[path.name, sha256_file(path)] for path in files]])
+
+
+def described(evaluation: EvaluationSettings | None) -> dict[str, JSON]:
+    """What of an evaluation decides its result, besides the data."""
+    if evaluation is None:
+        return {}
+    found = evaluation.to_dict()
+    found.pop("source", None)
+    return {**found, "metric": fingerprint(evaluation.metric)} if evaluation.own else found
 
 
 def _required(function: Callable[..., Any]) -> int:

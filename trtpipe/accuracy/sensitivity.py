@@ -7,22 +7,7 @@ different layers are nearly uncorrelated, so powers nearly add up (Lin et al. 20
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
-
 from trtpipe.artifact import Record
-from trtpipe.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trtpipe.backends.base import Feed, Runner
-
-#: Share of the mean power over all feeds that every feed is taken to have, so that silence does not decide.
-_FAINT = 1e-3
-#: What a result that is not finite, or has another shape, counts as: all noise, a million times over.
-_LOST = 1e6
 
 
 class GroupSensitivity(Record):
@@ -78,55 +63,3 @@ class Sensitivity(Record):
         """Noise of all groups together over the sum of theirs; about 1 where powers add up."""
         total = sum(group.noise for group in self.groups)
         return self.all_noise / total if total else 1.0
-
-
-class OutputNoise:
-    """Compares outputs with those of the float32 graph.
-
-    Args:
-        expected: float32 outputs, feed by feed.
-
-    Raises:
-        InputError: no output holds floats that differ from 0.
-    """
-
-    def __init__(self, expected: Sequence[Feed]) -> None:
-        self._expected = [floats(outputs) for outputs in expected]
-        powers = {
-            name: np.array([_power(outputs[name]) for outputs in self._expected])
-            for name in (self._expected[0] if self._expected else {})
-        }
-        self._signal = {
-            name: np.maximum(power, _FAINT * power.mean()) for name, power in powers.items() if 0 < power.sum() < np.inf
-        }
-        if not self._signal:
-            raise InputError(
-                "sensitivity is judged by the model's float outputs, and it has none that differ from 0",
-                "give another model, or data that reaches its outputs",
-            )
-
-    def __call__(self, runner: Runner, feeds: Sequence[Feed]) -> float:
-        """Noise over signal power, the mean over feeds and outputs."""
-        wanted = {spec.name for spec in runner.inputs}
-        shares = []
-        for index, feed in enumerate(feeds):
-            found = runner.infer({name: value for name, value in feed.items() if name in wanted})
-            shares += [self._share(name, found[name], index) for name in self._signal]
-        return float(np.mean(shares))
-
-    def _share(self, name: str, found: np.ndarray, index: int) -> float:
-        expected = self._expected[index][name]
-        if found.shape != expected.shape:
-            return _LOST
-        with np.errstate(all="ignore"):
-            noise = _power(np.where(found == expected, 0, found - expected)) / self._signal[name][index]
-        return float(noise) if noise < _LOST else _LOST  # NaN too
-
-
-def floats(outputs: Feed) -> Feed:
-    """The outputs that hold floats."""
-    return {name: value for name, value in outputs.items() if value.dtype.kind == "f"}
-
-
-def _power(value: np.ndarray) -> float:
-    return float(np.sum(np.square(value, dtype=np.float64)))

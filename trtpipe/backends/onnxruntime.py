@@ -7,14 +7,15 @@ kernels compute FP16 nodes in FP32.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import TensorSpec
 from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.imports import no_telemetry
-from trtpipe.onnxfile import read_proto
+from trtpipe.protowire import read_without_weights
 from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ class OnnxRunner:
         """``onnxruntime <version> on CPU``."""
         return f"onnxruntime {version('onnxruntime')} on CPU"
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The model's inputs."""
         return tuple(_spec(value) for value in self._session.get_inputs())
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The model's outputs."""
         return tuple(_spec(value) for value in self._session.get_outputs())
@@ -132,8 +133,12 @@ def _safe_level(model: Path) -> int:
     top-1 scores 11 %); at its layout level (3) a float16 transformer encoder crashes the process.
     """
     import onnx
+    from google.protobuf.message import DecodeError
 
-    types = {tensor.data_type for tensor in read_proto(model).graph.initializer}
+    proto = onnx.ModelProto()
+    with suppress(OSError, ValueError, DecodeError):  # onnxruntime says what is wrong with it
+        proto.ParseFromString(read_without_weights(model))
+    types = {tensor.data_type for tensor in proto.graph.initializer}
     if onnx.TensorProto.FLOAT8E4M3FN in types:
         return 1
     return 2 if types & {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16} else 99

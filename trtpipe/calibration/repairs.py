@@ -69,6 +69,16 @@ class Repairs(Record):
     biases: dict[str, Vector] = {}
     trials: tuple[Trial, ...] = ()
 
+    @property
+    def noise(self) -> float | None:
+        """Noise over signal in dB with everything in 8 bits and what was taken; ``None`` if nothing was tried."""
+        return next((trial.noise for trial in reversed(self.trials) if trial.taken), None)
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The repairs that were taken."""
+        return tuple(trial.repair for trial in self.trials[1:] if trial.taken)
+
 
 def packed(vector: np.ndarray) -> Vector:
     """A vector as the record holds it."""

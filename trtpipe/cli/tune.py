@@ -18,7 +18,9 @@ from trtpipe.errors import InputError
 from trtpipe.units import parse_seconds, printable
 
 if TYPE_CHECKING:
-    from trtpipe import Budget, TuneResult
+    from collections.abc import Iterator
+
+    from trtpipe import Budget, TuneResult, Tuning
 
 _ROWS = 20
 
@@ -68,7 +70,6 @@ def command(
                 "exit_code": code,
                 "files": [str(path) for path in result.files],
                 "tuning": result.tuning.to_dict(),
-                "repairs": result.repairs.to_dict(),
             }
         )
         return code
@@ -118,17 +119,15 @@ def _show(result: TuneResult, detailed: bool) -> None:
     names = [*tuning.groups] if detailed else [*tuning.groups[:_ROWS]]
     more = len(tuning.groups) - len(names)
     metric = tuning.reference.metric
-    first, best = result.repairs.tried[0], result.repairs.best
     emit(
         facts(
             [
-                ("calibration", f"{best.method}, weights {best.weights}: noise {best.noise:.3g}; "
-                                f"{first.method}, weights {first.weights}: {first.noise:.3g}"),
+                ("calibrations", "\n".join(_calibrations(tuning))),
                 (f"{metric} in float32", f"{tuning.reference.value:.4f}"),
                 (f"{metric} all lowered", f"{tuning.lowered.value:.4f}"),
                 (f"{metric} tuned", f"{tuning.tuned.value:.4f} ({tuning.words})"),
                 ("work in 8 bits", f"{tuning.share:.1%}"),
-                ("evaluations", str(len(tuning.trials) + 1)),
+                ("evaluations", str(tuning.evaluations)),
                 ("kept", "\n".join([*names, *([f"and {more} more: --verbose"] if more else [])]) or "nothing"),
             ]
         )
@@ -142,6 +141,14 @@ def _show(result: TuneResult, detailed: bool) -> None:
         emit(line(f"PASSED | {loss}"))
     for path in result.files:
         emit(f"result: {printable(str(path))}")
+
+
+def _calibrations(tuning: Tuning) -> Iterator[str]:
+    for each in tuning.calibrations:
+        words = [f"{each.method}, weights {each.weights}", *each.repairs]
+        words += [] if each.noise is None else [f"noise {each.noise:.1f} dB"]
+        words += [] if each.loss is None else [f"{tuning.reference.metric} {-each.loss:+.4f}"]
+        yield ", ".join(words) + (" (taken)" if each == tuning.calibration else "")
 
 
 def _next(session: Session, source: str, result: TuneResult) -> list[str]:

@@ -1,11 +1,14 @@
-"""One graph that is float32 and lowered at once: every node has a switch, a boolean constant.
+"""One graph that is float32 and lowered at once: every node has a switch, and every activation scale is an input.
 
 A switched node becomes an If whose branches hold the node as it was, and the node lowered: with its Q/DQ pair and its
 8-bit weight exactly as ``InsertQDQ`` writes them, or rounded to float16. Both sets of weights together are the memory
-of two models. Any choice of groups, and so any mixed-precision model, is a few flipped booleans away: weights are
-quantised once. The switches are constants rather than inputs because a runtime then takes the branch when it loads the
-graph, and fuses what it would fuse: measured with onnxruntime 1.32, a graph with such switches runs as fast as the
-plain one, while boolean inputs cost up to 2.2 times as much.
+of two models. Any choice of nodes and of ranges is a few flipped booleans and fed numbers away: weights are quantised
+once.
+
+Switches are set before a graph is loaded (``resolve``), so that a runtime fuses what it would fuse: measured with
+onnxruntime 1.32, boolean inputs cost up to 2.2 times as much. Scales are inputs because many ranges are compared with
+all nodes lowered, and a number that is fed costs nothing, where a constant would mean to load the graph again. A scale
+cannot do what a switch does: no scale lets values pass unrounded, and the weight would stay rounded in any case.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.passes.graph_pass import FreshNames, node_label
-from trtpipe.passes.weights import FORMATS, quantise_weight, safe_scale
+from trtpipe.passes.weights import FORMATS, quantise_weight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    import onnx
 
     from trtpipe.calibration.quantiser import EightBit
     from trtpipe.passes.placement import Placement, QuantPoint
@@ -134,6 +139,53 @@ def add_switches(model: ir.Model, points: Sequence[QuantPoint], lower: Lowering)
     return names
 
 
+def resolve(model: onnx.ModelProto, switches: Collection[str], on: Collection[str]) -> onnx.ModelProto:
+    """A copy of a switched graph in which only the branches that are chosen are left, and the constants they read.
+
+    Args:
+        switches: names of all switches; ``on``: of those that are.
+    """
+    import onnx
+
+    chosen = onnx.ModelProto()
+    chosen.CopyFrom(model)
+    _splice(chosen.graph, frozenset(switches), frozenset(on))
+    used = _read(chosen.graph)
+    kept = [tensor for tensor in chosen.graph.initializer if tensor.name in used]
+    del chosen.graph.initializer[:]
+    chosen.graph.initializer.extend(kept)
+    return chosen
+
+
+def _splice(graph: onnx.GraphProto, switches: frozenset[str], on: frozenset[str]) -> None:
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        bodies = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
+        if node.op_type != "If" or node.input[0] not in switches:
+            for body in bodies.values():
+                _splice(body, switches, on)
+            nodes.append(node)
+            continue
+        branch = bodies["then_branch" if node.input[0] in on else "else_branch"]
+        for inner in branch.node:
+            inner.output[:] = [node.output[0] if name == branch.output[0].name else name for name in inner.output]
+            nodes.append(inner)
+    spliced = type(graph)(node=nodes)  # a copy: clearing the old list ends the nodes in it
+    del graph.node[:]
+    graph.node.extend(spliced.node)
+
+
+def _read(graph: onnx.GraphProto) -> set[str]:
+    """Names of all values that nodes, also those of bodies, and the outputs read."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names |= _read(attribute.g)
+    return names
+
+
 def half(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
     """Lowers to float16 as a CPU can show it: activations, weight and result rounded, the sums in float32."""
     for index in point.activations:
@@ -163,11 +215,32 @@ def _rounded(place: Place, node: ir.Node, value: ir.Value) -> ir.Value:
     return made.outputs[0]
 
 
-def eight_bits(precision: EightBit, amax: Mapping[str, float], method: WeightMethod) -> Lowering:
+def scale_inputs(model: ir.Model, placement: Placement) -> dict[str, ir.Value]:
+    """Give ``model`` a float32 scalar input for every scale, in place.
+
+    Returns:
+        Quantised tensor -> the input that takes its scale; tensors that share a scale have one.
+    """
+    leaders = {name: group[0] for group in placement.groups for name in group}
+    fresh = FreshNames(model)
+    made: dict[str, ir.Value] = {}
+    for name in placement.tensors:
+        leader = leaders.get(name, name)
+        if leader not in made:
+            kind = ir.TensorType(ir.DataType.FLOAT)
+            made[leader] = ir.Value(name=fresh(f"{leader}__scale"), shape=ir.Shape([]), type=kind)
+            model.graph.inputs.append(made[leader])
+    return {name: made[leaders.get(name, name)] for name in placement.tensors}
+
+
+def eight_bits(
+    precision: EightBit, scales: Mapping[str, ir.Value], method: WeightMethod, shifts: Mapping[str, np.ndarray]
+) -> Lowering:
     """Lowers as ``InsertQDQ`` does.
 
     Args:
-        amax: tensor -> range; of tensors that share a scale the joint one.
+        scales: from ``scale_inputs``.
+        shifts: output of a weighted node -> what is added to its bias when it is lowered.
     """
 
     def lower(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
@@ -175,20 +248,24 @@ def eight_bits(precision: EightBit, amax: Mapping[str, float], method: WeightMet
         for index in point.activations:
             data = node.inputs[index]
             assert data is not None
-            scale = place.constant(safe_scale(np.float32(amax[str(data.name)]), form.largest))
-            zero = place.constant(np.zeros((), form.dtype.numpy()))
-            quantised = place.before(node, "QuantizeLinear", [data, scale, zero], form.dtype)
-            pair = place.before(node, "DequantizeLinear", [quantised, scale, zero], ir.DataType.FLOAT)
-            node.replace_input_with(index, pair)
+            pair = [scales[str(data.name)], place.constant(np.zeros((), form.dtype.numpy()))]
+            quantised = place.before(node, "QuantizeLinear", [data, *pair], form.dtype)
+            node.replace_input_with(
+                index, place.before(node, "DequantizeLinear", [quantised, *pair], ir.DataType.FLOAT)
+            )
         kernel = _kernel(point, node)
         if kernel is None or point.weight is None:
             return node.outputs[0]
-        weight, scales = quantise_weight(kernel, point.axis if form.per_channel else None, precision, method)
-        inputs = [place.constant(array) for array in (weight, scales, np.zeros(scales.shape, weight.dtype))]
+        weight, steps = quantise_weight(kernel, point.axis if form.per_channel else None, precision, method)
+        inputs = [place.constant(array) for array in (weight, steps, np.zeros(steps.shape, weight.dtype))]
         axis = [ir.AttrInt64("axis", point.axis)] if form.per_channel else []
         whole = place.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
         node.replace_input_with(point.weight, whole)
-        return node.outputs[0]
+        shift = shifts.get(str(point.node.outputs[0].name))
+        if shift is None:
+            return node.outputs[0]
+        spread = shift.reshape(-1, *(1,) * (kernel.ndim - 2)) if node.op_type.startswith("Conv") else shift
+        return place.before(node, "Add", [node.outputs[0], place.constant(spread)], ir.DataType.FLOAT)
 
     return lower
 

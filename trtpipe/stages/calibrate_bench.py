@@ -9,6 +9,7 @@ import numpy as np
 
 from trtpipe.backends.base import load_backend
 from trtpipe.profile import EIGHT_BIT
+from trtpipe.stages.exact import run_known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from trtpipe.accuracy.noise import OutputNoise
     from trtpipe.backends.base import Feed, Runner
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.calibration.repairs import Repairs
     from trtpipe.job import Job
     from trtpipe.passes.smooth import SmoothGroup
-    from trtpipe.stages.calibrate_judge import Reference
 
 
 class Bench:
@@ -35,9 +36,9 @@ class Bench:
 
     def __init__(self, job: Job, simplified: Path, ranges: Ranges, workdir: Path) -> None:
         from trtpipe.passes.correct_bias import correctable
+        from trtpipe.passes.logits import show_logits
         from trtpipe.passes.placement import place
         from trtpipe.passes.smooth import smooth_groups
-        from trtpipe.passes.switchable import show_logits
 
         self.ranges = ranges
         self.precision = EIGHT_BIT[job.profile.precision]
@@ -62,7 +63,7 @@ class Bench:
     def exact(self) -> Iterator[Runner]:
         """The float32 graph that also gives the activations of ``groups``."""
         from trtpipe.passes.expose import expose_too
-        from trtpipe.passes.switchable import show_logits
+        from trtpipe.passes.logits import show_logits
 
         model = self._load()
         show_logits(model)
@@ -70,14 +71,14 @@ class Bench:
         with self._opened(model) as runner:
             yield runner
 
-    def noise(self, repairs: Repairs, feeds: list[Feed], reference: Reference) -> np.ndarray:
+    def noise(self, repairs: Repairs, feeds: list[Feed], reference: OutputNoise) -> np.ndarray:
         """float64[feeds]: noise over signal in dB of the graph quantised with ``repairs``."""
-        from trtpipe.passes.switchable import show_logits
+        from trtpipe.passes.logits import show_logits
 
         model = self._quantised(repairs)
         show_logits(model)
         with self._opened(model) as runner:
-            return np.array([reference.noise(index, self.infer(runner, feed)) for index, feed in enumerate(feeds)])
+            return np.array([reference.decibels(index, run_known(runner, feed)) for index, feed in enumerate(feeds)])
 
     def wanted_corrections(self, repairs: Repairs, feeds: list[Feed]) -> dict[str, np.ndarray]:
         """float64[feeds, channels] of every node: what makes the means of the quantised graph the exact ones."""
@@ -93,7 +94,7 @@ class Bench:
             }
             for feed, means in zip(feeds, expected, strict=True):
                 given = {each.expected: _some(means[node], single[each.expected]) for node, each in names.items()}
-                found = self.infer(runner, {**feed, **given})
+                found = run_known(runner, {**feed, **given})
                 for node, each in added.items():
                     each.append(found[names[node].added])
         return {node: channel_means(each, self._correctable[node]) for node, each in added.items()}
@@ -107,19 +108,13 @@ class Bench:
         apply_repairs(model, self.ranges, repairs, self._job.profile.keep)
         names = measure_means(model, self._correctable)
         with self._opened(model) as runner:
-            runs = (self.infer(runner, feed) for feed in feeds)
+            runs = (run_known(runner, feed) for feed in feeds)
             return [{node: found[mean] for node, mean in names.items()} for found in runs]
 
     @property
     def corrects(self) -> bool:
         """Whether there are biases to correct."""
         return bool(self._correctable)
-
-    @staticmethod
-    def infer(runner: Runner, feed: Feed) -> Feed:
-        """Run one feed, of which the graph may not want all."""
-        wanted = {spec.name for spec in runner.inputs}
-        return runner.infer({name: value for name, value in feed.items() if name in wanted})
 
     def _load(self) -> ir.Model:
         from trtpipe.onnxfile import load_model

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.accuracy.noise import OutputNoise
 from trtpipe.calibration.repairs import Repairs, Smoothing, Trial, packed
 from trtpipe.stages.calibrate_bench import Bench, Maxima, along
-from trtpipe.stages.calibrate_judge import FEED_BYTES, FEEDS, Reference, run_all
+from trtpipe.stages.calibrate_judge import FEED_BYTES, FEEDS
+from trtpipe.stages.exact import run_all, run_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +52,7 @@ def find_repairs(
             return {name: found[name] for name in bench.outputs}
 
         feeds, outputs = run_all(runner, feeds, job.recipe.data.skip_bad_samples > 0, taken)
-        reference = Reference(outputs, bench.outputs)
+        reference = OutputNoise(outputs, bench.outputs)
         if not reference.telling or not bench.quantises:
             return Repairs()
         candidates = _smoothings(bench, runner, feeds, maxima)
@@ -71,7 +73,7 @@ def _best_smoothing(
     bench: Bench,
     candidates: Mapping[float, dict[str, Smoothing]],
     feeds: list[Feed],
-    reference: Reference,
+    reference: OutputNoise,
     progress: Progress,
 ) -> tuple[list[Trial], _Best]:
     from trtpipe.calibration.search import surely_less
@@ -98,7 +100,7 @@ def _corrections(
     bench: Bench,
     best: _Best,
     feeds: list[Feed],
-    reference: Reference,
+    reference: OutputNoise,
     trials: list[Trial],
 ) -> dict[str, str]:
     """Corrections of biases, found on every second feed and judged on the others; adds the trial to ``trials``."""
@@ -132,7 +134,7 @@ def _smoothings(bench: Bench, runner: Runner, feeds: list[Feed], maxima: Maxima)
     }
     statistics = {each: TensorStatistics() for each in factors}
     for feed in feeds if factors else ():
-        found = bench.infer(runner, feed)
+        found = run_known(runner, feed)
         for (name, strength), divisor in factors.items():
             value = found[name]
             if value.size:

@@ -1,7 +1,9 @@
-"""The extents that lowering to 16 bits goes by: made beside the statistics, and found again."""
+"""What 16-bit precisions share: the extents lowering goes by, and which nodes ``best`` leaves in 16 bits."""
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+from glob import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,6 +11,7 @@ if TYPE_CHECKING:
 
     from trtpipe.calibration.extents import Extents
     from trtpipe.job import Inputs
+    from trtpipe.profile import DeploymentProfile
 
 #: Lies beside statistics.npz where the precision has 16-bit operators.
 EXTENTS = "extents.json"
@@ -30,3 +33,17 @@ def extents_in(inputs: Inputs) -> Extents | None:
     if artifact is None or all(entry.name != EXTENTS for entry in artifact.files):
         return None
     return Extents.read(artifact.folder / EXTENTS)
+
+
+def left_in_half(model: ir.Model, profile: DeploymentProfile, wanted: frozenset[str] | None = None) -> list[str]:
+    """Patterns of all nodes that ``best`` leaves in 16 bits: none of ``int8_nodes`` names them, or they are not among
+    ``wanted``. Other precisions leave none.
+    """
+    from trtpipe.passes.graph_pass import node_label
+
+    if profile.precision != "best":
+        return []
+    labels = [node_label(node) for node in model.graph.all_nodes()]
+    allowed = {label for label in labels if any(fnmatchcase(label, pattern) for pattern in profile.int8_nodes)}
+    taken = allowed if wanted is None else allowed & wanted
+    return [escape(label) for label in labels if label not in taken]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from fnmatch import fnmatchcase
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,7 @@ from trtpipe.errors import StageError
 from trtpipe.onnxfile import read_contract
 from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.stages.facts import LowerFacts
-from trtpipe.stages.halves import extents_in, prepare_half
+from trtpipe.stages.halves import extents_in, left_in_half, prepare_half
 from trtpipe.stages.lower_placement import Choice, choose, search_target, searches
 from trtpipe.stages.repairing import apply_repairs
 
@@ -149,22 +147,12 @@ def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placemen
 
     precision, keep = job.profile.precision, job.profile.keep
     ranges = Ranges.read(inputs.path("ranges"))
-    left = _left_in_half(model, job.profile.int8_nodes, placement) if precision == "best" else []
+    left = left_in_half(model, job.profile, None if placement is None else placement.nodes)
     amax = apply_repairs(model, ranges, ranges.repairs, keep, left)
     sizes = sizes_of(model, job.opt_shapes)
     if precision != "best":
         return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes)
     return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, "float16", sizes)
-
-
-def _left_in_half(model: ir.Model, patterns: tuple[str, ...], placement: Placement | None) -> list[str]:
-    """Patterns of all nodes that none of ``patterns`` names, or that are not worth 8 bits."""
-    from trtpipe.passes.graph_pass import node_label
-
-    labels = [node_label(node) for node in model.graph.all_nodes()]
-    allowed = [label for label in labels if any(fnmatchcase(label, pattern) for pattern in patterns)]
-    wanted = set(allowed) if placement is None else set(allowed) & placement.nodes
-    return [escape(label) for label in labels if label not in wanted]
 
 
 def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:

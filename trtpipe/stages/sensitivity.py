@@ -8,17 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError, StageError
-from trtpipe.profile import CALIBRATED
+from trtpipe.profile import CALIBRATED, EIGHT_BIT
 from trtpipe.progress import track
-from trtpipe.stages.switching import board_for, exact_outputs
+from trtpipe.stages.exact import exact_outputs, run_known
+from trtpipe.stages.switching import switchboard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-    from trtpipe.accuracy.sensitivity import OutputNoise
+    from trtpipe.accuracy.noise import OutputNoise
     from trtpipe.backends.base import Feed
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from trtpipe.stages.switching import Switchboard
 
 SENSITIVITY = "sensitivity.json"
+#: Bytes of feeds that are held at most.
+_FEED_BYTES = 256 << 20
 
 
 class Sensitivity:
@@ -38,7 +43,7 @@ class Sensitivity:
 
     name = "sensitivity"
     produces = "sensitivity"
-    version = 1
+    version = 2
     packages = ("onnxruntime", "numpy", "onnx-ir", "onnx")
 
     def __init__(self, samples: int = 64, *, half: bool = False) -> None:
@@ -59,6 +64,7 @@ class Sensitivity:
         return {
             "precision": job.profile.precision,
             "keep": list(job.profile.keep),
+            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision == "best" else None,
             "weights": job.recipe.weights,
             "samples": self._samples,
             "half": self._half,
@@ -71,28 +77,38 @@ class Sensitivity:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """One run of every sample for each group."""
-        from trtpipe.accuracy.sensitivity import GroupSensitivity, OutputNoise
+        from trtpipe.accuracy.noise import OutputNoise
+        from trtpipe.accuracy.sensitivity import GroupSensitivity
         from trtpipe.accuracy.sensitivity import Sensitivity as Report
         from trtpipe.calibration.ranges import Ranges
 
-        ranges = Ranges.read(inputs.path("ranges"))
+        simplified, ranges = inputs.path("simplified"), Ranges.read(inputs.path("ranges"))
         dataset = inputs.datasets.get("calibration-data")
         if dataset is None:
             raise InputError("sensitivity is judged on real samples, and no data was given", "add --calib-data DATA")
-        feeds, expected = exact_outputs(job, inputs, workdir, dataset, self._samples)
+        feeds, expected = exact_outputs(job, simplified, dataset, self._samples, _FEED_BYTES, workdir, stack=True)
         measure = OutputNoise(expected)
-        board = board_for(job, inputs, ranges, workdir, logits=True)
+        if not measure.telling:
+            raise InputError(
+                "sensitivity is judged by the model's float outputs, and it has none that differ from 0",
+                "give another model, or data that reaches its outputs",
+            )
+        board = switchboard(job, simplified, ranges, EIGHT_BIT[job.profile.precision], workdir)
+        if not board.groups:
+            raise StageError(
+                "no node of this model can be lowered, so there is nothing to choose", "see trtpipe inspect"
+            )
         noise = _alone(board, measure, feeds, progress, "sensitivity")
-        with board.open(range(len(board.groups))) as runner:
-            everything = measure(runner, feeds)
+        everything = _noise(board, range(len(board.groups)), measure, feeds)
         half: Sequence[float | None] = [None] * len(noise)
         if self._half:
-            second = board_for(job, inputs, ranges, workdir, logits=True, half=True)
+            second = switchboard(job, simplified, ranges, "fp16", workdir)
             half = _alone(second, measure, feeds, progress, "sensitivity in fp16")
+        board.close()
         report = Report(
             precision=job.profile.precision,
             data=dataset.name,
-            samples=len(feeds),
+            samples=sum(map(_rows, feeds)),
             groups=tuple(
                 GroupSensitivity(
                     name=group.nodes[0],
@@ -107,8 +123,6 @@ class Sensitivity:
             all_noise=everything,
             never=board.never,
         )
-        for leftover in workdir.iterdir():
-            leftover.unlink()
         report.write(workdir / SENSITIVITY)
         return Draft("sensitivity", workdir, (SENSITIVITY,)), ()
 
@@ -120,10 +134,19 @@ class Sensitivity:
             raise StageError("there is nothing to choose", "see trtpipe inspect")
 
 
+def _rows(feed: Feed) -> int:
+    return min((value.shape[0] for value in feed.values() if value.ndim), default=1)
+
+
 def _alone(board: Switchboard, measure: OutputNoise, feeds: list[Feed], progress: Progress, phase: str) -> list[float]:
     """The noise of each group by itself."""
-    found = []
-    for index in track(progress, phase, range(len(board.groups)), len(board.groups)):
-        with board.open({index}) as runner:
-            found.append(measure(runner, feeds))
-    return found
+    count = len(board.groups)
+    return [_noise(board, (index,), measure, feeds) for index in track(progress, phase, range(count), count)]
+
+
+def _noise(board: Switchboard, groups: Collection[int], measure: OutputNoise, feeds: list[Feed]) -> float:
+    """Noise over signal power with these groups lowered, the mean over feeds and outputs."""
+    scales = board.scales(board.amax)
+    with board.open(groups) as runner:
+        found = [measure.shares(index, run_known(runner, {**feed, **scales})) for index, feed in enumerate(feeds)]
+    return float(np.mean(found))

@@ -51,19 +51,14 @@ class Verify:
 
     def key(self, job: Job) -> JSON:
         """Precision, tolerances, metric and the shapes of synthetic data."""
-        from trtpipe.accuracy.custom import fingerprint
+        from trtpipe.accuracy.custom import described
 
-        evaluation = job.recipe.evaluation
-        described = evaluation.to_dict() if evaluation else {}
-        described.pop("source", None)
-        if evaluation and evaluation.own:
-            described["metric"] = fingerprint(evaluation.metric)
         return {
             "precision": job.profile.precision,
             "tolerance": job.profile.tolerance.to_dict(),
             "accuracy": job.profile.accuracy.to_dict(),
-            "evaluation": described,
-            "metric_demanded": _demanded(evaluation),
+            "evaluation": described(job.recipe.evaluation),
+            "metric_demanded": _demanded(job.recipe.evaluation),
             "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()},
             "targets": [target.name for target in job.targets],
         }

@@ -1,0 +1,65 @@
+"""How far outputs are from the float32 graph's: noise power over signal power. No labels are needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtpipe.backends.base import Feed
+
+#: Share of the mean power over all feeds that every feed is taken to have, so that silence does not decide.
+_FAINT = 1e-3
+#: What a result that is not finite, or has another shape, counts as: all noise, a million times over.
+_LOST = 1e6
+#: In dB, noise below this share of the signal (-120 dB) is none.
+_FLOOR = 1e-12
+
+
+class OutputNoise:
+    """Compares float outputs with those of the float32 graph.
+
+    Args:
+        expected: float32 outputs, feed by feed.
+        names: the outputs that count; ``None`` for all.
+    """
+
+    def __init__(self, expected: Sequence[Feed], names: Sequence[str] | None = None) -> None:
+        self._expected = expected
+        floats = [name for name, value in expected[0].items() if value.dtype.kind == "f"] if expected else []
+        powers = {
+            name: np.array([_power(outputs[name]) for outputs in expected])
+            for name in floats
+            if names is None or name in names
+        }
+        self._signal = {
+            name: np.maximum(power, _FAINT * power.mean()) for name, power in powers.items() if 0 < power.sum() < np.inf
+        }
+
+    @property
+    def telling(self) -> bool:
+        """Whether any output says something: holds finite floats that differ from 0."""
+        return bool(self._signal)
+
+    def shares(self, index: int, found: Feed) -> np.ndarray:
+        """float64[outputs]: noise over signal power of feed ``index``."""
+        return np.array([self._share(name, found[name], index) for name in self._signal])
+
+    def decibels(self, index: int, found: Feed) -> float:
+        """The same in dB, the mean over outputs."""
+        return float(np.mean(10 * np.log10(np.maximum(self.shares(index, found), _FLOOR))))
+
+    def _share(self, name: str, found: np.ndarray, index: int) -> float:
+        expected = self._expected[index][name]
+        if found.shape != expected.shape:
+            return _LOST
+        with np.errstate(all="ignore"):
+            noise = _power(np.where(found == expected, 0, found - expected)) / self._signal[name][index]
+        return float(noise) if noise < _LOST else _LOST  # NaN too
+
+
+def _power(value: np.ndarray) -> float:
+    return float(np.sum(np.square(value, dtype=np.float64)))

@@ -1,0 +1,153 @@
+"""The float32 graph, and what it answers to some samples: what lowered graphs are held against without labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.backends.base import load_backend
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import onnx_ir as ir
+
+    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.job import Job
+
+#: Bytes of outputs that are held at most.
+_OUTPUT_BYTES = 256 << 20
+#: Feeds in one batch at most, and bytes of them.
+_BATCH, _BATCH_BYTES = 16, 2 << 20
+#: Noise over signal power that another batch size may cause by another order of sums.
+_ROUNDING = 1e-8
+
+
+def plain_form(simplified: Path) -> ir.Model:
+    """The simplified graph as lowering sees it before it changes anything."""
+    from trtpipe.onnxfile import load_model
+    from trtpipe.passes.clean_up import clean_up
+    from trtpipe.passes.graph_pass import run_passes
+    from trtpipe.passes.infer_types import InferTypes
+
+    model = load_model(simplified)
+    clean_up(model)
+    run_passes(model, [InferTypes()])
+    return model
+
+
+def run_known(runner: Runner, feed: Feed) -> Feed:
+    """Run one feed, of which the graph may not want all."""
+    wanted = {spec.name for spec in runner.inputs}
+    return runner.infer({name: value for name, value in feed.items() if name in wanted})
+
+
+def run_all(
+    exact: Runner, feeds: list[Feed], tolerant: bool, taken: Callable[[Feed], Feed] = dict
+) -> tuple[list[Feed], list[Feed]]:
+    """The feeds that the float32 graph can be run on, and what is taken of its outputs; as many as fit into memory.
+
+    Args:
+        tolerant: leave out feeds on which it fails or is not finite.
+        taken: what to remember of all outputs.
+    """
+    usable: list[Feed] = []
+    outputs: list[Feed] = []
+    held = 0
+    for feed in feeds:
+        try:
+            found = run_known(exact, feed)
+        except InputError:
+            if not tolerant:
+                raise
+            continue
+        if not tolerant or all(np.isfinite(value).all() for value in found.values() if value.dtype.kind == "f"):
+            usable.append(feed)
+            outputs.append(taken(found))
+            held += sum(value.nbytes for value in outputs[-1].values())
+            if held > _OUTPUT_BYTES:
+                break
+    return usable, outputs
+
+
+def exact_outputs(
+    job: Job, simplified: Path, dataset: Dataset, most: int, most_bytes: int, workdir: Path, *, stack: bool = False
+) -> tuple[list[Feed], list[Feed]]:
+    """Evenly spread feeds, and what the float32 graph answers: logits where an output saturates.
+
+    Args:
+        stack: join small feeds to batches where the graph treats samples alike in any.
+    """
+    from trtpipe.calibration.spread import spread_feeds
+    from trtpipe.onnxfile import save_model
+    from trtpipe.passes.logits import show_logits
+
+    model = plain_form(simplified)
+    show_logits(model)
+    written = save_model(model, workdir / "exact.onnx")
+    del model
+    try:
+        with load_backend("onnxruntime").open(workdir / "exact.onnx", job.settings) as runner:
+            feeds = spread_feeds(dataset, most, most_bytes)
+            tolerant = job.recipe.data.skip_bad_samples > 0
+            batches = stacked(runner, feeds) if stack and not tolerant else feeds
+            return run_all(runner, batches, tolerant)
+    finally:
+        for name in written:
+            (workdir / name).unlink(missing_ok=True)
+
+
+def stacked(runner: Runner, feeds: list[Feed]) -> list[Feed]:
+    """Feeds joined along their first axis, as long as they are alike and small; seen on the first batch to change
+    nothing, else ``feeds`` as they are.
+    """
+    names = {spec.name for spec in runner.inputs}
+    known = [{name: value for name, value in feed.items() if name in names} for feed in feeds]
+    groups: list[list[Feed]] = []
+    open_groups: dict[tuple[object, ...], list[Feed]] = {}
+    for feed in known:
+        last = open_groups.get(_form(feed), [])
+        size = (len(last) + 1) * sum(value.nbytes for value in feed.values())
+        if last and len(last) < _BATCH and size <= _BATCH_BYTES:
+            last.append(feed)
+        else:
+            groups.append([feed])
+            open_groups[_form(feed)] = groups[-1]
+    several = next((group for group in groups if len(group) > 1), None)
+    return [_joined(group) for group in groups] if several and _independent(runner, several) else feeds
+
+
+def _form(feed: Feed) -> tuple[object, ...]:
+    """What feeds of one batch have in common: every input's type, and shape behind the first axis."""
+    return tuple((name, value.dtype, value.shape[1:], value.ndim) for name, value in sorted(feed.items()))
+
+
+def _joined(feeds: list[Feed]) -> Feed:
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def _independent(runner: Runner, feeds: list[Feed]) -> bool:
+    """Whether the first axis of all inputs and outputs is one of samples that do not see each other."""
+    if any(not spec.shape or isinstance(spec.shape[0], int) for spec in runner.inputs):
+        return False
+    if any(len({value.shape[0] for value in feed.values()}) != 1 for feed in feeds):
+        return False
+    alone = [runner.infer(feed) for feed in feeds]
+    if any(value.ndim == 0 for value in alone[0].values()):
+        return False
+    try:
+        expected, found = _joined(alone), runner.infer(_joined(feeds))
+    except (InputError, ValueError):
+        return False
+    return all(_same(found[name], value) for name, value in expected.items())
+
+
+def _same(found: np.ndarray, expected: np.ndarray) -> bool:
+    if found.shape != expected.shape or expected.dtype.kind != "f":
+        return np.array_equal(found, expected)
+    error = np.square(found - expected, dtype=np.float64).sum()
+    return bool(error <= _ROUNDING * np.square(expected, dtype=np.float64).sum())

@@ -1,0 +1,340 @@
+"""Tuning: free repairs first, then the smallest set of layers kept in higher precision that holds a budget.
+
+Every trial is a build up to the lowered graph, through the same stages and the same store: what is judged is the very
+graph that ``build`` makes of the profile, repairs found anew for it included. So nothing is computed twice, a search
+that was interrupted goes on where it was, and only evaluations of the metric are rationed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from glob import escape
+from typing import TYPE_CHECKING
+
+from trtpipe.accuracy.reports import MetricValue
+from trtpipe.accuracy.sensitivity import GroupSensitivity, Sensitivity
+from trtpipe.accuracy.significance import compare_metric
+from trtpipe.accuracy.tuning import OutOfTime, Search, Trial
+from trtpipe.artifact import Record
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.errors import InputError, InternalError
+from trtpipe.methods import Method
+from trtpipe.pipeline import stages_named
+from trtpipe.progress import Progress, Silent, track
+from trtpipe.recipe import WeightMethod
+from trtpipe.stages.evaluate import Evaluate
+from trtpipe.stages.facts import LowerFacts
+from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtpipe.artifact import Artifact
+    from trtpipe.job import Job
+    from trtpipe.pipeline import Pipeline
+    from trtpipe.profile import DeploymentProfile
+    from trtpipe.recipe import CalibrationRecipe
+    from trtpipe.stages.stage import Stage
+
+#: What comes before any choice of layers.
+BEFORE = ("export", "simplify", "observe", "calibrate")
+#: Evaluations of the metric at most, float32's own among them.
+MOST_EVALUATIONS = 12
+#: Free repairs that are tried on the metric, before any layer is kept.
+_ON_METRIC = 3
+#: dB: what another method has to gain to come before the recipe's own.
+_GAIN = 0.5
+_METHODS: tuple[Method, ...] = ("percentile", "mse", "max", "entropy", "auto")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What must hold: a largest loss, or a least value (for errors a largest one) of the metric.
+
+    Attributes:
+        max_drop: how much worse than float32 the metric may be, in its own unit.
+        least: the value itself; one of the two is given.
+        metric: its name, where the user said it; it must be that of the recipe.
+    """
+
+    max_drop: float | None = None
+    least: float | None = None
+    metric: str = ""
+
+    def allowed(self, reference: MetricValue) -> float:
+        """The loss that is accepted.
+
+        Raises:
+            InputError: it is meant for another metric.
+        """
+        if self.metric and self.metric != reference.metric:
+            raise InputError(
+                f"--min {self.metric}: the metric is {reference.metric}", f"write --min {reference.metric}=VALUE"
+            )
+        if self.max_drop is not None:
+            return self.max_drop
+        assert self.least is not None
+        return self.least - reference.value if reference.lower_is_better else reference.value - self.least
+
+
+class Calibration(Record):
+    """A way to calibrate, with the repairs that went with it.
+
+    Attributes:
+        method, weights: as in a recipe.
+        repairs: evening out and bias correction, as far as they helped.
+        noise: noise over signal at the outputs in dB, everything in 8 bits; ``None`` if it was not measured.
+        loss: of the metric, everything in 8 bits; ``None`` if it was not evaluated.
+    """
+
+    method: Method
+    weights: WeightMethod
+    repairs: tuple[str, ...] = ()
+    noise: float | None = None
+    loss: float | None = None
+
+
+class Tuning(Record):
+    """What was found: the report beside the profile.
+
+    Attributes:
+        met: whether the budget holds with ``nodes`` kept; if not, it is the best that can be.
+        complete: whether the search went to its end, or its time was up.
+        calibrations: what was tried, the most promising first; ``calibration`` was taken.
+        groups, nodes: kept in higher precision: first nodes of the groups, and all their nodes.
+        reference, lowered, tuned: the metric of the model, with everything in 8 bits, and with ``nodes`` kept.
+        allowed: the loss that is accepted.
+        share: of the multiply-accumulates of weighted nodes that are in 8 bits, 0 to 1.
+        evaluations: of the metric, the model's own among them.
+        trials: choices of groups that were evaluated, in their order.
+        graph: sha256 of the lowered graph that ``tuned`` was measured on; empty where that is the model itself.
+        words: what a paired test says of the loss that is left.
+    """
+
+    met: bool
+    complete: bool
+    calibrations: tuple[Calibration, ...]
+    calibration: Calibration
+    groups: tuple[str, ...]
+    nodes: tuple[str, ...]
+    reference: MetricValue
+    lowered: MetricValue
+    tuned: MetricValue
+    allowed: float
+    share: float
+    evaluations: int
+    trials: tuple[Trial, ...]
+    graph: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The result, and the profile and recipe that make it."""
+
+    tuning: Tuning
+    profile: DeploymentProfile
+    recipe: CalibrationRecipe
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One lowered graph: its metric, its share of work in 8 bits, its sha256."""
+
+    value: MetricValue
+    share: float
+    graph: str
+
+
+@dataclass
+class Tuner:
+    """One search.
+
+    Args:
+        job: with a source, an 8-bit precision, calibration data and a metric.
+        seconds: time for evaluations, or ``None``; it is up when the next one would not fit. One is always made.
+        repair: whether free repairs besides the recipe's own may be tried.
+    """
+
+    job: Job
+    pipeline: Pipeline
+    budget: Budget
+    seconds: float | None
+    repair: bool
+    progress: Progress
+    _judged: dict[tuple[Method, WeightMethod, tuple[int, ...]], _Judged] = field(default_factory=dict)
+    _begin: float = field(default_factory=time.monotonic)
+    _longest: float = 0.0
+    _stopped: bool = False
+
+    def run(self) -> Tuned:
+        """Search."""
+        calibrations = self._calibrations()
+        self.progress.begin("tune")
+        try:
+            found = self._search(calibrations)
+        except BaseException:
+            self.progress.end("tune", "failed")
+            raise
+        self.progress.end("tune", "built")
+        return found
+
+    def _search(self, calibrations: list[Calibration]) -> Tuned:
+        reference = MetricValue.read(self._last(self.job, (*stages_named("export"), Evaluate("model"))).path)
+        allowed = self.budget.allowed(reference)
+        calibrations, chosen = self._on_metric(calibrations, reference, allowed)
+        groups: tuple[GroupSensitivity, ...] = ()
+        trials: tuple[Trial, ...] = ()
+        kept: tuple[int, ...] | None = ()
+        if chosen.loss is None or not chosen.loss <= allowed + 1e-12:
+            groups = self._sensitivity(chosen)
+            search = Search(
+                groups,
+                lambda kept: self._judge(chosen, groups, kept).value.loss(reference),
+                allowed,
+                MOST_EVALUATIONS - max(len(self._judged), 1),
+            )
+            kept = search.run()
+            trials = tuple(search.trials)
+        return self._result(calibrations, chosen, groups, kept, trials, reference, allowed)
+
+    def _calibrations(self) -> list[Calibration]:
+        """The ways to calibrate, least noise first; the recipe's own before those that are not clearly better."""
+        recipe = self.job.recipe
+        own = self._calibrated(recipe.method, recipe.weights, self.progress)
+        if not self.repair or own.noise is None:
+            return [own]
+        self.progress.begin("repairs")
+        methods = [method for method in _METHODS if method != recipe.method]
+        others = [
+            self._calibrated(method, recipe.weights, Silent())
+            for method in track(self.progress, "calibrations", methods, len(methods))
+        ]
+        best = min((own, *others), key=_noise)
+        others.append(self._calibrated(best.method, "mse" if recipe.weights == "max" else "max", Silent()))
+        self.progress.end("repairs", "built")
+        better = [each for each in others if _noise(each) < _noise(own) - _GAIN]
+        return [*sorted(better, key=_noise), own, *sorted((each for each in others if each not in better), key=_noise)]
+
+    def _calibrated(self, method: Method, weights: WeightMethod, progress: Progress) -> Calibration:
+        recipe = self.job.recipe.model_copy(update={"method": method, "weights": weights})
+        ranges = Ranges.read(self._last(replace(self.job, recipe=recipe), stages_named(*BEFORE), progress).path)
+        return Calibration(method=method, weights=weights, repairs=ranges.repairs.taken, noise=ranges.repairs.noise)
+
+    def _on_metric(
+        self, calibrations: list[Calibration], reference: MetricValue, allowed: float
+    ) -> tuple[list[Calibration], Calibration]:
+        """Everything in 8 bits, with one way to calibrate after the other, until the budget holds."""
+        tried: list[Calibration] = []
+        try:
+            for each in calibrations[:_ON_METRIC]:
+                loss = self._judge(each, (), ()).value.loss(reference)
+                tried.append(each.model_copy(update={"loss": loss}))
+                if loss <= allowed + 1e-12 or allowed < 0:
+                    break
+        except OutOfTime:
+            self._stopped = True
+        known = [*tried, *calibrations[len(tried) :]]
+        return known, min(known, key=lambda each: float("inf") if each.loss is None else each.loss)
+
+    def _sensitivity(self, chosen: Calibration) -> tuple[GroupSensitivity, ...]:
+        job = replace(self.job, recipe=self._recipe(chosen))
+        return Sensitivity.read(self._last(job, (*stages_named(*BEFORE), SensitivityStage())).path).groups
+
+    def _judge(self, calibration: Calibration, groups: Sequence[GroupSensitivity], kept: Sequence[int]) -> _Judged:
+        """The metric of what build makes if these groups are kept.
+
+        Raises:
+            OutOfTime: its evaluation would not fit into the time.
+        """
+        key = (calibration.method, calibration.weights, tuple(kept))
+        if key not in self._judged:
+            job = replace(self.job, recipe=self._recipe(calibration), profile=self._profile(groups, kept))
+            self._judged[key] = self._evaluated(job)
+            self.progress.advance("evaluations", len(self._judged) + 1, MOST_EVALUATIONS)
+        return self._judged[key]
+
+    def _evaluated(self, job: Job) -> _Judged:
+        stages = (*stages_named(*BEFORE, "lower"), Evaluate("lowered"))
+        pipeline = self.pipeline.varied(job, Silent())
+        begin = time.monotonic()
+        if not all(step.state in ("hit", "skipped") for step in pipeline.plan(stages, {})):
+            if self.seconds is not None and self._longest and begin - self._begin + self._longest > self.seconds:
+                self._stopped = True
+                raise OutOfTime
+            steps = pipeline.run(stages, {})
+            self._longest = max(self._longest, time.monotonic() - begin)
+        else:
+            steps = pipeline.run(stages, {})
+        *_, lowered, metric = (_made(step.artifact) for step in steps if step.state != "skipped")
+        work = LowerFacts.read(lowered.sidecar).work
+        share = 1.0 if work is None else work.share
+        return _Judged(MetricValue.read(metric.path), share, lowered.files[0].sha256)
+
+    def _result(
+        self,
+        calibrations: Sequence[Calibration],
+        chosen: Calibration,
+        groups: Sequence[GroupSensitivity],
+        kept: tuple[int, ...] | None,
+        trials: tuple[Trial, ...],
+        reference: MetricValue,
+        allowed: float,
+    ) -> Tuned:
+        """What was found, or the best that can be where nothing holds."""
+        met = kept is not None
+        if kept is None:
+            best = min(trials, key=lambda trial: trial.loss, default=None)
+            kept = best.kept if best is not None and best.loss < 0 else tuple(range(len(groups)))
+        exact = _Judged(reference, 0.0, "")
+        profile, recipe = self._profile(groups, kept), self._recipe(chosen)
+        found, lowered = (self._judged.get((chosen.method, chosen.weights, each), exact) for each in (kept, ()))
+        test = compare_metric(reference, found.value)
+        words = f"{test.name}: loss {test.low:+.4f} to {test.high:+.4f}, p = {test.p:.3g}" if test.p is not None else ""
+        gate = profile.accuracy.model_copy(update={"max_drop": max(allowed, 0.0)})
+        tuning = Tuning(
+            met=met,
+            complete=not self._stopped,
+            calibrations=tuple(calibrations),
+            calibration=chosen,
+            groups=tuple(groups[index].name for index in kept),
+            nodes=tuple(node for index in kept for node in groups[index].nodes),
+            reference=reference,
+            lowered=lowered.value,
+            tuned=found.value,
+            allowed=allowed,
+            share=found.share,
+            evaluations=len(self._judged) + 1,
+            trials=trials,
+            graph=found.graph,
+            words=words or test.name,
+        )
+        return Tuned(tuning, profile.model_copy(update={"accuracy": gate}), recipe)
+
+    def _recipe(self, calibration: Calibration) -> CalibrationRecipe:
+        return self.job.recipe.model_copy(update={"method": calibration.method, "weights": calibration.weights})
+
+    def _profile(self, groups: Sequence[GroupSensitivity], kept: Sequence[int]) -> DeploymentProfile:
+        """The job's, with the keys that say what is kept: float32, or for ``best`` 16 bits."""
+        profile = self.job.profile
+        if not kept:
+            return profile
+        if profile.precision == "best":
+            nodes = (node for index, group in enumerate(groups) if index not in kept for node in group.nodes)
+            return profile.model_copy(update={"int8_nodes": tuple(map(escape, nodes))})
+        nodes = (node for index in kept for node in groups[index].nodes)
+        return profile.model_copy(update={"keep": (*profile.keep, *map(escape, nodes))})
+
+    def _last(self, job: Job, stages: tuple[Stage, ...], progress: Progress = Silent()) -> Artifact:  # noqa: B008
+        return _made(self.pipeline.varied(job, progress).run(stages, {})[-1].artifact)
+
+
+def _noise(calibration: Calibration) -> float:
+    return float("inf") if calibration.noise is None else calibration.noise
+
+
+def _made(artifact: Artifact | None) -> Artifact:
+    if artifact is None:
+        raise InternalError("the last stage made nothing")
+    return artifact
