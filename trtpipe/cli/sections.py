@@ -198,7 +198,9 @@ def _types(tensors: Sequence[EngineTensor]) -> str:
 
 def _ranges(ranges: Ranges, limit: int | None) -> Iterator[str]:
     unseen = (("unseen", "\n".join(ranges.unseen)),) if ranges.unseen else ()
-    yield facts([("method", _method(ranges)), *_account(ranges.samples, ranges.account), *unseen, *_repairs(ranges)])
+    unfit = (("too wide", "\n".join(ranges.unfit.values())),) if ranges.unfit else ()
+    account = _account(ranges.samples, ranges.account)
+    yield facts([("method", _method(ranges)), *account, *unseen, *unfit, *_repairs(ranges)])
     rows = [
         (name, f"{found.amax:.6g}", _method(found), f"{found.minimum:.6g}", f"{found.maximum:.6g}", found.note)
         for name, found in ranges.tensors.items()

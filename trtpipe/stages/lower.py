@@ -36,7 +36,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 10
+    version = 11
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -152,8 +152,8 @@ def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placemen
     amax = apply_repairs(model, ranges, ranges.repairs, keep, left)
     sizes = sizes_of(model, job.opt_shapes)
     if precision != "best":
-        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes)
-    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, "float16", sizes)
+        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes, unfit=ranges.unfit)
+    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, "float16", sizes, ranges.unfit)
 
 
 def _left_in_half(model: ir.Model, patterns: tuple[str, ...], placement: Placement | None) -> list[str]:
