@@ -111,10 +111,11 @@ def _lowered(found: LowerFacts, limit: int | None) -> Iterator[str]:
 
 def _trials(found: LowerFacts) -> str:
     """The engines that were compared to find the cheapest placement."""
-    headers = ("compared", "in int8", "kernels", "activations moved", "weights", "estimated cost")
+    headers = ("compared", "target", "in int8", "kernels", "activations moved", "weights", "estimated cost")
     rows = [
         (
             trial.style or "float16",
+            trial.target,
             str(trial.nodes),
             str(trial.kernels),
             format_bytes(trial.activation_bytes),
@@ -123,7 +124,7 @@ def _trials(found: LowerFacts) -> str:
         )
         for trial in found.trials
     ]
-    return table(headers, rows, right=headers[1:])
+    return table(headers, rows, right=headers[2:])
 
 
 def _share(work: WorkShare) -> str:

@@ -51,6 +51,7 @@ class InsertQDQ(GraphPass):
             before anything is quantised with them.
         sizes: symbolic dimension -> its size, to count multiply-accumulates with.
         unfit: tensor -> why it has no range.
+        attention: whether the two products of an attention may be in 8 bits.
     """
 
     name = "insert_qdq"
@@ -64,6 +65,7 @@ class InsertQDQ(GraphPass):
         scales: ScaleType = "float32",
         sizes: Mapping[str, int] | None = None,
         unfit: Mapping[str, str] | None = None,
+        attention: bool = False,
     ) -> None:
         self._precision = precision
         self._weights: WeightMethod = weights
@@ -72,6 +74,7 @@ class InsertQDQ(GraphPass):
         self._keep = keep
         self._sizes = sizes or {}
         self._unfit = unfit or {}
+        self._attention = attention
 
     def requires(self, model: ir.Model) -> None:
         """The opset must know Q/DQ of this kind, if any are to be inserted."""
@@ -85,7 +88,7 @@ class InsertQDQ(GraphPass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Insert the pairs."""
-        placement = place(model, self._keep)
+        placement = place(model, self._keep, attention=self._attention)
         amax = joint_amax(self._amax, placement.groups)
         failed = {
             point.node: reason for point in placement.points if (reason := self._no_range(point, amax)) is not None
