@@ -367,3 +367,13 @@ def test_the_long_name_of_onnxs_own_domain(tmp_path):
     proto = conv_net()
     proto.opset_import[0].domain = "ai.onnx"
     assert load_model(save(proto, tmp_path / "m.onnx")).graph.opset_imports == {"": 20}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_file_is_what_onnx_ir_would_write(tmp_path: Path, name: str) -> None:
+    loaded = load_model(save(CASES[name](), tmp_path / "given.onnx"))
+    weights = [value.const_value for value in loaded.graph.initializers.values()]
+    save_model(loaded, tmp_path / "ours.onnx")
+    ir.save(loaded, tmp_path / "theirs.onnx")
+    assert (tmp_path / "ours.onnx").read_bytes() == (tmp_path / "theirs.onnx").read_bytes()
+    assert [value.const_value for value in loaded.graph.initializers.values()] == weights

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from trtpipe.protowire import read_without_weights
+from trtpipe.protowire import read_without_weights, with_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,17 @@ def test_only_the_large_values_of_initializers_are_left_out(tmp_path: Path) -> N
         if len(tensor.raw_data) > SMALL:
             tensor.ClearField("raw_data")
     assert found == whole
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (1, 127, 128, 5000, 70_000)])
+def test_weights_are_put_where_protobuf_puts_them(sizes: tuple[int, ...]) -> None:
+    whole = model(*sizes)
+    whole.metadata_props.add(key="a", value="b")
+    tensors = [tensor.SerializeToString() for tensor in whole.graph.initializer]
+    bare = onnx.ModelProto()
+    bare.CopyFrom(whole)
+    del bare.graph.initializer[:]
+    assert b"".join(with_weights(bare.SerializeToString(), tensors)) == whole.SerializeToString()
 
 
 def test_values_that_are_attributes_or_not_raw_stay(tmp_path: Path) -> None:

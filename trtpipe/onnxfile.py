@@ -17,7 +17,7 @@ from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.errors import InputError
 from trtpipe.preflight.files import open_external, open_model
 from trtpipe.preflight.model import External
-from trtpipe.protowire import read_without_weights
+from trtpipe.protowire import read_without_weights, with_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,10 +108,32 @@ def save_model(model: ir.Model, path: Path) -> tuple[str, ...]:
     data_name = f"{path.name}.data"
     if weights <= INLINE_LIMIT:
         ir.external_data.load_to_model(model)  # left external, they would still name the file they came from
-        ir.save(model, path)
+        with path.open("wb") as stream:
+            stream.writelines(_serialised(model))
         return (path.name,)
     ir.save(model, path, external_data=data_name, size_threshold_bytes=1024)
     return (path.name, data_name)
+
+
+def _serialised(model: ir.Model) -> Iterator[bytes]:
+    """The file in parts: each weight is copied once, where onnx-ir and protobuf together would copy it twice."""
+    import onnx_ir as ir
+
+    values = list(model.graph.initializers.values())
+    tensors, nothing = [value.const_value for value in values], ir.tensor([0.0])
+    try:
+        for value in values:
+            value.const_value = nothing
+        proto = ir.serde.serialize_model(model)
+    finally:
+        for value, tensor in zip(values, tensors, strict=True):
+            value.const_value = tensor
+    del proto.graph.initializer[:]
+    named = [(value.name, tensor) for value, tensor in zip(values, tensors, strict=True) if tensor is not None]
+    for name, tensor in named:
+        tensor.name = name
+    weights = [ir.serde.serialize_tensor(tensor).SerializeToString() for _, tensor in named]
+    return with_weights(proto.SerializeToString(), weights)
 
 
 def read_contract(path: Path) -> IOContract:

@@ -1,16 +1,17 @@
-"""An ONNX file's graph without the weights that lie in the file: what most questions about a model need.
+"""An ONNX file's graph apart from the weights that lie in the file: what most questions about a model need.
 
 Works on protobuf's wire format (https://protobuf.dev/programming-guides/encoding/), because a parser would copy every
 weight into memory first: names, types and shapes of a 100 MB model are read in a millisecond instead of a tenth of a
-second, and a broken length is found before anything is reserved for it.
+second, and a broken length is found before anything is reserved for it. It also copies them to write them.
 """
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 #: Field numbers of ModelProto, GraphProto and TensorProto (onnx.proto).
@@ -44,6 +45,30 @@ def read_without_weights(path: Path) -> bytes:
         return _rewritten(stream, end, {_MODEL_GRAPH: _graph})
 
 
+def with_weights(model: bytes, tensors: Sequence[bytes]) -> Iterator[bytes]:
+    """A serialised ModelProto whose graph has no initializers, with these: in parts, so that no second copy is made.
+
+    Joined they are what protobuf itself would write, which is in the order of field numbers.
+
+    Args:
+        tensors: serialised TensorProtos.
+    """
+    heads = [_tag(_GRAPH_INITIALIZER) + _varint(len(tensor)) for tensor in tensors]
+    with BytesIO(model) as stream:
+        for field in _fields(stream, len(model)):
+            if field.number != _MODEL_GRAPH:
+                yield field.head + _payload(stream, field)
+                continue
+            parts = [(inner.number, inner.head + _payload(stream, inner)) for inner in _fields(stream, field.end)]
+            yield _tag(_MODEL_GRAPH)
+            yield _varint(sum(len(part) for _, part in parts) + sum(map(len, (*heads, *tensors))))
+            yield from (part for number, part in parts if number < _GRAPH_INITIALIZER)
+            for head, tensor in zip(heads, tensors, strict=True):
+                yield head
+                yield tensor
+            yield from (part for number, part in parts if number >= _GRAPH_INITIALIZER)
+
+
 def _graph(stream: BinaryIO, end: int) -> bytes:
     return _rewritten(stream, end, {_GRAPH_INITIALIZER: _tensor})
 
@@ -65,7 +90,7 @@ def _rewritten(stream: BinaryIO, end: int, inner: dict[int, Callable[[BinaryIO, 
             parts += [field.head, _payload(stream, field)]
         else:
             body = rewrite(stream, field.end)
-            parts += [_varint(field.number << 3 | _BYTES), _varint(len(body)), body]
+            parts += [_tag(field.number), _varint(len(body)), body]
     return b"".join(parts)
 
 
@@ -108,6 +133,11 @@ def _read_varint(stream: BinaryIO) -> tuple[int, bytes]:
         if byte[0] < 0x80:
             return value, raw
     raise ValueError("a number of more than ten bytes")
+
+
+def _tag(number: int) -> bytes:
+    """What announces a field of bytes."""
+    return _varint(number << 3 | _BYTES)
 
 
 def _varint(value: int) -> bytes:

@@ -77,13 +77,13 @@ class TestResolution:
 
 class TestDerive:
     def test_max_and_percentile(self) -> None:
-        x = np.append(np.linspace(-1, 1, 99_999), 1000.0)
+        x = np.append(np.linspace(-1, 1, 99_999), 400.0)
         by_max, by_percentile = derive(x, "max"), derive(x, percentile=99.9)
-        assert by_max.tensors["t"].amax == 1000
+        assert by_max.tensors["t"].amax == 400
         assert by_percentile.tensors["t"].amax == pytest.approx(1, rel=RESOLUTION)
         assert (by_max.percentile, by_percentile.percentile) == (None, 99.9)
         assert {by_max.tensors["t"].method, by_percentile.tensors["t"].method} == {"max", "percentile"}
-        assert (by_max.tensors["t"].minimum, by_max.tensors["t"].maximum) == (-1, 1000)
+        assert (by_max.tensors["t"].minimum, by_max.tensors["t"].maximum) == (-1, 400)
 
     def test_amax_is_a_float32_value(self) -> None:
         amax = derive(np.random.default_rng(0).standard_normal(1000), percentile=77).tensors["t"].amax
@@ -137,3 +137,39 @@ def test_round_trip(tmp_path: Path) -> None:
         (tmp_path / "bad.json").write_text(text.replace(old, new))
         with pytest.raises(InputError, match=r"bad\.json"):
             Ranges.read(tmp_path / "bad.json")
+
+
+class TestRangesTooWide:
+    """A few values like no others, as what a mask hides, leave the others no step of their own."""
+
+    @staticmethod
+    def filled(fill: float, ordinary: float = 1.0) -> np.ndarray:
+        return np.concatenate([np.full(200, fill), np.linspace(-2, 2, 1000) * ordinary, np.zeros(3000)])
+
+    @pytest.mark.parametrize("fill", [1500, -6144, 1e4, -65504, -3e38])
+    def test_ordinary_values_that_would_all_become_0_have_no_range(self, fill: float) -> None:
+        ranges = derive(self.filled(fill))
+        assert not ranges.tensors
+        assert ranges.unfit == {"t": ranges.unfit["t"]}
+        assert f"'t' reaches {abs(fill):.3g}, and half of its values other than 0 lie below 1." in ranges.unfit["t"]
+        assert "int8 would round those to 0" in ranges.unfit["t"]
+
+    @pytest.mark.parametrize("fill", [1, -20, 250, 1000])
+    def test_others_keep_theirs(self, fill: float) -> None:
+        ranges = derive(self.filled(fill))
+        assert not ranges.unfit
+        assert ranges.tensors["t"].amax == pytest.approx(max(abs(fill), 2), rel=RESOLUTION)
+
+    def test_a_range_that_leaves_the_fill_out_serves_the_others(self) -> None:
+        assert not derive(np.append(np.linspace(-2, 2, 100_000), 1e6)).unfit
+        assert derive(np.append(np.linspace(-2, 2, 100_000), 1e6), "max").unfit
+
+    def test_floating_point_reaches_farther(self) -> None:
+        statistics = Statistics({"t": seen(self.filled(1e4)), "u": seen(self.filled(1e7))})
+        ranges = derive_ranges(statistics, "percentile", 99.99, "fp8")
+        assert set(ranges.tensors) == {"t"}
+        assert "fp8 would round" in ranges.unfit["u"]
+
+    @pytest.mark.parametrize("name", [name for name in DISTRIBUTIONS if name not in ("outlier", "heavy tail")])
+    def test_no_ordinary_distribution_is_too_wide(self, name: str) -> None:
+        assert not derive(DISTRIBUTIONS[name](50_000), "max").unfit

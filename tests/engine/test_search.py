@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
-from trtpipe.engine.search import LEAST_GAIN, SCALES_BEHIND, SCALES_INSIDE, Placement, search
+from trtpipe.engine.search import LEAST_GAIN, SCALES_BEHIND, SCALES_INSIDE, Placement, Reports, search
 
 MEGA = 1_000_000
 
@@ -22,7 +22,11 @@ class World:
         self.built: list[Placement] = []
         self.fails: set[int] = set()
 
-    def __call__(self, placement: Placement) -> EngineReport | None:
+    def __call__(self, placement: Placement) -> Reports | None:
+        report = self.report(placement)
+        return None if report is None else {"sm89": report}
+
+    def report(self, placement: Placement) -> EngineReport | None:
         self.built.append(placement)
         if len(placement.nodes) in self.fails:
             return None
@@ -98,10 +102,10 @@ def test_nothing_is_built_twice():
 
 
 def test_nodes_of_one_kernel_go_together():
-    def build(placement: Placement) -> EngineReport:
+    def build(placement: Placement) -> Reports:
         price = 30 if placement.nodes else 40
         kernel = World({})._layer(price, "x", "y", "q", "k").model_copy(update={"kind": "gemm"})
-        return EngineReport(source="s", layers=(kernel,))
+        return {"sm89": EngineReport(source="s", layers=(kernel,))}
 
     best, _ = search(plain("qk"), build)
     assert best is not None
@@ -111,11 +115,11 @@ def test_nodes_of_one_kernel_go_together():
 def test_a_pattern_that_does_not_pay_goes_as_a_whole():
     """No kernel names the additions, so only an engine without them shows what they cost."""
 
-    def build(placement: Placement) -> EngineReport:
+    def build(placement: Placement) -> Reports:
         adds = len(placement.nodes & {"add1", "add2"})
         weighted = len(placement.nodes & {"a", "b"})
         kernel = World({})._layer(100 - 20 * weighted + 5 * adds, "x", "y")
-        return EngineReport(source="s", layers=(kernel,))
+        return {"sm89": EngineReport(source="s", layers=(kernel,))}
 
     best, _ = search({"a": "weighted", "b": "weighted", "add1": "residual", "add2": "residual"}, build)
     assert best is not None
@@ -127,7 +131,7 @@ def test_a_placement_that_changes_nothing_is_none():
     world = World({"a": (10, 20), "b": (40, 10), "add": (1, 1)})
     high = world(Placement(frozenset()))
 
-    def build(placement: Placement) -> EngineReport | None:
+    def build(placement: Placement) -> Reports | None:
         return high if placement.nodes <= {"add"} else world(placement)
 
     best, trials = search({"a": "weighted", "b": "weighted", "add": "joining"}, build)
@@ -156,3 +160,44 @@ def test_it_is_never_worse_than_sixteen_bits():
         high = next(trial.cost for trial in trials if not trial.nodes)
         chosen = [trial.cost for trial in trials if trial.nodes == len(best.nodes)]
         assert min(chosen) <= high
+
+
+class TestSeveralTargets:
+    """One graph for all of them."""
+
+    @staticmethod
+    def both(one: World, other: World):
+        def build(placement: Placement) -> Reports | None:
+            reports = {"sm89": one.report(placement), "sm120": other.report(placement)}
+            return None if None in reports.values() else reports  # type: ignore[return-value]
+
+        return build
+
+    def test_what_pays_on_both(self):
+        """Node a gains on one and loses more on the other; b gains on both."""
+        one, other = World({"a": (40, 30), "b": (60, 20)}), World({"a": (40, 70), "b": (60, 30)})
+        best, trials = search(plain("ab"), self.both(one, other))
+        assert best is not None
+        assert best.nodes == {"b"}
+        assert [trial.target for trial in trials[:4]] == ["sm89", "sm120"] * 2
+        assert search(plain("ab"), one)[0] == Placement(frozenset("ab"))
+
+    def test_each_counts_by_its_own_size(self):
+        """A saving of half on a small engine outweighs a loss of 4 % on one ten times as large, in shares of each."""
+        small, large = World({"a": (50, 20), "b": (1, 1)}), World({"a": (5, 4), "b": (95, 96)})
+        best, _ = search(plain("a"), self.both(small, large))
+        assert best is not None
+        assert best.nodes == {"a"}
+
+    @pytest.mark.parametrize(("low", "nodes"), [(99, {"a"}), (101, set())])
+    def test_none_of_them_loses(self, low, nodes):
+        best, _ = search(plain("a"), self.both(World({"a": (100, 40)}), World({"a": (100, low)})))
+        assert best is not None
+        assert best.nodes == nodes
+
+    def test_a_placement_that_one_of_them_refuses(self):
+        one, other = World({"a": (10, 4), "b": (10, 4)}), World({"a": (10, 4), "b": (10, 4)})
+        other.fails = {2}
+        best, trials = search(plain("ab"), self.both(one, other))
+        assert best == Placement(frozenset())
+        assert {trial.nodes for trial in trials} == {0}

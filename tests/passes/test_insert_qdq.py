@@ -318,6 +318,11 @@ def test_a_tensor_without_a_range_stays_in_float32(apply, amax, reason):
     np.testing.assert_array_equal(weights_of(lowered)["w"], weights_of(proto)["w"])
 
 
+def test_why_a_tensor_has_no_range_is_told(apply):
+    _, [decision] = apply(gemm(transposed=True), InsertQDQ("int8", {}, unfit={"x": "'x' reaches 1e+30"}))
+    assert (decision.precision, decision.reason) == ("float32", "'x' reaches 1e+30")
+
+
 def test_names_that_are_taken_already(apply):
     proto = model(
         "(float[N,4] x) => (float[N,4] y) { x_quantized = Neg(x) x_dequantized = Neg(x_quantized) "

@@ -23,16 +23,16 @@ SPIKE = 60.0
 
 
 def junk(rows: int, seed: int) -> np.ndarray:
-    """Normal values; in one row of 500 the first one is a thousand times as large, and means nothing."""
+    """Normal values; in one row of 500 the first one is hundreds of times as large, and means nothing."""
     x = normal(rows, 16, seed=seed)
     x[:, 0] = 0
-    x[::500, 0] = 1000
+    x[::500, 0] = 600
     return x
 
 
 def spikes(rows: int, seed: int) -> np.ndarray:
     """Faint noise, and in every row one large value of a level that decides the class: one value of 12 000."""
-    x = normal(rows, WIDE, seed=seed, scale=0.01)
+    x = normal(rows, WIDE, seed=seed, scale=0.1)
     rng = np.random.default_rng([seed, 1])
     x[np.arange(rows), rng.integers(0, WIDE, rows)] = SPIKE * (1 + rng.integers(0, CLASSES, rows)) / CLASSES
     return x

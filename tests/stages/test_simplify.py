@@ -51,14 +51,14 @@ class TestFallback:
         np.testing.assert_allclose(run(onnx.load(draft.path), feed)["y"], run(conv_net(), feed)["y"], rtol=1e-5)
 
     def test_when_onnxsim_fails(self, go, heard_all, monkeypatch):
-        def explode(proto):
+        def explode(proto, **_):
             raise ValueError("odd graph")
 
         monkeypatch.setattr(onnxsim, "simplify", explode)
         self.given_up(go, heard_all, "onnxsim failed: odd graph")
 
     def test_when_it_changes_the_result(self, go, heard_all, monkeypatch):
-        def spoil(proto):
+        def spoil(proto, **_):
             bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "bias")
             bias.CopyFrom(onnx.numpy_helper.from_array(np.full(5, 100, np.float32), "bias"))
             return proto, True
@@ -137,7 +137,7 @@ class TestFallback:
 def test_it_is_compared_on_the_users_data(go, tmp_path, monkeypatch):
     """The two graphs differ for large inputs only."""
     clipped = model("(float[N,2] x) => (float[N,2] y) { y = Clip(x, , high) }", high=np.float32(5))
-    monkeypatch.setattr(onnxsim, "simplify", lambda proto: (clipped, True))
+    monkeypatch.setattr(onnxsim, "simplify", lambda proto, **_: (clipped, True))
     plain = model("(float[N,2] x) => (float[N,2] y) { y = Identity(x) }")
     assert go(plain)[1].simplified
     np.savez(tmp_path / "data.npz", x=np.full((8, 2), 100, np.float32))

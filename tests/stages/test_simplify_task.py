@@ -107,7 +107,7 @@ class TestOnnxsimFails:
     """The caller tries again without it."""
 
     def test_by_raising(self, simplified, monkeypatch):
-        def explode(proto):
+        def explode(proto, **_):
             raise RuntimeError("an assertion\nand its details")
 
         monkeypatch.setattr(onnxsim, "simplify", explode)
@@ -115,7 +115,7 @@ class TestOnnxsimFails:
             simplified(conv_net())
 
     def test_by_changing_the_result(self, simplified, monkeypatch):
-        def spoil(proto):
+        def spoil(proto, **_):
             proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(normal(4, 3, 3, 3, seed=9), "w"))
             return proto, True
 
@@ -125,7 +125,7 @@ class TestOnnxsimFails:
 
     def test_by_changing_it_only_a_little(self, simplified, monkeypatch):
         def nudge(factor):
-            def scale(proto):
+            def scale(proto, **_):
                 bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "bias")
                 values = onnx.numpy_helper.to_array(bias) + factor
                 bias.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), "bias"))
@@ -145,21 +145,49 @@ class TestOnnxsimFails:
             "(float[N,4] x) => (float[N,4] y) { a = MatMul(x, w) y = ReduceSum<keepdims=1>(a, axis) }",
             w=normal(4, 4), axis=np.array([1]),
         )  # fmt: skip
-        monkeypatch.setattr(onnxsim, "simplify", lambda proto: (squeezed, True))
+        monkeypatch.setattr(onnxsim, "simplify", lambda proto, **_: (squeezed, True))
         with pytest.raises(StageError, match="changed the shape of output 'y'"):
             simplified(model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", w=normal(4, 4)))
 
     def test_by_producing_nan(self, simplified, monkeypatch):
         bad = model("(float[N,4] x) => (float[N,4] y) { z = Sub(x, x) y = Div(z, z) }")
-        monkeypatch.setattr(onnxsim, "simplify", lambda proto: (bad, True))
+        monkeypatch.setattr(onnxsim, "simplify", lambda proto, **_: (bad, True))
         with pytest.raises(StageError, match="changed output 'y'"):
+            simplified(model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
+
+    def test_by_bringing_in_operators_of_another_runtime(self, simplified, monkeypatch):
+        def foreign(proto, **_):
+            proto.graph.node[0].op_type, proto.graph.node[0].domain = "FastGelu", "com.microsoft"
+            proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+            return proto, True
+
+        monkeypatch.setattr(onnxsim, "simplify", foreign)
+        with pytest.raises(StageError, match=r"operators of the domain 'com\.microsoft', which TensorRT lacks"):
             simplified(model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
 
     def test_by_renaming_the_interface(self, simplified, monkeypatch):
         other = model("(float[N,4] z) => (float[N,4] y) { y = Relu(z) }")
-        monkeypatch.setattr(onnxsim, "simplify", lambda proto: (other, True))
+        monkeypatch.setattr(onnxsim, "simplify", lambda proto, **_: (other, True))
         with pytest.raises(StageError, match=r"simplification broke the graph: .*x"):
             simplified(model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
+
+
+def test_the_products_of_an_attention_stay_products(simplified):
+    """onnxsim would fuse this one into an operator that only onnxruntime has."""
+    heads = "Reshape(q{0}, split) t{0} = Transpose<perm=[0,2,1,3]>(r{0})"
+    three = " ".join(f"p{i} = MatMul(x, w{i}) q{i} = Add(p{i}, b{i}) r{i} = {heads.format(i)}" for i in "qkv")
+    proto = model(
+        f"(float[2,8,16] x) => (float[2,8,16] y) {{ {three} k = Transpose<perm=[0,1,3,2]>(tk) s = MatMul(tq, k) "
+        "d = Div(s, root) a = Softmax<axis=-1>(d) c = MatMul(a, tv) e = Transpose<perm=[0,2,1,3]>(c) "
+        "f = Reshape(e, join) g = MatMul(f, wo) y = Add(g, bo) }",
+        **{f"w{i}": normal(16, 16, seed=n) for n, i in enumerate("qkvo")},
+        **{f"b{i}": normal(16, seed=n + 9) for n, i in enumerate("qkvo")},
+        split=np.array([0, 0, 4, 4]), join=np.array([0, 0, 16]), root=np.float32(2),
+    )  # fmt: skip
+    result, facts = simplified(proto)
+    assert facts.simplified
+    assert {node.domain for node in result.graph.node} == {""}
+    assert {"MatMul", "Softmax"} <= {node.op_type for node in result.graph.node}
 
 
 class TestComparison:
@@ -169,9 +197,9 @@ class TestComparison:
             offsets[:count] = 1
             return model("(float[200] x) => (int64[200] y) { i = Cast<to=7>(x) y = Add(i, o) }", o=offsets)
 
-        monkeypatch.setattr(onnxsim, "simplify", lambda proto: (shifted(2), True))
+        monkeypatch.setattr(onnxsim, "simplify", lambda proto, **_: (shifted(2), True))
         assert simplified(shifted(0))[1].parity[0].max_abs == 1
-        monkeypatch.setattr(onnxsim, "simplify", lambda proto: (shifted(3), True))
+        monkeypatch.setattr(onnxsim, "simplify", lambda proto, **_: (shifted(3), True))
         with pytest.raises(StageError, match="changed output 'y'"):
             simplified(shifted(0))
 
@@ -184,7 +212,7 @@ class TestComparison:
     def test_given_feeds_are_the_ones_compared_on(self, simplified, tmp_path, monkeypatch):
         """The two graphs differ for large inputs only, which random feeds between 0 and 1 never reach."""
         clipped = model("(float[N,2] x) => (float[N,2] y) { y = Clip(x, , high) }", high=np.float32(5))
-        monkeypatch.setattr(onnxsim, "simplify", lambda proto: (clipped, True))
+        monkeypatch.setattr(onnxsim, "simplify", lambda proto, **_: (clipped, True))
         plain = model("(float[N,2] x) => (float[N,2] y) { y = Identity(x) }")
         simplified(plain)
         np.savez(tmp_path / "feeds.npz", **{"0_0": np.full((1, 2), 100, np.float32)})
@@ -213,7 +241,7 @@ def test_a_model_that_cannot_be_raised_goes_on_as_it_is(simplified):
 
 def test_weights_beyond_protobufs_limit_are_not_given_to_onnxsim(simplified, monkeypatch):
     monkeypatch.setattr(simplify_task, "_PROTOBUF_LIMIT", 100)
-    monkeypatch.setattr(onnxsim, "simplify", lambda proto: pytest.fail("was called"))
+    monkeypatch.setattr(onnxsim, "simplify", lambda proto, **_: pytest.fail("was called"))
     _, facts = simplified(conv_net())
     assert facts.simplified is False
     assert facts.notes == ("onnxsim was not tried: the weights exceed protobuf's 2 GB",)

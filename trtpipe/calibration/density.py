@@ -33,6 +33,13 @@ class Density:
         """float64[3]: the sums over everything."""
         return self.moments[:, -1] if self.magnitudes.size else np.zeros(3)
 
+    @property
+    def median(self) -> float:
+        """The magnitude that half of the values lie below; 0 where there are none."""
+        if not self.magnitudes.size:
+            return 0.0
+        return float(np.interp(self.totals[0] / 2, self.moments[0], self.magnitudes))
+
     def below(self, magnitudes: np.ndarray, moment: int) -> np.ndarray:
         """The sum of x**moment over all magnitudes x up to each of ``magnitudes`` (float64, any shape)."""
         if not self.magnitudes.size:

@@ -50,6 +50,8 @@ class InsertQDQ(GraphPass):
         scales: the type in which TensorRT will hold the scales. They are float32 here in any case, but rounded to it
             before anything is quantised with them.
         sizes: symbolic dimension -> its size, to count multiply-accumulates with.
+        unfit: tensor -> why it has no range.
+        attention: whether the two products of an attention may be in 8 bits.
     """
 
     name = "insert_qdq"
@@ -62,6 +64,8 @@ class InsertQDQ(GraphPass):
         weights: WeightMethod = "max",
         scales: ScaleType = "float32",
         sizes: Mapping[str, int] | None = None,
+        unfit: Mapping[str, str] | None = None,
+        attention: bool = False,
     ) -> None:
         self._precision = precision
         self._weights: WeightMethod = weights
@@ -69,6 +73,8 @@ class InsertQDQ(GraphPass):
         self._amax = amax
         self._keep = keep
         self._sizes = sizes or {}
+        self._unfit = unfit or {}
+        self._attention = attention
 
     def requires(self, model: ir.Model) -> None:
         """The opset must know Q/DQ of this kind, if any are to be inserted."""
@@ -82,7 +88,7 @@ class InsertQDQ(GraphPass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Insert the pairs."""
-        placement = place(model, self._keep)
+        placement = place(model, self._keep, attention=self._attention)
         amax = joint_amax(self._amax, placement.groups)
         failed = {
             point.node: reason for point in placement.points if (reason := self._no_range(point, amax)) is not None
@@ -99,7 +105,7 @@ class InsertQDQ(GraphPass):
     def _no_range(self, point: QuantPoint, amax: Mapping[str, float]) -> str | None:
         for name in point.tensors:
             if name not in amax:
-                return f"no range for {name!r}"
+                return self._unfit.get(name, f"no range for {name!r}")
             if not amax[name]:
                 return f"its input {name!r} was zero in all samples"
             scale = amax[name] / FORMATS[self._precision].largest

@@ -8,7 +8,7 @@ together; one pair per tensor; equal scales where values only move. docs/lowerin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _CLIPPING = frozenset({"Relu", "LeakyRelu", "Clip"})
 #: Why the two products of an attention stay high; measured, see docs/lowering.md.
 ATTENTION_HIGH = "product of attention: fuses with its softmax into one kernel only in high precision"
+ATTENTION_LOW = "a product of attention: both inputs"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Placement:
         return tuple(dict.fromkeys(name for point in self.points for name in point.tensors))
 
 
-def place(model: ir.Model, keep: Sequence[str] = (), *, thrifty: bool = True) -> Placement:
+def place(model: ir.Model, keep: Sequence[str] = (), *, thrifty: bool = True, attention: bool = False) -> Placement:
     """Decide what to quantise.
 
     Args:
@@ -94,8 +95,10 @@ def place(model: ir.Model, keep: Sequence[str] = (), *, thrifty: bool = True) ->
         keep: shell patterns of node names to leave in high precision.
         thrifty: whether nodes for which 8 bits do not pay stay high. That depends on the shapes a model is used at;
             without it the plan is all that may be in 8 bits at any shapes.
+        attention: whether the two products of an attention may be in 8 bits. Whether they gain by it depends on the
+            builder and the size of the heads, so only who asks a builder should say yes.
     """
-    plan = _Plan(recognise(model), tuple(keep), owners_of(model))
+    plan = _Plan(recognise(model), tuple(keep), owners_of(model), attention)
     nodes = list(model.graph.all_nodes())
     for node in nodes:
         plan.weighted(node)
@@ -116,6 +119,7 @@ class _Plan:
     patterns: Patterns
     keep: tuple[str, ...]
     owners: Mapping[ir.Graph, ir.Node]
+    attention: bool
     points: dict[ir.Node, QuantPoint] = field(default_factory=dict)
     high: dict[ir.Node, str] = field(default_factory=dict)
     works: dict[ir.Node, Work] = field(default_factory=dict)
@@ -127,7 +131,9 @@ class _Plan:
         if (work := work_of(node)) is not None:
             self.works[node] = work
         reason = self._refused(node) or self._counts(node, work)
-        point = reason or _weighted_point(node, self._products_of_attention())
+        point = reason or _weighted_point(node)
+        if isinstance(point, QuantPoint) and node in self._products_of_attention():
+            point = replace(point, rule=ATTENTION_LOW) if self.attention else ATTENTION_HIGH
         if isinstance(point, QuantPoint):
             self.points[node] = point
         else:
@@ -217,7 +223,7 @@ def _unobservable(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> str | No
     return None
 
 
-def _weighted_point(node: ir.Node, attention: frozenset[ir.Node]) -> QuantPoint | str:
+def _weighted_point(node: ir.Node) -> QuantPoint | str:
     """The quantisation of a weighted node, or the reason why it stays high."""
     data, kernel = node.inputs[0], node.inputs[1]
     if data is None or kernel is None:
@@ -232,8 +238,6 @@ def _weighted_point(node: ir.Node, attention: frozenset[ir.Node]) -> QuantPoint 
     if not any(constants):
         if node.op_type not in PRODUCTS:
             return "its weight is computed, not a constant"
-        if node in attention:
-            return ATTENTION_HIGH
         return QuantPoint(node, (0, 1), "a product of two activations: both inputs")
     weight = constants.index(True)
     if weight == 0 and node.op_type != "MatMul":

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
 
 RANGES = "ranges.json"
-#: Methods that weigh rounding against clipping, so that the format decides.
-_BY_FORMAT = frozenset({"mse", "auto"})
 
 
 class Calibrate:
@@ -30,7 +28,7 @@ class Calibrate:
 
     name = "calibrate"
     produces = "ranges"
-    version = 4
+    version = 5
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -49,7 +47,7 @@ class Calibrate:
         return {
             "method": recipe.method,
             "percentile": recipe.percentile if recipe.method == "percentile" else None,
-            "precision": EIGHT_BIT[job.profile.precision] if judges or recipe.method in _BY_FORMAT else None,
+            "precision": EIGHT_BIT[job.profile.precision],
             "weights": recipe.weights if judges else None,
             "keep": list(job.profile.keep) if judges else None,
             "skip_bad_samples": recipe.data.skip_bad_samples if judges else None,

@@ -14,7 +14,7 @@ from trtpipe.onnxfile import read_contract
 from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.halves import extents_in, left_in_half, prepare_half
-from trtpipe.stages.lower_placement import Choice, choose, search_target, searches
+from trtpipe.stages.lower_placement import Choice, choose, search_targets, searches
 from trtpipe.stages.repairing import apply_repairs
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 10
+    version = 11
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ class Lower:
 
     def key(self, job: Job) -> JSON:
         """The precision, the nodes the user keeps high, how far the scales of weights reach, the shapes work is
-        counted at, the GPU that placements are compared for.
+        counted at, the GPUs that placements are compared for.
         """
         eight_bit = job.profile.precision in CALIBRATED
         return {
@@ -59,7 +59,7 @@ class Lower:
             "weights": job.recipe.weights if eight_bit else None,
             "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision == "best" else None,
             "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()} if eight_bit else None,
-            "search": search_target(job),
+            "search": search_targets(job),
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -151,8 +151,9 @@ def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placemen
     amax = apply_repairs(model, ranges, ranges.repairs, keep, left)
     sizes = sizes_of(model, job.opt_shapes)
     if precision != "best":
-        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes)
-    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, "float16", sizes)
+        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes, unfit=ranges.unfit)
+    attention = placement is not None  # whose products engines showed to pay, or are to show
+    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, "float16", sizes, ranges.unfit, attention)
 
 
 def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:

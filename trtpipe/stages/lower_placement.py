@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.backends.base import load_backend
 from trtpipe.digest import sha256_file
-from trtpipe.engine.search import LEAST_GAIN, Placement, Trial, search
+from trtpipe.engine.search import LEAST_GAIN, Placement, Reports, Trial, search
 from trtpipe.errors import BuildError, WorkerDied
 from trtpipe.profile import ShapeRange
 
@@ -39,14 +39,14 @@ class Choice:
         placement: the cheapest; ``None``: every node that may computes in 8 bits.
         trials: what was built to find it.
         note: the result in words.
-        target: the GPU that was built for.
+        targets: the GPUs that were built for.
         first: what was decided for every node when all that may were lowered to 8 bits.
     """
 
     placement: Placement | None = None
     trials: tuple[Trial, ...] = ()
     note: str = ""
-    target: str = ""
+    targets: tuple[str, ...] = ()
     first: tuple[NodeDecision, ...] = ()
 
     def explained(self, decisions: tuple[NodeDecision, ...]) -> tuple[NodeDecision, ...]:
@@ -62,9 +62,8 @@ class Choice:
             return decision
         if before.precision != "int8":
             return before if before.precision == decision.precision else decision
-        return decision.model_copy(
-            update={"reason": f"costs less in {decision.precision} than in int8 on {self.target}"}
-        )
+        where = ", ".join(self.targets)
+        return decision.model_copy(update={"reason": f"costs less in {decision.precision} than in int8 on {where}"})
 
 
 def searches(job: Job) -> bool:
@@ -72,13 +71,13 @@ def searches(job: Job) -> bool:
     return job.profile.precision == "best" and bool(job.targets) and load_backend(job.backend).quick_reports
 
 
-def search_target(job: Job) -> str | None:
-    """The GPU that engines are built for to be compared."""
-    return job.targets[0].name if searches(job) else None
+def search_targets(job: Job) -> list[str]:
+    """The GPUs that engines are built for to be compared; the same for every order in which they are named."""
+    return sorted({target.name for target in job.targets}) if searches(job) else []
 
 
 def choose(job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> Choice:
-    """The placement that costs least on the job's first target, at the typical shapes.
+    """The placement that costs least on the job's targets, at the typical shapes.
 
     Args:
         lower_to: makes the graph for a placement.
@@ -87,32 +86,32 @@ def choose(job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> Ch
     if not searches(job):
         reason = "no target is named" if not job.targets else f"{job.backend} builds are not compared"
         return Choice(note=f"{reason}: every node that may computes in int8, by NVIDIA's placement rules")
-    target = job.targets[0]
     model, decisions = lower_to(None)
+    decisions = lower_to(Placement(frozenset(each.node for each in decisions)))[1]  # products of attention too
     nodes = {each.node: _QUOTED.sub("...", each.reason) for each in decisions if each.precision == "int8"}
     open_dims = [value.name for value in model.graph.inputs if not _known(value, job)]
     if open_dims or not nodes:
         reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else "no node can compute in int8"
         return Choice(note=f"placements were not compared: {reason}")
-    builds = _Builds(job, target, lower_to, workdir, progress)
-    placement, trials = search(nodes, builds)
-    return Choice(placement, trials, _note(placement, trials, len(nodes), target.name), target.name, decisions)
+    placement, trials = search(nodes, _Builds(job, lower_to, workdir, progress))
+    targets = tuple(search_targets(job))
+    return Choice(placement, trials, _note(placement, trials, len(nodes), targets), targets, decisions)
 
 
 class _Builds:
-    """Builds one engine a graph: placements that give the same graph share it."""
+    """Builds one engine a graph and target: placements that give the same graph share them."""
 
-    def __init__(self, job: Job, target: Target, lower_to: LowerTo, workdir: Path, progress: Progress) -> None:
+    def __init__(self, job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> None:
         shapes = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in job.opt_shapes.items()}
         self._profile = job.profile.model_copy(update={"shapes": (shapes,) if shapes else ()})
         self._job = job
-        self._target = target
+        self._targets = sorted(set(job.targets), key=lambda target: target.name)
         self._lower_to = lower_to
         self._workdir = workdir
         self._progress = progress
-        self._known: dict[str, EngineReport | None] = {}
+        self._known: dict[str, Reports | None] = {}
 
-    def __call__(self, placement: Placement) -> EngineReport | None:
+    def __call__(self, placement: Placement) -> Reports | None:
         from trtpipe.onnxfile import save_model
 
         words = f"{len(placement.nodes)} nodes in int8"
@@ -124,19 +123,28 @@ class _Builds:
         try:
             digest = " ".join(map(sha256_file, files))
             if digest not in self._known:
-                self._known[digest] = self._build(graph, words)
+                self._known[digest] = self._reports(graph, words)
             return self._known[digest]
         finally:
             for path in files:
                 path.unlink(missing_ok=True)
 
-    def _build(self, graph: Path, words: str) -> EngineReport | None:
+    def _reports(self, graph: Path, words: str) -> Reports | None:
+        reports: dict[str, EngineReport] = {}
+        for target in self._targets:
+            report = self._build(graph, target, f"{words} for {target.name}")
+            if report is None:
+                return None
+            reports[target.name] = report
+        return reports
+
+    def _build(self, graph: Path, target: Target, words: str) -> EngineReport | None:
         backend, plan = load_backend(self._job.backend), graph.with_suffix(".plan")
         try:
-            if refusal := backend.refuses(graph, self._profile, self._target):
+            if refusal := backend.refuses(graph, self._profile, target):
                 self._progress.note(f"not compared: {words}: {refusal.reason}")
                 return None
-            facts = backend.build(graph, self._profile, self._target, plan, self._job.settings, self._progress)
+            facts = backend.build(graph, self._profile, target, plan, self._job.settings, self._progress)
         except (BuildError, WorkerDied) as error:
             self._progress.note(f"not compared: {words}: {error.message}")
             return None
@@ -159,20 +167,34 @@ def _freeze(model: ir.Model, job: Job) -> None:
             value.shape = ir.Shape(job.opt_shapes[value.name][: len(value.shape)])
 
 
-def _note(placement: Placement | None, trials: tuple[Trial, ...], nodes: int, target: str) -> str:
-    high = next((trial for trial in trials if not trial.nodes), None)
-    low = [trial for trial in trials if trial.nodes]
-    if placement is None or high is None or not low:
-        return f"placements could not be compared: too few of their engines could be built for {target}"
-    least = min(low, key=lambda trial: trial.cost)
-    gain = 1 - least.cost / max(high.cost, 1.0)
-    compared = (
-        f"estimated to save {gain:.0%} (at least {LEAST_GAIN:.0%} is asked for): {least.kernels} kernels and "
-        f"{_megabytes(least)} moved, {high.kernels} and {_megabytes(high)} in float16"
-    )
+def _note(placement: Placement | None, trials: tuple[Trial, ...], nodes: int, targets: tuple[str, ...]) -> str:
+    where = ", ".join(targets)
+    high = {trial.target: trial for trial in trials if not trial.nodes}
+    if placement is None or not high or len(high) == len(trials):
+        return f"placements could not be compared: too few of their engines could be built for {where}"
+    gains = "; ".join(_gain(high[target], _shown(placement, trials, target)) for target in targets)
+    asked = f"(at least {LEAST_GAIN:.0%} is asked for{', the mean of all targets' * (len(targets) > 1)})"
     if not placement.nodes:
-        return f"int8 does not pay on {target}, all stays in float16: {compared}"
-    return f"int8 pays on {target} for {len(placement.nodes)} of {nodes} nodes, {placement.style}: {compared}"
+        return f"int8 does not pay on {where}, all stays in float16: estimated to save {asked} {gains}"
+    return (
+        f"int8 pays on {where} for {len(placement.nodes)} of {nodes} nodes, {placement.style}: "
+        f"estimated to save {asked} {gains}"
+    )
+
+
+def _shown(placement: Placement, trials: tuple[Trial, ...], target: str) -> Trial:
+    """The engine that was chosen; the cheapest with 8 bits where none was."""
+    lowered = [trial for trial in trials if trial.target == target and trial.nodes]
+    chosen = [trial for trial in lowered if (trial.nodes, trial.style) == (len(placement.nodes), placement.style)]
+    return min(chosen or lowered, key=lambda trial: trial.cost)
+
+
+def _gain(high: Trial, low: Trial) -> str:
+    gain = 1 - low.cost / max(high.cost, 1.0)
+    return (
+        f"{gain:.0%} on {high.target}: {low.kernels} kernels and {_megabytes(low)} moved, {high.kernels} and "
+        f"{_megabytes(high)} in float16"
+    )
 
 
 def _megabytes(trial: Trial) -> str:

@@ -54,7 +54,7 @@ class Observe:
         del data["source"]
         precision = job.profile.precision
         extents = precision in HALF and bool(job.recipe.data.source)
-        return {"ranges": precision in CALIBRATED, "data": data, "extents": extents}
+        return {"ranges": precision in CALIBRATED, "attention": precision == "best", "data": data, "extents": extents}
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """The runner of the pass."""
@@ -68,7 +68,7 @@ class Observe:
 
         simplified = inputs.path("simplified")
         precision = job.profile.precision
-        tensors = tensors_of(simplified) if precision in CALIBRATED else ()
+        tensors = tensors_of(simplified, attention=precision == "best") if precision in CALIBRATED else ()
         half = precision in HALF and bool(job.recipe.data.source)  # random data says nothing about real extremes
         dataset = inputs.datasets.get("calibration-data")
         if dataset is None and (tensors or half):
@@ -126,10 +126,13 @@ class Observe:
         load_statistics(draft.path)
 
 
-def tensors_of(simplified: Path, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
+def tensors_of(simplified: Path, keep: tuple[str, ...] = (), *, attention: bool = False) -> tuple[str, ...]:
     """Names of the tensors that may carry a Q/DQ pair, at whatever shapes the model will be used.
 
     The pass observes them without regard to kept nodes, so that keeping others costs no new pass.
+
+    Args:
+        attention: what the two products of an attention read as well.
     """
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.clean_up import clean_up
@@ -137,7 +140,7 @@ def tensors_of(simplified: Path, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
 
     model = load_model(simplified)
     clean_up(model)
-    return place(model, keep, thrifty=False).tensors
+    return place(model, keep, thrifty=False, attention=attention).tensors
 
 
 def write_observed(

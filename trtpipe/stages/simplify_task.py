@@ -29,6 +29,8 @@ from trtpipe.stages.facts import OutputDifference, SimplifyFacts
 from trtpipe.stages.simplify import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 
 if TYPE_CHECKING:
+    import onnx
+
     from trtpipe.artifact import IOContract
     from trtpipe.backends.base import Feed
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 _PROTOBUF_LIMIT = 1_900_000_000
 #: Largest accepted difference relative to the output's largest magnitude, and share of equal integers.
 _RELATIVE, _EQUAL_SHARE = 1e-3, 0.99
+#: onnxsim's fusions into operators that only onnxruntime has, or that TensorRT has no importer for: its parser, and the
+#: rules of lowering, want the products of an attention to be products.
+_FOR_ONNXRUNTIME = ("fuse_attention", "fuse_gqa", "fuse_rope", "fuse_rms_norm")
 #: Types first: whether an operator is expanded, and into what, depends on them.
 _EXPANSION = (Borrowed(InlinePass(), "inline_functions"), InferTypes(), ExpandFunctions())
 
@@ -104,11 +109,22 @@ def _onnxsim(source: Path, rewritten: ir.Model | None) -> ir.Model:
 
     try:
         proto = onnx.load(source) if rewritten is None else ir.serde.serialize_model(rewritten)
-        simplified, _ = onnxsim.simplify(proto)
+        domains = _domains(proto)
+        simplified, _ = onnxsim.simplify(proto, skipped_optimizers=list(_FOR_ONNXRUNTIME))
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise StageError(f"onnxsim failed: {reason}", "run again with --no-simplify") from error
+    if foreign := sorted(_domains(simplified) - domains):
+        raise StageError(
+            f"onnxsim brought in operators of the domain {foreign[0]!r}, which TensorRT lacks",
+            "run again with --no-simplify",
+        )
     return ir.serde.deserialize_model(simplified)
+
+
+def _domains(proto: onnx.ModelProto) -> set[str]:
+    """Of the operators in the main graph."""
+    return {node.domain for node in proto.graph.node} | {"", "ai.onnx"}
 
 
 def _run(model: Path, request: SimplifyRequest, contract: IOContract) -> tuple[list[Feed], list[Feed], str]:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def ranges(found: Ranges, limit: int | None) -> Iterator[Block]:
     """Where every tensor is cut off, and by which method."""
     unseen = (("unseen", "\n".join(found.unseen)),) if found.unseen else ()
-    yield facts([("method", _method(found)), *account(found.samples, found.account), *unseen, *_repairs(found)])
+    unfit = (("too wide", "\n".join(found.unfit.values())),) if found.unfit else ()
+    data = account(found.samples, found.account)
+    yield facts([("method", _method(found)), *data, *unseen, *unfit, *_repairs(found)])
     rows = [
         (name, f"{each.amax:.6g}", _method(each), f"{each.minimum:.6g}", f"{each.maximum:.6g}", each.note)
         for name, each in found.tensors.items()

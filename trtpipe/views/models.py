@@ -68,10 +68,11 @@ def lowered(found: LowerFacts, limit: int | None) -> Iterator[Block]:
 
 def _trials(found: LowerFacts) -> Table:
     """The engines that were compared to find the cheapest placement."""
-    headers = ("compared", "in int8", "kernels", "activations moved", "weights", "estimated cost")
+    headers = ("compared", "target", "in int8", "kernels", "activations moved", "weights", "estimated cost")
     rows = [
         (
             trial.style or "float16",
+            trial.target,
             str(trial.nodes),
             str(trial.kernels),
             format_bytes(trial.activation_bytes),
@@ -80,7 +81,7 @@ def _trials(found: LowerFacts) -> Table:
         )
         for trial in found.trials
     ]
-    return table(headers, rows, right=headers[1:])
+    return table(headers, rows, right=headers[2:])
 
 
 def share(work: WorkShare) -> str:
