@@ -5,7 +5,8 @@
 The detector of ``tuning_models.py``, trained here, built to INT8. Rebuilds start from an empty cache each, with real
 engines by TensorRT-RTX, whose bytes need not be the same every time. In every trial one weight tensor, drawn by seed,
 gets normal noise of 1 % of its own standard deviation; the metric is the mean average precision of the lowered graph on
-300 images, which nearly every change moves one way or the other. ``--rebuilds 0`` or ``--trials 0`` leaves one out.
+300 images, which nearly every change moves one way or the other. ``--rebuilds 0`` or ``--trials 0`` leaves one out;
+``--first`` and ``--data``, a network that was trained already, share the work among processes.
 """
 
 from __future__ import annotations
@@ -85,14 +86,14 @@ def noisy(model: onnx.ModelProto, seed: int) -> tuple[onnx.ModelProto, str]:
     return changed, tensor.name
 
 
-def trials(count: int, data: Path, scratch: Path) -> dict[str, object]:
+def trials(first: int, count: int, data: Path, scratch: Path) -> dict[str, object]:
     """Engines have no part in this: the null back-end stands in for them."""
     model, baseline, cache = onnx.load(data / "model.onnx"), scratch / "quick.json", scratch / "cache"
-    first = build(data / "model.onnx", data, scratch / "first", cache, "null")
-    trtpipe.save_baseline(first, baseline)
-    before = metric(first)
+    good = build(data / "model.onnx", data, scratch / "good", cache, "null")
+    trtpipe.save_baseline(good, baseline)
+    before = metric(good)
     lowered, caught, missed, others = 0, 0, [], 0
-    for seed in range(count):
+    for seed in range(first, first + count):
         changed, name = noisy(model, seed)
         onnx.save(changed, scratch / "changed.onnx")
         folder = build(scratch / "changed.onnx", data, scratch / "noisy", cache, "null")
@@ -115,15 +116,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rebuilds", type=int, default=100)
     parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first trial")
+    parser.add_argument("--data", type=Path, help="folder of the network")
     options = parser.parse_args()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="trtpipe-regression-") as name:
         scratch = Path(name)
-        data = tuning_models.detector(scratch / "data")
+        data = options.data or tuning_models.detector(scratch / "data")
         found = {
             "machine": machine_line(),
             "noise": NOISE,
-            **(trials(options.trials, data, scratch) if options.trials else {}),
+            **(trials(options.first, options.trials, data, scratch) if options.trials else {}),
             **(rebuilds(options.rebuilds, data, scratch) if options.rebuilds else {}),
         }
     print(json.dumps({**found, "minutes": round((time.monotonic() - begin) / 60, 1)}, indent=2))
