@@ -1,10 +1,13 @@
 """Tuning on networks that full INT8 breaks: the metric, the work left in INT8, and what finding it cost.
 
-    python benchmarks/tuning.py [--max-drop 0.005] [--cases DIR] [--greedy] > results/tuning.json
+    python benchmarks/tuning.py [--max-drop 0.005] [--cases DIR] [--yardstick] [--no-repair] > results/tuning.json
+    python benchmarks/tuning.py --peak plain|pass --cases DIR --only CASE
 
 Two small networks are trained by the script itself (``tuning_models.py``). A folder of cases holds one folder each,
-with a ``case.py`` that has ``MODEL``, ``PROFILES``, ``calibration()`` and ``evaluate(run)``. With --greedy a search
-that tries every group at every step, as accuracy-aware tools do, is the yardstick. Runner: onnxruntime on the CPU.
+with a ``case.py`` that has ``MODEL``, ``PROFILES``, ``calibration()`` and ``evaluate(run)``. The yardstick tries every
+choice of up to six groups, or at every step every group, as accuracy-aware tools do. With --no-repair nothing but the
+choice of layers is left to tune. --peak tells the peak memory of plain inference, or of the sensitivity pass. Runner:
+onnxruntime on the CPU.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import resource
 import sys
 import tempfile
 import time
 from dataclasses import replace
 from glob import escape
+from itertools import combinations
 from pathlib import Path
 
 from benchmarks_common import machine_line
@@ -37,6 +42,9 @@ from trtpipe.stages.evaluate import Evaluate
 from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.stage import Stage
 from trtpipe.tuning import BEFORE
+
+#: Up to so many groups the yardstick tries every choice.
+EXHAUSTIVE = 6
 
 
 def own_job(name: str, folder: Path, cache: Path) -> Job:
@@ -76,7 +84,7 @@ def job(model: str, shapes: object, recipe: object, cache: Path) -> Job:
     )
 
 
-def measure(name: str, made: Job, max_drop: float, greedy: bool, workdir: Path) -> dict[str, object]:
+def measure(name: str, made: Job, max_drop: float, compare: bool, workdir: Path) -> dict[str, object]:
     begin = time.perf_counter()
     result = trtpipe.tune(made, trtpipe.Budget(max_drop=max_drop), workdir / "tuned.toml")
     seconds = time.perf_counter() - begin
@@ -98,8 +106,8 @@ def measure(name: str, made: Job, max_drop: float, greedy: bool, workdir: Path) 
     }
     better = replace(made, recipe=result.recipe)
     found |= sensitivity_cost(better, workdir)
-    if greedy:
-        found["greedy"] = yardstick(better, tuning.allowed)
+    if compare:
+        found["yardstick"] = yardstick(better, tuning.allowed)
     return found
 
 
@@ -139,31 +147,54 @@ def artifacts(made: Job, names: tuple[str, ...]) -> list[Path]:
 
 
 def yardstick(made: Job, allowed: float) -> dict[str, object]:
-    """At every step the group is kept that helps the metric most, until the budget holds: on lowered graphs."""
+    """The most work in INT8 that holds the budget, on lowered graphs: of all choices, or step by step."""
     groups = trtpipe.sensitivity(made).groups
-    evaluations = 0
+    numbers = range(len(groups))
+    found: dict[tuple[int, ...], tuple[float, float]] = {}
 
-    def judged(kept: list[int], *stages: Stage) -> tuple[MetricValue, float]:
-        nonlocal evaluations
-        evaluations += 1
+    def judged(kept: tuple[int, ...], *stages: Stage) -> tuple[MetricValue, float]:
         nodes = tuple(escape(node) for index in kept for node in groups[index].nodes)
         job = replace(made, profile=made.profile.model_copy(update={"keep": nodes}))
         with opened(job, Silent()) as pipeline:
             steps = pipeline.run((*stages_named(*BEFORE, "lower"), *stages), {})
-        lowered, metric = (step.artifact for step in steps[-2:])
-        work = LowerFacts.read(lowered.sidecar).work
-        return MetricValue.read(metric.path), work.share
+            lowered, metric = (step.artifact for step in steps[-2:])
+            return MetricValue.read(metric.path), LowerFacts.read(lowered.sidecar).work.share
 
-    reference, _ = judged([], Evaluate("model"))
-    kept: list[int] = []
-    value, share = judged(kept, Evaluate("lowered"))
-    while value.loss(reference) > allowed and len(kept) < len(groups):
-        rest = [index for index in range(len(groups)) if index not in kept]
-        tried = [(*judged([*kept, index], Evaluate("lowered")), index) for index in rest]
-        value, share, chosen = min(tried, key=lambda each: (each[0].loss(reference), groups[each[2]].macs, each[2]))
-        kept.append(chosen)
-    return {"kept": [groups[index].name for index in kept], "work_in_int8": round(share, 4),
-            "evaluations": evaluations, "loss": round(value.loss(reference), 4)}  # fmt: skip
+    reference, _ = judged((), Evaluate("model"))
+
+    def loss(kept: tuple[int, ...]) -> float:
+        if kept not in found:
+            value, share = judged(kept, Evaluate("lowered"))
+            found[kept] = value.loss(reference), share
+        return found[kept][0]
+
+    if len(groups) <= EXHAUSTIVE:
+        for kept in (kept for size in range(len(groups)) for kept in combinations(numbers, size)):
+            loss(kept)
+    else:
+        kept = ()
+        while loss(kept) > allowed and len(kept) < len(groups):
+            wider = [tuple(sorted({*kept, index})) for index in numbers if index not in kept]
+            kept = min(wider, key=lambda each: (loss(each), each))
+    holding = [kept for kept, (lost, _) in found.items() if lost <= allowed + 1e-12]
+    best = max(holding, key=lambda kept: (found[kept][1], -len(kept)), default=tuple(numbers))
+    return {"kept": [groups[index].name for index in best], "work_in_int8": round(found.get(best, (0, 0))[1], 4),
+            "loss": round(found.get(best, (0, 0))[0], 4), "evaluations": len(found) + 1,
+            "method": "exhaustive" if len(groups) <= EXHAUSTIVE else "greedy"}  # fmt: skip
+
+
+def peak(made: Job, what: str, samples: int = 64) -> dict[str, object]:
+    """MiB of this process at its most; what comes before was made by another, with --cache."""
+    simplified = artifacts(made, BEFORE)[1]
+    if what == "pass":
+        trtpipe.sensitivity(made, samples=samples)
+    else:
+        feeds = spread_feeds(open_dataset(made.recipe.data, read_contract(simplified)), samples, 256 << 20)
+        with load_backend("onnxruntime").open(simplified, made.settings) as runner:
+            names = {spec.name for spec in runner.inputs}
+            for feed in feeds:
+                runner.infer({name: value for name, value in feed.items() if name in names})
+    return {what: round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
 
 
 def main() -> None:
@@ -171,11 +202,14 @@ def main() -> None:
     parser.add_argument("--max-drop", type=float, default=0.005)
     parser.add_argument("--cases", type=Path, help="folder of cases")
     parser.add_argument("--only", nargs="*", help="names of networks or cases")
-    parser.add_argument("--greedy", action="store_true")
+    parser.add_argument("--yardstick", action="store_true")
+    parser.add_argument("--no-repair", action="store_true")
+    parser.add_argument("--peak", choices=("plain", "pass"))
+    parser.add_argument("--cache", type=Path, help="where artifacts rest; a temporary folder by default")
     options = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory(prefix="trtpipe-tuning-") as scratch:
-        cache = Path(scratch, "cache")
+        cache = options.cache or Path(scratch, "cache")
         jobs = {name: lambda name=name: own_job(name, Path(scratch, name), cache) for name in ("depthwise", "detector")}
         for case in sorted(options.cases.glob("*/case.py")) if options.cases else ():
             jobs[case.parent.name] = lambda case=case: case_job(case.parent, cache)
@@ -183,7 +217,13 @@ def main() -> None:
             if not options.only or name in options.only:
                 work = Path(scratch, f"work-{name}")
                 work.mkdir()
-                found.append(measure(name, make(), options.max_drop, options.greedy, work))
+                made = make()
+                if options.no_repair:
+                    made = replace(made, recipe=made.recipe.model_copy(update={"repair": "none"}))
+                if options.peak:
+                    found.append({"case": name, "peak_mib": peak(made, options.peak)})
+                else:
+                    found.append(measure(name, made, options.max_drop, options.yardstick, work))
                 print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     print(json.dumps({"machine": machine_line(), "max_drop": options.max_drop, "runs": found}, indent=2))
 

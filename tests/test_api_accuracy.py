@@ -147,11 +147,11 @@ class TestBaseline:
         assert "shows a loss of 0.3125" in metric.message  # five of sixteen samples
         assert named(report)["latency"].status == "skipped"
 
-    def test_a_hundred_rebuilds_with_nothing_changed_are_none(self, world, heard_all, bundle, baseline, tmp_path):
-        for number in range(100):
-            if number < 3:  # from nothing; the others read back and compare what these made
-                fresh = Settings(cache_dir=tmp_path / f"cache{number}")
-                out = trtpipe.build(world.job(settings=fresh), tmp_path / f"out{number}", heard_all).out
+    def test_rebuilds_with_nothing_changed_are_none(self, world, heard_all, baseline, tmp_path):
+        """From nothing each; ``benchmarks/regression.py`` does a hundred."""
+        for number in range(3):
+            fresh = Settings(cache_dir=tmp_path / f"cache{number}")
+            out = trtpipe.build(world.job(settings=fresh), tmp_path / f"out{number}", heard_all).out
             assert trtpipe.check(out, baseline).passed, number
 
     @pytest.mark.parametrize("seed", range(5))

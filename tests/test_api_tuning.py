@@ -70,6 +70,20 @@ class TestSensitivity:
         monkeypatch.setattr("trtpipe.stages.sensitivity.Sensitivity.run", lambda *args: pytest.fail("measured again"))
         assert trtpipe.sensitivity(job(), samples=4) == first
 
+    def test_what_comes_before_a_group_is_computed_once(self, job, monkeypatch):
+        from trtpipe.stages import switching
+
+        whole, real = job(), switching.find_cuts
+        cut = []
+        monkeypatch.setattr(switching, "find_cuts", lambda *args: cut.append(real(*args)) or cut[-1])
+        found = trtpipe.sensitivity(whole, samples=4)
+        assert len(cut[0]) == 3
+        monkeypatch.setattr(switching, "find_cuts", lambda *args: ())
+        monkeypatch.setattr("trtpipe.stages.sensitivity.Sensitivity.version", 0)
+        again = trtpipe.sensitivity(whole, samples=4)
+        for first, second in zip(found.groups, again.groups, strict=True):
+            assert first.noise == pytest.approx(second.noise, rel=1e-3)
+
     def test_precisions_without_a_choice(self, job):
         with pytest.raises(InputError, match="fp16 has nothing to choose"):
             trtpipe.sensitivity(job("fp16"))

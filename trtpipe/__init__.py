@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.regression import CheckReport
     from trtpipe.accuracy.reports import ParityReport
     from trtpipe.accuracy.sensitivity import Sensitivity
+    from trtpipe.accuracy.tuned import Budget, Tuning
     from trtpipe.api import (
         build,
         compile,  # noqa: A004  the pipeline's own word
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from trtpipe.settings import Settings
     from trtpipe.store import ArtifactStore
     from trtpipe.target import TARGETS, Target, find_target
-    from trtpipe.tuning import Budget, Tuning
     from trtpipe.views.page import write_report
 
 __version__ = "0.1.0"
@@ -65,7 +65,7 @@ _HOMES = {
     "Artifact": "trtpipe.artifact",
     "ArtifactStore": "trtpipe.store",
     "Baseline": "trtpipe.accuracy.baseline",
-    "Budget": "trtpipe.tuning",
+    "Budget": "trtpipe.accuracy.tuned",
     "BuildDiff": "trtpipe.difference",
     "BuildError": "trtpipe.errors",
     "BuildResult": "trtpipe.runs",
@@ -96,7 +96,7 @@ _HOMES = {
     "TensorSpec": "trtpipe.artifact",
     "TrtpipeError": "trtpipe.errors",
     "TuneResult": "trtpipe.api_tuning",
-    "Tuning": "trtpipe.tuning",
+    "Tuning": "trtpipe.accuracy.tuned",
     "WorkerDied": "trtpipe.errors",
     "build": "trtpipe.api",
     "calibrate": "trtpipe.api_calibration",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.sensitivity import Sensitivity
+from trtpipe.accuracy.tuned import Budget, Tuning
 from trtpipe.errors import InputError
 from trtpipe.oserrors import translate_os_errors
 from trtpipe.pipeline import opened, stages_named
@@ -16,7 +17,7 @@ from trtpipe.publish import check_writable, publish_file
 from trtpipe.runs import JSON, run_published
 from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
 from trtpipe.tomlfile import dump_toml
-from trtpipe.tuning import BEFORE, Budget, Tuner, Tuning
+from trtpipe.tuning import BEFORE, Tuner
 
 if TYPE_CHECKING:
     from typing import Any

@@ -105,6 +105,37 @@ class TestCheck:
         assert complaint in result.stderr
 
 
+class TestBaselinesOfSomethingElse:
+    @pytest.fixture
+    def baseline(self, run: Run, good: Path, tmp_path: Path) -> Path:
+        assert run("check", good, "--save-baseline", tmp_path / "b.json").exit_code == 0
+        return tmp_path / "b.json"
+
+    @pytest.mark.parametrize(
+        ("field", "value", "complaint"),
+        [
+            ("contract", {"inputs": [], "outputs": []}, "a baseline of another model"),
+            ("data_digest", "0" * 64, "the baseline was measured on other data"),
+        ],
+    )
+    def test_are_bad_input(
+        self, run: Run, good: Path, baseline: Path, field: str, value: object, complaint: str
+    ) -> None:
+        baseline.write_text(json.dumps({**json.loads(baseline.read_text()), field: value}))
+        result = run("check", good, "--baseline", baseline)
+        assert result.exit_code == 2, result.output
+        assert complaint in result.stderr
+        assert "try:" in result.stderr
+
+    def test_another_machine_only_leaves_latency_out(self, run: Run, good: Path, baseline: Path) -> None:
+        found = json.loads(baseline.read_text())
+        found["latency"]["machine"]["cpu"] = "another"
+        baseline.write_text(json.dumps(found))
+        result = run("check", good, "--baseline", baseline)
+        assert result.exit_code == 0, result.output
+        assert "measured on another machine, so latency is not compared" in " ".join(result.stdout.split())
+
+
 class TestDiff:
     def test_nothing(self, run: Run, good: Path) -> None:
         assert run("diff", good, good).stdout.strip() == "nothing differs"
@@ -166,6 +197,26 @@ class TestMetrics:
         wrong = run(*words, "--metric", f"{tmp_path / 'case.py'}:nothing")
         assert wrong.exit_code == 2
         assert "there is no function 'nothing'" in wrong.stderr
+
+    @pytest.mark.parametrize(
+        ("body", "complaint"),
+        [
+            ("raise ValueError('no such sample')", "raised ValueError: no such sample"),
+            ("return {'m': float('nan')}", "nan"),
+        ],
+    )
+    def test_a_function_that_fails_is_bad_input_and_costs_no_earlier_result(
+        self, run: Run, model: Path, data: Path, tmp_path: Path, body: str, complaint: str
+    ) -> None:
+        (tmp_path / "case.py").write_text(f"def evaluate(run): {body}\n")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "parity.json").write_text("earlier")
+        words = ("--reference", model, "--data", data, "--metric", f"{tmp_path / 'case.py'}:evaluate")
+        result = run("verify", model, *words, "-o", tmp_path / "out")
+        assert result.exit_code == 2, result.output
+        assert complaint in result.stderr
+        assert "try:" in result.stderr
+        assert (tmp_path / "out" / "parity.json").read_text() == "earlier"
 
     def test_labels_that_are_missing(self, run: Run, model: Path, data: Path, tmp_path: Path) -> None:
         result = run("verify", model, "--reference", model, "--data", data, "--metric", "top1")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from trtpipe.passes.cuts import reads
 from trtpipe.passes.graph_pass import FreshNames, node_label
 from trtpipe.passes.weights import FORMATS, quantise_weight
 
@@ -150,7 +151,7 @@ def resolve(model: onnx.ModelProto, switches: Collection[str], on: Collection[st
     chosen = onnx.ModelProto()
     chosen.CopyFrom(model)
     _splice(chosen.graph, frozenset(switches), frozenset(on))
-    used = _read(chosen.graph)
+    used = {value.name for value in chosen.graph.output}.union(*map(reads, chosen.graph.node))
     kept = [tensor for tensor in chosen.graph.initializer if tensor.name in used]
     del chosen.graph.initializer[:]
     chosen.graph.initializer.extend(kept)
@@ -173,17 +174,6 @@ def _splice(graph: onnx.GraphProto, switches: frozenset[str], on: frozenset[str]
     spliced = type(graph)(node=nodes)  # a copy: clearing the old list ends the nodes in it
     del graph.node[:]
     graph.node.extend(spliced.node)
-
-
-def _read(graph: onnx.GraphProto) -> set[str]:
-    """Names of all values that nodes, also those of bodies, and the outputs read."""
-    names = {value.name for value in graph.output}
-    for node in graph.node:
-        names.update(node.input)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                names |= _read(attribute.g)
-    return names
 
 
 def half(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:

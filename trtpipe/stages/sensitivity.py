@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trtpipe.backends.base import Feed
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
+    from trtpipe.passes.cuts import Cut
     from trtpipe.progress import Progress
     from trtpipe.stages.switching import Switchboard
 
@@ -139,14 +140,42 @@ def _rows(feed: Feed) -> int:
 
 
 def _alone(board: Switchboard, measure: OutputNoise, feeds: list[Feed], progress: Progress, phase: str) -> list[float]:
-    """The noise of each group by itself."""
+    """The noise of each group by itself; for groups behind a cut only what comes behind it is run."""
+    cuts, stored = _stored(board, feeds)
     count = len(board.groups)
-    return [_noise(board, (index,), measure, feeds) for index in track(progress, phase, range(count), count)]
+    found: list[float] = []
+    for index in track(progress, phase, range(count), count):
+        cut = next((cut for cut in reversed(cuts) if cut.position < board.groups[index].first), None)
+        found.append(_noise(board, (index,), measure, feeds if cut is None else stored, cut))
+    return found
 
 
-def _noise(board: Switchboard, groups: Collection[int], measure: OutputNoise, feeds: list[Feed]) -> float:
+def _stored(board: Switchboard, feeds: list[Feed]) -> tuple[tuple[Cut, ...], list[Feed]]:
+    """The cuts whose values fit into memory, and the feeds with these values in float32."""
+    values = tuple(dict.fromkeys(name for cut in board.cuts for name in cut.values))
+    if not values:
+        return (), feeds
+    scales = board.scales(board.amax)
+    with board.open((), show=values) as runner:
+        first = run_known(runner, {**feeds[0], **scales})
+        cuts, held = [], 0
+        for cut in board.cuts:
+            held += len(feeds) * sum(first[name].nbytes for name in cut.values)
+            if held <= _FEED_BYTES:
+                cuts.append(cut)
+        names = {name for cut in cuts for name in cut.values}
+        stored = []
+        for feed in feeds if names else ():
+            found = run_known(runner, {**feed, **scales})
+            stored.append({**feed, **{name: found[name] for name in names}})
+    return tuple(cuts), stored
+
+
+def _noise(
+    board: Switchboard, groups: Collection[int], measure: OutputNoise, feeds: list[Feed], begin: Cut | None = None
+) -> float:
     """Noise over signal power with these groups lowered, the mean over feeds and outputs."""
     scales = board.scales(board.amax)
-    with board.open(groups) as runner:
+    with board.open(groups, begin=begin) as runner:
         found = [measure.shares(index, run_known(runner, {**feed, **scales})) for index, feed in enumerate(feeds)]
     return float(np.mean(found))

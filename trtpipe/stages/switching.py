@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from trtpipe.backends.base import load_backend
+from trtpipe.passes.cuts import find_cuts, nodes_inside
 from trtpipe.passes.graph_pass import node_label
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from trtpipe.calibration.quantiser import EightBit
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.job import Job
+    from trtpipe.passes.cuts import Cut
     from trtpipe.passes.placement import Placement
     from trtpipe.passes.switches import Group, Lowering
 
@@ -36,11 +38,13 @@ class SwitchedGroup:
         nodes: how reports and ``keep`` patterns name them.
         operators: of the nodes.
         macs: multiply-accumulates at the typical shapes.
+        first: position of the first of them among the nodes of the main graph.
     """
 
     nodes: tuple[str, ...]
     operators: tuple[str, ...]
     macs: int
+    first: int
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,13 @@ class Switchboard:
         groups: in graph order; none where nothing can be lowered.
         amax: tensor -> the range it was built with.
         never: multiply-accumulates of weighted nodes that have no switch.
+        cuts: where the graph can begin for groups that lie behind.
     """
 
     groups: tuple[SwitchedGroup, ...]
     amax: Mapping[str, float]
     never: int
+    cuts: tuple[Cut, ...]
     _folder: Path
     _proto: onnx.ModelProto
     _switches: Mapping[str, str]
@@ -73,14 +79,27 @@ class Switchboard:
         return {name: np.asarray(safe_scale(np.float32(limit), self._largest)) for name, limit in joint.items()}
 
     @contextmanager
-    def open(self, groups: Collection[int]) -> Iterator[Runner]:
-        """A runner of the graph in which just these groups are lowered."""
+    def open(
+        self, groups: Collection[int], *, begin: Cut | None = None, show: Collection[str] = ()
+    ) -> Iterator[Runner]:
+        """A runner of the graph in which just these groups are lowered.
+
+        Args:
+            begin: take the values of this cut as inputs; no group may lie before it.
+            show: values to give as outputs too.
+        """
+        import onnx
+
+        from trtpipe.passes.cuts import behind
         from trtpipe.passes.switches import resolve
 
         nodes = frozenset(node for index in groups for node in self.groups[index].nodes)
         on = [switch for node, switch in self._switches.items() if node in nodes]
+        chosen = resolve(self._proto, self._switches.values(), on)
+        for name in show:
+            chosen.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
         path = self._folder / _CHOSEN
-        path.write_bytes(resolve(self._proto, self._switches.values(), on).SerializeToString())
+        path.write_bytes((chosen if begin is None else behind(chosen, begin)).SerializeToString())
         with load_backend("onnxruntime").open(path, self._job.settings) as runner:
             yield runner
 
@@ -115,14 +134,16 @@ def switchboard(
     placement = _with_ranges(place(model, (*keep, *left)), amax)
     sizes = sizes_of(model, job.opt_shapes)
     works = {node: work.macs for node in model.graph.all_nodes() if (work := work_of(node, sizes)) is not None}
-    groups = tuple(_described(group, works) for group in group_points(placement))
+    positions = _positions(model)
+    groups = tuple(_described(group, works, positions) for group in group_points(placement))
     show_logits(model)
+    cuts = find_cuts(model, works)
     lowering, scales, largest = _lowering(job, model, placement, ranges, precision)
     switches = add_switches(model, placement.points, lowering)
     ir.save(model, workdir / _GRAPH, external_data=_WEIGHTS, size_threshold_bytes=1024)
     proto = onnx.load(workdir / _GRAPH, load_external_data=False)
     never = sum(works.values()) - sum(group.macs for group in groups)
-    return Switchboard(groups, amax, never, workdir, proto, switches, scales, largest, job)
+    return Switchboard(groups, amax, never, cuts, workdir, proto, switches, scales, largest, job)
 
 
 def _lowering(
@@ -150,10 +171,19 @@ def _with_ranges(placement: Placement, amax: Mapping[str, float]) -> Placement:
     return replace(placement, points=points, groups=tuple(group for group in groups if len(group) > 1))
 
 
-def _described(group: Group, works: Mapping[ir.Node, int]) -> SwitchedGroup:
-    operators = tuple(dict.fromkeys(point.node.op_type for point in group.points))
+def _positions(model: ir.Model) -> dict[ir.Node, int]:
+    """Node -> position of the node of the main graph that it is, or lies in."""
+    found: dict[ir.Node, int] = {}
+    for position, node in enumerate(model.graph):
+        found |= dict.fromkeys((node, *nodes_inside(node)), position)
+    return found
+
+
+def _described(group: Group, works: Mapping[ir.Node, int], positions: Mapping[ir.Node, int]) -> SwitchedGroup:
+    nodes = [point.node for point in group.points]
     return SwitchedGroup(
-        tuple(node_label(point.node) for point in group.points),
-        operators,
-        sum(works.get(point.node, 0) for point in group.points),
+        tuple(map(node_label, nodes)),
+        tuple(dict.fromkeys(node.op_type for node in nodes)),
+        sum(works.get(node, 0) for node in nodes),
+        min(positions[node] for node in nodes),
     )
