@@ -41,7 +41,7 @@ BEHIND_THE_API = {
 }
 
 #: Parts of stages that all stages share.
-SHARED_BY_STAGES = {"exact", "facts", "halves", "repairing", "stage", "running", "reading", "switching"}
+SHARED_BY_STAGES = {"exact", "facts", "harm", "halves", "repairing", "stage", "running", "reading", "switching"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"base", "choice", "gpu", "plan", "worker"}

@@ -62,11 +62,13 @@ class Repairs(Record):
     Attributes:
         smoothing: activation -> how it is evened out.
         biases: output of a weighted node -> what to add to its bias.
+        high: node to leave in high precision -> why.
         trials: what was tried, in order; the first is the model without repairs.
     """
 
     smoothing: dict[str, Smoothing] = {}
     biases: dict[str, Vector] = {}
+    high: dict[str, str] = {}
     trials: tuple[Trial, ...] = ()
 
     @property

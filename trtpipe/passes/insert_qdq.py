@@ -52,6 +52,7 @@ class InsertQDQ(GraphPass):
         sizes: symbolic dimension -> its size, to count multiply-accumulates with.
         unfit: tensor -> why it has no range.
         attention: whether the two products of an attention may be in 8 bits.
+        left: name of a node to leave high -> why.
     """
 
     name = "insert_qdq"
@@ -66,6 +67,7 @@ class InsertQDQ(GraphPass):
         sizes: Mapping[str, int] | None = None,
         unfit: Mapping[str, str] | None = None,
         attention: bool = False,
+        left: Mapping[str, str] | None = None,
     ) -> None:
         self._precision = precision
         self._weights: WeightMethod = weights
@@ -75,6 +77,7 @@ class InsertQDQ(GraphPass):
         self._sizes = sizes or {}
         self._unfit = unfit or {}
         self._attention = attention
+        self._left = left or {}
 
     def requires(self, model: ir.Model) -> None:
         """The opset must know Q/DQ of this kind, if any are to be inserted."""
@@ -88,7 +91,7 @@ class InsertQDQ(GraphPass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Insert the pairs."""
-        placement = place(model, self._keep, attention=self._attention)
+        placement = place(model, self._keep, attention=self._attention, left=self._left)
         amax = joint_amax(self._amax, placement.groups)
         failed = {
             point.node: reason for point in placement.points if (reason := self._no_range(point, amax)) is not None

@@ -87,7 +87,14 @@ class Placement:
         return tuple(dict.fromkeys(name for point in self.points for name in point.tensors))
 
 
-def place(model: ir.Model, keep: Sequence[str] = (), *, thrifty: bool = True, attention: bool = False) -> Placement:
+def place(
+    model: ir.Model,
+    keep: Sequence[str] = (),
+    *,
+    thrifty: bool = True,
+    attention: bool = False,
+    left: Mapping[str, str] | None = None,
+) -> Placement:
     """Decide what to quantise.
 
     Args:
@@ -97,8 +104,9 @@ def place(model: ir.Model, keep: Sequence[str] = (), *, thrifty: bool = True, at
             without it the plan is all that may be in 8 bits at any shapes.
         attention: whether the two products of an attention may be in 8 bits. Whether they gain by it depends on the
             builder and the size of the heads, so only who asks a builder should say yes.
+        left: name of a node to leave in high precision -> why.
     """
-    plan = _Plan(recognise(model), tuple(keep), owners_of(model), attention)
+    plan = _Plan(recognise(model), tuple(keep), owners_of(model), attention, left or {})
     nodes = list(model.graph.all_nodes())
     for node in nodes:
         plan.weighted(node)
@@ -120,6 +128,7 @@ class _Plan:
     keep: tuple[str, ...]
     owners: Mapping[ir.Graph, ir.Node]
     attention: bool
+    left: Mapping[str, str]
     points: dict[ir.Node, QuantPoint] = field(default_factory=dict)
     high: dict[ir.Node, str] = field(default_factory=dict)
     works: dict[ir.Node, Work] = field(default_factory=dict)
@@ -174,7 +183,7 @@ class _Plan:
         """Why no rule applies to ``node`` at all."""
         name = node_label(node)
         kept = next((f"kept by pattern {pattern!r}" for pattern in self.keep if fnmatchcase(name, pattern)), None)
-        return kept or _unobservable(node, self.owners)
+        return kept or self.left.get(name) or _unobservable(node, self.owners)
 
     def _counts(self, node: ir.Node, work: Work | None) -> str | None:
         """Whether ``node`` computes with shapes and positions, or sums over nothing, as positions times frequencies."""

@@ -28,7 +28,7 @@ class Calibrate:
 
     name = "calibrate"
     produces = "ranges"
-    version = 5
+    version = 6
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -62,12 +62,15 @@ class Calibrate:
         """Derive the ranges."""
         from trtpipe.calibration.statistics_file import load_statistics
         from trtpipe.stages.calibrate_repair import find_repairs
+        from trtpipe.stages.calibrate_rescue import rescue
 
         statistics = load_statistics(inputs.path("statistics"))
         ranges = _ranges(job, inputs, statistics, workdir, progress)
         dataset = inputs.datasets.get("calibration-data")
         if _repairs(job) and dataset is not None and ranges.tensors:
             repairs = find_repairs(job, inputs.path("simplified"), ranges, dataset, workdir, progress)
+            ranges = ranges.model_copy(update={"repairs": repairs})
+            repairs = rescue(job, inputs.path("simplified"), ranges, dataset, workdir, progress)
             ranges = ranges.model_copy(update={"repairs": repairs})
         ranges.write(workdir / RANGES)
         return Draft("ranges", workdir, (RANGES,)), ()

@@ -149,11 +149,14 @@ def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placemen
     ranges = Ranges.read(inputs.path("ranges"))
     left = left_in_half(model, job.profile, None if placement is None else placement.nodes)
     amax = apply_repairs(model, ranges, ranges.repairs, keep, left)
-    sizes = sizes_of(model, job.opt_shapes)
+    sizes, high = sizes_of(model, job.opt_shapes), ranges.repairs.high
     if precision != "best":
-        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes, unfit=ranges.unfit)
+        return InsertQDQ(
+            EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes, unfit=ranges.unfit, left=high
+        )
     attention = placement is not None  # whose products engines showed to pay, or are to show
-    return InsertQDQ("int8", amax, (*keep, *left), job.recipe.weights, "float16", sizes, ranges.unfit, attention)
+    keep = (*keep, *left)
+    return InsertQDQ("int8", amax, keep, job.recipe.weights, "float16", sizes, ranges.unfit, attention, high)
 
 
 def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:

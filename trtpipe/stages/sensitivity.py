@@ -8,26 +8,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError, StageError
 from trtpipe.profile import CALIBRATED, EIGHT_BIT
-from trtpipe.progress import track
-from trtpipe.stages.exact import exact_outputs, run_known
+from trtpipe.stages.exact import exact_outputs
+from trtpipe.stages.harm import noise_alone, noise_of
 from trtpipe.stages.switching import switchboard
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
-    from trtpipe.accuracy.noise import OutputNoise
     from trtpipe.backends.base import Feed
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
-    from trtpipe.passes.cuts import Cut
     from trtpipe.progress import Progress
-    from trtpipe.stages.switching import Switchboard
 
 SENSITIVITY = "sensitivity.json"
 #: Bytes of feeds that are held at most.
@@ -99,12 +94,12 @@ class Sensitivity:
             raise StageError(
                 "no node of this model can be lowered, so there is nothing to choose", "see trtpipe inspect"
             )
-        noise = _alone(board, measure, feeds, progress, "sensitivity")
-        everything = _noise(board, range(len(board.groups)), measure, feeds)
+        noise = noise_alone(board, measure, feeds, progress, "sensitivity")
+        everything = float(noise_of(board, range(len(board.groups)), measure, feeds).mean())
         half: Sequence[float | None] = [None] * len(noise)
         if self._half:
             second = switchboard(job, simplified, ranges, "fp16", workdir)
-            half = _alone(second, measure, feeds, progress, "sensitivity in fp16")
+            half = noise_alone(second, measure, feeds, progress, "sensitivity in fp16")
         board.close()
         report = Report(
             precision=job.profile.precision,
@@ -137,45 +132,3 @@ class Sensitivity:
 
 def _rows(feed: Feed) -> int:
     return min((value.shape[0] for value in feed.values() if value.ndim), default=1)
-
-
-def _alone(board: Switchboard, measure: OutputNoise, feeds: list[Feed], progress: Progress, phase: str) -> list[float]:
-    """The noise of each group by itself; for groups behind a cut only what comes behind it is run."""
-    cuts, stored = _stored(board, feeds)
-    count = len(board.groups)
-    found: list[float] = []
-    for index in track(progress, phase, range(count), count):
-        cut = next((cut for cut in reversed(cuts) if cut.position < board.groups[index].first), None)
-        found.append(_noise(board, (index,), measure, feeds if cut is None else stored, cut))
-    return found
-
-
-def _stored(board: Switchboard, feeds: list[Feed]) -> tuple[tuple[Cut, ...], list[Feed]]:
-    """The cuts whose values fit into memory, and the feeds with these values in float32."""
-    values = tuple(dict.fromkeys(name for cut in board.cuts for name in cut.values))
-    if not values:
-        return (), feeds
-    scales = board.scales(board.amax)
-    with board.open((), show=values) as runner:
-        first = run_known(runner, {**feeds[0], **scales})
-        cuts, held = [], 0
-        for cut in board.cuts:
-            held += len(feeds) * sum(first[name].nbytes for name in cut.values)
-            if held <= _FEED_BYTES:
-                cuts.append(cut)
-        names = {name for cut in cuts for name in cut.values}
-        stored = []
-        for feed in feeds if names else ():
-            found = run_known(runner, {**feed, **scales})
-            stored.append({**feed, **{name: found[name] for name in names}})
-    return tuple(cuts), stored
-
-
-def _noise(
-    board: Switchboard, groups: Collection[int], measure: OutputNoise, feeds: list[Feed], begin: Cut | None = None
-) -> float:
-    """Noise over signal power with these groups lowered, the mean over feeds and outputs."""
-    scales = board.scales(board.amax)
-    with board.open(groups, begin=begin) as runner:
-        found = [measure.shares(index, run_known(runner, {**feed, **scales})) for index, feed in enumerate(feeds)]
-    return float(np.mean(found))

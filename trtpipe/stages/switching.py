@@ -131,7 +131,7 @@ def switchboard(
     keep, left = job.profile.keep, left_in_half(model, job.profile)
     smoothing = ranges.repairs.model_copy(update={"biases": {}})
     amax = apply_repairs(model, ranges, smoothing, keep, left)
-    placement = _with_ranges(place(model, (*keep, *left)), amax)
+    placement = _with_ranges(place(model, (*keep, *left), left=ranges.repairs.high), amax)
     sizes = sizes_of(model, job.opt_shapes)
     works = {node: work.macs for node in model.graph.all_nodes() if (work := work_of(node, sizes)) is not None}
     positions = _positions(model)
