@@ -94,7 +94,13 @@ def images(folder: Path) -> dict[str, Path]:
     (folder / "zero" / "a.png").symlink_to("/dev/zero")
     (folder / "loop").mkdir()
     (folder / "loop" / "a").symlink_to(folder / "loop")
-    return {**made, "a link to /etc/passwd": folder / "link", "a link out": folder / "out", "/dev/zero": folder / "zero", "a circle": folder / "loop"}
+    return {
+        **made,
+        "a link to /etc/passwd": folder / "link",
+        "a link out": folder / "out",
+        "/dev/zero": folder / "zero",
+        "a circle": folder / "loop",
+    }
 
 
 def header(shape: str, descr: str = "'<f4'", *, version: bytes = b"\x01\x00") -> bytes:
