@@ -50,8 +50,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 #: What a build that fails must say, in any case of letters.
-NAMED = {"ENOSPC": "no space", "EIO": "input/output error", "EMFILE": "too many open files", "EROFS": "read-only", "EDQUOT": "quota",
-         "tmpfs": "no space", "handles": "too many open files", "file-size": "file too large"}  # fmt: skip
+NAMED = {
+    "ENOSPC": "no space",
+    "EIO": "input/output error",
+    "EMFILE": "too many open files",
+    "EROFS": "read-only",
+    "EDQUOT": "quota",
+    "tmpfs": "no space",
+    "handles": "too many open files",
+    "file-size": "file too large",
+}
 DONE, REFUSED = 0, 3
 
 
