@@ -26,10 +26,7 @@ from trtpipe.stages import export, simplify
 from trtpipe.target import find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trtpipe.artifact import R, Record
-    from trtpipe.backends.worker import Limits
     from trtpipe.source import Source
 
 OURS = str(Path(trtpipe.__file__).parent)
@@ -107,17 +104,7 @@ def make_job(tmp_path: Path) -> MakeJob:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks for child processes run here: seconds become milliseconds, and what they call can be replaced."""
 
-    def call(
-        task: str,
-        request: Record,
-        reply: type[R],
-        *,
-        limits: Limits,
-        progress: Progress,
-        what: str,
-        workdir: Path | None = None,
-        reads: Sequence[Path] | None = None,
-    ) -> R:
+    def call(task: str, request: Record, reply: type[R], *, progress: Progress, **_: object) -> R:
         function, record = resolve(task)
         made = function(record.model_validate_json(request.model_dump_json()), progress.advance)
         return reply.model_validate(made.to_dict())
