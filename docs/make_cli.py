@@ -33,7 +33,7 @@ Sizes and durations carry a unit (`4G`, `200ms`, `30d`). Shapes are written `x:1
 | variable | meaning |
 |---|---|
 | `TRTPIPE_CACHE_DIR` | folder for finished work; `--cache-dir` is stronger |
-| `TRTPIPE_WORKER_SECONDS` | time limit of one child process; by its work if unset; `--time-limit` is stronger |
+| `TRTPIPE_WORKER_SECONDS` | time limit of a child or run of a graph; by its work if unset; `--time-limit` is stronger |
 | `TRTPIPE_WORKER_MEMORY_GB` | memory limit of one child process; by the model's size if unset |
 | `TRTPIPE_SANDBOX` | `off` lets child processes that work on files from anyone touch more than these files |
 | `TRTPIPE_THREADS` | threads that onnxruntime may use |

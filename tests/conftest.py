@@ -22,14 +22,11 @@ from trtpipe.progress import Progress, Silent
 from trtpipe.recipe import CalibrationRecipe
 from trtpipe.settings import Settings
 from trtpipe.source import parse_source
-from trtpipe.stages import export, proving, simplify
+from trtpipe.stages import export, simplify
 from trtpipe.target import find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trtpipe.artifact import R, Record
-    from trtpipe.backends.worker import Limits
     from trtpipe.source import Source
 
 OURS = str(Path(trtpipe.__file__).parent)
@@ -107,22 +104,12 @@ def make_job(tmp_path: Path) -> MakeJob:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks for child processes run here: seconds become milliseconds, and what they call can be replaced."""
 
-    def call(
-        task: str,
-        request: Record,
-        reply: type[R],
-        *,
-        limits: Limits,
-        progress: Progress,
-        what: str,
-        workdir: Path | None = None,
-        reads: Sequence[Path] | None = None,
-    ) -> R:
+    def call(task: str, request: Record, reply: type[R], *, progress: Progress, **_: object) -> R:
         function, record = resolve(task)
         made = function(record.model_validate_json(request.model_dump_json()), progress.advance)
         return reply.model_validate(made.to_dict())
 
-    for module in (export, simplify, proving, null):
+    for module in (export, simplify, null):
         monkeypatch.setattr(module, "call", call)
 
 

@@ -44,7 +44,7 @@ BEHIND_THE_API = {
 SHARED_BY_STAGES = {"exact", "facts", "harm", "halves", "repairing", "stage", "running", "reading", "switching"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
-DOORS = {"base", "choice", "gpu", "plan", "worker"}
+DOORS = {"apart", "base", "choice", "gpu", "plan", "worker"}
 GUESTS = {"doctor": {"_linux", "_sandbox"}, "inspection": {"null"}}
 
 #: package -> where it may be imported: beginnings of paths

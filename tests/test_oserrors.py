@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         (errno.EMFILE, "too many open files", "ulimit -n"),
         (errno.ENFILE, "too many open files", "ulimit -n"),
         (errno.EIO, "input/output error", "check the disk"),
+        (errno.EFBIG, "file too large", "ulimit -f"),
         (errno.ENOLCK, "locks", "local disk"),
         (errno.ENOSYS, "file system", "local disk"),
     ],

@@ -1,4 +1,4 @@
-"""Equal inputs in other folders, at other times, under other umasks, locales and hash seeds: equal bytes."""
+"""Equal inputs in other folders, at other times, by other users, under other umasks and hash seeds: equal bytes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from models import conv_net, normal, save
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "a-secret-that-nobody-needs-to-know"
+NOBODY = 65534
 #: What the folder, the moment, the shell and the user may differ in.
 WORLDS: tuple[dict[str, str], ...] = (
     {"PYTHONHASHSEED": "1", "LC_ALL": "C", "TZ": "UTC", "COLUMNS": "80", "TRTPIPE_THREADS": "1"},
@@ -23,7 +24,23 @@ WORLDS: tuple[dict[str, str], ...] = (
 )
 
 
-def build(folder: Path, world: dict[str, str], umask: int) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def another_user() -> tuple[str, ...]:
+    """What makes a command another user's, where we may; it may read anything: this Python may be root's own."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("setpriv") is None:
+        return ()
+    reads = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    prefix = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reads)
+    answer = subprocess.run([*prefix, sys.executable, "-c", "import numpy"], capture_output=True, check=False)
+    return () if answer.returncode else prefix
+
+
+def give_away(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+
+
+def build(folder: Path, world: dict[str, str], umask: int, prefix: tuple[str, ...] = ()) -> dict[str, bytes]:
     """All files of a bundle made from scratch in ``folder``."""
     folder.mkdir(parents=True)
     save(conv_net(), folder / "net.onnx")
@@ -35,11 +52,14 @@ def build(folder: Path, world: dict[str, str], umask: int) -> dict[str, bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRTPIPE_")}
     environment |= {**world, "SECRET_TOKEN": SECRET, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment["TRTPIPE_CACHE_DIR"] = str(folder / "cache")
+    if prefix:
+        give_away(folder)
     answer = subprocess.run(
-        [sys.executable, "-m", "trtpipe", *words], cwd=folder, env=environment, umask=umask,
+        [*prefix, sys.executable, "-m", "trtpipe", *words], cwd=folder, env=environment, umask=umask,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
+    assert {path.stat().st_uid for path in (folder / "out").iterdir()} == {NOBODY if prefix else os.getuid()}
     everything = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     assert not any(SECRET.encode() in content for content in (*everything, answer.stderr.encode()))
     return {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
@@ -59,9 +79,9 @@ def without_times(name: str, content: bytes) -> Any:
     return found
 
 
-def test_two_builds_are_equal_but_for_what_was_measured(tmp_path: Path) -> None:
+def test_two_builds_are_equal_but_for_what_was_measured(tmp_path: Path, another_user: tuple[str, ...]) -> None:
     one = build(tmp_path / "one", WORLDS[0], 0o077)
-    two = build(tmp_path / "a much longer name" / "two", WORLDS[1], 0o002)
+    two = build(tmp_path / "a much longer name" / "two", WORLDS[1], 0o002, another_user)
     assert set(one) == set(two)
     assert len(one) > 8
     assert [name for name in one if without_times(name, one[name]) != without_times(name, two[name])] == []
@@ -76,15 +96,18 @@ def copy_of_the_sources(folder: Path) -> Path:
     return folder
 
 
-def test_the_wheel_and_the_source_archive_too(tmp_path: Path) -> None:
+def test_the_wheel_and_the_source_archive_too(tmp_path: Path, another_user: tuple[str, ...]) -> None:
     pytest.importorskip("setuptools", minversion="77")
     made = []
     for number, world in enumerate(WORLDS):
         folder = copy_of_the_sources(tmp_path / ("x" * (1 + 30 * number)))
         for path in folder.rglob("*.py"):
             os.utime(path, (number, 1_000_000 * (1 + number)))
+        prefix = another_user if number else ()
+        if prefix:
+            give_away(folder)
         subprocess.run(
-            [sys.executable, str(folder / "tools" / "make_dist.py"), str(folder / "dist")],
+            [*prefix, sys.executable, str(folder / "tools" / "make_dist.py"), str(folder / "dist")],
             env={**os.environ, **world}, umask=0o077 if number else 0o002, capture_output=True, check=True,
         )  # fmt: skip
         made.append({path.name: path.read_bytes() for path in (folder / "dist").iterdir()})

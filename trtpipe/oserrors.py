@@ -24,6 +24,7 @@ _REFUSED = {
     errno.ENOTDIR: ("not a folder", "move the file out of the way"),
     errno.ENAMETOOLONG: ("name too long", "shorten it"),
     errno.EIO: ("input/output error", "check the disk"),
+    errno.EFBIG: ("file too large", "raise the limit on the size of files (ulimit -f unlimited)"),
     errno.EXDEV: ("it lies on another file system", "move it"),
     errno.ELOOP: ("a link where none may be", "remove the link"),
     errno.ENOLCK: ("no file locks on this file system", "use a local disk"),
@@ -44,8 +45,8 @@ def translate_os_errors(
         elsewhere: how to work in another place, as it reads after "or": ``choose another folder with --cache-dir``.
 
     Raises:
-        EnvironmentLacks: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, ENOTDIR, ENAMETOOLONG, EMFILE, ENFILE, EIO, EXDEV,
-            ELOOP, ENOLCK and ENOSYS. Any other OSError passes.
+        EnvironmentLacks: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, ENOTDIR, ENAMETOOLONG, EMFILE, ENFILE, EIO, EFBIG,
+            EXDEV, ELOOP, ENOLCK and ENOSYS. Any other OSError passes.
     """
     try:
         yield

@@ -22,12 +22,11 @@ from trtpipe.stages.export_reference import Reference
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.measure import Measure
 from trtpipe.stages.observe import Observe
-from trtpipe.stages.proving import RUNNING, prove
 from trtpipe.stages.simplify import Simplify
 from trtpipe.stages.stage import Resumable
 from trtpipe.stages.verify import Verify
 from trtpipe.store import ArtifactStore, Key
-from trtpipe.table import GRAPHS, Table, artifact_from_file
+from trtpipe.table import Table, artifact_from_file
 from trtpipe.toolchain import versions
 
 if TYPE_CHECKING:
@@ -101,8 +100,7 @@ class Pipeline:
         Raises:
             TrtpipeError: a stage failed.
         """
-        graphs = {label for label in given if label in GRAPHS}
-        table = Table(dict(given), complete_shapes=_makes_engines(stages), datasets=self._datasets, unproven=graphs)
+        table = Table(dict(given), complete_shapes=_makes_engines(stages), datasets=self._datasets)
         steps: list[Step] = []
         for stage in stages:
             errors: list[TrtpipeError] = []
@@ -190,9 +188,6 @@ class Pipeline:
         begin: float,
     ) -> Step:
         with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
-            for label in sorted(table.unproven & inputs.artifacts.keys()) if stage.name in RUNNING else ():
-                prove(inputs.artifacts[label], job, workdir, self._progress)
-                table.unproven.discard(label)
             draft, read = stage.run(job, inputs, workdir, self._progress)
             stage.check(draft, inputs)
         if key is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ class Settings:
             model's size, and at most 90 % of the machine's memory.
         sandbox: whether child processes that work on files from anyone are confined to them (``TRTPIPE_SANDBOX``).
         threads: threads onnxruntime may use (``TRTPIPE_THREADS``); 0 means its own default.
+        apart: whether onnxruntime runs graphs in a child process; in a child it runs them there (``in_child``).
     """
 
     cache_dir: Path
@@ -32,6 +33,7 @@ class Settings:
     worker_memory: int | None = None
     threads: int = 0
     sandbox: bool = True
+    apart: bool = True
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -49,6 +51,11 @@ class Settings:
             threads=_count(env, "TRTPIPE_THREADS"),
             sandbox=_switch(env, "TRTPIPE_SANDBOX"),
         )
+
+    @classmethod
+    def in_child(cls) -> Settings:
+        """Those of a child process, which is there to be lost."""
+        return replace(cls.from_environment(), apart=False)
 
 
 def _cache_dir(env: Mapping[str, str]) -> Path:

@@ -28,7 +28,6 @@ class Table:
     keys: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
-    unproven: set[str] = field(default_factory=set)  # graphs of the user's that nothing has run yet
 
     def lay_down(self, artifact: Artifact, key: str) -> None:
         """Put a stage's result where the next stages find it, with the digest of its key."""

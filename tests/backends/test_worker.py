@@ -140,7 +140,7 @@ def test_every_death_is_told_apart(conv_net, misbehaviour, words):
 
 @pytest.mark.parametrize("misbehaviour", ["hang", "chatter"])
 def test_the_time_limit_stops_it(conv_net, misbehaviour):
-    with pytest.raises(WorkerDied, match=r"time limit of 1\.0 s while building sm89 .*\(in phase 'building'\)"):
+    with pytest.raises(WorkerDied, match=r"time limit of 1\.0 s while building sm89 from model\.onnx"):
         run(conv_net, misbehaviour, limits=Limits(seconds=1.0, memory=4 << 30))
 
 
@@ -208,11 +208,12 @@ def test_an_interrupt_kills_the_child_and_goes_on(conv_net):
             self.seen = children()
             raise KeyboardInterrupt
 
-    interrupts = Interrupts()
+    interrupts, before = Interrupts(), children()
     with pytest.raises(KeyboardInterrupt):
         run(conv_net, "hang", progress=interrupts)
-    assert len(interrupts.seen) == 1
-    assert not any(alive(pid) for pid in interrupts.seen)
+    started = interrupts.seen - before
+    assert len(started) == 1
+    assert not any(alive(pid) for pid in started)
 
 
 @linux_only

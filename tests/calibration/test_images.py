@@ -76,14 +76,27 @@ class TestListing:
         listing = list_images(tmp_path)
         assert (len(listing.files), listing.left_out) == (1, 3)
 
-    def test_linked_files_are_used_linked_folders_are_not_followed(self, tmp_path: Path, picture: Picture) -> None:
+    def test_links_inside_are_used_linked_folders_are_not_followed(self, tmp_path: Path, picture: Picture) -> None:
         folder = tmp_path / "imgs"
-        folder.mkdir()
-        (folder / "link.png").symlink_to(picture(tmp_path / "elsewhere" / "1.png"))
+        picture(folder / "1.png")
+        (folder / "link.png").symlink_to("1.png")
+        (folder / "around.png").symlink_to(folder / ".." / "imgs" / "1.png")
         (folder / "loop").symlink_to(folder)
         (folder / "dangling.png").symlink_to(tmp_path / "nothing.png")
-        listing = list_images(folder)
-        assert ([path.name for path in listing.files], listing.left_out) == (["link.png"], 2)
+        (tmp_path / "alias").symlink_to(folder)
+        for where in (folder, tmp_path / "alias"):
+            listing = list_images(where)
+            assert ([path.name for path in listing.files], listing.left_out) == (["1.png", "around.png", "link.png"], 2)
+
+    @pytest.mark.parametrize("target", ["../elsewhere/1.png", "hop.png", "/etc/passwd"])
+    def test_links_that_lead_out_are_refused(self, tmp_path: Path, picture: Picture, target: str) -> None:
+        folder = tmp_path / "imgs"
+        picture(folder / "sub" / "1.png")
+        picture(tmp_path / "elsewhere" / "1.png")
+        (folder / "sub" / ".hop").symlink_to(tmp_path / "elsewhere")  # by way of a link inside
+        (folder / "bad.png").symlink_to("sub/.hop/1.png" if target == "hop.png" else target)
+        with pytest.raises(InputError, match=r"imgs/bad\.png: a link that leads out of the folder"):
+            list_images(folder)
 
 
 class TestFeeds:

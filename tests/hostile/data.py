@@ -88,11 +88,14 @@ def images(folder: Path) -> dict[str, Path]:
         made[name] = here
     (folder / "link").mkdir()
     (folder / "link" / "a.png").symlink_to("/etc/passwd")
+    (folder / "out").mkdir()
+    (folder / "out" / "a.png").symlink_to("../0/0.png")
     (folder / "zero").mkdir()
     (folder / "zero" / "a.png").symlink_to("/dev/zero")
     (folder / "loop").mkdir()
     (folder / "loop" / "a").symlink_to(folder / "loop")
-    return {**made, "a link to /etc/passwd": folder / "link", "/dev/zero": folder / "zero", "a circle": folder / "loop"}
+    links = {"a link to /etc/passwd": "link", "a link out": "out", "/dev/zero": "zero", "a circle": "loop"}
+    return made | {name: folder / where for name, where in links.items()}
 
 
 def header(shape: str, descr: str = "'<f4'", *, version: bytes = b"\x01\x00") -> bytes:

@@ -35,8 +35,9 @@ def test_both_run_in_turns_and_take_turns_at_beginning(monkeypatch):
         def __init__(self, name):
             self.name = name
 
-        def infer(self, feed):
+        def time(self, feed):
             calls.append(self.name)
+            return 0.001
 
     duel(Named("old"), Named("new"), {}, Silent(), rounds=4)
     assert "".join(name[0] for name in calls) == "on" + "on" + "no" + "on" + "no"

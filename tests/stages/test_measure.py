@@ -79,11 +79,11 @@ class TestEngines:
         def opened(self, path, settings):
             seconds = {"sm89": 0.005, "sm120": 0.009}[path.stem]
 
-            def infer(feed):
+            def time(feed):
                 clock.now += seconds
-                return {}
+                return seconds
 
-            return nullcontext(SimpleNamespace(infer=infer, device=f"a clock on {path.stem}", inputs=(), outputs=()))
+            return nullcontext(SimpleNamespace(time=time, device=f"a clock on {path.stem}", inputs=(), outputs=()))
 
         monkeypatch.setattr(Null, "runs", lambda self, target: None)
         monkeypatch.setattr(Null, "open", opened)

@@ -214,8 +214,14 @@ def test_lock_admits_one_at_a_time_and_says_who_waits(store: ArtifactStore, key:
 
 
 def test_locks_of_different_keys_are_independent(store: ArtifactStore, key: Key) -> None:
-    with store.lock(key), store.lock(Key(stage="lower")):
-        pass
+    folder = store.root / "locks"
+    with store.lock(key):
+        one = {path.name for path in folder.iterdir()}
+        with store.lock(Key(stage="lower")):
+            both = {path.name for path in folder.iterdir()}
+    assert len(one) == 1
+    assert one < both
+    assert len(both) == 2
 
 
 def test_nearest_names_the_fewest_changes(store: ArtifactStore, build: Any) -> None:

@@ -22,7 +22,7 @@ from trtpipe.errors import InternalError
 from trtpipe.imports import no_telemetry
 
 #: TensorRT walks graphs recursively: a chain of a few thousand layers overflows the usual 8 MiB.
-_STACK_BYTES = 512 << 20
+STACK_BYTES = 512 << 20
 _REPORT_SECONDS = 0.05
 _HOME = "trtpipe."
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     tempfile.tempdir = folder  # what libraries leave behind when killed goes with the folder
     os.putenv("TMPDIR", folder)
     status = [1]
-    threading.stack_size(_STACK_BYTES)
+    threading.stack_size(STACK_BYTES)
     thread = threading.Thread(target=lambda: status.append(_answer(task, Path(folder), report)), daemon=True)
     thread.start()
     thread.join()

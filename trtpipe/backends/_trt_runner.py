@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.artifact import TensorSpec
 from trtpipe.backends._trt_builder import dtype_name
 from trtpipe.backends._trt_errors import Log, tidy
+from trtpipe.backends.base import SimpleRunner
 from trtpipe.backends.gpu import gpus, has_driver
 from trtpipe.errors import EnvironmentLacks, InputError, StageError
 
@@ -64,7 +65,7 @@ def open_engine(trt: Any, plan: Path, flavour: str) -> Iterator[EngineRunner]:
             runner.deactivate()
 
 
-class EngineRunner:
+class EngineRunner(SimpleRunner):
     """An engine that is ready to infer."""
 
     def __init__(self, trt: Any, engine: Any, runner: Any, name: str, flavour: str) -> None:

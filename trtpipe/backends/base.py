@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -81,6 +82,34 @@ class Runner(Protocol):
         """Run once. ``feed`` must name every input; the result names every output."""
 
 
+class OpenRunner(Runner, Protocol):
+    """What a back-end opens: a runner that can also lend its outputs, and time itself."""
+
+    def peek(self, feed: Feed) -> Feed:
+        """As ``infer``, but the arrays are good until the next run only: large ones need not be copied."""
+
+    def time(self, feed: Feed) -> float:
+        """Run once and forget the result; the seconds it took, until it lay in memory."""
+
+
+class SimpleRunner:
+    """Nothing to lend, and time is time on the clock."""
+
+    def infer(self, feed: Feed) -> Feed:
+        """Run once."""
+        raise NotImplementedError
+
+    def peek(self, feed: Feed) -> Feed:
+        """Run once."""
+        return self.infer(feed)
+
+    def time(self, feed: Feed) -> float:
+        """Seconds of one run, on the clock."""
+        begin = time.perf_counter()
+        self.infer(feed)
+        return time.perf_counter() - begin
+
+
 class Backend(Protocol):
     """A few questions; domain types only.
 
@@ -122,7 +151,7 @@ class Backend(Protocol):
             EnvironmentLacks: the package or the device is missing.
         """
 
-    def open(self, model: Path, settings: Settings) -> AbstractContextManager[Runner]:
+    def open(self, model: Path, settings: Settings) -> AbstractContextManager[OpenRunner]:
         """Open an engine (or, for onnxruntime, an ONNX file) for inference.
 
         Raises:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import IOContract, Record
 from trtpipe.backends._misbehave import Misbehaviour, misbehave
-from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.base import EngineFacts, Refusal, SimpleRunner
 from trtpipe.backends.worker import Report, call, limits_for
 from trtpipe.digest import sha256_bytes, sha256_file
 from trtpipe.errors import InputError
@@ -122,7 +122,7 @@ class Null:
         yield NullRunner(NullEngine.read(model))
 
 
-class NullRunner:
+class NullRunner(SimpleRunner):
     """Answers every feed with the same arrays, drawn from the model's digest and the output's name."""
 
     def __init__(self, engine: NullEngine) -> None:

@@ -7,21 +7,25 @@ kernels compute FP16 nodes in FP32.
 
 from __future__ import annotations
 
+import ctypes
+import math
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.apart import DEVICE, ApartRunner, opened_apart
+from trtpipe.backends.base import EngineFacts, Refusal, SimpleRunner
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.imports import no_telemetry
 from trtpipe.protowire import read_without_weights
 from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
     import onnxruntime as ort
 
     from trtpipe.backends.base import Feed
@@ -31,18 +35,19 @@ if TYPE_CHECKING:
     from trtpipe.target import Target
 
 
-class OnnxRunner:
+class OnnxRunner(SimpleRunner):
     """An open onnxruntime session."""
 
     def __init__(self, session: ort.InferenceSession, model: Path) -> None:
         self._session = session
         self._model = model
         self._names = [output.name for output in session.get_outputs()]
+        self._lent: Sequence[ort.OrtValue] = ()
 
     @property
     def device(self) -> str:
         """``onnxruntime <version> on CPU``."""
-        return f"onnxruntime {version('onnxruntime')} on CPU"
+        return DEVICE.format(version("onnxruntime"))
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -60,14 +65,29 @@ class OnnxRunner:
         Raises:
             InputError: onnxruntime refuses the feed, or fails on it.
         """
+        with self._run():
+            return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
+
+    def peek(self, feed: Feed) -> Feed:
+        """Run once; the arrays are onnxruntime's own, and gone with the next run. Raises what ``infer`` raises."""
+        import onnxruntime as ort
+
+        if any(value.dtype.kind in "OSU" for value in feed.values()):  # it takes text another way only
+            return self.infer(feed)
+        with self._run():
+            given = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feed.items()}
+            self._lent = self._session.run_with_ort_values(self._names, given)
+            return {name: _seen(value) for name, value in zip(self._names, self._lent, strict=True)}
+
+    @contextmanager
+    def _run(self) -> Iterator[None]:
         try:
-            values = self._session.run(self._names, feed)
+            yield
         except Exception as error:
             raise InputError(
                 f"{self._model.name}: onnxruntime cannot run this feed: {_first_line(error)}",
                 "check the feed's shapes and values against the model's inputs",
             ) from error
-        return dict(zip(self._names, values, strict=True))
 
 
 class OnnxRuntime:
@@ -100,30 +120,43 @@ class OnnxRuntime:
         raise InternalError("onnxruntime builds no engines")
 
     @contextmanager
-    def open(self, model: Path, settings: Settings) -> Iterator[OnnxRunner]:
-        """Open an ONNX file.
+    def open(self, model: Path, settings: Settings) -> Iterator[OnnxRunner | ApartRunner]:
+        """Open an ONNX file, in a child process unless this is one (``settings.apart``).
 
         Raises:
             StageError: onnxruntime cannot load the model; the message carries its reason.
+            WorkerDied: it crashes, or takes too long or too much memory, now or when it runs.
         """
-        no_telemetry()
-        import onnxruntime as ort
+        where = opened_apart(model, settings) if settings.apart else opened_here(model, settings.threads)
+        with where as runner:
+            yield runner
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = settings.threads
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        # Graphs are run in turn, a sample at a time: waiting threads of one session must not take cores from the next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.graph_optimization_level = ort.GraphOptimizationLevel(_safe_level(model))
-        try:
-            session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise StageError(
-                f"{model.name}: onnxruntime cannot load the model: {_first_line(error)}",
-                "check the node named above; operators outside ONNX's standard set cannot be verified here",
-            ) from error
-        yield OnnxRunner(session, model)
+
+@contextmanager
+def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
+    """Open an ONNX file in this process, which may not survive it.
+
+    Raises:
+        StageError: onnxruntime cannot load the model; the message carries its reason.
+    """
+    no_telemetry()
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Graphs are run in turn, a sample at a time: waiting threads of one session must not take cores from the next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.graph_optimization_level = ort.GraphOptimizationLevel(_safe_level(model))
+    try:
+        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise StageError(
+            f"{model.name}: onnxruntime cannot load the model: {_first_line(error)}",
+            "check the node named above; operators outside ONNX's standard set cannot be verified here",
+        ) from error
+    yield OnnxRunner(session, model)
 
 
 def _safe_level(model: Path) -> int:
@@ -149,6 +182,22 @@ def _first_line(error: Exception) -> str:
     return text[0].removeprefix("[ONNXRuntimeError] : ")
 
 
+def _seen(value: ort.OrtValue) -> np.ndarray:
+    """The numbers where they lie; a copy of what is none of numpy's own types."""
+    import numpy as np
+
+    kind = _DTYPES.get(value.data_type(), value.data_type()[len("tensor(") : -1])
+    if kind not in _NUMBERS or not math.prod(value.shape()):
+        copy: np.ndarray = value.numpy()
+        return copy
+    dtype = np.dtype(kind)
+    memory = (ctypes.c_char * (math.prod(value.shape()) * dtype.itemsize)).from_address(value.data_ptr())
+    there: np.ndarray = np.frombuffer(memory, dtype).reshape(value.shape())
+    return there
+
+
+_FLOATS = ("float16", "float32", "float64")
+_NUMBERS = frozenset(("bool", *_FLOATS, *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))))
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",

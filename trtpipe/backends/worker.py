@@ -38,15 +38,12 @@ if TYPE_CHECKING:
 Report: TypeAlias = Callable[[str, int, int | None], None]
 
 #: Takes the parent's import path before anything is imported, so that the working folder cannot shadow a module.
-_BOOT = (
-    "import sys; sys.path[:] = sys.argv.pop(1).split({separator!r}); "
-    "from trtpipe.backends._child import main; main(sys.argv[1:])"
-)
+_BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split({separator!r}); from {module} import main; main(sys.argv[1:])"
 _SHARE_OF_MEMORY = 0.9
-_POLL_SECONDS = 0.03
+POLL_SECONDS = 0.03
 #: Looking at memory may take this share of the parent's time.
-_LOOKING = 0.05
-_TAIL_BYTES = 64 * 1024
+LOOKING = 0.05
+TAIL_BYTES = 64 * 1024
 _READ_BYTES = 1 << 20
 _REPORT_LINE = TypeAdapter(tuple[str, int, int | None])
 
@@ -95,6 +92,11 @@ def limits_for(
         memory=memory or settings.worker_memory or usual,
         confined=settings.sandbox,
     )
+
+
+def boot(module: str) -> list[str]:
+    """The command of a process that calls ``main(arguments)`` of ``module``; the arguments go behind it."""
+    return [sys.executable, "-c", _BOOT.format(separator=os.pathsep, module=module), os.pathsep.join(sys.path)]
 
 
 def call(
@@ -175,9 +177,8 @@ class _Child:
         self._tail = bytearray()
         self._line = b""
         self._phase = ""
-        boot = _BOOT.format(separator=os.pathsep)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", boot, os.pathsep.join(sys.path), task, folder, str(os.getpid()), places],
+            [*boot("trtpipe.backends._child"), task, folder, str(os.getpid()), places],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -215,7 +216,7 @@ class _Child:
     def _wait(self, deadline: float) -> Literal["", "time", "memory"]:
         look_at_memory = 0.0
         while self._process.poll() is None:
-            self._listen(_POLL_SECONDS)
+            self._listen(POLL_SECONDS)
             now = time.monotonic()
             if now > deadline:
                 return "time"
@@ -223,7 +224,7 @@ class _Child:
                 if (group_memory(self._process.pid) or 0) > self._limits.memory:
                     return "memory"
                 spent = time.monotonic() - now
-                look_at_memory = now + max(_POLL_SECONDS, spent / _LOOKING)
+                look_at_memory = now + max(POLL_SECONDS, spent / LOOKING)
         return ""
 
     def _listen(self, seconds: float) -> None:
@@ -239,11 +240,11 @@ class _Child:
 
     def _take_words(self, data: bytes) -> None:
         self._tail += data
-        del self._tail[:-_TAIL_BYTES]
+        del self._tail[:-TAIL_BYTES]
 
     def _take_progress(self, data: bytes) -> None:
         *lines, rest = (self._line + data).split(b"\n")
-        self._line = rest[-_TAIL_BYTES:]
+        self._line = rest[-TAIL_BYTES:]
         for line in lines:
             try:
                 self._phase, done, total = _REPORT_LINE.validate_json(line)

@@ -102,8 +102,9 @@ def list_images(folder: Path) -> Listing:
     With every image in a sub-folder, the sub-folders of ``folder`` are the classes, numbered in sorted order.
 
     Raises:
-        InputError: a folder cannot be listed.
+        InputError: a folder cannot be listed, or an image is a link that leads out of ``folder``.
     """
+    top = folder.resolve()
     found: list[tuple[str, ...]] = []
     left_out = 0
     for root, folders, names in os.walk(folder, onerror=_unlistable):
@@ -112,6 +113,8 @@ def list_images(folder: Path) -> Listing:
         folders[:] = [name for name in folders if not name.startswith(".") and name not in linked]
         images = [name for name in names if Path(name).suffix.lower() in _SUFFIXES and (here / name).is_file()]
         visible = [name for name in images if not name.startswith(".")]
+        for name in visible:
+            _refuse_to_leave(top, here / name)
         left_out += len(linked) + sum(not name.startswith(".") for name in names) - len(visible)
         found.extend((here / name).relative_to(folder).parts for name in visible)
     found.sort()
@@ -120,6 +123,15 @@ def list_images(folder: Path) -> Listing:
         classes = {name: index for index, name in enumerate(_class_names(folder))}
         labels = tuple(classes[parts[0]] for parts in found)
     return Listing(tuple(folder.joinpath(*parts) for parts in found), labels, left_out)
+
+
+def _refuse_to_leave(top: Path, path: Path) -> None:
+    """Data may come from anyone, and an archive of theirs may hold links to anything."""
+    if path.is_symlink() and not path.resolve().is_relative_to(top):
+        raise InputError(
+            f"{path}: a link that leads out of the folder",
+            "copy the images themselves into it, or hard-link them, or give the folder in which they are",
+        )
 
 
 def _class_names(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import numpy as np
 from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.backends.base import Feed, OpenRunner
 
 #: Rounds; in each one both run for a while, and who begins changes.
 ROUNDS = 30
@@ -42,7 +41,7 @@ class Duel:
     slower: bool
 
 
-def duel(old: Runner, new: Runner, feed: Feed, progress: Progress, rounds: int = ROUNDS) -> Duel:
+def duel(old: OpenRunner, new: OpenRunner, feed: Feed, progress: Progress, rounds: int = ROUNDS) -> Duel:
     """Time both in turns on ``feed``; a round is as many runs as take 20 ms."""
     times = np.zeros((rounds, 2))
     for runner in (old, new):
@@ -68,12 +67,11 @@ def judge(times: np.ndarray) -> Duel:
     return Duel(old, new, ratio, low, high, slower=luck < _ALPHA)
 
 
-def _seconds(runner: Runner, feed: Feed) -> float:
+def _seconds(runner: OpenRunner, feed: Feed) -> float:
     """Seconds a run, the mean over about 20 ms."""
-    runs, begin = 0, time.perf_counter()
+    runs, passed = 0, 0.0
     while True:
-        runner.infer(feed)
+        passed += runner.time(feed)
         runs += 1
-        passed = time.perf_counter() - begin
         if passed >= _ROUND_SECONDS:
             return passed / runs

@@ -10,7 +10,7 @@ import numpy as np
 from trtpipe.latency.reports import Latency
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.backends.base import Feed, OpenRunner
     from trtpipe.profile import LatencySettings
     from trtpipe.progress import Progress
 
@@ -19,12 +19,12 @@ _LEAST_ITERATIONS = 10
 
 
 def measure(
-    runner: Runner, feed: Feed, settings: LatencySettings, label: str, progress: Progress, *, on_gpu: bool
+    runner: OpenRunner, feed: Feed, settings: LatencySettings, label: str, progress: Progress, *, on_gpu: bool
 ) -> Latency:
-    """Time ``runner.infer(feed)``.
+    """Time runs of ``feed``.
 
     Args:
-        runner: opened; its ``infer`` returns when the outputs are in host memory.
+        runner: opened.
         feed: one feed; the same for all runs.
         settings: warm-up and duration in seconds.
         label: of the artifact.
@@ -32,7 +32,7 @@ def measure(
     """
     warm = time.perf_counter() + settings.warmup
     while True:
-        runner.infer(feed)
+        runner.time(feed)
         if time.perf_counter() >= warm:
             break
     times: list[float] = []
@@ -40,10 +40,8 @@ def measure(
     shown = begin
     now = begin
     while now - begin < settings.duration or len(times) < _LEAST_ITERATIONS:
-        start = time.perf_counter()
-        runner.infer(feed)
+        times.append(runner.time(feed))
         now = time.perf_counter()
-        times.append(now - start)
         if now - shown > 0.1:
             shown = now
             progress.advance(

@@ -319,7 +319,7 @@ def _parity(path: Path, arguments: Mapping[str, torch.Tensor], reference: object
     from trtpipe.stages.facts import OutputDifference
 
     tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(reference) if isinstance(leaf, torch.Tensor)]
-    with load_backend("onnxruntime").open(path, Settings.from_environment()) as runner:
+    with load_backend("onnxruntime").open(path, Settings.in_child()) as runner:
         feed = dict(zip((spec.name for spec in runner.inputs), (a.numpy() for a in arguments.values()), strict=True))
         results = runner.infer(feed)
     found = []

@@ -14,6 +14,7 @@ from trtpipe.onnxfile import read_contract
 from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.halves import extents_in, left_in_half, prepare_half
+from trtpipe.stages.lower_counting import count_work
 from trtpipe.stages.lower_placement import Choice, choose, search_targets, searches
 from trtpipe.stages.repairing import apply_repairs
 
@@ -117,7 +118,6 @@ def _lowered(
     from trtpipe.onnxfile import load_model
     from trtpipe.passes.cast_precision import CastPrecision
     from trtpipe.passes.clean_up import clean_up
-    from trtpipe.passes.count_work import CountWork
     from trtpipe.passes.graph_pass import node_label, run_passes
     from trtpipe.passes.split_scales import SplitScales
     from trtpipe.passes.two_precisions import merged
@@ -130,8 +130,8 @@ def _lowered(
     nodes = {node_label(node) for node in model.graph.all_nodes()}
     eight: tuple[NodeDecision, ...] = ()
     if precision in EIGHT_BIT:
-        counting = CountWork(job.opt_shapes)
-        eight = run_passes(model, [counting, _quantisation(model, job, inputs, placement)])[-1].decisions
+        count_work(model, inputs.artifacts["simplified"], job)
+        eight = run_passes(model, [_quantisation(model, job, inputs, placement)])[0].decisions
     if precision not in HALF:
         return model, eight
     half = run_passes(model, [CastPrecision(HALF[precision], keep, extents)])[0].decisions

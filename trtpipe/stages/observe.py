@@ -16,7 +16,7 @@ from trtpipe.profile import CALIBRATED, HALF
 from trtpipe.stages.halves import EXTENTS, prepare_half
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.backends.base import Feed, OpenRunner
     from trtpipe.calibration.dataset import Dataset
     from trtpipe.calibration.extents import Extents
     from trtpipe.calibration.statistics import Statistics
@@ -168,12 +168,12 @@ def write_observed(
 class Observer:
     """Runs the observed graph; tensors that are graph inputs themselves are taken from the feed."""
 
-    def __init__(self, runner: Runner, tensors: tuple[str, ...]) -> None:
+    def __init__(self, runner: OpenRunner, tensors: tuple[str, ...]) -> None:
         self._runner = runner
         self._tensors = tensors
         self._inputs = {spec.name for spec in runner.inputs}
 
     def __call__(self, feed: Feed) -> Feed:
-        """Values of all observed tensors for one feed."""
-        found = self._runner.infer({name: value for name, value in feed.items() if name in self._inputs})
+        """Values of all observed tensors for one feed, good until the next one."""
+        found = self._runner.peek({name: value for name, value in feed.items() if name in self._inputs})
         return {name: found[name] if name in found else feed[name] for name in self._tensors}

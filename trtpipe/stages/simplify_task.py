@@ -135,7 +135,7 @@ def _run(model: Path, request: SimplifyRequest, contract: IOContract) -> tuple[l
     """
     try:
         feeds = _feeds(request, contract)
-        with load_backend("onnxruntime").open(model, Settings.from_environment()) as runner:
+        with load_backend("onnxruntime").open(model, Settings.in_child()) as runner:
             return feeds, [runner.infer(feed) for feed in feeds], ""
     except (InputError, StageError) as error:
         return [], [], f"the result was not compared with its input: {error.message}"
@@ -146,7 +146,7 @@ def _compare(wanted: list[Feed], result: Path, feeds: list[Feed]) -> tuple[Outpu
     if not wanted:
         return ()
     try:
-        with load_backend("onnxruntime").open(result, Settings.from_environment()) as runner:
+        with load_backend("onnxruntime").open(result, Settings.in_child()) as runner:
             found = [runner.infer(feed) for feed in feeds]
     except InputError as error:  # the same feed ran before
         raise StageError(f"simplification broke the graph: {error.message}", "run again with --no-simplify") from error

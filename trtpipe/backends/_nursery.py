@@ -1,0 +1,194 @@
+"""The child's side of ``apart``: a process that has imported what is slow to import, and forks a child for every wish.
+
+It never looks at a model itself, so it lives as long as its parent; what it forks is confined before it opens anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from pydantic import TypeAdapter
+
+from trtpipe.artifact import Record, TensorSpec
+from trtpipe.backends._child import STACK_BYTES, resolve
+from trtpipe.backends._endings import Outcome
+from trtpipe.backends._linux import be_the_first_to_go, die_with
+from trtpipe.backends._parcels import Arena, Letters, Parcel
+from trtpipe.backends._sandbox import confine
+from trtpipe.imports import no_telemetry
+
+if TYPE_CHECKING:
+    from trtpipe.backends.onnxruntime import OnnxRunner
+
+#: Handles that go with a request for a child: its conversation, its shared memory, where it prints.
+HANDLES = 3
+LINE_BYTES = 1 << 16
+
+
+class Wish(Record):
+    """What the parent asks for: a child that runs ``model`` or does ``task``, or the end of child ``end``."""
+
+    model: str = ""
+    task: str = ""
+    places: str = ""
+    threads: int = 0
+    end: int = 0
+
+
+class Answer(Record):
+    """The child's process id, or the exit status of one that ended."""
+
+    number: int
+
+
+class Order(NamedTuple):
+    """One run: the feed, and whether its outputs are wanted, or only the time it takes."""
+
+    feed: list[Parcel]
+    returns: bool
+
+
+class Found(NamedTuple):
+    """What came of a run: outputs in shared memory, and the seconds it took."""
+
+    outputs: list[Parcel]
+    seconds: float
+
+
+class Opened(Record):
+    """The model's inputs and outputs as onnxruntime names them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+ORDER, FOUND = TypeAdapter(Order), TypeAdapter(Found)
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Serve wishes from the socket whose handle ``arguments`` name, until the parent ends."""
+    no_telemetry()
+    import ml_dtypes  # noqa: F401 - all that a child would import
+    import onnx  # noqa: F401
+    import onnxruntime  # noqa: F401
+
+    import trtpipe.backends.onnxruntime
+    import trtpipe.onnxfile  # noqa: F401
+
+    control = socket.socket(fileno=int(arguments[0]))
+    children: set[int] = set()
+    while True:
+        line, handles, _, _ = socket.recv_fds(control, LINE_BYTES, HANDLES)
+        if not line:
+            break
+        wish = Wish.model_validate_json(line)
+        number = _end(wish.end, children) if wish.end else _bear(wish, handles, control, children)
+        control.sendall(Answer(number=number).model_dump_json().encode())
+    for child in tuple(children):
+        _end(child, children)
+    os._exit(0)
+
+
+def _bear(wish: Wish, handles: list[int], control: socket.socket, children: set[int]) -> int:
+    """Fork a child for one graph."""
+    nursery = os.getpid()
+    child = os.fork()
+    if child:
+        children.add(child)
+        for handle in handles:
+            os.close(handle)
+        return child
+    try:
+        control.close()
+        os.setsid()
+        die_with(nursery)
+        be_the_first_to_go()
+        _live(wish, handles)
+    except BaseException:  # noqa: BLE001 - a copy of the nursery must never go on as one
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _end(child: int, children: set[int]) -> int:
+    """Kill a child, if it is still there; its exit status, negative for a signal."""
+    if child not in children:
+        return -signal.SIGKILL
+    children.discard(child)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it may not have made its group yet
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _live(wish: Wish, handles: list[int]) -> None:
+    """What a child does: open the graph, say what it is, run it on what comes."""
+    stream, memory, words = handles
+    os.dup2(words, 1)
+    os.dup2(words, 2)
+    if wish.places:
+        confine(**json.loads(wish.places))
+    threading.stack_size(STACK_BYTES)
+    thread = threading.Thread(target=_serve, args=(wish, Letters(socket.socket(fileno=stream)), Arena(memory)))
+    thread.start()
+    thread.join()
+
+
+def _serve(wish: Wish, letters: Letters, arena: Arena) -> None:
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has heard enough
+        try:
+            if wish.task:
+                letters.send(_done(_perform(wish.task, letters.wait())))
+            else:
+                _run_all(wish, letters, arena)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent gets it with its traceback
+            letters.send(_told(error))
+    os._exit(0)  # no clean-up: native libraries crash in theirs
+
+
+def _perform(task: str, text: bytes) -> Record:
+    function, request = resolve(task)
+    return function(request.model_validate_json(text), lambda phase, done, total: None)
+
+
+def _run_all(wish: Wish, letters: Letters, arena: Arena) -> NoReturn:
+    """Run the graph until the parent has heard enough, which ends in an EOFError."""
+    from trtpipe.backends.onnxruntime import opened_here
+
+    with opened_here(Path(wish.model), wish.threads) as runner:
+        letters.send(_done(Opened(inputs=runner.inputs, outputs=runner.outputs)))
+        while True:
+            order = ORDER.validate_json(letters.wait())
+            letters.send(_run(order, runner, arena))
+
+
+def _done(reply: Record) -> bytes:
+    return Outcome(kind="done", reply=reply.to_dict()).model_dump_json().encode()
+
+
+def _run(order: Order, runner: OnnxRunner, arena: Arena) -> bytes:
+    try:
+        feed = arena.unpack(order.feed, copy=False)
+        begin = time.perf_counter()
+        outputs = runner.peek(feed)
+        seconds = time.perf_counter() - begin
+        return FOUND.dump_json(Found(arena.pack(outputs) if order.returns else [], seconds))
+    except Exception as error:  # noqa: BLE001
+        return _told(error)
+
+
+def _told(error: Exception) -> bytes:
+    return Outcome.of_error(error, "shared memory").model_dump_json().encode()

@@ -1,0 +1,151 @@
+"""onnxruntime in processes of its own: a graph that crashes, hangs or swells ends as a typed error, not the parent.
+
+One child is confined to one graph. All are forked from a nursery that has imported onnxruntime once, half a second
+that not every graph need wait for. Arrays lie in memory that both processes share. Short tasks can be had done there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.backends._endings import Outcome, raise_from
+from trtpipe.backends._forked import Child
+from trtpipe.backends.worker import LIGHT, limits_for
+from trtpipe.errors import EnvironmentLacks
+from trtpipe.preflight import folder_size
+from trtpipe.toolchain import version
+
+if TYPE_CHECKING:
+    from trtpipe.artifact import R, Record, TensorSpec
+    from trtpipe.backends._nursery import Found, Wish
+    from trtpipe.backends.base import Feed
+    from trtpipe.backends.worker import Limits
+    from trtpipe.settings import Settings
+
+DEVICE = "onnxruntime {} on CPU"
+
+
+class ApartRunner:
+    """A graph that is open in another process.
+
+    Args:
+        child: the process, which has been asked to open it.
+        what: the graph's name.
+    """
+
+    def __init__(self, child: Child, name: str) -> None:
+        from trtpipe.backends._nursery import Opened
+
+        self._child = child
+        self._name = name
+        opened = Opened.model_validate(_done(child.hear(f"opening {name}"), f"opening {name}"))
+        self._inputs, self._outputs = opened.inputs, opened.outputs
+
+    @property
+    def device(self) -> str:
+        """``onnxruntime <version> on CPU``."""
+        return DEVICE.format(version("onnxruntime"))
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs."""
+        return self._outputs
+
+    def infer(self, feed: Feed) -> Feed:
+        """Run once.
+
+        Raises:
+            InputError: onnxruntime refuses the feed, or fails on it.
+            WorkerDied: it crashed, or took too long or too much memory.
+        """
+        return self._child.arena.unpack(self._run(feed, returns=True).outputs, copy=True)
+
+    def peek(self, feed: Feed) -> Feed:
+        """Run once; the arrays lie in shared memory, which the next run writes over."""
+        return self._child.arena.unpack(self._run(feed, returns=True).outputs, copy=False)
+
+    def time(self, feed: Feed) -> float:
+        """Seconds of one run, in the child; raises what ``infer`` raises."""
+        return self._run(feed, returns=False).seconds
+
+    def _run(self, feed: Feed, *, returns: bool) -> Found:
+        from trtpipe.backends._nursery import FOUND, ORDER, Order
+
+        what = f"running {self._name}"
+        self._child.tell(ORDER.dump_json(Order(self._child.arena.pack(feed), returns)), what)
+        letter = self._child.hear(what)
+        return FOUND.validate_json(letter) if letter.startswith(b"[") else FOUND.validate_python(_done(letter, what))
+
+
+def _done(letter: bytes, what: str) -> dict[str, object]:
+    outcome = Outcome.model_validate_json(letter)
+    if outcome.kind != "done":
+        raise_from(outcome, what)
+    return outcome.reply
+
+
+@contextmanager
+def opened_apart(model: Path, settings: Settings) -> Iterator[ApartRunner]:
+    """Open an ONNX file in a child that may read its folder, and nothing else.
+
+    Raises:
+        StageError: onnxruntime cannot load the model; the message carries its reason.
+        WorkerDied: it crashes, or takes too long or too much memory.
+        EnvironmentLacks: no child can be started.
+    """
+    from trtpipe.backends._nursery import Wish
+
+    folder = model.parent.absolute()
+    with _starting(f"running {model.name}"):
+        limits = limits_for(settings, work=LIGHT, size=folder_size(folder))
+    wish = Wish(model=str(folder / model.name), places=_places((folder,), limits), threads=settings.threads)
+    with _born(wish, limits, f"running {model.name}") as child:
+        yield ApartRunner(child, model.name)
+
+
+def call_apart(task: str, request: Record, reply: type[R], *, limits: Limits, what: str, reads: Sequence[Path]) -> R:
+    """Run a short ``task`` of ours in a child that may write nothing: as ``worker.call``, without half a second of
+    imports, without progress and without a folder.
+
+    Raises:
+        TrtpipeError: the very error that the task raised.
+        WorkerDied: the child crashed, ran out of time or memory, or ended without an answer.
+        EnvironmentLacks: no child can be started.
+    """
+    from trtpipe.backends._nursery import Wish
+
+    with _born(Wish(task=task, places=_places(reads, limits)), limits, what) as child:
+        child.tell(request.model_dump_json().encode(), what)
+        return reply.model_validate(_done(child.hear(what), what))
+
+
+def _places(reads: Sequence[Path], limits: Limits) -> str:
+    return json.dumps({"reads": [str(path.absolute()) for path in reads], "writes": []}) if limits.confined else ""
+
+
+@contextmanager
+def _born(wish: Wish, limits: Limits, what: str) -> Iterator[Child]:
+    with ExitStack() as stack:
+        with _starting(what):
+            child = stack.enter_context(Child(wish, limits))
+        yield child
+
+
+@contextmanager
+def _starting(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"cannot start a process for {what}: {error.strerror or 'it ended at once'}",
+            "free memory and close files, then run again",
+        ) from error
