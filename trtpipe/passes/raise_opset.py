@@ -7,7 +7,6 @@ import onnx_ir as ir
 
 from trtpipe.errors import StageError
 
-
 #: Since this opset Resize has a choice of coordinates, whose default is not what it did before.
 _RESIZE_MODES = 11
 
