@@ -36,7 +36,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 12
+    version = 13
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
