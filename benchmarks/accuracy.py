@@ -30,11 +30,18 @@ from calibration_accuracy import load
 
 import trtpipe
 from trtpipe.backends.base import load_backend
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.pipeline import stages_named
+from trtpipe.progress import Silent
+from trtpipe.publish import publish_folder
 from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.runs import BuildResult, run_published
 from trtpipe.settings import Settings
+from trtpipe.stages.running import runnable_graph
 
 FLOAT, OURS = "float32", "trtpipe"
 TOOLS = ("modelopt:entropy", "modelopt:max", "onnxruntime:minmax")
+_TO_LOWER = ("export", "simplify", "observe", "calibrate", "lower")
 _PEER_MEMORY = 10 << 30
 
 
@@ -106,16 +113,24 @@ class Case:
         """With all defaults."""
         recipe = CalibrationRecipe(data=DataSettings(source=f"{self._source}:calibration"))
         profile = trtpipe.DeploymentProfile.model_validate({"precision": precision})
-        job = trtpipe.make_job(profile=profile, recipe=recipe, settings=self._settings, engines=False)
+        job = trtpipe.make_job(
+            self._module.MODEL, profile=profile, recipe=recipe, settings=self._settings, engines=False
+        )
         out = self._work / precision
+
+        def publish(result: BuildResult) -> Path:
+            publish_folder(result.artifacts, out)
+            return out
+
         try:
-            trtpipe.calibrate(job, self._simplified, out)
-            trtpipe.lower(job, self._simplified, out, out / "ranges.json")
+            run_published(job, stages_named(*_TO_LOWER), {}, publish, Silent())
         except trtpipe.TrtpipeError as error:
             return Row(self._name, precision, OURS, error=error.message)
-        trials = json.loads((out / "ranges.json").read_text())["repairs"]["trials"]
-        taken = tuple(trial["repair"] for trial in trials if trial["taken"])
-        return self._evaluated(precision, OURS, out / "lowered.onnx", taken)
+        taken: tuple[str, ...] = ()
+        if (ranges := out / "ranges.json").is_file():
+            taken = tuple(trial.repair for trial in Ranges.read(ranges).repairs.trials if trial.taken)
+        graph, _ = runnable_graph(out / "lowered.onnx", profile.precision, out)
+        return self._evaluated(precision, OURS, graph, taken)
 
     def theirs(self, python: Path, tool: str) -> Row:
         feeds = self._work / "feeds.npz"

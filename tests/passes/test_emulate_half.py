@@ -131,3 +131,22 @@ def test_a_float32_graph_stays_as_it_is(emulated):
 def test_names_that_are_taken_already(emulated):
     proto = half_graph(10, "o_rounded = Neg(h) o_wide = Neg(o_rounded) o = Add(o_wide, o_rounded)")
     assert not run(emulated(proto), {"x": normal(2, 4)})["y"].any()
+
+
+@pytest.mark.parametrize("code", TYPES)
+def test_inputs_and_outputs_of_16_bits_keep_their_types(emulated, code):
+    """The model came in 16 bits; what lies between its ends is rounded in float32 all the same."""
+    word = {10: "float16", 16: "bfloat16"}[code]
+    proto = model(
+        f"({word}[N,4] x) => ({word}[N,4] y, {word}[N,4] s) {{ s = Mul(x, x) a = Add(s, c) y = Sub(a, x) }}",
+        opset=22, c=np.asarray(0.3, TYPES[code]),
+    )  # fmt: skip
+    found = emulated(proto)
+    assert [value.type.tensor_type.elem_type for value in (*found.graph.input, *found.graph.output)] == [code] * 3
+    assert {node.op_type for node in found.graph.node} == {"Cast", "Mul", "Add", "Sub"}
+    if code == 10:
+        x = normal(64, 4).astype(np.float16)
+        wanted = run(proto, {"x": x})
+        for name, values in run(found, {"x": x}).items():
+            assert values.dtype == np.float16
+            np.testing.assert_allclose(values, wanted[name], rtol=2e-3, atol=2e-3)

@@ -20,7 +20,7 @@ from models import (
 )
 
 from trtpipe.passes.clean_up import clean_up
-from trtpipe.passes.placement import ATTENTION_HIGH, Placement, place
+from trtpipe.passes.placement import ATTENTION_HIGH, ATTENTION_LOW, Placement, place
 
 
 def placed(proto: onnx.ModelProto, keep: tuple[str, ...] = ()) -> Placement:
@@ -247,6 +247,14 @@ def test_products_of_attention_stay_high_and_others_do_not():
     assert placed(wide).groups == (("x", "k"),)
     found = reasons(embedding())
     assert found["s"] == found["a"] == ATTENTION_HIGH
+
+
+def test_products_of_attention_where_a_builder_may_be_asked():
+    loaded = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(embedding()))
+    clean_up(loaded)
+    found = {str(point.node.outputs[0].name): point for point in place(loaded, attention=True).points}
+    assert {name for name, point in found.items() if point.rule == ATTENTION_LOW} == {"s", "a"}
+    assert all(found[name].activations == (0, 1) for name in ("s", "a"))
 
 
 def test_a_product_of_a_value_with_itself_has_one_pair():

@@ -28,6 +28,24 @@ def test_an_old_model_computes_the_same_at_the_new_opset(least):
     np.testing.assert_allclose(run(result, feed)["y"], run(proto, feed)["y"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(
+    ("opset", "operator", "scales"),
+    [(8, "Upsample", (2, 2)), (8, "Upsample", (3, 1.5)), (9, "Upsample", (3, 4)), (10, "Resize", (2.5, 3))],
+)
+def test_pictures_are_enlarged_as_before(opset, operator, scales, mode):
+    sizes = np.array([1, 1, *scales], np.float32)
+    attributes = f", scales=[{', '.join(map(str, map(float, sizes)))}]" if opset < 9 else ""
+    proto = model(
+        f'(float[1,2,6,5] x) => (float[N,C,H,W] y) {{ y = {operator}<mode="{mode}"{attributes}>'
+        f"(x{'' if opset < 9 else ', sizes'}) }}",
+        opset=opset, ir_version=5, **({} if opset < 9 else {"sizes": sizes}),
+    )  # fmt: skip
+    raised = ir.serde.serialize_model(raise_opset(ir.serde.deserialize_model(proto), 19))
+    feed = {"x": np.arange(60, dtype=np.float32).reshape(1, 2, 6, 5) ** 1.5}
+    np.testing.assert_allclose(run(raised, feed)["y"], run(proto, feed)["y"], rtol=1e-5)
+
+
 def test_a_model_that_is_there_already_is_returned_itself():
     loaded = ir.serde.deserialize_model(conv_net())
     assert raise_opset(loaded, 20) is loaded

@@ -157,3 +157,15 @@ def test_operands_that_cancel(largest, left, kept):
     found = decided(proto, "float16", x=reaching(largest), z=reaching(largest), y=Extent(minimum=-left, maximum=left))
     assert list(found) == (["sub_0"] if kept else [])
     assert all("its operands cancel" in reason for reason in found.values())
+
+
+@pytest.mark.parametrize(("half", "large"), [("float16", 400), ("bfloat16", 60)])
+def test_an_exponent_that_was_stored_in_16_bits_is_as_wrong_as_it_will_be(half, large):
+    """Its softmax sums in float32 inside anyway; kept, it would only cost two casts and a fused attention."""
+    logits = Extent(minimum=-large, maximum=large)
+    extents = {"s": logits, "x": Extent(minimum=-4, maximum=4), "y": Extent(minimum=0, maximum=1)}
+    proto = model("(float[N,4] x) => (float[N,4] y) { s = MatMul(x, w) y = Softmax(s) }", opset=22, w=normal(4, 4))
+    assert decided(proto, half, **extents) == {}
+    kept = decided(proto, half, **{**extents, "x": Extent(minimum=0, maximum=1e38)})
+    assert list(kept) == ["matmul_0", "softmax_1"]
+    assert "an exponent would be off by" in kept["softmax_1"]

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from trtpipe.calibration.extents import Extents
 
 
+#: Why a node is in 16 bits that came so.
+ALREADY = "the model itself computes it in 16 bits"
+
+
 class CastPrecision(GraphPass):
     """Lower float32 computation to 16 bits.
 
@@ -59,10 +63,11 @@ class CastPrecision(GraphPass):
             NodeDecision(
                 node=node_label(node),
                 op=node.op_type,
-                precision=self._half if reason is None else "float32",
-                reason=reason or why_lowered,
+                precision=_given_half(node) or (self._half if reasons[node] is None else "float32"),
+                reason=ALREADY if _given_half(node) else reasons[node] or why_lowered,
             )
-            for node, reason in reasons.items()
+            for node in model.graph.all_nodes()
+            if node in reasons or _given_half(node)
         )
         _Rewriter(self._half, model, set(lowered)).rewrite(model, lowered)
         return PassResult(self.name, modified=bool(lowered), decisions=decisions)
@@ -166,6 +171,12 @@ class _Rewriter:
         else:
             graph.insert_before(graph[0], [cast])
         return output
+
+
+def _given_half(node: ir.Node) -> str:
+    """The 16-bit type that ``node`` computes in as the model came; empty for others."""
+    types = {value.dtype for value in node.outputs}
+    return "" if _touches_float(node) else next((half for half, each in HALVES.items() if each.dtype in types), "")
 
 
 def _touches_float(node: ir.Node) -> bool:

@@ -22,8 +22,8 @@ class EmulateHalf(GraphPass):
 
     1. 16-bit constants become float32 constants of the same value.
     2. A node with a 16-bit output gets a float32 output, followed by Cast(16) and Cast(32).
-    3. ``Cast(to=16 bits)`` and other nodes whose type is an attribute only get the Cast(32); graph inputs and outputs
-       must be float32.
+    3. ``Cast(to=16 bits)`` and other nodes whose type is an attribute only get the Cast(32).
+    4. The model's inputs and outputs keep their types: 16-bit ones are widened behind, and rounded before.
     """
 
     name = "emulate_half"
@@ -32,15 +32,29 @@ class EmulateHalf(GraphPass):
         """Rewrite all graphs."""
         touched = False
         fresh = FreshNames(model)
+        for value in [each for each in model.graph.inputs if each.dtype in _HALF]:
+            _widen_input(model.graph, value, fresh)
+            touched = True
         for graph in graphs_of(model):
             for value in list(graph.initializers.values()):
                 touched |= _widen(value)
             for node in list(graph):
                 for output in node.outputs:
                     if output.dtype in _HALF:
-                        _round_after(graph, node, output, fresh)
+                        public = graph is model.graph and output.is_graph_output()
+                        _round_after(graph, node, output, fresh, public=public)
                         touched = True
         return PassResult(self.name, modified=touched)
+
+
+def _widen_input(graph: ir.Graph, value: ir.Value, fresh: FreshNames) -> None:
+    users = [(use.node, use.idx) for use in value.uses()]
+    wide = _cast(value, ir.DataType.FLOAT, fresh, "wide")
+    node = wide.producer()
+    if node is not None and users:
+        graph.insert_before(graph[0], [node])
+    for user, index in users:
+        user.replace_input_with(index, wide)
 
 
 def _widen(value: ir.Value) -> bool:
@@ -57,7 +71,7 @@ def _widen(value: ir.Value) -> bool:
     return True
 
 
-def _round_after(graph: ir.Graph, node: ir.Node, output: ir.Value, fresh: FreshNames) -> None:
+def _round_after(graph: ir.Graph, node: ir.Node, output: ir.Value, fresh: FreshNames, *, public: bool) -> None:
     half = output.dtype
     assert half is not None
     users = [(use.node, use.idx) for use in output.uses()]
@@ -65,12 +79,29 @@ def _round_after(graph: ir.Graph, node: ir.Node, output: ir.Value, fresh: FreshN
         narrow, created = output, []
     else:
         output.dtype = ir.DataType.FLOAT
-        rounding = ir.node("Cast", [output], {"to": int(half)}, name=f"{output.name}_round")
-        narrow, created = rounding.outputs[0], [rounding]
-        narrow.name, narrow.dtype, narrow.shape = fresh(f"{output.name}_rounded"), half, output.shape
-    widening = ir.node("Cast", [narrow], {"to": int(ir.DataType.FLOAT)}, name=f"{output.name}_widen")
-    wide = widening.outputs[0]
-    wide.name, wide.dtype, wide.shape = fresh(f"{output.name}_wide"), ir.DataType.FLOAT, output.shape
-    graph.insert_after(node, [*created, widening])
+        narrow = _cast(output, half, fresh, "rounded")
+        created = [narrow.producer()]
+        if public:
+            _publish(graph, output, narrow, fresh)
+    wide = _cast(narrow, ir.DataType.FLOAT, fresh, "wide")
+    graph.insert_after(node, [each for each in (*created, wide.producer()) if each is not None])
     for user, index in users:
         user.replace_input_with(index, wide)
+
+
+def _cast(value: ir.Value, dtype: ir.DataType, fresh: FreshNames, word: str) -> ir.Value:
+    """A node that is in no graph yet: its output."""
+    node = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{value.name}_{word}")
+    result = node.outputs[0]
+    result.name, result.dtype, result.shape = fresh(f"{value.name}_{word}"), dtype, value.shape
+    return result
+
+
+def _publish(graph: ir.Graph, old: ir.Value, new: ir.Value, fresh: FreshNames) -> None:
+    """Let ``new`` be the output that ``old`` was, under its name."""
+    name = str(old.name)
+    old.name = fresh(f"{name}_inner")
+    for position, value in enumerate(graph.outputs):
+        if value is old:
+            graph.outputs[position] = new
+    new.name = name

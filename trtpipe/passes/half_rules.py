@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from trtpipe.passes.carriers import PURE_MOVES
+from trtpipe.passes.carriers import PURE_MOVES, origin
 from trtpipe.passes.exact_chains import exact_chains
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.half_types import HALVES, HalfType
@@ -81,9 +81,16 @@ class HalfRules:
         self._from_integers: set[ir.Value] = set()
         self._unfit: set[ir.Value] = set()
         self._inverse: set[ir.Value] = set()
+        self._kept: set[ir.Node] = set()
 
     def kept(self, node: ir.Node) -> str | None:
         """Why ``node`` stays in float32, or ``None``."""
+        reason = self._judged(node)
+        if reason is not None:
+            self._kept.add(node)
+        return reason
+
+    def _judged(self, node: ir.Node) -> str | None:
         guard = self._guard
         measured = guard is not None and node.op_type not in _HIDDEN and guard.knows(node)
         constant = self._bad_constant(node)
@@ -99,8 +106,14 @@ class HalfRules:
         if reason is None and (guard is None or not measured):
             reason = self._by_growth(node)
         elif reason is None and guard is not None:
-            reason = guard.objection(node)
+            reason = guard.objection(node) or (guard.exponent(node) if self._reads_float32(node) else None)
         return reason or constant or ("reads a value that 16 bits may not hold" if unfit else None)
+
+    def _reads_float32(self, node: ir.Node) -> bool:
+        """Whether what ``node`` reads first is float32 so far. What was stored in 16 bits is as wrong as it will be."""
+        value = node.inputs[0] if node.inputs else None
+        maker = None if value is None else origin(value).producer()
+        return maker is None or maker in self._kept
 
     def _by_growth(self, node: ir.Node) -> str | None:
         """The rule where nothing was measured."""

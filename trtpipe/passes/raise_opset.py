@@ -7,6 +7,9 @@ import onnx_ir as ir
 
 from trtpipe.errors import StageError
 
+#: Since this opset Resize has a choice of coordinates, whose default is not what it did before.
+_RESIZE_MODES = 11
+
 
 def raise_opset(model: ir.Model, least: int) -> ir.Model:
     """A model at opset ``least`` or above; ``model`` itself if it is there already.
@@ -35,7 +38,22 @@ def raise_opset(model: ir.Model, least: int) -> ir.Model:
         ) from error
     result = ir.serde.deserialize_model(raised)
     result.graph.name = model.graph.name
+    if current < _RESIZE_MODES <= least:
+        _resize_as_before(result)
     result.ir_version = max(
         result.ir_version, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", least)])
     )
     return result
+
+
+def _resize_as_before(model: ir.Model) -> None:
+    """Write the coordinates of Upsample, and of Resize at opset 10, where the converter leaves the new default.
+
+    Position x of the result comes from x / scale, or from what lies below it, says ONNX of Upsample.
+    """
+    for node in model.graph.all_nodes():
+        if node.op_type != "Resize" or node.domain not in ("", "ai.onnx"):
+            continue
+        for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+            if name not in node.attributes:
+                node.attributes[name] = ir.AttrString(name, value)

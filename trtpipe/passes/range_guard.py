@@ -58,13 +58,7 @@ class RangeGuard:
         for value in _floats(node):
             if reason := self._size(value):
                 return reason
-        return (
-            self._sum(node)
-            or self.small_divisor(node)
-            or self._angle(node)
-            or self._exponent(node)
-            or self._difference(node)
-        )
+        return self._sum(node) or self.small_divisor(node) or self._angle(node) or self._difference(node)
 
     def _size(self, value: ir.Value) -> str | None:
         found = self.extent(value)
@@ -108,7 +102,8 @@ class RangeGuard:
         error = 0.0 if found is None else found.largest * self._half.rounding
         return None if error <= _ANGLE_ERROR else f"an angle would be off by {error:.3g} in {self._name}"
 
-    def _exponent(self, node: ir.Node) -> str | None:
+    def exponent(self, node: ir.Node) -> str | None:
+        """Why the exponent that ``node`` takes should not be cast to 16 bits; or ``None``."""
         if node.op_type not in _EXPONENTIAL or node.inputs[0] is None:
             return None
         found = self.extent(node.inputs[0])  # what lies far below, as masks do, comes out as 0 in any case

@@ -36,7 +36,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 11
+    version = 13
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> 
     eight, half = EIGHT_BIT.get(precision), HALF.get(precision)
     if not found & {eight, half}:
         notes.append(
-            f"no node could be lowered to {precision}: the engine will compute in float32 (see {LOWERED}.json)"
+            f"no node could be lowered to {precision}: the engine will compute in {_floats(found)} (see {LOWERED}.json)"
         )
     elif compared:
         return notes
@@ -184,3 +184,8 @@ def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> 
     elif eight is not None and (sentence := shortfall(decisions)) is not None:
         notes.append(sentence)
     return notes
+
+
+def _floats(found: set[str]) -> str:
+    """The floating-point types among some precisions."""
+    return ", ".join(sorted(each for each in found if "float" in each)) or "float32"

@@ -60,7 +60,7 @@ class Simplify:
 
     name = "simplify"
     produces = "simplified"
-    version = 6
+    version = 7
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
