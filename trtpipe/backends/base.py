@@ -45,6 +45,7 @@ class EngineFacts(Record):
         precisions: how many engine layers compute in each type (``Int8``, ``Half``, ``Float``, ...).
         weight_bytes, activation_bytes: as the builder reports them.
         report: every layer, as far as the builder says; ``None`` where it says nothing.
+        digests: ``plan``: the sha256 of the plan's bytes; ``lowered``: the content of the graph it was built from.
         build_seconds: wall time of parsing and building.
         warnings: the builder's own words.
         notes: where the engine differs from the lowered graph.
@@ -59,6 +60,7 @@ class EngineFacts(Record):
     weight_bytes: int | None = None
     activation_bytes: int | None = None
     report: EngineReport | None = None
+    digests: dict[str, str] = {}
     build_seconds: float
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

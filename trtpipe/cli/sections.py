@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from trtpipe.cli.sections_latency import comparison, latency
 from trtpipe.cli.tables import facts, table
 from trtpipe.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from trtpipe import EngineFacts, Inspection, LatencyReport, Manifest, ParityReport
+    from trtpipe import EngineFacts, Inspection, Manifest, ParityReport
     from trtpipe.accuracy.reports import MetricValue
     from trtpipe.backends.plan import PlanHeader
     from trtpipe.calibration.account import DataAccount
@@ -44,7 +45,7 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[str]:
     if found.lowered is not None:
         yield from _lowered(found.lowered, limit)
     if found.plan is not None:
-        yield _plan(found.plan)
+        yield _plan(found.plan, found.obstacles)
     if found.engine is not None:
         yield from _engine(found.engine, limit)
     if found.stand_in is not None:
@@ -53,10 +54,16 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[str]:
         yield from _ranges(found.ranges, limit)
     if found.statistics is not None:
         yield from _statistics(found.statistics, limit)
+    yield from _reports(found)
+
+
+def _reports(found: Inspection) -> Iterator[str]:
     if found.parity is not None:
         yield from _parity(found.parity)
     if found.latency is not None:
-        yield from _latency(found.latency)
+        yield from latency(found.latency)
+    if found.comparison is not None:
+        yield from comparison(found.comparison)
     if found.manifest is not None:
         yield from _manifest(found.manifest)
 
@@ -149,11 +156,12 @@ def explanation(decisions: Iterable[NodeDecision]) -> str:
     )
 
 
-def _plan(plan: PlanHeader) -> str:
+def _plan(plan: PlanHeader, obstacles: Sequence[str]) -> str:
     targets = "the header does not say" if plan.targets is None else ", ".join(plan.targets) or "none"
     weights = "" if plan.weight_bytes is None else f", {format_bytes(plan.weight_bytes)} of weights"
     more = ", and GPUs yet to come" if plan.and_later else ""
-    return facts([("built by", f"{plan.flavour} {plan.version}{weights}"), ("targets", targets + more)])
+    fits = [("does not run here", reason) for reason in obstacles] or [("runs here", "as far as its header tells")]
+    return facts([("built by", f"{plan.flavour} {plan.version}{weights}"), ("targets", targets + more), *fits])
 
 
 def _engine(engine: EngineFacts, limit: int | None) -> Iterator[str]:
@@ -275,35 +283,6 @@ def _metric(value: MetricValue) -> str:
     others = "".join(f", {name} {figure:.4g}" for name, figure in value.others.items())
     count = f" on {value.samples}" if value.samples else ""
     return f"{value.artifact}: {value.metric} {value.value:.4f}{count}{others}, {value.runner}"
-
-
-def _latency(report: LatencyReport) -> Iterator[str]:
-    judged = report.max_p99 is not None and any(figure.on_gpu for figure in report.measurements)
-    budget = "none" if report.max_p99 is None else f"p99 of {report.max_p99:g} ms"
-    yield facts(
-        [
-            ("verdict", _VERDICTS[report.passed if judged else None]),
-            ("budget", budget),
-            ("unit", "milliseconds"),
-            ("machine", ", ".join(f"{name} {value}" for name, value in report.machine.items())),
-            *_notes(report.notes),
-        ]
-    )
-    headers = ("artifact", "min", "median", "mean", "p90", "p95", "p99", "max")
-    rows = [
-        (
-            figure.artifact,
-            *(
-                f"{ms:.3f}"
-                for ms in (figure.min, figure.median, figure.mean, figure.p90, figure.p95, figure.p99, figure.max)
-            ),
-            f"{figure.throughput_qps:.1f}",
-            f"{figure.cov:.1f} %",
-            figure.runner if figure.on_gpu else f"{figure.runner}, not a GPU latency",
-        )
-        for figure in report.measurements
-    ]
-    yield table((*headers, "qps", "CoV", "runner"), rows, right=(*headers[1:], "qps", "CoV"))
 
 
 def _manifest(manifest: Manifest) -> Iterator[str]:
