@@ -169,6 +169,7 @@ def _engine(engine: EngineFacts, limit: int | None) -> Iterator[str]:
     yield facts(
         [
             ("engine", f"{engine.flavour} {engine.version} for {engine.target}"),
+            *((("built from", f"graph {engine.digests['lowered'][:12]}"),) if "lowered" in engine.digests else ()),
             ("inputs", "\n".join(map(str, engine.io.inputs))),
             ("outputs", "\n".join(map(str, engine.io.outputs))),
             ("layers", "unknown" if engine.layers is None else f"{engine.layers}: {precisions}"),
