@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.api import runnable_engine, undamaged
@@ -69,10 +70,10 @@ def _graphs(job: Job, old: Path, new: Path, progress: Progress) -> LatencyCompar
     with (
         opened(job, progress) as pipeline,
         pipeline.given({"lowered": old, "lowered:new": new}) as artifacts,
-        pipeline.workdir() as workdir,
+        TemporaryDirectory() as workdir,
     ):
         for artifact in artifacts.values():
-            prove(artifact, job, workdir, progress)
+            prove(artifact, job, Path(workdir), progress)
         runner, races = _timed(job, "onnxruntime", list(artifacts.values()), artifacts, progress)
     return LatencyComparison(
         machine=machine(), old=str(old), new=str(new), runner=runner, on_gpu=False, races=races, notes=(_CPU_NOTE,)

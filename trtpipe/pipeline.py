@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -86,10 +86,6 @@ class Pipeline:
     def memory(self) -> Memory:
         """Small facts that outlive a run, for work that is done in pieces."""
         return self._store
-
-    def workdir(self) -> AbstractContextManager[Path]:
-        """A folder for work that is done outside of any stage."""
-        return self._store.workdir()
 
     def run(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """Make every artifact that ``stages`` produce.

@@ -68,6 +68,12 @@ def test_another_build_of_one_release_fits(here):
     assert obstacles(HEADER, FACTS) == ()
 
 
+def test_a_version_that_nobody_tells_is_no_obstacle(here, monkeypatch):
+    here("1.7.1.116", (8, 9))
+    monkeypatch.setattr(fit, "version", lambda name: None)
+    assert obstacles(HEADER, FACTS) == ()
+
+
 def test_no_gpu_and_another_gpu(here):
     here("1.7.1.116")
     assert reasons(HEADER, FACTS) == ["this machine has no NVIDIA GPU"]

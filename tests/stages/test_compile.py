@@ -47,6 +47,11 @@ class TestNull:
         assert (facts.flavour, facts.target) == ("null", "sm89")
         assert [spec.name for spec in facts.io.inputs] == ["x"]
 
+    def test_what_the_builder_was_asked_for_is_kept(self, go):
+        _, facts = go(conv_net(), shapes=BATCHES, build={"opt_level": 2, "workspace": "1G"})
+        assert facts.options is not None
+        assert (facts.options.opt_level, facts.options.workspace) == (2, 1 << 30)
+
     def test_digests_say_which_plan_it_is_and_which_graph_it_was_built_from(self, go, table):
         lowered = table(lowered=conv_net()).artifacts["lowered"]
         draft, facts = go(conv_net(), shapes=BATCHES)

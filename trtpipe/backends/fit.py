@@ -50,8 +50,8 @@ def _obstacles(header: PlanHeader, facts: EngineFacts | None) -> Iterator[Refusa
     if (absent := missing(header.flavour)) is not None:
         yield absent
     else:
-        here = version(header.flavour) or "an unknown version"
-        if _release(here) != _release(header.version):
+        here = version(header.flavour)
+        if here is not None and _release(here) != _release(header.version):
             yield Refusal(
                 f"{header.flavour} {header.version} built it, {here} is installed: an engine runs on the release "
                 "that built it",

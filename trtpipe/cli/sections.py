@@ -170,6 +170,7 @@ def _engine(engine: EngineFacts, limit: int | None) -> Iterator[str]:
         [
             ("engine", f"{engine.flavour} {engine.version} for {engine.target}"),
             *((("built from", f"graph {engine.digests['lowered'][:12]}"),) if "lowered" in engine.digests else ()),
+            *_options(engine),
             ("inputs", "\n".join(map(str, engine.io.inputs))),
             ("outputs", "\n".join(map(str, engine.io.outputs))),
             ("layers", "unknown" if engine.layers is None else f"{engine.layers}: {precisions}"),
@@ -181,6 +182,13 @@ def _engine(engine: EngineFacts, limit: int | None) -> Iterator[str]:
     )
     if engine.report is not None:
         yield from _layers(engine.report, limit)
+
+
+def _options(engine: EngineFacts) -> Iterator[tuple[str, str]]:
+    """What the builder was asked for beyond its defaults."""
+    asked = {} if engine.options is None else engine.options.model_dump(mode="json", exclude_defaults=True)
+    if asked:
+        yield "options", ", ".join(f"{name} {value}" for name, value in asked.items())
 
 
 def _layers(report: EngineReport, limit: int | None) -> Iterator[str]:

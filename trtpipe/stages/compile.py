@@ -63,7 +63,8 @@ class Compile:
         for warning in facts.warnings:
             progress.note(f"{job.backend}: {warning}")
         digests = {"plan": sha256_file(plan), "lowered": inputs.artifacts["lowered"].digest} if plan.is_file() else {}
-        facts = facts.model_copy(update={"notes": _notes(facts, inputs), "digests": digests})
+        described = {"notes": _notes(facts, inputs), "options": job.profile.build, "digests": digests}
+        facts = facts.model_copy(update=described)
         for note in facts.notes:
             progress.note(f"{plan.name}: {note}")
         facts.write(plan.with_name(f"{plan.name}.json"))
