@@ -147,6 +147,8 @@ def contenders(feed: np.ndarray, folder: Path, stack: ExitStack, skipped: dict[s
         **{f"engine {precision}": lambda precision=precision: engine(precision) for precision in PRECISIONS},
     }
     for name, make in makers.items():
+        if name in skipped:
+            continue
         try:
             made = make()
             made.infer({"input": feed})
@@ -177,11 +179,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave a contender out")
     arguments = parser.parse_args()
     feed = np.random.default_rng(0).random((arguments.batch, 3, 224, 224), dtype=np.float32)
     skipped: dict[str, str] = {}
     gpu: dict[str, object] = {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        skipped.update(dict.fromkeys(arguments.without, "left out by --without"))
         found = list(contenders(feed, Path(folder), stack, skipped, gpu))
         load = os.getloadavg()[0]
         seconds = race(found, {"input": feed}, arguments.rounds)

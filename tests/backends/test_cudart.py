@@ -94,3 +94,8 @@ def test_the_real_library_has_every_call_and_says_that_there_is_no_driver():
         pytest.skip("the CUDA runtime library is not installed")
     with pytest.raises(StageError, match=r"cudaStreamCreate fails: .*driver.* \(cudaError 35\)"):
         cuda.stream()
+    from polygraphy.cuda import wrapper
+    from polygraphy.exception import PolygraphyException
+
+    with pytest.raises(PolygraphyException, match="CUDA Error: 35"):  # its calls still pass what ctypes takes
+        wrapper().create_stream()

@@ -165,7 +165,9 @@ class EngineRunner:
             )
         for index in range(self._engine.num_optimization_profiles):
             if all(self._fits(name, value.shape, index) for name, value in feed.items()):
-                return {name: np.ascontiguousarray(value) for name, value in feed.items()}, index
+                return {
+                    name: np.asarray(value, order="C") for name, value in feed.items()
+                }, index  # scalars stay scalars
         shapes = ", ".join(f"{name}:{'x'.join(map(str, value.shape))}" for name, value in feed.items())
         raise InputError(
             f"{self._name}: no optimisation profile admits {shapes}",
