@@ -28,7 +28,8 @@ LAYERS = (
     ("table",),
     ("pipeline",),
     ("runs", "tuning"),
-    ("api", "api_accuracy", "api_calibration", "api_tuning", "difference", "doctor", "inspection", "views"),
+    ("difference", "doctor", "inspection", "views"),
+    ("api", "api_accuracy", "api_calibration", "api_latency", "api_tuning"),
     ("cli",),
     ("__main__",),
 )
@@ -36,21 +37,22 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 #: What the command line reaches through the public names alone.
 BEHIND_THE_API = {
-    *("accuracy", "api", "api_accuracy", "api_calibration", "api_tuning", "backends", "calibration", "job", "latency"),
-    *("passes", "pipeline", "publish", "runs", "stages", "store", "tuning"),
+    *("accuracy", "api", "api_accuracy", "api_calibration", "api_latency", "api_tuning", "backends", "calibration"),
+    *("job", "latency", "passes", "pipeline", "publish", "runs", "stages", "store", "tuning"),
 }
 
 #: Parts of stages that all stages share.
 SHARED_BY_STAGES = {"exact", "facts", "harm", "halves", "repairing", "stage", "running", "reading", "switching"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
-DOORS = {"apart", "base", "choice", "gpu", "plan", "worker"}
+DOORS = {"apart", "base", "choice", "fit", "gpu", "plan", "timing", "worker"}
 GUESTS = {"doctor": {"_linux", "_sandbox"}, "inspection": {"null"}}
 
 #: package -> where it may be imported: beginnings of paths
 ROOMS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("backends/",),
     "tensorrt_rtx": ("backends/",),
+    "pynvml": ("backends/_nvml",),
     "onnxruntime": ("backends/",),
     "polygraphy": ("backends/", "accuracy/"),
     "onnxsim": ("backends/", "stages/simplify"),
@@ -172,7 +174,7 @@ def back_ends_are_entered_through_their_doors(module: Module) -> Iterator[str]:
 
 def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Module) -> Iterator[str]:
     allowed = {
-        "pipeline": {"", "api", "api_accuracy", "api_calibration", "api_tuning", "runs", "tuning"},
+        "pipeline": {"", "api", "api_accuracy", "api_calibration", "api_latency", "api_tuning", "runs", "tuning"},
         "store": {"", "store", "pipeline", "doctor", "cli"},
     }
     for other in module.own_imports():

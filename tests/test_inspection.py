@@ -18,7 +18,8 @@ from onnx.parser import parse_model
 import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import IOContract, TensorSpec
-from trtpipe.backends.base import EngineFacts
+from trtpipe.backends import fit
+from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.backends.null import NullEngine
 from trtpipe.backends.plan import RTX_TARGETS
 from trtpipe.calibration.statistics import Statistics, TensorStatistics
@@ -149,6 +150,20 @@ class TestEngine:
         both = trtpipe.inspect(path)
         assert both.engine == facts()
         assert both.notes == ()
+
+    def test_what_keeps_it_from_running_here_is_told_without_loading_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fit, "missing", lambda name: Refusal("it needs the package 'tensorrt_rtx'", "install it"))
+        monkeypatch.setattr("trtpipe.backends.gpu.gpus", lambda: ())
+        path = rtx_plan(tmp_path / "a.plan")
+        found = trtpipe.inspect(path)
+        assert found.obstacles[0] == "it needs the package 'tensorrt_rtx'; install it"
+        assert found.obstacles[1].startswith("this machine has no NVIDIA GPU")
+        facts().model_copy(update={"digests": {"plan": "0" * 64}}).write(tmp_path / "a.plan.json")
+        assert trtpipe.inspect(path).notes == (
+            "its content is not that of the engine that the file beside it describes",
+        )
 
     def test_contradictions_are_noted(self, tmp_path: Path) -> None:
         path = rtx_plan(tmp_path / "a.plan", cut=1)

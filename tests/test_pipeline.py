@@ -124,8 +124,10 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "method": ({"recipe": {"method": "max"}}, ALL[3:], "settings.method"),
     "method that goes by the format": ({"recipe": {"method": "mse"}}, ALL[3:], "settings.method"),
     "kept nodes": ({"keep": ["*"]}, (CALIBRATE, *AFTER_LOWER), "settings.keep"),
-    "another target": ({"targets": ["sm120"]}, ("compile sm120", VERIFY, BUNDLE), "never built before"),
-    "one target more": ({"targets": ["sm89", "sm120"]}, ("compile sm120", VERIFY, BUNDLE), "never built before"),
+    "another target": ({"targets": ["sm120"]}, ("compile sm120", VERIFY, MEASURE, BUNDLE), "never built before"),
+    "one target more": (
+        {"targets": ["sm89", "sm120"]}, ("compile sm120", VERIFY, MEASURE, BUNDLE), "never built before"
+    ),
     "tolerance": ({"tolerance": {"atol": 50.0}}, (VERIFY, BUNDLE), "settings.tolerance.atol"),
     "accuracy gate": ({"accuracy": {"max_drop": 0.5}}, (VERIFY, BUNDLE), "settings.accuracy.max_drop"),
     "latency settings": (
@@ -134,13 +136,13 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "latency budget": (
         {"latency": PROFILE["latency"] | {"max_p99": 1.0}}, (MEASURE, BUNDLE), "settings.latency.max_p99"
     ),
-    "builder option": ({"build": {"opt_level": 1}}, (COMPILE, BUNDLE), "settings.build.opt_level"),
+    "builder option": ({"build": {"opt_level": 1}}, (COMPILE, MEASURE, BUNDLE), "settings.build.opt_level"),
     "limits of the builder": ({"build": {"time_limit": 99.0}}, (BUNDLE,), "settings.settings.profile.build.time_limit"),
     "a description": ({"description": "words"}, (BUNDLE,), "settings.settings.profile.description"),
     "shapes": ({"shapes": WIDER}, (SIMPLIFY, LOWER, COMPILE, VERIFY, MEASURE, BUNDLE), "settings.shapes.x"),
     "no simplification": ({"simplify": False}, (SIMPLIFY, OBSERVE, CALIBRATE, *AFTER_LOWER), "settings.onnxsim"),
     "calibration data": (change_calibration_data, ALL[1:], "inputs.calibration-data"),
-    "evaluation data": (change_evaluation_data, (SIMPLIFY, VERIFY, BUNDLE), "inputs.evaluation-data"),
+    "evaluation data": (change_evaluation_data, (SIMPLIFY, VERIFY, MEASURE, BUNDLE), "inputs.evaluation-data"),
     "weights": (change_weights, ALL, "inputs.source"),
     "a node's name": (rename_a_node, (EXPORT, SIMPLIFY, OBSERVE, CALIBRATE, *AFTER_LOWER), "inputs.source"),
     "threads": ({"settings": {"threads": 1}}, (MEASURE, BUNDLE), "backend.threads"),  # they decide a latency on the CPU

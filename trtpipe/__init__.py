@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from trtpipe.api_accuracy import check, rejudge, save_baseline
     from trtpipe.api_calibration import calibrate, derive, import_trt_cache
+    from trtpipe.api_latency import compare_latency
     from trtpipe.api_tuning import TuneResult, sensitivity, tune
     from trtpipe.artifact import Artifact, IOContract, TensorSpec
     from trtpipe.backends.base import EngineFacts
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from trtpipe.inspection import Inspection, inspect
-    from trtpipe.latency.reports import LatencyReport
+    from trtpipe.latency.reports import LatencyComparison, LatencyReport
     from trtpipe.pipeline import Step
     from trtpipe.profile import DeploymentProfile, ShapeRange
     from trtpipe.progress import Progress, Silent
@@ -79,6 +80,7 @@ _HOMES = {
     "InputError": "trtpipe.errors",
     "Inspection": "trtpipe.inspection",
     "InternalError": "trtpipe.errors",
+    "LatencyComparison": "trtpipe.latency.reports",
     "LatencyReport": "trtpipe.latency.reports",
     "Manifest": "trtpipe.report.manifest",
     "ParityReport": "trtpipe.accuracy.reports",
@@ -101,6 +103,7 @@ _HOMES = {
     "build": "trtpipe.api",
     "calibrate": "trtpipe.api_calibration",
     "check": "trtpipe.api_accuracy",
+    "compare_latency": "trtpipe.api_latency",
     "compile": "trtpipe.api",
     "derive": "trtpipe.api_calibration",
     "diagnose": "trtpipe.doctor",
@@ -143,6 +146,7 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "InputError",
     "Inspection",
     "InternalError",
+    "LatencyComparison",
     "LatencyReport",
     "Manifest",
     "ParityReport",
@@ -165,6 +169,7 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "build",
     "calibrate",
     "check",
+    "compare_latency",
     "compile",
     "derive",
     "diagnose",

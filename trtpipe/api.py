@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.backends.base import Refusal, load_backend
 from trtpipe.backends.choice import choose_backend, default_targets
+from trtpipe.backends.fit import obstacles
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError
+from trtpipe.inspection import Inspection, inspect
 from trtpipe.job import Job
 from trtpipe.pipeline import Step, opened, stages_for
 from trtpipe.profile import CALIBRATED, DeploymentProfile
@@ -141,7 +143,7 @@ def verify(
     """
     given: dict[str, Path] = {"model": reference}
     if candidate.suffix in PLAN:
-        given[_runnable_engine(job, candidate)] = candidate
+        given[runnable_engine(job, candidate)] = candidate
     else:
         given["lowered"] = candidate
     return run_stage(job, "verify", given, out, JSON, progress)
@@ -153,18 +155,29 @@ def measure(
     """Time a plan on this machine's GPU, or an ONNX graph on its CPU -> ``latency.json``.
 
     Args:
-        graph: the lowered graph of a plan, which knows the inputs' shapes (default: ``lowered.onnx`` beside the plan).
+        graph: the lowered graph of a plan (default: ``lowered.onnx`` beside it, if there is one). It names the open
+            dimensions, and tells how to read data.
 
     Raises:
         EnvironmentLacks: ``model`` is a plan that this machine cannot run.
+        InputError: there is data and a plan, and no graph.
     """
+    return run_stage(job, "measure", to_measure(job, model, graph), out, JSON, progress)
+
+
+def to_measure(job: Job, model: Path, graph: Path | None = None) -> dict[str, Path]:
+    """What the measure stage needs of a plan or an ONNX graph, by label; for arguments and errors see ``measure``."""
     if model.suffix not in PLAN:
-        return run_stage(job, "measure", {"lowered": model}, out, JSON, progress)
-    label, lowered = _runnable_engine(job, model), graph or model.with_name("lowered.onnx")
-    if graph is None and not lowered.is_file():
-        raise InputError(f"{model}: no lowered.onnx lies beside it, to tell the inputs' shapes", "name it with --graph")
-    given = {"lowered": lowered, label: model}
-    return run_stage(job, "measure", given, out, JSON, progress)
+        return {"lowered": model}
+    given = {runnable_engine(job, model): model}
+    beside = graph or model.with_name("lowered.onnx")
+    if graph is not None or beside.is_file():
+        return {"lowered": beside, **given}
+    if job.recipe.data.source or job.recipe.evaluation is not None:
+        raise InputError(
+            f"{model}: without the graph it was built from, data cannot be read as its inputs", "name it with --graph"
+        )
+    return given
 
 
 def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:
@@ -210,14 +223,33 @@ def _refusal(job: Job, target: Target) -> Refusal | None:
     return load_backend(job.backend).refuses(None, job.profile, target)
 
 
-def _runnable_engine(job: Job, plan_file: Path) -> str:
-    """The label of a plan that can run here."""
-    from trtpipe.backends.base import load_backend
+def runnable_engine(job: Job, plan_file: Path) -> str:
+    """The label of a plan that can run here, as far as can be told without loading it.
 
+    Raises:
+        EnvironmentLacks: it cannot.
+        InputError: it is damaged, or nothing says what it is for.
+    """
     target = _target_of(job, plan_file)
-    if refusal := load_backend(job.backend).runs(find_target(target)):
-        raise EnvironmentLacks(f"{plan_file} cannot run here: {refusal.reason}", refusal.remedy)
+    found = undamaged(plan_file)
+    refusals = obstacles(found.plan, found.engine) if found.plan is not None else ()
+    if not refusals and (refusal := load_backend(job.backend).runs(find_target(target))):
+        refusals = (refusal,)
+    if refusals:
+        raise EnvironmentLacks(f"{plan_file} cannot run here: {refusals[0].reason}", refusals[0].remedy)
     return f"engine:{target}"
+
+
+def undamaged(plan_file: Path) -> Inspection:
+    """What is known of a plan.
+
+    Raises:
+        InputError: it is cut short, or the file beside it is of another one.
+    """
+    found = inspect(plan_file)
+    if found.notes:
+        raise InputError(f"{plan_file}: {found.notes[0]}", "build it again, or copy both files of it")
+    return found
 
 
 def _target_of(job: Job, plan_file: Path) -> str:

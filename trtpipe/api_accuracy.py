@@ -164,7 +164,11 @@ def _latency(
         return skipped("name the baseline's own build with --baseline-build DIR to run both in turns")
     if entries(old.manifest.artifacts)["lowered"].digest != entries(baseline.artifacts)["lowered"].digest:
         raise InputError(f"{old.folder}: not the build that the baseline was made of", "give that one")
-    return [_race(figure, build, old, settings, progress) for figure in build.latency.measurements]
+    several = len({figure.artifact for figure in build.latency.measurements}) < len(build.latency.measurements)
+    return [
+        _race(figure, f"{figure.artifact}, {figure.on}" if several else figure.artifact, build, old, settings, progress)
+        for figure in build.latency.measurements
+    ]
 
 
 def _hardware(found: Mapping[str, str | int]) -> dict[str, str | int]:
@@ -172,23 +176,26 @@ def _hardware(found: Mapping[str, str | int]) -> dict[str, str | int]:
     return {name: found[name] for name in ("cpu", "cores", "memory", "gpu") if name in found}
 
 
-def _race(figure: Latency, build: Build, old: Build, settings: Settings, progress: Progress) -> Finding:
+def _race(figure: Latency, name: str, build: Build, old: Build, settings: Settings, progress: Progress) -> Finding:
     """One artifact of both builds in turns. Only a GPU's figures are judged, as everywhere."""
     from trtpipe.accuracy.regression import Finding
     from trtpipe.calibration.synthetic import RandomDataset
-    from trtpipe.latency.alternating import duel
+    from trtpipe.latency.alternating import alternate, is_slower, judge
     from trtpipe.onnxfile import read_contract
+    from trtpipe.profile import LatencySettings
 
     backend = load_backend(build.manifest.backend if figure.on_gpu else "onnxruntime")
+    settled = LatencySettings(cuda_graph=figure.cuda_graph, transfers="h2d" in figure.parts)
     feed = next(iter(RandomDataset(read_contract(build.path("lowered")), figure.shapes, samples=1, seed=0))).feed
     with (
         backend.open(old.path(figure.artifact), settings) as before,
         backend.open(build.path(figure.artifact), settings) as now,
     ):
-        found = duel(before, now, feed, progress)
+        seconds = alternate(before, now, feed, settled, progress)
+    found = judge(seconds, figure.shapes, "synthetic")
     words = (
         f"{found.old:.3g} ms before, {found.new:.3g} ms now, in turns: {found.ratio - 1:+.1%} "
-        f"({found.low - 1:+.1%} to {found.high - 1:+.1%}), {figure.runner}"
+        f"({found.confidence:.0%} interval {found.low - 1:+.1%} to {found.high - 1:+.1%}), {figure.runner}"
     )
-    status: Status = "ok" if not found.slower else "failed" if figure.on_gpu else "note"
-    return Finding(gate="latency", name=f"latency of {figure.artifact}", status=status, message=words)
+    status: Status = "ok" if not is_slower(seconds) else "failed" if figure.on_gpu else "note"
+    return Finding(gate="latency", name=f"latency of {name}", status=status, message=words)

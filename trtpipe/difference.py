@@ -170,4 +170,4 @@ def _engines(build: Build) -> dict[str, object]:
 
 def _latency(build: Build) -> dict[str, str]:
     found = () if build.latency is None else build.latency.measurements
-    return {f"{each.artifact}, {each.runner}": f"{each.median:.3g} ms" for each in found}
+    return {f"{each.artifact}, {each.on}, {each.runner}": f"{each.median:.3g} ms" for each in found}

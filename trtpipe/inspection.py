@@ -11,19 +11,22 @@ from typing import Literal, TypeAlias
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Record
 from trtpipe.backends.base import EngineFacts
+from trtpipe.backends.fit import contradictions, obstacles
 from trtpipe.backends.null import NullEngine
 from trtpipe.backends.plan import PlanHeader, read_header
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.digest import sha256_file
 from trtpipe.errors import InputError
-from trtpipe.latency.reports import LatencyReport
+from trtpipe.latency.reports import LatencyComparison, LatencyReport
 from trtpipe.passes.decisions import NodeDecision, explain
 from trtpipe.report.graph import GraphSummary, summarise_graph
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.statistics import StatisticsSummary, summarise_statistics
 from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
 
-Kind: TypeAlias = Literal["model", "engine", "ranges", "statistics", "parity", "latency", "manifest", "facts"]
+Kind: TypeAlias = Literal[
+    "model", "engine", "ranges", "statistics", "parity", "latency", "comparison", "manifest", "facts"
+]
 
 _MOST_JSON = 256 << 20
 _PLAN_MAGIC = (b"ftrt", b"vtrt")
@@ -36,6 +39,7 @@ _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxy
         frozenset({"tensors", "method"}): ("ranges", "ranges", Ranges),
         frozenset({"comparisons", "reference"}): ("parity", "parity", ParityReport),
         frozenset({"measurements", "machine"}): ("latency", "latency", LatencyReport),
+        frozenset({"races", "machine"}): ("comparison", "comparison", LatencyComparison),
         frozenset({"exporter", "contract"}): ("facts", "exported", ExportFacts),
         frozenset({"simplified", "nodes_before"}): ("facts", "simplified", SimplifyFacts),
         frozenset({"counts", "nodes"}): ("facts", "lowered", LowerFacts),
@@ -57,7 +61,9 @@ class Inspection(Record):
         plan: the header of an engine.
         engine: what the builder wrote beside an engine.
         stand_in: the content of a null back-end's engine.
+        comparison: two engines or graphs in turns.
         notes: what does not fit together.
+        obstacles: why an engine cannot run on this machine, as far as can be told without loading it.
     """
 
     path: str
@@ -75,8 +81,10 @@ class Inspection(Record):
     statistics: StatisticsSummary | None = None
     parity: ParityReport | None = None
     latency: LatencyReport | None = None
+    comparison: LatencyComparison | None = None
     manifest: Manifest | None = None
     notes: tuple[str, ...] = ()
+    obstacles: tuple[str, ...] = ()
 
     def explain(self, node: str) -> tuple[NodeDecision, ...]:
         """What lowering decided for a node, or for all that a shell pattern matches.
@@ -131,8 +139,8 @@ def inspect(path: str | Path) -> Inspection:
         kind, sections = _json(path)
     else:
         kind, sections = _model(path)
-    notes = _contradictions(sections)
-    found = {"path": str(path), "kind": kind, "size": path.stat().st_size, "sha256": sha256_file(path), "notes": notes}
+    sha256 = sha256_file(path)
+    found = {"path": str(path), "kind": kind, "size": path.stat().st_size, "sha256": sha256, **_fit(sections, sha256)}
     return Inspection.model_validate({**found, **sections})
 
 
@@ -187,15 +195,13 @@ def _beside(path: Path) -> _Sections:
     return sections if kind == "facts" else {}
 
 
-def _contradictions(sections: _Sections) -> tuple[str, ...]:
+def _fit(sections: _Sections, sha256: str) -> dict[str, tuple[str, ...]]:
+    """Whether an engine fits the file beside it, and this machine."""
     plan, engine = sections.get("plan"), sections.get("engine")
-    notes = []
-    if isinstance(plan, PlanHeader):
-        if plan.size_ok is False:
-            notes.append("the file is not as long as its header says: it was cut short")
-        if isinstance(engine, EngineFacts):
-            if engine.flavour != plan.flavour:
-                notes.append(f"the file beside it speaks of {engine.flavour}, the engine is of {plan.flavour}")
-            if plan.targets is not None and engine.target not in plan.targets:
-                notes.append(f"the file beside it says {engine.target}, the engine is for {', '.join(plan.targets)}")
-    return tuple(notes)
+    if not isinstance(plan, PlanHeader):
+        return {}
+    facts = engine if isinstance(engine, EngineFacts) else None
+    return {
+        "notes": contradictions(plan, facts, sha256),
+        "obstacles": tuple(f"{found.reason}; {found.remedy}" for found in obstacles(plan, facts)),
+    }

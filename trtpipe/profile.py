@@ -129,10 +129,23 @@ class AccuracyGate(Record):
 
 
 class LatencySettings(Record):
-    """How latency is measured, in trtexec's words, and the budget it has to meet."""
+    """How latency is measured, in trtexec's words, and the budget it has to meet.
+
+    Attributes:
+        warmup, duration: how long to run before timing, and how long to time.
+        iterations: least number of runs that are timed.
+        cuda_graph: whether an engine's kernels are launched as one CUDA graph.
+        transfers: whether copies to and from the GPU are part of an inference.
+        batches: batch sizes to measure at; empty: as the shapes have it.
+        max_p99: the budget.
+    """
 
     warmup: Seconds = 0.2
     duration: Seconds = 3.0
+    iterations: Annotated[int, Field(ge=1)] = 10
+    cuda_graph: bool = True
+    transfers: bool = True
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = ()
     max_p99: Seconds | None = None
 
 

@@ -83,6 +83,19 @@ def test_the_profile_follows_the_feed(pair):
     assert buffered.profiles == [1, 0]
 
 
+def test_arrays_become_contiguous_and_scalars_stay_scalars(pair):
+    runner, buffered = pair
+    fed = []
+    buffered.infer = lambda feed: fed.append(feed) or {"y": np.zeros(1)}
+    strided = np.zeros((4, 2), np.float32).T
+    runner.infer({"x": strided})
+    assert fed[0]["x"].flags.c_contiguous
+    admitted, _ = runner._admitted({"x": strided})
+    assert admitted["x"].shape == (2, 4)
+    runner._fits = lambda name, shape, index: True
+    assert runner._admitted({"x": np.array(3.0)})[0]["x"].shape == ()
+
+
 def test_results_are_copies(pair):
     runner, _ = pair
     first = runner.infer(feed(1))["y"]

@@ -176,7 +176,15 @@ class TestPrecedence:
         assert found["precision"] == "fp16"
         assert found["targets"] == ["sm86"]
         assert found["keep"] == ["a*"]
-        assert found["latency"] == {"warmup": 0.001, "duration": 0.01, "max_p99": None}
+        assert found["latency"] == {
+            "warmup": 0.001,
+            "duration": 0.01,
+            "iterations": 10,
+            "cuda_graph": True,
+            "transfers": True,
+            "batches": [],
+            "max_p99": None,
+        }
         assert found["tolerance"]["outputs"]["y"]["atol"] == 5.0
         assert found["tolerance"]["outputs"]["y"]["rtol"] == 0.5
         assert found["build"]["opt_level"] == 1

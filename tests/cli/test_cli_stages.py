@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from models import conv_net, save
 
 import trtpipe
 
@@ -245,6 +246,40 @@ class TestMeasure:
         assert "not a GPU latency" in result.stdout
         assert result.stdout.splitlines()[-3] == "PASSED | latency not judged"
         assert trtpipe.LatencyReport.read(tmp_path / "latency.json").max_p99 == pytest.approx(1e-3)
+
+    def test_batches_are_swept_with_real_data_and_shown_row_by_row(self, run: Run, tmp_path: Path) -> None:
+        graph, data = save(conv_net(), tmp_path / "net.onnx"), tmp_path / "some.npz"
+        np.savez(data, x=np.ones((4, 3, 8, 8), np.float32))
+        words = ("measure", graph, "--warmup", "1ms", "--duration", "10ms", "--iterations", "3")
+        result = run(*words, "--batch", "1,3", "--data", data)
+        assert result.exit_code == 0
+        assert [f"x:{batch}x3x8x8" in result.stdout for batch in (1, 3, 4)] == [True, True, False]
+        document = json.loads(run(*words, "--batch", "2", "--data", data, "--json").stdout)
+        [figure] = document["latency"]["measurements"]
+        assert figure["shapes"] == {"x": [2, 3, 8, 8]}
+        assert data.name in figure["data"]
+
+    def test_two_graphs_run_in_turns(self, run: Run, bundle: Path, tmp_path: Path) -> None:
+        words = ("measure", bundle / "model.onnx", bundle / "lowered.onnx", "--warmup", "1ms")
+        result = run(*words, "-o", tmp_path / "c.json")
+        assert result.exit_code == 0
+        assert "95% interval" in result.stdout
+        assert "no GPU latencies" in result.stdout
+        document = json.loads(run(*words, "--json").stdout)
+        [race] = document["comparison"]["races"]
+        assert race["low"] <= race["ratio"] <= race["high"]
+        assert trtpipe.inspect(tmp_path / "c.json").comparison is not None
+
+    def test_a_fixed_batch_is_not_swept(self, run: Run, bundle: Path) -> None:
+        result = run("measure", bundle / "lowered.onnx", "--batch", "4", "-q")
+        assert result.exit_code == 2
+        assert "the batch size is fixed in the model" in result.stderr
+
+    @pytest.mark.parametrize("text", ["0", "x", "1,-2"])
+    def test_batch_sizes_are_whole_numbers_from_1(self, run: Run, bundle: Path, text: str) -> None:
+        result = run("measure", bundle / "lowered.onnx", "--batch", text, "-q")
+        assert result.exit_code == 2
+        assert "--batch" in result.stderr
 
 
 @pytest.mark.parametrize(

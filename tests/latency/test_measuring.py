@@ -5,35 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
+from trtpipe.backends.timing import Lap
 from trtpipe.latency import measuring
-from trtpipe.latency.measuring import measure, summarise
+from trtpipe.latency.measuring import measure, run
 from trtpipe.profile import LatencySettings
 from trtpipe.progress import Silent
-
-
-def figures(milliseconds):
-    return summarise(np.asarray(milliseconds) / 1e3, {"x": (1, 3)}, 0.2, "lowered", "a CPU", on_gpu=False)
-
-
-def test_figures_are_numpys_in_milliseconds():
-    times = np.random.default_rng(0).gamma(2.0, 3.0, 1000)
-    found = figures(times)
-    assert (found.iterations, found.artifact, found.runner, found.on_gpu) == (1000, "lowered", "a CPU", False)
-    assert found.min == pytest.approx(times.min())
-    assert found.max == pytest.approx(times.max())
-    assert found.mean == pytest.approx(times.mean())
-    assert found.median == pytest.approx(np.median(times))
-    assert [found.p90, found.p95, found.p99] == pytest.approx(np.percentile(times, [90, 95, 99]).tolist())
-    assert found.cov == pytest.approx(100 * times.std() / times.mean())
-    assert found.throughput_qps == pytest.approx(1000 / (times.sum() / 1e3))
-    assert found.shapes == {"x": (1, 3)}
-
-
-def test_equal_times_have_no_variation():
-    found = figures([5.0] * 4)
-    assert (found.min, found.median, found.p99, found.max) == pytest.approx((5, 5, 5, 5))
-    assert found.cov == pytest.approx(0)
-    assert found.throughput_qps == pytest.approx(200)
 
 
 class Clock:
@@ -74,7 +50,7 @@ def timed(monkeypatch):
         worker = Worker(clock, seconds)
         feed = {"x": np.zeros((2, 3), np.float32)}
         settings = LatencySettings(warmup=warmup, duration=duration)
-        found = measure(worker, feed, settings, "engine:sm89", progress or Silent(), on_gpu=True)
+        found = measure(worker, feed, "zeros", settings, "engine:sm89", progress or Silent(), on_gpu=True)
         return found, worker
 
     return run
@@ -117,3 +93,55 @@ def test_progress_never_passes_the_end(timed):
     assert calls
     assert {phase for phase, _, _ in calls} == {"measure"}
     assert all(done <= total == 10 for _, done, total in calls)
+
+
+def test_slow_drift_makes_figures_unstable(timed):
+    found, _ = timed(itertools.chain([0.125, 0.125], np.linspace(0.05, 0.08, 17)), duration=1.0)
+    assert not found.stable
+    assert found.spread > 30
+    assert found.windows == tuple(sorted(found.windows))
+    assert any("differ by" in note for note in found.notes)
+    steady, _ = timed(itertools.repeat(0.0625))
+    assert steady.stable
+    assert (steady.spread, steady.notes) == (0, ())
+
+
+class Queue:
+    """A device that works one second a query, and notes how many are under way; launching takes the host 0.1 s."""
+
+    cuda_graph, notes = False, ()
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.ends = []
+        self.most = 0
+
+    def start(self):
+        self.clock.now += 0.1
+        begin = max(self.clock.now, self.ends[-1] if self.ends else 0.0)
+        self.ends.append(begin + 1.0)
+        self.waiting = getattr(self, "waiting", 0) + 1
+        self.most = max(self.most, self.waiting)
+
+    def finish(self):
+        self.waiting -= 1
+        self.clock.now = max(self.clock.now, self.ends[-1 - self.waiting])
+        return Lap(enqueue=0.1, h2d=0.0, compute=1.0, d2h=0.0)
+
+
+def test_the_device_never_waits_for_the_host(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(measuring, "time", clock)
+    queue = Queue(clock)
+    laps, wall = run(queue, 5.0, 10, Silent())
+    assert len(laps) == 10
+    assert (queue.most, queue.waiting) == (2, 0)
+    assert wall == pytest.approx(0.1 + 10)  # one launch, then query after query
+
+
+@pytest.mark.parametrize("least", [1, 2, 25])
+def test_the_least_number_of_runs_is_kept(monkeypatch, least):
+    clock = Clock()
+    monkeypatch.setattr(measuring, "time", clock)
+    laps, _ = run(Queue(clock), 1e-9, least, Silent())
+    assert len(laps) == least

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import onnx
 import pytest
@@ -44,6 +46,19 @@ class TestNull:
         assert (draft.kind, draft.target, draft.names) == ("engine", "sm89", ("sm89.plan", "sm89.plan.json"))
         assert (facts.flavour, facts.target) == ("null", "sm89")
         assert [spec.name for spec in facts.io.inputs] == ["x"]
+
+    def test_what_the_builder_was_asked_for_is_kept(self, go):
+        _, facts = go(conv_net(), shapes=BATCHES, build={"opt_level": 2, "workspace": "1G"})
+        assert facts.options is not None
+        assert (facts.options.opt_level, facts.options.workspace) == (2, 1 << 30)
+
+    def test_digests_say_which_plan_it_is_and_which_graph_it_was_built_from(self, go, table):
+        lowered = table(lowered=conv_net()).artifacts["lowered"]
+        draft, facts = go(conv_net(), shapes=BATCHES)
+        assert facts.digests == {
+            "plan": hashlib.sha256(draft.path.read_bytes()).hexdigest(),
+            "lowered": lowered.digest,
+        }
 
     def test_shapes_are_looked_at_first(self, go):
         with pytest.raises(InputError, match="is dynamic, and no shapes were given"):

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from models import conv_net, embedding, model
 
-from trtpipe.artifact import Artifact, Draft, FileEntry
+from trtpipe.artifact import Artifact, Draft, FileEntry, IOContract
+from trtpipe.backends.apart import ApartRunner
+from trtpipe.backends.base import EngineFacts
+from trtpipe.backends.gpu import Gpu
 from trtpipe.backends.null import Null
+from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.stages.measure import Measure
+from trtpipe.table import artifact_from_file
 from trtpipe.toolchain import machine
 
 STAGE = Measure()
@@ -59,6 +65,28 @@ def test_integer_inputs(go):
     assert go(embedding(), shapes=shapes).measurements[0].shapes == {"ids": (2, 6), "mask": (2, 6)}
 
 
+class TestShapesAndData:
+    def test_every_optimisation_profile_is_measured_at_every_batch_size(self, go):
+        report = go(conv_net(), shapes=[SHAPES, {"x": {key: [2, 3, 8, 8] for key in ("min", "opt", "max")}}])
+        assert [figure.shapes["x"][0] for figure in report.measurements] == [4, 2]
+        report = go(conv_net(), latency={**SHORT, "batches": [1, 6]})
+        assert [figure.shapes["x"] for figure in report.measurements] == [(1, 3, 8, 8), (6, 3, 8, 8)]
+
+    def test_without_data_the_report_says_that_values_are_synthetic(self, go):
+        assert go(conv_net()).measurements[0].data.startswith("synthetic: ")
+
+    @pytest.mark.parametrize("role", ["data", "evaluation"])
+    def test_real_samples_fill_the_inputs(self, go, table, tmp_path, monkeypatch, role):
+        values = np.random.default_rng(0).normal(size=(6, 3, 8, 8)).astype(np.float32)
+        np.savez(tmp_path / "some.npz", x=values)
+        fed = []
+        original = ApartRunner.time
+        monkeypatch.setattr(ApartRunner, "time", lambda self, feed: fed.append(feed) or original(self, feed))
+        report = go(given=table(lowered=conv_net(), labels="", **{role: str(tmp_path / "some.npz")}))
+        assert "some.npz" in report.measurements[0].data
+        np.testing.assert_array_equal(fed[0]["x"], values[:4])
+
+
 class TestEngines:
     @pytest.fixture
     def engines(self, tmp_path, table, monkeypatch):
@@ -100,6 +128,23 @@ class TestEngines:
         assert report.passed is passed
         assert report.notes == ()
 
+    def test_what_the_builder_says_is_kept_for_comparison(self, go, engines, tmp_path):
+        layer = EngineLayer(name="l", kind="conv", outputs=(EngineTensor(name="y", type="Half", dims=(2, 8)),))
+        facts = EngineFacts(
+            flavour="null",
+            version="1",
+            target="sm89",
+            io=IOContract(inputs=(), outputs=()),
+            report=EngineReport(source="a test", layers=(layer,)),
+            build_seconds=1.0,
+        )
+        facts.write(tmp_path / "sm89.plan.json")
+        label = "engine:sm89"
+        artifact = artifact_from_file("engine", tmp_path / "sm89.plan", "sm89")
+        report = go(given=type(engines)({**engines.artifacts, label: artifact}), targets=["sm89", "sm120"])
+        assert list(report.engines) == [label]  # nothing is known of the other
+        assert (report.engines[label].kernels, report.engines[label].bytes_written) == (1, 32)
+
     def test_engines_of_other_targets_are_left_out(self, go, engines):
         assert [figure.artifact for figure in go(given=engines).measurements] == ["engine:sm89"]
 
@@ -122,6 +167,6 @@ def test_what_its_key_holds(make_job, monkeypatch):
     fingerprint = STAGE.fingerprint(make_job())
     assert fingerprint["cpu"] == str(machine()["cpu"])
     assert fingerprint["threads"] == "0"
-    assert STAGE.consumes(make_job()) == ("lowered",)
-    monkeypatch.setattr(Null, "runs", lambda self, target: None)
-    assert STAGE.consumes(make_job()) == ("engine", "lowered")
+    assert STAGE.consumes(make_job()) == ("engine", "lowered", "evaluation-data", "calibration-data")
+    monkeypatch.setattr("trtpipe.stages.measure.gpus", lambda: (Gpu("u", "NVIDIA L4", (8, 9), "570.1", None),))
+    assert STAGE.fingerprint(make_job())["gpus"] == "NVIDIA L4 570.1"

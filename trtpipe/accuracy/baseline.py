@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.accuracy.build import EngineFigures
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, Record
+from trtpipe.engine.figures import EngineFigures
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
 

@@ -9,17 +9,22 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import TensorSpec
+from trtpipe.backends._cudart import LIBRARY_REMEDY, load
+from trtpipe.backends._nvml import read_state
 from trtpipe.backends._trt_builder import dtype_name
 from trtpipe.backends._trt_errors import Log, tidy
+from trtpipe.backends._trt_stopwatch import opened
 from trtpipe.backends.base import SimpleRunner
 from trtpipe.backends.gpu import gpus, has_driver
 from trtpipe.errors import EnvironmentLacks, InputError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from trtpipe.backends.base import Feed
+    from trtpipe.backends.timing import DeviceState, Stopwatch
 
 
 def require_driver(flavour: str) -> None:
@@ -57,6 +62,8 @@ def open_engine(trt: Any, plan: Path, flavour: str) -> Iterator[EngineRunner]:
                 runner.activate()
         except PolygraphyException as error:
             raise _not_here(plan, log) from error
+        except OSError as error:  # Polygraphy finds no libcudart
+            raise EnvironmentLacks(f"the CUDA runtime library cannot be loaded: {error}", LIBRARY_REMEDY) from error
         if engine is None:
             raise _not_here(plan, log)
         try:
@@ -96,6 +103,14 @@ class EngineRunner(SimpleRunner):
         """The engine's outputs."""
         return self._outputs
 
+    @property
+    def typical(self) -> tuple[dict[str, tuple[int, ...]], ...]:
+        """For each optimisation profile, the shape of every input that it was optimised for."""
+        return tuple(
+            {spec.name: self._typical(spec, index) for spec in self._inputs}
+            for index in range(self._engine.num_optimization_profiles)
+        )
+
     def infer(self, feed: Feed) -> Feed:
         """Run once, with the first optimisation profile that the feed's shapes fit.
 
@@ -106,32 +121,64 @@ class EngineRunner(SimpleRunner):
         import numpy as np
         from polygraphy.exception import PolygraphyException
 
-        wanted = {spec.name for spec in self._inputs}
-        if feed.keys() != wanted:
-            raise InputError(
-                f"the feed names {sorted(feed)}, the engine's inputs are {sorted(wanted)}", "feed every input"
-            )
-        self._use_profile(feed)
+        feed, index = self._admitted(feed)
+        if index != self._profile:
+            self._runner.set_profile(index)
+            self._profile = index
         try:
-            found = self._runner.infer({name: np.ascontiguousarray(value) for name, value in feed.items()})
+            found = self._runner.infer(feed)
         except PolygraphyException as error:
             raise StageError(
                 f"{self._name}: TensorRT fails on this feed: {tidy(str(error))}", "check the feed's types and values"
             ) from error
         return {spec.name: np.array(found[spec.name]) for spec in self._outputs}  # Polygraphy reuses its buffers
 
-    def _use_profile(self, feed: Feed) -> None:
+    def stopwatch(self, feed: Feed, *, cuda_graph: bool, transfers: bool) -> AbstractContextManager[Stopwatch]:
+        """Queries of ``feed``, timed by CUDA events; an execution context of its own is made for them.
+
+        Raises:
+            EnvironmentLacks: the CUDA runtime library cannot be used.
+            InputError: ``feed`` fits no profile, misses an input, or is of another type.
+            StageError: TensorRT or CUDA refuses.
+        """
+        feed, index = self._admitted(feed)
+        for spec in self._inputs:
+            if feed[spec.name].dtype.name != spec.dtype:  # its bytes are copied as they are
+                raise InputError(
+                    f"{self._name}: input {spec.name!r} is {spec.dtype}, the feed has {feed[spec.name].dtype.name}",
+                    "feed the engine's types",
+                )
+        cuda = load()
+        return opened(self._trt, self._engine, cuda, feed, index, cuda_graph=cuda_graph, transfers=transfers)
+
+    def state(self) -> DeviceState | None:
+        """The GPU now; ``None`` where nothing tells."""
+        return read_state(load().bus_id())
+
+    def _admitted(self, feed: Feed) -> tuple[Feed, int]:
+        """``feed`` as contiguous arrays, and the first optimisation profile that its shapes fit."""
+        import numpy as np
+
+        wanted = {spec.name for spec in self._inputs}
+        if feed.keys() != wanted:
+            raise InputError(
+                f"the feed names {sorted(feed)}, the engine's inputs are {sorted(wanted)}", "feed every input"
+            )
         for index in range(self._engine.num_optimization_profiles):
             if all(self._fits(name, value.shape, index) for name, value in feed.items()):
-                if index != self._profile:
-                    self._runner.set_profile(index)
-                    self._profile = index
-                return
+                return {
+                    name: np.asarray(value, order="C") for name, value in feed.items()
+                }, index  # scalars stay scalars
         shapes = ", ".join(f"{name}:{'x'.join(map(str, value.shape))}" for name, value in feed.items())
         raise InputError(
             f"{self._name}: no optimisation profile admits {shapes}",
             "feed shapes inside the ranges the engine was built for, or build it with wider ones",
         )
+
+    def _typical(self, spec: TensorSpec, index: int) -> tuple[int, ...]:
+        if self._engine.is_shape_inference_io(spec.name):  # its profile is about values
+            return tuple(self._engine.get_tensor_shape(spec.name))
+        return tuple(self._engine.get_tensor_profile_shape(spec.name, index)[1])
 
     def _fits(self, name: str, shape: tuple[int, ...], index: int) -> bool:
         if self._engine.is_shape_inference_io(name):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from trtpipe.artifact import IOContract, Record, TensorSpec
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import EnvironmentLacks, InternalError
+from trtpipe.profile import BuildSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,8 @@ class EngineFacts(Record):
         precisions: how many engine layers compute in each type (``Int8``, ``Half``, ``Float``, ...).
         weight_bytes, activation_bytes: as the builder reports them.
         report: every layer, as far as the builder says; ``None`` where it says nothing.
+        options: what the builder was asked for; ``None`` where an older trtpipe built it.
+        digests: ``plan``: the sha256 of the plan's bytes; ``lowered``: the content of the graph it was built from.
         build_seconds: wall time of parsing and building.
         warnings: the builder's own words.
         notes: where the engine differs from the lowered graph.
@@ -60,6 +63,8 @@ class EngineFacts(Record):
     weight_bytes: int | None = None
     activation_bytes: int | None = None
     report: EngineReport | None = None
+    options: BuildSettings | None = None
+    digests: dict[str, str] = {}
     build_seconds: float
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from trtpipe.cli import options
+from trtpipe.cli import latency_options, options
 from trtpipe.cli.results import finish, show_plan
 from trtpipe.cli.session import Session
 from trtpipe.cli.wiring import pass_session
@@ -21,7 +21,7 @@ from trtpipe.cli.wiring import pass_session
 @options.shape_options
 @options.keep_option
 @options.builder_options
-@options.latency_options
+@latency_options.protocol
 @options.tolerance_options
 @options.export_options
 @options.no_simplify_option

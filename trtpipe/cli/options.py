@@ -178,26 +178,6 @@ builder_options = stacked(
     ),
 )
 
-latency_options = stacked(
-    profile_option(
-        "--warmup",
-        at=("latency", "warmup"),
-        parse=parse_seconds,
-        metavar="200ms",
-        help="How long to run before timing begins.",
-    ),
-    profile_option(
-        "--duration", at=("latency", "duration"), parse=parse_seconds, metavar="3s", help="How long to time."
-    ),
-    profile_option(
-        "--max-p99",
-        at=("latency", "max_p99"),
-        parse=parse_seconds,
-        metavar="5ms",
-        help="Gate: the p99 on a GPU may not exceed this.",
-    ),
-)
-
 tolerance_options = stacked(
     profile_option(
         "--max-drop",

@@ -131,6 +131,19 @@ def split_names(given: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
 
 
+def numbers(given: tuple[str, ...]) -> tuple[int, ...]:
+    """From an option that may be repeated, and may hold several whole numbers separated by commas."""
+    try:
+        return tuple(int(text) for text in split_names(given))
+    except ValueError:
+        raise ValueError(f"{', '.join(given)!r} are not whole numbers; write 1,8,32") from None
+
+
+def negated(given: bool) -> bool:
+    """From a flag that switches something off."""
+    return not given
+
+
 def target_names(given: tuple[str, ...]) -> tuple[str, ...]:
     """Capabilities from what people call their GPUs."""
     names = split_names(given)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.latency.measuring import stopwatch, warm_up
+from trtpipe.latency.reports import Race
+from trtpipe.latency.statistics import CONFIDENCE, interval
 from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
     from trtpipe.backends.base import Feed, OpenRunner
+    from trtpipe.backends.timing import Stopwatch
+    from trtpipe.profile import LatencySettings
 
 #: Rounds; in each one both run for a while, and who begins changes.
 ROUNDS = 30
@@ -22,56 +28,61 @@ _TOLERATED = 0.03
 _ALPHA = 0.002
 
 
-@dataclass(frozen=True)
-class Duel:
-    """How much slower the second of two runners is.
+def alternate(
+    old: OpenRunner, new: OpenRunner, feed: Feed, settings: LatencySettings, progress: Progress, rounds: int = ROUNDS
+) -> np.ndarray:
+    """Time both in turns on ``feed``, on the device's clock where there is one.
 
-    Attributes:
-        old, new: median run time in milliseconds.
-        ratio: median over the rounds of new / old.
-        low, high: its quartiles over the rounds.
-        slower: whether the median is more than 3 % slower, and luck is no good explanation.
+    Returns:
+        float64[rounds, 2]: seconds a run of the old and the new runner, the median over about 20 ms a turn.
     """
-
-    old: float
-    new: float
-    ratio: float
-    low: float
-    high: float
-    slower: bool
-
-
-def duel(old: OpenRunner, new: OpenRunner, feed: Feed, progress: Progress, rounds: int = ROUNDS) -> Duel:
-    """Time both in turns on ``feed``; a round is as many runs as take 20 ms."""
-    times = np.zeros((rounds, 2))
-    for runner in (old, new):
-        _seconds(runner, feed)  # warm
-    for number in track(progress, "alternate", range(rounds), rounds):
-        pair = ((0, old), (1, new)) if number % 2 == 0 else ((1, new), (0, old))
-        for column, runner in pair:
-            times[number, column] = _seconds(runner, feed)
-    return judge(times)
+    seconds = np.zeros((rounds, 2))
+    with ExitStack() as stack:
+        watches = [stack.enter_context(stopwatch(runner, feed, settings)) for runner in (old, new)]
+        for watch in watches:
+            warm_up(watch, settings.warmup)
+        for number in track(progress, "alternate", range(rounds), rounds):
+            for column in (0, 1) if number % 2 == 0 else (1, 0):
+                seconds[number, column] = _turn(watches[column])
+    return seconds
 
 
-def judge(times: np.ndarray) -> Duel:
-    """The verdict on float64[rounds, 2]: seconds a run of the old and the new runner in every round.
+def judge(seconds: np.ndarray, shapes: dict[str, tuple[int, ...]], data: str) -> Race:
+    """The outcome of ``alternate``. Ratios are taken round by round, so that slow rounds are slow for both."""
+    ratios = seconds[:, 1] / seconds[:, 0]
+    low, high = interval(ratios)
+    old, new = (float(x) * 1e3 for x in np.median(seconds, axis=0))
+    return Race(
+        shapes=shapes,
+        data=data,
+        rounds=len(seconds),
+        old=old,
+        new=new,
+        ratio=float(np.median(ratios)),
+        low=low,
+        high=high,
+        confidence=CONFIDENCE,
+        faster="new" if high < 1 else "old" if low > 1 else "",
+    )
+
+
+def is_slower(seconds: np.ndarray) -> bool:
+    """Whether the median round of the new one is more than 3 % slower, and luck is no good explanation.
 
     The sign test: were the median no more than 3 % slower, at most half of the rounds would be, and so many as are
     would come about by luck with a probability below 0.002.
     """
-    ratios = times[:, 1] / times[:, 0]
-    low, ratio, high = (float(x) for x in np.percentile(ratios, [25, 50, 75]))
-    old, new = (float(x) * 1e3 for x in np.median(times, axis=0))
+    ratios = seconds[:, 1] / seconds[:, 0]
     count, above = len(ratios), int((ratios > 1 + _TOLERATED).sum())
     luck = sum(math.comb(count, k) for k in range(above, count + 1)) / 2**count
-    return Duel(old, new, ratio, low, high, slower=luck < _ALPHA)
+    return bool(luck < _ALPHA)
 
 
-def _seconds(runner: OpenRunner, feed: Feed) -> float:
-    """Seconds a run, the mean over about 20 ms."""
-    runs, passed = 0, 0.0
-    while True:
-        passed += runner.time(feed)
-        runs += 1
-        if passed >= _ROUND_SECONDS:
-            return passed / runs
+def _turn(watch: Stopwatch) -> float:
+    """Seconds a run, the median of about 20 ms of runs."""
+    laps: list[float] = []
+    begin = time.perf_counter()
+    while not laps or time.perf_counter() - begin < _ROUND_SECONDS:
+        watch.start()
+        laps.append(watch.finish().latency)
+    return float(np.median(laps))

@@ -53,10 +53,12 @@ def latency_verdict(report: LatencyReport) -> Verdict:
     """The latency gate in one line; only a GPU's figures are judged, and only against a budget."""
     judged = report.max_p99 is not None and any(figure.on_gpu for figure in report.measurements)
     budget = f"; allowed is a p99 of {report.max_p99:.3g} ms" if judged else ""
-    figures = ", ".join(map(_figures, report.measurements))
+    figures = "; ".join(_figures(each, alone=len(report.measurements) == 1) for each in report.measurements)
     return Verdict(gate="latency", passed=report.passed if judged else None, summary=figures + budget)
 
 
-def _figures(figure: Latency) -> str:
+def _figures(figure: Latency, *, alone: bool) -> str:
     where = figure.runner if figure.on_gpu else f"{figure.runner}, not a GPU latency"
-    return f"{figure.artifact} median {figure.median:.3g} ms, p99 {figure.p99:.3g} ms ({where})"
+    name = figure.artifact if alone else f"{figure.artifact}, {figure.on}"
+    unstable = "" if figure.stable else ", unstable"
+    return f"{name} median {figure.median:.3g} ms, p99 {figure.p99:.3g} ms{unstable} ({where})"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import EngineFacts, load_backend
+from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import Agreement, compare
 from trtpipe.errors import BuildError, InternalError, StageError
 from trtpipe.shapes import check_shapes
@@ -24,7 +25,7 @@ class Compile:
 
     name = "compile"
     produces = "engine"
-    version = 2
+    version = 3
     packages = ()
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -61,7 +62,9 @@ class Compile:
         facts = backend.build(lowered, job.profile, target, plan, job.settings, progress)
         for warning in facts.warnings:
             progress.note(f"{job.backend}: {warning}")
-        facts = facts.model_copy(update={"notes": _notes(facts, inputs)})
+        digests = {"plan": sha256_file(plan), "lowered": inputs.artifacts["lowered"].digest} if plan.is_file() else {}
+        described = {"notes": _notes(facts, inputs), "options": job.profile.build, "digests": digests}
+        facts = facts.model_copy(update=described)
         for note in facts.notes:
             progress.note(f"{plan.name}: {note}")
         facts.write(plan.with_name(f"{plan.name}.json"))

@@ -6,21 +6,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import load_backend
+from trtpipe.backends.base import EngineFacts, load_backend
+from trtpipe.backends.gpu import gpus
+from trtpipe.backends.timing import DeviceRunner
+from trtpipe.engine.figures import EngineFigures
 from trtpipe.errors import StageError
-from trtpipe.stages.running import runnable, runnable_engines, runnable_graph
+from trtpipe.stages.running import runnable_engines, runnable_graph
 from trtpipe.toolchain import machine
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed
+    from collections.abc import Iterator
+
+    from trtpipe.artifact import Artifact, TensorSpec
+    from trtpipe.backends.base import OpenRunner, Runner
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
+    from trtpipe.latency.feeds import Material
     from trtpipe.latency.reports import Latency
     from trtpipe.progress import Progress
 
 LATENCY = "latency.json"
 _CPU_NOTE = "measured on the CPU with onnxruntime: this is not a GPU latency"
-_STABLE_COV = 2.5
 
 
 class Measure:
@@ -28,50 +34,53 @@ class Measure:
 
     name = "measure"
     produces = "latency"
-    version = 1
+    version = 2
     packages = ("onnxruntime",)
 
     def consumes(self, job: Job) -> tuple[str, ...]:
-        """The engines, or the lowered graph."""
-        return ("engine", "lowered") if runnable(job) else ("lowered",)
+        """The engines, the lowered graph, and data to feed them."""
+        return ("engine", "lowered", "evaluation-data", "calibration-data")
 
     def skip(self, job: Job) -> str | None:
         """Never."""
         return None
 
     def key(self, job: Job) -> JSON:
-        """How long to measure, on which shapes, within which budget; the machine is in the fingerprint."""
+        """How to measure, on which shapes, within which budget; the machine is in the fingerprint."""
         return {
             "latency": job.profile.latency.to_dict(),
-            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()},
+            "shapes": [{name: list(shape.opt) for name, shape in shapes.items()} for shapes in job.profile.shapes],
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """This machine: the one stage whose result depends on it."""
         found = {name: str(value) for name, value in machine().items()}
-        return {**found, "threads": str(job.settings.threads), **load_backend(job.backend).fingerprint(job.settings)}
+        here = ", ".join(f"{gpu.name} {gpu.driver}" for gpu in gpus())
+        backend = load_backend(job.backend).fingerprint(job.settings)
+        return {**found, "threads": str(job.settings.threads), "gpus": here, **backend}
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Measure one after the other."""
-        from trtpipe.latency.measuring import measure
+        from trtpipe.latency.feeds import Material
         from trtpipe.latency.reports import LatencyReport
 
-        settings = job.profile.latency
-        engines = runnable_engines(job, inputs)
+        data = inputs.datasets.get("evaluation-data") or inputs.datasets.get("calibration-data")
+        material = Material.of(data)
         found: list[Latency] = []
+        engines = runnable_engines(job, inputs)
         for engine in engines:
             with load_backend(job.backend).open(engine.path, job.settings) as runner:
-                feed = _feed(job, inputs)
-                found.append(measure(runner, feed, settings, engine.label, progress, on_gpu=True))
+                found += _measured(runner, engine.label, job, inputs, material, progress, on_gpu=True)
         if not engines:
             with load_backend("onnxruntime").open(_timed_graph(job, inputs, workdir), job.settings) as runner:
-                found.append(measure(runner, _feed(job, inputs), settings, "lowered", progress, on_gpu=False))
+                found += _measured(runner, "lowered", job, inputs, material, progress, on_gpu=False)
         for leftover in workdir.iterdir():
             leftover.unlink()
-        budget = settings.max_p99
+        budget = job.profile.latency.max_p99
         report = LatencyReport(
             machine=machine(),
             measurements=tuple(found),
+            engines={engine.label: figures for engine in inputs.engines() if (figures := _figures(engine)) is not None},
             max_p99=None if budget is None else budget * 1e3,
             passed=all(figure.p99 <= budget * 1e3 for figure in found if figure.on_gpu) if budget else True,
             notes=tuple(_notes(found, budget)),
@@ -88,12 +97,37 @@ class Measure:
                 raise StageError(f"{figure.artifact}: impossible run times", "report this as a bug")
 
 
-def _feed(job: Job, inputs: Inputs) -> Feed:
-    from trtpipe.calibration.synthetic import RandomDataset
+def _measured(
+    runner: OpenRunner, label: str, job: Job, inputs: Inputs, material: Material, progress: Progress, *, on_gpu: bool
+) -> Iterator[Latency]:
+    """One artifact on every shape."""
+    from trtpipe.latency.feeds import points
+    from trtpipe.latency.measuring import measure
+
+    settings = job.profile.latency
+    specs = _specs(runner, inputs)
+    typical = [{name: shape.opt for name, shape in shapes.items()} for shapes in job.profile.shapes]
+    if not typical and isinstance(runner, DeviceRunner):
+        typical = list(runner.typical)
+    for shapes in points(specs, typical, material.sample, settings.batches):
+        feed, words = material.feed(specs, shapes)
+        yield measure(runner, feed, words, settings, label, progress, on_gpu=on_gpu)
+
+
+def _specs(runner: Runner, inputs: Inputs) -> tuple[TensorSpec, ...]:
+    """The inputs: as the lowered graph has them, whose open dimensions have names, or as the runner does."""
     from trtpipe.onnxfile import read_contract
 
-    contract = read_contract(inputs.path("lowered"))
-    return next(iter(RandomDataset(contract, job.opt_shapes, samples=1, seed=0))).feed
+    if "lowered" in inputs.artifacts:
+        return read_contract(inputs.path("lowered")).inputs
+    return runner.inputs
+
+
+def _figures(engine: Artifact) -> EngineFigures | None:
+    """What the builder says of an engine; ``None`` where nothing lies beside it."""
+    if not any(entry.name == engine.sidecar.name for entry in engine.files):
+        return None
+    return EngineFigures.of(EngineFacts.read(engine.sidecar), engine.files[0].size)
 
 
 def _timed_graph(job: Job, inputs: Inputs, workdir: Path) -> Path:
@@ -104,15 +138,8 @@ def _timed_graph(job: Job, inputs: Inputs, workdir: Path) -> Path:
     )
 
 
-def _notes(found: list[Latency], budget: float | None) -> list[str]:
-    notes = []
+def _notes(found: list[Latency], budget: float | None) -> Iterator[str]:
     if not any(figure.on_gpu for figure in found):
-        notes.append(_CPU_NOTE)
+        yield _CPU_NOTE
         if budget is not None:
-            notes.append("the latency budget was not judged: no engine could run here")
-    for figure in found:
-        if figure.on_gpu and figure.cov > _STABLE_COV:
-            notes.append(
-                f"{figure.artifact}: unstable, coefficient of variation {figure.cov:.1f} %; lock the GPU's clocks"
-            )
-    return notes
+            yield "the latency budget was not judged: no engine could run here"

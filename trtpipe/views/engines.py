@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from trtpipe.engine.report import EngineReport, EngineTensor
 
 
-def plan(found: PlanHeader) -> Facts:
+def plan(found: PlanHeader, obstacles: Sequence[str]) -> Facts:
     """What an engine's header says."""
     targets = "the header does not say" if found.targets is None else ", ".join(found.targets) or "none"
     weights = "" if found.weight_bytes is None else f", {format_bytes(found.weight_bytes)} of weights"
     more = ", and GPUs yet to come" if found.and_later else ""
-    return facts([("built by", f"{found.flavour} {found.version}{weights}"), ("targets", targets + more)])
+    fits = [("does not run here", reason) for reason in obstacles] or [("runs here", "as far as its header tells")]
+    return facts([("built by", f"{found.flavour} {found.version}{weights}"), ("targets", targets + more), *fits])
 
 
 def engine(found: EngineFacts, limit: int | None) -> Iterator[Block]:
@@ -29,6 +30,8 @@ def engine(found: EngineFacts, limit: int | None) -> Iterator[Block]:
     yield facts(
         [
             ("engine", f"{found.flavour} {found.version} for {found.target}"),
+            *((("built from", f"graph {found.digests['lowered'][:12]}"),) if "lowered" in found.digests else ()),
+            *_options(found),
             ("inputs", "\n".join(map(str, found.io.inputs))),
             ("outputs", "\n".join(map(str, found.io.outputs))),
             ("layers", "unknown" if found.layers is None else f"{found.layers}: {precisions}"),
@@ -40,6 +43,13 @@ def engine(found: EngineFacts, limit: int | None) -> Iterator[Block]:
     )
     if found.report is not None:
         yield from _layers(found.report, limit)
+
+
+def _options(found: EngineFacts) -> Iterator[tuple[str, str]]:
+    """What the builder was asked for beyond its defaults."""
+    asked = {} if found.options is None else found.options.model_dump(mode="json", exclude_defaults=True)
+    if asked:
+        yield "options", ", ".join(f"{name} {value}" for name, value in asked.items())
 
 
 def _layers(report: EngineReport, limit: int | None) -> Iterator[Block]:

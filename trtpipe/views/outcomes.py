@@ -1,4 +1,4 @@
-"""What is shown of verdicts: parity, latency, and the manifest that holds them all."""
+"""What is shown of parity, and of the manifest that holds all verdicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trtpipe.accuracy.reports import MetricValue, ParityReport
-    from trtpipe.latency.reports import LatencyReport
     from trtpipe.report.manifest import Manifest
 
 
@@ -54,36 +53,6 @@ def _metric(value: MetricValue) -> str:
     others = "".join(f", {name} {figure:.4g}" for name, figure in value.others.items())
     count = f" on {value.samples}" if value.samples else ""
     return f"{value.artifact}: {value.metric} {value.value:.4f}{count}{others}, {value.runner}"
-
-
-def latency(report: LatencyReport) -> Iterator[Block]:
-    """Times, and the machine they are from."""
-    judged = report.max_p99 is not None and any(figure.on_gpu for figure in report.measurements)
-    budget = "none" if report.max_p99 is None else f"p99 of {report.max_p99:g} ms"
-    yield facts(
-        [
-            ("verdict", VERDICTS[report.passed if judged else None]),
-            ("budget", budget),
-            ("unit", "milliseconds"),
-            ("machine", ", ".join(f"{name} {value}" for name, value in report.machine.items())),
-            *notes(report.notes),
-        ]
-    )
-    headers = ("artifact", "min", "median", "mean", "p90", "p95", "p99", "max")
-    rows = [
-        (
-            figure.artifact,
-            *(
-                f"{ms:.3f}"
-                for ms in (figure.min, figure.median, figure.mean, figure.p90, figure.p95, figure.p99, figure.max)
-            ),
-            f"{figure.throughput_qps:.1f}",
-            f"{figure.cov:.1f} %",
-            figure.runner if figure.on_gpu else f"{figure.runner}, not a GPU latency",
-        )
-        for figure in report.measurements
-    ]
-    yield table((*headers, "qps", "CoV", "runner"), rows, right=(*headers[1:], "qps", "CoV"))
 
 
 def manifest(found: Manifest) -> Iterator[Block]:

@@ -14,7 +14,7 @@ from trtpipe.errors import InputError
 from trtpipe.publish import REPORT, write_file
 from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
 from trtpipe.units import printable
-from trtpipe.views import calibration, engines, models, outcomes
+from trtpipe.views import calibration, engines, models, outcomes, timings
 from trtpipe.views.blocks import VERDICTS, Block, Facts, facts
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _sections(build: Build) -> Iterator[tuple[str, Iterable[Block]]]:
     yield "Build", outcomes.manifest(build.manifest)
     yield "Accuracy", outcomes.parity(build.parity)
     if build.latency is not None:
-        yield "Latency", outcomes.latency(build.latency)
+        yield "Latency", timings.latency(build.latency)
     for label in present:
         if label.startswith("engine:") and (beside := _beside(build, label)).is_file():
             yield f"Engine for {_text(label.partition(':')[2])}", engines.engine(EngineFacts.read(beside), None)

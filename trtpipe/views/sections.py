@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trtpipe.views import calibration, engines, models, outcomes
+from trtpipe.views import calibration, engines, models, outcomes, timings
 from trtpipe.views.blocks import SOME, Block, facts
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:
     if found.lowered is not None:
         yield from models.lowered(found.lowered, limit)
     if found.plan is not None:
-        yield engines.plan(found.plan)
+        yield engines.plan(found.plan, found.obstacles)
     if found.engine is not None:
         yield from engines.engine(found.engine, limit)
     if found.stand_in is not None:
@@ -38,9 +38,15 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:
         yield from calibration.ranges(found.ranges, limit)
     if found.statistics is not None:
         yield from calibration.statistics(found.statistics, limit)
+    yield from _reports(found)
+
+
+def _reports(found: Inspection) -> Iterator[Block]:
     if found.parity is not None:
         yield from outcomes.parity(found.parity)
     if found.latency is not None:
-        yield from outcomes.latency(found.latency)
+        yield from timings.latency(found.latency)
+    if found.comparison is not None:
+        yield from timings.comparison(found.comparison)
     if found.manifest is not None:
         yield from outcomes.manifest(found.manifest)

@@ -1,0 +1,101 @@
+"""Our calls of the CUDA runtime, against what its headers declare, and against the library itself where it is there."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from pathlib import Path
+
+import pytest
+from recording_cuda import RecordingCudart
+
+from trtpipe.backends import _cudart
+from trtpipe.backends._cudart import CALLS, Cudart, load
+from trtpipe.backends.gpu import has_driver
+from trtpipe.errors import EnvironmentLacks, StageError
+
+SNAPSHOT = json.loads(Path(__file__).with_name("cudart_api.json").read_text(encoding="utf-8"))
+HANDLES = {"cudaEvent_t", "cudaStream_t", "cudaGraph_t", "cudaGraphExec_t"}
+#: How CUDA's types travel through ctypes.
+KINDS = {
+    ctypes.c_void_p: {*HANDLES, "void *", "const void *"},
+    ctypes.POINTER(ctypes.c_void_p): {*(f"{handle} *" for handle in HANDLES), "void **"},
+    ctypes.c_int: {"int", "enum cudaMemcpyKind", "enum cudaStreamCaptureMode"},
+    ctypes.c_uint: {"unsigned int"},
+    ctypes.c_ulonglong: {"unsigned long long", "size_t"},  # one type for ctypes, where both have 64 bits
+    ctypes.POINTER(ctypes.c_float): {"float *"},
+    ctypes.POINTER(ctypes.c_int): {"int *"},
+    ctypes.c_char_p: {"char *"},
+}
+
+
+@pytest.mark.parametrize("version", SNAPSHOT)
+def test_every_call_is_declared_with_the_types_that_are_passed(version):
+    assert set(SNAPSHOT[version]) == {*CALLS, "cudaGetErrorString"}
+    for name, types in CALLS.items():
+        declared = SNAPSHOT[version][name]
+        assert len(declared) == len(types), name
+        for given, wanted in zip(types, declared, strict=True):
+            assert wanted in KINDS[given], f"{name}: {wanted} passed as {given}"
+
+
+def test_every_method_passes_as_many_arguments_as_declared():
+    """The fake checks the count; here every method is called once."""
+    library = RecordingCudart()
+    cuda = Cudart(library)
+    stream, first, second = cuda.stream(), cuda.event(), cuda.event()
+    device, host = cuda.malloc(4), cuda.malloc_host(4)
+    cuda.record(first, stream)
+    cuda.begin_capture(stream)
+    cuda.copy(device, host, 4, _cudart.TO_DEVICE, stream)
+    graph = cuda.end_capture(stream)
+    cuda.launch(graph, stream)
+    cuda.record(second, stream)
+    cuda.wait_event(second)
+    cuda.wait_stream(stream)
+    assert cuda.elapsed(first, second) == pytest.approx(0.002)
+    assert cuda.bus_id() == "0000:65:00.0"
+    cuda.destroy_graph(graph)
+    cuda.free(device)
+    cuda.free_host(host)
+    cuda.destroy_event(first)
+    cuda.destroy_event(second)
+    cuda.destroy_stream(stream)
+    made = {call.split()[0] for call in library.calls}
+    assert made == {name.removeprefix("cuda") for name in CALLS} - {"GetLastError"}
+    assert library.alive == set()
+
+
+def test_a_library_without_one_of_the_calls_is_refused(monkeypatch):
+    from polygraphy import cuda
+
+    monkeypatch.setattr(cuda, "wrapper", type("W", (), {"handle": ctypes.CDLL(None)}))
+    with pytest.raises(EnvironmentLacks, match="libcudart"):
+        load()
+
+
+def test_a_machine_without_the_library_is_told_what_to_install(monkeypatch):
+    from polygraphy import cuda
+
+    def absent():
+        raise OSError("libcudart.so: cannot open shared object file")
+
+    monkeypatch.setattr(cuda, "wrapper", absent)
+    with pytest.raises(EnvironmentLacks, match="cannot open shared object") as caught:
+        load()
+    assert "nvidia-cuda-runtime" in caught.value.remedy
+
+
+@pytest.mark.skipif(has_driver(), reason="this machine has a CUDA driver")
+def test_the_real_library_has_every_call_and_says_that_there_is_no_driver():
+    try:
+        cuda = load()
+    except EnvironmentLacks:
+        pytest.skip("the CUDA runtime library is not installed")
+    with pytest.raises(StageError, match=r"cudaStreamCreate fails: .*driver.* \(cudaError 35\)"):
+        cuda.stream()
+    from polygraphy.cuda import wrapper
+    from polygraphy.exception import PolygraphyException
+
+    with pytest.raises(PolygraphyException, match="CUDA Error: 35"):  # its calls still pass what ctypes takes
+        wrapper().create_stream()

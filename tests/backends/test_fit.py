@@ -1,0 +1,116 @@
+"""Does an engine fit its sidecar and this machine: told from the header, with nothing of NVIDIA's."""
+
+from __future__ import annotations
+
+import pytest
+
+from trtpipe.artifact import IOContract
+from trtpipe.backends import fit
+from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.fit import contradictions, obstacles
+from trtpipe.backends.gpu import Gpu
+from trtpipe.backends.plan import PlanHeader
+
+HEADER = PlanHeader(flavour="tensorrt-rtx", version="1.7.1.116", targets=("sm89",), size_ok=True)
+FACTS = EngineFacts(
+    flavour="tensorrt-rtx",
+    version="1.7.1.116",
+    target="sm89",
+    io=IOContract(inputs=(), outputs=()),
+    digests={"plan": "a" * 64},
+    build_seconds=1.0,
+)
+
+
+def header(**changes):
+    return HEADER.model_copy(update=changes)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """A machine: which version is installed, and the capabilities of its GPUs."""
+
+    def machine(installed="1.7.1.116", *capabilities):
+        absent = Refusal("backend needs the package", "pip install it")
+        found = tuple(Gpu("u", f"GPU {cc}", cc, "570", None) for cc in capabilities)
+        monkeypatch.setattr(fit, "missing", lambda name: None if installed else absent)
+        monkeypatch.setattr(fit, "version", lambda name: installed)
+        monkeypatch.setattr("trtpipe.backends.gpu.gpus", lambda: found)
+
+    return machine
+
+
+def reasons(*arguments):
+    return [found.reason for found in obstacles(*arguments)]
+
+
+def test_an_engine_that_fits(here):
+    here("1.7.1.116", (8, 9))
+    assert obstacles(HEADER, FACTS) == ()
+    assert contradictions(HEADER, FACTS, "a" * 64) == ()
+
+
+def test_the_flavour_is_not_installed(here):
+    here("", (8, 9))
+    assert reasons(HEADER, FACTS) == ["backend needs the package"]
+
+
+@pytest.mark.parametrize("installed", ["1.6.1.120", "1.8.0.1", "2.7.1", "1.7.2"])
+def test_another_release_built_it(here, installed):
+    here(installed, (8, 9))
+    [reason] = reasons(HEADER, FACTS)
+    assert reason.startswith(f"tensorrt-rtx 1.7.1.116 built it, {installed} is installed")
+    assert "tensorrt-rtx==1.7.1.*" in obstacles(HEADER, FACTS)[0].remedy
+
+
+def test_another_build_of_one_release_fits(here):
+    here("1.7.1.118", (8, 9))
+    assert obstacles(HEADER, FACTS) == ()
+
+
+def test_a_version_that_nobody_tells_is_no_obstacle(here, monkeypatch):
+    here("1.7.1.116", (8, 9))
+    monkeypatch.setattr(fit, "version", lambda name: None)
+    assert obstacles(HEADER, FACTS) == ()
+
+
+def test_no_gpu_and_another_gpu(here):
+    here("1.7.1.116")
+    assert reasons(HEADER, FACTS) == ["this machine has no NVIDIA GPU"]
+    here("1.7.1.116", (12, 0))
+    assert reasons(HEADER, None) == ["this machine's GPU is GPU (12, 0) (sm120), the engine is for sm89"]
+
+
+def test_one_of_several_targets_is_enough_and_so_is_a_promise_for_later_gpus(here):
+    here("1.7.1.116", (12, 0))
+    assert obstacles(header(targets=("sm89", "sm120")), None) == ()
+    assert obstacles(header(and_later=True), None) == ()
+
+
+def test_a_header_that_does_not_say_is_no_obstacle(here):
+    here("11.4.0.106", (9, 0))
+    assert obstacles(PlanHeader(flavour="tensorrt", version="11.4.0.106"), None) == ()
+
+
+def test_every_obstacle_is_named(here):
+    here("1.5.0.114")
+    assert len(obstacles(HEADER, FACTS)) == 2
+
+
+@pytest.mark.parametrize(
+    ("plan", "facts", "words"),
+    [
+        (header(size_ok=False), None, "cut short"),
+        (HEADER, {"flavour": "tensorrt"}, "speaks of tensorrt, the engine is of tensorrt-rtx"),
+        (HEADER, {"target": "sm120"}, "says sm120, the engine is for sm89"),
+        (HEADER, {"digests": {"plan": "b" * 64}}, "not that of the engine that the file beside it describes"),
+    ],
+)
+def test_what_does_not_belong_together(plan, facts, words):
+    known = None if facts is None else FACTS.model_copy(update=facts)
+    [note] = contradictions(plan, known, "a" * 64)
+    assert words in note
+
+
+def test_a_sidecar_of_an_older_release_has_no_digest_and_is_believed():
+    assert contradictions(HEADER, FACTS.model_copy(update={"digests": {}}), "c" * 64) == ()

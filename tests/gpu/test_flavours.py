@@ -1,0 +1,26 @@
+"""The same tests with the other TensorRT, where two are installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trtpipe.backends.base import missing
+from trtpipe.backends.gpu import gpus
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpus(), reason="needs an NVIDIA GPU")]
+
+
+def test_the_other_flavour_in_a_process_of_its_own(flavour):
+    other = {"tensorrt": "tensorrt-rtx", "tensorrt-rtx": "tensorrt"}[flavour]
+    if missing(other) is not None or "TRTPIPE_TEST_FLAVOUR" in os.environ:
+        pytest.skip("only one TensorRT is to be tested")
+    words = [sys.executable, "-m", "pytest", "-m", "gpu", str(Path(__file__).parent)]
+    answer = subprocess.run(
+        words, env={**os.environ, "TRTPIPE_TEST_FLAVOUR": other}, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stdout

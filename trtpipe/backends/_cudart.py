@@ -1,0 +1,183 @@
+"""The few calls of the CUDA runtime that timing needs: events, graphs and pinned memory.
+
+Polygraphy finds and loads the library; its own wrapper has none of these calls. Types are those of
+``cuda_runtime_api.h``, unchanged from CUDA 12 to 13.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from trtpipe.errors import EnvironmentLacks, StageError
+
+LIBRARY_REMEDY = (
+    "install the CUDA toolkit or pip install nvidia-cuda-runtime-cu12, and see that LD_LIBRARY_PATH names its folder"
+)
+
+_pointer, _result = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
+
+#: call -> types of its arguments; all return cudaError_t.
+CALLS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "cudaMalloc": (_result, ctypes.c_size_t),
+        "cudaFree": (_pointer,),
+        "cudaMallocHost": (_result, ctypes.c_size_t),
+        "cudaFreeHost": (_pointer,),
+        "cudaMemcpyAsync": (_pointer, _pointer, ctypes.c_size_t, ctypes.c_int, _pointer),
+        "cudaStreamCreate": (_result,),
+        "cudaStreamSynchronize": (_pointer,),
+        "cudaStreamDestroy": (_pointer,),
+        "cudaEventCreateWithFlags": (_result, ctypes.c_uint),
+        "cudaEventRecord": (_pointer, _pointer),
+        "cudaEventSynchronize": (_pointer,),
+        "cudaEventElapsedTime": (ctypes.POINTER(ctypes.c_float), _pointer, _pointer),
+        "cudaEventDestroy": (_pointer,),
+        "cudaStreamBeginCapture": (_pointer, ctypes.c_int),
+        "cudaStreamEndCapture": (_pointer, _result),
+        "cudaGraphInstantiateWithFlags": (_result, _pointer, ctypes.c_ulonglong),
+        "cudaGraphLaunch": (_pointer, _pointer),
+        "cudaGraphExecDestroy": (_pointer,),
+        "cudaGraphDestroy": (_pointer,),
+        "cudaGetLastError": (),
+        "cudaGetDevice": (ctypes.POINTER(ctypes.c_int),),
+        "cudaDeviceGetPCIBusId": (ctypes.c_char_p, ctypes.c_int, ctypes.c_int),
+    }
+)
+TO_DEVICE, TO_HOST = 1, 2  # cudaMemcpyKind
+_SPIN = 0  # cudaEventDefault: the waiting thread spins, as in trtexec, which adds least to what is measured
+_THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
+
+
+class Cudart:
+    """The CUDA runtime; handles and addresses are plain integers, and 0 is none.
+
+    Every method raises StageError, with CUDA's own words, where CUDA returns an error.
+
+    Args:
+        library: what ctypes loaded.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        library.cudaGetErrorString.restype = ctypes.c_char_p
+        for name, types in CALLS.items():
+            getattr(library, name).argtypes = types
+
+    def malloc(self, size: int) -> int:
+        """Memory on the GPU; at least one byte."""
+        return self._made("cudaMalloc", max(size, 1))
+
+    def free(self, address: int) -> None:
+        """Give back memory on the GPU."""
+        self._call("cudaFree", address)
+
+    def malloc_host(self, size: int) -> int:
+        """Pinned memory of the host, which alone can be copied while the host goes on; at least one byte."""
+        return self._made("cudaMallocHost", max(size, 1))
+
+    def free_host(self, address: int) -> None:
+        """Give back pinned memory."""
+        self._call("cudaFreeHost", address)
+
+    def copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
+        """Enqueue a copy; ``kind`` is TO_DEVICE or TO_HOST."""
+        self._call("cudaMemcpyAsync", to, source, size, kind, stream)
+
+    def stream(self) -> int:
+        """A new stream."""
+        return self._made("cudaStreamCreate")
+
+    def wait_stream(self, stream: int) -> None:
+        """Wait until everything enqueued is done."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def destroy_stream(self, stream: int) -> None:
+        """Give back a stream."""
+        self._call("cudaStreamDestroy", stream)
+
+    def event(self) -> int:
+        """A new event; waiting for it spins."""
+        return self._made("cudaEventCreateWithFlags", _SPIN)
+
+    def record(self, event: int, stream: int) -> None:
+        """Enqueue: note the time."""
+        self._call("cudaEventRecord", event, stream)
+
+    def wait_event(self, event: int) -> None:
+        """Wait until it is recorded."""
+        self._call("cudaEventSynchronize", event)
+
+    def elapsed(self, start: int, end: int) -> float:
+        """Seconds between two recorded events."""
+        ms = ctypes.c_float()
+        self._call("cudaEventElapsedTime", ctypes.byref(ms), start, end)
+        return ms.value / 1e3
+
+    def destroy_event(self, event: int) -> None:
+        """Give back an event."""
+        self._call("cudaEventDestroy", event)
+
+    def begin_capture(self, stream: int) -> None:
+        """From now on what this thread enqueues is written down instead of done."""
+        self._call("cudaStreamBeginCapture", stream, _THREAD_LOCAL)
+
+    def end_capture(self, stream: int) -> int:
+        """What was written down, ready to launch; 0 where something cannot be part of a graph."""
+        graph = ctypes.c_void_p()
+        status = self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
+        if status or not graph.value:
+            self._library.cudaGetLastError()  # a failed capture is no error of the calls to come
+            return 0
+        try:
+            return self._made("cudaGraphInstantiateWithFlags", graph.value, 0)
+        finally:
+            self._call("cudaGraphDestroy", graph.value)
+
+    def launch(self, graph: int, stream: int) -> None:
+        """Enqueue all of a graph."""
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        """Give back a graph."""
+        self._call("cudaGraphExecDestroy", graph)
+
+    def bus_id(self) -> str:
+        """The PCI address of the GPU in use, as NVML takes it: ``0000:65:00.0``."""
+        device, text = ctypes.c_int(), ctypes.create_string_buffer(32)
+        self._call("cudaGetDevice", ctypes.byref(device))
+        self._call("cudaDeviceGetPCIBusId", text, len(text), device.value)
+        return text.value.decode()
+
+    def _made(self, name: str, *arguments: Any) -> int:
+        """Call something that makes a handle."""
+        handle = ctypes.c_void_p()
+        self._call(name, ctypes.byref(handle), *arguments)
+        return handle.value or 0
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        if status := getattr(self._library, name)(*arguments):
+            words = self._library.cudaGetErrorString(status) or b"an unknown error"
+            raise StageError(
+                f"{name} fails: {words.decode(errors='replace')} (cudaError {status})",
+                "look at nvidia-smi: the GPU's memory may be taken, or its driver too old",
+            )
+
+
+def load() -> Cudart:
+    """The CUDA runtime that Polygraphy uses.
+
+    Raises:
+        EnvironmentLacks: it is not there, or lacks one of the calls.
+    """
+    from polygraphy import cuda
+    from polygraphy.exception import PolygraphyException
+
+    try:
+        return Cudart(cuda.wrapper().handle)
+    except (OSError, AttributeError, PolygraphyException) as error:
+        raise EnvironmentLacks(
+            f"the CUDA runtime library (libcudart) cannot be used: {error}", LIBRARY_REMEDY
+        ) from error

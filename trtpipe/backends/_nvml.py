@@ -1,0 +1,61 @@
+"""The GPU's clocks, temperature and what slows it down, asked of NVML through nvidia-ml-py where that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trtpipe.backends.timing import DeviceState
+
+#: What holds clocks down, and NVML's bit for it. An idle GPU, and clocks that a user has set, are no throttling.
+_REASONS = {
+    "power cap": "nvmlClocksEventReasonSwPowerCap",
+    "hardware slowdown": "nvmlClocksEventReasonHwSlowdown",
+    "temperature": "nvmlClocksEventReasonSwThermalSlowdown",
+    "temperature (hardware)": "nvmlClocksEventReasonHwThermalSlowdown",
+    "power brake": "nvmlClocksEventReasonHwPowerBrakeSlowdown",
+}
+
+
+def read_state(bus_id: str) -> DeviceState | None:
+    """The GPU at a PCI address now; ``None`` without nvidia-ml-py, or where NVML does not know it (Jetson).
+
+    Args:
+        bus_id: as ``0000:65:00.0``.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        return _read(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id))
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read(nvml: Any, gpu: Any) -> DeviceState:
+    def asked(call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(gpu, *arguments)
+        except nvml.NVMLError:  # not every GPU tells everything
+            return None
+
+    bits = asked(nvml.nvmlDeviceGetCurrentClocksEventReasons) or 0
+    milliwatts = asked(nvml.nvmlDeviceGetPowerUsage)
+    running = asked(nvml.nvmlDeviceGetComputeRunningProcesses)
+    return DeviceState(
+        name=nvml.nvmlDeviceGetName(gpu),
+        sm_mhz=asked(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+        memory_mhz=asked(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
+        max_sm_mhz=asked(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM),
+        temperature=asked(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+        watts=None if milliwatts is None else milliwatts / 1e3,
+        throttled=tuple(words for words, name in _REASONS.items() if bits & getattr(nvml, name)),
+        processes=None if running is None else len(running),
+    )

@@ -1,0 +1,119 @@
+"""On which shapes, and with which values, to measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from trtpipe.artifact import IOContract
+from trtpipe.calibration.synthetic import RandomDataset
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from trtpipe.artifact import TensorSpec
+    from trtpipe.backends.base import Feed
+    from trtpipe.calibration.sample import Dataset
+
+    Shapes: TypeAlias = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Where the values come from.
+
+    Attributes:
+        sample: a real one; ``None``: there is no data.
+        name: of the data set.
+    """
+
+    sample: Feed | None = None
+    name: str = ""
+
+    @classmethod
+    def of(cls, dataset: Dataset | None) -> Material:
+        """The first sample of a data set; nothing of one that is random itself."""
+        if dataset is None or isinstance(dataset, RandomDataset):
+            return cls()
+        sample = next(iter(dataset), None)
+        return cls() if sample is None else cls(sample.feed, dataset.name)
+
+    def feed(self, inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[Feed, str]:
+        """Values of these shapes, and what they are in words.
+
+        A real sample is cut or repeated along every axis: its values stay those of real data, indices into tables stay
+        in range. Without one, floats are uniform in [0, 1) and integers 0 or 1.
+
+        Raises:
+            InputError: a shape fits neither the model nor the sample.
+        """
+        if self.sample is None:
+            random = RandomDataset(IOContract(inputs=tuple(inputs), outputs=()), shapes, samples=1, seed=0)
+            return next(iter(random)).feed, "synthetic: floats uniform in [0, 1), integers 0 or 1"
+        fitted = {spec.name: _fitted(spec.name, self.sample[spec.name], shapes[spec.name]) for spec in inputs}
+        as_it_is = all(fitted[name].shape == value.shape for name, value in self.sample.items())
+        return fitted, f"first sample of {self.name}{'' if as_it_is else ', cut or repeated to the shape'}"
+
+
+def points(
+    inputs: Sequence[TensorSpec], typical: Sequence[Mapping[str, tuple[int, ...]]], sample: Feed | None,
+    batches: Sequence[int],
+) -> tuple[Shapes, ...]:  # fmt: skip
+    """The shapes to measure on: every typical set of shapes, at every batch size.
+
+    Args:
+        inputs: of the model; where their open dimensions have names, those called like the first input's first
+            dimension are the batch, else every open first dimension is.
+        typical: of every optimisation profile, or what the user asked for; inputs may be missing.
+        sample: gives the shapes of inputs without a typical one.
+        batches: empty: as the typical shapes have it.
+
+    Raises:
+        InputError: batch sizes are given and the model has a fixed one, or an input's rank is unknown.
+    """
+    found = []
+    for known in typical or ({},):
+        shapes = {spec.name: _shape(spec, known, sample) for spec in inputs}
+        found += [_with_batch(inputs, shapes, batch) for batch in batches] or [shapes]
+    return tuple(shapes for index, shapes in enumerate(found) if shapes not in found[:index])
+
+
+def _shape(spec: TensorSpec, known: Mapping[str, tuple[int, ...]], sample: Feed | None) -> tuple[int, ...]:
+    if spec.name in known:
+        return tuple(known[spec.name])
+    if sample is not None:
+        return sample[spec.name].shape
+    if spec.shape is None:
+        raise InputError(
+            f"the rank of input {spec.name!r} is unknown", f"give its shape: --shapes {spec.name}:1x3x224x224"
+        )
+    return tuple(dim if isinstance(dim, int) else 1 for dim in spec.shape)
+
+
+def _with_batch(inputs: Sequence[TensorSpec], shapes: Shapes, batch: int) -> Shapes:
+    firsts = [spec.shape[0] for spec in inputs if spec.shape and not isinstance(spec.shape[0], int)]
+    if not firsts:
+        raise InputError("the batch size is fixed in the model", "export it with a dynamic batch, or leave out --batch")
+    symbol = firsts[0]
+
+    def length(spec: TensorSpec, axis: int, now: int) -> int:
+        dim = (spec.shape or ())[axis] if spec.shape else None
+        is_batch = dim == symbol if isinstance(symbol, str) else axis == 0 and not isinstance(dim, int)
+        return batch if is_batch else now
+
+    return {spec.name: tuple(length(spec, axis, now) for axis, now in enumerate(shapes[spec.name])) for spec in inputs}
+
+
+def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """``value`` cut or repeated along every axis."""
+    if value.ndim != len(shape) or 0 in value.shape:
+        raise InputError(
+            f"input {name!r}: a sample of shape {list(value.shape)} cannot fill {list(shape)}", "correct the shapes"
+        )
+    for axis, length in enumerate(shape):
+        if value.shape[axis] != length:
+            value = np.take(value, np.arange(length) % value.shape[axis], axis)
+    return value
