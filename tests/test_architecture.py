@@ -23,9 +23,12 @@ LAYERS = (
     ("requirements", "settings", "target", "tomlfile"),
     ("onnxfile", "source"),
     ("profile", "recipe", "shapes", "toolchain"),
+    ("parallel", "plugins"),
     ("accuracy", "backends", "calibration", "engine", "job", "latency", "passes", "report"),
     ("publish", "stages", "store"),
     ("table",),
+    ("making",),
+    ("fanout",),
     ("pipeline",),
     ("runs",),
     ("api", "api_accuracy", "api_calibration", "api_tuning", "difference", "doctor", "inspection"),
@@ -37,7 +40,7 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 #: What the command line reaches through the public names alone.
 BEHIND_THE_API = {
     *("accuracy", "api", "api_accuracy", "api_calibration", "api_tuning", "backends", "calibration", "job", "latency"),
-    *("passes", "pipeline", "publish", "runs", "stages", "store"),
+    *("fanout", "making", "passes", "pipeline", "publish", "runs", "stages", "store"),
 }
 
 #: Parts of stages that all stages share.
@@ -173,7 +176,7 @@ def back_ends_are_entered_through_their_doors(module: Module) -> Iterator[str]:
 def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Module) -> Iterator[str]:
     allowed = {
         "pipeline": {"", "api", "api_accuracy", "api_calibration", "api_tuning", "runs"},
-        "store": {"", "store", "pipeline", "doctor", "cli"},
+        "store": {"", "store", "making", "fanout", "pipeline", "doctor", "cli"},
     }
     for other in module.own_imports():
         room = other.partition(".")[0]

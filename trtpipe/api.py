@@ -14,7 +14,7 @@ from trtpipe.profile import CALIBRATED, DeploymentProfile
 from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable, publish_folder
 from trtpipe.recipe import CalibrationRecipe
-from trtpipe.runs import GRAPH, JSON, PLAN, BuildResult, run_published, run_stage
+from trtpipe.runs import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stage
 from trtpipe.settings import Settings
 from trtpipe.source import ModuleSource, Source, parse_source
 from trtpipe.target import Target, find_target
@@ -87,7 +87,7 @@ def build(job: Job, out: Path, progress: Progress | None = None) -> BuildResult:
     _refuse_early(job)
 
     def publish(result: BuildResult) -> Path:
-        where = out if result.accurate and result.fast else out.with_name(f"{out.name}.rejected")
+        where = out if result.accurate and result.fast and not result.failed else rejected_beside(out)
         publish_folder(result.artifacts, where)
         return where
 
