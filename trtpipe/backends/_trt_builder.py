@@ -112,7 +112,12 @@ def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
         layer = network.get_layer(index)
         if attention is not None and layer.type == attention:
             layer.__class__ = trt.IAttentionInputLayer
-            layer.attention.decomposable = True  # else it only builds where one kernel does all of it
+            _let_decompose(layer)
+
+
+def _let_decompose(boundary: Any) -> None:
+    """Allow an attention to be built from several kernels; else it only builds where one kernel does all of it."""
+    boundary.attention.decomposable = True
 
 
 def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:
