@@ -9,7 +9,7 @@ from trtpipe.backends._trt_options import Flavour, idle_options
 from trtpipe.backends._trt_timing import TimingStore
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.worker import call, limits_for
-from trtpipe.errors import BuildError, WorkerDied
+from trtpipe.errors import BuildError, WorkerCrashed, WorkerDied
 from trtpipe.plugins import plugin_digests, plugin_paths
 from trtpipe.preflight import folder_size
 from trtpipe.profile import BuildSettings, ShapeRange
@@ -114,7 +114,7 @@ def build_in_worker(
         if timings is not None:
             timings.keep(timed)
         part.replace(plan)
-    except (BuildError, WorkerDied) as error:
+    except (BuildError, WorkerCrashed) as error:
         from trtpipe.backends._trt_blame import blamed
 
         raise blamed(error, model, attempt, plan.parent) from error
