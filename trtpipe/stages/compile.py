@@ -66,7 +66,8 @@ class Compile:
         lowered = _checked(job, inputs, (target,))
         plan = workdir / f"{target}.plan"
         facts = load_backend(job.backend).build(lowered, job.profile, target, plan, job.settings, progress)
-        return _draft(job, facts, plan, inputs, progress), ()
+        facts = _completed(job, facts, plan.name, inputs, progress)
+        return _draft(facts, plan), ()
 
     def together(self, job: Job) -> tuple[Target, ...]:
         """The targets that may share a plan, by the back-end's rules and the profile's wish."""
@@ -83,11 +84,12 @@ class Compile:
         lowered = _checked(job, inputs, job.together)
         plan = workdir / "shared.plan"
         facts = backend.build_shared(lowered, job.profile, job.together, plan, job.settings, progress)
+        facts = _completed(job, facts, ", ".join(map(str, job.together)), inputs, progress)
         drafts = []
         for target in job.together:
             own = workdir / f"{target}.plan"
             shutil.copyfile(plan, own)
-            drafts.append(_draft(job, facts.model_copy(update={"target": target.name}), own, inputs, progress))
+            drafts.append(_draft(facts.model_copy(update={"target": target.name}), own))
         plan.unlink()
         return tuple(drafts)
 
@@ -137,13 +139,17 @@ def _checked(job: Job, inputs: Inputs, targets: Sequence[Target]) -> Path:
     return lowered
 
 
-def _draft(job: Job, facts: EngineFacts, plan: Path, inputs: Inputs, progress: Progress) -> Draft:
-    """The engine in ``plan`` with its sidecar; what is worth knowing of it is told."""
+def _completed(job: Job, facts: EngineFacts, name: str, inputs: Inputs, progress: Progress) -> EngineFacts:
+    """The facts with all that is worth knowing of the engine, which is also told."""
     facts = facts.model_copy(update={"notes": (*facts.notes, *_notes(facts, inputs))})
     for warning in facts.warnings:
         progress.note(f"{job.backend}: {warning}")
     for note in facts.notes:
-        progress.note(f"{plan.name}: {note}")
+        progress.note(f"{name}: {note}")
+    return facts
+
+
+def _draft(facts: EngineFacts, plan: Path) -> Draft:
     facts.write(plan.with_name(f"{plan.name}.json"))
     return Draft("engine", plan.parent, (plan.name, f"{plan.name}.json"), target=facts.target)
 
