@@ -12,7 +12,7 @@ from trtpipe import api
 from trtpipe.backends.base import EngineFacts, missing
 from trtpipe.backends.null import Null
 from trtpipe.backends.plan import read_header
-from trtpipe.errors import BuildError, InputError
+from trtpipe.errors import BuildError, InputError, OutOfMemory, OutOfTime
 from trtpipe.pipeline import opened, stages_named
 from trtpipe.stages import compile as stage
 
@@ -87,6 +87,22 @@ class TestShared:
         assert [step.state for step in steps] == ["built", "failed", "built"]
         assert any("each gets its own: sm89 cannot fuse" in note for note in heard_all.notes)
         assert heard_all.warnings == ["compile sm89: sm89 cannot fuse (use another target)"]
+
+    def test_targets_that_lack_the_type_do_not_spoil_it_for_the_others(self, new_world, heard_all, backend):
+        compiled(new_world, heard_all, new_world.job(targets=TARGETS, precision="fp8"))
+        assert backend.asked == [("sm89", "sm120"), ("sm86",)]
+
+    @pytest.mark.parametrize("error", [OutOfMemory, OutOfTime])
+    def test_what_would_happen_again_is_not_tried_again(self, new_world, heard_all, backend, monkeypatch, error):
+        def fail(*arguments):
+            backend.asked.append("shared")
+            raise error("too much", "use more")
+
+        monkeypatch.setattr(backend, "build_shared", fail)
+        with pytest.raises(error):
+            compiled(new_world, heard_all, new_world.job(targets=TARGETS))
+        assert backend.asked == ["shared"]
+        assert len(heard_all.warnings) == 3
 
     def test_the_profile_can_ask_for_plans_of_their_own(self, new_world, heard_all, backend):
         compiled(new_world, heard_all, new_world.job(targets=TARGETS, build={"shared_plan": False}))

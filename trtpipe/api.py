@@ -10,7 +10,7 @@ from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError
 from trtpipe.job import Job
 from trtpipe.pipeline import Step, opened, stages_for
-from trtpipe.profile import CALIBRATED, DeploymentProfile
+from trtpipe.profile import CALIBRATED, NEEDED_TYPE, DeploymentProfile
 from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable, publish_folder
 from trtpipe.recipe import CalibrationRecipe
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from trtpipe.target import Target
 
 SourceLike: TypeAlias = "str | Path | tuple[object, tuple[object, ...]]"
-
-#: element type of a precision, where not every target has it
-_ELEMENT_TYPES = {"fp8": "float8_e4m3fn", "bf16": "bfloat16"}
 
 
 def make_job(
@@ -201,7 +198,7 @@ def _refuse_early(job: Job) -> None:
 
 def _refusal(job: Job, target: Target) -> Refusal | None:
     """Why the back-end cannot build for ``target``, or the target cannot compute in the precision asked for."""
-    dtype = _ELEMENT_TYPES.get(job.profile.precision)
+    dtype = NEEDED_TYPE.get(job.profile.precision)
     if dtype is not None and dtype not in target.dtypes:
         return Refusal(
             f"{target} ({target.family}) does not compute in {job.profile.precision}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.worker import affordable
-from trtpipe.errors import InternalError, StageError
+from trtpipe.errors import InternalError, OutOfMemory, OutOfTime, StageError
 from trtpipe.making import Maker, Step, label_of
 from trtpipe.oserrors import translate_os_errors
 from trtpipe.parallel import Task, run_tasks
@@ -85,6 +85,11 @@ class Fanout:
                     drafts = stage.run_together(first.job, first.inputs, workdir, self._progress)
                     for draft in drafts:
                         stage.check(draft, first.inputs)
+            except (OutOfTime, OutOfMemory) as error:  # one by one they would take as much
+                self._progress.end(label, "failed")
+                for each in missing:
+                    self._fail(each, error, time.perf_counter() - begin)
+                return True
             except StageError as error:
                 self._progress.note(f"{label}: no plan for all of them, so each gets its own: {error.message}")
                 return False
@@ -140,6 +145,10 @@ class Fanout:
         self._progress.end(label, "failed")
         if not isinstance(error, StageError):
             raise error or InternalError(f"{label} made nothing")
+        self._fail(each, error, seconds)
+
+    def _fail(self, each: _Missing, error: StageError, seconds: float) -> None:
+        label = label_of(self._stage, each.job)
         self.errors.append(error)
         if len(each.job.targets) > 1:  # a single target's error is raised in full
             self._progress.warn(f"{label}: {error.message} ({error.remedy})")

@@ -28,6 +28,8 @@ EIGHT_BIT: Mapping[Precision, Literal["int8", "fp8"]] = MappingProxyType({"int8"
 HALF: Mapping[Precision, Literal["float16", "bfloat16"]] = MappingProxyType(
     {"fp16": "float16", "bf16": "bfloat16", "best": "float16"}
 )
+#: The element type a target has to compute in for a precision, where not every target does.
+NEEDED_TYPE: Mapping[Precision, str] = MappingProxyType({"fp8": "float8_e4m3fn", "bf16": "bfloat16"})
 #: Precisions whose activations need ranges from calibration data.
 CALIBRATED: frozenset[Precision] = frozenset(EIGHT_BIT)
 

@@ -117,8 +117,11 @@ def build_in_worker(
     except (BuildError, WorkerCrashed) as error:
         from trtpipe.backends._trt_blame import blamed
 
+        if len(targets) > 1:  # each will be built by itself, and told by itself
+            raise
         raise blamed(error, model, attempt, plan.parent) from error
     finally:
         part.unlink(missing_ok=True)
         timed.unlink(missing_ok=True)
-    return facts.model_copy(update={"plugins": plugin_digests(options), "notes": idle_options(options, flavour)})
+    notes = (*facts.notes, *idle_options(options, flavour))
+    return facts.model_copy(update={"plugins": plugin_digests(options), "notes": notes})

@@ -10,6 +10,7 @@ from trtpipe.backends.base import EngineFacts, SharesPlans, load_backend
 from trtpipe.engine.agreement import Agreement, compare
 from trtpipe.errors import BuildError, InternalError, StageError
 from trtpipe.plugins import plugin_digests
+from trtpipe.profile import NEEDED_TYPE
 from trtpipe.shapes import check_shapes
 from trtpipe.stages.facts import LowerFacts
 
@@ -70,11 +71,17 @@ class Compile:
         return _draft(facts, plan), ()
 
     def together(self, job: Job) -> tuple[Target, ...]:
-        """The targets that may share a plan, by the back-end's rules and the profile's wish."""
+        """The targets that may share a plan, by the back-end's rules and the profile's wish; none it refuses anyway."""
         backend = load_backend(job.backend)
         if not isinstance(backend, SharesPlans) or not job.profile.build.shared_plan:
             return ()
-        return backend.shareable(job.targets)
+        needed = NEEDED_TYPE.get(job.profile.precision)
+        able = [
+            target
+            for target in job.targets
+            if (needed is None or needed in target.dtypes) and backend.refuses(None, job.profile, target) is None
+        ]
+        return backend.shareable(able)
 
     def run_together(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, ...]:
         """Build one plan for all of ``job.together``: each gets a file of its own with the same bytes."""
