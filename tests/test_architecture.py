@@ -30,7 +30,7 @@ LAYERS = (
     ("making",),
     ("fanout",),
     ("pipeline",),
-    ("runs",),
+    ("runs", "target_states"),
     ("api", "api_accuracy", "api_calibration", "api_tuning", "difference", "doctor", "inspection"),
     ("cli",),
     ("__main__",),

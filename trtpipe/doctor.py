@@ -17,17 +17,15 @@ from trtpipe.backends.choice import choose_backend
 from trtpipe.backends.gpu import gpus, has_driver
 from trtpipe.backends.worker import Report, call, limits_for
 from trtpipe.errors import EnvironmentLacks, TrtpipeError
-from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
 from trtpipe.requirements import Requirement, requirements
 from trtpipe.settings import Settings
 from trtpipe.store import ArtifactStore
-from trtpipe.target import TARGETS
+from trtpipe.target_states import TargetState, target_states
 from trtpipe.toolchain import machine, version
 
 if TYPE_CHECKING:
     from trtpipe.backends.gpu import Gpu
-    from trtpipe.target import Target
 
 _FLAVOURS = ("tensorrt-rtx", "tensorrt")
 
@@ -82,25 +80,6 @@ class StageState(Record):
     stage: str
     ready: bool
     where: str
-
-
-class TargetState(Record):
-    """One target: what it is, and which flavours build for it on this machine.
-
-    Attributes:
-        names: products, as the command line takes them.
-        dtypes: element types it computes in besides float32.
-        backends: flavours that are installed here and can build for it.
-        problem: why none can; empty where one does.
-    """
-
-    name: str
-    family: str
-    names: tuple[str, ...]
-    dtypes: tuple[str, ...]
-    dla: bool
-    backends: tuple[str, ...]
-    problem: str
 
 
 class Diagnosis(Record):
@@ -180,7 +159,7 @@ def diagnose(settings: Settings | None = None) -> Diagnosis:
         landlock=landlock_version(),
         sandbox=_sandbox(settings),
         cache=cache,
-        targets=tuple(_target(target) for target in TARGETS),
+        targets=target_states(_FLAVOURS),
         stages=_stages({package.name: package.problem for package in packages if package.problem}, here),
         ready=not cache.problem and not any(package.problem for package in packages if not package.extra),
     )
@@ -245,23 +224,6 @@ def _backend(name: str, settings: Settings) -> BackendState:
     if refusal := missing(name):
         return BackendState(name=name, version=None, install=refusal.remedy)
     return BackendState(name=name, version=load_backend(name).fingerprint(settings)[name], install="")
-
-
-def _target(target: Target) -> TargetState:
-    """Which of the flavours installed here build for ``target``."""
-    installed = [name for name in _FLAVOURS if missing(name) is None]
-    refusals = {name: load_backend(name).refuses(None, DeploymentProfile(), target) for name in installed}
-    able = tuple(name for name, refusal in refusals.items() if refusal is None)
-    reasons = [refusal.reason for refusal in refusals.values() if refusal is not None]
-    return TargetState(
-        name=target.name,
-        family=target.family,
-        names=target.aliases,
-        dtypes=tuple(sorted(target.dtypes)),
-        dla=target.dla,
-        backends=able,
-        problem="" if able else "; ".join(reasons) or "no TensorRT is installed",
-    )
 
 
 def _sandbox(settings: Settings) -> tuple[str, ...]:
