@@ -36,6 +36,7 @@ Sizes and durations carry a unit (`4G`, `200ms`, `30d`). Shapes are written `x:1
 | `TRTPIPE_WORKER_SECONDS` | time limit of a child or run of a graph; by its work if unset; `--time-limit` is stronger |
 | `TRTPIPE_WORKER_MEMORY_GB` | memory limit of one child process; by the model's size if unset |
 | `TRTPIPE_SANDBOX` | `off` lets child processes that work on files from anyone touch more than these files |
+| `TRTPIPE_JOBS` | engines that may be built at once; by cores and free memory if unset; `--jobs` is stronger |
 | `TRTPIPE_THREADS` | threads that onnxruntime may use |
 """
 

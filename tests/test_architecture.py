@@ -23,11 +23,14 @@ LAYERS = (
     ("requirements", "settings", "target", "tomlfile"),
     ("onnxfile", "source"),
     ("profile", "recipe", "shapes", "toolchain"),
+    ("parallel", "plugins"),
     ("accuracy", "backends", "calibration", "engine", "job", "latency", "passes", "report"),
     ("publish", "stages", "store"),
     ("table",),
+    ("making",),
+    ("fanout",),
     ("pipeline",),
-    ("runs", "tuning"),
+    ("runs", "target_states", "tuning"),
     ("difference", "doctor", "inspection", "views"),
     ("api", "api_accuracy", "api_calibration", "api_latency", "api_tuning"),
     ("cli",),
@@ -38,7 +41,7 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 #: What the command line reaches through the public names alone.
 BEHIND_THE_API = {
     *("accuracy", "api", "api_accuracy", "api_calibration", "api_latency", "api_tuning", "backends", "calibration"),
-    *("job", "latency", "passes", "pipeline", "publish", "runs", "stages", "store", "tuning"),
+    *("fanout", "job", "latency", "making", "passes", "pipeline", "publish", "runs", "stages", "store", "tuning"),
 }
 
 #: Parts of stages that all stages share.
@@ -175,7 +178,7 @@ def back_ends_are_entered_through_their_doors(module: Module) -> Iterator[str]:
 def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Module) -> Iterator[str]:
     allowed = {
         "pipeline": {"", "api", "api_accuracy", "api_calibration", "api_latency", "api_tuning", "runs", "tuning"},
-        "store": {"", "store", "pipeline", "doctor", "cli"},
+        "store": {"", "store", "making", "fanout", "pipeline", "doctor", "cli"},
     }
     for other in module.own_imports():
         room = other.partition(".")[0]

@@ -140,10 +140,10 @@ class TestDigits:
     ) -> None:
         plan = digits[1] / f"{target}.plan"
         header = read_header(plan)
-        assert (header.flavour, header.targets, header.and_later) == ("tensorrt-rtx", (target,), False)
+        assert (header.flavour, header.targets, header.and_later) == ("tensorrt-rtx", tuple(TARGETS), False)
         assert header.size_ok
         facts = trtpipe.EngineFacts.read(digits[1] / f"{target}.plan.json")
-        assert (facts.target, facts.version) == (target, header.version)
+        assert (facts.target, facts.targets, facts.version) == (target, tuple(TARGETS), header.version)
         assert facts.precisions["Int8"] >= 5, "five convolutions and a fully connected layer, some of them fused"
         assert [spec.name for spec in (*facts.io.inputs, *facts.io.outputs)] == ["image", "logits"]
 

@@ -32,7 +32,7 @@ from world import (
     write_data,
 )
 
-from trtpipe import pipeline as pipeline_module
+from trtpipe import making
 from trtpipe.artifact import Artifact
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import InputError
@@ -199,9 +199,9 @@ USERS = {
 @pytest.mark.parametrize("package", USERS)
 def test_a_tools_version_changes_the_keys_of_the_stages_that_use_it(world, heard_all, monkeypatch, package):
     before = keys_of(world.run(world.job(), heard_all))
-    real = pipeline_module.versions
+    real = making.versions
     monkeypatch.setattr(
-        pipeline_module, "versions",
+        making, "versions",
         lambda names: {name: "999" if name == package else found for name, found in real(names).items()},
     )  # fmt: skip
     after = keys_of(world.run(world.job(), heard_all))

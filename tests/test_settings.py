@@ -51,9 +51,10 @@ def test_numbers() -> None:
             "TRTPIPE_WORKER_SECONDS": "1.5",
             "TRTPIPE_WORKER_MEMORY_GB": "0.5",
             "TRTPIPE_THREADS": "3",
+            "TRTPIPE_JOBS": "4",
         }
     )
-    assert (found.worker_seconds, found.worker_memory, found.threads) == (1.5, 500_000_000, 3)
+    assert (found.worker_seconds, found.worker_memory, found.threads, found.jobs) == (1.5, 500_000_000, 3, 4)
 
 
 def test_the_sandbox_can_be_switched_off() -> None:
@@ -76,9 +77,10 @@ def test_bad_numbers_are_named(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "many", "1e3", "9" * 10, "²"])
-def test_threads_are_whole(text: str) -> None:
-    with pytest.raises(InputError, match="TRTPIPE_THREADS"):
-        Settings.from_environment({"HOME": "/h", "TRTPIPE_THREADS": text})
+@pytest.mark.parametrize("name", ["TRTPIPE_THREADS", "TRTPIPE_JOBS"])
+def test_counts_are_whole(name: str, text: str) -> None:
+    with pytest.raises(InputError, match=name):
+        Settings.from_environment({"HOME": "/h", name: text})
 
 
 def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

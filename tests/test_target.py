@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from trtpipe.backends.plan import RTX_TARGETS
 from trtpipe.errors import InputError
-from trtpipe.target import TARGETS, find_target
+from trtpipe.target import TARGETS, Support, find_target
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,42 @@ def test_element_types_came_with_a_capability(dtype: str, first: tuple[int, int]
     """From NVIDIA's support matrix: INT8 since Turing, BF16 since Ampere, FP8 since Ada, FP4 since Blackwell."""
     for target in TARGETS:
         assert (dtype in target.dtypes) == (target.capability >= first)
+
+
+class TestSupport:
+    """Which versions of TensorRT build for what: NVIDIA's support matrices and release notes."""
+
+    @pytest.mark.parametrize(
+        ("name", "version", "does"),
+        [
+            ("orin", "10.3.0", True),
+            ("orin", "10.16.1.11", True),
+            ("orin", "11.0.0", False),
+            ("b200", "10.7.0", False),
+            ("b200", "10.8.0", True),
+            ("h100", "11.4.0.106", True),
+            ("h100", "10.2.0", False),
+            ("dgx-spark", "10.13.3", False),
+            ("dgx-spark", "10.14.1", True),
+        ],
+    )
+    def test_tensorrt(self, name: str, version: str, does: bool) -> None:
+        assert find_target(name).tensorrt.includes(version) == does
+
+    def test_a_version_nobody_can_read_is_not_held_against_it(self) -> None:
+        assert find_target("h100").tensorrt.includes("")
+
+    def test_rtx_builds_for_what_its_plans_have_a_bit_for(self) -> None:
+        assert {target.name for target in TARGETS if target.rtx is not None} == set(RTX_TARGETS)
+
+    def test_dla_is_on_orin_alone(self) -> None:
+        assert [target.name for target in TARGETS if target.dla] == ["sm87"]
+
+    def test_in_words(self) -> None:
+        assert str(Support((10, 3))) == "10.3 and newer"
+        assert str(Support((10, 3), (11, 0))) == "10.3 to 10.x"
+
+
+@pytest.mark.parametrize("name", ["sm101", "10.1", "thor", "sm110", "11.0"])
+def test_thor_has_two_capabilities(name: str) -> None:
+    assert find_target(name).name == "sm110"

@@ -12,11 +12,11 @@ from trtpipe.errors import BuildError, EnvironmentLacks, InputError
 from trtpipe.inspection import Inspection, inspect
 from trtpipe.job import Job
 from trtpipe.pipeline import Step, opened, stages_for
-from trtpipe.profile import CALIBRATED, DeploymentProfile
+from trtpipe.profile import CALIBRATED, NEEDED_TYPE, DeploymentProfile
 from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable, publish_folder
 from trtpipe.recipe import CalibrationRecipe
-from trtpipe.runs import GRAPH, JSON, PLAN, BuildResult, run_published, run_stage
+from trtpipe.runs import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stage
 from trtpipe.settings import Settings
 from trtpipe.source import ModuleSource, Source, parse_source
 from trtpipe.target import Target, find_target
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from trtpipe.target import Target
 
 SourceLike: TypeAlias = "str | Path | tuple[object, tuple[object, ...]]"
-
-#: element type of a precision, where not every target has it
-_ELEMENT_TYPES = {"fp8": "float8_e4m3fn", "bf16": "bfloat16"}
 
 
 def make_job(
@@ -89,7 +86,7 @@ def build(job: Job, out: Path, progress: Progress | None = None) -> BuildResult:
     _refuse_early(job)
 
     def publish(result: BuildResult) -> Path:
-        where = out if result.accurate and result.fast else out.with_name(f"{out.name}.rejected")
+        where = out if result.accurate and result.fast and not result.failed else rejected_beside(out)
         publish_folder(result.artifacts, where)
         return where
 
@@ -214,7 +211,7 @@ def _refuse_early(job: Job) -> None:
 
 def _refusal(job: Job, target: Target) -> Refusal | None:
     """Why the back-end cannot build for ``target``, or the target cannot compute in the precision asked for."""
-    dtype = _ELEMENT_TYPES.get(job.profile.precision)
+    dtype = NEEDED_TYPE.get(job.profile.precision)
     if dtype is not None and dtype not in target.dtypes:
         return Refusal(
             f"{target} ({target.family}) does not compute in {job.profile.precision}",

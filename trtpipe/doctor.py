@@ -21,6 +21,7 @@ from trtpipe.progress import Silent
 from trtpipe.requirements import Requirement, requirements
 from trtpipe.settings import Settings
 from trtpipe.store import ArtifactStore
+from trtpipe.target_states import TargetState, target_states
 from trtpipe.toolchain import machine, version
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Diagnosis(Record):
         landlock: version of the kernel's Landlock, 0 where there is none.
         sandbox: what confines child processes that work on files from anyone: ``files``, ``network``; empty if
             nothing does, because the kernel cannot or ``TRTPIPE_SANDBOX`` is off.
+        targets: every GPU trtpipe knows, and what builds for it here.
         ready: whether the core works: everything but what an extra brings.
     """
 
@@ -107,6 +109,7 @@ class Diagnosis(Record):
     sandbox: tuple[str, ...]
     cache: CacheState
     stages: tuple[StageState, ...]
+    targets: tuple[TargetState, ...] = ()
     ready: bool
 
     @property
@@ -156,6 +159,7 @@ def diagnose(settings: Settings | None = None) -> Diagnosis:
         landlock=landlock_version(),
         sandbox=_sandbox(settings),
         cache=cache,
+        targets=target_states(_FLAVOURS),
         stages=_stages({package.name: package.problem for package in packages if package.problem}, here),
         ready=not cache.problem and not any(package.problem for package in packages if not package.extra),
     )

@@ -8,7 +8,11 @@
     │   │   └── RecipeError     a calibration recipe or deployment profile          exit 2
     │   ├── StageError          a stage could not do its work on this model         exit 5
     │   │   ├── BuildError      the graph cannot be built for the target            exit 5
-    │   │   └── WorkerDied      a child process crashed, hung or ran out of memory  exit 5
+    │   │   └── WorkerDied      a child process ended without an answer         exit 5
+    │   │       ├── WorkerCrashed   a native library crashed in it              exit 5
+    │   │       ├── OutOfTime       it hung, or took longer than it may         exit 5
+    │   │       ├── OutOfMemory     it took more memory than it may, or there is  exit 5
+    │   │       └── Cancelled       nobody waits for it any more                exit 5
     │   ├── EnvironmentLacks    a package, device, permission or disk space         exit 6
     │   └── StoreCorrupt        a stored artifact does not match its digest         exit 6
     └── InternalError           a bug in trtpipe itself                             exit 1
@@ -57,7 +61,7 @@ class BuildError(StageError):
 
 
 class WorkerDied(StageError):
-    """A child process ended without an answer: crash, time limit or memory limit.
+    """A child process ended without an answer.
 
     Args:
         phase: what it was doing, as far as it had told.
@@ -66,6 +70,22 @@ class WorkerDied(StageError):
     def __init__(self, message: str, remedy: str, phase: str = "") -> None:
         super().__init__(message, remedy)
         self.phase = phase
+
+
+class WorkerCrashed(WorkerDied):
+    """A native library crashed in the child process."""
+
+
+class OutOfTime(WorkerDied):
+    """The child process hung, or took longer than its limit."""
+
+
+class OutOfMemory(WorkerDied):
+    """The child process took more memory than its limit, or than the machine has."""
+
+
+class Cancelled(WorkerDied):
+    """The child process was ended because nobody waits for its answer any more."""
 
 
 class EnvironmentLacks(TrtpipeError):

@@ -31,6 +31,7 @@ class Job:
         backend: the back-end that compiles, resolved from ``auto``.
         targets: GPUs to compile for.
         target: the one target of a compile step; ``None`` for every other step.
+        together: the targets whose engines share one plan with this one's, itself included; empty where it is alone.
         simplify: whether onnxsim may rewrite the graph.
         allow_random: whether calibration may fall back to random data.
         settings: what the environment decides; never part of a key.
@@ -43,12 +44,13 @@ class Job:
     targets: tuple[Target, ...]
     settings: Settings
     target: Target | None = None
+    together: tuple[Target, ...] = ()
     simplify: bool = True
     allow_random: bool = False
 
-    def for_target(self, target: Target) -> Job:
-        """This job, narrowed to one target."""
-        return replace(self, target=target)
+    def for_target(self, target: Target, together: tuple[Target, ...] = ()) -> Job:
+        """This job, narrowed to one target, whose plan may also serve others."""
+        return replace(self, target=target, together=together if target in together and len(together) > 1 else ())
 
     @property
     def opt_shapes(self) -> dict[str, tuple[int, ...]]:

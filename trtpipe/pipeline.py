@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from trtpipe.artifact import Artifact, FileEntry
-from trtpipe.errors import InputError, StageError, TrtpipeError
-from trtpipe.job import Inputs, Job
+from trtpipe.artifact import Artifact
+from trtpipe.errors import StageError, TrtpipeError
+from trtpipe.fanout import Fanout
+from trtpipe.job import Job
+from trtpipe.making import Maker, State, Step, label_of
 from trtpipe.oserrors import translate_os_errors
 from trtpipe.progress import Progress
 from trtpipe.stages.bundle import Bundle
@@ -23,15 +23,18 @@ from trtpipe.stages.lower import Lower
 from trtpipe.stages.measure import Measure
 from trtpipe.stages.observe import Observe
 from trtpipe.stages.simplify import Simplify
-from trtpipe.stages.stage import Resumable
+from trtpipe.stages.stage import Shareable
 from trtpipe.stages.verify import Verify
-from trtpipe.store import ArtifactStore, Key
+from trtpipe.store import ArtifactStore
 from trtpipe.table import Table, artifact_from_file
-from trtpipe.toolchain import versions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trtpipe.calibration.dataset import Dataset
     from trtpipe.stages.stage import Stage
+
+__all__ = ["STAGES", "Pipeline", "State", "Step", "opened", "stages_for", "stages_named"]
 
 #: The pipeline, from source to bundle.
 STAGES: tuple[Stage, ...] = (
@@ -47,30 +50,6 @@ STAGES: tuple[Stage, ...] = (
     Bundle(),
 )
 
-State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What became, or would become, of one stage (of one target, for compile).
-
-    Attributes:
-        label: the stage's name, with the target where there is one.
-        state: ``hit`` (came from the store), ``built``, ``skipped``, ``failed``; in a plan also ``to build`` and
-            ``undecided`` (depends on a step that has to be built first).
-        because: why.
-        artifact: the result, if there is one.
-        key: digest of its key.
-        seconds: what it took now.
-    """
-
-    label: str
-    state: State
-    because: str = ""
-    artifact: Artifact | None = None
-    key: str = ""
-    seconds: float = 0.0
-
 
 class Pipeline:
     """Runs stages of one job against one store."""
@@ -81,6 +60,7 @@ class Pipeline:
         self._job = job
         self._store = store
         self._progress = progress
+        self._maker = Maker(job, store, progress)
         self._datasets: dict[str, Dataset] = {} if datasets is None else datasets
 
     def varied(self, job: Job, progress: Progress) -> Pipeline:
@@ -135,133 +115,39 @@ class Pipeline:
         if reason := stage.skip(self._job):
             yield Step(stage.name, "skipped", reason)
             return
-        for job in _variants(stage, self._job):
-            label = _label(stage, job)
-            self._progress.begin(label)
-            begin = time.perf_counter()
-            try:
-                step = self._make(stage, job, table, begin)
-            except StageError as error:
-                self._progress.end(label, "failed")
-                if job.target is None:
-                    raise
-                errors.append(error)
-                if len(self._job.targets) > 1:  # a single target's error is raised in full
-                    self._progress.warn(f"{label}: {error.message} ({error.remedy})")
-                step = Step(label, "failed", error.message, seconds=time.perf_counter() - begin)
-            except BaseException:
-                self._progress.end(label, "failed")
-                raise
-            else:
-                self._progress.end(label, step.state)
-            yield step
-
-    def _make(self, stage: Stage, job: Job, table: Table, begin: float) -> Step:
-        inputs = self._inputs(stage, job, table)
-        source = self._source_digest(stage, job)
-        key = None
-        if source is not None:
-            inputs = replace(inputs, source=source)
-            key = self._key(stage, job, inputs, source)
-            if artifact := self._store.lookup(key):
-                return self._found(stage, job, table, artifact, key, begin)
-        because = self._because(key)
-        if key is None:  # what a PyTorch factory reads is known only after it has run
-            with self._store.workdir() as workdir:
-                return self._build(stage, job, inputs, table, None, workdir, because, begin)
-        with self._store.lock(key):
-            if artifact := self._store.lookup(key):
-                return self._found(stage, job, table, artifact, key, begin)
-            resumes = isinstance(stage, Resumable)
-            with self._store.resumable(key) if resumes else self._store.workdir() as workdir:
-                return self._build(stage, job, inputs, table, key, workdir, because, begin)
-
-    def _build(
-        self,
-        stage: Stage,
-        job: Job,
-        inputs: Inputs,
-        table: Table,
-        key: Key | None,
-        workdir: Path,
-        because: str,
-        begin: float,
-    ) -> Step:
-        with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
-            draft, read = stage.run(job, inputs, workdir, self._progress)
-            stage.check(draft, inputs)
-        if key is None:
-            assert job.source is not None
-            learned = job.source.learn(self._store, read, FileEntry.of(draft.path).sha256)
-            key = self._key(stage, job, inputs, learned)
-        artifact = self._store.put(key, draft, time.perf_counter() - begin)
-        table.lay_down(artifact, key.digest)
-        return Step(_label(stage, job), "built", because, artifact, key.digest, time.perf_counter() - begin)
-
-    def _found(self, stage: Stage, job: Job, table: Table, artifact: Artifact, key: Key, begin: float) -> Step:
-        table.lay_down(artifact, key.digest)
-        return Step(_label(stage, job), "hit", "nothing changed", artifact, key.digest, time.perf_counter() - begin)
+        if stage.produces == "engine":
+            fanout = Fanout(self._maker, self._store, self._progress, stage, table)
+            yield from fanout.run(_variants(stage, self._job))
+            errors += fanout.errors
+            return
+        self._progress.begin(stage.name)
+        try:
+            step = self._maker.make(stage, self._job, table, time.perf_counter())
+        except BaseException:
+            self._progress.end(stage.name, "failed")
+            raise
+        self._progress.end(stage.name, step.state)
+        yield step
 
     def _plan_stage(self, stage: Stage, table: Table) -> Iterator[Step]:
         if reason := stage.skip(self._job):
             yield Step(stage.name, "skipped", reason)
             return
         for job in _variants(stage, self._job):
-            label = _label(stage, job)
+            label = label_of(stage, job)
             if waits := sorted(set(stage.consumes(job)) & table.unknown):
                 table.unknown.add(stage.produces)
                 yield Step(label, "undecided", f"depends on {', '.join(waits)}")
                 continue
-            inputs = self._inputs(stage, job, table)
-            source = self._source_digest(stage, job)
-            key = None if source is None else self._key(stage, job, inputs, source)
+            inputs = self._maker.inputs(stage, job, table)
+            source = self._maker.source_digest(stage, job)
+            key = None if source is None else self._maker.key(stage, job, inputs, source)
             artifact = None if key is None or self._store.peek(key) is None else self._store.lookup(key)
             if key is not None and artifact is not None:
-                yield self._found(stage, job, table, artifact, key, time.perf_counter())
+                yield self._maker.found(stage, job, table, artifact, key, time.perf_counter())
             else:
                 table.unknown.add(stage.produces)
-                yield Step(label, "to build", self._because(key), key="" if key is None else key.digest)
-
-    def _because(self, key: Key | None) -> str:
-        if key is None:
-            return "the source was never seen, or changed"
-        different = self._store.nearest(key)
-        return "never built before" if different is None else f"changed: {', '.join(different[:4])}"
-
-    def _key(self, stage: Stage, job: Job, inputs: Inputs, source: str) -> Key:
-        digests = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
-        digests |= {role: dataset.digest() for role, dataset in inputs.datasets.items()}
-        if source:
-            digests["source"] = source
-        settings = stage.key(job)
-        assert isinstance(settings, dict)
-        return Key(
-            stage=stage.name,
-            stage_version=stage.version,
-            target=None if job.target is None else job.target.name,
-            inputs=digests,
-            settings=settings,
-            toolchain=versions(stage.packages),
-            backend=stage.fingerprint(job),
-        )
-
-    def _source_digest(self, stage: Stage, job: Job) -> str | None:
-        """Identity of the source, ``""`` for a stage that has none, ``None`` where only running it can tell."""
-        if "source" not in stage.consumes(job):
-            return ""
-        if job.source is None:
-            raise InputError("no source was given", "name an .onnx file, a .pt2 file or a factory")
-        return job.source.digest(self._store)
-
-    def _inputs(self, stage: Stage, job: Job, table: Table) -> Inputs:
-        wanted = stage.consumes(job)
-        artifacts = {label: a for label, a in table.artifacts.items() if label in wanted or a.kind in wanted}
-        table.check_profile(self._job)
-        roles: list[str] = [role for role in ("calibration-data", "evaluation-data") if role in wanted]
-        datasets: dict[str, Dataset] = {
-            role: data for role in roles if (data := table.dataset(role, self._job)) is not None
-        }
-        return Inputs(artifacts, datasets, {label: table.keys[label] for label in artifacts if label in table.keys})
+                yield Step(label, "to build", self._maker.because(key), key="" if key is None else key.digest)
 
 
 def stages_for(job: Job) -> tuple[Stage, ...]:
@@ -286,12 +172,9 @@ def _variants(stage: Stage, job: Job) -> tuple[Job, ...]:
         return (job,)
     if not job.targets:
         raise StageError("no target to compile for", "add --target, for example --target sm89")
-    return tuple(job.for_target(target) for target in job.targets)
+    together = stage.together(job) if isinstance(stage, Shareable) else ()
+    return tuple(job.for_target(target, together) for target in job.targets)
 
 
 def _makes_engines(stages: tuple[Stage, ...]) -> bool:
     return any(stage.produces == "engine" for stage in stages)
-
-
-def _label(stage: Stage, job: Job) -> str:
-    return stage.name if job.target is None else f"{stage.name} {job.target}"

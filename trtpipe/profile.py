@@ -28,6 +28,8 @@ EIGHT_BIT: Mapping[Precision, Literal["int8", "fp8"]] = MappingProxyType({"int8"
 HALF: Mapping[Precision, Literal["float16", "bfloat16"]] = MappingProxyType(
     {"fp16": "float16", "bf16": "bfloat16", "best": "float16"}
 )
+#: The element type a target has to compute in for a precision, where not every target does.
+NEEDED_TYPE: Mapping[Precision, str] = MappingProxyType({"fp8": "float8_e4m3fn", "bf16": "bfloat16"})
 #: Precisions whose activations need ranges from calibration data.
 CALIBRATED: frozenset[Precision] = frozenset(EIGHT_BIT)
 
@@ -150,12 +152,53 @@ class LatencySettings(Record):
 
 
 class BuildSettings(Record):
-    """Options of the engine builder, with trtexec's meaning."""
+    """Options of the engine builder, with trtexec's meaning. Which flavour takes which: docs/building.md.
+
+    Attributes:
+        workspace: most scratch memory of the engine, in bytes; ``None``: the builder's default.
+        opt_level: effort of the builder.
+        timing_cache: whether kernels timed by earlier builds on this machine are not timed again; ``None``: yes, where
+            the flavour times any.
+        version_compatible: the engine also runs on later versions of the same major version.
+        exclude_lean_runtime: such an engine does not carry its own runtime.
+        hardware_compatibility: on which other GPUs the engine runs too.
+        weight_streaming: weights may stay in host memory and be streamed to the GPU.
+        strip_weights: the plan holds no weights that can be put back by a refit.
+        refit: all weights can be exchanged in a finished engine.
+        sparsity: kernels for weights with two zeros in every four may be used.
+        dla_core: the Deep Learning Accelerator to build for; ``None``: the GPU.
+        gpu_fallback: layers that the accelerator cannot run are run by the GPU.
+        max_aux_streams: CUDA streams that an inference may use besides its own.
+        plugins: shared libraries with plug-ins; taken from a profile only, because their code is run.
+        shared_plan: several targets may share one plan, where the flavour allows that.
+        time_limit, memory_limit: what the build of one engine may take, in seconds and bytes.
+    """
 
     workspace: Bytes | None = None
     opt_level: Annotated[int, Field(ge=0, le=5)] | None = None
+    timing_cache: bool | None = None
+    version_compatible: bool = False
+    exclude_lean_runtime: bool = False
+    hardware_compatibility: Literal["none", "ampere+", "same-compute-capability"] = "none"
+    weight_streaming: bool = False
+    strip_weights: bool = False
+    refit: bool = False
+    sparsity: bool = False
+    dla_core: Annotated[int, Field(ge=0, le=7)] | None = None
+    gpu_fallback: bool = False
+    max_aux_streams: Annotated[int, Field(ge=0, le=64)] | None = None
+    plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    shared_plan: bool = True
     time_limit: Seconds | None = None
     memory_limit: Bytes | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> BuildSettings:
+        if self.exclude_lean_runtime and not self.version_compatible:
+            raise ValueError("exclude_lean_runtime needs version_compatible")
+        if self.gpu_fallback and self.dla_core is None:
+            raise ValueError("gpu_fallback needs dla_core")
+        return self
 
 
 class ExportSettings(Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,6 +27,14 @@ class Progress(Protocol):
 
     def end(self, step: str, outcome: str) -> None:
         """The step is over: ``outcome`` is ``hit``, ``built`` or ``failed``."""
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """A listener that may stop listening: whoever waits for a child process ends it then."""
+
+    @property
+    def stopped(self) -> bool: ...
 
 
 class Silent:

@@ -32,8 +32,8 @@ class BuildResult:
 
     Attributes:
         steps: one for every stage, one a target for compile.
-        out: where the files are; ``None`` if nothing was written. A bundle that failed a gate goes to
-            ``<out>.rejected``, so that ``out`` only ever holds one that passed.
+        out: where the files are; ``None`` if nothing was written. A bundle that failed a gate, or lacks the engine of
+            a target, goes to ``<out>.rejected``, so that ``out`` only ever holds one that passed.
         parity, latency: the reports, where these stages ran.
     """
 
@@ -74,6 +74,11 @@ class BuildResult:
         return None if artifact is None else Manifest.read(artifact.path)
 
 
+def rejected_beside(out: Path) -> Path:
+    """The folder for what is not good enough for ``out``."""
+    return out.with_name(f"{out.name}.rejected")
+
+
 def run_stage(
     job: Job, name: str, given: Mapping[str, Path], out: Path | None, suffixes: Sequence[str], progress: Progress | None
 ) -> BuildResult:
@@ -99,6 +104,10 @@ def run_stages(
     def publish(result: BuildResult) -> Path | None:
         if out is None:
             return None
+        if result.failed:  # what there was before is whole, and this is not
+            rejected = rejected_beside(out)
+            publish_folder(result.artifacts, rejected)
+            return rejected
         if len(names) > 1 and out.suffix in suffixes and not out.is_dir():
             for artifact in result.artifacts[:-1]:
                 name = artifact.files[0].name

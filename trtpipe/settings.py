@@ -24,6 +24,7 @@ class Settings:
         worker_memory: memory limit of one child process in bytes (``TRTPIPE_WORKER_MEMORY_GB``); ``None``: by the
             model's size, and at most 90 % of the machine's memory.
         sandbox: whether child processes that work on files from anyone are confined to them (``TRTPIPE_SANDBOX``).
+        jobs: engines that may be built at once (``TRTPIPE_JOBS``); ``None``: by cores and free memory.
         threads: threads onnxruntime may use (``TRTPIPE_THREADS``); 0 means its own default.
         apart: whether onnxruntime runs graphs in a child process; in a child it runs them there (``in_child``).
     """
@@ -34,6 +35,7 @@ class Settings:
     threads: int = 0
     sandbox: bool = True
     apart: bool = True
+    jobs: int | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -48,6 +50,7 @@ class Settings:
             cache_dir=_cache_dir(env),
             worker_seconds=_number(env, "TRTPIPE_WORKER_SECONDS"),
             worker_memory=None if memory_gb is None else int(memory_gb * 1e9),
+            jobs=_count(env, "TRTPIPE_JOBS") or None,
             threads=_count(env, "TRTPIPE_THREADS"),
             sandbox=_switch(env, "TRTPIPE_SANDBOX"),
         )

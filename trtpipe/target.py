@@ -1,7 +1,8 @@
-"""GPU targets: a compute capability, the names people know it by, and what its tensor cores can do.
+"""GPU targets: a compute capability, the names people know it by, what it computes in and which TensorRT builds for it.
 
-Sources: NVIDIA's compute-capability list (developer.nvidia.com/cuda-gpus) and the TensorRT and TensorRT-RTX support
-matrices. Engines are built per capability; a product name is only an alias.
+Engines are built per capability; a product name is only an alias. Sources: NVIDIA's list of compute capabilities
+(developer.nvidia.com/cuda-gpus), the support matrices of TensorRT and TensorRT-RTX, and their release notes for the
+first version that knows a GPU. TensorRT-RTX's targets are those its builder accepts, 1.5 to 1.7.
 """
 
 from __future__ import annotations
@@ -14,6 +15,31 @@ from trtpipe.errors import InputError
 
 
 @dataclass(frozen=True)
+class Support:
+    """The versions of one flavour of TensorRT that build for a target.
+
+    Attributes:
+        since: the first version, (major, minor).
+        before: the first version that no longer does; ``None``: none known.
+    """
+
+    since: tuple[int, int]
+    before: tuple[int, int] | None = None
+
+    def includes(self, version: str) -> bool:
+        """Whether ``version`` (``10.3.0``) is among them; true if it cannot be read."""
+        found = re.match(r"(\d+)\.(\d+)", version)
+        if found is None:
+            return True
+        number = int(found[1]), int(found[2])
+        return self.since <= number and (self.before is None or number < self.before)
+
+    def __str__(self) -> str:
+        first = ".".join(map(str, self.since))
+        return f"{first} and newer" if self.before is None else f"{first} to {self.before[0] - 1}.x"
+
+
+@dataclass(frozen=True)
 class Target:
     """One compute capability.
 
@@ -22,12 +48,18 @@ class Target:
         family: the architecture's name.
         aliases: product names accepted on the command line.
         dtypes: element types its tensor cores and TensorRT accept besides float32.
+        tensorrt: the versions of TensorRT that build for it.
+        rtx: the versions of TensorRT-RTX that build for it without the GPU at hand; ``None``: none does.
+        dla: whether modules with it may have a Deep Learning Accelerator beside the GPU.
     """
 
     name: str
     family: str
     aliases: tuple[str, ...]
     dtypes: frozenset[str]
+    tensorrt: Support
+    rtx: Support | None = None
+    dla: bool = False
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -44,18 +76,52 @@ _AMPERE = _TURING | {"bfloat16", "int4"}
 _ADA = _AMPERE | {"float8_e4m3fn"}
 _BLACKWELL = _ADA | {"float4_e2m1"}
 
+#: The oldest TensorRT that trtpipe speaks to, and the oldest TensorRT-RTX it was tried with.
+_TRT = Support((10, 3))
+_RTX = Support((1, 5))
+
 TARGETS: tuple[Target, ...] = (
-    Target("sm75", "Turing", ("t4", "rtx2060", "rtx2070", "rtx2080", "rtx2080ti"), _TURING),
-    Target("sm80", "Ampere", ("a100", "a30"), _AMPERE),
-    Target("sm86", "Ampere", ("a10", "a40", "a16", "rtx3060", "rtx3070", "rtx3080", "rtx3090", "rtxa6000"), _AMPERE),
-    Target("sm87", "Ampere", ("orin", "agx-orin", "orin-nx", "orin-nano"), _AMPERE),
-    Target("sm89", "Ada", ("l4", "l40", "l40s", "rtx4060", "rtx4070", "rtx4080", "rtx4090"), _ADA),
-    Target("sm90", "Hopper", ("h100", "h200", "gh200"), _ADA),
-    Target("sm100", "Blackwell", ("b200", "gb200"), _BLACKWELL),
-    Target("sm103", "Blackwell", ("b300", "gb300"), _BLACKWELL),
-    Target("sm110", "Blackwell", ("thor", "agx-thor"), _BLACKWELL),
-    Target("sm120", "Blackwell", ("rtx5060", "rtx5070", "rtx5080", "rtx5090", "rtxpro6000"), _BLACKWELL),
-    Target("sm121", "Blackwell", ("gb10", "dgx-spark"), _BLACKWELL),
+    Target("sm75", "Turing", ("t4", "rtx2060", "rtx2070", "rtx2080", "rtx2080ti"), _TURING, _TRT, _RTX),
+    Target("sm80", "Ampere", ("a100", "a30"), _AMPERE, _TRT, _RTX),
+    Target(
+        "sm86",
+        "Ampere",
+        ("a10", "a40", "a16", "a2", "rtx3050", "rtx3060", "rtx3070", "rtx3080", "rtx3090", "rtxa6000"),
+        _AMPERE,
+        _TRT,
+        _RTX,
+    ),
+    # DLA and JetPack ended with TensorRT 10.
+    Target(
+        "sm87",
+        "Ampere",
+        ("orin", "agx-orin", "orin-nx", "orin-nano"),
+        _AMPERE,
+        Support((10, 3), (11, 0)),
+        dla=True,
+    ),
+    Target(
+        "sm89",
+        "Ada",
+        ("l4", "l40", "l40s", "rtx4050", "rtx4060", "rtx4070", "rtx4080", "rtx4090", "rtx6000ada"),
+        _ADA,
+        _TRT,
+        _RTX,
+    ),
+    Target("sm90", "Hopper", ("h100", "h200", "h20", "gh200"), _ADA, _TRT),
+    Target("sm100", "Blackwell", ("b200", "gb200"), _BLACKWELL, Support((10, 8))),
+    Target("sm103", "Blackwell", ("b300", "gb300"), _BLACKWELL, Support((10, 14))),
+    # CUDA 12 called it 10.1, CUDA 13 calls it 11.0.
+    Target("sm110", "Blackwell", ("thor", "agx-thor", "sm101"), _BLACKWELL, Support((10, 13), (11, 0))),
+    Target(
+        "sm120",
+        "Blackwell",
+        ("rtx5050", "rtx5060", "rtx5070", "rtx5080", "rtx5090", "rtxpro6000"),
+        _BLACKWELL,
+        Support((10, 8)),
+        _RTX,
+    ),
+    Target("sm121", "Blackwell", ("gb10", "dgx-spark"), _BLACKWELL, Support((10, 14)), _RTX),
 )
 
 

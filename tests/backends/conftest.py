@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import os
+import sys
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -12,9 +15,6 @@ from onnx.parser import parse_model
 
 from trtpipe.progress import Silent
 from trtpipe.settings import Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Heard(Silent):
@@ -71,3 +71,15 @@ def product(write_model: WriteModel) -> Path:
     """One static float32 matrix product."""
     weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
     return write_model("(float[2,64] x) => (float[2,64] y) { y = MatMul(x, w) }", name="product.onnx", w=weights)
+
+
+@pytest.fixture
+def recording_tensorrt(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recording fake behind ``import tensorrt``, here and in child processes, and a nvidia-smi that lists an L4."""
+    fake = str(Path(__file__).parent / "recording")
+    monkeypatch.setattr(sys, "path", [fake, *sys.path])
+    monkeypatch.setenv("PYTHONPATH", fake, prepend=os.pathsep)
+    tool = tmp_path_factory.mktemp("driver") / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU-1, NVIDIA L4, 8.9, 570.86.15, 23034'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)

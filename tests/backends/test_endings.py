@@ -6,7 +6,17 @@ import signal
 import pytest
 
 from trtpipe.backends._endings import NO_SPACE_STATUS, Ending, Outcome, death, last_words, raise_from
-from trtpipe.errors import EnvironmentLacks, InputError, InternalError, RecipeError, WorkerDied
+from trtpipe.errors import (
+    Cancelled,
+    EnvironmentLacks,
+    InputError,
+    InternalError,
+    OutOfMemory,
+    OutOfTime,
+    RecipeError,
+    WorkerCrashed,
+    WorkerDied,
+)
 
 
 class Private(InputError):
@@ -18,19 +28,34 @@ def ending(status: int, stopped: str = "", limit: float = 0.0, phase: str = "", 
 
 
 @pytest.mark.parametrize(
-    ("end", "message"),
+    ("end", "kind", "message"),
     [
-        (ending(-9, "time", 90.0), "stopped after the time limit of 1 min 30 s while X"),
-        (ending(-9, "memory", 2e9, "parsing"), "stopped at the memory limit of 2.0 GB while X (in phase 'parsing')"),
-        (ending(-int(signal.SIGFPE)), "the worker process crashed (SIGFPE) while X"),
-        (ending(-63), "the worker process crashed (signal 63) while X"),
-        (ending(3, words="a\nb"), "the worker process ended with exit status 3 while X; its last words: a | b"),
-        (ending(-6, words="terminate called\n what(): std::bad_alloc"), "out of memory while X"),
+        (ending(-9, "time", 90.0), OutOfTime, "stopped after the time limit of 1 min 30 s while X"),
+        (
+            ending(-9, "memory", 2e9, "parsing"),
+            OutOfMemory,
+            "stopped at the memory limit of 2.0 GB while X (in phase 'parsing')",
+        ),
+        (ending(-int(signal.SIGFPE)), WorkerCrashed, "the worker process crashed (SIGFPE) while X"),
+        (
+            ending(-9, "time", 5.0, words="at node q"),
+            OutOfTime,
+            "stopped after the time limit of 5.0 s while X; its last words: at node q",
+        ),
+        (ending(-9, "cancelled"), Cancelled, "cancelled while X"),
+        (ending(-9), OutOfMemory, "killed (SIGKILL) while X; most likely the system ran out of memory"),
+        (ending(-63), WorkerCrashed, "the worker process crashed (signal 63) while X"),
+        (
+            ending(3, words="a\nb"),
+            WorkerDied,
+            "the worker process ended with exit status 3 while X; its last words: a | b",
+        ),
+        (ending(-6, words="terminate called\n what(): std::bad_alloc"), OutOfMemory, "out of memory while X"),
     ],
 )
-def test_deaths_in_words(end, message):
+def test_deaths_in_words(end, kind, message):
     error = death(end, "X")
-    assert isinstance(error, WorkerDied)
+    assert type(error) is kind
     assert error.message == message
 
 

@@ -10,6 +10,7 @@ from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.backends.fit import contradictions, obstacles
 from trtpipe.backends.gpu import Gpu
 from trtpipe.backends.plan import PlanHeader
+from trtpipe.profile import BuildSettings
 
 HEADER = PlanHeader(flavour="tensorrt-rtx", version="1.7.1.116", targets=("sm89",), size_ok=True)
 FACTS = EngineFacts(
@@ -61,6 +62,15 @@ def test_another_release_built_it(here, installed):
     [reason] = reasons(HEADER, FACTS)
     assert reason.startswith(f"tensorrt-rtx 1.7.1.116 built it, {installed} is installed")
     assert "tensorrt-rtx==1.7.1.*" in obstacles(HEADER, FACTS)[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("installed", "fits"), [("1.8.0.1", True), ("1.10.0.1", True), ("1.6.0.1", False), ("2.0.0.1", False)]
+)
+def test_a_version_compatible_engine_runs_on_later_releases_of_its_major_version(here, installed, fits):
+    here(installed, (8, 9))
+    facts = FACTS.model_copy(update={"options": BuildSettings(version_compatible=True)})
+    assert (obstacles(HEADER, facts) == ()) is fits
 
 
 def test_another_build_of_one_release_fits(here):

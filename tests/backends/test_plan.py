@@ -30,7 +30,7 @@ def test_one_target_each(tmp_path, target):
     assert header.size_ok
     assert not header.and_later
     assert header.weight_bytes == 1234
-    assert check_rtx_plan(path, target) == ()
+    assert check_rtx_plan(path, (target,)) == ()
 
 
 def test_a_portable_plan_says_so(tmp_path):
@@ -59,16 +59,16 @@ def test_a_missing_file(tmp_path):
 @pytest.mark.parametrize("mask", [0, 8 | 16, 4, 8 | 64])
 def test_a_plan_for_other_targets_is_refused(tmp_path, mask):
     with pytest.raises(BuildError, match="asked for sm89 was built for"):
-        check_rtx_plan(written(tmp_path, rtx_plan(mask)), "sm89")
+        check_rtx_plan(written(tmp_path, rtx_plan(mask)), ("sm89",))
 
 
 def test_every_truncation_is_found(tmp_path):
     whole = rtx_plan(8, body=40)
     for length in range(len(whole)):
         with pytest.raises(BuildError, match=r"cut short|no usable plan"):
-            check_rtx_plan(written(tmp_path, whole[:length]), "sm89")
+            check_rtx_plan(written(tmp_path, whole[:length]), ("sm89",))
 
 
 def test_a_newer_header_is_not_judged(tmp_path):
-    [warning] = check_rtx_plan(written(tmp_path, rtx_plan(0, version=(1, 8, 0, 1))), "sm89")
+    [warning] = check_rtx_plan(written(tmp_path, rtx_plan(0, version=(1, 8, 0, 1))), ("sm89",))
     assert "1.8.0.1 is newer" in warning

@@ -5,7 +5,7 @@ import pytest
 from models import model, normal, save
 
 from trtpipe.backends._trt_blame import blamed
-from trtpipe.errors import BuildError
+from trtpipe.errors import BuildError, WorkerCrashed
 
 CHAIN = model(
     "(float[4] x) => (float[4] y, float[4] z) { a = Relu(x) b = Neg(a) c = Tanh(b) d = Sigmoid(c) z = Exp(a) "
@@ -73,3 +73,21 @@ def test_a_message_that_names_a_node_needs_no_search(message, addition, tmp_path
     builder = Builder("Tanh")
     assert blame(builder, CHAIN, tmp_path, message) == message + addition
     assert builder.tried == []
+
+
+def test_the_node_that_a_crash_comes_with_is_found(tmp_path):
+    """A crash says little and never the same: that it crashes again is what counts."""
+    tried = []
+
+    def crash(path):
+        operators = [node.op_type for node in onnx.load(path).graph.node]
+        tried.append(operators)
+        if "Tanh" in operators:
+            raise WorkerCrashed(f"the worker process crashed (SIGSEGV); its last words: {len(tried)}", "check it", "b")
+
+    (tmp_path / "work").mkdir()
+    first = WorkerCrashed("the worker process crashed (SIGSEGV) while building", "check it", "building")
+    error = blamed(first, save(CHAIN, tmp_path / "m.onnx"), crash, tmp_path / "work")
+    assert isinstance(error, WorkerCrashed)
+    assert error.message.endswith("; it comes with node 'tanh_2' (Tanh)")
+    assert error.phase == "building"

@@ -54,7 +54,7 @@ def test_tidy(message, short):
         ("Quantized constant (Wq) is only allowed before DQ or PLUGIN_V2 or kPLUGIN_V3 node.", "DequantizeLinear"),
         ("Network has dynamic inputs, but no optimization profile has been defined.", "--min-shapes"),
         ("Error Code 2: OutOfMemory (Requested size was 24408400 bytes.)", "--workspace"),
-        ("NonZero plugin creator version 1 was not found in plugin registry", "install its plugin"),
+        ("NonZero plugin creator version 1 was not found in plugin registry", "library with its plug-in"),
         ("CHECK failed. Attention operation was not supported by a dedicated kernel.", "opset 22"),
         ("Assertion !layerImpls.empty() failed. nms_0 has no runners that implement it", "behind the engine"),
         ("nobody has ever seen this", "another target"),

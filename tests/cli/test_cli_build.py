@@ -141,7 +141,7 @@ class TestGates:
         assert result.exit_code == 5
         assert re.search(r"compile sm120 .* FAILED .*no \\x1b\[31msm120", result.stdout)
         assert result.stdout.splitlines()[-3].startswith("FAILED | not built: sm120")
-        assert (tmp_path / "out" / "sm89.plan").is_file()
+        assert (tmp_path / "out.rejected" / "sm89.plan").is_file()
         assert not (tmp_path / "out" / "sm120.plan").exists()
         assert "\x1b" not in result.output
 

@@ -266,3 +266,40 @@ def test_integer_inputs_and_masks_build_too(go, make_job):
     shapes = {name: {"min": [1, 2], "opt": [2, 8], "max": [4, 16]} for name in ("ids", "mask")}
     _, facts = go(embedding(), shapes=shapes, backend="tensorrt-rtx")
     assert [(spec.name, spec.dtype) for spec in facts.io.inputs] == [("ids", "int64"), ("mask", "int64")]
+
+
+class TestKey:
+    @pytest.fixture
+    def key(self, make_job):
+        def of(**options):
+            return Compile().key(make_job(build=options).for_target(find_target("sm89")))
+
+        return of
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"workspace": "1G"}, {"opt_level": 1}, {"weight_streaming": True}, {"refit": True}, {"strip_weights": True},
+         {"sparsity": True}, {"max_aux_streams": 0}, {"timing_cache": False}, {"version_compatible": True},
+         {"hardware_compatibility": "ampere+"}, {"dla_core": 0}, {"dla_core": 0, "gpu_fallback": True}],
+    )  # fmt: skip
+    def test_every_option_that_may_change_the_engine_counts(self, key, options):
+        assert key(**options) != key()
+
+    def test_limits_do_not(self, key):
+        assert key(time_limit="1min", memory_limit="1G") == key()
+
+    def test_plug_ins_count_by_their_content(self, key, tmp_path):
+        library, other = tmp_path / "a.so", tmp_path / "elsewhere" / "b.so"
+        other.parent.mkdir()
+        library.write_bytes(b"code")
+        other.write_bytes(b"code")
+        first = key(plugins=(str(library),))
+        assert first == key(plugins=(str(other),)) != key()
+        library.write_bytes(b"new code")
+        assert key(plugins=(str(library),)) != first
+
+    def test_targets_that_share_a_plan_count(self, make_job):
+        job = make_job(targets=["sm86", "sm89"])
+        alone = Compile().key(job.for_target(job.targets[0]))
+        assert Compile().key(job.for_target(job.targets[0], job.targets)) != alone
+        assert Compile().key(job.for_target(job.targets[0], job.targets[:1])) == alone

@@ -10,7 +10,16 @@ from typing import Any, Literal, NoReturn
 
 import trtpipe.errors
 from trtpipe.artifact import Record
-from trtpipe.errors import EnvironmentLacks, InternalError, TrtpipeError, WorkerDied
+from trtpipe.errors import (
+    Cancelled,
+    EnvironmentLacks,
+    InternalError,
+    OutOfMemory,
+    OutOfTime,
+    TrtpipeError,
+    WorkerCrashed,
+    WorkerDied,
+)
 from trtpipe.units import format_bytes, format_seconds
 
 #: Exit status of a child that could not write its answer because the disk is full.
@@ -74,7 +83,7 @@ class Ending:
     """
 
     status: int
-    stopped: Literal["", "time", "memory"]
+    stopped: Literal["", "time", "memory", "cancelled"]
     limit: float
     phase: str
     words: str
@@ -92,7 +101,7 @@ def raise_from(outcome: Outcome, what: str) -> NoReturn:
         raise kind(outcome.message, outcome.remedy)
     if outcome.kind == "memory":
         detail = f" ({outcome.message})" if outcome.message else ""
-        raise WorkerDied(f"out of memory while {what}{detail}", _MORE_MEMORY)
+        raise OutOfMemory(f"out of memory while {what}{detail}", _MORE_MEMORY)
     if outcome.kind == "space":
         raise _no_space(outcome.message, what)
     if outcome.kind == "denied":
@@ -107,21 +116,27 @@ def death(ending: Ending, what: str) -> TrtpipeError:
     words = last_words(ending.words)
     said = f"; its last words: {words}" if words else ""
     while_ = f"while {what}{_phase(ending)}"
-    if ending.stopped == "time":
-        message, remedy = f"stopped after the time limit of {format_seconds(ending.limit)} {while_}", _MORE_TIME
+    kind: type[WorkerDied] = WorkerDied
+    if ending.stopped == "cancelled":
+        kind, message, remedy = Cancelled, f"cancelled {while_}", "run the same command again"
+    elif ending.stopped == "time":
+        limit = format_seconds(ending.limit)
+        kind, message, remedy = OutOfTime, f"stopped after the time limit of {limit} {while_}{said}", _MORE_TIME
     elif ending.stopped == "memory":
-        message, remedy = f"stopped at the memory limit of {format_bytes(int(ending.limit))} {while_}", _MORE_MEMORY
+        limit = format_bytes(int(ending.limit))
+        kind, message, remedy = OutOfMemory, f"stopped at the memory limit of {limit} {while_}{said}", _MORE_MEMORY
     elif ending.status == -signal.SIGKILL:
-        message, remedy = f"killed (SIGKILL) {while_}; most likely the system ran out of memory", _MORE_MEMORY
+        message = f"killed (SIGKILL) {while_}; most likely the system ran out of memory{said}"
+        kind, remedy = OutOfMemory, _MORE_MEMORY
     elif "std::bad_alloc" in ending.words:
-        message, remedy = f"out of memory {while_}", _MORE_MEMORY
+        kind, message, remedy = OutOfMemory, f"out of memory {while_}", _MORE_MEMORY
     elif ending.status < 0:
         name = _signal_name(-ending.status)
-        message, remedy = f"the worker process crashed ({name}) {while_}{said}", _CRASHED
+        kind, message, remedy = WorkerCrashed, f"the worker process crashed ({name}) {while_}{said}", _CRASHED
     else:
         how = "without an answer" if ending.status == 0 else f"with exit status {ending.status}"
         message, remedy = f"the worker process ended {how} {while_}{said}", _CRASHED
-    return WorkerDied(message, remedy, ending.phase)
+    return kind(message, remedy, ending.phase)
 
 
 def last_words(text: str) -> str:

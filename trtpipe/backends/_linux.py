@@ -41,6 +41,18 @@ def machine_memory() -> int:
     return total
 
 
+def free_memory() -> int:
+    """Memory that nobody needs at the moment, in bytes; what ``machine_memory`` says where the kernel does not tell."""
+    total = free = machine_memory()
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    with suppress(OSError, ValueError, StopIteration):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")))
+    return max(0, min(free, total))
+
+
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when ``parent`` ends, however it ends."""
     if sys.platform != "linux":

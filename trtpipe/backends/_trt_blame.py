@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
 
-from trtpipe.errors import InputError, StageError, TrtpipeError
+from trtpipe.errors import InputError, StageError, TrtpipeError, WorkerDied
 from trtpipe.onnxfile import load_model, save_model
 from trtpipe.passes.graph_pass import node_label, owners_of
 from trtpipe.passes.infer_types import InferTypes
@@ -59,7 +59,10 @@ def blamed(error: StageError, model: Path, attempt: Attempt, workdir: Path) -> S
 
 
 def _with(error: StageError, addition: str) -> StageError:
-    return type(error)(f"{error.message}; {addition}", error.remedy)
+    message = f"{error.message}; {addition}"
+    if isinstance(error, WorkerDied):
+        return type(error)(message, error.remedy, error.phase)
+    return type(error)(message, error.remedy)
 
 
 def _search(error: StageError, model: Path, attempt: Attempt, path: Path, count: int) -> tuple[int, int]:
@@ -79,6 +82,8 @@ def _search(error: StageError, model: Path, attempt: Attempt, path: Path, count:
 def _fails_alike(error: StageError, attempt: Attempt, path: Path) -> bool:
     try:
         attempt(path)
+    except WorkerDied as other:  # its last words differ from crash to crash
+        return type(other) is type(error)
     except TrtpipeError as other:
         return _shape(other.message) == _shape(error.message)
     return False

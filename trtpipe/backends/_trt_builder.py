@@ -11,21 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-from trtpipe.artifact import IOContract, Record, TensorSpec
+from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.backends._trt_describe import describe
 from trtpipe.backends._trt_errors import Log, build_error, parse_error
+from trtpipe.backends._trt_options import apply_options, load_plugins
 from trtpipe.backends._trt_shapes import NetworkInput, check_shapes
+from trtpipe.backends._trt_timing import keep_timings, use_timings
 from trtpipe.backends.base import EngineFacts
-from trtpipe.backends.worker import Report, call, limits_for
-from trtpipe.errors import BuildError, EnvironmentLacks, WorkerDied
-from trtpipe.preflight import folder_size
-from trtpipe.profile import ShapeRange
+from trtpipe.backends.worker import Report
+from trtpipe.errors import BuildError, EnvironmentLacks
 
 if TYPE_CHECKING:
-    from trtpipe.profile import DeploymentProfile
-    from trtpipe.progress import Progress
-    from trtpipe.settings import Settings
-    from trtpipe.target import Target
+    from trtpipe.backends._trt_request import BuildRequest
 
 #: Sets what only one flavour has on the builder's configuration.
 Configure: TypeAlias = Callable[[Any], None]
@@ -38,90 +35,6 @@ _DTYPES = {
     "FP8": "float8_e4m3fn",
     "FP4": "float4_e2m1",
 }
-
-
-class BuildRequest(Record):
-    """One engine build.
-
-    Attributes:
-        model, plan: paths; the plan is written as it grows.
-        flavour, target: names, for the facts and for messages.
-        shapes: optimisation profiles; for an input whose values decide shapes the range is one of values.
-        workspace: most scratch memory in bytes; ``None``: the builder's default.
-        opt_level: 0 to 5; ``None``: the builder's default.
-        device: the GPU to build on, as ``CUDA_VISIBLE_DEVICES`` takes it; empty: the builder's own choice.
-        opens: whether this process can open the engine afterwards, to ask its inspector.
-    """
-
-    model: str
-    plan: str
-    flavour: str
-    target: str
-    shapes: tuple[dict[str, ShapeRange], ...] = ()
-    workspace: int | None = None
-    opt_level: int | None = None
-    device: str = ""
-    opens: bool = False
-
-
-def build_in_worker(
-    task: str,
-    flavour: str,
-    model: Path,
-    profile: DeploymentProfile,
-    target: Target,
-    plan: Path,
-    settings: Settings,
-    progress: Progress,
-    device: str = "",
-    opens: bool = False,
-    *,
-    confined: bool = True,
-) -> EngineFacts:
-    """Run ``task`` on a BuildRequest in a child process; ``plan`` appears when it is complete, or not at all.
-
-    Raises:
-        TrtpipeError: as ``build`` and ``worker.call`` do.
-    """
-    part, options = plan.with_name(f"{plan.name}.part"), profile.build
-    request = BuildRequest(
-        model=str(model),
-        plan=str(part),
-        flavour=flavour,
-        target=target.name,
-        shapes=profile.shapes,
-        workspace=options.workspace,
-        opt_level=options.opt_level,
-        device=device,
-        opens=opens,
-    )
-
-    def attempt(path: Path) -> EngineFacts:
-        return call(
-            task,
-            request.model_copy(update={"model": str(path)}),
-            EngineFacts,
-            limits=limits_for(
-                settings, profile.build.time_limit, profile.build.memory_limit, size=folder_size(model.parent)
-            ),
-            progress=progress,
-            what=f"building {target} from {model.name}",
-            workdir=plan.parent,
-            reads=(path.parent,) if confined else None,
-        )
-
-    try:
-        facts = attempt(model)
-        if not part.is_file():
-            raise WorkerDied(f"no engine was written while building {target} from {model.name}", "build again")
-        part.replace(plan)
-    except BuildError as error:
-        from trtpipe.backends._trt_blame import blamed
-
-        raise blamed(error, model, attempt, plan.parent) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return facts
 
 
 def build(trt: Any, request: BuildRequest, report: Report, configure: Configure | None = None) -> EngineFacts:
@@ -137,6 +50,7 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
     name = Path(request.model).name
     log = Log(trt)
     builder = _builder(trt, log, request.flavour)
+    load_plugins(trt, request.options)
     network = builder.create_network(_strongly_typed(trt))
     report("parsing", 0, None)
     _parse(trt, network, log, request.model)
@@ -146,13 +60,16 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
     if configure is not None:
         configure(config)
     _add_profiles(builder, network, config, request, log)
+    use_timings(config, request.timings)
     if not _write_plan(trt, builder, network, config, Path(request.plan)):
-        raise build_error(log, name, request.target)
+        raise build_error(log, name, request.wanted)
+    keep_timings(config, request.timings)
     engine = describe(trt, network, log, Path(request.plan), _free_length(network, request), opens=request.opens)
     return EngineFacts(
         flavour=request.flavour,
         version=trt.__version__,
-        target=request.target,
+        target=request.targets[0],
+        targets=request.targets,
         io=IOContract(
             inputs=tuple(_spec(network.get_input(index)) for index in range(network.num_inputs)),
             outputs=tuple(_spec(network.get_output(index)) for index in range(network.num_outputs)),
@@ -195,7 +112,12 @@ def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
         layer = network.get_layer(index)
         if attention is not None and layer.type == attention:
             layer.__class__ = trt.IAttentionInputLayer
-            layer.attention.decomposable = True  # else it only builds where one kernel does all of it
+            _let_decompose(layer)
+
+
+def _let_decompose(boundary: Any) -> None:
+    """Allow an attention to be built from several kernels; else it only builds where one kernel does all of it."""
+    boundary.attention.decomposable = True
 
 
 def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:
@@ -210,10 +132,7 @@ def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:
 def _configure(trt: Any, config: Any, request: BuildRequest, report: Report) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the log then lists the engine's layers
     config.progress_monitor = _progress_monitor(trt, report)
-    if request.workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace)
-    if request.opt_level is not None:
-        config.builder_optimization_level = request.opt_level
+    apply_options(trt, config, request.options, request.flavour)
 
 
 def _add_profiles(builder: Any, network: Any, config: Any, request: BuildRequest, log: Log) -> None:
@@ -228,7 +147,7 @@ def _add_profiles(builder: Any, network: Any, config: Any, request: BuildRequest
                 place = profile.set_shape_input if entry.holds_shape else profile.set_shape
                 place(entry.name, given.min, given.opt, given.max)
         if config.add_optimization_profile(profile) < 0:
-            raise build_error(log, Path(request.model).name, request.target)
+            raise build_error(log, Path(request.model).name, request.wanted)
 
 
 def _write_plan(trt: Any, builder: Any, network: Any, config: Any, plan: Path) -> int:

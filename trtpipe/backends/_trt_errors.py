@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from trtpipe.backends._trt_guide import advice_for
 from trtpipe.backends._trt_layers import DUMP_MARK
 from trtpipe.errors import BuildError
 
@@ -12,42 +13,6 @@ from trtpipe.errors import BuildError
 _NOISE = ("cudaError 35", "The logger passed into createInfer")
 _MOST_WARNINGS, _MOST_ERRORS, _LENGTH = 20, 5, 400
 _BYTES = re.compile(r"(?:Total|Max) (?P<what>Activation|Weights|Scratch) Memory: (?P<bytes>\d+)")
-
-#: What to do about an error: the first pattern found in its text decides.
-_GUIDE: tuple[tuple[str, str], ...] = (
-    (
-        "FP32 GEMM is not supported",
-        "build with --fp16, or leave sm75 out: TensorRT-RTX has no float32 matrix product there",
-    ),
-    (
-        "HW-specific datatypes",
-        "choose a precision the target computes (bf16 and int4 from sm80, fp8 from sm89, fp4 from sm100), or drop it",
-    ),
-    (
-        r"only allowed before DQ|not consumed by .*IDequantizeLayer",
-        "put the weight and its DequantizeLinear into the same graph as its user, or keep that node in float32",
-    ),
-    (r"same (?:input |data )*types?", "cast the operands of that node to one type"),
-    ("must match", "correct the shapes of that node's inputs"),
-    ("optimization profile|missing dimensions in profile", "give --min-shapes, --opt-shapes and --max-shapes"),
-    (
-        "OutOfMemory|workspace limit|insufficient workspace",
-        "allow more scratch memory (--workspace), or smaller max shapes",
-    ),
-    (r"has no runners", "TensorRT has no kernel for that node: move it behind the engine, or replace it"),
-    (r"^false\b|[Pp]lugin", "replace the operator by ones TensorRT has, or install its plugin"),
-    (
-        "Attention operation was not supported|is_decomposable",
-        "export at opset 22 or lower, which has no Attention operator",
-    ),
-    ("[Nn]on-zero zero point", "quantise symmetrically: TensorRT wants every zero point to be 0"),
-    ("blocking dimension", "block along the last or second-to-last axis of the weight"),
-    ("import initializer|Failed to open file|external weights", "make the model self-contained again: trtpipe export"),
-    ("sort the model topologically|was not registered", "check the graph's connections: python -m onnx.checker MODEL"),
-    ("nested structures", "flatten the nested If and Loop operators"),
-    ("implementation for node", "keep that node in float32, allow more --workspace, or replace it"),
-)
-_DEFAULT_REMEDY = "replace the node named, keep it in float32, or try another target or back-end"
 
 #: The builder's words for a type that only Q/DQ layers and plug-ins may touch; it lists the latter at length.
 _BOUND_TYPE = re.compile(r"Tensor (?P<name>\S+) has datatype (?P<type>\w+) but is not (?P<how>consumed|produced) by .*")
@@ -110,50 +75,57 @@ class Log:
 def parse_error(parser: Any, log: Log, model: str) -> BuildError:
     """Why TensorRT's ONNX parser refuses ``model``: every node it names, with operator and reason."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    reasons = list(dict.fromkeys(_parser_reason(error, log) for error in errors)) or _said(log)
     raw = " ".join([*(error.desc() for error in errors), *log.errors])
+    whole = advice_for(raw).whole
+    reasons = list(dict.fromkeys(_parser_reason(error, log, whole=whole) for error in errors))
+    reasons = reasons or _said(log, whole=whole)
     more = f"; and {len(reasons) - _MOST_ERRORS} more" if len(reasons) > _MOST_ERRORS else ""
     reason = "; ".join(reasons[:_MOST_ERRORS]) or "it gives no reason"
     return BuildError(f"{model}: TensorRT cannot parse it: {reason}{more}", remedy_for(raw))
 
 
 def build_error(log: Log, model: str, target: str) -> BuildError:
-    """Why the builder gave up, as far as its log says."""
-    reasons = _said(log) or ["the builder gives no reason"]
-    return BuildError(f"{model}: cannot be built for {target}: {'; '.join(reasons)}", remedy_for(" ".join(log.errors)))
+    """Why the builder gave up, as far as its log says. What the guide does not know is passed on whole."""
+    raw = " ".join(log.errors)
+    reasons = _said(log, whole=advice_for(raw).whole) or ["the builder gives no reason"]
+    return BuildError(f"{model}: cannot be built for {target}: {'; '.join(reasons)}", remedy_for(raw))
 
 
 def remedy_for(text: str) -> str:
-    """What to do about an error that reads ``text``."""
-    for pattern, remedy in _GUIDE:
-        if re.search(pattern, text):
-            return remedy
-    return _DEFAULT_REMEDY
+    """Why TensorRT says ``text``, where that is known, and what to do about it."""
+    advice = advice_for(text)
+    return f"{advice.cause}: {advice.remedy}" if advice.cause else advice.remedy
 
 
-def tidy(message: str) -> str:
-    """A message of TensorRT's on one line, without file names, line numbers and error codes."""
+def tidy(message: str, *, whole: bool = False) -> str:
+    """A message of TensorRT's on one line, without file names, line numbers and error codes; cut unless ``whole``."""
     text = " ".join(message.split())
     for wrapping in _WRAPPING:
         text = re.sub(wrapping, "", text)
     if bound := _BOUND_TYPE.search(text):
         return f"tensor {bound['name']!r} is {bound['type']}, which {_BOUND_TO[bound['how']]}"
     quoted = re.search(r'&& "(.+)"$', text)
-    return (quoted[1] if quoted else text)[:_LENGTH]
+    text = quoted[1] if quoted else text
+    return text if whole else text[:_LENGTH]
 
 
 def _is_noise(message: str) -> bool:
     return any(noise in message for noise in _NOISE)
 
 
-def _said(log: Log) -> list[str]:
-    return list(dict.fromkeys(tidy(message) for message in log.errors))[:2]
+def _said(log: Log, *, whole: bool) -> list[str]:
+    said = list(dict.fromkeys(tidy(message, whole=whole) for message in log.errors))
+    return said if whole else said[:2]
 
 
-def _parser_reason(error: Any, log: Log) -> str:
+def _parser_reason(error: Any, log: Log, *, whole: bool) -> str:
     description = error.desc()
     lines = (line for line in description.splitlines() if not line.startswith("Invalid Node") and not _is_noise(line))
-    reason = "this operator is not supported" if description == "false" else "; ".join(map(tidy, lines))
+    reason = (
+        "this operator is not supported"
+        if description == "false"
+        else "; ".join(tidy(line, whole=whole) for line in lines)
+    )
     if "import initializer" in reason:  # only the log knows why
         reason = "; ".join([reason, *(tidy(said) for said in log.errors if not said.startswith("ModelImporter"))])
     if not error.node_operator():

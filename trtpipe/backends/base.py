@@ -7,7 +7,7 @@ import importlib.util
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from trtpipe.artifact import IOContract, Record, TensorSpec
 from trtpipe.engine.report import EngineReport
@@ -15,6 +15,7 @@ from trtpipe.errors import EnvironmentLacks, InternalError
 from trtpipe.profile import BuildSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -41,7 +42,8 @@ class EngineFacts(Record):
 
     Attributes:
         flavour, version: what built it, for example ``tensorrt-rtx`` ``1.7.1.116``.
-        target: the capability it was built for.
+        target: the capability it is for.
+        targets: every capability its plan is for; several where targets share one plan.
         io: inputs and outputs as the engine has them.
         layers: number of layers after fusion; ``None`` where the builder does not say.
         precisions: how many engine layers compute in each type (``Int8``, ``Half``, ``Float``, ...).
@@ -49,6 +51,7 @@ class EngineFacts(Record):
         report: every layer, as far as the builder says; ``None`` where it says nothing.
         options: what the builder was asked for; ``None`` where an older trtpipe built it.
         digests: ``plan``: the sha256 of the plan's bytes; ``lowered``: the content of the graph it was built from.
+        plugins: file name of each plug-in library -> digest of its content.
         build_seconds: wall time of parsing and building.
         warnings: the builder's own words.
         notes: where the engine differs from the lowered graph.
@@ -57,6 +60,7 @@ class EngineFacts(Record):
     flavour: str
     version: str
     target: str
+    targets: tuple[str, ...] = ()
     io: IOContract
     layers: int | None = None
     precisions: dict[str, int] = {}
@@ -65,6 +69,7 @@ class EngineFacts(Record):
     report: EngineReport | None = None
     options: BuildSettings | None = None
     digests: dict[str, str] = {}
+    plugins: dict[str, str] = {}
     build_seconds: float
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -162,6 +167,25 @@ class Backend(Protocol):
         Raises:
             EnvironmentLacks: it cannot run on this machine.
         """
+
+
+@runtime_checkable
+class SharesPlans(Protocol):
+    """A back-end that can build one plan for several targets at once."""
+
+    def shareable(self, targets: Sequence[Target]) -> tuple[Target, ...]:
+        """Those of ``targets`` that may share a plan."""
+
+    def build_shared(
+        self,
+        model: Path,
+        profile: DeploymentProfile,
+        targets: Sequence[Target],
+        plan: Path,
+        settings: Settings,
+        progress: Progress,
+    ) -> EngineFacts:
+        """As ``build``, for all of ``targets``; fails if it cannot be built for one of them."""
 
 
 #: name -> (module that must be installed, "module:class" of the room)

@@ -51,7 +51,7 @@ def _obstacles(header: PlanHeader, facts: EngineFacts | None) -> Iterator[Refusa
         yield absent
     else:
         here = version(header.flavour)
-        if here is not None and _release(here) != _release(header.version):
+        if here is not None and not _accepts(here, header.version, facts):
             yield Refusal(
                 f"{header.flavour} {header.version} built it, {here} is installed: an engine runs on the release "
                 "that built it",
@@ -61,6 +61,18 @@ def _obstacles(header: PlanHeader, facts: EngineFacts | None) -> Iterator[Refusa
     refusals = [refusal for name in names if (refusal := cannot_run(find_target(name))) is not None]
     if refusals and len(refusals) == len(names) and not header.and_later:
         yield refusals[0]
+
+
+def _accepts(here: str, built: str, facts: EngineFacts | None) -> bool:
+    """Whether the release ``here`` runs what ``built`` made: the same, or, if asked for, a later one of its major."""
+    if _release(here) == _release(built):
+        return True
+    compatible = facts is not None and facts.options is not None and facts.options.version_compatible
+    return compatible and _release(here)[:1] == _release(built)[:1] and _numbers(here) > _numbers(built)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in _release(text) if part.isdigit())
 
 
 def _release(text: str) -> tuple[str, ...]:

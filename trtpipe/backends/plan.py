@@ -77,8 +77,8 @@ def read_header(path: Path) -> PlanHeader:
     )
 
 
-def check_rtx_plan(path: Path, target: str) -> tuple[str, ...]:
-    """Check that a plan TensorRT-RTX has just written is whole and for ``target`` alone.
+def check_rtx_plan(path: Path, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that a plan TensorRT-RTX has just written is whole and for ``targets`` alone.
 
     Returns:
         What could not be checked, in words: the header of a newer TensorRT-RTX may mean something else.
@@ -94,9 +94,12 @@ def check_rtx_plan(path: Path, target: str) -> tuple[str, ...]:
         return (f"the plan's header was not checked: TensorRT-RTX {header.version} is newer than this trtpipe",)
     if not header.size_ok:
         raise BuildError(
-            f"TensorRT-RTX wrote a plan for {target} that is cut short", "check the free disk space, then build again"
+            f"TensorRT-RTX wrote a plan for {', '.join(targets)} that is cut short",
+            "check the free disk space, then build again",
         )
-    if header.targets != (target,) or header.and_later:
+    if set(header.targets or ()) != set(targets) or header.and_later:
         built = ", ".join(header.targets or ()) or "nothing"
-        raise BuildError(f"the plan asked for {target} was built for {built}", "report this as a bug of trtpipe")
+        raise BuildError(
+            f"the plan asked for {', '.join(targets)} was built for {built}", "report this as a bug of trtpipe"
+        )
     return ()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from trtpipe.backends._onnx_types import refuse_types
-from trtpipe.backends._trt_builder import BuildRequest, build, build_in_worker
+from trtpipe.backends._support import refuse_target
+from trtpipe.backends._trt_builder import build
+from trtpipe.backends._trt_options import refuse_options
+from trtpipe.backends._trt_request import BuildRequest, build_in_worker
 from trtpipe.backends._trt_runner import open_engine, require_driver
+from trtpipe.backends._trt_timing import TimingStore
 from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.backends.gpu import Gpu, cannot_run, gpus
 from trtpipe.backends.worker import Report
@@ -32,7 +36,7 @@ _WITHOUT_GPU = "use --backend tensorrt-rtx, which needs no GPU to build, or a ma
 class TensorRT:
     """The room of TensorRT."""
 
-    name = "tensorrt"
+    name: Final = "tensorrt"
     quick_reports = False
 
     @cached_property
@@ -45,17 +49,22 @@ class TensorRT:
         return {self.name: version(self.name) or "absent", "gpu": found or "none"}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """No GPU of the target's kind here, or an element type the target cannot compute.
+        """No GPU of the target's kind here, a target or option this version lacks, or a type the target lacks.
 
         Raises:
             InputError: ``model`` is no readable ONNX file.
         """
+        here = version(self.name) or ""
+        if refusal := refuse_target("TensorRT", target.tensorrt, here, target):
+            return refusal
+        if refusal := refuse_options(profile.build, self.name, here, target, driver=True):
+            return refusal
         if not self._gpus:
             return Refusal("TensorRT builds on the GPU it builds for, and this machine has none", _WITHOUT_GPU)
         if self._gpu_for(target) is None:
-            here = ", ".join(sorted({gpu.target for gpu in self._gpus}))
+            found = ", ".join(sorted({gpu.target for gpu in self._gpus}))
             return Refusal(
-                f"TensorRT builds on the GPU it builds for: {target} is wanted, {here} is here", _WITHOUT_GPU
+                f"TensorRT builds on the GPU it builds for: {target} is wanted, {found} is here", _WITHOUT_GPU
             )
         return None if model is None else refuse_types(model, target)
 
@@ -84,16 +93,19 @@ class TensorRT:
         if gpu is None:
             raise EnvironmentLacks(f"TensorRT needs an {target} GPU in this machine to build for it", _WITHOUT_GPU)
         mixed = len({other.capability for other in self._gpus}) > 1
+        identity = {**self.fingerprint(settings), "device": gpu.name, "driver": gpu.driver}
+        kept = TimingStore.of(settings.cache_dir, identity) if profile.build.timing_cache is not False else None
         return build_in_worker(
             "trtpipe.backends.tensorrt:build_task",
             self.name,
             model,
             profile,
-            target,
+            (target,),
             plan,
             settings,
             progress,
             device=gpu.uuid if mixed else "",
+            timings=kept,
             opens=True,
             confined=False,  # what the CUDA driver of every machine needs is not known
         )

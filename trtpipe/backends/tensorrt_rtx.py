@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from trtpipe.backends._onnx_types import find_float32_product, refuse_types
-from trtpipe.backends._trt_builder import BuildRequest, build, build_in_worker
+from trtpipe.backends._support import refuse_target
+from trtpipe.backends._trt_builder import build
+from trtpipe.backends._trt_options import refuse_options
+from trtpipe.backends._trt_request import BuildRequest, build_in_worker
 from trtpipe.backends._trt_runner import open_engine, require_driver
 from trtpipe.backends.base import EngineFacts, Refusal
-from trtpipe.backends.gpu import cannot_run
-from trtpipe.backends.plan import RTX_TARGETS, check_rtx_plan
+from trtpipe.backends.gpu import cannot_run, has_driver
+from trtpipe.backends.plan import check_rtx_plan
 from trtpipe.backends.worker import Report
 from trtpipe.errors import BuildError, EnvironmentLacks
 from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from trtpipe.backends.base import Runner
     from trtpipe.profile import DeploymentProfile
@@ -31,7 +34,7 @@ _TURING = "sm75"
 class TensorRTRTX:
     """The room of TensorRT-RTX."""
 
-    name = "tensorrt-rtx"
+    name: Final = "tensorrt-rtx"
     quick_reports = True
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
@@ -39,16 +42,16 @@ class TensorRTRTX:
         return {self.name: version(self.name) or "absent"}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """A target TensorRT-RTX does not know, or an element type the target cannot compute.
+        """A target or an option TensorRT-RTX does not know, or an element type the target cannot compute.
 
         Raises:
             InputError: ``model`` is no readable ONNX file.
         """
-        if target.name not in RTX_TARGETS:
-            return Refusal(
-                f"TensorRT-RTX builds no engines for {target} ({target.family})",
-                f"use --backend tensorrt on a machine with that GPU, or a target it knows: {', '.join(RTX_TARGETS)}",
-            )
+        here = version(self.name) or ""
+        if refusal := refuse_target("TensorRT-RTX", target.rtx, here, target):
+            return refusal
+        if refusal := refuse_options(profile.build, self.name, here, target, driver=has_driver()):
+            return refusal
         if model is None:
             return None
         if refusal := refuse_types(model, target):
@@ -82,9 +85,28 @@ class TensorRTRTX:
             WorkerDied: the build crashed, took too long or too much memory.
             EnvironmentLacks: TensorRT-RTX cannot be loaded, or the disk is full.
         """
-        return build_in_worker(
-            "trtpipe.backends.tensorrt_rtx:build_task", self.name, model, profile, target, plan, settings, progress
-        )
+        return self.build_shared(model, profile, (target,), plan, settings, progress)
+
+    def shareable(self, targets: Sequence[Target]) -> tuple[Target, ...]:
+        """All but Turing, which a shared plan would be cut down to, as NVIDIA's support matrix warns."""
+        return tuple(target for target in targets if target.rtx is not None and target.name != _TURING)
+
+    def build_shared(
+        self,
+        model: Path,
+        profile: DeploymentProfile,
+        targets: Sequence[Target],
+        plan: Path,
+        settings: Settings,
+        progress: Progress,
+    ) -> EngineFacts:
+        """One plan for several targets, which is compiled as for the least of them.
+
+        Raises:
+            TrtpipeError: as ``build`` does, if it cannot be built for one of ``targets``.
+        """
+        task = "trtpipe.backends.tensorrt_rtx:build_task"
+        return build_in_worker(task, self.name, model, profile, targets, plan, settings, progress)
 
     @contextmanager
     def open(self, model: Path, settings: Settings) -> Iterator[Runner]:
@@ -102,16 +124,17 @@ def build_task(request: BuildRequest, report: Report) -> EngineFacts:
     """Build one engine (in the worker process)."""
     trt = _load()
 
-    def for_target(config: Any) -> None:
-        capability = getattr(trt.ComputeCapability, request.target.upper(), None)
-        config.num_compute_capabilities = 1
-        if capability is None or not config.set_compute_capability(capability, 0):
-            raise BuildError(
-                f"TensorRT-RTX {trt.__version__} builds no engines for {request.target}", "choose another target"
-            )
+    def for_targets(config: Any) -> None:
+        config.num_compute_capabilities = len(request.targets)
+        for index, target in enumerate(request.targets):
+            capability = getattr(trt.ComputeCapability, target.upper(), None)
+            if capability is None or not config.set_compute_capability(capability, index):
+                raise BuildError(
+                    f"TensorRT-RTX {trt.__version__} builds no engines for {target}", "choose another target"
+                )
 
-    facts = build(trt, request, report, for_target)
-    unchecked = check_rtx_plan(Path(request.plan), request.target)
+    facts = build(trt, request, report, for_targets)
+    unchecked = check_rtx_plan(Path(request.plan), request.targets)
     return facts.model_copy(update={"warnings": (*facts.warnings, *unchecked)})
 
 

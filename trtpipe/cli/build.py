@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from trtpipe.cli import latency_options, options
+from trtpipe.cli.builder_options import builder_options
 from trtpipe.cli.results import finish, show_plan
 from trtpipe.cli.session import Session
 from trtpipe.cli.wiring import pass_session
@@ -20,7 +21,7 @@ from trtpipe.cli.wiring import pass_session
 @options.target_options
 @options.shape_options
 @options.keep_option
-@options.builder_options
+@builder_options
 @latency_options.protocol
 @options.tolerance_options
 @options.export_options
@@ -34,7 +35,8 @@ def command(session: Session, source: str, dry_run: bool) -> int:
 
     SOURCE is model.onnx, model.pt2, file.py:factory or package.module:factory. Options override the files given with
     --profile and --calib, which override the defaults. OUT becomes a folder with every artifact from the exported model
-    to the engines; it changes only when all of them have been made. A bundle that fails a gate goes to OUT.rejected.
+    to the engines; it changes only when all of them have been made. A bundle that fails a gate, or
+    lacks an engine that could not be built, goes to OUT.rejected.
     """
     import trtpipe
 

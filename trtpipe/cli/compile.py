@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.builder_options import builder_options
 from trtpipe.cli.results import finish
 from trtpipe.cli.session import Session
 from trtpipe.cli.wiring import pass_session
@@ -18,7 +19,7 @@ from trtpipe.cli.wiring import pass_session
 @options.target_options
 @options.profile_file_option
 @options.shape_options
-@options.builder_options
+@builder_options
 @options.json_option
 @options.common_options
 @pass_session

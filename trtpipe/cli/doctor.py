@@ -18,6 +18,16 @@ from trtpipe.units import format_bytes
 if TYPE_CHECKING:
     from trtpipe import Diagnosis
 
+_PRODUCTS = 3
+_TYPES = {
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "int8": "int8",
+    "int4": "int4",
+    "float8_e4m3fn": "fp8",
+    "float4_e2m1": "fp4",
+}
+
 
 @click.command()
 @options.json_option
@@ -41,6 +51,9 @@ def command(session: Session) -> int:
     emit("")
     emit(table(("stage", "", "where"), [(s.stage, "" if s.ready else "missing", s.where) for s in found.stages]))
     emit("")
+    if found.targets:
+        emit(table(("target", "GPUs", "computes in", "built here by"), _targets(found)))
+        emit("")
     for what, install in found.missing:
         emit(f"{what}\n    {install}")
     if found.cache.problem:
@@ -70,6 +83,19 @@ def _sandbox(found: Diagnosis) -> str:
     confined = {"files": "files but their own", "network": "the network"}
     kept = [words for name, words in confined.items() if name in found.sandbox]
     return f"child processes cannot touch {' and '.join(kept)} ({landlock})" if kept else f"none ({landlock})"
+
+
+def _targets(found: Diagnosis) -> list[tuple[str, str, str, str]]:
+    """One row a target; a few of its products stand for all."""
+    return [
+        (
+            target.name,
+            f"{target.family}: {', '.join(target.names[:_PRODUCTS])}",
+            ", ".join(short for name, short in _TYPES.items() if name in target.dtypes) + (", DLA" * target.dla),
+            ", ".join(target.backends) or "none",
+        )
+        for target in found.targets
+    ]
 
 
 def _memory(size: int | None) -> str:

@@ -23,7 +23,6 @@ from trtpipe.cli.wiring import (
     target_names,
 )
 from trtpipe.methods import METHOD_NAMES
-from trtpipe.units import parse_bytes, parse_seconds
 
 _path = click.Path(path_type=Path)
 
@@ -150,31 +149,6 @@ target_options = stacked(
         at=("backend",),
         type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "null"]),
         help="Which TensorRT builds; null makes stand-ins, for tests.",
-    ),
-)
-
-builder_options = stacked(
-    profile_option(
-        "--workspace",
-        at=("build", "workspace"),
-        parse=parse_bytes,
-        metavar="4G",
-        help="GPU memory the builder may try kernels with.",
-    ),
-    profile_option("--opt-level", at=("build", "opt_level"), type=int, help="Effort of the builder, 0 to 5."),
-    profile_option(
-        "--time-limit",
-        at=("build", "time_limit"),
-        parse=parse_seconds,
-        metavar="10min",
-        help="Most time the build of one engine may take.",
-    ),
-    profile_option(
-        "--memory-limit",
-        at=("build", "memory_limit"),
-        parse=parse_bytes,
-        metavar="8G",
-        help="Most memory the build of one engine may take.",
     ),
 )
 

@@ -36,6 +36,7 @@ class Session:
     json: bool = False
     verbosity: int = 0
     cache_dir: Path | None = None
+    jobs: int | None = None
     log: LogFile | None = None
     out: Path | None = None
     profile_file: Path | None = None
@@ -55,11 +56,11 @@ class Session:
 
     @property
     def settings(self) -> Settings:
-        """The environment's settings, with ``--cache-dir``."""
+        """The environment's settings, with ``--cache-dir`` and ``--jobs``."""
         from trtpipe import Settings
 
         settings = Settings.from_environment()
-        return settings if self.cache_dir is None else replace(settings, cache_dir=self.cache_dir)
+        return replace(settings, cache_dir=self.cache_dir or settings.cache_dir, jobs=self.jobs or settings.jobs)
 
     @property
     def profile(self) -> DeploymentProfile:

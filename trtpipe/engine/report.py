@@ -149,10 +149,12 @@ class EngineReport(Record):
 
     @property
     def summary(self) -> str:
-        """One line: kernels, activations, and what the products compute in."""
+        """One line: kernels, bytes of activations and weights, and what the products compute in."""
         parts = [f"{len(self.kernels)} kernels"]
         if self.activation_memory is not None:
             parts.append(f"{format_bytes(self.activation_memory)} activations")
+        if self.weight_memory is not None:
+            parts.append(f"{format_bytes(self.weight_memory)} weights")
         if self.products:
             parts.append("products in " + ", ".join(f"{word} {count}" for word, count in self.products.items()))
         if self.separate:

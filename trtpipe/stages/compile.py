@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import EngineFacts, load_backend
+from trtpipe.backends.base import EngineFacts, SharesPlans, load_backend
 from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import Agreement, compare
 from trtpipe.errors import BuildError, InternalError, StageError
+from trtpipe.plugins import plugin_digests
+from trtpipe.profile import NEEDED_TYPE
 from trtpipe.shapes import check_shapes
 from trtpipe.stages.facts import LowerFacts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
     from trtpipe.target import Target
+
+#: Options that decide how a build goes, not what comes out; whether targets share a plan stands in the key by itself.
+_NO_BYTES = frozenset({"time_limit", "memory_limit", "shared_plan", "plugins"})
 
 
 class Compile:
@@ -25,7 +33,7 @@ class Compile:
 
     name = "compile"
     produces = "engine"
-    version = 3
+    version = 4
     packages = ()
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -37,11 +45,17 @@ class Compile:
         return None
 
     def key(self, job: Job) -> JSON:
-        """Shapes and builder options; limits of the child process do not change the bytes."""
-        build = job.profile.build.to_dict()
+        """Shapes, builder options with the content of plug-ins, and the targets that share the plan.
+
+        Raises:
+            InputError: a plug-in library does not exist.
+        """
+        options = job.profile.build
+        build = {name: value for name, value in options.to_dict().items() if name not in _NO_BYTES}
         return {
             "shapes": [{name: shape.to_dict() for name, shape in shapes.items()} for shapes in job.profile.shapes],
-            "build": {name: build[name] for name in ("workspace", "opt_level")},
+            "build": build | {"plugins": list(plugin_digests(options).values())},
+            "together": [target.name for target in job.together],
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -50,25 +64,42 @@ class Compile:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Check shapes, ask whether the back-end refuses, build."""
-        from trtpipe.onnxfile import read_contract
-
         target = _target(job)
-        lowered = inputs.path("lowered")
-        check_shapes(read_contract(lowered), job.profile.shapes)
-        backend = load_backend(job.backend)
-        if refusal := backend.refuses(lowered, job.profile, target):
-            raise BuildError(f"{target}: {refusal.reason}", refusal.remedy)
+        lowered = _checked(job, inputs, (target,))
         plan = workdir / f"{target}.plan"
-        facts = backend.build(lowered, job.profile, target, plan, job.settings, progress)
-        for warning in facts.warnings:
-            progress.note(f"{job.backend}: {warning}")
-        digests = {"plan": sha256_file(plan), "lowered": inputs.artifacts["lowered"].digest} if plan.is_file() else {}
-        described = {"notes": _notes(facts, inputs), "options": job.profile.build, "digests": digests}
-        facts = facts.model_copy(update=described)
-        for note in facts.notes:
-            progress.note(f"{plan.name}: {note}")
-        facts.write(plan.with_name(f"{plan.name}.json"))
-        return Draft("engine", workdir, (plan.name, f"{plan.name}.json"), target=target.name), ()
+        facts = load_backend(job.backend).build(lowered, job.profile, target, plan, job.settings, progress)
+        facts = _completed(job, facts, plan, plan.name, inputs, progress)
+        return _draft(facts, plan), ()
+
+    def together(self, job: Job) -> tuple[Target, ...]:
+        """The targets that may share a plan, by the back-end's rules and the profile's wish; none it refuses anyway."""
+        backend = load_backend(job.backend)
+        if not isinstance(backend, SharesPlans) or not job.profile.build.shared_plan:
+            return ()
+        needed = NEEDED_TYPE.get(job.profile.precision)
+        able = [
+            target
+            for target in job.targets
+            if (needed is None or needed in target.dtypes) and backend.refuses(None, job.profile, target) is None
+        ]
+        return backend.shareable(able)
+
+    def run_together(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, ...]:
+        """Build one plan for all of ``job.together``: each gets a file of its own with the same bytes."""
+        backend = load_backend(job.backend)
+        if not isinstance(backend, SharesPlans):
+            raise InternalError(f"back-end {job.backend!r} was asked to share a plan")
+        lowered = _checked(job, inputs, job.together)
+        plan = workdir / "shared.plan"
+        facts = backend.build_shared(lowered, job.profile, job.together, plan, job.settings, progress)
+        facts = _completed(job, facts, plan, ", ".join(map(str, job.together)), inputs, progress)
+        drafts = []
+        for target in job.together:
+            own = workdir / f"{target}.plan"
+            shutil.copyfile(plan, own)
+            drafts.append(_draft(facts.model_copy(update={"target": target.name}), own))
+        plan.unlink()
+        return tuple(drafts)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The engine is not empty, has the graph's inputs and outputs, and computes in the lowered precision."""
@@ -102,6 +133,35 @@ def _agreements(facts: EngineFacts, inputs: Inputs) -> tuple[Agreement, ...]:
     if facts.report is None or not any(entry.name == lowered.sidecar.name for entry in lowered.files):
         return ()
     return compare(LowerFacts.read(lowered.sidecar).nodes, facts.report)
+
+
+def _checked(job: Job, inputs: Inputs, targets: Sequence[Target]) -> Path:
+    """The lowered graph, once its shapes fit the profile and the back-end refuses none of ``targets``."""
+    from trtpipe.onnxfile import read_contract
+
+    lowered = inputs.path("lowered")
+    check_shapes(read_contract(lowered), job.profile.shapes)
+    for target in targets:
+        if refusal := load_backend(job.backend).refuses(lowered, job.profile, target):
+            raise BuildError(f"{target}: {refusal.reason}", refusal.remedy)
+    return lowered
+
+
+def _completed(job: Job, facts: EngineFacts, plan: Path, name: str, inputs: Inputs, progress: Progress) -> EngineFacts:
+    """The facts with all that is worth knowing of the engine, which is also told."""
+    digests = {"plan": sha256_file(plan), "lowered": inputs.artifacts["lowered"].digest} if plan.is_file() else {}
+    notes = (*facts.notes, *_notes(facts, inputs))
+    facts = facts.model_copy(update={"notes": notes, "options": job.profile.build, "digests": digests})
+    for warning in facts.warnings:
+        progress.note(f"{job.backend}: {warning}")
+    for note in facts.notes:
+        progress.note(f"{name}: {note}")
+    return facts
+
+
+def _draft(facts: EngineFacts, plan: Path) -> Draft:
+    facts.write(plan.with_name(f"{plan.name}.json"))
+    return Draft("engine", plan.parent, (plan.name, f"{plan.name}.json"), target=facts.target)
 
 
 def _notes(facts: EngineFacts, inputs: Inputs) -> tuple[str, ...]:

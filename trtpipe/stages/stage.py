@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
+    from trtpipe.target import Target
 
 
 class Stage(Protocol):
@@ -52,6 +53,21 @@ class Stage(Protocol):
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """Raise StageError when the draft is not what the stage promises."""
+
+
+@runtime_checkable
+class Shareable(Protocol):
+    """A stage that can make the artifacts of several targets in one piece of work."""
+
+    def together(self, job: Job) -> tuple[Target, ...]:
+        """Those of the job's targets that may share; fewer than two: none do."""
+
+    def run_together(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, ...]:
+        """As ``run``, for all of ``job.together`` at once and in that order.
+
+        Raises:
+            StageError: it cannot be done for one of them; they may still be made one by one.
+        """
 
 
 @runtime_checkable

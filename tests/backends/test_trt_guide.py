@@ -1,0 +1,186 @@
+"""The error guide: every entry is met by the real message, wherever TensorRT-RTX has it without a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trtpipe.backends._trt_errors import Log, build_error
+from trtpipe.backends._trt_guide import GUIDE, advice_for
+from trtpipe.backends._trt_request import BuildRequest
+from trtpipe.backends.base import EngineFacts, missing
+from trtpipe.backends.worker import Limits, call
+from trtpipe.errors import BuildError
+from trtpipe.profile import BuildSettings, ShapeRange
+from trtpipe.progress import Silent
+
+rtx_only = pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")
+
+SQUARE = np.eye(64, dtype=np.float32)
+#: entry -> graph, weights, target, options
+PROVOKED = {
+    "turing": ("(float[2,64] x) => (float[2,64] y) { y = MatMul(x, w) }", {"w": SQUARE}, "sm75", {}),
+    "types": (
+        "(float[2,64] x) => (float[2,64] y)"
+        " { a = Cast<to=16>(x) b = Cast<to=16>(w) c = MatMul(a, b) y = Cast<to=1>(c) }",
+        {"w": SQUARE}, "sm75", {},
+    ),
+    "quantised-constant": (
+        "(float[2,64] x) => (float[2,64] y) { t = Transpose(w) d = DequantizeLinear(t, s) y = MatMul(x, d) }",
+        {"w": np.ones((64, 64), np.int8), "s": np.float32(0.1)}, "sm89", {},
+    ),
+    "mixed-types": (
+        "(float[2,64] x, float16[2,64] z) => (float[2,64] y) { y = Add(x, z) }", {}, "sm89", {},
+    ),
+    "scratch": (
+        "(float[8,64,112,112] x) => (float[8,64,112,112] y) { a = Conv<pads=[1,1,1,1]>(x, w) b = Softmax<axis=1>(a)"
+        " c = Conv<pads=[1,1,1,1]>(b, w) y = Add(c, b) }",
+        {"w": np.ones((64, 64, 3, 3), np.float32)}, "sm89", {"workspace": 1 << 10},
+    ),
+    "shapes": ("(float[2,64] x, float[3,64] z) => (float[2,64] y) { y = Add(x, z) }", {}, "sm89", {}),
+    "no-kernel": (
+        "(float[1,100,4] b, float[1,1,100] s) => (int64[K,3] y) { y = NonMaxSuppression(b, s, m) }",
+        {"m": np.array([10])}, "sm89", {},
+    ),
+    "zero-point": (
+        "(float[2,64] x) => (float[2,64] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
+        {"s": np.float32(0.1), "z": np.int8(3)}, "sm89", {},
+    ),
+    "blocks": (
+        "(float[1,16,8,8] x) => (float[1,16,6,6] y) { d = DequantizeLinear<axis=1,block_size=8>(w, s) y = Conv(x, d) }",
+        {"w": np.ones((16, 16, 3, 3), np.int8), "s": np.ones((16, 2, 3, 3), np.float32)}, "sm89", {},
+    ),
+    "operator": ("(float[2,64] x) => (float[2,64] y) { y = Det(x) }", {}, "sm89", {}),
+    "refit": ("(float[2,64] x) => (float[2,64] y) { y = MatMul(x, w) }", {"w": SQUARE}, "sm89", {"refit": True}),
+    "lean-runtime": (
+        "(float[2,64] x) => (float[2,64] y) { y = Relu(x) }", {}, "sm89", {"version_compatible": True},
+    ),
+    "connections": ("(float[2,64] x) => (float[2,64] y) { y = Add(x, nothing) }", {}, "sm89", {}),
+}  # fmt: skip
+
+
+def build(path, target, options):
+    """In a process of its own: what the graph compiler says also depends on what it compiled before."""
+    request = BuildRequest(
+        model=str(path), plan=str(path.with_suffix(".plan")), flavour="tensorrt-rtx", targets=(target,),
+        options=BuildSettings(**options),
+    )  # fmt: skip
+    call(
+        "trtpipe.backends.tensorrt_rtx:build_task", request, EngineFacts, limits=Limits(60.0, 4 << 30),
+        progress=Silent(), what="building", workdir=path.parent, reads=(path.parent,),
+    )  # fmt: skip
+
+
+def failure(*arguments) -> BuildError:
+    with pytest.raises(BuildError) as caught:
+        build(*arguments)
+    return caught.value
+
+
+@rtx_only
+@pytest.mark.parametrize("name", PROVOKED)
+def test_the_real_message_finds_its_entry(name, write_model):
+    graph, weights, target, options = PROVOKED[name]
+    error = failure(write_model(graph, opset=21, **weights), target, options)
+    (advice,) = [advice for advice in GUIDE if advice.name == name]
+    assert error.remedy == f"{advice.cause}: {advice.remedy}", error.message
+
+
+@rtx_only
+@pytest.mark.parametrize(
+    "content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", b"\x08\x0a\x3a\xff"]
+)
+def test_files_that_are_no_model(tmp_path, content):
+    (tmp_path / "m.onnx").write_bytes(content)
+    assert failure(tmp_path / "m.onnx", "sm89", {}).remedy.startswith("the file is no ONNX model, or is cut short")
+
+
+@rtx_only
+def test_weights_that_are_missing(write_model, tmp_path):
+    import onnx
+
+    path = write_model("(float[2,64] x) => (float[2,64] y) { y = MatMul(x, w) }", w=SQUARE)
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    (tmp_path / "w.bin").unlink()
+    error = failure(path, "sm89", {})
+    assert "w.bin" in error.message
+    assert "make the model self-contained" in error.remedy
+
+
+@rtx_only
+def test_a_build_that_is_cancelled(conv_net):
+    from trtpipe.backends._trt_builder import build as build_engine
+    from trtpipe.backends.tensorrt_rtx import _load
+
+    trt = _load()
+
+    def stop(config):
+        class Monitor(trt.IProgressMonitor):
+            def __init__(self):
+                trt.IProgressMonitor.__init__(self)
+
+            def phase_start(self, name, parent, steps): ...
+            def phase_finish(self, name): ...
+            def step_complete(self, name, step):
+                return False
+
+        config.progress_monitor = Monitor()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+
+    shapes = ({"x": ShapeRange(min=(1, 3, 16, 16), opt=(2, 3, 16, 16), max=(4, 3, 16, 16))},)
+    request = BuildRequest(model=str(conv_net), plan=str(conv_net) + ".plan", flavour="tensorrt-rtx",
+                           targets=("sm89",), shapes=shapes)  # fmt: skip
+    with pytest.raises(BuildError, match="canceled by user") as caught:
+        build_engine(trt, request, lambda *_: None, stop)
+    assert caught.value.remedy.endswith("run the same command again")
+
+
+#: Messages that only another flavour, a GPU or an older version has, in the builder's own words.
+QUOTED = {
+    "quantised-tensor": "Tensor y has datatype FP8 but is not produced by IPluginLayer or IQuantizeLayer",
+    "profile": "Network has dynamic or shape inputs, but no optimization profile has been defined.",
+    "too-large": "Tensor c has 4398046511104 elements which exceeds the maximum supported element count of 1.",
+    "attention": "CHECK(composite_op->is_decomposable()) failed. Attention operation was not supported",
+    "constant-input": "Assertion failed: inputs.at(1).is_weights(): axes must be an initializer!",
+    "nesting": "nested structures that exceed the maximum allowed by TensorRT!",
+    "dla": "Applying DLA optimizations without DLA backend",
+    "capability": "Compute capability cannot be kNONE",
+    "no-implementation": "Could not find any implementation for node {ForeignNode[a...b]}",
+    "graph-compiler": "Error Code 1: Myelin ([graph.cpp:1: f] something nobody has seen)",
+}
+
+
+@pytest.mark.parametrize("name", QUOTED)
+def test_messages_of_others(name):
+    assert advice_for(QUOTED[name]).name == name
+
+
+def test_every_entry_has_its_message():
+    elsewhere = {"cancelled", "no-model", "external-data"}
+    assert {advice.name for advice in GUIDE} == set(PROVOKED) | set(QUOTED) | elsewhere
+    assert all(advice.cause and advice.remedy for advice in GUIDE)
+
+
+class Speaker:
+    """As much of ``trt`` as a log needs."""
+
+    class ILogger:
+        ERROR, WARNING = 1, 2
+
+
+def test_what_nobody_knows_is_passed_on_whole():
+    log = Log(Speaker)
+    message = "the flux capacitor overflowed " + "again and " * 100 + "again"
+    log.logger.log(1, message)
+    log.logger.log(1, "and so did the second")
+    log.logger.log(1, "and the third")
+    error = build_error(log, "m.onnx", "sm89")
+    assert message in error.message
+    assert "and the third" in error.message
+
+
+def test_a_builder_that_says_nothing():
+    error = build_error(Log(Speaker), "m.onnx", "sm89")
+    assert error.message == "m.onnx: cannot be built for sm89: the builder gives no reason"

@@ -1,0 +1,123 @@
+"""Builder options: refused with a reason, said to have no effect, or real; for TensorRT-RTX by building."""
+
+from __future__ import annotations
+
+import pytest
+
+from trtpipe.backends._trt_options import OPTIONS, idle_options, refuse_options
+from trtpipe.backends.base import missing
+from trtpipe.backends.tensorrt_rtx import TensorRTRTX
+from trtpipe.digest import sha256_file
+from trtpipe.errors import BuildError, InputError
+from trtpipe.profile import BuildSettings, DeploymentProfile
+from trtpipe.target import find_target
+
+SM89, ORIN = find_target("sm89"), find_target("orin")
+rtx_only = pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")
+
+
+def refusal(flavour, version, target=SM89, *, driver=False, **options):
+    return refuse_options(BuildSettings(**options), flavour, version, target, driver=driver)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"hardware_compatibility": "ampere+"}, "the targets named"),
+        ({"refit": True}, "needs a GPU"),
+        ({"strip_weights": True}, "needs a GPU"),
+        ({"dla_core": 0}, "GPUs only"),
+        ({"version_compatible": True}, "lean runtime"),
+    ],
+)
+def test_what_rtx_cannot_is_refused(options, reason):
+    found = refusal("tensorrt-rtx", "1.7.1.116", **options)
+    assert reason in found.reason
+    assert next(iter(options)) in found.reason
+    assert found.remedy
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"workspace": 1 << 30}, {"weight_streaming": True}, {"opt_level": 5}, {"sparsity": True},
+     {"version_compatible": True, "exclude_lean_runtime": True}, {"hardware_compatibility": "none"}],
+)  # fmt: skip
+def test_what_rtx_can(options):
+    assert refusal("tensorrt-rtx", "1.7.1.116", **options) is None
+
+
+def test_where_there_is_a_gpu_rtx_may_try_a_refit():
+    assert refusal("tensorrt-rtx", "1.7.1.116", driver=True, refit=True) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "target", "reason"),
+    [("11.4.0", ORIN, "TensorRT 11.4.0 builds for no DLA"), ("10.3.0", SM89, "sm89 (Ada) has no DLA")],
+)
+def test_dla_is_for_orin_and_tensorrt_10(version, target, reason):
+    assert refusal("tensorrt", version, target, dla_core=0).reason == reason
+
+
+def test_orin_has_it():
+    assert refusal("tensorrt", "10.3.0", ORIN, dla_core=0, gpu_fallback=True) is None
+
+
+def test_idle_options_are_named_and_no_others():
+    given = BuildSettings(opt_level=2, max_aux_streams=0, sparsity=True, timing_cache=True, workspace=1)
+    said = idle_options(given, "tensorrt-rtx")
+    assert [text.partition(" ")[0] for text in said] == ["opt_level", "timing_cache", "sparsity", "max_aux_streams"]
+    assert idle_options(given, "tensorrt") == ()
+    assert idle_options(BuildSettings(), "tensorrt-rtx") == ()
+
+
+def test_no_option_is_both_idle_and_refused():
+    assert not [option.name for option in OPTIONS if option.idle and option.refused]
+    assert all(option.remedy for option in OPTIONS if option.refused)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"exclude_lean_runtime": True}, "needs version_compatible"), ({"gpu_fallback": True}, "needs dla_core")],
+)
+def test_options_that_need_another(options, words):
+    with pytest.raises(ValueError, match=words):
+        BuildSettings(**options)
+
+
+@rtx_only
+class TestForReal:
+    """The bytes of plans say what an option does; the weights' file is made by the same process each time."""
+
+    def plan(self, write_model, tmp_path, settings, heard, **options):
+        model = write_model("(float[2,8,16,16] x) => (float[2,8,16,16] y) { a = Relu(x) y = Exp(a) }")
+        plan = tmp_path / f"{len(list(tmp_path.glob('*.plan')))}.plan"
+        profile = DeploymentProfile(build=BuildSettings(**options))
+        assert TensorRTRTX().refuses(model, profile, SM89) is None
+        facts = TensorRTRTX().build(model, profile, SM89, plan, settings, heard)
+        return sha256_file(plan), facts
+
+    def test_idle_options_leave_the_plan_as_it_is(self, write_model, tmp_path, settings, heard):
+        plain, _ = self.plan(write_model, tmp_path, settings, heard)
+        idle, facts = self.plan(
+            write_model, tmp_path, settings, heard, opt_level=0, max_aux_streams=0, sparsity=True, timing_cache=True
+        )
+        assert idle == plain
+        assert len(facts.notes) == 4
+        assert all("has no effect in TensorRT-RTX" in note for note in facts.notes)
+
+    def test_weight_streaming_changes_it(self, write_model, tmp_path, settings, heard):
+        plain, _ = self.plan(write_model, tmp_path, settings, heard)
+        streamed, facts = self.plan(write_model, tmp_path, settings, heard, weight_streaming=True)
+        assert streamed != plain
+        assert facts.notes == ()
+
+    def test_a_library_that_is_none(self, write_model, tmp_path, settings, heard):
+        library = tmp_path / "libnone.so"
+        library.write_bytes(b"no library")
+        with pytest.raises(BuildError, match=r"libnone\.so cannot be loaded") as caught:
+            self.plan(write_model, tmp_path, settings, heard, plugins=(str(library),))
+        assert "built for this TensorRT" in caught.value.remedy
+
+    def test_a_library_that_is_missing(self, write_model, tmp_path, settings, heard):
+        with pytest.raises(InputError, match="no such plug-in library"):
+            self.plan(write_model, tmp_path, settings, heard, plugins=(str(tmp_path / "libgone.so"),))

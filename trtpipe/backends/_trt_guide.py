@@ -1,0 +1,203 @@
+"""What TensorRT's messages mean and what to do about them: data, searched from top to bottom.
+
+Every entry was met with a real builder, or stands in NVIDIA's documentation; tests/backends/test_trt_guide.py provokes
+those that TensorRT-RTX has without a GPU.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One kind of failure.
+
+    Attributes:
+        name: what tests and the documentation call it.
+        pattern: a regular expression that its messages match.
+        cause: why it happens.
+        remedy: what to do.
+        whole: the cause is general, so the message is passed on to its last word.
+    """
+
+    name: str
+    pattern: str
+    cause: str
+    remedy: str
+    whole: bool = False
+
+
+GUIDE: tuple[Advice, ...] = (
+    Advice(
+        "cancelled",
+        r"BuildCanceled|Build canceled",
+        "the build was stopped through its progress monitor",
+        "run the same command again",
+    ),
+    Advice(
+        "turing",
+        r"FP32 GEMM is not supported",
+        "TensorRT-RTX has no float32 matrix product on Turing",
+        "build with --fp16, or leave sm75 out",
+    ),
+    Advice(
+        "types",
+        r"HW-specific datatypes",
+        "the target has no hardware for that type",
+        "choose a precision the target computes (bf16 and int4 from sm80, fp8 from sm89, fp4 from sm100), or drop it",
+    ),
+    Advice(
+        "quantised-constant",
+        r"only allowed before DQ|not consumed by .*IDequantizeLayer",
+        "a quantised weight reaches something else than a DequantizeLinear: a Transpose, or the body of an If",
+        "put the weight and its DequantizeLinear into the same graph as its user, or keep that node in float32",
+    ),
+    Advice(
+        "quantised-tensor",
+        r"not produced by .*IQuantizeLayer",
+        "an 8-bit tensor comes from something else than a QuantizeLinear",
+        "let inputs be float, or quantise them inside the model",
+    ),
+    Advice(
+        "mixed-types",
+        r"same (?:input |data )*types?\b",
+        "every network is strongly typed, so nothing is cast silently",
+        "cast the operands of that node to one type",
+    ),
+    Advice(
+        "scratch",
+        r"OutOfMemory|workspace limit|insufficient workspace|out of memory",
+        "no kernel fits into the memory the builder may use",
+        "allow more scratch memory (--workspace), or smaller max shapes",
+    ),
+    Advice(
+        "profile",
+        r"optimization profile|missing dimensions in profile|missing values for shape input",
+        "a dynamic input has no range, or one that does not fit",
+        "give --min-shapes, --opt-shapes and --max-shapes",
+    ),
+    Advice(
+        "shapes",
+        r"must match|must be conformable|[Bb]roadcast|Condition '==' violated",
+        "the shapes of a node's inputs contradict each other",
+        "correct the shapes of that node's inputs",
+    ),
+    Advice(
+        "too-large",
+        r"exceeds the maximum supported element count|Count of weights exceeds maximum|volume exceeds",
+        "a tensor has more elements than TensorRT can count",
+        "correct that tensor's dimensions, or give smaller max shapes",
+    ),
+    Advice(
+        "no-kernel",
+        r"has no runners",
+        "the parser knows the operator, but there is no kernel for it",
+        "move that node behind the engine, or replace it",
+    ),
+    Advice(
+        "refit",
+        r"graph_jit\.cpp.*CUDA_SUCCESS",
+        "TensorRT-RTX compiles such an engine on a GPU, and this machine has none",
+        "leave out refit and strip_weights, or build on a GPU",
+    ),
+    Advice(
+        "lean-runtime",
+        r"libnvinfer_lean",
+        "a version-compatible engine carries a runtime of its own, which is not installed",
+        "add exclude_lean_runtime, or install TensorRT's lean runtime",
+    ),
+    Advice(
+        "attention",
+        r"Attention operation was not supported|is_decomposable",
+        "one kernel for the whole attention is wanted, and there is none for this type",
+        "export at opset 22 or lower, which has no Attention operator",
+    ),
+    Advice(
+        "zero-point",
+        r"[Nn]on-zero zero point|shiftIsAllZeros",
+        "TensorRT only quantises symmetrically",
+        "quantise with every zero point 0",
+    ),
+    Advice(
+        "blocks",
+        r"blocking dimension",
+        "a weight is quantised in blocks along an axis that no kernel reads so",
+        "block along the last or second-to-last axis of the weight",
+    ),
+    Advice(
+        "operator",
+        r"^false\b|[Pp]lugin|is not supported|No importer registered",
+        "TensorRT has no such operator",
+        "replace the operator by ones TensorRT has, or name a library with its plug-in in the profile's [build] table",
+    ),
+    Advice(
+        "constant-input",
+        r"must be an initializer|(?:should|must) be a? ?(?:build-time |compile-time )?constant|as an initializer",
+        "that input has to be known when the engine is built",
+        "make it a constant of the model",
+    ),
+    Advice(
+        "external-data",
+        r"import initializer|Failed to open file|external weights",
+        "weights beside the model are missing, cut short or of a type TensorRT does not have",
+        "make the model self-contained again: trtpipe export",
+    ),
+    Advice(
+        "no-model",
+        r"Failed to parse the ONNX model",
+        "the file is no ONNX model, or is cut short",
+        "export the model again; a small text file may be a Git LFS pointer",
+    ),
+    Advice(
+        "connections",
+        r"sort the model topologically|was not registered",
+        "a node reads what no node before it writes",
+        "check the graph's connections: python -m onnx.checker MODEL",
+    ),
+    Advice(
+        "nesting",
+        r"nested structures|utils\.cpp:3613",
+        "If and Loop operators are nested too deeply",
+        "flatten the nested If and Loop operators",
+    ),
+    Advice(
+        "dla",
+        r"Applying DLA optimizations without DLA|DLA core|not supported on DLA",
+        "the accelerator does not exist here, or cannot run that layer",
+        "add gpu_fallback, or leave dla_core out",
+    ),
+    Advice(
+        "capability",
+        r"[Cc]ompute capability cannot be|getCurrentCC",
+        "the builder does not know for which GPU to build",
+        "name the GPU with --target",
+    ),
+    Advice(
+        "no-implementation",
+        r"implementation for node",
+        "no kernel fits that node in this type and memory",
+        "keep that node in float32, allow more --workspace, or replace it",
+    ),
+    Advice(
+        "graph-compiler",
+        r"Myelin",
+        "TensorRT's graph compiler fails on this combination of nodes, which is a bug of its own",
+        "keep the node named in float32, split it, or try another version of TensorRT",
+        whole=True,
+    ),
+)
+
+_UNKNOWN = Advice(
+    "unknown",
+    "",
+    "",
+    "replace the node named, keep it in float32, or try another target or back-end",
+    whole=True,
+)
+
+
+def advice_for(text: str) -> Advice:
+    """The first entry that knows a message; one without a cause where none does."""
+    return next((advice for advice in GUIDE if re.search(advice.pattern, text)), _UNKNOWN)

@@ -1,0 +1,187 @@
+"""Builder options: what each is called, what it does in which flavour, and how it reaches the builder's configuration.
+
+What TensorRT-RTX makes of an option was found by building with versions 1.5 to 1.7 on a machine without a GPU and
+comparing the plans byte by byte: an option that left them equal has no effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from trtpipe.backends.base import Refusal
+from trtpipe.errors import BuildError
+
+if TYPE_CHECKING:
+    from trtpipe.profile import BuildSettings
+    from trtpipe.target import Target
+
+Flavour: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One builder option.
+
+    Attributes:
+        name: its key in a profile's ``[build]`` table.
+        trtexec: what trtexec calls it.
+        idle: why it has no effect in TensorRT-RTX; empty where it has one, or is refused.
+        refused: why TensorRT-RTX cannot build with it; empty where it can.
+        remedy: what to do instead of what is refused.
+    """
+
+    name: str
+    trtexec: str
+    idle: str = ""
+    refused: str = ""
+    remedy: str = ""
+
+
+_JIT = "it leaves the choice of kernels to the user's GPU"
+_NO_GPU_REFIT = "its compiler needs a GPU for an engine whose weights can be exchanged, and this machine has none"
+
+OPTIONS: tuple[Option, ...] = (
+    Option("workspace", "--memPoolSize=workspace:N"),
+    Option("opt_level", "--builderOptimizationLevel=N", idle=_JIT),
+    Option("timing_cache", "--timingCacheFile=FILE", idle=_JIT),
+    Option("version_compatible", "--versionCompatible"),
+    Option("exclude_lean_runtime", "--excludeLeanRuntime"),
+    Option(
+        "hardware_compatibility",
+        "--hardwareCompatibilityLevel=LEVEL",
+        refused="its plans are for the targets named and no others",
+        remedy="name every GPU with --target",
+    ),
+    Option("weight_streaming", "--allowWeightStreaming"),
+    Option("strip_weights", "--stripWeights", refused=_NO_GPU_REFIT, remedy="leave it out, or build on a GPU"),
+    Option("refit", "--refit", refused=_NO_GPU_REFIT, remedy="leave it out, or build on a GPU"),
+    Option("sparsity", "--sparsity=enable", idle=_JIT),
+    Option(
+        "dla_core",
+        "--useDLACore=N",
+        refused="it builds for GPUs only",
+        remedy="use --backend tensorrt on a Jetson Orin",
+    ),
+    Option("gpu_fallback", "--allowGPUFallback"),
+    Option("max_aux_streams", "--maxAuxStreams=N", idle="it schedules streams on the user's GPU"),
+    Option("plugins", "--staticPlugins=FILE"),
+)
+
+#: A builder flag for each option that is one.
+_FLAGS = {
+    "version_compatible": "VERSION_COMPATIBLE",
+    "exclude_lean_runtime": "EXCLUDE_LEAN_RUNTIME",
+    "weight_streaming": "WEIGHT_STREAMING",
+    "strip_weights": "STRIP_PLAN",
+    "refit": "REFIT",
+    "sparsity": "SPARSE_WEIGHTS",
+    "gpu_fallback": "GPU_FALLBACK",
+}
+_LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
+#: The last major version of TensorRT with DLA.
+_DLA_ENDED = 11
+
+
+def refuse_options(
+    options: BuildSettings, flavour: Flavour, version: str, target: Target, *, driver: bool
+) -> Refusal | None:
+    """Why ``flavour`` cannot build for ``target`` with these options, as far as can be told without it.
+
+    Args:
+        version: of the flavour.
+        driver: whether this machine has a CUDA driver.
+    """
+    if flavour == "tensorrt-rtx":
+        return _refused_by_rtx(options, driver=driver)
+    if options.dla_core is None:
+        return None
+    if version.partition(".")[0].isdigit() and int(version.partition(".")[0]) >= _DLA_ENDED:
+        return Refusal(f"TensorRT {version} builds for no DLA", "leave dla_core out, or use TensorRT 10")
+    if not target.dla:
+        return Refusal(f"{target} ({target.family}) has no DLA", "leave dla_core out, or use --target orin")
+    return None
+
+
+def idle_options(options: BuildSettings, flavour: Flavour) -> tuple[str, ...]:
+    """A sentence for every option that was given and has no effect in ``flavour``."""
+    if flavour == "tensorrt":
+        return ()
+    return tuple(
+        f"{option.name} has no effect in TensorRT-RTX: {option.idle}"
+        for option in OPTIONS
+        if option.idle and is_given(options, option.name)
+    )
+
+
+def is_given(options: BuildSettings, name: str) -> bool:
+    """Whether an option differs from its default."""
+    return bool(getattr(options, name) != type(options).model_fields[name].default)
+
+
+def apply_options(trt: Any, config: Any, options: BuildSettings, flavour: Flavour) -> None:
+    """Set all that is given and has an effect, but for plug-ins and the timing cache.
+
+    Raises:
+        BuildError: this version lacks an option, or does not take its value.
+    """
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    silent = {option.name for option in OPTIONS if option.idle} if flavour == "tensorrt-rtx" else set()
+    if options.opt_level is not None and "opt_level" not in silent:
+        config.builder_optimization_level = options.opt_level
+    if options.max_aux_streams is not None and "max_aux_streams" not in silent:
+        config.max_aux_streams = options.max_aux_streams
+    for name, flag in _FLAGS.items():
+        if getattr(options, name) and name not in silent:
+            config.set_flag(_member(trt, trt.BuilderFlag, flag, name))
+    if options.strip_weights and not options.refit:  # as trtexec: what comes back is what was there
+        config.set_flag(_member(trt, trt.BuilderFlag, "REFIT_IDENTICAL", "strip_weights"))
+    if options.hardware_compatibility != "none":
+        level = _LEVELS[options.hardware_compatibility]
+        found = _member(trt, trt.HardwareCompatibilityLevel, level, "hardware_compatibility")
+        config.hardware_compatibility_level = found
+    if options.dla_core is not None:
+        config.default_device_type = trt.DeviceType.DLA
+        config.DLA_core = options.dla_core
+
+
+def load_plugins(trt: Any, options: BuildSettings) -> None:
+    """Load the profile's plug-in libraries into this process.
+
+    Raises:
+        BuildError: one cannot be loaded.
+    """
+    for path in options.plugins:
+        try:
+            loaded = trt.get_plugin_registry().load_library(path)
+        except RuntimeError as error:
+            loaded, reason = None, f": {error}"
+        else:
+            reason = ""
+        if loaded is None:
+            raise BuildError(
+                f"the plug-in library {path} cannot be loaded{reason}",
+                "give a library that was built for this TensorRT, and whose own libraries are found",
+            )
+
+
+def _refused_by_rtx(options: BuildSettings, *, driver: bool) -> Refusal | None:
+    for option in OPTIONS:
+        needs_gpu = option.refused == _NO_GPU_REFIT
+        if option.refused and is_given(options, option.name) and not (needs_gpu and driver):
+            return Refusal(f"TensorRT-RTX does not build with {option.name}: {option.refused}", option.remedy)
+    if options.version_compatible and not options.exclude_lean_runtime:
+        return Refusal(
+            "TensorRT-RTX does not build with version_compatible alone: it comes without a lean runtime to put in",
+            "add exclude_lean_runtime",
+        )
+    return None
+
+
+def _member(trt: Any, kind: Any, name: str, option: str) -> Any:
+    """A member of one of TensorRT's enums that not every version has."""
+    found = getattr(kind, name, None)
+    if found is None:
+        raise BuildError(f"TensorRT {trt.__version__} has no {option}", f"leave {option} out, or use a newer version")
+    return found

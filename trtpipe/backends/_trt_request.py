@@ -1,0 +1,127 @@
+"""Asking a child process for an engine: what a build needs to know, and the parent's side of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Record
+from trtpipe.backends._trt_options import Flavour, idle_options
+from trtpipe.backends._trt_timing import TimingStore
+from trtpipe.backends.base import EngineFacts
+from trtpipe.backends.worker import call, limits_for
+from trtpipe.errors import BuildError, WorkerCrashed, WorkerDied
+from trtpipe.plugins import plugin_digests, plugin_paths
+from trtpipe.preflight import folder_size
+from trtpipe.profile import BuildSettings, ShapeRange
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from trtpipe.profile import DeploymentProfile
+    from trtpipe.progress import Progress
+    from trtpipe.settings import Settings
+    from trtpipe.target import Target
+
+
+class BuildRequest(Record):
+    """One engine build.
+
+    Attributes:
+        model, plan: paths; the plan is written as it grows.
+        flavour: its name, for messages and for what options mean.
+        targets: the capabilities the plan is for.
+        shapes: optimisation profiles; for an input whose values decide shapes the range is one of values.
+        options: of the builder; plug-ins as absolute paths.
+        timings: a file with what earlier builds measured, which the build brings up to date; empty: none is kept.
+        device: the GPU to build on, as ``CUDA_VISIBLE_DEVICES`` takes it; empty: the builder's own choice.
+        opens: whether this process can open the engine afterwards, to ask its inspector.
+    """
+
+    model: str
+    plan: str
+    flavour: Flavour
+    targets: tuple[str, ...]
+    shapes: tuple[dict[str, ShapeRange], ...] = ()
+    options: BuildSettings = BuildSettings()
+    timings: str = ""
+    device: str = ""
+    opens: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """The targets in words."""
+        return ", ".join(self.targets)
+
+
+def build_in_worker(
+    task: str,
+    flavour: Flavour,
+    model: Path,
+    profile: DeploymentProfile,
+    targets: Sequence[Target],
+    plan: Path,
+    settings: Settings,
+    progress: Progress,
+    device: str = "",
+    timings: TimingStore | None = None,
+    *,
+    opens: bool = False,
+    confined: bool = True,
+) -> EngineFacts:
+    """Run ``task`` on a BuildRequest in a child process; ``plan`` appears when it is complete, or not at all.
+
+    Args:
+        timings: where timed kernels are kept from build to build; ``None``: nowhere.
+
+    Raises:
+        TrtpipeError: as ``build`` and ``worker.call`` do.
+    """
+    part, options = plan.with_name(f"{plan.name}.part"), profile.build
+    timed = plan.with_name(f"{plan.name}.timings")
+    plugins = plugin_paths(options)
+    request = BuildRequest(
+        model=str(model),
+        plan=str(part),
+        flavour=flavour,
+        targets=tuple(target.name for target in targets),
+        shapes=profile.shapes,
+        options=options.model_copy(update={"plugins": tuple(map(str, plugins))}),
+        timings="" if timings is None else str(timed),
+        device=device,
+        opens=opens,
+    )
+    limits = limits_for(settings, options.time_limit, options.memory_limit, size=folder_size(model.parent))
+
+    def attempt(path: Path) -> EngineFacts:
+        return call(
+            task,
+            request.model_copy(update={"model": str(path)}),
+            EngineFacts,
+            limits=limits,
+            progress=progress,
+            what=f"building {request.wanted} from {model.name}",
+            workdir=plan.parent,
+            reads=(path.parent, *plugins) if confined else None,
+        )
+
+    try:
+        if timings is not None:
+            timings.fetch(timed)
+        facts = attempt(model)
+        if not part.is_file():
+            raise WorkerDied(f"no engine was written while building {request.wanted} from {model.name}", "build again")
+        if timings is not None:
+            timings.keep(timed)
+        part.replace(plan)
+    except (BuildError, WorkerCrashed) as error:
+        from trtpipe.backends._trt_blame import blamed
+
+        if len(targets) > 1:  # each will be built by itself, and told by itself
+            raise
+        raise blamed(error, model, attempt, plan.parent) from error
+    finally:
+        part.unlink(missing_ok=True)
+        timed.unlink(missing_ok=True)
+    notes = (*facts.notes, *idle_options(options, flavour))
+    return facts.model_copy(update={"plugins": plugin_digests(options), "notes": notes})

@@ -1,0 +1,74 @@
+"""What TensorRT measured in earlier builds: kept in the cache folder, so that no kernel is timed twice.
+
+A timing cache belongs to one version of TensorRT, one kind of GPU and one driver; the file is named by the digest of
+these, and holds the digest of its own content. It is only ever an aid: one that is missing or damaged is built anew.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trtpipe.digest import sha256_bytes, sha256_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_FOLDER = "timings"
+_DIGEST_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class TimingStore:
+    """Where the timings of one TensorRT on one kind of GPU are kept.
+
+    Attributes:
+        path: the file; it may not exist.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, cache_dir: Path, identity: Mapping[str, str]) -> TimingStore:
+        """The place for ``identity``: everything that timings depend on."""
+        return cls(cache_dir / _FOLDER / f"{sha256_json(dict(identity))}.cache")
+
+    def fetch(self, into: Path) -> None:
+        """Copy what is kept to ``into``; nothing where there is nothing whole."""
+        try:
+            data = self.path.read_bytes()
+        except OSError:
+            return
+        if sha256_bytes(data[_DIGEST_LENGTH:]) == data[:_DIGEST_LENGTH].decode("latin-1"):
+            into.write_bytes(data[_DIGEST_LENGTH:])
+
+    def keep(self, made: Path) -> None:
+        """Keep what a build left at ``made``. A folder that cannot be written costs the timings, never the engine."""
+        if not made.is_file():
+            return
+        data = made.read_bytes()
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        with suppress(OSError):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            part.write_bytes(sha256_bytes(data).encode("ascii") + data)
+            part.replace(self.path)
+
+
+def use_timings(config: Any, path: str) -> None:
+    """Give the builder the timings at ``path`` (in the worker process), or an empty cache where none there fit."""
+    if not path:
+        return
+    stored = Path(path).read_bytes() if Path(path).is_file() else b""
+    cache = config.create_timing_cache(stored)
+    if cache is None or not config.set_timing_cache(cache, False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def keep_timings(config: Any, path: str) -> None:
+    """Write what the builder knows now to ``path`` (in the worker process)."""
+    cache = config.get_timing_cache() if path else None
+    if cache is not None:
+        Path(path).write_bytes(memoryview(cache.serialize()))
