@@ -70,6 +70,21 @@ class ShapeRange(Record):
                 raise ValueError(f"dimension {axis}: min {low} <= opt {mid} <= max {high} does not hold")
         return self
 
+    def joined(self, other: ShapeRange) -> ShapeRange:
+        """The smallest range that holds both; typical is what is typical here.
+
+        Raises:
+            InputError: their ranks differ.
+        """
+        if len(self.opt) != len(other.opt):
+            raise InputError(
+                f"two optimisation profiles give one input shapes of rank {len(self.opt)} and {len(other.opt)}",
+                "give an input shapes of one rank",
+            )
+        return ShapeRange(
+            min=tuple(map(min, self.min, other.min)), opt=self.opt, max=tuple(map(max, self.max, other.max))
+        )
+
 
 #: TensorRT's word for one set of min/opt/max shapes: input name -> range.
 OptimizationProfile: TypeAlias = "dict[str, ShapeRange]"

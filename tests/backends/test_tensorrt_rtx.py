@@ -179,6 +179,21 @@ def test_what_the_parser_refuses_names_node_operator_and_reason(write_model, bui
     assert {entry.name for entry in tmp_path.iterdir()} == {"model.onnx"}
 
 
+def test_several_profiles_are_all_built_in(conv_net, build, tmp_path):
+    large = span((8, 3, 16, 16), (16, 3, 16, 16), (32, 3, 16, 16))
+    one = build(conv_net, {"x": IMAGES})
+    size = (tmp_path / "e.plan").stat().st_size
+    both = build(conv_net, {"x": IMAGES}, {"x": large})
+    assert one.profiles == ({"x": IMAGES},)
+    assert both.profiles == ({"x": IMAGES}, {"x": large})
+    assert (tmp_path / "e.plan").stat().st_size > size + 10_000, "each profile has kernels of its own"
+    assert both.activation_bytes > one.activation_bytes, "the largest profile's tensors must fit"
+
+
+def test_a_static_engine_has_no_profiles(product, build):
+    assert build(product, {"x": span((2, 64), (2, 64), (2, 64))}).profiles == ()
+
+
 def test_shapes_for_an_input_that_is_none(conv_net, build):
     with pytest.raises(InputError, match="'xx', which is no input") as caught:
         build(conv_net, {"xx": IMAGES})

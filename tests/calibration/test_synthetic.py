@@ -62,3 +62,13 @@ def test_complaints(contract: MakeContract, model: IOContract) -> None:
     assert next(iter(RandomDataset(contract(x=("float32", None)), {"x": (2, 2)}, 1))).feed["x"].shape == (2, 2)
     with pytest.raises(InputError, match="no samples"):
         RandomDataset(model, {}, 0)
+
+
+def test_feeds_of_several_shapes_take_turns(model: IOContract) -> None:
+    dataset = RandomDataset(model, {"image": (4, 3, 16, 8)}, 5, 1, others=[{"image": (2, 3, 9, 8)}])
+    assert [sample.feed["image"].shape[:3:2] for sample in dataset] == [(4, 16), (2, 9), (4, 16), (2, 9), (4, 16)]
+    assert dataset.samples == 16
+    first = RandomDataset(model, {"image": (4, 3, 16, 8)}, 5, 1)
+    assert (next(iter(dataset)).feed["image"] == next(iter(first)).feed["image"]).all()
+    with pytest.raises(InputError, match="no input 'imgae'"):
+        RandomDataset(model, {}, 5, 1, others=[{"imgae": (1,)}])

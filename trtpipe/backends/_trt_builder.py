@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 from trtpipe.artifact import IOContract, Record, TensorSpec
 from trtpipe.backends._trt_describe import describe
 from trtpipe.backends._trt_errors import Log, build_error, parse_error
-from trtpipe.backends._trt_shapes import NetworkInput, check_shapes
+from trtpipe.backends._trt_shapes import NetworkInput, check_shapes, profiles_in_force
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.worker import Report, call, limits_for
 from trtpipe.errors import BuildError, EnvironmentLacks, WorkerDied
@@ -153,6 +153,7 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
         flavour=request.flavour,
         version=trt.__version__,
         target=request.target,
+        profiles=profiles_in_force(_network_inputs(network), request.shapes),
         io=IOContract(
             inputs=tuple(_spec(network.get_input(index)) for index in range(network.num_inputs)),
             outputs=tuple(_spec(network.get_output(index)) for index in range(network.num_outputs)),

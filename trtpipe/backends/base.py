@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from trtpipe.artifact import IOContract, Record, TensorSpec
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import EnvironmentLacks, InternalError
+from trtpipe.profile import ShapeRange
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,8 @@ class EngineFacts(Record):
     Attributes:
         flavour, version: what built it, for example ``tensorrt-rtx`` ``1.7.1.116``.
         target: the capability it was built for.
+        profiles: the optimisation profiles, in the engine's order: dynamic input -> its shapes (for an input whose
+            values decide shapes: its values). Empty for a static engine.
         io: inputs and outputs as the engine has them.
         layers: number of layers after fusion; ``None`` where the builder does not say.
         precisions: how many engine layers compute in each type (``Int8``, ``Half``, ``Float``, ...).
@@ -53,6 +56,7 @@ class EngineFacts(Record):
     flavour: str
     version: str
     target: str
+    profiles: tuple[dict[str, ShapeRange], ...] = ()
     io: IOContract
     layers: int | None = None
     precisions: dict[str, int] = {}

@@ -13,7 +13,7 @@ from trtpipe.calibration.selection import empty
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
 
     from trtpipe.artifact import IOContract, TensorSpec
     from trtpipe.calibration.tolerance import Skipped
@@ -27,6 +27,7 @@ class RandomDataset:
         shapes: input name -> shape, for inputs with dynamic dimensions; a dimension not given is 1.
         samples: number of feeds, each of the full shape.
         seed: equal seeds give equal feeds.
+        others: more such shapes; the feeds take turns.
 
     Raises:
         InputError: a shape does not fit the model, an input's rank is unknown, or there are no samples.
@@ -37,15 +38,14 @@ class RandomDataset:
     skipped: tuple[Skipped, ...] = ()
 
     def __init__(
-        self, contract: IOContract, shapes: Mapping[str, tuple[int, ...]], samples: int, seed: int = 0
+        self,
+        contract: IOContract,
+        shapes: Mapping[str, tuple[int, ...]],
+        samples: int,
+        seed: int = 0,
+        others: Sequence[Mapping[str, tuple[int, ...]]] = (),
     ) -> None:
-        names = [spec.name for spec in contract.inputs]
-        if unknown := [name for name in shapes if name not in names]:
-            raise InputError(f"the model has no input {unknown[0]!r}", suggestion(unknown[0], names, "inputs"))
-        self._layout = {
-            spec.name: (_resolved(spec, shapes.get(spec.name)), numpy_type(spec, "synthetic data"))
-            for spec in contract.inputs
-        }
+        self._layouts = [_layout(contract, each) for each in (shapes, *others)]
         self.size = samples
         self.seed = seed
         if samples < 1:
@@ -59,7 +59,8 @@ class RandomDataset:
     @property
     def samples(self) -> int:
         """Rows of all feeds."""
-        return self.size * next((shape[0] for shape, _ in self._layout.values() if shape), 1)
+        rows = [next((shape[0] for shape, _ in layout.values() if shape), 1) for layout in self._layouts]
+        return sum(rows[index % len(rows)] for index in range(self.size))
 
     def __iter__(self) -> Generator[Sample, None, None]:
         """The feeds; each depends on the seed and its own number only."""
@@ -76,7 +77,18 @@ class RandomDataset:
 
     def _feed(self, index: int) -> Sample:
         generator = np.random.Generator(np.random.PCG64([self.seed, index]))
-        return Sample({name: _values(generator, shape, dtype) for name, (shape, dtype) in self._layout.items()})
+        layout = self._layouts[index % len(self._layouts)]
+        return Sample({name: _values(generator, shape, dtype) for name, (shape, dtype) in layout.items()})
+
+
+def _layout(contract: IOContract, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    names = [spec.name for spec in contract.inputs]
+    if unknown := [name for name in shapes if name not in names]:
+        raise InputError(f"the model has no input {unknown[0]!r}", suggestion(unknown[0], names, "inputs"))
+    return {
+        spec.name: (_resolved(spec, shapes.get(spec.name)), numpy_type(spec, "synthetic data"))
+        for spec in contract.inputs
+    }
 
 
 def _values(generator: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trtpipe.engine.report import EngineReport, EngineTensor
     from trtpipe.passes.decisions import WorkShare
     from trtpipe.passes.graph_pass import NodeDecision
+    from trtpipe.profile import OptimizationProfile
     from trtpipe.report.graph import GraphSummary
     from trtpipe.report.statistics import StatisticsSummary
     from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
@@ -163,6 +164,7 @@ def _engine(engine: EngineFacts, limit: int | None) -> Iterator[str]:
             ("engine", f"{engine.flavour} {engine.version} for {engine.target}"),
             ("inputs", "\n".join(map(str, engine.io.inputs))),
             ("outputs", "\n".join(map(str, engine.io.outputs))),
+            *_profiles(engine.profiles),
             ("layers", "unknown" if engine.layers is None else f"{engine.layers}: {precisions}"),
             ("activations", "unknown" if engine.activation_bytes is None else format_bytes(engine.activation_bytes)),
             ("built in", format_seconds(engine.build_seconds)),
@@ -172,6 +174,18 @@ def _engine(engine: EngineFacts, limit: int | None) -> Iterator[str]:
     )
     if engine.report is not None:
         yield from _layers(engine.report, limit)
+
+
+def _profiles(profiles: Sequence[OptimizationProfile]) -> Iterator[tuple[str, str]]:
+    for number, profile in enumerate(profiles):
+        yield (
+            f"shapes {number}" if len(profiles) > 1 else "shapes",
+            "\n".join(
+                f"{name}: {' to '.join('x'.join(map(str, dims)) for dims in (shape.min, shape.max))}"
+                f", best at {'x'.join(map(str, shape.opt))}"
+                for name, shape in profile.items()
+            ),
+        )
 
 
 def _layers(report: EngineReport, limit: int | None) -> Iterator[str]:

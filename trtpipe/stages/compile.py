@@ -24,7 +24,7 @@ class Compile:
 
     name = "compile"
     produces = "engine"
-    version = 2
+    version = 3
     packages = ()
 
     def consumes(self, job: Job) -> tuple[str, ...]:

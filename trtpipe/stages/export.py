@@ -140,7 +140,11 @@ def _copy(job: Job, source: OnnxSource, digest: str, workdir: Path, progress: Pr
 
 
 def _ranges(job: Job) -> dict[str, ShapeRange]:
-    return dict(sorted(job.profile.shapes[0].items())) if job.profile.shapes else {}
+    """Every input's range over all optimisation profiles: the program has to admit each of them."""
+    found: dict[str, ShapeRange] = {}
+    for name, shape in (pair for profile in job.profile.shapes for pair in profile.items()):
+        found[name] = found[name].joined(shape) if name in found else shape
+    return dict(sorted(found.items()))
 
 
 def _torch_request(job: Job, module: str, function: str, workdir: Path) -> TorchRequest:

@@ -64,7 +64,7 @@ class Verify:
             "accuracy": job.profile.accuracy.to_dict(),
             "evaluation": described,
             "metric_demanded": _demanded(evaluation),
-            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()},
+            "shapes": [{name: list(shape) for name, shape in each.items()} for each in job.every_opt_shapes],
             "targets": [target.name for target in job.targets],
         }
 
