@@ -22,7 +22,7 @@ from trtpipe.progress import Progress, Silent
 from trtpipe.recipe import CalibrationRecipe
 from trtpipe.settings import Settings
 from trtpipe.source import parse_source
-from trtpipe.stages import export, proving, simplify
+from trtpipe.stages import corners, export, proving, simplify
 from trtpipe.target import find_target
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         made = function(record.model_validate_json(request.model_dump_json()), progress.advance)
         return reply.model_validate(made.to_dict())
 
-    for module in (export, simplify, proving, null):
+    for module in (export, simplify, corners, proving, null):
         monkeypatch.setattr(module, "call", call)
 
 

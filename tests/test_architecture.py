@@ -23,7 +23,7 @@ LAYERS = (
     ("requirements", "settings", "target", "tomlfile"),
     ("onnxfile", "source"),
     ("profile", "recipe", "shapes", "toolchain"),
-    ("accuracy", "backends", "calibration", "engine", "job", "latency", "passes", "report"),
+    ("accuracy", "backends", "calibration", "dynamic", "engine", "job", "latency", "passes", "report"),
     ("publish", "stages", "store"),
     ("table",),
     ("pipeline",),

@@ -266,6 +266,25 @@ class TestEarlyComplaints:
             new_world.run(new_world.job(shapes=()), heard_all)
         assert self.worked(heard_all)[-1] == SIMPLIFY
 
+    def test_shapes_at_which_the_model_cannot_work(self, new_world, heard_all):
+        proto = model(
+            "(float[N,3,8,8] x) => (float[N,192] y) { sh = Shape<start=0,end=1>(x) z = Constant<value = int64[1] {0}>() "
+            "p = Slice(table, z, sh, z) f = Flatten(x) y = Add(f, p) }",
+            table=normal(3, 192),
+        )
+        save(proto, new_world.model)
+        with pytest.raises(InputError, match="dimension 0 of input 'x' is 8 there"):
+            new_world.run(new_world.job(), heard_all)
+        assert self.worked(heard_all)[-2:] == [SIMPLIFY, OBSERVE], "before the first long stage"
+        assert heard_all.steps[-1] == (OBSERVE, "failed")
+        given = {"lowered": artifact_from_file("lowered", new_world.model)}
+        job = new_world.job(precision="fp32", source=None)
+        with (
+            pytest.raises(InputError, match="cannot work at the largest shapes"),
+            opened(job, heard_all) as pipeline,
+        ):
+            pipeline.run(stages_named("compile"), given)
+
     def test_a_tolerance_for_an_output_that_is_not_there(self, new_world, heard_all):
         with pytest.raises(InputError, match="tolerance for 'z': no such output"):
             new_world.run(new_world.job(tolerance={"outputs": {"z": {"atol": 1.0}}}), heard_all)

@@ -17,6 +17,7 @@ from trtpipe.progress import Progress
 from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
+from trtpipe.stages.corners import check_corners
 from trtpipe.stages.export import Export
 from trtpipe.stages.export_reference import Reference
 from trtpipe.stages.lower import Lower
@@ -192,6 +193,7 @@ class Pipeline:
             for label in sorted(table.unproven & inputs.artifacts.keys()) if stage.name in RUNNING else ():
                 prove(inputs.artifacts[label], job, workdir, self._progress)
                 table.unproven.discard(label)
+            self._check_corners(stage, job, inputs, table, workdir)
             draft, read = stage.run(job, inputs, workdir, self._progress)
             stage.check(draft, inputs)
         if key is None:
@@ -201,6 +203,13 @@ class Pipeline:
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
         table.lay_down(artifact, key.digest)
         return Step(_label(stage, job), "built", because, artifact, key.digest, time.perf_counter() - begin)
+
+    def _check_corners(self, stage: Stage, job: Job, inputs: Inputs, table: Table, workdir: Path) -> None:
+        """Complain about shapes at which the model cannot work before the first long stage, once in a run."""
+        graph = next((inputs.artifacts[kind] for kind in ("simplified", "lowered") if kind in inputs.artifacts), None)
+        if table.complete_shapes and graph is not None and job.profile.shapes and not table.corners_checked:
+            check_corners(graph, job, workdir, self._progress)
+            table.corners_checked = True
 
     def _found(self, stage: Stage, job: Job, table: Table, artifact: Artifact, key: Key, begin: float) -> Step:
         table.lay_down(artifact, key.digest)

@@ -19,7 +19,7 @@ def check_shapes(contract: IOContract, profiles: Sequence[Mapping[str, ShapeRang
 
     TensorRT ignores unknown names and accepts some contradictions that fail only at run time, so this asks first:
     unknown input, wrong rank, a static dimension given another size, a dynamic input without a range, one symbolic
-    dimension with different ranges on two inputs.
+    dimension with different ranges on two inputs. For an input whose values decide shapes, the range is one of values.
 
     Args:
         complete: whether every dynamic input must have a range.
@@ -53,6 +53,16 @@ def is_dynamic(spec: TensorSpec) -> bool:
     return spec.shape is None or any(not isinstance(dim, int) for dim in spec.shape)
 
 
+def gives_values(dtype: str, dims: Sequence[int | str | None], numbers: Sequence[int]) -> bool:
+    """Whether the numbers given for an input are values, because its content decides shapes: an integer scalar or
+    vector of fixed length has as many elements as there are numbers, and these are not its length.
+    """
+    if not dtype.startswith(("int", "uint")) or len(dims) > 1:
+        return False
+    count = dims[0] if dims else 1
+    return len(numbers) == count and tuple(numbers) != tuple(dims)
+
+
 def _suggestion(name: str, known: Iterable[str], kind: str) -> str:
     names = list(known)
     near = get_close_matches(name, names, n=1, cutoff=0.4)
@@ -61,7 +71,7 @@ def _suggestion(name: str, known: Iterable[str], kind: str) -> str:
 
 
 def _check_range(spec: TensorSpec, shape: ShapeRange) -> None:
-    if spec.shape is None:
+    if spec.shape is None or gives_values(spec.dtype, spec.shape, shape.max):
         return
     if len(shape.min) != len(spec.shape):
         raise InputError(

@@ -28,6 +28,7 @@ class Table:
     keys: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
+    corners_checked: bool = False  # whether the model was seen to work at the profiles' corners
     unproven: set[str] = field(default_factory=set)  # graphs of the user's that nothing has run yet
 
     def lay_down(self, artifact: Artifact, key: str) -> None:

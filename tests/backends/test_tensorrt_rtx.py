@@ -250,3 +250,15 @@ def test_opening_needs_a_driver(product, build, tmp_path, settings):
     build(product)
     with pytest.raises(EnvironmentLacks, match="no CUDA driver"), RTX.open(tmp_path / "e.plan", settings):
         pass
+
+
+def test_a_range_of_values_is_passed_on(write_model, build):
+    """A Reshape whose target is an input: the builder wants the range of its values."""
+    model = write_model("(float[B,6] x, int64[2] to) => (float[R,C] y) { r = Relu(x) y = Reshape(r, to) }")
+    sizes, values = span((1, 6), (2, 6), (4, 6)), span((2, 3), (4, 3), (8, 3))
+    facts = build(model, {"x": sizes, "to": values})
+    assert facts.profiles == ({"x": sizes, "to": values},)
+    with pytest.raises(InputError, match="the values of input 'to' decide shapes, and no range is given"):
+        build(model, {"x": sizes})
+    with pytest.raises(InputError, match="are 3 values, the input holds 2"):
+        build(model, {"x": sizes, "to": span((2, 3, 1), (4, 3, 1), (8, 3, 1))})
