@@ -268,7 +268,7 @@ class TestEarlyComplaints:
 
     def test_shapes_at_which_the_model_cannot_work(self, new_world, heard_all):
         proto = model(
-            "(float[N,3,8,8] x) => (float[N,192] y) { sh = Shape<start=0,end=1>(x) z = Constant<value = int64[1] {0}>() "
+            "(float[N,3,8,8] x) => (float[N,192] y) { sh = Shape<end=1>(x) z = Constant<value = int64[1] {0}>() "
             "p = Slice(table, z, sh, z) f = Flatten(x) y = Add(f, p) }",
             table=normal(3, 192),
         )

@@ -68,7 +68,8 @@ def test_positions_beyond_their_table(length, fits):
 @pytest.mark.parametrize(
     ("graph", "weights", "shapes", "words"),
     [
-        ("(float[A,4] x, float[B,4] z) => (float[A,4] y) { y = Add(x, z) }", {}, {"x": (2, 4), "z": (3, 4)}, "2x4 and 3x4"),
+        ("(float[A,4] x, float[B,4] z) => (float[A,4] y) { y = Add(x, z) }", {}, {"x": (2, 4), "z": (3, 4)},
+         "2x4 and 3x4"),
         ("(float[A,4] x, float[B,5] z) => (float[A,4] y) { y = Concat<axis=0>(x, z) }", {}, {"x": (2, 4), "z": (3, 5)},
          "2x4 and 3x5"),
         ("(float[A,K] x) => (float[A,4] y) { y = MatMul(x, w) }", {"w": normal(8, 4)}, {"x": (2, 7)}, "2x7 and 8x4"),
@@ -88,7 +89,8 @@ def test_operators_that_do_not_take_it(graph, weights, shapes, words):
 
 
 BRANCH = """(float[A,4] x, bool c) => (float[A,4] y) {{ {condition} y = If(k) <
-  then_branch = t () => (float[C,4] a) {{ a = Add(x, w) }}, else_branch = e () => (float[D,4] b) {{ b = Relu(x) }} > }}"""
+  then_branch = t () => (float[C,4] a) {{ a = Add(x, w) }}, 
+  else_branch = e () => (float[D,4] b) {{ b = Relu(x) }} > }}"""
 
 
 @pytest.mark.parametrize(

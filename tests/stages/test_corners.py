@@ -44,7 +44,7 @@ class TestWords:
         )
 
     def test_the_profile_is_named_where_there_are_several(self, look):
-        with pytest.raises(InputError, match="^optimisation profile 2: the model cannot work at the typical shapes"):
+        with pytest.raises(InputError, match=r"^optimisation profile 2: the model cannot work at the typical shapes"):
             look(EMBEDDING, {"ids": span([1, 1], [2, 64], [4, 128])}, {"ids": span([1, 1], [1, 129], [1, 512])})
 
     def test_two_inputs_that_contradict_each_other(self, look):
@@ -56,7 +56,7 @@ class TestWords:
 
     def test_where_nobody_is_to_blame(self, look):
         proto = model("(float[B,6] x) => (float[B,6] y) { y = Add(x, w) }", w=normal(7))
-        with pytest.raises(InputError, match="does not take 2x6 and 7$") as caught:
+        with pytest.raises(InputError, match=r"does not take 2x6 and 7$") as caught:
             look(proto, {"x": span([1, 6], [2, 6], [4, 6])})
         assert caught.value.remedy == "correct the typical shapes, or export the model for them"
 
@@ -66,5 +66,5 @@ def test_it_has_a_process_and_limits_of_its_own(look, make_job, table, workdir, 
         look(EMBEDDING, {"ids": span([1, 1], [2, 64], [4, 512])})
     job = make_job(shapes={"ids": span([1, 1], [2, 64], [4, 128])})
     object.__setattr__(job.settings, "worker_seconds", 0.05)
-    with pytest.raises(WorkerDied, match="time limit .* while checking shapes of lowered"):
+    with pytest.raises(WorkerDied, match=r"time limit .* while checking shapes of lowered"):
         check_corners(table(lowered=EMBEDDING).artifacts["lowered"], job, workdir, heard_all)

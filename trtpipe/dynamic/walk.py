@@ -1,8 +1,8 @@
 """What a graph does at given input shapes, found without computing it.
 
 Node by node, with every size known: ONNX's own shape inference says what comes out, and whether the operator takes what
-goes in. What depends on shapes alone (``Shape``, and all that is made of it: the arithmetic of sizes, positions, slices)
-is computed for real by ONNX's reference implementation, so that ``Reshape``, ``Slice``, ``Expand`` and ``Gather`` are
+goes in. What depends on shapes alone (``Shape``, and all that is made of it: sizes, positions, bounds of slices) is
+computed for real by ONNX's reference implementation, so that ``Reshape``, ``Slice``, ``Expand`` and ``Gather`` are
 judged by what they will be given. Values of the user's stay unknown, and what follows from them too.
 
 ONNX's inference is native code: call this in a child process.
