@@ -89,7 +89,7 @@ def test_operators_that_do_not_take_it(graph, weights, shapes, words):
 
 
 BRANCH = """(float[A,4] x, bool c) => (float[A,4] y) {{ {condition} y = If(k) <
-  then_branch = t () => (float[C,4] a) {{ a = Add(x, w) }}, 
+  then_branch = t () => (float[C,4] a) {{ a = Add(x, w) }},
   else_branch = e () => (float[D,4] b) {{ b = Relu(x) }} > }}"""
 
 
