@@ -54,6 +54,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("backends/",),
     "polygraphy": ("backends/", "accuracy/"),
     "onnxsim": ("backends/", "stages/simplify"),
+    "torch_tensorrt": ("backends/torch_tensorrt",),
     "torch": ("backends/torch_tensorrt", "stages/export"),
     "PIL": ("calibration/pixels",),
     "safetensors": ("stages/reading",),

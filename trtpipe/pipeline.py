@@ -19,6 +19,7 @@ from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.corners import check_corners
 from trtpipe.stages.export import Export
+from trtpipe.stages.export_program import Capture
 from trtpipe.stages.export_reference import Reference
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.measure import Measure
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 #: The pipeline, from source to bundle.
 STAGES: tuple[Stage, ...] = (
     Export(),
+    Capture(),
     Simplify(),
     Observe(),
     Calibrate(),
@@ -49,6 +51,9 @@ STAGES: tuple[Stage, ...] = (
     Measure(),
     Bundle(),
 )
+
+#: Artifacts that not every job has.
+_PYTORCH = ("reference", "program")
 
 State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
 
@@ -278,8 +283,8 @@ class Pipeline:
 
 
 def stages_for(job: Job) -> tuple[Stage, ...]:
-    """The pipeline for a job: without the reference stage where there is no PyTorch to refer to."""
-    return tuple(stage for stage in STAGES if not (stage.produces == "reference" and stage.skip(job)))
+    """The pipeline for a job: without the stages that only PyTorch sources need, where there is none for them."""
+    return tuple(stage for stage in STAGES if not (stage.produces in _PYTORCH and stage.skip(job)))
 
 
 def stages_named(*names: str) -> tuple[Stage, ...]:

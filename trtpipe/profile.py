@@ -189,7 +189,7 @@ class DeploymentProfile(Record):
     description: str = ""
     precision: Precision = "fp32"
     targets: Annotated[tuple[TargetName, ...], AfterValidator(_distinct)] = ()
-    backend: Literal["auto", "tensorrt", "tensorrt-rtx", "null"] = "auto"
+    backend: Literal["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"] = "auto"
     shapes: tuple[dict[str, ShapeRange], ...] = ()
     keep: tuple[str, ...] = ()
     int8_nodes: tuple[str, ...] = ("*",)

@@ -134,12 +134,34 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
         OSError: the plan cannot be written.
     """
     started = time.monotonic()
-    name = Path(request.model).name
     log = Log(trt)
     builder = _builder(trt, log, request.flavour)
     network = builder.create_network(_strongly_typed(trt))
     report("parsing", 0, None)
     _parse(trt, network, log, request.model)
+    return build_network(trt, builder, network, log, request, report, configure, started)
+
+
+def build_network(
+    trt: Any,
+    builder: Any,
+    network: Any,
+    log: Log,
+    request: BuildRequest,
+    report: Report,
+    configure: Configure | None,
+    started: float,
+) -> EngineFacts:
+    """Build and write the engine of a network that is there already (in the worker process).
+
+    Args:
+        log: what the builder was made with.
+        started: when work on the network began, as ``time.monotonic()`` has it.
+
+    Raises:
+        BuildError, InputError, OSError: as for ``build``.
+    """
+    name = Path(request.model).name
     check_shapes(_network_inputs(network), request.shapes, name)
     config = builder.create_builder_config()
     _configure(trt, config, request, report)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import IOContract, Record
 from trtpipe.backends._misbehave import Misbehaviour, misbehave
@@ -69,6 +69,7 @@ class Null:
     """The back-end that needs nothing installed."""
 
     name = "null"
+    consumes: Literal["lowered", "program"] = "lowered"
     quick_reports = False
 
     def __init__(self, behaviour: NullBehaviour | None = None) -> None:

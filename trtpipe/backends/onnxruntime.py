@@ -8,7 +8,7 @@ kernels compute FP16 nodes in FP32.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import TensorSpec
 from trtpipe.backends.base import EngineFacts, Refusal
@@ -73,6 +73,7 @@ class OnnxRuntime:
     """The room of onnxruntime. It opens ONNX files; it builds nothing."""
 
     name = "onnxruntime"
+    consumes: Literal["lowered", "program"] = "lowered"
     quick_reports = False
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:

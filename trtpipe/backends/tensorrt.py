@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.backends._onnx_types import refuse_types
 from trtpipe.backends._trt_builder import BuildRequest, build, build_in_worker
@@ -33,6 +33,7 @@ class TensorRT:
     """The room of TensorRT."""
 
     name = "tensorrt"
+    consumes: Literal["lowered", "program"] = "lowered"
     quick_reports = False
 
     @cached_property

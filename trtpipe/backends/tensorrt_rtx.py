@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.backends._onnx_types import find_float32_product, refuse_types
 from trtpipe.backends._trt_builder import BuildRequest, build, build_in_worker
@@ -32,6 +32,7 @@ class TensorRTRTX:
     """The room of TensorRT-RTX."""
 
     name = "tensorrt-rtx"
+    consumes: Literal["lowered", "program"] = "lowered"
     quick_reports = True
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:

@@ -148,8 +148,8 @@ target_options = stacked(
     profile_option(
         "--backend",
         at=("backend",),
-        type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "null"]),
-        help="Which TensorRT builds; null makes stand-ins, for tests.",
+        type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"]),
+        help="Which TensorRT builds; torch-tensorrt goes there without ONNX; null makes stand-ins, for tests.",
     ),
 )
 

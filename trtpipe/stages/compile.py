@@ -1,4 +1,4 @@
-"""compile: ``lowered.onnx`` -> ``<target>.plan``, one engine per target."""
+"""compile: ``lowered.onnx``, or PyTorch's ``program.pt2``, -> ``<target>.plan``, one engine per target."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import EngineFacts, load_backend
+from trtpipe.backends.base import EngineFacts, ProgramFacts, load_backend
 from trtpipe.engine.agreement import Agreement, compare
 from trtpipe.errors import BuildError, InternalError, StageError
 from trtpipe.shapes import check_shapes
 from trtpipe.stages.facts import LowerFacts
 
 if TYPE_CHECKING:
+    from trtpipe.artifact import IOContract
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
@@ -28,8 +29,8 @@ class Compile:
     packages = ()
 
     def consumes(self, job: Job) -> tuple[str, ...]:
-        """The lowered graph."""
-        return ("lowered",)
+        """The lowered graph, or PyTorch's program: what the back-end builds from."""
+        return (load_backend(job.backend).consumes,)
 
     def skip(self, job: Job) -> str | None:
         """Never."""
@@ -49,16 +50,14 @@ class Compile:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Check shapes, ask whether the back-end refuses, build."""
-        from trtpipe.onnxfile import read_contract
-
         target = _target(job)
-        lowered = inputs.path("lowered")
-        check_shapes(read_contract(lowered), job.profile.shapes)
         backend = load_backend(job.backend)
-        if refusal := backend.refuses(lowered, job.profile, target):
+        model = inputs.path(backend.consumes)
+        check_shapes(_contract(inputs), job.profile.shapes)
+        if refusal := backend.refuses(model, job.profile, target):
             raise BuildError(f"{target}: {refusal.reason}", refusal.remedy)
         plan = workdir / f"{target}.plan"
-        facts = backend.build(lowered, job.profile, target, plan, job.settings, progress)
+        facts = backend.build(model, job.profile, target, plan, job.settings, progress)
         for warning in facts.warnings:
             progress.note(f"{job.backend}: {warning}")
         facts = facts.model_copy(update={"notes": _notes(facts, inputs)})
@@ -69,12 +68,10 @@ class Compile:
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The engine is not empty, has the graph's inputs and outputs, and computes in the lowered precision."""
-        from trtpipe.onnxfile import read_contract
-
         facts = EngineFacts.read(draft.sidecar)
         if not draft.path.is_file() or not draft.path.stat().st_size:
             raise StageError(f"{draft.path.name} is missing or empty", "report this as a bug of the builder")
-        contract = read_contract(inputs.path("lowered"))
+        contract = _contract(inputs)
         for side, wanted, found in (
             ("input", contract.inputs, facts.io.inputs),
             ("output", contract.outputs, facts.io.outputs),
@@ -93,10 +90,23 @@ class Compile:
                 )
 
 
+def _contract(inputs: Inputs) -> IOContract:
+    """The inputs and outputs of what is compiled."""
+    if "program" in inputs.artifacts:
+        return ProgramFacts.read(inputs.artifacts["program"].sidecar).contract
+    from trtpipe.onnxfile import read_contract
+
+    return read_contract(inputs.path("lowered"))
+
+
 def _agreements(facts: EngineFacts, inputs: Inputs) -> tuple[Agreement, ...]:
     """The lowering record against the engine; nothing where the builder says nothing, or the graph is the user's."""
-    lowered = inputs.artifacts["lowered"]
-    if facts.report is None or not any(entry.name == lowered.sidecar.name for entry in lowered.files):
+    lowered = inputs.artifacts.get("lowered")
+    if (
+        lowered is None
+        or facts.report is None
+        or not any(entry.name == lowered.sidecar.name for entry in lowered.files)
+    ):
         return ()
     return compare(LowerFacts.read(lowered.sidecar).nodes, facts.report)
 
