@@ -34,6 +34,7 @@ from world import (
 
 from trtpipe import pipeline as pipeline_module
 from trtpipe.artifact import Artifact
+from trtpipe.backends.base import EngineFacts
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import InputError
 from trtpipe.pipeline import STAGES, Pipeline, opened, stages_named
@@ -299,6 +300,42 @@ class TestEarlyComplaints:
             new_world.run(new_world.job(source=None), heard_all)
 
 
+class TestInferredShapes:
+    """``--shapes auto``: the calibration data says which shapes the engines are for."""
+
+    def test_shapes_are_those_of_the_data(self, new_world, heard_all):
+        job = new_world.job(shapes="auto")
+        assert next(iter(new_world.plan(job, heard_all))).state == "to build"
+        steps = new_world.run(job, heard_all)
+        (engine,) = (step.artifact for step in steps if step.label == COMPILE)
+        (profile,) = EngineFacts.read(engine.sidecar).profiles
+        assert profile["x"].to_dict() == {"min": [1, 3, 8, 8], "opt": [4, 3, 8, 8], "max": [4, 3, 8, 8]}
+        settings = Manifest.read(steps[-1].artifact.path).settings["profile"]
+        assert (settings["auto_shapes"], settings["shapes"]) == (True, [{"x": profile["x"].to_dict()}])
+        assert "6 feeds: x 1x3x8x8 to 4x3x8x8, best at 4x3x8x8" in " ".join(heard_all.notes)
+        assert states(new_world.run(job, heard_all)) == dict.fromkeys(ALL, "hit")
+        assert states(new_world.plan(job, heard_all)) == dict.fromkeys(ALL, "hit")
+
+    def test_other_data_gives_other_engines(self, new_world, heard_all):
+        new_world.run(new_world.job(shapes="auto", precision="fp32"), heard_all)
+        data = {"data": {"source": str(new_world.folder / "calib.npz"), "batch": 3}}
+        steps = new_world.run(new_world.job(shapes="auto", precision="fp32", recipe=data), heard_all)
+        assert states(steps)[COMPILE] == "built"
+
+    def test_by_hand_comes_first(self, new_world, heard_all):
+        steps = new_world.run(new_world.job(auto_shapes=True), heard_all)
+        (engine,) = (step.artifact for step in steps if step.label == COMPILE)
+        assert EngineFacts.read(engine.sidecar).profiles[0]["x"].max == (8, 3, 8, 8)
+
+    def test_there_must_be_data(self, new_world, heard_all):
+        none = {"data": {}, "evaluation": None}
+        for options in ({}, {"allow_random": True}):
+            job = new_world.job(shapes="auto", recipe=none, precision="fp32", **options)
+            with pytest.raises(InputError, match="inferred from calibration data, and none was given") as caught:
+                new_world.run(job, heard_all)
+            assert "--calib-data" in caught.value.remedy
+
+
 class TestRandomData:
     def test_only_by_name_and_on_record(self, new_world, heard_all):
         none = {"data": {}, "evaluation": None}
@@ -361,7 +398,8 @@ class TestGiven:
 
 def test_stages_are_found_by_name_in_the_pipelines_order():
     assert [stage.name for stage in stages_named("lower", "export")] == ["export", "lower"]
-    assert [stage.name for stage in STAGES if stage.name != "reference"] == [label.split()[0] for label in ALL]
+    pytorch = {"reference", "capture"}  # only where the source, or the back-end, is PyTorch's
+    assert [stage.name for stage in STAGES if stage.name not in pytorch] == [label.split()[0] for label in ALL]
     assert len({stage.produces for stage in STAGES}) == len(STAGES)
 
 

@@ -202,6 +202,11 @@ def _refuse_early(job: Job) -> None:
             f"{job.profile.precision} needs calibration data, and none was given",
             "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
         )
+    if job.profile.auto_shapes and not job.recipe.data.source:
+        raise InputError(
+            "shapes are to be inferred from calibration data, and none was given",
+            "add --calib-data (or --calib RECIPE.toml), or give --min-shapes, --opt-shapes and --max-shapes",
+        )
     refusals = [refusal for target in job.targets if (refusal := _refusal(job, target)) is not None]
     if refusals and len(refusals) == len(job.targets):  # one that is left goes on; the others are told at their turn
         raise BuildError(refusals[0].reason, refusals[0].remedy)

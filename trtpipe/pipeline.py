@@ -29,7 +29,7 @@ from trtpipe.stages.simplify import Simplify
 from trtpipe.stages.stage import Resumable
 from trtpipe.stages.verify import Verify
 from trtpipe.store import ArtifactStore, Key
-from trtpipe.table import GRAPHS, Table, artifact_from_file
+from trtpipe.table import GRAPHS, Table, artifact_from_file, with_shapes
 from trtpipe.toolchain import versions
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class Pipeline:
         if reason := stage.skip(self._job):
             yield Step(stage.name, "skipped", reason)
             return
+        self._job = with_shapes(self._job, table, self._progress)
         for job in _variants(stage, self._job):
             label = _label(stage, job)
             self._progress.begin(label)
@@ -224,6 +225,7 @@ class Pipeline:
         if reason := stage.skip(self._job):
             yield Step(stage.name, "skipped", reason)
             return
+        self._job = with_shapes(self._job, table, self._progress)
         for job in _variants(stage, self._job):
             label = _label(stage, job)
             if waits := sorted(set(stage.consumes(job)) & table.unknown):

@@ -181,7 +181,8 @@ class DeploymentProfile(Record):
         precision: what the lowered graph computes in.
         targets: GPU targets, as capabilities (``sm89``) or product names (``rtx4090``).
         backend: which TensorRT flavour builds; ``auto`` picks one and says why.
-        shapes: one optimisation profile, or several; input name -> min/opt/max.
+        shapes: one optimisation profile, or several; input name -> min/opt/max. ``"auto"``: see ``auto_shapes``.
+        auto_shapes: whether ranges that are not given are inferred from the calibration data.
         keep: patterns (shell style) of node names that stay in float32.
         int8_nodes: patterns of node names that ``best`` may compute in INT8; all others stay in FP16.
     """
@@ -191,6 +192,7 @@ class DeploymentProfile(Record):
     targets: Annotated[tuple[TargetName, ...], AfterValidator(_distinct)] = ()
     backend: Literal["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"] = "auto"
     shapes: tuple[dict[str, ShapeRange], ...] = ()
+    auto_shapes: bool = False
     keep: tuple[str, ...] = ()
     int8_nodes: tuple[str, ...] = ("*",)
     tolerance: Tolerance = Tolerance()
@@ -204,7 +206,15 @@ class DeploymentProfile(Record):
     def _one_or_several(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("shapes"), dict):
             return {**data, "shapes": (data["shapes"],)}
+        if isinstance(data, dict) and data.get("shapes") == "auto":
+            return {**data, "shapes": (), "auto_shapes": True}
         return data
+
+    @model_validator(mode="after")
+    def _inferred_is_one(self) -> DeploymentProfile:
+        if self.auto_shapes and len(self.shapes) > 1:
+            raise ValueError("shapes can be inferred for one optimisation profile, not for several")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> DeploymentProfile:

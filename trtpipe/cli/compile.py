@@ -19,6 +19,7 @@ from trtpipe.cli.wiring import pass_session
 @options.target_options
 @options.profile_file_option
 @options.shape_options
+@options.shape_data_options
 @options.builder_options
 @options.json_option
 @options.common_options
