@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 import trtpipe
+from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.plan import read_header
 from trtpipe.cli.app import root
 
@@ -294,3 +295,51 @@ class TestCases:
         """The factory gives no example inputs: the profile's shapes have to do."""
         names = ("--input-names", "image", "--output-names", "logits")
         self.check(build, "cifar10_resnet20", precision, "torch_model.py:torch_model", *names)
+
+    def compiled(self, cache: Path, out: Path, name: str, *words: str) -> tuple[EngineFacts, ModuleType]:
+        """A case's own graph through ``trtpipe compile``: its facts, and the case."""
+        case = module_at(CASES / name / "case.py")
+        line = ["compile", str(case.MODEL), "-o", str(out), *ONE[:4], *words, "--cache-dir", str(cache)]
+        result = CliRunner().invoke(root, line)
+        assert result.exit_code == 0, result.output
+        assert read_header(out / "sm89.plan").targets == ("sm89",)
+        return EngineFacts.read(out / "sm89.plan.json"), case
+
+    @pytest.mark.parametrize(
+        ("name", "dynamic"),
+        [
+            ("mnist_cnn", 0),  # static
+            pytest.param("cifar10_resnet20", 1, marks=pytest.mark.slow),  # batch
+            pytest.param("ocr_textline_cls", 1, marks=pytest.mark.slow),  # batch
+            pytest.param("sts_minilm_l6", 2, marks=pytest.mark.slow),  # batch and length, of several inputs
+            pytest.param("vad_silero", 2, marks=pytest.mark.slow),  # nested If, LSTM, state
+        ],
+    )
+    def test_every_kind_of_shapes_compiles(self, cache: Path, tmp_path: Path, name: str, dynamic: int) -> None:
+        case = module_at(CASES / name / "case.py")
+        facts, _ = self.compiled(cache, tmp_path, name, *shapes_of(case))
+        ranges = [{name: shape.to_dict() for name, shape in profile.items()} for profile in facts.profiles]
+        wanted = {name: {bound: list(dims) for bound, dims in each.items()} for name, each in case.PROFILES.items()}
+        assert ranges == ([wanted] if dynamic else [])
+        assert (
+            sum(any(dim is None or isinstance(dim, str) for dim in spec.shape) for spec in facts.io.inputs) >= dynamic
+        )
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["sts_minilm_l6", "vad_silero"])
+    def test_shapes_of_the_calibration_data(self, cache: Path, tmp_path: Path, name: str) -> None:
+        data = ("--shapes", "auto", "--calib-data", f"{CASES / name}/case.py:calibration")
+        facts, case = self.compiled(cache, tmp_path, name, *data)
+        shapes: dict[str, list[tuple[int, ...]]] = {}
+        for feed in case.calibration():
+            for key, value in feed.items():
+                shapes.setdefault(key, []).append(value.shape)
+        (profile,) = facts.profiles
+        for key, span in profile.items():
+            assert span.max == tuple(map(max, zip(*shapes[key], strict=True)))
+            assert all(
+                min(column) in (low, 1) or low == 1
+                for low, column in zip(span.min, zip(*shapes[key], strict=True), strict=True)
+            )
+            lengths = sorted(shape[-1] for shape in shapes[key])
+            assert span.opt[-1] == lengths[(len(lengths) - 1) // 2]

@@ -262,3 +262,13 @@ def test_a_range_of_values_is_passed_on(write_model, build):
         build(model, {"x": sizes})
     with pytest.raises(InputError, match="are 3 values, the input holds 2"):
         build(model, {"x": sizes, "to": span((2, 3, 1), (4, 3, 1), (8, 3, 1))})
+
+
+@pytest.mark.parametrize("name", ["?", "None", "-1"])
+def test_a_name_that_means_any_size_ties_nothing(tmp_path, build, name):
+    ends = [helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, [name, name]) for end in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    facts = build(tmp_path / "m.onnx", {"x": span((1, 8), (2, 8), (4, 16))})
+    assert facts.profiles[0]["x"].opt == (2, 8)
+    assert not [warning for warning in facts.warnings if "equal" in warning]

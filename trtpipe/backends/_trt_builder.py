@@ -11,17 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
+
 from trtpipe.artifact import IOContract, Record, TensorSpec
 from trtpipe.backends._trt_describe import describe
 from trtpipe.backends._trt_errors import Log, build_error, parse_error
 from trtpipe.backends._trt_shapes import NetworkInput, check_shapes, profiles_in_force
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.worker import Report, call, limits_for
-from trtpipe.errors import BuildError, EnvironmentLacks, WorkerDied
+from trtpipe.errors import BuildError, EnvironmentLacks, InputError, WorkerDied
+from trtpipe.onnxfile import named_dimension, read_proto
 from trtpipe.preflight import folder_size
 from trtpipe.profile import ShapeRange
 
 if TYPE_CHECKING:
+    import onnx
+
     from trtpipe.profile import DeploymentProfile
     from trtpipe.progress import Progress
     from trtpipe.settings import Settings
@@ -209,7 +213,8 @@ def _strongly_typed(trt: Any) -> int:
 
 def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
     parser = trt.OnnxParser(network, log.logger)
-    if not parser.parse_from_file(model):
+    named = _named_properly(Path(model))
+    if not (parser.parse_from_file(model) if named is None else parser.parse(named, model)):
         raise parse_error(parser, log, Path(model).name)
     if network.num_outputs == 0:  # the parser takes an empty file for a model
         raise BuildError(f"{Path(model).name}: holds no graph", "give an .onnx file as an exporter wrote it")
@@ -219,6 +224,30 @@ def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
         if attention is not None and layer.type == attention:
             layer.__class__ = trt.IAttentionInputLayer
             layer.attention.decomposable = True  # else it only builds where one kernel does all of it
+
+
+def _named_properly(model: Path) -> bytes | None:
+    """The model without names of dimensions that only say "any size"; ``None`` where it has no such names.
+
+    TensorRT takes dimensions of one name for one number.
+    """
+    import onnx
+
+    try:
+        if not _meaningless(read_proto(model)):
+            return None
+    except InputError:  # the parser says why it is no model
+        return None
+    proto = onnx.load(model, load_external_data=False)
+    for dim in _meaningless(proto):
+        dim.ClearField("dim_param")
+    return proto.SerializeToString()
+
+
+def _meaningless(proto: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
+    values = [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]
+    dims = [dim for value in values for dim in value.type.tensor_type.shape.dim]
+    return [dim for dim in dims if dim.dim_param and named_dimension(dim.dim_param) is None]
 
 
 def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:

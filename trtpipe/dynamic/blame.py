@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, TypeAlias
 
+from trtpipe.onnxfile import named_dimension
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -82,8 +84,8 @@ def _groups(walker: Walker, ranges: Mapping[str, ShapeRange]) -> dict[str, list[
     for name, given in ranges.items():
         dims = walker.inputs[name].tensor_type.shape.dim if name in walker.inputs else ()
         for axis, dim in enumerate(dims):
-            if not dim.HasField("dim_value") and axis < len(given.opt):
-                found.setdefault(dim.dim_param or f"{name}.{axis}", []).append((name, axis))
+            if named_dimension(dim.dim_value) is None and axis < len(given.opt):
+                found.setdefault(named_dimension(dim.dim_param) or f"{name}.{axis}", []).append((name, axis))
     return found
 
 
