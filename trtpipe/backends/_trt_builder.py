@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-
 from trtpipe.artifact import IOContract, Record, TensorSpec
 from trtpipe.backends._trt_describe import describe
 from trtpipe.backends._trt_errors import Log, build_error, parse_error
@@ -241,7 +240,7 @@ def _named_properly(model: Path) -> bytes | None:
     proto = onnx.load(model, load_external_data=False)
     for dim in _meaningless(proto):
         dim.ClearField("dim_param")
-    return proto.SerializeToString()
+    return bytes(proto.SerializeToString())
 
 
 def _meaningless(proto: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:

@@ -85,7 +85,7 @@ def _groups(walker: Walker, ranges: Mapping[str, ShapeRange]) -> dict[str, list[
         dims = walker.inputs[name].tensor_type.shape.dim if name in walker.inputs else ()
         for axis, dim in enumerate(dims):
             if named_dimension(dim.dim_value) is None and axis < len(given.opt):
-                found.setdefault(named_dimension(dim.dim_param) or f"{name}.{axis}", []).append((name, axis))
+                found.setdefault(str(named_dimension(dim.dim_param) or f"{name}.{axis}"), []).append((name, axis))
     return found
 
 
