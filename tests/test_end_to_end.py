@@ -254,11 +254,11 @@ class TestOtherSources:
 
 def shapes_of(case: ModuleType) -> list[str]:
     """A case's ranges of shapes as options."""
-    words: list[str] = []
+    bounds: dict[str, list[str]] = {}
     for name, shapes in case.PROFILES.items():
         for bound, dims in shapes.items():
-            words += [f"--{bound}-shapes", f"{name}:{'x'.join(map(str, dims))}"]
-    return words
+            bounds.setdefault(bound, []).append(f"{name}:{'x'.join(map(str, dims))}")
+    return [word for bound, each in bounds.items() for word in (f"--{bound}-shapes", ",".join(each))]
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the development cases (../shared/cases) are not on this machine")

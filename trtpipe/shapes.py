@@ -107,6 +107,13 @@ def _check_complete(contract: IOContract, profiles: Sequence[Mapping[str, ShapeR
     for spec in contract.inputs:
         if is_dynamic(spec) and not (profiles and all(spec.name in profile for profile in profiles)):
             dims = "x".join(str(dim) if isinstance(dim, int) else "1" for dim in spec.shape or (None,))
+            without = next((number for number, profile in enumerate(profiles) if spec.name not in profile), 0)
+            if any(spec.name in profile for profile in profiles):
+                raise InputError(
+                    f"input {spec} is dynamic, and optimisation profile {without + 1} has no shapes for it",
+                    f"add {spec.name}:{dims} there; the shapes of all inputs of a profile stand in one option, "
+                    "separated by commas: used again, it begins the next profile",
+                )
             raise InputError(
                 f"input {spec} is dynamic, and no shapes were given for it",
                 f"add --min-shapes, --opt-shapes, --max-shapes {spec.name}:{dims}, or set [shapes] in a profile",
