@@ -22,7 +22,7 @@ from trtpipe.progress import Progress, Silent
 from trtpipe.recipe import CalibrationRecipe
 from trtpipe.settings import Settings
 from trtpipe.source import parse_source
-from trtpipe.stages import export, simplify
+from trtpipe.stages import corners, export, simplify
 from trtpipe.target import find_target
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         made = function(record.model_validate_json(request.model_dump_json()), progress.advance)
         return reply.model_validate(made.to_dict())
 
-    for module in (export, simplify, null):
+    for module in (export, simplify, corners, null):
         monkeypatch.setattr(module, "call", call)
 
 

@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 import trtpipe
+from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.plan import read_header
 from trtpipe.cli.app import root
 
@@ -253,11 +254,11 @@ class TestOtherSources:
 
 def shapes_of(case: ModuleType) -> list[str]:
     """A case's ranges of shapes as options."""
-    words: list[str] = []
+    bounds: dict[str, list[str]] = {}
     for name, shapes in case.PROFILES.items():
         for bound, dims in shapes.items():
-            words += [f"--{bound}-shapes", f"{name}:{'x'.join(map(str, dims))}"]
-    return words
+            bounds.setdefault(bound, []).append(f"{name}:{'x'.join(map(str, dims))}")
+    return [word for bound, each in bounds.items() for word in (f"--{bound}-shapes", ",".join(each))]
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the development cases (../shared/cases) are not on this machine")
@@ -294,3 +295,52 @@ class TestCases:
         """The factory gives no example inputs: the profile's shapes have to do."""
         names = ("--input-names", "image", "--output-names", "logits")
         self.check(build, "cifar10_resnet20", precision, "torch_model.py:torch_model", *names)
+
+    def compiled(self, cache: Path, out: Path, model: Path, *words: str) -> EngineFacts:
+        """A case's own graph through ``trtpipe compile``."""
+        line = ["compile", str(model), "-o", str(out), *ONE[:4], *words, "--cache-dir", str(cache)]
+        result = CliRunner().invoke(root, line)
+        assert result.exit_code == 0, result.output
+        assert read_header(out / "sm89.plan").targets == ("sm89",)
+        return EngineFacts.read(out / "sm89.plan.json")
+
+    @pytest.mark.parametrize(
+        ("name", "model"),
+        [
+            ("mnist_cnn", ""),  # static
+            pytest.param("cifar10_resnet20", "", marks=pytest.mark.slow),  # batch
+            pytest.param("ocr_textline_cls", "", marks=pytest.mark.slow),  # batch; every size is called "?"
+            pytest.param("sts_minilm_l6", "", marks=pytest.mark.slow),  # batch and length, of several inputs
+            pytest.param("vad_silero", "silero_vad_op18_ifless.onnx", marks=pytest.mark.slow),  # LSTM, state
+        ],
+    )
+    def test_every_kind_of_shapes_compiles(self, cache: Path, tmp_path: Path, name: str, model: str) -> None:
+        case = module_at(CASES / name / "case.py")
+        path = CASES / name / model if model else Path(case.MODEL)
+        facts = self.compiled(cache, tmp_path, path, *shapes_of(case))
+        ranges = [{name: shape.to_dict() for name, shape in profile.items()} for profile in facts.profiles]
+        wanted = {name: {bound: list(dims) for bound, dims in each.items()} for name, each in case.PROFILES.items()}
+        assert ranges == ([wanted] if wanted else [])
+
+    @pytest.mark.slow
+    def test_nested_branches_that_the_builder_cannot_are_named(self, cache: Path, tmp_path: Path) -> None:
+        """TensorRT-RTX 1.7 stops at an If whose branches hold an LSTM and more Ifs."""
+        case = module_at(CASES / "vad_silero" / "case.py")
+        line = ["compile", str(case.MODEL), "-o", str(tmp_path / "out"), *ONE[:4], *shapes_of(case)]
+        result = CliRunner().invoke(root, [*line, "--cache-dir", str(cache)])
+        assert result.exit_code == 5
+        assert "node 'If_0' (If)" in result.stderr
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.slow
+    def test_shapes_of_the_calibration_data(self, cache: Path, tmp_path: Path) -> None:
+        folder = CASES / "sts_minilm_l6"
+        case = module_at(folder / "case.py")
+        words = ("--shapes", "auto", "--calib-data", f"{folder}/case.py:calibration")
+        (profile,) = self.compiled(cache, tmp_path, Path(case.MODEL), *words).profiles
+        shapes = [value.shape for feed in case.calibration() for name, value in feed.items() if name == "input_ids"]
+        lengths = sorted(length for _, length in shapes)
+        assert profile["input_ids"] == profile["attention_mask"]
+        assert profile["input_ids"].min == (1, lengths[0])
+        assert profile["input_ids"].opt[1] == lengths[(len(lengths) - 1) // 2]
+        assert profile["input_ids"].max == (max(batch for batch, _ in shapes), lengths[-1])

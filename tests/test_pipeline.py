@@ -34,6 +34,7 @@ from world import (
 
 from trtpipe import making
 from trtpipe.artifact import Artifact
+from trtpipe.backends.base import EngineFacts
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import InputError
 from trtpipe.pipeline import STAGES, Pipeline, opened, stages_named
@@ -268,6 +269,25 @@ class TestEarlyComplaints:
             new_world.run(new_world.job(shapes=()), heard_all)
         assert self.worked(heard_all)[-1] == SIMPLIFY
 
+    def test_shapes_at_which_the_model_cannot_work(self, new_world, heard_all):
+        proto = model(
+            "(float[N,3,8,8] x) => (float[N,192] y) { sh = Shape<end=1>(x) z = Constant<value = int64[1] {0}>() "
+            "p = Slice(table, z, sh, z) f = Flatten(x) y = Add(f, p) }",
+            table=normal(3, 192),
+        )
+        save(proto, new_world.model)
+        with pytest.raises(InputError, match="dimension 0 of input 'x' is 8 there"):
+            new_world.run(new_world.job(), heard_all)
+        assert self.worked(heard_all)[-2:] == [SIMPLIFY, OBSERVE], "before the first long stage"
+        assert heard_all.steps[-1] == (OBSERVE, "failed")
+        given = {"lowered": artifact_from_file("lowered", new_world.model)}
+        job = new_world.job(precision="fp32", source=None)
+        with (
+            pytest.raises(InputError, match="cannot work at the largest shapes"),
+            opened(job, heard_all) as pipeline,
+        ):
+            pipeline.run(stages_named("compile"), given)
+
     def test_a_tolerance_for_an_output_that_is_not_there(self, new_world, heard_all):
         with pytest.raises(InputError, match="tolerance for 'z': no such output"):
             new_world.run(new_world.job(tolerance={"outputs": {"z": {"atol": 1.0}}}), heard_all)
@@ -280,6 +300,42 @@ class TestEarlyComplaints:
     def test_no_source(self, new_world, heard_all):
         with pytest.raises(InputError, match="no source was given"):
             new_world.run(new_world.job(source=None), heard_all)
+
+
+class TestInferredShapes:
+    """``--shapes auto``: the calibration data says which shapes the engines are for."""
+
+    def test_shapes_are_those_of_the_data(self, new_world, heard_all):
+        job = new_world.job(shapes="auto")
+        assert next(iter(new_world.plan(job, heard_all))).state == "to build"
+        steps = new_world.run(job, heard_all)
+        (engine,) = (step.artifact for step in steps if step.label == COMPILE)
+        (profile,) = EngineFacts.read(engine.sidecar).profiles
+        assert profile["x"].to_dict() == {"min": [1, 3, 8, 8], "opt": [4, 3, 8, 8], "max": [4, 3, 8, 8]}
+        settings = Manifest.read(steps[-1].artifact.path).settings["profile"]
+        assert (settings["auto_shapes"], settings["shapes"]) == (True, [{"x": profile["x"].to_dict()}])
+        assert "6 feeds: x 1x3x8x8 to 4x3x8x8, best at 4x3x8x8" in " ".join(heard_all.notes)
+        assert states(new_world.run(job, heard_all)) == dict.fromkeys(ALL, "hit")
+        assert states(new_world.plan(job, heard_all)) == dict.fromkeys(ALL, "hit")
+
+    def test_other_data_gives_other_engines(self, new_world, heard_all):
+        new_world.run(new_world.job(shapes="auto", precision="fp32"), heard_all)
+        data = {"data": {"source": str(new_world.folder / "calib.npz"), "batch": 3}}
+        steps = new_world.run(new_world.job(shapes="auto", precision="fp32", recipe=data), heard_all)
+        assert states(steps)[COMPILE] == "built"
+
+    def test_by_hand_comes_first(self, new_world, heard_all):
+        steps = new_world.run(new_world.job(auto_shapes=True), heard_all)
+        (engine,) = (step.artifact for step in steps if step.label == COMPILE)
+        assert EngineFacts.read(engine.sidecar).profiles[0]["x"].max == (8, 3, 8, 8)
+
+    def test_there_must_be_data(self, new_world, heard_all):
+        none = {"data": {}, "evaluation": None}
+        for options in ({}, {"allow_random": True}):
+            job = new_world.job(shapes="auto", recipe=none, precision="fp32", **options)
+            with pytest.raises(InputError, match="inferred from calibration data, and none was given") as caught:
+                new_world.run(job, heard_all)
+            assert "--calib-data" in caught.value.remedy
 
 
 class TestRandomData:
@@ -344,7 +400,8 @@ class TestGiven:
 
 def test_stages_are_found_by_name_in_the_pipelines_order():
     assert [stage.name for stage in stages_named("lower", "export")] == ["export", "lower"]
-    assert [stage.name for stage in STAGES if stage.name != "reference"] == [label.split()[0] for label in ALL]
+    pytorch = {"reference", "capture"}  # only where the source, or the back-end, is PyTorch's
+    assert [stage.name for stage in STAGES if stage.name not in pytorch] == [label.split()[0] for label in ALL]
     assert len({stage.produces for stage in STAGES}) == len(STAGES)
 
 

@@ -199,3 +199,23 @@ class TestShapes:
     def test_a_range_is_ordered(self, shape: dict[str, Any]) -> None:
         with pytest.raises(ValidationError):
             ShapeRange(**shape)
+
+
+def test_shapes_that_the_data_tells(tmp_path: Path) -> None:
+    profile = load(tmp_path, 'shapes = "auto"\n')
+    assert (profile.shapes, profile.auto_shapes) == ((), True)
+    profile = load(tmp_path, "auto_shapes = true\n[shapes.x]\nmin = [1]\nopt = [2]\nmax = [4]\n")
+    assert (len(profile.shapes), profile.auto_shapes) == (1, True)
+    two = "[[shapes]]\nx = { min = [1], opt = [2], max = [4] }\n[[shapes]]\nx = { min = [8], opt = [8], max = [8] }\n"
+    assert [each["x"].opt for each in load(tmp_path, two).shapes] == [(2,), (8,)]
+    with pytest.raises(RecipeError, match="one optimisation profile, not for several"):
+        load(tmp_path, f"auto_shapes = true\n{two}")
+    with pytest.raises(RecipeError, match="shapes"):
+        load(tmp_path, 'shapes = "some"\n')
+
+
+def test_the_smallest_range_that_holds_two() -> None:
+    small, large = ShapeRange(min=(2, 3), opt=(4, 3), max=(8, 3)), ShapeRange(min=(1, 3), opt=(9, 3), max=(16, 3))
+    assert small.joined(large) == ShapeRange(min=(1, 3), opt=(4, 3), max=(16, 3))
+    with pytest.raises(InputError, match="rank 2 and 1"):
+        small.joined(ShapeRange(min=(1,), opt=(1,), max=(1,)))

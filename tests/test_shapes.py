@@ -5,7 +5,7 @@ import pytest
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.errors import InputError
 from trtpipe.profile import OutputTolerance, ShapeRange, Tolerance
-from trtpipe.shapes import check_shapes, check_tolerance, is_dynamic
+from trtpipe.shapes import check_shapes, check_tolerance, gives_values, is_dynamic
 
 
 def contract(*outputs: str, **inputs) -> IOContract:
@@ -101,3 +101,35 @@ def test_tolerances_of_outputs():
     with pytest.raises(InputError, match="tolerance for 'logit': no such output") as caught:
         check_tolerance(contract("logits", "boxes"), Tolerance(outputs={"logit": OutputTolerance(atol=1)}))
     assert caught.value.remedy == "did you mean 'logits'? outputs: logits, boxes"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dims", "numbers", "values"),
+    [
+        ("int64", (3,), (2, 3, 8), True),
+        ("int32", (), (5,), True),
+        ("int64", (1,), (5,), True),
+        ("int64", (1,), (1,), False),  # its length
+        ("int64", (3,), (2, 3), False),
+        ("int64", ("N",), (5,), False),  # a vector of any length holds no shape
+        ("int64", (2, 3), (2, 3), False),
+        ("float32", (3,), (2, 3, 8), False),
+    ],
+)
+def test_numbers_that_are_values(dtype, dims, numbers, values):
+    assert gives_values(dtype, dims, numbers) is values
+
+
+def test_a_range_of_values_is_no_range_of_shapes():
+    spec = TensorSpec(name="to", dtype="int64", shape=(3,))
+    check_shapes(IOContract(inputs=(spec,), outputs=()), [{"to": span((1, 2, 8), (2, 2, 8), (4, 2, 8))}])
+    with pytest.raises(InputError, match="have rank 2"):
+        check_shapes(IOContract(inputs=(spec,), outputs=()), [{"to": span((1, 2), (2, 2), (4, 2))}])
+
+
+def test_a_profile_that_misses_an_input_is_named():
+    model = contract(ids=("N", "S"), mask=("N", "S"))
+    same = span((1, 4), (2, 8), (4, 16))
+    with pytest.raises(InputError, match="and optimisation profile 2 has no shapes for it") as caught:
+        check_shapes(model, [{"ids": same}, {"mask": same}])
+    assert "add ids:1x1 there; the shapes of all inputs of a profile stand in one option" in caught.value.remedy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,7 +17,7 @@ from trtpipe.profile import CALIBRATED, NEEDED_TYPE, DeploymentProfile
 from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable, publish_folder
 from trtpipe.recipe import CalibrationRecipe
-from trtpipe.runs import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stage
+from trtpipe.runs import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stage, run_stages
 from trtpipe.settings import Settings
 from trtpipe.source import ModuleSource, Source, parse_source
 from trtpipe.target import Target, find_target
@@ -126,7 +127,14 @@ def lower(
 
 
 def compile(job: Job, lowered: Path, out: Path, progress: Progress | None = None) -> BuildResult:  # noqa: A001
-    """``lowered.onnx`` -> ``<target>.plan`` for every target. ``out`` may be a file only for a single target."""
+    """``lowered.onnx`` -> ``<target>.plan`` for every target. ``out`` may be a file only for a single target.
+
+    Args:
+        lowered: for a back-end that compiles PyTorch programs, the source instead: a ``.pt2`` file or a factory.
+    """
+    if load_backend(job.backend).consumes == "program":
+        job = replace(job, source=parse_source(str(lowered)))
+        return run_stages(job, ("capture", "compile"), {}, out, PLAN if len(job.targets) == 1 else (), progress)
     return run_stage(job, "compile", {"lowered": lowered}, out, PLAN if len(job.targets) == 1 else (), progress)
 
 
@@ -203,6 +211,11 @@ def _refuse_early(job: Job) -> None:
         raise InputError(
             f"{job.profile.precision} needs calibration data, and none was given",
             "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
+        )
+    if job.profile.auto_shapes and not job.recipe.data.source:
+        raise InputError(
+            "shapes are to be inferred from calibration data, and none was given",
+            "add --calib-data (or --calib RECIPE.toml), or give --min-shapes, --opt-shapes and --max-shapes",
         )
     refusals = [refusal for target in job.targets if (refusal := _refusal(job, target)) is not None]
     if refusals and len(refusals) == len(job.targets):  # one that is left goes on; the others are told at their turn

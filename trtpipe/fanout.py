@@ -76,6 +76,7 @@ class Fanout:
             missing = self._locked(jobs, stack)
             if not missing:
                 return True
+            self._maker.check_corners(missing[0].job, missing[0].inputs, self._table)
             label, begin = f"{stage.name} {_names(jobs)}", time.perf_counter()
             self._progress.begin(label)
             workdir = stack.enter_context(self._store.workdir())
@@ -110,6 +111,7 @@ class Fanout:
             missing = self._locked(jobs, stack)
             if not missing:
                 return
+            self._maker.check_corners(missing[0].job, missing[0].inputs, self._table)
             size = sum(artifact.size for artifact in missing[0].inputs.artifacts.values())
             at_once = affordable(len(missing), size, missing[0].job.settings.jobs)
             begins = time.perf_counter()

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Record
-from trtpipe.backends.base import EngineFacts
+from trtpipe.backends.base import EngineFacts, ProgramFacts
 from trtpipe.backends.fit import contradictions, obstacles
 from trtpipe.backends.null import NullEngine
 from trtpipe.backends.plan import PlanHeader, read_header
@@ -40,6 +40,7 @@ _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxy
         frozenset({"comparisons", "reference"}): ("parity", "parity", ParityReport),
         frozenset({"measurements", "machine"}): ("latency", "latency", LatencyReport),
         frozenset({"races", "machine"}): ("comparison", "comparison", LatencyComparison),
+        frozenset({"exporter", "precision", "contract"}): ("facts", "captured", ProgramFacts),
         frozenset({"exporter", "contract"}): ("facts", "exported", ExportFacts),
         frozenset({"simplified", "nodes_before"}): ("facts", "simplified", SimplifyFacts),
         frozenset({"counts", "nodes"}): ("facts", "lowered", LowerFacts),
@@ -58,6 +59,7 @@ class Inspection(Record):
         size: bytes.
         graph: of a model.
         exported, simplified, lowered: what the stage that made a model wrote beside it.
+        captured: the same of a program of PyTorch's.
         plan: the header of an engine.
         engine: what the builder wrote beside an engine.
         stand_in: the content of a null back-end's engine.
@@ -72,6 +74,7 @@ class Inspection(Record):
     sha256: str
     graph: GraphSummary | None = None
     exported: ExportFacts | None = None
+    captured: ProgramFacts | None = None
     simplified: SimplifyFacts | None = None
     lowered: LowerFacts | None = None
     plan: PlanHeader | None = None

@@ -11,6 +11,7 @@ from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.errors import InputError
 from trtpipe.job import Inputs, Job
 from trtpipe.oserrors import translate_os_errors
+from trtpipe.stages.corners import check_corners
 from trtpipe.stages.stage import Resumable
 from trtpipe.store import ArtifactStore, Key
 from trtpipe.toolchain import versions
@@ -91,6 +92,7 @@ class Maker:
         begin: float,
     ) -> Step:
         with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
+            self.check_corners(job, inputs, table)
             draft, read = stage.run(job, inputs, workdir, self._progress)
             stage.check(draft, inputs)
         if key is None:
@@ -100,6 +102,18 @@ class Maker:
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
         table.lay_down(artifact, key.digest)
         return Step(label_of(stage, job), "built", because, artifact, key.digest, time.perf_counter() - begin)
+
+    def check_corners(self, job: Job, inputs: Inputs, table: Table) -> None:
+        """Complain about shapes at which the model cannot work before the first long stage, once in a run.
+
+        Raises:
+            InputError: there are such shapes.
+        """
+        graph = next((inputs.artifacts[kind] for kind in ("simplified", "lowered") if kind in inputs.artifacts), None)
+        if table.complete_shapes and graph is not None and job.profile.shapes and not table.corners_checked:
+            with self._store.workdir() as workdir:
+                check_corners(graph, job, workdir, self._progress)
+            table.corners_checked = True
 
     def found(self, stage: Stage, job: Job, table: Table, artifact: Artifact, key: Key, begin: float) -> Step:
         """The step of an artifact that the store has."""

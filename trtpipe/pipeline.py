@@ -18,6 +18,7 @@ from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.export import Export
+from trtpipe.stages.export_program import Capture
 from trtpipe.stages.export_reference import Reference
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.measure import Measure
@@ -26,7 +27,7 @@ from trtpipe.stages.simplify import Simplify
 from trtpipe.stages.stage import Shareable
 from trtpipe.stages.verify import Verify
 from trtpipe.store import ArtifactStore
-from trtpipe.table import Table, artifact_from_file
+from trtpipe.table import Table, artifact_from_file, with_shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,7 @@ __all__ = ["STAGES", "Pipeline", "State", "Step", "opened", "stages_for", "stage
 #: The pipeline, from source to bundle.
 STAGES: tuple[Stage, ...] = (
     Export(),
+    Capture(),
     Simplify(),
     Observe(),
     Calibrate(),
@@ -49,6 +51,9 @@ STAGES: tuple[Stage, ...] = (
     Measure(),
     Bundle(),
 )
+
+#: Artifacts that not every job has.
+_PYTORCH = ("reference", "program")
 
 
 class Pipeline:
@@ -115,6 +120,7 @@ class Pipeline:
         if reason := stage.skip(self._job):
             yield Step(stage.name, "skipped", reason)
             return
+        self._take(with_shapes(self._job, table, self._progress))
         if stage.produces == "engine":
             fanout = Fanout(self._maker, self._store, self._progress, stage, table)
             yield from fanout.run(_variants(stage, self._job))
@@ -129,10 +135,16 @@ class Pipeline:
         self._progress.end(stage.name, step.state)
         yield step
 
+    def _take(self, job: Job) -> None:
+        """Go on with this job."""
+        if job is not self._job:
+            self._job, self._maker = job, Maker(job, self._store, self._progress)
+
     def _plan_stage(self, stage: Stage, table: Table) -> Iterator[Step]:
         if reason := stage.skip(self._job):
             yield Step(stage.name, "skipped", reason)
             return
+        self._take(with_shapes(self._job, table, self._progress))
         for job in _variants(stage, self._job):
             label = label_of(stage, job)
             if waits := sorted(set(stage.consumes(job)) & table.unknown):
@@ -151,8 +163,8 @@ class Pipeline:
 
 
 def stages_for(job: Job) -> tuple[Stage, ...]:
-    """The pipeline for a job: without the reference stage where there is no PyTorch to refer to."""
-    return tuple(stage for stage in STAGES if not (stage.produces == "reference" and stage.skip(job)))
+    """The pipeline for a job: without the stages that only PyTorch sources need, where there is none for them."""
+    return tuple(stage for stage in STAGES if not (stage.produces in _PYTORCH and stage.skip(job)))
 
 
 def stages_named(*names: str) -> tuple[Stage, ...]:

@@ -72,6 +72,21 @@ class ShapeRange(Record):
                 raise ValueError(f"dimension {axis}: min {low} <= opt {mid} <= max {high} does not hold")
         return self
 
+    def joined(self, other: ShapeRange) -> ShapeRange:
+        """The smallest range that holds both; typical is what is typical here.
+
+        Raises:
+            InputError: their ranks differ.
+        """
+        if len(self.opt) != len(other.opt):
+            raise InputError(
+                f"two optimisation profiles give one input shapes of rank {len(self.opt)} and {len(other.opt)}",
+                "give an input shapes of one rank",
+            )
+        return ShapeRange(
+            min=tuple(map(min, self.min, other.min)), opt=self.opt, max=tuple(map(max, self.max, other.max))
+        )
+
 
 #: TensorRT's word for one set of min/opt/max shapes: input name -> range.
 OptimizationProfile: TypeAlias = "dict[str, ShapeRange]"
@@ -222,7 +237,8 @@ class DeploymentProfile(Record):
         precision: what the lowered graph computes in.
         targets: GPU targets, as capabilities (``sm89``) or product names (``rtx4090``).
         backend: which TensorRT flavour builds; ``auto`` picks one and says why.
-        shapes: one optimisation profile, or several; input name -> min/opt/max.
+        shapes: one optimisation profile, or several; input name -> min/opt/max. ``"auto"``: see ``auto_shapes``.
+        auto_shapes: whether ranges that are not given are inferred from the calibration data.
         keep: patterns (shell style) of node names that stay in float32.
         int8_nodes: patterns of node names that ``best`` may compute in INT8; all others stay in FP16.
     """
@@ -230,8 +246,9 @@ class DeploymentProfile(Record):
     description: str = ""
     precision: Precision = "fp32"
     targets: Annotated[tuple[TargetName, ...], AfterValidator(_distinct)] = ()
-    backend: Literal["auto", "tensorrt", "tensorrt-rtx", "null"] = "auto"
+    backend: Literal["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"] = "auto"
     shapes: tuple[dict[str, ShapeRange], ...] = ()
+    auto_shapes: bool = False
     keep: tuple[str, ...] = ()
     int8_nodes: tuple[str, ...] = ("*",)
     tolerance: Tolerance = Tolerance()
@@ -245,7 +262,15 @@ class DeploymentProfile(Record):
     def _one_or_several(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("shapes"), dict):
             return {**data, "shapes": (data["shapes"],)}
+        if isinstance(data, dict) and data.get("shapes") == "auto":
+            return {**data, "shapes": (), "auto_shapes": True}
         return data
+
+    @model_validator(mode="after")
+    def _inferred_is_one(self) -> DeploymentProfile:
+        if self.auto_shapes and len(self.shapes) > 1:
+            raise ValueError("shapes can be inferred for one optimisation profile, not for several")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> DeploymentProfile:

@@ -19,7 +19,7 @@ def check_shapes(contract: IOContract, profiles: Sequence[Mapping[str, ShapeRang
 
     TensorRT ignores unknown names and accepts some contradictions that fail only at run time, so this asks first:
     unknown input, wrong rank, a static dimension given another size, a dynamic input without a range, one symbolic
-    dimension with different ranges on two inputs.
+    dimension with different ranges on two inputs. For an input whose values decide shapes, the range is one of values.
 
     Args:
         complete: whether every dynamic input must have a range.
@@ -53,6 +53,16 @@ def is_dynamic(spec: TensorSpec) -> bool:
     return spec.shape is None or any(not isinstance(dim, int) for dim in spec.shape)
 
 
+def gives_values(dtype: str, dims: Sequence[int | str | None], numbers: Sequence[int]) -> bool:
+    """Whether the numbers given for an input are values, because its content decides shapes: an integer scalar or
+    vector of fixed length has as many elements as there are numbers, and these are not its length.
+    """
+    if not dtype.startswith(("int", "uint")) or len(dims) > 1:
+        return False
+    count = dims[0] if dims else 1
+    return len(numbers) == count and tuple(numbers) != tuple(dims)
+
+
 def _suggestion(name: str, known: Iterable[str], kind: str) -> str:
     names = list(known)
     near = get_close_matches(name, names, n=1, cutoff=0.4)
@@ -61,7 +71,7 @@ def _suggestion(name: str, known: Iterable[str], kind: str) -> str:
 
 
 def _check_range(spec: TensorSpec, shape: ShapeRange) -> None:
-    if spec.shape is None:
+    if spec.shape is None or gives_values(spec.dtype, spec.shape, shape.max):
         return
     if len(shape.min) != len(spec.shape):
         raise InputError(
@@ -97,6 +107,13 @@ def _check_complete(contract: IOContract, profiles: Sequence[Mapping[str, ShapeR
     for spec in contract.inputs:
         if is_dynamic(spec) and not (profiles and all(spec.name in profile for profile in profiles)):
             dims = "x".join(str(dim) if isinstance(dim, int) else "1" for dim in spec.shape or (None,))
+            without = next((number for number, profile in enumerate(profiles) if spec.name not in profile), 0)
+            if any(spec.name in profile for profile in profiles):
+                raise InputError(
+                    f"input {spec} is dynamic, and optimisation profile {without + 1} has no shapes for it",
+                    f"add {spec.name}:{dims} there; the shapes of all inputs of a profile stand in one option, "
+                    "separated by commas: used again, it begins the next profile",
+                )
             raise InputError(
                 f"input {spec} is dynamic, and no shapes were given for it",
                 f"add --min-shapes, --opt-shapes, --max-shapes {spec.name}:{dims}, or set [shapes] in a profile",

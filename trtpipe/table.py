@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from trtpipe.shapes import check_shapes, check_tolerance
 if TYPE_CHECKING:
     from trtpipe.calibration.dataset import Dataset
     from trtpipe.job import Job
+    from trtpipe.progress import Progress
     from trtpipe.recipe import DataSettings
 
 #: The artifacts that are ONNX graphs, in the order they are made.
@@ -28,6 +29,8 @@ class Table:
     keys: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
+    shapes_inferred: bool = False
+    corners_checked: bool = False  # whether the model was seen to work at the profiles' corners
 
     def lay_down(self, artifact: Artifact, key: str) -> None:
         """Put a stage's result where the next stages find it, with the digest of its key."""
@@ -77,6 +80,32 @@ class Table:
 
         self.datasets[role] = RandomDataset(contract, job.opt_shapes, job.recipe.data.samples or 32, seed=0)
         return self.datasets[role]
+
+
+def with_shapes(job: Job, table: Table, progress: Progress) -> Job:
+    """The job, with shapes from the calibration data where it asks for them and a graph tells what is dynamic.
+
+    Raises:
+        InputError: there is no real data, or it does not tell.
+    """
+    profile, contract = job.profile, table.contract()
+    if not profile.auto_shapes or contract is None or table.shapes_inferred:
+        return job
+    from trtpipe.calibration.synthetic import RandomDataset
+    from trtpipe.dynamic.infer import infer_shapes
+
+    given = profile.shapes[0] if profile.shapes else {}
+    check_shapes(contract, profile.shapes, complete=False)
+    data = table.dataset("calibration-data", job)
+    if data is None or isinstance(data, RandomDataset):
+        raise InputError(
+            "shapes are to be inferred from calibration data, and none was given",
+            "add --calib-data (or --calib RECIPE.toml), or give --min-shapes, --opt-shapes and --max-shapes",
+        )
+    inferred = infer_shapes(contract, data, given)
+    progress.note(inferred.note)
+    table.shapes_inferred = True
+    return replace(job, profile=profile.model_copy(update={"shapes": (inferred.profile,)}))
 
 
 def _data_settings(role: str, job: Job) -> DataSettings | None:

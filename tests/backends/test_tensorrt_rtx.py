@@ -179,6 +179,21 @@ def test_what_the_parser_refuses_names_node_operator_and_reason(write_model, bui
     assert {entry.name for entry in tmp_path.iterdir()} == {"model.onnx"}
 
 
+def test_several_profiles_are_all_built_in(conv_net, build, tmp_path):
+    large = span((8, 3, 16, 16), (16, 3, 16, 16), (32, 3, 16, 16))
+    one = build(conv_net, {"x": IMAGES})
+    size = (tmp_path / "e.plan").stat().st_size
+    both = build(conv_net, {"x": IMAGES}, {"x": large})
+    assert one.profiles == ({"x": IMAGES},)
+    assert both.profiles == ({"x": IMAGES}, {"x": large})
+    assert (tmp_path / "e.plan").stat().st_size > size + 10_000, "each profile has kernels of its own"
+    assert both.activation_bytes > one.activation_bytes, "the largest profile's tensors must fit"
+
+
+def test_a_static_engine_has_no_profiles(product, build):
+    assert build(product, {"x": span((2, 64), (2, 64), (2, 64))}).profiles == ()
+
+
 def test_shapes_for_an_input_that_is_none(conv_net, build):
     with pytest.raises(InputError, match="'xx', which is no input") as caught:
         build(conv_net, {"xx": IMAGES})
@@ -235,3 +250,25 @@ def test_opening_needs_a_driver(product, build, tmp_path, settings):
     build(product)
     with pytest.raises(EnvironmentLacks, match="no CUDA driver"), RTX.open(tmp_path / "e.plan", settings):
         pass
+
+
+def test_a_range_of_values_is_passed_on(write_model, build):
+    """A Reshape whose target is an input: the builder wants the range of its values."""
+    model = write_model("(float[B,6] x, int64[2] to) => (float[R,C] y) { r = Relu(x) y = Reshape(r, to) }")
+    sizes, values = span((1, 6), (2, 6), (4, 6)), span((2, 3), (4, 3), (8, 3))
+    facts = build(model, {"x": sizes, "to": values})
+    assert facts.profiles == ({"x": sizes, "to": values},)
+    with pytest.raises(InputError, match="the values of input 'to' decide shapes, and no range is given"):
+        build(model, {"x": sizes})
+    with pytest.raises(InputError, match="are 3 values, the input holds 2"):
+        build(model, {"x": sizes, "to": span((2, 3, 1), (4, 3, 1), (8, 3, 1))})
+
+
+@pytest.mark.parametrize("name", ["?", "None", "-1"])
+def test_a_name_that_means_any_size_ties_nothing(tmp_path, build, name):
+    ends = [helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, [name, name]) for end in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    facts = build(tmp_path / "m.onnx", {"x": span((1, 8), (2, 8), (4, 16))})
+    assert facts.profiles[0]["x"].opt == (2, 8)
+    assert not [warning for warning in facts.warnings if "equal" in warning]

@@ -62,3 +62,22 @@ def test_complaints(contract: MakeContract, model: IOContract) -> None:
     assert next(iter(RandomDataset(contract(x=("float32", None)), {"x": (2, 2)}, 1))).feed["x"].shape == (2, 2)
     with pytest.raises(InputError, match="no samples"):
         RandomDataset(model, {}, 0)
+
+
+def test_feeds_of_several_shapes_take_turns(model: IOContract) -> None:
+    dataset = RandomDataset(model, {"image": (4, 3, 16, 8)}, 5, 1, others=[{"image": (2, 3, 9, 8)}])
+    assert [sample.feed["image"].shape[:3:2] for sample in dataset] == [(4, 16), (2, 9), (4, 16), (2, 9), (4, 16)]
+    assert dataset.samples == 16
+    first = RandomDataset(model, {"image": (4, 3, 16, 8)}, 5, 1)
+    assert (next(iter(dataset)).feed["image"] == next(iter(first)).feed["image"]).all()
+    with pytest.raises(InputError, match="no input 'imgae'"):
+        RandomDataset(model, {}, 5, 1, others=[{"imgae": (1,)}])
+
+
+def test_values_that_decide_shapes_are_fed_as_they_are_given(contract: MakeContract) -> None:
+    resized = contract(x=("float32", ("N", 4)), to=("int64", (2,)), steps=("int32", ()))
+    dataset = RandomDataset(resized, {"x": (6, 4), "to": (3, 8), "steps": (5,)}, 2, 1)
+    for sample in dataset:
+        assert sample.feed["to"].tolist() == [3, 8]
+        assert (sample.feed["steps"].shape, int(sample.feed["steps"])) == ((), 5)
+        assert sample.feed["x"].shape == (6, 4)

@@ -8,8 +8,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 from models import conv_net, save
+from onnx.parser import parse_model
 
 import trtpipe
 
@@ -87,6 +89,18 @@ class TestChain:
         assert result.exit_code == 0
         assert {path.name for path in tmp_path.glob("*.plan")} == {"sm89.plan", "sm120.plan"}
         assert result.stdout.splitlines()[-3] == "PASSED | made sm89.plan, sm120.plan"
+
+    def test_compile_for_the_shapes_of_the_data(self, run: Run, tmp_path: Path) -> None:
+        text = '<ir_version: 10, opset_import: ["": 20]> g (float[N,S] x) => (float[N,S] y) { y = Relu(x) }'
+        onnx.save(parse_model(text), tmp_path / "m.onnx")
+        np.savez(tmp_path / "data.npz", x=np.zeros((7, 5), np.float32))
+        words = ("compile", tmp_path / "m.onnx", "--backend", "null", "--target", "sm89", "--shapes", "auto")
+        result = run(*words, "--calib-data", tmp_path / "data.npz", "-o", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        assert "x 1x5 to 1x5, best at 1x5" in result.stderr
+        shown = run("inspect", tmp_path / "out" / "sm89.plan").stdout
+        assert "x: 1x5 to 1x5, best at 1x5" in shown
+        assert run(*words, "-o", tmp_path / "out").exit_code == 2
 
     def test_compile_to_a_file(self, run: Run, bundle: Path, tmp_path: Path) -> None:
         words = ("compile", bundle / "lowered.onnx", "--backend", "null", "--target", "sm89", "--json")

@@ -60,6 +60,11 @@ class TestNull:
             "lowered": lowered.digest,
         }
 
+    def test_every_profile_is_written_down(self, go):
+        large = {"x": {"min": [8, 3, 8, 8], "opt": [16, 3, 8, 8], "max": [32, 3, 8, 8]}}
+        _, facts = go(conv_net(), shapes=(BATCHES, large))
+        assert [profile["x"].opt[0] for profile in facts.profiles] == [2, 16]
+
     def test_shapes_are_looked_at_first(self, go):
         with pytest.raises(InputError, match="is dynamic, and no shapes were given"):
             go(conv_net())

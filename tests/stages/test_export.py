@@ -58,3 +58,14 @@ def test_what_its_key_holds(make_job, tmp_path):
                             key(source, export={"input_names": ["x"]})]  # fmt: skip
     assert STAGE.consumes(make_job(None)) == ("source",)
     assert STAGE.skip(make_job(None)) is None
+
+
+def test_a_program_must_admit_every_profile(make_job):
+    small = {"x": {"min": [2, 4], "opt": [4, 4], "max": [8, 4]}}
+    large = {"x": {"min": [1, 4], "opt": [16, 4], "max": [64, 4]}}
+    key = STAGE.key(make_job(FactorySource("net.py", "make"), shapes=(small, large)))
+    assert key["shapes"] == {"x": {"min": [1, 4], "opt": [4, 4], "max": [64, 4]}}
+    with pytest.raises(InputError, match="rank 2 and 1"):
+        STAGE.key(
+            make_job(FactorySource("net.py", "make"), shapes=(small, {"x": {"min": [1], "opt": [1], "max": [1]}}))
+        )

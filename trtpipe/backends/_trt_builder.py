@@ -15,13 +15,16 @@ from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.backends._trt_describe import describe
 from trtpipe.backends._trt_errors import Log, build_error, parse_error
 from trtpipe.backends._trt_options import apply_options, load_plugins
-from trtpipe.backends._trt_shapes import NetworkInput, check_shapes
+from trtpipe.backends._trt_shapes import NetworkInput, check_shapes, profiles_in_force
 from trtpipe.backends._trt_timing import keep_timings, use_timings
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.worker import Report
-from trtpipe.errors import BuildError, EnvironmentLacks
+from trtpipe.errors import BuildError, EnvironmentLacks, InputError
+from trtpipe.onnxfile import named_dimension, read_proto
 
 if TYPE_CHECKING:
+    import onnx
+
     from trtpipe.backends._trt_request import BuildRequest
 
 #: Sets what only one flavour has on the builder's configuration.
@@ -47,13 +50,35 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
         OSError: the plan cannot be written.
     """
     started = time.monotonic()
-    name = Path(request.model).name
     log = Log(trt)
     builder = _builder(trt, log, request.flavour)
     load_plugins(trt, request.options)
     network = builder.create_network(_strongly_typed(trt))
     report("parsing", 0, None)
     _parse(trt, network, log, request.model)
+    return build_network(trt, builder, network, log, request, report, configure, started)
+
+
+def build_network(
+    trt: Any,
+    builder: Any,
+    network: Any,
+    log: Log,
+    request: BuildRequest,
+    report: Report,
+    configure: Configure | None,
+    started: float,
+) -> EngineFacts:
+    """Build and write the engine of a network that is there already (in the worker process).
+
+    Args:
+        log: what the builder was made with.
+        started: when work on the network began, as ``time.monotonic()`` has it.
+
+    Raises:
+        BuildError, InputError, OSError: as for ``build``.
+    """
+    name = Path(request.model).name
     check_shapes(_network_inputs(network), request.shapes, name)
     config = builder.create_builder_config()
     _configure(trt, config, request, report)
@@ -70,6 +95,7 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
         version=trt.__version__,
         target=request.targets[0],
         targets=request.targets,
+        profiles=profiles_in_force(_network_inputs(network), request.shapes),
         io=IOContract(
             inputs=tuple(_spec(network.get_input(index)) for index in range(network.num_inputs)),
             outputs=tuple(_spec(network.get_output(index)) for index in range(network.num_outputs)),
@@ -82,6 +108,21 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
         build_seconds=time.monotonic() - started,
         warnings=log.telling_warnings(),
     )
+
+
+def for_capabilities(trt: Any, request: BuildRequest) -> Configure:
+    """TensorRT-RTX builds for the capabilities it is told, not for the GPU that is here."""
+
+    def configure(config: Any) -> None:
+        config.num_compute_capabilities = len(request.targets)
+        for index, target in enumerate(request.targets):
+            capability = getattr(trt.ComputeCapability, target.upper(), None)
+            if capability is None or not config.set_compute_capability(capability, index):
+                raise BuildError(
+                    f"TensorRT-RTX {trt.__version__} builds no engines for {target}", "choose another target"
+                )
+
+    return configure
 
 
 def _builder(trt: Any, log: Log, flavour: str) -> Any:
@@ -103,7 +144,8 @@ def _strongly_typed(trt: Any) -> int:
 
 def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
     parser = trt.OnnxParser(network, log.logger)
-    if not parser.parse_from_file(model):
+    named = _named_properly(Path(model))
+    if not (parser.parse_from_file(model) if named is None else parser.parse(named, model)):
         raise parse_error(parser, log, Path(model).name)
     if network.num_outputs == 0:  # the parser takes an empty file for a model
         raise BuildError(f"{Path(model).name}: holds no graph", "give an .onnx file as an exporter wrote it")
@@ -118,6 +160,30 @@ def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
 def _let_decompose(boundary: Any) -> None:
     """Allow an attention to be built from several kernels; else it only builds where one kernel does all of it."""
     boundary.attention.decomposable = True
+
+
+def _named_properly(model: Path) -> bytes | None:
+    """The model without names of dimensions that only say "any size"; ``None`` where it has no such names.
+
+    TensorRT takes dimensions of one name for one number.
+    """
+    import onnx
+
+    try:
+        if not _meaningless(read_proto(model)):
+            return None
+    except InputError:  # the parser says why it is no model
+        return None
+    proto = onnx.load(model, load_external_data=False)
+    for dim in _meaningless(proto):
+        dim.ClearField("dim_param")
+    return bytes(proto.SerializeToString())
+
+
+def _meaningless(proto: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
+    values = [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]
+    dims = [dim for value in values for dim in value.type.tensor_type.shape.dim]
+    return [dim for dim in dims if dim.dim_param and named_dimension(dim.dim_param) is None]
 
 
 def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:

@@ -59,6 +59,14 @@ def check_shapes(inputs: Sequence[NetworkInput], profiles: Sequence[Optimization
         _check_names(inputs, profile, model)
 
 
+def profiles_in_force(
+    inputs: Sequence[NetworkInput], profiles: Sequence[OptimizationProfile]
+) -> tuple[OptimizationProfile, ...]:
+    """What of ``profiles`` the engine is built with: the ranges of dynamic inputs, and of those whose values count."""
+    needed = [entry.name for entry in inputs if entry.needs_range]
+    return tuple({name: profile[name] for name in needed} for profile in profiles) if needed else ()
+
+
 def _unknown(name: str, inputs: list[str], model: str) -> InputError:
     lowered = {known.lower(): known for known in inputs}
     near = get_close_matches(name.lower(), lowered, n=1, cutoff=0.4)

@@ -7,12 +7,12 @@ import importlib.util
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from trtpipe.artifact import IOContract, Record, TensorSpec
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import EnvironmentLacks, InternalError
-from trtpipe.profile import BuildSettings
+from trtpipe.profile import BuildSettings, ShapeRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +44,9 @@ class EngineFacts(Record):
         flavour, version: what built it, for example ``tensorrt-rtx`` ``1.7.1.116``.
         target: the capability it is for.
         targets: every capability its plan is for; several where targets share one plan.
+        route: what turned the model into TensorRT's network, where it was not TensorRT's ONNX parser.
+        profiles: the optimisation profiles, in the engine's order: dynamic input -> its shapes (for an input whose
+            values decide shapes: its values). Empty for a static engine.
         io: inputs and outputs as the engine has them.
         layers: number of layers after fusion; ``None`` where the builder does not say.
         precisions: how many engine layers compute in each type (``Int8``, ``Half``, ``Float``, ...).
@@ -61,6 +64,8 @@ class EngineFacts(Record):
     version: str
     target: str
     targets: tuple[str, ...] = ()
+    route: str = ""
+    profiles: tuple[dict[str, ShapeRange], ...] = ()
     io: IOContract
     layers: int | None = None
     precisions: dict[str, int] = {}
@@ -73,6 +78,20 @@ class EngineFacts(Record):
     build_seconds: float
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+class ProgramFacts(Record):
+    """``program.pt2.json``: what lies beside a program of PyTorch's.
+
+    Attributes:
+        exporter: what wrote the program.
+        precision: what its heavy operators compute in.
+        contract: its inputs and outputs, under the names the ONNX route gives them.
+    """
+
+    exporter: str
+    precision: str
+    contract: IOContract
 
 
 class Runner(Protocol):
@@ -125,11 +144,13 @@ class Backend(Protocol):
 
     Attributes:
         name: as the user names it.
+        consumes: the kind of artifact it builds from: ``lowered`` (an ONNX graph) or ``program`` (PyTorch's).
         quick_reports: whether a build needs no device, takes seconds and reports the layers of the engine, so that
             several lowered graphs can be compared by building them.
     """
 
     name: str
+    consumes: Literal["lowered", "program"]
     quick_reports: bool
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
@@ -192,6 +213,7 @@ class SharesPlans(Protocol):
 BACKENDS: dict[str, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "trtpipe.backends.tensorrt:TensorRT"),
     "tensorrt-rtx": ("tensorrt_rtx", "trtpipe.backends.tensorrt_rtx:TensorRTRTX"),
+    "torch-tensorrt": ("torch_tensorrt", "trtpipe.backends.torch_tensorrt:TorchTensorRT"),
     "onnxruntime": ("onnxruntime", "trtpipe.backends.onnxruntime:OnnxRuntime"),
     "null": ("trtpipe", "trtpipe.backends.null:Null"),
 }
@@ -199,6 +221,7 @@ BACKENDS: dict[str, tuple[str, str]] = {
 _REMEDIES = {
     "tensorrt": "on a machine with an NVIDIA GPU: pip install 'trtpipe[tensorrt]'; without one: --backend tensorrt-rtx",
     "tensorrt-rtx": "pip install 'trtpipe[rtx]'",
+    "torch-tensorrt": "pip install 'trtpipe[torch-tensorrt]'",
     "onnxruntime": "pip install onnxruntime",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trtpipe.backends.base import missing
 from trtpipe.backends.gpu import gpus
+from trtpipe.backends.torch_tensorrt import TorchTensorRT
 from trtpipe.errors import EnvironmentLacks, InputError
 from trtpipe.target import Target, find_target
 
@@ -34,6 +35,8 @@ def choose_backend(wanted: str) -> tuple[str, str]:
 
 def default_targets(backend: str) -> tuple[tuple[Target, ...], str]:
     """The targets to build for when none is named, and why."""
+    if backend == "torch-tensorrt":
+        backend = TorchTensorRT().flavour
     if backend == "tensorrt":
         here = {gpu.capability for gpu in gpus()}
         names = tuple(f"sm{major}{minor}" for major, minor in sorted(here))

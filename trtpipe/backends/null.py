@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import IOContract, Record
 from trtpipe.backends._misbehave import Misbehaviour, misbehave
@@ -18,6 +18,7 @@ from trtpipe.backends.worker import Report, call, limits_for
 from trtpipe.digest import sha256_bytes, sha256_file
 from trtpipe.errors import InputError
 from trtpipe.preflight import folder_size
+from trtpipe.profile import ShapeRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,11 +48,12 @@ class NullBehaviour(Record):
 
 
 class NullRequest(Record):
-    """One build: paths, the target's name, and how it goes wrong."""
+    """One build: paths, the target's name, the optimisation profiles, and how it goes wrong."""
 
     model: str
     plan: str
     target: str
+    shapes: tuple[dict[str, ShapeRange], ...] = ()
     misbehaviour: Misbehaviour | None
 
 
@@ -67,6 +69,7 @@ class Null:
     """The back-end that needs nothing installed."""
 
     name = "null"
+    consumes: Literal["lowered", "program"] = "lowered"
     quick_reports = False
 
     def __init__(self, behaviour: NullBehaviour | None = None) -> None:
@@ -100,7 +103,13 @@ class Null:
             TrtpipeError: whatever its misbehaviour amounts to.
         """
         options = profile.build
-        request = NullRequest(model=str(model), plan=str(plan), target=target.name, misbehaviour=self._behaviour.build)
+        request = NullRequest(
+            model=str(model),
+            plan=str(plan),
+            target=target.name,
+            shapes=profile.shapes,
+            misbehaviour=self._behaviour.build,
+        )
         return call(
             "trtpipe.backends.null:build_task",
             request,
@@ -190,6 +199,7 @@ def build_task(request: NullRequest, report: Report) -> EngineFacts:
         flavour=Null.name,
         version=_VERSION,
         target=request.target,
+        profiles=request.shapes,
         io=engine.io,
         build_seconds=time.monotonic() - started,
     )

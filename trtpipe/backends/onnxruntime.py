@@ -11,7 +11,7 @@ import ctypes
 import math
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import TensorSpec
 from trtpipe.backends.apart import DEVICE, ApartRunner, opened_apart
@@ -94,6 +94,7 @@ class OnnxRuntime:
     """The room of onnxruntime. It opens ONNX files; it builds nothing."""
 
     name = "onnxruntime"
+    consumes: Literal["lowered", "program"] = "lowered"
     quick_reports = False
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from trtpipe.backends._onnx_types import refuse_types
 from trtpipe.backends._support import refuse_target
@@ -37,6 +37,7 @@ class TensorRT:
     """The room of TensorRT."""
 
     name: Final = "tensorrt"
+    consumes: Literal["lowered", "program"] = "lowered"
     quick_reports = False
 
     @cached_property

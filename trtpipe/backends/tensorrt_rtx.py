@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from trtpipe.backends._onnx_types import find_float32_product, refuse_types
 from trtpipe.backends._support import refuse_target
-from trtpipe.backends._trt_builder import build
+from trtpipe.backends._trt_builder import build, for_capabilities
 from trtpipe.backends._trt_options import refuse_options
 from trtpipe.backends._trt_request import BuildRequest, build_in_worker
 from trtpipe.backends._trt_runner import open_engine, require_driver
@@ -16,7 +16,7 @@ from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.backends.gpu import cannot_run, has_driver
 from trtpipe.backends.plan import check_rtx_plan
 from trtpipe.backends.worker import Report
-from trtpipe.errors import BuildError, EnvironmentLacks
+from trtpipe.errors import EnvironmentLacks
 from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class TensorRTRTX:
     """The room of TensorRT-RTX."""
 
     name: Final = "tensorrt-rtx"
+    consumes: Literal["lowered", "program"] = "lowered"
     quick_reports = True
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
@@ -123,17 +124,7 @@ class TensorRTRTX:
 def build_task(request: BuildRequest, report: Report) -> EngineFacts:
     """Build one engine (in the worker process)."""
     trt = _load()
-
-    def for_targets(config: Any) -> None:
-        config.num_compute_capabilities = len(request.targets)
-        for index, target in enumerate(request.targets):
-            capability = getattr(trt.ComputeCapability, target.upper(), None)
-            if capability is None or not config.set_compute_capability(capability, index):
-                raise BuildError(
-                    f"TensorRT-RTX {trt.__version__} builds no engines for {target}", "choose another target"
-                )
-
-    facts = build(trt, request, report, for_targets)
+    facts = build(trt, request, report, for_capabilities(trt, request))
     unchecked = check_rtx_plan(Path(request.plan), request.targets)
     return facts.model_copy(update={"warnings": (*facts.warnings, *unchecked)})
 

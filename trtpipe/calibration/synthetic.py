@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ from trtpipe.calibration.checks import is_float, numpy_type, suggestion
 from trtpipe.calibration.sample import Sample, content_digest
 from trtpipe.calibration.selection import empty
 from trtpipe.errors import InputError
+from trtpipe.shapes import gives_values
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
 
     from trtpipe.artifact import IOContract, TensorSpec
     from trtpipe.calibration.tolerance import Skipped
@@ -24,9 +26,11 @@ class RandomDataset:
 
     Args:
         contract: the model's inputs.
-        shapes: input name -> shape, for inputs with dynamic dimensions; a dimension not given is 1.
+        shapes: input name -> shape, for inputs with dynamic dimensions; a dimension not given is 1. For an input whose
+            values decide shapes, its values.
         samples: number of feeds, each of the full shape.
         seed: equal seeds give equal feeds.
+        others: more such shapes; the feeds take turns.
 
     Raises:
         InputError: a shape does not fit the model, an input's rank is unknown, or there are no samples.
@@ -37,15 +41,14 @@ class RandomDataset:
     skipped: tuple[Skipped, ...] = ()
 
     def __init__(
-        self, contract: IOContract, shapes: Mapping[str, tuple[int, ...]], samples: int, seed: int = 0
+        self,
+        contract: IOContract,
+        shapes: Mapping[str, tuple[int, ...]],
+        samples: int,
+        seed: int = 0,
+        others: Sequence[Mapping[str, tuple[int, ...]]] = (),
     ) -> None:
-        names = [spec.name for spec in contract.inputs]
-        if unknown := [name for name in shapes if name not in names]:
-            raise InputError(f"the model has no input {unknown[0]!r}", suggestion(unknown[0], names, "inputs"))
-        self._layout = {
-            spec.name: (_resolved(spec, shapes.get(spec.name)), numpy_type(spec, "synthetic data"))
-            for spec in contract.inputs
-        }
+        self._layouts = [_layout(contract, each) for each in (shapes, *others)]
         self.size = samples
         self.seed = seed
         if samples < 1:
@@ -59,7 +62,8 @@ class RandomDataset:
     @property
     def samples(self) -> int:
         """Rows of all feeds."""
-        return self.size * next((shape[0] for shape, _ in self._layout.values() if shape), 1)
+        rows = [next((each.shape[0] for each in layout.values() if each.shape), 1) for layout in self._layouts]
+        return sum(rows[index % len(rows)] for index in range(self.size))
 
     def __iter__(self) -> Generator[Sample, None, None]:
         """The feeds; each depends on the seed and its own number only."""
@@ -76,13 +80,38 @@ class RandomDataset:
 
     def _feed(self, index: int) -> Sample:
         generator = np.random.Generator(np.random.PCG64([self.seed, index]))
-        return Sample({name: _values(generator, shape, dtype) for name, (shape, dtype) in self._layout.items()})
+        layout = self._layouts[index % len(self._layouts)]
+        return Sample({name: each.values(generator) for name, each in layout.items()})
 
 
-def _values(generator: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    if is_float(dtype):
-        return generator.random(shape, dtype=np.float32).astype(dtype)
-    return generator.integers(0, 2, shape).astype(dtype)
+@dataclass(frozen=True)
+class _Input:
+    """How one input is fed: random, unless its values are given."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    given: tuple[int, ...] | None = None
+
+    def values(self, generator: np.random.Generator) -> np.ndarray:
+        if self.given is not None:
+            return np.array(self.given, self.dtype).reshape(self.shape)
+        if is_float(self.dtype):
+            return generator.random(self.shape, dtype=np.float32).astype(self.dtype)
+        return generator.integers(0, 2, self.shape).astype(self.dtype)
+
+
+def _layout(contract: IOContract, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Input]:
+    names = [spec.name for spec in contract.inputs]
+    if unknown := [name for name in shapes if name not in names]:
+        raise InputError(f"the model has no input {unknown[0]!r}", suggestion(unknown[0], names, "inputs"))
+    return {spec.name: _input(spec, shapes.get(spec.name)) for spec in contract.inputs}
+
+
+def _input(spec: TensorSpec, given: tuple[int, ...] | None) -> _Input:
+    dtype = numpy_type(spec, "synthetic data")
+    if given is not None and spec.shape is not None and gives_values(spec.dtype, spec.shape, given):
+        return _Input(_resolved(spec, None), dtype, given)
+    return _Input(_resolved(spec, given), dtype)
 
 
 def _resolved(spec: TensorSpec, given: tuple[int, ...] | None) -> tuple[int, ...]:

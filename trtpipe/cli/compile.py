@@ -16,15 +16,20 @@ from trtpipe.cli.wiring import pass_session
 @click.command()
 @click.argument("lowered", type=click.Path(path_type=Path))
 @options.out_option
+@options.precision_options
 @options.target_options
 @options.profile_file_option
 @options.shape_options
+@options.shape_data_options
 @builder_options
 @options.json_option
 @options.common_options
 @pass_session
 def command(session: Session, lowered: Path) -> int:
     """Build an engine from a lowered graph for every target.
+
+    With --backend torch-tensorrt, LOWERED is the PyTorch source itself, a .pt2 file or a factory, which that compiles
+    without ONNX, in the precision named.
 
     OUT is a folder, or a .plan or .engine file where there is just one target. What is known of an engine is written
     beside it.

@@ -108,7 +108,7 @@ shape_options = stacked(
                 "Smallest input shapes; given again, those of the next optimisation profile.",
                 "Typical input shapes.",
                 "Largest input shapes.",
-                "Smallest, typical and largest input shapes in one.",
+                "Smallest, typical and largest input shapes in one; auto: those of the calibration data.",
             ),
             strict=True,
         )
@@ -147,8 +147,8 @@ target_options = stacked(
     profile_option(
         "--backend",
         at=("backend",),
-        type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "null"]),
-        help="Which TensorRT builds; null makes stand-ins, for tests.",
+        type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"]),
+        help="Which TensorRT builds; torch-tensorrt goes there without ONNX; null makes stand-ins, for tests.",
     ),
 )
 
@@ -172,6 +172,16 @@ tolerance_options = stacked(
     ),
 )
 
+
+shape_data_options = stacked(
+    recipe_file_option,
+    recipe_option(
+        "--calib-data",
+        at=("data", "source"),
+        metavar="DATA",
+        help="Calibration data, for --shapes auto: images, .npz, .npy, .h5, .tar or file.py:function.",
+    ),
+)
 
 weights_option = recipe_option(
     "--weights",

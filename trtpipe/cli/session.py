@@ -30,6 +30,7 @@ class Session:
         verbosity: -1 quiet, 0 normal, 1 verbose.
         out: where the result goes; ``None`` if nowhere (or no longer in danger).
         shapes: shape option -> what it was given, each time it was used.
+        auto_shapes: whether the data tells the shapes that are not given; those of the profile's file do not count.
     """
 
     debug: bool = False
@@ -46,6 +47,7 @@ class Session:
     profile_overrides: list[Override] = field(default_factory=list)
     recipe_overrides: list[Override] = field(default_factory=list)
     shapes: dict[str, list[dict[str, tuple[int, ...]]]] = field(default_factory=dict)
+    auto_shapes: bool = False
 
     @property
     def output(self) -> Path:
@@ -66,6 +68,8 @@ class Session:
     def profile(self) -> DeploymentProfile:
         """The deployment profile: options, over the file, over the defaults."""
         overrides = list(self.profile_overrides)
+        if self.auto_shapes:
+            overrides += [Override(("shapes",), (), "--shapes auto"), Override(("auto_shapes",), True, "--shapes auto")]
         if profiles := combined_shapes(self.shapes):
             overrides.append(Override(("shapes",), tuple(profiles), " ".join(self.shapes)))
         return profile_of(self.profile_file, overrides)

@@ -16,6 +16,9 @@ from trtpipe.target import find_target
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: The word for shapes that the calibration data tells.
+AUTO = "auto"
+
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator: TypeAlias = Callable[[F], F]
 Store: TypeAlias = Callable[[Session, Any], None]
@@ -100,7 +103,10 @@ def add_shapes(option: str) -> Store:
     def store(session: Session, texts: tuple[str, ...]) -> None:
         from trtpipe.profile import parse_shapes
 
-        session.shapes[option] = [parse_shapes(text) for text in texts]
+        given = [text for text in texts if not (option == "--shapes" and text.strip() == AUTO)]
+        session.auto_shapes = session.auto_shapes or len(given) < len(texts)
+        if given:
+            session.shapes[option] = [parse_shapes(text) for text in given]
 
     return store
 

@@ -43,7 +43,9 @@ class CountWork(GraphPass):
                 value.shape = None
             for value in inputs:
                 shape = self._shapes.get(value.name or "")
-                value.shape = own[value] if shape is None else ir.Shape(shape)
+                before = own[value]  # of a static input, the numbers given are values
+                static = before is not None and before.is_static()
+                value.shape = before if shape is None or static else ir.Shape(shape)
             ShapeInferencePass(check_type=False, strict_mode=False)(model)
             for node in model.graph.all_nodes():
                 work = work_of(node)

@@ -36,7 +36,18 @@ class Bundle:
 
     def consumes(self, job: Job) -> tuple[str, ...]:
         """Everything."""
-        return ("model", "simplified", "statistics", "ranges", "lowered", "engine", "reference", "parity", "latency")
+        return (
+            "model",
+            "program",
+            "simplified",
+            "statistics",
+            "ranges",
+            "lowered",
+            "engine",
+            "reference",
+            "parity",
+            "latency",
+        )
 
     def skip(self, job: Job) -> str | None:
         """Never."""

@@ -1,4 +1,4 @@
-"""compile: ``lowered.onnx`` -> ``<target>.plan``, one engine per target."""
+"""compile: ``lowered.onnx``, or PyTorch's ``program.pt2``, -> ``<target>.plan``, one engine per target."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import EngineFacts, SharesPlans, load_backend
+from trtpipe.backends.base import EngineFacts, ProgramFacts, SharesPlans, load_backend
 from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import Agreement, compare
 from trtpipe.errors import BuildError, InternalError, StageError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from trtpipe.artifact import IOContract
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
@@ -33,12 +34,12 @@ class Compile:
 
     name = "compile"
     produces = "engine"
-    version = 4
+    version = 5
     packages = ()
 
     def consumes(self, job: Job) -> tuple[str, ...]:
-        """The lowered graph."""
-        return ("lowered",)
+        """The lowered graph, or PyTorch's program: what the back-end builds from."""
+        return (load_backend(job.backend).consumes,)
 
     def skip(self, job: Job) -> str | None:
         """Never."""
@@ -65,9 +66,9 @@ class Compile:
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Check shapes, ask whether the back-end refuses, build."""
         target = _target(job)
-        lowered = _checked(job, inputs, (target,))
+        model = _checked(job, inputs, (target,))
         plan = workdir / f"{target}.plan"
-        facts = load_backend(job.backend).build(lowered, job.profile, target, plan, job.settings, progress)
+        facts = load_backend(job.backend).build(model, job.profile, target, plan, job.settings, progress)
         facts = _completed(job, facts, plan, plan.name, inputs, progress)
         return _draft(facts, plan), ()
 
@@ -89,9 +90,9 @@ class Compile:
         backend = load_backend(job.backend)
         if not isinstance(backend, SharesPlans):
             raise InternalError(f"back-end {job.backend!r} was asked to share a plan")
-        lowered = _checked(job, inputs, job.together)
+        model = _checked(job, inputs, job.together)
         plan = workdir / "shared.plan"
-        facts = backend.build_shared(lowered, job.profile, job.together, plan, job.settings, progress)
+        facts = backend.build_shared(model, job.profile, job.together, plan, job.settings, progress)
         facts = _completed(job, facts, plan, ", ".join(map(str, job.together)), inputs, progress)
         drafts = []
         for target in job.together:
@@ -103,12 +104,10 @@ class Compile:
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The engine is not empty, has the graph's inputs and outputs, and computes in the lowered precision."""
-        from trtpipe.onnxfile import read_contract
-
         facts = EngineFacts.read(draft.sidecar)
         if not draft.path.is_file() or not draft.path.stat().st_size:
             raise StageError(f"{draft.path.name} is missing or empty", "report this as a bug of the builder")
-        contract = read_contract(inputs.path("lowered"))
+        contract = _contract(inputs)
         for side, wanted, found in (
             ("input", contract.inputs, facts.io.inputs),
             ("output", contract.outputs, facts.io.outputs),
@@ -129,27 +128,36 @@ class Compile:
 
 def _agreements(facts: EngineFacts, inputs: Inputs) -> tuple[Agreement, ...]:
     """The lowering record against the engine; nothing where the builder says nothing, or the graph is the user's."""
-    lowered = inputs.artifacts["lowered"]
-    if facts.report is None or not any(entry.name == lowered.sidecar.name for entry in lowered.files):
+    lowered = inputs.artifacts.get("lowered")
+    if lowered is None or facts.report is None or all(entry.name != lowered.sidecar.name for entry in lowered.files):
         return ()
     return compare(LowerFacts.read(lowered.sidecar).nodes, facts.report)
 
 
-def _checked(job: Job, inputs: Inputs, targets: Sequence[Target]) -> Path:
-    """The lowered graph, once its shapes fit the profile and the back-end refuses none of ``targets``."""
+def _contract(inputs: Inputs) -> IOContract:
+    """The inputs and outputs of what is compiled."""
+    if "program" in inputs.artifacts:
+        return ProgramFacts.read(inputs.artifacts["program"].sidecar).contract
     from trtpipe.onnxfile import read_contract
 
-    lowered = inputs.path("lowered")
-    check_shapes(read_contract(lowered), job.profile.shapes)
+    return read_contract(inputs.path("lowered"))
+
+
+def _checked(job: Job, inputs: Inputs, targets: Sequence[Target]) -> Path:
+    """What is compiled, once its shapes fit the profile and the back-end refuses none of ``targets``."""
+    backend = load_backend(job.backend)
+    model = inputs.path(backend.consumes)
+    check_shapes(_contract(inputs), job.profile.shapes)
     for target in targets:
-        if refusal := load_backend(job.backend).refuses(lowered, job.profile, target):
+        if refusal := backend.refuses(model, job.profile, target):
             raise BuildError(f"{target}: {refusal.reason}", refusal.remedy)
-    return lowered
+    return model
 
 
 def _completed(job: Job, facts: EngineFacts, plan: Path, name: str, inputs: Inputs, progress: Progress) -> EngineFacts:
     """The facts with all that is worth knowing of the engine, which is also told."""
-    digests = {"plan": sha256_file(plan), "lowered": inputs.artifacts["lowered"].digest} if plan.is_file() else {}
+    built_from = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
+    digests = {"plan": sha256_file(plan), **built_from} if plan.is_file() else {}
     notes = (*facts.notes, *_notes(facts, inputs))
     facts = facts.model_copy(update={"notes": notes, "options": job.profile.build, "digests": digests})
     for warning in facts.warnings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Draft, Record
 from trtpipe.backends.worker import LIGHT, call, limits_for
@@ -41,6 +41,7 @@ class TorchRequest(Record):
         module, function: the factory; ``function`` is empty for a ``.pt2`` file, whose path ``module`` then is.
         shapes: input name -> (min, opt, max) of every input with a range in the profile.
         input_names, output_names: names to give; empty for the program's own.
+        half: what heavy operators shall compute in, where it is not float32; an ONNX export leaves that to lowering.
     """
 
     module: str
@@ -50,6 +51,7 @@ class TorchRequest(Record):
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    half: Literal["", "float16", "bfloat16"] = ""
 
 
 class ExportReply(Record):
@@ -80,7 +82,7 @@ class Export:
         if isinstance(job.source, OnnxSource):
             return {}
         export = job.profile.export
-        return {"export": export.to_dict(), "shapes": {n: r.to_dict() for n, r in _ranges(job).items()}}
+        return {"export": export.to_dict(), "shapes": {n: r.to_dict() for n, r in joined_ranges(job).items()}}
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """No back-end."""
@@ -92,7 +94,7 @@ class Export:
         if isinstance(source, ModuleSource):
             from trtpipe.stages.export_torch import export_module
 
-            reply = export_module(source.module, source.example_inputs, _torch_request(job, "", "", workdir))
+            reply = export_module(source.module, source.example_inputs, torch_request(job, "", "", workdir))
         elif isinstance(source, OnnxSource):
             reply = _copy(job, source, inputs.source, workdir, progress)
         elif isinstance(source, FactorySource | Pt2Source):
@@ -101,7 +103,7 @@ class Export:
             )
             reply = call(
                 "trtpipe.stages.export_torch:export_program",
-                _torch_request(job, module, function, workdir),
+                torch_request(job, module, function, workdir),
                 ExportReply,
                 limits=limits_for(job.settings),
                 progress=progress,
@@ -139,18 +141,23 @@ def _copy(job: Job, source: OnnxSource, digest: str, workdir: Path, progress: Pr
         )
 
 
-def _ranges(job: Job) -> dict[str, ShapeRange]:
-    return dict(sorted(job.profile.shapes[0].items())) if job.profile.shapes else {}
+def joined_ranges(job: Job) -> dict[str, ShapeRange]:
+    """Every input's range over all optimisation profiles: the program has to admit each of them."""
+    found: dict[str, ShapeRange] = {}
+    for name, shape in (pair for profile in job.profile.shapes for pair in profile.items()):
+        found[name] = found[name].joined(shape) if name in found else shape
+    return dict(sorted(found.items()))
 
 
-def _torch_request(job: Job, module: str, function: str, workdir: Path) -> TorchRequest:
+def torch_request(job: Job, module: str, function: str, workdir: Path) -> TorchRequest:
+    """What a child needs to know to export the job's PyTorch source."""
     export = job.profile.export
     return TorchRequest(
         module=module,
         function=function,
         workdir=str(workdir),
         opset=export.opset,
-        shapes={name: (r.min, r.opt, r.max) for name, r in _ranges(job).items()},
+        shapes={name: (r.min, r.opt, r.max) for name, r in joined_ranges(job).items()},
         input_names=export.input_names,
         output_names=export.output_names,
     )

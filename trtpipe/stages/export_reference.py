@@ -65,7 +65,7 @@ class Reference:
 
     def key(self, job: Job) -> JSON:
         """The shapes of synthetic data."""
-        return {"shapes": {name: list(shape) for name, shape in job.opt_shapes.items()}}
+        return {"shapes": [{name: list(shape) for name, shape in each.items()} for each in job.every_opt_shapes]}
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """No back-end."""

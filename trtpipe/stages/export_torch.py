@@ -9,6 +9,7 @@ import inspect
 import logging
 import sys
 import warnings
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,21 +68,12 @@ def export_module(module: object, examples: tuple[Any, ...] | None, request: Tor
     from trtpipe.onnxfile import save_model
     from trtpipe.stages.export_onnx import describe
 
-    if not isinstance(module, torch.nn.Module | torch.export.ExportedProgram):
-        raise InputError(f"expected an nn.Module, got {type(module).__name__}", "return an nn.Module from the factory")
-    if isinstance(module, torch.export.ExportedProgram):
-        names, arguments, reference = tuple(module.graph_signature.user_inputs), {}, None
-        with _quiet():
-            model = _to_onnx(module, request, "the program")
-    else:
-        with _evaluating(module), torch.no_grad(), _quiet():
-            arguments = _arguments(module, examples, request)
-            names = tuple(arguments)
-            reference = _forward(module, arguments)
-            model = _to_onnx(_program(module, arguments, request), request, type(module).__name__)
-    name_interface(
-        model, request.input_names or names, request.output_names or _output_names(reference, len(model.graph.outputs))
-    )
+    exported = to_program(module, examples, request)
+    with quiet():
+        model = _to_onnx(exported.program, request, exported.what)
+    reference, arguments = exported.reference, exported.arguments
+    outputs = exported.output_names(len(model.graph.outputs))
+    name_interface(model, request.input_names or exported.inputs, request.output_names or outputs)
     name_dimensions(model)
     refuse_frozen(model, request)
     strip(model)
@@ -92,6 +84,46 @@ def export_module(module: object, examples: tuple[Any, ...] | None, request: Tor
         facts = facts.model_copy(update={"parity": _parity(path, arguments, reference)})
     facts.write(path.with_name(f"{MODEL}.json"))
     return ExportReply(names=names)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A program, and what is known of it beside.
+
+    Attributes:
+        inputs: the names of forward's arguments.
+        arguments: what it was exported with; empty for a program that came exported.
+        reference: what the module itself answered to them, then ``None``.
+        what: how people name it.
+    """
+
+    program: torch.export.ExportedProgram
+    inputs: tuple[str, ...]
+    arguments: dict[str, torch.Tensor]
+    reference: object | None
+    what: str
+
+    def output_names(self, count: int) -> tuple[str, ...]:
+        """The keys of a returned dict, else ``output``, ``output_1``."""
+        return _output_names(self.reference, count)
+
+
+def to_program(module: object, examples: tuple[Any, ...] | None, request: TorchRequest) -> Exported:
+    """Export a module with torch.export, in eval mode; a program is taken as it is.
+
+    Raises:
+        InputError: not a module; example inputs are missing or do not fit the shapes.
+        StageError: torch.export gives up.
+    """
+    if isinstance(module, torch.export.ExportedProgram):
+        return Exported(module, tuple(module.graph_signature.user_inputs), {}, None, "the program")
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(f"expected an nn.Module, got {type(module).__name__}", "return an nn.Module from the factory")
+    with _evaluating(module), torch.no_grad(), quiet():
+        arguments = _arguments(module, examples, request)
+        reference = _forward(module, arguments)
+        program = _program(module, arguments, request)
+    return Exported(program, tuple(arguments), arguments, reference, type(module).__name__)
 
 
 def load_program(module: str, function: str) -> tuple[object, tuple[Any, ...] | None]:
@@ -118,7 +150,7 @@ def run_module(program: object, feeds: Sequence[Feed], outputs: Sequence[str]) -
     assert isinstance(module, torch.nn.Module)
     own = not isinstance(program, torch.export.ExportedProgram)  # an exported one refuses to change its mode
     found: list[Feed] = []
-    with _evaluating(module) if own else contextlib.nullcontext(), torch.no_grad(), _quiet():
+    with _evaluating(module) if own else contextlib.nullcontext(), torch.no_grad(), quiet():
         for feed in feeds:
             answer = _forward(module, {name: torch.from_numpy(value.copy()) for name, value in feed.items()})
             leaves = [x for x in torch.utils._pytree.tree_leaves(answer) if isinstance(x, torch.Tensor)]
@@ -350,7 +382,7 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's chatter about packages nobody asked for off the terminal."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

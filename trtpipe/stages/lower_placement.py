@@ -163,7 +163,7 @@ def _freeze(model: ir.Model, job: Job) -> None:
     import onnx_ir as ir
 
     for value in model.graph.inputs:
-        if value.name in job.opt_shapes and value.shape is not None:
+        if value.name in job.opt_shapes and value.shape is not None and not value.shape.is_static():
             value.shape = ir.Shape(job.opt_shapes[value.name][: len(value.shape)])
 
 

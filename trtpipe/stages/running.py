@@ -55,7 +55,9 @@ def verification_data(job: Job, inputs: Inputs) -> VerificationData:
     label = next((name for name in ("model", "simplified", "lowered") if name in inputs.artifacts), None)
     if label is None:
         raise InputError("there is no graph to verify", "give an ONNX model")
-    random = RandomDataset(read_contract(inputs.path(label)), job.opt_shapes, _SYNTHETIC_FEEDS, seed=0)
+    random = RandomDataset(
+        read_contract(inputs.path(label)), job.opt_shapes, _SYNTHETIC_FEEDS, 0, job.every_opt_shapes[1:]
+    )
     return VerificationData(random, synthetic=True, labelled=False)
 
 

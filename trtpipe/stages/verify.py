@@ -59,7 +59,7 @@ class Verify:
             "accuracy": job.profile.accuracy.to_dict(),
             "evaluation": described(job.recipe.evaluation),
             "metric_demanded": _demanded(job.recipe.evaluation),
-            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()},
+            "shapes": [{name: list(shape) for name, shape in each.items()} for each in job.every_opt_shapes],
             "targets": [target.name for target in job.targets],
         }
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trtpipe.backends.base import EngineFacts
     from trtpipe.backends.plan import PlanHeader
     from trtpipe.engine.report import EngineReport, EngineTensor
+    from trtpipe.profile import OptimizationProfile
 
 
 def plan(found: PlanHeader, obstacles: Sequence[str]) -> Facts:
@@ -34,6 +35,7 @@ def engine(found: EngineFacts, limit: int | None) -> Iterator[Block]:
             *_options(found),
             ("inputs", "\n".join(map(str, found.io.inputs))),
             ("outputs", "\n".join(map(str, found.io.outputs))),
+            *_profiles(found.profiles),
             ("layers", "unknown" if found.layers is None else f"{found.layers}: {precisions}"),
             ("activations", "unknown" if found.activation_bytes is None else format_bytes(found.activation_bytes)),
             ("built in", format_seconds(found.build_seconds)),
@@ -43,6 +45,18 @@ def engine(found: EngineFacts, limit: int | None) -> Iterator[Block]:
     )
     if found.report is not None:
         yield from _layers(found.report, limit)
+
+
+def _profiles(profiles: Sequence[OptimizationProfile]) -> Iterator[tuple[str, str]]:
+    for number, profile in enumerate(profiles):
+        yield (
+            f"shapes {number}" if len(profiles) > 1 else "shapes",
+            "\n".join(
+                f"{name}: {' to '.join('x'.join(map(str, dims)) for dims in (shape.min, shape.max))}"
+                f", best at {'x'.join(map(str, shape.opt))}"
+                for name, shape in profile.items()
+            ),
+        )
 
 
 def _options(found: EngineFacts) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,158 @@
+"""Torch-TensorRT where it is installed: with torch-tensorrt-rtx and no GPU, everything but running the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trtpipe import api
+from trtpipe.backends import base, torch_tensorrt
+from trtpipe.backends.gpu import has_driver
+from trtpipe.backends.plan import RTX_TARGETS, read_header
+from trtpipe.backends.torch_tensorrt import TorchTensorRT
+from trtpipe.errors import BuildError, EnvironmentLacks, InternalError
+from trtpipe.profile import DeploymentProfile
+from trtpipe.settings import Settings
+from trtpipe.target import find_target
+
+SM89 = find_target("sm89")
+installed = pytest.mark.skipif(
+    base.missing("torch-tensorrt") is not None, reason="torch-tensorrt is not installed: '.[torch-tensorrt]'"
+)
+NETS = """
+import torch
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self, inner, outer, stride):
+        super().__init__()
+        self.a, self.na = nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer)
+        self.b, self.nb = nn.Conv2d(outer, outer, 3, 1, 1, bias=False), nn.BatchNorm2d(outer)
+        self.skip = nn.Conv2d(inner, outer, 1, stride)
+
+    def forward(self, x):
+        return torch.relu(self.nb(self.b(torch.relu(self.na(self.a(x))))) + self.skip(x))
+
+def images():
+    torch.manual_seed(0)
+    net = nn.Sequential(Block(3, 8, 1), Block(8, 16, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    return net, (torch.ones(2, 3, 16, 16),)
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.places = nn.Embedding(50, 32), nn.Embedding(40, 32)
+        self.layer, self.head = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), nn.Linear(32, 3)
+
+    def forward(self, ids):
+        return {"classes": self.head(self.layer(self.words(ids) + self.places(torch.arange(ids.shape[1]))).mean(1))}
+
+def words():
+    return Words(), (torch.ones(2, 8, dtype=torch.int64),)
+
+class Inverse(nn.Module):
+    def forward(self, x):
+        return torch.linalg.inv(x)
+
+def inverse():
+    return Inverse(), (torch.eye(4),)
+"""
+BATCHES = {"input": {"min": [1, 3, 16, 16], "opt": [2, 3, 16, 16], "max": [8, 3, 16, 16]}}
+LARGE = {"input": {"min": [8, 3, 16, 16], "opt": [8, 3, 16, 16], "max": [16, 3, 16, 16]}}
+LENGTHS = {"ids": {"min": [1, 2], "opt": [2, 8], "max": [4, 40]}}
+
+
+@pytest.fixture(params=["torch-tensorrt-rtx", "torch-tensorrt"])
+def package(request, monkeypatch):
+    """Pretends that one of the two packages is the one installed."""
+    monkeypatch.setattr(torch_tensorrt, "version", lambda name: "2.14.0" if name == request.param else None)
+    return request.param
+
+
+class TestAsking:
+    def test_what_it_refuses(self, package, monkeypatch):
+        backend, profile = TorchTensorRT(), DeploymentProfile()
+        monkeypatch.setattr(torch_tensorrt, "gpus", lambda: ())
+        refusal = backend.refuses(Path("lowered.onnx"), profile, SM89)
+        assert refusal is not None
+        assert "this is an ONNX graph" in refusal.reason
+        for precision in ("int8", "fp8", "best"):
+            refusal = backend.refuses(None, DeploymentProfile(precision=precision), SM89)
+            assert refusal is not None
+            assert "was quantised beforehand" in refusal.reason
+        refusal = backend.refuses(None, profile, SM89)
+        if package == "torch-tensorrt-rtx":
+            assert refusal is None
+            assert backend.refuses(None, profile, find_target("sm90")) is not None
+        else:
+            assert refusal is not None
+            assert "torch-tensorrt-rtx" in refusal.remedy
+
+    def test_its_flavour_and_fingerprint(self, package, settings):
+        backend = TorchTensorRT()
+        assert backend.flavour == package.removeprefix("torch-")
+        assert backend.fingerprint(settings)["torch-tensorrt"] == f"{package} 2.14.0"
+
+    def test_a_graph_is_never_built(self, tmp_path, settings, heard):
+        with pytest.raises(InternalError):
+            TorchTensorRT().build(Path("a.onnx"), DeploymentProfile(), SM89, tmp_path / "e.plan", settings, heard)
+
+
+@installed
+class TestBuilding:
+    @pytest.fixture
+    def make(self, tmp_path, heard):
+        (tmp_path / "nets.py").write_text(NETS)
+
+        def compile_(function, shapes=(), precision="fp32", targets=("sm89",), **export):
+            profile = DeploymentProfile.model_validate(
+                {"backend": "torch-tensorrt", "targets": targets, "precision": precision, "shapes": shapes,
+                 "export": export}
+            )  # fmt: skip
+            settings = Settings(cache_dir=tmp_path / "cache", worker_seconds=300.0)
+            job = api.make_job(profile=profile, settings=settings)
+            api.compile(job, Path(f"{tmp_path / 'nets.py'}:{function}"), tmp_path / "out", heard)
+            return base.EngineFacts.read(tmp_path / "out" / f"{targets[0]}.plan.json")
+
+        return compile_
+
+    @pytest.mark.parametrize(("precision", "type_"), [("fp32", "Float"), ("fp16", "Half"), ("bf16", "BFloat16")])
+    def test_a_residual_net_with_two_profiles(self, make, tmp_path, precision, type_):
+        facts = make("images", (BATCHES, LARGE), precision, output_names=("logits",))
+        assert facts.route.startswith("torch-tensorrt")
+        assert [spec.name for spec in facts.io.inputs] == ["input"]
+        assert [spec.name for spec in facts.io.outputs] == ["logits"]
+        assert {spec.dtype for spec in (*facts.io.inputs, *facts.io.outputs)} == {"float32"}
+        assert [profile["input"].max[0] for profile in facts.profiles] == [8, 16]
+        assert facts.report is not None
+        assert facts.precisions[type_] >= 6, "six convolutions and a fully connected layer, some fused"
+        if facts.flavour == "tensorrt-rtx":
+            header = read_header(tmp_path / "out" / "sm89.plan")
+            assert (header.flavour, header.targets, header.version) == (facts.flavour, ("sm89",), facts.version)
+
+    def test_sequences_of_any_length(self, make):
+        facts = make("words", LENGTHS, "fp16")
+        assert [spec.name for spec in facts.io.outputs] == ["classes"]
+        assert facts.precisions["Half"] >= 4
+        assert facts.io.inputs[0].dtype == "int64"
+
+    def test_an_operator_without_converter_is_named(self, make):
+        with pytest.raises(BuildError, match=r"no converter for .*linalg_inv") as caught:
+            make("inverse")
+        assert "by way of ONNX" in caught.value.remedy
+
+    def test_opening_needs_a_driver(self, make, tmp_path, settings):
+        if has_driver():
+            pytest.skip("this machine has a CUDA driver")
+        make("images", (BATCHES,))
+        with (
+            pytest.raises(EnvironmentLacks, match="no CUDA driver"),
+            TorchTensorRT().open(tmp_path / "out" / "sm89.plan", settings),
+        ):
+            pass
+
+
+def test_it_knows_the_targets_of_its_tensorrt():
+    assert "sm89" in RTX_TARGETS

@@ -1,0 +1,63 @@
+"""The corners of the optimisation profiles, walked in a child before anything long begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.backends.worker import LIGHT, call, limits_for
+from trtpipe.dynamic.corners import Complaint, CornersReply, CornersRequest
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trtpipe.artifact import Artifact
+    from trtpipe.job import Job
+    from trtpipe.progress import Progress
+
+_CORNERS = {"min": "smallest", "opt": "typical", "max": "largest"}
+
+
+def check_corners(graph: Artifact, job: Job, workdir: Path, progress: Progress) -> None:
+    """See whether the graph works at the shapes that engines are about to be built for.
+
+    Raises:
+        InputError: it does not; the message names the input, its dimension and the node.
+        WorkerDied: ONNX's shape inference crashes on the graph, or takes too long or too much memory.
+    """
+    reply = call(
+        "trtpipe.dynamic.corners:corners_task",
+        CornersRequest(model=str(graph.path), profiles=job.profile.shapes),
+        CornersReply,
+        limits=limits_for(job.settings, work=LIGHT, size=graph.size),
+        progress=progress,
+        what=f"checking shapes of {graph.path.name}",
+        workdir=workdir,
+        reads=(graph.folder,),
+    )
+    if reply.complaint is not None:
+        raise InputError(_words(reply.complaint, len(job.profile.shapes)), _remedy(reply.complaint))
+
+
+def _words(complaint: Complaint, profiles: int) -> str:
+    which = f"optimisation profile {complaint.profile + 1}: " if profiles > 1 else ""
+    at = " and ".join(f"dimension {place.axis} of input {place.input!r} is {place.size}" for place in complaint.places)
+    return (
+        f"{which}the model cannot work at the {_CORNERS[complaint.corner]} shapes: "
+        f"node {complaint.node!r} ({complaint.op}) {complaint.reason}" + (f"; {at} there" if at else "")
+    )
+
+
+def _remedy(complaint: Complaint) -> str:
+    corner = _CORNERS[complaint.corner]
+    if len(complaint.places) > 1:
+        inputs = " and ".join(f"{place.input!r}" for place in complaint.places)
+        return f"give these dimensions of {inputs} the same {corner} size: the model ties them together"
+    if complaint.works is None:
+        return f"correct the {corner} shapes, or export the model for them"
+    place = complaint.places[0]
+    bound = "at most" if complaint.works < place.size else "at least"
+    return (
+        f"make dimension {place.axis} of {place.input!r} {bound} {complaint.works} in --{complaint.corner}-shapes, "
+        "or export the model for that size"
+    )
