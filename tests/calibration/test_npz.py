@@ -53,6 +53,15 @@ class TestReading:
         np.testing.assert_array_equal(member.load(), X)
 
 
+class TestDisk:
+    """zipfile says "not a zip file" where the disk failed; we say what the disk said."""
+
+    @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux alone has a file that opens but fails")
+    def test_an_error_while_reading_is_named(self) -> None:
+        with pytest.raises(InputError, match=r"Invalid argument|Input/output error"):
+            read_members(Path("/proc/self/mem"))
+
+
 class TestDamage:
     def test_every_truncation_is_noticed(self, tmp_path: Path) -> None:
         np.savez_compressed(tmp_path / "a.npz", x=X)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from models import conv_net, feed_for, model, normal, run, weights_of, with_outputs
 
@@ -100,6 +101,16 @@ def test_the_folded_weight_by_hand(apply):
 def test_what_does_not_fold_stays(apply, proto):
     folded, _ = apply(proto, FoldBatchNorm())
     assert [node.op_type for node in folded.graph.node] == [node.op_type for node in proto.graph.node]
+
+
+@pytest.mark.parametrize(
+    "broken", [statistics(5), statistics(6) | {"mean": normal(5)}, statistics(6) | {"var": normal(1, 6)}]
+)
+def test_constants_that_contradict_each_other_are_left_to_those_who_complain(broken):
+    proto = model(f"(float[N,4] x) => (float[N,6] y) {{ c = Gemm(x, w) y = {NORMALISE} }}", w=normal(4, 6), **broken)
+    graph = ir.serde.deserialize_model(proto)
+    assert not FoldBatchNorm().call(graph).modified
+    assert [node.op_type for node in graph.graph] == ["Gemm", "BatchNormalization"]
 
 
 def test_a_shared_weight_is_copied_not_changed(apply):

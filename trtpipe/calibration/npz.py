@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import tokenize
 import zipfile
 import zlib
@@ -18,6 +20,8 @@ from trtpipe.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
     from pathlib import Path
+
+    from _typeshed import WriteableBuffer
 
 _MAX_BLOCK = 4 << 30
 
@@ -76,7 +80,7 @@ class Member:
             yield from (whole[index, ...] for index in indices)
             return
         size = self.header.dtype.itemsize * math.prod(self.shape[1:])
-        with reading(self.path), zipfile.ZipFile(self.path) as archive, archive.open(self.entry) as stream:
+        with reading(self.path), opened(self.path) as archive, archive.open(self.entry) as stream:
             for index in indices:
                 stream.seek(self.header.length + index * size)
                 yield self._array(stream, size, self.shape[1:])
@@ -88,7 +92,7 @@ class Member:
             InputError: the file is damaged.
         """
         size = self.header.dtype.itemsize * math.prod(self.shape)
-        with reading(self.path), zipfile.ZipFile(self.path) as archive, archive.open(self.entry) as stream:
+        with reading(self.path), opened(self.path) as archive, archive.open(self.entry) as stream:
             stream.seek(self.header.length)
             flat = self._array(stream, size, (math.prod(self.shape),))
         return flat.reshape(self.shape, order="F" if self.header.fortran else "C")
@@ -105,6 +109,44 @@ class Member:
         return np.frombuffer(data, self.header.dtype).reshape(shape)
 
 
+class _Remembering(io.FileIO):
+    """Remembers an error of the disk, which zipfile takes for a sign that the file is none of its own."""
+
+    error: OSError | None = None
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The zip file at ``path``, to be read.
+
+    Raises:
+        BadZipFile: it is none.
+        OSError: it cannot be read.
+    """
+    raw = _Remembering(path)
+    with io.BufferedReader(raw) as stream:
+        try:
+            archive = zipfile.ZipFile(stream)
+        except zipfile.BadZipFile as error:
+            raise raw.error or error from error
+        with archive:
+            yield archive
+
+
 def read_members(path: Path) -> dict[str, Member]:
     """The arrays of an ``.npz`` file by name. Only headers are read.
 
@@ -112,7 +154,7 @@ def read_members(path: Path) -> dict[str, Member]:
         InputError: not such a file, damaged, or it holds something else than arrays of numbers.
     """
     members: dict[str, Member] = {}
-    with reading(path), zipfile.ZipFile(path) as archive:
+    with reading(path), opened(path) as archive:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
             if name in members:

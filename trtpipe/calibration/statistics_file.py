@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from trtpipe.artifact import Record
 from trtpipe.calibration.account import DataAccount
-from trtpipe.calibration.npz import read_members, reading
+from trtpipe.calibration.npz import opened, read_members, reading
 from trtpipe.calibration.statistics import BINS, Statistics, TensorStatistics
 from trtpipe.errors import InputError
 
@@ -101,7 +101,7 @@ def load_statistics(path: Path) -> Statistics:
 
 def _refuse_compressed(path: Path) -> None:
     """Ours are stored as they are; so no small file can ask for much memory."""
-    with reading(path), zipfile.ZipFile(path) as archive:
+    with reading(path), opened(path) as archive:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise InputError(f"{path}: compressed, so not a statistics file", _REMEDY)
 

@@ -51,7 +51,7 @@ class FoldBatchNorm(GraphPass):
             linear = node.inputs[0].producer() if affine is not None and node.inputs[0] is not None else None
             if affine is None and node.op_type == "Add":
                 linear, affine = _channel_sum(node)
-            if affine is not None and linear is not None and _foldable(linear, node):
+            if affine is not None and linear is not None and _foldable(linear, node) and _fits(linear, affine):
                 _fold(linear, node, affine, fresh)
                 modified = True
         if modified:
@@ -71,6 +71,8 @@ def _affine(node: ir.Node) -> _Affine | None:
     constants = [array_of(value) for value in node.inputs[1:5]]
     gamma, beta, mean, variance = (None if a is None else a.astype(np.float64) for a in constants)
     if gamma is None or beta is None or mean is None or variance is None:
+        return None
+    if not gamma.shape == beta.shape == mean.shape == variance.shape or gamma.ndim != 1:
         return None
     epsilon = node.attributes.get("epsilon")
     scale = gamma / np.sqrt(variance + (epsilon.as_float() if epsilon is not None else 1e-5))
@@ -109,12 +111,40 @@ def _foldable(linear: ir.Node, follower: ir.Node) -> bool:
     return linear.op_type in _CONVOLUTIONS
 
 
+def _fits(linear: ir.Node, affine: _Affine) -> bool:
+    """Whether the map has a number for every channel, or one for all; a broken model may say anything."""
+    weight = array_of(linear.inputs[1])
+    old = array_of(linear.inputs[2]) if len(linear.inputs) > 2 else None
+    if weight is None or weight.ndim < 2 or weight.shape[0] % _groups(linear):
+        return False
+    sizes = {affine.scale.size, affine.shift.size, 1 if old is None else old.size}
+    return sizes <= {1, _channels(linear, weight)}
+
+
+def _channels(linear: ir.Node, weight: np.ndarray) -> int:
+    if linear.op_type == "ConvTranspose":
+        return int(weight.shape[1]) * _groups(linear)
+    return int(weight.shape[_channel_axis(linear)])
+
+
+def _channel_axis(linear: ir.Node) -> int:
+    transposed = linear.attributes.get("transB")
+    return 0 if linear.op_type == "Conv" or (transposed is not None and bool(transposed.as_int())) else 1
+
+
+def _groups(linear: ir.Node) -> int:
+    if linear.op_type != "ConvTranspose" or "group" not in linear.attributes:
+        return 1
+    return max(1, linear.attributes["group"].as_int())
+
+
 def _fold(linear: ir.Node, follower: ir.Node, affine: _Affine, fresh: FreshNames) -> None:
     graph, weight = linear.graph, array_of(linear.inputs[1])
     assert isinstance(graph, ir.Graph)
     assert weight is not None
     old_bias = array_of(linear.inputs[2]) if len(linear.inputs) > 2 else None
-    folded, channels = _scaled(linear, weight, affine.scale)
+    channels = _channels(linear, weight)
+    folded = _scaled(linear, weight, affine.scale, channels)
     bias = (0.0 if old_bias is None else old_bias.astype(np.float64)) * affine.scale + affine.shift
     bias = np.broadcast_to(bias.reshape(-1), (channels,)).astype(np.float32)
     name = follower.outputs[0].name
@@ -126,20 +156,19 @@ def _fold(linear: ir.Node, follower: ir.Node, affine: _Affine, fresh: FreshNames
     _replace(linear, follower, new_inputs, fresh)
 
 
-def _scaled(linear: ir.Node, weight: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, int]:
-    """(weight with its output channels scaled, number of channels)."""
+def _scaled(linear: ir.Node, weight: np.ndarray, scale: np.ndarray, channels: int) -> np.ndarray:
+    """The weight with its output channels scaled."""
     wide = weight.astype(np.float64)
     if linear.op_type == "ConvTranspose":  # [in, out / group, ...]: group g of the inputs makes group g of the outputs
-        groups = linear.attributes["group"].as_int() if "group" in linear.attributes else 1
-        channels = weight.shape[1] * groups
+        groups = _groups(linear)
         factor = np.broadcast_to(scale, (channels,)).reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
         parts = wide.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-        return (parts * factor).reshape(weight.shape).astype(np.float32), channels
-    transposed = linear.attributes.get("transB")
-    first = linear.op_type == "Conv" or (transposed is not None and bool(transposed.as_int()))
-    axis = 0 if first else 1
-    factor = np.broadcast_to(scale, (weight.shape[axis],)).reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    return (wide * factor).astype(np.float32), weight.shape[axis]
+        scaled: np.ndarray = (parts * factor).reshape(weight.shape).astype(np.float32)
+        return scaled
+    axis = _channel_axis(linear)
+    factor = np.broadcast_to(scale, (channels,)).reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    whole: np.ndarray = (wide * factor).astype(np.float32)
+    return whole
 
 
 def _replace(linear: ir.Node, follower: ir.Node, inputs: Sequence[ir.Value | None], fresh: FreshNames) -> None:
