@@ -282,3 +282,20 @@ def test_without_thrift_the_plan_holds_all_that_may_be_in_8_bits_at_any_shapes()
     assert list(thrifty.high.values()) == ["8 bits do not pay: 8 output channels, fewer than 16"]
     assert whole.tensors == ("x", "a")
     assert not whole.high
+
+
+def test_leaving_nodes_high_for_a_reason_changes_nothing_else():
+    """Nor does it use up the share of the work that may stay high because 8 bits do not pay."""
+    proto = model(
+        "(float[64,512] x) => (float[64,128] y, float[64,8] z) { a = MatMul(x, wa) b = MatMul(a, wb) y = MatMul(b, wc) "
+        "z = MatMul(b, wd) }",
+        wa=normal(512, 64), wb=normal(64, 5120), wc=normal(5120, 128), wd=normal(5120, 8),
+    )  # fmt: skip
+    graph = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
+    whole, part = place(graph), place(graph, left={"matmul_0": "it harms"})
+    assert [point.node.name for point in whole.points] == ["matmul_0", "matmul_1", "matmul_2"]
+    assert [point.node.name for point in part.points] == ["matmul_1", "matmul_2"]
+    assert {node.name: reason for node, reason in part.high.items()} == {
+        "matmul_0": "it harms",
+        "matmul_3": "8 bits do not pay: 8 output channels, fewer than 16",
+    }

@@ -106,10 +106,6 @@ class TestHarmful:
         assert harmful(groups(100, 100, 800), [0.5, 0.6, 0.0001]) == {1}
         assert harmful(groups(500, 500), [0.5, 0.5]) == frozenset()
 
-    def test_what_is_high_in_any_case_counts(self) -> None:
-        assert harmful(groups(50, 950), [0.5, 0.0001], never=0) == {0}
-        assert harmful(groups(50, 950), [0.5, 0.0001], never=100) == frozenset()
-
     @pytest.mark.parametrize("alone", [[0.0, 0.0, 0.0], [1e-4, 1e-4, 1e-4]])
     def test_quiet_models_lose_nothing(self, alone: list[float]) -> None:
         assert harmful(groups(1, 1, 1000), alone) == frozenset()

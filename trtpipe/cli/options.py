@@ -222,7 +222,7 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
             "--repair",
             at=("repair",),
             type=click.Choice(["auto", "none"]),
-            help="Even out activations and correct biases where the output's error falls, or leave the model as it is.",
+            help="Lessen the output's error: even out activations, correct biases, leave the worst nodes high; or not.",
         ),
         session_option(
             "--allow-random-calibration",

@@ -151,7 +151,9 @@ class _Plan:
     def drop_what_does_not_pay(self) -> None:
         """Leave cheap nodes high for which 8 bits are no gain."""
         reasons = {node: why for node in self.points if (why := does_not_pay(self.works.get(node))) is not None}
-        fixed = sum(work.macs for node, work in self.works.items() if node in self.high)
+        # what ``left`` names was judged beside the rest of the plan, which must not change for it
+        chosen = {node for node in self.high if node_label(node) in self.left}
+        fixed = sum(work.macs for node, work in self.works.items() if node in self.high and node not in chosen)
         for node, reason in left_high(list(self.points), self.works, reasons, fixed).items():
             self.high[node] = reason
             del self.points[node]

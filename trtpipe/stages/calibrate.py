@@ -28,7 +28,7 @@ class Calibrate:
 
     name = "calibrate"
     produces = "ranges"
-    version = 6
+    version = 7
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def consumes(self, job: Job) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def rescue(job: Job, simplified: Path, ranges: Ranges, dataset: Dataset, workdir
             return repairs
         count = len(board.groups)
         alone = noise_alone(board, noise, feeds[::2], progress, "rescue")
-        high = harmful(board.groups, alone, board.never)
+        high = harmful(board.groups, alone)
         if not high:
             return repairs
         rest = [index for index in range(count) if index not in high]
@@ -81,15 +81,14 @@ def rescue(job: Job, simplified: Path, ranges: Ranges, dataset: Dataset, workdir
         board.close()
 
 
-def harmful(groups: Sequence[SwitchedGroup], alone: Sequence[float], never: int = 0) -> frozenset[int]:
+def harmful(groups: Sequence[SwitchedGroup], alone: Sequence[float]) -> frozenset[int]:
     """The groups to leave high: most noise for their work first, until the rest is quiet enough, or the work is spent.
 
     Args:
         alone: noise over signal power of each group by itself.
-        never: work that is high in any case, which counts as spent.
     """
-    total = sum(group.macs for group in groups) + never
-    left, spent, high = float(sum(alone)), never, set[int]()
+    total = sum(group.macs for group in groups)
+    left, spent, high = float(sum(alone)), 0, set[int]()
     for index in sorted(range(len(groups)), key=lambda each: (-alone[each] / max(groups[each].macs, 1), each)):
         if left <= 10 ** (_ENOUGH / 10):
             break

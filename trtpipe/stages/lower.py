@@ -36,7 +36,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 13
+    version = 14
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
