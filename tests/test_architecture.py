@@ -45,7 +45,18 @@ BEHIND_THE_API = {
 }
 
 #: Parts of stages that all stages share.
-SHARED_BY_STAGES = {"exact", "facts", "harm", "halves", "repairing", "stage", "running", "reading", "switching"}
+SHARED_BY_STAGES = {
+    "counting",
+    "exact",
+    "facts",
+    "harm",
+    "halves",
+    "repairing",
+    "stage",
+    "running",
+    "reading",
+    "switching",
+}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"apart", "base", "choice", "fit", "gpu", "plan", "timing", "worker"}

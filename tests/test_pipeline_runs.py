@@ -77,7 +77,7 @@ class TestTargets:
         job = world.job(targets=["sm89", "sm120"])
         world.run(job, heard_all)
         failing()
-        assert built_steps(world.run(job, heard_all)) == ("compile sm120", BUNDLE)
+        assert built_steps(world.run(job, heard_all)) == ("compile sm120", "measure", BUNDLE)
 
     def test_an_engine_that_fails_its_check_does_not_lose_the_others_either(self, world, heard_all, failing):
         failing("sm120", error=StageError("came out in float32", "report this"))

@@ -25,6 +25,7 @@ CLASSIC = tuple(name for name in APIS if name not in RTX)
 #: file -> the versions it is for
 FILES = {
     "_trt_builder.py": (*CLASSIC, *RTX),
+    "_trt_capabilities.py": RTX,
     "_trt_describe.py": (*CLASSIC, *RTX),
     "_trt_errors.py": (*CLASSIC, *RTX),
     "_trt_options.py": (*CLASSIC, *RTX),

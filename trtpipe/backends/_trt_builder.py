@@ -110,21 +110,6 @@ def build_network(
     )
 
 
-def for_capabilities(trt: Any, request: BuildRequest) -> Configure:
-    """TensorRT-RTX builds for the capabilities it is told, not for the GPU that is here."""
-
-    def configure(config: Any) -> None:
-        config.num_compute_capabilities = len(request.targets)
-        for index, target in enumerate(request.targets):
-            capability = getattr(trt.ComputeCapability, target.upper(), None)
-            if capability is None or not config.set_compute_capability(capability, index):
-                raise BuildError(
-                    f"TensorRT-RTX {trt.__version__} builds no engines for {target}", "choose another target"
-                )
-
-    return configure
-
-
 def _builder(trt: Any, log: Log, flavour: str) -> Any:
     try:
         trt.init_libnvinfer_plugins(log.logger, "")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from trtpipe.backends._onnx_types import find_float32_product, refuse_types
 from trtpipe.backends._support import refuse_target
-from trtpipe.backends._trt_builder import build, for_capabilities
+from trtpipe.backends._trt_builder import build
+from trtpipe.backends._trt_capabilities import for_capabilities
 from trtpipe.backends._trt_options import refuse_options
 from trtpipe.backends._trt_request import BuildRequest, build_in_worker
 from trtpipe.backends._trt_runner import open_engine, require_driver

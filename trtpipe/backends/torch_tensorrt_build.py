@@ -13,7 +13,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends._trt_builder import build_network, for_capabilities
+from trtpipe.backends._trt_builder import build_network
+from trtpipe.backends._trt_capabilities import for_capabilities
 from trtpipe.backends._trt_errors import Log
 from trtpipe.backends._trt_request import BuildRequest
 from trtpipe.backends.base import EngineFacts, ProgramFacts

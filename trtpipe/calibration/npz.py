@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,6 @@ from trtpipe.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
     from pathlib import Path
-
-    from _typeshed import WriteableBuffer
 
 _MAX_BLOCK = 4 << 30
 
@@ -114,7 +112,7 @@ class _Remembering(io.FileIO):
 
     error: OSError | None = None
 
-    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+    def readinto(self, buffer: Any, /) -> int | None:
         try:
             return super().readinto(buffer)
         except OSError as error:

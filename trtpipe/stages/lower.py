@@ -12,9 +12,9 @@ from trtpipe.engine.search import SCALES_BEHIND, Placement
 from trtpipe.errors import StageError
 from trtpipe.onnxfile import read_contract
 from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
+from trtpipe.stages.counting import count_work
 from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.halves import extents_in, left_in_half, prepare_half
-from trtpipe.stages.lower_counting import count_work
 from trtpipe.stages.lower_placement import Choice, choose, search_targets, searches
 from trtpipe.stages.repairing import apply_repairs
 
@@ -130,7 +130,7 @@ def _lowered(
     nodes = {node_label(node) for node in model.graph.all_nodes()}
     eight: tuple[NodeDecision, ...] = ()
     if precision in EIGHT_BIT:
-        count_work(model, inputs.artifacts["simplified"], job)
+        count_work(model, inputs.path("simplified"), job)
         eight = run_passes(model, [_quantisation(model, job, inputs, placement)])[0].decisions
     if precision not in HALF:
         return model, eight

@@ -123,11 +123,13 @@ def switchboard(
     from trtpipe.passes.macs import sizes_of, work_of
     from trtpipe.passes.placement import place
     from trtpipe.passes.switches import add_switches, group_points
+    from trtpipe.stages.counting import count_work
     from trtpipe.stages.exact import plain_form
     from trtpipe.stages.halves import left_in_half
     from trtpipe.stages.repairing import apply_repairs
 
     model = plain_form(simplified)
+    count_work(model, simplified, job)
     keep, left = job.profile.keep, left_in_half(model, job.profile)
     smoothing = ranges.repairs.model_copy(update={"biases": {}})
     amax = apply_repairs(model, ranges, smoothing, keep, left)

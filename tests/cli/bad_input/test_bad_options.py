@@ -159,7 +159,11 @@ class TestTargets:
 
 
 PROFILES = [
-    ('precison = "int8"', "unknown key 'precison'", "did you mean 'precision'? keys here: accuracy, backend,"),
+    (
+        'precison = "int8"',
+        "unknown key 'precison'",
+        "did you mean 'precision'? keys here: accuracy,",
+    ),
     ('[build]\nworkspce = "4G"', "unknown key 'build.workspce'", "did you mean 'workspace'?"),
     ("[tolerance.outputs.y]\natoll = 1", "unknown key 'tolerance.outputs.y.atoll'", "did you mean 'atol'?"),
     ('precision = "int9"', "precision: Input should be 'fp32', 'fp16'", "correct 'precision' (it is 'int9')"),

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Record
 from trtpipe.backends.apart import call_apart
 from trtpipe.backends.worker import LIGHT, Report, limits_for
+from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from trtpipe.artifact import Artifact
     from trtpipe.job import Job
 
 
@@ -29,7 +29,7 @@ class Counts(Record):
     macs: tuple[str | None, ...]
 
 
-def count_work(model: ir.Model, simplified: Artifact, job: Job) -> None:
+def count_work(model: ir.Model, simplified: Path, job: Job) -> None:
     """Write the counts on the nodes of ``model``, which is ``simplified`` as ``clean_up`` leaves it.
 
     Raises:
@@ -38,12 +38,12 @@ def count_work(model: ir.Model, simplified: Artifact, job: Job) -> None:
     from trtpipe.passes.macs import MACS
 
     counts = call_apart(
-        "trtpipe.stages.lower_counting:count_task",
-        CountRequest(model=str(simplified.path), shapes=job.opt_shapes),
+        "trtpipe.stages.counting:count_task",
+        CountRequest(model=str(simplified), shapes=job.opt_shapes),
         Counts,
-        limits=limits_for(job.settings, work=LIGHT, size=simplified.size),
-        what=f"counting the work of {simplified.path.name}",
-        reads=(simplified.folder,),
+        limits=limits_for(job.settings, work=LIGHT, size=folder_size(simplified.parent)),
+        what=f"counting the work of {simplified.name}",
+        reads=(simplified.parent,),
     )
     for node, macs in zip(model.graph.all_nodes(), counts.macs, strict=True):
         if macs is not None:
