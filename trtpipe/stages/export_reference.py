@@ -117,7 +117,8 @@ def run_saved(request: ReferenceRequest, report: Report) -> ReferenceReply:
     Raises:
         InputError: the program cannot be loaded, or fails on a sample.
     """
-    from trtpipe.stages.export_torch import load_program, run_module
+    from trtpipe.stages.export_loading import load_program
+    from trtpipe.stages.export_torch import run_module
     from trtpipe.stages.reading import Reading
 
     workdir = Path(request.workdir)

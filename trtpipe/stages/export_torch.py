@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import inspect
 import logging
-import sys
 import warnings
 from dataclasses import dataclass
 from itertools import takewhile
@@ -19,16 +16,9 @@ import numpy as np
 from trtpipe.backends.worker import Report
 from trtpipe.errors import EnvironmentLacks, InputError, StageError
 from trtpipe.stages.export import MODEL, ExportReply, TorchRequest
+from trtpipe.stages.export_loading import load_program, parameters_of, torch
 from trtpipe.stages.export_names import name_dimensions, name_interface, refuse_frozen, strip
 from trtpipe.stages.reading import Reading
-
-try:
-    import torch
-except ImportError as error:
-    raise EnvironmentLacks(
-        "exporting a PyTorch model needs the package 'torch', which is not installed",
-        "pip install 'trtpipe[torch]', or give an .onnx file",
-    ) from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -126,15 +116,6 @@ def to_program(module: object, examples: tuple[Any, ...] | None, request: TorchR
     return Exported(program, tuple(arguments), arguments, reference, type(module).__name__)
 
 
-def load_program(module: str, function: str) -> tuple[object, tuple[Any, ...] | None]:
-    """The module or exported program of a factory, or of a ``.pt2`` file if ``function`` is empty; and its examples.
-
-    Raises:
-        InputError: there is none, or the user's code raised.
-    """
-    return _call_factory(module, function) if function else _load_pt2(module)
-
-
 def run_module(program: object, feeds: Sequence[Feed], outputs: Sequence[str]) -> list[Feed]:
     """What PyTorch itself computes, feed by feed, under the names the exported model has.
 
@@ -158,87 +139,13 @@ def run_module(program: object, feeds: Sequence[Feed], outputs: Sequence[str]) -
     return found
 
 
-def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] | None]:
-    label = f"{module}:{function}"
-    loaded = _import(module)
-    factory = getattr(loaded, function, None)
-    if factory is None:
-        public = sorted(name for name, value in vars(loaded).items() if callable(value) and not name.startswith("_"))
-        raise InputError(f"{module} has no function {function!r}", f"callables there: {', '.join(public) or 'none'}")
-    if not callable(factory):
-        raise InputError(f"{label} is a {type(factory).__name__}, not a function", "name a function without arguments")
-    needed = [
-        name
-        for name, parameter in _parameters(factory)
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if needed:
-        raise InputError(
-            f"{label} needs arguments ({', '.join(needed)})", "name a function that takes none; wrap it if need be"
-        )
-    try:
-        made = factory()
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and mend it"
-        ) from error
-    examples = None
-    if isinstance(made, tuple):
-        if len(made) != 2:
-            raise InputError(f"{label} returned {len(made)} values", "return a module, or (module, example_inputs)")
-        made, examples = made
-        examples = examples if isinstance(examples, tuple | list) else (examples,)
-    if not isinstance(made, torch.nn.Module):
-        raise InputError(f"{label} returned a {type(made).__name__}, not an nn.Module", "return an nn.Module")
-    return made, None if examples is None else tuple(examples)
-
-
-def _import(module: str) -> Any:
-    sys.dont_write_bytecode = True
-    if not module.endswith(".py"):
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            return importlib.import_module(module)
-        except (Exception, SystemExit) as error:
-            raise InputError(
-                f"module {module!r} cannot be imported: {error}", "check its name and PYTHONPATH"
-            ) from error
-    path = Path(module).resolve()
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{module} cannot be loaded as Python", "give a .py file")
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = loaded
-    try:
-        spec.loader.exec_module(loaded)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "mend the file") from error
-    return loaded
-
-
-def _parameters(function: Any) -> list[tuple[str, inspect.Parameter]]:
-    try:
-        return list(inspect.signature(function).parameters.items())
-    except (TypeError, ValueError):  # built-in callables have no signature: let the call itself speak
-        return []
-
-
-def _load_pt2(path: str) -> tuple[object, None]:
-    try:
-        return torch.export.load(path), None
-    except Exception as error:
-        raise InputError(f"{path}: not a program saved by torch.export.save: {error}", "save it again") from error
-
-
 def _arguments(
     module: torch.nn.Module, examples: tuple[Any, ...] | None, request: TorchRequest
 ) -> dict[str, torch.Tensor]:
     """Forward's arguments by name: the examples, repeated along dynamic axes, or zeros of the typical shapes."""
     parameters = {
         name: parameter
-        for name, parameter in _parameters(module.forward)
+        for name, parameter in parameters_of(module.forward)
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }
     names = list(parameters)

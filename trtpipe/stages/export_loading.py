@@ -1,0 +1,104 @@
+"""Where PyTorch programs come from: a factory in a file or a package, or a ``.pt2`` file. Both run the user's code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from trtpipe.errors import EnvironmentLacks, InputError
+
+try:
+    import torch as torch  # noqa: PLC0414  others take it from here, and give the same complaint
+except ImportError as error:
+    raise EnvironmentLacks(
+        "exporting a PyTorch model needs the package 'torch', which is not installed",
+        "pip install 'trtpipe[torch]', or give an .onnx file",
+    ) from error
+
+
+def load_program(module: str, function: str) -> tuple[object, tuple[Any, ...] | None]:
+    """The module or exported program of a factory, or of a ``.pt2`` file if ``function`` is empty; and its examples.
+
+    Raises:
+        InputError: there is none, or the user's code raised.
+    """
+    return _call_factory(module, function) if function else _load_pt2(module)
+
+
+def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] | None]:
+    label = f"{module}:{function}"
+    loaded = _import(module)
+    factory = getattr(loaded, function, None)
+    if factory is None:
+        public = sorted(name for name, value in vars(loaded).items() if callable(value) and not name.startswith("_"))
+        raise InputError(f"{module} has no function {function!r}", f"callables there: {', '.join(public) or 'none'}")
+    if not callable(factory):
+        raise InputError(f"{label} is a {type(factory).__name__}, not a function", "name a function without arguments")
+    needed = [
+        name
+        for name, parameter in parameters_of(factory)
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise InputError(
+            f"{label} needs arguments ({', '.join(needed)})", "name a function that takes none; wrap it if need be"
+        )
+    try:
+        made = factory()
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and mend it"
+        ) from error
+    examples = None
+    if isinstance(made, tuple):
+        if len(made) != 2:
+            raise InputError(f"{label} returned {len(made)} values", "return a module, or (module, example_inputs)")
+        made, examples = made
+        examples = examples if isinstance(examples, tuple | list) else (examples,)
+    if not isinstance(made, torch.nn.Module):
+        raise InputError(f"{label} returned a {type(made).__name__}, not an nn.Module", "return an nn.Module")
+    return made, None if examples is None else tuple(examples)
+
+
+def _import(module: str) -> Any:
+    sys.dont_write_bytecode = True
+    if not module.endswith(".py"):
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            return importlib.import_module(module)
+        except (Exception, SystemExit) as error:
+            raise InputError(
+                f"module {module!r} cannot be imported: {error}", "check its name and PYTHONPATH"
+            ) from error
+    path = Path(module).resolve()
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{module} cannot be loaded as Python", "give a .py file")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "mend the file") from error
+    return loaded
+
+
+def parameters_of(function: Any) -> list[tuple[str, inspect.Parameter]]:
+    """The parameters of a callable, by name; none of one that does not tell."""
+    try:
+        return list(inspect.signature(function).parameters.items())
+    except (TypeError, ValueError):  # built-in callables have no signature: let the call itself speak
+        return []
+
+
+def _load_pt2(path: str) -> tuple[object, None]:
+    try:
+        return torch.export.load(path), None
+    except Exception as error:
+        raise InputError(f"{path}: not a program saved by torch.export.save: {error}", "save it again") from error
