@@ -5,7 +5,8 @@
 
 ``plain`` is onnxruntime running the same samples and nothing else; ``trtpipe`` is the pass over the data with all that
 belongs to it (account, digest, every method's ranges). Both take the time of the work alone, and the peak memory of
-their process. ``... end to end`` is whole processes, from the start of the interpreter to a quantised ONNX file: ours
+their process (graphs run in it, not in a child as they do in a build, so that their time is counted).
+``... end to end`` is whole processes, from the start of the interpreter to a quantised ONNX file: ours
 and, with ``--peers``, nvidia-modelopt and onnxruntime's quantiser, in an environment that is made in FOLDER (2 GB).
 A peer that needs more than 10 GiB is stopped, and tried with a quarter of the samples. ``paired`` runs the plain and
 the observed model in turn, sample by sample, in one process: the ratio that holds on a machine with other work on it.
@@ -194,7 +195,7 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     dataset = open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path))
 
     stack = ExitStack()
-    runner = stack.enter_context(load_backend("onnxruntime").open(observed, Settings.from_environment()))
+    runner = stack.enter_context(load_backend("onnxruntime").open(observed, Settings.in_child()))
 
     def work() -> None:
         with stack:
@@ -229,7 +230,7 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
     account = AccountBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
     times: list[tuple[float, float]] = []
-    with load_backend("onnxruntime").open(observed, Settings.from_environment()) as runner:
+    with load_backend("onnxruntime").open(observed, Settings.in_child()) as runner:
         observe = Observer(runner, tensors)
         for feed in feeds(name, rounds):
             begin = time.process_time()
