@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,14 +26,15 @@ from trtpipe.backends.plan import read_header
 from trtpipe.cli.app import root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
     from trtpipe.backends.base import Feed
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples" / "digits"
-CASES = ROOT.parent / "shared" / "cases"
+#: A folder of real models with their data and metric; see docs/design.md.
+CASES = Path(os.environ.get("TRTPIPE_TEST_CASES", "none"))
 TARGETS = ("sm86", "sm89", "sm120")
 #: The command of the README, but for the place of its output.
 DEMO = (
@@ -261,10 +264,17 @@ def shapes_of(case: ModuleType) -> list[str]:
     return [word for bound, each in bounds.items() for word in (f"--{bound}-shapes", ",".join(each))]
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="the development cases (../shared/cases) are not on this machine")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the cases' own code leaves files open
+@pytest.mark.skipif(not CASES.is_dir(), reason="TRTPIPE_TEST_CASES names no folder of cases")
 class TestCases:
     """Real models on real data: 8 bits may cost a point of accuracy, 16 bits half a point."""
+
+    @pytest.fixture(autouse=True)
+    def closed(self) -> Iterator[None]:
+        """The cases' own code leaves files open: they are closed here, and not in the middle of another test."""
+        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
     def check(self, build: Build, name: str, precision: str, source: str = "model.onnx", *words: str) -> None:
         folder = CASES / name
