@@ -265,12 +265,13 @@ def shapes_of(case: ModuleType) -> list[str]:
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="TRTPIPE_TEST_CASES names no folder of cases")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the cases' own code leaves files open
 class TestCases:
     """Real models on real data: 8 bits may cost a point of accuracy, 16 bits half a point."""
 
     @pytest.fixture(autouse=True)
     def closed(self) -> Iterator[None]:
-        """The cases' own code leaves files open: they are closed here, and not in the middle of another test."""
+        """Files that were left open are closed here, and not in the middle of another test."""
         yield
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
