@@ -202,6 +202,23 @@ def test_a_nursery_that_was_killed_is_started_again(tmp_path: Path, settings: Se
 
 
 @linux_only
+def test_an_interrupted_wish_is_not_answered_to_the_next(tmp_path: Path, settings: Settings) -> None:
+    path = save(conv_net(), tmp_path / "model.onnx")
+    nursery(os.getpid()).close()  # waking it takes longer than the interruption does to come
+    usual = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt), opened_apart(path, settings):
+            raise AssertionError("opened before the interruption came")
+    finally:
+        signal.signal(signal.SIGALRM, usual)
+    feed = feed_for(conv_net())
+    with opened_apart(path, settings) as apart, opened_here(path, 0) as here:
+        assert len(children_of(home())) == 1
+        for output, values in here.infer(feed).items():
+            np.testing.assert_array_equal(apart.infer(feed)[output], values)
+
+
 def test_all_end_with_the_parent_even_in_the_middle_of_a_run(tmp_path: Path) -> None:
     proto = plain()
     loop(1 << 62)(proto)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -129,6 +130,27 @@ class TestInterrupted:
         result = failing.run(KeyboardInterrupt())
         assert result.exit_code == 130
         assert result.stderr.split("\n")[-2] == "interrupted"
+
+    def test_whatever_comes_out_instead(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Python up to 3.11 turns Ctrl-C in a class under construction into a RuntimeError."""
+        usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run with Ctrl-C ignored
+
+        def stop(*_: object) -> None:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt as error:
+                raise RuntimeError("Error calling __set_name__") from error
+
+        monkeypatch.setitem(vars(trtpipe), "inspect", stop)
+        try:
+            result = CliRunner().invoke(root, ["inspect", "file"])
+            debugged = CliRunner().invoke(root, ["inspect", "file", "--debug"])
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        finally:
+            signal.signal(signal.SIGINT, usual)
+        assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+        assert debugged.exit_code == 130
+        assert "RuntimeError: Error calling __set_name__" in debugged.stderr
 
     def test_says_that_the_output_is_untouched(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         def stop(*_: object) -> None:

@@ -49,6 +49,9 @@ class Nursery:
                 answer = control.recv(LINE_BYTES)
             except OSError:
                 answer = b""
+            except BaseException:  # an interruption: its answer must not be taken for the next one's
+                self.close()
+                raise
             if not answer:
                 self.close()
                 raise BrokenPipeError

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trtpipe.cli.interrupts import watched_interrupts
 from trtpipe.cli.results import print_json
 from trtpipe.cli.text import complain
 from trtpipe.errors import EnvironmentLacks, InputError, InternalError, TrtpipeError
@@ -27,35 +28,38 @@ def guarded(run: Callable[[], object], session: Session) -> int:
     Returns:
         The exit code.
     """
-    try:
-        code = run()
-        return code if isinstance(code, int) else 0
-    except click.Abort as stop:  # Click's word for Ctrl-C, and for an EOFError
-        if isinstance(stop.__cause__, EOFError):
-            return _report(stop.__cause__, session)
-        return _interrupted(session)
-    except KeyboardInterrupt:
-        return _interrupted(session)
-    except Exception as error:  # noqa: BLE001  the boundary is where everything ends
-        return _report(error, session)
-    finally:
-        if session.log is not None:
-            session.log.close()
+    with watched_interrupts() as interrupts:
+        try:
+            code = run()
+            return code if isinstance(code, int) else 0
+        except click.Abort as stop:  # Click's word for Ctrl-C, and for an EOFError
+            if isinstance(stop.__cause__, EOFError):
+                return _report(stop.__cause__, session)
+            return _interrupted(session)
+        except KeyboardInterrupt:
+            return _interrupted(session)
+        except Exception as error:  # noqa: BLE001  the boundary is where everything ends
+            return _interrupted(session, error) if interrupts.pressed else _report(error, session)
+        finally:
+            if session.log is not None:
+                session.log.close()
 
 
-def _interrupted(session: Session) -> int:
+def _interrupted(session: Session, instead: Exception | None = None) -> int:
+    """Say so.
+
+    Args:
+        instead: what came out in the place of KeyboardInterrupt.
+    """
+    if instead is not None:
+        _trace(instead, session)
     message = "interrupted" if session.out is None else f"interrupted; nothing was written to {session.out}"
     _say(session, "Interrupted", message, "", INTERRUPTED)
     return INTERRUPTED
 
 
 def _report(error: BaseException, session: Session) -> int:
-    if session.debug:
-        for line in _trace(error):
-            complain(line)
-    if session.log is not None:
-        for line in _trace(error):
-            session.log.write(line)
+    _trace(error, session)
     known = _translated(error)
     code = known.exit_code if known is not None else InternalError.exit_code
     try:
@@ -113,6 +117,11 @@ def _refused(error: OSError) -> TrtpipeError | None:
         return None
 
 
-def _trace(error: BaseException) -> list[str]:
+def _trace(error: BaseException, session: Session) -> None:
+    """The traceback, for those who asked for it."""
     lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
-    return [printable(line) for line in lines]
+    for line in map(printable, lines):
+        if session.debug:
+            complain(line)
+        if session.log is not None:
+            session.log.write(line)
