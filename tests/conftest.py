@@ -104,13 +104,14 @@ def make_job(tmp_path: Path) -> MakeJob:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks for child processes run here: seconds become milliseconds, and what they call can be replaced."""
 
-    def call(task: str, request: Record, reply: type[R], *, progress: Progress, **_: object) -> R:
+    def call(task: str, request: Record, reply: type[R], *, progress: Progress | None = None, **_: object) -> R:
         function, record = resolve(task)
-        made = function(record.model_validate_json(request.model_dump_json()), progress.advance)
+        made = function(record.model_validate_json(request.model_dump_json()), (progress or Silent()).advance)
         return reply.model_validate(made.to_dict())
 
-    for module in (export, simplify, corners, null):
+    for module in (export, simplify, null):
         monkeypatch.setattr(module, "call", call)
+    monkeypatch.setattr(corners, "call_apart", call)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ from trtpipe.errors import InputError, TrtpipeError  # noqa: E402
 from trtpipe.publish import publish_folder  # noqa: E402, F401
 from trtpipe.report.manifest import Manifest  # noqa: E402
 from trtpipe.settings import Settings  # noqa: E402
-from trtpipe.stages import counting, export, simplify  # noqa: E402
+from trtpipe.stages import corners, counting, export, simplify  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -185,7 +185,7 @@ def verdict(way: str, status: int, words: str) -> list[str]:
 def sweep(ways: list[str], points: int, seed: int) -> dict[str, Any]:
     for module in (export, simplify, null):
         setattr(module, "call", here)  # noqa: B010  replaced on purpose
-    counting.call_apart = here  # type: ignore[assignment]
+    counting.call_apart = corners.call_apart = here  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(dir=MEMORY) as top:
         scene = Scene(Path(top))
         return {way: swept(way, points, seed, scene) for way in ways}

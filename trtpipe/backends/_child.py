@@ -19,7 +19,7 @@ from trtpipe.backends._endings import NO_SPACE_STATUS, Outcome
 from trtpipe.backends._linux import be_the_first_to_go, die_with
 from trtpipe.backends._sandbox import confine
 from trtpipe.errors import InternalError
-from trtpipe.imports import no_telemetry
+from trtpipe.imports import defer_sympy, no_telemetry
 
 #: TensorRT walks graphs recursively: a chain of a few thousand layers overflows the usual 8 MiB.
 STACK_BYTES = 512 << 20
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     die_with(int(parent))
     be_the_first_to_go()
     no_telemetry()
+    defer_sympy()
     if places:
         confine(**json.loads(places))
     report = _Reporter(_take_stdout())

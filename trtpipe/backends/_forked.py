@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from trtpipe.backends._endings import Ending, death
-from trtpipe.backends._linux import group_memory
-from trtpipe.backends.worker import LOOKING, POLL_SECONDS, TAIL_BYTES, boot
+from trtpipe.backends._linux import POLL_SECONDS, MemoryWatch
+from trtpipe.backends.worker import TAIL_BYTES, boot
 
 if TYPE_CHECKING:
     from trtpipe.backends._nursery import Wish
@@ -56,6 +56,15 @@ class Nursery:
                 self.close()
                 raise BrokenPipeError
             return Answer.model_validate_json(answer).number
+
+    def wake(self) -> None:
+        """Start it, if it is not awake, without waiting for what it imports.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        with self._lock:
+            self._awake()
 
     def close(self) -> None:
         """End it, and with it all it forked."""
@@ -112,6 +121,7 @@ class Child:
                     self._number = self._home.ask(wish, [theirs.fileno(), self.arena.fileno(), printed])
                 finally:
                     os.close(printed)
+            self._memory = MemoryWatch(self._number, limits.memory)
             self._letters = Letters(self._stream)
             self._selector = stack.enter_context(selectors.DefaultSelector())
             self._selector.register(self._stream, selectors.EVENT_READ)
@@ -145,20 +155,16 @@ class Child:
             WorkerDied: it ends first, or takes too long or too much memory.
         """
         deadline = time.monotonic() + self._limits.seconds
-        look_at_memory = 0.0
         while True:
             try:
                 if (letter := self._listen(POLL_SECONDS)) is not None:
                     return letter
             except (EOFError, OSError, ValidationError):
                 raise self._death("", what) from None
-            now = time.monotonic()
-            if now > deadline:
+            if time.monotonic() > deadline:
                 raise self._death("time", what)
-            if now > look_at_memory:
-                if (group_memory(self._number) or 0) > self._limits.memory:
-                    raise self._death("memory", what)
-                look_at_memory = now + max(POLL_SECONDS, (time.monotonic() - now) / LOOKING)
+            if self._memory.exceeded():
+                raise self._death("memory", what)
 
     def _listen(self, seconds: float) -> bytes | None:
         letter = None

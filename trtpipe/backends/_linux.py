@@ -6,12 +6,18 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 #: Positions in ``/proc/<pid>/stat``, counted behind the command's closing parenthesis.
 _GROUP, _RESIDENT_PAGES = 2, 21
+_STAT_BYTES = 1 << 12
+#: How often a child is looked after.
+POLL_SECONDS = 0.03
+#: Looking at memory may take this share of the parent's time.
+_LOOKING = 0.03
 
 
 def group_memory(group: int) -> int | None:
@@ -20,17 +26,40 @@ def group_memory(group: int) -> int | None:
     Pages that processes of the group share count once for each of them.
     """
     try:
-        names = os.listdir("/proc")  # noqa: PTH208 - called every few milliseconds, and Path objects cost as much as the rest
+        names = os.listdir("/proc")  # noqa: PTH208 - there may be thousands, and Path objects cost as much as the rest
     except OSError:
         return None
     pages = 0
     for name in names:
         if name.isdigit():
-            with suppress(OSError, ValueError, IndexError):  # the process has just ended
-                fields = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
+            with suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat", "rb", 0) as file:  # noqa: PTH123
+                fields = file.read(_STAT_BYTES).rpartition(b")")[2].split()  # fails where the process has just ended
                 if int(fields[_GROUP]) == group:
                     pages += int(fields[_RESIDENT_PAGES])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class MemoryWatch:
+    """Looks at the memory of a process group, seldom enough that looking takes little of the time.
+
+    Args:
+        group: the process group.
+        limit: bytes it may have resident.
+    """
+
+    def __init__(self, group: int, limit: int) -> None:
+        self._group = group
+        self._limit = limit
+        self._next = 0.0
+
+    def exceeded(self) -> bool:
+        """Whether the group was over its limit, if it is time to look again."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        found = group_memory(self._group) or 0
+        self._next = now + max(POLL_SECONDS, (time.monotonic() - now) / _LOOKING)
+        return found > self._limit
 
 
 def machine_memory() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -25,7 +26,7 @@ from trtpipe.backends._endings import Outcome
 from trtpipe.backends._linux import be_the_first_to_go, die_with
 from trtpipe.backends._parcels import Arena, Letters, Parcel
 from trtpipe.backends._sandbox import confine
-from trtpipe.imports import no_telemetry
+from trtpipe.imports import defer_sympy, no_telemetry
 
 if TYPE_CHECKING:
     from trtpipe.backends.onnxruntime import OnnxRunner
@@ -78,6 +79,7 @@ ORDER, FOUND = TypeAdapter(Order), TypeAdapter(Found)
 def main(arguments: Sequence[str]) -> NoReturn:
     """Serve wishes from the socket whose handle ``arguments`` name, until the parent ends."""
     no_telemetry()
+    defer_sympy()
     import ml_dtypes  # noqa: F401 - all that a child would import
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
@@ -86,6 +88,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     import trtpipe.onnxfile  # noqa: F401
 
     control = socket.socket(fileno=int(arguments[0]))
+    if not select.select([control], [], [], 0)[0]:  # woken before there is a wish: time for what only tasks need
+        import onnx_ir  # noqa: F401
     children: set[int] = set()
     while True:
         line, handles, _, _ = socket.recv_fds(control, LINE_BYTES, HANDLES)

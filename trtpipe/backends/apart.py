@@ -7,13 +7,14 @@ that not every graph need wait for. Arrays lie in memory that both processes sha
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.backends._endings import Outcome, raise_from
-from trtpipe.backends._forked import Child
+from trtpipe.backends._forked import Child, nursery
 from trtpipe.backends.worker import LIGHT, limits_for
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.preflight import folder_size
@@ -91,6 +92,13 @@ def _done(letter: bytes, what: str) -> dict[str, object]:
     if outcome.kind != "done":
         raise_from(outcome, what)
     return outcome.reply
+
+
+def expect_children(settings: Settings) -> None:
+    """Graphs will run before long: start what forks their children now, beside other work."""
+    if settings.apart:
+        with suppress(OSError):  # whoever needs it tries again, and is told
+            nursery(os.getpid()).wake()
 
 
 @contextmanager

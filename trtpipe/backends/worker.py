@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.artifact import R, Record
 from trtpipe.backends._endings import Ending, Outcome, death, raise_from
-from trtpipe.backends._linux import free_memory, group_memory, machine_memory
+from trtpipe.backends._linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.progress import Stoppable
 
@@ -43,9 +43,6 @@ _BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split({separator!r}); from {m
 _SHARE_OF_MEMORY = 0.9
 #: What a build takes: measured with TensorRT-RTX at 0.13 GB and 2.5 to 3.2 bytes for each byte of the model.
 _BUILD_MEMORY, _BUILD_MEMORY_A_BYTE = 512 << 20, 4
-POLL_SECONDS = 0.03
-#: Looking at memory may take this share of the parent's time.
-LOOKING = 0.05
 TAIL_BYTES = 64 * 1024
 _READ_BYTES = 1 << 20
 _REPORT_LINE = TypeAdapter(tuple[str, int, int | None])
@@ -229,19 +226,15 @@ class _Child:
         )
 
     def _wait(self, deadline: float) -> Literal["", "time", "memory", "cancelled"]:
-        look_at_memory = 0.0
+        memory = MemoryWatch(self._process.pid, self._limits.memory)
         while self._process.poll() is None:
             self._listen(POLL_SECONDS)
             if isinstance(self._progress, Stoppable) and self._progress.stopped:
                 return "cancelled"
-            now = time.monotonic()
-            if now > deadline:
+            if time.monotonic() > deadline:
                 return "time"
-            if now > look_at_memory:
-                if (group_memory(self._process.pid) or 0) > self._limits.memory:
-                    return "memory"
-                spent = time.monotonic() - now
-                look_at_memory = now + max(POLL_SECONDS, spent / LOOKING)
+            if memory.exceeded():
+                return "memory"
         return ""
 
     def _listen(self, seconds: float) -> None:

@@ -14,6 +14,7 @@ from trtpipe.cli.boundary import guarded
 from trtpipe.cli.groups import LazyGroup
 from trtpipe.cli.session import Session
 from trtpipe.cli.text import emit
+from trtpipe.imports import defer_sympy
 
 SECTIONS = {
     "Whole pipeline": ("build",),
@@ -69,4 +70,5 @@ def root(context: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point of the command ``trtpipe``."""
+    defer_sympy()
     root.main(arguments)

@@ -85,7 +85,6 @@ def corners_task(request: CornersRequest, report: Report) -> CornersReply:
     for index, profile in enumerate(request.profiles):
         dims = {name: given for name, given in profile.items() if not _holds_values(walker, name, given)}
         for corner in corners:
-            report("shapes", index * len(corners) + corners.index(corner), len(request.profiles) * len(corners))
             shapes = {name: _at(given, corner) for name, given in dims.items()}
             contents = _contents(walker, profile, dims, corner)
             found = walker.misfit(shapes, contents)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trtpipe.backends.worker import LIGHT, call, limits_for
+from trtpipe.backends.apart import call_apart
+from trtpipe.backends.worker import LIGHT, limits_for
 from trtpipe.dynamic.corners import Complaint, CornersReply, CornersRequest
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trtpipe.artifact import Artifact
     from trtpipe.job import Job
     from trtpipe.progress import Progress
@@ -18,21 +17,20 @@ if TYPE_CHECKING:
 _CORNERS = {"min": "smallest", "opt": "typical", "max": "largest"}
 
 
-def check_corners(graph: Artifact, job: Job, workdir: Path, progress: Progress) -> None:
+def check_corners(graph: Artifact, job: Job, progress: Progress) -> None:
     """See whether the graph works at the shapes that engines are about to be built for.
 
     Raises:
         InputError: it does not; the message names the input, its dimension and the node.
         WorkerDied: ONNX's shape inference crashes on the graph, or takes too long or too much memory.
     """
-    reply = call(
+    progress.advance("shapes", 0, None)
+    reply = call_apart(
         "trtpipe.dynamic.corners:corners_task",
         CornersRequest(model=str(graph.path), profiles=job.profile.shapes),
         CornersReply,
         limits=limits_for(job.settings, work=LIGHT, size=graph.size),
-        progress=progress,
         what=f"checking shapes of {graph.path.name}",
-        workdir=workdir,
         reads=(graph.folder,),
     )
     if reply.complaint is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft, Record
+from trtpipe.backends.apart import expect_children
 from trtpipe.backends.worker import LIGHT, call, limits_for
 from trtpipe.errors import StageError, WorkerDied
 from trtpipe.onnxfile import read_contract
@@ -85,6 +86,7 @@ class Simplify:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Try with onnxsim, then without, then without any rewriting that could change what is computed."""
+        expect_children(job.settings)
         size = inputs.artifacts["model"].size
         request = SimplifyRequest(
             model=str(inputs.path("model")),
