@@ -5,7 +5,8 @@
 Two ways to the same engine take turns in one session: `trtpipe build` with an empty cache, and a bare script that makes
 the same library calls (onnx checker, onnxsim, onnxruntime, TensorRT-RTX, Polygraphy), each native one in a process of
 its own as trtpipe does it, with no cache, no digests, no reports, no repairs; once as installed, and once with torch
-hidden from the libraries, which import it only to find no tensor of its kind. Prints wall and processor times, their
+hidden from the libraries, which import it only to find no tensor of its kind. A build before the first round is not
+counted: it leaves the bytecode that pip leaves of an installed package. Prints wall and processor times, their
 ratios, the peak memory of trtpipe's process tree, and the wall time of a second, fully cached build.
 """
 
@@ -80,8 +81,9 @@ def main() -> None:
         script += f"r.standard_normal(({arguments.samples}, 3, 224, 224), dtype=np.float32))"
         subprocess.run([sys.executable, "-c", script], check=True)
         ours, bare, torchless, cached = [], [], [], []
-        for number in range(arguments.rounds):
+        for number in range(-1, arguments.rounds):
             environment = {**os.environ, "TRTPIPE_CACHE_DIR": str(work / f"cache{number}")}
+            environment["PYTHONDONTWRITEBYTECODE"] = ""
             build = [
                 sys.executable,
                 "-m",
@@ -103,7 +105,10 @@ def main() -> None:
                 "1s",
                 *SHAPES,
             ]
-            ours.append(watched(build, environment))
+            cost = watched(build, environment)
+            if number < 0:
+                continue
+            ours.append(cost)
             cached.append(watched(build, environment))
             plain = [sys.executable, str(HERE / "overhead_bare.py"), str(model), str(work / "data.npy"), str(work)]
             bare.append(watched(plain, environment))
