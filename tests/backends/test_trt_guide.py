@@ -55,6 +55,12 @@ PROVOKED = {
     "lean-runtime": (
         "(float[2,64] x) => (float[2,64] y) { y = Relu(x) }", {}, "sm89", {"version_compatible": True},
     ),
+    "branches": (
+        "(float[2,1,4] x, bool p) => (float[?,?] y) { y = If(p) <then_branch = t () => (float[2,4] a)"
+        " { k = Constant<value_ints=[1]>() a = Squeeze(x, k) },"
+        " else_branch = e () => (float[2,1,4] b) { b = Identity(x) }> }",
+        {}, "sm89", {},
+    ),
     "connections": ("(float[2,64] x) => (float[2,64] y) { y = Add(x, nothing) }", {}, "sm89", {}),
 }  # fmt: skip
 

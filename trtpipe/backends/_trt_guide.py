@@ -157,6 +157,12 @@ GUIDE: tuple[Advice, ...] = (
         "check the graph's connections: python -m onnx.checker MODEL",
     ),
     Advice(
+        "branches",
+        r"equal ranks when condition|ScopeType::kUNDEFINED|graphScope\.cpp",
+        "the branches of an If give tensors of different rank, or hold more of such branches",
+        "let trtpipe build settle the If: give the size or value it asks for one min, opt and max",
+    ),
+    Advice(
         "nesting",
         r"nested structures|utils\.cpp:3613",
         "If and Loop operators are nested too deeply",
