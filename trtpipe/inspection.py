@@ -192,7 +192,7 @@ def _json(path: Path) -> tuple[Kind, _Sections]:
 
 
 def _beside(path: Path) -> _Sections:
-    """The sections that ``<name>.json`` beside a model, a program or an engine gives; none where another tool wrote it."""
+    """The sections that ``<name>.json`` beside a model, a program or an engine gives; none where others wrote it."""
     sidecar = path.with_name(f"{path.name}.json")
     if not sidecar.is_file():
         return {}
