@@ -134,7 +134,7 @@ GUIDE: tuple[Advice, ...] = (
     ),
     Advice(
         "constant-input",
-        r"must be an initializer|(?:should|must) be a? ?(?:build-time |compile-time )?constant|as an initializer",
+        r"must be an initializer|(?:should|must) (?:be|resolve to) (?:an? )?(?:\w+-time )?constant|as an initializer",
         "that input has to be known when the engine is built",
         "make it a constant of the model",
     ),
