@@ -33,9 +33,10 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
     import trtpipe
     from trtpipe.job import Inputs
     from trtpipe.passes.insert_qdq import InsertQDQ  # noqa: F401
-    from trtpipe.profile import DeploymentProfile, ShapeRange, parse_shapes
+    from trtpipe.profile import DeploymentProfile, ShapeRange
     from trtpipe.progress import Silent
     from trtpipe.settings import Settings
+    from trtpipe.shapes import parse_shapes
     from trtpipe.stages.lower import Lower
     from trtpipe.table import artifact_from_file
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.backends import fit
-from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.base import EngineFacts, ProgramFacts, Refusal
 from trtpipe.backends.null import NullEngine
 from trtpipe.backends.plan import RTX_TARGETS
 from trtpipe.calibration.statistics import Statistics, TensorStatistics
@@ -223,6 +224,44 @@ def refused(path: Path) -> InputError | None:
         return error
     assert found.size == path.stat().st_size
     return None
+
+
+def archive(path: Path, **files: bytes) -> Path:
+    """A ``.pt2`` file as PyTorch lays it out."""
+    with zipfile.ZipFile(path, "w") as written:
+        for name, content in {"archive_format": b"pt2", **files}.items():
+            written.writestr(f"program/{name}", content)
+    return path
+
+
+class TestProgram:
+    def test_what_pytorch_wrote(self, tmp_path: Path) -> None:
+        torch = pytest.importorskip("torch")
+        exported = torch.export.export(torch.nn.Linear(4, 2), (torch.zeros(2, 4),))
+        torch.export.save(exported, tmp_path / "p.pt2")
+        found = trtpipe.inspect(tmp_path / "p.pt2")
+        assert found.kind == "program"
+        assert found.program is not None
+        assert (found.program.torch, found.program.nodes) == (torch.__version__, 1)
+        assert list(found.program.operators) == ["torch.ops.aten.linear.default"]
+        assert found.program.weight_bytes == (4 * 2 + 2) * 4
+        assert trtpipe.Inspection.model_validate_json(json.dumps(found.to_dict())) == found
+
+    def test_what_trtpipe_wrote_beside_it(self, tmp_path: Path) -> None:
+        graph = {"torch_version": "2.13.0", "graph_module": {"graph": {"nodes": []}}}
+        path = archive(tmp_path / "program.pt2", **{"models/model.json": json.dumps(graph).encode()})
+        ProgramFacts(exporter="torch 2.13.0", precision="fp16", contract=IO).write(tmp_path / "program.pt2.json")
+        found = trtpipe.inspect(path)
+        assert found.captured is not None
+        assert (found.captured.precision, found.captured.contract) == ("fp16", IO)
+
+    @pytest.mark.parametrize(
+        "files",
+        [{}, {"models/model.json": b"{"}, {"models/model.json": b"[]"}, {"models/model.json": b'{"torch_version": 1}'}],
+    )
+    def test_of_an_unknown_form(self, tmp_path: Path, files: dict[str, bytes]) -> None:
+        with pytest.raises(InputError, match=r"p\.pt2: a \.pt2 archive of an unknown form"):
+            trtpipe.inspect(archive(tmp_path / "p.pt2", **files))
 
 
 class TestRefused:

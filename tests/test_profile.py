@@ -3,8 +3,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trtpipe.errors import InputError, RecipeError
@@ -15,7 +13,6 @@ from trtpipe.profile import (
     OutputTolerance,
     ShapeRange,
     Tolerance,
-    parse_shapes,
 )
 
 if TYPE_CHECKING:
@@ -142,59 +139,6 @@ class TestTolerance:
 
 
 class TestShapes:
-    @pytest.mark.parametrize(
-        ("text", "shapes"),
-        [
-            ("x:1x3x224x224", {"x": (1, 3, 224, 224)}),
-            ("x:1x3,y:1x128", {"x": (1, 3), "y": (1, 128)}),
-            ("x:[1,3,224,224] y:[1,128]", {"x": (1, 3, 224, 224), "y": (1, 128)}),
-            ("x:[1, 3],y:5", {"x": (1, 3), "y": (5,)}),
-            ("input:0:1x3", {"input:0": (1, 3)}),
-            ("/model/Add_output_0:7", {"/model/Add_output_0": (7,)}),
-            ("scalar:,x:2", {"scalar": (), "x": (2,)}),
-            ("scalar:[]", {"scalar": ()}),
-            ("  x:1  ", {"x": (1,)}),
-        ],
-    )
-    def test_both_spellings(self, text: str, shapes: dict[str, tuple[int, ...]]) -> None:
-        assert parse_shapes(text) == shapes
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "",
-            " ",
-            "x",
-            "x:ax3",
-            "x:1x-1",
-            "x:1x",
-            "x:[1,3",
-            "x:[1,,3]",
-            "x:1.5",
-            "x:1x3z",
-            "[1,3]",
-            ":1",
-            f"x:{'9' * 5000}",
-        ],
-    )
-    def test_what_is_no_shape_is_refused_with_an_example(self, text: str) -> None:
-        with pytest.raises(InputError) as caught:
-            parse_shapes(text)
-        assert "x:1x3x224x224" in caught.value.remedy
-
-    def test_an_input_has_one_shape(self) -> None:
-        with pytest.raises(InputError, match="'x' has two shapes"):
-            parse_shapes("x:1x3,x:2x3")
-
-    names = st.text(st.characters(categories=["L", "N"], include_characters="_./:"), min_size=1, max_size=8)
-    dims = st.lists(st.integers(0, 10**6), min_size=1, max_size=4).map(tuple)
-
-    @given(st.dictionaries(names.filter(lambda name: not name.isdigit()), dims, min_size=1, max_size=3))
-    def test_what_is_written_is_read(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        trtexec = ",".join(f"{name}:{'x'.join(map(str, dims))}" for name, dims in shapes.items())
-        polygraphy = " ".join(f"{name}:{list(dims)}".replace(" ", "") for name, dims in shapes.items())
-        assert parse_shapes(trtexec) == parse_shapes(polygraphy) == shapes
-
     @pytest.mark.parametrize("shape", [{"min": (2,), "opt": (1,), "max": (3,)}, {"min": (), "opt": (1,), "max": (1,)}])
     def test_a_range_is_ordered(self, shape: dict[str, Any]) -> None:
         with pytest.raises(ValidationError):

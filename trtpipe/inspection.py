@@ -21,16 +21,17 @@ from trtpipe.latency.reports import LatencyComparison, LatencyReport
 from trtpipe.passes.decisions import NodeDecision, explain
 from trtpipe.report.graph import GraphSummary, summarise_graph
 from trtpipe.report.manifest import Manifest
+from trtpipe.report.program import ProgramSummary, is_program, summarise_program
 from trtpipe.report.statistics import StatisticsSummary, summarise_statistics
 from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
 
 Kind: TypeAlias = Literal[
-    "model", "engine", "ranges", "statistics", "parity", "latency", "comparison", "manifest", "facts"
+    "model", "program", "engine", "ranges", "statistics", "parity", "latency", "comparison", "manifest", "facts"
 ]
 
 _MOST_JSON = 256 << 20
 _PLAN_MAGIC = (b"ftrt", b"vtrt")
-_KNOWN = "an ONNX model, an engine, statistics, or a JSON file that trtpipe wrote"
+_KNOWN = "an ONNX model, a .pt2 program, an engine, statistics, or a JSON file that trtpipe wrote"
 
 #: Keys that only this record has -> kind of the file, name of the section, record.
 _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxyType(
@@ -59,7 +60,8 @@ class Inspection(Record):
         size: bytes.
         graph: of a model.
         exported, simplified, lowered: what the stage that made a model wrote beside it.
-        captured: the same of a program of PyTorch's.
+        program: of a ``.pt2`` file.
+        captured: what lies beside a program that trtpipe wrote.
         plan: the header of an engine.
         engine: what the builder wrote beside an engine.
         stand_in: the content of a null back-end's engine.
@@ -74,6 +76,7 @@ class Inspection(Record):
     sha256: str
     graph: GraphSummary | None = None
     exported: ExportFacts | None = None
+    program: ProgramSummary | None = None
     captured: ProgramFacts | None = None
     simplified: SimplifyFacts | None = None
     lowered: LowerFacts | None = None
@@ -136,6 +139,8 @@ def inspect(path: str | Path) -> Inspection:
     head = _head(path)
     if head.startswith(_PLAN_MAGIC):
         kind, sections = _engine(path)
+    elif head.startswith(b"PK") and is_program(path):
+        kind, sections = "program", {"program": summarise_program(path), **_beside(path)}
     elif head.startswith(b"PK"):
         kind, sections = "statistics", {"statistics": summarise_statistics(path)}
     elif head.lstrip().startswith(b"{"):
@@ -187,7 +192,7 @@ def _json(path: Path) -> tuple[Kind, _Sections]:
 
 
 def _beside(path: Path) -> _Sections:
-    """The sections that ``<name>.json`` beside a model or an engine gives; none where it is another program's."""
+    """The sections that ``<name>.json`` beside a model, a program or an engine gives; none where others wrote it."""
     sidecar = path.with_name(f"{path.name}.json")
     if not sidecar.is_file():
         return {}

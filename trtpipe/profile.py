@@ -5,7 +5,6 @@ A profile is a TOML file in ``profiles/``; every key can be overridden on the co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -280,30 +279,3 @@ class DeploymentProfile(Record):
             RecipeError: the file or a key in it is wrong; the message names both.
         """
         return load_toml(path, cls)
-
-
-_NUMBER = r"\d{1,18}"
-_SHAPE = re.compile(
-    rf"(?P<name>[^\s,\[\]]+):(?P<dims>\[\s*(?:{_NUMBER}(?:\s*,\s*{_NUMBER})*)?\s*\]|{_NUMBER}(?:x{_NUMBER})*|)(?:[\s,]+|$)"
-)
-
-
-def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
-    """Shapes as people write them: ``x:1x3x224x224,y:1x128`` (trtexec) or ``x:[1,3,224,224] y:[1,128]`` (Polygraphy).
-
-    Raises:
-        InputError: the text is neither.
-    """
-    found: dict[str, tuple[int, ...]] = {}
-    rest = text.strip()
-    while rest:
-        match = _SHAPE.match(rest)
-        if not match:
-            raise InputError(f"cannot read shapes {text!r}", "write them as x:1x3x224x224 or x:[1,3,224,224]")
-        if match["name"] in found:
-            raise InputError(f"input {match['name']!r} has two shapes in {text!r}", "give one shape an input")
-        found[match["name"]] = tuple(int(number) for number in re.findall(r"\d+", match["dims"]))
-        rest = rest[match.end() :]
-    if not found:
-        raise InputError("no shapes given", "write them as x:1x3x224x224 or x:[1,3,224,224]")
-    return found

@@ -1,4 +1,4 @@
-"""The error guide: every entry is met by the real message, wherever TensorRT-RTX has it without a GPU."""
+"""The error guide: every entry is met by TensorRT-RTX's real message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trtpipe.backends._trt_errors import Log, build_error
-from trtpipe.backends._trt_guide import GUIDE, advice_for
+from trtpipe.backends._trt_guide import GUIDE
 from trtpipe.backends._trt_request import BuildRequest
 from trtpipe.backends.base import EngineFacts, missing
 from trtpipe.backends.worker import Limits, call
@@ -17,6 +17,17 @@ from trtpipe.progress import Silent
 rtx_only = pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")
 
 SQUARE = np.eye(64, dtype=np.float32)
+
+
+def nested(depth: int) -> str:
+    """An If in an If, and so on: the nodes that make ``o0``."""
+    inner = f"o{depth} = Neg(x)" if depth == 1 else nested(depth - 1).replace("o0", f"o{depth}")
+    return (
+        f"o0 = If(p) <then_branch = t{depth} () => (float[2] o{depth}) {{ {inner} }}, "
+        f"else_branch = e{depth} () => (float[2] i{depth}) {{ i{depth} = Identity(x) }}>"
+    )
+
+
 #: entry -> graph, weights, target, options
 PROVOKED = {
     "turing": ("(float[2,64] x) => (float[2,64] y) { y = MatMul(x, w) }", {"w": SQUARE}, "sm75", {}),
@@ -51,9 +62,25 @@ PROVOKED = {
         {"w": np.ones((16, 16, 3, 3), np.int8), "s": np.ones((16, 2, 3, 3), np.float32)}, "sm89", {},
     ),
     "operator": ("(float[2,64] x) => (float[2,64] y) { y = Det(x) }", {}, "sm89", {}),
+    "quantised-tensor": ("(float[2,64] x) => (float8e4m3fn[2,64] y) { y = Cast<to=17>(x) }", {}, "sm89", {}),
+    "too-large": ("(float[1048576,1] x, float[1,4194304] z) => (float[?,?] y) { y = Add(x, z) }", {}, "sm89", {}),
+    "constant-input": (
+        "(float[2,64] x, int64[1] a) => (float[?] y) { y = ReduceSum<keepdims=0>(x, a) }", {}, "sm89", {},
+    ),
+    "nesting": (f"(float[2] x, bool p) => (float[2] o0) {{ {nested(28)} }}", {}, "sm89", {}),
+    "graph-compiler": (
+        "(float[1,6,16,16] x) => (float[1,?,?,?] y) { y = ConvTranspose<dilations=[2,2],strides=[3,3]>(x, w) }",
+        {"w": np.ones((6, 2, 3, 3), np.float32)}, "sm89", {},
+    ),
     "refit": ("(float[2,64] x) => (float[2,64] y) { y = MatMul(x, w) }", {"w": SQUARE}, "sm89", {"refit": True}),
     "lean-runtime": (
         "(float[2,64] x) => (float[2,64] y) { y = Relu(x) }", {}, "sm89", {"version_compatible": True},
+    ),
+    "branches": (
+        "(float[2,1,4] x, bool p) => (float[?,?] y) { y = If(p) <then_branch = t () => (float[2,4] a)"
+        " { k = Constant<value_ints=[1]>() a = Squeeze(x, k) },"
+        " else_branch = e () => (float[2,1,4] b) { b = Identity(x) }> }",
+        {}, "sm89", {},
     ),
     "connections": ("(float[2,64] x) => (float[2,64] y) { y = Add(x, nothing) }", {}, "sm89", {}),
 }  # fmt: skip
@@ -137,29 +164,45 @@ def test_a_build_that_is_cancelled(conv_net):
     assert caught.value.remedy.endswith("run the same command again")
 
 
-#: Messages that only another flavour, a GPU or an older version has, in the builder's own words.
-QUOTED = {
-    "quantised-tensor": "Tensor y has datatype FP8 but is not produced by IPluginLayer or IQuantizeLayer",
-    "profile": "Network has dynamic or shape inputs, but no optimization profile has been defined.",
-    "too-large": "Tensor c has 4398046511104 elements which exceeds the maximum supported element count of 1.",
-    "attention": "CHECK(composite_op->is_decomposable()) failed. Attention operation was not supported",
-    "constant-input": "Assertion failed: inputs.at(1).is_weights(): axes must be an initializer!",
-    "nesting": "nested structures that exceed the maximum allowed by TensorRT!",
-    "dla": "Applying DLA optimizations without DLA backend",
-    "capability": "Compute capability cannot be kNONE",
-    "no-implementation": "Could not find any implementation for node {ForeignNode[a...b]}",
-    "graph-compiler": "Error Code 1: Myelin ([graph.cpp:1: f] something nobody has seen)",
-}
+#: What trtpipe never asks a builder for, or catches before it: entry -> graph, and what the test sets or takes away.
+MISUSED = {
+    "profile": ("(float[N,64] x) => (float[N,64] y) { y = Relu(x) }", "check_shapes"),
+    "attention": (
+        "(float[1,2,8,16] q, float[1,2,8,16] k, float[1,2,8,16] v) => (float[1,2,8,16] y) { y = Attention(q, k, v) }",
+        "_let_decompose",
+    ),
+    "dla": ("(float[2,64] x) => (float[2,64] y) { y = MatMul(x, x2) }", "DLA_STANDALONE"),
+    "no-implementation": ("(float[2,64] x) => (float[2,64] y) { y = MatMul(x, x2) }", "SAFETY"),
+    "capability": ("(float[2,64] x) => (float[2,64] y) { y = Relu(x) }", "NONE"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", QUOTED)
-def test_messages_of_others(name):
-    assert advice_for(QUOTED[name]).name == name
+@rtx_only
+@pytest.mark.parametrize("name", MISUSED)
+def test_the_real_message_of_a_misused_builder_finds_its_entry(name, write_model, monkeypatch):
+    from trtpipe.backends import _trt_builder
+    from trtpipe.backends.tensorrt_rtx import _load
+
+    trt, (graph, change) = _load(), MISUSED[name]
+
+    def configure(config):
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, change, trt.ComputeCapability.SM89), 0)
+        config.engine_capability = getattr(trt.EngineCapability, change, trt.EngineCapability.STANDARD)
+
+    if hasattr(_trt_builder, change):
+        monkeypatch.setattr(_trt_builder, change, lambda *_: None)
+    path = write_model(graph, opset=23, **({"x2": SQUARE} if "x2" in graph else {}))
+    request = BuildRequest(model=str(path), plan=f"{path}.plan", flavour="tensorrt-rtx", targets=("sm89",))
+    with pytest.raises(BuildError) as caught:
+        _trt_builder.build(trt, request, lambda *_: None, configure)
+    (advice,) = [advice for advice in GUIDE if advice.name == name]
+    assert caught.value.remedy == f"{advice.cause}: {advice.remedy}", caught.value.message
 
 
 def test_every_entry_has_its_message():
     elsewhere = {"cancelled", "no-model", "external-data"}
-    assert {advice.name for advice in GUIDE} == set(PROVOKED) | set(QUOTED) | elsewhere
+    assert {advice.name for advice in GUIDE} == set(PROVOKED) | set(MISUSED) | elsewhere
     assert all(advice.cause and advice.remedy for advice in GUIDE)
 
 

@@ -12,6 +12,7 @@ IMAGE = NetworkInput("image", (-1, 3, 224, 224), ("N", None, None, None), holds_
 FIXED = NetworkInput("fixed", (1, 8), (None, None), holds_shape=False)
 SIZES = NetworkInput("sizes", (2,), (None,), holds_shape=True)
 SCALAR = NetworkInput("steps", (), (), holds_shape=True)
+SETTLED = NetworkInput("rate", (), (), holds_shape=False)
 
 
 def span(low, mid, high) -> ShapeRange:
@@ -30,6 +31,7 @@ BATCHES = span((1, 3, 224, 224), (2, 3, 224, 224), (4, 3, 224, 224))
         ((IDS, MASK, FIXED), ({"ids": WORDS, "mask": WORDS},)),
         ((IMAGE,), ({"image": BATCHES}, {"image": span((8, 3, 224, 224), (8, 3, 224, 224), (9, 3, 224, 224))})),
         ((SIZES, SCALAR), ({"sizes": span((2, 2), (4, 4), (8, 8)), "steps": span((1,), (2,), (3,))},)),
+        ((SETTLED,), ({"rate": span((16000,), (16000,), (16000,))},)),
     ],
 )
 def test_what_fits(inputs, profiles):
@@ -59,6 +61,7 @@ def test_what_fits(inputs, profiles):
             "dimension 'seq' is 8/64/128 in 'ids' but 8/64/256 in 'mask'",
             "same min, opt and max",
         ),
+        ((SETTLED,), ({"rate": span((8000,), (8000,), (16000,))},), "have 1 dimensions, the model has 0", "give 0"),
         ((SIZES,), (), "the values of input 'sizes' decide shapes", "make 'sizes' a constant"),
         ((SIZES,), ({"sizes": span((1,), (1,), (1,))},), "are 1 values, the input holds 2", "give 2 values"),
         ((SCALAR,), ({"steps": span((1, 1), (1, 1), (1, 1))},), "are 2 values, the input holds 1", "give 1 values"),

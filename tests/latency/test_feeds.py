@@ -71,6 +71,12 @@ class TestValues:
         feed, _ = Material.of(Tokens()).feed([IDS], {"ids": (1, 2)})
         assert feed["ids"].tolist() == [[101, 999]]
 
+    def test_given_values_are_taken_and_not_the_samples(self):
+        rate, sizes = spec("rate", dtype="int64"), spec("sizes", 2, dtype="int64")
+        material = Material({"rate": np.array(8000), "sizes": np.array([1, 1])}, "data")
+        feed, _ = material.feed([rate, sizes], {"rate": (16000,), "sizes": (3, 4)})
+        assert (feed["rate"].shape, int(feed["rate"]), feed["sizes"].tolist()) == ((), 16000, [3, 4])
+
     def test_a_sample_of_another_rank_is_refused(self):
         with pytest.raises(InputError, match=r"shape \[1, 3\] cannot fill \[2, 3, 4\]"):
             Material.of(Tokens()).feed([IDS], {"ids": (2, 3, 4)})

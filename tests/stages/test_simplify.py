@@ -9,6 +9,7 @@ from models import conv_net, feed_for, model, normal, run, save
 
 from trtpipe.artifact import Draft
 from trtpipe.errors import StageError, WorkerDied
+from trtpipe.profile import ShapeRange
 from trtpipe.stages import simplify as stage_module
 from trtpipe.stages import simplify_task
 from trtpipe.stages.facts import SimplifyFacts
@@ -179,3 +180,14 @@ def test_what_its_key_holds(make_job):
     assert base != key(shapes={"x": {"min": [1], "opt": [2], "max": [3]}})
     assert STAGE.skip(make_job()) is None
     assert STAGE.consumes(make_job()) == ("model", "calibration-data", "evaluation-data")
+
+
+def test_what_all_profiles_fix_at_all_corners_is_in_the_key(make_job):
+    def spans(**shapes):
+        return {name: ShapeRange(min=low, opt=high, max=high) for name, (low, high) in shapes.items()}
+
+    fixed = spans(x=((1, 576), (8, 576)), rate=((16000,), (16000,)), only=((2,), (2,)))
+    other = spans(x=((4, 576), (4, 576)), rate=((16000,), (16000,)))
+    key = STAGE.key(make_job(shapes=(fixed, other)))
+    assert key["fixed"] == {"x": [None, 576], "rate": [16000]}
+    assert STAGE.key(make_job())["fixed"] == {}

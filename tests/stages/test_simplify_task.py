@@ -190,6 +190,23 @@ def test_the_products_of_an_attention_stay_products(simplified):
     assert {"MatMul", "Softmax"} <= {node.op_type for node in result.graph.node}
 
 
+@pytest.mark.parametrize("with_onnxsim", [True, False])
+def test_branches_that_fixed_sizes_settle_go(simplified, with_onnxsim):
+    proto = model(
+        "(float[N,M,4] x) => (float[N,4] z) { h = Relu(x) s = Shape(h) n = Gather(s, one) c = Equal(n, one) "
+        "y = If(c) <then_branch = t () => (float[N,4] a) { k = Constant<value_ints=[1]>() a = Squeeze(h, k) }, "
+        "else_branch = e () => (float[N,4] b) { b = ReduceMax<keepdims=0>(h, axis) }> z = Abs(y) }",
+        one=np.array(1), axis=np.array([1]),
+    )  # fmt: skip
+    varied, facts = simplified(proto, onnxsim=with_onnxsim, shapes={"x": (2, 1, 4)})
+    assert "If" in {node.op_type for node in varied.graph.node}
+    assert facts.notes == ()
+    fixed, facts = simplified(proto, onnxsim=with_onnxsim, shapes={"x": (2, 1, 4)}, fixed={"x": (None, 1, 4)})
+    assert [node.op_type for node in fixed.graph.node] == ["Relu", "Squeeze", "Abs"]
+    assert "gave way to its branch" in facts.notes[0]
+    assert fixed.graph.input == varied.graph.input
+
+
 class TestComparison:
     def test_integers_may_differ_in_one_of_a_hundred(self, simplified, monkeypatch):
         def shifted(count):

@@ -193,7 +193,7 @@ def _add_profiles(builder: Any, network: Any, config: Any, request: BuildRequest
     for shapes in request.shapes:
         profile = builder.create_optimization_profile()
         for entry in inputs:
-            if entry.name in shapes:
+            if entry.needs_range:
                 given = shapes[entry.name]
                 place = profile.set_shape_input if entry.holds_shape else profile.set_shape
                 place(entry.name, given.min, given.opt, given.max)

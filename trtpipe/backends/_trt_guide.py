@@ -134,7 +134,7 @@ GUIDE: tuple[Advice, ...] = (
     ),
     Advice(
         "constant-input",
-        r"must be an initializer|(?:should|must) be a? ?(?:build-time |compile-time )?constant|as an initializer",
+        r"must be an initializer|(?:should|must) (?:be|resolve to) (?:an? )?(?:\w+-time )?constant|as an initializer",
         "that input has to be known when the engine is built",
         "make it a constant of the model",
     ),
@@ -155,6 +155,12 @@ GUIDE: tuple[Advice, ...] = (
         r"sort the model topologically|was not registered",
         "a node reads what no node before it writes",
         "check the graph's connections: python -m onnx.checker MODEL",
+    ),
+    Advice(
+        "branches",
+        r"equal ranks when condition|ScopeType::kUNDEFINED|graphScope\.cpp",
+        "the branches of an If give tensors of different rank, or hold more of such branches",
+        "let trtpipe build settle the If: give the size or value it asks for one min, opt and max",
     ),
     Advice(
         "nesting",

@@ -91,8 +91,10 @@ def _missing(entry: NetworkInput, model: str) -> InputError:
 
 def _check_range(entry: NetworkInput, given: ShapeRange, model: str) -> None:
     place = f"{model}: shapes of input {entry.name!r}"
+    count = entry.dims[0] if entry.dims else 1
+    if not entry.needs_range and len(entry.dims) < 2 and len(given.opt) == count and given.min == given.max:
+        return  # values that settled a branch before the builder came
     if entry.holds_shape:
-        count = entry.dims[0] if entry.dims else 1
         if len(given.opt) != count:
             raise InputError(
                 f"{place} are {len(given.opt)} values, the input holds {count}",

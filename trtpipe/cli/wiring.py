@@ -101,7 +101,7 @@ def add_shapes(option: str) -> Store:
     """Keeps what a shape option was given, each time it was used."""
 
     def store(session: Session, texts: tuple[str, ...]) -> None:
-        from trtpipe.profile import parse_shapes
+        from trtpipe.shapes import parse_shapes
 
         given = [text for text in texts if not (option == "--shapes" and text.strip() == AUTO)]
         session.auto_shapes = session.auto_shapes or len(given) < len(texts)

@@ -10,6 +10,7 @@ import numpy as np
 from trtpipe.artifact import IOContract
 from trtpipe.calibration.synthetic import RandomDataset
 from trtpipe.errors import InputError
+from trtpipe.shapes import gives_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ class Material:
         if self.sample is None:
             random = RandomDataset(IOContract(inputs=tuple(inputs), outputs=()), shapes, samples=1, seed=0)
             return next(iter(random)).feed, "synthetic: floats uniform in [0, 1), integers 0 or 1"
-        fitted = {spec.name: _fitted(spec.name, self.sample[spec.name], shapes[spec.name]) for spec in inputs}
+        fitted = {spec.name: _fitted(spec, self.sample[spec.name], shapes[spec.name]) for spec in inputs}
         as_it_is = all(fitted[name].shape == value.shape for name, value in self.sample.items())
         return fitted, f"first sample of {self.name}{'' if as_it_is else ', cut or repeated to the shape'}"
 
@@ -107,11 +108,14 @@ def _with_batch(inputs: Sequence[TensorSpec], shapes: Shapes, batch: int) -> Sha
     return {spec.name: tuple(length(spec, axis, now) for axis, now in enumerate(shapes[spec.name])) for spec in inputs}
 
 
-def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """``value`` cut or repeated along every axis."""
+def _fitted(spec: TensorSpec, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """``value`` cut or repeated along every axis; of an input whose values are given, these."""
+    if spec.shape is not None and gives_values(spec.dtype, spec.shape, shape):
+        return np.array(shape, value.dtype).reshape(value.shape)
     if value.ndim != len(shape) or 0 in value.shape:
         raise InputError(
-            f"input {name!r}: a sample of shape {list(value.shape)} cannot fill {list(shape)}", "correct the shapes"
+            f"input {spec.name!r}: a sample of shape {list(value.shape)} cannot fill {list(shape)}",
+            "correct the shapes",
         )
     for axis, length in enumerate(shape):
         if value.shape[axis] != length:

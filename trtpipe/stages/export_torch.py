@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import warnings
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,8 @@ import numpy as np
 from trtpipe.backends.worker import Report
 from trtpipe.errors import EnvironmentLacks, InputError, StageError
 from trtpipe.stages.export import MODEL, ExportReply, TorchRequest
-from trtpipe.stages.export_loading import load_program, parameters_of, torch
+from trtpipe.stages.export_arguments import arguments_of, dynamic_axes
+from trtpipe.stages.export_loading import load_program, torch
 from trtpipe.stages.export_names import name_dimensions, name_interface, refuse_frozen, strip
 from trtpipe.stages.reading import Reading
 
@@ -110,7 +109,7 @@ def to_program(module: object, examples: tuple[Any, ...] | None, request: TorchR
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"expected an nn.Module, got {type(module).__name__}", "return an nn.Module from the factory")
     with _evaluating(module), torch.no_grad(), quiet():
-        arguments = _arguments(module, examples, request)
+        arguments = arguments_of(module, examples, request)
         reference = _forward(module, arguments)
         program = _program(module, arguments, request)
     return Exported(program, tuple(arguments), arguments, reference, type(module).__name__)
@@ -139,74 +138,12 @@ def run_module(program: object, feeds: Sequence[Feed], outputs: Sequence[str]) -
     return found
 
 
-def _arguments(
-    module: torch.nn.Module, examples: tuple[Any, ...] | None, request: TorchRequest
-) -> dict[str, torch.Tensor]:
-    """Forward's arguments by name: the examples, repeated along dynamic axes, or zeros of the typical shapes."""
-    parameters = {
-        name: parameter
-        for name, parameter in parameters_of(module.forward)
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    }
-    names = list(parameters)
-    public = dict(zip(names, request.input_names, strict=False)) if request.input_names else {}
-    if examples is None:
-        known = list(takewhile(lambda name: public.get(name, name) in request.shapes, names))
-        needed = [name for name in names if parameters[name].default is inspect.Parameter.empty] or names[:1]
-        missing = [public.get(n, n) for n in needed if public.get(n, n) not in request.shapes]
-        if missing or not known:
-            raise InputError(
-                f"{type(module).__name__}: no example inputs, and no shapes for {', '.join(missing) or 'its inputs'}",
-                f"return (module, example_inputs), or add --shapes {(missing or ['x'])[0]}:1x3x224x224",
-            )
-        examples = tuple(torch.zeros(request.shapes[public.get(name, name)][1]) for name in known)
-    if len(examples) > len(names):
-        raise InputError(
-            f"{type(module).__name__}.forward takes {len(names)} inputs, {len(examples)} examples were given",
-            "return one example per argument of forward",
-        )
-    arguments = {}
-    for name, example in zip(names, examples, strict=False):
-        if not isinstance(example, torch.Tensor):
-            raise InputError(f"example input {name!r} is a {type(example).__name__}, not a tensor", "give tensors")
-        arguments[name] = _stretch(name, example, request.shapes.get(public.get(name, name)))
-    return arguments
-
-
-def _stretch(name: str, example: torch.Tensor, shape: Sequence[Sequence[int]] | None) -> torch.Tensor:
-    """Make every dynamic axis at least 2 long, because torch.export takes 0 and 1 for constants."""
-    if shape is None:
-        return example
-    low, typical, high = shape
-    if len(low) != example.dim():
-        raise InputError(
-            f"shapes for {name!r} have rank {len(low)}, its example input has rank {example.dim()}",
-            "give shapes of the example's rank",
-        )
-    for axis, (least, most) in enumerate(zip(low, high, strict=True)):
-        wanted = most if least == most else min(most, max(2, least, min(typical[axis], example.shape[axis])))
-        if example.shape[axis] != wanted:
-            index = torch.arange(wanted) % example.shape[axis]
-            example = example.index_select(axis, index)
-    return example
-
-
-def _dynamic(arguments: Mapping[str, torch.Tensor], request: TorchRequest) -> tuple[dict[int, Any], ...] | None:
-    public = dict(zip(arguments, request.input_names, strict=False)) if request.input_names else {}
-    found = []
-    for name in arguments:
-        low, _, high = request.shapes.get(public.get(name, name), ((), (), ()))
-        auto = torch.export.Dim.AUTO
-        found.append({i: auto(min=a, max=b) for i, (a, b) in enumerate(zip(low, high, strict=True)) if a != b})
-    return tuple(found) if any(found) else None
-
-
 def _program(
     module: torch.nn.Module, arguments: Mapping[str, torch.Tensor], request: TorchRequest
 ) -> torch.export.ExportedProgram:
     """Not left to the ONNX exporter, which would keep a size dynamic although the code branches on it."""
     try:
-        return torch.export.export(module, tuple(arguments.values()), dynamic_shapes=_dynamic(arguments, request))
+        return torch.export.export(module, tuple(arguments.values()), dynamic_shapes=dynamic_axes(arguments, request))
     except Exception as error:
         raise _refusal(type(module).__name__, error) from error
 

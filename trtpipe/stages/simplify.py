@@ -37,6 +37,7 @@ class SimplifyRequest(Record):
         opset: least opset of the result.
         feeds: an ``.npz`` with real samples for the numerical check; empty for seeded random ones.
         shapes: shapes of dynamic inputs, for random samples.
+        fixed: those of their dimensions, or values, that are the same in every profile at every corner.
         notes: what an earlier attempt left to say.
     """
 
@@ -47,6 +48,7 @@ class SimplifyRequest(Record):
     opset: int
     feeds: str
     shapes: dict[str, tuple[int, ...]]
+    fixed: dict[str, tuple[int | None, ...]] = {}
     notes: tuple[str, ...] = ()
 
 
@@ -61,7 +63,7 @@ class Simplify:
 
     name = "simplify"
     produces = "simplified"
-    version = 7
+    version = 8
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -73,11 +75,12 @@ class Simplify:
         return None
 
     def key(self, job: Job) -> JSON:
-        """Whether onnxsim runs, the opset, and the shapes of the check."""
+        """Whether onnxsim runs, the opset, the shapes of the check, and what is fixed of the inputs."""
         return {
             "onnxsim": job.simplify,
             "opset": _opset(job),
             "shapes": {n: list(s) for n, s in job.opt_shapes.items()},
+            "fixed": {n: list(s) for n, s in _fixed(job).items()},
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -95,6 +98,7 @@ class Simplify:
             opset=_opset(job),
             feeds=_write_feeds(inputs, workdir),
             shapes=job.opt_shapes,
+            fixed=_fixed(job),
         )
         while True:
             try:
@@ -158,6 +162,17 @@ def _write_feeds(inputs: Inputs, workdir: Path) -> str:
 def plain(value: np.ndarray) -> np.ndarray:
     """``value``, as bytes where numpy's files have no word for its type (bfloat16, float8)."""
     return value if value.dtype.isbuiltin == 1 else value.view(f"u{value.dtype.itemsize}")
+
+
+def _fixed(job: Job) -> dict[str, tuple[int | None, ...]]:
+    """Of every input with ranges, the numbers that never vary; nothing of one that some profile leaves out."""
+    profiles = job.profile.shapes
+    names = [name for name in profiles[0] if all(name in each for each in profiles)] if profiles else []
+    corners = {name: [c for each in profiles for c in (each[name].min, each[name].max)] for name in names}
+    return {
+        name: tuple(numbers[0] if len(set(numbers)) == 1 else None for numbers in zip(*shapes, strict=False))
+        for name, shapes in corners.items()
+    }
 
 
 def _opset(job: Job) -> int:

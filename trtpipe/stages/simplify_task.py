@@ -24,6 +24,7 @@ from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
 from trtpipe.passes.graph_pass import Borrowed, GraphPass, graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
+from trtpipe.passes.settle_branches import SettleBranches
 from trtpipe.settings import Settings
 from trtpipe.stages.facts import OutputDifference, SimplifyFacts
 from trtpipe.stages.simplify import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
@@ -41,6 +42,7 @@ _RELATIVE, _EQUAL_SHARE = 1e-3, 0.99
 #: onnxsim's fusions into operators that only onnxruntime has, or that TensorRT has no importer for: its parser, and the
 #: rules of lowering, want the products of an attention to be products.
 _FOR_ONNXRUNTIME = ("fuse_attention", "fuse_gqa", "fuse_rope", "fuse_rms_norm")
+_SETTLED = "every If whose condition follows from sizes, or from values that all shapes fix, gave way to its branch"
 #: Types first: whether an operator is expanded, and into what, depends on them.
 _EXPANSION = (Borrowed(InlinePass(), "inline_functions"), InferTypes(), ExpandFunctions())
 
@@ -77,8 +79,10 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     shapes = [Borrowed(ShapeInferencePass(check_type=False, strict_mode=False), "infer_shapes")] if small else []
     passes: list[GraphPass] = [InferTypes()]
     if request.rewrite:
-        passes += [FoldConstants(), *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
-    run_passes(model, passes)
+        settled = [SettleBranches(request.fixed)] if small else []
+        passes += [FoldConstants(), *settled, *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
+    results = run_passes(model, passes)
+    notes += [_SETTLED for result in results if result.name == SettleBranches.name and result.modified]
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
     report("simplify", 2, 3)

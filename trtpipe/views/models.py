@@ -9,10 +9,12 @@ from trtpipe.units import format_bytes, format_count
 from trtpipe.views.blocks import Block, Table, facts, notes, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from trtpipe.backends.base import ProgramFacts
     from trtpipe.passes.decisions import NodeDecision, WorkShare
     from trtpipe.report.graph import GraphSummary
+    from trtpipe.report.program import ProgramSummary
     from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
 
 
@@ -34,8 +36,31 @@ def graph(found: GraphSummary, limit: int | None) -> Iterator[Block]:
             ("nodes", str(found.nodes)),
         ]
     )
-    rows = [(name, str(count)) for name, count in Counter(found.operators).most_common()]
-    yield table(("operator", "count"), rows, right=("count",), limit=limit)
+    yield _operators(found.operators, limit)
+
+
+def program(found: ProgramSummary, limit: int | None) -> Iterator[Block]:
+    """What is in a ``.pt2`` file."""
+    weights = format_bytes(found.weight_bytes)
+    yield facts([("written by", f"torch {found.torch}"), ("weights", weights), ("nodes", str(found.nodes))])
+    yield _operators(found.operators, limit)
+
+
+def captured(found: ProgramFacts) -> Block:
+    """What is known of a program that trtpipe wrote."""
+    return facts(
+        [
+            ("exported by", found.exporter),
+            ("precision", found.precision),
+            ("inputs", "\n".join(map(str, found.contract.inputs))),
+            ("outputs", "\n".join(map(str, found.contract.outputs))),
+        ]
+    )
+
+
+def _operators(found: Mapping[str, int], limit: int | None) -> Table:
+    rows = [(name, str(count)) for name, count in Counter(found).most_common()]
+    return table(("operator", "count"), rows, right=("count",), limit=limit)
 
 
 def exported(found: ExportFacts) -> Iterator[Block]:

@@ -22,6 +22,10 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:
     limit = None if detailed else SOME
     if found.graph is not None:
         yield from models.graph(found.graph, limit)
+    if found.program is not None:
+        yield from models.program(found.program, limit)
+    if found.captured is not None:
+        yield models.captured(found.captured)
     if found.exported is not None:
         yield from models.exported(found.exported)
     if found.simplified is not None:
