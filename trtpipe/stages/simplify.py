@@ -60,7 +60,7 @@ class Simplify:
 
     name = "simplify"
     produces = "simplified"
-    version = 7
+    version = 8
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
