@@ -160,6 +160,17 @@ def test_samples_of_types_that_numpy_files_lack_survive_the_way_to_the_child():
     assert plain(normal(2)).dtype == np.float32
 
 
+def test_samples_whose_type_is_a_copy_reach_the_child_as_they_are(go, tmp_path):
+    (tmp_path / "data.py").write_text(
+        "import numpy as np\n\n\ndef feeds():\n"
+        "    for x in np.random.default_rng(0).normal(size=(4, 2, 2)):\n"
+        "        yield {'x': x.astype(np.dtype(np.float32, copy=True))}  # as it is after unpickling\n"
+    )
+    facts = go(model("(float[N,2] x) => (float[N,2] y) { y = Relu(x) }"), data=f"{tmp_path / 'data.py'}:feeds")[1]
+    assert facts.simplified
+    assert not facts.notes
+
+
 def test_a_changed_interface_is_caught(table, tmp_path):
     inputs = table(model=conv_net())
     save(conv_net(batch="2"), tmp_path / "simplified.onnx")

@@ -58,6 +58,17 @@ def test_what_it_is_for(simplified):
     assert 0 <= difference.mean_abs <= difference.max_abs < 1e-4
 
 
+@pytest.mark.parametrize("with_onnxsim", [True, False])
+def test_what_the_converter_writes_as_constants_is_read_by_the_passes(simplified, with_onnxsim):
+    proto = model(
+        "(float[N,4,6] x) => (float[N,4,6] y) { m = ReduceMean<axes=[-1]>(x) d = Sub(x, m) q = Pow(d, two) "
+        "v = ReduceMean<axes=[-1]>(q) e = Add(v, eps) s = Sqrt(e) n = Div(d, s) g = Mul(n, gamma) y = Add(g, beta) }",
+        opset=13, two=np.float32(2), eps=np.float32(1e-5), gamma=normal(6, seed=1), beta=normal(6, seed=2),
+    )  # fmt: skip
+    result, _ = simplified(proto, onnxsim=with_onnxsim)
+    assert [node.op_type for node in result.graph.node] == ["LayerNormalization"]
+
+
 def test_bytes_are_the_same_every_time(simplified, workdir):
     contents = []
     for _ in range(2):

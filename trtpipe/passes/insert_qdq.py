@@ -108,7 +108,7 @@ class InsertQDQ(GraphPass):
     def _no_range(self, point: QuantPoint, amax: Mapping[str, float]) -> str | None:
         for name in point.tensors:
             if name not in amax:
-                return self._unfit.get(name, f"no range for {name!r}")
+                return self._unfit.get(name, f"no range for {name!r}: no calibration data reached it")
             if not amax[name]:
                 return f"its input {name!r} was zero in all samples"
             scale = amax[name] / FORMATS[self._precision].largest

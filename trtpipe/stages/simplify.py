@@ -160,8 +160,15 @@ def _write_feeds(inputs: Inputs, workdir: Path) -> str:
 
 
 def plain(value: np.ndarray) -> np.ndarray:
-    """``value``, as bytes where numpy's files have no word for its type (bfloat16, float8)."""
-    return value if value.dtype.isbuiltin == 1 else value.view(f"u{value.dtype.itemsize}")
+    """``value``, as bytes where numpy's files have no word for its type (bfloat16, float8).
+
+    Its type's own word is asked: an array that was unpickled, as those of a loader's workers are, has a copy of its
+    type, which does not count as built in.
+    """
+    import numpy as np
+
+    own = np.dtype(value.dtype.type).isbuiltin == 1
+    return value if own else value.view(f"u{value.dtype.itemsize}")
 
 
 def _fixed(job: Job) -> dict[str, tuple[int | None, ...]]:

@@ -74,6 +74,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     if rewrite:
         try:
             model = raise_opset(model, request.opset)
+            clean_up(model)  # the converter writes what were attributes as nodes of constants
         except StageError as error:
             notes.append(error.message)
     shapes = [Borrowed(ShapeInferencePass(check_type=False, strict_mode=False), "infer_shapes")] if small else []
