@@ -2,8 +2,8 @@
 
     python benchmarks/lowering.py > results/lowering.json
 
-`trtpipe build` makes what lowering starts from (random data: speed does not depend on it); then the stage runs alone in
-a fresh process for each precision. Memory is the peak of the process above what it took once everything was imported.
+The stages before make what lowering starts from (random data: speed does not depend on it); then it runs alone in a
+fresh process for each precision. Memory is the peak of the process above what it took once everything was imported.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks_common import machine_line
+
+if TYPE_CHECKING:
+    from trtpipe.profile import DeploymentProfile
 
 HERE = Path(__file__).parent
 #: model -> the option that gives its shapes
 MODELS = {"resnet50": "image:1x3x224x224", "bert_base": "ids:1x128"}
 PRECISIONS = ("int8", "fp8", "fp16", "bf16")
-CALIBRATED = ("int8", "fp8")
+_BEFORE = ("export", "simplify", "observe", "calibrate")
 
 
 def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
@@ -33,16 +37,12 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
     import trtpipe
     from trtpipe.job import Inputs
     from trtpipe.passes.insert_qdq import InsertQDQ  # noqa: F401
-    from trtpipe.profile import DeploymentProfile, ShapeRange
     from trtpipe.progress import Silent
     from trtpipe.settings import Settings
-    from trtpipe.shapes import parse_shapes
     from trtpipe.stages.lower import Lower
     from trtpipe.table import artifact_from_file
 
-    ranges = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in parse_shapes(shapes).items()}
-    profile = DeploymentProfile.model_validate({"precision": precision, "shapes": [ranges], "backend": "null"})
-    settings = Settings.from_environment()
+    profile, settings = profile_for(precision, shapes), Settings.from_environment()
     job = trtpipe.make_job(folder / "simplified.onnx", profile=profile, settings=settings, progress=Silent())
     files = {"simplified": "simplified.onnx", "ranges": "ranges.json", "statistics": "statistics.npz"}
     inputs = Inputs(
@@ -64,15 +64,32 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
 
 
 def prepared(model: Path, precision: str, shapes: str, folder: Path) -> Path:
-    """The folder of a build at ``precision``: what lowering starts from is not the same for all (bf16: opset 22)."""
+    """The folder of what lowering to ``precision`` starts from, which is not the same for all (bf16: opset 22)."""
+    import trtpipe
+    from trtpipe.pipeline import stages_named
+    from trtpipe.progress import Silent
+    from trtpipe.publish import publish_folder
+    from trtpipe.runs import BuildResult, run_published
+    from trtpipe.settings import Settings
+
     out = folder / f"{model.stem}_{precision}"
-    build = [sys.executable, "-m", "trtpipe", "build", model, f"--{precision}", "--backend", "null", "-o", out]
-    build += ["--shapes", shapes, "--target", "sm89", "--cache-dir", folder / "cache"]
-    build += ["--allow-random-calibration"] if precision in CALIBRATED else []
-    made = subprocess.run(build, capture_output=True, text=True, check=False)
-    if not (out / "lowered.onnx").is_file():
-        raise SystemExit(made.stderr)
+
+    def publish(result: BuildResult) -> Path:
+        publish_folder(result.artifacts, out)
+        return out
+
+    settings = Settings(cache_dir=folder / "cache")
+    job = trtpipe.make_job(model, profile=profile_for(precision, shapes), settings=settings, allow_random=True)
+    run_published(job, stages_named(*_BEFORE), {}, publish, Silent())
     return out
+
+
+def profile_for(precision: str, shapes: str) -> DeploymentProfile:
+    """What to lower to, at one set of shapes."""
+    from trtpipe.profile import DeploymentProfile, ShapeRange, parse_shapes
+
+    ranges = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in parse_shapes(shapes).items()}
+    return DeploymentProfile.model_validate({"precision": precision, "shapes": [ranges], "backend": "null"})
 
 
 def main() -> None:

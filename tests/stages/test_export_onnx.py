@@ -49,6 +49,16 @@ def test_the_copy_computes_the_same(export, tmp_path, name):
     assert {spec.name for spec in facts.contract.inputs} == set(feed)
 
 
+def test_nodes_of_one_name_get_names_of_their_own(export, tmp_path):
+    proto = model("(float[2] x) => (float[2] y) { a = Relu(x) b = Neg(a) c = Abs(b) d = Exp(c) y = Neg(d) }")
+    for node, name in zip(proto.graph.node, ["a", "a_2", "a", "", "a"], strict=True):
+        node.name = name
+    copied, _, _ = export(save(proto, tmp_path / "given.onnx"))
+    assert [node.name for node in copied.graph.node] == ["a", "a_2", "a_3", "", "a_4"]
+    feed = {"x": normal(2)}
+    np.testing.assert_array_equal(run(copied, feed)["y"], -np.exp(np.maximum(feed["x"], 0)))
+
+
 def test_facts_of_the_model(export, tmp_path):
     proto = conv_net()
     proto.producer_name, proto.producer_version = "pytorch", "2.13"

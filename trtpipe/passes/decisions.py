@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
 from trtpipe.errors import InputError
+from trtpipe.passes.node_names import pattern_of
 from trtpipe.passes.thresholds import LEAST_SHARE
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def unmatched(patterns: Sequence[str], decisions: Sequence[NodeDecision]) -> lis
     return [
         f"--keep {pattern!r} matches no node" + (f"; {similar}" if (similar := _similar(pattern, names)) else "")
         for pattern in patterns
-        if not any(fnmatchcase(name, pattern) for name in names)
+        if all(pattern_of(name, (pattern,)) is None for name in names)
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -14,6 +13,7 @@ from trtpipe.passes.exact_chains import exact_chains
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.half_types import HALVES, HalfType
 from trtpipe.passes.infer_types import formal, schema_of
+from trtpipe.passes.node_names import pattern_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,10 +128,8 @@ class HalfRules:
             return f"its scale is not a {self._half} number"
         if node.op_type == "DequantizeLinear" and _dequantised_peak(node) > HALVES[self._half].largest:
             return f"its largest value is beyond {self._half}"
-        name = node_label(node)
-        for pattern in self._keep:
-            if fnmatchcase(name, pattern):
-                return f"kept by pattern {pattern!r}"
+        if (pattern := pattern_of(node_label(node), self._keep)) is not None:
+            return f"kept by pattern {pattern!r}"
         schema = schema_of(node, self._opset_imports)
         if schema is None:
             return "operator without a public schema"

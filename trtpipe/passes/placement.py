@@ -9,7 +9,6 @@ together; one pair per tensor; equal scales where values only move. docs/lowerin
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -17,6 +16,7 @@ import onnx_ir as ir
 from trtpipe.passes.constants import is_constant
 from trtpipe.passes.graph_pass import node_label, owners_of
 from trtpipe.passes.macs import Work, work_of
+from trtpipe.passes.node_names import pattern_of
 from trtpipe.passes.operators import POOLS, PRODUCTS, WEIGHTED, is_standard, moved_values
 from trtpipe.passes.recognise import Patterns, recognise
 from trtpipe.passes.residual import skip_input
@@ -184,8 +184,9 @@ class _Plan:
     def _refused(self, node: ir.Node) -> str | None:
         """Why no rule applies to ``node`` at all."""
         name = node_label(node)
-        kept = next((f"kept by pattern {pattern!r}" for pattern in self.keep if fnmatchcase(name, pattern)), None)
-        return kept or self.left.get(name) or _unobservable(node, self.owners)
+        if (pattern := pattern_of(name, self.keep)) is not None:
+            return f"kept by pattern {pattern!r}"
+        return self.left.get(name) or _unobservable(node, self.owners)
 
     def _counts(self, node: ir.Node, work: Work | None) -> str | None:
         """Whether ``node`` computes with shapes and positions, or sums over nothing, as positions times frequencies."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def _rewritten(sealed: Path, label: Path, path: Path, report: Report) -> ExportR
     model = load_model(sealed)
     refuse_interface(proto.graph, label)
     _open_dimensions(model)
+    _name_twins(model)
     names = save_model(model, path)
     report("check", 1, 2)
     try:
@@ -72,6 +74,21 @@ def _open_dimensions(model: ir.Model) -> None:
         if value.shape is not None:
             dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
             value.shape = ir.Shape([named_dimension(dim) for dim in dims])
+
+
+def _name_twins(model: ir.Model) -> None:
+    """Give nodes of one graph that share a name names of their own: onnxruntime takes no such graph."""
+    for graph in graphs_of(model):
+        given = {node.name for node in graph}
+        counts: Counter[str | None] = Counter()
+        for node in graph:
+            name = node.name
+            counts[name] += 1
+            if not name or counts[name] == 1:
+                continue
+            while (other := f"{name}_{counts[name]}") in given:
+                counts[name] += 1
+            node.name = other
 
 
 def describe(model: ir.Model, exporter: str) -> ExportFacts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from glob import escape
 from typing import TYPE_CHECKING
 
@@ -40,10 +39,11 @@ def left_in_half(model: ir.Model, profile: DeploymentProfile, wanted: frozenset[
     ``wanted``. Other precisions leave none.
     """
     from trtpipe.passes.graph_pass import node_label
+    from trtpipe.passes.node_names import pattern_of
 
     if profile.precision != "best":
         return []
     labels = [node_label(node) for node in model.graph.all_nodes()]
-    allowed = {label for label in labels if any(fnmatchcase(label, pattern) for pattern in profile.int8_nodes)}
+    allowed = {label for label in labels if pattern_of(label, profile.int8_nodes) is not None}
     taken = allowed if wanted is None else allowed & wanted
     return [escape(label) for label in labels if label not in taken]

@@ -36,7 +36,7 @@ class Lower:
 
     name = "lower"
     produces = "lowered"
-    version = 14
+    version = 15
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
