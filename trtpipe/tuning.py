@@ -20,6 +20,7 @@ from trtpipe.accuracy.tuning import OutOfTime, Search, Trial
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import InternalError
 from trtpipe.methods import Method
+from trtpipe.passes.decisions import WorkShare
 from trtpipe.pipeline import stages_named
 from trtpipe.progress import Progress, Silent, track
 from trtpipe.recipe import WeightMethod
@@ -45,6 +46,7 @@ MOST_EVALUATIONS = 12
 _ON_METRIC = 3
 #: dB: what another method has to gain to come before the recipe's own.
 _GAIN = 0.5
+_NO_WORK, _ALL_HIGH = WorkShare(total=0, eight_bit=0), WorkShare(total=1, eight_bit=0)
 _METHODS: tuple[Method, ...] = ("percentile", "mse", "max", "entropy", "auto")
 
 
@@ -59,10 +61,10 @@ class Tuned:
 
 @dataclass(frozen=True)
 class _Judged:
-    """One lowered graph: its metric, its share of work in 8 bits, its sha256."""
+    """One lowered graph: its metric, its work in 8 bits, its sha256."""
 
     value: MetricValue
-    share: float
+    work: WorkShare
     graph: str
 
 
@@ -190,9 +192,8 @@ class Tuner:
         else:
             steps = pipeline.run(stages, {})
         *_, lowered, metric = (_made(step.artifact) for step in steps if step.state != "skipped")
-        work = LowerFacts.read(lowered.sidecar).work
-        share = 1.0 if work is None else work.share
-        return _Judged(MetricValue.read(metric.path), share, lowered.files[0].sha256)
+        work = LowerFacts.read(lowered.sidecar).work or _NO_WORK
+        return _Judged(MetricValue.read(metric.path), work, lowered.files[0].sha256)
 
     def _result(
         self,
@@ -209,7 +210,7 @@ class Tuner:
         if kept is None:
             best = min(trials, key=lambda trial: trial.loss, default=None)
             kept = best.kept if best is not None and best.loss < 0 else tuple(range(len(groups)))
-        exact = _Judged(reference, 0.0, "")
+        exact = _Judged(reference, _ALL_HIGH, "")
         profile, recipe = self._profile(groups, kept), self._recipe(chosen)
         found, lowered = (self._judged.get((chosen.method, chosen.weights, each), exact) for each in (kept, ()))
         test = compare_metric(reference, found.value)
@@ -226,7 +227,8 @@ class Tuner:
             lowered=lowered.value,
             tuned=found.value,
             allowed=allowed,
-            share=found.share,
+            share=found.work.share,
+            reached=found.work.share_reached,
             evaluations=len(self._judged) + 1,
             trials=trials,
             graph=found.graph,

@@ -70,6 +70,7 @@ class Tuning(Record):
         reference, lowered, tuned: the metric of the model, with everything in 8 bits, and with ``nodes`` kept.
         allowed: the loss that is accepted.
         share: of the multiply-accumulates of weighted nodes that are in 8 bits, 0 to 1.
+        reached: the same of those that any calibration sample reached.
         evaluations: of the metric, the model's own among them.
         trials: choices of groups that were evaluated, in their order.
         graph: sha256 of the lowered graph that ``tuned`` was measured on; empty where that is the model itself.
@@ -87,6 +88,7 @@ class Tuning(Record):
     tuned: MetricValue
     allowed: float
     share: float
+    reached: float
     evaluations: int
     trials: tuple[Trial, ...]
     graph: str
