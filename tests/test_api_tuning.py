@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from models import model, normal, run, save
+from models import model, normal, run, save, sounds, spectrogram
 
 import trtpipe
 from trtpipe import api
@@ -126,6 +126,29 @@ class TestTune:
         )
         own = trtpipe.tune(job(repair="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml", repair=False)
         assert [each.method for each in own.tuning.calibrations] == ["max"]
+
+    def test_what_calibration_left_high_stays_high_when_more_is_kept(self, tmp_path):
+        path = save(spectrogram(), tmp_path / "net.onnx")
+        np.savez(tmp_path / "calib.npz", **sounds(1))
+        feed = sounds(2)
+        np.savez(tmp_path / "eval.npz", **feed, labels=run(spectrogram(), feed)["y"].argmax(axis=1))
+        evaluation = {"source": str(tmp_path / "eval.npz"), "labels": "labels", "batch": 64, "metric": "cosine"}
+        recipe = {"data": {"source": str(tmp_path / "calib.npz")}, "evaluation": evaluation}
+        shapes = {"x": {"min": [1, 128], "opt": [32, 128], "max": [64, 128]}}
+        made = api.make_job(
+            str(path),
+            profile=DeploymentProfile.model_validate({"precision": "int8", "shapes": shapes}),
+            recipe=CalibrationRecipe.model_validate(recipe),
+            settings=Settings(cache_dir=tmp_path / "cache"),
+            simplify=False,
+            engines=False,
+        )
+        alone = trtpipe.sensitivity(made, samples=8)
+        found = trtpipe.tune(made, trtpipe.Budget(max_drop=1e-4), tmp_path / "t.toml", repair=False)
+        assert found.tuning.calibration.high == ("matmul_0",)
+        assert "matmul_0" not in {node for group in alone.groups for node in group.nodes}
+        assert found.tuning.nodes, "the budget has to need more"
+        assert set(found.profile.keep) == {"matmul_0", *found.tuning.nodes}
 
     def test_best_names_what_may_be_in_8_bits(self, job, tmp_path):
         result = trtpipe.tune(job("best"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml")

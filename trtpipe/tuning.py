@@ -141,7 +141,9 @@ class Tuner:
     def _calibrated(self, method: Method, weights: WeightMethod, progress: Progress) -> Calibration:
         recipe = self.job.recipe.model_copy(update={"method": method, "weights": weights})
         ranges = Ranges.read(self._last(replace(self.job, recipe=recipe), stages_named(*BEFORE), progress).path)
-        return Calibration(method=method, weights=weights, repairs=ranges.repairs.taken, noise=ranges.repairs.noise)
+        repairs = ranges.repairs
+        high = tuple(repairs.high)
+        return Calibration(method=method, weights=weights, repairs=repairs.taken, high=high, noise=repairs.noise)
 
     def _on_metric(
         self, calibrations: list[Calibration], reference: MetricValue, allowed: float
@@ -174,7 +176,7 @@ class Tuner:
         """
         key = (calibration.method, calibration.weights, tuple(kept))
         if key not in self._judged:
-            job = replace(self.job, recipe=self._recipe(calibration), profile=self._profile(groups, kept))
+            job = replace(self.job, recipe=self._recipe(calibration), profile=self._profile(calibration, groups, kept))
             self._judged[key] = self._evaluated(job)
             self.progress.advance("evaluations", len(self._judged) + 1, MOST_EVALUATIONS)
         return self._judged[key]
@@ -211,7 +213,7 @@ class Tuner:
             best = min(trials, key=lambda trial: trial.loss, default=None)
             kept = best.kept if best is not None and best.loss < 0 else tuple(range(len(groups)))
         exact = _Judged(reference, _ALL_HIGH, "")
-        profile, recipe = self._profile(groups, kept), self._recipe(chosen)
+        profile, recipe = self._profile(chosen, groups, kept), self._recipe(chosen)
         found, lowered = (self._judged.get((chosen.method, chosen.weights, each), exact) for each in (kept, ()))
         test = compare_metric(reference, found.value)
         words = f"{test.name}: loss {test.low:+.4f} to {test.high:+.4f}, p = {test.p:.3g}" if test.p is not None else ""
@@ -239,16 +241,21 @@ class Tuner:
     def _recipe(self, calibration: Calibration) -> CalibrationRecipe:
         return self.job.recipe.model_copy(update={"method": calibration.method, "weights": calibration.weights})
 
-    def _profile(self, groups: Sequence[GroupSensitivity], kept: Sequence[int]) -> DeploymentProfile:
-        """The job's, with the keys that say what is kept: float32, or for ``best`` 16 bits."""
+    def _profile(
+        self, calibration: Calibration, groups: Sequence[GroupSensitivity], kept: Sequence[int]
+    ) -> DeploymentProfile:
+        """The job's, with the keys that say what is kept: float32, or for ``best`` 16 bits.
+
+        What calibration left high stays so: with more kept it would not find it again, and sensitivity left it out.
+        """
         profile = self.job.profile
         if not kept:
             return profile
         if profile.precision == "best":
             nodes = (node for index, group in enumerate(groups) if index not in kept for node in group.nodes)
             return profile.model_copy(update={"int8_nodes": tuple(map(escape, nodes))})
-        nodes = (node for index in kept for node in groups[index].nodes)
-        return profile.model_copy(update={"keep": (*profile.keep, *map(escape, nodes))})
+        high = (*calibration.high, *(node for index in kept for node in groups[index].nodes))
+        return profile.model_copy(update={"keep": (*profile.keep, *map(escape, high))})
 
     def _last(self, job: Job, stages: tuple[Stage, ...], progress: Progress = Silent()) -> Artifact:  # noqa: B008
         return _made(self.pipeline.varied(job, progress).run(stages, {})[-1].artifact)

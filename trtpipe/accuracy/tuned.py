@@ -47,7 +47,8 @@ class Calibration(Record):
 
     Attributes:
         method, weights: as in a recipe.
-        repairs: evening out and bias correction, as far as they helped.
+        repairs: evening out, bias correction and groups left high, as far as they helped.
+        high: the nodes of those groups; they stay high whatever else is kept.
         noise: noise over signal at the outputs in dB, everything in 8 bits; ``None`` if it was not measured.
         loss: of the metric, everything in 8 bits; ``None`` if it was not evaluated.
     """
@@ -55,6 +56,7 @@ class Calibration(Record):
     method: Method
     weights: WeightMethod
     repairs: tuple[str, ...] = ()
+    high: tuple[str, ...] = ()
     noise: float | None = None
     loss: float | None = None
 

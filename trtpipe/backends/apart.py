@@ -1,7 +1,8 @@
 """onnxruntime in processes of its own: a graph that crashes, hangs or swells ends as a typed error, not the parent.
 
-One child is confined to one graph, or to one folder whose graphs take turns. All are forked from a nursery that has imported onnxruntime once, half a second
-that not every graph need wait for. Arrays lie in memory that both processes share. Short tasks can be had done there.
+One child is confined to one graph, or to one folder whose graphs take turns. All are forked from a nursery that has
+imported onnxruntime once, half a second that not every graph need wait for. Arrays lie in memory that both processes
+share. Short tasks can be had done there.
 """
 
 from __future__ import annotations
