@@ -1,13 +1,13 @@
 """Tuning on networks that full INT8 breaks: the metric, the work left in INT8, and what finding it cost.
 
     python benchmarks/tuning.py [--max-drop 0.005] [--cases DIR] [--yardstick] [--no-repair] > results/tuning.json
-    python benchmarks/tuning.py --peak plain|pass --cases DIR --only CASE
+    python benchmarks/tuning.py --peak plain|pass --cache DIR [--samples N] --only resnet50 minilm [--cases DIR]
 
 Two small networks are trained by the script itself (``tuning_models.py``). A folder of cases holds one folder each,
 with a ``case.py`` that has ``MODEL``, ``PROFILES``, ``calibration()`` and ``evaluate(run)``. The yardstick tries every
 choice of up to six groups, or at every step every group, as accuracy-aware tools do. With --no-repair nothing but the
-choice of layers is left to tune. --peak tells the peak memory of plain inference, or of the sensitivity pass. Runner:
-onnxruntime on the CPU.
+choice of layers is left to tune. --peak tells the peak memory of plain inference, or of the sensitivity pass,
+of cases or of resnet50 and minilm, networks of that size. Runner: onnxruntime on the CPU.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from benchmarks_common import PeakMemory, machine_line, tree_cpu
 
 import trtpipe
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 #: Up to so many groups the yardstick tries every choice.
 EXHAUSTIVE = 6
+LARGE = ("resnet50", "minilm")
 
 
 def own_job(name: str, folder: Path, cache: Path) -> Job:
@@ -76,6 +78,23 @@ def case_job(folder: Path, cache: Path) -> Job:
         "evaluation": {"metric": f"{folder / 'case.py'}:evaluate"},
     }
     return job(case.MODEL, case.PROFILES, recipe, cache)
+
+
+def large_job(name: str, folder: Path, cache: Path) -> Job:
+    """A network of ``models.py`` with random weights, on random samples: memory does not mind."""
+    import models
+
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    if name == "resnet50":
+        models.resnet50(folder / "model.onnx")
+        feed = {"image": random.standard_normal((64, 3, 224, 224), np.float32)}
+    else:
+        models.minilm(folder / "model.onnx")
+        feed = {"ids": random.integers(0, 30522, (64, 32))}
+    np.savez(folder / "calib.npz", **feed)
+    shapes = {key: {end: [1, *value.shape[1:]] for end in ("min", "opt", "max")} for key, value in feed.items()}
+    return job(str(folder / "model.onnx"), shapes, {"data": {"source": str(folder / "calib.npz")}}, cache)
 
 
 def job(model: str, shapes: object, recipe: object, cache: Path) -> Job:
@@ -201,7 +220,7 @@ def yardstick(made: Job, allowed: float) -> dict[str, object]:
             "method": "exhaustive" if len(groups) <= EXHAUSTIVE else "greedy"}  # fmt: skip
 
 
-def peak(made: Job, what: str, samples: int = 64) -> dict[str, object]:
+def peak(made: Job, what: str, samples: int) -> dict[str, object]:
     """MiB of this process and its children at their most; what comes before was made by another, with --cache."""
     simplified = artifacts(made, BEFORE)[1]
     with PeakMemory() as memory:
@@ -224,12 +243,15 @@ def main() -> None:
     parser.add_argument("--yardstick", action="store_true")
     parser.add_argument("--no-repair", action="store_true")
     parser.add_argument("--peak", choices=("plain", "pass"))
+    parser.add_argument("--samples", type=int, default=64, help="for --peak")
     parser.add_argument("--cache", type=Path, help="where artifacts rest; a temporary folder by default")
     options = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory(prefix="trtpipe-tuning-") as scratch:
         cache = options.cache or Path(scratch, "cache")
         jobs = {name: lambda name=name: own_job(name, Path(scratch, name), cache) for name in ("depthwise", "detector")}
+        if options.peak:
+            jobs = {name: lambda name=name: large_job(name, Path(scratch, name), cache) for name in LARGE}
         for case in sorted(options.cases.glob("*/case.py")) if options.cases else ():
             jobs[case.parent.name] = lambda case=case: case_job(case.parent, cache)
         for name, make in jobs.items():
@@ -240,7 +262,7 @@ def main() -> None:
                 if options.no_repair:
                     made = replace(made, recipe=made.recipe.model_copy(update={"repair": "none"}))
                 if options.peak:
-                    found.append({"case": name, "peak_mib": peak(made, options.peak)})
+                    found.append({"case": name, "peak_mib": peak(made, options.peak, options.samples)})
                 else:
                     found.append(measure(name, made, options.max_drop, options.yardstick, work))
                 print(json.dumps(found[-1]), file=sys.stderr, flush=True)

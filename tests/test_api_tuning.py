@@ -231,7 +231,8 @@ class TestTune:
             ({"metric": "raises.py:evaluate"}, "raised ValueError: no"),
         ],
     )
-    def test_bad_input_leaves_what_was_there(self, job, tmp_path, options, complaint):
+    def test_bad_input_shows_at_once_and_leaves_what_was_there(self, job, tmp_path, monkeypatch, options, complaint):
+        monkeypatch.setattr("trtpipe.stages.calibrate.Calibrate.run", lambda *args: pytest.fail("calibrated first"))
         (tmp_path / "nan.py").write_text("def evaluate(run): return {'m': float('nan')}")
         (tmp_path / "raises.py").write_text("def evaluate(run): raise ValueError('no')")
         (tmp_path / "t.toml").write_text("earlier")

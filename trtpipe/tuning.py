@@ -90,20 +90,21 @@ class Tuner:
     _stopped: bool = False
 
     def run(self) -> Tuned:
-        """Search."""
+        """Search; the float32 model's metric first, because a metric or data that are no good show there."""
+        stages = (*stages_named("export"), Evaluate("model"))
+        reference = MetricValue.read(self._last(self.job, stages, self.progress).path)
+        allowed = self.budget.allowed(reference)
         calibrations = self._calibrations()
         self.progress.begin("tune")
         try:
-            found = self._search(calibrations)
+            found = self._search(calibrations, reference, allowed)
         except BaseException:
             self.progress.end("tune", "failed")
             raise
         self.progress.end("tune", "built")
         return found
 
-    def _search(self, calibrations: list[Calibration]) -> Tuned:
-        reference = MetricValue.read(self._last(self.job, (*stages_named("export"), Evaluate("model"))).path)
-        allowed = self.budget.allowed(reference)
+    def _search(self, calibrations: list[Calibration], reference: MetricValue, allowed: float) -> Tuned:
         calibrations, chosen = self._on_metric(calibrations, reference, allowed)
         groups: tuple[GroupSensitivity, ...] = ()
         trials: tuple[Trial, ...] = ()
