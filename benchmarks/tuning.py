@@ -88,13 +88,14 @@ def large_job(name: str, folder: Path, cache: Path) -> Job:
     random = np.random.default_rng(0)
     if name == "resnet50":
         models.resnet50(folder / "model.onnx")
-        feed = {"image": random.standard_normal((64, 3, 224, 224), np.float32)}
+        feed = {"image": random.standard_normal((16, 3, 224, 224), np.float32)}
     else:
         models.minilm(folder / "model.onnx")
-        feed = {"ids": random.integers(0, 30522, (64, 32))}
+        feed = {"ids": random.integers(0, 30522, (16, 128))}
     np.savez(folder / "calib.npz", **feed)
     shapes = {key: {end: [1, *value.shape[1:]] for end in ("min", "opt", "max")} for key, value in feed.items()}
-    return job(str(folder / "model.onnx"), shapes, {"data": {"source": str(folder / "calib.npz")}}, cache)
+    recipe = {"data": {"source": str(folder / "calib.npz")}, "method": "max", "repair": "none"}
+    return job(str(folder / "model.onnx"), shapes, recipe, cache)
 
 
 def job(model: str, shapes: object, recipe: object, cache: Path) -> Job:
@@ -243,7 +244,7 @@ def main() -> None:
     parser.add_argument("--yardstick", action="store_true")
     parser.add_argument("--no-repair", action="store_true")
     parser.add_argument("--peak", choices=("plain", "pass"))
-    parser.add_argument("--samples", type=int, default=64, help="for --peak")
+    parser.add_argument("--samples", type=int, default=16, help="for --peak")
     parser.add_argument("--cache", type=Path, help="where artifacts rest; a temporary folder by default")
     options = parser.parse_args()
     found = []

@@ -15,10 +15,10 @@ from trtpipe.recipe import CalibrationRecipe
 from trtpipe.settings import Settings
 
 
-def network() -> onnx.ModelProto:
+def network(largest: float = 100.0) -> onnx.ModelProto:
     """Four wide layers; the third reads values one of which dwarfs the others, so that 8 bits see little else."""
     scale = np.ones((1, 32), np.float32)
-    scale[0, 0] = 100.0
+    scale[0, 0] = largest
     weights = {f"w{i}": normal(32, 32, seed=i, scale=0.25) for i in range(4)}
     weights["w2"][0] = 0  # the large value is ignored
     return model(
@@ -126,6 +126,14 @@ class TestTune:
         )
         own = trtpipe.tune(job(repair="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml", repair=False)
         assert [each.method for each in own.tuning.calibrations] == ["max"]
+
+    def test_what_leaves_most_work_in_8_bits_is_taken_of_all_that_holds(self, job, tmp_path):
+        save(network(1000.0), tmp_path / "net.onnx")  # too wide for the methods that see one tensor at a time
+        tuning = trtpipe.tune(job(repair="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml").tuning
+        partly = [each for each in tuning.calibrations if each.unfit and each.loss is not None]
+        assert any(each.loss <= 0.05 for each in partly), "a layer that is left high has to hold too"
+        assert tuning.calibration.unfit == 0
+        assert (tuning.met, tuning.share) == (True, 1)
 
     def test_what_calibration_left_high_stays_high_when_more_is_kept(self, tmp_path):
         path = save(spectrogram(), tmp_path / "net.onnx")

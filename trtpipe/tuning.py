@@ -144,26 +144,44 @@ class Tuner:
         ranges = Ranges.read(self._last(replace(self.job, recipe=recipe), stages_named(*BEFORE), progress).path)
         repairs = ranges.repairs
         high = tuple(repairs.high)
-        return Calibration(method=method, weights=weights, repairs=repairs.taken, high=high, noise=repairs.noise)
+        return Calibration(
+            method=method,
+            weights=weights,
+            repairs=repairs.taken,
+            high=high,
+            unfit=len(ranges.unfit),
+            noise=repairs.noise,
+        )
 
     def _on_metric(
         self, calibrations: list[Calibration], reference: MetricValue, allowed: float
     ) -> tuple[list[Calibration], Calibration]:
-        """Everything in 8 bits: ways to calibrate until the budget holds, and the recipe's own; the best of them."""
+        """Everything in 8 bits: ways to calibrate until the budget holds, and the recipe's own; if what holds leaves
+        tensors in high precision that others do not, the best of these too. Of those that hold, the one with most work
+        in 8 bits.
+        """
         recipe = self.job.recipe
         own = next(each for each in calibrations if (each.method, each.weights) == (recipe.method, recipe.weights))
         first = calibrations[:_ON_METRIC]
-        found = {}
-        holds = False
+        whole = next((each for each in calibrations if not each.unfit), own)
+        found: dict[Calibration, float] = {}
+        holding: list[Calibration] = []
         try:
-            for each in first if own in first else (*first[:-1], own):
-                if each == own or not holds:
+            for each in (*(first if own in first else (*first[:-1], own)), whole):
+                wanted = all(better.unfit for better in holding) if each == whole else not holding
+                if each not in found and (each == own or wanted):
                     found[each] = self._judge(each, (), ()).value.loss(reference)
-                    holds = holds or found[each] <= allowed + 1e-12
+                    holding += [each] if found[each] <= allowed + 1e-12 else []
         except OutOfTime:
             self._stopped = True
+
+        def rank(each: Calibration) -> tuple[float, float]:
+            share = self._judge(each, (), ()).work.share if each in holding else -1.0
+            return -round(share, 2), found.get(each, float("inf"))
+
+        best = min(calibrations, key=rank)
         known = [each.model_copy(update={"loss": found.get(each)}) for each in calibrations]
-        return known, min(known, key=lambda each: float("inf") if each.loss is None else each.loss)
+        return known, known[calibrations.index(best)]
 
     def _sensitivity(self, chosen: Calibration) -> tuple[GroupSensitivity, ...]:
         job = replace(self.job, recipe=self._recipe(chosen))

@@ -49,6 +49,7 @@ class Calibration(Record):
         method, weights: as in a recipe.
         repairs: evening out, bias correction and groups left high, as far as they helped.
         high: the nodes of those groups; they stay high whatever else is kept.
+        unfit: tensors that it found too wide for 8 bits; what reads them stays high.
         noise: noise over signal at the outputs in dB, everything in 8 bits; ``None`` if it was not measured.
         loss: of the metric, everything in 8 bits; ``None`` if it was not evaluated.
     """
@@ -57,6 +58,7 @@ class Calibration(Record):
     weights: WeightMethod
     repairs: tuple[str, ...] = ()
     high: tuple[str, ...] = ()
+    unfit: int = 0
     noise: float | None = None
     loss: float | None = None
 
