@@ -236,3 +236,26 @@ def feed_for(proto: onnx.ModelProto, seed: int = 0, dim: int = 3) -> Feed:
             feed[value.name] = generator.integers(0, 2 if value.name == "mask" else 4, shape)
             feed[value.name][..., 0] = 1
     return feed
+
+
+def spectrogram() -> onnx.ModelProto:
+    """The logarithm of a spectrum, then wide layers: quiet frequencies drown in what 8 bits round off loud ones."""
+    angles = 2 * np.pi * np.outer(np.arange(128), np.arange(64)) / 128
+    return model(
+        "(float[N,128] x) => (float[N,10] y) { c = MatMul(x, basis) p = Mul(c, c) e = Add(p, eps) l = Log(e) "
+        "a = MatMul(l, w0) r = Relu(a) b = MatMul(r, w1) s = Relu(b) t = MatMul(s, w2) u = Relu(t) y = MatMul(u, w3) }",
+        basis=np.concatenate([np.cos(angles[:, :32]), np.sin(angles[:, :32])], axis=1).astype(np.float32),
+        eps=np.float32(1e-5),
+        w0=normal(64, 512, scale=0.1),
+        w1=normal(512, 512, seed=1, scale=0.05),
+        w2=normal(512, 512, seed=2, scale=0.05),
+        w3=normal(512, 10, seed=3, scale=0.05),
+    )
+
+
+def sounds(seed: int, count: int = 64) -> Feed:
+    """A loud tone of any pitch over quiet noise."""
+    random = np.random.default_rng(seed)
+    time = np.arange(128) / 128
+    tones = np.sin(2 * np.pi * random.integers(2, 30, (count, 1)) * time + random.uniform(0, 6, (count, 1)))
+    return {"x": (tones + 0.001 * random.standard_normal((count, 128))).astype(np.float32)}

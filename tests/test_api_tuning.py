@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from models import model, normal, run, save
+from models import model, normal, run, save, sounds, spectrogram
 
 import trtpipe
 from trtpipe import api
@@ -15,10 +15,10 @@ from trtpipe.recipe import CalibrationRecipe
 from trtpipe.settings import Settings
 
 
-def network() -> onnx.ModelProto:
+def network(largest: float = 100.0) -> onnx.ModelProto:
     """Four wide layers; the third reads values one of which dwarfs the others, so that 8 bits see little else."""
     scale = np.ones((1, 32), np.float32)
-    scale[0, 0] = 100.0
+    scale[0, 0] = largest
     weights = {f"w{i}": normal(32, 32, seed=i, scale=0.25) for i in range(4)}
     weights["w2"][0] = 0  # the large value is ignored
     return model(
@@ -127,6 +127,37 @@ class TestTune:
         own = trtpipe.tune(job(repair="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml", repair=False)
         assert [each.method for each in own.tuning.calibrations] == ["max"]
 
+    def test_what_leaves_most_work_in_8_bits_is_taken_of_all_that_holds(self, job, tmp_path):
+        save(network(1000.0), tmp_path / "net.onnx")  # too wide for the methods that see one tensor at a time
+        tuning = trtpipe.tune(job(repair="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml").tuning
+        partly = [each for each in tuning.calibrations if each.unfit and each.loss is not None]
+        assert any(each.loss <= 0.05 for each in partly), "a layer that is left high has to hold too"
+        assert tuning.calibration.unfit == 0
+        assert (tuning.met, tuning.share) == (True, 1)
+
+    def test_what_calibration_left_high_stays_high_when_more_is_kept(self, tmp_path):
+        path = save(spectrogram(), tmp_path / "net.onnx")
+        np.savez(tmp_path / "calib.npz", **sounds(1))
+        feed = sounds(2)
+        np.savez(tmp_path / "eval.npz", **feed, labels=run(spectrogram(), feed)["y"].argmax(axis=1))
+        evaluation = {"source": str(tmp_path / "eval.npz"), "labels": "labels", "batch": 64, "metric": "cosine"}
+        recipe = {"data": {"source": str(tmp_path / "calib.npz")}, "evaluation": evaluation}
+        shapes = {"x": {"min": [1, 128], "opt": [32, 128], "max": [64, 128]}}
+        made = api.make_job(
+            str(path),
+            profile=DeploymentProfile.model_validate({"precision": "int8", "shapes": shapes}),
+            recipe=CalibrationRecipe.model_validate(recipe),
+            settings=Settings(cache_dir=tmp_path / "cache"),
+            simplify=False,
+            engines=False,
+        )
+        alone = trtpipe.sensitivity(made, samples=8)
+        found = trtpipe.tune(made, trtpipe.Budget(max_drop=1e-4), tmp_path / "t.toml", repair=False)
+        assert found.tuning.calibration.high == ("matmul_0",)
+        assert "matmul_0" not in {node for group in alone.groups for node in group.nodes}
+        assert found.tuning.nodes, "the budget has to need more"
+        assert set(found.profile.keep) == {"matmul_0", *found.tuning.nodes}
+
     def test_best_names_what_may_be_in_8_bits(self, job, tmp_path):
         result = trtpipe.tune(job("best"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml")
         assert result.tuning.met
@@ -208,7 +239,8 @@ class TestTune:
             ({"metric": "raises.py:evaluate"}, "raised ValueError: no"),
         ],
     )
-    def test_bad_input_leaves_what_was_there(self, job, tmp_path, options, complaint):
+    def test_bad_input_shows_at_once_and_leaves_what_was_there(self, job, tmp_path, monkeypatch, options, complaint):
+        monkeypatch.setattr("trtpipe.stages.calibrate.Calibrate.run", lambda *args: pytest.fail("calibrated first"))
         (tmp_path / "nan.py").write_text("def evaluate(run): return {'m': float('nan')}")
         (tmp_path / "raises.py").write_text("def evaluate(run): raise ValueError('no')")
         (tmp_path / "t.toml").write_text("earlier")

@@ -20,6 +20,7 @@ from trtpipe.accuracy.tuning import OutOfTime, Search, Trial
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import InternalError
 from trtpipe.methods import Method
+from trtpipe.passes.decisions import WorkShare
 from trtpipe.pipeline import stages_named
 from trtpipe.progress import Progress, Silent, track
 from trtpipe.recipe import WeightMethod
@@ -45,6 +46,7 @@ MOST_EVALUATIONS = 12
 _ON_METRIC = 3
 #: dB: what another method has to gain to come before the recipe's own.
 _GAIN = 0.5
+_NO_WORK, _ALL_HIGH = WorkShare(total=0, eight_bit=0), WorkShare(total=1, eight_bit=0)
 _METHODS: tuple[Method, ...] = ("percentile", "mse", "max", "entropy", "auto")
 
 
@@ -59,10 +61,10 @@ class Tuned:
 
 @dataclass(frozen=True)
 class _Judged:
-    """One lowered graph: its metric, its share of work in 8 bits, its sha256."""
+    """One lowered graph: its metric, its work in 8 bits, its sha256."""
 
     value: MetricValue
-    share: float
+    work: WorkShare
     graph: str
 
 
@@ -88,20 +90,21 @@ class Tuner:
     _stopped: bool = False
 
     def run(self) -> Tuned:
-        """Search."""
+        """Search; the float32 model's metric first, because a metric or data that are no good show there."""
+        stages = (*stages_named("export"), Evaluate("model"))
+        reference = MetricValue.read(self._last(self.job, stages, self.progress).path)
+        allowed = self.budget.allowed(reference)
         calibrations = self._calibrations()
         self.progress.begin("tune")
         try:
-            found = self._search(calibrations)
+            found = self._search(calibrations, reference, allowed)
         except BaseException:
             self.progress.end("tune", "failed")
             raise
         self.progress.end("tune", "built")
         return found
 
-    def _search(self, calibrations: list[Calibration]) -> Tuned:
-        reference = MetricValue.read(self._last(self.job, (*stages_named("export"), Evaluate("model"))).path)
-        allowed = self.budget.allowed(reference)
+    def _search(self, calibrations: list[Calibration], reference: MetricValue, allowed: float) -> Tuned:
         calibrations, chosen = self._on_metric(calibrations, reference, allowed)
         groups: tuple[GroupSensitivity, ...] = ()
         trials: tuple[Trial, ...] = ()
@@ -139,26 +142,46 @@ class Tuner:
     def _calibrated(self, method: Method, weights: WeightMethod, progress: Progress) -> Calibration:
         recipe = self.job.recipe.model_copy(update={"method": method, "weights": weights})
         ranges = Ranges.read(self._last(replace(self.job, recipe=recipe), stages_named(*BEFORE), progress).path)
-        return Calibration(method=method, weights=weights, repairs=ranges.repairs.taken, noise=ranges.repairs.noise)
+        repairs = ranges.repairs
+        high = tuple(repairs.high)
+        return Calibration(
+            method=method,
+            weights=weights,
+            repairs=repairs.taken,
+            high=high,
+            unfit=len(ranges.unfit),
+            noise=repairs.noise,
+        )
 
     def _on_metric(
         self, calibrations: list[Calibration], reference: MetricValue, allowed: float
     ) -> tuple[list[Calibration], Calibration]:
-        """Everything in 8 bits: ways to calibrate until the budget holds, and the recipe's own; the best of them."""
+        """Everything in 8 bits: ways to calibrate until the budget holds, and the recipe's own; if what holds leaves
+        tensors in high precision that others do not, the best of these too. Of those that hold, the one with most work
+        in 8 bits.
+        """
         recipe = self.job.recipe
         own = next(each for each in calibrations if (each.method, each.weights) == (recipe.method, recipe.weights))
         first = calibrations[:_ON_METRIC]
-        found = {}
-        holds = False
+        whole = next((each for each in calibrations if not each.unfit), own)
+        found: dict[Calibration, float] = {}
+        holding: list[Calibration] = []
         try:
-            for each in first if own in first else (*first[:-1], own):
-                if each == own or not holds:
+            for each in (*(first if own in first else (*first[:-1], own)), whole):
+                wanted = all(better.unfit for better in holding) if each == whole else not holding
+                if each not in found and (each == own or wanted):
                     found[each] = self._judge(each, (), ()).value.loss(reference)
-                    holds = holds or found[each] <= allowed + 1e-12
+                    holding += [each] if found[each] <= allowed + 1e-12 else []
         except OutOfTime:
             self._stopped = True
+
+        def rank(each: Calibration) -> tuple[float, float]:
+            share = self._judge(each, (), ()).work.share if each in holding else -1.0
+            return -round(share, 2), found.get(each, float("inf"))
+
+        best = min(calibrations, key=rank)
         known = [each.model_copy(update={"loss": found.get(each)}) for each in calibrations]
-        return known, min(known, key=lambda each: float("inf") if each.loss is None else each.loss)
+        return known, known[calibrations.index(best)]
 
     def _sensitivity(self, chosen: Calibration) -> tuple[GroupSensitivity, ...]:
         job = replace(self.job, recipe=self._recipe(chosen))
@@ -172,7 +195,7 @@ class Tuner:
         """
         key = (calibration.method, calibration.weights, tuple(kept))
         if key not in self._judged:
-            job = replace(self.job, recipe=self._recipe(calibration), profile=self._profile(groups, kept))
+            job = replace(self.job, recipe=self._recipe(calibration), profile=self._profile(calibration, groups, kept))
             self._judged[key] = self._evaluated(job)
             self.progress.advance("evaluations", len(self._judged) + 1, MOST_EVALUATIONS)
         return self._judged[key]
@@ -190,9 +213,8 @@ class Tuner:
         else:
             steps = pipeline.run(stages, {})
         *_, lowered, metric = (_made(step.artifact) for step in steps if step.state != "skipped")
-        work = LowerFacts.read(lowered.sidecar).work
-        share = 1.0 if work is None else work.share
-        return _Judged(MetricValue.read(metric.path), share, lowered.files[0].sha256)
+        work = LowerFacts.read(lowered.sidecar).work or _NO_WORK
+        return _Judged(MetricValue.read(metric.path), work, lowered.files[0].sha256)
 
     def _result(
         self,
@@ -209,8 +231,8 @@ class Tuner:
         if kept is None:
             best = min(trials, key=lambda trial: trial.loss, default=None)
             kept = best.kept if best is not None and best.loss < 0 else tuple(range(len(groups)))
-        exact = _Judged(reference, 0.0, "")
-        profile, recipe = self._profile(groups, kept), self._recipe(chosen)
+        exact = _Judged(reference, _ALL_HIGH, "")
+        profile, recipe = self._profile(chosen, groups, kept), self._recipe(chosen)
         found, lowered = (self._judged.get((chosen.method, chosen.weights, each), exact) for each in (kept, ()))
         test = compare_metric(reference, found.value)
         words = f"{test.name}: loss {test.low:+.4f} to {test.high:+.4f}, p = {test.p:.3g}" if test.p is not None else ""
@@ -226,7 +248,8 @@ class Tuner:
             lowered=lowered.value,
             tuned=found.value,
             allowed=allowed,
-            share=found.share,
+            share=found.work.share,
+            reached=found.work.share_reached,
             evaluations=len(self._judged) + 1,
             trials=trials,
             graph=found.graph,
@@ -237,16 +260,21 @@ class Tuner:
     def _recipe(self, calibration: Calibration) -> CalibrationRecipe:
         return self.job.recipe.model_copy(update={"method": calibration.method, "weights": calibration.weights})
 
-    def _profile(self, groups: Sequence[GroupSensitivity], kept: Sequence[int]) -> DeploymentProfile:
-        """The job's, with the keys that say what is kept: float32, or for ``best`` 16 bits."""
+    def _profile(
+        self, calibration: Calibration, groups: Sequence[GroupSensitivity], kept: Sequence[int]
+    ) -> DeploymentProfile:
+        """The job's, with the keys that say what is kept: float32, or for ``best`` 16 bits.
+
+        What calibration left high stays so: with more kept it would not find it again, and sensitivity left it out.
+        """
         profile = self.job.profile
         if not kept:
             return profile
         if profile.precision == "best":
             nodes = (node for index, group in enumerate(groups) if index not in kept for node in group.nodes)
             return profile.model_copy(update={"int8_nodes": tuple(map(escape, nodes))})
-        nodes = (node for index in kept for node in groups[index].nodes)
-        return profile.model_copy(update={"keep": (*profile.keep, *map(escape, nodes))})
+        high = (*calibration.high, *(node for index in kept for node in groups[index].nodes))
+        return profile.model_copy(update={"keep": (*profile.keep, *map(escape, high))})
 
     def _last(self, job: Job, stages: tuple[Stage, ...], progress: Progress = Silent()) -> Artifact:  # noqa: B008
         return _made(self.pipeline.varied(job, progress).run(stages, {})[-1].artifact)

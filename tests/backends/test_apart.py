@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,8 @@ from onnx import TensorProto, helper
 
 from trtpipe.artifact import Record
 from trtpipe.backends._forked import nursery
-from trtpipe.backends.apart import call_apart, opened_apart
-from trtpipe.backends.onnxruntime import opened_here
+from trtpipe.backends.apart import call_apart, opened_apart, opening_apart
+from trtpipe.backends.onnxruntime import OnnxRuntime, opened_here
 from trtpipe.backends.worker import Limits
 from trtpipe.errors import EnvironmentLacks, InputError, InternalError, StageError, WorkerDied
 from trtpipe.settings import Settings
@@ -104,6 +105,39 @@ def test_outputs_stay_when_the_next_run_comes_and_when_all_is_over(tmp_path: Pat
         runner.infer({"x": normal(512, 3, 8, 8)})  # larger: the shared memory grows
     np.testing.assert_array_equal(first, kept)
     assert not np.array_equal(first, second)
+
+
+def test_feeds_that_travel_together_give_what_each_gives_alone(tmp_path: Path, settings: Settings) -> None:
+    feeds = [{"x": normal(rows, 3, 8, 8, seed=rows)} for rows in (1, 4, 2)]
+    with opened_apart(save(conv_net(), tmp_path / "m.onnx"), settings) as runner:
+        together = runner.infer_all(feeds)
+        runner.infer(feeds[1])  # writes over the memory
+        for feed, found in zip(feeds, together, strict=True):
+            np.testing.assert_array_equal(found["y"], runner.infer(feed)["y"])
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_graphs_take_turns(tmp_path: Path, settings: Settings, apart: bool) -> None:
+    feed = {"x": np.ones(3, np.float32)}
+    for name, op in (("add", "Add"), ("mul", "Mul"), ("broken", "NoSuchOp")):
+        save(model(f"(float[N] x) => (float[N] {name}) {{ {name} = {op}(x, x) }}"), tmp_path / f"{name}.onnx")
+    with OnnxRuntime().in_turn(replace(settings, apart=apart)) as turn:
+        assert turn(tmp_path / "add.onnx").infer(feed)["add"].tolist() == [2, 2, 2]
+        runner = turn(tmp_path / "mul.onnx")
+        assert [output.name for output in runner.outputs] == ["mul"]
+        assert [found["mul"].tolist() for found in runner.infer_all([feed, feed])] == [[1, 1, 1]] * 2
+        with pytest.raises(StageError, match=r"^broken\.onnx: onnxruntime cannot load the model: .*NoSuchOp"):
+            turn(tmp_path / "broken.onnx")
+
+
+@linux_only
+def test_graphs_that_take_turns_share_a_child(tmp_path: Path, settings: Settings) -> None:
+    path = save(conv_net(), tmp_path / "m.onnx")
+    with opening_apart(settings) as turn:
+        turn(path)
+        first = children_of(home())
+        turn(path)
+        assert children_of(home()) == first
 
 
 @divides_deadly

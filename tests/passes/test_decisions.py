@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from trtpipe.errors import InputError
-from trtpipe.passes.decisions import NodeDecision, explain, shortfall, unmatched, work_share
+from trtpipe.passes.decisions import UNREACHED, NodeDecision, explain, shortfall, unmatched, work_share
 
 
 def decision(node: str, precision: str, reason: str = "", macs: int | None = None) -> NodeDecision:
@@ -23,6 +23,16 @@ def test_the_share_of_the_work():
     assert work_share(DECISIONS).share == pytest.approx(0.9)
     assert work_share(DECISIONS).total == 1000
     assert work_share([]).share == 1
+
+
+def test_work_that_no_sample_reached_is_told_apart():
+    decisions = (*DECISIONS, decision("/then/Conv", "float32", UNREACHED, 1000))
+    work = work_share(decisions)
+    assert (work.total, work.unreached, work.share, work.share_reached) == (2000, 1000, 0.45, 0.9)
+    assert work_share(decisions[-1:]).share_reached == 1
+    sentence = shortfall(decisions)
+    assert sentence is not None
+    assert "50.0 %: no calibration sample reached it" in sentence
 
 
 def test_a_shortfall_names_the_largest_reasons_first():

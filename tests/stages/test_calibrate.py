@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import models
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +15,7 @@ from trtpipe.calibration.statistics_file import load_statistics
 from trtpipe.errors import InputError, StageError
 from trtpipe.recipe import CalibrationRecipe, DataSettings
 from trtpipe.stages.calibrate import Calibrate
+from trtpipe.stages.facts import LowerFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,6 +136,25 @@ class TestBranches:
         assert [node.op_type for node in then.node].count("DequantizeLinear") == 2
         assert {tensor.data_type for tensor in then.initializer} == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
         assert "w" not in {tensor.name for tensor in lowered.graph.initializer}
+        work = LowerFacts.read(tmp_path / "out" / "lowered.onnx.json").work
+        assert work is not None
+        assert work.unreached == 0
+
+    def test_work_in_a_branch_that_is_never_taken_is_told_apart(self, job: Callable[..., Job], tmp_path: Path) -> None:
+        text = (
+            "(float[2,4] x, bool c) => (float[2,5] y) { f = Relu(x) "
+            "y = If(c) <then_branch = t () => (float[2,5] a) { a = MatMul(f, w) }, "
+            "else_branch = e () => (float[2,5] b) { g = Exp(f) b = MatMul(g, v) }> }"
+        )
+        graph = models.model(text, w=models.normal(4, 5), v=models.normal(4, 5, seed=1))
+        path = save(graph, tmp_path / "simplified.onnx")
+        np.savez(tmp_path / "b.npz", x=models.normal(16, 2, 4), c=np.ones(16, bool))
+        made = job("max", source="b.npz")
+        trtpipe.calibrate(made, path, tmp_path / "out")
+        trtpipe.lower(made, path, tmp_path / "out", tmp_path / "out" / "ranges.json")
+        work = LowerFacts.read(tmp_path / "out" / "lowered.onnx.json").work
+        assert work is not None
+        assert (work.share, work.share_reached, work.unreached) == (0.5, 1.0, work.total // 2)
 
 
 STAGE = Calibrate()

@@ -8,7 +8,7 @@ from models import model, normal, save
 
 from trtpipe.backends.base import load_backend
 from trtpipe.settings import Settings
-from trtpipe.stages.exact import run_all, stacked
+from trtpipe.stages.exact import run_all, run_every, stacked
 
 
 @pytest.fixture
@@ -35,6 +35,16 @@ def test_small_feeds_become_batches_of_sixteen(opened):
     np.testing.assert_allclose(
         np.concatenate([each["y"] for each in together]), np.concatenate([each["y"] for each in alone]), rtol=1e-5
     )
+
+
+def test_every_feed_is_answered_in_its_order_however_many_travel_together(opened):
+    feeds = [{"x": normal(rows, 8, seed=rows), "unknown": np.zeros(3)} for rows in (5, *range(1, 40), 70000)]
+    with opened("(float[N,8] x, float shift) => (float[N,8] y) { y = Add(x, shift) }") as runner:
+        found = list(run_every(runner, feeds, {"shift": np.float32(2)}))
+        assert list(run_every(runner, [], {})) == []
+    assert len(found) == len(feeds)
+    for feed, output in zip(feeds, found, strict=True):
+        np.testing.assert_array_equal(output["y"], feed["x"] + np.float32(2))
 
 
 def test_feeds_of_other_shapes_stay_apart(opened):

@@ -47,7 +47,9 @@ class Calibration(Record):
 
     Attributes:
         method, weights: as in a recipe.
-        repairs: evening out and bias correction, as far as they helped.
+        repairs: evening out, bias correction and groups left high, as far as they helped.
+        high: the nodes of those groups; they stay high whatever else is kept.
+        unfit: tensors that it found too wide for 8 bits; what reads them stays high.
         noise: noise over signal at the outputs in dB, everything in 8 bits; ``None`` if it was not measured.
         loss: of the metric, everything in 8 bits; ``None`` if it was not evaluated.
     """
@@ -55,6 +57,8 @@ class Calibration(Record):
     method: Method
     weights: WeightMethod
     repairs: tuple[str, ...] = ()
+    high: tuple[str, ...] = ()
+    unfit: int = 0
     noise: float | None = None
     loss: float | None = None
 
@@ -70,6 +74,7 @@ class Tuning(Record):
         reference, lowered, tuned: the metric of the model, with everything in 8 bits, and with ``nodes`` kept.
         allowed: the loss that is accepted.
         share: of the multiply-accumulates of weighted nodes that are in 8 bits, 0 to 1.
+        reached: the same of those that any calibration sample reached.
         evaluations: of the metric, the model's own among them.
         trials: choices of groups that were evaluated, in their order.
         graph: sha256 of the lowered graph that ``tuned`` was measured on; empty where that is the model itself.
@@ -87,6 +92,7 @@ class Tuning(Record):
     tuned: MetricValue
     allowed: float
     share: float
+    reached: float
     evaluations: int
     trials: tuple[Trial, ...]
     graph: str

@@ -8,11 +8,14 @@ import os
 import socket
 import struct
 import tempfile
+from itertools import accumulate
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trtpipe.backends.base import Feed
 
 #: name, numpy's name of the type, shape, and where the numbers lie in bytes; strings travel as they are.
@@ -52,25 +55,26 @@ class Arena:
         self._memory = None
         os.close(self._handle)
 
-    def pack(self, arrays: Feed) -> list[Parcel]:
-        """Lay ``arrays`` down, over whatever lay here before.
+    def pack(self, feeds: Sequence[Feed]) -> list[list[Parcel]]:
+        """Lay arrays down, over whatever lay here before.
 
         Raises:
             OSError: there is no memory left.
         """
-        places, end = [], 0
-        for value in arrays.values():
-            places.append(end)
-            end += 0 if value.dtype.kind in _TEXT else -(-value.nbytes // _ALIGNED) * _ALIGNED
-        self._reach(end, grow=True)
-        parcels: list[Parcel] = []
-        for (name, value), place in zip(arrays.items(), places, strict=True):
-            if value.dtype.kind in _TEXT:
-                parcels.append((name, "str", value.shape, tuple(map(str, value.ravel()))))
-            else:
-                self._at(place, value.dtype, value.shape)[...] = value
-                parcels.append((name, value.dtype.name, value.shape, place))
-        return parcels
+        sizes = [
+            0 if value.dtype.kind in _TEXT else -(-value.nbytes // _ALIGNED) * _ALIGNED
+            for feed in feeds
+            for value in feed.values()
+        ]
+        self._reach(sum(sizes), grow=True)
+        places = accumulate(sizes, initial=0)
+        return [[self._lay(name, value, next(places)) for name, value in feed.items()] for feed in feeds]
+
+    def _lay(self, name: str, value: np.ndarray, place: int) -> Parcel:
+        if value.dtype.kind in _TEXT:
+            return name, "str", value.shape, tuple(map(str, value.ravel()))
+        self._at(place, value.dtype, value.shape)[...] = value
+        return name, value.dtype.name, value.shape, place
 
     def unpack(self, parcels: list[Parcel], *, copy: bool) -> Feed:
         """What was laid down.

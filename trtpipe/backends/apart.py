@@ -1,14 +1,15 @@
 """onnxruntime in processes of its own: a graph that crashes, hangs or swells ends as a typed error, not the parent.
 
-One child is confined to one graph. All are forked from a nursery that has imported onnxruntime once, half a second
-that not every graph need wait for. Arrays lie in memory that both processes share. Short tasks can be had done there.
+One child is confined to one graph, or to one folder whose graphs take turns. All are forked from a nursery that has
+imported onnxruntime once, half a second that not every graph need wait for. Arrays lie in memory that both processes
+share. Short tasks can be had done there.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,21 +69,25 @@ class ApartRunner:
             InputError: onnxruntime refuses the feed, or fails on it.
             WorkerDied: it crashed, or took too long or too much memory.
         """
-        return self._child.arena.unpack(self._run(feed, returns=True).outputs, copy=True)
+        return self.infer_all([feed])[0]
+
+    def infer_all(self, feeds: Sequence[Feed]) -> list[Feed]:
+        """Run once for each feed, all with one message; raises what ``infer`` raises."""
+        return [self._child.arena.unpack(each, copy=True) for each in self._run(feeds, returns=True).outputs]
 
     def peek(self, feed: Feed) -> Feed:
         """Run once; the arrays lie in shared memory, which the next run writes over."""
-        return self._child.arena.unpack(self._run(feed, returns=True).outputs, copy=False)
+        return self._child.arena.unpack(self._run([feed], returns=True).outputs[0], copy=False)
 
     def time(self, feed: Feed) -> float:
         """Seconds of one run, in the child; raises what ``infer`` raises."""
-        return self._run(feed, returns=False).seconds
+        return self._run([feed], returns=False).seconds
 
-    def _run(self, feed: Feed, *, returns: bool) -> Found:
+    def _run(self, feeds: Sequence[Feed], *, returns: bool) -> Found:
         from trtpipe.backends._nursery import FOUND, ORDER, Order
 
         what = f"running {self._name}"
-        self._child.tell(ORDER.dump_json(Order(self._child.arena.pack(feed), returns)), what)
+        self._child.tell(ORDER.dump_json(Order(self._child.arena.pack(feeds), returns)), what)
         letter = self._child.hear(what)
         return FOUND.validate_json(letter) if letter.startswith(b"[") else FOUND.validate_python(_done(letter, what))
 
@@ -110,14 +115,33 @@ def opened_apart(model: Path, settings: Settings) -> Iterator[ApartRunner]:
         WorkerDied: it crashes, or takes too long or too much memory.
         EnvironmentLacks: no child can be started.
     """
-    from trtpipe.backends._nursery import Wish
+    with opening_apart(settings) as turn:
+        yield turn(model)
 
-    folder = model.parent.absolute()
-    with _starting(f"running {model.name}"):
-        limits = limits_for(settings, work=LIGHT, size=folder_size(folder))
-    wish = Wish(model=str(folder / model.name), places=_places((folder,), limits), threads=settings.threads)
-    with _born(wish, limits, f"running {model.name}") as child:
-        yield ApartRunner(child, model.name)
+
+@contextmanager
+def opening_apart(settings: Settings) -> Iterator[Callable[[Path], ApartRunner]]:
+    """What opens ONNX files of one folder in one child, each in place of the one before; raises what
+    ``opened_apart`` raises.
+    """
+    from trtpipe.backends._nursery import ORDER, Order, Wish
+
+    born: list[Child] = []
+    with ExitStack() as stack:
+
+        def turn(model: Path) -> ApartRunner:
+            folder, what = model.parent.absolute(), f"running {model.name}"
+            path = str(folder / model.name)
+            if born:
+                born[0].tell(ORDER.dump_json(Order([], returns=False, model=path)), what)
+            else:
+                with _starting(what):
+                    limits = limits_for(settings, work=LIGHT, size=folder_size(folder))
+                wish = Wish(model=path, places=_places((folder,), limits), threads=settings.threads)
+                born.append(stack.enter_context(_born(wish, limits, what)))
+            return ApartRunner(born[0], model.name)
+
+        yield turn
 
 
 def call_apart(task: str, request: Record, reply: type[R], *, limits: Limits, what: str, reads: Sequence[Path]) -> R:

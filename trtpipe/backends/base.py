@@ -15,7 +15,7 @@ from trtpipe.errors import EnvironmentLacks, InternalError
 from trtpipe.profile import BuildSettings, ShapeRange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -114,6 +114,9 @@ class Runner(Protocol):
 class OpenRunner(Runner, Protocol):
     """What a back-end opens: a runner that can also lend its outputs, and time itself."""
 
+    def infer_all(self, feeds: Sequence[Feed]) -> list[Feed]:
+        """As ``infer`` for every feed; many small ones are quicker together."""
+
     def peek(self, feed: Feed) -> Feed:
         """As ``infer``, but the arrays are good until the next run only: large ones need not be copied."""
 
@@ -127,6 +130,10 @@ class SimpleRunner:
     def infer(self, feed: Feed) -> Feed:
         """Run once."""
         raise NotImplementedError
+
+    def infer_all(self, feeds: Sequence[Feed]) -> list[Feed]:
+        """Run once for each."""
+        return [self.infer(feed) for feed in feeds]
 
     def peek(self, feed: Feed) -> Feed:
         """Run once."""
@@ -207,6 +214,14 @@ class SharesPlans(Protocol):
         progress: Progress,
     ) -> EngineFacts:
         """As ``build``, for all of ``targets``; fails if it cannot be built for one of them."""
+
+
+@runtime_checkable
+class OpensInTurn(Protocol):
+    """A back-end that can open one graph after another for less than each by itself."""
+
+    def in_turn(self, settings: Settings) -> AbstractContextManager[Callable[[Path], OpenRunner]]:
+        """What opens the graphs of one folder, each in place of the one before; raises what ``open`` raises."""
 
 
 #: name -> (module that must be installed, "module:class" of the room)

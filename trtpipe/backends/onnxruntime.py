@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import math
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.backends.apart import DEVICE, ApartRunner, opened_apart
+from trtpipe.backends.apart import DEVICE, ApartRunner, opening_apart
 from trtpipe.backends.base import EngineFacts, Refusal, SimpleRunner
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.imports import no_telemetry
@@ -22,7 +22,7 @@ from trtpipe.protowire import read_without_weights
 from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -128,9 +128,23 @@ class OnnxRuntime:
             StageError: onnxruntime cannot load the model; the message carries its reason.
             WorkerDied: it crashes, or takes too long or too much memory, now or when it runs.
         """
-        where = opened_apart(model, settings) if settings.apart else opened_here(model, settings.threads)
-        with where as runner:
-            yield runner
+        with self.in_turn(settings) as turn:
+            yield turn(model)
+
+    @contextmanager
+    def in_turn(self, settings: Settings) -> Iterator[Callable[[Path], OnnxRunner | ApartRunner]]:
+        """What opens the graphs of one folder, each in place of the one before; raises what ``open`` raises."""
+        if settings.apart:
+            with opening_apart(settings) as turn:
+                yield turn
+        else:
+            with ExitStack() as last:
+
+                def turn_here(model: Path) -> OnnxRunner:
+                    last.close()
+                    return last.enter_context(opened_here(model, settings.threads))
+
+                yield turn_here
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def _show(result: TuneResult, detailed: bool) -> None:
                 (f"{metric} in float32", f"{tuning.reference.value:.4f}"),
                 (f"{metric} all lowered", f"{tuning.lowered.value:.4f}"),
                 (f"{metric} tuned", f"{tuning.tuned.value:.4f} ({tuning.words})"),
-                ("work in 8 bits", f"{tuning.share:.1%}"),
+                ("work in 8 bits", _share(tuning)),
                 ("evaluations", str(tuning.evaluations)),
                 ("kept", "\n".join([*names, *([f"and {more} more: --verbose"] if more else [])]) or "nothing"),
             ]
@@ -141,6 +141,11 @@ def _show(result: TuneResult, detailed: bool) -> None:
         emit(line(f"PASSED | {loss}"))
     for path in result.files:
         emit(f"result: {printable(str(path))}")
+
+
+def _share(tuning: Tuning) -> str:
+    reached = f"; {tuning.reached:.1%} of what calibration samples reached" if tuning.reached != tuning.share else ""
+    return f"{tuning.share:.1%}{reached}"
 
 
 def _calibrations(tuning: Tuning) -> Iterator[str]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _EIGHT_BIT = frozenset({"int8", "fp8"})
+#: Why a node stays high that lies where no calibration sample came, for example in a branch that was never taken.
+UNREACHED = "no calibration sample reached it"
 #: What differs between two reasons of one kind: names of tensors and patterns.
 _QUOTED = re.compile(r"'[^']*'")
 #: Reasons named when much stays high.
@@ -45,15 +47,25 @@ class WorkShare(Record):
     """Multiply-accumulates of all Conv, ConvTranspose, Gemm and MatMul nodes, and how many are in 8 bits.
 
     Counted at the opt shapes; dimensions that nobody knows count as 1.
+
+    Attributes:
+        unreached: of nodes that stay high because no calibration sample reached them.
     """
 
     total: int
     eight_bit: int
+    unreached: int = 0
 
     @property
     def share(self) -> float:
         """From 0 to 1; 1 where there is nothing to compute."""
         return self.eight_bit / self.total if self.total else 1.0
+
+    @property
+    def share_reached(self) -> float:
+        """The same of what calibration samples reached."""
+        reached = self.total - self.unreached
+        return self.eight_bit / reached if reached else 1.0
 
 
 def work_share(decisions: Sequence[NodeDecision]) -> WorkShare:
@@ -61,6 +73,7 @@ def work_share(decisions: Sequence[NodeDecision]) -> WorkShare:
     return WorkShare(
         total=sum(decision.macs or 0 for decision in decisions),
         eight_bit=sum(decision.macs or 0 for decision in decisions if decision.precision in _EIGHT_BIT),
+        unreached=sum(decision.macs or 0 for decision in decisions if decision.reason == UNREACHED),
     )
 
 

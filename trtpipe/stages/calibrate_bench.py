@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.accuracy.noise import OutputNoise
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.backends.base import Feed, OpenRunner
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.calibration.repairs import Repairs
     from trtpipe.job import Job
@@ -60,7 +60,7 @@ class Bench:
         self.outputs = tuple(str(value.name) for value in model.graph.outputs)
 
     @contextmanager
-    def exact(self) -> Iterator[Runner]:
+    def exact(self) -> Iterator[OpenRunner]:
         """The float32 graph that also gives the activations of ``groups``."""
         from trtpipe.passes.expose import expose_too
         from trtpipe.passes.logits import show_logits
@@ -136,7 +136,7 @@ class Bench:
         return model
 
     @contextmanager
-    def _opened(self, model: ir.Model) -> Iterator[Runner]:
+    def _opened(self, model: ir.Model) -> Iterator[OpenRunner]:
         from trtpipe.onnxfile import save_model
 
         path = self._workdir / "repair.onnx"

@@ -10,7 +10,7 @@ import numpy as np
 from trtpipe.accuracy.noise import OutputNoise
 from trtpipe.errors import InputError
 from trtpipe.profile import EIGHT_BIT
-from trtpipe.stages.exact import exact_outputs, run_known
+from trtpipe.stages.exact import exact_outputs, run_every
 from trtpipe.stages.switching import switchboard
 
 if TYPE_CHECKING:
@@ -45,13 +45,12 @@ def judging(job: Job, simplified: Path, statistics: Statistics, dataset: Dataset
     precision = EIGHT_BIT[job.profile.precision]
     board = switchboard(job, simplified, derive_ranges(statistics, "max", 100.0, precision), precision, workdir)
     try:
-        with board.open(range(len(board.groups))) as runner:
+        with board.open() as desk:
+            runner = desk.set(range(len(board.groups)))
 
             def judge(amax: Mapping[str, float]) -> np.ndarray:
-                scales = board.scales(amax)
-                return np.array(
-                    [noise.decibels(index, run_known(runner, {**feed, **scales})) for index, feed in enumerate(feeds)]
-                )
+                results = run_every(runner, feeds, board.scales(amax))
+                return np.array([noise.decibels(index, found) for index, found in enumerate(results)])
 
             yield judge
     finally:

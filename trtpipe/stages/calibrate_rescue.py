@@ -61,12 +61,13 @@ def rescue(job: Job, simplified: Path, ranges: Ranges, dataset: Dataset, workdir
         if not noise.telling or not held.telling:
             return repairs
         count = len(board.groups)
-        alone = noise_alone(board, noise, feeds[::2], progress, "rescue")
-        high = harmful(board.groups, alone)
-        if not high:
-            return repairs
-        rest = [index for index in range(count) if index not in high]
-        before, after = (_decibels(noise_of(board, on, held, feeds[1::2])) for on in (range(count), rest))
+        with board.open() as desk:
+            alone = noise_alone(desk, noise, feeds[::2], progress, "rescue")
+            high = harmful(board.groups, alone)
+            if not high:
+                return repairs
+            rest = [index for index in range(count) if index not in high]
+            before, after = (_decibels(noise_of(desk, on, held, feeds[1::2])) for on in (range(count), rest))
         taken = surely_less(after, before, _GAIN)
         trial = Trial(repair=f"{len(high)} of {count} groups left high", noise=float(after.mean()), taken=taken)
         reasons = {

@@ -10,12 +10,12 @@ from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import onnx_ir as ir
 
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.backends.base import Feed, OpenRunner, Runner
     from trtpipe.calibration.dataset import Dataset
     from trtpipe.job import Job
 
@@ -46,8 +46,26 @@ def run_known(runner: Runner, feed: Feed) -> Feed:
     return runner.infer({name: value for name, value in feed.items() if name in wanted})
 
 
+def run_every(runner: OpenRunner, feeds: Sequence[Feed], more: Mapping[str, np.ndarray]) -> Iterator[Feed]:
+    """What the graph answers to each of the feeds, of which it may not want all; small ones travel together.
+
+    Args:
+        more: what to feed with each of them.
+    """
+    wanted = {spec.name for spec in runner.inputs}
+    known = [{name: value for name, value in {**feed, **more}.items() if name in wanted} for feed in feeds]
+    if not known:
+        return
+    first = runner.infer(known[0])
+    yield first
+    size = sum(value.nbytes for value in (*known[0].values(), *first.values()))
+    step = min(max(_BATCH_BYTES // max(size, 1), 1), _BATCH)
+    for begin in range(1, len(known), step):
+        yield from runner.infer_all(known[begin : begin + step])
+
+
 def run_all(
-    exact: Runner, feeds: list[Feed], tolerant: bool, taken: Callable[[Feed], Feed] = dict
+    exact: OpenRunner, feeds: list[Feed], tolerant: bool, taken: Callable[[Feed], Feed] = dict
 ) -> tuple[list[Feed], list[Feed]]:
     """The feeds that the float32 graph can be run on, and what is taken of its outputs; as many as fit into memory.
 
@@ -58,20 +76,24 @@ def run_all(
     usable: list[Feed] = []
     outputs: list[Feed] = []
     held = 0
+    answers = _usable(exact, feeds) if tolerant else zip(feeds, run_every(exact, feeds, {}), strict=True)
+    for feed, found in answers:
+        usable.append(feed)
+        outputs.append(taken(found))
+        held += sum(value.nbytes for value in outputs[-1].values())
+        if held > _OUTPUT_BYTES:
+            break
+    return usable, outputs
+
+
+def _usable(exact: OpenRunner, feeds: list[Feed]) -> Iterator[tuple[Feed, Feed]]:
     for feed in feeds:
         try:
             found = run_known(exact, feed)
         except InputError:
-            if not tolerant:
-                raise
             continue
-        if not tolerant or all(np.isfinite(value).all() for value in found.values() if value.dtype.kind == "f"):
-            usable.append(feed)
-            outputs.append(taken(found))
-            held += sum(value.nbytes for value in outputs[-1].values())
-            if held > _OUTPUT_BYTES:
-                break
-    return usable, outputs
+        if all(np.isfinite(value).all() for value in found.values() if value.dtype.kind == "f"):
+            yield feed, found
 
 
 def exact_outputs(

@@ -142,6 +142,7 @@ def _lowered(
 
 def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placement | None) -> GraphPass:
     from trtpipe.calibration.ranges import Ranges
+    from trtpipe.passes.decisions import UNREACHED
     from trtpipe.passes.insert_qdq import InsertQDQ
     from trtpipe.passes.macs import sizes_of
 
@@ -150,13 +151,12 @@ def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placemen
     left = left_in_half(model, job.profile, None if placement is None else placement.nodes)
     amax = apply_repairs(model, ranges, ranges.repairs, keep, left)
     sizes, high = sizes_of(model, job.opt_shapes), ranges.repairs.high
+    unfit = {**ranges.unfit, **dict.fromkeys(ranges.unseen, UNREACHED)}
     if precision != "best":
-        return InsertQDQ(
-            EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes, unfit=ranges.unfit, left=high
-        )
+        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes, unfit=unfit, left=high)
     attention = placement is not None  # whose products engines showed to pay, or are to show
     keep = (*keep, *left)
-    return InsertQDQ("int8", amax, keep, job.recipe.weights, "float16", sizes, ranges.unfit, attention, high)
+    return InsertQDQ("int8", amax, keep, job.recipe.weights, "float16", sizes, unfit, attention, high)
 
 
 def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:

@@ -94,12 +94,14 @@ class Sensitivity:
             raise StageError(
                 "no node of this model can be lowered, so there is nothing to choose", "see trtpipe inspect"
             )
-        noise = noise_alone(board, measure, feeds, progress, "sensitivity")
-        everything = float(noise_of(board, range(len(board.groups)), measure, feeds).mean())
+        with board.open() as desk:
+            noise = noise_alone(desk, measure, feeds, progress, "sensitivity")
+            everything = float(noise_of(desk, range(len(board.groups)), measure, feeds).mean())
         half: Sequence[float | None] = [None] * len(noise)
         if self._half:
             second = switchboard(job, simplified, ranges, "fp16", workdir)
-            half = noise_alone(second, measure, feeds, progress, "sensitivity in fp16")
+            with second.open() as desk:
+                half = noise_alone(desk, measure, feeds, progress, "sensitivity in fp16")
         board.close()
         report = Report(
             precision=job.profile.precision,

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from trtpipe.backends.base import load_backend
+from trtpipe.backends.base import OpensInTurn, load_backend
 from trtpipe.passes.cuts import find_cuts, nodes_inside
 from trtpipe.passes.graph_pass import node_label
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     import onnx
     import onnx_ir as ir
 
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.backends.base import Feed, OpenRunner
     from trtpipe.calibration.quantiser import EightBit
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.job import Job
@@ -79,15 +79,15 @@ class Switchboard:
         return {name: np.asarray(safe_scale(np.float32(limit), self._largest)) for name, limit in joint.items()}
 
     @contextmanager
-    def open(
-        self, groups: Collection[int], *, begin: Cut | None = None, show: Collection[str] = ()
-    ) -> Iterator[Runner]:
-        """A runner of the graph in which just these groups are lowered.
+    def open(self) -> Iterator[Desk]:
+        """Where the graph runs, with one choice of groups after another."""
+        backend = load_backend("onnxruntime")
+        assert isinstance(backend, OpensInTurn)
+        with backend.in_turn(self._job.settings) as turn:
+            yield Desk(self, turn)
 
-        Args:
-            begin: take the values of this cut as inputs; no group may lie before it.
-            show: values to give as outputs too.
-        """
+    def choose(self, groups: Collection[int], begin: Cut | None, show: Collection[str]) -> Path:
+        """The graph in which just these groups are lowered, in a file that the next choice writes over."""
         import onnx
 
         from trtpipe.passes.cuts import behind
@@ -100,13 +100,34 @@ class Switchboard:
             chosen.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
         path = self._folder / _CHOSEN
         path.write_bytes((chosen if begin is None else behind(chosen, begin)).SerializeToString())
-        with load_backend("onnxruntime").open(path, self._job.settings) as runner:
-            yield runner
+        return path
 
     def close(self) -> None:
         """Remove the files."""
         for name in (_GRAPH, _WEIGHTS, _CHOSEN):
             (self._folder / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A switchboard that is open: one choice of groups runs at a time, all in one child process.
+
+    Attributes:
+        board: the graph.
+        turn: opens a file in place of the one before.
+    """
+
+    board: Switchboard
+    turn: Callable[[Path], OpenRunner]
+
+    def set(self, groups: Collection[int], *, begin: Cut | None = None, show: Collection[str] = ()) -> OpenRunner:
+        """A runner of the graph in which just these groups are lowered, good until the next choice.
+
+        Args:
+            begin: take the values of this cut as inputs; no group may lie before it.
+            show: values to give as outputs too.
+        """
+        return self.turn(self.board.choose(groups, begin, show))
 
 
 def switchboard(

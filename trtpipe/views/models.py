@@ -111,9 +111,10 @@ def _trials(found: LowerFacts) -> Table:
 
 def share(work: WorkShare) -> str:
     """How much of the work is in 8 bits."""
+    reached = f"; {100 * work.share_reached:.1f} % of what calibration samples reached" if work.unreached else ""
     return (
         f"{100 * work.share:.1f} % of {format_count(work.total)} multiply-accumulates of Conv, ConvTranspose, Gemm "
-        "and MatMul"
+        f"and MatMul{reached}"
     )
 
 
