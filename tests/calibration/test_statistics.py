@@ -130,14 +130,19 @@ class TestAnyWayOfCutting:
         assert seen(*np.split(shuffled, 96 // batch)) == seen(x)
 
 
+def start_of(sample: np.ndarray) -> int:
+    """The first row that is counted in the first channel."""
+    return sum(int(np.float32(extreme).view(np.uint32)) >> 16 for extreme in (sample.min(), sample.max()))
+
+
 class TestFeatureMaps:
     """Of large maps some rows are counted; the extremes are those of all."""
 
     @pytest.mark.parametrize(
         ("shape", "step"),
-        [((1, 128, 28, 28), 1), ((1, 256, 28, 28), 2), ((9, 8, 224, 224), 4), ((1, 64, 224, 224), 8),
+        [((1, 64, 28, 28), 1), ((1, 128, 28, 28), 2), ((9, 8, 224, 224), 8), ((1, 64, 224, 224), 16),
          ((4, 5000, 5000), 1), ((5000, 768), 1), ((1, 800, 1, 3000), 1), ((1, 800, 2, 3000), 2),
-         ((1, 16, 16, 56, 56), 8)],
+         ((1, 8, 16, 56, 56), 8)],
     )  # fmt: skip
     def test_which_rows(self, shape: tuple[int, ...], step: int) -> None:
         assert counted_rows(shape) == step
@@ -146,14 +151,42 @@ class TestFeatureMaps:
     def test_the_histogram_is_of_these_rows_and_the_extremes_are_of_all(self) -> None:
         x = np.random.default_rng(0).standard_normal((3, 16, 160, 160)).astype(np.float32)
         x[1, 2, 5, 5], x[0, 1, 7, 3] = 90, -80
-        statistics, rows = seen(x), seen(x[:, :, ::4].reshape(-1))
+        rows = seen(
+            *(
+                sample[channel, row]
+                for sample in x
+                for channel in range(16)
+                for row in range(160)
+                if row % 8 == (start_of(sample) + channel) % 8
+            )
+        )
+        statistics = seen(x)
         np.testing.assert_array_equal(statistics.histogram, rows.histogram)
         assert (statistics.count, statistics.minimum, statistics.maximum) == (rows.count, -80, 90)
-        assert rows.maximum < 10
+        assert statistics.count == statistics.histogram.sum() < x.size / 5
+
+    def test_borders_count_as_much_as_anything_else(self) -> None:
+        x = np.random.default_rng(2).standard_normal((2, 8, 40, 400)).astype(np.float32)
+        x[:, :, 0] = 10
+        statistics = seen(x)
+        assert statistics.count == x.size // 2
+        assert statistics.histogram[bin_of(10)] == statistics.count // 40
+
+    def test_samples_begin_with_different_rows(self) -> None:
+        x = np.random.default_rng(3).standard_normal((64, 1, 400, 320)).astype(np.float32)
+        assert counted_rows(x.shape) == 2
+        x[:, :, 0] = 10 * np.arange(1, 65)[:, np.newaxis, np.newaxis]
+        counted = sum(seen(sample[np.newaxis]).histogram[bin_of(sample[0, 0, 0])] > 0 for sample in x)
+        assert 16 < counted < 48
 
     def test_batch_size_and_order_change_no_bit(self) -> None:
         x = np.random.default_rng(1).standard_normal((4, 16, 160, 160)).astype(np.float32)
+        x[2] = np.maximum(x[2], 0)
+        x[3, 0, 0, :2] = [-0.0, 0.0]
         assert seen(x) == seen(*np.split(x[::-1], 2)) == seen(*np.split(x, 4))
+
+    def test_no_samples_at_all(self) -> None:
+        assert seen(np.zeros((0, 16, 160, 160), np.float32)) == TensorStatistics()
 
 
 class TestStatistics:

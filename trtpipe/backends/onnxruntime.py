@@ -74,6 +74,7 @@ class OnnxRunner(SimpleRunner):
 
         if any(value.dtype.kind in "OSU" for value in feed.values()):  # it takes text another way only
             return self.infer(feed)
+        self._lent = ()  # so that this run can use the memory again
         with self._run():
             given = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feed.items()}
             self._lent = self._session.run_with_ort_values(self._names, given)

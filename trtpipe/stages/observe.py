@@ -33,7 +33,7 @@ class Observe:
 
     name = "observe"
     produces = "statistics"
-    version = 8
+    version = 9
     resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
