@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
     control = socket.socket(fileno=int(arguments[0]))
     if not select.select([control], [], [], 0)[0]:  # woken before there is a wish: time for what only tasks need
-        import onnx_ir  # noqa: F401
+        import onnx_ir
     children: set[int] = set()
     while True:
         line, handles, _, _ = socket.recv_fds(control, LINE_BYTES, HANDLES)
