@@ -90,20 +90,25 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
     control = socket.socket(fileno=int(arguments[0]))
     if not select.select([control], [], [], 0)[0]:  # woken before there is a wish: time for what only tasks need
-        import onnx_ir
+        _import_for_tasks()
     children: set[int] = set()
     while True:
         line, handles, _, _ = socket.recv_fds(control, LINE_BYTES, HANDLES)
         if not line:
             break
         wish = Wish.model_validate_json(line)
-        if wish.task:  # what tasks work on graphs with: half a second that not every child need spend
-            import onnx_ir.passes.common  # noqa: F401
+        if wish.task:
+            _import_for_tasks()
         number = _end(wish.end, children) if wish.end else _bear(wish, handles, control, children)
         control.sendall(Answer(number=number).model_dump_json().encode())
     for child in tuple(children):
         _end(child, children)
     os._exit(0)
+
+
+def _import_for_tasks() -> None:
+    """What tasks work on graphs with: half a second that not every child need spend."""
+    import onnx_ir.passes.common  # noqa: F401
 
 
 def _bear(wish: Wish, handles: list[int], control: socket.socket, children: set[int]) -> int:
