@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -49,18 +48,22 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
         {kind: artifact_from_file(kind, folder / name) for kind, name in files.items() if (folder / name).is_file()}
     )
     with tempfile.TemporaryDirectory() as work:
-        before, begin = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        held, busy, begin = peak_memory(), time.process_time(), time.perf_counter()
         Lower().run(job, inputs, Path(work), Silent())
-        seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF)
+        seconds, processor, memory = time.perf_counter() - begin, time.process_time() - busy, peak_memory() - held
     size = (folder / "simplified.onnx").stat().st_size
-    memory = (after.ru_maxrss - before.ru_maxrss) * 1024
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {
         "seconds": round(seconds, 2),
         "processor_seconds": round(processor, 2),
         "memory_mb": round(memory / 1e6),
         "times_the_model": round(memory / size, 2),
     }
+
+
+def peak_memory() -> int:
+    """Bytes this process has held at most; ``getrusage`` would begin with what its parent held when it forked."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def prepared(model: Path, precision: str, shapes: str, folder: Path) -> Path:

@@ -95,8 +95,9 @@ def test_no_pair_is_fused_into_an_integer_kernel(tmp_path, monkeypatch):
     assert not {operator for operator in operators if "Integer" in operator or operator.startswith("QLinear")}
 
 
-def test_chains_of_float8_convolutions_survive_optimisation(infer):
-    """Fused as if they were int8, they would be off by whole magnitudes."""
+@pytest.mark.parametrize("inside", [False, True])
+def test_chains_of_float8_convolutions_survive_optimisation(infer, inside):
+    """Fused as if they were int8, they would be off by whole magnitudes; in the body of an If as well."""
     w = {f"w{i}": normal(4, 4, 3, 3, seed=i, scale=0.2) for i in range(3)}
     zero, scale = np.zeros((), ml_dtypes.float8_e4m3fn), np.float32(0.01)
     layers, before = "", "x"
@@ -110,10 +111,23 @@ def test_chains_of_float8_convolutions_survive_optimisation(infer):
     proto = model(
         f"(float[1,4,8,8] x) => (float[1,4,8,8] y) {{ {layers} y = Identity(r2) }}", s=scale, z=zero, **kernels
     )
+    proto = in_a_branch(proto) if inside else proto
     feed = feed_for(proto)
     expected = run(proto, feed)["y"]
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(infer(proto, feed)["y"], expected, atol=0.02 * np.abs(expected).max())
+
+
+def in_a_branch(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph, with its constants, as the branch that an If takes."""
+    taken, graph = onnx.GraphProto(), proto.graph
+    taken.CopyFrom(graph)
+    taken.ClearField("input")
+    other = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "other", [], graph.output)
+    yes = onnx.helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [True])
+    node = onnx.helper.make_node("If", ["yes"], ["y"], then_branch=taken, else_branch=other)
+    whole = onnx.helper.make_graph([node], "whole", graph.input, graph.output, [yes])
+    return onnx.helper.make_model(whole, opset_imports=proto.opset_import, ir_version=proto.ir_version)
 
 
 def test_storage_that_overflows_is_not_optimised_away(infer):

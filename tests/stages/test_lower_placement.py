@@ -150,7 +150,19 @@ class TestWhatBuildersDo:
         _, facts = go(conv_net(), images(), shapes=IMAGES)
         assert facts.trials == ()
         assert "placements could not be compared" in facts.notes[0]
+        assert facts.notes[0].endswith(": no luck")
         assert any("no luck" in note for note in heard_all.notes)
+
+    def test_only_float16_can_be_built(self, go, builder):
+        def fail(*args):
+            if b"QuantizeLinear" in args[1].read_bytes():
+                raise BuildError("no luck with int8", "try again")
+            return self.facts(*args)
+
+        builder(fail)
+        _, facts = go(conv_net(), images(), shapes=IMAGES)
+        assert set(facts.counts) == {"float16"}
+        assert facts.notes == ("no engine with int8 could be built for sm89, all stays in float16: no luck with int8",)
 
     def test_dynamic_inputs_without_a_typical_size(self, go, builder):
         builder(self.facts)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    import onnx
     import onnxruntime as ort
 
     from trtpipe.backends.base import Feed
@@ -187,10 +188,21 @@ def _safe_level(model: Path) -> int:
     proto = onnx.ModelProto()
     with suppress(OSError, ValueError, DecodeError):  # onnxruntime says what is wrong with it
         proto.ParseFromString(read_without_weights(model))
-    types = {tensor.data_type for tensor in proto.graph.initializer}
+    types = frozenset(_constant_types(proto.graph))
     if onnx.TensorProto.FLOAT8E4M3FN in types:
         return 1
     return 2 if types & {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16} else 99
+
+
+def _constant_types(graph: onnx.GraphProto) -> Iterator[int]:
+    """The element types of the constants in a graph, and in the bodies of its nodes."""
+    yield from (tensor.data_type for tensor in graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t.data_type
+            for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _constant_types(body)
 
 
 def _first_line(error: Exception) -> str:

@@ -32,7 +32,7 @@ class Evaluate:
 
     name = "evaluate"
     produces = "metric"
-    version = 1
+    version = 2
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def __init__(self, label: Literal["model", "lowered"]) -> None:

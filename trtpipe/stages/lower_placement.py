@@ -93,13 +93,18 @@ def choose(job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> Ch
     if open_dims or not nodes:
         reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else "no node can compute in int8"
         return Choice(note=f"placements were not compared: {reason}")
-    placement, trials = search(nodes, _Builds(job, lower_to, workdir, progress))
+    builds = _Builds(job, lower_to, workdir, progress)
+    placement, trials = search(nodes, builds)
     targets = tuple(search_targets(job))
-    return Choice(placement, trials, _note(placement, trials, len(nodes), targets), targets, decisions)
+    note = _note(placement, trials, len(nodes), targets, builds.failure)
+    return Choice(placement, trials, note, targets, decisions)
 
 
 class _Builds:
-    """Builds one engine a graph and target: placements that give the same graph share them."""
+    """Builds one engine a graph and target: placements that give the same graph share them.
+
+    ``failure`` says why the first of those that could not be built was not.
+    """
 
     def __init__(self, job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> None:
         shapes = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in job.opt_shapes.items()}
@@ -110,6 +115,7 @@ class _Builds:
         self._workdir = workdir
         self._progress = progress
         self._known: dict[str, Reports | None] = {}
+        self.failure = ""
 
     def __call__(self, placement: Placement) -> Reports | None:
         from trtpipe.onnxfile import save_model
@@ -142,15 +148,19 @@ class _Builds:
         backend, plan = load_backend(self._job.backend), graph.with_suffix(".plan")
         try:
             if refusal := backend.refuses(graph, self._profile, target):
-                self._progress.note(f"not compared: {words}: {refusal.reason}")
+                self._failed(words, refusal.reason)
                 return None
             facts = backend.build(graph, self._profile, target, plan, self._job.settings, self._progress)
         except (BuildError, WorkerDied) as error:
-            self._progress.note(f"not compared: {words}: {error.message}")
+            self._failed(words, error.message)
             return None
         finally:
             plan.unlink(missing_ok=True)
         return facts.report
+
+    def _failed(self, words: str, reason: str) -> None:
+        self.failure = self.failure or reason
+        self._progress.note(f"not compared: {words}: {reason}")
 
 
 def _known(value: ir.Value, job: Job) -> bool:
@@ -167,11 +177,15 @@ def _freeze(model: ir.Model, job: Job) -> None:
             value.shape = ir.Shape(job.opt_shapes[value.name][: len(value.shape)])
 
 
-def _note(placement: Placement | None, trials: tuple[Trial, ...], nodes: int, targets: tuple[str, ...]) -> str:
-    where = ", ".join(targets)
+def _note(
+    placement: Placement | None, trials: tuple[Trial, ...], nodes: int, targets: tuple[str, ...], failure: str
+) -> str:
+    where, why = ", ".join(targets), f": {failure}" if failure else ""
     high = {trial.target: trial for trial in trials if not trial.nodes}
-    if placement is None or not high or len(high) == len(trials):
-        return f"placements could not be compared: too few of their engines could be built for {where}"
+    if placement is None or not high:
+        return f"placements could not be compared: too few of their engines could be built for {where}{why}"
+    if len(high) == len(trials):
+        return f"no engine with int8 could be built for {where}, all stays in float16{why}"
     gains = "; ".join(_gain(high[target], _shown(placement, trials, target)) for target in targets)
     asked = f"(at least {LEAST_GAIN:.0%} is asked for{', the mean of all targets' * (len(targets) > 1)})"
     if not placement.nodes:

@@ -36,7 +36,7 @@ class Verify:
 
     name = "verify"
     produces = "parity"
-    version = 3
+    version = 4
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
