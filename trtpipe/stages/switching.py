@@ -145,7 +145,7 @@ def switchboard(
     from trtpipe.passes.placement import place
     from trtpipe.passes.switches import add_switches, group_points
     from trtpipe.stages.counting import count_work
-    from trtpipe.stages.exact import plain_form
+    from trtpipe.stages.exact import forget, plain_form
     from trtpipe.stages.halves import left_in_half
     from trtpipe.stages.repairing import apply_repairs
 
@@ -166,6 +166,8 @@ def switchboard(
     ir.save(model, workdir / _GRAPH, external_data=_WEIGHTS, size_threshold_bytes=1024)
     proto = onnx.load(workdir / _GRAPH, load_external_data=False)
     never = sum(works.values()) - sum(group.macs for group in groups)
+    del model, placement, lowering, works, positions
+    forget(simplified)
     return Switchboard(groups, amax, never, cuts, workdir, proto, switches, scales, largest, job)
 
 
