@@ -39,7 +39,7 @@ class Sensitivity:
 
     name = "sensitivity"
     produces = "sensitivity"
-    version = 2
+    version = 3
     packages = ("onnxruntime", "numpy", "onnx-ir", "onnx")
 
     def __init__(self, samples: int = 64, *, half: bool = False) -> None:

@@ -78,6 +78,12 @@ class Switchboard:
             joint[name] = max(amax[tensor], joint.get(name, 0.0))
         return {name: np.asarray(safe_scale(np.float32(limit), self._largest)) for name, limit in joint.items()}
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size of both sets of weights, as far as they lie beside the graph."""
+        path = self._folder / _WEIGHTS
+        return path.stat().st_size if path.exists() else 0
+
     @contextmanager
     def open(self) -> Iterator[Desk]:
         """Where the graph runs, with one choice of groups after another."""
