@@ -274,7 +274,9 @@ class TestSaving:
     def test_on_the_same_machine_both_builds_run_in_turns(self, world, heard_all, bundle, tmp_path, monkeypatch):
         monkeypatch.setattr(alternating, "_ROUND_SECONDS", 0.001)
         trtpipe.save_baseline(bundle, tmp_path / "b.json")
-        finding = named(trtpipe.check(bundle, tmp_path / "b.json", baseline_build=bundle))["latency of lowered"]
+        report = trtpipe.check(bundle, tmp_path / "b.json", baseline_build=bundle, progress=heard_all)
+        finding = named(report)["latency of lowered"]
+        assert heard_all.steps[-1] == ("latency", "built")
         assert "in turns" in finding.message
         assert finding.status in ("ok", "note"), "a CPU's latency is not judged"
 

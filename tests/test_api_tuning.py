@@ -84,6 +84,20 @@ class TestSensitivity:
         for first, second in zip(found.groups, again.groups, strict=True):
             assert first.noise == pytest.approx(second.noise, rel=1e-3)
 
+    def test_values_that_do_not_fit_are_computed_again(self, job, monkeypatch):
+        from trtpipe.stages import harm
+
+        stored, real = [], harm._stored
+        monkeypatch.setattr(harm, "_stored", lambda *args: stored.append(real(*args)) or stored[-1])
+        made = job()
+        first = trtpipe.sensitivity(made, samples=4)
+        monkeypatch.setattr(harm, "_LEAST_BYTES", 2 * 64 * 32 * 4)  # the values of two cuts for 64 rows
+        monkeypatch.setattr("trtpipe.stages.sensitivity.Sensitivity.version", 0)
+        again = trtpipe.sensitivity(made, samples=4)
+        assert [len(cuts) for cuts, _ in stored] == [3, 2]
+        for one, other in zip(first.groups, again.groups, strict=True):
+            assert one.noise == pytest.approx(other.noise, rel=1e-3)
+
     def test_precisions_without_a_choice(self, job):
         with pytest.raises(InputError, match="fp16 has nothing to choose"):
             trtpipe.sensitivity(job("fp16"))

@@ -165,10 +165,24 @@ def _latency(
     if entries(old.manifest.artifacts)["lowered"].digest != entries(baseline.artifacts)["lowered"].digest:
         raise InputError(f"{old.folder}: not the build that the baseline was made of", "give that one")
     several = len({figure.artifact for figure in build.latency.measurements}) < len(build.latency.measurements)
-    return [
-        _race(figure, f"{figure.artifact}, {figure.on}" if several else figure.artifact, build, old, settings, progress)
-        for figure in build.latency.measurements
-    ]
+    progress.begin("latency")
+    try:
+        found = [
+            _race(
+                figure,
+                f"{figure.artifact}, {figure.on}" if several else figure.artifact,
+                build,
+                old,
+                settings,
+                progress,
+            )
+            for figure in build.latency.measurements
+        ]
+    except BaseException:
+        progress.end("latency", "failed")
+        raise
+    progress.end("latency", "built")
+    return found
 
 
 def _hardware(found: Mapping[str, str | int]) -> dict[str, str | int]:

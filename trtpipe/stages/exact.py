@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError
+from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _OUTPUT_BYTES = 256 << 20
 #: Feeds in one batch at most, and bytes of them.
 _BATCH, _BATCH_BYTES = 16, 2 << 20
+#: Bytes of a model whose memory is worth a garbage collection, which takes as long as a few small inferences.
+_LARGE = 16 << 20
 #: Noise over signal power that another batch size may cause by another order of sums.
 _ROUNDING = 1e-8
 
@@ -38,6 +42,14 @@ def plain_form(simplified: Path) -> ir.Model:
     clean_up(model)
     run_passes(model, [InferTypes()])
     return model
+
+
+def forget(simplified: Path) -> None:
+    """Give back the memory of models that are no longer used, if they are large: their nodes and graphs refer to each
+    other, so that it would wait for a garbage collection, and few are due while weights are large and objects few.
+    """
+    if folder_size(simplified.parent) > _LARGE:
+        gc.collect()
 
 
 def run_known(runner: Runner, feed: Feed) -> Feed:
@@ -112,6 +124,7 @@ def exact_outputs(
     show_logits(model)
     written = save_model(model, workdir / "exact.onnx")
     del model
+    forget(simplified)
     try:
         with load_backend("onnxruntime").open(workdir / "exact.onnx", job.settings) as runner:
             feeds = spread_feeds(dataset, most, most_bytes)

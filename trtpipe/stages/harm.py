@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
     from trtpipe.stages.switching import Desk
 
-#: Bytes of values that are held at most.
-_BYTES = 256 << 20
+#: Bytes of values that are held: half of the graph's weights, which are there twice, but between these bounds.
+_LEAST_BYTES, _MOST_BYTES = 64 << 20, 256 << 20
 
 
 def noise_alone(desk: Desk, measure: OutputNoise, feeds: list[Feed], progress: Progress, phase: str) -> list[float]:
@@ -43,10 +43,12 @@ def _stored(desk: Desk, feeds: list[Feed]) -> tuple[tuple[Cut, ...], list[Feed]]
     results = run_every(desk.set((), show=values), feeds, board.scales(board.amax))
     first = next(results)
     cuts, held = [], 0
+    most = min(max(board.weight_bytes // 2, _LEAST_BYTES), _MOST_BYTES)
     for cut in board.cuts:
-        held += len(feeds) * sum(first[name].nbytes for name in cut.values)
-        if held <= _BYTES:
+        size = len(feeds) * sum(first[name].nbytes for name in cut.values)
+        if held + size <= most:
             cuts.append(cut)
+            held += size
     names = {name for cut in cuts for name in cut.values}
     if not names:
         return (), feeds

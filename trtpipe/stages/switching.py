@@ -78,6 +78,12 @@ class Switchboard:
             joint[name] = max(amax[tensor], joint.get(name, 0.0))
         return {name: np.asarray(safe_scale(np.float32(limit), self._largest)) for name, limit in joint.items()}
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size of both sets of weights, as far as they lie beside the graph."""
+        path = self._folder / _WEIGHTS
+        return path.stat().st_size if path.exists() else 0
+
     @contextmanager
     def open(self) -> Iterator[Desk]:
         """Where the graph runs, with one choice of groups after another."""
@@ -145,7 +151,7 @@ def switchboard(
     from trtpipe.passes.placement import place
     from trtpipe.passes.switches import add_switches, group_points
     from trtpipe.stages.counting import count_work
-    from trtpipe.stages.exact import plain_form
+    from trtpipe.stages.exact import forget, plain_form
     from trtpipe.stages.halves import left_in_half
     from trtpipe.stages.repairing import apply_repairs
 
@@ -166,6 +172,8 @@ def switchboard(
     ir.save(model, workdir / _GRAPH, external_data=_WEIGHTS, size_threshold_bytes=1024)
     proto = onnx.load(workdir / _GRAPH, load_external_data=False)
     never = sum(works.values()) - sum(group.macs for group in groups)
+    del model, placement, lowering, works, positions
+    forget(simplified)
     return Switchboard(groups, amax, never, cuts, workdir, proto, switches, scales, largest, job)
 
 
