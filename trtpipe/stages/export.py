@@ -66,7 +66,7 @@ class Export:
 
     name = "export"
     produces = "model"
-    version = 1
+    version = 2
     packages = ("torch", "onnx", "onnxscript", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
