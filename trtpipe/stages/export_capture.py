@@ -13,9 +13,10 @@ from trtpipe.backends.base import ProgramFacts
 from trtpipe.backends.worker import Report
 from trtpipe.errors import InputError, StageError
 from trtpipe.stages.export import ExportReply, TorchRequest
+from trtpipe.stages.export_contexts import quiet
 from trtpipe.stages.export_loading import load_program
 from trtpipe.stages.export_program import PROGRAM
-from trtpipe.stages.export_torch import Exported, quiet, to_program
+from trtpipe.stages.export_torch import Exported, to_program
 from trtpipe.stages.reading import Reading
 
 if TYPE_CHECKING:

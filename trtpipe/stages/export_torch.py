@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +13,13 @@ from trtpipe.backends.worker import Report
 from trtpipe.errors import EnvironmentLacks, InputError, StageError
 from trtpipe.stages.export import MODEL, ExportReply, TorchRequest
 from trtpipe.stages.export_arguments import arguments_of, dynamic_axes
+from trtpipe.stages.export_contexts import evaluating, quiet, whole_recurrent_layers
 from trtpipe.stages.export_loading import load_program, torch
 from trtpipe.stages.export_names import name_dimensions, name_interface, refuse_frozen, strip
 from trtpipe.stages.reading import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
@@ -57,9 +56,10 @@ def export_module(module: object, examples: tuple[Any, ...] | None, request: Tor
     from trtpipe.onnxfile import save_model
     from trtpipe.stages.export_onnx import describe
 
-    exported = to_program(module, examples, request)
-    with quiet():
-        model = _to_onnx(exported.program, request, exported.what)
+    with whole_recurrent_layers(module):
+        exported = to_program(module, examples, request)
+        with quiet():
+            model = _to_onnx(exported.program, request, exported.what)
     reference, arguments = exported.reference, exported.arguments
     outputs = exported.output_names(len(model.graph.outputs))
     name_interface(model, request.input_names or exported.inputs, request.output_names or outputs)
@@ -108,7 +108,7 @@ def to_program(module: object, examples: tuple[Any, ...] | None, request: TorchR
         return Exported(module, tuple(module.graph_signature.user_inputs), {}, None, "the program")
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"expected an nn.Module, got {type(module).__name__}", "return an nn.Module from the factory")
-    with _evaluating(module), torch.no_grad(), quiet():
+    with evaluating(module), torch.no_grad(), quiet():
         arguments = arguments_of(module, examples, request)
         reference = _forward(module, arguments)
         program = _program(module, arguments, request)
@@ -130,7 +130,7 @@ def run_module(program: object, feeds: Sequence[Feed], outputs: Sequence[str]) -
     assert isinstance(module, torch.nn.Module)
     own = not isinstance(program, torch.export.ExportedProgram)  # an exported one refuses to change its mode
     found: list[Feed] = []
-    with _evaluating(module) if own else contextlib.nullcontext(), torch.no_grad(), quiet():
+    with evaluating(module) if own else contextlib.nullcontext(), torch.no_grad(), quiet():
         for feed in feeds:
             answer = _forward(module, {name: torch.from_numpy(value.copy()) for name, value in feed.items()})
             leaves = [x for x in torch.utils._pytree.tree_leaves(answer) if isinstance(x, torch.Tensor)]
@@ -211,29 +211,3 @@ def _parity(path: Path, arguments: Mapping[str, torch.Tensor], reference: object
             )
         found.append(OutputDifference(output=name, max_abs=largest, mean_abs=mean))
     return tuple(found)
-
-
-@contextlib.contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Eval mode inside, every submodule's own training flag restored after."""
-    before = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before.items():
-            part.training = training
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporter's chatter about packages nobody asked for off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
