@@ -139,8 +139,16 @@ class TestTolerance:
 
 
 class TestShapes:
-    @pytest.mark.parametrize("shape", [{"min": (2,), "opt": (1,), "max": (3,)}, {"min": (), "opt": (1,), "max": (1,)}])
-    def test_a_range_is_ordered(self, shape: dict[str, Any]) -> None:
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            {"min": (2,), "opt": (1,), "max": (3,)},
+            {"min": (), "opt": (1,), "max": (1,)},
+            {"min": (0,), "opt": (1,), "max": (1,)},
+            {"min": (1,), "opt": (1,), "max": (2**32 + 1,)},
+        ],
+    )
+    def test_a_range_is_ordered_and_fits_into_32_bits(self, shape: dict[str, Any]) -> None:
         with pytest.raises(ValidationError):
             ShapeRange(**shape)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -76,9 +76,9 @@ class Fanout:
             missing = self._locked(jobs, stack)
             if not missing:
                 return True
-            self._maker.check_corners(missing[0].job, missing[0].inputs, self._table)
             label, begin = f"{stage.name} {_names(jobs)}", time.perf_counter()
             self._progress.begin(label)
+            self._maker.check_corners(missing[0].job, missing[0].inputs, self._table)
             workdir = stack.enter_context(self._store.workdir())
             first = missing[0]
             try:
@@ -111,20 +111,17 @@ class Fanout:
             missing = self._locked(jobs, stack)
             if not missing:
                 return
+            self._progress.begin(f"{self._stage.name} {_names([each.job for each in missing])}")
             self._maker.check_corners(missing[0].job, missing[0].inputs, self._table)
             size = sum(artifact.size for artifact in missing[0].inputs.artifacts.values())
             at_once = affordable(len(missing), size, missing[0].job.settings.jobs)
-            begins = time.perf_counter()
-            if at_once > 1:
-                self._progress.begin(f"{self._stage.name} {_names([each.job for each in missing])}")
             tasks = [
                 Task(str(each.job.target), self._work(each, stack.enter_context(self._store.workdir()), at_once < 2))
                 for each in missing
             ]
-            for outcome in run_tasks(tasks, at_once, self._progress):
-                self._take(missing[outcome.index], outcome, time.perf_counter() - begins)
-                if at_once < 2:
-                    begins = time.perf_counter()
+            outcomes = stack.enter_context(closing(run_tasks(tasks, at_once, self._progress)))
+            for outcome in outcomes:  # on the way out children end first, then work folders and locks go
+                self._take(missing[outcome.index], outcome)
 
     def _work(self, each: _Missing, workdir: Path, announce: bool) -> Callable[[Progress], Draft]:
         def work(progress: Progress) -> Draft:
@@ -137,17 +134,17 @@ class Fanout:
 
         return work
 
-    def _take(self, each: _Missing, outcome: Outcome[Draft], seconds: float) -> None:
+    def _take(self, each: _Missing, outcome: Outcome[Draft]) -> None:
         """Store what a target's build has made, or note how it failed."""
         label, error = label_of(self._stage, each.job), outcome.error
         if outcome.result is not None:
-            self._put(each, outcome.result, seconds)
+            self._put(each, outcome.result, outcome.seconds)
             self._progress.end(label, "built")
             return
         self._progress.end(label, "failed")
         if not isinstance(error, StageError):
             raise error or InternalError(f"{label} made nothing")
-        self._fail(each, error, seconds)
+        self._fail(each, error, outcome.seconds)
 
     def _fail(self, each: _Missing, error: StageError, seconds: float) -> None:
         label = label_of(self._stage, each.job)
@@ -165,9 +162,8 @@ class Fanout:
     def _locked(self, jobs: Sequence[Job], stack: ExitStack) -> list[_Missing]:
         """Those of ``jobs`` that are not in the store, their keys locked until ``stack`` is left."""
         missing = [each for job in jobs if (each := self._missing(job)) is not None]
-        for each in sorted(
-            missing, key=lambda each: each.key.digest
-        ):  # one order for all, so that none waits in a ring
+        # One order for all runs, so that none waits in a ring.
+        for each in sorted(missing, key=lambda each: each.key.digest):
             stack.enter_context(self._store.lock(each.key))
         return [each for each in missing if not self._find(each.job, each.key)]  # somebody may have built it meanwhile
 

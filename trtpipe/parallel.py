@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from trtpipe.progress import Progress
 
@@ -30,14 +31,15 @@ class Task(Generic[T]):
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """What became of the task at ``index``: its result, or what it raised."""
+    """What became of the task at ``index``: its result, or what it raised; and how long it ran."""
 
     index: int
     result: T | None
-    error: BaseException | None
+    error: Exception | None
+    seconds: float
 
 
-def run_tasks(tasks: Sequence[Task[T]], at_once: int, progress: Progress) -> Iterator[Outcome[T]]:
+def run_tasks(tasks: Sequence[Task[T]], at_once: int, progress: Progress) -> Generator[Outcome[T], None, None]:
     """Run the tasks, at most ``at_once`` at a time and begun in their order; yield outcomes as they come.
 
     One at a time runs in the caller's thread. Closing the iterator ends what still runs.
@@ -122,7 +124,9 @@ class _Relay:
 
 
 def _outcome(index: int, task: Task[T], progress: Progress) -> Outcome[T]:
+    begin = time.perf_counter()
     try:
-        return Outcome(index, task.work(progress), None)
+        result = task.work(progress)
     except Exception as error:  # noqa: BLE001  the caller decides what it means
-        return Outcome(index, None, error)
+        return Outcome(index, None, error, time.perf_counter() - begin)
+    return Outcome(index, result, None, time.perf_counter() - begin)

@@ -76,6 +76,15 @@ def test_a_sequence_longer_than_the_table_of_positions(tmp_path):
     assert look(EMBEDDING, tmp_path, {"ids": span((1, 4), (2, 64), (4, 128))}) is None
 
 
+def test_more_elements_than_tensorrt_counts(tmp_path):
+    proto = model("(float[N,1024] x) => (float[N,1024] y) { y = Relu(x) }")
+    found = look(proto, tmp_path, {"x": span((1, 1024), (1, 1024), (2**30 + 1, 1024))})
+    assert found is not None
+    assert (found.corner, found.places, found.works) == ("max", (Place(input="x", axis=0, size=2**30 + 1),), 2**30)
+    assert "counts to 1099511627776 elements" in found.reason
+    assert look(proto, tmp_path, {"x": span((1, 1024), (1, 1024), (2**30, 1024))}) is None
+
+
 def test_the_profile_and_the_corner_are_named(tmp_path):
     fine, wrong = {"ids": span((1, 4), (2, 64), (4, 128))}, {"ids": span((1, 4), (2, 129), (4, 130))}
     found = look(EMBEDDING, tmp_path, fine, wrong)

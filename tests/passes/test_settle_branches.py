@@ -81,6 +81,21 @@ def test_layers_are_settled_one_after_the_other(apply):
         same(found, proto, {"x": normal(2, 1, 4), "p": np.array(p)})
 
 
+def test_what_a_loop_carries_may_grow_whatever_its_first_shape(apply):
+    proto = model(
+        "(float[1,4] x, int64 trips, bool go) => (float[?,4] y) { y = Loop(trips, go, x) <body = b "
+        "(int64 i, bool c, float[1,4] v) => (bool d, float[?,4] w) { d = Identity(c) g = Concat<axis=0>(v, v) "
+        "s = Shape(v) n = Gather(s, zero) q = Equal(n, one) "
+        "w = If(q) <then_branch = t () => (float[?,4] a) { a = Neg(g) }, "
+        "else_branch = e () => (float[?,4] o) { o = Abs(g) }> }> }",
+        one=np.array(1), zero=np.array(0),
+    )  # fmt: skip
+    found, _ = apply(proto, SettleBranches())
+    body = found.graph.node[0].attribute[0].g
+    assert "If" in [node.op_type for node in body.node]
+    assert found.graph == apply(proto)[0].graph
+
+
 RATES = (
     "(float[N,4] x, int64 rate) => (float[N,4] z) { c = Equal(rate, sixteen) "
     "z = If(c) <then_branch = t () => (float[N,4] a) { a = Add(x, x) }, "

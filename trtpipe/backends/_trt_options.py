@@ -63,7 +63,12 @@ OPTIONS: tuple[Option, ...] = (
         refused="it builds for GPUs only",
         remedy="use --backend tensorrt on a Jetson Orin",
     ),
-    Option("gpu_fallback", "--allowGPUFallback"),
+    Option(
+        "gpu_fallback",
+        "--allowGPUFallback",
+        refused="it builds for GPUs only",
+        remedy="use --backend tensorrt on a Jetson Orin",
+    ),
     Option("max_aux_streams", "--maxAuxStreams=N", idle="it schedules streams on the user's GPU"),
     Option("plugins", "--staticPlugins=FILE"),
 )

@@ -1,4 +1,4 @@
-"""What ONNX's shape inference lets pass although it fails at run time, and the words for what does not fit."""
+"""What ONNX's shape inference lets pass although no engine can run it, and the words for what does not fit."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 #: Operators whose windows may be larger than what they slide over: the result would have no elements.
 _WINDOWS = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv", "ConvTranspose"})
 _MOST_SHOWN = 4
+#: The elements TensorRT can count, by its own words.
+_MOST_ELEMENTS = 1 << 40
 
 
 def not_taken(node: NodeProto, types: Mapping[str, TypeProto], contents: Mapping[str, np.ndarray]) -> str:
@@ -29,6 +31,9 @@ def wrong(
     found: Mapping[str, TypeProto],
 ) -> str | None:
     """What is wrong with a node whose outputs have the types ``found``; ``None`` where nothing is."""
+    for kind in found.values():
+        if (count := np.prod(_known(kind), dtype=np.float64)) > _MOST_ELEMENTS:
+            return f"makes {_size(kind)}, and TensorRT counts to {_MOST_ELEMENTS} elements, not to {count:.3g}"
     if node.op_type == "Gather" and node.input[1] in contents:
         return _beyond_table(node, types, contents[node.input[1]])
     if node.op_type == "Reshape":

@@ -63,6 +63,8 @@ class SettleBranches(GraphPass):
         found = list(zip(_branches(model), _branches(copy), strict=True))
         self._fix(copy)
         _forget_sizes(copy)
+        for value in (entry for body in copy.graph.subgraphs() for entry in body.inputs):
+            value.shape = None  # a loop may carry something that grows
         common.ShapeInferencePass(check_type=False, strict_mode=False)(copy)
         _read_sizes(copy)
         FoldConstants().call(copy)
@@ -92,12 +94,11 @@ def _branches(model: ir.Model) -> list[ir.Node]:
 
 
 def _forget_sizes(model: ir.Model) -> None:
-    """Drop the shapes of all tensors but the model's own inputs and outputs."""
-    kept = {*model.graph.inputs, *model.graph.outputs}
+    """Drop the shapes of what nodes make, but for the model's own outputs."""
+    kept = set(model.graph.outputs)
     for graph in graphs_of(model):
-        for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
-            if value not in kept:
-                value.shape = None
+        for value in (output for node in graph for output in node.outputs if output not in kept):
+            value.shape = None
 
 
 def _read_sizes(model: ir.Model) -> None:
