@@ -12,7 +12,7 @@ from models import conv_net, feed_for, run, save, sounds, spectrogram
 import trtpipe
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.recipe import CalibrationRecipe, DataSettings
-from trtpipe.stages.calibrate_rescue import MOST_WORK, harmful
+from trtpipe.stages.calibrate_rescue import MOST_WORK, POOR, harmful
 from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.switching import SwitchedGroup
 
@@ -64,7 +64,7 @@ def test_models_that_8_bits_hardly_harm_are_left_alone(tmp_path: Path) -> None:
     proto = conv_net()
     built = Built(proto, feed_for(proto, seed=1, dim=96), tmp_path)
     assert built.repairs.noise is not None
-    assert built.repairs.noise < -20
+    assert built.repairs.noise < POOR
     assert not built.repairs.high
     assert not any("left high" in trial.repair for trial in built.repairs.trials)
 

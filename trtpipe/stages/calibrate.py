@@ -28,7 +28,7 @@ class Calibrate:
 
     name = "calibrate"
     produces = "ranges"
-    version = 8
+    version = 9
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def consumes(self, job: Job) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trtpipe.stages.switching import SwitchedGroup
 
 #: dB: outputs noisier than this are in need of help; ...
-POOR = -20.0
+POOR = -25.0
 #: ... with this much, no more is left high.
 _ENOUGH = -30.0
 #: Share of the work that may be left high for it.
