@@ -345,3 +345,5 @@ def test_too_many_open_files_are_named(tmp_path: Path, settings: Settings, reque
     request.getfixturevalue("crowded")
     with pytest.raises(EnvironmentLacks, match=r"m\.onnx: Too many open files"), opened_apart(path, settings):
         pass
+    with pytest.raises(EnvironmentLacks, match=r"cannot read m\.onnx: too many open files"), opened_here(path, 0):
+        pass

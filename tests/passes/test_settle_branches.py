@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from models import model, normal, run
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
@@ -112,6 +113,12 @@ def test_a_value_that_every_profile_fixes_settles_it_and_its_input_stays(apply):
     same(found, proto, {"x": normal(2, 4), "rate": np.array(16000)})
     other, _ = apply(proto, SettleBranches({"rate": (8000,)}))
     same(other, proto, {"x": normal(2, 4), "rate": np.array(8000)})
+
+
+def test_an_input_without_a_type_is_left_alone():
+    proto = model(RATES, sixteen=np.array(16000))
+    proto.graph.input[1].type.tensor_type.elem_type = 0
+    assert not SettleBranches({"rate": (16000,)}).call(ir.serde.deserialize_model(proto)).modified
 
 
 def test_results_that_are_constants_or_given_twice(apply):

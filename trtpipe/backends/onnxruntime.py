@@ -18,6 +18,7 @@ from trtpipe.backends.apart import DEVICE, ApartRunner, opening_apart
 from trtpipe.backends.base import EngineFacts, Refusal, SimpleRunner
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.imports import no_telemetry
+from trtpipe.oserrors import translate_os_errors
 from trtpipe.protowire import read_without_weights
 from trtpipe.toolchain import version
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
     from trtpipe.settings import Settings
     from trtpipe.target import Target
+
+#: What onnxruntime says of a file that holds no model, and of one that the disk fails to give.
+_UNREADABLE = "INVALID_PROTOBUF"
 
 
 class OnnxRunner(SimpleRunner):
@@ -155,6 +159,7 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
 
     Raises:
         StageError: onnxruntime cannot load the model; the message carries its reason.
+        EnvironmentLacks: the disk fails.
     """
     no_telemetry()
     import onnxruntime as ort
@@ -165,15 +170,34 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     # Graphs are run in turn, a sample at a time: waiting threads of one session must not take cores from the next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.graph_optimization_level = ort.GraphOptimizationLevel(_safe_level(model))
+    with translate_os_errors(model, f"read {model.name}", elsewhere="use another disk"):
+        options.graph_optimization_level = ort.GraphOptimizationLevel(_safe_level(model))
+        try:
+            session = _session(model, options)
+        except StageError as error:
+            if _UNREADABLE not in error.message:
+                raise
+            _read_through(model)  # where that fails, the disk was to blame, and is named
+            session = _session(model, options)
+    yield OnnxRunner(session, model)
+
+
+def _session(model: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    import onnxruntime as ort
+
     try:
-        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise StageError(
             f"{model.name}: onnxruntime cannot load the model: {_first_line(error)}",
             "check the node named above; operators outside ONNX's standard set cannot be verified here",
         ) from error
-    yield OnnxRunner(session, model)
+
+
+def _read_through(model: Path) -> None:
+    with model.open("rb") as stream:
+        while stream.read(1 << 20):
+            pass
 
 
 def _safe_level(model: Path) -> int:
@@ -186,7 +210,7 @@ def _safe_level(model: Path) -> int:
     from google.protobuf.message import DecodeError
 
     proto = onnx.ModelProto()
-    with suppress(OSError, ValueError, DecodeError):  # onnxruntime says what is wrong with it
+    with suppress(ValueError, DecodeError):  # onnxruntime says what is wrong with it
         proto.ParseFromString(read_without_weights(model))
     types = frozenset(_constant_types(proto.graph))
     if onnx.TensorProto.FLOAT8E4M3FN in types:

@@ -112,19 +112,29 @@ class _Remembering(io.FileIO):
 
     error: OSError | None = None
 
-    def readinto(self, buffer: Any, /) -> int | None:
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
         try:
-            return super().readinto(buffer)
+            yield
         except OSError as error:
             self.error = error
             raise
 
+    def readinto(self, buffer: Any, /) -> int | None:
+        with self._remembering():
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with self._remembering():
+            return super().readall()
+
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        try:
+        with self._remembering():
             return super().seek(offset, whence)
-        except OSError as error:
-            self.error = error
-            raise
+
+    def tell(self) -> int:
+        with self._remembering():
+            return super().tell()
 
 
 @contextmanager

@@ -1,38 +1,47 @@
-"""Judge what an output is made from where the output tells little of noise: it saturates, or is a mere choice."""
+"""Judge what an output is made from where the output tells little of noise.
+
+It saturates, is a mere choice, or is joined from parts of which the loudest would drown the others, as boxes in pixels
+drown the scores of a detector.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import onnx_ir as ir
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 #: Outputs of these saturate: they hide noise where they are sure of themselves, and magnify it where they are not.
 _SATURATING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 #: The number of the best says nothing of how much better it is.
 _CHOOSING = frozenset({"ArgMax", "ArgMin"})
+#: Only the places of values change.
+_MOVING = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 
 
 def show_logits(model: ir.Model) -> None:
-    """Replace every graph output that a saturating or choosing operator makes by that operator's input, in place."""
-    for index, value in enumerate(model.graph.outputs):
-        for logits in _sources(value):
-            if not logits.is_graph_input() and logits not in model.graph.outputs:
-                model.graph.outputs[index] = logits
+    """Replace graph outputs in place: by logits of what saturates, scores behind a choice, the parts of a whole."""
+    found: dict[ir.Value, None] = {}
+    for value in model.graph.outputs:
+        sources = [each for each in _sources(value) if not each.is_graph_input()]
+        fresh = [each for each in sources if each not in model.graph.outputs and each not in found]
+        found.update(dict.fromkeys(fresh or [value]))
+    model.graph.outputs[:] = list(found)
 
 
-def _sources(value: ir.Value) -> Iterator[ir.Value]:
-    """Scores that a choice is made by, logits that a saturating output is made of."""
-    for operators in (_CHOOSING, _SATURATING):
-        node = value.producer()
-        if node is None or node.op_type not in operators or node.inputs[0] is None:
-            continue
-        source = node.inputs[0]
-        if source.dtype is None and value.dtype is not None and operators is _SATURATING:
+def _sources(value: ir.Value) -> tuple[ir.Value, ...]:
+    """What tells of the noise in ``value``: the value itself, or all it is made from."""
+    node = value.producer()
+    source: ir.Value | None = None if node is None else next(iter(node.inputs), None)
+    if node is None or source is None or node.domain not in ("", "ai.onnx"):
+        return (value,)
+    if node.op_type in _CHOOSING and source.dtype == ir.DataType.FLOAT:
+        return _sources(source)
+    if node.op_type in _SATURATING:
+        if source.dtype is None and value.dtype is not None:
             source.dtype = value.dtype
-        if source.dtype != (ir.DataType.FLOAT if operators is _CHOOSING else value.dtype):
-            return
-        value = source
-        yield value
+        return (source,) if source.dtype == value.dtype else (value,)
+    if node.op_type in _MOVING:
+        sources = _sources(source)
+        return (value,) if sources == (source,) else sources
+    if node.op_type == "Concat":
+        parts = [part for part in node.inputs if part is not None and part.const_value is None]
+        return tuple(each for part in parts if part.dtype == value.dtype for each in _sources(part)) or (value,)
+    return (value,)

@@ -76,7 +76,7 @@ class SettleBranches(GraphPass):
         fresh = FreshNames(model)
         for entry in model.graph.inputs:
             numbers = self._fixed.get(str(entry.name), ())
-            if entry.shape is None or entry.dtype is None:
+            if entry.shape is None or entry.dtype in (None, ir.DataType.UNDEFINED):
                 continue
             dims = [dim if isinstance(dim, int) else None for dim in entry.shape]
             values = [number for number in numbers if number is not None]
