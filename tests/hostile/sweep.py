@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.dont_write_bytecode = True  # what Python writes of its own is not what a command writes
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
