@@ -33,7 +33,7 @@ demo: $(STAMP)
 	$(VENV)/bin/trtpipe build examples/digits/model.py:digits_cnn --int8 --profile profiles/digits.toml --calib calib/digits.toml -o build/digits
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
