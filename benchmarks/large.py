@@ -35,13 +35,13 @@ def main() -> None:
         subprocess.run(maker, check=True, stdout=subprocess.DEVNULL)
         environment = {**os.environ, "TRTPIPE_CACHE_DIR": str(work / "cache")}
         build = [sys.executable, "-m", "trtpipe", "build", str(model), "--fp16", "--target", "sm89", "--duration", "1s"]
-        seconds, peak = watched([*build, *SHAPES, "-o", str(work / "out")], environment)
+        cost = watched([*build, *SHAPES, "-o", str(work / "out")], environment)
         sizes = {path.name: path.stat().st_size for path in sorted((work / "out").iterdir())}
     result = {
         "machine": machine_line(),
         "model": "96 MatMuls, 3.2 GB float32 as external data",
-        "seconds": round(seconds, 1),
-        "peak_memory_mb": round(peak / 1e6),
+        "seconds": round(cost.wall, 1),
+        "peak_memory_mb": round(cost.memory / 1e6),
         "file_bytes": sizes,
     }
     print(json.dumps(result, indent=1))
