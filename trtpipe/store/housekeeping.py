@@ -180,7 +180,8 @@ def _occupied(layout: Layout, stage: str = "*") -> list[_Occupied]:
     found = []
     for place in layout.places(stage):
         with suppress(FileNotFoundError):  # removed meanwhile
-            found.append(_Occupied(place, _tree_size(place), _last_used(place)))
+            size = _tree_size(place) or _tree_size(place)  # none is empty: one went and another came meanwhile
+            found.append(_Occupied(place, size, _last_used(place)))
     return sorted(found, key=lambda occupied: (occupied.last_used, occupied.place.name))
 
 
