@@ -4,14 +4,15 @@
                                      [--peer-samples 128] [--out RESULT.json]
 
 ``plain`` is onnxruntime running the same samples and nothing else; ``trtpipe`` is the pass over the data with all that
-belongs to it (account, digest, every method's ranges). Both take the time of the work alone, and the peak memory of
-their process (graphs run in it, not in a child as they do in a build, so that their time is counted).
+belongs to it (every statistic, the account of the data, its digest). Both take the time of the work alone, and the peak
+memory of their process (graphs run in it, not in a child as they do in a build, so that their time is counted).
+What follows it, whatever the number of samples, has a figure of its own at the end: the ranges of 120 tensors by every
+method.
 ``... end to end`` is whole processes, from the start of the interpreter to a quantised ONNX file: ours (without
 repairs, which no peer makes) and, with ``--peers``, nvidia-modelopt and onnxruntime's quantiser, in an environment
 that is made in FOLDER (2 GB). A peer that needs more than 10 GiB is stopped, and tried with a quarter of the samples.
 ``paired`` runs the plain and the observed model in turn, sample by sample, in one process: the ratio that holds on a
 machine with other work on it.
-At the end: how long the ranges of 120 tensors take by every method.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def plain(name: str, samples: int, path: Path) -> Callable[[], None]:
 
 
 def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
-    """Everything ``trtpipe calibrate`` does with the data: the pass, the account with its digest, all methods."""
+    """What ``trtpipe calibrate`` does with the data: every statistic, and the account with its digest."""
     import trtpipe
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.collect import collect
@@ -200,8 +201,7 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
 
     def work() -> None:
         with stack:
-            statistics = collect(Observer(runner, tensors), dataset, tensors, trtpipe.Silent())
-        every_range(statistics)
+            collect(Observer(runner, tensors), dataset, tensors, trtpipe.Silent())
 
     return work
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: TensorRT's entropy calibration: bins up to the largest magnitude, and levels they are merged into.
 ENTROPY_BINS = 2048
 ENTROPY_LEVELS = 128
+#: Numbers of bins that are compared at a time: what belongs to them stays in the processor's second cache.
+_ENTROPY_BLOCK = 120
 
 #: Shares of the largest magnitude that ``mse`` tries, descending from 1.
 _SHARES = np.exp2(-np.arange(16 * 32 + 1) / 32)
@@ -129,19 +131,30 @@ def _divergences(bins: np.ndarray) -> np.ndarray:
     mass, filled, information = (
         np.concatenate([[0.0], np.cumsum(each)]) for each in (bins, bins > 0, _times_log(bins))
     )
-    edges = kept[:, np.newaxis] * np.arange(ENTROPY_LEVELS + 1) // ENTROPY_LEVELS
-    level_mass = np.diff(mass[edges], axis=1)
-    level_filled = np.diff(filled[edges], axis=1)
     beyond, last = total - mass[kept], bins[kept - 1]
-    own = level_mass.copy()
-    own[:, -1] += beyond
+    blocks = (slice(start, start + _ENTROPY_BLOCK) for start in range(0, len(kept), _ENTROPY_BLOCK))
+    crossed = np.concatenate([_crossed(kept[block], beyond[block], mass, filled) for block in blocks])
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(level_mass / level_filled)
-        crossed = np.sum(np.where(own > 0, own * logs, 0.0), axis=1)
         entropies = information[kept] - _times_log(last) + _times_log(last + beyond)
         divergences = (entropies - crossed) / total - np.log(total) + np.log(mass[kept])
     divergences[(beyond > 0) & (last == 0)] = np.inf
     return np.where(np.isnan(divergences), np.inf, divergences)
+
+
+def _crossed(kept: np.ndarray, beyond: np.ndarray, mass: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    """The sum over levels of (sum of p) * log(S / N) for each number of bins kept.
+
+    Args:
+        beyond: mass of the bins that are not kept, which the last level takes.
+        mass, filled: cumulative mass and number of filled bins, float64[bins + 1].
+    """
+    edges = kept[:, np.newaxis] * np.arange(ENTROPY_LEVELS + 1) // ENTROPY_LEVELS
+    level_mass, level_filled = np.diff(mass[edges], axis=1), np.diff(filled[edges], axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(level_mass / level_filled)
+        level_mass[:, -1] += beyond
+        crossed: np.ndarray = np.sum(np.where(level_mass > 0, level_mass * logs, 0.0), axis=1)
+    return crossed
 
 
 def _times_log(values: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ BINS = 0x7F80
 #: Upper bound of a bin's width relative to its lower edge, for magnitudes from 2**-126.
 RESOLUTION = 2.0**-7
 
-#: Values counted at a time: they and their bins stay in the processor's second cache.
+#: Values counted at a time: their bits and bins stay in the processor's second cache.
 _CHUNK = 1 << 15
 #: Values of one sample's feature map that are enough, and the largest step from one counted row to the next.
 _ENOUGH, _LARGEST_STEP = 50_000, 16
@@ -111,14 +111,13 @@ class TensorStatistics:
             return
         self.minimum = min(self.minimum, values.low)
         self.maximum = max(self.maximum, values.high)
-        bits, bins = np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.intp)
-        for chunk in values.counted():
-            top, number = bits[: chunk.size], bins[: chunk.size]
-            np.bitwise_and(chunk.view(np.uint32), _MAGNITUDE, out=top)
-            self.count += top.size
-            self.zeros += top.size - int(np.count_nonzero(top))  # several times as fast as comparing floats
-            np.right_shift(top, _HALF, out=top)
-            np.copyto(number, top)
+        bins = np.empty(_CHUNK, np.intp)
+        for magnitudes in values.counted():
+            number = bins[: magnitudes.size]
+            self.count += magnitudes.size
+            self.zeros += magnitudes.size - int(np.count_nonzero(magnitudes))  # much faster than comparing floats
+            np.right_shift(magnitudes, _HALF, out=magnitudes)
+            np.copyto(number, magnitudes)
             np.add.at(self.histogram, number, 1)
 
     def __eq__(self, other: object) -> bool:
@@ -148,7 +147,19 @@ def _staggered(sample: np.ndarray, step: int, start: int) -> Iterator[np.ndarray
     the first channel, and the next one in the next channel.
     """
     for channel in range(min(step, sample.shape[0])):
-        yield sample[channel::step, (start + channel) % step :: step].reshape(-1)
+        yield sample[channel::step, (start + channel) % step :: step]
+
+
+def _cut(piece: np.ndarray) -> Iterator[np.ndarray]:
+    """An array as arrays of one chunk at most, which are views of it."""
+    if piece.size <= _CHUNK:
+        yield piece
+    elif len(piece) == 1:
+        yield from _cut(piece[0])
+    else:
+        most = max(_CHUNK // piece[0].size, 1)
+        for start in range(0, len(piece), most):
+            yield from _cut(piece[start : start + most])
 
 
 class _Values:
@@ -167,18 +178,27 @@ class _Values:
             self.low, self.high = float(self._lows.min(initial=np.inf)), float(self._highs.max(initial=-np.inf))
 
     def counted(self) -> Iterator[np.ndarray]:
-        """The values for the histogram, some at a time."""
+        """The bits of the magnitudes for the histogram, uint32, some at a time, in memory that the next ones take."""
+        buffer = np.empty(_CHUNK, np.uint32)
+        filled = 0
         for piece in self._pieces():
-            for start in range(0, piece.size, _CHUNK):
-                yield piece[start : start + _CHUNK]
+            if filled + piece.size > _CHUNK:
+                yield buffer[:filled]
+                filled = 0
+            place = buffer[filled : filled + piece.size]
+            np.bitwise_and(piece, _MAGNITUDE, out=place.reshape(piece.shape))
+            filled += piece.size
+        yield buffer[:filled]
 
     def _pieces(self) -> Iterator[np.ndarray]:
+        """The bits of the values to count, in pieces of one chunk at most."""
         if self._step == 1:
-            yield self.flat
+            yield from _cut(self.flat.view(np.uint32))
             return
         starts = (self._lows.view(np.uint32) >> _HALF) + (self._highs.view(np.uint32) >> _HALF)
-        for sample, start in zip(self._whole, starts.tolist(), strict=True):
-            yield from _staggered(sample, self._step, start)
+        for sample, start in zip(self._whole.view(np.uint32), starts.tolist(), strict=True):
+            for piece in _staggered(sample, self._step, start):
+                yield from _cut(piece)
 
     @property
     def nonfinite(self) -> int:
