@@ -62,7 +62,11 @@ def main() -> int:
     parser.add_argument("--peer-samples", type=int, default=128)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--quantise", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.quantise:
+        quantise(*arguments.quantise)
+        return 0
     if arguments.child:
         name, scheme, samples, path = arguments.child
         print(json.dumps(asdict(measure(name, scheme, int(samples), Path(path)))))
@@ -120,27 +124,27 @@ def measure(name: str, scheme: str, samples: int, path: Path) -> Figure:
 
 
 def end_to_end(name: str, samples: int, path: Path) -> Figure:
-    """From the graph to the quantised graph by our own commands, in an empty store."""
+    """From the graph to the quantised graph in a process of its own, with an empty store."""
+    os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
-        os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
-        out, trtpipe = Path(work, "out"), [sys.executable, "-m", "trtpipe"]
-        common = ["-q", "--cache-dir", str(Path(work, "cache"))]
-        data = ["--data", f"{__file__}:stream", "--method", "entropy", "--repair", "none"]
-        parts = [
-            peers.timed([*trtpipe, "calibrate", str(path), *data, "-o", str(out), *common]),
-            peers.timed(
-                [*trtpipe, "lower", str(path), "--int8", "--ranges", str(out / "ranges.json"), "-o", str(out), *common]
-            ),
-        ]
-    return Figure(
-        name,
-        "trtpipe entropy end to end",
-        samples,
-        sum(part.wall for part in parts),
-        sum(part.cpu for part in parts),
-        max(part.peak for part in parts),
-        " ".join(part.error for part in parts).strip(),
+        cost = peers.timed([sys.executable, __file__, "--quantise", str(path), work])
+    return Figure(name, "trtpipe entropy end to end", samples, cost.wall, cost.cpu, cost.peak, cost.error)
+
+
+def quantise(model: Path, work: Path) -> None:
+    """What a user of the Python API writes, as peers.py does for the others: calibrate, and lower."""
+    import trtpipe
+    from trtpipe.recipe import CalibrationRecipe, DataSettings
+    from trtpipe.settings import Settings
+
+    job = trtpipe.make_job(
+        profile=trtpipe.DeploymentProfile(precision="int8"),
+        recipe=CalibrationRecipe(method="entropy", repair="none", data=DataSettings(source=f"{__file__}:stream")),
+        settings=Settings(cache_dir=work / "cache"),
+        engines=False,
     )
+    trtpipe.calibrate(job, model, work / "out")
+    trtpipe.lower(job, model, work / "out", work / "out" / "ranges.json")
 
 
 def by_peer(python: Path, tool: str, name: str, samples: int, path: Path) -> Iterator[Figure]:
