@@ -212,7 +212,9 @@ class BuildSettings(Record):
         if self.exclude_lean_runtime and not self.version_compatible:
             raise ValueError("exclude_lean_runtime needs version_compatible: only such an engine carries a runtime")
         if self.gpu_fallback and self.dla_core is None:
-            raise ValueError("gpu_fallback needs dla_core, without which it has no effect: name a core, or leave it out")
+            raise ValueError(
+                "gpu_fallback needs dla_core, without which it has no effect: name a core, or leave it out"
+            )
         return self
 
 

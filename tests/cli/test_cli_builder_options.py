@@ -64,7 +64,10 @@ def test_what_makes_no_sense_is_a_usage_error(words: str) -> None:
     ("words", "says"),
     [
         ("--gpu-fallback", "^--gpu-fallback: gpu_fallback needs dla_core, without which it has no effect"),
-        ("--exclude-lean-runtime --opt-level 3", "^--exclude-lean-runtime: exclude_lean_runtime needs version_compatible"),
+        (
+            "--exclude-lean-runtime --opt-level 3",
+            "^--exclude-lean-runtime: exclude_lean_runtime needs version_compatible",
+        ),
     ],
 )
 def test_an_option_without_the_one_it_needs_is_refused_by_its_name(words: str, says: str) -> None:

@@ -92,7 +92,8 @@ def _load(request: BuildRequest) -> Any:
             return torch_tensorrt
     except (ImportError, OSError) as error:
         raise EnvironmentLacks(
-            f"torch-tensorrt cannot be loaded: {error}", "pip install 'trtpipe[torch-tensorrt]'"
+            f"torch-tensorrt cannot be loaded: {error}",
+            "in an environment of its own: pip install 'trtpipe[torch-tensorrt]'",
         ) from error
 
 

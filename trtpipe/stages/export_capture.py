@@ -134,8 +134,9 @@ def _cast_states(graph: torch.fx.Graph, dtype: torch.dtype) -> None:
 def _ranges(program: torch.export.ExportedProgram, value: torch.Tensor) -> dict[int, tuple[int, int]]:
     """Axis -> smallest and largest size, of every axis that is dynamic."""
     found = {}
-    for axis, dim in enumerate(value.shape):
-        if not _is_fixed(dim):
+    dims: list[int | torch.SymInt] = list(value.shape)
+    for axis, dim in enumerate(dims):
+        if isinstance(dim, torch.SymInt) and not _is_fixed(dim):
             limits = program.range_constraints[dim.node.expr]
             found[axis] = (max(int(limits.lower), 0), int(limits.upper))
     return found
