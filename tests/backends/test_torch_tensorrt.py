@@ -184,6 +184,9 @@ def test_a_layer_that_tensorrt_refuses_is_explained_in_its_words(tmp_path):
         torch_tensorrt_build._result(error, request, None, SimpleNamespace(errors=[refused]))
     with pytest.raises(BuildError, match=r"ValueError: __len__\(\) should return >= 0"):
         torch_tensorrt_build._result(error, request, None, SimpleNamespace(errors=[]))
+    tied = AssertionError("expected sympy.Symbol")
+    with pytest.raises(BuildError, match="cannot convert it: PyTorch cannot rewrite a saved program"):
+        torch_tensorrt_build._result(tied, request, None, SimpleNamespace(errors=[]))
 
 
 def test_it_knows_the_targets_of_its_tensorrt():

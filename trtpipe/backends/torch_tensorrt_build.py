@@ -202,9 +202,12 @@ def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> E
     words = (text.strip().splitlines() or [""])[0]
     operator = re.search(r"While executing .*?target=(?P<name>[\w.]+)", text)
     what = f"operator {operator['name']}" if operator else "it"
-    if _TIED_SIZES in text:
-        words = "PyTorch cannot rewrite a saved program in which a size of an input follows from another's"
-    why = tidy(log.errors[0]) if log.errors else f"{type(error).__name__}: {words[:400]}"
+    if log.errors:
+        why = tidy(log.errors[0])
+    elif _TIED_SIZES in text:
+        why = "PyTorch cannot rewrite a saved program in which a size of an input follows from another's"
+    else:
+        why = f"{type(error).__name__}: {words[:400]}"
     raise BuildError(
         f"{Path(request.model).name}: torch-tensorrt cannot convert {what}: {why}", _OTHER_ROUTE
     ) from error
