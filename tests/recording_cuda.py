@@ -145,8 +145,13 @@ class RecordingEngine:
 
     def __init__(self, cuda, seconds=0.010):
         self.context = RecordingContext(cuda, seconds)
+        self.config = None
 
-    def create_execution_context(self):
+    def create_runtime_config(self):
+        return SimpleNamespace()
+
+    def create_execution_context(self, runtime_config=None):
+        self.config = runtime_config
         return self.context
 
     def get_tensor_name(self, index):

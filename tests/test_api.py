@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from trtpipe.accuracy.reports import ParityReport
 from trtpipe.backends import choice
 from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.backends.null import NullEngine
+from trtpipe.backends.torch_tensorrt import TorchTensorRT
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError
 from trtpipe.latency.reports import LatencyReport
@@ -132,6 +134,14 @@ class TestStageByStage:
         assert names == {f"{name}.plan{suffix}" for name in ("sm89", "sm120") for suffix in ("", ".json")}
         with_name = api.compile(job(targets=["sm89", "sm120"]), net, tmp_path / "all.plan")
         assert with_name.out.is_dir()  # two engines are no single file
+
+    @pytest.mark.parametrize("precision", ["int8", "fp8", "best"])
+    def test_a_program_is_refused_in_8_bits_before_anything_is_looked_up(self, job, tmp_path, precision, monkeypatch):
+        """Its engine in float32 may lie in the store, under the digest of the same program."""
+        monkeypatch.setattr(api, "load_backend", lambda name: TorchTensorRT())
+        wanted = dataclasses.replace(job(precision=precision), backend="torch-tensorrt")
+        with pytest.raises(BuildError, match="knows nothing of our calibration"):
+            api.compile(wanted, tmp_path / "net.py:factory", tmp_path / "out")
 
     def test_results_without_a_place(self, job, net):
         result = api.measure(job(precision="fp32"), net, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from models import conv_net, embedding, save
@@ -52,6 +54,12 @@ class TestGraphs:
         assert "no GPU latencies" in found.notes[0]
         assert LatencyComparison.read(tmp_path / "out" / "comparison.json") == found
         assert trtpipe.inspect(tmp_path / "out" / "comparison.json").comparison == found
+
+    def test_bfloat16_which_the_cpu_cannot_compute_is_emulated(self, job, net, tmp_path):
+        half = dataclasses.replace(job(), profile=trtpipe.DeploymentProfile(precision="bf16"))
+        lowered = trtpipe.lower(half, net, tmp_path / "bf16.onnx").out
+        [race] = trtpipe.compare_latency(job(), net, lowered).races
+        assert race.new > 0
 
     def test_graphs_with_other_inputs_are_not_compared(self, job, net, tmp_path):
         with pytest.raises(InputError, match="their inputs differ"):

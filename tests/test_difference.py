@@ -6,6 +6,7 @@ import onnx
 import pytest
 
 import trtpipe
+from trtpipe.accuracy.regression import differences
 from trtpipe.errors import InputError
 
 
@@ -65,3 +66,9 @@ def test_builds_of_different_precision(build):
 def test_a_folder_without_a_build(build, tmp_path):
     with pytest.raises(InputError, match="no bundle lies there"):
         trtpipe.diff(build("a"), tmp_path)
+
+
+def test_what_only_one_build_has_is_told_in_words():
+    found = differences({"tools": {"torch": "2.13"}, "time": None}, {"tools": {"numpy": "2.4"}, "time": 3})
+    assert found == ["time: none -> 3", "tools.numpy: none -> 2.4", "tools.torch: 2.13 -> none"]
+    assert differences({"a": None}, {}) == []

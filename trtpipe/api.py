@@ -131,8 +131,12 @@ def compile(job: Job, lowered: Path, out: Path, progress: Progress | None = None
 
     Args:
         lowered: for a back-end that compiles PyTorch programs, the source instead: a ``.pt2`` file or a factory.
+
+    Raises:
+        BuildError: no target can be built for, such as in 8 bits from a program; or the builder gives up.
     """
     if load_backend(job.backend).consumes == "program":
+        _refuse_targets(job)  # a graph's precision is in it already, a program's is not
         job = replace(job, source=parse_source(str(lowered)))
         return run_stages(job, ("capture", "compile"), {}, out, PLAN if len(job.targets) == 1 else (), progress)
     return run_stage(job, "compile", {"lowered": lowered}, out, PLAN if len(job.targets) == 1 else (), progress)
@@ -217,8 +221,13 @@ def _refuse_early(job: Job) -> None:
             "shapes are to be inferred from calibration data, and none was given",
             "add --calib-data (or --calib RECIPE.toml), or give --min-shapes, --opt-shapes and --max-shapes",
         )
+    _refuse_targets(job)
+
+
+def _refuse_targets(job: Job) -> None:
+    """Complain if no target can be built for; one that is left goes on, and the others are told at their turn."""
     refusals = [refusal for target in job.targets if (refusal := _refusal(job, target)) is not None]
-    if refusals and len(refusals) == len(job.targets):  # one that is left goes on; the others are told at their turn
+    if refusals and len(refusals) == len(job.targets):
         raise BuildError(refusals[0].reason, refusals[0].remedy)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.api import runnable_engine, undamaged
@@ -12,11 +13,13 @@ from trtpipe.backends.base import load_backend
 from trtpipe.backends.timing import DeviceRunner
 from trtpipe.engine.figures import EngineFigures
 from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.inspection import inspect
 from trtpipe.latency.reports import LatencyComparison, Race
 from trtpipe.pipeline import opened
 from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable
 from trtpipe.runs import PLAN
+from trtpipe.stages.running import runnable_graph
 from trtpipe.table import Table
 from trtpipe.toolchain import machine
 
@@ -68,11 +71,22 @@ def _graphs(job: Job, old: Path, new: Path, progress: Progress) -> LatencyCompar
     with (
         opened(job, progress) as pipeline,
         pipeline.given({"lowered": old, "lowered:new": new}) as artifacts,
+        TemporaryDirectory() as scratch,
     ):
-        runner, races = _timed(job, "onnxruntime", list(artifacts.values()), artifacts, progress)
+        pair = [_runnable(path, Path(scratch, name)) for name, path in (("old", old), ("new", new))]
+        runner, races = _timed(job, "onnxruntime", pair, artifacts, progress)
     return LatencyComparison(
         machine=machine(), old=str(old), new=str(new), runner=runner, on_gpu=False, races=races, notes=(_CPU_NOTE,)
     )
+
+
+def _runnable(graph: Path, workdir: Path) -> Path:
+    """What the CPU can run for a graph: bfloat16 has no kernels there, so it is emulated."""
+    lowered = inspect(graph).lowered
+    if lowered is None or lowered.precision != "bf16":
+        return graph
+    workdir.mkdir()
+    return runnable_graph(graph, "bf16", workdir)[0]
 
 
 def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progress) -> LatencyComparison:
@@ -95,7 +109,7 @@ def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progr
     else:
         given = {"engine:old": old, "engine:new": new, **({"lowered": lowered} if lowered.is_file() else {})}
         with opened(job, progress) as pipeline, pipeline.given(given) as artifacts:
-            pair = [artifacts["engine:old"], artifacts["engine:new"]]
+            pair = [artifacts["engine:old"].path, artifacts["engine:new"].path]
             runner, races = _timed(job, job.backend, pair, artifacts, progress)
     return LatencyComparison(
         machine=machine(), old=str(old), new=str(new), runner=runner, on_gpu=bool(races), races=races,
@@ -109,11 +123,11 @@ def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progr
 
 
 def _timed(
-    job: Job, backend: str, pair: list[Artifact], table: dict[str, Artifact], progress: Progress
+    job: Job, backend: str, pair: list[Path], table: dict[str, Artifact], progress: Progress
 ) -> tuple[str, tuple[Race, ...]]:
     """Where both ran, and the races."""
     with ExitStack() as stack:
-        runners = [stack.enter_context(load_backend(backend).open(each.path, job.settings)) for each in pair]
+        runners = [stack.enter_context(load_backend(backend).open(path, job.settings)) for path in pair]
         return runners[0].device, tuple(_races(job, runners, table, progress))
 
 

@@ -210,9 +210,11 @@ class BuildSettings(Record):
     @model_validator(mode="after")
     def _together(self) -> BuildSettings:
         if self.exclude_lean_runtime and not self.version_compatible:
-            raise ValueError("exclude_lean_runtime needs version_compatible")
+            raise ValueError("exclude_lean_runtime needs version_compatible: only such an engine carries a runtime")
         if self.gpu_fallback and self.dla_core is None:
-            raise ValueError("gpu_fallback needs dla_core")
+            raise ValueError(
+                "gpu_fallback needs dla_core, without which it has no effect: name a core, or leave it out"
+            )
         return self
 
 

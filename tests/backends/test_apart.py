@@ -347,3 +347,27 @@ def test_too_many_open_files_are_named(tmp_path: Path, settings: Settings, reque
         pass
     with pytest.raises(EnvironmentLacks, match=r"cannot read m\.onnx: too many open files"), opened_here(path, 0):
         pass
+
+
+@linux_only
+def test_a_program_with_a_thousand_files_open_runs_graphs_too(tmp_path: Path) -> None:
+    path = save(conv_net(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "feed.npz", **feed_for(conv_net()))
+    script = textwrap.dedent(f"""
+        import os, resource
+        from pathlib import Path
+        import numpy as np
+        from trtpipe.backends.apart import opened_apart
+        from trtpipe.settings import Settings
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+        for _ in range(1100):
+            os.open(os.devnull, os.O_RDONLY)
+        feed = dict(np.load({str(tmp_path / "feed.npz")!r}))
+        with opened_apart(Path({str(path)!r}), Settings(cache_dir=Path({str(tmp_path)!r}))) as runner:
+            print(runner.infer(feed)["y"].shape)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str((*feed_for(conv_net())["x"].shape[:1], 5))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from trtpipe import api
-from trtpipe.backends import base, torch_tensorrt
+from trtpipe.backends import base, torch_tensorrt, torch_tensorrt_build
 from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.plan import RTX_TARGETS, read_header
 from trtpipe.backends.torch_tensorrt import TorchTensorRT
@@ -54,13 +55,27 @@ def words():
 
 class Inverse(nn.Module):
     def forward(self, x):
-        return torch.linalg.inv(x)
+        values, vectors = torch.linalg.eigh(x)
+        return torch.linalg.inv(x) @ vectors
 
 def inverse():
     return Inverse(), (torch.eye(4),)
+
+class Steps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gru, self.head = nn.GRU(8, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.gru(x)[0])
+
+def steps():
+    return Steps(), (torch.ones(2, 3, 8),)
 """
 BATCHES = {"input": {"min": [1, 3, 16, 16], "opt": [2, 3, 16, 16], "max": [8, 3, 16, 16]}}
 LARGE = {"input": {"min": [8, 3, 16, 16], "opt": [8, 3, 16, 16], "max": [16, 3, 16, 16]}}
+STEPS = {"x": {"min": [1, 3, 8], "opt": [2, 3, 8], "max": [4, 3, 8]}}
 LENGTHS = {"ids": {"min": [1, 2], "opt": [2, 8], "max": [4, 40]}}
 
 
@@ -142,6 +157,11 @@ class TestBuilding:
         with pytest.raises(BuildError, match=r"no converter for .*linalg_inv") as caught:
             make("inverse")
         assert "by way of ONNX" in caught.value.remedy
+        assert "linalg_eigh" in caught.value.message
+        assert "getitem" not in caught.value.message, "it only takes apart what eigh returns"
+
+    def test_recurrent_layers_in_16_bits(self, make):
+        assert make("steps", STEPS, "fp16").precisions["Half"] >= 6, "two products a step and the head, some fused"
 
     def test_opening_needs_a_driver(self, make, tmp_path, settings):
         if has_driver():
@@ -152,6 +172,21 @@ class TestBuilding:
             TorchTensorRT().open(tmp_path / "out" / "sm89.plan", settings),
         ):
             pass
+
+
+def test_a_layer_that_tensorrt_refuses_is_explained_in_its_words(tmp_path):
+    """The converter only meets a tensor without a rank, later."""
+    request = SimpleNamespace(model=str(tmp_path / "program.pt2"))
+    error = RuntimeError("While executing %linear : target=torch.ops.aten.linear.default\nlater")
+    error.__cause__ = ValueError("__len__() should return >= 0")
+    refused = "ITensor::getDimensions: Error Code 4: API Usage Error (/linear: `A` is Float and `B` is Half.)"
+    with pytest.raises(BuildError, match=r"cannot convert .*`A` is Float and `B` is Half"):
+        torch_tensorrt_build._result(error, request, None, SimpleNamespace(errors=[refused]))
+    with pytest.raises(BuildError, match=r"ValueError: __len__\(\) should return >= 0"):
+        torch_tensorrt_build._result(error, request, None, SimpleNamespace(errors=[]))
+    tied = AssertionError("expected sympy.Symbol")
+    with pytest.raises(BuildError, match="cannot convert it: PyTorch cannot rewrite a saved program"):
+        torch_tensorrt_build._result(tied, request, None, SimpleNamespace(errors=[]))
 
 
 def test_it_knows_the_targets_of_its_tensorrt():

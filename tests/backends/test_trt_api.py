@@ -62,6 +62,8 @@ GUARDED = {
     "IStreamWriter": "only by the way of build_serialized_network_to_stream",
     "IAttentionInputLayer": "only for a layer of LayerType.ATTENTION_INPUT, which getattr looks for",
     "ComputeCapability": "TensorRT-RTX only",
+    "ICudaEngine.create_runtime_config": "only where getattr finds DynamicShapesKernelSpecializationStrategy",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy": "the same",
 }
 
 

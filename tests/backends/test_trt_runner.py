@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trtpipe.backends import base
+from trtpipe.backends import _trt_runner, base
 from trtpipe.backends._trt_runner import EngineRunner
 from trtpipe.backends.gpu import has_driver
+from trtpipe.backends.timing import DeviceState
 from trtpipe.errors import InputError
 
 needs_rtx = pytest.mark.skipif(base.missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")
@@ -74,6 +75,21 @@ def test_specs(pair):
     assert [str(spec) for spec in runner.inputs] == ["x: float32[?x4]"]
     assert [str(spec) for spec in runner.outputs] == ["y: int32[?x4]"]
     assert runner.device.startswith("tensorrt 11.4 on ")
+
+
+@pytest.mark.parametrize(
+    ("names", "told", "words"),
+    [
+        ([], None, "GPU"),
+        (["NVIDIA L4", "NVIDIA L4"], None, "NVIDIA L4"),
+        (["NVIDIA T4", "NVIDIA L4"], "NVIDIA L4", "NVIDIA L4"),
+        (["NVIDIA T4", "NVIDIA L4"], None, "NVIDIA T4 or NVIDIA L4"),
+    ],
+)
+def test_the_gpu_that_ran_is_named_not_the_first_in_the_machine(pair, monkeypatch, names, told, words):
+    monkeypatch.setattr(_trt_runner, "gpus", lambda: [SimpleNamespace(name=name) for name in names])
+    monkeypatch.setattr(EngineRunner, "state", lambda self: told and DeviceState(name=told))
+    assert pair[0].device == f"tensorrt 11.4 on {words}"
 
 
 def test_the_profile_follows_the_feed(pair):

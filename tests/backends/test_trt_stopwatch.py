@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from recording_cuda import TRT, RecordingCudart, RecordingEngine
@@ -99,6 +101,30 @@ def test_a_graph_is_captured_after_a_first_run_and_launched_from_then_on(cuda, w
         assert "GraphLaunch" in cuda.calls
         assert "execute" not in cuda.calls
         assert stopwatch.finish().compute == pytest.approx(0.010)
+
+
+def test_tensorrt_rtx_waits_for_the_kernels_of_this_shape_before_they_are_captured(cuda):
+    """By default it runs general kernels first, and a graph would keep them."""
+    rtx = SimpleNamespace(
+        **vars(TRT), DynamicShapesKernelSpecializationStrategy=SimpleNamespace(LAZY="lazy", EAGER="eager")
+    )
+    engine = RecordingEngine(cuda)
+    with opened(rtx, engine, Cudart(cuda), FEED, 1, cuda_graph=True, transfers=True):
+        assert engine.config.dynamic_shapes_kernel_specialization_strategy == "eager"
+    with opened(TRT, engine, Cudart(cuda), FEED, 1, cuda_graph=True, transfers=True):
+        assert engine.config is None, "TensorRT chose its kernels when it built"
+
+
+def test_a_graph_that_cuda_cannot_make_ready_is_no_error_either(cuda, watch):
+    cuda.fail["cudaGraphInstantiateWithFlags"] = 801  # cudaErrorNotSupported
+    manager, _ = watch(cuda_graph=True)
+    with manager as stopwatch:
+        assert not stopwatch.cuda_graph
+        assert "cannot be captured" in stopwatch.notes[0]
+        assert "GetLastError" in cuda.calls
+        stopwatch.start()
+        assert stopwatch.finish().compute == pytest.approx(0.010)
+    assert not cuda.alive
 
 
 @pytest.mark.parametrize("how", ["cuda refuses", "TensorRT refuses"])

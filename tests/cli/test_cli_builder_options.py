@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from trtpipe.cli.builder_options import builder_options
 from trtpipe.cli.session import Session
+from trtpipe.errors import InputError
 
 
 def told(*arguments: str) -> tuple[dict[str, object], int | None]:
@@ -56,6 +57,21 @@ def test_jobs_are_stronger_than_the_environment(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("words", ["--jobs 0", "--opt-level x", "--hardware-compatibility pascal"])
 def test_what_makes_no_sense_is_a_usage_error(words: str) -> None:
     with pytest.raises(click.BadParameter):
+        told(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--gpu-fallback", "^--gpu-fallback: gpu_fallback needs dla_core, without which it has no effect"),
+        (
+            "--exclude-lean-runtime --opt-level 3",
+            "^--exclude-lean-runtime: exclude_lean_runtime needs version_compatible",
+        ),
+    ],
+)
+def test_an_option_without_the_one_it_needs_is_refused_by_its_name(words: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
         told(*words.split())
 
 

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'trtpipe[t
 
 from trtpipe.backends.base import ProgramFacts  # noqa: E402
 from trtpipe.backends.torch_tensorrt import TorchTensorRT  # noqa: E402
-from trtpipe.errors import BuildError, InputError, InternalError  # noqa: E402
+from trtpipe.errors import BuildError, InputError, InternalError, StageError  # noqa: E402
 from trtpipe.job import Inputs  # noqa: E402
 from trtpipe.source import ModuleSource, OnnxSource  # noqa: E402
 from trtpipe.stages import export_program  # noqa: E402
@@ -32,6 +32,26 @@ class Net(torch.nn.Module):
 
 def net():
     return Net(), (torch.ones(2, 3, 8, 8), torch.ones(2, 4))
+
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gru, self.lstm = torch.nn.GRU(4, 8, batch_first=True), torch.nn.LSTM(8, 8, batch_first=True)
+        self.plain = torch.nn.RNN(8, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.plain(self.lstm(self.gru(x)[0])[0])[0]
+
+def recurrent():
+    return Recurrent(), (torch.ones(2, 5, 4),)
+
+class Pairs(torch.nn.Module):
+    def forward(self, x):
+        return x.reshape(x.shape[0], x.shape[1] // 2, 2).sum(2)
+
+def pairs():
+    return Pairs(), (torch.ones(2, 8),)
 """
 
 
@@ -84,6 +104,43 @@ def test_sixteen_bits_lie_in_the_program(go, factory, precision, dtype, eps):
     for name in ("logits", "features"):
         scale = wanted[name].abs().max()
         assert 0 < (found[name] - wanted[name]).abs().max() < 16 * eps * scale
+
+
+@pytest.mark.parametrize(("precision", "dtype", "eps"), [("fp16", "float16", 2**-10), ("bf16", "bfloat16", 2**-7)])
+def test_recurrent_layers_begin_with_states_in_16_bits_too(go, factory, precision, dtype, eps):
+    shapes = {"x": {"min": [1, 5, 4], "opt": [2, 5, 4], "max": [8, 5, 4]}}
+    path, facts, _ = go(factory.replace(":net", ":recurrent"), precision=precision, shapes=shapes)
+    assert facts.contract.inputs[0].shape == ("batch", 5, 4)
+    program = torch.export.load(path)
+    narrow = getattr(torch, dtype)
+    for node in program.graph.nodes:  # TensorRT multiplies no float32 by 16 bits
+        if node.op == "call_function" and node.target in (torch.ops.aten.linear.default, torch.ops.aten.addmm.default):
+            assert {value.meta["val"].dtype for value in node.all_input_nodes} == {narrow}
+    scope: dict = {}
+    exec(NET, scope)
+    module, _ = scope["recurrent"]()
+    feed = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    wanted, found = module.eval()(feed), program.module()(feed)
+    assert 0 < (found - wanted).abs().max() < 16 * eps * wanted.abs().max()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_length_that_the_code_fixes_cannot_vary(go, factory, precision):
+    shapes = {"x": {"min": [1, 2, 4], "opt": [2, 5, 4], "max": [8, 20, 4]}}
+    with pytest.raises(StageError, match=r"dimension 1 of input 'x' is 2\.\.20 in the profile, .* fixes it to 5"):
+        go(factory.replace(":net", ":recurrent"), precision=precision, shapes=shapes)
+
+
+def test_16_bits_are_written_in_at_the_sizes_the_program_was_exported_with(go, factory):
+    """A length of 2, the smallest, would let torch settle ``length // 2`` as 1."""
+    path, facts, _ = go(
+        factory.replace(":net", ":pairs"),
+        precision="fp16",
+        shapes={"x": {"min": [1, 2], "opt": [2, 8], "max": [8, 20]}},
+    )
+    assert facts.contract.inputs[0].shape == ("batch", "x_1")
+    found = torch.export.load(path).module()(torch.arange(12.0).reshape(2, 6))
+    assert found.tolist() == [[1, 5, 9], [13, 17, 21]]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -243,6 +243,28 @@ class TestEngines:
         assert [comparison.artifact for comparison in report.comparisons] == ["lowered", "engine:sm89"]
         assert report.not_run == {"engine:sm120": "no"}
 
+    def test_where_engines_are_compiled_from_the_program_the_graphs_agreement_is_not_theirs(
+        self, go, engines, monkeypatch, heard_all
+    ):
+        monkeypatch.setattr(Null, "consumes", "program")
+        report = go(given=engines, targets=["sm89", "sm120"])
+        assert report.passed, "of the graphs"
+        assert "only they show its accuracy" in report.not_run["program"]
+        assert any("program: the engines are compiled from it" in warning for warning in heard_all.warnings)
+
+    def test_an_engine_of_the_program_was_not_made_from_the_lowered_graph(self, go, engines, monkeypatch, make_job):
+        from contextlib import nullcontext
+
+        from trtpipe.backends.onnxruntime import OnnxRuntime
+
+        monkeypatch.setattr(Null, "consumes", "program")
+        monkeypatch.setattr(Null, "runs", lambda self, target: None)
+        with OnnxRuntime().open(engines.path("lowered"), make_job().settings) as runner:
+            monkeypatch.setattr(Null, "open", lambda self, path, settings: nullcontext(runner))
+            report = go(given=engines, targets=["sm89", "sm120"])
+        assert report.links == ()
+        assert report.not_run == {}
+
 
 def test_inputs_of_any_kind(go):
     report = go(
@@ -273,6 +295,9 @@ def test_what_its_key_holds(make_job, monkeypatch):
         key(**recipe(output="y")),
         key(**recipe(samples=3)),
     ]
+    with monkeypatch.context() as patch:
+        patch.setattr(Null, "consumes", "program")
+        changes.append(key(**recipe()))
     assert base not in changes
     assert "engine" not in STAGE.consumes(make_job())
     monkeypatch.setattr(Null, "runs", lambda self, target: None)

@@ -249,13 +249,14 @@ def _engines(build: Build, baseline: Baseline) -> Iterator[Finding]:
 
 
 def differences(old: object, new: object, path: str = "") -> list[str]:
-    """``key.key: old -> new`` for every leaf in which two JSON values differ."""
+    """``key.key: old -> new`` for every leaf in which two JSON values differ; ``none`` where there is none."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found: list[str] = []
         for key in sorted(old.keys() | new.keys()):
             found += differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
         return found
-    return [] if old == new else [f"{path}: {old} -> {new}"]
+    before, now = ("none" if value is None else value for value in (old, new))
+    return [] if old == new else [f"{path}: {before} -> {now}"]
 
 
 def _some(names: tuple[str, ...]) -> str:

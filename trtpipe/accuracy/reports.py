@@ -115,7 +115,7 @@ class ParityReport(Record):
         digests: sha256 of every file that was run: the engine that is verified is the very file that ships.
         outputs_kept: feeds whose outputs ``outputs.json`` holds, to be judged again under other tolerances.
         broke: the first stage whose result differs, when the verdict is "failed"; empty where nothing says which.
-        not_run: engines that no device here can run, and why.
+        not_run: engines that no device here can run, and why; and PyTorch's program where these are compiled from it.
         overflows: what 16-bit storage cannot hold on this data, largest first.
         reasons: why the verdict is what it is, one line each, when it is "failed".
     """

@@ -131,10 +131,12 @@ class Cudart:
         if status or not graph.value:
             self._library.cudaGetLastError()  # a failed capture is no error of the calls to come
             return 0
-        try:
-            return self._made("cudaGraphInstantiateWithFlags", graph.value, 0)
-        finally:
-            self._call("cudaGraphDestroy", graph.value)
+        executable = ctypes.c_void_p()
+        status = self._library.cudaGraphInstantiateWithFlags(ctypes.byref(executable), graph.value, 0)
+        if status:
+            self._library.cudaGetLastError()
+        self._call("cudaGraphDestroy", graph.value)
+        return 0 if status else executable.value or 0
 
     def launch(self, graph: int, stream: int) -> None:
         """Enqueue all of a graph."""

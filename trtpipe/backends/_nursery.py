@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     import trtpipe.onnxfile  # noqa: F401
 
     control = socket.socket(fileno=int(arguments[0]))
-    if not select.select([control], [], [], 0)[0]:  # woken before there is a wish: time for what only tasks need
+    if not _has_wish(control):  # woken before there is one: time for what only tasks need
         _import_for_tasks()
     children: set[int] = set()
     while True:
@@ -104,6 +104,13 @@ def main(arguments: Sequence[str]) -> NoReturn:
     for child in tuple(children):
         _end(child, children)
     os._exit(0)
+
+
+def _has_wish(control: socket.socket) -> bool:
+    """Whether one waits. ``select`` would not do: a parent with a thousand files open hands down higher handles."""
+    waiting = select.poll()
+    waiting.register(control, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _import_for_tasks() -> None:

@@ -89,9 +89,14 @@ class EngineRunner(SimpleRunner):
 
     @property
     def device(self) -> str:
-        """Flavour, version and GPU: ``tensorrt 11.4.0 on NVIDIA L4``."""
-        found = gpus()
-        return f"{self._flavour} {self._trt.__version__} on {found[0].name if found else 'GPU'}"
+        """Flavour, version and GPU: ``tensorrt 11.4.0 on NVIDIA L4``.
+
+        Of different GPUs CUDA chooses one; where NVML does not tell which, all are named.
+        """
+        names = list(dict.fromkeys(gpu.name for gpu in gpus()))
+        if len(names) > 1 and (state := self.state()) is not None:
+            names = [state.name]
+        return f"{self._flavour} {self._trt.__version__} on {' or '.join(names) or 'GPU'}"
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

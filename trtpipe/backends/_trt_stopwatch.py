@@ -139,7 +139,7 @@ def opened(
     with ExitStack() as stack:
         stream = cuda.stream()
         stack.callback(cuda.destroy_stream, stream)
-        context = engine.create_execution_context()
+        context = _context(trt, engine)
         if context is None or not context.set_optimization_profile_async(profile, stream):
             raise StageError(
                 "TensorRT makes no execution context for the engine",
@@ -156,6 +156,21 @@ def opened(
             watch.capture(stack)
         stack.callback(cuda.wait_stream, stream)  # before anything above is given back
         yield watch
+
+
+def _context(trt: Any, engine: Any) -> Any:
+    """An execution context; ``None`` where TensorRT makes none.
+
+    Left to itself TensorRT-RTX compiles kernels for a new shape in the background and runs general ones meanwhile
+    (DynamicShapesKernelSpecializationStrategy.LAZY). A CUDA graph captured in that time would hold the general ones for
+    good, however long the warm-up; so the first run is told to wait for its own.
+    """
+    strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+    if strategies is None:
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+    return engine.create_execution_context(config)
 
 
 def _bind_inputs(

@@ -236,7 +236,7 @@ BACKENDS: dict[str, tuple[str, str]] = {
 _REMEDIES = {
     "tensorrt": "on a machine with an NVIDIA GPU: pip install 'trtpipe[tensorrt]'; without one: --backend tensorrt-rtx",
     "tensorrt-rtx": "pip install 'trtpipe[rtx]'",
-    "torch-tensorrt": "pip install 'trtpipe[torch-tensorrt]'",
+    "torch-tensorrt": "in an environment of its own: pip install 'trtpipe[torch-tensorrt]'",
     "onnxruntime": "pip install onnxruntime",
 }
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.backends._trt_builder import build_network
 from trtpipe.backends._trt_capabilities import for_capabilities
-from trtpipe.backends._trt_errors import Log
+from trtpipe.backends._trt_errors import Log, tidy
 from trtpipe.backends._trt_request import BuildRequest
 from trtpipe.backends.base import EngineFacts, ProgramFacts
 from trtpipe.backends.plan import check_rtx_plan
@@ -24,12 +24,15 @@ from trtpipe.errors import BuildError, EnvironmentLacks, TrtpipeError
 from trtpipe.target import find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from trtpipe.artifact import IOContract, TensorSpec
     from trtpipe.profile import ShapeRange
 
 _OTHER_ROUTE = "build by way of ONNX: --backend tensorrt-rtx or tensorrt"
+
+#: What torch 2.13 says of a program, once saved and loaded, with an input size such as ``s0 + 1``.
+_TIED_SIZES = "expected sympy.Symbol"
 
 
 class _Built(Exception):
@@ -56,7 +59,7 @@ def build_task(request: BuildRequest, report: Report) -> EngineFacts:
     import torch
 
     program = torch.export.load(request.model)
-    _build_instead_of_it(tt, request, report, program_facts.contract, started)
+    log = _build_instead_of_it(tt, request, report, program_facts.contract, started)
     logging.getLogger("torch_tensorrt").setLevel(logging.CRITICAL + 1)  # what it says comes as an exception too
     report("converting", 0, None)
     try:
@@ -69,7 +72,7 @@ def build_task(request: BuildRequest, report: Report) -> EngineFacts:
                 require_full_compilation=True,
             )
     except Exception as error:  # noqa: BLE001 - a converter may raise anything
-        return _result(error, request, tt)
+        return _result(error, request, tt, log)
     raise BuildError(f"{Path(request.model).name}: torch-tensorrt built nothing", _OTHER_ROUTE)
 
 
@@ -89,7 +92,8 @@ def _load(request: BuildRequest) -> Any:
             return torch_tensorrt
     except (ImportError, OSError) as error:
         raise EnvironmentLacks(
-            f"torch-tensorrt cannot be loaded: {error}", "pip install 'trtpipe[torch-tensorrt]'"
+            f"torch-tensorrt cannot be loaded: {error}",
+            "in an environment of its own: pip install 'trtpipe[torch-tensorrt]'",
         ) from error
 
 
@@ -111,8 +115,8 @@ def _spec(tt: Any, torch: Any, spec: TensorSpec, ranges: list[ShapeRange]) -> An
     return tt.Input(min_shape=whole.min, opt_shape=whole.opt, max_shape=whole.max, dtype=dtype)
 
 
-def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contract: IOContract, started: float) -> None:
-    """Have Torch-TensorRT stop where its network is complete, and build that here."""
+def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contract: IOContract, started: float) -> Log:
+    """Have Torch-TensorRT stop where its network is complete, and build that here; the log of all TensorRT says."""
     try:
         from torch_tensorrt.dynamo.conversion import _TRTInterpreter as conversion
 
@@ -128,7 +132,7 @@ def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contrac
         ) from error
 
     def run(self: Any, *_: Any) -> None:
-        missing = sorted(self.validate_conversion())
+        missing = _operators(self.validate_conversion())
         if missing:
             raise BuildError(
                 f"{Path(request.model).name}: torch-tensorrt has no converter for {', '.join(missing)}", _OTHER_ROUTE
@@ -141,6 +145,13 @@ def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contrac
         raise _Built(facts)
 
     interpreter.run = run
+    return log
+
+
+def _operators(unconverted: Iterable[str]) -> list[str]:
+    """The names of operators: ``call_function aten.histc.default``; getitem only takes apart what another returns."""
+    names = sorted({words.rpartition(" ")[2] for words in unconverted})
+    return [name for name in names if name != "_operator.getitem"] or names
 
 
 def _name(network: Any, contract: IOContract) -> None:
@@ -166,8 +177,11 @@ def _name(network: Any, contract: IOContract) -> None:
                     tensor.set_dimension_name(axis, dim)
 
 
-def _result(error: BaseException, request: BuildRequest, tt: Any) -> EngineFacts:
+def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> EngineFacts:
     """What came of it: our own result or error, which Torch-TensorRT has wrapped, or its own.
+
+    A layer that TensorRT refuses shows only later, as a tensor without a rank, in a converter that can do nothing for
+    it: then TensorRT's own first words tell why.
 
     Raises:
         TrtpipeError: it failed.
@@ -188,7 +202,12 @@ def _result(error: BaseException, request: BuildRequest, tt: Any) -> EngineFacts
     words = (text.strip().splitlines() or [""])[0]
     operator = re.search(r"While executing .*?target=(?P<name>[\w.]+)", text)
     what = f"operator {operator['name']}" if operator else "it"
+    if log.errors:
+        why = tidy(log.errors[0])
+    elif _TIED_SIZES in text:
+        why = "PyTorch cannot rewrite a saved program in which a size of an input follows from another's"
+    else:
+        why = f"{type(error).__name__}: {words[:400]}"
     raise BuildError(
-        f"{Path(request.model).name}: torch-tensorrt cannot convert {what}: {type(error).__name__}: {words[:400]}",
-        _OTHER_ROUTE,
+        f"{Path(request.model).name}: torch-tensorrt cannot convert {what}: {why}", _OTHER_ROUTE
     ) from error

@@ -121,9 +121,11 @@ def _merged(model: type[M], base: Mapping[str, Any], overrides: Iterable[Overrid
     except ValidationError as error:
         first = error.errors()[0]
         where = tuple(str(part) for part in first["loc"])
-        option = next((o.option for o in overrides if where[: len(o.at)] == o.at), ".".join(where))
-        named = "".join(f"input {part!r}: " for part in where[2:3] if where[0] == "shapes")
         message = first["msg"].removeprefix("Value error, ")
+        option = next((o.option for o in overrides if where[: len(o.at)] == o.at), "")
+        at_odds = [o.option for o in overrides if where and o.at[:-1] == where and o.at[-1] in message.split()]
+        option = option or ", ".join(at_odds) or ".".join(where)
+        named = "".join(f"input {part!r}: " for part in where[2:3] if where[0] == "shapes")
         value = f" (it is {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
         raise InputError(f"{option}: {named}{message}", f"correct {option}{value}") from error
 

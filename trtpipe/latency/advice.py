@@ -54,7 +54,7 @@ def _clocks(found: Latency) -> Iterator[str]:
     if not found.parts:
         return
     if found.before is None or found.after is None:
-        yield "the GPU's clocks were not read: pip install 'trtpipe[gpu]'"
+        yield "the GPU's clocks were not read: pip install 'trtpipe[gpu]'; of a Jetson NVML tells none"
         return
     reasons = dict.fromkeys((*found.before.throttled, *found.after.throttled))
     if reasons:

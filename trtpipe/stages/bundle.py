@@ -147,6 +147,9 @@ def _notes(inputs: Inputs) -> tuple[str, ...]:
         if any(entry.name == engine.sidecar.name for entry in engine.files):
             found = EngineFacts.read(engine.sidecar)
             notes += [f"{engine.label}: {note}" for note in _engine_notes(found)]
+    if "parity" in inputs.artifacts:
+        not_run = ParityReport.read(inputs.path("parity")).not_run
+        notes += [f"program: {not_run['program']}"] if "program" in not_run else []  # of engines the stages above tell
     if "latency" in inputs.artifacts:
         notes += [f"latency: {note}" for note in LatencyReport.read(inputs.path("latency")).notes]
     return tuple(notes)

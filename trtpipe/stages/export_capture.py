@@ -15,6 +15,7 @@ from trtpipe.errors import InputError, StageError
 from trtpipe.stages.export import ExportReply, TorchRequest
 from trtpipe.stages.export_contexts import quiet
 from trtpipe.stages.export_loading import load_program
+from trtpipe.stages.export_names import refuse_frozen
 from trtpipe.stages.export_program import PROGRAM
 from trtpipe.stages.export_torch import Exported, to_program
 from trtpipe.stages.reading import Reading
@@ -43,11 +44,12 @@ def capture_module(module: object, examples: tuple[Any, ...] | None, request: To
 
     Raises:
         InputError: not a module; example inputs are missing, shapes or names do not fit.
-        StageError: torch.export gives up.
+        StageError: torch.export gives up, or the code fixes a size that has to be dynamic.
     """
     exported = to_program(module, examples, request)
     program = exported.program if not request.half else _mixed(exported.program, getattr(torch, request.half))
     contract = _contract(program, exported, request)
+    refuse_frozen(((spec.name, spec.shape or ()) for spec in contract.inputs), request)
     for part in program.graph_module.modules():  # what would tell of this machine, or differ from run to run
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             for trace in ("stack_trace", "from_node", "custom"):
@@ -89,21 +91,15 @@ def _mixed(program: torch.export.ExportedProgram, dtype: torch.dtype) -> torch.e
     """The program with casts written into it."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
         program.graph.erase_node(node)  # they insist on float32
+    _cast_states(program.graph, dtype)
     program.graph_module.recompile()
-    values = _inputs(program)
-    ranges = program.range_constraints
     arguments = []
     dynamic = []
-    for value in values:
-        dims: list[Any] = list(value.shape)
-        sizes = {axis: ranges[dim.node.expr] for axis, dim in enumerate(dims) if isinstance(dim, torch.SymInt)}
-        shape = [
-            min(int(sizes[axis].upper), max(2, int(sizes[axis].lower))) if axis in sizes else int(dim)
-            for axis, dim in enumerate(dims)
-        ]
-        arguments.append(torch.zeros(shape, dtype=value.dtype))
-        auto = torch.export.Dim.AUTO
-        dynamic.append({a: auto(min=max(int(r.lower), 0), max=int(r.upper)) for a, r in sizes.items()})
+    for value in _inputs(program):
+        ranges = _ranges(program, value)
+        arguments.append(torch.zeros([_exported_with(dim, ranges.get(axis)) for axis, dim in enumerate(value.shape)],
+                                     dtype=value.dtype))  # fmt: skip
+        dynamic.append({axis: torch.export.Dim.AUTO(min=low, max=high) for axis, (low, high) in ranges.items()})
     try:
         with torch.no_grad(), quiet():
             mixed = torch.export.export(
@@ -117,6 +113,46 @@ def _mixed(program: torch.export.ExportedProgram, dtype: torch.dtype) -> torch.e
             f"torch cannot export the program in {dtype}: {lines[0]}",
             "build with --fp32, or with --backend tensorrt-rtx, which lowers the ONNX graph",
         ) from error
+
+
+def _cast_states(graph: torch.fx.Graph, dtype: torch.dtype) -> None:
+    """What enters recurrent layers, such as states that begin as zeros in float32: autocast does not reach them."""
+    recurrent = [torch.ops.aten.lstm.input, torch.ops.aten.gru.input,
+                 torch.ops.aten.rnn_tanh.input, torch.ops.aten.rnn_relu.input]  # fmt: skip
+
+    def cast(value: torch.fx.Node) -> torch.fx.Node:
+        if value.op == "placeholder":  # narrow already
+            return value
+        return graph.call_function(torch.ops.aten.to.dtype, (value, dtype))
+
+    for target in recurrent:
+        for node in graph.find_nodes(op="call_function", target=target):
+            with graph.inserting_before(node):
+                node.args = torch.fx.map_arg(node.args, cast)
+
+
+def _ranges(program: torch.export.ExportedProgram, value: torch.Tensor) -> dict[int, tuple[int, int]]:
+    """Axis -> smallest and largest size, of every axis that is dynamic."""
+    found = {}
+    dims: list[int | torch.SymInt] = list(value.shape)
+    for axis, dim in enumerate(dims):
+        if isinstance(dim, torch.SymInt) and not _is_fixed(dim):
+            limits = program.range_constraints[dim.node.expr]
+            found[axis] = (max(int(limits.lower), 0), int(limits.upper))
+    return found
+
+
+def _is_fixed(dim: int | torch.SymInt) -> bool:
+    """Whether a size is one number; torch keeps one that the code has fixed as a symbol with a value."""
+    return isinstance(dim, int) or bool(dim.node.expr.is_number)
+
+
+def _exported_with(dim: int | torch.SymInt, limits: tuple[int, int] | None) -> int:
+    """The size that the program was exported with, so that all it relies on holds; else a small one that fits."""
+    if limits is None:
+        return int(dim)
+    hint = dim.node.hint if isinstance(dim, torch.SymInt) else None
+    return int(hint) if hint is not None else min(limits[1], max(2, limits[0]))
 
 
 def _inputs(program: torch.export.ExportedProgram) -> list[torch.Tensor]:
@@ -155,8 +191,8 @@ def _paired(names: Sequence[str], values: Sequence[torch.Tensor], what: str) -> 
 def _spec(name: str, value: torch.Tensor, symbols: dict[str, str]) -> TensorSpec:
     shape: list[int | str | None] = []
     for axis, dim in enumerate(value.shape):
-        if isinstance(dim, int):
-            shape.append(dim)
+        if _is_fixed(dim):
+            shape.append(int(dim))
             continue
         readable = "batch" if axis == 0 and "batch" not in symbols.values() else f"{name}_{axis}"
         shape.append(symbols.setdefault(str(dim), readable))

@@ -12,7 +12,7 @@ from trtpipe.errors import InputError, StageError
 from trtpipe.passes.graph_pass import FreshNames
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from trtpipe.stages.export import TorchRequest
 
@@ -78,19 +78,21 @@ def _dimensions(value: ir.Value) -> list[int | str | None]:
     return [int(dim) if isinstance(dim, str) and dim.isdigit() else dim for dim in dims]
 
 
-def refuse_frozen(model: ir.Model, request: TorchRequest) -> None:
+def refuse_frozen(inputs: Iterable[tuple[str, Sequence[object]]], request: TorchRequest) -> None:
     """A dimension asked to be dynamic must not have become a constant.
+
+    Args:
+        inputs: of the exported model: name and shape; a fixed dimension is an int.
 
     Raises:
         StageError: one has.
     """
-    for value in model.graph.inputs:
-        low, _, high = request.shapes.get(value.name or "", ((), (), ()))
-        for axis, (least, most) in enumerate(zip(low, high, strict=True)):
-            dim = value.shape[axis] if value.shape is not None else None
+    for name, shape in inputs:
+        low, _, high = request.shapes.get(name, ((), (), ()))
+        for axis, (least, most, dim) in enumerate(zip(low, high, shape, strict=False)):
             if least != most and isinstance(dim, int):
                 raise StageError(
-                    f"dimension {axis} of input {value.name!r} is {least}..{most} in the profile, "
+                    f"dimension {axis} of input {name!r} is {least}..{most} in the profile, "
                     f"but the model's code fixes it to {dim}",
                     "make the model's code independent of that size, or give it one size in the profile",
                 )

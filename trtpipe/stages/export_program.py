@@ -30,7 +30,7 @@ class Capture:
 
     name = "capture"
     produces = "program"
-    version = 1
+    version = 2
     packages = ("torch",)
 
     def consumes(self, job: Job) -> tuple[str, ...]:

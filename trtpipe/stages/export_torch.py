@@ -64,7 +64,7 @@ def export_module(module: object, examples: tuple[Any, ...] | None, request: Tor
     outputs = exported.output_names(len(model.graph.outputs))
     name_interface(model, request.input_names or exported.inputs, request.output_names or outputs)
     name_dimensions(model)
-    refuse_frozen(model, request)
+    refuse_frozen(((value.name or "", tuple(value.shape or ())) for value in model.graph.inputs), request)
     strip(model)
     path = Path(request.workdir) / MODEL
     names = save_model(model, path)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from trtpipe.stages.running import VerificationData
 
 PARITY, OUTPUTS = "parity.json", "outputs.json"
+PROGRAM = "program"
+#: The graphs' agreement must not pass for that of engines they were not made into.
+_UNSEEN = "the engines are compiled from it, and only they show its accuracy; what was compared is the ONNX route's"
 #: Share of integers that differ from which on the user is told.
 _MANY_DIFFER = 0.05
 
@@ -61,6 +64,7 @@ class Verify:
             "metric_demanded": _demanded(job.recipe.evaluation),
             "shapes": [{name: list(shape) for name, shape in each.items()} for each in job.every_opt_shapes],
             "targets": [target.name for target in job.targets],
+            **({"program": True} if _from_program(job) else {}),
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -87,6 +91,9 @@ class Verify:
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
         _tell_of_integers(run.comparisons, contenders[0].label, progress)
+        not_run = _not_run(job)
+        if PROGRAM in not_run:
+            progress.warn(f"{PROGRAM}: {not_run[PROGRAM]}")
         recording.save(workdir / OUTPUTS)
         report = ParityReport(
             precision=job.profile.precision,
@@ -104,7 +111,7 @@ class Verify:
             max_drop=job.profile.accuracy.max_drop if metrics else None,
             digests={c.label: inputs.artifacts[c.label].files[0].sha256 for c in contenders},
             outputs_kept=len(recording.feeds),
-            not_run=_not_run(job),
+            not_run=not_run,
             overflows=overflows,
             passed=True,
         )
@@ -135,7 +142,7 @@ def _contenders(job: Job, inputs: Inputs, workdir: Path, stack: ExitStack) -> li
         else:
             runner = stack.enter_context(onnx.open(inputs.path(label), job.settings))
             found.append(Contender(label, runner, "fp32", before=before))
-    before = found[-1].label
+    before = found[0].label if _from_program(job) else found[-1].label
     for engine in runnable_engines(job, inputs):
         found.append(_engine(job, engine, before, stack))
     return found
@@ -236,4 +243,10 @@ def _evaluation_words(evaluation: EvaluationSettings | None) -> str:
 def _not_run(job: Job) -> dict[str, str]:
     backend = load_backend(job.backend)
     refusals = {target.name: backend.runs(target) for target in job.targets}
-    return {f"engine:{name}": refusal.reason for name, refusal in refusals.items() if refusal is not None}
+    engines = {f"engine:{name}": refusal.reason for name, refusal in refusals.items() if refusal is not None}
+    return {PROGRAM: _UNSEEN, **engines} if engines and _from_program(job) else engines
+
+
+def _from_program(job: Job) -> bool:
+    """Whether the engines are compiled from PyTorch's program, not from the lowered graph."""
+    return load_backend(job.backend).consumes == PROGRAM
