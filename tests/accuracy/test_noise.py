@@ -5,7 +5,8 @@ import pytest
 
 from trtpipe.accuracy.noise import OutputNoise
 
-Y = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
+Y = np.random.default_rng(0).normal(size=(4, 10))
+Y = (Y - Y.mean()).astype(np.float32)
 
 
 def noise(expected, found):
@@ -18,6 +19,19 @@ def test_it_is_noise_power_over_signal_power():
     wanted = float(np.square(gap.astype(np.float64)).sum() / np.square(Y.astype(np.float64)).sum())
     assert noise([{"y": Y}], [{"y": Y + gap}]) == pytest.approx(wanted, rel=1e-4)
     assert noise([{"y": Y}], [{"y": Y}]) == 0
+
+
+def test_an_offset_is_no_signal():
+    """Half of the values are 8, half are 12: power 4 about 10, where power about 0 would be 104."""
+    values = np.tile(np.array([8, 12], np.float32), 8)
+    assert noise([{"y": values}], [{"y": values + np.float32(0.5)}]) == pytest.approx(0.25 / 4)
+    feeds = [{"y": np.full(4, 8, np.float32)}, {"y": np.full(4, 12, np.float32)}]  # the mean is over both
+    assert noise(feeds, [{"y": feed["y"] + np.float32(0.5)} for feed in feeds]) == pytest.approx(0.25 / 4)
+
+
+def test_an_output_that_hardly_changes_does_not_decide():
+    values = np.full(16, 10, np.float32)
+    assert noise([{"y": values}], [{"y": values + np.float32(0.5)}]) == pytest.approx(0.25 / (0.01 * 100))
 
 
 def test_every_feed_and_output_weighs_the_same():

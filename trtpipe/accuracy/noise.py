@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 #: Share of the mean power over all feeds that every feed is taken to have, so that silence does not decide.
 _FAINT = 1e-3
+#: An offset that all values share tells nothing: signal is what departs from it. But this share of an output's power
+#: always counts, so that one which hardly ever changes does not decide.
+_OFFSET = 0.01
 #: What a result that is not finite, or has another shape, counts as: all noise, a million times over.
 _LOST = 1e6
 #: In dB, noise below this share of the signal (-120 dB) is none.
@@ -21,6 +24,9 @@ _FLOOR = 1e-12
 
 class OutputNoise:
     """Compares float outputs with those of the float32 graph.
+
+    Signal is what departs from the output's mean over all feeds: scores of a detector that all lie near -11 and tell
+    objects by departing from that would hide any noise otherwise.
 
     Args:
         expected: float32 outputs, feed by feed.
@@ -31,9 +37,7 @@ class OutputNoise:
         self._expected = expected
         floats = [name for name, value in expected[0].items() if value.dtype.kind == "f"] if expected else []
         powers = {
-            name: np.array([_power(outputs[name]) for outputs in expected])
-            for name in floats
-            if names is None or name in names
+            name: _signal([outputs[name] for outputs in expected]) for name in floats if names is None or name in names
         }
         self._signal = {
             name: np.maximum(power, _FAINT * power.mean()) for name, power in powers.items() if 0 < power.sum() < np.inf
@@ -59,6 +63,14 @@ class OutputNoise:
         with np.errstate(all="ignore"):
             noise = _power(np.where(found == expected, 0, found - expected)) / self._signal[name][index]
         return float(noise) if noise < _LOST else _LOST  # NaN too
+
+
+def _signal(values: Sequence[np.ndarray]) -> np.ndarray:
+    """float64[feeds]: the power of an output about its mean over all feeds, but at least ``_OFFSET`` of its power."""
+    count = sum(value.size for value in values)
+    with np.errstate(invalid="ignore"):  # infinities give NaN: such an output says nothing
+        mean = sum(float(value.sum(dtype=np.float64)) for value in values) / max(count, 1)
+        return np.array([np.maximum(_power(value - mean), _OFFSET * _power(value)) for value in values])
 
 
 def _power(value: np.ndarray) -> float:

@@ -45,8 +45,8 @@ class Choice:
 
 #: Every method worth comparing.
 CHOICES: tuple[Choice, ...] = (
-    Choice("percentile", 99.99),
     Choice("mse"),
+    Choice("percentile", 99.99),
     Choice("percentile", 99.999),
     Choice("percentile", 99.9999),
     Choice("max"),

@@ -113,13 +113,13 @@ def _trials(
                 yield name, rival, _DARING_GAIN if daring else _GAIN
 
 
-def surely_less(noise: np.ndarray, other: np.ndarray, least: float) -> bool:
-    """Whether ``noise`` is below ``other`` by ``least`` dB, and by more than the feeds differ among themselves (a
-    paired t test).
+def surely_less(noise: np.ndarray, other: np.ndarray, least: float, sigmas: float = _SIGMAS) -> bool:
+    """Whether ``noise`` is below ``other`` by ``least`` dB, and by ``sigmas`` standard errors over the feeds (a paired
+    t test): by more than these differ among themselves.
     """
     gain = other - noise
     error = np.std(gain, ddof=1) / np.sqrt(gain.size) if gain.size > 1 else np.inf
-    return bool(gain.mean() > max(least, _SIGMAS * error))
+    return bool(gain.mean() > max(least, sigmas * error))
 
 
 def _alike(first: TensorRange, second: TensorRange) -> bool:

@@ -28,7 +28,7 @@ class Calibrate:
 
     name = "calibrate"
     produces = "ranges"
-    version = 9
+    version = 10
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def consumes(self, job: Job) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ class Sensitivity:
 
     name = "sensitivity"
     produces = "sensitivity"
-    version = 3
+    version = 4
     packages = ("onnxruntime", "numpy", "onnx-ir", "onnx")
 
     def __init__(self, samples: int = 64, *, half: bool = False) -> None:
