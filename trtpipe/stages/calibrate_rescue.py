@@ -34,8 +34,8 @@ POOR = -25.0
 _ENOUGH = -30.0
 #: Share of the work that may be left high for it.
 MOST_WORK = 0.1
-#: dB that it must gain, and by how many standard errors over the feeds: fewer than other repairs need, because precision
-#: that is left high in vain costs a little time and no accuracy.
+#: dB that it must gain, and by how many standard errors over the feeds: fewer than other repairs need, because what is
+#: left high in vain costs a little time and no accuracy.
 _GAIN, _SIGMAS = 3.0, 2.0
 #: Runs of the model for all groups together, and feeds for each of them: at least, and at most.
 _RUNS, _FEWEST, _MOST_FEEDS = 400, 4, 16
