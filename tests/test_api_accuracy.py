@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import onnx
 import pytest
 
 import trtpipe
+from trtpipe.accuracy.baseline import baseline_of
+from trtpipe.accuracy.build import read_build
+from trtpipe.accuracy.regression import check_build
 from trtpipe.errors import InputError
 from trtpipe.latency import alternating
 from trtpipe.profile import DeploymentProfile
@@ -193,6 +198,27 @@ class TestBaseline:
         worse = trtpipe.check(self.again(world, heard_all, recipe=coarse), tmp_path / "b.json")
         assert not worse.holds("accuracy")
         assert named(worse)["parity of lowered, output y"].status == "failed"
+
+    @pytest.mark.parametrize(("before", "now", "held"), [(1.0, 1.0, True), (0.98, 0.96, True), (0.98, 0.95, False),
+                                                         (1.0, 0.99, False)])  # fmt: skip
+    def test_integers_regress_where_twice_as_many_differ(self, bundle, before, now, held):
+        """Their signal-to-noise ratio is -inf before and after: only the share tells."""
+
+        def build(share):
+            found = read_build(bundle)
+            outputs = [c.outputs[0] for c in found.parity.comparisons]
+            figures = {"cosine": None, "agreement": share, "mean_abs": 1 - share, "snr_db": -math.inf}
+            comparisons = tuple(
+                comparison.model_copy(update={"outputs": (output.model_copy(update=figures),)})
+                for comparison, output in zip(found.parity.comparisons, outputs, strict=True)
+            )
+            parity = found.parity.model_copy(update={"comparisons": comparisons, "metrics": ()})
+            return dataclasses.replace(found, parity=parity)
+
+        report = check_build(build(now), baseline_of(build(before)), "b.json")
+        finding = named(report)["parity of lowered, output y"]
+        assert finding.message == f"{before:.2%} of the values equal before, {now:.2%} now"
+        assert report.holds("accuracy") is held
 
 
 class TestBaselinesThatDoNotFit:

@@ -198,14 +198,19 @@ def _parity(build: Build, baseline: Baseline) -> Iterator[Finding]:
 
 
 def _output(artifact: str, old: OutputParity, new: OutputParity, *, decides: bool) -> Finding:
-    fell = 0.0 if old.snr_db == new.snr_db else old.snr_db - new.snr_db
-    worse = math.isnan(new.snr_db) or fell > _MORE_NOISE_DB
+    if new.agreement is None:
+        fell = 0.0 if old.snr_db == new.snr_db else old.snr_db - new.snr_db
+        worse = math.isnan(new.snr_db) or fell > _MORE_NOISE_DB
+        words = f"signal to noise {old.snr_db:.1f} dB before, {new.snr_db:.1f} dB now; "
+        words += f"mean difference {old.mean_abs:.3g} before, {new.mean_abs:.3g} now"
+    else:  # a difference is 1: their mean is both their share and their power
+        worse = new.mean_abs > 2 * old.mean_abs
+        words = f"{1 - old.mean_abs:.2%} of the values equal before, {1 - new.mean_abs:.2%} now"
     return Finding(
         gate="accuracy",
         name=f"parity of {artifact}, output {new.output}",
         status=("failed" if decides else "note") if worse else "ok",
-        message=f"signal to noise {old.snr_db:.1f} dB before, {new.snr_db:.1f} dB now; "
-        f"mean difference {old.mean_abs:.3g} before, {new.mean_abs:.3g} now",
+        message=words,
     )
 
 

@@ -17,7 +17,9 @@ class OutputParity(Record):
         scale: mean magnitude of the reference's elements: what ``mean_abs`` is to be seen against.
         cosine: cosine similarity of the flattened outputs; ``None`` for integer outputs, whose differences are 0
             (equal) or 1 (not equal).
-        snr_db: signal-to-noise ratio in dB over all samples; infinite when there is no difference.
+        agreement: share of equal values; ``None`` for float outputs.
+        snr_db: signal-to-noise ratio in dB over all samples; infinite when there is no difference. What is no float has
+            no signal: -infinite when there is one.
         worst_feed, worst_index: the feed with the largest absolute difference, and the element in its output.
         top1_agreement, top5_agreement: share of rows whose best class in the reference is the best (among the five
             best) here; ``None`` where the output is not [rows, classes].
@@ -33,6 +35,7 @@ class OutputParity(Record):
     median_abs: float
     scale: float
     cosine: float | None
+    agreement: float | None = None
     snr_db: float
     worst_feed: int
     worst_index: tuple[int, ...] = ()

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from trtpipe.stages.running import VerificationData
 
 PARITY, OUTPUTS = "parity.json", "outputs.json"
-#: Share of integers that differ from which on the user is told.
-_MANY_DIFFER = 0.05
 
 
 class Verify:
@@ -36,7 +34,7 @@ class Verify:
 
     name = "verify"
     produces = "parity"
-    version = 4
+    version = 5
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -86,7 +84,6 @@ class Verify:
             pytorch = _against_pytorch(job, inputs, contenders)
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
-        _tell_of_integers(run.comparisons, contenders[0].label, progress)
         recording.save(workdir / OUTPUTS)
         report = ParityReport(
             precision=job.profile.precision,
@@ -202,16 +199,6 @@ def _against_pytorch(job: Job, inputs: Inputs, contenders: list[Contender]) -> t
     source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), "fp32")
     direct = [Contender(c.label, c.runner, c.precision, c.note) for c in contenders]
     return compare(source, direct, Feeds(feeds), job.profile.tolerance, None, Silent()).comparisons
-
-
-def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progress: Progress) -> None:
-    for comparison in comparisons:
-        for output in comparison.outputs:
-            if output.cosine is None and output.passed and output.mean_abs > _MANY_DIFFER:
-                progress.warn(
-                    f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} "
-                    f"differ from {reference}'s; judge them by a metric, or by --atol {output.output}:SHARE"
-                )
 
 
 def _overflows(job: Job, contenders: list[Contender]) -> tuple[Overflow, ...]:
