@@ -105,6 +105,17 @@ class TestAgreement:
         assert output.top5_agreement == 1  # there are five classes
         assert len(output.worst_index) == 2
 
+    def test_a_model_that_gives_class_numbers_alone_is_judged_by_them(self, go):
+        right = model("(float[N,3,8,8] x) => (int64[N,8,8] label) { label = ArgMax<axis=1, keepdims=0>(x) }")
+        wrong = model("(float[N,3,8,8] x) => (int64[N,8,8] label) { m = Neg(x) label = ArgMax<axis=1, keepdims=0>(m) }")
+        report = go(model=right, simplified=right, lowered=wrong, precision="int8")
+        assert report.broke == "lower"
+        [reason] = report.reasons
+        assert reason.startswith("lowered: output 'label' equals model's in ")
+        assert "; 90.00% are asked for (the first that differs: feed 0, element [" in reason
+        assert go(model=right, simplified=right, lowered=right, precision="int8").passed
+        assert go(model=right, lowered=wrong, precision="int8", tolerance={"min_agreement": 0}).passed
+
     @pytest.mark.parametrize(("amount", "passed"), [(0.005, True), (0.5, False)])
     def test_tolerances_are_the_profiles(self, go, amount, passed):
         tolerance = {"atol": 0.01, "rtol": 0, "stat": "max", "min_cosine": -1}
