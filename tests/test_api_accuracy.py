@@ -250,6 +250,29 @@ class TestBaselinesThatDoNotFit:
         with pytest.raises(InputError, match="has another metric"):
             trtpipe.check(bundle, self.edited(baseline, evaluation="top5"))
 
+        with pytest.raises(InputError, match=r"another metric \(top5; now top1"):
+            trtpipe.check(bundle, baseline)
+
+    @pytest.mark.parametrize("fields", [{"schema_version": 2}, {"schema_version": 2, "of_the_future": 1}])
+    def test_a_newer_schema(self, bundle, baseline, fields):
+        with pytest.raises(InputError, match=r"baseline\.json: schema_version: Input should be 1"):
+            trtpipe.check(bundle, self.edited(baseline, **fields))
+
+    @pytest.mark.parametrize(
+        ("fields", "complaint"),
+        [
+            ({"value": "NaN"}, r"baseline\.json: metrics\.2\.value: Input should be a finite number"),
+            ({"value": "Infinity"}, r"baseline\.json: metrics\.2\.value: Input should be a finite number"),
+            ({"parts": "!"}, r"baseline\.json: top1 of lowered: the scores of single samples are damaged"),
+            ({"samples": 5}, r"baseline\.json: top1 of lowered: 16 scores for 5 samples"),
+        ],
+    )
+    def test_damaged_figures(self, bundle, baseline, fields, complaint):
+        metrics = json.loads(baseline.read_text())["metrics"]
+        (metrics[2] if "value" in fields else metrics[2]["scores"]).update(fields)
+        with pytest.raises(InputError, match=complaint):
+            trtpipe.check(bundle, self.edited(baseline, metrics=metrics))
+
     def test_another_precision(self, bundle, baseline):
         with pytest.raises(InputError, match="the baseline is fp8, the build int8"):
             trtpipe.check(bundle, self.edited(baseline, precision="fp8"))

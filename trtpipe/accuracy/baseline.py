@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, Record
@@ -37,14 +37,14 @@ class Baseline(Record):
         weights: name -> digest of every constant of the exported model.
         artifacts: digests, keys and sizes of everything in the bundle.
         settings, toolchain: as the manifest has them.
-        evaluation: digest of the metric and how it is measured.
+        evaluation: the metric and what it reads, in words.
         comparisons: parity with the reference.
         engines: what the builders said, by target.
         latency: how fast it was; compared on the same machine only.
         history: earlier baselines that this one replaced, oldest first.
     """
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     trtpipe: str
     precision: str
     contract: IOContract

@@ -93,9 +93,10 @@ def check_build(build: Build, baseline: Baseline, name: str) -> CheckReport:
     """Compare everything but latency, which needs both builds at hand.
 
     Raises:
-        InputError: the baseline is of another model, other data or another metric.
+        InputError: the baseline is of another model, other data or another metric, or it is damaged.
     """
     _comparable(build, baseline, name)
+    _intact(baseline, name)
     change = _change(build, baseline)
     findings = [
         *_own_gate(build),
@@ -119,12 +120,29 @@ def _comparable(build: Build, baseline: Baseline, name: str) -> None:
             "measure on the same samples, or replace it with --update REASON",
         )
     if baseline.evaluation != build.parity.evaluation:
-        raise InputError(f"{name}: the baseline has another metric", "use the same one, or --update REASON")
+        raise InputError(
+            f"{name}: the baseline has another metric ({baseline.evaluation or 'none'}; now "
+            f"{build.parity.evaluation or 'none'})",
+            "use the same one, or --update REASON",
+        )
     if baseline.precision != build.manifest.precision:
         raise InputError(
             f"{name}: the baseline is {baseline.precision}, the build {build.manifest.precision}",
             "compare builds of one precision: trtpipe diff shows two of any kind",
         )
+
+
+def _intact(baseline: Baseline, name: str) -> None:
+    """Complain of damaged scores even where the test at hand does not read them."""
+    for value in baseline.metrics:
+        try:
+            if value.scores is not None:
+                value.scores.arrays()
+        except InputError as error:
+            raise InputError(
+                f"{name}: {value.metric} of {value.artifact}: {error.message}",
+                "use the file as trtpipe wrote it, or replace it with --update REASON",
+            ) from error
 
 
 def _other_graph(build: Build, baseline: Baseline) -> str:

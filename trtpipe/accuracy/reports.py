@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import FiniteFloat
+
 from trtpipe.accuracy.scores import Scores
 from trtpipe.artifact import Record
 from trtpipe.profile import OutputTolerance, Precision
@@ -78,7 +80,7 @@ class MetricValue(Record):
     artifact: str
     runner: str
     metric: str
-    value: float
+    value: FiniteFloat
     samples: int
     lower_is_better: bool = False
     scores: Scores | None = None
