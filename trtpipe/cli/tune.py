@@ -49,8 +49,8 @@ def command(
 ) -> int:
     """Find the layers that must not be in 8 bits.
 
-    SOURCE is what trtpipe build takes. OUT is the profile to write; the report lies beside it, and the recipe if
-    another method of calibration is better. The metric is evaluated a dozen times at most. Exit code 3 if the budget
+    SOURCE is what trtpipe build takes. OUT is the profile to write; the report lies beside it, and the recipe with
+    the method of calibration that was taken. The metric is evaluated a dozen times at most. Exit code 3 if the budget
     cannot be met; the profile then holds the best that can.
     """
     import trtpipe
@@ -157,6 +157,6 @@ def _calibrations(tuning: Tuning) -> Iterator[str]:
 
 
 def _next(session: Session, source: str, result: TuneResult) -> list[str]:
-    recipe = next((path for path in result.files if path.name.endswith(".calib.toml")), session.recipe_file)
-    words = ["trtpipe", "build", source, "--profile", str(result.files[0])]
-    return [*words, *(["--calib", str(recipe)] if recipe else []), "-o", "build"]
+    profile, _, recipe = result.files
+    words = ["trtpipe", "build", source, "--profile", str(profile), "--calib", str(recipe)]
+    return [*words, *([] if session.simplify else ["--no-simplify"]), "-o", "build"]
