@@ -93,6 +93,21 @@ class TestUserMetrics:
         assert values["model"].value == pytest.approx(values["simplified"].value, abs=1e-5)
         assert values["model"].value != values["lowered"].value
 
+    def test_a_baseline_tells_that_the_function_changed(self, world, heard_all, tmp_path):
+        """Its data may be in a file beside it, and then nothing else shows that the figures are of other samples."""
+        (world.folder / "metric").mkdir()
+        (world.folder / "metric" / "case.py").write_text(self.EVALUATE)
+        recipe = {"evaluation": {"metric": f"{world.folder / 'metric' / 'case.py'}:evaluate"}}
+        job = world.job(recipe=recipe, accuracy={"max_drop": 1.0})
+        out = trtpipe.build(job, world.folder / "out", heard_all).out
+        trtpipe.save_baseline(out, tmp_path / "b.json")
+        assert "metric" not in named(trtpipe.check(out, tmp_path / "b.json"))
+        (world.folder / "metric" / "data.npy").write_bytes(b"other samples")
+        again = trtpipe.build(job, world.folder / "again", heard_all).out
+        found = named(trtpipe.check(again, tmp_path / "b.json"))["metric"]
+        assert found.status == "note"
+        assert "the file of case.py:evaluate, or one beside it, changed" in found.message
+
     def test_another_content_of_the_file_is_another_verification(self, world, heard_all):
         recipe = {"evaluation": {"metric": f"{world.folder / 'case.py'}:evaluate"}}
         for body, state in ((self.EVALUATE, "built"), (self.EVALUATE, "hit"), (self.EVALUATE + "\n", "built")):

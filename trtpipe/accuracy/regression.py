@@ -101,6 +101,7 @@ def check_build(build: Build, baseline: Baseline, name: str) -> CheckReport:
     findings = [
         *_own_gate(build),
         *_metrics(build, baseline, change),
+        *_function(build, baseline),
         *_parity(build, baseline),
         *_weights(change),
         *_builds(build, baseline),
@@ -202,6 +203,19 @@ def _words(test: Test, loss: float, why: str) -> str:
     if test.detectable:
         parts.append(f"This data shows a loss of {test.detectable:.4f} or more four times out of five")
     return ". ".join(parts) + "."
+
+
+def _function(build: Build, baseline: Baseline) -> Iterator[Finding]:
+    """Another content of a function of the user's: no reason to refuse, as any file beside it counts."""
+    old, new = baseline.evaluation_digest, build.parity.evaluation_digest
+    if old and new and old != new:
+        yield Finding(
+            gate="build",
+            name="metric",
+            status="note",
+            message=f"the file of {build.parity.evaluation}, or one beside it, changed: if that is the metric or its "
+            "data, the figures cannot be compared",
+        )
 
 
 def _parity(build: Build, baseline: Baseline) -> Iterator[Finding]:

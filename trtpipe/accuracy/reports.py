@@ -111,6 +111,7 @@ class ParityReport(Record):
         reference: label of the artifact all others are compared with.
         data: what the samples are, in words; ``synthetic`` if they are random.
         evaluation: the metric and what it reads, in words; empty for none. Figures are comparable where it is equal.
+        evaluation_digest: of a function of the user's and the files beside it; empty for other metrics.
         comparisons: of every artifact with the reference.
         links: of every artifact with the one it was made from, where that is not the reference; they tell where
             something broke, and are not judged by themselves.
@@ -130,6 +131,7 @@ class ParityReport(Record):
     data: str
     data_digest: str
     evaluation: str = ""
+    evaluation_digest: str = ""
     synthetic: bool
     feeds: int
     samples: int

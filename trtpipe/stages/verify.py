@@ -91,6 +91,7 @@ class Verify:
             data=data.dataset.name,
             data_digest=data.dataset.digest(),
             evaluation=_evaluation_words(job.recipe.evaluation) if metrics else "",
+            evaluation_digest=_evaluation_digest(job.recipe.evaluation) if metrics else "",
             synthetic=data.synthetic,
             feeds=run.feeds,
             samples=run.samples,
@@ -218,6 +219,12 @@ def _evaluation_words(evaluation: EvaluationSettings | None) -> str:
         return ""
     metric = evaluation.metric.replace("\\", "/").rpartition("/")[2]  # a folder changes nothing
     return f"{metric} of {evaluation.output}" if evaluation.output else metric
+
+
+def _evaluation_digest(evaluation: EvaluationSettings | None) -> str:
+    from trtpipe.accuracy.custom import fingerprint
+
+    return fingerprint(evaluation.metric) if evaluation is not None and evaluation.own else ""
 
 
 def _not_run(job: Job) -> dict[str, str]:
