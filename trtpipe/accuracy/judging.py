@@ -73,7 +73,7 @@ def _drops(report: ParityReport) -> Iterator[tuple[str, str]]:
             side = "above" if value.lower_is_better else "below"
             yield (
                 value.artifact,
-                f"{value.artifact}: {value.metric} {value.value:.4f} is {value.loss(reference):.4f} {side} "
+                f"{value.artifact}: {value.metric} {value.value:.4f} is {value.loss(reference):.3g} {side} "
                 f"{report.reference}'s {reference.value:.4f}; allowed are {report.max_drop}",
             )
 

@@ -199,9 +199,9 @@ def _words(test: Test, loss: float, why: str) -> str:
     if test.p is None:
         parts.append(test.name[:1].upper() + test.name[1:])
     else:
-        parts.append(f"{test.name}: p = {test.p:.3g}, 95 % interval of the loss {test.low:+.4f} to {test.high:+.4f}")
+        parts.append(f"{test.name}: p = {test.p:.3g}, 95 % interval of the loss {test.low:+.4g} to {test.high:+.4g}")
     if test.detectable:
-        parts.append(f"This data shows a loss of {test.detectable:.4f} or more four times out of five")
+        parts.append(f"This data shows a loss of {test.detectable:.4g} or more four times out of five")
     return ". ".join(parts) + "."
 
 
