@@ -22,7 +22,8 @@ def network(largest: float = 100.0, classes: int = 10) -> onnx.ModelProto:
     weights = {f"w{i}": normal(32, 32, seed=i, scale=0.25) for i in range(4)}
     weights["w2"][0] = 0  # the large value is ignored
     return model(
-        f"(float[N,32] x) => (float[N,{classes}] y) " "{ a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1) d = Mul(c, scale) "
+        f"(float[N,32] x) => (float[N,{classes}] y) "
+        "{ a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1) d = Mul(c, scale) "
         "e = MatMul(d, w2) f = Tanh(e) g = MatMul(f, w3) y = MatMul(g, head) }",
         scale=scale, head=normal(32, classes, seed=9), **weights,
     )  # fmt: skip
