@@ -149,12 +149,11 @@ class Tuner:
         recipe = self.job.recipe.model_copy(update={"method": method, "weights": weights})
         ranges = Ranges.read(self._last(replace(self.job, recipe=recipe), stages_named(*BEFORE), progress).path)
         repairs = ranges.repairs
-        high = tuple(repairs.high)
         return Calibration(
             method=method,
             weights=weights,
             repairs=repairs.taken,
-            high=high,
+            high=tuple(repairs.high),
             unfit=len(ranges.unfit),
             noise=repairs.noise,
         )
@@ -273,8 +272,7 @@ class Tuner:
         """The job's, with the keys that say what is kept: float32, or for ``best`` 16 bits.
 
         What calibration left high stays so: with more kept it would not find it again, and sensitivity left it out.
-        Where every group is kept, every node is: one for which 8 bits did not pay is in no group, and would be
-        lowered for want of others.
+        With all groups every node is kept: what is in none, as 8 bits did not pay, would be lowered for want of others.
         """
         profile = self.job.profile
         if not kept:
