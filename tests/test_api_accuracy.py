@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import onnx
 import pytest
 
 import trtpipe
+from trtpipe.accuracy.baseline import baseline_of
+from trtpipe.accuracy.build import read_build
+from trtpipe.accuracy.regression import check_build
 from trtpipe.errors import InputError
 from trtpipe.latency import alternating
 from trtpipe.profile import DeploymentProfile
@@ -87,6 +92,21 @@ class TestUserMetrics:
         assert values["model"].samples == 2
         assert values["model"].value == pytest.approx(values["simplified"].value, abs=1e-5)
         assert values["model"].value != values["lowered"].value
+
+    def test_a_baseline_tells_that_the_function_changed(self, world, heard_all, tmp_path):
+        """Its data may be in a file beside it, and then nothing else shows that the figures are of other samples."""
+        (world.folder / "metric").mkdir()
+        (world.folder / "metric" / "case.py").write_text(self.EVALUATE)
+        recipe = {"evaluation": {"metric": f"{world.folder / 'metric' / 'case.py'}:evaluate"}}
+        job = world.job(recipe=recipe, accuracy={"max_drop": 1.0})
+        out = trtpipe.build(job, world.folder / "out", heard_all).out
+        trtpipe.save_baseline(out, tmp_path / "b.json")
+        assert "metric" not in named(trtpipe.check(out, tmp_path / "b.json"))
+        (world.folder / "metric" / "data.npy").write_bytes(b"other samples")
+        again = trtpipe.build(job, world.folder / "again", heard_all).out
+        found = named(trtpipe.check(again, tmp_path / "b.json"))["metric"]
+        assert found.status == "note"
+        assert "the file of case.py:evaluate, or one beside it, changed" in found.message
 
     def test_another_content_of_the_file_is_another_verification(self, world, heard_all):
         recipe = {"evaluation": {"metric": f"{world.folder / 'case.py'}:evaluate"}}
@@ -194,6 +214,27 @@ class TestBaseline:
         assert not worse.holds("accuracy")
         assert named(worse)["parity of lowered, output y"].status == "failed"
 
+    @pytest.mark.parametrize(("before", "now", "held"), [(1.0, 1.0, True), (0.98, 0.96, True), (0.98, 0.95, False),
+                                                         (1.0, 0.99, False)])  # fmt: skip
+    def test_integers_regress_where_twice_as_many_differ(self, bundle, before, now, held):
+        """Their signal-to-noise ratio is -inf before and after: only the share tells."""
+
+        def build(share):
+            found = read_build(bundle)
+            outputs = [c.outputs[0] for c in found.parity.comparisons]
+            figures = {"cosine": None, "agreement": share, "mean_abs": 1 - share, "snr_db": -math.inf}
+            comparisons = tuple(
+                comparison.model_copy(update={"outputs": (output.model_copy(update=figures),)})
+                for comparison, output in zip(found.parity.comparisons, outputs, strict=True)
+            )
+            parity = found.parity.model_copy(update={"comparisons": comparisons, "metrics": ()})
+            return dataclasses.replace(found, parity=parity)
+
+        report = check_build(build(now), baseline_of(build(before)), "b.json")
+        finding = named(report)["parity of lowered, output y"]
+        assert finding.message == f"{before:.2%} of the values equal before, {now:.2%} now"
+        assert report.holds("accuracy") is held
+
 
 class TestBaselinesThatDoNotFit:
     @pytest.fixture
@@ -223,6 +264,29 @@ class TestBaselinesThatDoNotFit:
     def test_another_metric(self, bundle, baseline):
         with pytest.raises(InputError, match="has another metric"):
             trtpipe.check(bundle, self.edited(baseline, evaluation="top5"))
+
+        with pytest.raises(InputError, match=r"another metric \(top5; now top1"):
+            trtpipe.check(bundle, baseline)
+
+    @pytest.mark.parametrize("fields", [{"schema_version": 2}, {"schema_version": 2, "of_the_future": 1}])
+    def test_a_newer_schema(self, bundle, baseline, fields):
+        with pytest.raises(InputError, match=r"baseline\.json: schema_version: Input should be 1"):
+            trtpipe.check(bundle, self.edited(baseline, **fields))
+
+    @pytest.mark.parametrize(
+        ("fields", "complaint"),
+        [
+            ({"value": "NaN"}, r"baseline\.json: metrics\.2\.value: Input should be a finite number"),
+            ({"value": "Infinity"}, r"baseline\.json: metrics\.2\.value: Input should be a finite number"),
+            ({"parts": "!"}, r"baseline\.json: top1 of lowered: the scores of single samples are damaged"),
+            ({"samples": 5}, r"baseline\.json: top1 of lowered: 16 scores for 5 samples"),
+        ],
+    )
+    def test_damaged_figures(self, bundle, baseline, fields, complaint):
+        metrics = json.loads(baseline.read_text())["metrics"]
+        (metrics[2] if "value" in fields else metrics[2]["scores"]).update(fields)
+        with pytest.raises(InputError, match=complaint):
+            trtpipe.check(bundle, self.edited(baseline, metrics=metrics))
 
     def test_another_precision(self, bundle, baseline):
         with pytest.raises(InputError, match="the baseline is fp8, the build int8"):

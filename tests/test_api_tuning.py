@@ -15,16 +15,17 @@ from trtpipe.recipe import CalibrationRecipe
 from trtpipe.settings import Settings
 
 
-def network(largest: float = 100.0) -> onnx.ModelProto:
+def network(largest: float = 100.0, classes: int = 10) -> onnx.ModelProto:
     """Four wide layers; the third reads values one of which dwarfs the others, so that 8 bits see little else."""
     scale = np.ones((1, 32), np.float32)
     scale[0, 0] = largest
     weights = {f"w{i}": normal(32, 32, seed=i, scale=0.25) for i in range(4)}
     weights["w2"][0] = 0  # the large value is ignored
     return model(
-        "(float[N,32] x) => (float[N,10] y) { a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1) d = Mul(c, scale) "
+        f"(float[N,32] x) => (float[N,{classes}] y) "
+        "{ a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1) d = Mul(c, scale) "
         "e = MatMul(d, w2) f = Tanh(e) g = MatMul(f, w3) y = MatMul(g, head) }",
-        scale=scale, head=normal(32, 10, seed=9), **weights,
+        scale=scale, head=normal(32, classes, seed=9), **weights,
     )  # fmt: skip
 
 
@@ -115,16 +116,41 @@ class TestTune:
         profile = DeploymentProfile.load(tmp_path / "tuned.toml")
         assert profile == result.profile
         assert profile.keep == ("matmul_4",)
-        recipe = CalibrationRecipe.load(tmp_path / "tuned.calib.toml") if len(result.files) == 3 else job().recipe
-        built = api.build(
-            api.make_job(str(tmp_path / "net.onnx"), profile=profile, recipe=recipe, simplify=False,
-                         settings=Settings(cache_dir=tmp_path / "cache")),
-            tmp_path / "out",
-        )  # fmt: skip
-        assert built.parity is not None
-        value = {each.artifact: each.value for each in built.parity.metrics}["lowered"]
-        assert value == tuning.tuned.value
-        assert built.parity.digests["lowered"] == tuning.graph, "what was judged is what ships"
+        built = self.built(tmp_path)
+        assert {each.artifact: each.value for each in built.metrics}["lowered"] == tuning.tuned.value
+        assert built.digests["lowered"] == tuning.graph, "what was judged is what ships"
+
+    def test_16_bits_are_measured_before_they_are_promised(self, job, tmp_path):
+        """With everything kept ``best`` computes in float16, which this budget does not forgive either."""
+        result = trtpipe.tune(job("best", metric="cosine"), trtpipe.Budget(max_drop=1e-12), tmp_path / "tuned.toml")
+        tuning = result.tuning
+        assert not tuning.met
+        assert tuning.complete
+        assert tuning.graph
+        assert 0 < tuning.tuned.loss(tuning.reference) < tuning.lowered.loss(tuning.reference)
+        assert tuning.evaluations <= 12
+
+    def test_all_kept_is_float32(self, job, tmp_path):
+        """Four classes do not pay in 8 bits: the head is in no group, and must not be lowered for want of others."""
+        save(network(classes=4), tmp_path / "net.onnx")
+        tuning = trtpipe.tune(job(metric="cosine"), trtpipe.Budget(max_drop=1e-12), tmp_path / "tuned.toml").tuning
+        assert tuning.met
+        assert len(tuning.nodes) == 4
+        built = self.built(tmp_path)
+        assert built.passed
+        assert built.metrics[-1].value == tuning.tuned.value == 1
+
+    def built(self, tmp_path) -> trtpipe.ParityReport:
+        """What the profile and the recipe that were written make."""
+        profile = DeploymentProfile.load(tmp_path / "tuned.toml")
+        recipe = CalibrationRecipe.load(tmp_path / "tuned.calib.toml")
+        settings = Settings(cache_dir=tmp_path / "cache")
+        job = api.make_job(
+            str(tmp_path / "net.onnx"), profile=profile, recipe=recipe, simplify=False, settings=settings
+        )
+        parity = api.build(job, tmp_path / "out").parity
+        assert parity is not None
+        return parity
 
     def test_free_repairs_come_first(self, job, tmp_path, heard_all):
         found = trtpipe.tune(job(repair="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml", progress=heard_all)

@@ -229,10 +229,10 @@ class TestPythonApi:
 
 def test_default_tolerances_are_those_of_the_profile() -> None:
     told = {}
-    for names, stat, atol, rtol, cosine in table_headed("docs/concepts.md", "precision"):
+    for names, stat, *least in table_headed("docs/concepts.md", "precision"):
         for name in names.split(", "):
-            told[name] = (stat.replace("elementwise", "elemwise"), float(atol), float(rtol), float(cosine))
+            told[name] = (stat.replace("elementwise", "elemwise"), *map(float, least))
     assert told == {
-        name: (tolerance.stat, tolerance.atol, tolerance.rtol, tolerance.min_cosine)
+        name: (tolerance.stat, tolerance.atol, tolerance.rtol, tolerance.min_cosine, tolerance.min_agreement)
         for name, tolerance in DEFAULT_TOLERANCES.items()
     }

@@ -66,7 +66,7 @@ class TuneResult:
         tuning: the layers to keep, the metric, and how it was found.
         profile: the deployment profile with the layers kept.
         recipe: the calibration recipe, with the best method.
-        files: what was written: the profile, the report, and the recipe if it changed.
+        files: what was written: the profile, the report, and the recipe.
     """
 
     tuning: Tuning
@@ -110,17 +110,19 @@ def tune(
     with opened(job, listener) as pipeline:
         found = Tuner(job, pipeline, budget, seconds, repair, listener).run()
     result = TuneResult(found.tuning, found.profile, found.recipe, ())
-    return replace(result, files=_write(result, job, out))
+    return replace(result, files=_write(result, out))
 
 
-def _write(result: TuneResult, job: Job, out: Path) -> tuple[Path, ...]:
-    """The profile, the recipe where its method changed, and the report."""
+def _write(result: TuneResult, out: Path) -> tuple[Path, ...]:
+    """The profile, the report, and the recipe: what was tuned rests on all of its data and methods."""
     profile = result.profile.model_dump(exclude_defaults=True)
     if len(result.profile.shapes) == 1:
         profile["shapes"] = profile["shapes"][0]
-    texts = {out: dump_toml(profile), out.with_suffix(".json"): result.tuning.to_json() + "\n"}
-    if result.recipe != job.recipe:
-        texts[out.with_suffix(".calib.toml")] = dump_toml(_recipe(result.recipe))
+    texts = {
+        out: dump_toml(profile),
+        out.with_suffix(".json"): result.tuning.to_json() + "\n",
+        out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe)),
+    }
     with translate_os_errors(out, f"write {out}", elsewhere="choose another file"):
         out.parent.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():

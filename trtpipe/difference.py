@@ -158,7 +158,9 @@ def _metrics(build: Build) -> dict[str, str]:
 
 def _parity(build: Build) -> dict[str, str]:
     return {
-        f"{comparison.artifact}, output {output.output}": f"{output.snr_db:.2f} dB"
+        f"{comparison.artifact}, output {output.output}": (
+            f"{output.snr_db:.2f} dB" if output.agreement is None else f"{output.agreement:.2%} equal"
+        )
         for comparison in build.parity.comparisons
         for output in comparison.outputs
     }

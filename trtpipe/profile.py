@@ -103,12 +103,15 @@ class OutputTolerance(Record):
         atol, rtol: absolute and relative tolerance.
         stat: the statistic compared.
         min_cosine: least cosine similarity of the flattened outputs; ``None`` to ignore.
+        min_agreement: of integer and boolean outputs, to which none of the above applies: the least share of values
+            that are equal.
     """
 
     atol: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     stat: Literal["elemwise", "max", "mean", "median"] | None = None
     min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = None
+    min_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Tolerance(OutputTolerance):
@@ -129,13 +132,15 @@ class Tolerance(OutputTolerance):
 #: fp32 leaves room for fused and re-ordered float32 sums; fp16 follows NVIDIA's own quick-start (1e-2 on the mean);
 #: bf16 has 3 bits less than fp16. int8 and fp8 are judged by direction and mean error, because single elements
 #: legitimately move by whole steps; what they cost is for the task metric to say. best is int8 with float16 around it.
+#: min_agreement is what the best class of trained classifiers keeps where outputs are only just as close as min_cosine
+#: asks (0.985, 0.957 and 0.918 in the worst of three); in fp32 a tie may be broken otherwise.
 DEFAULT_TOLERANCES: dict[Precision, OutputTolerance] = {
-    "fp32": OutputTolerance(atol=1e-4, rtol=1e-3, stat="elemwise", min_cosine=0.9999),
-    "fp16": OutputTolerance(atol=1e-3, rtol=1e-2, stat="mean", min_cosine=0.999),
-    "bf16": OutputTolerance(atol=1e-2, rtol=5e-2, stat="mean", min_cosine=0.995),
-    "int8": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97),
-    "fp8": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97),
-    "best": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97),
+    "fp32": OutputTolerance(atol=1e-4, rtol=1e-3, stat="elemwise", min_cosine=0.9999, min_agreement=0.999),
+    "fp16": OutputTolerance(atol=1e-3, rtol=1e-2, stat="mean", min_cosine=0.999, min_agreement=0.98),
+    "bf16": OutputTolerance(atol=1e-2, rtol=5e-2, stat="mean", min_cosine=0.995, min_agreement=0.95),
+    "int8": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97, min_agreement=0.9),
+    "fp8": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97, min_agreement=0.9),
+    "best": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97, min_agreement=0.9),
 }
 
 

@@ -116,10 +116,16 @@ class Tuner:
                 lambda kept: self._judge(chosen, groups, kept).value.loss(reference),
                 allowed,
                 MOST_EVALUATIONS - max(len(self._judged), 1),
+                exact=self._exact,
             )
             kept = search.run()
             trials = tuple(search.trials)
         return self._result(calibrations, chosen, groups, kept, trials, reference, allowed)
+
+    @property
+    def _exact(self) -> bool:
+        """Whether what is kept stays float32; ``best`` computes it in 16 bits."""
+        return self.job.profile.precision != "best"
 
     def _calibrations(self) -> list[Calibration]:
         """The ways to calibrate, least noise first; the recipe's own before those that are not clearly better."""
@@ -143,12 +149,11 @@ class Tuner:
         recipe = self.job.recipe.model_copy(update={"method": method, "weights": weights})
         ranges = Ranges.read(self._last(replace(self.job, recipe=recipe), stages_named(*BEFORE), progress).path)
         repairs = ranges.repairs
-        high = tuple(repairs.high)
         return Calibration(
             method=method,
             weights=weights,
             repairs=repairs.taken,
-            high=high,
+            high=tuple(repairs.high),
             unfit=len(ranges.unfit),
             noise=repairs.noise,
         )
@@ -230,12 +235,13 @@ class Tuner:
         met = kept is not None
         if kept is None:
             best = min(trials, key=lambda trial: trial.loss, default=None)
-            kept = best.kept if best is not None and best.loss < 0 else tuple(range(len(groups)))
+            float32_is_best = best is None or (self._exact and best.loss >= 0)
+            kept = tuple(range(len(groups))) if best is None or float32_is_best else best.kept
         exact = _Judged(reference, _ALL_HIGH, "")
         profile, recipe = self._profile(chosen, groups, kept), self._recipe(chosen)
         found, lowered = (self._judged.get((chosen.method, chosen.weights, each), exact) for each in (kept, ()))
         test = compare_metric(reference, found.value)
-        words = f"{test.name}: loss {test.low:+.4f} to {test.high:+.4f}, p = {test.p:.3g}" if test.p is not None else ""
+        words = f"{test.name}: loss {test.low:+.4g} to {test.high:+.4g}, p = {test.p:.3g}" if test.p is not None else ""
         gate = profile.accuracy.model_copy(update={"max_drop": max(allowed, 0.0)})
         tuning = Tuning(
             met=met,
@@ -266,6 +272,7 @@ class Tuner:
         """The job's, with the keys that say what is kept: float32, or for ``best`` 16 bits.
 
         What calibration left high stays so: with more kept it would not find it again, and sensitivity left it out.
+        With all groups every node is kept: what is in none, as 8 bits did not pay, would be lowered for want of others.
         """
         profile = self.job.profile
         if not kept:
@@ -273,6 +280,8 @@ class Tuner:
         if profile.precision == "best":
             nodes = (node for index, group in enumerate(groups) if index not in kept for node in group.nodes)
             return profile.model_copy(update={"int8_nodes": tuple(map(escape, nodes))})
+        if len(kept) == len(groups):
+            return profile.model_copy(update={"keep": ("*",)})
         high = (*calibration.high, *(node for index in kept for node in groups[index].nodes))
         return profile.model_copy(update={"keep": (*profile.keep, *map(escape, high))})
 

@@ -54,6 +54,7 @@ class TestWhole:
             ("return {'n': 3}", "returned no number"),
             ("return {'a': 'high'}", "returned no number"),
             ("return {'a': 1.0, 'per_sample': [1, np.nan]}", "'per_sample' with NaN"),
+            ("return {'a': 1.0, 'per_sample': [1, 1e39]}", "'per_sample' with .*beyond 3e38"),
             ("return {'a': 1.0, 'per_sample': 'x'}", "'per_sample' that holds no numbers"),
         ],
     )
@@ -75,7 +76,12 @@ class TestPerFeed:
 
     @pytest.mark.parametrize(
         ("body", "complaint"),
-        [("return ['a']", "not numbers"), ("return np.nan", "NaN"), ("1 / 0", "ZeroDivisionError")],
+        [
+            ("return ['a']", "not numbers"),
+            ("return np.nan", "NaN"),
+            ("return 1e39", "beyond 3e38"),
+            ("1 / 0", "ZeroDivisionError"),
+        ],
     )
     def test_what_is_no_result(self, metric, body, complaint):
         meter = CustomMeter(metric(f"def f(outputs, labels):\n    {body}"), lower_is_better=True)

@@ -54,6 +54,15 @@ def test_the_second_box_on_one_object_is_false():
     assert measured(detections(twice, PERFECT[1])).value == pytest.approx(((9 * 1 + 0.5) / 10 + 1) / 2)
 
 
+def test_a_class_number_that_was_rounded_is_still_that_class():
+    outputs = detections(*PERFECT)
+    outputs["boxes"][..., 5] -= 0.001
+    assert measured(outputs).value == 1
+    boxes = outputs["boxes"]
+    three = {"b": boxes[..., :4], "s": boxes[..., 4], "c": boxes[..., 5]}
+    assert measured(three, output="b,s,c").value == 1
+
+
 def test_batches_make_no_difference():
     outputs = detections(*PERFECT[:1], PERFECT[1][:1])
     meter = MeanAveragePrecision("")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from trtpipe.accuracy.judging import judged, stage_of
 from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity, ParityReport
@@ -82,8 +83,10 @@ def test_a_metric_that_falls_or_an_error_that_rises(lower_is_better, lowered, pa
         assert ("above" if lower_is_better else "below") in found.reasons[0]
 
 
-def test_nan_is_no_pass():
-    assert not report(metrics=(value("model", 0.9), value("lowered", float("nan")))).passed
+def test_a_metric_cannot_be_nan():
+    """NaN compares false with every bound, so that what forgets to ask lets it pass."""
+    with pytest.raises(ValidationError, match="finite number"):
+        value("lowered", float("nan"))
 
 
 def test_stages_by_their_artifacts():

@@ -36,6 +36,14 @@ def test_top1_is_argmax():
     assert measured("top1", scores, labels) == np.mean(scores.argmax(axis=1) == labels)
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
+def test_a_model_may_give_the_class_itself(shape, dtype):
+    assert measured("top1", np.array([3, 0, 2, 2], dtype).reshape(shape), [3, 1, 2, 0]) == 0.5
+    with pytest.raises(InputError, match="does not fit the 1 classes"):
+        measured("top5", np.array([3, 0, 2, 2], dtype).reshape(shape), [3, 1, 2, 0])
+
+
 @pytest.mark.parametrize("metric", ["top1", "top5"])
 def test_nan_is_never_a_hit(metric):
     scores = np.array([[np.nan, 1, 2], [np.nan] * 3, [0, np.nan, 1]], np.float32)

@@ -178,11 +178,57 @@ class TestIntegers:
     def test_the_share_that_differs_is_what_counts(self):
         wanted = [np.array([[1, 2, 3, 4]], np.int64), np.array([[5, 6, 7, 8]], np.int64)]
         found = [np.array([[1, 2, 3, 900]], np.int64), np.array([[5, 6, 7, 8]], np.int64)]
-        result = judged(one(wanted), one(found), Tolerance(atol=0.2, stat="mean"))["y"]
-        assert (result.max_abs, result.mean_abs, result.cosine) == (1, 1 / 8, None)
-        assert result.worst_feed == 0
+        result = judged(one(wanted), one(found), Tolerance(min_agreement=7 / 8))["y"]
+        assert (result.max_abs, result.mean_abs, result.cosine, result.agreement) == (1, 1 / 8, None, 7 / 8)
+        assert (result.worst_feed, result.worst_index) == (0, (0, 3))
         assert result.passed
-        assert not judged(one(wanted), one(found), Tolerance(atol=0.1, stat="mean"))["y"].passed
+        assert not judged(one(wanted), one(found), Tolerance(min_agreement=0.876))["y"].passed
+
+    def test_no_distance_excuses_them(self):
+        """Seven classes off is as wrong as one."""
+        wanted, found = [np.array([1, 2])], [np.array([8, 3])]
+        assert not judged(one(wanted), one(found), Tolerance(atol=1e9, rtol=1e9, min_cosine=-1), "int8")["y"].passed
+
+    @pytest.mark.parametrize(
+        ("precision", "wrong", "passed"),
+        [
+            ("fp32", 1, True), ("fp32", 2, False), ("fp16", 20, True), ("fp16", 21, False), ("bf16", 50, True),
+            ("bf16", 51, False), ("int8", 100, True), ("int8", 101, False), ("fp8", 101, False), ("best", 101, False),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("dtype", [np.bool_, np.int64])
+    def test_each_precision_has_a_share_that_may_differ(self, precision, wrong, passed, dtype):
+        """Of 1000 values, in a model that gives nothing else: what nothing judges would pass."""
+        wanted, found = np.zeros(1000, dtype), np.zeros(1000, dtype)
+        found[:wrong] = 1
+        assert judged(one([wanted]), one([found]), Tolerance(), precision)["y"].passed is passed
+
+    def test_an_output_can_have_its_own_share(self):
+        wanted = [{"a": np.zeros(4, np.int32), "b": np.zeros(4, np.int32)}]
+        found = [{"a": np.array([0, 0, 0, 1], np.int32), "b": np.array([0, 0, 0, 1], np.int32)}]
+        own = Tolerance(outputs={"b": OutputTolerance(min_agreement=0.5)})
+        result = judged(wanted, found, own, "int8")
+        assert (result["a"].passed, result["b"].passed) == (False, True)
+
+    @pytest.mark.parametrize(
+        ("tolerance", "precision", "passed"),
+        [
+            (Tolerance(), "int8", True),
+            (Tolerance(), "fp32", False),
+            (Tolerance(min_agreement=0.5), "int8", False),
+            (Tolerance(outputs={"best": OutputTolerance(atol=1)}), "int8", False),
+        ],
+    )
+    def test_beside_floats_they_are_judged_in_float32_or_where_that_is_asked(self, tolerance, precision, passed):
+        """The tail of a top-k changes places at the slightest rounding."""
+        scores = np.ones(4, np.float32)
+        wanted, found = ({"scores": scores, "best": np.arange(4) + step} for step in (0, 1))
+        result = judged([wanted], [found], tolerance, precision)
+        assert result["best"].agreement == 0
+        assert (result["scores"].passed, result["best"].passed) == (True, passed)
+
+    def test_floats_have_no_share(self):
+        assert judged(one([np.ones(2, np.float32)]), one([np.ones(2, np.float32)]))["y"].agreement is None
 
     @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int32, np.uint64])
     def test_of_any_kind(self, dtype):

@@ -96,7 +96,43 @@ class TestHits:
 
 
 class TestOtherScores:
-    def test_the_bootstrap_finds_a_real_loss_and_no_false_one(self):
+    @pytest.mark.parametrize(("fell", "rose"), [(1, 0), (3, 0), (4, 0), (5, 0), (4, 2), (6, 1), (2, 3), (9, 3)])
+    def test_of_0_and_1_it_is_mcnemar(self, fell, rose):
+        """Also in words of ten letters each: the unit of the scores decides nothing."""
+        old, new = HITS, flipped(HITS, fell, rose)
+        exact = sum(sum(toss) >= fell for toss in product((0, 1), repeat=fell + rose)) / 2 ** (fell + rose)
+        for kind, weights in (("means", None), ("ratio", np.full(1000, 10.0))):
+            test = compare_metric(metric(old, kind, weights), metric(new, kind, weights))
+            assert test.p == pytest.approx(exact, abs=0 if fell + rose <= 10 else 0.02)
+
+    def test_three_images_that_fall_are_no_proof(self):
+        """Three coins show the same side one time in eight, whatever share of a thousand samples they are."""
+        old = np.random.default_rng(6).random(1000)
+        new = old.copy()
+        new[:3] -= (0.3, 0.2, 0.4)
+        test = compare_metric(metric(old, "means"), metric(new, "means"))
+        assert test.p == 1 / 8
+        assert test.detectable == pytest.approx(5 * 0.3 / 1000, rel=1e-4)  # five samples that fall as far
+
+    @pytest.mark.parametrize("changed", [4, 8, 30])
+    def test_false_alarms_are_as_rare_as_promised(self, changed):
+        generator = np.random.default_rng(7)
+        alarms = 0
+        for _ in range(300):
+            old = generator.random(200)
+            new = old.copy()
+            new[:changed] += generator.normal(0, 0.1, changed)
+            alarms += compare_metric(metric(old, "means"), metric(new, "means")).significant
+        assert alarms <= 300 * 0.05 * 1.6
+
+    def test_swaps_take_the_weights_along(self):
+        """By hand: errors over words 2/4 and 1/1 before, 3/4 and 2/2 now; of four ways to swap, one loses as much."""
+        old = metric([2, 1], "ratio", np.array([4.0, 1.0]), lower_is_better=True)  # 3/5
+        new = metric([3, 2], "ratio", np.array([4.0, 2.0]), lower_is_better=True)  # 5/6: 0.2333 worse
+        # swapped: first 4/6 - 4/5 < 0; second 4/5 - 4/6 = 0.1333; both 3/5 - 5/6 < 0
+        assert compare_metric(old, new).p == 1 / 4
+
+    def test_it_finds_a_real_loss_and_no_false_one(self):
         generator = np.random.default_rng(2)
         old = generator.normal(0.7, 0.2, 500)
         noise = generator.normal(0, 0.02, 500)

@@ -98,6 +98,31 @@ def test_a_budget_that_not_even_float32_meets():
     assert searched([1, 2], lambda kept: -0.02, -0.01)[1] == (), "8 bits may be better by luck"
 
 
+def test_16_bits_have_to_hold_too():
+    """What ``best`` keeps is no float32: that it holds is for the metric to say."""
+    noise = [1.0, 2.0]
+
+    def rounded(kept):
+        return 0.001 + additive(noise, 0.3)(kept)
+
+    tight = Search(groups(noise), rounded, 0.0005, 11, exact=False)
+    assert tight.run() is None
+    assert [trial.kept for trial in tight.trials] == [(), (0, 1)]
+    wide = Search(groups(noise), rounded, 0.002, 11, exact=False)
+    assert wide.run() == (0, 1)
+    assert {trial.kept: trial.holds for trial in wide.trials}[0, 1]
+
+
+def test_16_bits_that_were_not_evaluated_are_not_promised():
+    def limited(kept):
+        if kept:
+            raise OutOfTime
+        return 0.3
+
+    assert Search(groups([1.0, 2.0]), limited, 0.01, 11, exact=False).run() is None
+    assert Search(groups([1.0, 2.0]), limited, 0.01, 11).run() == (0, 1)
+
+
 def test_nan_never_holds():
     _, kept = searched([1.0, 2.0], lambda kept: float("nan"), 0.005)
     assert kept == (0, 1)

@@ -160,6 +160,15 @@ class TestReuse:
         assert "the first stage that broke: lower" in result.stdout
         assert trtpipe.ParityReport.read(tmp_path / "again.json").broke == "lower"
 
+    def test_the_share_of_integers_that_have_to_be_equal(self, run: Run, good: Path, tmp_path: Path) -> None:
+        result = run("verify", "--reuse", good, "--min-agreement", "y:0.75", "-o", tmp_path / "again.json")
+        assert result.exit_code == 0, result.output
+        tolerances = [
+            o.tolerance for c in trtpipe.ParityReport.read(tmp_path / "again.json").comparisons for o in c.outputs
+        ]
+        assert {tolerance.min_agreement for tolerance in tolerances} == {0.75}
+        assert "--min-agreement: " in run("verify", "--reuse", good, "--min-agreement", "2").stderr
+
     @pytest.mark.parametrize(
         ("words", "complaint"),
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,9 +62,17 @@ class TestTune:
         assert result.exit_code == 0, result.output
         assert "PASSED | a loss of" in result.stdout
         assert "work in 8 bits" in result.stdout
-        assert "next:   trtpipe build" in result.stdout
         assert trtpipe.DeploymentProfile.load(tmp_path / "tuned.toml").precision == "int8"
-        assert json.loads((tmp_path / "tuned.json").read_text())["met"]
+        tuning = json.loads((tmp_path / "tuned.json").read_text())
+        assert tuning["met"]
+        *_, words = result.stdout.splitlines()
+        prefix, *words, _, _ = shlex.split(words.removeprefix("next: "))
+        assert prefix == "trtpipe"
+        built = run(*words, "--backend", "null", "--target", "sm89", "--duration", "10ms", "-o", tmp_path / "out")
+        assert built.exit_code == 0, built.output
+        parity = trtpipe.ParityReport.read(tmp_path / "out" / "parity.json")
+        assert parity.digests["lowered"] == tuning["graph"], "the next command builds what was tuned"
+        assert parity.metrics[-1].value == tuning["tuned"]["value"]
 
     def test_a_budget_that_cannot_be_met_has_exit_code_3(
         self, run: Run, model: Path, data: Path, labelled: Path, tmp_path: Path

@@ -105,6 +105,29 @@ class TestAgreement:
         assert output.top5_agreement == 1  # there are five classes
         assert len(output.worst_index) == 2
 
+    def test_a_model_that_gives_class_numbers_alone_is_judged_by_them(self, go):
+        right = model("(float[N,3,8,8] x) => (int64[N,8,8] label) { label = ArgMax<axis=1, keepdims=0>(x) }")
+        wrong = model("(float[N,3,8,8] x) => (int64[N,8,8] label) { m = Neg(x) label = ArgMax<axis=1, keepdims=0>(m) }")
+        report = go(model=right, simplified=right, lowered=wrong, precision="int8")
+        assert report.broke == "lower"
+        [reason] = report.reasons
+        assert reason.startswith("lowered: output 'label' equals model's in ")
+        assert "; 90.00% are asked for (the first that differs: feed 0, element [" in reason
+        assert go(model=right, simplified=right, lowered=right, precision="int8").passed
+        assert go(model=right, lowered=wrong, precision="int8", tolerance={"min_agreement": 0}).passed
+
+    def test_class_numbers_beside_scores_are_told_of_and_judged_where_that_is_asked(self, go, heard_all):
+        text = "(float[N,3,8,8] x) => (float[N,3,8,8] y, int64[N,8,8] label)"
+        right = model(f"{text} {{ y = Identity(x) label = ArgMax<axis=1, keepdims=0>(x) }}")
+        wrong = model(f"{text} {{ y = Identity(x) m = Neg(x) label = ArgMax<axis=1, keepdims=0>(m) }}")
+        report = go(model=right, simplified=right, lowered=wrong, precision="int8")
+        assert report.passed
+        [warning] = [each for each in heard_all.warnings if "label" in each]
+        assert warning.startswith("lowered: ")
+        assert "--min-agreement label:SHARE" in warning
+        tolerance = {"outputs": {"label": {"min_agreement": 0.9}}}
+        assert go(model=right, simplified=right, lowered=wrong, precision="int8", tolerance=tolerance).broke == "lower"
+
     @pytest.mark.parametrize(("amount", "passed"), [(0.005, True), (0.5, False)])
     def test_tolerances_are_the_profiles(self, go, amount, passed):
         tolerance = {"atol": 0.01, "rtol": 0, "stat": "max", "min_cosine": -1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, Record
@@ -37,14 +37,14 @@ class Baseline(Record):
         weights: name -> digest of every constant of the exported model.
         artifacts: digests, keys and sizes of everything in the bundle.
         settings, toolchain: as the manifest has them.
-        evaluation: digest of the metric and how it is measured.
+        evaluation, evaluation_digest: as the parity report has them.
         comparisons: parity with the reference.
         engines: what the builders said, by target.
         latency: how fast it was; compared on the same machine only.
         history: earlier baselines that this one replaced, oldest first.
     """
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     trtpipe: str
     precision: str
     contract: IOContract
@@ -55,6 +55,7 @@ class Baseline(Record):
     data: str
     data_digest: str
     evaluation: str
+    evaluation_digest: str = ""
     samples: int
     comparisons: tuple[Comparison, ...]
     metrics: tuple[MetricValue, ...]
@@ -78,6 +79,7 @@ def baseline_of(build: Build, history: tuple[Update, ...] = ()) -> Baseline:
         data=parity.data,
         data_digest=parity.data_digest,
         evaluation=parity.evaluation,
+        evaluation_digest=parity.evaluation_digest,
         samples=parity.samples,
         comparisons=parity.comparisons,
         metrics=parity.metrics,

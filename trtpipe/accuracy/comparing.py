@@ -31,14 +31,11 @@ class Pair:
 
     Args:
         tolerance: the profile's; ``precision`` fills its gaps.
-        judge_integers: whether integer outputs need no tolerance of their own to be judged. Indices of equally good
-            candidates change places at the slightest rounding: for a lowered graph no general bound would be right.
     """
 
-    def __init__(self, tolerance: Tolerance, precision: Precision, *, judge_integers: bool) -> None:
+    def __init__(self, tolerance: Tolerance, precision: Precision) -> None:
         self._tolerance = tolerance
         self._precision: Precision = precision
-        self._judge_integers = judge_integers
         self._figures: dict[str, Figures] = {}
         self._waiting: list[tuple[Feed, Feed]] = []
         self._elements = 0
@@ -64,11 +61,20 @@ class Pair:
     def results(self) -> tuple[OutputParity, ...]:
         """The figures of all outputs over all feeds, judged."""
         self._flush()
-        return tuple(self._result(name, figures) for name, figures in self._figures.items())
+        return tuple(figures.result(name, self._rule(name, figures)) for name, figures in self._figures.items())
 
-    def _result(self, name: str, figures: Figures) -> OutputParity:
-        judged = figures.is_float or self._judge_integers or name in self._tolerance.outputs
-        return figures.result(name, self._tolerance.for_output(name, self._precision), judged=judged)
+    def _rule(self, name: str, figures: Figures) -> OutputTolerance:
+        """The tolerance for an output. Of a lowered graph integers beside floats need one of their own to be judged.
+
+        Indices of equally good candidates, as of a top-k, change places at the slightest rounding: for them no general
+        bound would be right, and the floats tell whether the graph is sound.
+        """
+        rule = self._tolerance.for_output(name, self._precision)
+        asked = self._tolerance.min_agreement is not None or name in self._tolerance.outputs
+        alone = not any(other.is_float for other in self._figures.values())
+        if figures.is_float or asked or alone or self._precision == "fp32":
+            return rule
+        return rule.model_copy(update={"min_agreement": None})
 
     @without("torch")  # results are computed when they are read
     def _flush(self) -> None:

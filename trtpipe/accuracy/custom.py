@@ -120,8 +120,8 @@ class CustomMeter:
             values = np.atleast_1d(np.asarray(found, np.float64)).ravel()
         except (TypeError, ValueError):
             _refuse(self._function, f"returned {type(found).__name__}, not numbers")
-        if not np.isfinite(values).all():
-            _refuse(self._function, "returned NaN or infinity")
+        if not _kept(values):
+            _refuse(self._function, "returned NaN, infinity or a number beyond 3e38")
         self._values.append(values)
 
     def scores(self) -> Scores:
@@ -185,9 +185,15 @@ def _per_sample(metric: Metric, found: Mapping[Any, Any], value: float) -> Score
         parts = np.asarray(found[PER_SAMPLE], np.float64).ravel()
     except (TypeError, ValueError):
         _refuse(metric, f"returned {PER_SAMPLE!r} that holds no numbers")
-    if not parts.size or not np.isfinite(parts).all():
-        _refuse(metric, f"returned {PER_SAMPLE!r} with NaN, infinity or nothing in it")
+    if not parts.size or not _kept(parts):
+        _refuse(metric, f"returned {PER_SAMPLE!r} with NaN, infinity, a number beyond 3e38 or nothing in it")
     return Scores.of("hits" if np.isin(parts, (0, 1)).all() else "means", parts, whole=value)
+
+
+def _kept(values: np.ndarray) -> bool:
+    """Whether all are finite in float32, as scores are kept."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(np.float32)).all())
 
 
 def _called(metric: Metric, *arguments: Any) -> Any:

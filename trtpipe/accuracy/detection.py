@@ -84,19 +84,25 @@ def _detections(outputs: list[np.ndarray]) -> list[Found]:
     """One Found for each image."""
     shapes = [value.shape for value in outputs]
     if outputs and outputs[0].ndim == 3 and shapes[0][2] == 6:
-        return [Found(row[:, :4].astype(np.float64), row[:, 4].astype(np.float64), row[:, 5].astype(np.int64))
+        return [Found(row[:, :4].astype(np.float64), row[:, 4].astype(np.float64), _whole(row[:, 5]))
                 for row in outputs[0]]  # fmt: skip
     if len(outputs) >= 2 and outputs[0].ndim == 3 and shapes[0][2] == 4 and shapes[1][:2] == shapes[0][:2]:
         boxes = outputs[0].astype(np.float64)
         if outputs[1].ndim == 3:
             return [_of_all_classes(*pair) for pair in zip(boxes, outputs[1].astype(np.float64), strict=True)]
         if len(outputs) >= 3 and shapes[2] == shapes[1]:
-            scores, classes = outputs[1].astype(np.float64), outputs[2].astype(np.int64)
+            scores, classes = outputs[1].astype(np.float64), _whole(outputs[2])
             return [Found(*each) for each in zip(boxes, scores, classes, strict=True)]
     raise InputError(
         f"outputs of shapes {', '.join(str(list(shape)) for shape in shapes)} are no detections that map understands",
         "name them with output = 'boxes,scores,classes' under [evaluation], or give a function as the metric",
     )
+
+
+def _whole(classes: np.ndarray) -> np.ndarray:
+    """Class numbers as int64; in a lowered graph a float 3 may come out as 2.999."""
+    found: np.ndarray = np.rint(classes).astype(np.int64)
+    return found
 
 
 def _of_all_classes(boxes: np.ndarray, scores: np.ndarray) -> Found:

@@ -103,15 +103,16 @@ class Figures:
             self.signal += float(np.square(magnitude).sum())
             self.noise += float(np.square(difference).sum())
 
-    def result(self, name: str, tolerance: OutputTolerance, *, judged: bool) -> OutputParity:
-        """The figures over all elements, and the verdict.
-
-        Args:
-            judged: whether the tolerance decides; otherwise the output passes whatever its figures are.
-        """
+    def result(self, name: str, tolerance: OutputTolerance) -> OutputParity:
+        """The figures over all elements, and the verdict: of floats by distance, of all others by the share equal."""
         count = max(self.elements, 1)
         cosine = self.cosine / count if self.elements else 1.0
-        passed = self._close(tolerance, count) and self._aligned(tolerance, cosine) and not math.isnan(self.max_abs)
+        agreement = 1 - self.noise / count  # of what is no float, the noise is the number of differences
+        if self.is_float:
+            passed = self._close(tolerance, count) and _at_least(cosine, tolerance.min_cosine)
+            passed = passed and not math.isnan(self.max_abs)
+        else:
+            passed = _at_least(agreement, tolerance.min_agreement)
         return OutputParity(
             output=name,
             max_abs=self.max_abs,
@@ -121,13 +122,14 @@ class Figures:
             median_abs=self.median_abs / count,
             scale=self.scale["mean"] / count,
             cosine=cosine if self.is_float else None,
+            agreement=None if self.is_float else agreement,
             snr_db=decibel(self.signal, self.noise),
             worst_feed=self.worst.feed,
             worst_index=self.worst.index,
             top1_agreement=self.agreement.share(self.agreement.top1),
             top5_agreement=self.agreement.share(self.agreement.top5),
             tolerance=tolerance,
-            passed=passed or not judged,
+            passed=passed,
         )
 
     def _close(self, tolerance: OutputTolerance, count: int) -> bool:
@@ -137,8 +139,10 @@ class Figures:
         scale = self.scale[tolerance.stat] / (1 if tolerance.stat == "max" else count)
         return errors[tolerance.stat] <= (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * scale
 
-    def _aligned(self, tolerance: OutputTolerance, cosine: float) -> bool:
-        return not self.is_float or tolerance.min_cosine is None or cosine >= tolerance.min_cosine
+
+def _at_least(found: float, least: float | None) -> bool:
+    """Whether a least value holds; one that is not set does."""
+    return least is None or found >= least
 
 
 def _larger(a: float, b: float) -> float:

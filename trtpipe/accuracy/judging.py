@@ -38,11 +38,18 @@ def stage_of(artifact: str) -> str:
 
 
 def _difference(comparison: Comparison, output: OutputParity) -> str:
+    where = f"feed {output.worst_feed}, element {list(output.worst_index)}"
+    if output.agreement is not None:
+        return (
+            f"{comparison.artifact}: output {output.output!r} equals {comparison.against}'s in "
+            f"{output.agreement:.2%} of its values; {output.tolerance.min_agreement or 0:.2%} are asked for "
+            f"(the first that differs: {where})"
+        )
     cosine = "" if output.cosine is None else f", cosine {output.cosine:.4f}"
     return (
         f"{comparison.artifact}: output {output.output!r} differs from {comparison.against}: "
         f"mean {output.mean_abs:.3g} of {output.scale:.3g}, max {output.max_abs:.3g} "
-        f"(feed {output.worst_feed}, element {list(output.worst_index)}){cosine}"
+        f"({where}){cosine}"
     )
 
 
@@ -66,7 +73,7 @@ def _drops(report: ParityReport) -> Iterator[tuple[str, str]]:
             side = "above" if value.lower_is_better else "below"
             yield (
                 value.artifact,
-                f"{value.artifact}: {value.metric} {value.value:.4f} is {value.loss(reference):.4f} {side} "
+                f"{value.artifact}: {value.metric} {value.value:.4f} is {value.loss(reference):.3g} {side} "
                 f"{report.reference}'s {reference.value:.4f}; allowed are {report.max_drop}",
             )
 

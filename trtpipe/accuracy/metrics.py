@@ -78,7 +78,7 @@ class TopK:
     Args:
         metric: ``top1`` or ``top5``.
         output: the output that holds the scores, shape ``[batch, classes]`` (further axes of length 1 are ignored);
-            empty for the first output.
+            for ``top1`` it may hold the best class itself, one integer a row. Empty for the first output.
     """
 
     lower_is_better = False
@@ -108,6 +108,9 @@ class TopK:
                 "[batch, classes]",
                 "name the right output under [evaluation], or remove the metric",
             )
+        if self._k == 1 and scores.size == len(labels) and scores.dtype.kind in "iu":
+            self._hits.append(scores.ravel() == labels)
+            return
         flat = scores.reshape(len(labels), -1).astype(np.float64)
         wrong = labels[(labels < 0) | (labels >= flat.shape[1])]
         if wrong.size:

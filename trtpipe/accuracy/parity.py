@@ -140,8 +140,7 @@ def compare(
 
 
 def _match(contender: Contender, against: str, tolerance: Tolerance) -> _Match:
-    judge_integers = contender.precision == "fp32"
-    return _Match(contender, against, Pair(tolerance, contender.precision, judge_integers=judge_integers))
+    return _Match(contender, against, Pair(tolerance, contender.precision))
 
 
 def _measure(meter: Meter, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:

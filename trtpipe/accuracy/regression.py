@@ -93,13 +93,15 @@ def check_build(build: Build, baseline: Baseline, name: str) -> CheckReport:
     """Compare everything but latency, which needs both builds at hand.
 
     Raises:
-        InputError: the baseline is of another model, other data or another metric.
+        InputError: the baseline is of another model, other data or another metric, or it is damaged.
     """
     _comparable(build, baseline, name)
+    _intact(baseline, name)
     change = _change(build, baseline)
     findings = [
         *_own_gate(build),
         *_metrics(build, baseline, change),
+        *_function(build, baseline),
         *_parity(build, baseline),
         *_weights(change),
         *_builds(build, baseline),
@@ -119,12 +121,29 @@ def _comparable(build: Build, baseline: Baseline, name: str) -> None:
             "measure on the same samples, or replace it with --update REASON",
         )
     if baseline.evaluation != build.parity.evaluation:
-        raise InputError(f"{name}: the baseline has another metric", "use the same one, or --update REASON")
+        raise InputError(
+            f"{name}: the baseline has another metric ({baseline.evaluation or 'none'}; now "
+            f"{build.parity.evaluation or 'none'})",
+            "use the same one, or --update REASON",
+        )
     if baseline.precision != build.manifest.precision:
         raise InputError(
             f"{name}: the baseline is {baseline.precision}, the build {build.manifest.precision}",
             "compare builds of one precision: trtpipe diff shows two of any kind",
         )
+
+
+def _intact(baseline: Baseline, name: str) -> None:
+    """Complain of damaged scores even where the test at hand does not read them."""
+    for value in baseline.metrics:
+        try:
+            if value.scores is not None:
+                value.scores.arrays()
+        except InputError as error:
+            raise InputError(
+                f"{name}: {value.metric} of {value.artifact}: {error.message}",
+                "use the file as trtpipe wrote it, or replace it with --update REASON",
+            ) from error
 
 
 def _other_graph(build: Build, baseline: Baseline) -> str:
@@ -180,10 +199,23 @@ def _words(test: Test, loss: float, why: str) -> str:
     if test.p is None:
         parts.append(test.name[:1].upper() + test.name[1:])
     else:
-        parts.append(f"{test.name}: p = {test.p:.3g}, 95 % interval of the loss {test.low:+.4f} to {test.high:+.4f}")
+        parts.append(f"{test.name}: p = {test.p:.3g}, 95 % interval of the loss {test.low:+.4g} to {test.high:+.4g}")
     if test.detectable:
-        parts.append(f"This data shows a loss of {test.detectable:.4f} or more four times out of five")
+        parts.append(f"This data shows a loss of {test.detectable:.4g} or more four times out of five")
     return ". ".join(parts) + "."
+
+
+def _function(build: Build, baseline: Baseline) -> Iterator[Finding]:
+    """Another content of a function of the user's: no reason to refuse, as any file beside it counts."""
+    old, new = baseline.evaluation_digest, build.parity.evaluation_digest
+    if old and new and old != new:
+        yield Finding(
+            gate="build",
+            name="metric",
+            status="note",
+            message=f"the file of {build.parity.evaluation}, or one beside it, changed: if that is the metric or its "
+            "data, the figures cannot be compared",
+        )
 
 
 def _parity(build: Build, baseline: Baseline) -> Iterator[Finding]:
@@ -198,14 +230,19 @@ def _parity(build: Build, baseline: Baseline) -> Iterator[Finding]:
 
 
 def _output(artifact: str, old: OutputParity, new: OutputParity, *, decides: bool) -> Finding:
-    fell = 0.0 if old.snr_db == new.snr_db else old.snr_db - new.snr_db
-    worse = math.isnan(new.snr_db) or fell > _MORE_NOISE_DB
+    if new.agreement is None:
+        fell = 0.0 if old.snr_db == new.snr_db else old.snr_db - new.snr_db
+        worse = math.isnan(new.snr_db) or fell > _MORE_NOISE_DB
+        words = f"signal to noise {old.snr_db:.1f} dB before, {new.snr_db:.1f} dB now; "
+        words += f"mean difference {old.mean_abs:.3g} before, {new.mean_abs:.3g} now"
+    else:  # a difference is 1: their mean is both their share and their power
+        worse = new.mean_abs > 2 * old.mean_abs
+        words = f"{1 - old.mean_abs:.2%} of the values equal before, {1 - new.mean_abs:.2%} now"
     return Finding(
         gate="accuracy",
         name=f"parity of {artifact}, output {new.output}",
         status=("failed" if decides else "note") if worse else "ok",
-        message=f"signal to noise {old.snr_db:.1f} dB before, {new.snr_db:.1f} dB now; "
-        f"mean difference {old.mean_abs:.3g} before, {new.mean_abs:.3g} now",
+        message=words,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import FiniteFloat
+
 from trtpipe.accuracy.scores import Scores
 from trtpipe.artifact import Record
 from trtpipe.profile import OutputTolerance, Precision
@@ -17,7 +19,9 @@ class OutputParity(Record):
         scale: mean magnitude of the reference's elements: what ``mean_abs`` is to be seen against.
         cosine: cosine similarity of the flattened outputs; ``None`` for integer outputs, whose differences are 0
             (equal) or 1 (not equal).
-        snr_db: signal-to-noise ratio in dB over all samples; infinite when there is no difference.
+        agreement: share of equal values; ``None`` for float outputs.
+        snr_db: signal-to-noise ratio in dB over all samples; infinite when there is no difference. What is no float has
+            no signal: -infinite when there is one.
         worst_feed, worst_index: the feed with the largest absolute difference, and the element in its output.
         top1_agreement, top5_agreement: share of rows whose best class in the reference is the best (among the five
             best) here; ``None`` where the output is not [rows, classes].
@@ -33,6 +37,7 @@ class OutputParity(Record):
     median_abs: float
     scale: float
     cosine: float | None
+    agreement: float | None = None
     snr_db: float
     worst_feed: int
     worst_index: tuple[int, ...] = ()
@@ -75,7 +80,7 @@ class MetricValue(Record):
     artifact: str
     runner: str
     metric: str
-    value: float
+    value: FiniteFloat
     samples: int
     lower_is_better: bool = False
     scores: Scores | None = None
@@ -106,6 +111,7 @@ class ParityReport(Record):
         reference: label of the artifact all others are compared with.
         data: what the samples are, in words; ``synthetic`` if they are random.
         evaluation: the metric and what it reads, in words; empty for none. Figures are comparable where it is equal.
+        evaluation_digest: of a function of the user's and the files beside it; empty for other metrics.
         comparisons: of every artifact with the reference.
         links: of every artifact with the one it was made from, where that is not the reference; they tell where
             something broke, and are not judged by themselves.
@@ -125,6 +131,7 @@ class ParityReport(Record):
     data: str
     data_digest: str
     evaluation: str = ""
+    evaluation_digest: str = ""
     synthetic: bool
     feeds: int
     samples: int

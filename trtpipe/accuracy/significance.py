@@ -3,8 +3,11 @@
 - 0/1 scores: McNemar's exact test (McNemar 1947; the exact binomial form, e.g. Dietterich 1998): of the samples whose
   score changed, ``b`` fell and ``c`` rose; without a real change each is as likely as the other, so ``b`` follows
   Binomial(b + c, 1/2).
-- Any other scores: the paired bootstrap (Efron & Tibshirani 1993; Koehn 2004): resample the samples, recompute both
-  metrics, count how often the loss vanishes. Seeded, so the same data give the same answer.
+- Any other scores: the paired randomisation test (Fisher 1935; Noreen 1989), of which McNemar's is the case of 0 and 1:
+  without a real change either score of a sample may as well be the other's. Swap them at random, and count how often
+  the loss is as large; with few changed samples in every way there is. A bootstrap (Efron & Tibshirani 1993) gives the
+  interval of the loss, but no p: where few samples changed it would take three falls for proof, which luck brings about
+  one time in eight. Seeded, so the same data give the same answer.
 - No scores of single samples, but a share and its sample count: the two-proportion z-test, which is blind to pairing
   and so needs a larger fall.
 
@@ -20,6 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trtpipe.accuracy.reports import MetricValue
     from trtpipe.accuracy.scores import Scores
 
@@ -30,6 +35,8 @@ _Z_ALPHA, _Z_POWER, _Z_INTERVAL = 1.6449, 0.8416, 1.96
 #: The fewest samples that must all fall to make p < ALPHA: 0.5 ** 5 = 0.031.
 _LEAST_FLIPS = 5
 _RESAMPLES = 2000
+#: Up to so many changed samples every way to swap them is looked at: 2 ** 10 of them.
+_EVERY_WAY = 10
 _CHUNK = 4_000_000
 
 
@@ -63,7 +70,7 @@ def compare_metric(old: MetricValue, new: MetricValue) -> Test:
         sign = 1.0 if old.lower_is_better else -1.0
         if old.scores.kind == new.scores.kind == "hits":
             return _mcnemar(old.scores, new.scores, sign)
-        return _bootstrap(old.scores, new.scores, loss, sign)
+        return _randomisation(old.scores, new.scores, sign)
     count = min(old.samples, new.samples)
     if count > 0 and 0 <= old.value <= 1 and 0 <= new.value <= 1:
         return _two_proportions(old.value, new.value, loss, count)
@@ -92,25 +99,70 @@ def _mcnemar(old: Scores, new: Scores, sign: float) -> Test:
     )
 
 
-def _bootstrap(old: Scores, new: Scores, loss: float, sign: float) -> Test:
-    (a, wa), (b, wb) = old.arrays(), new.arrays()
-    count = len(a)
-    name = f"paired bootstrap, {count} samples, {_RESAMPLES} resamples"
-    if np.array_equal(a, b) and np.array_equal(wa, wb) and not loss:
+@dataclass(frozen=True)
+class _Sums:
+    """Two metrics as sums over samples: parts over weights, before and after; each float64[samples].
+
+    Attributes:
+        sign: 1 where a higher value is worse, else -1.
+    """
+
+    old: np.ndarray
+    old_weights: np.ndarray
+    new: np.ndarray
+    new_weights: np.ndarray
+    sign: float
+
+    def picked(self, samples: np.ndarray) -> np.ndarray:
+        """float64[resamples]: the loss on each resample; ``samples`` is int64[resamples, samples]."""
+        sums = (self.old, self.old_weights, self.new, self.new_weights)
+        return self._loss(*(each[samples].sum(axis=1) for each in sums))
+
+    def swapped(self, swaps: np.ndarray, changed: np.ndarray) -> np.ndarray:
+        """float64[ways]: the loss if old and new are swapped in the changed samples that bool[ways, changed] marks."""
+        part = swaps @ (self.new - self.old)[changed]
+        weight = swaps @ (self.new_weights - self.old_weights)[changed]
+        old, new = self.old.sum() + part, self.new.sum() - part
+        return self._loss(old, self.old_weights.sum() + weight, new, self.new_weights.sum() - weight)
+
+    def _loss(self, old: np.ndarray, old_weight: np.ndarray, new: np.ndarray, new_weight: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            loss: np.ndarray = np.nan_to_num(self.sign * (new / new_weight - old / old_weight))
+        return loss
+
+
+def _randomisation(old: Scores, new: Scores, sign: float) -> Test:
+    sums = _Sums(*old.arrays(), *new.arrays(), sign)
+    worse = sign * (sums.new - sums.old)
+    changed = np.flatnonzero((worse != 0) | (sums.new_weights != sums.old_weights))
+    count = len(worse)
+    name = f"paired randomisation, {(worse > 0).sum()} fell and {(worse < 0).sum()} rose of {count}"
+    if not changed.size:
         return Test(name, 1.0, 0.0, 0.0, None)
     generator = np.random.default_rng(0)
-    losses: list[np.ndarray] = []
-    per = max(1, _CHUNK // count)
-    for start in range(0, _RESAMPLES, per):
-        picked = generator.integers(0, count, (min(per, _RESAMPLES - start), count))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            one = b[picked].sum(axis=1) / wb[picked].sum(axis=1) - a[picked].sum(axis=1) / wa[picked].sum(axis=1)
-        losses.append(np.nan_to_num(one))
-    found = sign * np.concatenate(losses)
+    found = _in_chunks(count, lambda rows: sums.picked(generator.integers(0, count, (rows, count))))
     low, high = (float(x) for x in np.percentile(found, [2.5, 97.5]))
-    # ties count half: where half of the resamples show nothing at all, nothing was shown
-    p = float(((found < 0).sum() + 0.5 * (found == 0).sum() + 1) / (len(found) + 1))
-    return Test(name, p, low, high, (_Z_ALPHA + _Z_POWER) * float(found.std()))
+    one = float(np.abs(worse[changed]).mean() / max(sums.old_weights.sum(), 1.0))  # what a changed sample costs
+    detectable = max(_LEAST_FLIPS * one, (_Z_ALPHA + _Z_POWER) * float(found.std()))
+    return Test(name, _swapping_p(sums, changed, generator), low, high, detectable)
+
+
+def _swapping_p(sums: _Sums, changed: np.ndarray, generator: np.random.Generator) -> float:
+    """How often the loss is at least as large when old and new are swapped at random."""
+    size = len(changed)
+    least = float(sums.swapped(np.zeros((1, size), bool), changed)[0])
+    least -= 1e-9 * abs(least)  # sums in another order are rounded otherwise
+    if size <= _EVERY_WAY:
+        every = (np.arange(2**size)[:, np.newaxis] >> np.arange(size) & 1).astype(bool)
+        return float((sums.swapped(every, changed) >= least).mean())
+    found = _in_chunks(size, lambda rows: sums.swapped(generator.random((rows, size)) < 0.5, changed))
+    return float(((found >= least).sum() + 1) / (len(found) + 1))
+
+
+def _in_chunks(width: int, losses: Callable[[int], np.ndarray]) -> np.ndarray:
+    """float64[_RESAMPLES]: ``losses`` of so many rows at a time that a few million numbers are held."""
+    per = max(1, _CHUNK // width)
+    return np.concatenate([losses(min(per, _RESAMPLES - start)) for start in range(0, _RESAMPLES, per)])
 
 
 def _two_proportions(old: float, new: float, loss: float, count: int) -> Test:

@@ -67,28 +67,30 @@ class Search:
         loss: how much worse than float32 the metric is with these groups kept; may raise OutOfTime.
         allowed: the largest loss that is accepted.
         most: evaluations at most.
+        exact: whether all groups kept is the float32 model itself, which loses nothing; else that is evaluated too.
     """
 
     groups: Sequence[GroupSensitivity]
     loss: Callable[[tuple[int, ...]], float]
     allowed: float
     most: int
+    exact: bool = True
     trials: list[Trial] = field(default_factory=list)
 
     @property
     def everything(self) -> tuple[int, ...]:
-        """All groups kept: the float32 model, which holds every budget on its own loss."""
+        """All groups kept: the float32 model, which holds every budget on its own loss, or 16 bits."""
         return tuple(range(len(self.groups)))
 
     def run(self) -> tuple[int, ...] | None:
-        """The groups to keep; ``None`` if not even float32 holds the budget.
+        """The groups to keep; ``None`` if not even keeping all is known to hold the budget.
 
         Ends early, with the best set known, when OutOfTime is raised.
         """
         try:
             if self._holds(()):
                 return ()
-            if self.allowed < 0:
+            if self.allowed < 0 or not (self.exact or self._holds(self.everything)):
                 return None
             self._eliminate(self._bisect())
             self._others()
@@ -97,10 +99,10 @@ class Search:
         return self.best()
 
     def best(self) -> tuple[int, ...] | None:
-        """Of the sets that hold, the one that keeps least work; all groups if none was tried that does."""
+        """Of the sets that hold, the one that keeps least work; if none was tried that does, all groups as float32."""
         holding = [trial.kept for trial in self.trials if trial.holds]
         if not holding:
-            return self.everything if self.allowed >= 0 else None
+            return self.everything if self.exact and self.allowed >= 0 else None
         return min(holding, key=lambda kept: (self.work(kept), len(kept), kept))
 
     def work(self, kept: Collection[int]) -> int:

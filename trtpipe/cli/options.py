@@ -162,13 +162,17 @@ tolerance_options = stacked(
     ),
     *(
         session_option(
-            f"--{key}",
-            store=add_tolerances(key),
+            option,
+            store=add_tolerances(option),
             multiple=True,
             metavar="[OUTPUT:]X",
-            help=f"Gate: {word} tolerance of all outputs, or of one.",
+            help=f"Gate: {words} of all outputs, or of one.",
         )
-        for key, word in (("atol", "absolute"), ("rtol", "relative"))
+        for option, words in (
+            ("--atol", "absolute tolerance"),
+            ("--rtol", "relative tolerance"),
+            ("--min-agreement", "least share of equal values, for integers,"),
+        )
     ),
 )
 

@@ -49,8 +49,8 @@ def command(
 ) -> int:
     """Find the layers that must not be in 8 bits.
 
-    SOURCE is what trtpipe build takes. OUT is the profile to write; the report lies beside it, and the recipe if
-    another method of calibration is better. The metric is evaluated a dozen times at most. Exit code 3 if the budget
+    SOURCE is what trtpipe build takes. OUT is the profile to write; the report lies beside it, and the recipe with
+    the method of calibration that was taken. The metric is evaluated a dozen times at most. Exit code 3 if the budget
     cannot be met; the profile then holds the best that can.
     """
     import trtpipe
@@ -132,9 +132,12 @@ def _show(result: TuneResult, detailed: bool) -> None:
             ]
         )
     )  # fmt: skip
-    loss = f"a loss of {tuning.tuned.loss(tuning.reference):+.4f}, allowed are {tuning.allowed:.4f}"
-    if not tuning.met:
-        emit(line(f"FAILED | the budget cannot be met, not even in float32: {loss}"))
+    loss = f"a loss of {tuning.tuned.loss(tuning.reference):+.4g}, allowed are {tuning.allowed:.4g}"
+    if not tuning.met and not tuning.complete:
+        emit(line(f"FAILED | time was up before anything held the budget: {loss}. Run again to go on"))
+    elif not tuning.met:
+        highest = "in float32" if tuning.allowed < 0 else "with everything in 16 bits"
+        emit(line(f"FAILED | the budget cannot be met, not even {highest}: {loss}"))
     elif not tuning.complete:
         emit(line(f"PASSED | time was up; the best so far: {loss}. Run again to go on"))
     else:
@@ -152,11 +155,11 @@ def _calibrations(tuning: Tuning) -> Iterator[str]:
     for each in tuning.calibrations:
         words = [f"{each.method}, weights {each.weights}", *each.repairs]
         words += [] if each.noise is None else [f"noise {each.noise:.1f} dB"]
-        words += [] if each.loss is None else [f"{tuning.reference.metric} {-each.loss:+.4f}"]
+        words += [] if each.loss is None else [f"{tuning.reference.metric} {0 - each.loss:+.3g}"]
         yield ", ".join(words) + (" (taken)" if each == tuning.calibration else "")
 
 
 def _next(session: Session, source: str, result: TuneResult) -> list[str]:
-    recipe = next((path for path in result.files if path.name.endswith(".calib.toml")), session.recipe_file)
-    words = ["trtpipe", "build", source, "--profile", str(result.files[0])]
-    return [*words, *(["--calib", str(recipe)] if recipe else []), "-o", "build"]
+    profile, _, recipe = result.files
+    words = ["trtpipe", "build", source, "--profile", str(profile), "--calib", str(recipe)]
+    return [*words, *([] if session.simplify else ["--no-simplify"]), "-o", "build"]

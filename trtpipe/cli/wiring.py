@@ -111,16 +111,17 @@ def add_shapes(option: str) -> Store:
     return store
 
 
-def add_tolerances(key: str) -> Store:
-    """Sets ``atol`` or ``rtol``, for all outputs (``1e-3``) or for one (``logits:1e-3``)."""
+def add_tolerances(option: str) -> Store:
+    """Sets a tolerance, for all outputs (``1e-3``) or for one (``logits:1e-3``)."""
+    key = option.removeprefix("--").replace("-", "_")
 
     def store(session: Session, texts: tuple[str, ...]) -> None:
         for text in texts:
             output, colon, number = text.rpartition(":")
             if colon and not output:
-                raise InputError(f"--{key}: {text!r} names no output", f"write --{key} {number}, or OUTPUT{text}")
+                raise InputError(f"{option}: {text!r} names no output", f"write {option} {number}, or OUTPUT{text}")
             at = ("tolerance", "outputs", output, key) if output else ("tolerance", key)
-            session.profile_overrides.append(override(f"--{key}", at, number, _number))
+            session.profile_overrides.append(override(option, at, number, _number))
 
     return store
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from trtpipe.artifact import FileEntry, Record
 from trtpipe.passes.decisions import NodeDecision, WorkShare
@@ -43,7 +43,7 @@ class Manifest(Record):
         notes: what the stages want read.
     """
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     trtpipe: str
     source: str
     precision: str

@@ -207,7 +207,8 @@ def _parity(path: Path, arguments: Mapping[str, torch.Tensor], reference: object
         if not largest <= _PARITY * scale:
             raise StageError(
                 f"the exported model differs from PyTorch: output {name!r} by {largest:.3g} (values up to {scale:.3g})",
-                "the exporter translated an operator wrongly; try another --opset, or report it to PyTorch",
+                "mend a module that keeps state between calls or computes otherwise while it is exported; else an "
+                "operator was translated wrongly: try another --opset, or report it to PyTorch",
             )
         found.append(OutputDifference(output=name, max_abs=largest, mean_abs=mean))
     return tuple(found)

@@ -30,7 +30,7 @@ PARITY, OUTPUTS = "parity.json", "outputs.json"
 PROGRAM = "program"
 #: The graphs' agreement must not pass for that of engines they were not made into.
 _UNSEEN = "the engines are compiled from it, and only they show its accuracy; what was compared is the ONNX route's"
-#: Share of integers that differ from which on the user is told.
+#: Share of integers that nothing judges, and that differ, from which on the user is told.
 _MANY_DIFFER = 0.05
 
 
@@ -39,7 +39,7 @@ class Verify:
 
     name = "verify"
     produces = "parity"
-    version = 4
+    version = 5
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -101,6 +101,7 @@ class Verify:
             data=data.dataset.name,
             data_digest=data.dataset.digest(),
             evaluation=_evaluation_words(job.recipe.evaluation) if metrics else "",
+            evaluation_digest=_evaluation_digest(job.recipe.evaluation) if metrics else "",
             synthetic=data.synthetic,
             feeds=run.feeds,
             samples=run.samples,
@@ -214,10 +215,11 @@ def _against_pytorch(job: Job, inputs: Inputs, contenders: list[Contender]) -> t
 def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progress: Progress) -> None:
     for comparison in comparisons:
         for output in comparison.outputs:
-            if output.cosine is None and output.passed and output.mean_abs > _MANY_DIFFER:
+            unjudged = output.agreement is not None and output.tolerance.min_agreement is None
+            if unjudged and output.mean_abs > _MANY_DIFFER:
                 progress.warn(
-                    f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} "
-                    f"differ from {reference}'s; judge them by a metric, or by --atol {output.output}:SHARE"
+                    f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} differ "
+                    f"from {reference}'s; judge them by a metric, or by --min-agreement {output.output}:SHARE"
                 )
 
 
@@ -238,6 +240,12 @@ def _evaluation_words(evaluation: EvaluationSettings | None) -> str:
         return ""
     metric = evaluation.metric.replace("\\", "/").rpartition("/")[2]  # a folder changes nothing
     return f"{metric} of {evaluation.output}" if evaluation.output else metric
+
+
+def _evaluation_digest(evaluation: EvaluationSettings | None) -> str:
+    from trtpipe.accuracy.custom import fingerprint
+
+    return fingerprint(evaluation.metric) if evaluation is not None and evaluation.own else ""
 
 
 def _not_run(job: Job) -> dict[str, str]:

@@ -37,16 +37,33 @@ def parity(report: ParityReport) -> Iterator[Block]:
             f"{output.mean_abs:.3g}",
             f"{output.max_abs:.3g}",
             "" if output.cosine is None else f"{output.cosine:.6f}",
-            f"{output.snr_db:.1f}",
-            "" if output.top1_agreement is None else f"{output.top1_agreement:.2%}",
+            "" if output.agreement is not None else f"{output.snr_db:.1f}",
+            _share(output.top1_agreement),
+            _share(output.agreement),
             VERDICTS[output.passed],
             comparison.runner,
         )
         for comparison in (*report.pytorch, *report.comparisons, *report.links)
         for output in comparison.outputs
     ]
-    headers = ("artifact", "against", "output", "mean", "max", "cosine", "SNR dB", "top-1 same", "verdict", "runner")
+    headers = (
+        "artifact",
+        "against",
+        "output",
+        "mean",
+        "max",
+        "cosine",
+        "SNR dB",
+        "top-1 same",
+        "equal",
+        "verdict",
+        "runner",
+    )
     yield table(headers, rows)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
 
 
 def _metric(value: MetricValue) -> str:
