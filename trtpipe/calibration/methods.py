@@ -22,6 +22,8 @@ ENTROPY_BINS = 2048
 ENTROPY_LEVELS = 128
 #: Numbers of bins that are compared at a time: what belongs to them stays in the processor's second cache.
 _ENTROPY_BLOCK = 120
+#: Bins in a level at most.
+_WIDEST = -(-ENTROPY_BINS // ENTROPY_LEVELS)
 
 #: Shares of the largest magnitude that ``mse`` tries, descending from 1.
 _SHARES = np.exp2(-np.arange(16 * 32 + 1) / 32)
@@ -132,28 +134,40 @@ def _divergences(bins: np.ndarray) -> np.ndarray:
         np.concatenate([[0.0], np.cumsum(each)]) for each in (bins, bins > 0, _times_log(bins))
     )
     beyond, last = total - mass[kept], bins[kept - 1]
-    blocks = (slice(start, start + _ENTROPY_BLOCK) for start in range(0, len(kept), _ENTROPY_BLOCK))
-    crossed = np.concatenate([_crossed(kept[block], beyond[block], mass, filled) for block in blocks])
+    levels = _levels(mass, filled)
+    blocks = (kept[start : start + _ENTROPY_BLOCK] for start in range(0, len(kept), _ENTROPY_BLOCK))
+    crossed = np.concatenate([_crossed(block, levels) for block in blocks])
     with np.errstate(divide="ignore", invalid="ignore"):
+        start = kept * (ENTROPY_LEVELS - 1) // ENTROPY_LEVELS  # of the last level, which also takes what is beyond
+        top = mass[kept] - mass[start]
+        own = top + beyond
+        crossed += np.where(own > 0, own * np.log(top / (filled[kept] - filled[start])), 0.0)
         entropies = information[kept] - _times_log(last) + _times_log(last + beyond)
         divergences = (entropies - crossed) / total - np.log(total) + np.log(mass[kept])
     divergences[(beyond > 0) & (last == 0)] = np.inf
     return np.where(np.isnan(divergences), np.inf, divergences)
 
 
-def _crossed(kept: np.ndarray, beyond: np.ndarray, mass: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """The sum over levels of (sum of p) * log(S / N) for each number of bins kept.
+def _levels(mass: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    """S log(S / N) of every level there can be, float64[first bin, width - 1]; 0 where it is empty.
+
+    Whatever number of bins is kept, levels begin and end at the same few places: this is a seventh of the logarithms.
 
     Args:
-        beyond: mass of the bins that are not kept, which the last level takes.
         mass, filled: cumulative mass and number of filled bins, float64[bins + 1].
     """
-    edges = kept[:, np.newaxis] * np.arange(ENTROPY_LEVELS + 1) // ENTROPY_LEVELS
-    level_mass, level_filled = np.diff(mass[edges], axis=1), np.diff(filled[edges], axis=1)
+    begin = np.arange(ENTROPY_BINS)[:, np.newaxis]
+    end = np.minimum(begin + np.arange(1, _WIDEST + 1), ENTROPY_BINS)
+    sums, counts = mass[end] - mass[begin], filled[end] - filled[begin]
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(level_mass / level_filled)
-        level_mass[:, -1] += beyond
-        crossed: np.ndarray = np.sum(np.where(level_mass > 0, level_mass * logs, 0.0), axis=1)
+        levels: np.ndarray = np.where(sums > 0, sums * np.log(sums / counts), 0.0)
+    return levels
+
+
+def _crossed(kept: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The sum of S log(S / N) over all levels but the last, for each number of bins kept."""
+    edges = kept[:, np.newaxis] * np.arange(ENTROPY_LEVELS) // ENTROPY_LEVELS
+    crossed: np.ndarray = levels[edges[:, :-1], np.diff(edges, axis=1) - 1].sum(axis=1)
     return crossed
 
 
