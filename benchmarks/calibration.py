@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--peer-samples", type=int, default=128)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--quantise", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--quantise", nargs=3, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quantise:
         quantise(*arguments.quantise)
@@ -125,13 +125,15 @@ def measure(name: str, scheme: str, samples: int, path: Path) -> Figure:
 
 def end_to_end(name: str, samples: int, path: Path) -> Figure:
     """From the graph to the quantised graph in a process of its own, with an empty store."""
-    os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
-        cost = peers.timed([sys.executable, __file__, "--quantise", str(path), work])
+        data = Path(work, "samples.npz")
+        key, _ = INPUTS[name]
+        np.savez(data, **{key: np.concatenate([feed[key] for feed in feeds(name, samples)])})
+        cost = peers.timed([sys.executable, __file__, "--quantise", str(path), str(data), work])
     return Figure(name, "trtpipe entropy end to end", samples, cost.wall, cost.cpu, cost.peak, cost.error)
 
 
-def quantise(model: Path, work: Path) -> None:
+def quantise(model: Path, data: Path, work: Path) -> None:
     """What a user of the Python API writes, as peers.py does for the others: calibrate, and lower."""
     import trtpipe
     from trtpipe.recipe import CalibrationRecipe, DataSettings
@@ -139,7 +141,7 @@ def quantise(model: Path, work: Path) -> None:
 
     job = trtpipe.make_job(
         profile=trtpipe.DeploymentProfile(precision="int8"),
-        recipe=CalibrationRecipe(method="entropy", repair="none", data=DataSettings(source=f"{__file__}:stream")),
+        recipe=CalibrationRecipe(method="entropy", repair="none", data=DataSettings(source=str(data))),
         settings=Settings(cache_dir=work / "cache"),
         engines=False,
     )
@@ -189,10 +191,11 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.collect import collect
     from trtpipe.calibration.dataset import open_dataset
+    from trtpipe.calibration.tally import TALLY
     from trtpipe.onnxfile import read_contract
     from trtpipe.recipe import DataSettings
     from trtpipe.settings import Settings
-    from trtpipe.stages.observe import Observer, tensors_of, write_observed
+    from trtpipe.stages.observe import tensors_of, write_observed
 
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
     observed = path.with_name(f"{name}-observed.onnx")
@@ -205,7 +208,7 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
 
     def work() -> None:
         with stack:
-            collect(Observer(runner, tensors), dataset, tensors, trtpipe.Silent())
+            collect(runner.reduced(TALLY, tensors), dataset, tensors, trtpipe.Silent())
 
     return work
 
@@ -220,28 +223,27 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.account import AccountBuilder
     from trtpipe.calibration.dataset import open_dataset
-    from trtpipe.calibration.statistics import Statistics
+    from trtpipe.calibration.tally import TALLY
     from trtpipe.onnxfile import read_contract
     from trtpipe.recipe import DataSettings
     from trtpipe.settings import Settings
-    from trtpipe.stages.observe import Observer, tensors_of, write_observed
+    from trtpipe.stages.observe import tensors_of, write_observed
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     observed, tensors = path.with_name(f"{name}-observed.onnx"), tensors_of(path, ())
     write_observed(path, observed, tensors, half=False)
-    statistics = Statistics.empty(tensors)
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
     account = AccountBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
     times: list[tuple[float, float]] = []
     with load_backend("onnxruntime").open(observed, Settings.in_child()) as runner:
-        observe = Observer(runner, tensors)
+        reduction = runner.reduced(TALLY, tensors)
         for feed in feeds(name, rounds):
             begin = time.process_time()
             session.run(None, feed)
             middle = time.process_time()
-            statistics.update(observe(feed))
+            reduction.run(feed)
             account.add(feed)
             times.append((middle - begin, time.process_time() - middle))
     alone, ours_too = np.median(np.array(times), axis=0)

@@ -59,7 +59,7 @@ SHARED_BY_STAGES = {
 }
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
-DOORS = {"apart", "base", "choice", "fit", "gpu", "plan", "timing", "worker"}
+DOORS = {"apart", "base", "choice", "fit", "gpu", "plan", "reduction", "timing", "worker"}
 GUESTS = {"doctor": {"_linux", "_sandbox"}, "inspection": {"null"}}
 
 #: package -> where it may be imported: beginnings of paths

@@ -28,6 +28,7 @@ class Table:
     complete_shapes: bool  # whether every dynamic input must have a range, because an engine will be built
     keys: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
+    contracts: dict[Artifact, IOContract] = field(default_factory=dict)  # what was read of graphs already
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
     shapes_inferred: bool = False
     corners_checked: bool = False  # whether the model was seen to work at the profiles' corners
@@ -43,13 +44,9 @@ class Table:
             artifact = self.artifacts.get(kind)
             if artifact is None:
                 continue
-            if any(entry.name == artifact.sidecar.name for entry in artifact.files) and kind == "model":
-                from trtpipe.stages.facts import ExportFacts
-
-                return ExportFacts.read(artifact.sidecar).contract
-            from trtpipe.onnxfile import read_contract
-
-            return read_contract(artifact.path)
+            if artifact not in self.contracts:
+                self.contracts[artifact] = _contract_of(artifact)
+            return self.contracts[artifact]
         return None
 
     def check_profile(self, job: Job) -> None:
@@ -80,6 +77,16 @@ class Table:
 
         self.datasets[role] = RandomDataset(contract, job.opt_shapes, job.recipe.data.samples or 32, seed=0)
         return self.datasets[role]
+
+
+def _contract_of(graph: Artifact) -> IOContract:
+    if graph.kind == "model" and any(entry.name == graph.sidecar.name for entry in graph.files):
+        from trtpipe.stages.facts import ExportFacts
+
+        return ExportFacts.read(graph.sidecar).contract
+    from trtpipe.onnxfile import read_contract
+
+    return read_contract(graph.path)
 
 
 def with_shapes(job: Job, table: Table, progress: Progress) -> Job:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from models import tallied
 
 from trtpipe.calibration.collect import collect
 from trtpipe.calibration.dataset import open_dataset
@@ -45,7 +46,7 @@ def data(tmp_path: Path, contract: MakeContract) -> Any:
 
 
 def test_statistics_are_of_every_value(data: Any, listener: Listener) -> None:
-    statistics = collect(run, data(50), ["y", "x"], listener)
+    statistics = collect(tallied(run, ["y", "x"]), data(50), ["y", "x"], listener)
     y = run({"x": X})["y"]
     assert sorted(statistics.tensors) == ["x", "y"]
     assert statistics.tensors["y"].count == y.size
@@ -63,7 +64,7 @@ def test_batch_size_changes_no_range(data: Any) -> None:
         return {"y": np.round(feed["x"] * 64) @ np.arange(-4, 4, dtype=np.float32)[:, None]}
 
     found = {
-        batch: derive_ranges(collect(exact, data(batch), ["y"], Silent()), "percentile", 99.0)
+        batch: derive_ranges(collect(tallied(exact, ["y"]), data(batch), ["y"], Silent()), "percentile", 99.0)
         for batch in (1, 2, 7, 120)
     }
     assert len({ranges.tensors["y"].to_json() for ranges in found.values()}) == 1
@@ -80,9 +81,9 @@ def test_the_first_nan_is_reported_with_tensor_and_place_and_the_reader_stops(da
         return {"y": feed["x"] * (np.nan if calls == 3 else 1)}
 
     with pytest.raises(
-        InputError, match=r"tensor 'y' became NaN or infinite \(80 values\) in feed 2, behind sample 20"
+        InputError, match=r": feed 2, behind sample 20: tensor 'y' became NaN or infinite \(80 values\)$"
     ):
-        collect(broken, data(10), ["y"], Silent())
+        collect(tallied(broken, ["y"]), data(10), ["y"], Silent())
     assert calls == 3
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("trtpipe-data")]
 
@@ -92,7 +93,7 @@ def test_a_bad_sample_stops_the_run(data: Any, tmp_path: Path) -> None:
     bad[33, 3] = np.inf
     np.save(tmp_path / "x.npy", bad)
     with pytest.raises(InputError, match=r"x\.npy: row 33: input 'x' holds NaN or infinity"):
-        collect(run, data(10), ["y"], Silent())
+        collect(tallied(run, ["y"]), data(10), ["y"], Silent())
 
 
 def test_no_samples(contract: MakeContract) -> None:
@@ -101,10 +102,10 @@ def test_no_samples(contract: MakeContract) -> None:
             yield from ()
 
     with pytest.raises(InputError, match="there are no samples"):
-        collect(run, Nothing(contract(x=("float32", (1, 8))), {}, 1), ["y"], Silent())
+        collect(tallied(run, ["y"]), Nothing(contract(x=("float32", (1, 8))), {}, 1), ["y"], Silent())
 
 
 def test_observing_nothing_still_accounts_for_the_data(data: Any) -> None:
-    statistics = collect(run, data(), [], Silent())
+    statistics = collect(tallied(run, []), data(), [], Silent())
     assert statistics.tensors == {}
     assert statistics.samples == 120

@@ -12,7 +12,8 @@ def followed(rows: np.ndarray, **others: np.ndarray) -> Settling | None:
     statistics, course = Statistics.empty(["t", *others]), Course()
     for index, row in enumerate(rows):
         statistics.update({"t": row, **{name: values[index] for name, values in others.items()}})
-        course.follow(statistics, index + 1)
+        if course.due(index + 1):
+            course.note(statistics, index + 1)
     return course.settling(statistics, len(rows))
 
 

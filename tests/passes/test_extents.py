@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from models import branches, conv_net, looped, model, normal, run, with_outputs
+from models import branches, conv_net, looped, model, normal, run, tallied, with_outputs
 
 from trtpipe.calibration.extents import ExtentTally
 from trtpipe.passes.expose import expose
@@ -21,9 +21,9 @@ def measured(proto: onnx.ModelProto, *feeds: dict[str, np.ndarray]):
     probes = add_probes(loaded)
     expose(loaded, tuple(probes))
     probed = ir.serde.serialize_model(loaded)
-    tally = ExtentTally(lambda feed: run(probed, feed), probes)
+    tally = ExtentTally(tallied(lambda feed: run(probed, feed), ()), probes)
     for feed in feeds:
-        tally(feed)
+        tally.run(feed)
     return tally.finish(len(feeds))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from models import tallied
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.calibration.collect import collect
@@ -20,7 +21,7 @@ def test_figures_of_a_collection(tmp_path):
     def half_zero(feed):
         return {"y": np.where(feed["x"] < 0.5, 0, -feed["x"]).astype(np.float32)}
 
-    save_statistics(collect(half_zero, data, ["y"], Silent()), tmp_path / "statistics.npz")
+    save_statistics(collect(tallied(half_zero, ["y"]), data, ["y"], Silent()), tmp_path / "statistics.npz")
     found = summarise_statistics(tmp_path / "statistics.npz")
     assert found.samples == 8
     assert found.account.digest == data.digest()

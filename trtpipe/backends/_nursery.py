@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, TypeAlias
 
 from pydantic import TypeAdapter
 
@@ -29,7 +29,11 @@ from trtpipe.backends._sandbox import confine
 from trtpipe.imports import defer_sympy, no_telemetry
 
 if TYPE_CHECKING:
+    from trtpipe.backends.base import Feed
     from trtpipe.backends.onnxruntime import OnnxRunner
+    from trtpipe.backends.reduction import Reduction
+
+Act: TypeAlias = Literal["infer", "time", "open", "reducer", "reduce", "result"]
 
 #: Handles that go with a request for a child: its conversation, its shared memory, where it prints.
 HANDLES = 3
@@ -53,11 +57,20 @@ class Answer(Record):
 
 
 class Order(NamedTuple):
-    """Runs: the feeds, and whether outputs are wanted, or only the time it takes. Or another graph to open instead."""
+    """What an open graph is to do.
 
+    Attributes:
+        act: ``infer`` the feeds and give the outputs, or only the ``time`` it takes; ``open`` another graph instead;
+            get a ``reducer``, ``reduce`` what one feed gives, and give its ``result``.
+        feeds: in shared memory.
+        what: the other graph's path, or the reducer's ``module:Class``.
+        names: what the reducer is made from.
+    """
+
+    act: Act
     feeds: list[list[Parcel]]
-    returns: bool
-    model: str = ""
+    what: str = ""
+    names: tuple[str, ...] = ()
 
 
 class Found(NamedTuple):
@@ -196,25 +209,44 @@ def _run_graph(model: Path, threads: int, letters: Letters, arena: Arena) -> str
 
     with opened_here(model, threads) as runner:
         letters.send(_done(Opened(inputs=runner.inputs, outputs=runner.outputs)))
-        while not (order := ORDER.validate_json(letters.wait())).model:
-            letters.send(_run(order, runner, arena))
-    return order.model
+        desk = _Desk(runner, arena)
+        while (order := ORDER.validate_json(letters.wait())).act != "open":
+            letters.send(desk.answer(order))
+    return order.what
 
 
 def _done(reply: Record) -> bytes:
     return Outcome(kind="done", reply=reply.to_dict()).model_dump_json().encode()
 
 
-def _run(order: Order, runner: OnnxRunner, arena: Arena) -> bytes:
-    try:
-        feeds = [arena.unpack(feed, copy=False) for feed in order.feeds]
-        run = runner.peek if len(feeds) == 1 else runner.infer
-        begin = time.perf_counter()
-        outputs = [run(feed) for feed in feeds]
-        seconds = time.perf_counter() - begin
-        return FOUND.dump_json(Found(arena.pack(outputs) if order.returns else [], seconds))
-    except Exception as error:  # noqa: BLE001
-        return _told(error)
+class _Desk:
+    """Does what is ordered of one open graph."""
+
+    def __init__(self, runner: OnnxRunner, arena: Arena) -> None:
+        self._runner = runner
+        self._arena = arena
+        self._reduction: Reduction | None = None
+
+    def answer(self, order: Order) -> bytes:
+        """What came of it, or why nothing did."""
+        try:
+            feeds = [self._arena.unpack(feed, copy=False) for feed in order.feeds]
+            begin = time.perf_counter()
+            outputs = self._do(order, feeds)
+            seconds = time.perf_counter() - begin
+            return FOUND.dump_json(Found([] if order.act == "time" else self._arena.pack(outputs), seconds))
+        except Exception as error:  # noqa: BLE001
+            return _told(error)
+
+    def _do(self, order: Order, feeds: list[Feed]) -> list[Feed]:
+        if order.act == "reducer":
+            self._reduction = self._runner.reduced(order.what, order.names)
+            return []
+        if order.act in ("reduce", "result"):
+            assert self._reduction is not None
+            return [self._reduction.run(feed) for feed in feeds] or [self._reduction.result()]
+        run = self._runner.peek if len(feeds) == 1 else self._runner.infer
+        return [run(feed) for feed in feeds]
 
 
 def _told(error: Exception) -> bytes:

@@ -23,8 +23,10 @@ from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
     from trtpipe.artifact import R, Record, TensorSpec
-    from trtpipe.backends._nursery import Found, Wish
+    from trtpipe.backends._nursery import Act, Found, Wish
+    from trtpipe.backends._parcels import Arena
     from trtpipe.backends.base import Feed
+    from trtpipe.backends.reduction import Reduction
     from trtpipe.backends.worker import Limits
     from trtpipe.settings import Settings
 
@@ -73,23 +75,40 @@ class ApartRunner:
 
     def infer_all(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run once for each feed, all with one message; raises what ``infer`` raises."""
-        return [self._child.arena.unpack(each, copy=True) for each in self._run(feeds, returns=True).outputs]
+        return [self._child.arena.unpack(each, copy=True) for each in self._ask("infer", feeds).outputs]
 
-    def peek(self, feed: Feed) -> Feed:
-        """Run once; the arrays lie in shared memory, which the next run writes over."""
-        return self._child.arena.unpack(self._run([feed], returns=True).outputs[0], copy=False)
+    def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
+        """What runs the model and hands its outputs to a reducer, in the child."""
+        return _ReductionApart(self._ask, self._child.arena, reducer, tuple(names))
 
     def time(self, feed: Feed) -> float:
         """Seconds of one run, in the child; raises what ``infer`` raises."""
-        return self._run([feed], returns=False).seconds
+        return self._ask("time", [feed]).seconds
 
-    def _run(self, feeds: Sequence[Feed], *, returns: bool) -> Found:
+    def _ask(self, act: Act, feeds: Sequence[Feed] = (), what: str = "", names: tuple[str, ...] = ()) -> Found:
         from trtpipe.backends._nursery import FOUND, ORDER, Order
 
-        what = f"running {self._name}"
-        self._child.tell(ORDER.dump_json(Order(self._child.arena.pack(feeds), returns)), what)
-        letter = self._child.hear(what)
-        return FOUND.validate_json(letter) if letter.startswith(b"[") else FOUND.validate_python(_done(letter, what))
+        running = f"running {self._name}"
+        self._child.tell(ORDER.dump_json(Order(act, self._child.arena.pack(feeds), what, names)), running)
+        letter = self._child.hear(running)
+        return FOUND.validate_json(letter) if letter.startswith(b"[") else FOUND.validate_python(_done(letter, running))
+
+
+class _ReductionApart:
+    """A reduction in the child; its methods raise what ``ApartRunner.infer`` raises, and what the reducer raises."""
+
+    def __init__(self, ask: Callable[..., Found], arena: Arena, reducer: str, names: tuple[str, ...]) -> None:
+        self._ask = ask
+        self._arena = arena
+        self._ask("reducer", (), reducer, names)
+
+    def run(self, feed: Feed) -> Feed:
+        """Run once; the outputs that the reducer leaves."""
+        return self._arena.unpack(self._ask("reduce", [feed]).outputs[0], copy=True)
+
+    def result(self) -> Feed:
+        """What all runs came to since it was last asked."""
+        return self._arena.unpack(self._ask("result").outputs[0], copy=True)
 
 
 def _done(letter: bytes, what: str) -> dict[str, object]:
@@ -133,7 +152,7 @@ def opening_apart(settings: Settings) -> Iterator[Callable[[Path], ApartRunner]]
             folder, what = model.parent.absolute(), f"running {model.name}"
             path = str(folder / model.name)
             if born:
-                born[0].tell(ORDER.dump_json(Order([], returns=False, model=path)), what)
+                born[0].tell(ORDER.dump_json(Order("open", [], path)), what)
             else:
                 with _starting(what):
                     limits = limits_for(settings, work=LIGHT, size=folder_size(folder))

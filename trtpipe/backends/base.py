@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from trtpipe.artifact import IOContract, Record, TensorSpec
+from trtpipe.backends.reduction import ReductionHere, load_reducer
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import EnvironmentLacks, InternalError
 from trtpipe.profile import BuildSettings, ShapeRange
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from trtpipe.backends.reduction import Reduction
     from trtpipe.profile import DeploymentProfile
     from trtpipe.progress import Progress
     from trtpipe.settings import Settings
@@ -112,20 +114,24 @@ class Runner(Protocol):
 
 
 class OpenRunner(Runner, Protocol):
-    """What a back-end opens: a runner that can also lend its outputs, and time itself."""
+    """What a back-end opens: a runner that can also hand its outputs to a reducer, and time itself."""
 
     def infer_all(self, feeds: Sequence[Feed]) -> list[Feed]:
         """As ``infer`` for every feed; many small ones are quicker together."""
 
-    def peek(self, feed: Feed) -> Feed:
-        """As ``infer``, but the arrays are good until the next run only: large ones need not be copied."""
+    def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
+        """What runs the model and hands its outputs to a reducer.
+
+        Args:
+            reducer: ``trtpipe.module:Class`` of the reducer, made from ``names``.
+        """
 
     def time(self, feed: Feed) -> float:
         """Run once and forget the result; the seconds it took, until it lay in memory."""
 
 
 class SimpleRunner:
-    """Nothing to lend, and time is time on the clock."""
+    """Everything happens in this process, and time is time on the clock."""
 
     def infer(self, feed: Feed) -> Feed:
         """Run once."""
@@ -135,9 +141,9 @@ class SimpleRunner:
         """Run once for each."""
         return [self.infer(feed) for feed in feeds]
 
-    def peek(self, feed: Feed) -> Feed:
-        """Run once."""
-        return self.infer(feed)
+    def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
+        """What runs the model and hands its outputs to a reducer."""
+        return ReductionHere(self.infer, load_reducer(reducer, names))
 
     def time(self, feed: Feed) -> float:
         """Seconds of one run, on the clock."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from trtpipe.artifact import TensorSpec
 from trtpipe.backends.apart import DEVICE, ApartRunner, opening_apart
 from trtpipe.backends.base import EngineFacts, Refusal, SimpleRunner
+from trtpipe.backends.reduction import ReductionHere, load_reducer
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.imports import no_telemetry
 from trtpipe.oserrors import translate_os_errors
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from trtpipe.backends.base import Feed
+    from trtpipe.backends.reduction import Reduction
     from trtpipe.profile import DeploymentProfile
     from trtpipe.progress import Progress
     from trtpipe.settings import Settings
@@ -84,6 +86,10 @@ class OnnxRunner(SimpleRunner):
             given = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feed.items()}
             self._lent = self._session.run_with_ort_values(self._names, given)
             return {name: _seen(value) for name, value in zip(self._names, self._lent, strict=True)}
+
+    def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
+        """What runs the model and hands its outputs to a reducer, where they lie."""
+        return ReductionHere(self.peek, load_reducer(reducer, names))
 
     @contextmanager
     def _run(self) -> Iterator[None]:

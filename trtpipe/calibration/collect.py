@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING
 
 from trtpipe.calibration.account import AccountBuilder
 from trtpipe.calibration.checkpoint import Checkpoints, State
+from trtpipe.calibration.columns import from_columns
 from trtpipe.calibration.course import Course
 from trtpipe.calibration.sample import Sample
 from trtpipe.calibration.selection import empty
-from trtpipe.calibration.statistics import NonFiniteTensor, Statistics
+from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.tolerance import Flaw, Skipped, tolerate
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.backends.reduction import Reduction
     from trtpipe.calibration.sample import Dataset
     from trtpipe.progress import Progress
 
 
 def collect(
-    run: Callable[[Feed], Feed],
+    reduction: Reduction,
     dataset: Dataset,
     tensors: Iterable[str],
     progress: Progress,
@@ -33,7 +34,7 @@ def collect(
     """Statistics of ``tensors`` over all of ``dataset``; memory use does not depend on the number of samples.
 
     Args:
-        run: the model: takes a feed, gives the values of (at least) ``tensors``.
+        reduction: the model, whose outputs go to a ``Tally`` of ``tensors``.
         dataset: the samples.
         tensors: names of the tensors to observe; they hold floats.
         progress: told of phase ``calibrate``, in samples.
@@ -43,7 +44,7 @@ def collect(
     Raises:
         InputError: there are no samples, one bad sample too many, or a tensor became NaN or infinite.
     """
-    work = _Pass(run, dataset, Statistics.empty(tensors), tolerated)
+    work = _Pass(reduction, dataset, Statistics.empty(tensors), tolerated)
     if checkpoints is not None and (found := checkpoints.load()) is not None:
         work.restore(*found)
         progress.note(f"going on behind sample {work.account.samples}, where an earlier run was interrupted")
@@ -56,7 +57,7 @@ def collect(
             work.take(sample)
             progress.advance("calibrate", work.account.samples, dataset.samples)
             if checkpoints is not None and checkpoints.due:
-                checkpoints.save(work.statistics, work.save())
+                checkpoints.save(work.sofar(), work.save())
     statistics = work.finish()
     if checkpoints is not None:
         checkpoints.remove()
@@ -66,20 +67,20 @@ def collect(
 class _Pass:
     """A pass under way."""
 
-    def __init__(self, run: Callable[[Feed], Feed], dataset: Dataset, statistics: Statistics, tolerated: int) -> None:
-        self._run = run
+    def __init__(self, reduction: Reduction, dataset: Dataset, statistics: Statistics, tolerated: int) -> None:
+        self._reduction = reduction
         self._dataset = dataset
         self._tolerated = tolerated
         self._course = Course()
         self._skipped: list[Skipped] = []
-        self.statistics = statistics
+        self._statistics = statistics
         self.account = AccountBuilder(dataset)
         self.taken = 0
 
     def take(self, sample: Sample) -> None:
         """Run one feed and count what it gives; one that cannot be used leaves no trace but in the account."""
         try:
-            self.statistics.update(self._run(sample.feed))
+            self._reduction.run(sample.feed)
         except InputError as error:
             named = self._named(error)
             if not self._tolerated:
@@ -87,8 +88,15 @@ class _Pass:
             self._skip(named, sample.rows)
         else:
             self.account.add(sample.feed)
-            self._course.follow(self.statistics, self.account.samples)
+            if self._course.due(self.account.samples):
+                self._course.note(self.sofar(), self.account.samples)
         self.taken += 1
+
+    def sofar(self) -> Statistics:
+        """The statistics of all that was taken."""
+        names = tuple(self._statistics.tensors)
+        self._statistics = self._statistics.merge(from_columns(names, self._reduction.result()))
+        return self._statistics
 
     def save(self) -> State:
         return State(
@@ -99,7 +107,7 @@ class _Pass:
         )
 
     def restore(self, statistics: Statistics, state: State) -> None:
-        self.statistics = statistics
+        self._statistics = statistics
         self.taken = state.taken
         self.account.restore(state.account)
         self._course.restore(state.course)
@@ -113,7 +121,8 @@ class _Pass:
         """
         if not self.account.feeds:
             raise empty(self._dataset.name)
-        settling = self._course.settling(self.statistics, self.account.samples)
+        statistics = self.sofar()
+        settling = self._course.settling(statistics, self.account.samples)
         skipped = tuple(sorted((*self._dataset.skipped, *self._skipped), key=lambda each: (each.index, each.reason)))
         lost = sum(each.rows for each in skipped)
         if lost > self._tolerated:
@@ -122,19 +131,13 @@ class _Pass:
                 f"the last: {skipped[-1].reason}",
                 "repair the data, or raise --skip-bad-samples",
             )
-        self.statistics.accounts = (self.account.finish(settling, skipped),)
-        return self.statistics
+        statistics.accounts = (self.account.finish(settling, skipped),)
+        return statistics
 
     def _named(self, error: InputError) -> InputError:
         """``error`` with the place in the data."""
         place = f"feed {self.taken}, behind sample {self._before}"
-        if isinstance(error, NonFiniteTensor):
-            return InputError(
-                f"{self._dataset.name}: tensor {error.tensor!r} became NaN or infinite ({error.values} values) in"
-                f" {place}",
-                error.remedy,
-            )
-        return InputError(f"{self._dataset.name}: {error.message} ({place})", error.remedy)
+        return InputError(f"{self._dataset.name}: {place}: {error.message}", error.remedy)
 
     def _skip(self, error: InputError, rows: int) -> None:
         before = sum(each.rows for each in self._dataset.skipped)

@@ -45,11 +45,14 @@ class Course:
         self._points = [(point.samples, np.array(point.ranges)) for point in points]
         self._next = math.ceil(points[-1].samples * _GROWTH) if points else 1
 
-    def follow(self, statistics: Statistics, samples: int) -> None:
-        """Take a note, if it is time: ``samples`` rows have come in so far."""
-        if samples >= self._next:
-            self._points.append((samples, _ranges(statistics)))
-            self._next = math.ceil(samples * _GROWTH)
+    def due(self, samples: int) -> bool:
+        """Whether it is time for a note: ``samples`` rows have come in so far."""
+        return samples >= self._next
+
+    def note(self, statistics: Statistics, samples: int) -> None:
+        """Take a note of what is known after ``samples`` rows."""
+        self._points.append((samples, _ranges(statistics)))
+        self._next = math.ceil(samples * _GROWTH)
 
     def settling(self, statistics: Statistics, samples: int) -> Settling | None:
         """What the end looks like from here; ``None`` for too little data to say."""

@@ -10,9 +10,10 @@ import numpy as np
 from trtpipe.artifact import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from trtpipe.backends.base import Feed
+    from trtpipe.backends.reduction import Reduction
     from trtpipe.passes.extents import Probe
 
 _NOTHING = float(np.finfo(np.float32).max)
@@ -48,28 +49,32 @@ class Extents(Record):
 
 
 class ExtentTally:
-    """Gathers the numbers of probes over runs.
+    """Gathers the numbers of probes over the runs of a reduction.
 
     Args:
-        run: the probed graph.
+        reduction: of the probed graph; its reducer leaves the probes.
         probes: its outputs that hold probes, and what their elements are.
     """
 
-    def __init__(self, run: Callable[[Feed], Feed], probes: Mapping[str, tuple[Probe, ...]]) -> None:
-        self._run = run
+    def __init__(self, reduction: Reduction, probes: Mapping[str, tuple[Probe, ...]]) -> None:
+        self._reduction = reduction
         self._probes = probes
         self._lowest = {name: np.full(len(each), np.inf) for name, each in probes.items()}
         self._highest = {name: np.full(len(each), -np.inf) for name, each in probes.items()}
 
-    def __call__(self, feed: Feed) -> Feed:
+    def run(self, feed: Feed) -> Feed:
         """Run one feed and take note of its probes; several rows are the iterations of a loop."""
-        found = self._run(feed)
+        found = self._reduction.run(feed)
         for name, each in self._probes.items():
             rows = np.asarray(found[name], np.float64).reshape(-1, len(each))
             if rows.size:
                 self._lowest[name] = np.minimum(self._lowest[name], rows.min(axis=0))
                 self._highest[name] = np.maximum(self._highest[name], rows.max(axis=0))
         return found
+
+    def result(self) -> Feed:
+        """What the reducer made of the other outputs."""
+        return self._reduction.result()
 
     def finish(self, samples: int) -> Extents:
         """What was found in ``samples`` samples."""

@@ -40,23 +40,6 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _HALF = np.uint32(16)
 
 
-class NonFiniteTensor(InputError):
-    """A tensor became NaN or infinite.
-
-    Attributes:
-        tensor: its name.
-        values: how many.
-    """
-
-    def __init__(self, tensor: str, values: int) -> None:
-        super().__init__(
-            f"tensor {tensor!r} became NaN or infinite ({values} values)",
-            "check the data's normalisation and this sample; the model itself overflows in float32 on it",
-        )
-        self.tensor = tensor
-        self.values = values
-
-
 @dataclass(eq=False)
 class TensorStatistics:
     """What one tensor was seen to hold.
@@ -107,18 +90,26 @@ class TensorStatistics:
         if values.nonfinite:
             self.nonfinite += values.nonfinite
             values = _Values(values.flat[np.isfinite(values.flat)])
-        if not values.flat.size:
-            return
-        self.minimum = min(self.minimum, values.low)
-        self.maximum = max(self.maximum, values.high)
+        if values.flat.size:
+            self.minimum = min(self.minimum, values.low)
+            self.maximum = max(self.maximum, values.high)
+            self._count(values, 1)
+
+    def _take_back(self, values: _Values, minimum: float, maximum: float) -> None:
+        """Be as before the finite ``values`` were added, when the extremes were these."""
+        self.minimum, self.maximum = minimum, maximum
+        self._count(values, -1)
+
+    def _count(self, values: _Values, each: int) -> None:
         bins = np.empty(_CHUNK, np.intp)
         for magnitudes in values.counted():
             number = bins[: magnitudes.size]
-            self.count += magnitudes.size
-            self.zeros += magnitudes.size - int(np.count_nonzero(magnitudes))  # much faster than comparing floats
+            self.count += each * magnitudes.size
+            zeros = magnitudes.size - int(np.count_nonzero(magnitudes))  # much faster than comparing floats
+            self.zeros += each * zeros
             np.right_shift(magnitudes, _HALF, out=magnitudes)
             np.copyto(number, magnitudes)
-            np.add.at(self.histogram, number, 1)
+            np.add.at(self.histogram, number, each)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -244,16 +235,22 @@ class Statistics:
         """Take in the values of all tensors from one run, or none of them; other tensors in ``outputs`` are ignored.
 
         Raises:
-            NonFiniteTensor: one holds NaN or infinity.
+            InputError: one holds NaN or infinity.
         """
         if missing := [name for name in self.tensors if name not in outputs]:
             raise InternalError(f"the run gave no value for the observed tensor {missing[0]!r}")
-        found = {name: _Values(outputs[name]) for name in self.tensors}
-        for name, values in found.items():
+        taken: list[tuple[TensorStatistics, _Values, float, float]] = []
+        for name, tensor in self.tensors.items():  # one after the other: what was just read is still in the cache
+            values = _Values(outputs[name])
             if values.nonfinite:
-                raise NonFiniteTensor(name, values.nonfinite)
-        for name, values in found.items():
-            self.tensors[name]._add(values)
+                for each in taken:
+                    each[0]._take_back(*each[1:])
+                raise InputError(
+                    f"tensor {name!r} became NaN or infinite ({values.nonfinite} values)",
+                    "check the data's normalisation and this sample; the model itself overflows in float32 on it",
+                )
+            taken.append((tensor, values, tensor.minimum, tensor.maximum))
+            tensor._add(values)
 
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both taken together; exact, associative and commutative.

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.backends.reduction import ReductionHere
 from trtpipe.errors import InputError
 from trtpipe.profile import CALIBRATED, HALF
 from trtpipe.stages.halves import EXTENTS, prepare_half
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed, OpenRunner
     from trtpipe.calibration.dataset import Dataset
     from trtpipe.calibration.extents import Extents
     from trtpipe.calibration.statistics import Statistics
@@ -65,6 +65,7 @@ class Observe:
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.statistics import Statistics
         from trtpipe.calibration.statistics_file import save_statistics
+        from trtpipe.calibration.tally import Tally
 
         simplified = inputs.path("simplified")
         precision = job.profile.precision
@@ -82,7 +83,7 @@ class Observe:
         elif tensors or half:
             statistics, extents = self._observe(job, simplified, tensors, dataset, workdir, progress, half=half)
         else:  # the data is looked at, but the model need not run
-            statistics = collect(lambda feed: {}, dataset, (), progress)
+            statistics = collect(ReductionHere(lambda feed: {}, Tally(())), dataset, (), progress)
         for warning in statistics.account.warnings if statistics.account else ():
             progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)
@@ -105,12 +106,13 @@ class Observe:
         from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.extents import ExtentTally
+        from trtpipe.calibration.tally import TALLY
 
         observed = workdir / "observed.onnx"
         extra, probes = write_observed(simplified, observed, tensors, half=half)
         try:
             with load_backend("onnxruntime").open(observed, job.settings) as runner:
-                tally = ExtentTally(Observer(runner, (*tensors, *probes)), probes)
+                tally = ExtentTally(runner.reduced(TALLY, tensors), probes)
                 tolerated = job.recipe.data.skip_bad_samples
                 checkpoints = None if half else Checkpoints(workdir)  # extents are not in them
                 statistics = collect(tally, dataset, tensors, progress, tolerated, checkpoints)
@@ -163,17 +165,3 @@ def write_observed(
     probes = add_probes(model) if half else {}
     expose(model, (*tensors, *probes))
     return save_model(model, path), probes
-
-
-class Observer:
-    """Runs the observed graph; tensors that are graph inputs themselves are taken from the feed."""
-
-    def __init__(self, runner: OpenRunner, tensors: tuple[str, ...]) -> None:
-        self._runner = runner
-        self._tensors = tensors
-        self._inputs = {spec.name for spec in runner.inputs}
-
-    def __call__(self, feed: Feed) -> Feed:
-        """Values of all observed tensors for one feed, good until the next one."""
-        found = self._runner.peek({name: value for name, value in feed.items() if name in self._inputs})
-        return {name: found[name] if name in found else feed[name] for name in self._tensors}
