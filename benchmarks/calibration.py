@@ -1,7 +1,7 @@
 """What calibration costs: CPU time a sample and peak memory, ours and the peers', against plain inference.
 
     python benchmarks/calibration.py [--models resnet50 minilm] [--samples 32 128 512] [--peers FOLDER]
-                                     [--peer-samples 128] [--out RESULT.json]
+                                     [--peer-samples 128] [--peer-memory 10] [--rounds 3] [--out RESULT.json]
 
 ``plain`` is onnxruntime running the same samples and nothing else; ``trtpipe`` is the pass over the data with all that
 belongs to it (every statistic, the account of the data, its digest). Both take the time of the work alone, and the peak
@@ -10,7 +10,9 @@ What follows it, whatever the number of samples, has a figure of its own at the 
 method.
 ``... end to end`` is whole processes, from the start of the interpreter to a quantised ONNX file: ours (without
 repairs, which no peer makes) and, with ``--peers``, nvidia-modelopt and onnxruntime's quantiser, in an environment
-that is made in FOLDER (2 GB). A peer that needs more than 10 GiB is stopped, and tried with a quarter of the samples.
+that is made in FOLDER (2 GB). A peer that needs more than 10 GiB (or another limit) is stopped, and tried with a
+quarter of the samples. All take turns for some rounds, and of each the run with the median CPU time counts: no machine
+is quiet.
 ``paired`` runs the plain and the observed model in turn, sample by sample, in one process: the ratio that holds on a
 machine with other work on it.
 """
@@ -26,19 +28,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import peers
+from calibration_schemes import INPUTS, SCHEMES, TENSORS, derivation, feeds, paired, quantise
 
 HERE = Path(__file__).resolve().parent
-#: model -> (input, shape of one sample)
-INPUTS = {"resnet50": ("image", (1, 3, 224, 224)), "minilm": ("ids", (1, 64))}
-_PEER_MEMORY = 10 << 30
-_TENSORS, _VALUES = 120, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,8 @@ def main() -> int:
     parser.add_argument("--samples", nargs="*", type=int, default=[32, 128, 512])
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--peer-samples", type=int, default=128)
+    parser.add_argument("--peer-memory", type=float, default=10.0, metavar="GiB")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--quantise", nargs=3, type=Path, help=argparse.SUPPRESS)
@@ -82,7 +83,7 @@ def main() -> int:
             print(f"paired: observing {name} takes {ratios[name]:.2f} times the CPU time of plain inference")
     report(figures)
     seconds = derivation()
-    print(f"\nranges of {_TENSORS} tensors by every method: {seconds:.2f} s of CPU time")
+    print(f"\nranges of {TENSORS} tensors by every method: {seconds:.2f} s of CPU time")
     if arguments.out:
         document = {
             "machine": machine(),
@@ -98,13 +99,16 @@ def run_all(arguments: argparse.Namespace, work: Path) -> Iterator[Figure]:
     for name in arguments.models:
         path = work / f"{name}.onnx"
         subprocess.run([sys.executable, HERE / "models.py", name, path], check=True, stdout=subprocess.DEVNULL)
-        for samples in arguments.samples:
-            for scheme in SCHEMES:
-                yield in_child(name, scheme, samples, path)
-        yield end_to_end(name, arguments.peer_samples, path)
+        runs = [partial(in_child, name, scheme, count, path) for count in arguments.samples for scheme in SCHEMES]
+        runs.append(partial(end_to_end, name, arguments.peer_samples, path))
         if arguments.peers is not None:
-            for tool in peers.METHODS:
-                yield from by_peer(peers.peer_python(arguments.peers), tool, name, arguments.peer_samples, path)
+            python, memory = peers.peer_python(arguments.peers), int(arguments.peer_memory * 2**30)
+            runs += [
+                partial(by_peer, python, tool, name, arguments.peer_samples, path, memory) for tool in peers.METHODS
+            ]
+        rounds = [[run() for run in runs] for _ in range(arguments.rounds)]
+        for found in zip(*rounds, strict=True):
+            yield sorted(found, key=lambda figure: figure.cpu)[len(found) // 2]
 
 
 def in_child(name: str, scheme: str, samples: int, path: Path) -> Figure:
@@ -133,153 +137,17 @@ def end_to_end(name: str, samples: int, path: Path) -> Figure:
     return Figure(name, "trtpipe entropy end to end", samples, cost.wall, cost.cpu, cost.peak, cost.error)
 
 
-def quantise(model: Path, data: Path, work: Path) -> None:
-    """What a user of the Python API writes, as peers.py does for the others: calibrate, and lower."""
-    import trtpipe
-    from trtpipe.recipe import CalibrationRecipe, DataSettings
-    from trtpipe.settings import Settings
-
-    job = trtpipe.make_job(
-        profile=trtpipe.DeploymentProfile(precision="int8"),
-        recipe=CalibrationRecipe(method="entropy", repair="none", data=DataSettings(source=str(data))),
-        settings=Settings(cache_dir=work / "cache"),
-        engines=False,
-    )
-    trtpipe.calibrate(job, model, work / "out")
-    trtpipe.lower(job, model, work / "out", work / "out" / "ranges.json")
-
-
-def by_peer(python: Path, tool: str, name: str, samples: int, path: Path) -> Iterator[Figure]:
+def by_peer(python: Path, tool: str, name: str, samples: int, path: Path, memory: int) -> Figure:
     """A peer's quantisation; again with fewer samples where it fails."""
     data, out = path.with_suffix(".npz"), path.with_name("peer.onnx")
     for count in (samples, samples // 4, samples // 16):
         peers.write_feeds(data, feeds(name, count))
-        cost = peers.quantise(python, tool, "entropy", path, data, out, _PEER_MEMORY)
-        yield Figure(name, f"{tool} entropy end to end", count, cost.wall, cost.cpu, cost.peak, cost.error)
+        cost = peers.quantise(python, tool, "entropy", path, data, out, memory)
+        figure = Figure(name, f"{tool} entropy end to end", count, cost.wall, cost.cpu, cost.peak, cost.error)
         if not cost.error:
-            return
-
-
-def feeds(name: str, samples: int) -> Iterator[dict[str, np.ndarray]]:
-    """Seeded samples, one at a time."""
-    key, shape = INPUTS[name]
-    for index in range(samples):
-        random = np.random.default_rng(index)
-        if key == "ids":
-            yield {key: random.integers(0, 30522, shape)}
-        else:
-            yield {key: random.standard_normal(shape, dtype=np.float32)}
-
-
-def plain(name: str, samples: int, path: Path) -> Callable[[], None]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()  # as ours: threads that wait must not count as work
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def work() -> None:
-        for feed in feeds(name, samples):
-            session.run(None, feed)
-
-    return work
-
-
-def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
-    """What ``trtpipe calibrate`` does with the data: every statistic, and the account with its digest."""
-    import trtpipe
-    from trtpipe.backends.base import load_backend
-    from trtpipe.calibration.collect import collect
-    from trtpipe.calibration.dataset import open_dataset
-    from trtpipe.calibration.tally import TALLY
-    from trtpipe.onnxfile import read_contract
-    from trtpipe.recipe import DataSettings
-    from trtpipe.settings import Settings
-    from trtpipe.stages.observe import tensors_of, write_observed
-
-    os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
-    observed = path.with_name(f"{name}-observed.onnx")
-    tensors = tensors_of(path, ())
-    write_observed(path, observed, tensors, half=False)
-    dataset = open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path))
-
-    stack = ExitStack()
-    runner = stack.enter_context(load_backend("onnxruntime").open(observed, Settings.in_child()))
-
-    def work() -> None:
-        with stack:
-            collect(runner.reduced(TALLY, tensors), dataset, tensors, trtpipe.Silent())
-
-    return work
-
-
-SCHEMES: dict[str, Callable[[str, int, Path], Callable[[], None]]] = {"plain": plain, "trtpipe": ours}
-
-
-def paired(name: str, path: Path, rounds: int = 64) -> float:
-    """Median CPU time of one sample observed, with its statistics and account, over that of plain inference."""
-    import onnxruntime
-
-    from trtpipe.backends.base import load_backend
-    from trtpipe.calibration.account import AccountBuilder
-    from trtpipe.calibration.dataset import open_dataset
-    from trtpipe.calibration.tally import TALLY
-    from trtpipe.onnxfile import read_contract
-    from trtpipe.recipe import DataSettings
-    from trtpipe.settings import Settings
-    from trtpipe.stages.observe import tensors_of, write_observed
-
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    observed, tensors = path.with_name(f"{name}-observed.onnx"), tensors_of(path, ())
-    write_observed(path, observed, tensors, half=False)
-    os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
-    account = AccountBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
-    times: list[tuple[float, float]] = []
-    with load_backend("onnxruntime").open(observed, Settings.in_child()) as runner:
-        reduction = runner.reduced(TALLY, tensors)
-        for feed in feeds(name, rounds):
-            begin = time.process_time()
-            session.run(None, feed)
-            middle = time.process_time()
-            reduction.run(feed)
-            account.add(feed)
-            times.append((middle - begin, time.process_time() - middle))
-    alone, ours_too = np.median(np.array(times), axis=0)
-    return float(ours_too / alone)
-
-
-def stream() -> Iterator[dict[str, np.ndarray]]:
-    """The samples as a data source of trtpipe's."""
-    name, samples = os.environ["TRTPIPE_BENCHMARK"].split()
-    return feeds(name, int(samples))
-
-
-def every_range(statistics: object) -> None:
-    """The ranges by every method."""
-    from trtpipe.calibration.methods import CHOICES
-    from trtpipe.calibration.ranges import range_of
-    from trtpipe.calibration.statistics import Statistics
-
-    assert isinstance(statistics, Statistics)
-    for choice in CHOICES:
-        for tensor, found in statistics.tensors.items():
-            range_of(tensor, found, choice, "int8")
-
-
-def derivation() -> float:
-    """Seconds of CPU time for the ranges of 120 tensors of a million values each, of several distributions."""
-    from trtpipe.calibration.statistics import Statistics
-
-    statistics = Statistics.empty(f"tensor {index:03}" for index in range(_TENSORS))
-    for index, tensor in enumerate(statistics.tensors.values()):
-        random = np.random.default_rng(index)
-        values = (random.standard_normal, random.standard_cauchy, random.standard_exponential)[index % 3](_VALUES)
-        tensor.update(np.maximum(values, 0) if index % 2 else values)
-    begin = time.process_time()
-    every_range(statistics)
-    return time.process_time() - begin
+            break
+        print(f"{tool} with {count} samples: {cost.error}", flush=True)
+    return figure
 
 
 def report(figures: list[Figure]) -> None:

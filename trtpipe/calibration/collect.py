@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.calibration.account import AccountBuilder
 from trtpipe.calibration.checkpoint import Checkpoints, State
-from trtpipe.calibration.columns import from_columns
+from trtpipe.calibration.columns import add_columns
 from trtpipe.calibration.course import Course
 from trtpipe.calibration.sample import Sample
 from trtpipe.calibration.selection import empty
@@ -94,8 +94,7 @@ class _Pass:
 
     def sofar(self) -> Statistics:
         """The statistics of all that was taken."""
-        names = tuple(self._statistics.tensors)
-        self._statistics = self._statistics.merge(from_columns(names, self._reduction.result()))
+        add_columns(self._statistics, self._reduction.result())
         return self._statistics
 
     def save(self) -> State:

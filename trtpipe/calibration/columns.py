@@ -28,7 +28,7 @@ COLUMNS = {
 def to_columns(statistics: Statistics) -> dict[str, np.ndarray]:
     """What was found in the tensors, in the order of their names; the accounts are left out."""
     tensors = [statistics.tensors[name] for name in sorted(statistics.tensors)]
-    filled = [np.flatnonzero(tensor.histogram) for tensor in tensors]
+    filled = [np.flatnonzero(tensor.filled) for tensor in tensors]
     counts = [tensor.histogram[bins] for tensor, bins in zip(tensors, filled, strict=True)]
     columns = {
         "count": [tensor.count for tensor in tensors],
@@ -41,6 +41,20 @@ def to_columns(statistics: Statistics) -> dict[str, np.ndarray]:
         "counts": np.concatenate([np.empty(0, int), *counts]),
     }
     return {name: np.asarray(columns[name], dtype) for name, dtype in COLUMNS.items()}
+
+
+def add_columns(statistics: Statistics, columns: Mapping[str, np.ndarray]) -> None:
+    """Add to ``statistics`` what ``to_columns`` made of others of the same tensors."""
+    begin = 0
+    for number, name in enumerate(sorted(statistics.tensors)):
+        tensor, end = statistics.tensors[name], int(columns["ends"][number])
+        tensor.count += int(columns["count"][number])
+        tensor.zeros += int(columns["zeros"][number])
+        tensor.nonfinite += int(columns["nonfinite"][number])
+        tensor.minimum = min(tensor.minimum, float(columns["minimum"][number]))
+        tensor.maximum = max(tensor.maximum, float(columns["maximum"][number]))
+        tensor.histogram[columns["bins"][begin:end]] += columns["counts"][begin:end]
+        begin = end
 
 
 def from_columns(names: Sequence[str], columns: Mapping[str, np.ndarray]) -> Statistics:

@@ -81,7 +81,7 @@ def clipped(tensor: TensorStatistics, percentile: float, precision: EightBit) ->
     del precision
     rank = percentile / 100 * (tensor.count - 1)
     below = int(rank)
-    cumulative = np.cumsum(tensor.histogram)
+    cumulative = np.cumsum(tensor.filled)
     low, high = (_magnitude(tensor, cumulative, min(below + step, tensor.count - 1)) for step in (0, 1))
     return low + (rank - below) * (high - low)
 

@@ -69,6 +69,11 @@ class TensorStatistics:
         """A lower bound of all magnitudes: the smallest one if all values have one sign, otherwise 0."""
         return max(self.minimum, -self.maximum, 0.0) if self.count else 0.0
 
+    @property
+    def filled(self) -> np.ndarray:
+        """The histogram up to the bin of the largest magnitude; nothing lies beyond."""
+        return self.histogram[: (int(np.float32(self.largest).view(np.uint32)) >> 16) + 1]
+
     def update(self, values: np.ndarray) -> None:
         """Take in an array of any shape and float type; temporaries stay under a megabyte if it is
         contiguous float32, otherwise it is converted first.

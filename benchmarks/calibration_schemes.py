@@ -1,0 +1,153 @@
+"""What calibration.py measures: plain inference, the pass over the data, whole runs, and what follows a pass."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+#: model -> (input, shape of one sample)
+INPUTS = {"resnet50": ("image", (1, 3, 224, 224)), "minilm": ("ids", (1, 64))}
+TENSORS, _VALUES = 120, 1 << 20
+
+
+def feeds(name: str, samples: int) -> Iterator[dict[str, np.ndarray]]:
+    """Seeded samples, one at a time."""
+    key, shape = INPUTS[name]
+    for index in range(samples):
+        random = np.random.default_rng(index)
+        if key == "ids":
+            yield {key: random.integers(0, 30522, shape)}
+        else:
+            yield {key: random.standard_normal(shape, dtype=np.float32)}
+
+
+def plain(name: str, samples: int, path: Path) -> Callable[[], None]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()  # as ours: threads that wait must not count as work
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def work() -> None:
+        for feed in feeds(name, samples):
+            session.run(None, feed)
+
+    return work
+
+
+def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
+    """What ``trtpipe calibrate`` does with the data: every statistic, and the account with its digest."""
+    import trtpipe
+    from trtpipe.backends.base import load_backend
+    from trtpipe.calibration.collect import collect
+    from trtpipe.calibration.dataset import open_dataset
+    from trtpipe.calibration.tally import TALLY
+    from trtpipe.onnxfile import read_contract
+    from trtpipe.recipe import DataSettings
+    from trtpipe.settings import Settings
+    from trtpipe.stages.observe import tensors_of, write_observed
+
+    os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
+    observed = path.with_name(f"{name}-observed.onnx")
+    tensors = tensors_of(path, ())
+    write_observed(path, observed, tensors, half=False)
+    dataset = open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path))
+
+    stack = ExitStack()
+    runner = stack.enter_context(load_backend("onnxruntime").open(observed, Settings.in_child()))
+
+    def work() -> None:
+        with stack:
+            collect(runner.reduced(TALLY, tensors), dataset, tensors, trtpipe.Silent())
+
+    return work
+
+
+SCHEMES: dict[str, Callable[[str, int, Path], Callable[[], None]]] = {"plain": plain, "trtpipe": ours}
+
+
+def quantise(model: Path, data: Path, work: Path) -> None:
+    """What a user of the Python API writes, as peers.py does for the others: calibrate, and lower."""
+    import trtpipe
+    from trtpipe.recipe import CalibrationRecipe, DataSettings
+    from trtpipe.settings import Settings
+
+    job = trtpipe.make_job(
+        profile=trtpipe.DeploymentProfile(precision="int8"),
+        recipe=CalibrationRecipe(method="entropy", repair="none", data=DataSettings(source=str(data))),
+        settings=Settings(cache_dir=work / "cache"),
+        engines=False,
+    )
+    trtpipe.calibrate(job, model, work / "out")
+    trtpipe.lower(job, model, work / "out", work / "out" / "ranges.json")
+
+
+def paired(name: str, path: Path, rounds: int = 64) -> float:
+    """Median CPU time of one sample observed, with its statistics and account, over that of plain inference."""
+    import onnxruntime
+
+    from trtpipe.backends.base import load_backend
+    from trtpipe.calibration.account import AccountBuilder
+    from trtpipe.calibration.dataset import open_dataset
+    from trtpipe.calibration.tally import TALLY
+    from trtpipe.onnxfile import read_contract
+    from trtpipe.recipe import DataSettings
+    from trtpipe.settings import Settings
+    from trtpipe.stages.observe import tensors_of, write_observed
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    observed, tensors = path.with_name(f"{name}-observed.onnx"), tensors_of(path, ())
+    write_observed(path, observed, tensors, half=False)
+    os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
+    account = AccountBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
+    times: list[tuple[float, float]] = []
+    with load_backend("onnxruntime").open(observed, Settings.in_child()) as runner:
+        reduction = runner.reduced(TALLY, tensors)
+        for feed in feeds(name, rounds):
+            begin = time.process_time()
+            session.run(None, feed)
+            middle = time.process_time()
+            reduction.run(feed)
+            account.add(feed)
+            times.append((middle - begin, time.process_time() - middle))
+    alone, ours_too = np.median(np.array(times), axis=0)
+    return float(ours_too / alone)
+
+
+def stream() -> Iterator[dict[str, np.ndarray]]:
+    """The samples as a data source of trtpipe's."""
+    name, samples = os.environ["TRTPIPE_BENCHMARK"].split()
+    return feeds(name, int(samples))
+
+
+def every_range(statistics: object) -> None:
+    """The ranges by every method."""
+    from trtpipe.calibration.methods import CHOICES
+    from trtpipe.calibration.ranges import range_of
+    from trtpipe.calibration.statistics import Statistics
+
+    assert isinstance(statistics, Statistics)
+    for choice in CHOICES:
+        for tensor, found in statistics.tensors.items():
+            range_of(tensor, found, choice, "int8")
+
+
+def derivation() -> float:
+    """Seconds of CPU time for the ranges of 120 tensors of a million values each, of several distributions."""
+    from trtpipe.calibration.statistics import Statistics
+
+    statistics = Statistics.empty(f"tensor {index:03}" for index in range(TENSORS))
+    for index, tensor in enumerate(statistics.tensors.values()):
+        random = np.random.default_rng(index)
+        values = (random.standard_normal, random.standard_cauchy, random.standard_exponential)[index % 3](_VALUES)
+        tensor.update(np.maximum(values, 0) if index % 2 else values)
+    begin = time.process_time()
+    every_range(statistics)
+    return time.process_time() - begin
