@@ -50,12 +50,14 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     from trtpipe.onnxfile import read_contract
     from trtpipe.recipe import DataSettings
     from trtpipe.settings import Settings
-    from trtpipe.stages.observe import tensors_of, write_observed
+    from trtpipe.stages.observe import load_clean, tensors_of, write_observed
 
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
     observed = path.with_name(f"{name}-observed.onnx")
-    tensors = tensors_of(path, ())
-    write_observed(path, observed, tensors, half=False)
+    model = load_clean(path)
+    tensors = tensors_of(model)
+    write_observed(model, observed, tensors, half=False)
+    del model  # a build opens the graph in a child
     dataset = open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path))
 
     stack = ExitStack()
@@ -98,13 +100,14 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     from trtpipe.onnxfile import read_contract
     from trtpipe.recipe import DataSettings
     from trtpipe.settings import Settings
-    from trtpipe.stages.observe import tensors_of, write_observed
+    from trtpipe.stages.observe import load_clean, tensors_of, write_observed
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    observed, tensors = path.with_name(f"{name}-observed.onnx"), tensors_of(path, ())
-    write_observed(path, observed, tensors, half=False)
+    observed, model = path.with_name(f"{name}-observed.onnx"), load_clean(path)
+    tensors = tensors_of(model)
+    write_observed(model, observed, tensors, half=False)
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
     account = AccountBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
     times: list[tuple[float, float]] = []

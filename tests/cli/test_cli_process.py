@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TRTPIPE = [sys.executable, "-m", "trtpipe"]
+#: Ctrl-C counts even where the tests themselves were started with it ignored, as a shell does for ``command &``.
+INTERRUPTIBLE = """\
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from trtpipe.cli import main
+main()
+"""
 
 
-def trtpipe_process(*words: str | Path, **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*TRTPIPE, *map(str, words)],
-        stdout=options.get("stdout", subprocess.PIPE),  # type: ignore[call-overload]
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def trtpipe_process(*words: str | Path, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", INTERRUPTIBLE, *map(str, words)]
+    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 def test_module_and_script_are_the_same_command() -> None:

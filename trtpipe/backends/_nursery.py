@@ -5,6 +5,7 @@ It never looks at a model itself, so it lives as long as its parent; what it for
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     """Serve wishes from the socket whose handle ``arguments`` name, until the parent ends."""
     no_telemetry()
     defer_sympy()
+    gc.disable()  # all this stays
     import ml_dtypes  # noqa: F401 - all that a child would import
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
@@ -104,6 +106,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     control = socket.socket(fileno=int(arguments[0]))
     if not _has_wish(control):  # woken before there is one: time for what only tasks need
         _import_for_tasks()
+    gc.freeze()
+    gc.enable()
     children: set[int] = set()
     while True:
         line, handles, _, _ = socket.recv_fds(control, LINE_BYTES, HANDLES)

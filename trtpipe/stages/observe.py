@@ -17,6 +17,10 @@ from trtpipe.profile import CALIBRATED, HALF
 from trtpipe.stages.halves import EXTENTS, prepare_half
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx_ir as ir
+
     from trtpipe.calibration.dataset import Dataset
     from trtpipe.calibration.extents import Extents
     from trtpipe.calibration.statistics import Statistics
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
 
 STATISTICS = "statistics.npz"
+OBSERVED = "observed.onnx"
 
 
 class Observe:
@@ -67,9 +72,9 @@ class Observe:
         from trtpipe.calibration.statistics_file import save_statistics
         from trtpipe.calibration.tally import Tally
 
-        simplified = inputs.path("simplified")
         precision = job.profile.precision
-        tensors = tensors_of(simplified, attention=precision == "best") if precision in CALIBRATED else ()
+        model = load_clean(inputs.path("simplified"))
+        tensors = tensors_of(model, attention=precision == "best") if precision in CALIBRATED else ()
         half = precision in HALF and bool(job.recipe.data.source)  # random data says nothing about real extremes
         dataset = inputs.datasets.get("calibration-data")
         if dataset is None and (tensors or half):
@@ -81,7 +86,13 @@ class Observe:
         if dataset is None:
             statistics = Statistics.empty(())
         elif tensors or half:
-            statistics, extents = self._observe(job, simplified, tensors, dataset, workdir, progress, half=half)
+            written, probes = write_observed(model, workdir / OBSERVED, tensors, half=half)
+            del model  # whoever runs it reads the file
+            try:
+                statistics, extents = self._observe(job, tensors, probes if half else None, dataset, workdir, progress)
+            finally:
+                for name in written:
+                    (workdir / name).unlink(missing_ok=True)
         else:  # the data is looked at, but the model need not run
             statistics = collect(ReductionHere(lambda feed: {}, Tally(())), dataset, (), progress)
         for warning in statistics.account.warnings if statistics.account else ():
@@ -95,31 +106,22 @@ class Observe:
     def _observe(
         self,
         job: Job,
-        simplified: Path,
         tensors: tuple[str, ...],
+        probes: Mapping[str, tuple[Probe, ...]] | None,
         dataset: Dataset,
         workdir: Path,
         progress: Progress,
-        *,
-        half: bool,
     ) -> tuple[Statistics, Extents | None]:
         from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.extents import ExtentTally
         from trtpipe.calibration.tally import TALLY
 
-        observed = workdir / "observed.onnx"
-        extra, probes = write_observed(simplified, observed, tensors, half=half)
-        try:
-            with load_backend("onnxruntime").open(observed, job.settings) as runner:
-                tally = ExtentTally(runner.reduced(TALLY, tensors), probes)
-                tolerated = job.recipe.data.skip_bad_samples
-                checkpoints = None if half else Checkpoints(workdir)  # extents are not in them
-                statistics = collect(tally, dataset, tensors, progress, tolerated, checkpoints)
-        finally:
-            for name in extra:
-                (workdir / name).unlink(missing_ok=True)
-        return statistics, tally.finish(statistics.samples) if half else None
+        with load_backend("onnxruntime").open(workdir / OBSERVED, job.settings) as runner:
+            tally = ExtentTally(runner.reduced(TALLY, tensors), probes or {})
+            checkpoints = Checkpoints(workdir) if probes is None else None  # extents are not in them
+            statistics = collect(tally, dataset, tensors, progress, job.recipe.data.skip_bad_samples, checkpoints)
+        return statistics, None if probes is None else tally.finish(statistics.samples)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The file reads back."""
@@ -128,38 +130,45 @@ class Observe:
         load_statistics(draft.path)
 
 
-def tensors_of(simplified: Path, keep: tuple[str, ...] = (), *, attention: bool = False) -> tuple[str, ...]:
+def load_clean(simplified: Path) -> ir.Model:
+    """The graph as lowering will see it."""
+    from trtpipe.onnxfile import load_model
+    from trtpipe.passes.clean_up import clean_up
+
+    model = load_model(simplified)
+    clean_up(model)
+    return model
+
+
+def tensors_of(model: ir.Model, keep: tuple[str, ...] = (), *, attention: bool = False) -> tuple[str, ...]:
     """Names of the tensors that may carry a Q/DQ pair, at whatever shapes the model will be used.
 
     The pass observes them without regard to kept nodes, so that keeping others costs no new pass.
 
     Args:
+        model: from ``load_clean``.
         attention: what the two products of an attention read as well.
     """
-    from trtpipe.onnxfile import load_model
-    from trtpipe.passes.clean_up import clean_up
     from trtpipe.passes.placement import place
 
-    model = load_model(simplified)
-    clean_up(model)
     return place(model, keep, thrifty=False, attention=attention).tensors
 
 
 def write_observed(
-    simplified: Path, path: Path, tensors: tuple[str, ...], *, half: bool
+    model: ir.Model, path: Path, tensors: tuple[str, ...], *, half: bool
 ) -> tuple[tuple[str, ...], dict[str, tuple[Probe, ...]]]:
-    """A copy of the graph whose outputs are just the observed tensors, so that nothing else is computed or returned.
+    """Write the graph with just the observed tensors as outputs, so that nothing else is computed or returned.
+
+    Args:
+        model: from ``load_clean``; it is rewritten.
 
     Returns:
         The files written, and for ``half`` the outputs that hold probes of all float32 tensors.
     """
-    from trtpipe.onnxfile import load_model, save_model
-    from trtpipe.passes.clean_up import clean_up
+    from trtpipe.onnxfile import save_model
     from trtpipe.passes.expose import expose
     from trtpipe.passes.extents import add_probes
 
-    model = load_model(simplified)
-    clean_up(model)
     if half:
         prepare_half(model)
     probes = add_probes(model) if half else {}
