@@ -11,8 +11,7 @@ method.
 ``... end to end`` is whole processes, from the start of the interpreter to a quantised ONNX file: ours (without
 repairs, which no peer makes) and, with ``--peers``, nvidia-modelopt and onnxruntime's quantiser, in an environment
 that is made in FOLDER (2 GB). A peer that needs more than 10 GiB (or another limit) is stopped, and tried with a
-quarter of the samples. All take turns for some rounds, and of each the run with the median CPU time counts: no machine
-is quiet.
+quarter of the samples. All take turns for some rounds, and of each figure the median counts: no machine is quiet.
 ``paired`` runs the plain and the observed model in turn, sample by sample, in one process: the ratio that holds on a
 machine with other work on it.
 """
@@ -28,8 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -108,7 +107,14 @@ def run_all(arguments: argparse.Namespace, work: Path) -> Iterator[Figure]:
             ]
         rounds = [[run() for run in runs] for _ in range(arguments.rounds)]
         for found in zip(*rounds, strict=True):
-            yield sorted(found, key=lambda figure: figure.cpu)[len(found) // 2]
+            yield median(found)
+
+
+def median(found: Sequence[Figure]) -> Figure:
+    """The run with the median CPU time, with the median wall time and memory of all."""
+    middle = sorted(found, key=lambda figure: figure.cpu)[len(found) // 2]
+    walls, peaks = (sorted(getattr(figure, name) for figure in found) for name in ("wall", "peak"))
+    return replace(middle, wall=walls[len(found) // 2], peak=peaks[len(found) // 2])
 
 
 def in_child(name: str, scheme: str, samples: int, path: Path) -> Figure:

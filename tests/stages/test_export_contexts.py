@@ -39,7 +39,7 @@ def exported(module: nn.Module, workdir, shapes) -> onnx.ModelProto:
 
 
 LAYERS = {
-    "GRU": lambda: (nn.GRU(6, 5, num_layers=2, bidirectional=True, batch_first=True), 10),
+    "GRU": lambda: (nn.GRU(6, 5, bidirectional=True, batch_first=True), 10),
     "LSTM": lambda: (nn.LSTM(6, 5, batch_first=True), 5),
 }
 
