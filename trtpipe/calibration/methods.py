@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -135,8 +136,8 @@ def _divergences(bins: np.ndarray) -> np.ndarray:
     )
     beyond, last = total - mass[kept], bins[kept - 1]
     levels = _levels(mass, filled)
-    blocks = (kept[start : start + _ENTROPY_BLOCK] for start in range(0, len(kept), _ENTROPY_BLOCK))
-    crossed = np.concatenate([_crossed(block, levels) for block in blocks])
+    blocks = (_places()[start : start + _ENTROPY_BLOCK] for start in range(0, len(kept), _ENTROPY_BLOCK))
+    crossed = np.concatenate([levels.take(block).sum(axis=1) for block in blocks])
     with np.errstate(divide="ignore", invalid="ignore"):
         start = kept * (ENTROPY_LEVELS - 1) // ENTROPY_LEVELS  # of the last level, which also takes what is beyond
         top = mass[kept] - mass[start]
@@ -164,11 +165,13 @@ def _levels(mass: np.ndarray, filled: np.ndarray) -> np.ndarray:
     return levels
 
 
-def _crossed(kept: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The sum of S log(S / N) over all levels but the last, for each number of bins kept."""
+@cache
+def _places() -> np.ndarray:
+    """intp[numbers of bins kept, 127]: where all levels but the last of each are in ``_levels``, flattened."""
+    kept = np.arange(ENTROPY_LEVELS, ENTROPY_BINS + 1)
     edges = kept[:, np.newaxis] * np.arange(ENTROPY_LEVELS) // ENTROPY_LEVELS
-    crossed: np.ndarray = levels[edges[:, :-1], np.diff(edges, axis=1) - 1].sum(axis=1)
-    return crossed
+    places: np.ndarray = edges[:, :-1] * _WIDEST + np.diff(edges, axis=1) - 1
+    return places
 
 
 def _times_log(values: np.ndarray) -> np.ndarray:
