@@ -48,9 +48,10 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     from trtpipe.calibration.dataset import open_dataset
     from trtpipe.calibration.tally import TALLY
     from trtpipe.onnxfile import read_contract
+    from trtpipe.passes.clean_up import load_clean
     from trtpipe.recipe import DataSettings
     from trtpipe.settings import Settings
-    from trtpipe.stages.observe import load_clean, tensors_of, write_observed
+    from trtpipe.stages.observe import tensors_of, write_observed
 
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
     observed = path.with_name(f"{name}-observed.onnx")
@@ -98,9 +99,10 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     from trtpipe.calibration.dataset import open_dataset
     from trtpipe.calibration.tally import TALLY
     from trtpipe.onnxfile import read_contract
+    from trtpipe.passes.clean_up import load_clean
     from trtpipe.recipe import DataSettings
     from trtpipe.settings import Settings
-    from trtpipe.stages.observe import load_clean, tensors_of, write_observed
+    from trtpipe.stages.observe import tensors_of, write_observed
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

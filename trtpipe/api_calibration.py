@@ -88,7 +88,8 @@ def import_trt_cache(cache: Path, simplified: Path, out: Path, keep: Sequence[st
         EnvironmentLacks: ``out`` cannot be written.
     """
     from trtpipe.calibration.trt_cache import apply_trt_cache, read_trt_cache
-    from trtpipe.stages.observe import load_clean, tensors_of
+    from trtpipe.passes.clean_up import load_clean
+    from trtpipe.stages.observe import tensors_of
 
     path = out if out.suffix in JSON and not out.is_dir() else out / RANGES
     check_writable(path.parent)

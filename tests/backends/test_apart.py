@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 from hostile.models import add, loop, plain, tensor
-from models import CASES, conv_net, feed_for, model, normal, save, with_outputs
+from models import CASES, conv_net, feed_for, model, normal, save
 from onnx import TensorProto, helper
 
 from trtpipe.artifact import Record
@@ -26,9 +26,6 @@ from trtpipe.backends._forked import nursery
 from trtpipe.backends.apart import call_apart, opened_apart, opening_apart
 from trtpipe.backends.onnxruntime import OnnxRuntime, opened_here
 from trtpipe.backends.worker import Limits
-from trtpipe.calibration.columns import from_columns
-from trtpipe.calibration.statistics import Statistics
-from trtpipe.calibration.tally import TALLY
 from trtpipe.errors import EnvironmentLacks, InputError, InternalError, StageError, WorkerDied
 from trtpipe.settings import Settings
 
@@ -82,37 +79,6 @@ def test_outputs_are_those_of_this_process_bit_by_bit(tmp_path: Path, settings: 
             assert found[output].dtype == values.dtype
             np.testing.assert_array_equal(found[output], values)
         assert apart.time(feed) > 0
-
-
-@pytest.mark.parametrize("apart", [True, False])
-def test_what_runs_give_is_counted_where_it_lies(tmp_path: Path, settings: Settings, apart: bool) -> None:
-    feeds = [{"x": normal(2, 3, 8, 8, seed=seed)} for seed in range(3)]
-    expected = Statistics.empty(["f", "x"])
-    path = save(with_outputs(conv_net(), ["f", "y"]), tmp_path / "m.onnx")
-    with OnnxRuntime().open(path, replace(settings, apart=apart)) as runner:
-        reduction = runner.reduced(TALLY, ("x", "f"))
-        for feed in feeds:
-            outputs = runner.infer(feed)
-            expected.update({**feed, **outputs})
-            left = reduction.run(feed)
-            assert list(left) == ["y"]
-            np.testing.assert_array_equal(left["y"], outputs["y"])
-        assert from_columns(("f", "x"), reduction.result()).tensors == expected.tensors
-        assert from_columns(("f", "x"), reduction.result()).tensors == Statistics.empty(["f", "x"]).tensors
-
-
-@pytest.mark.parametrize("apart", [True, False])
-def test_of_a_run_with_a_nan_nothing_is_counted(tmp_path: Path, settings: Settings, apart: bool) -> None:
-    path = save(model("(float[N] x) => (float[N] l, float[N] y) { y = Relu(x) l = Log(x) }"), tmp_path / "m.onnx")
-    good, bad = ({"x": np.array(values, np.float32)} for values in ([1, 2], [1, -1]))
-    with OnnxRuntime().open(path, replace(settings, apart=apart)) as runner:
-        reduction = runner.reduced(TALLY, ("y", "l"))
-        reduction.run(good)
-        with pytest.raises(InputError, match=r"^tensor 'l' became NaN or infinite \(1 values\)"):
-            reduction.run(bad)
-        reduction.run(good)
-        found = from_columns(("l", "y"), reduction.result()).tensors
-    assert [(each.count, each.maximum) for each in found.values()] == [(4, np.float32(np.log(2))), (4, 2.0)]
 
 
 def test_every_type_and_empty_and_strided_arrays_pass(tmp_path: Path, settings: Settings) -> None:

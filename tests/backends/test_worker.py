@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trtpipe.backends._child import resolve
-from trtpipe.backends._linux import group_memory, machine_memory
+from trtpipe.backends._linux import group_memory, machine_memory, process_memory
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.null import NullRequest
 from trtpipe.backends.worker import LIGHT, Limits, call, limits_for
@@ -283,7 +283,8 @@ def test_group_memory_counts_the_whole_group():
         assert process.stdout is not None
         assert [process.stdout.readline(), process.stdout.readline()] == [b"up\n", b"up\n"]
         assert 100_000_000 <= group_memory(process.pid) < 400_000_000
+        assert 50_000_000 <= process_memory(process.pid) <= group_memory(process.pid) - 50_000_000
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    assert group_memory(process.pid) == 0
+    assert group_memory(process.pid) == process_memory(process.pid) == 0

@@ -24,7 +24,6 @@ from trtpipe.toolchain import version
 if TYPE_CHECKING:
     from trtpipe.artifact import R, Record, TensorSpec
     from trtpipe.backends._nursery import Act, Found, Wish
-    from trtpipe.backends._parcels import Arena
     from trtpipe.backends.base import Feed
     from trtpipe.backends.reduction import Reduction
     from trtpipe.backends.worker import Limits
@@ -75,15 +74,19 @@ class ApartRunner:
 
     def infer_all(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run once for each feed, all with one message; raises what ``infer`` raises."""
-        return [self._child.arena.unpack(each, copy=True) for each in self._ask("infer", feeds).outputs]
+        return self._given(self._ask("infer", feeds))
 
     def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
         """What runs the model and hands its outputs to a reducer, in the child."""
-        return _ReductionApart(self._ask, self._child.arena, reducer, tuple(names))
+        return _ReductionApart(self, reducer, tuple(names))
 
     def time(self, feed: Feed) -> float:
         """Seconds of one run, in the child; raises what ``infer`` raises."""
         return self._ask("time", [feed]).seconds
+
+    def _given(self, found: Found) -> list[Feed]:
+        """Copies of what lies in the shared memory."""
+        return [self._child.arena.unpack(each, copy=True) for each in found.outputs]
 
     def _ask(self, act: Act, feeds: Sequence[Feed] = (), what: str = "", names: tuple[str, ...] = ()) -> Found:
         from trtpipe.backends._nursery import FOUND, ORDER, Order
@@ -97,18 +100,17 @@ class ApartRunner:
 class _ReductionApart:
     """A reduction in the child; its methods raise what ``ApartRunner.infer`` raises, and what the reducer raises."""
 
-    def __init__(self, ask: Callable[..., Found], arena: Arena, reducer: str, names: tuple[str, ...]) -> None:
-        self._ask = ask
-        self._arena = arena
-        self._ask("reducer", (), reducer, names)
+    def __init__(self, runner: ApartRunner, reducer: str, names: tuple[str, ...]) -> None:
+        self._runner = runner
+        runner._ask("reducer", what=reducer, names=names)
 
     def run(self, feed: Feed) -> Feed:
         """Run once; the outputs that the reducer leaves."""
-        return self._arena.unpack(self._ask("reduce", [feed]).outputs[0], copy=True)
+        return self._runner._given(self._runner._ask("reduce", [feed]))[0]
 
     def result(self) -> Feed:
         """What all runs came to since it was last asked."""
-        return self._arena.unpack(self._ask("result").outputs[0], copy=True)
+        return self._runner._given(self._runner._ask("result"))[0]
 
 
 def _done(letter: bytes, what: str) -> dict[str, object]:

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from onnx_ir.passes import common
 
+from trtpipe.onnxfile import load_model
 from trtpipe.passes.graph_pass import Borrowed, run_passes
 from trtpipe.passes.infer_types import InferTypes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx_ir as ir
 
 #: Before this version of the format every initializer had to be an input too.
@@ -31,3 +34,10 @@ def clean_up(model: ir.Model) -> None:
         ],
     )
     model.ir_version = max(model.ir_version, _FREE_INITIALIZERS)
+
+
+def load_clean(path: Path) -> ir.Model:
+    """The model at ``path`` in the plain form; raises what ``load_model`` raises."""
+    model = load_model(path)
+    clean_up(model)
+    return model

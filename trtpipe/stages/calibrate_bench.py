@@ -117,12 +117,9 @@ class Bench:
         return bool(self._correctable)
 
     def _load(self) -> ir.Model:
-        from trtpipe.onnxfile import load_model
-        from trtpipe.passes.clean_up import clean_up
+        from trtpipe.passes.clean_up import load_clean
 
-        model = load_model(self._simplified)
-        clean_up(model)
-        return model
+        return load_clean(self._simplified)
 
     def _quantised(self, repairs: Repairs) -> ir.Model:
         from trtpipe.passes.graph_pass import run_passes

@@ -52,13 +52,11 @@ def count_work(model: ir.Model, simplified: Path, job: Job) -> None:
 
 def count_task(request: CountRequest, report: Report) -> Counts:
     """Infer shapes and count (in the child process)."""
-    from trtpipe.onnxfile import load_model
-    from trtpipe.passes.clean_up import clean_up
+    from trtpipe.passes.clean_up import load_clean
     from trtpipe.passes.count_work import CountWork
     from trtpipe.passes.graph_pass import run_passes
     from trtpipe.passes.macs import MACS
 
-    model = load_model(Path(request.model))
-    clean_up(model)
+    model = load_clean(Path(request.model))
     run_passes(model, [CountWork(request.shapes)])
     return Counts(macs=tuple(node.metadata_props.get(MACS) for node in model.graph.all_nodes()))

@@ -33,13 +33,11 @@ _ROUNDING = 1e-8
 
 def plain_form(simplified: Path) -> ir.Model:
     """The simplified graph as lowering sees it before it changes anything."""
-    from trtpipe.onnxfile import load_model
-    from trtpipe.passes.clean_up import clean_up
+    from trtpipe.passes.clean_up import load_clean
     from trtpipe.passes.graph_pass import run_passes
     from trtpipe.passes.infer_types import InferTypes
 
-    model = load_model(simplified)
-    clean_up(model)
+    model = load_clean(simplified)
     run_passes(model, [InferTypes()])
     return model
 

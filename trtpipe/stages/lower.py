@@ -115,16 +115,14 @@ def _lowered(
     Args:
         placement: which nodes ``best`` computes in 8 bits; ``None``: all that may.
     """
-    from trtpipe.onnxfile import load_model
     from trtpipe.passes.cast_precision import CastPrecision
-    from trtpipe.passes.clean_up import clean_up
+    from trtpipe.passes.clean_up import load_clean
     from trtpipe.passes.graph_pass import node_label, run_passes
     from trtpipe.passes.split_scales import SplitScales
     from trtpipe.passes.two_precisions import merged
 
     precision, keep = job.profile.precision, job.profile.keep
-    model = load_model(inputs.path("simplified"))
-    clean_up(model)
+    model = load_clean(inputs.path("simplified"))
     if precision in HALF:
         prepare_half(model)
     nodes = {node_label(node) for node in model.graph.all_nodes()}

@@ -71,6 +71,7 @@ class Observe:
         from trtpipe.calibration.statistics import Statistics
         from trtpipe.calibration.statistics_file import save_statistics
         from trtpipe.calibration.tally import Tally
+        from trtpipe.passes.clean_up import load_clean
 
         precision = job.profile.precision
         model = load_clean(inputs.path("simplified"))
@@ -128,16 +129,6 @@ class Observe:
         from trtpipe.calibration.statistics_file import load_statistics
 
         load_statistics(draft.path)
-
-
-def load_clean(simplified: Path) -> ir.Model:
-    """The graph as lowering will see it."""
-    from trtpipe.onnxfile import load_model
-    from trtpipe.passes.clean_up import clean_up
-
-    model = load_model(simplified)
-    clean_up(model)
-    return model
 
 
 def tensors_of(model: ir.Model, keep: tuple[str, ...] = (), *, attention: bool = False) -> tuple[str, ...]:
