@@ -47,8 +47,8 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     from trtpipe.calibration.collect import collect
     from trtpipe.calibration.dataset import open_dataset
     from trtpipe.calibration.tally import TALLY
-    from trtpipe.onnxfile import read_contract
     from trtpipe.passes.clean_up import load_clean
+    from trtpipe.preflight.onnx_io import read_contract
     from trtpipe.recipe import DataSettings
     from trtpipe.settings import Settings
     from trtpipe.stages.observe import tensors_of, write_observed
@@ -98,8 +98,8 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     from trtpipe.calibration.account import AccountBuilder
     from trtpipe.calibration.dataset import open_dataset
     from trtpipe.calibration.tally import TALLY
-    from trtpipe.onnxfile import read_contract
     from trtpipe.passes.clean_up import load_clean
+    from trtpipe.preflight.onnx_io import read_contract
     from trtpipe.recipe import DataSettings
     from trtpipe.settings import Settings
     from trtpipe.stages.observe import tensors_of, write_observed

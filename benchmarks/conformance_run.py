@@ -21,13 +21,13 @@ import trtpipe.backends._trt_request
 import trtpipe.stages.export
 import trtpipe.stages.simplify
 from trtpipe.artifact import Artifact
-from trtpipe.backends._child import resolve
 from trtpipe.backends.base import load_backend
 from trtpipe.calibration.sample import Sample
 from trtpipe.errors import TrtpipeError
+from trtpipe.isolation.worker_main import resolve
 from trtpipe.job import Inputs, Job
-from trtpipe.onnxfile import read_contract
 from trtpipe.pipeline import stages_named
+from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.profile import CALIBRATED, ShapeRange
 from trtpipe.progress import Silent
 from trtpipe.recipe import CalibrationRecipe, DataSettings

@@ -25,8 +25,8 @@ from benchmarks_common import machine_line
 from overhead import Cost, middle, watched
 
 from trtpipe.backends.base import EngineFacts, load_backend
-from trtpipe.onnxfile import save_model
 from trtpipe.passes.graph_pass import run_passes
+from trtpipe.preflight.onnx_io import save_model
 from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
 from trtpipe.settings import Settings

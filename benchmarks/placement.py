@@ -20,7 +20,6 @@ from benchmarks_common import machine_line
 from trtpipe.backends.base import load_backend
 from trtpipe.engine.cost import engine_cost
 from trtpipe.engine.report import EngineReport
-from trtpipe.onnxfile import load_model, save_model
 from trtpipe.passes.cast_precision import CastPrecision
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import GraphPass, run_passes
@@ -30,6 +29,7 @@ from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.passes.placement import place
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.split_scales import SplitScales
+from trtpipe.preflight.onnx_io import load_model, save_model
 from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
 from trtpipe.settings import Settings

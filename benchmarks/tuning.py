@@ -33,9 +33,9 @@ from trtpipe.backends.base import load_backend
 from trtpipe.calibration.dataset import open_dataset
 from trtpipe.calibration.spread import spread_feeds
 from trtpipe.job import Job
-from trtpipe.onnxfile import read_contract
 from trtpipe.pipeline import opened, stages_named
 from trtpipe.preflight import folder_size
+from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
 from trtpipe.recipe import CalibrationRecipe

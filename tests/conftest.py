@@ -15,7 +15,7 @@ from world import World, write_data
 
 import trtpipe
 from trtpipe.backends import null
-from trtpipe.backends._child import resolve
+from trtpipe.isolation.worker_main import resolve
 from trtpipe.job import Job
 from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Progress, Silent

@@ -9,9 +9,9 @@ import onnx
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
-from trtpipe.backends.reduction import ReductionHere
 from trtpipe.calibration.tally import Tally
-from trtpipe.imports import no_telemetry
+from trtpipe.isolation.imports import no_telemetry
+from trtpipe.isolation.reducer import ReductionHere
 
 no_telemetry()
 

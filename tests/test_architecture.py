@@ -18,13 +18,13 @@ LONG, TOO_LONG = 300, 400
 #: From the bottom to the top; a module may import from its own layer and from those below. The longest prefix counts.
 LAYERS = (
     ("errors",),
-    ("artifact", "digest", "imports", "methods", "oserrors", "progress", "protowire", "units"),
+    ("artifact", "digest", "methods", "oserrors", "progress", "units"),
     ("preflight",),
     ("requirements", "settings", "target", "tomlfile"),
-    ("onnxfile", "source"),
+    ("source",),
     ("profile", "recipe", "shapes", "toolchain"),
-    ("parallel", "plugins"),
-    ("accuracy", "backends", "calibration", "dynamic", "engine", "job", "latency", "passes", "report"),
+    ("plugins",),
+    ("accuracy", "backends", "calibration", "dynamic", "engine", "isolation", "job", "latency", "passes", "report"),
     ("publish", "stages", "store"),
     ("table",),
     ("making",),
@@ -59,17 +59,22 @@ SHARED_BY_STAGES = {
 }
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
-DOORS = {"apart", "base", "choice", "fit", "gpu", "plan", "reduction", "timing", "worker"}
-GUESTS = {"doctor": {"_linux", "_sandbox"}, "inspection": {"null"}}
+DOORS = {"base", "choice", "fit", "gpu", "plan", "timing"}
+GUESTS = {
+    "inspection": {"null"},
+    "isolation.fork_server": {"onnxruntime"},
+    "isolation.remote_runner": {"onnxruntime"},
+    "isolation.worker_main": {"onnxruntime"},
+}
 
 #: package -> where it may be imported: beginnings of paths
 ROOMS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("backends/",),
     "tensorrt_rtx": ("backends/",),
     "pynvml": ("backends/_nvml",),
-    "onnxruntime": ("backends/",),
+    "onnxruntime": ("backends/", "isolation/"),
     "polygraphy": ("backends/", "accuracy/"),
-    "onnxsim": ("backends/", "stages/simplify"),
+    "onnxsim": ("isolation/", "stages/simplify"),
     "torch_tensorrt": ("backends/torch_tensorrt",),
     "torch": ("backends/torch_tensorrt", "stages/export"),
     "PIL": ("calibration/pixels",),
@@ -367,7 +372,7 @@ RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
         ("stages/export_loading.py", "torch.load(path)"),
         ("stages/export_loading.py", "torch.load(path, weights_only=False)"),
         ("calibration/tar.py", "archive.extractall(folder)"),
-        ("backends/worker.py", "subprocess.run(line, shell=True)"),
+        ("isolation/worker.py", "subprocess.run(line, shell=True)"),
         ("api.py", "os.system('ls')"),
     ),
     no_error_is_swallowed: (

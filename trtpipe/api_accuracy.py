@@ -195,7 +195,7 @@ def _race(figure: Latency, name: str, build: Build, old: Build, settings: Settin
     from trtpipe.accuracy.regression import Finding
     from trtpipe.calibration.synthetic import RandomDataset
     from trtpipe.latency.alternating import alternate, is_slower, judge
-    from trtpipe.onnxfile import read_contract
+    from trtpipe.preflight.onnx_io import read_contract
     from trtpipe.profile import LatencySettings
 
     backend = load_backend(build.manifest.backend if figure.on_gpu else "onnxruntime")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import trtpipe
 from trtpipe.artifact import Record
-from trtpipe.backends._linux import machine_memory
-from trtpipe.backends._sandbox import has_seccomp, landlock_version
 from trtpipe.backends.base import load_backend, missing
 from trtpipe.backends.choice import choose_backend
 from trtpipe.backends.gpu import gpus, has_driver
-from trtpipe.backends.worker import Report, call, limits_for
 from trtpipe.errors import EnvironmentLacks, TrtpipeError
+from trtpipe.isolation.linux import machine_memory
+from trtpipe.isolation.sandbox import has_seccomp, landlock_version
+from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.progress import Silent
 from trtpipe.requirements import Requirement, requirements
 from trtpipe.settings import Settings

@@ -7,11 +7,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from trtpipe.backends.worker import affordable
 from trtpipe.errors import InternalError, OutOfMemory, OutOfTime, StageError
+from trtpipe.isolation.thread_pool import Task, run_tasks
+from trtpipe.isolation.worker import affordable
 from trtpipe.making import Maker, Step, label_of
 from trtpipe.oserrors import translate_os_errors
-from trtpipe.parallel import Task, run_tasks
 from trtpipe.stages.stage import Shareable
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.artifact import Draft
+    from trtpipe.isolation.thread_pool import Outcome
     from trtpipe.job import Inputs, Job
-    from trtpipe.parallel import Outcome
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Stage
     from trtpipe.store import ArtifactStore, Key

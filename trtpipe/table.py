@@ -84,7 +84,7 @@ def _contract_of(graph: Artifact) -> IOContract:
         from trtpipe.stages.facts import ExportFacts
 
         return ExportFacts.read(graph.sidecar).contract
-    from trtpipe.onnxfile import read_contract
+    from trtpipe.preflight.onnx_io import read_contract
 
     return read_contract(graph.path)
 
@@ -136,8 +136,8 @@ def artifact_from_file(kind: str, path: Path, target: str | None = None, *, seal
         InputError: the file is missing or, for a graph, not ONNX.
     """
     if kind in GRAPHS:
-        from trtpipe.onnxfile import external_refs, read_proto
         from trtpipe.preflight import seal_model
+        from trtpipe.preflight.onnx_io import external_refs, read_proto
 
         path = path if seal_in is None else seal_model(path, seal_in)
         proto = read_proto(path)

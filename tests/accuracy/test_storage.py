@@ -9,11 +9,11 @@ from models import model, save
 
 from trtpipe.accuracy.storage import StorageWatch
 from trtpipe.backends.onnxruntime import OnnxRuntime
-from trtpipe.onnxfile import load_model, save_model
 from trtpipe.passes.emulate_half import EmulateHalf
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.watch_storage import watch_storage
+from trtpipe.preflight.onnx_io import load_model, save_model
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from trtpipe.backends._trt_errors import Log, build_error
 from trtpipe.backends._trt_guide import GUIDE
 from trtpipe.backends._trt_request import BuildRequest
 from trtpipe.backends.base import EngineFacts, missing
-from trtpipe.backends.worker import Limits, call
 from trtpipe.errors import BuildError
+from trtpipe.isolation.worker import Limits, call
 from trtpipe.profile import BuildSettings, ShapeRange
 from trtpipe.progress import Silent
 

@@ -26,7 +26,7 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from trtpipe.imports import no_telemetry  # noqa: E402  the path comes first
+from trtpipe.isolation.imports import no_telemetry  # noqa: E402  the path comes first
 
 no_telemetry()
 
@@ -36,11 +36,11 @@ from fuzz.mutate import mutant  # noqa: E402
 from models import CASES  # noqa: E402  brings onnxruntime: loaded once, not in every child
 
 from trtpipe.errors import InputError, TrtpipeError  # noqa: E402
-from trtpipe.onnxfile import contract_of_proto, load_model, save_model  # noqa: E402
 from trtpipe.passes.cast_precision import CastPrecision  # noqa: E402
 from trtpipe.passes.clean_up import clean_up  # noqa: E402
 from trtpipe.passes.graph_pass import run_passes  # noqa: E402
 from trtpipe.preflight import seal_model  # noqa: E402
+from trtpipe.preflight.onnx_io import contract_of_proto, load_model, save_model  # noqa: E402
 from trtpipe.stages.export import OnnxRequest  # noqa: E402
 from trtpipe.stages.export_onnx import copy_checked  # noqa: E402
 from trtpipe.stages.simplify import SimplifyRequest  # noqa: E402

@@ -39,8 +39,8 @@ from world import World, write_data  # noqa: E402
 
 from trtpipe import api  # noqa: E402
 from trtpipe.backends import null  # noqa: E402
-from trtpipe.backends._child import resolve  # noqa: E402
 from trtpipe.errors import InputError, TrtpipeError  # noqa: E402
+from trtpipe.isolation.worker_main import resolve  # noqa: E402
 from trtpipe.publish import publish_folder  # noqa: E402, F401
 from trtpipe.report.manifest import Manifest  # noqa: E402
 from trtpipe.settings import Settings  # noqa: E402

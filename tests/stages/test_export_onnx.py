@@ -8,9 +8,8 @@ import pytest
 from models import CASES, conv_net, feed_for, listed_initializers, model, normal, run, save, weights_of
 from onnx import helper
 
-from trtpipe import onnxfile
 from trtpipe.errors import InputError
-from trtpipe.preflight import seal_model
+from trtpipe.preflight import onnx_io, seal_model
 from trtpipe.stages.export import OnnxRequest
 from trtpipe.stages.export_onnx import copy_checked
 from trtpipe.stages.facts import ExportFacts
@@ -94,7 +93,7 @@ def test_external_data_comes_along(export, tmp_path):
 
 
 def test_large_models_keep_their_weights_beside_them(export, tmp_path, workdir, monkeypatch):
-    monkeypatch.setattr(onnxfile, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(onnx_io, "INLINE_LIMIT", 1000)
     proto = model("(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", w=normal(64, 64))
     _, _, names = export(save(proto, tmp_path / "given.onnx"))
     assert names == ("model.onnx", "model.onnx.data")

@@ -18,10 +18,10 @@ from models import (
     weights_of,
 )
 
-from trtpipe import onnxfile
 from trtpipe.artifact import Draft
 from trtpipe.calibration.ranges import Ranges, TensorRange
 from trtpipe.errors import StageError
+from trtpipe.preflight import onnx_io
 from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.lower import Lower
 
@@ -139,7 +139,7 @@ def test_bytes_are_the_same_every_time(go, ranges, workdir, precision):
 
 
 def test_large_graphs_keep_their_weights_beside_them(go, workdir, monkeypatch):
-    monkeypatch.setattr(onnxfile, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(onnx_io, "INLINE_LIMIT", 1000)
     proto = model("(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", w=normal(64, 64))
     graph, _ = go(proto, "bf16")
     assert (workdir / "lowered.onnx.data").stat().st_size >= 64 * 64 * 2

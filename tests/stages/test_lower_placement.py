@@ -110,7 +110,7 @@ class TestWhatBuildersDo:
 
     @staticmethod
     def facts(backend, model, profile, target, plan, settings, progress):
-        from trtpipe.onnxfile import read_contract
+        from trtpipe.preflight.onnx_io import read_contract
 
         plan.write_bytes(b"plan")
         contract = read_contract(model)

@@ -91,7 +91,7 @@ def baseline_of(build: Build, history: tuple[Update, ...] = ()) -> Baseline:
 
 def weight_digests(model: Path) -> dict[str, str]:
     """Name -> digest (16 hex digits) of every constant, those of bodies included."""
-    from trtpipe.onnxfile import load_model
+    from trtpipe.preflight.onnx_io import load_model
 
     found: dict[str, str] = {}
     loaded = load_model(model)

@@ -36,7 +36,7 @@ class Build:
     @cached_property
     def contract(self) -> IOContract:
         """The exported model's inputs and outputs."""
-        from trtpipe.onnxfile import read_contract
+        from trtpipe.preflight.onnx_io import read_contract
 
         return read_contract(self.path("model"))
 

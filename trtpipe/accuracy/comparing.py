@@ -10,7 +10,7 @@ import numpy as np
 
 from trtpipe.accuracy.figures import Figures
 from trtpipe.errors import StageError
-from trtpipe.imports import without
+from trtpipe.isolation.imports import without
 
 if TYPE_CHECKING:
     from polygraphy.comparator import OutputCompareResult

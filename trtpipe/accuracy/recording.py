@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trtpipe.accuracy.parity import Contender, ParityRun, compare
 from trtpipe.calibration.sample import Sample
 from trtpipe.errors import InputError
-from trtpipe.imports import without
+from trtpipe.isolation.imports import without
 from trtpipe.progress import Silent
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import Refusal
-from trtpipe.onnxfile import dtype_name, read_proto
+from trtpipe.preflight.onnx_io import dtype_name, read_proto
 from trtpipe.target import TARGETS
 
 if TYPE_CHECKING:

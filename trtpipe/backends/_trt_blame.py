@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import onnx_ir as ir
 
 from trtpipe.errors import InputError, StageError, TrtpipeError, WorkerDied
-from trtpipe.onnxfile import load_model, save_model
 from trtpipe.passes.graph_pass import node_label, owners_of
 from trtpipe.passes.infer_types import InferTypes
+from trtpipe.preflight.onnx_io import load_model, save_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

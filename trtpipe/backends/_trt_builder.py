@@ -18,9 +18,9 @@ from trtpipe.backends._trt_options import apply_options, load_plugins
 from trtpipe.backends._trt_shapes import NetworkInput, check_shapes, profiles_in_force
 from trtpipe.backends._trt_timing import keep_timings, use_timings
 from trtpipe.backends.base import EngineFacts
-from trtpipe.backends.worker import Report
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError
-from trtpipe.onnxfile import named_dimension, read_proto
+from trtpipe.isolation.worker import Report
+from trtpipe.preflight.onnx_io import named_dimension, read_proto
 
 if TYPE_CHECKING:
     import onnx

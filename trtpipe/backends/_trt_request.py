@@ -8,8 +8,8 @@ from trtpipe.artifact import Record
 from trtpipe.backends._trt_options import Flavour, idle_options
 from trtpipe.backends._trt_timing import TimingStore
 from trtpipe.backends.base import EngineFacts
-from trtpipe.backends.worker import call, limits_for
 from trtpipe.errors import BuildError, WorkerCrashed, WorkerDied
+from trtpipe.isolation.worker import call, limits_for
 from trtpipe.plugins import plugin_digests, plugin_paths
 from trtpipe.preflight import folder_size
 from trtpipe.profile import BuildSettings, ShapeRange

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from trtpipe.artifact import IOContract, Record, TensorSpec
-from trtpipe.backends.reduction import ReductionHere, load_reducer
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import EnvironmentLacks, InternalError
+from trtpipe.isolation.reducer import ReductionHere, load_reducer
 from trtpipe.profile import BuildSettings, ShapeRange
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from trtpipe.backends.reduction import Reduction
+    from trtpipe.isolation.reducer import Reduction
     from trtpipe.profile import DeploymentProfile
     from trtpipe.progress import Progress
     from trtpipe.settings import Settings

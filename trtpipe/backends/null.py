@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import IOContract, Record
-from trtpipe.backends._misbehave import Misbehaviour, misbehave
 from trtpipe.backends.base import EngineFacts, Refusal, SimpleRunner
-from trtpipe.backends.worker import Report, call, limits_for
 from trtpipe.digest import sha256_bytes, sha256_file
 from trtpipe.errors import InputError
+from trtpipe.isolation.fault_injection import Misbehaviour, misbehave
+from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.preflight import folder_size
 from trtpipe.profile import ShapeRange
 
@@ -181,7 +181,7 @@ class NullRunner(SimpleRunner):
 
 def build_task(request: NullRequest, report: Report) -> EngineFacts:
     """Build a null plan, or misbehave (in the worker process)."""
-    from trtpipe.onnxfile import read_contract
+    from trtpipe.preflight.onnx_io import read_contract
 
     started = time.monotonic()
     report("building", 0, 1)

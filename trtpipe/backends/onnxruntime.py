@@ -14,13 +14,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.backends.apart import DEVICE, ApartRunner, opening_apart
 from trtpipe.backends.base import EngineFacts, Refusal, SimpleRunner
-from trtpipe.backends.reduction import ReductionHere, load_reducer
 from trtpipe.errors import InputError, InternalError, StageError
-from trtpipe.imports import no_telemetry
+from trtpipe.isolation.imports import no_telemetry
+from trtpipe.isolation.reducer import ReductionHere, load_reducer
+from trtpipe.isolation.remote_runner import DEVICE, ApartRunner, opening_apart
 from trtpipe.oserrors import translate_os_errors
-from trtpipe.protowire import read_without_weights
+from trtpipe.preflight.protowire import read_without_weights
 from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from trtpipe.backends.base import Feed
-    from trtpipe.backends.reduction import Reduction
+    from trtpipe.isolation.reducer import Reduction
     from trtpipe.profile import DeploymentProfile
     from trtpipe.progress import Progress
     from trtpipe.settings import Settings

@@ -16,8 +16,8 @@ from trtpipe.backends._trt_runner import open_engine, require_driver
 from trtpipe.backends._trt_timing import TimingStore
 from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.backends.gpu import Gpu, cannot_run, gpus
-from trtpipe.backends.worker import Report
 from trtpipe.errors import EnvironmentLacks
+from trtpipe.isolation.worker import Report
 from trtpipe.toolchain import version
 
 if TYPE_CHECKING:

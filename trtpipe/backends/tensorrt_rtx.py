@@ -16,8 +16,8 @@ from trtpipe.backends._trt_runner import open_engine, require_driver
 from trtpipe.backends.base import EngineFacts, Refusal
 from trtpipe.backends.gpu import cannot_run, has_driver
 from trtpipe.backends.plan import check_rtx_plan
-from trtpipe.backends.worker import Report
 from trtpipe.errors import EnvironmentLacks
+from trtpipe.isolation.worker import Report
 from trtpipe.toolchain import version
 
 if TYPE_CHECKING:

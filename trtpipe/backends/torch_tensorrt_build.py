@@ -19,8 +19,8 @@ from trtpipe.backends._trt_errors import Log, tidy
 from trtpipe.backends._trt_request import BuildRequest
 from trtpipe.backends.base import EngineFacts, ProgramFacts
 from trtpipe.backends.plan import check_rtx_plan
-from trtpipe.backends.worker import Report
 from trtpipe.errors import BuildError, EnvironmentLacks, TrtpipeError
+from trtpipe.isolation.worker import Report
 from trtpipe.target import find_target
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trtpipe.backends.reduction import Reduction
     from trtpipe.calibration.sample import Dataset
+    from trtpipe.isolation.reducer import Reduction
     from trtpipe.progress import Progress
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trtpipe.backends.base import Feed
-    from trtpipe.backends.reduction import Reduction
+    from trtpipe.isolation.reducer import Reduction
     from trtpipe.passes.extents import Probe
 
 _NOTHING = float(np.finfo(np.float32).max)

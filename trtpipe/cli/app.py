@@ -14,7 +14,7 @@ from trtpipe.cli.boundary import guarded
 from trtpipe.cli.groups import LazyGroup
 from trtpipe.cli.session import Session
 from trtpipe.cli.text import emit
-from trtpipe.imports import defer_sympy
+from trtpipe.isolation.imports import defer_sympy
 
 SECTIONS = {
     "Whole pipeline": ("build",),

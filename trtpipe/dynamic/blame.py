@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, TypeAlias
 
-from trtpipe.onnxfile import named_dimension
+from trtpipe.preflight.onnx_io import named_dimension
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,9 @@ import numpy as np
 
 from trtpipe.artifact import Record
 from trtpipe.backends.base import load_backend
-from trtpipe.backends.worker import Report
 from trtpipe.errors import TrtpipeError
-from trtpipe.onnxfile import dtype_name
+from trtpipe.isolation.worker import Report
+from trtpipe.preflight.onnx_io import dtype_name
 from trtpipe.profile import ShapeRange
 from trtpipe.settings import Settings
 from trtpipe.shapes import gives_values

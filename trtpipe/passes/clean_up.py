@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from onnx_ir.passes import common
 
-from trtpipe.onnxfile import load_model
 from trtpipe.passes.graph_pass import Borrowed, run_passes
 from trtpipe.passes.infer_types import InferTypes
+from trtpipe.preflight.onnx_io import load_model
 
 if TYPE_CHECKING:
     from pathlib import Path

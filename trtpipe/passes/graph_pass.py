@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtpipe.errors import StageError
-from trtpipe.onnxfile import contract_of
+from trtpipe.preflight.onnx_io import contract_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

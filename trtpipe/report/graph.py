@@ -48,7 +48,7 @@ def summarise_graph(path: Path) -> GraphSummary:
     Raises:
         InputError: it is not ONNX, or its external data cannot be used.
     """
-    from trtpipe.onnxfile import read_proto
+    from trtpipe.preflight.onnx_io import read_proto
 
     proto = read_proto(path)
     try:
@@ -59,7 +59,7 @@ def summarise_graph(path: Path) -> GraphSummary:
 
 
 def _summary(proto: onnx.ModelProto, path: Path) -> GraphSummary:
-    from trtpipe.onnxfile import contract_of_proto, dtype_name, external_refs
+    from trtpipe.preflight.onnx_io import contract_of_proto, dtype_name, external_refs
 
     nodes = [node for function in proto.functions for node in _nodes(function.node)] + list(_nodes(proto.graph.node))
     operators = Counter(_operator(node) for node in nodes)

@@ -134,7 +134,7 @@ class Bench:
 
     @contextmanager
     def _opened(self, model: ir.Model) -> Iterator[OpenRunner]:
-        from trtpipe.onnxfile import save_model
+        from trtpipe.preflight.onnx_io import save_model
 
         path = self._workdir / "repair.onnx"
         written = save_model(model, path)

@@ -138,7 +138,7 @@ def _contract(inputs: Inputs) -> IOContract:
     """The inputs and outputs of what is compiled."""
     if "program" in inputs.artifacts:
         return ProgramFacts.read(inputs.artifacts["program"].sidecar).contract
-    from trtpipe.onnxfile import read_contract
+    from trtpipe.preflight.onnx_io import read_contract
 
     return read_contract(inputs.path("lowered"))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trtpipe.backends.apart import call_apart
-from trtpipe.backends.worker import LIGHT, limits_for
 from trtpipe.dynamic.corners import Complaint, CornersReply, CornersRequest
 from trtpipe.errors import InputError
+from trtpipe.isolation.remote_runner import call_apart
+from trtpipe.isolation.worker import LIGHT, limits_for
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Artifact

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.backends.apart import call_apart
-from trtpipe.backends.worker import LIGHT, Report, limits_for
+from trtpipe.isolation.remote_runner import call_apart
+from trtpipe.isolation.worker import LIGHT, Report, limits_for
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:

@@ -115,8 +115,8 @@ def exact_outputs(
         stack: join small feeds to batches where the graph treats samples alike in any.
     """
     from trtpipe.calibration.spread import spread_feeds
-    from trtpipe.onnxfile import save_model
     from trtpipe.passes.logits import show_logits
+    from trtpipe.preflight.onnx_io import save_model
 
     model = plain_form(simplified)
     show_logits(model)

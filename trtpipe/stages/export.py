@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Draft, Record
-from trtpipe.backends.worker import LIGHT, call, limits_for
 from trtpipe.errors import InputError, InternalError, StageError
+from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.preflight import folder_size, seal_model
 from trtpipe.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
 from trtpipe.stages.facts import ExportFacts

@@ -10,8 +10,8 @@ import torch
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.backends.base import ProgramFacts
-from trtpipe.backends.worker import Report
 from trtpipe.errors import InputError, StageError
+from trtpipe.isolation.worker import Report
 from trtpipe.stages.export import ExportReply, TorchRequest
 from trtpipe.stages.export_contexts import quiet
 from trtpipe.stages.export_loading import load_program

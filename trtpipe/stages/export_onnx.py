@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from trtpipe.backends.worker import Report
 from trtpipe.errors import InputError
-from trtpipe.onnxfile import blaming, contract_of_proto, load_model, named_dimension, read_proto, save_model
+from trtpipe.isolation.worker import Report
 from trtpipe.passes.graph_pass import graphs_of
+from trtpipe.preflight.onnx_io import blaming, contract_of_proto, load_model, named_dimension, read_proto, save_model
 from trtpipe.stages.export import MODEL, ExportReply, OnnxRequest
 from trtpipe.stages.facts import ExportFacts
 
@@ -93,7 +93,7 @@ def _name_twins(model: ir.Model) -> None:
 
 def describe(model: ir.Model, exporter: str) -> ExportFacts:
     """The facts of a loaded model."""
-    from trtpipe.onnxfile import contract_of
+    from trtpipe.preflight.onnx_io import contract_of
 
     values = [value for graph in graphs_of(model) for value in graph.initializers.values()]
     return ExportFacts(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import ProgramFacts, load_backend
-from trtpipe.backends.worker import call, limits_for
 from trtpipe.errors import BuildError, InternalError, StageError
+from trtpipe.isolation.worker import call, limits_for
 from trtpipe.profile import HALF
 from trtpipe.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
 from trtpipe.stages.export import ExportReply, joined_ranges, torch_request

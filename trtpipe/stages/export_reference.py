@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft, Record
-from trtpipe.backends.worker import Report, call, limits_for
 from trtpipe.errors import InputError, InternalError
+from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.stages.facts import load_reference, save_reference
 from trtpipe.stages.running import verification_data
@@ -74,7 +74,7 @@ class Reference:
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run the program in a child process; a module in hand runs here, because it lives here."""
         from trtpipe.calibration.spread import spread_feeds
-        from trtpipe.onnxfile import read_contract
+        from trtpipe.preflight.onnx_io import read_contract
 
         contract = read_contract(inputs.path("model"))
         feeds = spread_feeds(verification_data(job, inputs).dataset, _MOST_FEEDS, _MOST_BYTES)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtpipe.backends.worker import Report
 from trtpipe.errors import EnvironmentLacks, InputError, StageError
+from trtpipe.isolation.worker import Report
 from trtpipe.stages.export import MODEL, ExportReply, TorchRequest
 from trtpipe.stages.export_arguments import arguments_of, dynamic_axes
 from trtpipe.stages.export_contexts import evaluating, quiet, whole_recurrent_layers
@@ -53,7 +53,7 @@ def export_module(module: object, examples: tuple[Any, ...] | None, request: Tor
         InputError: not a module; example inputs are missing or do not fit the shapes.
         StageError: torch.export or the ONNX exporter gives up; or the graph's outputs differ from PyTorch's.
     """
-    from trtpipe.onnxfile import save_model
+    from trtpipe.preflight.onnx_io import save_model
     from trtpipe.stages.export_onnx import describe
 
     with whole_recurrent_layers(module):

@@ -10,7 +10,7 @@ from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.engine.search import SCALES_BEHIND, Placement
 from trtpipe.errors import StageError
-from trtpipe.onnxfile import read_contract
+from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.stages.counting import count_work
 from trtpipe.stages.facts import LowerFacts
@@ -69,8 +69,8 @@ class Lower:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Rewrite the graph."""
-        from trtpipe.onnxfile import save_model
         from trtpipe.passes.decisions import work_share
+        from trtpipe.preflight.onnx_io import save_model
 
         precision = job.profile.precision
         extents = extents_in(inputs) if precision in HALF else None

@@ -118,7 +118,7 @@ class _Builds:
         self.failure = ""
 
     def __call__(self, placement: Placement) -> Reports | None:
-        from trtpipe.onnxfile import save_model
+        from trtpipe.preflight.onnx_io import save_model
 
         words = f"{len(placement.nodes)} nodes in int8"
         self._progress.advance(f"comparing placements: {words}", 0, None)

@@ -116,7 +116,7 @@ def _measured(
 
 def _specs(runner: Runner, inputs: Inputs) -> tuple[TensorSpec, ...]:
     """The inputs: as the lowered graph has them, whose open dimensions have names, or as the runner does."""
-    from trtpipe.onnxfile import read_contract
+    from trtpipe.preflight.onnx_io import read_contract
 
     if "lowered" in inputs.artifacts:
         return read_contract(inputs.path("lowered")).inputs

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.backends.reduction import ReductionHere
 from trtpipe.errors import InputError
+from trtpipe.isolation.reducer import ReductionHere
 from trtpipe.profile import CALIBRATED, HALF
 from trtpipe.stages.halves import EXTENTS, prepare_half
 
@@ -156,9 +156,9 @@ def write_observed(
     Returns:
         The files written, and for ``half`` the outputs that hold probes of all float32 tensors.
     """
-    from trtpipe.onnxfile import save_model
     from trtpipe.passes.expose import expose
     from trtpipe.passes.extents import add_probes
+    from trtpipe.preflight.onnx_io import save_model
 
     if half:
         prepare_half(model)

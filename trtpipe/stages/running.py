@@ -46,7 +46,7 @@ def verification_data(job: Job, inputs: Inputs) -> VerificationData:
         InputError: there is no graph whose inputs random feeds could follow.
     """
     from trtpipe.calibration.synthetic import RandomDataset
-    from trtpipe.onnxfile import read_contract
+    from trtpipe.preflight.onnx_io import read_contract
 
     if (evaluation := inputs.datasets.get("evaluation-data")) is not None:
         return VerificationData(evaluation, synthetic=False, labelled=True)
@@ -77,7 +77,7 @@ def runnable_graph(path: Path, precision: Precision, workdir: Path) -> tuple[Pat
     """The graph the CPU runs for ``path``: 16-bit graphs with their storage emulated, all others as they are."""
     if precision not in HALF:
         return path, ""
-    from trtpipe.onnxfile import save_model
+    from trtpipe.preflight.onnx_io import save_model
 
     emulated = workdir / "emulated.onnx"
     save_model(_emulated(path), emulated)
@@ -94,8 +94,8 @@ def open_watched(
     """
     from trtpipe.accuracy.parity import Contender
     from trtpipe.accuracy.storage import StorageWatch
-    from trtpipe.onnxfile import save_model
     from trtpipe.passes.watch_storage import watch_storage
+    from trtpipe.preflight.onnx_io import save_model
 
     onnx = load_backend("onnxruntime")
     if precision not in HALF:
@@ -109,10 +109,10 @@ def open_watched(
 
 
 def _emulated(path: Path) -> ir.Model:
-    from trtpipe.onnxfile import load_model
     from trtpipe.passes.emulate_half import EmulateHalf
     from trtpipe.passes.graph_pass import run_passes
     from trtpipe.passes.infer_types import InferTypes
+    from trtpipe.preflight.onnx_io import load_model
 
     model = load_model(path)
     run_passes(model, [InferTypes(), EmulateHalf()])

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft, Record
-from trtpipe.backends.apart import expect_children
-from trtpipe.backends.worker import LIGHT, call, limits_for
 from trtpipe.errors import StageError, WorkerDied
-from trtpipe.onnxfile import read_contract
+from trtpipe.isolation.remote_runner import expect_children
+from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
+from trtpipe.preflight.onnx_io import read_contract
 
 if TYPE_CHECKING:
     import numpy as np

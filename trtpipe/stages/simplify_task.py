@@ -10,12 +10,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from trtpipe.backends.base import load_backend
-from trtpipe.backends.worker import Report
 from trtpipe.calibration.checks import numpy_type
 from trtpipe.calibration.synthetic import RandomDataset
 from trtpipe.errors import InputError, StageError
-from trtpipe.imports import without
-from trtpipe.onnxfile import contract_of, load_model, save_model
+from trtpipe.isolation.imports import without
+from trtpipe.isolation.worker import Report
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.expand_functions import ExpandFunctions
 from trtpipe.passes.fold_batch_norm import FoldBatchNorm
@@ -25,6 +24,7 @@ from trtpipe.passes.graph_pass import Borrowed, GraphPass, graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.settle_branches import SettleBranches
+from trtpipe.preflight.onnx_io import contract_of, load_model, save_model
 from trtpipe.settings import Settings
 from trtpipe.stages.facts import OutputDifference, SimplifyFacts
 from trtpipe.stages.simplify import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from trtpipe.backends._endings import Ending, death
-from trtpipe.backends._linux import POLL_SECONDS, MemoryWatch
-from trtpipe.backends.worker import TAIL_BYTES, boot
+from trtpipe.isolation.exit_status import Ending, death
+from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch
+from trtpipe.isolation.worker import TAIL_BYTES, boot
 
 if TYPE_CHECKING:
-    from trtpipe.backends._nursery import Wish
-    from trtpipe.backends.worker import Limits
     from trtpipe.errors import TrtpipeError
+    from trtpipe.isolation.fork_server import Wish
+    from trtpipe.isolation.worker import Limits
 
 
 class Nursery:
@@ -40,7 +40,7 @@ class Nursery:
         Raises:
             OSError: the nursery has ended, or cannot be started.
         """
-        from trtpipe.backends._nursery import LINE_BYTES, Answer
+        from trtpipe.isolation.fork_server import LINE_BYTES, Answer
 
         with self._lock:
             control = self._awake()
@@ -82,7 +82,7 @@ class Nursery:
         mine, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [*boot("trtpipe.backends._nursery"), str(theirs.fileno())],
+                [*boot("trtpipe.isolation.fork_server"), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -103,7 +103,7 @@ class Child:
     """One child with its graph, watched like every worker: each answer has the time limit for itself."""
 
     def __init__(self, wish: Wish, limits: Limits) -> None:
-        from trtpipe.backends._parcels import Arena, Letters
+        from trtpipe.isolation.shared_arrays import Arena, Letters
 
         self._limits = limits
         self._tail = bytearray()
@@ -195,7 +195,7 @@ class Child:
         return self._died
 
     def _end(self) -> int:
-        from trtpipe.backends._nursery import Wish
+        from trtpipe.isolation.fork_server import Wish
 
         number, self._number = self._number, 0
         with suppress(OSError):  # the nursery was killed, and took the child along

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from models import conv_net, save
 
-from trtpipe.imports import without
+from trtpipe.isolation.imports import without
 
 
 def test_the_package_cannot_be_imported_inside_and_can_be_afterwards() -> None:
@@ -34,7 +34,7 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
 
 DEFERRED = """
 import sys
-from trtpipe.imports import defer_sympy
+from trtpipe.isolation.imports import defer_sympy
 
 defer_sympy()
 import onnx_ir as ir

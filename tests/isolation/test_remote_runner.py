@@ -22,11 +22,11 @@ from models import CASES, conv_net, feed_for, model, normal, save
 from onnx import TensorProto, helper
 
 from trtpipe.artifact import Record
-from trtpipe.backends._forked import nursery
-from trtpipe.backends.apart import call_apart, opened_apart, opening_apart
 from trtpipe.backends.onnxruntime import OnnxRuntime, opened_here
-from trtpipe.backends.worker import Limits
 from trtpipe.errors import EnvironmentLacks, InputError, InternalError, StageError, WorkerDied
+from trtpipe.isolation.fork_client import nursery
+from trtpipe.isolation.remote_runner import call_apart, opened_apart, opening_apart
+from trtpipe.isolation.worker import Limits
 from trtpipe.settings import Settings
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def test_all_end_with_the_parent_even_in_the_middle_of_a_run(tmp_path: Path) -> 
         import sys, threading
         from pathlib import Path
         import numpy as np
-        from trtpipe.backends.apart import opened_apart
+        from trtpipe.isolation.remote_runner import opened_apart
         from trtpipe.settings import Settings
         with opened_apart(Path(sys.argv[1]), Settings(cache_dir=Path("/nowhere"))) as runner:
             print("open", flush=True)
@@ -356,7 +356,7 @@ def test_a_program_with_a_thousand_files_open_runs_graphs_too(tmp_path: Path) ->
         import os, resource
         from pathlib import Path
         import numpy as np
-        from trtpipe.backends.apart import opened_apart
+        from trtpipe.isolation.remote_runner import opened_apart
         from trtpipe.settings import Settings
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.artifact import R, Record
-from trtpipe.backends._endings import Ending, Outcome, death, raise_from
-from trtpipe.backends._linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
 from trtpipe.errors import EnvironmentLacks
+from trtpipe.isolation.exit_status import Ending, Outcome, death, raise_from
+from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
 from trtpipe.progress import Stoppable
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class _Child:
         self._line = b""
         self._phase = ""
         self._process = subprocess.Popen(
-            [*boot("trtpipe.backends._child"), task, folder, str(os.getpid()), places],
+            [*boot("trtpipe.isolation.worker_main"), task, folder, str(os.getpid()), places],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -8,9 +8,9 @@ import pytest
 
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.null import NullRequest
-from trtpipe.backends.worker import Limits, affordable, call
 from trtpipe.errors import BuildError, Cancelled
-from trtpipe.parallel import Task, run_tasks
+from trtpipe.isolation.thread_pool import Task, run_tasks
+from trtpipe.isolation.worker import Limits, affordable, call
 from trtpipe.progress import Silent
 
 
@@ -118,11 +118,11 @@ class TestAffordable:
 
     def test_cores_bound_small_models(self, monkeypatch):
         monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)), raising=False)
-        monkeypatch.setattr("trtpipe.backends.worker.free_memory", lambda: 64 << 30)
+        monkeypatch.setattr("trtpipe.isolation.worker.free_memory", lambda: 64 << 30)
         assert affordable(8, 1 << 20, None) == 4
         assert affordable(3, 1 << 20, None) == 3
 
     def test_memory_bounds_large_ones(self, monkeypatch):
         monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(16)), raising=False)
-        monkeypatch.setattr("trtpipe.backends.worker.free_memory", lambda: 20 << 30)
+        monkeypatch.setattr("trtpipe.isolation.worker.free_memory", lambda: 20 << 30)
         assert affordable(8, 2 << 30, None) == 2

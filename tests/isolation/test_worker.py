@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trtpipe.backends._child import resolve
-from trtpipe.backends._linux import group_memory, machine_memory, process_memory
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.null import NullRequest
-from trtpipe.backends.worker import LIGHT, Limits, call, limits_for
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError, InternalError, WorkerDied
+from trtpipe.isolation.linux import group_memory, machine_memory, process_memory
+from trtpipe.isolation.worker import LIGHT, Limits, call, limits_for
+from trtpipe.isolation.worker_main import resolve
 from trtpipe.progress import Silent
 from trtpipe.settings import Settings
 
 if TYPE_CHECKING:
-    from trtpipe.backends._misbehave import Misbehaviour
+    from trtpipe.isolation.fault_injection import Misbehaviour
 
 TASK = "trtpipe.backends.null:build_task"
 PLENTY = Limits(seconds=60.0, memory=4 << 30)
@@ -115,7 +115,7 @@ def test_any_other_error_is_our_bug_and_shows_the_childs_traceback(conv_net):
     with pytest.raises(InternalError) as caught:
         run(conv_net, "bug")
     assert "ValueError: the null back-end was told to have a bug" in str(caught.value)
-    assert "_misbehave.py" in str(caught.value)
+    assert "fault_injection.py" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_the_child_dies_with_its_parent(conv_net):
         import sys
         from trtpipe.backends.base import EngineFacts
         from trtpipe.backends.null import NullRequest
-        from trtpipe.backends.worker import Limits, call
+        from trtpipe.isolation.worker import Limits, call
         from trtpipe.progress import Silent
 
         class Tells(Silent):

@@ -5,7 +5,6 @@ import signal
 
 import pytest
 
-from trtpipe.backends._endings import NO_SPACE_STATUS, Ending, Outcome, death, last_words, raise_from
 from trtpipe.errors import (
     Cancelled,
     EnvironmentLacks,
@@ -17,6 +16,7 @@ from trtpipe.errors import (
     WorkerCrashed,
     WorkerDied,
 )
+from trtpipe.isolation.exit_status import NO_SPACE_STATUS, Ending, Outcome, death, last_words, raise_from
 
 
 class Private(InputError):

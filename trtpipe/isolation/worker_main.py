@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trtpipe.artifact import Record
-from trtpipe.backends._endings import NO_SPACE_STATUS, Outcome
-from trtpipe.backends._linux import be_the_first_to_go, die_with
-from trtpipe.backends._sandbox import confine
 from trtpipe.errors import InternalError
-from trtpipe.imports import defer_sympy, no_telemetry
+from trtpipe.isolation.exit_status import NO_SPACE_STATUS, Outcome
+from trtpipe.isolation.imports import defer_sympy, no_telemetry
+from trtpipe.isolation.linux import be_the_first_to_go, die_with
+from trtpipe.isolation.sandbox import confine
 
 #: TensorRT walks graphs recursively: a chain of a few thousand layers overflows the usual 8 MiB.
 STACK_BYTES = 512 << 20

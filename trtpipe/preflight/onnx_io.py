@@ -17,7 +17,7 @@ from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.errors import InputError
 from trtpipe.preflight.files import open_external, open_model
 from trtpipe.preflight.model import External
-from trtpipe.protowire import read_without_weights, with_weights
+from trtpipe.preflight.protowire import read_without_weights, with_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,9 +25,9 @@ from models import (
 )
 from onnx import TensorProto, helper
 
-from trtpipe import onnxfile
 from trtpipe.errors import InputError
-from trtpipe.onnxfile import (
+from trtpipe.preflight import onnx_io
+from trtpipe.preflight.onnx_io import (
     contract_of,
     contract_of_proto,
     dtype_name,
@@ -261,10 +261,10 @@ class TestSave:
         assert found.tobytes() == values.tobytes()
 
     def test_large_models_put_their_weights_beside_them(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(onnxfile, "INLINE_LIMIT", 64 * 64 * 4)
+        monkeypatch.setattr(onnx_io, "INLINE_LIMIT", 64 * 64 * 4)
         loaded = load_model(save(product(), tmp_path / "a.onnx"))
         assert save_model(loaded, tmp_path / "fits.onnx") == ("fits.onnx",)
-        monkeypatch.setattr(onnxfile, "INLINE_LIMIT", 64 * 64 * 4 - 1)
+        monkeypatch.setattr(onnx_io, "INLINE_LIMIT", 64 * 64 * 4 - 1)
         assert save_model(loaded, tmp_path / "big.onnx") == (
             "big.onnx", "big.onnx.data"
         )  # fmt: skip
@@ -275,7 +275,7 @@ class TestSave:
 
     @pytest.mark.parametrize("limit", [0, 10**9])
     def test_external_data_may_come_in_and_go_out_either_way(self, external, tmp_path, monkeypatch, limit):
-        monkeypatch.setattr(onnxfile, "INLINE_LIMIT", limit)
+        monkeypatch.setattr(onnx_io, "INLINE_LIMIT", limit)
         out = tmp_path / "out"
         out.mkdir()
         names = save_model(load_model(external), out / "m.onnx")
@@ -286,7 +286,7 @@ class TestSave:
 
     @pytest.mark.parametrize("limit", [0, 10**9])
     def test_equal_models_give_equal_bytes(self, tmp_path, monkeypatch, limit):
-        monkeypatch.setattr(onnxfile, "INLINE_LIMIT", limit)
+        monkeypatch.setattr(onnx_io, "INLINE_LIMIT", limit)
         contents = []
         for place in ("a", "b"):
             folder = tmp_path / place

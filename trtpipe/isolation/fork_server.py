@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, TypeAlias
 from pydantic import TypeAdapter
 
 from trtpipe.artifact import Record, TensorSpec
-from trtpipe.backends._child import STACK_BYTES, resolve
-from trtpipe.backends._endings import Outcome
-from trtpipe.backends._linux import be_the_first_to_go, die_with
-from trtpipe.backends._parcels import Arena, Letters, Parcel
-from trtpipe.backends._sandbox import confine
-from trtpipe.imports import defer_sympy, no_telemetry
+from trtpipe.isolation.exit_status import Outcome
+from trtpipe.isolation.imports import defer_sympy, no_telemetry
+from trtpipe.isolation.linux import be_the_first_to_go, die_with
+from trtpipe.isolation.sandbox import confine
+from trtpipe.isolation.shared_arrays import Arena, Letters, Parcel
+from trtpipe.isolation.worker_main import STACK_BYTES, resolve
 
 if TYPE_CHECKING:
     from trtpipe.backends.base import Feed
     from trtpipe.backends.onnxruntime import OnnxRunner
-    from trtpipe.backends.reduction import Reduction
+    from trtpipe.isolation.reducer import Reduction
 
 Act: TypeAlias = Literal["infer", "time", "open", "reducer", "reduce", "result"]
 
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     import onnxruntime  # noqa: F401
 
     import trtpipe.backends.onnxruntime
-    import trtpipe.onnxfile  # noqa: F401
+    import trtpipe.preflight.onnx_io  # noqa: F401
 
     control = socket.socket(fileno=int(arguments[0]))
     if not _has_wish(control):  # woken before there is one: time for what only tasks need

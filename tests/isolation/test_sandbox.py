@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from trtpipe.backends._sandbox import has_seccomp, landlock_version
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.null import NullRequest
-from trtpipe.backends.worker import Limits, call
 from trtpipe.errors import InputError
+from trtpipe.isolation.sandbox import has_seccomp, landlock_version
+from trtpipe.isolation.worker import Limits, call
 from trtpipe.progress import Silent
 
 needs_landlock = pytest.mark.skipif(landlock_version() < 3, reason="needs Landlock")
@@ -24,7 +24,7 @@ needs_seccomp = pytest.mark.skipif(not has_seccomp(), reason="needs seccomp")
 SCRIPT = """
 import json, os, shutil, socket, subprocess, sys
 from pathlib import Path
-from trtpipe.backends._sandbox import confine
+from trtpipe.isolation.sandbox import confine
 
 inputs, work, outside, port, parent = (json.loads(sys.argv[1])[name] for name in
                                        ("inputs", "work", "outside", "port", "parent"))

@@ -14,19 +14,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.backends._endings import Outcome, raise_from
-from trtpipe.backends._forked import Child, nursery
-from trtpipe.backends.worker import LIGHT, limits_for
 from trtpipe.errors import EnvironmentLacks
+from trtpipe.isolation.exit_status import Outcome, raise_from
+from trtpipe.isolation.fork_client import Child, nursery
+from trtpipe.isolation.worker import LIGHT, limits_for
 from trtpipe.preflight import folder_size
 from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
     from trtpipe.artifact import R, Record, TensorSpec
-    from trtpipe.backends._nursery import Act, Found, Wish
     from trtpipe.backends.base import Feed
-    from trtpipe.backends.reduction import Reduction
-    from trtpipe.backends.worker import Limits
+    from trtpipe.isolation.fork_server import Act, Found, Wish
+    from trtpipe.isolation.reducer import Reduction
+    from trtpipe.isolation.worker import Limits
     from trtpipe.settings import Settings
 
 DEVICE = "onnxruntime {} on CPU"
@@ -41,7 +41,7 @@ class ApartRunner:
     """
 
     def __init__(self, child: Child, name: str) -> None:
-        from trtpipe.backends._nursery import Opened
+        from trtpipe.isolation.fork_server import Opened
 
         self._child = child
         self._name = name
@@ -89,7 +89,7 @@ class ApartRunner:
         return [self._child.arena.unpack(each, copy=True) for each in found.outputs]
 
     def _ask(self, act: Act, feeds: Sequence[Feed] = (), what: str = "", names: tuple[str, ...] = ()) -> Found:
-        from trtpipe.backends._nursery import FOUND, ORDER, Order
+        from trtpipe.isolation.fork_server import FOUND, ORDER, Order
 
         running = f"running {self._name}"
         self._child.tell(ORDER.dump_json(Order(act, self._child.arena.pack(feeds), what, names)), running)
@@ -145,7 +145,7 @@ def opening_apart(settings: Settings) -> Iterator[Callable[[Path], ApartRunner]]
     """What opens ONNX files of one folder in one child, each in place of the one before; raises what
     ``opened_apart`` raises.
     """
-    from trtpipe.backends._nursery import ORDER, Order, Wish
+    from trtpipe.isolation.fork_server import ORDER, Order, Wish
 
     born: list[Child] = []
     with ExitStack() as stack:
@@ -174,7 +174,7 @@ def call_apart(task: str, request: Record, reply: type[R], *, limits: Limits, wh
         WorkerDied: the child crashed, ran out of time or memory, or ended without an answer.
         EnvironmentLacks: no child can be started.
     """
-    from trtpipe.backends._nursery import Wish
+    from trtpipe.isolation.fork_server import Wish
 
     with _born(Wish(task=task, places=_places(reads, limits)), limits, what) as child:
         child.tell(request.model_dump_json().encode(), what)

@@ -1,0 +1,6 @@
+"""Fixtures of the 16-bit lowering's tests."""
+
+from __future__ import annotations
+
+from fixtures_passes import apply, lower, result  # noqa: F401
+from fixtures_stages import table, workdir  # noqa: F401

@@ -1,0 +1,1 @@
+"""Child processes: limits, sandbox, fork server, and arrays in shared memory."""
