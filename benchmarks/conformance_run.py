@@ -17,7 +17,7 @@ import onnx
 from conformance_cases import Case
 
 import trtpipe
-import trtpipe.backends._trt_request
+import trtpipe.backends.trt.request
 import trtpipe.stages.export
 import trtpipe.stages.simplify
 from trtpipe.artifact import Artifact
@@ -45,7 +45,7 @@ _FAR = 1e4
 #: largest accepted difference, as a share of the output's largest magnitude
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2, "int8": 4e-2, "fp8": 1e-1}
 #: files whose tasks run in a child process for users; here a crash ends the pool's worker, which is one
-_CHILDREN = (trtpipe.stages.export, trtpipe.stages.simplify, trtpipe.backends._trt_request)
+_CHILDREN = (trtpipe.stages.export, trtpipe.stages.simplify, trtpipe.backends.trt.request)
 
 
 _Infer: TypeAlias = Callable[[Path, dict[str, Any]], dict[str, Any]]

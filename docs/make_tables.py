@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from trtpipe.backends._trt_guide import GUIDE
-from trtpipe.backends._trt_options import OPTIONS
+from trtpipe.backends.trt.error_guide import GUIDE
+from trtpipe.backends.trt.options import OPTIONS
 from trtpipe.target import TARGETS
 
 HERE = Path(__file__).parent

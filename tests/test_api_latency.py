@@ -10,7 +10,7 @@ from models import conv_net, embedding, save
 
 import trtpipe
 from trtpipe.artifact import IOContract
-from trtpipe.backends import fit
+from trtpipe.backends import compatibility
 from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.plan import RTX_TARGETS
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
@@ -94,8 +94,8 @@ def plan(path, kernels, flavour="tensorrt-rtx"):
 
 class TestEnginesWithoutGpu:
     def test_what_the_builder_says_is_compared_and_nothing_is_timed(self, job, tmp_path, monkeypatch):
-        monkeypatch.setattr(fit, "missing", lambda name: None)
-        monkeypatch.setattr(fit, "version", lambda name: "1.7.1.116")
+        monkeypatch.setattr(compatibility, "missing", lambda name: None)
+        monkeypatch.setattr(compatibility, "version", lambda name: "1.7.1.116")
         monkeypatch.setattr("trtpipe.backends.gpu.gpus", lambda: ())
         found = trtpipe.compare_latency(job(), plan(tmp_path / "a.plan", 3), plan(tmp_path / "b.plan", 5))
         assert (found.races, found.on_gpu, found.runner) == ((), False, "")

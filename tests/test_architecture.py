@@ -59,7 +59,7 @@ SHARED_BY_STAGES = {
 }
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
-DOORS = {"base", "choice", "fit", "gpu", "plan", "timing"}
+DOORS = {"base", "choice", "compatibility", "gpu", "plan", "timing"}
 GUESTS = {
     "inspection": {"null"},
     "isolation.fork_server": {"onnxruntime"},
@@ -71,7 +71,7 @@ GUESTS = {
 ROOMS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("backends/",),
     "tensorrt_rtx": ("backends/",),
-    "pynvml": ("backends/_nvml",),
+    "pynvml": ("backends/trt/nvml",),
     "onnxruntime": ("backends/", "isolation/"),
     "polygraphy": ("backends/", "accuracy/"),
     "onnxsim": ("isolation/", "stages/simplify"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trtpipe.backends._trt_options import OPTIONS
+from trtpipe.backends.trt.options import OPTIONS
 from trtpipe.profile import BuildSettings
 from trtpipe.target import TARGETS
 

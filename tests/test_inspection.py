@@ -19,7 +19,7 @@ from onnx.parser import parse_model
 import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import IOContract, TensorSpec
-from trtpipe.backends import fit
+from trtpipe.backends import compatibility
 from trtpipe.backends.base import EngineFacts, ProgramFacts, Refusal
 from trtpipe.backends.null import NullEngine
 from trtpipe.backends.plan import RTX_TARGETS
@@ -155,7 +155,9 @@ class TestEngine:
     def test_what_keeps_it_from_running_here_is_told_without_loading_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(fit, "missing", lambda name: Refusal("it needs the package 'tensorrt_rtx'", "install it"))
+        monkeypatch.setattr(
+            compatibility, "missing", lambda name: Refusal("it needs the package 'tensorrt_rtx'", "install it")
+        )
         monkeypatch.setattr("trtpipe.backends.gpu.gpus", lambda: ())
         path = rtx_plan(tmp_path / "a.plan")
         found = trtpipe.inspect(path)

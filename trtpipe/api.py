@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.backends.base import Refusal, load_backend
 from trtpipe.backends.choice import choose_backend, default_targets
-from trtpipe.backends.fit import obstacles
+from trtpipe.backends.compatibility import obstacles
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError
 from trtpipe.inspection import Inspection, inspect
 from trtpipe.job import Job

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Record
 from trtpipe.backends.base import EngineFacts, ProgramFacts
-from trtpipe.backends.fit import contradictions, obstacles
+from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.null import NullEngine
 from trtpipe.backends.plan import PlanHeader, read_header
 from trtpipe.calibration.ranges import Ranges

@@ -6,10 +6,10 @@ import pytest
 from backends.recording_tensorrt import RecordingTensorRT
 from backends.trt_api_snapshot import APIS
 
-from trtpipe.backends._trt_builder import build
-from trtpipe.backends._trt_request import BuildRequest
 from trtpipe.backends.plan import read_header
 from trtpipe.backends.tensorrt import TensorRT
+from trtpipe.backends.trt.builder import build
+from trtpipe.backends.trt.request import BuildRequest
 from trtpipe.errors import BuildError
 from trtpipe.profile import BuildSettings, DeploymentProfile, ShapeRange
 from trtpipe.target import find_target

@@ -16,7 +16,7 @@ import pytest
 from backends.trt_api_snapshot import APIS, Api, parameters, returned
 
 import trtpipe.backends
-from trtpipe.backends import _trt_options
+from trtpipe.backends.trt import options
 
 ROOM = Path(trtpipe.backends.__file__).parent
 RTX = tuple(name for name in APIS if name.startswith("tensorrt_rtx"))
@@ -24,14 +24,14 @@ CLASSIC = tuple(name for name in APIS if name not in RTX)
 
 #: file -> the versions it is for
 FILES = {
-    "_trt_builder.py": (*CLASSIC, *RTX),
-    "_trt_capabilities.py": RTX,
-    "_trt_describe.py": (*CLASSIC, *RTX),
-    "_trt_errors.py": (*CLASSIC, *RTX),
-    "_trt_options.py": (*CLASSIC, *RTX),
-    "_trt_runner.py": (*CLASSIC, *RTX),
-    "_trt_stopwatch.py": (*CLASSIC, *RTX),
-    "_trt_timing.py": (*CLASSIC, *RTX),
+    "trt/builder.py": (*CLASSIC, *RTX),
+    "trt/capabilities.py": RTX,
+    "trt/inspector.py": (*CLASSIC, *RTX),
+    "trt/errors.py": (*CLASSIC, *RTX),
+    "trt/options.py": (*CLASSIC, *RTX),
+    "trt/runner.py": (*CLASSIC, *RTX),
+    "trt/timer.py": (*CLASSIC, *RTX),
+    "trt/timing_cache.py": (*CLASSIC, *RTX),
     "tensorrt.py": CLASSIC,
     "tensorrt_rtx.py": RTX,
 }
@@ -209,17 +209,21 @@ def test_every_guard_is_needed():
 
 
 def test_files_that_are_handed_trt_are_all_checked():
-    handed = {path.name for path in ROOM.glob("*.py") if "trt: Any" in path.read_text(encoding="utf-8")}
+    handed = {
+        path.relative_to(ROOM).as_posix()
+        for path in ROOM.rglob("*.py")
+        if "trt: Any" in path.read_text(encoding="utf-8")
+    }
     assert handed <= set(FILES)
 
 
 def test_flags_that_options_name():
     """They are looked up by name, and the versions without one say so."""
-    for flag in (*_trt_options._FLAGS.values(), "REFIT_IDENTICAL"):
+    for flag in (*options._FLAGS.values(), "REFIT_IDENTICAL"):
         assert all(api.has("BuilderFlag", flag) for api in APIS.values()), flag
     lacking = {
         (level, api.name)
-        for level in _trt_options._LEVELS.values()
+        for level in options._LEVELS.values()
         for api in APIS.values()
         if not api.has("HardwareCompatibilityLevel", level)
     }

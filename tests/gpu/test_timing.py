@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import trtpipe
-from trtpipe.backends import _cudart
-from trtpipe.backends._nvml import read_state
 from trtpipe.backends.gpu import gpus
 from trtpipe.backends.timing import DeviceRunner
+from trtpipe.backends.trt import cudart
+from trtpipe.backends.trt.nvml import read_state
 from trtpipe.latency.alternating import alternate, judge
 from trtpipe.latency.measuring import measure
 from trtpipe.latency.reports import LatencyReport
@@ -80,7 +80,7 @@ def test_an_engine_is_as_fast_as_itself(built):
 
 def test_the_clocks_are_read_where_the_package_is_there():
     pytest.importorskip("pynvml")
-    state = read_state(_cudart.load().bus_id())
+    state = read_state(cudart.load().bus_id())
     if state is None:
         pytest.skip("NVML does not know this GPU")
     assert state.name == gpus()[0].name

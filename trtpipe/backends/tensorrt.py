@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from trtpipe.backends._onnx_types import refuse_types
-from trtpipe.backends._support import refuse_target
-from trtpipe.backends._trt_builder import build
-from trtpipe.backends._trt_options import refuse_options
-from trtpipe.backends._trt_request import BuildRequest, build_in_worker
-from trtpipe.backends._trt_runner import open_engine, require_driver
-from trtpipe.backends._trt_timing import TimingStore
 from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.element_types import refuse_types
 from trtpipe.backends.gpu import Gpu, cannot_run, gpus
+from trtpipe.backends.target_support import refuse_target
+from trtpipe.backends.trt.builder import build
+from trtpipe.backends.trt.options import refuse_options
+from trtpipe.backends.trt.request import BuildRequest, build_in_worker
+from trtpipe.backends.trt.runner import open_engine, require_driver
+from trtpipe.backends.trt.timing_cache import TimingStore
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.isolation.worker import Report
 from trtpipe.toolchain import version

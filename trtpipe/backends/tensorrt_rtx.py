@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from trtpipe.backends._onnx_types import find_float32_product, refuse_types
-from trtpipe.backends._support import refuse_target
-from trtpipe.backends._trt_builder import build
-from trtpipe.backends._trt_capabilities import for_capabilities
-from trtpipe.backends._trt_options import refuse_options
-from trtpipe.backends._trt_request import BuildRequest, build_in_worker
-from trtpipe.backends._trt_runner import open_engine, require_driver
 from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.element_types import find_float32_product, refuse_types
 from trtpipe.backends.gpu import cannot_run, has_driver
 from trtpipe.backends.plan import check_rtx_plan
+from trtpipe.backends.target_support import refuse_target
+from trtpipe.backends.trt.builder import build
+from trtpipe.backends.trt.capabilities import for_capabilities
+from trtpipe.backends.trt.options import refuse_options
+from trtpipe.backends.trt.request import BuildRequest, build_in_worker
+from trtpipe.backends.trt.runner import open_engine, require_driver
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.isolation.worker import Report
 from trtpipe.toolchain import version

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from trtpipe.backends._support import refuse_target
-from trtpipe.backends._trt_options import refuse_options
-from trtpipe.backends._trt_request import build_in_worker
 from trtpipe.backends.base import EngineFacts, Refusal, load_backend, missing
 from trtpipe.backends.gpu import Gpu, cannot_run, gpus, has_driver
+from trtpipe.backends.target_support import refuse_target
+from trtpipe.backends.trt.options import refuse_options
+from trtpipe.backends.trt.request import build_in_worker
 from trtpipe.errors import EnvironmentLacks, InternalError
 from trtpipe.profile import EIGHT_BIT
 from trtpipe.toolchain import version

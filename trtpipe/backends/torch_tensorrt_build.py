@@ -1,6 +1,6 @@
 """The work of the Torch-TensorRT room: an exported program -> TensorRT's network -> an engine.
 
-Torch-TensorRT lowers the program and converts it; the network it arrives at is built like any other (``_trt_builder``),
+Torch-TensorRT lowers the program and converts it; the network it arrives at is built like any other (``trt.builder``),
 so profiles, options, reports and errors are those of every TensorRT back-end.
 """
 
@@ -13,12 +13,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends._trt_builder import build_network
-from trtpipe.backends._trt_capabilities import for_capabilities
-from trtpipe.backends._trt_errors import Log, tidy
-from trtpipe.backends._trt_request import BuildRequest
 from trtpipe.backends.base import EngineFacts, ProgramFacts
 from trtpipe.backends.plan import check_rtx_plan
+from trtpipe.backends.trt.builder import build_network
+from trtpipe.backends.trt.capabilities import for_capabilities
+from trtpipe.backends.trt.errors import Log, tidy
+from trtpipe.backends.trt.request import BuildRequest
 from trtpipe.errors import BuildError, EnvironmentLacks, TrtpipeError
 from trtpipe.isolation.worker import Report
 from trtpipe.target import find_target

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from trtpipe.backends import _nvml
-from trtpipe.backends._nvml import read_state
 from trtpipe.backends.gpu import has_driver
+from trtpipe.backends.trt.nvml import read_state
 
 
 class FakeNVMLError(Exception):
@@ -111,7 +110,7 @@ def test_every_name_is_in_the_real_package(fake):
     nvml = fake()
     read_state("x")
     sys.modules["pynvml"] = pynvml
-    for name in (*nvml.asked, *_nvml._REASONS.values(), "NVMLError", "NVML_CLOCK_SM", "NVML_TEMPERATURE_GPU"):
+    for name in (*nvml.asked, *nvml._REASONS.values(), "NVMLError", "NVML_CLOCK_SM", "NVML_TEMPERATURE_GPU"):
         assert hasattr(pynvml, name), name
     if not has_driver():
         assert read_state("0000:65:00.0") is None

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trtpipe.backends._trt_layers import DUMP_MARK, node_name, read_dump, read_inspector, separate_nodes
+from trtpipe.backends.trt.layer_info import DUMP_MARK, node_name, read_dump, read_inspector, separate_nodes
 from trtpipe.engine.report import EngineReport, EngineTensor
 
 

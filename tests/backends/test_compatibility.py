@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from trtpipe.artifact import IOContract
-from trtpipe.backends import fit
+from trtpipe.backends import compatibility
 from trtpipe.backends.base import EngineFacts, Refusal
-from trtpipe.backends.fit import contradictions, obstacles
+from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.gpu import Gpu
 from trtpipe.backends.plan import PlanHeader
 from trtpipe.profile import BuildSettings
@@ -34,8 +34,8 @@ def here(monkeypatch):
     def machine(installed="1.7.1.116", *capabilities):
         absent = Refusal("backend needs the package", "pip install it")
         found = tuple(Gpu("u", f"GPU {cc}", cc, "570", None) for cc in capabilities)
-        monkeypatch.setattr(fit, "missing", lambda name: None if installed else absent)
-        monkeypatch.setattr(fit, "version", lambda name: installed)
+        monkeypatch.setattr(compatibility, "missing", lambda name: None if installed else absent)
+        monkeypatch.setattr(compatibility, "version", lambda name: installed)
         monkeypatch.setattr("trtpipe.backends.gpu.gpus", lambda: found)
 
     return machine
@@ -80,7 +80,7 @@ def test_another_build_of_one_release_fits(here):
 
 def test_a_version_that_nobody_tells_is_no_obstacle(here, monkeypatch):
     here("1.7.1.116", (8, 9))
-    monkeypatch.setattr(fit, "version", lambda name: None)
+    monkeypatch.setattr(compatibility, "version", lambda name: None)
     assert obstacles(HEADER, FACTS) == ()
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.errors import BuildError
 
 if TYPE_CHECKING:
-    from trtpipe.backends._trt_builder import Configure
-    from trtpipe.backends._trt_request import BuildRequest
+    from trtpipe.backends.trt.builder import Configure
+    from trtpipe.backends.trt.request import BuildRequest
 
 
 def for_capabilities(trt: Any, request: BuildRequest) -> Configure:

@@ -4,7 +4,7 @@ import onnx
 import pytest
 from models import model, normal, save
 
-from trtpipe.backends._trt_blame import blamed
+from trtpipe.backends.trt.bisect import blamed
 from trtpipe.errors import BuildError, WorkerCrashed
 
 CHAIN = model(

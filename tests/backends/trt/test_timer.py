@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from recording_cuda import TRT, RecordingCudart, RecordingEngine
 
-from trtpipe.backends import _trt_runner
-from trtpipe.backends._cudart import Cudart
-from trtpipe.backends._trt_runner import EngineRunner
-from trtpipe.backends._trt_stopwatch import opened
 from trtpipe.backends.timing import DeviceRunner
+from trtpipe.backends.trt import runner
+from trtpipe.backends.trt.cudart import Cudart
+from trtpipe.backends.trt.runner import EngineRunner
+from trtpipe.backends.trt.timer import opened
 from trtpipe.errors import InputError, StageError
 from trtpipe.latency.measuring import measure
 from trtpipe.profile import LatencySettings
@@ -183,7 +183,7 @@ def test_shapes_that_tensorrt_refuses_are_told(cuda, watch):
 class TestRunner:
     @pytest.fixture
     def runner(self, cuda, monkeypatch):
-        monkeypatch.setattr(_trt_runner, "load", lambda: Cudart(cuda))
+        monkeypatch.setattr(runner, "load", lambda: Cudart(cuda))
         polygraphys = type("Fake", (), {"infer": lambda self, feed: {"y": feed["x"][:, 0]}, "set_profile": print})()
         return EngineRunner(TRT, RecordingEngine(cuda), polygraphys, "e.plan", "tensorrt")
 

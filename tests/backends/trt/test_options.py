@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from trtpipe.backends._trt_options import OPTIONS, idle_options, refuse_options
 from trtpipe.backends.base import missing
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
+from trtpipe.backends.trt.options import OPTIONS, idle_options, refuse_options
 from trtpipe.digest import sha256_file
 from trtpipe.errors import BuildError, InputError
 from trtpipe.profile import BuildSettings, DeploymentProfile

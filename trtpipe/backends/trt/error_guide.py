@@ -1,7 +1,7 @@
 """What TensorRT's messages mean and what to do about them: data, searched from top to bottom.
 
-Every entry was met with a real builder, or stands in NVIDIA's documentation; tests/backends/test_trt_guide.py provokes
-those that TensorRT-RTX has without a GPU.
+Every entry was met with a real builder, or stands in NVIDIA's documentation; tests/backends/trt/test_error_guide.py
+provokes those that TensorRT-RTX has without a GPU.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trtpipe.backends._trt_describe import describe
+from trtpipe.backends.trt.inspector import describe
 
 LAYERS = [
     {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trtpipe.backends._trt_timing import TimingStore, keep_timings, use_timings
+from trtpipe.backends.trt.timing_cache import TimingStore, keep_timings, use_timings
 
 HERE = {"tensorrt": "11.4.0", "device": "NVIDIA L4", "driver": "570"}
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from trtpipe.artifact import IOContract, TensorSpec
-from trtpipe.backends._trt_describe import describe
-from trtpipe.backends._trt_errors import Log, build_error, parse_error
-from trtpipe.backends._trt_options import apply_options, load_plugins
-from trtpipe.backends._trt_shapes import NetworkInput, check_shapes, profiles_in_force
-from trtpipe.backends._trt_timing import keep_timings, use_timings
 from trtpipe.backends.base import EngineFacts
+from trtpipe.backends.trt.errors import Log, build_error, parse_error
+from trtpipe.backends.trt.inspector import describe
+from trtpipe.backends.trt.options import apply_options, load_plugins
+from trtpipe.backends.trt.shapes import NetworkInput, check_shapes, profiles_in_force
+from trtpipe.backends.trt.timing_cache import keep_timings, use_timings
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError
 from trtpipe.isolation.worker import Report
 from trtpipe.preflight.onnx_io import named_dimension, read_proto
@@ -25,7 +25,7 @@ from trtpipe.preflight.onnx_io import named_dimension, read_proto
 if TYPE_CHECKING:
     import onnx
 
-    from trtpipe.backends._trt_request import BuildRequest
+    from trtpipe.backends.trt.request import BuildRequest
 
 #: Sets what only one flavour has on the builder's configuration.
 Configure: TypeAlias = Callable[[Any], None]

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trtpipe.backends import _trt_runner, base
-from trtpipe.backends._trt_runner import EngineRunner
+from trtpipe.backends import base
 from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.timing import DeviceState
+from trtpipe.backends.trt import runner
+from trtpipe.backends.trt.runner import EngineRunner
 from trtpipe.errors import InputError
 
 needs_rtx = pytest.mark.skipif(base.missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")
@@ -87,7 +88,7 @@ def test_specs(pair):
     ],
 )
 def test_the_gpu_that_ran_is_named_not_the_first_in_the_machine(pair, monkeypatch, names, told, words):
-    monkeypatch.setattr(_trt_runner, "gpus", lambda: [SimpleNamespace(name=name) for name in names])
+    monkeypatch.setattr(runner, "gpus", lambda: [SimpleNamespace(name=name) for name in names])
     monkeypatch.setattr(EngineRunner, "state", lambda self: told and DeviceState(name=told))
     assert pair[0].device == f"tensorrt 11.4 on {words}"
 
@@ -133,7 +134,7 @@ def test_a_plan_that_does_not_load_says_why(tmp_path):
     (tmp_path / "e.plan").write_bytes(b"no plan at all" * 100)
     code = (
         "import sys; from pathlib import Path; import tensorrt_rtx as trt;"
-        "from trtpipe.backends._trt_runner import open_engine\n"
+        "from trtpipe.backends.trt.runner import open_engine\n"
         "with open_engine(trt, Path(sys.argv[1]), 'tensorrt-rtx'): pass"
     )
     answer = subprocess.run(
@@ -147,7 +148,7 @@ def test_a_plan_that_does_not_load_says_why(tmp_path):
 @needs_rtx
 def test_one_flavour_a_process():
     code = (
-        "import types, tensorrt_rtx as trt; from trtpipe.backends._trt_runner import _bind_polygraphy\n"
+        "import types, tensorrt_rtx as trt; from trtpipe.backends.trt.runner import _bind_polygraphy\n"
         "_bind_polygraphy(trt, rtx=True); _bind_polygraphy(trt, rtx=True)\n"
         "other = types.SimpleNamespace(Runtime=object)\n"
         "_bind_polygraphy(other, rtx=False)"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trtpipe.backends._trt_errors import remedy_for, tidy
+from trtpipe.backends.trt.errors import remedy_for, tidy
 
 TURING = (
     "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check_turing_op_compatibility] Cannot "

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from recording_cuda import RecordingCudart
 
-from trtpipe.backends import _cudart
-from trtpipe.backends._cudart import CALLS, Cudart, load
 from trtpipe.backends.gpu import has_driver
+from trtpipe.backends.trt import cudart
+from trtpipe.backends.trt.cudart import CALLS, Cudart, load
 from trtpipe.errors import EnvironmentLacks, StageError
 
 SNAPSHOT = json.loads(Path(__file__).with_name("cudart_api.json").read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def test_every_method_passes_as_many_arguments_as_declared():
     device, host = cuda.malloc(4), cuda.malloc_host(4)
     cuda.record(first, stream)
     cuda.begin_capture(stream)
-    cuda.copy(device, host, 4, _cudart.TO_DEVICE, stream)
+    cuda.copy(device, host, 4, cudart.TO_DEVICE, stream)
     graph = cuda.end_capture(stream)
     cuda.launch(graph, stream)
     cuda.record(second, stream)

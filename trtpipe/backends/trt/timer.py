@@ -14,15 +14,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends._cudart import TO_DEVICE, TO_HOST
 from trtpipe.backends.timing import Lap
+from trtpipe.backends.trt.cudart import TO_DEVICE, TO_HOST
 from trtpipe.errors import StageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trtpipe.backends._cudart import Cudart
     from trtpipe.backends.base import Feed
+    from trtpipe.backends.trt.cudart import Cudart
 
 #: Queries that may be under way.
 _DEPTH = 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.backends._trt_options import Flavour, idle_options
-from trtpipe.backends._trt_timing import TimingStore
 from trtpipe.backends.base import EngineFacts
+from trtpipe.backends.trt.options import Flavour, idle_options
+from trtpipe.backends.trt.timing_cache import TimingStore
 from trtpipe.errors import BuildError, WorkerCrashed, WorkerDied
 from trtpipe.isolation.worker import call, limits_for
 from trtpipe.plugins import plugin_digests, plugin_paths
@@ -115,7 +115,7 @@ def build_in_worker(
             timings.keep(timed)
         part.replace(plan)
     except (BuildError, WorkerCrashed) as error:
-        from trtpipe.backends._trt_blame import blamed
+        from trtpipe.backends.trt.bisect import blamed
 
         if len(targets) > 1:  # each will be built by itself, and told by itself
             raise

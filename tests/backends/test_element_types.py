@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from trtpipe.backends._onnx_types import find_float32_product, refuse_types
+from trtpipe.backends.element_types import find_float32_product, refuse_types
 from trtpipe.errors import InputError
 from trtpipe.target import TARGETS, find_target
 

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.backends._cudart import LIBRARY_REMEDY, load
-from trtpipe.backends._nvml import read_state
-from trtpipe.backends._trt_builder import dtype_name
-from trtpipe.backends._trt_errors import Log, tidy
-from trtpipe.backends._trt_stopwatch import opened
 from trtpipe.backends.base import SimpleRunner
 from trtpipe.backends.gpu import gpus, has_driver
+from trtpipe.backends.trt.builder import dtype_name
+from trtpipe.backends.trt.cudart import LIBRARY_REMEDY, load
+from trtpipe.backends.trt.errors import Log, tidy
+from trtpipe.backends.trt.nvml import read_state
+from trtpipe.backends.trt.timer import opened
 from trtpipe.errors import EnvironmentLacks, InputError, StageError
 
 if TYPE_CHECKING:

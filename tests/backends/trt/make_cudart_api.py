@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from trtpipe.backends._cudart import CALLS
+from trtpipe.backends.trt.cudart import CALLS
 
 SNAPSHOT = Path(__file__).with_name("cudart_api.json")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from trtpipe.backends._trt_guide import advice_for
-from trtpipe.backends._trt_layers import DUMP_MARK
+from trtpipe.backends.trt.error_guide import advice_for
+from trtpipe.backends.trt.layer_info import DUMP_MARK
 from trtpipe.errors import BuildError
 
 #: Said after every message where there is no driver, and by every builder after the first in a process.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trtpipe.backends._trt_shapes import NetworkInput, check_shapes
+from trtpipe.backends.trt.shapes import NetworkInput, check_shapes
 from trtpipe.errors import InputError
 from trtpipe.profile import ShapeRange
 

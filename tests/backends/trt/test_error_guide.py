@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trtpipe.backends._trt_errors import Log, build_error
-from trtpipe.backends._trt_guide import GUIDE
-from trtpipe.backends._trt_request import BuildRequest
 from trtpipe.backends.base import EngineFacts, missing
+from trtpipe.backends.trt.error_guide import GUIDE
+from trtpipe.backends.trt.errors import Log, build_error
+from trtpipe.backends.trt.request import BuildRequest
 from trtpipe.errors import BuildError
 from trtpipe.isolation.worker import Limits, call
 from trtpipe.profile import BuildSettings, ShapeRange
@@ -137,8 +137,8 @@ def test_weights_that_are_missing(write_model, tmp_path):
 
 @rtx_only
 def test_a_build_that_is_cancelled(conv_net):
-    from trtpipe.backends._trt_builder import build as build_engine
     from trtpipe.backends.tensorrt_rtx import _load
+    from trtpipe.backends.trt.builder import build as build_engine
 
     trt = _load()
 
@@ -180,8 +180,8 @@ MISUSED = {
 @rtx_only
 @pytest.mark.parametrize("name", MISUSED)
 def test_the_real_message_of_a_misused_builder_finds_its_entry(name, write_model, monkeypatch):
-    from trtpipe.backends import _trt_builder
     from trtpipe.backends.tensorrt_rtx import _load
+    from trtpipe.backends.trt import builder
 
     trt, (graph, change) = _load(), MISUSED[name]
 
@@ -190,12 +190,12 @@ def test_the_real_message_of_a_misused_builder_finds_its_entry(name, write_model
         config.set_compute_capability(getattr(trt.ComputeCapability, change, trt.ComputeCapability.SM89), 0)
         config.engine_capability = getattr(trt.EngineCapability, change, trt.EngineCapability.STANDARD)
 
-    if hasattr(_trt_builder, change):
-        monkeypatch.setattr(_trt_builder, change, lambda *_: None)
+    if hasattr(builder, change):
+        monkeypatch.setattr(builder, change, lambda *_: None)
     path = write_model(graph, opset=23, **({"x2": SQUARE} if "x2" in graph else {}))
     request = BuildRequest(model=str(path), plan=f"{path}.plan", flavour="tensorrt-rtx", targets=("sm89",))
     with pytest.raises(BuildError) as caught:
-        _trt_builder.build(trt, request, lambda *_: None, configure)
+        builder.build(trt, request, lambda *_: None, configure)
     (advice,) = [advice for advice in GUIDE if advice.name == name]
     assert caught.value.remedy == f"{advice.cause}: {advice.remedy}", caught.value.message
 

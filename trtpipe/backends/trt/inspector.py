@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends._trt_layers import node_name, read_dump, read_inspector, separate_nodes
+from trtpipe.backends.trt.layer_info import node_name, read_dump, read_inspector, separate_nodes
 from trtpipe.engine.report import EngineReport
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trtpipe.backends._trt_errors import Log
+    from trtpipe.backends.trt.errors import Log
 
 _QUANTISERS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _CASTS = frozenset({"CAST"})

@@ -1,0 +1,1 @@
+"""What the TensorRT flavors share; each function receives the ``trt`` module as an argument."""
