@@ -40,7 +40,6 @@ from benchmarks_common import machine_line
 from calibration_accuracy import load
 
 import trtpipe
-from trtpipe.accuracy.storage import StorageWatch
 from trtpipe.backends.base import EngineFacts, Runner, load_backend
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.job import Job
@@ -49,10 +48,11 @@ from trtpipe.profile import HALF
 from trtpipe.progress import Silent
 from trtpipe.publish import publish_folder
 from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.reference.runnable import open_watched
+from trtpipe.reference.storage import StorageWatch
 from trtpipe.runs import BuildResult, run_published
 from trtpipe.settings import Settings
 from trtpipe.stages.facts import LowerFacts
-from trtpipe.stages.running import open_watched
 
 FLOAT, OURS = "float32", "trtpipe"
 PRECISIONS = ("fp16", "bf16", "int8", "best", "fp8")

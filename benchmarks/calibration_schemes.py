@@ -95,7 +95,7 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     import onnxruntime
 
     from trtpipe.backends.base import load_backend
-    from trtpipe.calibration.account import AccountBuilder
+    from trtpipe.calibration.data_summary import AccountBuilder
     from trtpipe.calibration.dataset import open_dataset
     from trtpipe.calibration.tally import TALLY
     from trtpipe.passes.clean_up import load_clean

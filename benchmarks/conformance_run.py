@@ -31,9 +31,9 @@ from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.profile import CALIBRATED, ShapeRange
 from trtpipe.progress import Silent
 from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.reference.runnable import runnable_graph
 from trtpipe.settings import Settings
 from trtpipe.stages.facts import LowerFacts
-from trtpipe.stages.running import runnable_graph
 
 #: stages shared by all precisions of a test, and those of each precision
 _ONCE = ("export", "simplify")

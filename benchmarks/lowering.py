@@ -35,8 +35,8 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
 
     import trtpipe
     from trtpipe.job import Inputs
-    from trtpipe.passes.insert_qdq import InsertQDQ  # noqa: F401
     from trtpipe.progress import Silent
+    from trtpipe.quantization.qdq import InsertQDQ  # noqa: F401
     from trtpipe.settings import Settings
     from trtpipe.stages.lower import Lower
     from trtpipe.table import artifact_from_file

@@ -17,21 +17,21 @@ import models
 import onnx_ir as ir
 from benchmarks_common import machine_line
 
+from trtpipe.autocast.convert import CastPrecision
 from trtpipe.backends.base import load_backend
-from trtpipe.engine.cost import engine_cost
 from trtpipe.engine.report import EngineReport
-from trtpipe.passes.cast_precision import CastPrecision
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import GraphPass, run_passes
 from trtpipe.passes.infer_types import InferTypes
-from trtpipe.passes.insert_qdq import InsertQDQ
 from trtpipe.passes.opsets import LEAST_OPSET
-from trtpipe.passes.placement import place
 from trtpipe.passes.raise_opset import raise_opset
-from trtpipe.passes.split_scales import SplitScales
 from trtpipe.preflight.onnx_io import load_model, save_model
 from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
+from trtpipe.quantization.cost import engine_cost
+from trtpipe.quantization.per_tensor_scales import SplitScales
+from trtpipe.quantization.plan import place
+from trtpipe.quantization.qdq import InsertQDQ
 from trtpipe.settings import Settings
 from trtpipe.target import find_target
 

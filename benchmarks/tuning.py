@@ -39,9 +39,9 @@ from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
 from trtpipe.recipe import CalibrationRecipe
+from trtpipe.reference.reference_outputs import run_every
 from trtpipe.settings import Settings
 from trtpipe.stages.evaluate import Evaluate
-from trtpipe.stages.exact import run_every
 from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.stage import Stage
 from trtpipe.tuning import BEFORE

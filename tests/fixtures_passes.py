@@ -10,19 +10,19 @@ import pytest
 from halves import raised
 from models import run
 
-from trtpipe.passes.cast_precision import CastPrecision
-from trtpipe.passes.emulate_half import EmulateHalf
+from trtpipe.autocast.convert import CastPrecision
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
+from trtpipe.reference.emulation import EmulateHalf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from models import Feed
 
+    from trtpipe.autocast.rules import HalfType
     from trtpipe.passes.decisions import NodeDecision
     from trtpipe.passes.graph_pass import GraphPass
-    from trtpipe.passes.half_rules import HalfType
 
 
 class Apply(Protocol):

@@ -72,27 +72,27 @@ class TestSensitivity:
         assert trtpipe.sensitivity(job(), samples=4) == first
 
     def test_what_comes_before_a_group_is_computed_once(self, job, monkeypatch):
-        from trtpipe.stages import switching
+        from trtpipe.quantization import simulator
 
-        whole, real = job(), switching.find_cuts
+        whole, real = job(), simulator.find_cuts
         cut = []
-        monkeypatch.setattr(switching, "find_cuts", lambda *args: cut.append(real(*args)) or cut[-1])
+        monkeypatch.setattr(simulator, "find_cuts", lambda *args: cut.append(real(*args)) or cut[-1])
         found = trtpipe.sensitivity(whole, samples=4)
         assert len(cut[0]) == 3
-        monkeypatch.setattr(switching, "find_cuts", lambda *args: ())
+        monkeypatch.setattr(simulator, "find_cuts", lambda *args: ())
         monkeypatch.setattr("trtpipe.stages.sensitivity.Sensitivity.version", 0)
         again = trtpipe.sensitivity(whole, samples=4)
         for first, second in zip(found.groups, again.groups, strict=True):
             assert first.noise == pytest.approx(second.noise, rel=1e-3)
 
     def test_values_that_do_not_fit_are_computed_again(self, job, monkeypatch):
-        from trtpipe.stages import harm
+        from trtpipe.quantization import group_noise
 
-        stored, real = [], harm._stored
-        monkeypatch.setattr(harm, "_stored", lambda *args: stored.append(real(*args)) or stored[-1])
+        stored, real = [], group_noise._stored
+        monkeypatch.setattr(group_noise, "_stored", lambda *args: stored.append(real(*args)) or stored[-1])
         made = job()
         first = trtpipe.sensitivity(made, samples=4)
-        monkeypatch.setattr(harm, "_LEAST_BYTES", 2 * 64 * 32 * 4)  # the values of two cuts for 64 rows
+        monkeypatch.setattr(group_noise, "_LEAST_BYTES", 2 * 64 * 32 * 4)  # the values of two cuts for 64 rows
         monkeypatch.setattr("trtpipe.stages.sensitivity.Sensitivity.version", 0)
         again = trtpipe.sensitivity(made, samples=4)
         assert [len(cuts) for cuts, _ in stored] == [3, 2]

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.baseline import Baseline
     from trtpipe.accuracy.regression import CheckReport
     from trtpipe.accuracy.reports import ParityReport
-    from trtpipe.accuracy.sensitivity import Sensitivity
-    from trtpipe.accuracy.tuned import Budget, Tuning
     from trtpipe.api import (
         build,
         compile,  # noqa: A004  the pipeline's own word
@@ -54,6 +52,8 @@ if TYPE_CHECKING:
     from trtpipe.pipeline import Step
     from trtpipe.profile import DeploymentProfile, ShapeRange
     from trtpipe.progress import Progress, Silent
+    from trtpipe.quantization.sensitivity import Sensitivity
+    from trtpipe.quantization.tuning_report import Budget, Tuning
     from trtpipe.recipe import CalibrationRecipe
     from trtpipe.report.manifest import Manifest
     from trtpipe.report.plots import plot_statistics
@@ -70,7 +70,7 @@ _HOMES = {
     "Artifact": "trtpipe.artifact",
     "ArtifactStore": "trtpipe.store",
     "Baseline": "trtpipe.accuracy.baseline",
-    "Budget": "trtpipe.accuracy.tuned",
+    "Budget": "trtpipe.quantization.tuning_report",
     "BuildDiff": "trtpipe.difference",
     "BuildError": "trtpipe.errors",
     "BuildResult": "trtpipe.runs",
@@ -90,7 +90,7 @@ _HOMES = {
     "ParityReport": "trtpipe.accuracy.reports",
     "Progress": "trtpipe.progress",
     "RecipeError": "trtpipe.errors",
-    "Sensitivity": "trtpipe.accuracy.sensitivity",
+    "Sensitivity": "trtpipe.quantization.sensitivity",
     "Settings": "trtpipe.settings",
     "ShapeRange": "trtpipe.profile",
     "Silent": "trtpipe.progress",
@@ -102,7 +102,7 @@ _HOMES = {
     "TensorSpec": "trtpipe.artifact",
     "TrtpipeError": "trtpipe.errors",
     "TuneResult": "trtpipe.api_tuning",
-    "Tuning": "trtpipe.accuracy.tuned",
+    "Tuning": "trtpipe.quantization.tuning_report",
     "WorkerDied": "trtpipe.errors",
     "Cancelled": "trtpipe.errors",
     "OutOfMemory": "trtpipe.errors",

@@ -18,8 +18,8 @@ from trtpipe.latency.reports import LatencyComparison, Race
 from trtpipe.pipeline import opened
 from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable
+from trtpipe.reference.runnable import runnable_graph
 from trtpipe.runs import PLAN
-from trtpipe.stages.running import runnable_graph
 from trtpipe.table import Table
 from trtpipe.toolchain import machine
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.accuracy.sensitivity import Sensitivity
-from trtpipe.accuracy.tuned import Budget, Tuning
 from trtpipe.errors import InputError
 from trtpipe.oserrors import translate_os_errors
 from trtpipe.pipeline import opened, stages_named
 from trtpipe.profile import CALIBRATED
 from trtpipe.progress import Progress, Silent
 from trtpipe.publish import check_writable, publish_file
+from trtpipe.quantization.sensitivity import Sensitivity
+from trtpipe.quantization.tuning_report import Budget, Tuning
 from trtpipe.runs import JSON, run_published
 from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
 from trtpipe.tomlfile import dump_toml

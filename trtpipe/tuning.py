@@ -13,16 +13,16 @@ from glob import escape
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.reports import MetricValue
-from trtpipe.accuracy.sensitivity import GroupSensitivity, Sensitivity
 from trtpipe.accuracy.significance import compare_metric
-from trtpipe.accuracy.tuned import Budget, Calibration, Tuning
-from trtpipe.accuracy.tuning import OutOfTime, Search, Trial
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import InternalError
 from trtpipe.methods import Method
 from trtpipe.passes.decisions import WorkShare
 from trtpipe.pipeline import stages_named
 from trtpipe.progress import Progress, Silent, track
+from trtpipe.quantization.layer_search import OutOfTime, Search, Trial
+from trtpipe.quantization.sensitivity import GroupSensitivity, Sensitivity
+from trtpipe.quantization.tuning_report import Budget, Calibration, Tuning
 from trtpipe.recipe import WeightMethod
 from trtpipe.stages.evaluate import Evaluate
 from trtpipe.stages.facts import LowerFacts

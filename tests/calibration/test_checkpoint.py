@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from models import conv_net, normal, save
 
-from trtpipe.calibration.account import Progressed, Tally
 from trtpipe.calibration.checkpoint import Checkpoints, State
-from trtpipe.calibration.course import Point
+from trtpipe.calibration.convergence import Point
+from trtpipe.calibration.data_summary import Progressed, Tally
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.tolerance import Skipped
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from trtpipe.calibration.account import DataAccount
+from trtpipe.calibration.data_summary import DataAccount
 from trtpipe.calibration.merging import merge_statistics
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.statistics_file import load_statistics, save_statistics

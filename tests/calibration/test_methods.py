@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from trtpipe.calibration.density import density_of
+from trtpipe.calibration.histogram import density_of
 from trtpipe.calibration.methods import CANDIDATES, CHOICES, METHODS, Choice, entropy, least_error
 from trtpipe.calibration.quantiser import QUANTISERS
 from trtpipe.calibration.statistics import TensorStatistics

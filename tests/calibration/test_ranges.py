@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from trtpipe.calibration.account import DataAccount
+from trtpipe.calibration.data_summary import DataAccount
 from trtpipe.calibration.methods import clipped, largest
 from trtpipe.calibration.ranges import Ranges, derive_ranges
 from trtpipe.calibration.statistics import RESOLUTION, Statistics, TensorStatistics

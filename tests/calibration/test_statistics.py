@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trtpipe.calibration.account import DataAccount
+from trtpipe.calibration.data_summary import DataAccount
 from trtpipe.calibration.statistics import BINS, RESOLUTION, Statistics, TensorStatistics, counted_rows
 from trtpipe.errors import InputError, InternalError
 

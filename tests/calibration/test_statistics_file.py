@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trtpipe.calibration.account import DataAccount, InputAccount
+from trtpipe.calibration.data_summary import DataAccount, InputAccount
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.statistics_file import load_statistics, save_statistics
 from trtpipe.errors import InputError

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from models import normal
 
-from trtpipe.calibration.columns import from_columns
 from trtpipe.calibration.statistics import Statistics
+from trtpipe.calibration.statistics_arrays import from_columns
 from trtpipe.calibration.tally import Tally
 from trtpipe.errors import InputError
 

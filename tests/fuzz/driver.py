@@ -35,8 +35,8 @@ import onnxsim  # noqa: E402, F401
 from fuzz.mutate import mutant  # noqa: E402
 from models import CASES  # noqa: E402  brings onnxruntime: loaded once, not in every child
 
+from trtpipe.autocast.convert import CastPrecision  # noqa: E402
 from trtpipe.errors import InputError, TrtpipeError  # noqa: E402
-from trtpipe.passes.cast_precision import CastPrecision  # noqa: E402
 from trtpipe.passes.clean_up import clean_up  # noqa: E402
 from trtpipe.passes.graph_pass import run_passes  # noqa: E402
 from trtpipe.preflight import seal_model  # noqa: E402

@@ -10,8 +10,8 @@ import pytest
 from models import conv_net, model, normal, save, with_outputs
 
 from trtpipe.backends.onnxruntime import OnnxRuntime
-from trtpipe.calibration.columns import from_columns
 from trtpipe.calibration.statistics import Statistics
+from trtpipe.calibration.statistics_arrays import from_columns
 from trtpipe.calibration.tally import TALLY
 from trtpipe.errors import InputError
 from trtpipe.settings import Settings

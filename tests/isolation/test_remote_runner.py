@@ -297,11 +297,11 @@ class Told(Record):
 
 
 LIMITS = Limits(seconds=30.0, memory=4 << 30)
-COUNT = "trtpipe.stages.counting:count_task"
+COUNT = "trtpipe.quantization.mac_count:count_task"
 
 
 def test_a_task_sees_its_own_folder_only(tmp_path: Path) -> None:
-    from trtpipe.stages.counting import CountRequest, Counts
+    from trtpipe.quantization.mac_count import CountRequest, Counts
 
     for name in ("mine", "yours"):
         (tmp_path / name).mkdir()

@@ -8,7 +8,7 @@ from models import conv_net, save
 import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft, IOContract
-from trtpipe.calibration.account import DataAccount
+from trtpipe.calibration.data_summary import DataAccount
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import StageError
 from trtpipe.job import Inputs

@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.calibration.account import Progressed
-from trtpipe.calibration.course import Point
+from trtpipe.calibration.convergence import Point
+from trtpipe.calibration.data_summary import Progressed
 from trtpipe.calibration.statistics_file import load_statistics, save_statistics
 from trtpipe.calibration.tolerance import Skipped
 from trtpipe.digest import sha256_file

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from trtpipe.calibration.account import AccountBuilder
 from trtpipe.calibration.checkpoint import Checkpoints, State
-from trtpipe.calibration.columns import add_columns
-from trtpipe.calibration.course import Course
+from trtpipe.calibration.convergence import Course
+from trtpipe.calibration.data_summary import AccountBuilder
 from trtpipe.calibration.sample import Sample
 from trtpipe.calibration.selection import empty
 from trtpipe.calibration.statistics import Statistics
+from trtpipe.calibration.statistics_arrays import add_columns
 from trtpipe.calibration.tolerance import Flaw, Skipped, tolerate
 from trtpipe.errors import InputError
 

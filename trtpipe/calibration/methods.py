@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from trtpipe.calibration.density import density_of
+from trtpipe.calibration.histogram import density_of
 from trtpipe.calibration.quantiser import QUANTISERS
 from trtpipe.methods import SingleMethod
 

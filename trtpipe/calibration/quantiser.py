@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trtpipe.calibration.density import Density
+    from trtpipe.calibration.histogram import Density
 
 EightBit: TypeAlias = Literal["int8", "fp8"]
 

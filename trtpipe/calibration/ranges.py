@@ -8,11 +8,11 @@ import numpy as np
 from pydantic import Field
 
 from trtpipe.artifact import Record
-from trtpipe.calibration.account import DataAccount
-from trtpipe.calibration.density import density_of
+from trtpipe.calibration.corrections import Repairs
+from trtpipe.calibration.data_summary import DataAccount
+from trtpipe.calibration.histogram import density_of
 from trtpipe.calibration.methods import METHODS, Choice
 from trtpipe.calibration.quantiser import QUANTISERS
-from trtpipe.calibration.repairs import Repairs
 from trtpipe.errors import InputError
 from trtpipe.methods import Method, SingleMethod
 

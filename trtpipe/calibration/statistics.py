@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.calibration.account import DataAccount, combined
+from trtpipe.calibration.data_summary import DataAccount, combined
 from trtpipe.errors import InputError, InternalError
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trtpipe.calibration.columns import to_columns
 from trtpipe.calibration.statistics import Statistics
+from trtpipe.calibration.statistics_arrays import to_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
 from trtpipe.errors import InputError
+from trtpipe.passes.cost_thresholds import LEAST_SHARE
 from trtpipe.passes.node_names import pattern_of
-from trtpipe.passes.thresholds import LEAST_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -70,7 +70,7 @@ def bars_of(tensor: TensorStatistics, count: int) -> tuple[np.ndarray, np.ndarra
     Returns:
         Edges, float64[count + 1] from 0 to the largest magnitude (1 if there is none); counts, float64[count].
     """
-    from trtpipe.calibration.density import density_of
+    from trtpipe.calibration.histogram import density_of
 
     edges = np.linspace(0, tensor.largest or 1.0, count + 1)
     return edges, np.maximum(np.diff(density_of(tensor).below(edges, 0)), 0)

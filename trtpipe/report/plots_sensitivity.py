@@ -10,7 +10,7 @@ from trtpipe.report.plots import require_matplotlib
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trtpipe.accuracy.sensitivity import Sensitivity
+    from trtpipe.quantization.sensitivity import Sensitivity
 
 _MOST_BARS = 60
 _COLOURS = ("#d55e00", "#0072b2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.calibration.account import DataAccount
+from trtpipe.calibration.data_summary import DataAccount
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -61,8 +61,8 @@ class Calibrate:
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Derive the ranges."""
         from trtpipe.calibration.statistics_file import load_statistics
-        from trtpipe.stages.calibrate_repair import find_repairs
-        from trtpipe.stages.calibrate_rescue import rescue
+        from trtpipe.quantization.correction_search import find_repairs
+        from trtpipe.quantization.fallback_search import rescue
 
         statistics = load_statistics(inputs.path("statistics"))
         ranges = _ranges(job, inputs, statistics, workdir, progress)
@@ -95,8 +95,8 @@ def _judges(job: Job) -> bool:
 
 def _ranges(job: Job, inputs: Inputs, statistics: Statistics, workdir: Path, progress: Progress) -> Ranges:
     from trtpipe.calibration.ranges import derive_ranges
-    from trtpipe.calibration.search import search_ranges
-    from trtpipe.stages.calibrate_judge import judging
+    from trtpipe.quantization.evaluator import judging
+    from trtpipe.quantization.range_search import search_ranges
 
     precision = EIGHT_BIT[job.profile.precision]
     if job.recipe.method != "auto":

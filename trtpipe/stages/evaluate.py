@@ -13,7 +13,7 @@ from trtpipe.accuracy.reports import MetricValue
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError
-from trtpipe.stages.running import runnable_graph
+from trtpipe.reference.runnable import runnable_graph
 
 if TYPE_CHECKING:
     from trtpipe.digest import JSON

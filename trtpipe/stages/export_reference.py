@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft, Record
 from trtpipe.errors import InputError, InternalError
 from trtpipe.isolation.worker import Report, call, limits_for
+from trtpipe.reference.runnable import verification_data
 from trtpipe.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.stages.facts import load_reference, save_reference
-from trtpipe.stages.running import verification_data
 
 if TYPE_CHECKING:
     from trtpipe.digest import JSON

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.artifact import IOContract, Record
-from trtpipe.engine.search import Trial
 from trtpipe.errors import InputError
 from trtpipe.passes.decisions import NodeDecision, WorkShare
+from trtpipe.quantization.search import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

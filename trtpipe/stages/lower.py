@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
+from trtpipe.autocast.half_precision import extents_in, left_in_half, prepare_half
 from trtpipe.backends.base import load_backend
-from trtpipe.engine.search import SCALES_BEHIND, Placement
 from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
-from trtpipe.stages.counting import count_work
+from trtpipe.quantization.apply_corrections import apply_repairs
+from trtpipe.quantization.engine_search import Choice, choose, search_targets, searches
+from trtpipe.quantization.mac_count import count_work
+from trtpipe.quantization.search import SCALES_BEHIND, Placement
 from trtpipe.stages.facts import LowerFacts
-from trtpipe.stages.halves import extents_in, left_in_half, prepare_half
-from trtpipe.stages.lower_placement import Choice, choose, search_targets, searches
-from trtpipe.stages.repairing import apply_repairs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from trtpipe.calibration.extents import Extents
+    from trtpipe.autocast.tensor_ranges import Extents
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.passes.decisions import NodeDecision
@@ -115,11 +115,11 @@ def _lowered(
     Args:
         placement: which nodes ``best`` computes in 8 bits; ``None``: all that may.
     """
-    from trtpipe.passes.cast_precision import CastPrecision
+    from trtpipe.autocast.convert import CastPrecision
     from trtpipe.passes.clean_up import load_clean
     from trtpipe.passes.graph_pass import node_label, run_passes
-    from trtpipe.passes.split_scales import SplitScales
-    from trtpipe.passes.two_precisions import merged
+    from trtpipe.quantization.per_tensor_scales import SplitScales
+    from trtpipe.quantization.two_precisions import merged
 
     precision, keep = job.profile.precision, job.profile.keep
     model = load_clean(inputs.path("simplified"))
@@ -141,8 +141,8 @@ def _lowered(
 def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placement | None) -> GraphPass:
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.passes.decisions import UNREACHED
-    from trtpipe.passes.insert_qdq import InsertQDQ
     from trtpipe.passes.macs import sizes_of
+    from trtpipe.quantization.qdq import InsertQDQ
 
     precision, keep = job.profile.precision, job.profile.keep
     ranges = Ranges.read(inputs.path("ranges"))

@@ -11,7 +11,7 @@ from trtpipe.backends.gpu import gpus
 from trtpipe.backends.timing import DeviceRunner
 from trtpipe.engine.figures import EngineFigures
 from trtpipe.errors import StageError
-from trtpipe.stages.running import runnable_engines, runnable_graph
+from trtpipe.reference.runnable import runnable_engines, runnable_graph
 from trtpipe.toolchain import machine
 
 if TYPE_CHECKING:

@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Draft
+from trtpipe.autocast.half_precision import EXTENTS, prepare_half
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError
 from trtpipe.isolation.reducer import ReductionHere
 from trtpipe.profile import CALIBRATED, HALF
-from trtpipe.stages.halves import EXTENTS, prepare_half
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import onnx_ir as ir
 
+    from trtpipe.autocast.range_probes import Probe
+    from trtpipe.autocast.tensor_ranges import Extents
     from trtpipe.calibration.dataset import Dataset
-    from trtpipe.calibration.extents import Extents
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
-    from trtpipe.passes.extents import Probe
     from trtpipe.progress import Progress
 
 STATISTICS = "statistics.npz"
@@ -113,9 +113,9 @@ class Observe:
         workdir: Path,
         progress: Progress,
     ) -> tuple[Statistics, Extents | None]:
+        from trtpipe.autocast.tensor_ranges import ExtentTally
         from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
-        from trtpipe.calibration.extents import ExtentTally
         from trtpipe.calibration.tally import TALLY
 
         with load_backend("onnxruntime").open(workdir / OBSERVED, job.settings) as runner:
@@ -140,7 +140,7 @@ def tensors_of(model: ir.Model, keep: tuple[str, ...] = (), *, attention: bool =
         model: from ``load_clean``.
         attention: what the two products of an attention read as well.
     """
-    from trtpipe.passes.placement import place
+    from trtpipe.quantization.plan import place
 
     return place(model, keep, thrifty=False, attention=attention).tensors
 
@@ -156,8 +156,8 @@ def write_observed(
     Returns:
         The files written, and for ``half`` the outputs that hold probes of all float32 tensors.
     """
+    from trtpipe.autocast.range_probes import add_probes
     from trtpipe.passes.expose import expose
-    from trtpipe.passes.extents import add_probes
     from trtpipe.preflight.onnx_io import save_model
 
     if half:

@@ -12,9 +12,9 @@ from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError, StageError
 from trtpipe.profile import CALIBRATED, EIGHT_BIT
-from trtpipe.stages.exact import exact_outputs
-from trtpipe.stages.harm import noise_alone, noise_of
-from trtpipe.stages.switching import switchboard
+from trtpipe.quantization.group_noise import noise_alone, noise_of
+from trtpipe.quantization.simulator import switchboard
+from trtpipe.reference.reference_outputs import exact_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,10 +73,10 @@ class Sensitivity:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """One run of every sample for each group."""
-        from trtpipe.accuracy.noise import OutputNoise
-        from trtpipe.accuracy.sensitivity import GroupSensitivity
-        from trtpipe.accuracy.sensitivity import Sensitivity as Report
         from trtpipe.calibration.ranges import Ranges
+        from trtpipe.quantization.output_noise import OutputNoise
+        from trtpipe.quantization.sensitivity import GroupSensitivity
+        from trtpipe.quantization.sensitivity import Sensitivity as Report
 
         simplified, ranges = inputs.path("simplified"), Ranges.read(inputs.path("ranges"))
         dataset = inputs.datasets.get("calibration-data")
@@ -126,7 +126,7 @@ class Sensitivity:
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """There is at least one group."""
-        from trtpipe.accuracy.sensitivity import Sensitivity as Report
+        from trtpipe.quantization.sensitivity import Sensitivity as Report
 
         if not Report.read(draft.path).groups:
             raise StageError("there is nothing to choose", "see trtpipe inspect")

@@ -23,7 +23,7 @@ from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
 from trtpipe.passes.graph_pass import Borrowed, GraphPass, graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
-from trtpipe.passes.settle_branches import SettleBranches
+from trtpipe.passes.resolve_branches import SettleBranches
 from trtpipe.preflight.onnx_io import contract_of, load_model, save_model
 from trtpipe.settings import Settings
 from trtpipe.stages.facts import OutputDifference, SimplifyFacts

@@ -12,7 +12,7 @@ from trtpipe.backends.base import load_backend
 from trtpipe.errors import InputError, StageError
 from trtpipe.profile import HALF
 from trtpipe.progress import Silent
-from trtpipe.stages.running import open_watched, runnable, runnable_engines, verification_data
+from trtpipe.reference.runnable import open_watched, runnable, runnable_engines, verification_data
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.custom import Metric
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
     from trtpipe.recipe import EvaluationSettings
-    from trtpipe.stages.running import VerificationData
+    from trtpipe.reference.runnable import VerificationData
 
 PARITY, OUTPUTS = "parity.json", "outputs.json"
 PROGRAM = "program"
@@ -224,7 +224,7 @@ def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progr
 
 
 def _overflows(job: Job, contenders: list[Contender]) -> tuple[Overflow, ...]:
-    from trtpipe.accuracy.storage import StorageWatch
+    from trtpipe.reference.storage import StorageWatch
 
     watches = [contender.runner for contender in contenders if isinstance(contender.runner, StorageWatch)]
     return tuple(found for watch in watches for found in watch.overflows(HALF[job.profile.precision]))

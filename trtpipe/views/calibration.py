@@ -9,7 +9,7 @@ from trtpipe.views.blocks import Block, facts, table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trtpipe.calibration.account import DataAccount
+    from trtpipe.calibration.data_summary import DataAccount
     from trtpipe.calibration.ranges import Ranges, TensorRange
     from trtpipe.report.statistics import StatisticsSummary
 

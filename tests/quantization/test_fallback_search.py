@@ -1,0 +1,88 @@
+"""Leaving a few groups high where 8 bits harm much: which ones, how many, and whether it helps on other samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from models import conv_net, feed_for, run, save, sounds, spectrogram
+
+import trtpipe
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.quantization.fallback_search import MOST_WORK, POOR, harmful
+from trtpipe.quantization.simulator import SwitchedGroup
+from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.stages.facts import LowerFacts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from models import Feed
+
+
+class Built:
+    """A model calibrated and lowered."""
+
+    def __init__(self, proto: onnx.ModelProto, feed: Feed, folder: Path, repair: str = "auto") -> None:
+        path = save(onnx.shape_inference.infer_shapes(proto), folder / "simplified.onnx")
+        np.savez(folder / "data.npz", **feed)
+        shapes = {"x": {"min": [1, 128], "opt": [32, 128], "max": [64, 128]}} if "basis" in str(proto) else None
+        profile = {"precision": "int8"} if shapes is None else {"precision": "int8", "shapes": [shapes]}
+        self.job = trtpipe.make_job(
+            profile=trtpipe.DeploymentProfile.model_validate(profile),
+            recipe=CalibrationRecipe(data=DataSettings(source=str(folder / "data.npz")), repair=repair),
+            settings=trtpipe.Settings(cache_dir=folder / "cache"),
+            engines=False,
+        )
+        trtpipe.calibrate(self.job, path, folder)
+        trtpipe.lower(self.job, path, folder, folder / "ranges.json")
+        self.repairs = Ranges.read(folder / "ranges.json").repairs
+        self.nodes = {node.node: node for node in LowerFacts.read(folder / "lowered.onnx.json").nodes}
+        self._proto, self._lowered = proto, onnx.load(folder / "lowered.onnx")
+
+    def noise(self, feed: Feed) -> float:
+        """Over signal power, on these samples."""
+        expected, found = (run(each, feed)["y"] for each in (self._proto, self._lowered))
+        return float(np.square(found - expected).sum() / np.square(expected).sum())
+
+
+def test_the_harmful_layer_is_left_high_and_other_samples_gain(tmp_path: Path) -> None:
+    ill, well = (Built(spectrogram(), sounds(1), tmp_path / repair, repair=repair) for repair in ("none", "auto"))
+    assert list(well.repairs.high) == ["matmul_0"]
+    assert well.repairs.trials[-1].repair == "1 of 4 groups left high"
+    assert well.repairs.trials[-1].taken
+    assert well.nodes["matmul_0"].precision == "float32"
+    assert "alone" in well.nodes["matmul_0"].reason
+    assert all(well.nodes[f"matmul_{index}"].precision == "int8" for index in (4, 6, 8))
+    assert ill.nodes["matmul_0"].precision == "int8"
+    assert well.noise(sounds(2)) < ill.noise(sounds(2)) / 4
+
+
+def test_models_that_8_bits_hardly_harm_are_left_alone(tmp_path: Path) -> None:
+    proto = conv_net()
+    built = Built(proto, feed_for(proto, seed=1, dim=96), tmp_path)
+    assert built.repairs.noise is not None
+    assert built.repairs.noise < POOR
+    assert not built.repairs.high
+    assert not any("left high" in trial.repair for trial in built.repairs.trials)
+
+
+def groups(*macs: int) -> list[SwitchedGroup]:
+    return [SwitchedGroup((f"n{index}",), ("Conv",), each, index) for index, each in enumerate(macs)]
+
+
+class TestHarmful:
+    def test_most_noise_for_its_work_comes_first_and_no_more_than_needed(self) -> None:
+        assert harmful(groups(10, 10, 1000), [0.5, 0.0001, 0.0002]) == {0}
+        assert harmful(groups(10, 10, 1000), [0.5, 0.1, 0.0002]) == {0, 1}
+
+    def test_work_is_limited(self) -> None:
+        assert MOST_WORK == 0.1
+        assert harmful(groups(100, 100, 800), [0.5, 0.6, 0.0001]) == {1}
+        assert harmful(groups(500, 500), [0.5, 0.5]) == frozenset()
+
+    @pytest.mark.parametrize("alone", [[0.0, 0.0, 0.0], [1e-4, 1e-4, 1e-4]])
+    def test_quiet_models_lose_nothing(self, alone: list[float]) -> None:
+        assert harmful(groups(1, 1, 1000), alone) == frozenset()

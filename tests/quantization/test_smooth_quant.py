@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from models import conv_net, depthwise, feed_for, model, normal, residual, run, transposed, with_outputs
+
+from trtpipe.passes.clean_up import clean_up
+from trtpipe.passes.graph_pass import run_passes
+from trtpipe.quantization.plan import place
+from trtpipe.quantization.smooth_quant import Factors, Smooth, smooth_groups, smoothing_factors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LAYER_NORM = "LayerNormalization(x, g, o)"
+#: what makes the activation, whether a multiplication has to be inserted
+PRODUCTS = {
+    "normalisation": (f"h = {LAYER_NORM}", False),
+    "normalisation with another reader": (f"h = {LAYER_NORM} side = Tanh(h)", True),
+    "reshaped normalisation": (f"n = {LAYER_NORM} h = Reshape(n, rows)", False),
+    "product, bias, Relu": ("p = MatMul(x, first) s = Add(o, p) h = Relu(s)", False),
+    "transposed Gemm, LeakyRelu": ("p = Gemm<transB=1>(x, first, o) h = LeakyRelu<alpha=0.1>(p)", False),
+    "GELU": ("p = MatMul(x, first) h = Gelu(p)", True),
+    "sigmoid gate": ("p = MatMul(x, first) q = Sigmoid(p) h = Mul(p, q)", True),
+}
+
+
+def product(head: str) -> onnx.ModelProto:
+    """[N,32] through ``head`` to two products that both read ``h``."""
+    more = ", float[N,32] side" if "side" in head else ""
+    return model(
+        f"(float[N,32] x) => (float[N,24] y, float[N,16] z{more}) "
+        f"{{ {head} y = MatMul(h, a) z = Gemm<transB=1>(h, b) }}",
+        g=1 + np.abs(normal(32, seed=1)),
+        o=normal(32, seed=2),
+        first=normal(32, 32, seed=3),
+        a=normal(32, 24, seed=4),
+        b=normal(16, 32, seed=5),
+        rows=np.array([-1, 32], np.int64),
+    )
+
+
+def smoothed(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str], list[str]]:
+    """The model with all groups divided by uneven factors, what was renamed, and the names of the groups."""
+    loaded = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
+    clean_up(loaded)
+    placement = place(loaded)
+    groups = smooth_groups(loaded, placement)
+    wanted = {
+        group.name: Factors(np.exp(normal(group.channels, seed=7)), group.folds is None)
+        for group in groups
+    }  # fmt: skip
+    smooth = Smooth(wanted, placement)
+    run_passes(loaded, [smooth])
+    rewritten = ir.serde.serialize_model(loaded)
+    onnx.checker.check_model(rewritten, full_check=True)
+    return rewritten, smooth.renamed, [group.name for group in groups]
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_compute_what_they_did(name: str) -> None:
+    head, inserted = PRODUCTS[name]
+    proto = product(head)
+    rewritten, renamed, groups = smoothed(proto)
+    assert "h" in groups
+    assert renamed["h"] == ("h_smoothed" if inserted else "h")
+    feed = feed_for(proto)
+    before = run(with_outputs(proto, ["h", "y", "z"]), feed)
+    after = run(with_outputs(rewritten, [renamed["h"], "y", "z"]), feed)
+    for output in ("y", "z"):
+        np.testing.assert_allclose(after[output], before[output], rtol=1e-4, atol=1e-4)
+    factors = np.exp(normal(32, seed=7))
+    np.testing.assert_allclose(after[renamed["h"]] * factors, before["h"], rtol=1e-4, atol=1e-5)
+
+
+def wide_net() -> onnx.ModelProto:
+    return model(
+        "(float[N,3,8,8] x) => (float[N,20,8,8] y) { c = Conv<pads=[1,1,1,1]>(x, a, o) r = Relu(c) "
+        "d = Conv<group=16,pads=[1,1,1,1]>(r, b) y = Conv(d, e) }",
+        a=normal(16, 3, 3, 3),
+        o=normal(16),
+        b=normal(16, 1, 3, 3),
+        e=normal(20, 16, 1, 1),
+    )
+
+
+@pytest.mark.parametrize("make", [wide_net, conv_net, depthwise, transposed, residual])
+def test_convolutions_compute_what_they_did(make: Callable[[], onnx.ModelProto]) -> None:
+    proto = make()
+    rewritten, renamed, _ = smoothed(proto)
+    assert all(old == new for old, new in renamed.items()), "no multiplication goes into a convolution"
+    assert {node.op_type for node in rewritten.graph.node} <= {node.op_type for node in proto.graph.node}
+    feed = feed_for(proto)
+    for name, value in run(proto, feed).items():
+        np.testing.assert_allclose(run(rewritten, feed)[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_a_chain_of_convolutions_folds() -> None:
+    _, renamed, _ = smoothed(wide_net())
+    assert renamed.keys() == {"r", "d"}
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "c = Conv<pads=[1,1,1,1]>(x, a) r = Sigmoid(c) y = Conv<pads=[1,1,1,1]>(r, b)",  # f(c x) is not c f(x)
+        "c = Conv<pads=[1,1,1,1]>(x, a) y = Conv<pads=[1,1,1,1],group=2>(c, half)",  # two channels in one product
+    ],
+)
+def test_what_cannot_be_folded_stays(graph: str) -> None:
+    proto = model(
+        f"(float[1,16,6,6] x) => (float[1,16,6,6] y) {{ {graph} }}",
+        a=normal(16, 16, 3, 3),
+        b=normal(16, 16, 3, 3, seed=1),
+        half=normal(16, 8, 3, 3, seed=2),
+    )
+    _, renamed, groups = smoothed(proto)
+    assert not renamed
+    assert not groups
+
+
+def test_factors_even_out_and_keep_the_largest_magnitude() -> None:
+    a, w = np.array([100.0, 1, 0.1], np.float32), np.array([0.5, 0.5, 0.5], np.float32)
+    half, whole = smoothing_factors(a, w, 0.5), smoothing_factors(a, w, 1.0)
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(a / whole, 100, rtol=1e-5)  # all unevenness gone
+    np.testing.assert_allclose(a / half, [100, 10, 10**0.5], rtol=1e-5)  # half of its logarithm
+    flat = smoothing_factors(np.zeros(3, np.float32), w, 0.5)
+    assert np.isfinite(flat).all()
+    assert (flat > 0).all()
+
+
+def test_factors_of_another_model_are_ignored() -> None:
+    loaded = ir.serde.deserialize_model(product(PRODUCTS["GELU"][0]))
+    clean_up(loaded)
+    for wrong in (Factors(np.ones(7, np.float32), True), Factors(np.full(32, 2, np.float32), False)):
+        smooth = Smooth({"h": wrong}, place(loaded))
+        (result,) = run_passes(loaded, [smooth])
+        assert not result.modified
+        assert not smooth.renamed

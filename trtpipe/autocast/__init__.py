@@ -1,0 +1,1 @@
+"""16-bit lowering: casts by rules and by measured tensor ranges."""

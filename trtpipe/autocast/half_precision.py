@@ -1,0 +1,49 @@
+"""What 16-bit precisions share: the extents lowering goes by, and which nodes ``best`` leaves in 16 bits."""
+
+from __future__ import annotations
+
+from glob import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from trtpipe.autocast.tensor_ranges import Extents
+    from trtpipe.job import Inputs
+    from trtpipe.profile import DeploymentProfile
+
+#: Lies beside statistics.npz where the precision has 16-bit operators.
+EXTENTS = "extents.json"
+
+
+def prepare_half(model: ir.Model) -> None:
+    """What comes before both measuring and lowering to 16 bits, in place: masks that the types can hold."""
+    from trtpipe.autocast.mask_bounds import BoundMasks
+    from trtpipe.passes.graph_pass import run_passes
+
+    run_passes(model, [BoundMasks()])
+
+
+def extents_in(inputs: Inputs) -> Extents | None:
+    """What was measured, if real data was given."""
+    from trtpipe.autocast.tensor_ranges import Extents
+
+    artifact = inputs.artifacts.get("statistics")
+    if artifact is None or all(entry.name != EXTENTS for entry in artifact.files):
+        return None
+    return Extents.read(artifact.folder / EXTENTS)
+
+
+def left_in_half(model: ir.Model, profile: DeploymentProfile, wanted: frozenset[str] | None = None) -> list[str]:
+    """Patterns of all nodes that ``best`` leaves in 16 bits: none of ``int8_nodes`` names them, or they are not among
+    ``wanted``. Other precisions leave none.
+    """
+    from trtpipe.passes.graph_pass import node_label
+    from trtpipe.passes.node_names import pattern_of
+
+    if profile.precision != "best":
+        return []
+    labels = [node_label(node) for node in model.graph.all_nodes()]
+    allowed = {label for label in labels if pattern_of(label, profile.int8_nodes) is not None}
+    taken = allowed if wanted is None else allowed & wanted
+    return [escape(label) for label in labels if label not in taken]

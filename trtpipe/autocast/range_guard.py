@@ -1,0 +1,135 @@
+"""What real data says about a node in 16 bits: the extremes of its tensors against what the type holds.
+
+Measured values replace assumptions in both directions: a mean over small values need not stay in float32, and a
+product that grows must. Weighted operators and normalisations sum in float32 inside, whatever type their inputs have;
+only explicit sums are judged by what they add up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from trtpipe.autocast.data_movement import origin
+from trtpipe.autocast.half_types import HALVES, HalfType
+from trtpipe.autocast.range_probes import DIVISORS, SUMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trtpipe.autocast.tensor_ranges import Extent, Extents
+
+#: How far beyond the calibration data other data may reach.
+_MARGIN = 4.0
+#: Radians by which an angle may be off.
+_ANGLE_ERROR = 2.0**-7
+_REDUCTIONS = SUMS | {"ReduceL1", "ReduceL2", "ReduceSumSquare"}
+_TRIGONOMETRIC = frozenset({"Sin", "Cos", "Tan"})
+#: What an exponent may be off by: e to that power is the factor by which a result is wrong.
+_EXPONENT_ERROR = 2.0**-3
+#: What rounding of its operands may take of a sum or difference: this much, or this share.
+_ROUNDED, _CANCELLED = 2.0**-7, 2.0**-3
+_EXPONENTIAL = frozenset({"Exp", "Softmax", "LogSoftmax"})
+
+
+class RangeGuard:
+    """Judges nodes by the extents of their tensors."""
+
+    def __init__(self, half: HalfType, extents: Extents) -> None:
+        self._name = half
+        self._half = HALVES[half]
+        self._extents = extents.tensors
+
+    def extent(self, value: ir.Value) -> Extent | None:
+        """What a tensor was seen to hold, if it was seen."""
+        return self._extents.get(str(origin(value).name))
+
+    def knows(self, node: ir.Node) -> bool:
+        """Whether all that decides about ``node`` was seen. Sums in bfloat16 depend on how they are made instead."""
+        if any(self.extent(value) is None for value in _floats(node)):
+            return False
+        if node.op_type in _REDUCTIONS:
+            return self._name == "float16" and self._total(node) is not None
+        return True
+
+    def objection(self, node: ir.Node) -> str | None:
+        """Why ``node``, which it knows, stays in float32; or ``None``."""
+        for value in _floats(node):
+            if reason := self._size(value):
+                return reason
+        return self._sum(node) or self.small_divisor(node) or self._angle(node) or self._difference(node)
+
+    def _size(self, value: ir.Value) -> str | None:
+        found = self.extent(value)
+        assert found is not None
+        if found.largest > self._half.largest / _MARGIN:
+            return f"{value.name!r} reaches {found.largest:.3g}, too close to the end of {self._name}"
+        if 0 < found.largest < self._half.normal:
+            return f"{value.name!r} stays below {found.largest:.3g}, where {self._name} loses digits"
+        return None
+
+    def _sum(self, node: ir.Node) -> str | None:
+        total = self._total(node)
+        if total is None or total <= self._half.largest / _MARGIN:
+            return None
+        return f"its terms sum up to {total:.3g}, too close to the end of {self._name}"
+
+    def _total(self, node: ir.Node) -> float | None:
+        """The largest value inside a reduction, where it is one and that is known."""
+        found = self.extent(node.outputs[0]) if node.op_type in _REDUCTIONS else None
+        if found is None or node.op_type in SUMS:
+            return None if found is None else found.terms
+        return found.largest**2 if node.op_type == "ReduceL2" else found.largest
+
+    def small_divisor(self, node: ir.Node) -> str | None:
+        """Where ``node`` divides, or takes a root or logarithm: why its operand is too small."""
+        index = DIVISORS.get(node.op_type)
+        value = None if index is None else node.inputs[index]
+        if value is None or value.const_value is not None or value.dtype != ir.DataType.FLOAT:
+            return None
+        found = self.extent(value)
+        if found is None or found.smallest is None or found.smallest >= self._half.normal:
+            return None
+        if node.op_type == "Pow" and _whole_exponent(node):
+            return None
+        return f"{value.name!r} falls to {found.smallest:.3g}, where {self._name} loses digits"
+
+    def _angle(self, node: ir.Node) -> str | None:
+        if node.op_type not in _TRIGONOMETRIC or node.inputs[0] is None:
+            return None
+        found = self.extent(node.inputs[0])
+        error = 0.0 if found is None else found.largest * self._half.rounding
+        return None if error <= _ANGLE_ERROR else f"an angle would be off by {error:.3g} in {self._name}"
+
+    def exponent(self, node: ir.Node) -> str | None:
+        """Why the exponent that ``node`` takes should not be cast to 16 bits; or ``None``."""
+        if node.op_type not in _EXPONENTIAL or node.inputs[0] is None:
+            return None
+        found = self.extent(node.inputs[0])  # what lies far below, as masks do, comes out as 0 in any case
+        error = 0.0 if found is None else found.maximum * self._half.rounding
+        return None if error <= _EXPONENT_ERROR else f"an exponent would be off by {error:.3g} in {self._name}"
+
+    def _difference(self, node: ir.Node) -> str | None:
+        """Operands that cancel leave little but their rounding."""
+        operands = [self.extent(value) for value in node.inputs if value is not None and value.const_value is None]
+        found = self.extent(node.outputs[0])
+        if node.op_type not in ("Add", "Sub") or found is None or None in operands:
+            return None
+        error = self._half.rounding * max((operand.largest for operand in operands if operand), default=0.0)
+        if error <= max(_ROUNDED, _CANCELLED * found.largest):
+            return None
+        return f"its operands cancel: {error:.3g} is lost of results up to {found.largest:.3g}"
+
+
+def _floats(node: ir.Node) -> Iterator[ir.Value]:
+    """The float32 tensors of a node; constants are judged by their content."""
+    for value in (*node.inputs, *node.outputs):
+        if value is not None and value.dtype == ir.DataType.FLOAT and value.const_value is None and value.name:
+            yield value
+
+
+def _whole_exponent(node: ir.Node) -> bool:
+    """Whether a Pow multiplies its base with itself, so that small bases do no harm."""
+    exponent = node.inputs[1].const_value if node.inputs[1] is not None else None
+    return exponent is not None and exponent.size == 1 and float(exponent.numpy().reshape(-1)[0]) >= 1

@@ -1,0 +1,251 @@
+"""Which nodes 16 bits would harm, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from trtpipe.autocast.data_movement import PURE_MOVES, origin
+from trtpipe.autocast.half_types import HALVES, HalfType
+from trtpipe.autocast.precision_sensitive_chains import exact_chains
+from trtpipe.passes.graph_pass import node_label
+from trtpipe.passes.infer_types import formal, schema_of
+from trtpipe.passes.node_names import pattern_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx
+
+    from trtpipe.autocast.range_guard import RangeGuard
+
+_CONTAINERS = frozenset({"If", "Loop", "Scan"})
+#: sums and powers whose results leave float16's range or precision although their inputs fit
+_GROWS = frozenset({"Pow", "Exp", "Reciprocal", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceProd", "CumSum"})
+#: sums and powers whose intermediate values do so, but whose results are of their inputs' size
+_SENSITIVE = _GROWS | {
+    "Log", "Sqrt", "ReduceMean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "InstanceNormalization",
+    "LpNormalization",
+}  # fmt: skip
+#: sums whose intermediate values no measurement shows
+_HIDDEN = frozenset({"ReduceProd", "ReduceLogSum", "ReduceLogSumExp", "InstanceNormalization", "LpNormalization"})
+#: coordinates: a rounding step of 16 bits moves results visibly; and operators whose output type is an attribute
+_EXACT = frozenset(
+    {
+        "NonMaxSuppression", "RoiAlign", "GridSample", "AffineGrid", "Range", "DynamicQuantizeLinear", "Cast",
+        "CastLike", "Constant", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike",
+        "RandomUniformLike", "Multinomial", "Bernoulli", "HannWindow", "HammingWindow", "BlackmanWindow",
+        "MelWeightMatrix",
+    }
+)  # fmt: skip
+#: found with TensorRT-RTX 1.7: its parser refuses the activations and GRU, its builder the transposed convolution
+_NO_BFLOAT16 = frozenset({"ConvTranspose", "GRU", "HardSwish", "Mish"})
+#: operators that move values or choose among them
+_MOVES = PURE_MOVES | {"Concat", "Pad", "Where", "Max", "Min", "Clip"}
+#: operators whose result is as large, or as small, as what goes in
+_CARRIES = _MOVES | {
+    "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Neg", "Abs", "Relu", "LeakyRelu", "PRelu", "ReduceMean", "ReduceMax",
+    "ReduceMin",
+}  # fmt: skip
+_QUANTISES = frozenset({"QuantizeLinear", "DequantizeLinear"})
+#: Relative error from which on a constant counts as another one.
+_LOST_DIGITS = 2.0**-8
+#: operators that arithmetic on shapes, indices and masks consists of
+_ARITHMETIC = _CARRIES | _SENSITIVE | {
+    "Floor", "Ceil", "Round", "Mod", "Sign", "Sin", "Cos", "Tan", "Sigmoid", "Trilu", "ScatterND", "ScatterElements",
+}  # fmt: skip
+
+
+class HalfRules:
+    """Judges the nodes of one model, in topological order, because what came before decides too.
+
+    Two kinds of values are followed through the graph. Those that come from integers, by arithmetic alone, are shapes,
+    indices or masks. Those that 16 bits cannot hold are results of constants that do not fit and, where nothing was
+    measured, of sums and powers: their readers stay in float32 too, up to the operator that brings them back (a
+    division, a softmax, a square root).
+
+    Args:
+        model: the graph that will be judged.
+        guard: what was measured on real data; ``None`` leaves the fixed rules.
+    """
+
+    def __init__(self, half: HalfType, keep: Sequence[str], model: ir.Model, guard: RangeGuard | None = None) -> None:
+        self._half = half
+        self._keep = keep
+        self._guard = guard
+        self._opset_imports = model.graph.opset_imports
+        self._chains = exact_chains(model, half, guard)
+        self._from_integers: set[ir.Value] = set()
+        self._unfit: set[ir.Value] = set()
+        self._inverse: set[ir.Value] = set()
+        self._kept: set[ir.Node] = set()
+
+    def kept(self, node: ir.Node) -> str | None:
+        """Why ``node`` stays in float32, or ``None``."""
+        reason = self._judged(node)
+        if reason is not None:
+            self._kept.add(node)
+        return reason
+
+    def _judged(self, node: ir.Node) -> str | None:
+        guard = self._guard
+        measured = guard is not None and node.op_type not in _HIDDEN and guard.knows(node)
+        constant = self._bad_constant(node)
+        unfit = any(value in self._unfit for value in node.inputs)
+        if self._spoils(node, constant is not None, measured):
+            self._unfit.update(node.outputs)
+        if node.op_type == "Reciprocal":
+            self._inverse.update(node.outputs)
+        if self._works_on_integers(node):
+            self._from_integers.update(node.outputs)
+            return "arithmetic on shapes, indices or masks, exact in float32 only"
+        reason = self._by_operator(node) or self._chains.get(node)
+        if reason is None and (guard is None or not measured):
+            reason = self._by_growth(node)
+        elif reason is None and guard is not None:
+            reason = guard.objection(node) or (guard.exponent(node) if self._reads_float32(node) else None)
+        return reason or constant or ("reads a value that 16 bits may not hold" if unfit else None)
+
+    def _reads_float32(self, node: ir.Node) -> bool:
+        """Whether what ``node`` reads first is float32 so far. What was stored in 16 bits is as wrong as it will be."""
+        value = node.inputs[0] if node.inputs else None
+        maker = None if value is None else origin(value).producer()
+        return maker is None or maker in self._kept
+
+    def _by_growth(self, node: ir.Node) -> str | None:
+        """The rule where nothing was measured."""
+        return "intermediate sums or powers leave 16 bits" if node.op_type in _SENSITIVE or _is_square(node) else None
+
+    def _by_operator(self, node: ir.Node) -> str | None:
+        if node.op_type in _CONTAINERS:
+            return "control flow: its body is lowered inside"
+        if node.op_type in _EXACT:
+            return "exact values: coordinates or type conversion"
+        if node.op_type in _QUANTISES and not _scale_fits(node, self._half):
+            return f"its scale is not a {self._half} number"
+        if node.op_type == "DequantizeLinear" and _dequantised_peak(node) > HALVES[self._half].largest:
+            return f"its largest value is beyond {self._half}"
+        if (pattern := pattern_of(node_label(node), self._keep)) is not None:
+            return f"kept by pattern {pattern!r}"
+        schema = schema_of(node, self._opset_imports)
+        if schema is None:
+            return "operator without a public schema"
+        if node.domain not in ("", "ai.onnx"):
+            return "operator outside ONNX's main set"
+        if node.op_type == "Tan":
+            return "near its poles it changes faster than 16 bits can follow"
+        if any(value is not None and value.dtype is None for value in (*node.inputs, *node.outputs)):
+            return "element types unknown"
+        if self._half == "bfloat16" and node.op_type in _NO_BFLOAT16:
+            return "TensorRT takes this operator in no bfloat16"
+        return None if _takes_half(node, schema, self._half) else f"the operator takes no {self._half}"
+
+    def _spoils(self, node: ir.Node, bad_constant: bool, measured: bool) -> bool:
+        """Whether the results of ``node`` may be beyond 16 bits, or vanish in them."""
+        unfit = [value in self._unfit for value in node.inputs]
+        if node.op_type == "Div":  # by a value of the same kind, or by a constant as large: brought back
+            return unfit[0] and not unfit[1] and not bad_constant
+        if node.op_type == "Mul" and any(value in self._inverse for value in node.inputs):
+            return False
+        grows = not measured and (node.op_type in _GROWS or _is_square(node))
+        return bad_constant or grows or (node.op_type in _CARRIES and any(unfit))
+
+    def _works_on_integers(self, node: ir.Node) -> bool:
+        """Whether every non-constant float input comes from an integer by way of casts and arithmetic."""
+        if node.op_type == "Cast":
+            source = node.inputs[0]
+            return source is not None and source.dtype is not None and source.dtype.is_integer()
+        if node.op_type not in _ARITHMETIC and not _is_outer_product(node):
+            return False
+        floats = [
+            value
+            for value in node.inputs
+            if value is not None and value.dtype == ir.DataType.FLOAT and value.const_value is None
+        ]
+        return bool(floats) and all(value in self._from_integers for value in floats)
+
+    def _bad_constant(self, node: ir.Node) -> str | None:
+        half = HALVES[self._half]
+        for value in node.inputs:
+            if value is None or value.dtype != ir.DataType.FLOAT or value.const_value is None:
+                continue
+            peak = _peak(value)
+            if peak > half.largest:
+                return f"constant {value.name!r} reaches {peak:.3g}, beyond {self._half}"
+            if 0 < peak < half.normal and (error := _rounding_error(value, half.dtype)) > _LOST_DIGITS * peak:
+                becomes = "become 0" if error >= peak else f"be off by {error / peak:.0%}"
+                return f"constant {value.name!r} ({peak:.3g}) would {becomes} in {self._half}"
+        return None
+
+
+def float_only(parameter: onnx.defs.OpSchema.FormalParameter | None) -> bool:
+    """Whether a formal parameter accepts float32 and no 16-bit type (Resize's scales, for example)."""
+    types = parameter.types if parameter is not None else set()
+    return "tensor(float)" in types and "tensor(float16)" not in types
+
+
+def _takes_half(node: ir.Node, schema: onnx.defs.OpSchema, half: HalfType) -> bool:
+    """Whether the schema lets every float32 output, and every float32 input of a free type, be 16 bits."""
+    word = f"tensor({half})"
+    for index, value in enumerate(node.outputs):
+        parameter = formal(schema.outputs, index)
+        if value.dtype == ir.DataType.FLOAT and (parameter is None or word not in parameter.types):
+            return False
+    for index, given in enumerate(node.inputs):
+        parameter = formal(schema.inputs, index)
+        if given is None or given.dtype != ir.DataType.FLOAT or parameter is None or float_only(parameter):
+            continue
+        if word not in parameter.types:
+            return False
+    return True
+
+
+def _is_square(node: ir.Node) -> bool:
+    return node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
+
+
+def _is_outer_product(node: ir.Node) -> bool:
+    """A MatMul that sums over nothing: how positions meet frequencies in rotary embeddings."""
+    if node.op_type != "MatMul":
+        return False
+    constants = [None if value is None else value.const_value for value in node.inputs]
+    return any(
+        tensor is not None and len(tensor.shape) >= 2 and tensor.shape[-1 - side] == 1
+        for side, tensor in enumerate(constants)
+    )
+
+
+def _peak(value: ir.Value) -> float:
+    assert value.const_value is not None
+    array = value.const_value.numpy()
+    return float(np.abs(array).max(where=np.isfinite(array), initial=0.0))  # infinities stay what they are
+
+
+def _rounding_error(value: ir.Value, dtype: ir.DataType) -> float:
+    assert value.const_value is not None
+    array = value.const_value.numpy()
+    return float(np.abs(array - array.astype(dtype.numpy()).astype(np.float32)).max(initial=0.0))
+
+
+def _dequantised_peak(node: ir.Node) -> float:
+    """The largest value that an 8-bit DequantizeLinear can make; 0 where wider types leave it open."""
+    value, scale = node.inputs[:2]
+    if value is None or value.dtype is None or value.dtype.itemsize > 1 or scale is None or scale.const_value is None:
+        return 0.0
+    dtype = value.dtype.numpy()
+    find = ml_dtypes.iinfo if value.dtype.is_integer() else ml_dtypes.finfo
+    limits: Any = find(dtype)
+    return float(limits.max) * float(np.abs(scale.const_value.numpy()).max(initial=0))
+
+
+def _scale_fits(node: ir.Node, half: HalfType) -> bool:
+    """Whether a quantiser's scale is a normal number of the type: rounding it would move every value."""
+    scale = node.inputs[1]
+    if scale is None or scale.const_value is None or scale.dtype != ir.DataType.FLOAT:
+        return False
+    array = scale.const_value.numpy()
+    rounded = array.astype(HALVES[half].dtype.numpy()).astype(np.float32)
+    return bool(np.array_equal(array, rounded) and (array >= HALVES[half].normal).all())

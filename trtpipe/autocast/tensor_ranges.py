@@ -1,0 +1,104 @@
+"""Extremes of a model's tensors on real data: what 16 bits have to hold. ``extents.json``."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from trtpipe.artifact import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trtpipe.autocast.range_probes import Probe
+    from trtpipe.backends.base import Feed
+    from trtpipe.isolation.reducer import Reduction
+
+_NOTHING = float(np.finfo(np.float32).max)
+
+
+class Extent(Record):
+    """What one float32 tensor was seen to hold, in all runs together.
+
+    Attributes:
+        minimum, maximum: its extremes.
+        smallest: its smallest magnitude other than 0; ``None`` where nobody divides by it, or takes its root or
+            logarithm.
+        terms: the largest sum of magnitudes that one element was added up from; ``None`` if it is no sum.
+    """
+
+    minimum: float
+    maximum: float
+    smallest: float | None = None
+    terms: float | None = None
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude."""
+        return max(self.maximum, -self.minimum)
+
+
+class Extents(Record):
+    """``extents.json``: tensor -> what it was seen to hold. Tensors never computed, or not finite, are left out."""
+
+    schema_version: Literal[1] = 1
+    samples: int
+    tensors: dict[str, Extent]
+
+
+class ExtentTally:
+    """Gathers the numbers of probes over the runs of a reduction.
+
+    Args:
+        reduction: of the probed graph; its reducer leaves the probes.
+        probes: its outputs that hold probes, and what their elements are.
+    """
+
+    def __init__(self, reduction: Reduction, probes: Mapping[str, tuple[Probe, ...]]) -> None:
+        self._reduction = reduction
+        self._probes = probes
+        self._lowest = {name: np.full(len(each), np.inf) for name, each in probes.items()}
+        self._highest = {name: np.full(len(each), -np.inf) for name, each in probes.items()}
+
+    def run(self, feed: Feed) -> Feed:
+        """Run one feed and take note of its probes; several rows are the iterations of a loop."""
+        found = self._reduction.run(feed)
+        for name, each in self._probes.items():
+            rows = np.asarray(found[name], np.float64).reshape(-1, len(each))
+            if rows.size:
+                self._lowest[name] = np.minimum(self._lowest[name], rows.min(axis=0))
+                self._highest[name] = np.maximum(self._highest[name], rows.max(axis=0))
+        return found
+
+    def result(self) -> Feed:
+        """What the reducer made of the other outputs."""
+        return self._reduction.result()
+
+    def finish(self, samples: int) -> Extents:
+        """What was found in ``samples`` samples."""
+        numbers: dict[str, dict[str, float]] = {}
+        for name, each in self._probes.items():
+            for index, probe in enumerate(each):
+                low = probe.quantity in ("minimum", "smallest")
+                value = float((self._lowest if low else self._highest)[name][index])
+                numbers.setdefault(probe.tensor, {})[probe.quantity] = value
+        tensors = {
+            tensor: Extent(
+                minimum=found["minimum"],
+                maximum=found["maximum"],
+                smallest=_finite(found.get("smallest")),
+                terms=_finite(found.get("terms")),
+            )
+            for tensor, found in sorted(numbers.items())
+            if math.isfinite(found["minimum"]) and math.isfinite(found["maximum"])
+        }
+        return Extents(samples=samples, tensors=tensors)
+
+
+def _finite(value: float | None) -> float | None:
+    """``None`` for what was not asked for, or not found; a sum beyond float32 stays as large as a number can be."""
+    if value is None or math.isnan(value) or value == -math.inf:
+        return None
+    return None if value == _NOTHING else min(value, _NOTHING)

@@ -1,0 +1,244 @@
+"""Bias correction: take out of a weighted node's result what quantisation adds to it on average.
+
+Rounding weights and clipping activations shifts a channel's mean, the same way for all samples; the bias can take
+that back. Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction",
+arXiv:1906.04721, section 4.2, with means that were measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, is_constant
+from trtpipe.passes.expose import expose_too
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, owners_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trtpipe.quantization.plan import Placement
+
+
+def correctable(model: ir.Model, placement: Placement) -> dict[str, int]:
+    """Output of a quantised node with a bias to correct -> its channels, in graph order.
+
+    A Conv, ConvTranspose or Gemm may lack the bias, it gets one; a MatMul must have an Add of a constant behind it.
+    Nodes in the bodies of loops are left out: their means differ from step to step.
+    """
+    owners = owners_of(model)
+    return {
+        str(point.node.outputs[0].name): channels
+        for point in placement.points
+        if point.weight is not None
+        and (channels := _channels(point.node, point.axis)) is not None
+        and in_branches_only(point.node, owners)
+    }
+
+
+class CorrectBias(GraphPass):
+    """Add given numbers to biases.
+
+    Args:
+        corrections: output of a weighted node -> float32[channels] to add to its bias.
+    """
+
+    name = "correct_bias"
+
+    def __init__(self, corrections: Mapping[str, np.ndarray]) -> None:
+        self._corrections = corrections
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Replace the biases."""
+        fresh = FreshNames(model)
+        nodes = [node for node in model.graph.all_nodes() if node.outputs and node.outputs[0].name in self._corrections]
+        for node in nodes:
+            _correct(node, self._corrections[str(node.outputs[0].name)], fresh)
+        drop_unused_constants(model)
+        return PassResult(self.name, modified=bool(nodes))
+
+
+def measure_means(model: ir.Model, outputs: Mapping[str, int]) -> dict[str, str]:
+    """Make ``model`` also give the mean of every channel of ``outputs``, in place.
+
+    Args:
+        outputs: from ``correctable``.
+
+    Returns:
+        Output -> name of the graph output float32[samples or 1, channels, 1...] with its means.
+    """
+    fresh = FreshNames(model)
+    found = {name: str(_mean(node, outputs[name], fresh).name) for name, node in _nodes(model, outputs).items()}
+    expose_too(model, list(found.values()))
+    return found
+
+
+@dataclass(frozen=True)
+class Correcting:
+    """Names in a graph that corrects the means of a node by itself.
+
+    Attributes:
+        expected: graph input that takes the means the node shall have, shaped as ``measure_means`` gives them.
+        added: graph output with what was added for it, shaped alike.
+    """
+
+    expected: str
+    added: str
+
+
+def correct_means(model: ir.Model, outputs: Mapping[str, int]) -> dict[str, Correcting]:
+    """Make ``model`` add to every one of ``outputs`` what gives its channels the means they are fed, in place.
+
+    What comes after a node sees its corrected result, so one run corrects all nodes one after the other.
+    """
+    fresh = FreshNames(model)
+    found = {name: _correcting(model, node, outputs[name], fresh) for name, node in _nodes(model, outputs).items()}
+    expose_too(model, [each.added for each in found.values()])
+    return found
+
+
+def _nodes(model: ir.Model, outputs: Mapping[str, int]) -> dict[str, ir.Node]:
+    nodes = {str(node.outputs[0].name): node for node in model.graph.all_nodes() if node.outputs}
+    return {name: nodes[name] for name in outputs}
+
+
+def _channels(node: ir.Node, axis: int) -> int | None:
+    kernel = array_of(node.inputs[1])
+    if kernel is None:
+        return None
+    if node.op_type == "MatMul":
+        return int(kernel.shape[1]) if kernel.ndim == 2 and _added(node) is not None else None
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and (not is_constant(bias) or bias.shape is None or len(bias.shape) != 1):
+        return None
+    if node.op_type == "Gemm":
+        beta = node.attributes.get("beta")
+        return int(kernel.shape[axis]) if beta is None or beta.as_float() == 1 else None
+    if node.op_type == "ConvTranspose" and (group := node.attributes.get("group")) is not None and group.as_int() != 1:
+        return None
+    channels = int(kernel.shape[axis])
+    return channels if bias is None or bias.shape is None or bias.shape[0] == channels else None
+
+
+def _added(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add that alone reads ``node``'s result, and which of its operands is a constant vector."""
+    value = node.outputs[0]
+    uses = list(value.uses())
+    if len(uses) != 1 or uses[0].node.op_type != "Add" or value.is_graph_output():
+        return None
+    add, index = uses[0].node, 1 - uses[0].idx
+    other = add.inputs[index]
+    constant = other is not None and is_constant(other) and other.shape is not None and len(other.shape) == 1
+    return (add, index) if constant and add.graph is node.graph else None
+
+
+def in_branches_only(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> bool:
+    """Whether ``node`` runs at most once a run: no body but branches of If contains it."""
+    graph = node.graph
+    while isinstance(graph, ir.Graph) and graph in owners:
+        if owners[graph].op_type != "If":
+            return False
+        graph = owners[graph].graph
+    return True
+
+
+def _correct(node: ir.Node, correction: np.ndarray, fresh: FreshNames) -> None:
+    index = 2
+    if node.op_type == "MatMul":
+        found = _added(node)
+        if found is None:
+            return
+        node, index = found
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    old = node.inputs[index] if index < len(node.inputs) else None
+    array = array_of(old)
+    base = f"{node.outputs[0].name}_bias" if old is None else str(old.name)
+    value = correction if array is None else array + correction
+    node.resize_inputs(max(len(node.inputs), index + 1))
+    node.replace_input_with(index, add_constant(graph, fresh, f"{base}_corrected", value.astype(np.float32)))
+
+
+def _correcting(model: ir.Model, node: ir.Node, channels: int, fresh: FreshNames) -> Correcting:
+    value, graph = node.outputs[0], node.graph
+    assert isinstance(graph, ir.Graph)
+    mean = _mean(node, channels, fresh)
+    expected = ir.Value(name=fresh(f"{value.name}__expected"), type=ir.TensorType(ir.DataType.FLOAT))
+    expected.shape = mean.shape
+    model.graph.inputs.append(expected)
+    made = [ir.node("Sub", [expected, mean])]
+    added = made[0].outputs[0]
+    if not _is_map(node):  # [1, channels, 1] -> [channels], to be added along the last axis
+        made.append(ir.node("Reshape", [added, add_constant(graph, fresh, "row", np.array([-1], np.int64))]))
+    made.append(ir.node("Add", [value, made[-1].outputs[0]]))
+    for each in made:
+        each.outputs[0].name = fresh(f"{value.name}__{each.op_type}")
+        each.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    corrected = made[-1].outputs[0]
+    for use in list(value.uses()):
+        if use.node is not made[-1] and use.node not in _chain(mean):
+            use.node.replace_input_with(use.idx, corrected)
+    if value.is_graph_output():  # the interface goes by names
+        for index, output in enumerate(model.graph.outputs):
+            if output is value:
+                model.graph.outputs[index] = corrected
+        value.name, corrected.name = fresh(f"{value.name}__before"), value.name
+    graph.insert_after(_last(mean), made)
+    return Correcting(str(expected.name), str(added.name))
+
+
+def _is_map(node: ir.Node) -> bool:
+    return node.op_type.startswith("Conv")
+
+
+def _chain(mean: ir.Value) -> tuple[ir.Node, ...]:
+    """The nodes that took a mean: the pooling, and the moves before it that ``_mean`` made."""
+    found: list[ir.Node] = []
+    node = mean.producer()
+    while node is not None and (not found or node.op_type in ("Reshape", "Transpose")) and len(found) < 4:
+        found.append(node)
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return tuple(found)
+
+
+def _last(mean: ir.Value) -> ir.Node:
+    node = mean.producer()
+    assert node is not None
+    return node
+
+
+def _mean(node: ir.Node, channels: int, fresh: FreshNames) -> ir.Value:
+    """Insert behind ``node`` the mean of its result over all axes but samples and channels.
+
+    It needs nothing newer than opset 5. The result of a product is [rows, channels] first, then a map of one sample.
+    """
+    graph, value = node.graph, node.outputs[0]
+    assert isinstance(graph, ir.Graph)
+    steps: list[ir.Node] = []
+    rank = 3
+    if not _is_map(node):
+        rows = add_constant(graph, fresh, "rows", np.array([-1, channels], np.int64))
+        steps.append(ir.node("Reshape", [value, rows]))
+        steps.append(ir.node("Transpose", [steps[-1].outputs[0]], {"perm": [1, 0]}))
+        single = add_constant(graph, fresh, "map", np.array([1, channels, -1], np.int64))
+        steps.append(ir.node("Reshape", [steps[-1].outputs[0], single]))
+    else:
+        rank = _kernel_rank(node)
+    steps.append(ir.node("GlobalAveragePool", [steps[-1].outputs[0] if steps else value]))
+    for step in steps:
+        step.outputs[0].name = fresh(f"{value.name}__{step.op_type}")
+        step.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    mean = steps[-1].outputs[0]
+    mean.shape = ir.Shape([None, channels, *(1,) * (rank - 2)])
+    graph.insert_after(node, steps)
+    return mean
+
+
+def _kernel_rank(node: ir.Node) -> int:
+    kernel = node.inputs[1]
+    assert kernel is not None
+    assert kernel.shape is not None
+    return len(kernel.shape)

@@ -1,0 +1,57 @@
+"""How good are ranges? The graph with all in 8 bits, its scales fed, against the float32 graph on some samples."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.errors import InputError
+from trtpipe.profile import EIGHT_BIT
+from trtpipe.quantization.output_noise import OutputNoise
+from trtpipe.quantization.simulator import switchboard
+from trtpipe.reference.reference_outputs import exact_outputs, run_every
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from trtpipe.calibration.sample import Dataset
+    from trtpipe.calibration.statistics import Statistics
+    from trtpipe.job import Job
+    from trtpipe.quantization.range_search import Judge
+
+#: Feeds to judge by, and bytes they may take.
+FEEDS, FEED_BYTES = 32, 64 << 20
+
+
+@contextmanager
+def judging(job: Job, simplified: Path, statistics: Statistics, dataset: Dataset, workdir: Path) -> Iterator[Judge]:
+    """A judge for the job's placement, precision and weights; its graph is in ``workdir`` meanwhile.
+
+    Raises:
+        InputError: the outputs say nothing, because they are all 0 or hold no floats.
+    """
+    from trtpipe.calibration.ranges import derive_ranges
+
+    feeds, expected = exact_outputs(job, simplified, dataset, FEEDS, FEED_BYTES, workdir)
+    noise = OutputNoise(expected)
+    if not noise.telling:
+        raise InputError(
+            "method auto judges by the model's float outputs, and it has none that differ from 0",
+            "choose another method, for example --method mse",
+        )
+    precision = EIGHT_BIT[job.profile.precision]
+    board = switchboard(job, simplified, derive_ranges(statistics, "max", 100.0, precision), precision, workdir)
+    try:
+        with board.open() as desk:
+            runner = desk.set(range(len(board.groups)))
+
+            def judge(amax: Mapping[str, float]) -> np.ndarray:
+                results = run_every(runner, feeds, board.scales(amax))
+                return np.array([noise.decibels(index, found) for index, found in enumerate(results)])
+
+            yield judge
+    finally:
+        board.close()

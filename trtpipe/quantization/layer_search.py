@@ -1,0 +1,191 @@
+"""The smallest set of layers kept in higher precision that holds a budget on the true metric, in a dozen evaluations.
+
+Let ``e_g`` be the noise a group of layers adds alone (``sensitivity``) and ``c_g`` its multiply-accumulates.
+
+1. All groups in 8 bits. If the budget holds, nothing needs to be kept.
+2. Of all choices of groups only those matter than which none keeps less work and leaves less noise: a frontier, from
+   nothing kept to everything. Powers nearly add up, so it is a knapsack's (``frontier``).
+3. The least of it that holds is found by bisection on the metric. Small losses are nearly proportional to noise, so
+   the first guess is where the noise left is the share of all noise that the budget is of the loss; each failure
+   corrects the guess.
+4. Backward elimination (Zeller & Hildebrandt 2002, "delta debugging"): of what is kept, halves, quarters, ... single
+   groups are put back into 8 bits, the least harmful first, while the budget holds.
+5. What the noise did not foresee: with evaluations left, choices that keep less work, the least noise first; for up to
+   a dozen groups.
+
+Compare NNCF's accuracy control, which validates once for every group it takes out, and ranks by metric, not by noise.
+Everything is deterministic; evaluations are remembered, so that an interrupted search goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from trtpipe.quantization.sensitivity import GroupSensitivity
+
+#: Evaluations that are left to elimination if anything is kept.
+_RESERVED = 3
+#: Up to so many groups all choices are looked through.
+_EXHAUSTIVE = 12
+#: Choices on the frontier, about.
+_STEPS = 256
+
+
+class Trial(Record):
+    """One evaluation.
+
+    Attributes:
+        kept: groups in higher precision, by number; empty for all in 8 bits.
+        loss: how much worse the metric is than float32's.
+        holds: whether that is within the budget.
+    """
+
+    kept: tuple[int, ...]
+    loss: float
+    holds: bool
+
+
+class OutOfTime(Exception):
+    """The time budget is used up."""
+
+
+@dataclass
+class Search:
+    """One search.
+
+    Args:
+        groups: with noise and multiply-accumulates, in graph order.
+        loss: how much worse than float32 the metric is with these groups kept; may raise OutOfTime.
+        allowed: the largest loss that is accepted.
+        most: evaluations at most.
+        exact: whether all groups kept is the float32 model itself, which loses nothing; else that is evaluated too.
+    """
+
+    groups: Sequence[GroupSensitivity]
+    loss: Callable[[tuple[int, ...]], float]
+    allowed: float
+    most: int
+    exact: bool = True
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def everything(self) -> tuple[int, ...]:
+        """All groups kept: the float32 model, which holds every budget on its own loss, or 16 bits."""
+        return tuple(range(len(self.groups)))
+
+    def run(self) -> tuple[int, ...] | None:
+        """The groups to keep; ``None`` if not even keeping all is known to hold the budget.
+
+        Ends early, with the best set known, when OutOfTime is raised.
+        """
+        try:
+            if self._holds(()):
+                return ()
+            if self.allowed < 0 or not (self.exact or self._holds(self.everything)):
+                return None
+            self._eliminate(self._bisect())
+            self._others()
+        except OutOfTime:
+            pass
+        return self.best()
+
+    def best(self) -> tuple[int, ...] | None:
+        """Of the sets that hold, the one that keeps least work; if none was tried that does, all groups as float32."""
+        holding = [trial.kept for trial in self.trials if trial.holds]
+        if not holding:
+            return self.everything if self.exact and self.allowed >= 0 else None
+        return min(holding, key=lambda kept: (self.work(kept), len(kept), kept))
+
+    def work(self, kept: Collection[int]) -> int:
+        """Multiply-accumulates of groups."""
+        return sum(self.groups[index].macs for index in kept)
+
+    def _bisect(self) -> tuple[int, ...]:
+        """The choice of the frontier with least work that is known to hold."""
+        choices = frontier(self.groups)
+        left = [self._noise(kept) for kept in choices]
+        low, high = 0, len(choices) - 1  # choice low fails, choice high holds
+        enough = left[0] * self.allowed / max(self.trials[0].loss, 1e-12)
+        while high - low > 1 and len(self.trials) < self.most - _RESERVED:
+            guess = next(index for index, noise in enumerate(left) if noise <= enough or index == high)
+            middle = guess if low < guess < high else (low + high) // 2
+            if self._holds(choices[middle]):
+                high = middle
+                enough = math.sqrt(left[low] * left[high])
+            else:
+                low = middle
+                enough = left[low] * min(self.allowed / max(self.trials[-1].loss, 1e-12), 0.5)
+        return choices[high]
+
+    def _noise(self, kept: Collection[int]) -> float:
+        """Noise that is left, as the sum of the groups' says."""
+        return sum(group.noise for index, group in enumerate(self.groups) if index not in kept)
+
+    def _eliminate(self, kept: tuple[int, ...]) -> None:
+        """Put back what need not be kept, as long as evaluations are left."""
+        current = list(kept)
+        size = math.ceil(len(current) / 2)
+        while size and current:
+            candidates = sorted(current, key=lambda index: (self.groups[index].harm, index))
+            for start in range(0, len(candidates), size):
+                part = candidates[start : start + size]
+                smaller = [index for index in current if index not in part]
+                if smaller and len(smaller) < len(current):
+                    if len(self.trials) >= self.most:
+                        return
+                    if self._holds(smaller):
+                        current = smaller
+            size = size // 2
+
+    def _others(self) -> None:
+        """Choices that keep less work than the best one, unless one that is known to fail keeps all they do."""
+        if len(self.groups) > _EXHAUSTIVE:
+            return
+        choices = (kept for size in range(len(self.groups)) for kept in combinations(self.everything, size))
+        for kept in sorted(choices, key=lambda kept: (self._noise(kept), kept)):
+            best = self.best()
+            failed = any(set(kept) <= set(trial.kept) for trial in self.trials if not trial.holds)
+            if best is not None and self.work(kept) < self.work(best) and not failed:
+                if len(self.trials) >= self.most:
+                    return
+                self._holds(kept)
+
+    def _holds(self, kept: Sequence[int]) -> bool:
+        chosen = tuple(sorted(kept))
+        for trial in self.trials:
+            if trial.kept == chosen:
+                return trial.holds
+        loss = self.loss(chosen)
+        self.trials.append(Trial(kept=chosen, loss=loss, holds=loss <= self.allowed + 1e-12))
+        return self.trials[-1].holds
+
+
+def frontier(groups: Sequence[GroupSensitivity]) -> list[tuple[int, ...]]:
+    """Choices of groups to keep, by work: each leaves less noise than every one that keeps no more work.
+
+    A dynamic program over the groups, exact up to a few hundred choices; of more, the best in each of equal steps of
+    work go on.
+    """
+    total = sum(group.macs for group in groups)
+    front: list[tuple[int, float, tuple[int, ...]]] = [(0, 0.0, ())]
+    for index, group in enumerate(groups):
+        taken = [(work + group.macs, freed + group.noise, (*kept, index)) for work, freed, kept in front]
+        undominated: dict[int, tuple[int, float, tuple[int, ...]]] = {}
+        most = -1.0
+        for choice in sorted((*front, *taken), key=lambda choice: (choice[0], -choice[1], choice[2])):
+            if choice[1] > most:
+                most = choice[1]
+                step = len(undominated) if len(front) < _STEPS else -(-choice[0] * _STEPS // max(total, 1))
+                undominated[step] = choice
+        front = list(undominated.values())
+    everything = tuple(range(len(groups)))
+    return list(dict.fromkeys([(), *(choice[2] for choice in front), everything]))

@@ -1,0 +1,291 @@
+"""One graph that is float32 and lowered at once: every node has a switch, and every activation scale is an input.
+
+A switched node becomes an If whose branches hold the node as it was, and the node lowered: with its Q/DQ pair and its
+8-bit weight exactly as ``InsertQDQ`` writes them, or rounded to float16. Both sets of weights together are the memory
+of two models. Any choice of nodes and of ranges is a few flipped booleans and fed numbers away: weights are quantised
+once.
+
+Switches are set before a graph is loaded (``resolve``), so that a runtime fuses what it would fuse: measured with
+onnxruntime 1.32, boolean inputs cost up to 2.2 times as much. Scales are inputs because many ranges are compared with
+all nodes lowered, and a number that is fed costs nothing, where a constant would mean to load the graph again. A scale
+cannot do what a switch does: no scale lets values pass unrounded, and the weight would stay rounded in any case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from trtpipe.passes.graph_pass import FreshNames, node_label
+from trtpipe.quantization.graph_partition import reads
+from trtpipe.quantization.weights import FORMATS, quantise_weight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    import onnx
+
+    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.quantization.plan import Placement, QuantPoint
+    from trtpipe.recipe import WeightMethod
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weighted nodes that change their precision together.
+
+    Attributes:
+        name: the first node's.
+        points: the nodes, in graph order.
+    """
+
+    name: str
+    points: tuple[QuantPoint, ...]
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """How reports and ``keep`` patterns name the nodes."""
+        return tuple(node_label(point.node) for point in self.points)
+
+
+def group_points(placement: Placement) -> tuple[Group, ...]:
+    """Nodes that flip together: those that read one tensor, whose one pair they share; that share a weight; or whose
+    tensors share one scale.
+    """
+    leader: dict[object, object] = {}
+
+    def find(key: object) -> object:
+        while leader.setdefault(key, key) is not key:
+            key = leader[key]
+        return key
+
+    for names in placement.groups:
+        for name in names[1:]:
+            leader[find(name)] = find(names[0])
+    for point in placement.points:
+        for key in _shared(point):
+            leader[find(key)] = find(point.node)
+    members: dict[object, list[QuantPoint]] = {}
+    for point in placement.points:
+        members.setdefault(find(point.node), []).append(point)
+    return tuple(Group(node_label(points[0].node), tuple(points)) for points in members.values())
+
+
+def _shared(point: QuantPoint) -> list[object]:
+    """What ties a node to others."""
+    weight = None if point.weight is None else point.node.inputs[point.weight]
+    return [*point.tensors, *([] if weight is None else [weight])]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a lowered clone of a node stands.
+
+    Attributes:
+        body: the branch.
+        root: the main graph, which holds all constants: a body's own would be stored inside the file, and hidden from
+            whoever asks which types a model has.
+    """
+
+    body: ir.Graph
+    root: ir.Graph
+    fresh: FreshNames
+
+    def before(
+        self, node: ir.Node, op: str, inputs: Sequence[ir.Value], dtype: ir.DataType, *attributes: ir.Attr
+    ) -> ir.Value:
+        """A new node before ``node``, or at the end if that makes one of the inputs; its output."""
+        made = ir.Node("", op, list(inputs), list(attributes), name=self.fresh(op.lower()))
+        made.outputs[0].name, made.outputs[0].dtype = self.fresh(f"{op.lower()}_output"), dtype
+        if inputs[0].producer() is node:
+            self.body.insert_after(node, [made])
+        else:
+            self.body.insert_before(node, [made])
+        return made.outputs[0]
+
+    def constant(self, array: np.ndarray) -> ir.Value:
+        """A new constant."""
+        name = self.fresh("constant")
+        tensor = ir.tensor(np.asarray(array), name=name)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.root.register_initializer(value)
+        return value
+
+
+#: Lowers the clone of a point's node inside a branch; gives the branch's result.
+Lowering: TypeAlias = "Callable[[Place, QuantPoint, ir.Node], ir.Value]"
+
+
+def add_switches(model: ir.Model, points: Sequence[QuantPoint], lower: Lowering) -> dict[str, str]:
+    """Give every node of ``points`` a switch, off, in place.
+
+    Args:
+        points: of this model; types must be inferred.
+
+    Returns:
+        Node -> name of its boolean scalar constant.
+    """
+    fresh = FreshNames(model)
+    names: dict[str, str] = {}
+    for number, point in enumerate(points):
+        name = fresh(f"switch_{number}")
+        off = ir.tensor(np.array(False), name=name)
+        flag = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL), const_value=off)
+        model.graph.register_initializer(flag)
+        names[node_label(point.node)] = name
+        _switch(model.graph, point, flag, lower, fresh)
+    return names
+
+
+def resolve(model: onnx.ModelProto, switches: Collection[str], on: Collection[str]) -> onnx.ModelProto:
+    """A copy of a switched graph in which only the branches that are chosen are left, and the constants they read.
+
+    Args:
+        switches: names of all switches; ``on``: of those that are.
+    """
+    import onnx
+
+    chosen = onnx.ModelProto()
+    chosen.CopyFrom(model)
+    _splice(chosen.graph, frozenset(switches), frozenset(on))
+    used = {value.name for value in chosen.graph.output}.union(*map(reads, chosen.graph.node))
+    kept = [tensor for tensor in chosen.graph.initializer if tensor.name in used]
+    del chosen.graph.initializer[:]
+    chosen.graph.initializer.extend(kept)
+    return chosen
+
+
+def _splice(graph: onnx.GraphProto, switches: frozenset[str], on: frozenset[str]) -> None:
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        bodies = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
+        if node.op_type != "If" or node.input[0] not in switches:
+            for body in bodies.values():
+                _splice(body, switches, on)
+            nodes.append(node)
+            continue
+        branch = bodies["then_branch" if node.input[0] in on else "else_branch"]
+        for inner in branch.node:
+            inner.output[:] = [node.output[0] if name == branch.output[0].name else name for name in inner.output]
+            nodes.append(inner)
+    spliced = type(graph)(node=nodes)  # a copy: clearing the old list ends the nodes in it
+    del graph.node[:]
+    graph.node.extend(spliced.node)
+
+
+def half(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
+    """Lowers to float16 as a CPU can show it: activations, weight and result rounded, the sums in float32."""
+    for index in point.activations:
+        value = node.inputs[index]
+        assert value is not None
+        node.replace_input_with(index, _rounded(place, node, value))
+    if (kernel := _kernel(point, node)) is not None and point.weight is not None:
+        node.replace_input_with(point.weight, place.constant(kernel.astype(np.float16).astype(np.float32)))
+    return _rounded(place, node, node.outputs[0])
+
+
+def _kernel(point: QuantPoint, node: ir.Node) -> np.ndarray | None:
+    """The values of a point's weight; ``None`` if it has none."""
+    value = None if point.weight is None else node.inputs[point.weight]
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def _rounded(place: Place, node: ir.Node, value: ir.Value) -> ir.Value:
+    narrow = ir.AttrInt64("to", int(ir.DataType.FLOAT16))
+    wide = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+    rounded = place.before(node, "Cast", [value], ir.DataType.FLOAT16, narrow)
+    producer = rounded.producer()
+    assert producer is not None
+    made = ir.Node("", "Cast", [rounded], [wide], name=place.fresh("cast"))
+    made.outputs[0].name, made.outputs[0].dtype = place.fresh("cast_output"), ir.DataType.FLOAT
+    place.body.insert_after(producer, [made])
+    return made.outputs[0]
+
+
+def scale_inputs(model: ir.Model, placement: Placement) -> dict[str, ir.Value]:
+    """Give ``model`` a float32 scalar input for every scale, in place.
+
+    Returns:
+        Quantised tensor -> the input that takes its scale; tensors that share a scale have one.
+    """
+    leaders = {name: group[0] for group in placement.groups for name in group}
+    fresh = FreshNames(model)
+    made: dict[str, ir.Value] = {}
+    for name in placement.tensors:
+        leader = leaders.get(name, name)
+        if leader not in made:
+            kind = ir.TensorType(ir.DataType.FLOAT)
+            made[leader] = ir.Value(name=fresh(f"{leader}__scale"), shape=ir.Shape([]), type=kind)
+            model.graph.inputs.append(made[leader])
+    return {name: made[leaders.get(name, name)] for name in placement.tensors}
+
+
+def eight_bits(
+    precision: EightBit, scales: Mapping[str, ir.Value], method: WeightMethod, shifts: Mapping[str, np.ndarray]
+) -> Lowering:
+    """Lowers as ``InsertQDQ`` does.
+
+    Args:
+        scales: from ``scale_inputs``.
+        shifts: output of a weighted node -> what is added to its bias when it is lowered.
+    """
+
+    def lower(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
+        form = FORMATS[precision]
+        for index in point.activations:
+            data = node.inputs[index]
+            assert data is not None
+            pair = [scales[str(data.name)], place.constant(np.zeros((), form.dtype.numpy()))]
+            quantised = place.before(node, "QuantizeLinear", [data, *pair], form.dtype)
+            node.replace_input_with(
+                index, place.before(node, "DequantizeLinear", [quantised, *pair], ir.DataType.FLOAT)
+            )
+        kernel = _kernel(point, node)
+        if kernel is None or point.weight is None:
+            return node.outputs[0]
+        weight, steps = quantise_weight(kernel, point.axis if form.per_channel else None, precision, method)
+        inputs = [place.constant(array) for array in (weight, steps, np.zeros(steps.shape, weight.dtype))]
+        axis = [ir.AttrInt64("axis", point.axis)] if form.per_channel else []
+        whole = place.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
+        node.replace_input_with(point.weight, whole)
+        shift = shifts.get(str(point.node.outputs[0].name))
+        if shift is None:
+            return node.outputs[0]
+        spread = shift.reshape(-1, *(1,) * (kernel.ndim - 2)) if node.op_type.startswith("Conv") else shift
+        return place.before(node, "Add", [node.outputs[0], place.constant(spread)], ir.DataType.FLOAT)
+
+    return lower
+
+
+def _switch(root: ir.Graph, point: QuantPoint, flag: ir.Value, lower: Lowering, fresh: FreshNames) -> None:
+    """Replace a node by an If of itself, lowered and not."""
+    node, graph = point.node, point.node.graph
+    assert isinstance(graph, ir.Graph)
+    branches = []
+    for name in ("then_branch", "else_branch"):
+        clone = _clone(node, fresh)
+        body = ir.Graph([], [], nodes=[clone], name=fresh(f"{name}_of_{node_label(node)}"))
+        lowered = name == "then_branch"
+        body.outputs.append(lower(Place(body, root, fresh), point, clone) if lowered else clone.outputs[0])
+        branches.append(ir.AttrGraph(name, body))
+    choice = ir.Node("", "If", [flag], branches, num_outputs=1, name=fresh(f"if_{node_label(node)}"))
+    graph.insert_before(node, [choice])
+    old, new = node.outputs[0], choice.outputs[0]
+    new.type, new.shape = old.type, old.shape
+    name, old.name = str(old.name), fresh(f"{old.name}_unused")
+    new.name = name
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _clone(node: ir.Node, fresh: FreshNames) -> ir.Node:
+    clone = ir.Node(
+        node.domain, node.op_type, list(node.inputs), list(node.attributes.values()), num_outputs=len(node.outputs),
+        name=fresh(node_label(node)),
+    )  # fmt: skip
+    for old, new in zip(node.outputs, clone.outputs, strict=True):
+        new.name, new.type, new.shape = fresh(str(old.name)), old.type, old.shape
+    return clone

@@ -1,0 +1,99 @@
+"""What tuning is asked for, and what it found: a budget, and the report beside the profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trtpipe.accuracy.reports import MetricValue
+from trtpipe.artifact import Record
+from trtpipe.errors import InputError
+from trtpipe.methods import Method
+from trtpipe.quantization.layer_search import Trial
+from trtpipe.recipe import WeightMethod
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What must hold: a largest loss, or a least value (for errors a largest one) of the metric.
+
+    Attributes:
+        max_drop: how much worse than float32 the metric may be, in its own unit.
+        least: the value itself; one of the two is given.
+        metric: its name, where the user said it; it must be that of the recipe.
+    """
+
+    max_drop: float | None = None
+    least: float | None = None
+    metric: str = ""
+
+    def allowed(self, reference: MetricValue) -> float:
+        """The loss that is accepted.
+
+        Raises:
+            InputError: it is meant for another metric.
+        """
+        if self.metric and self.metric != reference.metric:
+            raise InputError(
+                f"--min {self.metric}: the metric is {reference.metric}", f"write --min {reference.metric}=VALUE"
+            )
+        if self.max_drop is not None:
+            return self.max_drop
+        assert self.least is not None
+        return self.least - reference.value if reference.lower_is_better else reference.value - self.least
+
+
+class Calibration(Record):
+    """A way to calibrate, with the repairs that went with it.
+
+    Attributes:
+        method, weights: as in a recipe.
+        repairs: evening out, bias correction and groups left high, as far as they helped.
+        high: the nodes of those groups; they stay high whatever else is kept.
+        unfit: tensors that it found too wide for 8 bits; what reads them stays high.
+        noise: noise over signal at the outputs in dB, everything in 8 bits; ``None`` if it was not measured.
+        loss: of the metric, everything in 8 bits; ``None`` if it was not evaluated.
+    """
+
+    method: Method
+    weights: WeightMethod
+    repairs: tuple[str, ...] = ()
+    high: tuple[str, ...] = ()
+    unfit: int = 0
+    noise: float | None = None
+    loss: float | None = None
+
+
+class Tuning(Record):
+    """What was found: the report beside the profile.
+
+    Attributes:
+        met: whether the budget holds with ``nodes`` kept; if not, it is the best that can be.
+        complete: whether the search went to its end, or its time was up.
+        calibrations: what was tried, the most promising first; ``calibration`` was taken.
+        groups, nodes: kept in higher precision: first nodes of the groups, and all their nodes.
+        reference, lowered, tuned: the metric of the model, with everything in 8 bits, and with ``nodes`` kept.
+        allowed: the loss that is accepted.
+        share: of the multiply-accumulates of weighted nodes that are in 8 bits, 0 to 1.
+        reached: the same of those that any calibration sample reached.
+        evaluations: of the metric, the model's own among them.
+        trials: choices of groups that were evaluated, in their order.
+        graph: sha256 of the lowered graph that ``tuned`` was measured on; empty where that is the model itself.
+        words: what a paired test says of the loss that is left.
+    """
+
+    met: bool
+    complete: bool
+    calibrations: tuple[Calibration, ...]
+    calibration: Calibration
+    groups: tuple[str, ...]
+    nodes: tuple[str, ...]
+    reference: MetricValue
+    lowered: MetricValue
+    tuned: MetricValue
+    allowed: float
+    share: float
+    reached: float
+    evaluations: int
+    trials: tuple[Trial, ...]
+    graph: str
+    words: str

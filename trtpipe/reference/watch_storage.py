@@ -1,0 +1,42 @@
+"""Make visible what is about to be stored in 16 bits, in a graph whose storage is emulated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from trtpipe.autocast.range_probes import add_probes
+from trtpipe.passes.expose import expose_too
+from trtpipe.passes.graph_pass import node_label
+
+if TYPE_CHECKING:
+    from trtpipe.autocast.range_probes import Probe
+
+_HALF = (int(ir.DataType.FLOAT16), int(ir.DataType.BFLOAT16))
+
+
+def watch_storage(model: ir.Model) -> tuple[dict[str, tuple[Probe, ...]], dict[str, str]]:
+    """Add outputs to ``model``, in place, that hold the extremes of every float32 value just before it is rounded.
+
+    Args:
+        model: what ``EmulateHalf`` made.
+
+    Returns:
+        The outputs and what they hold; and for every tensor among that the name of the node that computes it.
+    """
+    stored: dict[ir.Value, None] = {}
+    for node in model.graph.all_nodes():
+        target = node.attributes.get("to") if node.op_type == "Cast" else None
+        source = node.inputs[0] if target is not None and target.as_int() in _HALF else None
+        if source is not None and source.dtype == ir.DataType.FLOAT and source.const_value is None:
+            stored[source] = None
+    makers = {str(value.name): _maker(value) for value in stored}
+    probes = add_probes(model, stored)
+    expose_too(model, tuple(probes))
+    return probes, makers
+
+
+def _maker(value: ir.Value) -> str:
+    node = value.producer()
+    return str(value.name) if node is None else node_label(node)
