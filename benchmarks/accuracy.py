@@ -50,9 +50,9 @@ from trtpipe.publish import publish_folder
 from trtpipe.recipe import CalibrationRecipe, DataSettings
 from trtpipe.reference.runnable import open_watched
 from trtpipe.reference.storage import StorageWatch
+from trtpipe.report.stage_records import LowerFacts
 from trtpipe.runs import BuildResult, run_published
 from trtpipe.settings import Settings
-from trtpipe.stages.facts import LowerFacts
 
 FLOAT, OURS = "float32", "trtpipe"
 PRECISIONS = ("fp16", "bf16", "int8", "best", "fp8")

@@ -45,8 +45,8 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     import trtpipe
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.collect import collect
-    from trtpipe.calibration.dataset import open_dataset
     from trtpipe.calibration.tally import TALLY
+    from trtpipe.data.dataset import open_dataset
     from trtpipe.passes.clean_up import load_clean
     from trtpipe.preflight.onnx_io import read_contract
     from trtpipe.recipe import DataSettings
@@ -96,8 +96,8 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
 
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.data_summary import AccountBuilder
-    from trtpipe.calibration.dataset import open_dataset
     from trtpipe.calibration.tally import TALLY
+    from trtpipe.data.dataset import open_dataset
     from trtpipe.passes.clean_up import load_clean
     from trtpipe.preflight.onnx_io import read_contract
     from trtpipe.recipe import DataSettings

@@ -22,7 +22,7 @@ import trtpipe.stages.export
 import trtpipe.stages.simplify
 from trtpipe.artifact import Artifact
 from trtpipe.backends.base import load_backend
-from trtpipe.calibration.sample import Sample
+from trtpipe.data.sample import Sample
 from trtpipe.errors import TrtpipeError
 from trtpipe.isolation.worker_main import resolve
 from trtpipe.job import Inputs, Job
@@ -32,8 +32,8 @@ from trtpipe.profile import CALIBRATED, ShapeRange
 from trtpipe.progress import Silent
 from trtpipe.recipe import CalibrationRecipe, DataSettings
 from trtpipe.reference.runnable import runnable_graph
+from trtpipe.report.stage_records import LowerFacts
 from trtpipe.settings import Settings
-from trtpipe.stages.facts import LowerFacts
 
 #: stages shared by all precisions of a test, and those of each precision
 _ONCE = ("export", "simplify")

@@ -30,8 +30,8 @@ from benchmarks_common import PeakMemory, machine_line, tree_cpu
 import trtpipe
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.backends.base import load_backend
-from trtpipe.calibration.dataset import open_dataset
-from trtpipe.calibration.spread import spread_feeds
+from trtpipe.data.dataset import open_dataset
+from trtpipe.data.subsample import spread_feeds
 from trtpipe.job import Job
 from trtpipe.pipeline import opened, stages_named
 from trtpipe.preflight import folder_size
@@ -40,9 +40,9 @@ from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
 from trtpipe.recipe import CalibrationRecipe
 from trtpipe.reference.reference_outputs import run_every
+from trtpipe.report.stage_records import LowerFacts
 from trtpipe.settings import Settings
 from trtpipe.stages.evaluate import Evaluate
-from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.stage import Stage
 from trtpipe.tuning import BEFORE
 

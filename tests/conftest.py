@@ -15,6 +15,7 @@ from world import World, write_data
 
 import trtpipe
 from trtpipe.backends import null
+from trtpipe.dynamic import check_corners
 from trtpipe.isolation.worker_main import resolve
 from trtpipe.job import Job
 from trtpipe.profile import DeploymentProfile
@@ -22,7 +23,7 @@ from trtpipe.progress import Progress, Silent
 from trtpipe.recipe import CalibrationRecipe
 from trtpipe.settings import Settings
 from trtpipe.source import parse_source
-from trtpipe.stages import corners, export, simplify
+from trtpipe.stages import export, simplify
 from trtpipe.target import find_target
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def refuse_unpickling(event: str, args: tuple[Any, ...]) -> None:
         return
     frame, depth = sys._getframe(1), 0
     while frame is not None and depth < 200:
-        if frame.f_code.co_filename.startswith(OURS) and not frame.f_code.co_filename.endswith("export_loading.py"):
+        if frame.f_code.co_filename.startswith(OURS) and not frame.f_code.co_filename.endswith("exporter/loading.py"):
             raise AssertionError(f"{frame.f_code.co_filename} unpickles {args!r}")
         frame, depth = frame.f_back, depth + 1
 
@@ -111,7 +112,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (export, simplify, null):
         monkeypatch.setattr(module, "call", call)
-    monkeypatch.setattr(corners, "call_apart", call)
+    monkeypatch.setattr(check_corners, "call_apart", call)
 
 
 @pytest.fixture

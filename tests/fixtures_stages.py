@@ -8,7 +8,7 @@ import onnx
 import pytest
 from models import save
 
-from trtpipe.calibration.dataset import open_dataset
+from trtpipe.data.dataset import open_dataset
 from trtpipe.job import Inputs
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.recipe import DataSettings

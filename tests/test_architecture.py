@@ -24,8 +24,8 @@ LAYERS = (
     ("source",),
     ("profile", "recipe", "shapes", "toolchain"),
     ("plugins",),
-    ("backends", "calibration", "dynamic", "engine", "isolation", "job", "latency", "passes"),
-    ("accuracy", "autocast", "publish", "quantization", "reference", "report", "stages", "store"),
+    ("backends", "calibration", "data", "dynamic", "engine", "isolation", "job", "latency", "passes"),
+    ("accuracy", "autocast", "exporter", "publish", "quantization", "reference", "report", "stages", "store"),
     ("table",),
     ("making",),
     ("fanout",),
@@ -45,18 +45,7 @@ BEHIND_THE_API = {
 }
 
 #: Parts of stages that all stages share.
-SHARED_BY_STAGES = {
-    "counting",
-    "exact",
-    "facts",
-    "harm",
-    "halves",
-    "repairing",
-    "stage",
-    "running",
-    "reading",
-    "switching",
-}
+SHARED_BY_STAGES = {"export", "stage"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"base", "choice", "compatibility", "gpu", "plan", "timing"}
@@ -74,12 +63,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pynvml": ("backends/trt/nvml",),
     "onnxruntime": ("backends/", "isolation/"),
     "polygraphy": ("backends/", "accuracy/"),
-    "onnxsim": ("isolation/", "stages/simplify"),
+    "onnxsim": ("isolation/", "exporter/simplification"),
     "torch_tensorrt": ("backends/torch_tensorrt",),
-    "torch": ("backends/torch_tensorrt", "stages/export"),
-    "PIL": ("calibration/pixels",),
-    "safetensors": ("stages/reading",),
-    "h5py": ("calibration/hdf5",),
+    "torch": ("backends/torch_tensorrt", "exporter/", "stages/reference"),
+    "PIL": ("data/pixels",),
+    "safetensors": ("exporter/file_tracking",),
+    "h5py": ("data/hdf5",),
     "matplotlib": ("report/plots",),
     "click": ("cli/",),
     "rich": ("cli/",),
@@ -369,9 +358,9 @@ RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
         ("api.py", "x = eval(text)"),
         ("calibration/x.py", "np.load(path)"),
         ("calibration/x.py", "np.load(path, allow_pickle=True)"),
-        ("stages/export_loading.py", "torch.load(path)"),
-        ("stages/export_loading.py", "torch.load(path, weights_only=False)"),
-        ("calibration/tar.py", "archive.extractall(folder)"),
+        ("exporter/loading.py", "torch.load(path)"),
+        ("exporter/loading.py", "torch.load(path, weights_only=False)"),
+        ("data/tar.py", "archive.extractall(folder)"),
         ("isolation/worker.py", "subprocess.run(line, shell=True)"),
         ("api.py", "os.system('ls')"),
     ),

@@ -27,7 +27,7 @@ from trtpipe.calibration.statistics import Statistics, TensorStatistics
 from trtpipe.calibration.statistics_file import save_statistics
 from trtpipe.errors import InputError
 from trtpipe.passes.decisions import NodeDecision
-from trtpipe.stages.facts import LowerFacts
+from trtpipe.report.stage_records import LowerFacts
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -193,7 +193,7 @@ def _hardware(found: Mapping[str, str | int]) -> dict[str, str | int]:
 def _race(figure: Latency, name: str, build: Build, old: Build, settings: Settings, progress: Progress) -> Finding:
     """One artifact of both builds in turns. Only a GPU's figures are judged, as everywhere."""
     from trtpipe.accuracy.regression import Finding
-    from trtpipe.calibration.synthetic import RandomDataset
+    from trtpipe.data.synthetic import RandomDataset
     from trtpipe.latency.alternating import alternate, is_slower, judge
     from trtpipe.preflight.onnx_io import read_contract
     from trtpipe.profile import LatencySettings

@@ -10,7 +10,7 @@ from trtpipe.accuracy.regression import differences
 from trtpipe.artifact import Record
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.report.manifest import ManifestEntry
-from trtpipe.stages.facts import LowerFacts
+from trtpipe.report.stage_records import LowerFacts
 
 
 class Both(Record):

@@ -22,8 +22,8 @@ from trtpipe.passes.decisions import NodeDecision, explain
 from trtpipe.report.graph import GraphSummary, summarise_graph
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.program import ProgramSummary, is_program, summarise_program
+from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
 from trtpipe.report.statistics import StatisticsSummary, summarise_statistics
-from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
 
 Kind: TypeAlias = Literal[
     "model", "program", "engine", "ranges", "statistics", "parity", "latency", "comparison", "manifest", "facts"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.artifact import Artifact
-    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.data.dataset import Dataset
     from trtpipe.source import Source
     from trtpipe.target import Target
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Artifact, FileEntry
+from trtpipe.dynamic.check_corners import check_corners
 from trtpipe.errors import InputError
 from trtpipe.job import Inputs, Job
 from trtpipe.oserrors import translate_os_errors
-from trtpipe.stages.corners import check_corners
 from trtpipe.stages.stage import Resumable
 from trtpipe.store import ArtifactStore, Key
 from trtpipe.toolchain import versions
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.data.dataset import Dataset
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Stage
     from trtpipe.table import Table

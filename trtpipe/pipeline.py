@@ -16,13 +16,13 @@ from trtpipe.oserrors import translate_os_errors
 from trtpipe.progress import Progress
 from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.calibrate import Calibrate
+from trtpipe.stages.capture import Capture
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.export import Export
-from trtpipe.stages.export_program import Capture
-from trtpipe.stages.export_reference import Reference
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.measure import Measure
 from trtpipe.stages.observe import Observe
+from trtpipe.stages.reference import Reference
 from trtpipe.stages.simplify import Simplify
 from trtpipe.stages.stage import Shareable
 from trtpipe.stages.verify import Verify
@@ -32,7 +32,7 @@ from trtpipe.table import Table, artifact_from_file, with_shapes
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.data.dataset import Dataset
     from trtpipe.stages.stage import Stage
 
 __all__ = ["STAGES", "Pipeline", "State", "Step", "opened", "stages_for", "stages_named"]

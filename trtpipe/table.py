@@ -11,7 +11,7 @@ from trtpipe.errors import InputError
 from trtpipe.shapes import check_shapes, check_tolerance
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.data.dataset import Dataset
     from trtpipe.job import Job
     from trtpipe.progress import Progress
     from trtpipe.recipe import DataSettings
@@ -64,7 +64,7 @@ class Table:
         contract = self.contract()
         if settings is None or contract is None:
             return self._random_data(role, contract, job)
-        from trtpipe.calibration.dataset import open_dataset
+        from trtpipe.data.dataset import open_dataset
 
         self.datasets[role] = open_dataset(settings, contract)
         return self.datasets[role]
@@ -73,7 +73,7 @@ class Table:
         """Seeded random calibration data, only where the user asked for it by name."""
         if role != "calibration-data" or not job.allow_random or contract is None:
             return None
-        from trtpipe.calibration.synthetic import RandomDataset
+        from trtpipe.data.synthetic import RandomDataset
 
         self.datasets[role] = RandomDataset(contract, job.opt_shapes, job.recipe.data.samples or 32, seed=0)
         return self.datasets[role]
@@ -81,7 +81,7 @@ class Table:
 
 def _contract_of(graph: Artifact) -> IOContract:
     if graph.kind == "model" and any(entry.name == graph.sidecar.name for entry in graph.files):
-        from trtpipe.stages.facts import ExportFacts
+        from trtpipe.report.stage_records import ExportFacts
 
         return ExportFacts.read(graph.sidecar).contract
     from trtpipe.preflight.onnx_io import read_contract
@@ -98,7 +98,7 @@ def with_shapes(job: Job, table: Table, progress: Progress) -> Job:
     profile, contract = job.profile, table.contract()
     if not profile.auto_shapes or contract is None or table.shapes_inferred:
         return job
-    from trtpipe.calibration.synthetic import RandomDataset
+    from trtpipe.data.synthetic import RandomDataset
     from trtpipe.dynamic.infer import infer_shapes
 
     given = profile.shapes[0] if profile.shapes else {}

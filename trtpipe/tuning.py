@@ -24,8 +24,8 @@ from trtpipe.quantization.layer_search import OutOfTime, Search, Trial
 from trtpipe.quantization.sensitivity import GroupSensitivity, Sensitivity
 from trtpipe.quantization.tuning_report import Budget, Calibration, Tuning
 from trtpipe.recipe import WeightMethod
+from trtpipe.report.stage_records import LowerFacts
 from trtpipe.stages.evaluate import Evaluate
-from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from trtpipe.accuracy import comparing
 from trtpipe.accuracy.metrics import TopK
 from trtpipe.accuracy.parity import Contender, compare
-from trtpipe.calibration.sample import Sample
+from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError, StageError
 from trtpipe.profile import OutputTolerance, Tolerance
 from trtpipe.progress import Silent

@@ -17,7 +17,7 @@ from trtpipe.calibration.checkpoint import Checkpoints, State
 from trtpipe.calibration.convergence import Point
 from trtpipe.calibration.data_summary import Progressed, Tally
 from trtpipe.calibration.statistics import Statistics
-from trtpipe.calibration.tolerance import Skipped
+from trtpipe.data.bad_samples import Skipped
 
 if TYPE_CHECKING:
     from pathlib import Path

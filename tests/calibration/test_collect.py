@@ -8,9 +8,9 @@ import pytest
 from models import tallied
 
 from trtpipe.calibration.collect import collect
-from trtpipe.calibration.dataset import open_dataset
 from trtpipe.calibration.ranges import derive_ranges
-from trtpipe.calibration.synthetic import RandomDataset
+from trtpipe.data.dataset import open_dataset
+from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
 from trtpipe.progress import Silent
 from trtpipe.recipe import DataSettings
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from conftest import Listener, MakeContract
 
     from trtpipe.backends.base import Feed
-    from trtpipe.calibration.dataset import Dataset
-    from trtpipe.calibration.sample import Sample
+    from trtpipe.data.dataset import Dataset
+    from trtpipe.data.sample import Sample
 
 X = np.random.default_rng(0).standard_normal((120, 8)).astype(np.float32)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trtpipe.calibration.data_summary import AccountBuilder, DataAccount, combined
-from trtpipe.calibration.dataset import open_dataset
+from trtpipe.data.dataset import open_dataset
 from trtpipe.recipe import DataSettings
 
 if TYPE_CHECKING:

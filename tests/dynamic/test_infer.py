@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trtpipe.artifact import IOContract, TensorSpec
-from trtpipe.calibration.sample import Sample
+from trtpipe.data.sample import Sample
 from trtpipe.dynamic.infer import infer_shapes
 from trtpipe.errors import InputError
 from trtpipe.profile import ShapeRange

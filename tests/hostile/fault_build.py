@@ -39,13 +39,14 @@ from world import World, write_data  # noqa: E402
 
 from trtpipe import api  # noqa: E402
 from trtpipe.backends import null  # noqa: E402
+from trtpipe.dynamic import check_corners  # noqa: E402
 from trtpipe.errors import InputError, TrtpipeError  # noqa: E402
 from trtpipe.isolation.worker_main import resolve  # noqa: E402
 from trtpipe.publish import publish_folder  # noqa: E402, F401
 from trtpipe.quantization import mac_count  # noqa: E402
 from trtpipe.report.manifest import Manifest  # noqa: E402
 from trtpipe.settings import Settings  # noqa: E402
-from trtpipe.stages import corners, export, simplify  # noqa: E402
+from trtpipe.stages import export, simplify  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -186,7 +187,7 @@ def verdict(way: str, status: int, words: str) -> list[str]:
 def sweep(ways: list[str], points: int, seed: int) -> dict[str, Any]:
     for module in (export, simplify, null):
         setattr(module, "call", here)  # noqa: B010  replaced on purpose
-    mac_count.call_apart = corners.call_apart = here  # type: ignore[assignment]
+    mac_count.call_apart = check_corners.call_apart = here  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(dir=MEMORY) as top:
         scene = Scene(Path(top))
         return {way: swept(way, points, seed, scene) for way in ways}

@@ -27,7 +27,7 @@ from hostile.models import CANARY  # noqa: E402
 
 import trtpipe.api  # noqa: E402
 import trtpipe.cli  # noqa: E402
-from trtpipe.calibration import dataset  # noqa: E402, F401
+from trtpipe.data import dataset  # noqa: E402, F401
 
 TRAP = Path("/tmp/trtpipe-escaped")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT

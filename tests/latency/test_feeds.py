@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from trtpipe.artifact import IOContract, TensorSpec
-from trtpipe.calibration.sample import Sample
-from trtpipe.calibration.synthetic import RandomDataset
+from trtpipe.data.sample import Sample
+from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
 from trtpipe.latency.feeds import Material, points
 

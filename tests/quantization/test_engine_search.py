@@ -13,7 +13,7 @@ from trtpipe.backends.null import Null
 from trtpipe.calibration.ranges import Ranges, TensorRange
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import BuildError
-from trtpipe.stages.facts import LowerFacts
+from trtpipe.report.stage_records import LowerFacts
 from trtpipe.stages.lower import Lower
 
 STAGE = Lower()

@@ -14,7 +14,7 @@ from trtpipe.calibration.ranges import Ranges
 from trtpipe.quantization.fallback_search import MOST_WORK, POOR, harmful
 from trtpipe.quantization.simulator import SwitchedGroup
 from trtpipe.recipe import CalibrationRecipe, DataSettings
-from trtpipe.stages.facts import LowerFacts
+from trtpipe.report.stage_records import LowerFacts
 
 if TYPE_CHECKING:
     from pathlib import Path

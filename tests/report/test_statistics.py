@@ -7,7 +7,7 @@ from models import tallied
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.calibration.collect import collect
 from trtpipe.calibration.statistics_file import save_statistics
-from trtpipe.calibration.synthetic import RandomDataset
+from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
 from trtpipe.progress import Silent
 from trtpipe.report.statistics import summarise_statistics

@@ -14,9 +14,9 @@ from trtpipe.errors import StageError
 from trtpipe.job import Inputs
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest
+from trtpipe.report.stage_records import ExportFacts, LowerFacts
 from trtpipe.source import OnnxSource
 from trtpipe.stages.bundle import Bundle
-from trtpipe.stages.facts import ExportFacts, LowerFacts
 from trtpipe.table import artifact_from_file
 
 STAGE = Bundle()

@@ -14,8 +14,8 @@ from trtpipe.calibration.ranges import Ranges, TensorRange
 from trtpipe.calibration.statistics_file import load_statistics
 from trtpipe.errors import InputError, StageError
 from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.report.stage_records import LowerFacts
 from trtpipe.stages.calibrate import Calibrate
-from trtpipe.stages.facts import LowerFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

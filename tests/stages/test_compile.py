@@ -15,8 +15,8 @@ from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import BuildError, InputError, InternalError, StageError, WorkerDied
 from trtpipe.job import Inputs
 from trtpipe.passes.decisions import NodeDecision
+from trtpipe.report.stage_records import LowerFacts
 from trtpipe.stages.compile import Compile
-from trtpipe.stages.facts import LowerFacts
 from trtpipe.table import artifact_from_file
 from trtpipe.target import find_target
 

@@ -22,7 +22,7 @@ from trtpipe.artifact import Draft
 from trtpipe.calibration.ranges import Ranges, TensorRange
 from trtpipe.errors import StageError
 from trtpipe.preflight import onnx_io
-from trtpipe.stages.facts import LowerFacts
+from trtpipe.report.stage_records import LowerFacts
 from trtpipe.stages.lower import Lower
 
 STAGE = Lower()

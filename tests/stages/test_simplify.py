@@ -9,10 +9,10 @@ from models import conv_net, feed_for, model, normal, run, save
 
 from trtpipe.artifact import Draft
 from trtpipe.errors import StageError, WorkerDied
+from trtpipe.exporter import simplification
 from trtpipe.profile import ShapeRange
+from trtpipe.report.stage_records import SimplifyFacts
 from trtpipe.stages import simplify as stage_module
-from trtpipe.stages import simplify_task
-from trtpipe.stages.facts import SimplifyFacts
 from trtpipe.stages.simplify import Simplify, plain
 
 STAGE = Simplify()
@@ -83,7 +83,7 @@ class TestFallback:
         self.given_up(go, heard_all, "the worker crashed")
 
     def test_half_written_results_of_the_first_attempt_are_removed(self, go, monkeypatch, workdir):
-        original = simplify_task._compare
+        original = simplification._compare
 
         calls = []
 
@@ -94,7 +94,7 @@ class TestFallback:
                 raise StageError("differs", "x")
             return original(wanted, result, feeds)
 
-        monkeypatch.setattr(simplify_task, "_compare", fail_once)
+        monkeypatch.setattr(simplification, "_compare", fail_once)
         draft, _ = go(conv_net())
         assert "simplified.onnx.data" not in draft.names
 
@@ -129,7 +129,7 @@ class TestFallback:
         def fail(*args):
             raise StageError("differs", "x")
 
-        monkeypatch.setattr(simplify_task, "_compare", fail)
+        monkeypatch.setattr(simplification, "_compare", fail)
         with pytest.raises(StageError, match="differs"):
             go(conv_net(), simplify=False)
 

@@ -14,9 +14,9 @@ from models import FLOAT_MAX, model, normal, run, weights_of
 from trtpipe.backends import base
 from trtpipe.profile import ShapeRange
 from trtpipe.reference.runnable import runnable_graph
+from trtpipe.report.stage_records import LowerFacts
 from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
-from trtpipe.stages.facts import LowerFacts
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.observe import Observe
 from trtpipe.target import find_target

@@ -14,7 +14,7 @@ import numpy as np
 
 from trtpipe.accuracy.metrics import joined
 from trtpipe.accuracy.scores import Scores
-from trtpipe.calibration.usercode import importable, load_function
+from trtpipe.data.usercode import importable, load_function
 from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.errors import InputError, TrtpipeError
 

@@ -12,7 +12,7 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from trtpipe.accuracy.custom import Evaluation, Metric
     from trtpipe.backends.base import Feed, Runner
-    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.data.dataset import Dataset
     from trtpipe.recipe import EvaluationSettings
 
 

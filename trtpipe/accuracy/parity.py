@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.metrics import Meter
     from trtpipe.accuracy.recording import Recording
     from trtpipe.backends.base import Feed, Runner
-    from trtpipe.calibration.sample import Sample
+    from trtpipe.data.sample import Sample
     from trtpipe.profile import Precision, Tolerance
 
 

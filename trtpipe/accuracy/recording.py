@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.parity import Contender, ParityRun, compare
-from trtpipe.calibration.sample import Sample
+from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError
 from trtpipe.isolation.imports import without
 from trtpipe.progress import Silent

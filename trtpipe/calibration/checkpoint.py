@@ -15,7 +15,7 @@ from trtpipe.artifact import Record
 from trtpipe.calibration.convergence import Point
 from trtpipe.calibration.data_summary import Progressed
 from trtpipe.calibration.statistics_file import load_statistics, save_statistics
-from trtpipe.calibration.tolerance import Skipped
+from trtpipe.data.bad_samples import Skipped
 from trtpipe.digest import sha256_file
 from trtpipe.errors import InputError
 

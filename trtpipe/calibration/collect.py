@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from trtpipe.calibration.checkpoint import Checkpoints, State
 from trtpipe.calibration.convergence import Course
 from trtpipe.calibration.data_summary import AccountBuilder
-from trtpipe.calibration.sample import Sample
-from trtpipe.calibration.selection import empty
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.statistics_arrays import add_columns
-from trtpipe.calibration.tolerance import Flaw, Skipped, tolerate
+from trtpipe.data.bad_samples import Flaw, Skipped, tolerate
+from trtpipe.data.sample import Sample
+from trtpipe.data.selection import empty
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trtpipe.calibration.sample import Dataset
+    from trtpipe.data.sample import Dataset
     from trtpipe.isolation.reducer import Reduction
     from trtpipe.progress import Progress
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.artifact import Record
-from trtpipe.calibration.checks import is_float
-from trtpipe.calibration.sample import Sample
-from trtpipe.calibration.tolerance import Skipped
+from trtpipe.data.bad_samples import Skipped
+from trtpipe.data.input_checks import is_float
+from trtpipe.data.sample import Sample
 from trtpipe.digest import sha256_json
 from trtpipe.recipe import ImageSettings
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trtpipe.backends.base import Feed
-    from trtpipe.calibration.sample import Dataset
+    from trtpipe.data.sample import Dataset
 
 #: Fewer samples than this rarely show the range of real data.
 FEW_SAMPLES = 100

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from trtpipe.artifact import Record
 from trtpipe.calibration.data_summary import DataAccount
-from trtpipe.calibration.npz import opened, read_members, reading
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.statistics_arrays import COLUMNS, from_columns, to_columns
+from trtpipe.data.npz import opened, read_members, reading
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from trtpipe.artifact import IOContract, TensorSpec
-    from trtpipe.calibration.sample import Dataset, Sample
+    from trtpipe.data.sample import Dataset, Sample
 
 _BY_HAND = "give --min-shapes, --opt-shapes and --max-shapes"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from trtpipe.artifact import IOContract
-from trtpipe.calibration.synthetic import RandomDataset
+from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
 from trtpipe.shapes import gives_values
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import TensorSpec
     from trtpipe.backends.base import Feed
-    from trtpipe.calibration.sample import Dataset
+    from trtpipe.data.sample import Dataset
 
     Shapes: TypeAlias = dict[str, tuple[int, ...]]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trtpipe.backends.base import Feed, Runner
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.calibration.sample import Dataset
+    from trtpipe.data.sample import Dataset
     from trtpipe.job import Job
     from trtpipe.progress import Progress
 
@@ -40,7 +40,7 @@ def find_repairs(
     Returns:
         The repairs; none if the outputs say nothing.
     """
-    from trtpipe.calibration.spread import spread_feeds
+    from trtpipe.data.subsample import spread_feeds
 
     bench = Bench(job, simplified, ranges, workdir)
     feeds = spread_feeds(dataset, FEEDS, FEED_BYTES)

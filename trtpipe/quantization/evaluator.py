@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from trtpipe.calibration.sample import Dataset
     from trtpipe.calibration.statistics import Statistics
+    from trtpipe.data.sample import Dataset
     from trtpipe.job import Job
     from trtpipe.quantization.range_search import Judge
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from trtpipe.calibration.corrections import Repairs
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.calibration.sample import Dataset
+    from trtpipe.data.sample import Dataset
     from trtpipe.job import Job
     from trtpipe.progress import Progress
     from trtpipe.quantization.simulator import SwitchedGroup

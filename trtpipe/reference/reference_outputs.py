@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.backends.base import Feed, OpenRunner, Runner
-    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.data.dataset import Dataset
     from trtpipe.job import Job
 
 #: Bytes of outputs that are held at most.
@@ -114,7 +114,7 @@ def exact_outputs(
     Args:
         stack: join small feeds to batches where the graph treats samples alike in any.
     """
-    from trtpipe.calibration.spread import spread_feeds
+    from trtpipe.data.subsample import spread_feeds
     from trtpipe.passes.logits import show_logits
     from trtpipe.preflight.onnx_io import save_model
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from trtpipe.accuracy.parity import Contender
     from trtpipe.artifact import Artifact
-    from trtpipe.calibration.dataset import Dataset
+    from trtpipe.data.dataset import Dataset
     from trtpipe.job import Inputs, Job
     from trtpipe.profile import Precision
 
@@ -45,7 +45,7 @@ def verification_data(job: Job, inputs: Inputs) -> VerificationData:
     Raises:
         InputError: there is no graph whose inputs random feeds could follow.
     """
-    from trtpipe.calibration.synthetic import RandomDataset
+    from trtpipe.data.synthetic import RandomDataset
     from trtpipe.preflight.onnx_io import read_contract
 
     if (evaluation := inputs.datasets.get("evaluation-data")) is not None:

@@ -38,8 +38,8 @@ def plot_statistics(
         InputError: it is no statistics file, or has no such tensor.
         EnvironmentLacks: matplotlib is not installed, or ``folder`` cannot be written to.
     """
-    from trtpipe.calibration.checks import suggestion
     from trtpipe.calibration.statistics_file import load_statistics
+    from trtpipe.data.input_checks import suggestion
 
     require_matplotlib()
     found = load_statistics(statistics).tensors

@@ -13,8 +13,8 @@ from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.profile import CALIBRATED
 from trtpipe.report.manifest import Manifest, ManifestEntry
+from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
 from trtpipe.report.verdict import Verdict, verdicts
-from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
 from trtpipe.toolchain import versions
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from trtpipe.engine.agreement import Agreement, compare
 from trtpipe.errors import BuildError, InternalError, StageError
 from trtpipe.plugins import plugin_digests
 from trtpipe.profile import NEEDED_TYPE
+from trtpipe.report.stage_records import LowerFacts
 from trtpipe.shapes import check_shapes
-from trtpipe.stages.facts import LowerFacts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

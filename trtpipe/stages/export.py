@@ -10,8 +10,8 @@ from trtpipe.artifact import Draft, Record
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.preflight import folder_size, seal_model
+from trtpipe.report.stage_records import ExportFacts
 from trtpipe.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
-from trtpipe.stages.facts import ExportFacts
 
 if TYPE_CHECKING:
     from trtpipe.digest import JSON
@@ -92,7 +92,7 @@ class Export:
         """Export in a child process; a module in hand is exported here, because it lives here."""
         source = job.source
         if isinstance(source, ModuleSource):
-            from trtpipe.stages.export_torch import export_module
+            from trtpipe.exporter.torch_export import export_module
 
             reply = export_module(source.module, source.example_inputs, torch_request(job, "", "", workdir))
         elif isinstance(source, OnnxSource):
@@ -102,7 +102,7 @@ class Export:
                 (source.module, source.function) if isinstance(source, FactorySource) else (str(source.path), "")
             )
             reply = call(
-                "trtpipe.stages.export_torch:export_program",
+                "trtpipe.exporter.torch_export:export_program",
                 torch_request(job, module, function, workdir),
                 ExportReply,
                 limits=limits_for(job.settings),
@@ -130,7 +130,7 @@ def _copy(job: Job, source: OnnxSource, digest: str, workdir: Path, progress: Pr
     with tempfile.TemporaryDirectory(prefix="sealed-", dir=workdir) as folder:
         sealed = seal_model(source.path, Path(folder), digest)
         return call(
-            "trtpipe.stages.export_onnx:copy_checked",
+            "trtpipe.exporter.onnx_import:copy_checked",
             OnnxRequest(source=str(sealed), workdir=str(workdir), label=source.label),
             ExportReply,
             limits=limits_for(job.settings, work=LIGHT, size=folder_size(Path(folder))),

@@ -16,7 +16,7 @@ from trtpipe.quantization.apply_corrections import apply_repairs
 from trtpipe.quantization.engine_search import Choice, choose, search_targets, searches
 from trtpipe.quantization.mac_count import count_work
 from trtpipe.quantization.search import SCALES_BEHIND, Placement
-from trtpipe.stages.facts import LowerFacts
+from trtpipe.report.stage_records import LowerFacts
 
 if TYPE_CHECKING:
     import onnx_ir as ir

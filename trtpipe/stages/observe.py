@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from trtpipe.autocast.range_probes import Probe
     from trtpipe.autocast.tensor_ranges import Extents
-    from trtpipe.calibration.dataset import Dataset
     from trtpipe.calibration.statistics import Statistics
+    from trtpipe.data.dataset import Dataset
     from trtpipe.digest import JSON
     from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress

@@ -115,7 +115,7 @@ class Simplify:
 
     def _attempt(self, job: Job, request: SimplifyRequest, size: int, progress: Progress) -> SimplifyReply:
         return call(
-            "trtpipe.stages.simplify_task:simplify",
+            "trtpipe.exporter.simplification:simplify",
             request,
             SimplifyReply,
             limits=limits_for(job.settings, work=LIGHT, size=size),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trtpipe.passes.decisions import NodeDecision, WorkShare
     from trtpipe.report.graph import GraphSummary
     from trtpipe.report.program import ProgramSummary
-    from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
+    from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
 
 
 def graph(found: GraphSummary, limit: int | None) -> Iterator[Block]:

@@ -12,7 +12,7 @@ from trtpipe.backends.base import EngineFacts
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.errors import InputError
 from trtpipe.publish import REPORT, write_file
-from trtpipe.stages.facts import ExportFacts, LowerFacts, SimplifyFacts
+from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
 from trtpipe.units import printable
 from trtpipe.views import calibration, engines, models, outcomes, timings
 from trtpipe.views.blocks import VERDICTS, Block, Facts, facts

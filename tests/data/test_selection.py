@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trtpipe.data.selection import select
+from trtpipe.errors import InputError
+from trtpipe.recipe import DataSettings
+
+
+def test_takes_all_in_order_when_no_number_is_asked_for() -> None:
+    selection = select(5, DataSettings(), None, "d")
+    assert selection.indices == (0, 1, 2, 3, 4)
+    assert (selection.seed, selection.words, selection.warnings) == (None, "5 of 5", ())
+
+
+def test_choice_is_sorted_without_repeats_and_decided_by_the_seed() -> None:
+    chosen = {seed: select(1000, DataSettings(samples=50, seed=seed), None, "d").indices for seed in (0, 0, 1, 2)}
+    for indices in chosen.values():
+        assert len(set(indices)) == 50
+        assert list(indices) == sorted(indices)
+        assert 0 <= indices[0] <= indices[-1] < 1000
+    assert len(set(chosen.values())) == 3
+    assert select(1000, DataSettings(samples=50, seed=1), None, "d").indices == chosen[1]
+    assert select(1000, DataSettings(samples=50, seed=1), None, "d").words == "50 of 1000, seed 1"
+
+
+def test_choice_is_uniform() -> None:
+    counts = np.zeros(20)
+    for seed in range(2000):
+        counts[list(select(20, DataSettings(samples=5, seed=seed), None, "d").indices)] += 1
+    # Each position is a binomial with mean 500 and deviation 19.4; 5 deviations either side.
+    assert np.all(np.abs(counts - 500) < 97)
+
+
+def test_last_feed_may_be_smaller_when_the_batch_is_free() -> None:
+    selection = select(10, DataSettings(batch=4), None, "d")
+    assert (len(selection.indices), selection.feeds, selection.dropped) == (10, 3, 0)
+
+
+def test_a_fixed_batch_drops_the_remainder_and_says_so() -> None:
+    selection = select(10, DataSettings(batch=7), 4, "d")
+    assert (len(selection.indices), selection.feeds, selection.batch, selection.dropped) == (8, 2, 4, 2)
+    assert selection.warnings == ("the last 2 sample(s) were left out: they do not fill a batch of 4",)
+
+
+@pytest.mark.parametrize(
+    ("total", "samples", "fixed", "complaint"),
+    [
+        (0, None, None, "d: there are no samples"),
+        (3, 4, None, "d: there are 3 samples, fewer than the 4 asked for"),
+        (3, None, 8, "d: 3 samples do not fill one batch of 8"),
+    ],
+)
+def test_complaints(total: int, samples: int | None, fixed: int | None, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        select(total, DataSettings(samples=samples), fixed, "d")

@@ -1,0 +1,1 @@
+"""Data sources: reading, preprocessing, batching and checking samples."""

@@ -1,0 +1,189 @@
+"""Samples from ``.npz`` and ``.npy`` files: one array an input, the first axis counts the samples."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from trtpipe.data.bad_samples import Flaw, attempted, sound
+from trtpipe.data.batching import StackedDataset
+from trtpipe.data.input_checks import checked, free_batch, static_batch, suggestion
+from trtpipe.data.npz import read_header, read_members, reading
+from trtpipe.data.sample import Sample, content_digest
+from trtpipe.data.selection import Selection, select
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from trtpipe.artifact import IOContract, TensorSpec
+    from trtpipe.data.sample import Dataset
+    from trtpipe.recipe import DataSettings
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of samples: its shape, and how to read some of its rows in ascending order."""
+
+    shape: tuple[int, ...]
+    rows: Callable[[Iterable[int]], Generator[np.ndarray, None, None]]
+
+
+def recognises_npz(source: str) -> bool:
+    """Whether ``source`` is an existing ``.npz`` file."""
+    return source.lower().endswith(".npz") and Path(source).is_file()
+
+
+def recognises_npy(source: str) -> bool:
+    """Whether ``source`` is an existing ``.npy`` file."""
+    return source.lower().endswith(".npy") and Path(source).is_file()
+
+
+def open_npz(data: DataSettings, contract: IOContract) -> Dataset:
+    """Samples from an ``.npz`` with one array for each input, and the labels where the recipe names them.
+
+    Raises:
+        InputError: the file is damaged, an array is missing or unknown, or shapes do not fit.
+    """
+    path = Path(data.source)
+    columns = {name: Column(member.shape, member.rows) for name, member in read_members(path).items()}
+    return open_columns(data, contract, columns)
+
+
+def open_columns(data: DataSettings, contract: IOContract, columns: dict[str, Column]) -> Dataset:
+    """Samples from named arrays: one for each input, and the labels where the recipe names them.
+
+    Raises:
+        InputError: an array is missing or unknown, or shapes do not fit.
+    """
+    path = Path(data.source)
+    inputs = [spec.name for spec in contract.inputs]
+    if data.labels and data.labels not in columns:
+        raise InputError(f"{path}: no array {data.labels!r} for the labels", suggestion(data.labels, columns, "arrays"))
+    for name in columns:
+        if name not in inputs and name != data.labels:
+            raise InputError(
+                f"{path}: array {name!r} is no input of the model",
+                f"{suggestion(name, inputs, 'inputs')}; if it holds the labels, set labels = {name!r} in the recipe",
+            )
+    if missing := [name for name in inputs if name not in columns]:
+        raise InputError(f"{path}: no array for input {missing[0]!r}", suggestion(missing[0], columns, "arrays"))
+    labels = columns[data.labels] if data.labels else None
+    return _dataset(data, contract, {name: columns[name] for name in inputs}, labels)
+
+
+def open_npy(data: DataSettings, contract: IOContract) -> Dataset:
+    """Samples from an ``.npy`` file, memory-mapped, for a model with one input.
+
+    Raises:
+        InputError: the file is damaged, the model has more than one input, or shapes do not fit.
+    """
+    path = Path(data.source)
+    if len(contract.inputs) != 1:
+        names = ", ".join(spec.name for spec in contract.inputs)
+        raise InputError(
+            f"{path}: an .npy file feeds one input, the model has {len(contract.inputs)}: {names}",
+            "give an .npz file with one array for each input",
+        )
+    array = _mapped(path)
+
+    def rows(indices: Iterable[int]) -> Generator[np.ndarray, None, None]:
+        yield from (np.array(array[index, ...]) for index in indices)
+
+    return _dataset(data, contract, {contract.inputs[0].name: Column(array.shape, rows)}, None)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    with reading(path):
+        with path.open("rb") as stream:
+            header = read_header(stream, path.stat().st_size, f"{path}: the array")
+        order: Literal["C", "F"] = "F" if header.fortran else "C"
+        return np.memmap(path, header.dtype, "r", header.length, header.shape, order)
+
+
+def _dataset(data: DataSettings, contract: IOContract, columns: dict[str, Column], labels: Column | None) -> Dataset:
+    path = Path(data.source)
+    total = _common_length(path, columns, labels)
+    batch_axis = _has_batch_axis(path, columns, contract.inputs)
+    if batch_axis:  # every row is a feed by itself: nothing to stack
+        selection = select(total, data.model_copy(update={"batch": 1}), None, str(path))
+        expected = contract
+    else:
+        selection = select(total, data, static_batch(contract), str(path))
+        expected = free_batch(contract)
+
+    def read() -> Generator[Sample | Flaw, None, None]:
+        return _read(path, selection, columns, labels, expected, batched=bool(batch_axis))
+
+    return StackedDataset(
+        name=f"{path.name} ({selection.words})",
+        where=str(path),
+        samples=len(selection.indices) * batch_axis if batch_axis else len(selection.indices),
+        selection=selection,
+        read=read,
+        fingerprint=lambda: content_digest(sound(read(), data.skip_bad_samples, [])),
+        remarks=selection.warnings,
+        tolerated=data.skip_bad_samples,
+    )
+
+
+def _read(
+    path: Path,
+    selection: Selection,
+    columns: dict[str, Column],
+    labels: Column | None,
+    contract: IOContract,
+    *,
+    batched: bool,
+) -> Generator[Sample | Flaw, None, None]:
+    with ExitStack() as stack:
+
+        def rows(column: Column) -> Iterator[np.ndarray]:
+            return stack.enter_context(closing(column.rows(selection.indices)))
+
+        streams = [rows(column) for column in columns.values()]
+        classes: Iterator[np.ndarray | None] = rows(labels) if labels else repeat(None)
+        for position, (index, label, *values) in enumerate(zip(selection.indices, classes, *streams, strict=False)):
+            several = label is not None and label.ndim and not batched  # numbers a sample
+            sample = Sample(dict(zip(columns, values, strict=True)), label[np.newaxis] if several else label)
+            yield attempted(position, partial(checked, sample, contract, f"{path}: row {index}"))
+
+
+def _common_length(path: Path, columns: dict[str, Column], labels: Column | None) -> int:
+    lengths: dict[str, int] = {}
+    for name, column in {**columns, **({"the labels": labels} if labels else {})}.items():
+        if not column.shape:
+            raise InputError(f"{path}: array {name!r} is a single number", "store samples along the first axis")
+        lengths[name] = column.shape[0]
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise InputError(
+            f"{path}: arrays have different numbers of samples ({found})", "store one row a sample in each"
+        )
+    return next(iter(lengths.values()), 0)
+
+
+def _has_batch_axis(path: Path, columns: dict[str, Column], specs: tuple[TensorSpec, ...]) -> int:
+    """Length of the batch axis inside the rows of an array; 0 if all rows are single samples.
+
+    Raises:
+        InputError: an array has too many or too few axes for its input.
+    """
+    found = 0
+    for spec in specs:
+        shape = columns[spec.name].shape
+        if spec.shape is None or len(shape) == len(spec.shape):
+            continue
+        if len(shape) != len(spec.shape) + 1:
+            raise InputError(
+                f"{path}: array {spec.name!r} has shape {list(shape)}, the model takes {spec}",
+                f"store samples along the first axis, each of shape {list(spec.shape[1:])}",
+            )
+        found = found or (shape[1] if spec.shape else 1)
+    return found

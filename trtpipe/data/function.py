@@ -1,0 +1,181 @@
+"""Samples from the user's own Python function: ``path/file.py:function`` or ``package.module:function``."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import cached_property, partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtpipe.data.bad_samples import Flaw, Skipped, attempted, sound
+from trtpipe.data.batching import joined, read_ahead
+from trtpipe.data.input_checks import checked, free_batch, is_single, static_batch
+from trtpipe.data.sample import Sample, content_digest
+from trtpipe.data.selection import dropped_warning, empty, no_full_batch, too_few
+from trtpipe.data.usercode import UserFunction, load_function
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from trtpipe.artifact import IOContract
+    from trtpipe.backends.base import Feed
+    from trtpipe.data.sample import Dataset
+    from trtpipe.recipe import DataSettings
+
+
+def recognises(source: str) -> bool:
+    """Whether ``source`` names a function in a file or a module."""
+    place, colon, name = source.rpartition(":")
+    return bool(place and colon) and name.isidentifier()
+
+
+def open_function(data: DataSettings, contract: IOContract) -> Dataset:
+    """Samples from a function that takes no arguments and yields, in order, any of:
+
+    - a dict, input name -> array: one feed;
+    - an array, for a model with one input;
+    - ``(feed, labels)``, with either of the two above and one integer for each row.
+
+    Feeds carry the batch axis; if the first one does not, all are taken as single samples and stacked to
+    ``data.batch`` (or the batch size the model is fixed to). Arrays are anything ``numpy.asarray`` understands.
+    The function is called anew for each walk through the data, so it must yield the same each time.
+
+    Raises:
+        InputError: there is no such function, or loading it fails.
+    """
+    return FunctionDataset(data, contract, load_function(data.source))
+
+
+class FunctionDataset:
+    """The stream of samples a function yields. Its length is not known in advance.
+
+    ``data.samples`` counts rows: feeds are taken until there are as many, the last one whole.
+    """
+
+    seed = None
+    preprocessing = None
+    size = None
+
+    def __init__(self, data: DataSettings, contract: IOContract, function: UserFunction) -> None:
+        self._function = function
+        self._contract = contract
+        self._fixed_batch = static_batch(contract)
+        self._batch = self._fixed_batch or data.batch
+        self._wanted = data.samples
+        self._where = data.source
+        self._dropped = 0
+        self._tolerated = data.skip_bad_samples
+        self._skipped: list[Skipped] = []
+        self.samples = data.samples
+
+    @property
+    def name(self) -> str:
+        """What the data is: the function, and how much of it is used."""
+        return f"{self._function.label} ({'all' if self._wanted is None else f'the first {self._wanted}'} samples)"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was left out in the last walk."""
+        return (dropped_warning(self._dropped, self._batch),) if self._dropped else ()
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Bad samples the last walk left out."""
+        return tuple(self._skipped)
+
+    def __iter__(self) -> Generator[Sample, None, None]:
+        """Call the function and yield its feeds, one read ahead: all of the function runs outside the caller's thread.
+
+        Raises:
+            InputError: the function failed, yielded something unfit for the model, or too few samples.
+        """
+        with closing(self._feeds()) as feeds:
+            yield from read_ahead(feeds)
+
+    def _feeds(self) -> Generator[Sample, None, None]:
+        with closing(self._raw()) as stream:
+            self._skipped.clear()
+            head = list(_up_to_the_first_sample(stream))
+            if not head:
+                raise empty(self._where)
+            single = any(isinstance(item, Sample) and is_single(item.feed, self._contract) for item in head)
+            contract = free_batch(self._contract) if single else self._contract
+            samples = self._counted(sound(self._checked(chain(head, stream), contract), self._tolerated, self._skipped))
+            yield from self._stacked(samples) if single else samples
+
+    def digest(self) -> str:
+        """The sha256 of what the function yields; runs it once."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        return content_digest(self)
+
+    def _raw(self) -> Generator[Sample | Flaw, None, None]:
+        """What the function yields, as arrays, before any check."""
+        for index, item in enumerate(self._function.items()):
+            yield attempted(index, partial(self._sample, item, f"{self._where}: sample {index}"))
+
+    def _checked(self, items: Iterator[Sample | Flaw], contract: IOContract) -> Iterator[Sample | Flaw]:
+        for index, item in enumerate(items):
+            if isinstance(item, Flaw):
+                yield item
+            else:
+                yield attempted(index, partial(checked, item, contract, f"{self._where}: sample {index}"))
+
+    def _sample(self, item: Any, where: str) -> Sample:
+        feed, labels = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
+        try:
+            return Sample(self._feed(feed, where), None if labels is None else _copy(labels))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{where}: not arrays of numbers: {error}", "yield numpy arrays") from error
+
+    def _feed(self, feed: Any, where: str) -> Feed:
+        if isinstance(feed, dict):
+            return {str(name): _copy(value) for name, value in feed.items()}
+        names = [spec.name for spec in self._contract.inputs]
+        if len(names) == 1 and (hasattr(feed, "__array__") or isinstance(feed, (list, int, float))):
+            return {names[0]: _copy(feed)}
+        raise InputError(
+            f"{where}: the function yielded {type(feed).__name__}, which is no feed for inputs {', '.join(names)}",
+            "yield a dict input name -> array, or (dict, labels); a bare array will do for a model with one input",
+        )
+
+    def _counted(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        """The samples up to the number wanted."""
+        taken = 0
+        for sample in samples:
+            taken += sample.rows
+            yield sample
+            if self._wanted is not None and taken >= self._wanted:
+                return
+        if self._wanted is not None:
+            raise too_few(self._where, taken, self._wanted)
+
+    def _stacked(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        """Single samples as batches; what does not fill a batch of a fixed size is left out."""
+        full = 0
+        for sample in joined(samples, self._batch, self._where):
+            if self._fixed_batch is None or sample.rows == self._fixed_batch:
+                full += 1
+                yield sample
+                self._dropped = 0
+            elif not full:
+                raise no_full_batch(self._where, sample.rows, self._batch)
+            else:
+                self._dropped = sample.rows
+
+
+def _up_to_the_first_sample(items: Iterator[Sample | Flaw]) -> Iterator[Sample | Flaw]:
+    for item in items:
+        yield item
+        if isinstance(item, Sample):
+            return
+
+
+def _copy(value: Any) -> np.ndarray:
+    """An array of our own: a function may refill its buffers before the next yield."""
+    return np.array(np.asarray(value))

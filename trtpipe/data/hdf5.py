@@ -1,0 +1,88 @@
+"""Samples from an HDF5 file: one dataset an input at the top level, the first axis counts the samples."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtpipe.data.arrays import Column, open_columns
+from trtpipe.errors import EnvironmentLacks, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+
+    from trtpipe.artifact import IOContract
+    from trtpipe.data.sample import Dataset
+    from trtpipe.recipe import DataSettings
+
+_SUFFIXES = (".h5", ".hdf5")
+_MOST_BYTES = 4 << 30
+
+
+def recognises(source: str) -> bool:
+    """Whether ``source`` is an existing ``.h5`` or ``.hdf5`` file."""
+    return source.lower().endswith(_SUFFIXES) and Path(source).is_file()
+
+
+def open_hdf5(data: DataSettings, contract: IOContract) -> Dataset:
+    """Samples from an HDF5 file, read row by row. Nothing outside the file is ever opened.
+
+    Raises:
+        InputError: the file is damaged, refers to other files, a dataset is missing or unknown, or does not fit.
+        EnvironmentLacks: h5py is not installed.
+    """
+    _require_h5py()
+    path = Path(data.source)
+    with _reading(path) as file:
+        columns = {name: _column(path, file, name) for name in file}
+    return open_columns(data, contract, columns)
+
+
+def _column(path: Path, file: Any, name: str) -> Column:
+    import h5py
+
+    where = f"{path}: dataset {name!r}"
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"{where} is a link", "store the datasets themselves in the file")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise InputError(f"{path}: {name!r} is a group", "store one dataset for each input at the top level")
+    if found.external or found.is_virtual:
+        raise InputError(f"{where} keeps its values in another file", "store the values in the file itself")
+    if found.dtype.kind not in "biuf":
+        raise InputError(f"{where} has type {found.dtype}", "store numbers")
+    if found.dtype.itemsize * math.prod(found.shape[1:] or (1,)) > _MOST_BYTES:
+        raise InputError(f"{where}: one sample takes more than 4 GiB", "store the samples along the first axis")
+    return Column(tuple(found.shape), partial(_rows, path, name))
+
+
+def _rows(path: Path, name: str, indices: Iterable[int]) -> Generator[np.ndarray, None, None]:
+    with _reading(path) as file:
+        for index in indices:
+            yield np.asarray(file[name][index])
+
+
+def _require_h5py() -> None:
+    try:
+        import h5py  # noqa: F401
+    except ImportError as error:
+        raise EnvironmentLacks(
+            "reading HDF5 needs the package h5py, which is not installed", "pip install 'trtpipe[hdf5]'"
+        ) from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The open file; every way a damaged one shows itself becomes an InputError that names it."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}", "write the file again with h5py") from error

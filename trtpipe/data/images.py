@@ -1,0 +1,169 @@
+"""Samples from a folder of images."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.data.bad_samples import Flaw, attempted
+from trtpipe.data.batching import StackedDataset
+from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch, suggestion
+from trtpipe.data.pixels import FORMATS, load_tensor, require_pillow
+from trtpipe.data.sample import Sample
+from trtpipe.data.selection import select
+from trtpipe.digest import sha256_file, sha256_json
+from trtpipe.errors import InputError
+from trtpipe.recipe import ImageSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from trtpipe.artifact import IOContract, TensorSpec
+    from trtpipe.data.sample import Dataset
+    from trtpipe.recipe import DataSettings
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"})
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder of images.
+
+    Attributes:
+        files: the images in sorted order of their paths.
+        labels: the class of each, or ``None`` if the folder is not laid out as ``<class>/<image>``.
+        left_out: number of entries that are no images.
+    """
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...] | None
+    left_out: int
+
+
+def recognises(source: str) -> bool:
+    """Whether ``source`` is a folder."""
+    return bool(source) and Path(source).is_dir()
+
+
+def open_images(data: DataSettings, contract: IOContract) -> Dataset:
+    """Samples from the images under a folder, decoded a batch at a time.
+
+    Raises:
+        InputError: there are no images or too few, or the model does not take one image.
+        EnvironmentLacks: Pillow is not installed.
+    """
+    require_pillow()
+    folder = Path(data.source)
+    settings = data.image or ImageSettings()
+    spec = _image_input(folder, settings, contract)
+    raw = numpy_type(spec, str(folder)) == np.uint8
+    if raw and (any(settings.mean) or any(value != 1 for value in settings.std)):
+        raise InputError(
+            f"{folder}: input {spec.name!r} takes uint8 pixels, so mean and std cannot be applied",
+            "remove mean and std from the image table",
+        )
+    listing = list_images(folder)
+    selection = select(len(listing.files), data, static_batch(contract), str(folder))
+    files = [listing.files[index] for index in selection.indices]
+    labels = None if listing.labels is None else [listing.labels[index] for index in selection.indices]
+    expected = free_batch(contract)
+
+    def sample(position: int) -> Sample:
+        path = files[position]
+        label = None if labels is None else np.array([labels[position]])
+        tensor = load_tensor(path, settings, raw)[np.newaxis]
+        return checked(Sample({spec.name: tensor}, label), expected, str(path))
+
+    def read() -> Generator[Sample | Flaw, None, None]:
+        for position in range(len(files)):
+            yield attempted(position, partial(sample, position))
+
+    return StackedDataset(
+        name=f"images under {folder.resolve().name} ({selection.words})",
+        where=str(folder),
+        samples=len(files),
+        selection=selection,
+        read=read,
+        fingerprint=lambda: _fingerprint(files, labels),
+        remarks=(*selection.warnings, *_left_out(listing.left_out)),
+        preprocessing=settings,
+        tolerated=data.skip_bad_samples,
+    )
+
+
+def list_images(folder: Path) -> Listing:
+    """The images under ``folder``, recursively. Hidden entries are ignored, linked folders are not followed.
+
+    With every image in a sub-folder, the sub-folders of ``folder`` are the classes, numbered in sorted order.
+
+    Raises:
+        InputError: a folder cannot be listed, or an image is a link that leads out of ``folder``.
+    """
+    top = folder.resolve()
+    found: list[tuple[str, ...]] = []
+    left_out = 0
+    for root, folders, names in os.walk(folder, onerror=_unlistable):
+        here = Path(root)
+        linked = {name for name in folders if (here / name).is_symlink()}
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in linked]
+        images = [name for name in names if Path(name).suffix.lower() in _SUFFIXES and (here / name).is_file()]
+        visible = [name for name in images if not name.startswith(".")]
+        for name in visible:
+            _refuse_to_leave(top, here / name)
+        left_out += len(linked) + sum(not name.startswith(".") for name in names) - len(visible)
+        found.extend((here / name).relative_to(folder).parts for name in visible)
+    found.sort()
+    labels = None
+    if all(len(parts) > 1 for parts in found):
+        classes = {name: index for index, name in enumerate(_class_names(folder))}
+        labels = tuple(classes[parts[0]] for parts in found)
+    return Listing(tuple(folder.joinpath(*parts) for parts in found), labels, left_out)
+
+
+def _refuse_to_leave(top: Path, path: Path) -> None:
+    """Data may come from anyone, and an archive of theirs may hold links to anything."""
+    if path.is_symlink() and not path.resolve().is_relative_to(top):
+        raise InputError(
+            f"{path}: a link that leads out of the folder",
+            "copy the images themselves into it, or hard-link them, or give the folder in which they are",
+        )
+
+
+def _class_names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _unlistable(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be listed: {error.strerror}", "make the folder readable") from error
+
+
+def _left_out(count: int) -> tuple[str, ...]:
+    return (f"{count} entries that are no {', '.join(FORMATS)} files were left out",) if count else ()
+
+
+def _image_input(folder: Path, settings: ImageSettings, contract: IOContract) -> TensorSpec:
+    """The one input the images feed."""
+    names = [spec.name for spec in contract.inputs]
+    if settings.input and settings.input not in names:
+        raise InputError(
+            f"{folder}: the model has no input {settings.input!r}", suggestion(settings.input, names, "inputs")
+        )
+    if len(names) != 1:
+        raise InputError(
+            f"{folder}: a folder of images feeds one input, the model has {len(names)}: {', '.join(names)}",
+            "give an .npz file with one array for each input, or path/file.py:function",
+        )
+    return contract.inputs[0]
+
+
+def _fingerprint(files: list[Path], labels: list[int] | None) -> str:
+    try:
+        digests = [sha256_file(path) for path in files]
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}", "make the file readable") from error
+    return sha256_json([digests, labels])

@@ -1,0 +1,102 @@
+"""What a source of data gives: samples, and the door every source stands behind."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from trtpipe.digest import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    import numpy as np
+
+    from trtpipe.backends.base import Feed
+    from trtpipe.data.bad_samples import Skipped
+    from trtpipe.recipe import ImageSettings
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model eats in one run, with the batch axis.
+
+    Attributes:
+        feed: input name -> array, in the order of the model's inputs.
+        labels: int64[rows], the class of each row of the batch; for tasks of another kind int64 or float32[rows, ...]
+            (boxes, transcripts); ``None`` where the data has no labels.
+    """
+
+    feed: Feed
+    labels: np.ndarray | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch: the length of the first input's first axis; 1 if no input has an axis."""
+        return next((value.shape[0] for value in self.feed.values() if value.ndim), 1)
+
+
+class Dataset(Protocol):
+    """Samples that can be walked any number of times, in the same order each time."""
+
+    @property
+    def name(self) -> str:
+        """What the data is, in words fit for a report: ``images under imgs (256 of 1000, seed 0)``."""
+
+    @property
+    def size(self) -> int | None:
+        """Number of feeds, where it is known in advance."""
+
+    @property
+    def samples(self) -> int | None:
+        """Number of samples (rows of all feeds), where it is known in advance."""
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that chose or made the samples; ``None`` if none did."""
+
+    @property
+    def preprocessing(self) -> ImageSettings | None:
+        """How files became tensors; ``None`` if the data came as tensors."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of the data; complete once the data was walked through."""
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Bad samples the last walk left out, so far."""
+
+    def __iter__(self) -> Generator[Sample, None, None]:
+        """Walk the samples; memory use does not depend on their number.
+
+        Raises:
+            InputError: a sample cannot be read or does not fit the model; the message names it.
+        """
+
+    def digest(self) -> str:
+        """The sha256 of the content that is really used: never of paths or times, nor of the batch size."""
+
+
+def content_digest(samples: Iterable[Sample]) -> str:
+    """The sha256 over the rows of ``samples``: names, types, shapes, values and labels.
+
+    The same rows give the same digest however they are split into batches.
+    """
+    digest = hashlib.sha256()
+    for sample in samples:
+        rows = sample.rows
+        for row in range(rows):
+            parts = {name: _row(value, row, rows) for name, value in sample.feed.items()}
+            label = None if sample.labels is None else sample.labels[row].tolist()
+            head = [[name, part.dtype.name, list(part.shape)] for name, part in parts.items()]
+            digest.update(canonical_json([head, label]).encode())
+            for part in parts.values():
+                digest.update(part.tobytes())
+    return digest.hexdigest()
+
+
+def _row(value: np.ndarray, row: int, rows: int) -> np.ndarray:
+    """One row of a batch; an input without a batch axis belongs to every row as a whole."""
+    return value[row, ...] if value.ndim and value.shape[0] == rows else value

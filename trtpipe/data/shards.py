@@ -1,0 +1,177 @@
+"""Samples from tar shards in WebDataset layout: files of one name and several extensions are one sample.
+
+``0001.jpg`` feeds a model with one input, prepared as the image table says; ``0001.npy`` feeds it as it is;
+``0001.<input>.npy`` feeds one input of several; ``0001.cls`` holds the class number. Everything else is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from contextlib import closing
+from functools import partial
+from itertools import groupby, product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.data.bad_samples import Flaw, attempted
+from trtpipe.data.batching import StackedDataset
+from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch
+from trtpipe.data.npz import read_header, reading
+from trtpipe.data.pixels import load_tensor, require_pillow
+from trtpipe.data.sample import Sample
+from trtpipe.data.selection import select
+from trtpipe.data.tar import SUFFIXES, TarEntry, read_tar
+from trtpipe.errors import InputError
+from trtpipe.recipe import ImageSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from trtpipe.artifact import IOContract
+    from trtpipe.backends.base import Feed
+    from trtpipe.data.sample import Dataset
+    from trtpipe.recipe import DataSettings
+
+_IMAGES = frozenset({"png", "jpg", "jpeg", "bmp", "webp", "gif"})
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MOST_SHARDS = 100_000
+
+
+def recognises(source: str) -> bool:
+    """Whether ``source`` is a tar file, plain or gzipped, or several: ``shard-{000..012}.tar`` or ``shards/*.tar``."""
+    return source.lower().endswith(SUFFIXES) and bool(shard_paths(source))
+
+
+def shard_paths(source: str) -> tuple[Path, ...]:
+    """The existing files that ``source`` means: a range of numbers as written, a ``*`` in sorted order.
+
+    Raises:
+        InputError: one file of a range is missing.
+    """
+    if "*" in source:
+        folder = Path(source).parent
+        return tuple(sorted(path for path in folder.glob(Path(source).name) if path.is_file()))
+    paths = [Path(text) for text in _expanded(source)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing and len(missing) < len(paths):
+        raise InputError(f"{source}: {missing[0]} is missing", "name existing shards only")
+    return () if missing else tuple(paths)
+
+
+def _expanded(source: str) -> list[str]:
+    """``a-{08..10}`` as ``a-08``, ``a-09``, ``a-10``."""
+    pieces = _RANGE.split(source)  # text, first, last, text, first, last, ..., text
+    spans = zip(pieces[1::3], pieces[2::3], strict=True)
+    numbers = [[f"{n:0{len(a)}}" for n in range(int(a), min(int(b), int(a) + _MOST_SHARDS) + 1)] for a, b in spans]
+    texts = pieces[::3]
+    return ["".join(a + b for a, b in zip(texts, (*chosen, ""), strict=True)) for chosen in product(*numbers)]
+
+
+def open_shards(data: DataSettings, contract: IOContract) -> Dataset:
+    """Samples from tar shards, read as a stream. One pass over the headers counts them.
+
+    Raises:
+        InputError: a shard is damaged or unsafe, there are no or too few samples, or they do not fit the model.
+        EnvironmentLacks: there are images, and Pillow is not installed.
+    """
+    shards = shard_paths(data.source)
+    where = data.source
+    order = [(shard, key, extensions) for shard in shards for key, extensions in _index(shard)]
+    selection = select(len(order), data, static_batch(contract), where)
+    chosen = [order[index][:2] for index in selection.indices]
+    pictured = any(_IMAGES & extensions for _, _, extensions in order)
+    if pictured:
+        require_pillow()
+    settings = data.image or ImageSettings()
+    expected = free_batch(contract)
+
+    def sample(name: str, entries: list[TarEntry]) -> Sample:
+        return checked(_sample(entries, contract, settings, name), expected, name)
+
+    def read() -> Generator[Sample | Flaw, None, None]:
+        for position, (name, entries) in enumerate(_entries(chosen)):
+            yield attempted(position, partial(sample, name, entries))
+
+    def fingerprint() -> str:
+        digest = hashlib.sha256()
+        for _, entries in _entries(chosen):
+            for entry in sorted(entries, key=lambda entry: entry.extension):
+                digest.update(f"{entry.extension}\0{len(entry.content)}\0".encode())
+                digest.update(entry.content)
+            digest.update(b"\n")
+        return digest.hexdigest()
+
+    return StackedDataset(
+        name=f"{len(shards)} tar shard(s) ({selection.words})",
+        where=where,
+        samples=len(chosen),
+        selection=selection,
+        read=read,
+        fingerprint=fingerprint,
+        remarks=selection.warnings,
+        tolerated=data.skip_bad_samples,
+        preprocessing=settings if pictured else None,
+    )
+
+
+def _index(shard: Path) -> list[tuple[str, frozenset[str]]]:
+    """(key, extensions) of every sample of a shard, in its order; the files of a sample lie side by side."""
+    found = [
+        (key, frozenset(entry.extension for entry in group))
+        for key, group in groupby(read_tar(shard, None), key=lambda entry: entry.key)
+    ]
+    seen: set[str] = set()
+    for key, _ in found:
+        if key in seen:
+            raise InputError(
+                f"{shard}: the files of sample {key!r} do not lie side by side", "pack the shard sorted by name"
+            )
+        seen.add(key)
+    return found
+
+
+def _entries(chosen: Iterable[tuple[Path, str]]) -> Generator[tuple[str, list[TarEntry]], None, None]:
+    """(name for complaints, files) of the chosen samples, shard after shard."""
+    for shard, group in groupby(chosen, key=lambda place: place[0]):
+        wanted = frozenset(key for _, key in group)
+        with closing(read_tar(shard, wanted)) as entries:
+            for key, files in groupby(entries, key=lambda entry: entry.key):
+                yield f"{shard}: sample {key!r}", list(files)
+
+
+def _sample(entries: list[TarEntry], contract: IOContract, settings: ImageSettings, where: str) -> Sample:
+    inputs = {spec.name.lower(): spec for spec in contract.inputs}
+    only = contract.inputs[0] if len(contract.inputs) == 1 else None
+    feed: Feed = {}
+    labels = None
+    for entry in entries:
+        named = inputs.get(entry.extension.removesuffix(".npy")) if entry.extension.endswith(".npy") else None
+        spec = named or only
+        if entry.extension == "cls":
+            labels = _label(entry.content, where)
+        elif entry.extension == "npy" or named is not None:
+            if spec is not None:
+                feed[spec.name] = _array(entry.content, f"{where}: {entry.extension}")
+        elif entry.extension in _IMAGES and only is not None:
+            raw = numpy_type(only, where) == np.uint8
+            feed[only.name] = load_tensor(Path(where), settings, raw, io.BytesIO(entry.content))
+    return Sample({name: value[np.newaxis] for name, value in feed.items()}, labels)
+
+
+def _array(content: bytes, where: str) -> np.ndarray:
+    stream = io.BytesIO(content)
+    with reading(Path(where)):
+        header = read_header(stream, len(content), where)
+        flat = np.frombuffer(content, header.dtype, offset=header.length)
+        return flat.reshape(header.shape, order="F" if header.fortran else "C")
+
+
+def _label(content: bytes, where: str) -> np.ndarray:
+    text = content[:32].decode("ascii", "replace").strip()
+    if not text.isdigit():
+        raise InputError(f"{where}: the class is {text!r}", "store one whole number in .cls files")
+    return np.array([int(text)])

@@ -1,0 +1,120 @@
+"""Loading a function from the user's file or module, and telling its failures from ours."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trtpipe.data.input_checks import suggestion
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from types import ModuleType
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """A function of the user that takes no arguments and gives an iterable.
+
+    Attributes:
+        source: as the user wrote it, for complaints.
+        label: the same without folders, for reports.
+        folder: importable while the user's code runs.
+        call: the function.
+    """
+
+    source: str
+    label: str
+    folder: Path
+    call: Callable[[], Any]
+
+    def items(self) -> Generator[Any, None, None]:
+        """Call the function and yield its items.
+
+        Raises:
+            InputError: the user's code raised; the message has the sample's index, the exception and its line.
+        """
+        iterator: Iterator[Any] | None = None
+        index = 0
+        while True:
+            try:
+                with importable(self.folder):
+                    iterator = iter(self.call()) if iterator is None else iterator
+                    item = next(iterator)
+            except StopIteration:
+                return
+            except (Exception, SystemExit) as error:
+                raise _failure(f"{self.source}: sample {index}", error, self.folder) from error
+            yield item
+            index += 1
+
+
+def load_function(source: str) -> UserFunction:
+    """The function that ``path/file.py:function`` or ``package.module:function`` names.
+
+    A file is loaded under a private module name; its own folder, or for a module the working folder, is
+    importable meanwhile.
+
+    Raises:
+        InputError: no such file, module or function, or loading it fails.
+    """
+    place, _, name = source.rpartition(":")
+    folder = Path(place).resolve().parent if place.endswith(".py") else Path.cwd()
+    try:
+        with importable(folder):
+            module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _failure(f"{place}: loading it", error, folder) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise InputError(f"{place}: there is no function {name!r}", suggestion(name, known, "functions"))
+    return UserFunction(source, f"{Path(place).name}:{name}", folder, function)
+
+
+def _failure(where: str, error: BaseException, folder: Path) -> InputError:
+    """The complaint about an exception the user's code raised: what it was, and the last line in the user's files."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
+    line = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return InputError(
+        f"{where} failed: {type(error).__name__}: {error}{line}",
+        "correct the function; it is called with no arguments and must yield feeds",
+    )
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", "give path/file.py:function")
+    private = f"_trtpipe_data_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(private, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: not a Python file", "give path/file.py:function")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[private] = module  # dataclasses and typing look their module up here
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[private]
+        raise
+    return module
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """While entered, modules in ``folder`` can be imported."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the user's code may have taken it out itself
+            sys.path.remove(str(folder))

@@ -1,0 +1,1 @@
+"""PyTorch and ONNX sources, and simplification."""

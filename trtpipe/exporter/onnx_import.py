@@ -1,0 +1,105 @@
+"""The work of ``export`` on an ONNX file, done in a child process: check it and make it self-contained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from trtpipe.errors import InputError
+from trtpipe.isolation.worker import Report
+from trtpipe.passes.graph_pass import graphs_of
+from trtpipe.preflight.onnx_io import blaming, contract_of_proto, load_model, named_dimension, read_proto, save_model
+from trtpipe.report.stage_records import ExportFacts
+from trtpipe.stages.export import MODEL, ExportReply, OnnxRequest
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
+    """Write the model anew, with its external data, and have ONNX's checker look at what was written.
+
+    Raises:
+        InputError: the file is no valid ONNX model.
+    """
+    label = Path(request.label)
+    with blaming(label):
+        report("check", 0, 2)
+        return _rewritten(Path(request.source), label, Path(request.workdir) / MODEL, report)
+
+
+def _rewritten(sealed: Path, label: Path, path: Path, report: Report) -> ExportReply:
+    proto = read_proto(sealed)
+    model = load_model(sealed)
+    refuse_interface(proto.graph, label)
+    _open_dimensions(model)
+    _name_twins(model)
+    names = save_model(model, path)
+    report("check", 1, 2)
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or "no reason given"  # the node's name may stand in a later line
+        raise InputError(f"{label}: not a valid ONNX model: {reason}", "correct the node named above") from error
+    facts = describe(
+        model, f"ONNX file by {proto.producer_name or 'an unknown producer'} {proto.producer_version}".strip()
+    )
+    facts.model_copy(update={"contract": contract_of_proto(proto)}).write(path.with_name(f"{MODEL}.json"))
+    report("check", 2, 2)
+    return ExportReply(names=names)
+
+
+def refuse_interface(graph: onnx.GraphProto, source: Path) -> None:
+    """Raise InputError for an input or output that no engine can have: text, a sequence, an optional, a map."""
+    for side, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            kind = value.type.WhichOneof("value") or "tensor_type"
+            if kind == "tensor_type" and value.type.tensor_type.elem_type != onnx.TensorProto.STRING:
+                continue
+            words = "text" if kind == "tensor_type" else f"of kind {kind.removesuffix('_type')}"
+            raise InputError(
+                f"{source}: {side} {value.name!r} is {words}; engines take and give tensors of numbers only",
+                "move that part of the model in front of the engine, or behind it",
+            )
+
+
+def _open_dimensions(model: ir.Model) -> None:
+    """Write dimensions that mean "any size" in the one way all tools understand; TensorRT ties equal symbols."""
+    import onnx_ir as ir
+
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None:
+            dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+            value.shape = ir.Shape([named_dimension(dim) for dim in dims])
+
+
+def _name_twins(model: ir.Model) -> None:
+    """Give nodes of one graph that share a name names of their own: onnxruntime takes no such graph."""
+    for graph in graphs_of(model):
+        given = {node.name for node in graph}
+        counts: Counter[str | None] = Counter()
+        for node in graph:
+            name = node.name
+            counts[name] += 1
+            if not name or counts[name] == 1:
+                continue
+            while (other := f"{name}_{counts[name]}") in given:
+                counts[name] += 1
+            node.name = other
+
+
+def describe(model: ir.Model, exporter: str) -> ExportFacts:
+    """The facts of a loaded model."""
+    from trtpipe.preflight.onnx_io import contract_of
+
+    values = [value for graph in graphs_of(model) for value in graph.initializers.values()]
+    return ExportFacts(
+        exporter=exporter,
+        opset=model.graph.opset_imports.get("", 0),
+        nodes=sum(len(graph) for graph in graphs_of(model)),
+        weight_bytes=sum(value.const_value.nbytes for value in values if value.const_value is not None),
+        contract=contract_of(model),
+    )

@@ -1,0 +1,215 @@
+"""The work of ``simplify``, done in a child process: onnxsim and shape inference can crash or hang on bad models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+
+from trtpipe.backends.base import load_backend
+from trtpipe.data.input_checks import numpy_type
+from trtpipe.data.synthetic import RandomDataset
+from trtpipe.errors import InputError, StageError
+from trtpipe.isolation.imports import without
+from trtpipe.isolation.worker import Report
+from trtpipe.passes.clean_up import clean_up
+from trtpipe.passes.expand_functions import ExpandFunctions
+from trtpipe.passes.fold_batch_norm import FoldBatchNorm
+from trtpipe.passes.fold_constants import FoldConstants
+from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
+from trtpipe.passes.graph_pass import Borrowed, GraphPass, graphs_of, run_passes
+from trtpipe.passes.infer_types import InferTypes
+from trtpipe.passes.raise_opset import raise_opset
+from trtpipe.passes.resolve_branches import SettleBranches
+from trtpipe.preflight.onnx_io import contract_of, load_model, save_model
+from trtpipe.report.stage_records import OutputDifference, SimplifyFacts
+from trtpipe.settings import Settings
+from trtpipe.stages.simplify import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
+
+if TYPE_CHECKING:
+    import onnx
+
+    from trtpipe.artifact import IOContract
+    from trtpipe.backends.base import Feed
+
+#: protobuf holds less than 2 GB, and onnxsim and the opset converter work on one protobuf.
+_PROTOBUF_LIMIT = 1_900_000_000
+#: Largest accepted difference relative to the output's largest magnitude, and share of equal integers.
+_RELATIVE, _EQUAL_SHARE = 1e-3, 0.99
+#: onnxsim's fusions into operators that only onnxruntime has, or that TensorRT has no importer for: its parser, and the
+#: rules of lowering, want the products of an attention to be products.
+_FOR_ONNXRUNTIME = ("fuse_attention", "fuse_gqa", "fuse_rope", "fuse_rms_norm")
+_SETTLED = "every If whose condition follows from sizes, or from values that all shapes fix, gave way to its branch"
+#: Types first: whether an operator is expanded, and into what, depends on them.
+_EXPANSION = (Borrowed(InlinePass(), "inline_functions"), InferTypes(), ExpandFunctions())
+
+
+def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
+    """Simplify, raise the opset, fold and fuse, infer types and shapes; then compare the result with the input.
+
+    Compared on real samples, or on random ones.
+
+    Raises:
+        StageError: onnxsim failed, or the result differs from the input. The caller may try again without onnxsim.
+    """
+    notes = list(request.notes)
+    source = Path(request.model)
+    original = load_model(source)
+    nodes_before = _count(original)
+    small = _weight_bytes(original) < _PROTOBUF_LIMIT
+    if request.onnxsim and not small:
+        notes.append("onnxsim was not tried: the weights exceed protobuf's 2 GB")
+    onnxsim = request.onnxsim and small
+    report(RUN, 0, 1)
+    feeds, wanted, unchecked = _run(source, request, contract_of(original))
+    report("simplify", 0, 3)
+    rewrite = request.rewrite and small
+    expanded = rewrite and run_passes(original, _EXPANSION)[-1].modified
+    model = _onnxsim(source, original if expanded else None) if onnxsim else original
+    clean_up(model)
+    report("simplify", 1, 3)
+    if rewrite:
+        try:
+            model = raise_opset(model, request.opset)
+            clean_up(model)  # the converter writes what were attributes as nodes of constants
+        except StageError as error:
+            notes.append(error.message)
+    shapes = [Borrowed(ShapeInferencePass(check_type=False, strict_mode=False), "infer_shapes")] if small else []
+    passes: list[GraphPass] = [InferTypes()]
+    if request.rewrite:
+        settled = [SettleBranches(request.fixed)] if small else []
+        passes += [FoldConstants(), *settled, *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
+    results = run_passes(model, passes)
+    notes += [_SETTLED for result in results if result.name == SettleBranches.name and result.modified]
+    path = Path(request.workdir) / SIMPLIFIED
+    names = save_model(model, path)
+    report("simplify", 2, 3)
+    differences = _compare(wanted, path, feeds)
+    if unchecked and onnxsim:
+        raise StageError(f"its result could not be checked: {unchecked}", "run again with --no-simplify")
+    notes += [unchecked] * bool(unchecked)
+    facts = SimplifyFacts(
+        simplified=onnxsim,
+        nodes_before=nodes_before,
+        nodes_after=_count(model),
+        opset=model.graph.opset_imports.get("", 0),
+        contract=contract_of(model),
+        parity=differences,
+        notes=tuple(notes),
+    )
+    facts.write(path.with_name(f"{SIMPLIFIED}.json"))
+    report("simplify", 3, 3)
+    return SimplifyReply(names=names)
+
+
+def _onnxsim(source: Path, rewritten: ir.Model | None) -> ir.Model:
+    """What onnxsim makes of the file, or of the model made from it."""
+    import onnx
+
+    with without("torch"):
+        import onnxsim
+
+    try:
+        proto = onnx.load(source) if rewritten is None else ir.serde.serialize_model(rewritten)
+        domains = _domains(proto)
+        simplified, _ = onnxsim.simplify(proto, skipped_optimizers=list(_FOR_ONNXRUNTIME))
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StageError(f"onnxsim failed: {reason}", "run again with --no-simplify") from error
+    if foreign := sorted(_domains(simplified) - domains):
+        raise StageError(
+            f"onnxsim brought in operators of the domain {foreign[0]!r}, which TensorRT lacks",
+            "run again with --no-simplify",
+        )
+    return ir.serde.deserialize_model(simplified)
+
+
+def _domains(proto: onnx.ModelProto) -> set[str]:
+    """Of the operators in the main graph."""
+    return {node.domain for node in proto.graph.node} | {"", "ai.onnx"}
+
+
+def _run(model: Path, request: SimplifyRequest, contract: IOContract) -> tuple[list[Feed], list[Feed], str]:
+    """Feeds, the model's outputs for them, and why there are none where it cannot be run.
+
+    This is the first time that a library runs a model from anyone; if that kills or blocks the process, the parent
+    gives up instead of trying without onnxsim.
+    """
+    try:
+        feeds = _feeds(request, contract)
+        with load_backend("onnxruntime").open(model, Settings.in_child()) as runner:
+            return feeds, [runner.infer(feed) for feed in feeds], ""
+    except (InputError, StageError) as error:
+        return [], [], f"the result was not compared with its input: {error.message}"
+
+
+def _compare(wanted: list[Feed], result: Path, feeds: list[Feed]) -> tuple[OutputDifference, ...]:
+    """Differences per output."""
+    if not wanted:
+        return ()
+    try:
+        with load_backend("onnxruntime").open(result, Settings.in_child()) as runner:
+            found = [runner.infer(feed) for feed in feeds]
+    except InputError as error:  # the same feed ran before
+        raise StageError(f"simplification broke the graph: {error.message}", "run again with --no-simplify") from error
+    return tuple(_difference(name, wanted, found) for name in wanted[0])
+
+
+def _feeds(request: SimplifyRequest, contract: IOContract) -> list[Feed]:
+    if not request.feeds:
+        return [sample.feed for sample in RandomDataset(contract, request.shapes, samples=2, seed=0)]
+    feeds: dict[str, Feed] = {}
+    with np.load(request.feeds, allow_pickle=False) as stored:
+        for key in stored.files:
+            feed, position = key.split("_")
+            spec = contract.inputs[int(position)]
+            feeds.setdefault(feed, {})[spec.name] = _restored(stored[key], numpy_type(spec, request.model))
+    return list(feeds.values()) or [{}]  # a model without inputs runs on nothing
+
+
+def _restored(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return value if dtype.isbuiltin == 1 else value.view(dtype)
+
+
+def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDifference:
+    largest, total, count = 0.0, 0.0, 0
+    for want, got in zip(wanted, found, strict=True):
+        a, b = np.asarray(want[name]), np.asarray(got[name])
+        if a.shape != b.shape:
+            raise StageError(
+                f"simplification changed the shape of output {name!r}: {a.shape} to {b.shape}", "--no-simplify"
+            )
+        gap = _gap(a, b)
+        if not gap.size:
+            continue
+        finite = a[np.isfinite(a)] if a.dtype.kind == "f" else np.zeros(0)
+        bound = _RELATIVE * max(1.0, float(np.abs(finite).max()) if finite.size else 1.0)
+        exact = a.dtype.kind != "f"
+        if (gap == 0).mean() < _EQUAL_SHARE if exact else not gap.max() <= bound:
+            raise StageError(
+                f"simplification changed output {name!r} by up to {gap.max():.3g}", "run again with --no-simplify"
+            )
+        largest, total, count = max(largest, float(gap.max())), total + float(gap.sum()), count + gap.size
+    return OutputDifference(output=name, max_abs=largest, mean_abs=total / count if count else 0.0)
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Absolute difference in float64; equal infinities and NaN in the same place count as equal."""
+    if a.dtype.kind not in "biuf":
+        return np.asarray(a != b, np.float64)
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    with np.errstate(invalid="ignore"):
+        return np.where(same, 0.0, np.abs(x - y))
+
+
+def _count(model: ir.Model) -> int:
+    return sum(len(graph) for graph in graphs_of(model))
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    values = (value for graph in graphs_of(model) for value in graph.initializers.values())
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)

@@ -1,0 +1,134 @@
+"""reference: the PyTorch source and real data -> ``reference.npz``: what PyTorch itself says to a few samples.
+
+The one stage besides export that runs PyTorch; verify compares every artifact with what it wrote.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Draft, Record
+from trtpipe.errors import InputError, InternalError
+from trtpipe.isolation.worker import Report, call, limits_for
+from trtpipe.reference.runnable import verification_data
+from trtpipe.report.stage_records import load_reference, save_reference
+from trtpipe.source import FactorySource, ModuleSource, Pt2Source
+
+if TYPE_CHECKING:
+    from trtpipe.digest import JSON
+    from trtpipe.job import Inputs, Job
+    from trtpipe.progress import Progress
+
+REFERENCE = "reference.npz"
+_FEEDS = "feeds.npz"
+#: Samples PyTorch sees at most, and bytes they may take: a wrong export shows on the first.
+_MOST_FEEDS, _MOST_BYTES = 16, 16 << 20
+
+
+class ReferenceRequest(Record):
+    """Run a program on saved feeds.
+
+    Attributes:
+        module, function: the factory; ``function`` is empty for a ``.pt2`` file, whose path ``module`` then is.
+        outputs: names, in the order of the program's tensors.
+    """
+
+    module: str
+    function: str
+    workdir: str
+    outputs: tuple[str, ...]
+
+
+class ReferenceReply(Record):
+    """Every file of the user's that was read."""
+
+    files_read: tuple[str, ...]
+
+
+class Reference:
+    """PyTorch's own outputs on evenly spread samples of the verification data."""
+
+    name = "reference"
+    produces = "reference"
+    version = 1
+    packages = ("torch", "numpy")
+
+    def consumes(self, job: Job) -> tuple[str, ...]:
+        """The source, the exported model's interface, and the data."""
+        return ("source", "model", "evaluation-data", "calibration-data")
+
+    def skip(self, job: Job) -> str | None:
+        """An ONNX source is its own reference."""
+        torch = isinstance(job.source, FactorySource | Pt2Source | ModuleSource)
+        return None if torch else "the source is ONNX"
+
+    def key(self, job: Job) -> JSON:
+        """The shapes of synthetic data."""
+        return {"shapes": [{name: list(shape) for name, shape in each.items()} for each in job.every_opt_shapes]}
+
+    def fingerprint(self, job: Job) -> dict[str, str]:
+        """No back-end."""
+        return {}
+
+    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+        """Run the program in a child process; a module in hand runs here, because it lives here."""
+        from trtpipe.data.subsample import spread_feeds
+        from trtpipe.preflight.onnx_io import read_contract
+
+        contract = read_contract(inputs.path("model"))
+        feeds = spread_feeds(verification_data(job, inputs).dataset, _MOST_FEEDS, _MOST_BYTES)
+        names = tuple(spec.name for spec in contract.outputs)
+        read: tuple[str, ...] = ()
+        if isinstance(job.source, ModuleSource):
+            from trtpipe.exporter.torch_export import run_module
+
+            save_reference(workdir / REFERENCE, feeds, run_module(job.source.module, feeds, names))
+        elif isinstance(job.source, FactorySource | Pt2Source):
+            save_reference(workdir / _FEEDS, feeds, [])
+            request = _request(job.source, workdir, names)
+            read = call(
+                "trtpipe.stages.reference:run_saved",
+                request,
+                ReferenceReply,
+                limits=limits_for(job.settings),
+                progress=progress,
+                what=f"running {job.source.label}",
+                workdir=workdir,
+            ).files_read
+            (workdir / _FEEDS).unlink()
+        else:
+            raise InternalError("reference was asked to run without a PyTorch source")
+        return Draft("reference", workdir, (REFERENCE,)), tuple(Path(path) for path in read)
+
+    def check(self, draft: Draft, inputs: Inputs) -> None:
+        """The file reads back."""
+        load_reference(draft.path)
+
+
+def _request(source: FactorySource | Pt2Source, workdir: Path, outputs: tuple[str, ...]) -> ReferenceRequest:
+    module, function = (source.module, source.function) if isinstance(source, FactorySource) else (str(source.path), "")
+    return ReferenceRequest(module=module, function=function, workdir=str(workdir), outputs=outputs)
+
+
+def run_saved(request: ReferenceRequest, report: Report) -> ReferenceReply:
+    """Load the program and run it on the feeds in the work folder (in the child process).
+
+    Raises:
+        InputError: the program cannot be loaded, or fails on a sample.
+    """
+    from trtpipe.exporter.file_tracking import Reading
+    from trtpipe.exporter.loading import load_program
+    from trtpipe.exporter.torch_export import run_module
+
+    workdir = Path(request.workdir)
+    feeds, _ = load_reference(workdir / _FEEDS)
+    if not feeds:
+        raise InputError("there is no sample to run", "give at least one sample")
+    report("load", 0, None)
+    with Reading(workdir) as reading:
+        program, _ = load_program(request.module, request.function)
+        report("run", 0, None)
+        outputs = run_module(program, feeds, request.outputs)
+    save_reference(workdir / REFERENCE, feeds, outputs)
+    return ReferenceReply(files_read=reading.files())
