@@ -40,19 +40,20 @@ from benchmarks_common import machine_line
 from calibration_accuracy import load
 
 import trtpipe
-from trtpipe.backends.base import EngineFacts, Runner, load_backend
+from trtpipe.api.results import BuildResult, run_published
+from trtpipe.backends.base import Runner, load_backend
 from trtpipe.calibration.ranges import Ranges
-from trtpipe.job import Job
-from trtpipe.pipeline import stages_named
-from trtpipe.profile import HALF
+from trtpipe.config.job import Job
+from trtpipe.config.profile import HALF
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+from trtpipe.config.settings import Settings
+from trtpipe.engine.record import EngineFacts
+from trtpipe.pipeline.pipeline import stages_named
+from trtpipe.pipeline.publish import publish_folder
 from trtpipe.progress import Silent
-from trtpipe.publish import publish_folder
-from trtpipe.recipe import CalibrationRecipe, DataSettings
 from trtpipe.reference.runnable import open_watched
 from trtpipe.reference.storage import StorageWatch
 from trtpipe.report.stage_records import LowerFacts
-from trtpipe.runs import BuildResult, run_published
-from trtpipe.settings import Settings
 
 FLOAT, OURS = "float32", "trtpipe"
 PRECISIONS = ("fp16", "bf16", "int8", "best", "fp8")

@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from trtpipe.toolchain import machine
+from trtpipe.config.toolchain import machine
 
 
 def machine_line() -> str:

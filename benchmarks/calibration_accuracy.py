@@ -34,8 +34,8 @@ import trtpipe
 from trtpipe.backends.base import load_backend
 from trtpipe.calibration.methods import CHOICES
 from trtpipe.calibration.ranges import Ranges
-from trtpipe.recipe import CalibrationRecipe, DataSettings
-from trtpipe.settings import Settings
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+from trtpipe.config.settings import Settings
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 AUTO = "auto"

@@ -46,11 +46,11 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.collect import collect
     from trtpipe.calibration.tally import TALLY
+    from trtpipe.config.recipe import DataSettings
+    from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import open_dataset
     from trtpipe.passes.clean_up import load_clean
     from trtpipe.preflight.onnx_io import read_contract
-    from trtpipe.recipe import DataSettings
-    from trtpipe.settings import Settings
     from trtpipe.stages.observe import tensors_of, write_observed
 
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
@@ -77,8 +77,8 @@ SCHEMES: dict[str, Callable[[str, int, Path], Callable[[], None]]] = {"plain": p
 def quantise(model: Path, data: Path, work: Path) -> None:
     """What a user of the Python API writes, as peers.py does for the others: calibrate, and lower."""
     import trtpipe
-    from trtpipe.recipe import CalibrationRecipe, DataSettings
-    from trtpipe.settings import Settings
+    from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+    from trtpipe.config.settings import Settings
 
     job = trtpipe.make_job(
         profile=trtpipe.DeploymentProfile(precision="int8"),
@@ -97,11 +97,11 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.data_summary import AccountBuilder
     from trtpipe.calibration.tally import TALLY
+    from trtpipe.config.recipe import DataSettings
+    from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import open_dataset
     from trtpipe.passes.clean_up import load_clean
     from trtpipe.preflight.onnx_io import read_contract
-    from trtpipe.recipe import DataSettings
-    from trtpipe.settings import Settings
     from trtpipe.stages.observe import tensors_of, write_observed
 
     options = onnxruntime.SessionOptions()

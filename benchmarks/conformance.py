@@ -26,7 +26,7 @@ from conformance_cases import collect
 from conformance_pool import sweep
 from conformance_run import Outcome
 
-from trtpipe.toolchain import version
+from trtpipe.config.toolchain import version
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxsim", "onnx-ir", "tensorrt-rtx")
 _FAILURES = ("wrong", "crash", "hang", "untyped", "vague")

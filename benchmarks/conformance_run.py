@@ -22,18 +22,19 @@ import trtpipe.stages.export
 import trtpipe.stages.simplify
 from trtpipe.artifact import Artifact
 from trtpipe.backends.base import load_backend
+from trtpipe.config.job import Job
+from trtpipe.config.profile import CALIBRATED, ShapeRange
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+from trtpipe.config.settings import Settings
 from trtpipe.data.sample import Sample
 from trtpipe.errors import TrtpipeError
 from trtpipe.isolation.worker_main import resolve
-from trtpipe.job import Inputs, Job
-from trtpipe.pipeline import stages_named
+from trtpipe.pipeline.pipeline import stages_named
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.profile import CALIBRATED, ShapeRange
 from trtpipe.progress import Silent
-from trtpipe.recipe import CalibrationRecipe, DataSettings
 from trtpipe.reference.runnable import runnable_graph
 from trtpipe.report.stage_records import LowerFacts
-from trtpipe.settings import Settings
+from trtpipe.stages.stage import Inputs
 
 #: stages shared by all precisions of a test, and those of each precision
 _ONCE = ("export", "simplify")

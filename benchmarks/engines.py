@@ -24,13 +24,14 @@ import placement
 from benchmarks_common import machine_line
 from overhead import Cost, middle, watched
 
-from trtpipe.backends.base import EngineFacts, load_backend
+from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.settings import Settings
+from trtpipe.config.target import find_target
+from trtpipe.engine.record import EngineFacts
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.preflight.onnx_io import save_model
-from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
-from trtpipe.settings import Settings
-from trtpipe.target import find_target
 
 THREE = ("sm86", "sm89", "sm120")
 #: The same build in a process that does nothing else.

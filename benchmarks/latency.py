@@ -32,10 +32,10 @@ from torch import nn
 import trtpipe
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.gpu import gpus
+from trtpipe.config.profile import LatencySettings
 from trtpipe.errors import TrtpipeError
 from trtpipe.latency.measuring import measure
 from trtpipe.latency.statistics import interval, times
-from trtpipe.profile import LatencySettings
 from trtpipe.progress import Silent
 
 PRECISIONS = ("fp32", "fp16", "int8")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from benchmarks_common import machine_line
 
 if TYPE_CHECKING:
-    from trtpipe.profile import DeploymentProfile
+    from trtpipe.config.profile import DeploymentProfile
 
 HERE = Path(__file__).parent
 #: model -> the option that gives its shapes
@@ -34,12 +34,12 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
     import onnx_ir.passes.common  # noqa: F401  so that imports are not counted
 
     import trtpipe
-    from trtpipe.job import Inputs
+    from trtpipe.config.settings import Settings
+    from trtpipe.pipeline.run_state import artifact_from_file
     from trtpipe.progress import Silent
     from trtpipe.quantization.qdq import InsertQDQ  # noqa: F401
-    from trtpipe.settings import Settings
     from trtpipe.stages.lower import Lower
-    from trtpipe.table import artifact_from_file
+    from trtpipe.stages.stage import Inputs
 
     profile, settings = profile_for(precision, shapes), Settings.from_environment()
     job = trtpipe.make_job(folder / "simplified.onnx", profile=profile, settings=settings, progress=Silent())
@@ -69,11 +69,11 @@ def peak_memory() -> int:
 def prepared(model: Path, precision: str, shapes: str, folder: Path) -> Path:
     """The folder of what lowering to ``precision`` starts from, which is not the same for all (bf16: opset 22)."""
     import trtpipe
-    from trtpipe.pipeline import stages_named
+    from trtpipe.api.results import BuildResult, run_published
+    from trtpipe.config.settings import Settings
+    from trtpipe.pipeline.pipeline import stages_named
+    from trtpipe.pipeline.publish import publish_folder
     from trtpipe.progress import Silent
-    from trtpipe.publish import publish_folder
-    from trtpipe.runs import BuildResult, run_published
-    from trtpipe.settings import Settings
 
     out = folder / f"{model.stem}_{precision}"
 
@@ -89,7 +89,7 @@ def prepared(model: Path, precision: str, shapes: str, folder: Path) -> Path:
 
 def profile_for(precision: str, shapes: str) -> DeploymentProfile:
     """What to lower to, at one set of shapes."""
-    from trtpipe.profile import DeploymentProfile, ShapeRange, parse_shapes
+    from trtpipe.config.profile import DeploymentProfile, ShapeRange, parse_shapes
 
     ranges = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in parse_shapes(shapes).items()}
     return DeploymentProfile.model_validate({"precision": precision, "shapes": [ranges], "backend": "null"})

@@ -19,6 +19,9 @@ from benchmarks_common import machine_line
 
 from trtpipe.autocast.convert import CastPrecision
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.settings import Settings
+from trtpipe.config.target import find_target
 from trtpipe.engine.report import EngineReport
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import GraphPass, run_passes
@@ -26,14 +29,11 @@ from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.preflight.onnx_io import load_model, save_model
-from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
 from trtpipe.quantization.cost import engine_cost
 from trtpipe.quantization.per_tensor_scales import SplitScales
 from trtpipe.quantization.plan import place
 from trtpipe.quantization.qdq import InsertQDQ
-from trtpipe.settings import Settings
-from trtpipe.target import find_target
 
 #: model -> shape of its input for a batch of one
 MODELS = {"resnet50": (3, 224, 224), "minilm": (128,)}

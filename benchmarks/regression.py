@@ -24,9 +24,9 @@ import onnx
 from benchmarks_common import machine_line
 
 import trtpipe
-from trtpipe.profile import DeploymentProfile
-from trtpipe.recipe import CalibrationRecipe
-from trtpipe.settings import Settings
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.config.settings import Settings
 
 NOISE = 0.01
 

@@ -30,24 +30,24 @@ from benchmarks_common import PeakMemory, machine_line, tree_cpu
 import trtpipe
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.backends.base import load_backend
+from trtpipe.config.job import Job
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.config.settings import Settings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.data.subsample import spread_feeds
-from trtpipe.job import Job
-from trtpipe.pipeline import opened, stages_named
+from trtpipe.pipeline.pipeline import opened, stages_named
+from trtpipe.pipeline.tuner import BEFORE
 from trtpipe.preflight import folder_size
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Silent
-from trtpipe.recipe import CalibrationRecipe
 from trtpipe.reference.reference_outputs import run_every
 from trtpipe.report.stage_records import LowerFacts
-from trtpipe.settings import Settings
 from trtpipe.stages.evaluate import Evaluate
 from trtpipe.stages.stage import Stage
-from trtpipe.tuning import BEFORE
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 #: Up to so many groups the yardstick tries every choice.
 EXHAUSTIVE = 6

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trtpipe.backends.trt.error_guide import GUIDE
 from trtpipe.backends.trt.options import OPTIONS
-from trtpipe.target import TARGETS
+from trtpipe.config.target import TARGETS
 
 HERE = Path(__file__).parent
 PAGES = ("targets.md", "building.md")

@@ -15,20 +15,20 @@ from world import World, write_data
 
 import trtpipe
 from trtpipe.backends import null
+from trtpipe.config.job import Job
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.config.settings import Settings
+from trtpipe.config.source import parse_source
+from trtpipe.config.target import find_target
 from trtpipe.dynamic import check_corners
 from trtpipe.isolation.worker_main import resolve
-from trtpipe.job import Job
-from trtpipe.profile import DeploymentProfile
 from trtpipe.progress import Progress, Silent
-from trtpipe.recipe import CalibrationRecipe
-from trtpipe.settings import Settings
-from trtpipe.source import parse_source
 from trtpipe.stages import export, simplify
-from trtpipe.target import find_target
 
 if TYPE_CHECKING:
     from trtpipe.artifact import R, Record
-    from trtpipe.source import Source
+    from trtpipe.config.source import Source
 
 OURS = str(Path(trtpipe.__file__).parent)
 

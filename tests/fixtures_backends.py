@@ -13,8 +13,8 @@ import pytest
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
+from trtpipe.config.settings import Settings
 from trtpipe.progress import Silent
-from trtpipe.settings import Settings
 
 
 class Heard(Silent):

@@ -8,11 +8,11 @@ import onnx
 import pytest
 from models import save
 
+from trtpipe.config.recipe import DataSettings
 from trtpipe.data.dataset import open_dataset
-from trtpipe.job import Inputs
+from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.recipe import DataSettings
-from trtpipe.table import artifact_from_file
+from trtpipe.stages.stage import Inputs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ import pytest
 import trtpipe
 from trtpipe.cli.app import root
 from trtpipe.cli.session import Session
-from trtpipe.profile import DEFAULT_TOLERANCES
+from trtpipe.config.profile import DEFAULT_TOLERANCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

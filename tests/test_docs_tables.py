@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from trtpipe.backends.trt.options import OPTIONS
-from trtpipe.profile import BuildSettings
-from trtpipe.target import TARGETS
+from trtpipe.config.profile import BuildSettings
+from trtpipe.config.target import TARGETS
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -21,15 +21,15 @@ import pytest
 from click.testing import CliRunner
 
 import trtpipe
-from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.plan import read_header
 from trtpipe.cli.app import root
+from trtpipe.engine.record import EngineFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples" / "digits"

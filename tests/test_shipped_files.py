@@ -13,8 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from trtpipe.profile import CALIBRATED, DeploymentProfile
-from trtpipe.recipe import CalibrationRecipe
+from trtpipe.config.profile import CALIBRATED, DeploymentProfile
+from trtpipe.config.recipe import CalibrationRecipe
 
 if sys.version_info >= (3, 11):
     import tomllib

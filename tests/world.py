@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from models import conv_net, normal, run
 
-from trtpipe import api
-from trtpipe.pipeline import opened, stages_for
-from trtpipe.profile import DeploymentProfile
-from trtpipe.recipe import CalibrationRecipe
-from trtpipe.settings import Settings
+from trtpipe.api import stages
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.config.settings import Settings
+from trtpipe.pipeline.pipeline import opened, stages_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trtpipe.job import Job
-    from trtpipe.pipeline import Step
+    from trtpipe.config.job import Job
+    from trtpipe.pipeline.pipeline import Step
     from trtpipe.progress import Progress
 
 SHAPES = {"x": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [8, 3, 8, 8]}}
@@ -57,7 +57,7 @@ class World:
         own = {name: options.pop(name) for name in ("simplify", "allow_random") if name in options}
         source = options.pop("source", self.model)
         settings = options.pop("settings", Settings(cache_dir=self.folder / "cache"))
-        return api.make_job(
+        return stages.make_job(
             source if isinstance(source, tuple) or source is None else str(source),
             profile=DeploymentProfile.model_validate(PROFILE | options),
             recipe=CalibrationRecipe.model_validate(recipe),

@@ -9,10 +9,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trtpipe.accuracy.baseline import Baseline
-    from trtpipe.accuracy.regression import CheckReport
     from trtpipe.accuracy.reports import ParityReport
-    from trtpipe.api import (
+    from trtpipe.api.calibration import calibrate, derive, import_trt_cache
+    from trtpipe.api.check import check, rejudge, save_baseline
+    from trtpipe.api.diff import BuildDiff, diff
+    from trtpipe.api.doctor import Diagnosis, diagnose
+    from trtpipe.api.inspection import Inspection, inspect
+    from trtpipe.api.latency import compare_latency
+    from trtpipe.api.results import BuildResult
+    from trtpipe.api.stages import (
         build,
         compile,  # noqa: A004  the pipeline's own word
         export,
@@ -23,15 +28,14 @@ if TYPE_CHECKING:
         simplify,
         verify,
     )
-    from trtpipe.api_accuracy import check, rejudge, save_baseline
-    from trtpipe.api_calibration import calibrate, derive, import_trt_cache
-    from trtpipe.api_latency import compare_latency
-    from trtpipe.api_tuning import TuneResult, sensitivity, tune
+    from trtpipe.api.tuning import TuneResult, sensitivity, tune
     from trtpipe.artifact import Artifact, IOContract, TensorSpec
-    from trtpipe.backends.base import EngineFacts
     from trtpipe.calibration.merging import merge_statistics
-    from trtpipe.difference import BuildDiff, diff
-    from trtpipe.doctor import Diagnosis, diagnose
+    from trtpipe.config.profile import DeploymentProfile, ShapeRange
+    from trtpipe.config.recipe import CalibrationRecipe
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.target import TARGETS, Target, find_target
+    from trtpipe.engine.record import EngineFacts
     from trtpipe.errors import (
         BuildError,
         Cancelled,
@@ -47,21 +51,17 @@ if TYPE_CHECKING:
         WorkerCrashed,
         WorkerDied,
     )
-    from trtpipe.inspection import Inspection, inspect
     from trtpipe.latency.reports import LatencyComparison, LatencyReport
-    from trtpipe.pipeline import Step
-    from trtpipe.profile import DeploymentProfile, ShapeRange
+    from trtpipe.pipeline.pipeline import Step
     from trtpipe.progress import Progress, Silent
     from trtpipe.quantization.sensitivity import Sensitivity
     from trtpipe.quantization.tuning_report import Budget, Tuning
-    from trtpipe.recipe import CalibrationRecipe
+    from trtpipe.regression.baseline import Baseline
+    from trtpipe.regression.gate import CheckReport
     from trtpipe.report.manifest import Manifest
     from trtpipe.report.plots import plot_statistics
     from trtpipe.report.plots_sensitivity import plot_sensitivity
-    from trtpipe.runs import BuildResult
-    from trtpipe.settings import Settings
     from trtpipe.store import ArtifactStore
-    from trtpipe.target import TARGETS, Target, find_target
     from trtpipe.views.page import write_report
 
 __version__ = "0.1.0"
@@ -69,20 +69,20 @@ __version__ = "0.1.0"
 _HOMES = {
     "Artifact": "trtpipe.artifact",
     "ArtifactStore": "trtpipe.store",
-    "Baseline": "trtpipe.accuracy.baseline",
+    "Baseline": "trtpipe.regression.baseline",
     "Budget": "trtpipe.quantization.tuning_report",
-    "BuildDiff": "trtpipe.difference",
+    "BuildDiff": "trtpipe.api.diff",
     "BuildError": "trtpipe.errors",
-    "BuildResult": "trtpipe.runs",
-    "CalibrationRecipe": "trtpipe.recipe",
-    "CheckReport": "trtpipe.accuracy.regression",
-    "DeploymentProfile": "trtpipe.profile",
-    "Diagnosis": "trtpipe.doctor",
+    "BuildResult": "trtpipe.api.results",
+    "CalibrationRecipe": "trtpipe.config.recipe",
+    "CheckReport": "trtpipe.regression.gate",
+    "DeploymentProfile": "trtpipe.config.profile",
+    "Diagnosis": "trtpipe.api.doctor",
     "EngineFacts": "trtpipe.backends.base",
     "EnvironmentLacks": "trtpipe.errors",
     "IOContract": "trtpipe.artifact",
     "InputError": "trtpipe.errors",
-    "Inspection": "trtpipe.inspection",
+    "Inspection": "trtpipe.api.inspection",
     "InternalError": "trtpipe.errors",
     "LatencyComparison": "trtpipe.latency.reports",
     "LatencyReport": "trtpipe.latency.reports",
@@ -91,48 +91,48 @@ _HOMES = {
     "Progress": "trtpipe.progress",
     "RecipeError": "trtpipe.errors",
     "Sensitivity": "trtpipe.quantization.sensitivity",
-    "Settings": "trtpipe.settings",
-    "ShapeRange": "trtpipe.profile",
+    "Settings": "trtpipe.config.settings",
+    "ShapeRange": "trtpipe.config.profile",
     "Silent": "trtpipe.progress",
     "StageError": "trtpipe.errors",
-    "Step": "trtpipe.pipeline",
+    "Step": "trtpipe.pipeline.pipeline",
     "StoreCorrupt": "trtpipe.errors",
-    "TARGETS": "trtpipe.target",
-    "Target": "trtpipe.target",
+    "TARGETS": "trtpipe.config.target",
+    "Target": "trtpipe.config.target",
     "TensorSpec": "trtpipe.artifact",
     "TrtpipeError": "trtpipe.errors",
-    "TuneResult": "trtpipe.api_tuning",
+    "TuneResult": "trtpipe.api.tuning",
     "Tuning": "trtpipe.quantization.tuning_report",
     "WorkerDied": "trtpipe.errors",
     "Cancelled": "trtpipe.errors",
     "OutOfMemory": "trtpipe.errors",
     "OutOfTime": "trtpipe.errors",
     "WorkerCrashed": "trtpipe.errors",
-    "build": "trtpipe.api",
-    "calibrate": "trtpipe.api_calibration",
-    "check": "trtpipe.api_accuracy",
-    "compare_latency": "trtpipe.api_latency",
-    "compile": "trtpipe.api",
-    "derive": "trtpipe.api_calibration",
-    "diagnose": "trtpipe.doctor",
-    "diff": "trtpipe.difference",
-    "export": "trtpipe.api",
-    "find_target": "trtpipe.target",
-    "import_trt_cache": "trtpipe.api_calibration",
-    "inspect": "trtpipe.inspection",
-    "lower": "trtpipe.api",
-    "make_job": "trtpipe.api",
-    "measure": "trtpipe.api",
+    "build": "trtpipe.api.stages",
+    "calibrate": "trtpipe.api.calibration",
+    "check": "trtpipe.api.check",
+    "compare_latency": "trtpipe.api.latency",
+    "compile": "trtpipe.api.stages",
+    "derive": "trtpipe.api.calibration",
+    "diagnose": "trtpipe.api.doctor",
+    "diff": "trtpipe.api.diff",
+    "export": "trtpipe.api.stages",
+    "find_target": "trtpipe.config.target",
+    "import_trt_cache": "trtpipe.api.calibration",
+    "inspect": "trtpipe.api.inspection",
+    "lower": "trtpipe.api.stages",
+    "make_job": "trtpipe.api.stages",
+    "measure": "trtpipe.api.stages",
     "merge_statistics": "trtpipe.calibration.merging",
-    "plan": "trtpipe.api",
+    "plan": "trtpipe.api.stages",
     "plot_sensitivity": "trtpipe.report.plots_sensitivity",
     "plot_statistics": "trtpipe.report.plots",
-    "rejudge": "trtpipe.api_accuracy",
-    "save_baseline": "trtpipe.api_accuracy",
-    "sensitivity": "trtpipe.api_tuning",
-    "simplify": "trtpipe.api",
-    "tune": "trtpipe.api_tuning",
-    "verify": "trtpipe.api",
+    "rejudge": "trtpipe.api.check",
+    "save_baseline": "trtpipe.api.check",
+    "sensitivity": "trtpipe.api.tuning",
+    "simplify": "trtpipe.api.stages",
+    "tune": "trtpipe.api.tuning",
+    "verify": "trtpipe.api.stages",
     "write_report": "trtpipe.views.page",
 }
 

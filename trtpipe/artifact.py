@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    #: input or output name -> array
+    Feed: TypeAlias = dict[str, np.ndarray]
 
 R = TypeVar("R", bound="Record")
 

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from trtpipe.accuracy.judging import judged, stage_of
 from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity, ParityReport
-from trtpipe.profile import OutputTolerance
+from trtpipe.config.profile import OutputTolerance
 
 
 def comparison(artifact, against, passed=True):

@@ -10,9 +10,9 @@ import pytest
 from trtpipe.accuracy import comparing
 from trtpipe.accuracy.metrics import TopK
 from trtpipe.accuracy.parity import Contender, compare
+from trtpipe.config.profile import OutputTolerance, Tolerance
 from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError, StageError
-from trtpipe.profile import OutputTolerance, Tolerance
 from trtpipe.progress import Silent
 
 LOOSE = Tolerance(atol=1e9, rtol=0, stat="max", min_cosine=-1)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from trtpipe.accuracy.recording import Recording, load_outputs, replay
+from trtpipe.config.profile import Tolerance
 from trtpipe.errors import InputError
-from trtpipe.profile import Tolerance
 
 
 def outputs(feed, shift=0.0):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity, ParityReport
-from trtpipe.profile import OutputTolerance
+from trtpipe.config.profile import OutputTolerance
 
 
 def output(passed: bool = True, **fields) -> OutputParity:

@@ -6,11 +6,12 @@ import pytest
 
 from trtpipe.artifact import IOContract
 from trtpipe.backends import compatibility
-from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.base import Refusal
 from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.gpu import Gpu
 from trtpipe.backends.plan import PlanHeader
-from trtpipe.profile import BuildSettings
+from trtpipe.config.profile import BuildSettings
+from trtpipe.engine.record import EngineFacts
 
 HEADER = PlanHeader(flavour="tensorrt-rtx", version="1.7.1.116", targets=("sm89",), size_ok=True)
 FACTS = EngineFacts(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from trtpipe.backends.base import BACKENDS, load_backend, missing
+from trtpipe.config.profile import DeploymentProfile, ShapeRange
+from trtpipe.config.target import find_target
 from trtpipe.errors import EnvironmentLacks, InputError, InternalError
-from trtpipe.profile import DeploymentProfile, ShapeRange
-from trtpipe.target import find_target
 
 SM89 = find_target("sm89")
 PROFILE = DeploymentProfile(shapes=({"x": ShapeRange(min=(1, 3, 16, 16), opt=(2, 3, 16, 16), max=(4, 3, 16, 16))},))
@@ -43,8 +43,8 @@ def test_its_fingerprint_is_stable_text(backend, settings):
 def test_asking_imports_no_vendor_package(backend, settings, conv_net):
     code = (
         "import sys; from pathlib import Path; from trtpipe.backends.base import load_backend;"
-        "from trtpipe.profile import DeploymentProfile; from trtpipe.settings import Settings;"
-        "from trtpipe.target import find_target;"
+        "from trtpipe.config.profile import DeploymentProfile; from trtpipe.config.settings import Settings;"
+        "from trtpipe.config.target import find_target;"
         "backend = load_backend(sys.argv[1]); backend.fingerprint(Settings(cache_dir=Path()));"
         "backend.refuses(Path(sys.argv[2]), DeploymentProfile(), find_target('sm89'));"
         "print({'tensorrt', 'tensorrt_rtx', 'polygraphy', 'onnxruntime', 'torch'} & set(sys.modules))"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from trtpipe.backends.element_types import find_float32_product, refuse_types
+from trtpipe.config.target import TARGETS, find_target
 from trtpipe.errors import InputError
-from trtpipe.target import TARGETS, find_target
 
 FP8 = "(float[2,4] x) => (float[2,4] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }"
 SCALE = np.float32(0.5)

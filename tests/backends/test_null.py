@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from trtpipe.backends.null import Null, NullBehaviour
+from trtpipe.config.profile import BuildSettings, DeploymentProfile
+from trtpipe.config.target import find_target
 from trtpipe.errors import BuildError, InputError, WorkerDied
-from trtpipe.profile import BuildSettings, DeploymentProfile
-from trtpipe.target import find_target
 
 SM89, SM120 = find_target("sm89"), find_target("sm120")
 

@@ -8,11 +8,11 @@ import pytest
 from models import CASES, feed_for, model, normal, run, save
 
 from trtpipe.backends.onnxruntime import OnnxRuntime, opened_here
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.settings import Settings
+from trtpipe.config.target import find_target
+from trtpipe.config.toolchain import version
 from trtpipe.errors import InputError, InternalError, StageError
-from trtpipe.profile import DeploymentProfile
-from trtpipe.settings import Settings
-from trtpipe.target import find_target
-from trtpipe.toolchain import version
 
 
 @pytest.fixture

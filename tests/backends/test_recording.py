@@ -10,9 +10,9 @@ from trtpipe.backends.plan import read_header
 from trtpipe.backends.tensorrt import TensorRT
 from trtpipe.backends.trt.builder import build
 from trtpipe.backends.trt.request import BuildRequest
+from trtpipe.config.profile import BuildSettings, DeploymentProfile, ShapeRange
+from trtpipe.config.target import find_target
 from trtpipe.errors import BuildError
-from trtpipe.profile import BuildSettings, DeploymentProfile, ShapeRange
-from trtpipe.target import find_target
 
 CLASSIC = [name for name in APIS if not name.startswith("tensorrt_rtx")]
 SHAPES = ({"x": ShapeRange(min=(1, 3, 16, 16), opt=(2, 3, 16, 16), max=(4, 3, 16, 16))},)

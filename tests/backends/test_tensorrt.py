@@ -6,9 +6,9 @@ import pytest
 
 from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.tensorrt import TensorRT
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.target import find_target
 from trtpipe.errors import EnvironmentLacks
-from trtpipe.profile import DeploymentProfile
-from trtpipe.target import find_target
 
 SM89 = find_target("sm89")
 L4 = "GPU-1, NVIDIA L4, 8.9, 570.86.15, 23034"

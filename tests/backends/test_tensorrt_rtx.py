@@ -12,9 +12,9 @@ from trtpipe.backends import base
 from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.plan import read_header
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
+from trtpipe.config.profile import BuildSettings, DeploymentProfile, ShapeRange
+from trtpipe.config.target import find_target
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError, WorkerDied
-from trtpipe.profile import BuildSettings, DeploymentProfile, ShapeRange
-from trtpipe.target import find_target
 
 pytestmark = pytest.mark.skipif(base.missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")
 

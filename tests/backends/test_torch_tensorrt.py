@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from trtpipe import api
+from trtpipe.api import stages
 from trtpipe.backends import base, torch_tensorrt, torch_tensorrt_build
 from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.plan import RTX_TARGETS, read_header
 from trtpipe.backends.torch_tensorrt import TorchTensorRT
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.settings import Settings
+from trtpipe.config.target import find_target
 from trtpipe.errors import BuildError, EnvironmentLacks, InternalError
-from trtpipe.profile import DeploymentProfile
-from trtpipe.settings import Settings
-from trtpipe.target import find_target
 
 SM89 = find_target("sm89")
 installed = pytest.mark.skipif(
@@ -127,8 +127,8 @@ class TestBuilding:
                  "export": export}
             )  # fmt: skip
             settings = Settings(cache_dir=tmp_path / "cache", worker_seconds=300.0)
-            job = api.make_job(profile=profile, settings=settings)
-            api.compile(job, Path(f"{tmp_path / 'nets.py'}:{function}"), tmp_path / "out", heard)
+            job = stages.make_job(profile=profile, settings=settings)
+            stages.compile(job, Path(f"{tmp_path / 'nets.py'}:{function}"), tmp_path / "out", heard)
             return base.EngineFacts.read(tmp_path / "out" / f"{targets[0]}.plan.json")
 
         return compile_

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from trtpipe.backends.base import missing
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.target import find_target
+from trtpipe.config.toolchain import version
 from trtpipe.errors import WorkerCrashed
-from trtpipe.profile import DeploymentProfile
-from trtpipe.target import find_target
-from trtpipe.toolchain import version
 
 #: The version that is known to crash: its compiler mistakes a float32 scale before a cast to float16.
 CRASHES = "1.7.1.116"

@@ -45,8 +45,8 @@ import sys
 from pathlib import Path
 import trtpipe
 from trtpipe.calibration import checkpoint
-from trtpipe.recipe import CalibrationRecipe, DataSettings
-from trtpipe.settings import Settings
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+from trtpipe.config.settings import Settings
 checkpoint.SECONDS, checkpoint._SHARE = 0.0, 1e9
 class Heard(trtpipe.Silent):
     def note(self, message): print(message)

@@ -9,11 +9,11 @@ from models import tallied
 
 from trtpipe.calibration.collect import collect
 from trtpipe.calibration.ranges import derive_ranges
+from trtpipe.config.recipe import DataSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
 from trtpipe.progress import Silent
-from trtpipe.recipe import DataSettings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from conftest import Listener, MakeContract
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
     from trtpipe.data.dataset import Dataset
     from trtpipe.data.sample import Sample
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from trtpipe.calibration.data_summary import AccountBuilder, DataAccount, combined
+from trtpipe.config.recipe import DataSettings
 from trtpipe.data.dataset import open_dataset
-from trtpipe.recipe import DataSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

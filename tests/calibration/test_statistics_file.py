@@ -11,8 +11,8 @@ import pytest
 from trtpipe.calibration.data_summary import DataAccount, InputAccount
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.statistics_file import load_statistics, save_statistics
+from trtpipe.config.recipe import ImageSettings
 from trtpipe.errors import InputError
-from trtpipe.recipe import ImageSettings
 
 MAKE = """
 import sys

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cli.conftest import Run
-    from trtpipe.profile import DeploymentProfile
-    from trtpipe.target import Target
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.target import Target
 
 QUICK = ("--backend", "null", "--target", "sm89", "--no-simplify", "--warmup", "1ms", "--duration", "10ms")
 STAGES = ["export", "simplify", "observe", "calibrate", "lower", "compile sm89", "verify", "measure", "bundle"]

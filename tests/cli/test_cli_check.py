@@ -75,7 +75,7 @@ class TestCheck:
     def test_a_slower_engine_alone_has_exit_code_4(
         self, run: Run, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from trtpipe.accuracy.regression import CheckReport, Finding
+        from trtpipe.regression.gate import CheckReport, Finding
 
         slow = Finding(gate="latency", name="latency", status="failed", message="slower")
         report = CheckReport(baseline="b.json", build="out", findings=(slow,))

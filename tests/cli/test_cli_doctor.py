@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import trtpipe
-from trtpipe.doctor import CacheState, Diagnosis, PackageState, StageState
+from trtpipe.api.doctor import CacheState, Diagnosis, PackageState, StageState
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run

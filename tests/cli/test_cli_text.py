@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trtpipe.cli.tables import facts, table
 from trtpipe.cli.text import emit
-from trtpipe.units import printable
+from trtpipe.config.units import printable
 
 
 class TestPrintable:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from trtpipe.config.recipe import DataSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.errors import InputError
-from trtpipe.recipe import DataSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

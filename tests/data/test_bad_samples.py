@@ -11,10 +11,10 @@ import pytest
 from models import tallied
 
 from trtpipe.calibration.collect import collect
+from trtpipe.config.recipe import DataSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.errors import InputError
 from trtpipe.progress import Silent
-from trtpipe.recipe import DataSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from conftest import MakeContract
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
     from trtpipe.data.dataset import Dataset
 
 BAD = (4, 9)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from trtpipe.config.recipe import DataSettings
 from trtpipe.data.batching import StackedDataset, joined, read_ahead
 from trtpipe.data.sample import Sample
 from trtpipe.data.selection import select
 from trtpipe.errors import InputError
-from trtpipe.recipe import DataSettings
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings, ImageSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.errors import InputError
-from trtpipe.recipe import CalibrationRecipe, DataSettings, ImageSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

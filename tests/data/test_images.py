@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trtpipe.config.recipe import DataSettings, ImageSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.data.images import list_images
 from trtpipe.errors import InputError
-from trtpipe.recipe import DataSettings, ImageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

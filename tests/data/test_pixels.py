@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from trtpipe.config.recipe import ImageSettings
 from trtpipe.data.pixels import MAX_PIXELS, load_tensor, require_pillow
 from trtpipe.errors import EnvironmentLacks, InputError
-from trtpipe.recipe import ImageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

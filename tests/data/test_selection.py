@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trtpipe.config.recipe import DataSettings
 from trtpipe.data.selection import select
 from trtpipe.errors import InputError
-from trtpipe.recipe import DataSettings
 
 
 def test_takes_all_in_order_when_no_number_is_asked_for() -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from trtpipe.config.recipe import DataSettings, ImageSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.data.shards import shard_paths
 from trtpipe.errors import InputError
-from trtpipe.recipe import DataSettings, ImageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

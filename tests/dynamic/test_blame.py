@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from models import model, normal
 
+from trtpipe.config.profile import ShapeRange
 from trtpipe.dynamic.blame import cause_of
 from trtpipe.dynamic.walk import Walker
-from trtpipe.profile import ShapeRange
 
 TABLE = "(float[B,S] x) => (float[B,S] y) { y = Add(x, table) }"
 PAIR = "(float[A,4] x, float[B,4] z) => (float[A,4] y) { y = Add(x, z) }"

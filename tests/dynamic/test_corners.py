@@ -10,11 +10,11 @@ from models import model, normal, run, save
 
 from trtpipe.backends import base
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import DeploymentProfile, ShapeRange
+from trtpipe.config.settings import Settings
+from trtpipe.config.target import find_target
 from trtpipe.dynamic.corners import CornersRequest, Place, corners_task
-from trtpipe.profile import DeploymentProfile, ShapeRange
 from trtpipe.progress import Silent
-from trtpipe.settings import Settings
-from trtpipe.target import find_target
 
 #: A folder of real models with their data and metric; see docs/design.md.
 CASES = Path(os.environ.get("TRTPIPE_TEST_CASES", "none"))

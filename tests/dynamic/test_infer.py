@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from trtpipe.artifact import IOContract, TensorSpec
+from trtpipe.config.profile import ShapeRange
 from trtpipe.data.sample import Sample
 from trtpipe.dynamic.infer import infer_shapes
 from trtpipe.errors import InputError
-from trtpipe.profile import ShapeRange
 
 
 class Data:

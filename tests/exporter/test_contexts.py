@@ -13,8 +13,8 @@ if not hasattr(patches, "register_gru_while_loop_decomposition"):
 
 from models import run  # noqa: E402
 
+from trtpipe.exporter.request import TorchRequest  # noqa: E402
 from trtpipe.exporter.torch_export import export_module  # noqa: E402
-from trtpipe.stages.export import TorchRequest  # noqa: E402
 
 nn = torch.nn
 

@@ -6,7 +6,7 @@ from models import conv_net, feed_for, model, normal, run
 
 from trtpipe.errors import InputError, StageError
 from trtpipe.exporter.naming import name_dimensions, name_interface, refuse_frozen, strip
-from trtpipe.stages.export import TorchRequest
+from trtpipe.exporter.request import TorchRequest
 
 
 def load(proto) -> ir.Model:

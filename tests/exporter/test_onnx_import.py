@@ -10,9 +10,9 @@ from onnx import helper
 
 from trtpipe.errors import InputError
 from trtpipe.exporter.onnx_import import copy_checked
+from trtpipe.exporter.request import OnnxRequest
 from trtpipe.preflight import onnx_io, seal_model
 from trtpipe.report.stage_records import ExportFacts
-from trtpipe.stages.export import OnnxRequest
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from models import CASES, conv_net, feed_for, listed_initializers, model, normal
 from trtpipe.backends.base import load_backend
 from trtpipe.errors import StageError
 from trtpipe.exporter import simplification
+from trtpipe.exporter.request import SimplifyRequest
 from trtpipe.exporter.simplification import simplify
 from trtpipe.report.stage_records import SimplifyFacts
-from trtpipe.stages.simplify import SimplifyRequest
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch")
 from models import run, weights_of  # noqa: E402
 
 from trtpipe.errors import InputError, StageError  # noqa: E402
+from trtpipe.exporter.request import TorchRequest  # noqa: E402
 from trtpipe.exporter.torch_export import export_module  # noqa: E402
 from trtpipe.report.stage_records import ExportFacts  # noqa: E402
-from trtpipe.stages.export import TorchRequest  # noqa: E402
 
 nn = torch.nn
 BATCHES = ((1, 4), (2, 4), (8, 4))

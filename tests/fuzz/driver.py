@@ -38,13 +38,12 @@ from models import CASES  # noqa: E402  brings onnxruntime: loaded once, not in 
 from trtpipe.autocast.convert import CastPrecision  # noqa: E402
 from trtpipe.errors import InputError, TrtpipeError  # noqa: E402
 from trtpipe.exporter.onnx_import import copy_checked  # noqa: E402
+from trtpipe.exporter.request import OnnxRequest, SimplifyRequest  # noqa: E402
 from trtpipe.exporter.simplification import simplify  # noqa: E402
 from trtpipe.passes.clean_up import clean_up  # noqa: E402
 from trtpipe.passes.graph_pass import run_passes  # noqa: E402
 from trtpipe.preflight import seal_model  # noqa: E402
 from trtpipe.preflight.onnx_io import contract_of_proto, load_model, save_model  # noqa: E402
-from trtpipe.stages.export import OnnxRequest  # noqa: E402
-from trtpipe.stages.simplify import SimplifyRequest  # noqa: E402
 
 try:
     import tensorrt_rtx as trt

@@ -14,10 +14,10 @@ from onnx.parser import parse_model
 
 from trtpipe.backends.base import Backend, load_backend, missing
 from trtpipe.backends.gpu import gpus
-from trtpipe.profile import DeploymentProfile, ShapeRange
+from trtpipe.config.profile import DeploymentProfile, ShapeRange
+from trtpipe.config.settings import Settings
+from trtpipe.config.target import find_target
 from trtpipe.progress import Silent
-from trtpipe.settings import Settings
-from trtpipe.target import find_target
 
 
 class Built(NamedTuple):

@@ -10,10 +10,10 @@ from trtpipe.backends.gpu import gpus
 from trtpipe.backends.timing import DeviceRunner
 from trtpipe.backends.trt import cudart
 from trtpipe.backends.trt.nvml import read_state
+from trtpipe.config.profile import LatencySettings
 from trtpipe.latency.alternating import alternate, judge
 from trtpipe.latency.measuring import measure
 from trtpipe.latency.reports import LatencyReport
-from trtpipe.profile import LatencySettings
 from trtpipe.progress import Silent
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpus(), reason="needs an NVIDIA GPU")]

@@ -37,15 +37,15 @@ from driver import MEMORY, fork, status_of  # noqa: E402  the path comes first
 from models import conv_net, save  # noqa: E402
 from world import World, write_data  # noqa: E402
 
-from trtpipe import api  # noqa: E402
+from trtpipe.api import stages  # noqa: E402
 from trtpipe.backends import null  # noqa: E402
+from trtpipe.config.settings import Settings  # noqa: E402
 from trtpipe.dynamic import check_corners  # noqa: E402
 from trtpipe.errors import InputError, TrtpipeError  # noqa: E402
 from trtpipe.isolation.worker_main import resolve  # noqa: E402
-from trtpipe.publish import publish_folder  # noqa: E402, F401
+from trtpipe.pipeline.publish import publish_folder  # noqa: E402, F401
 from trtpipe.quantization import mac_count  # noqa: E402
 from trtpipe.report.manifest import Manifest  # noqa: E402
-from trtpipe.settings import Settings  # noqa: E402
 from trtpipe.stages import export, simplify  # noqa: E402
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def here(task: str, request: Any, reply: Any, **rest: Any) -> Any:
 def build(folder: Path, percentile: float) -> None:
     world = World(folder)
     settings = Settings(cache_dir=folder / "cache", apart=False)
-    api.build(world.job(recipe={"percentile": percentile}, settings=settings), folder / "out")
+    stages.build(world.job(recipe={"percentile": percentile}, settings=settings), folder / "out")
 
 
 def broken_build(folder: Path, said: Path, spoil: Callable[[], object]) -> None:

@@ -25,7 +25,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 from hostile.corpus import Case, corpus  # noqa: E402  the path comes first
 from hostile.models import CANARY  # noqa: E402
 
-import trtpipe.api  # noqa: E402
+import trtpipe.api.stages  # noqa: E402
 import trtpipe.cli  # noqa: E402
 from trtpipe.data import dataset  # noqa: E402, F401
 

@@ -59,7 +59,7 @@ RUN = """
 import sys
 from pathlib import Path
 from trtpipe.backends.base import load_backend
-from trtpipe.settings import Settings
+from trtpipe.config.settings import Settings
 
 with load_backend("onnxruntime").open(Path(sys.argv[1]), Settings(cache_dir=Path())) as runner:
     print(runner.device)

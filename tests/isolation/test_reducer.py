@@ -13,8 +13,8 @@ from trtpipe.backends.onnxruntime import OnnxRuntime
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.statistics_arrays import from_columns
 from trtpipe.calibration.tally import TALLY
+from trtpipe.config.settings import Settings
 from trtpipe.errors import InputError
-from trtpipe.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

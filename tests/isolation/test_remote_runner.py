@@ -23,11 +23,11 @@ from onnx import TensorProto, helper
 
 from trtpipe.artifact import Record
 from trtpipe.backends.onnxruntime import OnnxRuntime, opened_here
+from trtpipe.config.settings import Settings
 from trtpipe.errors import EnvironmentLacks, InputError, InternalError, StageError, WorkerDied
 from trtpipe.isolation.fork_client import nursery
 from trtpipe.isolation.remote_runner import call_apart, opened_apart, opening_apart
 from trtpipe.isolation.worker import Limits
-from trtpipe.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -261,7 +261,7 @@ def test_all_end_with_the_parent_even_in_the_middle_of_a_run(tmp_path: Path) -> 
         from pathlib import Path
         import numpy as np
         from trtpipe.isolation.remote_runner import opened_apart
-        from trtpipe.settings import Settings
+        from trtpipe.config.settings import Settings
         with opened_apart(Path(sys.argv[1]), Settings(cache_dir=Path("/nowhere"))) as runner:
             print("open", flush=True)
             runner.infer({"x": np.zeros((2, 4), np.float32)})
@@ -357,7 +357,7 @@ def test_a_program_with_a_thousand_files_open_runs_graphs_too(tmp_path: Path) ->
         from pathlib import Path
         import numpy as np
         from trtpipe.isolation.remote_runner import opened_apart
-        from trtpipe.settings import Settings
+        from trtpipe.config.settings import Settings
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))

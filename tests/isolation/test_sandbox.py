@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.null import NullRequest
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import InputError
 from trtpipe.isolation.sandbox import has_seccomp, landlock_version
 from trtpipe.isolation.worker import Limits, call

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.null import NullRequest
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import BuildError, Cancelled
 from trtpipe.isolation.thread_pool import Task, run_tasks
 from trtpipe.isolation.worker import Limits, affordable, call

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.null import NullRequest
+from trtpipe.config.settings import Settings
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError, InternalError, WorkerDied
 from trtpipe.isolation.linux import group_memory, machine_memory, process_memory
 from trtpipe.isolation.worker import LIGHT, Limits, call, limits_for
 from trtpipe.isolation.worker_main import resolve
 from trtpipe.progress import Silent
-from trtpipe.settings import Settings
 
 if TYPE_CHECKING:
     from trtpipe.isolation.fault_injection import Misbehaviour
@@ -196,7 +196,7 @@ def test_only_our_own_tasks_run(conv_net, task):
 
 def test_a_function_without_a_request_is_no_task():
     with pytest.raises(InternalError, match="takes no Record"):
-        resolve("trtpipe.units:parse_bytes")
+        resolve("trtpipe.config.units:parse_bytes")
     function, request = resolve(TASK)
     assert function.__name__ == "build_task"
     assert request is NullRequest
@@ -220,7 +220,7 @@ def test_an_interrupt_kills_the_child_and_goes_on(conv_net):
 def test_the_child_dies_with_its_parent(conv_net):
     script = textwrap.dedent("""
         import sys
-        from trtpipe.backends.base import EngineFacts
+        from trtpipe.engine.record import EngineFacts
         from trtpipe.backends.null import NullRequest
         from trtpipe.isolation.worker import Limits, call
         from trtpipe.progress import Silent

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trtpipe.config.profile import LatencySettings
 from trtpipe.latency import alternating
 from trtpipe.latency.alternating import alternate, is_slower, judge
-from trtpipe.profile import LatencySettings
 from trtpipe.progress import Silent
 
 SHAPES = {"x": (1, 3)}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from trtpipe.backends.timing import Lap
+from trtpipe.config.profile import LatencySettings
 from trtpipe.latency import measuring
 from trtpipe.latency.measuring import measure, run
-from trtpipe.profile import LatencySettings
 from trtpipe.progress import Silent
 
 

@@ -8,9 +8,9 @@ import pytest
 from models import conv_net, model, run, save, weights_of
 
 from trtpipe.backends import base
-from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.null import Null
 from trtpipe.calibration.ranges import Ranges, TensorRange
+from trtpipe.engine.record import EngineFacts
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import BuildError
 from trtpipe.report.stage_records import LowerFacts

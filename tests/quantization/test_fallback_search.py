@@ -11,9 +11,9 @@ from models import conv_net, feed_for, run, save, sounds, spectrogram
 
 import trtpipe
 from trtpipe.calibration.ranges import Ranges
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.quantization.fallback_search import MOST_WORK, POOR, harmful
 from trtpipe.quantization.simulator import SwitchedGroup
-from trtpipe.recipe import CalibrationRecipe, DataSettings
 from trtpipe.report.stage_records import LowerFacts
 
 if TYPE_CHECKING:

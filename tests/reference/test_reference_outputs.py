@@ -7,8 +7,8 @@ import pytest
 from models import model, normal, save
 
 from trtpipe.backends.base import load_backend
+from trtpipe.config.settings import Settings
 from trtpipe.reference.reference_outputs import run_all, run_every, stacked
-from trtpipe.settings import Settings
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.backends.base import Refusal
 from trtpipe.backends.null import Null
 from trtpipe.backends.onnxruntime import OnnxRuntime
-from trtpipe.job import Inputs
 from trtpipe.reference.runnable import runnable, runnable_engines, runnable_graph
+from trtpipe.stages.stage import Inputs
 
 OVERFLOWS = "(float[3] x) => (float[3] y) { h = Cast<to=%d>(x) m = Mul(h, h) y = Cast<to=1>(m) }"
 

@@ -10,14 +10,14 @@ from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft, IOContract
 from trtpipe.calibration.data_summary import DataAccount
 from trtpipe.calibration.ranges import Ranges
+from trtpipe.config.source import OnnxSource
 from trtpipe.errors import StageError
-from trtpipe.job import Inputs
 from trtpipe.latency.reports import LatencyReport
+from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.stage_records import ExportFacts, LowerFacts
-from trtpipe.source import OnnxSource
 from trtpipe.stages.bundle import Bundle
-from trtpipe.table import artifact_from_file
+from trtpipe.stages.stage import Inputs
 
 STAGE = Bundle()
 PARITY = ParityReport(

@@ -12,8 +12,8 @@ import trtpipe
 from trtpipe.artifact import Draft
 from trtpipe.calibration.ranges import Ranges, TensorRange
 from trtpipe.calibration.statistics_file import load_statistics
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.errors import InputError, StageError
-from trtpipe.recipe import CalibrationRecipe, DataSettings
 from trtpipe.report.stage_records import LowerFacts
 from trtpipe.stages.calibrate import Calibrate
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from trtpipe.job import Job
+    from trtpipe.config.job import Job
 
 X = np.random.default_rng(0).standard_normal((60, 3, 8, 8)).astype(np.float32)
 

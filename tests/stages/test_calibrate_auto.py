@@ -11,7 +11,7 @@ from models import model, normal, run, save
 
 import trtpipe
 from trtpipe.calibration.methods import CHOICES
-from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

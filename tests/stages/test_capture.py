@@ -5,13 +5,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'trtpipe[torch]'")
 
-from trtpipe.backends.base import ProgramFacts  # noqa: E402
 from trtpipe.backends.torch_tensorrt import TorchTensorRT  # noqa: E402
+from trtpipe.config.source import ModuleSource, OnnxSource  # noqa: E402
+from trtpipe.engine.record import ProgramFacts  # noqa: E402
 from trtpipe.errors import BuildError, InputError, InternalError, StageError  # noqa: E402
-from trtpipe.job import Inputs  # noqa: E402
-from trtpipe.source import ModuleSource, OnnxSource  # noqa: E402
 from trtpipe.stages import capture  # noqa: E402
 from trtpipe.stages.capture import Capture  # noqa: E402
+from trtpipe.stages.stage import Inputs  # noqa: E402
 
 STAGE = Capture()
 SHAPES = {"x": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [8, 3, 8, 8]},

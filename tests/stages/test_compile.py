@@ -9,16 +9,17 @@ from models import conv_net, embedding, model, normal, save
 
 from trtpipe.artifact import Draft, IOContract, TensorSpec
 from trtpipe.backends import base, null
-from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.base import Refusal
 from trtpipe.backends.null import Null, NullBehaviour
+from trtpipe.config.target import find_target
+from trtpipe.engine.record import EngineFacts
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import BuildError, InputError, InternalError, StageError, WorkerDied
-from trtpipe.job import Inputs
 from trtpipe.passes.decisions import NodeDecision
+from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.report.stage_records import LowerFacts
 from trtpipe.stages.compile import Compile
-from trtpipe.table import artifact_from_file
-from trtpipe.target import find_target
+from trtpipe.stages.stage import Inputs
 
 STAGE = Compile()
 BATCHES = {"x": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}}

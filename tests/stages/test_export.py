@@ -5,11 +5,11 @@ import pytest
 from models import conv_net, feed_for, run, save
 
 from trtpipe.artifact import Draft, IOContract
+from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
 from trtpipe.errors import InputError, InternalError, StageError
-from trtpipe.job import Inputs
 from trtpipe.report.stage_records import ExportFacts
-from trtpipe.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
 from trtpipe.stages.export import Export
+from trtpipe.stages.stage import Inputs
 
 STAGE = Export()
 SHAPES = {"x": {"min": [1, 4], "opt": [2, 4], "max": [8, 4]}}

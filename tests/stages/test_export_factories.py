@@ -15,15 +15,17 @@ torch = pytest.importorskip("torch")
 
 from models import run  # noqa: E402
 
+from trtpipe.config.job import Job  # noqa: E402
+from trtpipe.config.profile import DeploymentProfile  # noqa: E402
+from trtpipe.config.recipe import CalibrationRecipe  # noqa: E402
+from trtpipe.config.settings import Settings  # noqa: E402
+from trtpipe.config.source import FactorySource, ModuleSource  # noqa: E402
 from trtpipe.errors import InputError  # noqa: E402
+from trtpipe.exporter.request import TorchRequest  # noqa: E402
 from trtpipe.exporter.torch_export import export_program  # noqa: E402
-from trtpipe.job import Inputs, Job  # noqa: E402
-from trtpipe.profile import DeploymentProfile  # noqa: E402
 from trtpipe.progress import Silent  # noqa: E402
-from trtpipe.recipe import CalibrationRecipe  # noqa: E402
-from trtpipe.settings import Settings  # noqa: E402
-from trtpipe.source import FactorySource, ModuleSource  # noqa: E402
-from trtpipe.stages.export import Export, TorchRequest  # noqa: E402
+from trtpipe.stages.export import Export  # noqa: E402
+from trtpipe.stages.stage import Inputs  # noqa: E402
 
 PROFILE = {"x": {"min": [1, 4], "opt": [2, 4], "max": [8, 4]}}
 

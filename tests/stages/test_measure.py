@@ -5,16 +5,16 @@ import pytest
 from models import conv_net, embedding, model
 
 from trtpipe.artifact import Artifact, Draft, FileEntry, IOContract
-from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.gpu import Gpu
 from trtpipe.backends.null import Null
+from trtpipe.config.toolchain import machine
+from trtpipe.engine.record import EngineFacts
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import StageError
 from trtpipe.isolation.remote_runner import ApartRunner
 from trtpipe.latency.reports import LatencyReport
+from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.stages.measure import Measure
-from trtpipe.table import artifact_from_file
-from trtpipe.toolchain import machine
 
 STAGE = Measure()
 SHORT = {"warmup": 0.001, "duration": 0.01}

@@ -9,15 +9,15 @@ import torch
 from models import conv_net, model, normal, save
 
 from trtpipe.accuracy.reports import ParityReport
+from trtpipe.config.source import ModuleSource
 from trtpipe.errors import InputError
-from trtpipe.job import Inputs
-from trtpipe.pipeline import stages_for
+from trtpipe.pipeline.pipeline import stages_for
+from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.report.stage_records import load_reference, save_reference
-from trtpipe.source import ModuleSource
 from trtpipe.stages import reference
 from trtpipe.stages.reference import Reference
+from trtpipe.stages.stage import Inputs
 from trtpipe.stages.verify import Verify
-from trtpipe.table import artifact_from_file
 
 STAGE = Reference()
 FACTORY = """

@@ -11,7 +11,7 @@ from models import conv_net, feed_for, model, normal, run, save
 
 import trtpipe
 from trtpipe.calibration.ranges import Ranges
-from trtpipe.recipe import CalibrationRecipe, DataSettings
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,9 +8,9 @@ import pytest
 from models import conv_net, feed_for, model, normal, run, save
 
 from trtpipe.artifact import Draft
+from trtpipe.config.profile import ShapeRange
 from trtpipe.errors import StageError, WorkerDied
 from trtpipe.exporter import simplification
-from trtpipe.profile import ShapeRange
 from trtpipe.report.stage_records import SimplifyFacts
 from trtpipe.stages import simplify as stage_module
 from trtpipe.stages.simplify import Simplify, plain

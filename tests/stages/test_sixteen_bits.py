@@ -12,14 +12,14 @@ import pytest
 from models import FLOAT_MAX, model, normal, run, weights_of
 
 from trtpipe.backends import base
-from trtpipe.profile import ShapeRange
+from trtpipe.config.profile import ShapeRange
+from trtpipe.config.target import find_target
 from trtpipe.reference.runnable import runnable_graph
 from trtpipe.report.stage_records import LowerFacts
 from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.lower import Lower
 from trtpipe.stages.observe import Observe
-from trtpipe.target import find_target
 
 ROWS = 8
 INTEGERS = np.array([[1, 7, 2049, 3001]] * ROWS)

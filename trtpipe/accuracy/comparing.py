@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from polygraphy.comparator import OutputCompareResult
 
     from trtpipe.accuracy.reports import OutputParity
-    from trtpipe.backends.base import Feed
-    from trtpipe.profile import OutputTolerance, Precision, Tolerance
+    from trtpipe.artifact import Feed
+    from trtpipe.config.profile import OutputTolerance, Precision, Tolerance
 
 _CHUNK_FEEDS = 64
 _CHUNK_ELEMENTS = 4_000_000

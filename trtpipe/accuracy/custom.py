@@ -19,9 +19,9 @@ from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.errors import InputError, TrtpipeError
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
+    from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.digest import JSON
-    from trtpipe.recipe import EvaluationSettings
 
 #: Files beside a metric's own that count as part of it, up to this many bytes in all.
 _BESIDE_BYTES = 256 << 20

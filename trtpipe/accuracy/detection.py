@@ -12,7 +12,7 @@ from trtpipe.accuracy.scores import Scores
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 #: COCO's thresholds of intersection over union.
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)

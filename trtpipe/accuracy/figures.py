@@ -13,7 +13,7 @@ from trtpipe.accuracy.reports import OutputParity
 if TYPE_CHECKING:
     from polygraphy.comparator import OutputCompareResult
 
-    from trtpipe.profile import OutputTolerance
+    from trtpipe.config.profile import OutputTolerance
 
 
 @dataclass

@@ -11,9 +11,10 @@ from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.custom import Evaluation, Metric
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.artifact import Feed
+    from trtpipe.backends.base import Runner
+    from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.data.dataset import Dataset
-    from trtpipe.recipe import EvaluationSettings
 
 
 def measure_metric(

@@ -12,8 +12,8 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trtpipe.backends.base import Feed
-    from trtpipe.recipe import EvaluationSettings
+    from trtpipe.artifact import Feed
+    from trtpipe.config.recipe import EvaluationSettings
 
 
 class Meter(Protocol):

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from trtpipe.accuracy.metrics import Meter
     from trtpipe.accuracy.recording import Recording
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.artifact import Feed
+    from trtpipe.backends.base import Runner
+    from trtpipe.config.profile import Precision, Tolerance
     from trtpipe.data.sample import Sample
-    from trtpipe.profile import Precision, Tolerance
 
 
 class Samples(Protocol):

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
     from pathlib import Path
 
-    from trtpipe.artifact import TensorSpec
-    from trtpipe.backends.base import Feed
-    from trtpipe.profile import Precision, Tolerance
+    from trtpipe.artifact import Feed, TensorSpec
+    from trtpipe.config.profile import Precision, Tolerance
 
 #: Bytes of outputs that are kept at most, all artifacts together.
 MOST_BYTES = 32 << 20

@@ -6,7 +6,7 @@ from pydantic import FiniteFloat
 
 from trtpipe.accuracy.scores import Scores
 from trtpipe.artifact import Record
-from trtpipe.profile import OutputTolerance, Precision
+from trtpipe.config.profile import OutputTolerance, Precision
 
 
 class OutputParity(Record):

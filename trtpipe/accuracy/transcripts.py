@@ -11,7 +11,7 @@ from trtpipe.accuracy.scores import Scores
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 #: The class that connectionist temporal classification (Graves et al. 2006) reads as "nothing new", by convention.
 _BLANK = 0

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from trtpipe.artifact import Artifact
     from trtpipe.autocast.tensor_ranges import Extents
-    from trtpipe.job import Inputs
-    from trtpipe.profile import DeploymentProfile
+    from trtpipe.config.profile import DeploymentProfile
 
 #: Lies beside statistics.npz where the precision has 16-bit operators.
 EXTENTS = "extents.json"
@@ -24,11 +24,10 @@ def prepare_half(model: ir.Model) -> None:
     run_passes(model, [BoundMasks()])
 
 
-def extents_in(inputs: Inputs) -> Extents | None:
-    """What was measured, if real data was given."""
+def extents_in(artifact: Artifact | None) -> Extents | None:
+    """What was measured beside the statistics, if real data was given."""
     from trtpipe.autocast.tensor_ranges import Extents
 
-    artifact = inputs.artifacts.get("statistics")
     if artifact is None or all(entry.name != EXTENTS for entry in artifact.files):
         return None
     return Extents.read(artifact.folder / EXTENTS)

@@ -12,8 +12,8 @@ from trtpipe.artifact import Record
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trtpipe.artifact import Feed
     from trtpipe.autocast.range_probes import Probe
-    from trtpipe.backends.base import Feed
     from trtpipe.isolation.reducer import Reduction
 
 _NOTHING = float(np.finfo(np.float32).max)

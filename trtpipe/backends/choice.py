@@ -5,8 +5,8 @@ from __future__ import annotations
 from trtpipe.backends.base import missing
 from trtpipe.backends.gpu import gpus
 from trtpipe.backends.torch_tensorrt import TorchTensorRT
+from trtpipe.config.target import Target, find_target
 from trtpipe.errors import EnvironmentLacks, InputError
-from trtpipe.target import Target, find_target
 
 
 def choose_backend(wanted: str) -> tuple[str, str]:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import Refusal, missing
 from trtpipe.backends.gpu import cannot_run
-from trtpipe.target import find_target
-from trtpipe.toolchain import version
+from trtpipe.config.target import find_target
+from trtpipe.config.toolchain import version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trtpipe.backends.base import EngineFacts
     from trtpipe.backends.plan import PlanHeader
+    from trtpipe.engine.record import EngineFacts
 
 #: Parts of a version that have to agree; builds of one release may differ.
 _RELEASE = 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import Refusal
+from trtpipe.config.target import TARGETS
 from trtpipe.preflight.onnx_io import dtype_name, read_proto
-from trtpipe.target import TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from trtpipe.target import Target
+    from trtpipe.config.target import Target
 
 #: ONNX element types that some targets lack -> the word in ``Target.dtypes``.
 _SPECIAL = {

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 
 from trtpipe.backends.base import Refusal
+from trtpipe.config.target import Target, find_target
 from trtpipe.errors import InputError
-from trtpipe.target import Target, find_target
 
 _QUERY = "uuid,name,compute_cap,driver_version,memory.total"
 _TIMEOUT_SECONDS = 20.0

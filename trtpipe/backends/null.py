@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import IOContract, Record
-from trtpipe.backends.base import EngineFacts, Refusal, SimpleRunner
+from trtpipe.backends.base import Refusal, SimpleRunner
+from trtpipe.config.profile import ShapeRange
 from trtpipe.digest import sha256_bytes, sha256_file
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import InputError
 from trtpipe.isolation.fault_injection import Misbehaviour, misbehave
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.preflight import folder_size
-from trtpipe.profile import ShapeRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
 
-    from trtpipe.artifact import TensorSpec
-    from trtpipe.backends.base import Feed
-    from trtpipe.profile import DeploymentProfile
+    from trtpipe.artifact import Feed, TensorSpec
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.target import Target
     from trtpipe.progress import Progress
-    from trtpipe.settings import Settings
-    from trtpipe.target import Target
 
 _VERSION = "1"
 

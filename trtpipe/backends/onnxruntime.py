@@ -14,14 +14,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.backends.base import EngineFacts, Refusal, SimpleRunner
+from trtpipe.backends.base import Refusal, SimpleRunner
+from trtpipe.config.os_errors import translate_os_errors
+from trtpipe.config.toolchain import version
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
 from trtpipe.isolation.reducer import ReductionHere, load_reducer
 from trtpipe.isolation.remote_runner import DEVICE, ApartRunner, opening_apart
-from trtpipe.oserrors import translate_os_errors
 from trtpipe.preflight.protowire import read_without_weights
-from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime as ort
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.target import Target
     from trtpipe.isolation.reducer import Reduction
-    from trtpipe.profile import DeploymentProfile
     from trtpipe.progress import Progress
-    from trtpipe.settings import Settings
-    from trtpipe.target import Target
 
 #: What onnxruntime says of a file that holds no model, and of one that the disk fails to give.
 _UNREADABLE = "INVALID_PROTOBUF"

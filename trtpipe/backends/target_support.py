@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import Refusal
-from trtpipe.target import TARGETS, Support, Target
+from trtpipe.config.target import TARGETS, Support, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.base import Refusal
 from trtpipe.backends.element_types import refuse_types
 from trtpipe.backends.gpu import Gpu, cannot_run, gpus
 from trtpipe.backends.target_support import refuse_target
@@ -16,19 +16,20 @@ from trtpipe.backends.trt.options import refuse_options
 from trtpipe.backends.trt.request import BuildRequest, build_in_worker
 from trtpipe.backends.trt.runner import open_engine, require_driver
 from trtpipe.backends.trt.timing_cache import TimingStore
+from trtpipe.config.toolchain import version
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.isolation.worker import Report
-from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from trtpipe.backends.base import Runner
-    from trtpipe.profile import DeploymentProfile
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.target import Target
     from trtpipe.progress import Progress
-    from trtpipe.settings import Settings
-    from trtpipe.target import Target
 
 _WITHOUT_GPU = "use --backend tensorrt-rtx, which needs no GPU to build, or a machine with the target's GPU"
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from trtpipe.backends.base import EngineFacts, Refusal
+from trtpipe.backends.base import Refusal
 from trtpipe.backends.element_types import find_float32_product, refuse_types
 from trtpipe.backends.gpu import cannot_run, has_driver
 from trtpipe.backends.plan import check_rtx_plan
@@ -16,18 +16,19 @@ from trtpipe.backends.trt.capabilities import for_capabilities
 from trtpipe.backends.trt.options import refuse_options
 from trtpipe.backends.trt.request import BuildRequest, build_in_worker
 from trtpipe.backends.trt.runner import open_engine, require_driver
+from trtpipe.config.toolchain import version
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.isolation.worker import Report
-from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from trtpipe.backends.base import Runner
-    from trtpipe.profile import DeploymentProfile
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.target import Target
     from trtpipe.progress import Progress
-    from trtpipe.settings import Settings
-    from trtpipe.target import Target
 
 _TURING = "sm75"
 

@@ -11,7 +11,7 @@ from trtpipe.backends.base import OpenRunner
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 
 class DeviceState(Record):

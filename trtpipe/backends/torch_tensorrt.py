@@ -10,24 +10,25 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from trtpipe.backends.base import EngineFacts, Refusal, load_backend, missing
+from trtpipe.backends.base import Refusal, load_backend, missing
 from trtpipe.backends.gpu import Gpu, cannot_run, gpus, has_driver
 from trtpipe.backends.target_support import refuse_target
 from trtpipe.backends.trt.options import refuse_options
 from trtpipe.backends.trt.request import build_in_worker
+from trtpipe.config.profile import EIGHT_BIT
+from trtpipe.config.toolchain import version
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import EnvironmentLacks, InternalError
-from trtpipe.profile import EIGHT_BIT
-from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from trtpipe.backends.base import OpenRunner
-    from trtpipe.profile import DeploymentProfile
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.target import Target
     from trtpipe.progress import Progress
-    from trtpipe.settings import Settings
-    from trtpipe.target import Target
 
 _PACKAGES = ("torch-tensorrt-rtx", "torch-tensorrt")
 

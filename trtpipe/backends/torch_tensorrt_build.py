@@ -13,21 +13,21 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends.base import EngineFacts, ProgramFacts
 from trtpipe.backends.plan import check_rtx_plan
 from trtpipe.backends.trt.builder import build_network
 from trtpipe.backends.trt.capabilities import for_capabilities
 from trtpipe.backends.trt.errors import Log, tidy
 from trtpipe.backends.trt.request import BuildRequest
+from trtpipe.config.target import find_target
+from trtpipe.engine.record import EngineFacts, ProgramFacts
 from trtpipe.errors import BuildError, EnvironmentLacks, TrtpipeError
 from trtpipe.isolation.worker import Report
-from trtpipe.target import find_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from trtpipe.artifact import IOContract, TensorSpec
-    from trtpipe.profile import ShapeRange
+    from trtpipe.config.profile import ShapeRange
 
 _OTHER_ROUTE = "build by way of ONNX: --backend tensorrt-rtx or tensorrt"
 

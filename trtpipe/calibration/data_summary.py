@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.artifact import Record
+from trtpipe.config.recipe import ImageSettings
 from trtpipe.data.bad_samples import Skipped
 from trtpipe.data.input_checks import is_float
 from trtpipe.data.sample import Sample
 from trtpipe.digest import sha256_json
-from trtpipe.recipe import ImageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
     from trtpipe.data.sample import Dataset
 
 #: Fewer samples than this rarely show the range of real data.

@@ -12,7 +12,7 @@ import numpy as np
 
 from trtpipe.calibration.histogram import density_of
 from trtpipe.calibration.quantiser import QUANTISERS
-from trtpipe.methods import SingleMethod
+from trtpipe.config.methods import SingleMethod
 
 if TYPE_CHECKING:
     from trtpipe.calibration.quantiser import EightBit

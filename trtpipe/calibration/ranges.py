@@ -13,8 +13,8 @@ from trtpipe.calibration.data_summary import DataAccount
 from trtpipe.calibration.histogram import density_of
 from trtpipe.calibration.methods import METHODS, Choice
 from trtpipe.calibration.quantiser import QUANTISERS
+from trtpipe.config.methods import Method, SingleMethod
 from trtpipe.errors import InputError
-from trtpipe.methods import Method, SingleMethod
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from trtpipe.calibration.statistics_arrays import to_columns
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 #: What a runner is asked to hand its outputs to.
 TALLY = "trtpipe.calibration.tally:Tally"

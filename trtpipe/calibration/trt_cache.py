@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from trtpipe.methods import SingleMethod
+    from trtpipe.config.methods import SingleMethod
 
 _HEADER = re.compile(r"TRT-\d+-(\w+)")
 _LINE = re.compile(r"(.+): ([0-9a-fA-F]{8})")

@@ -10,8 +10,8 @@ import click
 from trtpipe.cli.interrupts import watched_interrupts
 from trtpipe.cli.results import print_json
 from trtpipe.cli.text import complain
+from trtpipe.config.units import printable
 from trtpipe.errors import EnvironmentLacks, InputError, InternalError, TrtpipeError
-from trtpipe.units import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ def _refused(error: OSError) -> TrtpipeError | None:
     """What the operating system refused, where that is the machine's state and not a bug."""
     from pathlib import Path
 
-    from trtpipe.oserrors import translate_os_errors
+    from trtpipe.config.os_errors import translate_os_errors
 
     try:
         with translate_os_errors(Path(str(error.filename or ".")), "go on", elsewhere="use another place"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from trtpipe.cli.wiring import profile_option, session_option, setter, stacked
-from trtpipe.units import parse_bytes, parse_seconds
+from trtpipe.config.units import parse_bytes, parse_seconds
 
 _SWITCHES = (
     ("--version-compatible", "version_compatible", "The engine also runs on later versions of the same TensorRT."),

@@ -14,8 +14,8 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.units import format_bytes, parse_bytes, parse_seconds, printable
 from trtpipe.errors import InputError, StoreCorrupt
-from trtpipe.units import format_bytes, parse_bytes, parse_seconds, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

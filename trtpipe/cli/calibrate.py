@@ -14,8 +14,8 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.units import printable
 from trtpipe.errors import InputError
-from trtpipe.units import printable
 
 if TYPE_CHECKING:
     from trtpipe import BuildResult, Progress

@@ -13,8 +13,8 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.units import printable
 from trtpipe.errors import InputError
-from trtpipe.units import printable
 
 if TYPE_CHECKING:
     from trtpipe import Baseline, CheckReport
@@ -89,10 +89,10 @@ def _saved(session: Session, made: Baseline, file: Path) -> int:
 
 
 def _write(junit: Path | None, markdown: Path | None, report: CheckReport) -> None:
-    from trtpipe.oserrors import translate_os_errors
-    from trtpipe.report import gate
+    from trtpipe.config.os_errors import translate_os_errors
+    from trtpipe.regression import ci_report
 
-    for path, text in ((junit, gate.junit), (markdown, gate.markdown)):
+    for path, text in ((junit, ci_report.junit), (markdown, ci_report.markdown)):
         if path is not None:
             with translate_os_errors(path, f"write {path}", elsewhere="choose another file"):
                 path.parent.mkdir(parents=True, exist_ok=True)

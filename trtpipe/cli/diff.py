@@ -15,7 +15,7 @@ from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
 
 if TYPE_CHECKING:
-    from trtpipe.difference import Both, BuildDiff
+    from trtpipe.api.diff import Both, BuildDiff
 
 _path = click.Path(path_type=Path)
 #: Rows of a long list that are shown without --verbose.

@@ -12,8 +12,8 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, line, table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.units import format_bytes
 from trtpipe.errors import EnvironmentLacks
-from trtpipe.units import format_bytes
 
 if TYPE_CHECKING:
     from trtpipe import Diagnosis

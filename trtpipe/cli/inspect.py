@@ -13,8 +13,8 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, show
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.units import format_bytes, printable
 from trtpipe.errors import InputError
-from trtpipe.units import format_bytes, printable
 from trtpipe.views.sections import sections
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.cli.wiring import negated, numbers, profile_option, recipe_option, stacked
-from trtpipe.units import parse_seconds
+from trtpipe.config.units import parse_seconds
 
 protocol = stacked(
     profile_option(

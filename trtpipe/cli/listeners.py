@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from trtpipe.cli.text import complain
+from trtpipe.config.units import format_seconds, printable
 from trtpipe.errors import InputError
-from trtpipe.units import format_seconds, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,7 +19,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from trtpipe.cli.listeners import OUTCOMES, phase_name
-from trtpipe.units import format_seconds, printable
+from trtpipe.config.units import format_seconds, printable
 
 if TYPE_CHECKING:
     from types import TracebackType

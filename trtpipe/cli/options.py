@@ -22,7 +22,7 @@ from trtpipe.cli.wiring import (
     start_log,
     target_names,
 )
-from trtpipe.methods import METHOD_NAMES
+from trtpipe.config.methods import METHOD_NAMES
 
 _path = click.Path(path_type=Path)
 

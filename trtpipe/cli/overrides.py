@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from trtpipe.artifact import Record
-    from trtpipe.profile import DeploymentProfile
-    from trtpipe.recipe import CalibrationRecipe
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.recipe import CalibrationRecipe
 
     M = TypeVar("M", bound=Record)
 
@@ -46,7 +46,7 @@ def profile_of(file: Path | None, overrides: Sequence[Override]) -> DeploymentPr
     Raises:
         InputError: the file or an option is wrong.
     """
-    from trtpipe.profile import DeploymentProfile
+    from trtpipe.config.profile import DeploymentProfile
 
     base = {} if file is None else DeploymentProfile.load(file).model_dump(exclude_unset=True)
     return _merged(DeploymentProfile, base, overrides)
@@ -59,7 +59,7 @@ def recipe_of(file: Path | None, overrides: Sequence[Override]) -> CalibrationRe
     Raises:
         InputError: the file or an option is wrong.
     """
-    from trtpipe.recipe import CalibrationRecipe
+    from trtpipe.config.recipe import CalibrationRecipe
 
     base = {} if file is None else CalibrationRecipe.load(file).model_dump(exclude_unset=True)
     recipe = _merged(CalibrationRecipe, base, overrides)

@@ -11,7 +11,7 @@ from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
-from trtpipe.units import printable
+from trtpipe.config.units import printable
 
 _path = click.Path(path_type=Path)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.cli.tables import line, show, table
 from trtpipe.cli.text import emit
+from trtpipe.config.units import format_bytes, format_seconds, printable
 from trtpipe.errors import BuildError
-from trtpipe.units import format_bytes, format_seconds, printable
 from trtpipe.views.models import explanation
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
-from trtpipe.units import printable
+from trtpipe.config.units import printable
 
 if TYPE_CHECKING:
     from trtpipe import Sensitivity

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from trtpipe.job import Job
-    from trtpipe.profile import DeploymentProfile
+    from trtpipe.config.job import Job
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.settings import Settings
     from trtpipe.progress import Progress
-    from trtpipe.settings import Settings
 
 
 @dataclass

@@ -6,7 +6,7 @@ import sys
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from trtpipe.units import printable
+from trtpipe.config.units import printable
 from trtpipe.views.blocks import Facts
 
 if TYPE_CHECKING:

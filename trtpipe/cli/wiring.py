@@ -10,8 +10,8 @@ import click
 from trtpipe.cli.listeners import LogFile
 from trtpipe.cli.overrides import Override
 from trtpipe.cli.session import Session
+from trtpipe.config.target import find_target
 from trtpipe.errors import InputError
-from trtpipe.target import find_target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +101,7 @@ def add_shapes(option: str) -> Store:
     """Keeps what a shape option was given, each time it was used."""
 
     def store(session: Session, texts: tuple[str, ...]) -> None:
-        from trtpipe.shapes import parse_shapes
+        from trtpipe.config.shapes import parse_shapes
 
         given = [text for text in texts if not (option == "--shapes" and text.strip() == AUTO)]
         session.auto_shapes = session.auto_shapes or len(given) < len(texts)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     from trtpipe.artifact import IOContract, TensorSpec
+    from trtpipe.config.recipe import DataSettings
     from trtpipe.data.sample import Dataset
-    from trtpipe.recipe import DataSettings
 
 
 @dataclass(frozen=True)

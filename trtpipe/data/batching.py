@@ -19,8 +19,8 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
+    from trtpipe.config.recipe import ImageSettings
     from trtpipe.data.selection import Selection
-    from trtpipe.recipe import ImageSettings
 
 T = TypeVar("T")
 

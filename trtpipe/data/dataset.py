@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trtpipe.artifact import IOContract
-    from trtpipe.recipe import DataSettings
+    from trtpipe.config.recipe import DataSettings
 
 __all__ = ["SOURCES", "Dataset", "Sample", "Source", "open_dataset"]
 

@@ -20,10 +20,9 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from trtpipe.artifact import IOContract
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed, IOContract
+    from trtpipe.config.recipe import DataSettings
     from trtpipe.data.sample import Dataset
-    from trtpipe.recipe import DataSettings
 
 
 def recognises(source: str) -> bool:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
     from trtpipe.artifact import IOContract
+    from trtpipe.config.recipe import DataSettings
     from trtpipe.data.sample import Dataset
-    from trtpipe.recipe import DataSettings
 
 _SUFFIXES = (".h5", ".hdf5")
 _MOST_BYTES = 4 << 30

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.config.recipe import ImageSettings
 from trtpipe.data.bad_samples import Flaw, attempted
 from trtpipe.data.batching import StackedDataset
 from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch, suggestion
@@ -18,14 +19,13 @@ from trtpipe.data.sample import Sample
 from trtpipe.data.selection import select
 from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.errors import InputError
-from trtpipe.recipe import ImageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from trtpipe.artifact import IOContract, TensorSpec
+    from trtpipe.config.recipe import DataSettings
     from trtpipe.data.sample import Dataset
-    from trtpipe.recipe import DataSettings
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"})
 

@@ -14,8 +14,7 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trtpipe.artifact import IOContract, TensorSpec
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed, IOContract, TensorSpec
 
 
 def checked(sample: Sample, contract: IOContract, where: str) -> Sample:

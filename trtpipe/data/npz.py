@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from trtpipe.config.units import format_bytes
 from trtpipe.errors import InputError
-from trtpipe.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator

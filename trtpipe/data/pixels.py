@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from trtpipe.recipe import ImageSettings
+    from trtpipe.config.recipe import ImageSettings
 
 #: The formats Pillow may open, whatever a file's name says: few, common, and well tested.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
+    from trtpipe.config.recipe import ImageSettings
     from trtpipe.data.bad_samples import Skipped
-    from trtpipe.recipe import ImageSettings
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from trtpipe.recipe import DataSettings
+    from trtpipe.config.recipe import DataSettings
 
 
 @dataclass(frozen=True)

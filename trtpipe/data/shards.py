@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.config.recipe import ImageSettings
 from trtpipe.data.bad_samples import Flaw, attempted
 from trtpipe.data.batching import StackedDataset
 from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch
@@ -26,15 +27,13 @@ from trtpipe.data.sample import Sample
 from trtpipe.data.selection import select
 from trtpipe.data.tar import SUFFIXES, TarEntry, read_tar
 from trtpipe.errors import InputError
-from trtpipe.recipe import ImageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-    from trtpipe.artifact import IOContract
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed, IOContract
+    from trtpipe.config.recipe import DataSettings
     from trtpipe.data.sample import Dataset
-    from trtpipe.recipe import DataSettings
 
 _IMAGES = frozenset({"png", "jpg", "jpeg", "bmp", "webp", "gif"})
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
     from trtpipe.data.sample import Dataset
 
 

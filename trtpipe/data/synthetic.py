@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.config.shapes import gives_values
 from trtpipe.data.input_checks import is_float, numpy_type, suggestion
 from trtpipe.data.sample import Sample, content_digest
 from trtpipe.data.selection import empty
 from trtpipe.errors import InputError
-from trtpipe.shapes import gives_values
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence

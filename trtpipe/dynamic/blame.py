@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from trtpipe.config.profile import ShapeRange
     from trtpipe.dynamic.walk import Shape, Walker
-    from trtpipe.profile import ShapeRange
 
 #: (input, axis)
 Place: TypeAlias = "tuple[str, int]"

@@ -11,7 +11,7 @@ from trtpipe.isolation.worker import LIGHT, limits_for
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Artifact
-    from trtpipe.job import Job
+    from trtpipe.config.job import Job
     from trtpipe.progress import Progress
 
 _CORNERS = {"min": "smallest", "opt": "typical", "max": "largest"}

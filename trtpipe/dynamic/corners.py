@@ -14,12 +14,12 @@ import numpy as np
 
 from trtpipe.artifact import Record
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import ShapeRange
+from trtpipe.config.settings import Settings
+from trtpipe.config.shapes import gives_values
 from trtpipe.errors import TrtpipeError
 from trtpipe.isolation.worker import Report
 from trtpipe.preflight.onnx_io import dtype_name
-from trtpipe.profile import ShapeRange
-from trtpipe.settings import Settings
-from trtpipe.shapes import gives_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,9 +12,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trtpipe.config.profile import ShapeRange
+from trtpipe.config.shapes import is_dynamic
 from trtpipe.errors import InputError
-from trtpipe.profile import ShapeRange
-from trtpipe.shapes import is_dynamic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

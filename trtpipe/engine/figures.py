@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Record
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import EngineFacts
+    from trtpipe.engine.record import EngineFacts
 
 
 class EngineFigures(Record):

@@ -10,7 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.units import format_bytes
+from trtpipe.config.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

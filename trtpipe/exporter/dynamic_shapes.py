@@ -12,7 +12,7 @@ from trtpipe.exporter.loading import parameters_of, torch
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from trtpipe.stages.export import TorchRequest
+    from trtpipe.exporter.request import TorchRequest
 
 
 def arguments_of(

@@ -14,7 +14,7 @@ from trtpipe.passes.graph_pass import FreshNames
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from trtpipe.stages.export import TorchRequest
+    from trtpipe.exporter.request import TorchRequest
 
 _SYMBOL = re.compile(r"[^\W\d]\w*")
 

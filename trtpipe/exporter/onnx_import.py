@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import onnx
 
 from trtpipe.errors import InputError
+from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.graph_pass import graphs_of
 from trtpipe.preflight.onnx_io import blaming, contract_of_proto, load_model, named_dimension, read_proto, save_model
 from trtpipe.report.stage_records import ExportFacts
-from trtpipe.stages.export import MODEL, ExportReply, OnnxRequest
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -10,9 +10,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from trtpipe.backends.base import load_backend
+from trtpipe.config.settings import Settings
 from trtpipe.data.input_checks import numpy_type
 from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError, StageError
+from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 from trtpipe.isolation.imports import without
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.clean_up import clean_up
@@ -26,14 +28,11 @@ from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.resolve_branches import SettleBranches
 from trtpipe.preflight.onnx_io import contract_of, load_model, save_model
 from trtpipe.report.stage_records import OutputDifference, SimplifyFacts
-from trtpipe.settings import Settings
-from trtpipe.stages.simplify import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 
 if TYPE_CHECKING:
     import onnx
 
-    from trtpipe.artifact import IOContract
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed, IOContract
 
 #: protobuf holds less than 2 GB, and onnxsim and the opset converter work on one protobuf.
 _PROTOBUF_LIMIT = 1_900_000_000

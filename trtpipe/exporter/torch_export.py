@@ -15,15 +15,15 @@ from trtpipe.exporter.dynamic_shapes import arguments_of, dynamic_axes
 from trtpipe.exporter.file_tracking import Reading
 from trtpipe.exporter.loading import load_program, torch
 from trtpipe.exporter.naming import name_dimensions, name_interface, refuse_frozen, strip
+from trtpipe.exporter.request import MODEL, ExportReply, TorchRequest
 from trtpipe.isolation.worker import Report
-from trtpipe.stages.export import MODEL, ExportReply, TorchRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 #: Largest accepted difference between PyTorch and the exported graph, relative to the output's largest magnitude.
 _PARITY = 1e-3
@@ -191,8 +191,8 @@ def _output_names(reference: object, count: int) -> tuple[str, ...]:
 
 def _parity(path: Path, arguments: Mapping[str, torch.Tensor], reference: object) -> tuple[Any, ...]:
     from trtpipe.backends.base import load_backend
+    from trtpipe.config.settings import Settings
     from trtpipe.report.stage_records import OutputDifference
-    from trtpipe.settings import Settings
 
     tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(reference) if isinstance(leaf, torch.Tensor)]
     with load_backend("onnxruntime").open(path, Settings.in_child()) as runner:

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trtpipe.artifact import IOContract, TensorSpec
-from trtpipe.backends.base import ProgramFacts
+from trtpipe.engine.record import ProgramFacts
 from trtpipe.errors import InputError, StageError
 from trtpipe.exporter.contexts import quiet
 from trtpipe.exporter.file_tracking import Reading
 from trtpipe.exporter.loading import load_program
 from trtpipe.exporter.naming import refuse_frozen
+from trtpipe.exporter.request import PROGRAM, ExportReply, TorchRequest
 from trtpipe.exporter.torch_export import Exported, to_program
 from trtpipe.isolation.worker import Report
-from trtpipe.stages.capture import PROGRAM
-from trtpipe.stages.export import ExportReply, TorchRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

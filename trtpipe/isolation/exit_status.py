@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import trtpipe.errors
 from trtpipe.artifact import Record
+from trtpipe.config.units import format_bytes, format_seconds
 from trtpipe.errors import (
     Cancelled,
     EnvironmentLacks,
@@ -20,7 +21,6 @@ from trtpipe.errors import (
     WorkerCrashed,
     WorkerDied,
 )
-from trtpipe.units import format_bytes, format_seconds
 
 #: Exit status of a child that could not write its answer because the disk is full.
 NO_SPACE_STATUS = 75

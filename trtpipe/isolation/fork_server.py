@@ -30,7 +30,7 @@ from trtpipe.isolation.shared_arrays import Arena, Letters, Parcel
 from trtpipe.isolation.worker_main import STACK_BYTES, resolve
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
     from trtpipe.backends.onnxruntime import OnnxRunner
     from trtpipe.isolation.reducer import Reduction
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 
 class Reducer(Protocol):

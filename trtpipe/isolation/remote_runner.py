@@ -14,20 +14,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtpipe.config.toolchain import version
 from trtpipe.errors import EnvironmentLacks
 from trtpipe.isolation.exit_status import Outcome, raise_from
 from trtpipe.isolation.fork_client import Child, nursery
 from trtpipe.isolation.worker import LIGHT, limits_for
 from trtpipe.preflight import folder_size
-from trtpipe.toolchain import version
 
 if TYPE_CHECKING:
-    from trtpipe.artifact import R, Record, TensorSpec
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed, R, Record, TensorSpec
+    from trtpipe.config.settings import Settings
     from trtpipe.isolation.fork_server import Act, Found, Wish
     from trtpipe.isolation.reducer import Reduction
     from trtpipe.isolation.worker import Limits
-    from trtpipe.settings import Settings
 
 DEVICE = "onnxruntime {} on CPU"
 

@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 #: name, numpy's name of the type, shape, and where the numbers lie in bytes; strings travel as they are.
 Parcel: TypeAlias = tuple[str, str, tuple[int, ...], int | tuple[str, ...]]

@@ -32,8 +32,8 @@ from trtpipe.progress import Stoppable
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from trtpipe.config.settings import Settings
     from trtpipe.progress import Progress
-    from trtpipe.settings import Settings
 
 #: How a task reports: phase, units done, units in all (``None`` where nobody knows).
 Report: TypeAlias = Callable[[str, int, int | None], None]

@@ -15,9 +15,10 @@ from trtpipe.latency.statistics import CONFIDENCE, interval
 from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
-    from trtpipe.backends.base import Feed, OpenRunner
+    from trtpipe.artifact import Feed
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.backends.timing import Stopwatch
-    from trtpipe.profile import LatencySettings
+    from trtpipe.config.profile import LatencySettings
 
 #: Rounds; in each one both run for a while, and who begins changes.
 ROUNDS = 30

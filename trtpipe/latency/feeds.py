@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from trtpipe.artifact import IOContract
+from trtpipe.config.shapes import gives_values
 from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
-from trtpipe.shapes import gives_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from trtpipe.artifact import TensorSpec
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed, TensorSpec
     from trtpipe.data.sample import Dataset
 
     Shapes: TypeAlias = dict[str, tuple[int, ...]]

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from trtpipe.backends.base import Feed, OpenRunner
+    from trtpipe.artifact import Feed
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.backends.timing import DeviceState, Stopwatch
-    from trtpipe.profile import LatencySettings
+    from trtpipe.config.profile import LatencySettings
     from trtpipe.progress import Progress
 
 #: Share of the duration that whole inferences, through Polygraphy, are timed for in addition.

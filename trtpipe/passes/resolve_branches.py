@@ -13,10 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from trtpipe.config.shapes import gives_values
 from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, replace_value
 from trtpipe.passes.fold_constants import FoldConstants
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
-from trtpipe.shapes import gives_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

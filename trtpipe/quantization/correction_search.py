@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.artifact import Feed
+    from trtpipe.backends.base import Runner
     from trtpipe.calibration.ranges import Ranges
+    from trtpipe.config.job import Job
     from trtpipe.data.sample import Dataset
-    from trtpipe.job import Job
     from trtpipe.progress import Progress
 
 #: How much of the unevenness goes into the weights; 0.5 is the paper's, larger ones suit heavier tails.

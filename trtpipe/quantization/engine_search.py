@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import ShapeRange
 from trtpipe.digest import sha256_file
 from trtpipe.errors import BuildError, WorkerDied
-from trtpipe.profile import ShapeRange
 from trtpipe.quantization.search import LEAST_GAIN, Placement, Reports, Trial, search
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from trtpipe.config.job import Job
+    from trtpipe.config.target import Target
     from trtpipe.engine.report import EngineReport
-    from trtpipe.job import Job
     from trtpipe.passes.decisions import NodeDecision
     from trtpipe.progress import Progress
-    from trtpipe.target import Target
 
 #: What differs between two reasons of one kind: names of tensors.
 _QUOTED = re.compile(r"'[^']*'")

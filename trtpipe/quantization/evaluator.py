@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.errors import InputError
-from trtpipe.profile import EIGHT_BIT
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.simulator import switchboard
 from trtpipe.reference.reference_outputs import exact_outputs, run_every
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.calibration.statistics import Statistics
+    from trtpipe.config.job import Job
     from trtpipe.data.sample import Dataset
-    from trtpipe.job import Job
     from trtpipe.quantization.range_search import Judge
 
 #: Feeds to judge by, and bytes they may take.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.calibration.corrections import Trial
-from trtpipe.profile import EIGHT_BIT
+from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.quantization.group_noise import noise_alone, noise_of
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.simulator import switchboard
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from trtpipe.calibration.corrections import Repairs
     from trtpipe.calibration.ranges import Ranges
+    from trtpipe.config.job import Job
     from trtpipe.data.sample import Dataset
-    from trtpipe.job import Job
     from trtpipe.progress import Progress
     from trtpipe.quantization.simulator import SwitchedGroup
 

@@ -13,7 +13,7 @@ from trtpipe.reference.reference_outputs import run_every
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
     from trtpipe.progress import Progress
     from trtpipe.quantization.graph_partition import Cut
     from trtpipe.quantization.output_noise import OutputNoise

@@ -13,7 +13,7 @@ from trtpipe.preflight import folder_size
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from trtpipe.job import Job
+    from trtpipe.config.job import Job
 
 
 class CountRequest(Record):

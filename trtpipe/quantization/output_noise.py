@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 #: Share of the mean power over all feeds that every feed is taken to have, so that silence does not decide.
 _FAINT = 1e-3

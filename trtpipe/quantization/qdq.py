@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from trtpipe.calibration.quantiser import EightBit
-    from trtpipe.recipe import WeightMethod
+    from trtpipe.config.recipe import WeightMethod
 
 #: QuantizeLinear per axis needs opset 13, float8 needs 19
 _LEAST_OPSET: dict[EightBit, int] = {"int8": 13, "fp8": 19}

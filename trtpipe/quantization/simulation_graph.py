@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import onnx
 
     from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.config.recipe import WeightMethod
     from trtpipe.quantization.plan import Placement, QuantPoint
-    from trtpipe.recipe import WeightMethod
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-    from trtpipe.backends.base import Feed, OpenRunner
+    from trtpipe.artifact import Feed
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.calibration.quantiser import EightBit
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.job import Job
+    from trtpipe.config.job import Job
     from trtpipe.quantization.graph_partition import Cut
     from trtpipe.quantization.plan import Placement
     from trtpipe.quantization.simulation_graph import Group, Lowering

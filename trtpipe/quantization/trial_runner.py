@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.backends.base import load_backend
-from trtpipe.profile import EIGHT_BIT
+from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.reference.reference_outputs import run_known
 
 if TYPE_CHECKING:
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from trtpipe.backends.base import Feed, OpenRunner
+    from trtpipe.artifact import Feed
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.calibration.corrections import Repairs
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.job import Job
+    from trtpipe.config.job import Job
     from trtpipe.quantization.output_noise import OutputNoise
     from trtpipe.quantization.smooth_quant import SmoothGroup
 

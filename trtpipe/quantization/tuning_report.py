@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.artifact import Record
+from trtpipe.config.methods import Method
+from trtpipe.config.recipe import WeightMethod
 from trtpipe.errors import InputError
-from trtpipe.methods import Method
 from trtpipe.quantization.layer_search import Trial
-from trtpipe.recipe import WeightMethod
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 if TYPE_CHECKING:
     from trtpipe.calibration.quantiser import EightBit
-    from trtpipe.recipe import WeightMethod
+    from trtpipe.config.recipe import WeightMethod
 
 
 #: The type TensorRT will hold scales in: that of the tensor they scale.

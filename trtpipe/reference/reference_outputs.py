@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from trtpipe.backends.base import Feed, OpenRunner, Runner
+    from trtpipe.artifact import Feed
+    from trtpipe.backends.base import OpenRunner, Runner
+    from trtpipe.config.job import Job
     from trtpipe.data.dataset import Dataset
-    from trtpipe.job import Job
 
 #: Bytes of outputs that are held at most.
 _OUTPUT_BYTES = 256 << 20

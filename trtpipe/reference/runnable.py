@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import HALF
 from trtpipe.errors import InputError
-from trtpipe.profile import HALF
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from trtpipe.accuracy.parity import Contender
     from trtpipe.artifact import Artifact
+    from trtpipe.config.job import Job
+    from trtpipe.config.profile import Precision
     from trtpipe.data.dataset import Dataset
-    from trtpipe.job import Inputs, Job
-    from trtpipe.profile import Precision
+    from trtpipe.stages.stage import Inputs
 
 #: Feeds of seeded random data where the user gave none.
 _SYNTHETIC_FEEDS = 8

@@ -11,9 +11,9 @@ from trtpipe.accuracy.reports import Overflow
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trtpipe.artifact import TensorSpec
+    from trtpipe.artifact import Feed, TensorSpec
     from trtpipe.autocast.range_probes import Probe
-    from trtpipe.backends.base import Feed, Runner
+    from trtpipe.backends.base import Runner
 
 #: The smallest magnitudes that round to infinity: half a step above the largest value.
 _OVERFLOWS = {"float16": 65520.0, "bfloat16": 3.3961775292304957e38}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import EnvironmentLacks, InputError
-from trtpipe.oserrors import translate_os_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

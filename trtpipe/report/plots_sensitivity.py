@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trtpipe.oserrors import translate_os_errors
+from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.report.plots import require_matplotlib
 
 if TYPE_CHECKING:

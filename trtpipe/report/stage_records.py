@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
 
 
 class OutputDifference(Record):

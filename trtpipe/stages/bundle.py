@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import EngineFacts, load_backend
+from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import CALIBRATED
+from trtpipe.config.toolchain import versions
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
-from trtpipe.profile import CALIBRATED
 from trtpipe.report.manifest import Manifest, ManifestEntry
 from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
 from trtpipe.report.verdict import Verdict, verdicts
-from trtpipe.toolchain import versions
 
 if TYPE_CHECKING:
+    from trtpipe.config.job import Job
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
+    from trtpipe.stages.stage import Inputs
 
 MANIFEST = "manifest.json"
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "polygraphy", "torch")

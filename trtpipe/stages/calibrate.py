@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import CALIBRATED, EIGHT_BIT
 from trtpipe.errors import InputError, StageError
-from trtpipe.profile import CALIBRATED, EIGHT_BIT
 
 if TYPE_CHECKING:
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.calibration.statistics import Statistics
+    from trtpipe.config.job import Job
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
+    from trtpipe.stages.stage import Inputs
 
 RANGES = "ranges.json"
 

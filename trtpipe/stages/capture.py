@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import ProgramFacts, load_backend
+from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import HALF
+from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
+from trtpipe.engine.record import ProgramFacts
 from trtpipe.errors import BuildError, InternalError, StageError
+from trtpipe.exporter.request import ExportReply
 from trtpipe.isolation.worker import call, limits_for
-from trtpipe.profile import HALF
-from trtpipe.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
-from trtpipe.stages.export import ExportReply, joined_ranges, torch_request
+from trtpipe.stages.export import joined_ranges, torch_request
 
 if TYPE_CHECKING:
+    from trtpipe.config.job import Job
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
-
-PROGRAM = "program.pt2"
+    from trtpipe.stages.stage import Inputs
 
 
 class Capture:

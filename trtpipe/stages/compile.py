@@ -6,24 +6,26 @@ import shutil
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import EngineFacts, ProgramFacts, SharesPlans, load_backend
+from trtpipe.backends.base import SharesPlans, load_backend
+from trtpipe.config.plugins import plugin_digests
+from trtpipe.config.profile import NEEDED_TYPE
+from trtpipe.config.shapes import check_shapes
 from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import Agreement, compare
+from trtpipe.engine.record import EngineFacts, ProgramFacts
 from trtpipe.errors import BuildError, InternalError, StageError
-from trtpipe.plugins import plugin_digests
-from trtpipe.profile import NEEDED_TYPE
 from trtpipe.report.stage_records import LowerFacts
-from trtpipe.shapes import check_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from trtpipe.artifact import IOContract
+    from trtpipe.config.job import Job
+    from trtpipe.config.target import Target
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
-    from trtpipe.target import Target
+    from trtpipe.stages.stage import Inputs
 
 #: Options that decide how a build goes, not what comes out; whether targets share a plan stands in the key by itself.
 _NO_BYTES = frozenset({"time_limit", "memory_limit", "shared_plan", "plugins"})

@@ -16,9 +16,10 @@ from trtpipe.errors import InputError
 from trtpipe.reference.runnable import runnable_graph
 
 if TYPE_CHECKING:
+    from trtpipe.config.job import Job
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
+    from trtpipe.stages.stage import Inputs
 
 METRIC = "metric.json"
 

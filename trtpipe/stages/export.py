@@ -4,61 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from trtpipe.artifact import Draft, Record
+from trtpipe.artifact import Draft
+from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
 from trtpipe.errors import InputError, InternalError, StageError
+from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest, TorchRequest
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.preflight import folder_size, seal_model
 from trtpipe.report.stage_records import ExportFacts
-from trtpipe.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
 
 if TYPE_CHECKING:
+    from trtpipe.config.job import Job
+    from trtpipe.config.profile import ShapeRange
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
-    from trtpipe.profile import ShapeRange
     from trtpipe.progress import Progress
-
-MODEL = "model.onnx"
-
-
-class OnnxRequest(Record):
-    """Check the sealed model ``source`` and write it anew, external data and all, into ``workdir``.
-
-    Attributes:
-        label: how the user calls it.
-    """
-
-    source: str
-    workdir: str
-    label: str
-
-
-class TorchRequest(Record):
-    """Export a PyTorch program.
-
-    Attributes:
-        module, function: the factory; ``function`` is empty for a ``.pt2`` file, whose path ``module`` then is.
-        shapes: input name -> (min, opt, max) of every input with a range in the profile.
-        input_names, output_names: names to give; empty for the program's own.
-        half: what heavy operators shall compute in, where it is not float32; an ONNX export leaves that to lowering.
-    """
-
-    module: str
-    function: str
-    workdir: str
-    opset: int
-    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
-    half: Literal["", "float16", "bfloat16"] = ""
-
-
-class ExportReply(Record):
-    """Names of the files written into the work folder, and every file of the user's that was read."""
-
-    names: tuple[str, ...]
-    files_read: tuple[str, ...] = ()
+    from trtpipe.stages.stage import Inputs
 
 
 class Export:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.autocast.half_precision import extents_in, left_in_half, prepare_half
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.quantization.apply_corrections import apply_repairs
 from trtpipe.quantization.engine_search import Choice, choose, search_targets, searches
 from trtpipe.quantization.mac_count import count_work
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.autocast.tensor_ranges import Extents
+    from trtpipe.config.job import Job
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.passes.decisions import NodeDecision
     from trtpipe.passes.graph_pass import GraphPass
     from trtpipe.progress import Progress
+    from trtpipe.stages.stage import Inputs
 
 LOWERED = "lowered.onnx"
 
@@ -73,7 +74,7 @@ class Lower:
         from trtpipe.preflight.onnx_io import save_model
 
         precision = job.profile.precision
-        extents = extents_in(inputs) if precision in HALF else None
+        extents = extents_in(inputs.artifacts.get("statistics")) if precision in HALF else None
         choice = Choice()
         if precision == "best":
             choice = choose(job, lambda placement: _lowered(job, inputs, extents, placement), workdir, progress)

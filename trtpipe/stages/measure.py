@@ -6,24 +6,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import EngineFacts, load_backend
+from trtpipe.backends.base import load_backend
 from trtpipe.backends.gpu import gpus
 from trtpipe.backends.timing import DeviceRunner
+from trtpipe.config.toolchain import machine
 from trtpipe.engine.figures import EngineFigures
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import StageError
 from trtpipe.reference.runnable import runnable_engines, runnable_graph
-from trtpipe.toolchain import machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trtpipe.artifact import Artifact, TensorSpec
     from trtpipe.backends.base import OpenRunner, Runner
+    from trtpipe.config.job import Job
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.latency.feeds import Material
     from trtpipe.latency.reports import Latency
     from trtpipe.progress import Progress
+    from trtpipe.stages.stage import Inputs
 
 LATENCY = "latency.json"
 _CPU_NOTE = "measured on the CPU with onnxruntime: this is not a GPU latency"

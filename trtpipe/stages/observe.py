@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from trtpipe.artifact import Draft
 from trtpipe.autocast.half_precision import EXTENTS, prepare_half
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import CALIBRATED, HALF
 from trtpipe.errors import InputError
 from trtpipe.isolation.reducer import ReductionHere
-from trtpipe.profile import CALIBRATED, HALF
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from trtpipe.autocast.range_probes import Probe
     from trtpipe.autocast.tensor_ranges import Extents
     from trtpipe.calibration.statistics import Statistics
+    from trtpipe.config.job import Job
     from trtpipe.data.dataset import Dataset
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
+    from trtpipe.stages.stage import Inputs
 
 STATISTICS = "statistics.npz"
 OBSERVED = "observed.onnx"

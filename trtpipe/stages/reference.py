@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft, Record
+from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.errors import InputError, InternalError
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.reference.runnable import verification_data
 from trtpipe.report.stage_records import load_reference, save_reference
-from trtpipe.source import FactorySource, ModuleSource, Pt2Source
 
 if TYPE_CHECKING:
+    from trtpipe.config.job import Job
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
+    from trtpipe.stages.stage import Inputs
 
 REFERENCE = "reference.npz"
 _FEEDS = "feeds.npz"

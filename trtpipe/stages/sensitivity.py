@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import CALIBRATED, EIGHT_BIT
 from trtpipe.errors import InputError, StageError
-from trtpipe.profile import CALIBRATED, EIGHT_BIT
 from trtpipe.quantization.group_noise import noise_alone, noise_of
 from trtpipe.quantization.simulator import switchboard
 from trtpipe.reference.reference_outputs import exact_outputs
@@ -19,10 +19,11 @@ from trtpipe.reference.reference_outputs import exact_outputs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
+    from trtpipe.config.job import Job
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
+    from trtpipe.stages.stage import Inputs
 
 SENSITIVITY = "sensitivity.json"
 #: Bytes of feeds that are held at most.

@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.artifact import Draft, Record
+from trtpipe.artifact import Draft
 from trtpipe.errors import StageError, WorkerDied
+from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 from trtpipe.isolation.remote_runner import expect_children
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
@@ -17,45 +18,13 @@ from trtpipe.preflight.onnx_io import read_contract
 if TYPE_CHECKING:
     import numpy as np
 
+    from trtpipe.config.job import Job
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
+    from trtpipe.stages.stage import Inputs
 
-SIMPLIFIED = "simplified.onnx"
 FEEDS = "feeds.npz"
-#: The phase in which the model is run as it came, the first time that any library runs it.
-RUN = "run the model"
 _CHECKED_FEEDS = 2
-
-
-class SimplifyRequest(Record):
-    """Rewrite ``model`` into ``workdir``.
-
-    Attributes:
-        onnxsim: whether onnxsim may try.
-        rewrite: whether operators may be expanded and the opset raised.
-        opset: least opset of the result.
-        feeds: an ``.npz`` with real samples for the numerical check; empty for seeded random ones.
-        shapes: shapes of dynamic inputs, for random samples.
-        fixed: those of their dimensions, or values, that are the same in every profile at every corner.
-        notes: what an earlier attempt left to say.
-    """
-
-    model: str
-    workdir: str
-    onnxsim: bool
-    rewrite: bool = True
-    opset: int
-    feeds: str
-    shapes: dict[str, tuple[int, ...]]
-    fixed: dict[str, tuple[int | None, ...]] = {}
-    notes: tuple[str, ...] = ()
-
-
-class SimplifyReply(Record):
-    """Names of the files written."""
-
-    names: tuple[str, ...]
 
 
 class Simplify:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from trtpipe.errors import InternalError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trtpipe.artifact import Draft
+    from trtpipe.artifact import Artifact, Draft
+    from trtpipe.config.job import Job
+    from trtpipe.config.target import Target
+    from trtpipe.data.dataset import Dataset
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
-    from trtpipe.target import Target
 
 
 class Stage(Protocol):
@@ -78,3 +83,30 @@ class Resumable(Protocol):
 
     @property
     def resumes(self) -> Literal[True]: ...
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage finds on its table: artifacts by label, and data sets by role.
+
+    Attributes:
+        artifacts: ``model``, ``simplified``, ``ranges``, ``lowered``, ``engine:sm89``, ...
+        datasets: ``calibration-data`` and ``evaluation-data``.
+        keys: label -> digest of the key the artifact was stored under, where it came from the store.
+        source: digest of the source as the key has it; empty where only the export can tell.
+    """
+
+    artifacts: Mapping[str, Artifact]
+    datasets: Mapping[str, Dataset] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+    def path(self, label: str) -> Path:
+        """Main file of the artifact called ``label``."""
+        if label not in self.artifacts:
+            raise InternalError(f"a stage asked for {label!r}, which is not among its inputs {sorted(self.artifacts)}")
+        return self.artifacts[label].path
+
+    def engines(self) -> tuple[Artifact, ...]:
+        """All engines, in the order of their targets."""
+        return tuple(artifact for artifact in self.artifacts.values() if artifact.kind == "engine")

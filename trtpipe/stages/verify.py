@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from trtpipe.accuracy.judging import PYTORCH, judged
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import HALF
 from trtpipe.errors import InputError, StageError
-from trtpipe.profile import HALF
 from trtpipe.progress import Silent
 from trtpipe.reference.runnable import open_watched, runnable, runnable_engines, verification_data
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.recording import Recording
     from trtpipe.accuracy.reports import Comparison, MetricValue, Overflow
     from trtpipe.artifact import Artifact
+    from trtpipe.config.job import Job
+    from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.digest import JSON
-    from trtpipe.job import Inputs, Job
     from trtpipe.progress import Progress
-    from trtpipe.recipe import EvaluationSettings
     from trtpipe.reference.runnable import VerificationData
+    from trtpipe.stages.stage import Inputs
 
 PARITY, OUTPUTS = "parity.json", "outputs.json"
 PROGRAM = "program"

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import EnvironmentLacks
-from trtpipe.oserrors import translate_os_errors
 from trtpipe.store.files import make_folder
 
 if TYPE_CHECKING:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trtpipe.units import format_bytes, format_seconds
+from trtpipe.config.units import format_bytes, format_seconds
 from trtpipe.views.blocks import Block, Facts, facts, notes, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from trtpipe.backends.base import EngineFacts
     from trtpipe.backends.plan import PlanHeader
+    from trtpipe.config.profile import OptimizationProfile
+    from trtpipe.engine.record import EngineFacts
     from trtpipe.engine.report import EngineReport, EngineTensor
-    from trtpipe.profile import OptimizationProfile
 
 
 def plan(found: PlanHeader, obstacles: Sequence[str]) -> Facts:

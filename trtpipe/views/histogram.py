@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.config.units import printable
 from trtpipe.report.plots import bars_of, thresholds
-from trtpipe.units import printable
 
 if TYPE_CHECKING:
     from trtpipe.calibration.quantiser import EightBit

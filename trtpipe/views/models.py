@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from trtpipe.units import format_bytes, format_count
+from trtpipe.config.units import format_bytes, format_count
 from trtpipe.views.blocks import Block, Table, facts, notes, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from trtpipe.backends.base import ProgramFacts
+    from trtpipe.engine.record import ProgramFacts
     from trtpipe.passes.decisions import NodeDecision, WorkShare
     from trtpipe.report.graph import GraphSummary
     from trtpipe.report.program import ProgramSummary

@@ -7,21 +7,21 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.accuracy.build import entries, read_build
-from trtpipe.backends.base import EngineFacts
 from trtpipe.calibration.ranges import Ranges
+from trtpipe.config.units import printable
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import InputError
-from trtpipe.publish import REPORT, write_file
+from trtpipe.pipeline.publish import REPORT, write_file
+from trtpipe.regression.bundle import entries, read_build
 from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
-from trtpipe.units import printable
 from trtpipe.views import calibration, engines, models, outcomes, timings
 from trtpipe.views.blocks import VERDICTS, Block, Facts, facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from trtpipe.accuracy.build import Build
     from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.regression.bundle import Build
 
 #: Tables longer than this are folded up.
 _LONG = 25

@@ -10,7 +10,7 @@ from trtpipe.views.blocks import SOME, Block, facts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trtpipe.inspection import Inspection
+    from trtpipe.api.inspection import Inspection
 
 
 def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:

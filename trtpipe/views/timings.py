@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trtpipe.units import format_bytes
+from trtpipe.config.units import format_bytes
 from trtpipe.views.blocks import VERDICTS, Block, Table, facts, notes, table
 
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trtpipe.backends.base import EngineFacts, missing
+from trtpipe.backends.base import missing
 from trtpipe.backends.trt.error_guide import GUIDE
 from trtpipe.backends.trt.errors import Log, build_error
 from trtpipe.backends.trt.request import BuildRequest
+from trtpipe.config.profile import BuildSettings, ShapeRange
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import BuildError
 from trtpipe.isolation.worker import Limits, call
-from trtpipe.profile import BuildSettings, ShapeRange
 from trtpipe.progress import Silent
 
 rtx_only = pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")

@@ -7,10 +7,10 @@ import pytest
 from trtpipe.backends.base import missing
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
 from trtpipe.backends.trt.options import OPTIONS, idle_options, refuse_options
+from trtpipe.config.profile import BuildSettings, DeploymentProfile
+from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
 from trtpipe.errors import BuildError, InputError
-from trtpipe.profile import BuildSettings, DeploymentProfile
-from trtpipe.target import find_target
 
 SM89, ORIN = find_target("sm89"), find_target("orin")
 rtx_only = pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")

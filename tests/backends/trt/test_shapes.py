@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from trtpipe.backends.trt.shapes import NetworkInput, check_shapes
+from trtpipe.config.profile import ShapeRange
 from trtpipe.errors import InputError
-from trtpipe.profile import ShapeRange
 
 IDS = NetworkInput("ids", (-1, -1), ("batch", "seq"), holds_shape=False)
 MASK = NetworkInput("mask", (-1, -1), ("batch", "seq"), holds_shape=False)

@@ -13,9 +13,9 @@ from trtpipe.backends.trt import runner
 from trtpipe.backends.trt.cudart import Cudart
 from trtpipe.backends.trt.runner import EngineRunner
 from trtpipe.backends.trt.timer import opened
+from trtpipe.config.profile import LatencySettings
 from trtpipe.errors import InputError, StageError
 from trtpipe.latency.measuring import measure
-from trtpipe.profile import LatencySettings
 from trtpipe.progress import Silent
 
 FEED = {"x": np.arange(8, dtype=np.float32).reshape(2, 4), "n": np.array([3], np.int64)}

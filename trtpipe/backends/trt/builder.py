@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from trtpipe.artifact import IOContract, TensorSpec
-from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.trt.errors import Log, build_error, parse_error
 from trtpipe.backends.trt.inspector import describe
 from trtpipe.backends.trt.options import apply_options, load_plugins
 from trtpipe.backends.trt.shapes import NetworkInput, check_shapes, profiles_in_force
 from trtpipe.backends.trt.timing_cache import keep_timings, use_timings
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import BuildError, EnvironmentLacks, InputError
 from trtpipe.isolation.worker import Report
 from trtpipe.preflight.onnx_io import named_dimension, read_proto

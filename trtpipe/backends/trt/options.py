@@ -13,8 +13,8 @@ from trtpipe.backends.base import Refusal
 from trtpipe.errors import BuildError
 
 if TYPE_CHECKING:
-    from trtpipe.profile import BuildSettings
-    from trtpipe.target import Target
+    from trtpipe.config.profile import BuildSettings
+    from trtpipe.config.target import Target
 
 Flavour: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 

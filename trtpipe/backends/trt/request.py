@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.backends.base import EngineFacts
 from trtpipe.backends.trt.options import Flavour, idle_options
 from trtpipe.backends.trt.timing_cache import TimingStore
+from trtpipe.config.plugins import plugin_digests, plugin_paths
+from trtpipe.config.profile import BuildSettings, ShapeRange
+from trtpipe.engine.record import EngineFacts
 from trtpipe.errors import BuildError, WorkerCrashed, WorkerDied
 from trtpipe.isolation.worker import call, limits_for
-from trtpipe.plugins import plugin_digests, plugin_paths
 from trtpipe.preflight import folder_size
-from trtpipe.profile import BuildSettings, ShapeRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from trtpipe.profile import DeploymentProfile
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.target import Target
     from trtpipe.progress import Progress
-    from trtpipe.settings import Settings
-    from trtpipe.target import Target
 
 
 class BuildRequest(Record):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
     from trtpipe.backends.timing import DeviceState, Stopwatch
 
 

@@ -11,7 +11,7 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trtpipe.profile import OptimizationProfile, ShapeRange
+    from trtpipe.config.profile import OptimizationProfile, ShapeRange
 
 
 @dataclass(frozen=True)

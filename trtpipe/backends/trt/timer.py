@@ -21,7 +21,7 @@ from trtpipe.errors import StageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.artifact import Feed
     from trtpipe.backends.trt.cudart import Cudart
 
 #: Queries that may be under way.

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import ValidationError
+
+from trtpipe.config.profile import (
+    CALIBRATED,
+    DEFAULT_TOLERANCES,
+    DeploymentProfile,
+    OutputTolerance,
+    ShapeRange,
+    Tolerance,
+)
+from trtpipe.errors import InputError, RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def load(tmp_path: Path, text: str) -> DeploymentProfile:
+    (tmp_path / "p.toml").write_text(text)
+    return DeploymentProfile.load(tmp_path / "p.toml")
+
+
+FULL = """
+description = "all of it"
+precision = "int8"
+targets = ["rtx4090", "8.7", "sm89"]
+backend = "tensorrt-rtx"
+keep = ["head/*"]
+[shapes.x]
+min = [1, 3, 224, 224]
+opt = [8, 3, 224, 224]
+max = [32, 3, 224, 224]
+[tolerance]
+atol = 0.1
+[tolerance.outputs.logits]
+stat = "max"
+[accuracy]
+max_drop = 0.02
+[latency]
+warmup = "500ms"
+duration = 2
+max_p99 = "2ms"
+[build]
+workspace = "4G"
+opt_level = 5
+time_limit = "10min"
+"""
+
+
+def test_a_full_profile(tmp_path: Path) -> None:
+    profile = load(tmp_path, FULL)
+    assert profile.precision == "int8"
+    assert profile.targets == ("sm89", "sm87")
+    assert profile.shapes[0]["x"].opt == (8, 3, 224, 224)
+    assert profile.build.workspace == 4 * 1024**3
+    assert profile.build.time_limit == 600
+    assert (profile.latency.warmup, profile.latency.duration, profile.latency.max_p99) == (0.5, 2.0, 0.002)
+    assert profile.accuracy.max_drop == 0.02
+
+
+def test_a_profile_survives_the_way_to_json_and_back(tmp_path: Path) -> None:
+    profile = load(tmp_path, FULL)
+    profile.write(tmp_path / "p.json")
+    assert DeploymentProfile.read(tmp_path / "p.json") == profile
+
+
+def test_an_empty_profile_is_full_precision(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == DeploymentProfile()
+    assert DeploymentProfile().precision == "fp32"
+    assert frozenset({"int8", "fp8", "best"}) == CALIBRATED
+
+
+def test_one_or_several_optimisation_profiles(tmp_path: Path) -> None:
+    shape = "{min = [1], opt = [2], max = [3]}"
+    one = load(tmp_path, f"shapes = {{x = {shape}}}")
+    several = load(tmp_path, f"[[shapes]]\nx = {shape}\n[[shapes]]\nx = {shape}")
+    assert (len(one.shapes), len(several.shapes)) == (1, 2)
+    assert one.shapes[0] == several.shapes[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('precison = "int8"', "unknown key 'precison'"),
+        ('precision = "int4"', "precision"),
+        ('targets = ["rtx409"]', "targets.0: unknown target 'rtx409'; did you mean 'rtx4090'?"),
+        ('targets = "sm89"', "targets: must be a list"),
+        ("shapes = {x = {min = [1], opt = [2]}}", "key 'shapes.x.max' is missing"),
+        ("shapes = {x = {min = [1], opt = [2], max = [1]}}", "shapes.x: dimension 0: min 1 <= opt 2 <= max 1"),
+        ("shapes = {x = {min = [1], opt = [1, 2], max = [1]}}", "shapes.x: min, opt and max differ in rank: 1, 2, 1"),
+        ("shapes = {x = {min = [0], opt = [1], max = [1]}}", "shapes.x.min.0"),
+        ("[latency]\nduration = inf", "latency.duration"),
+        ("[latency]\nduration = nan", "latency.duration"),
+        ("[latency]\nduration = -1", "latency.duration"),
+        ('[latency]\nduration = "3"', "latency.duration: '3' is not a duration"),
+        (f'[latency]\nduration = "{"9" * 400}s"', "latency.duration"),
+        ('[build]\nworkspace = "4X"', "build.workspace: '4X' is not a size"),
+        (f'[build]\nworkspace = "{"9" * 400}G"', "build.workspace"),
+        ("[build]\nworkspace = 0", "build.workspace"),
+        ("[build]\nopt_level = 6", "build.opt_level"),
+        ("[tolerance]\natol = inf", "tolerance.atol"),
+        ("[tolerance]\nmin_cosine = 1.5", "tolerance.min_cosine"),
+        ("[tolerance.outputs.y]\natoll = 1", "unknown key 'tolerance.outputs.y.atoll'"),
+        ("[accuracy]\nmax_drop = -0.1", "accuracy.max_drop"),
+        ("[export]\nopset = 12", "export.opset"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, text)
+    assert caught.value.message.startswith(f"{tmp_path / 'p.toml'}: {words}")
+
+
+class TestTolerance:
+    def test_defaults_of_the_precision_fill_what_is_unset(self) -> None:
+        assert Tolerance().for_output("y", "fp16") == DEFAULT_TOLERANCES["fp16"]
+
+    def test_an_outputs_own_value_beats_the_general_one_which_beats_the_default(self) -> None:
+        tolerance = Tolerance(atol=0.5, rtol=0.25, outputs={"y": OutputTolerance(atol=0.0, stat="max")})
+        mine, other = tolerance.for_output("y", "fp32"), tolerance.for_output("z", "fp32")
+        assert (mine.atol, mine.rtol, mine.stat, mine.min_cosine) == (0.0, 0.25, "max", 0.9999)
+        assert (other.atol, other.rtol, other.stat) == (0.5, 0.25, "elemwise")
+
+    def test_every_precision_has_a_complete_default(self) -> None:
+        for tolerance in DEFAULT_TOLERANCES.values():
+            assert None not in tolerance.model_dump().values()
+
+    def test_less_precision_is_judged_no_more_strictly(self) -> None:
+        order = [DEFAULT_TOLERANCES[name] for name in ("fp32", "fp16", "bf16", "int8")]
+        for field in ("atol", "rtol"):
+            values = [getattr(tolerance, field) for tolerance in order]
+            assert values == sorted(values)
+        cosines = [tolerance.min_cosine or 0 for tolerance in order]
+        assert cosines == sorted(cosines, reverse=True)
+
+
+class TestShapes:
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            {"min": (2,), "opt": (1,), "max": (3,)},
+            {"min": (), "opt": (1,), "max": (1,)},
+            {"min": (0,), "opt": (1,), "max": (1,)},
+            {"min": (1,), "opt": (1,), "max": (2**32 + 1,)},
+        ],
+    )
+    def test_a_range_is_ordered_and_fits_into_32_bits(self, shape: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError):
+            ShapeRange(**shape)
+
+
+def test_shapes_that_the_data_tells(tmp_path: Path) -> None:
+    profile = load(tmp_path, 'shapes = "auto"\n')
+    assert (profile.shapes, profile.auto_shapes) == ((), True)
+    profile = load(tmp_path, "auto_shapes = true\n[shapes.x]\nmin = [1]\nopt = [2]\nmax = [4]\n")
+    assert (len(profile.shapes), profile.auto_shapes) == (1, True)
+    two = "[[shapes]]\nx = { min = [1], opt = [2], max = [4] }\n[[shapes]]\nx = { min = [8], opt = [8], max = [8] }\n"
+    assert [each["x"].opt for each in load(tmp_path, two).shapes] == [(2,), (8,)]
+    with pytest.raises(RecipeError, match="one optimisation profile, not for several"):
+        load(tmp_path, f"auto_shapes = true\n{two}")
+    with pytest.raises(RecipeError, match="shapes"):
+        load(tmp_path, 'shapes = "some"\n')
+
+
+def test_the_smallest_range_that_holds_two() -> None:
+    small, large = ShapeRange(min=(2, 3), opt=(4, 3), max=(8, 3)), ShapeRange(min=(1, 3), opt=(9, 3), max=(16, 3))
+    assert small.joined(large) == ShapeRange(min=(1, 3), opt=(4, 3), max=(16, 3))
+    with pytest.raises(InputError, match="rank 2 and 1"):
+        small.joined(ShapeRange(min=(1,), opt=(1,), max=(1,)))

@@ -1,0 +1,73 @@
+"""What the package's metadata says is needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement as Reference
+
+from trtpipe.config.requirements import Requirement, parse_requirement, requirements
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class TestParse:
+    @pytest.mark.parametrize(
+        ("line", "expected"),
+        [
+            ("numpy>=1.26", Requirement("numpy", "1.26")),
+            ("onnx-ir", Requirement("onnx-ir")),
+            ('torch>=2.10; extra == "torch"', Requirement("torch", "2.10", "torch")),
+            ("pkg[a,b] >= 1.0, <3 ; extra == 'x-y'", Requirement("pkg", "1.0", "x-y")),
+            ('tomli>=2.0; python_version < "3.0"', None),
+            ('later>=2.0; python_version < "99.0"', Requirement("later", "2.0")),
+        ],
+    )
+    def test_line(self, line: str, expected: Requirement | None) -> None:
+        assert parse_requirement(line) == expected
+
+
+class TestAllows:
+    @pytest.mark.parametrize(
+        ("least", "version", "allowed"),
+        [
+            ("2.10", "2.9.1", False),
+            ("2.10", "2.10", True),
+            ("2.10", "2.10.0", True),
+            ("2.10.0", "2.10", True),
+            ("2.10", "2.13.0+cpu", True),
+            ("1.5", "1.7.1.116", True),
+            ("0.53.6", "0.53.10", True),
+            ("", "0", True),
+        ],
+    )
+    def test_compares_numbers(self, least: str, version: str, allowed: bool) -> None:
+        assert Requirement("x", least).allows(version) is allowed
+
+
+def test_reads_every_line_of_pyproject_as_packaging_does() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    for line in lines:
+        reference, found = Reference(line), parse_requirement(line)
+        if reference.marker is not None and not reference.marker.evaluate():
+            assert found is None
+            continue
+        (bound,) = reference.specifier
+        assert bound.operator == ">="
+        assert found == Requirement(reference.name, bound.version)
+
+
+def test_installed_package_lists_the_core_first() -> None:
+    found = requirements("trtpipe")
+    assert {"numpy", "onnx", "click", "torch"} <= {need.name for need in found}
+    assert [need.extra != "" for need in found] == sorted(need.extra != "" for need in found)
+
+
+def test_package_that_is_not_installed_needs_nothing() -> None:
+    assert requirements("no-such-package-anywhere") == ()

@@ -1,0 +1,215 @@
+"""The public functions of accuracy: judging again, comparing builds, and finding what may stay in 8 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.accuracy.reports import ParityReport
+from trtpipe.api.results import BuildResult
+from trtpipe.backends.base import load_backend
+from trtpipe.config.os_errors import translate_os_errors
+from trtpipe.config.settings import Settings
+from trtpipe.config.toolchain import machine
+from trtpipe.errors import InputError
+from trtpipe.pipeline.publish import check_writable, write_file
+from trtpipe.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trtpipe.artifact import Record
+    from trtpipe.config.profile import DeploymentProfile, Precision
+    from trtpipe.latency.reports import Latency
+    from trtpipe.regression.baseline import Baseline
+    from trtpipe.regression.bundle import Build
+    from trtpipe.regression.gate import CheckReport, Finding, Status
+
+PARITY, OUTPUTS = "parity.json", "outputs.json"
+
+
+def rejudge(parity: Path, profile: DeploymentProfile, out: Path | None = None) -> BuildResult:
+    """Apply other tolerances to a verification without running anything: the outputs it kept are compared again.
+
+    Args:
+        parity: a ``parity.json`` (or its folder), with the ``outputs.json`` beside it.
+        profile: its tolerances, and its accuracy gate if it names one; the precision is the report's own.
+        out: where the new report goes; a folder or a file.
+
+    Returns:
+        The new report, and no steps.
+
+    Raises:
+        InputError: one of the files is missing or damaged, or they do not belong together.
+    """
+    from trtpipe.accuracy.judging import judged
+    from trtpipe.accuracy.recording import load_outputs, replay
+    from trtpipe.config.shapes import check_outputs
+
+    path = parity / PARITY if parity.is_dir() else parity
+    report = ParityReport.read(path)
+    saved = load_outputs(path.with_name(OUTPUTS))
+    labels = [report.reference, *(comparison.artifact for comparison in report.comparisons)]
+    if list(saved) != labels:
+        raise InputError(
+            f"{path.with_name(OUTPUTS)}: holds outputs of {', '.join(saved) or 'nothing'}, the report is on "
+            f"{', '.join(labels)}",
+            "verify again",
+        )
+    check_outputs(next(iter(saved.values()))[0], profile.tolerance)
+    precisions: dict[str, Precision] = {
+        label: report.precision for label in labels if label.startswith(("lowered", "engine"))
+    }
+    run = replay(saved, precisions, {link.artifact: link.against for link in report.links}, profile.tolerance)
+    runners = {comparison.artifact: comparison.runner for comparison in report.comparisons}
+    gate = report.metrics and "accuracy" in profile.model_fields_set
+    again = report.model_copy(
+        update={
+            "feeds": run.feeds,
+            "samples": round(report.samples * run.feeds / report.feeds),
+            "comparisons": tuple(c.model_copy(update={"runner": runners[c.artifact]}) for c in run.comparisons),
+            "links": tuple(c.model_copy(update={"runner": runners[c.artifact]}) for c in run.links),
+            "max_drop": profile.accuracy.max_drop if gate else report.max_drop,
+        }
+    )
+    again = judged(again)
+    where = None if out is None else write_record(again, out, PARITY)
+    return BuildResult(steps=(), out=where, parity=again)
+
+
+def write_record(record: Record, out: Path, name: str) -> Path:
+    """Write ``record`` to ``out``: a file if it ends in .json, else a folder."""
+    target = out if out.suffix == ".json" and not out.is_dir() else out / name
+    check_writable(target.parent)
+    with translate_os_errors(target, f"write {target}", elsewhere="choose another output with -o"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        record.write(target)
+    return target
+
+
+def check(
+    build: Path,
+    baseline: Path,
+    *,
+    settings: Settings | None = None,
+    baseline_build: Path | None = None,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Compare a build with a baseline: metric, parity, sizes, and latency where both builds are on this machine.
+
+    Args:
+        build: the folder that ``build`` wrote.
+        baseline: a file that ``save_baseline`` wrote.
+        baseline_build: the folder of the build the baseline was made of, to run both in turns; without it latency is
+            not compared.
+
+    Raises:
+        InputError: no such files; or the baseline is of another model, other data or another metric.
+    """
+    from trtpipe.regression.baseline import Baseline
+    from trtpipe.regression.bundle import read_build
+    from trtpipe.regression.gate import check_build
+
+    known, found = Baseline.read(baseline), read_build(build)
+    report = check_build(found, known, baseline.name)
+    old = None if baseline_build is None else read_build(baseline_build)
+    latency = _latency(known, found, old, settings or Settings.from_environment(), progress or Silent())
+    return report.model_copy(update={"findings": (*report.findings, *latency)})
+
+
+def save_baseline(build: Path, file: Path, reason: str = "") -> Baseline:
+    """Make a baseline of a good build.
+
+    Args:
+        file: where it goes. It may only be there already if a reason is given to replace it; what its metrics were is
+            kept with the reason.
+
+    Raises:
+        InputError: the build failed its own gates, or there is a baseline and no reason.
+    """
+    from trtpipe.regression.baseline import Baseline, Update, baseline_of
+    from trtpipe.regression.bundle import read_build
+
+    found = read_build(build)
+    if not found.manifest.passed:
+        raise InputError(f"{build}: this build failed its own gates", "make a baseline of a good one")
+    history: tuple[Update, ...] = ()
+    if reason.strip():
+        old = Baseline.read(file)
+        metrics = {value.artifact: value.value for value in old.metrics}
+        history = (*old.history, Update(reason=reason.strip(), metrics=metrics))
+    elif file.exists():
+        raise InputError(f"{file}: there is a baseline already", "replace it with --baseline FILE --update REASON")
+    made = baseline_of(found, history)
+    write_file(file, made.to_json() + "\n")
+    return made
+
+
+def _latency(
+    baseline: Baseline, build: Build, old: Build | None, settings: Settings, progress: Progress
+) -> list[Finding]:
+    """Both builds in turns, if this machine is the baseline's and both are at hand."""
+    from trtpipe.regression.bundle import entries
+    from trtpipe.regression.gate import Finding
+
+    def skipped(why: str) -> list[Finding]:
+        return [Finding(gate="latency", name="latency", status="skipped", message=why)]
+
+    if baseline.latency is None or build.latency is None:
+        return skipped("one of the builds was not measured")
+    here = [_hardware(found) for found in (baseline.latency.machine, build.latency.machine, machine())]
+    if not here[0] == here[1] == here[2]:
+        return skipped("the baseline was measured on another machine, so latency is not compared")
+    if old is None:
+        return skipped("name the baseline's own build with --baseline-build DIR to run both in turns")
+    if entries(old.manifest.artifacts)["lowered"].digest != entries(baseline.artifacts)["lowered"].digest:
+        raise InputError(f"{old.folder}: not the build that the baseline was made of", "give that one")
+    several = len({figure.artifact for figure in build.latency.measurements}) < len(build.latency.measurements)
+    progress.begin("latency")
+    try:
+        found = [
+            _race(
+                figure,
+                f"{figure.artifact}, {figure.on}" if several else figure.artifact,
+                build,
+                old,
+                settings,
+                progress,
+            )
+            for figure in build.latency.measurements
+        ]
+    except BaseException:
+        progress.end("latency", "failed")
+        raise
+    progress.end("latency", "built")
+    return found
+
+
+def _hardware(found: Mapping[str, str | int]) -> dict[str, str | int]:
+    """What of a machine's description decides how fast it is."""
+    return {name: found[name] for name in ("cpu", "cores", "memory", "gpu") if name in found}
+
+
+def _race(figure: Latency, name: str, build: Build, old: Build, settings: Settings, progress: Progress) -> Finding:
+    """One artifact of both builds in turns. Only a GPU's figures are judged, as everywhere."""
+    from trtpipe.config.profile import LatencySettings
+    from trtpipe.data.synthetic import RandomDataset
+    from trtpipe.latency.alternating import alternate, is_slower, judge
+    from trtpipe.preflight.onnx_io import read_contract
+    from trtpipe.regression.gate import Finding
+
+    backend = load_backend(build.manifest.backend if figure.on_gpu else "onnxruntime")
+    settled = LatencySettings(cuda_graph=figure.cuda_graph, transfers="h2d" in figure.parts)
+    feed = next(iter(RandomDataset(read_contract(build.path("lowered")), figure.shapes, samples=1, seed=0))).feed
+    with (
+        backend.open(old.path(figure.artifact), settings) as before,
+        backend.open(build.path(figure.artifact), settings) as now,
+    ):
+        seconds = alternate(before, now, feed, settled, progress)
+    found = judge(seconds, figure.shapes, "synthetic")
+    words = (
+        f"{found.old:.3g} ms before, {found.new:.3g} ms now, in turns: {found.ratio - 1:+.1%} "
+        f"({found.confidence:.0%} interval {found.low - 1:+.1%} to {found.high - 1:+.1%}), {figure.runner}"
+    )
+    status: Status = "ok" if not is_slower(seconds) else "failed" if figure.on_gpu else "note"
+    return Finding(gate="latency", name=f"latency of {name}", status=status, message=words)

@@ -1,0 +1,215 @@
+"""What is in a file: a model, an engine, or one of the reports and records that trtpipe writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from trtpipe.accuracy.reports import ParityReport
+from trtpipe.artifact import Record
+from trtpipe.backends.compatibility import contradictions, obstacles
+from trtpipe.backends.null import NullEngine
+from trtpipe.backends.plan import PlanHeader, read_header
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.digest import sha256_file
+from trtpipe.engine.record import EngineFacts, ProgramFacts
+from trtpipe.errors import InputError
+from trtpipe.latency.reports import LatencyComparison, LatencyReport
+from trtpipe.passes.decisions import NodeDecision, explain
+from trtpipe.report.graph import GraphSummary, summarise_graph
+from trtpipe.report.manifest import Manifest
+from trtpipe.report.program import ProgramSummary, is_program, summarise_program
+from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
+from trtpipe.report.statistics import StatisticsSummary, summarise_statistics
+
+Kind: TypeAlias = Literal[
+    "model", "program", "engine", "ranges", "statistics", "parity", "latency", "comparison", "manifest", "facts"
+]
+
+_MOST_JSON = 256 << 20
+_PLAN_MAGIC = (b"ftrt", b"vtrt")
+_KNOWN = "an ONNX model, a .pt2 program, an engine, statistics, or a JSON file that trtpipe wrote"
+
+#: Keys that only this record has -> kind of the file, name of the section, record.
+_RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxyType(
+    {
+        frozenset({"artifacts", "verdicts"}): ("manifest", "manifest", Manifest),
+        frozenset({"tensors", "method"}): ("ranges", "ranges", Ranges),
+        frozenset({"comparisons", "reference"}): ("parity", "parity", ParityReport),
+        frozenset({"measurements", "machine"}): ("latency", "latency", LatencyReport),
+        frozenset({"races", "machine"}): ("comparison", "comparison", LatencyComparison),
+        frozenset({"exporter", "precision", "contract"}): ("facts", "captured", ProgramFacts),
+        frozenset({"exporter", "contract"}): ("facts", "exported", ExportFacts),
+        frozenset({"simplified", "nodes_before"}): ("facts", "simplified", SimplifyFacts),
+        frozenset({"counts", "nodes"}): ("facts", "lowered", LowerFacts),
+        frozenset({"flavour", "io"}): ("facts", "engine", EngineFacts),
+        frozenset({"model", "target", "io"}): ("engine", "stand_in", NullEngine),
+    }
+)
+
+
+class Inspection(Record):
+    """One file, described; sections that do not apply are ``None``.
+
+    Attributes:
+        path: as given.
+        kind: what the file is; ``facts`` for the JSON beside a graph or an engine.
+        size: bytes.
+        graph: of a model.
+        exported, simplified, lowered: what the stage that made a model wrote beside it.
+        program: of a ``.pt2`` file.
+        captured: what lies beside a program that trtpipe wrote.
+        plan: the header of an engine.
+        engine: what the builder wrote beside an engine.
+        stand_in: the content of a null back-end's engine.
+        comparison: two engines or graphs in turns.
+        notes: what does not fit together.
+        obstacles: why an engine cannot run on this machine, as far as can be told without loading it.
+    """
+
+    path: str
+    kind: Kind
+    size: int
+    sha256: str
+    graph: GraphSummary | None = None
+    exported: ExportFacts | None = None
+    program: ProgramSummary | None = None
+    captured: ProgramFacts | None = None
+    simplified: SimplifyFacts | None = None
+    lowered: LowerFacts | None = None
+    plan: PlanHeader | None = None
+    engine: EngineFacts | None = None
+    stand_in: NullEngine | None = None
+    ranges: Ranges | None = None
+    statistics: StatisticsSummary | None = None
+    parity: ParityReport | None = None
+    latency: LatencyReport | None = None
+    comparison: LatencyComparison | None = None
+    manifest: Manifest | None = None
+    notes: tuple[str, ...] = ()
+    obstacles: tuple[str, ...] = ()
+
+    def explain(self, node: str) -> tuple[NodeDecision, ...]:
+        """What lowering decided for a node, or for all that a shell pattern matches.
+
+        Raises:
+            InputError: the file holds no decisions, or none for such a node.
+        """
+        record = self.lowered or self.manifest
+        if record is None or not record.nodes:
+            raise InputError(
+                f"{self.path}: no record of decisions about nodes", "name a lowered.onnx, its JSON file or a manifest"
+            )
+        return explain(record.nodes, node)
+
+    @property
+    def flavour(self) -> str | None:
+        """The back-end that built an engine."""
+        if self.engine is not None:
+            return self.engine.flavour
+        if self.plan is not None:
+            return self.plan.flavour
+        return None if self.stand_in is None else "null"
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The GPUs an engine is for; empty where nothing says so."""
+        if self.engine is not None:
+            return (self.engine.target,)
+        if self.plan is not None:
+            return self.plan.targets or ()
+        return () if self.stand_in is None else (self.stand_in.target,)
+
+
+def inspect(path: str | Path) -> Inspection:
+    """Describe a file by its content, with the JSON beside it where there is one.
+
+    Args:
+        path: a file, or a folder with a ``manifest.json``.
+
+    Raises:
+        InputError: it cannot be read, or is nothing trtpipe knows.
+    """
+    path = Path(path)
+    if (path / "manifest.json").is_file():
+        path /= "manifest.json"
+    head = _head(path)
+    if head.startswith(_PLAN_MAGIC):
+        kind, sections = _engine(path)
+    elif head.startswith(b"PK") and is_program(path):
+        kind, sections = "program", {"program": summarise_program(path), **_beside(path)}
+    elif head.startswith(b"PK"):
+        kind, sections = "statistics", {"statistics": summarise_statistics(path)}
+    elif head.lstrip().startswith(b"{"):
+        kind, sections = _json(path)
+    else:
+        kind, sections = _model(path)
+    sha256 = sha256_file(path)
+    found = {"path": str(path), "kind": kind, "size": path.stat().st_size, "sha256": sha256, **_fit(sections, sha256)}
+    return Inspection.model_validate({**found, **sections})
+
+
+_Sections: TypeAlias = "dict[str, Record]"
+
+
+def _head(path: Path) -> bytes:
+    if path.is_dir():
+        raise InputError(f"{path}: a folder without a manifest.json", "name a file in it")
+    if not path.is_file():
+        what = "not a regular file" if path.exists() else "no such file"
+        raise InputError(f"{path}: {what}", f"give {_KNOWN}")
+    try:
+        with path.open("rb") as stream:
+            return stream.read(64)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}", "check its permissions") from error
+
+
+def _engine(path: Path) -> tuple[Kind, _Sections]:
+    return "engine", {"plan": read_header(path), **_beside(path)}
+
+
+def _model(path: Path) -> tuple[Kind, _Sections]:
+    return "model", {"graph": summarise_graph(path), **_beside(path)}
+
+
+def _json(path: Path) -> tuple[Kind, _Sections]:
+    if path.stat().st_size > _MOST_JSON:
+        raise InputError(f"{path}: too large for a file that trtpipe wrote", f"give {_KNOWN}")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON: {error}", f"give {_KNOWN}") from error
+    keys = set(content) if isinstance(content, dict) else set()
+    for wanted, (kind, section, record) in _RECORDS.items():
+        if wanted <= keys:
+            sections: _Sections = {section: record.read(path)}
+            return kind, {**sections, **(_beside(path) if kind == "engine" else {})}
+    raise InputError(f"{path}: JSON, but not of a kind that trtpipe writes", f"give {_KNOWN}")
+
+
+def _beside(path: Path) -> _Sections:
+    """The sections that ``<name>.json`` beside a model, a program or an engine gives; none where others wrote it."""
+    sidecar = path.with_name(f"{path.name}.json")
+    if not sidecar.is_file():
+        return {}
+    try:
+        kind, sections = _json(sidecar)
+    except InputError:
+        return {}
+    return sections if kind == "facts" else {}
+
+
+def _fit(sections: _Sections, sha256: str) -> dict[str, tuple[str, ...]]:
+    """Whether an engine fits the file beside it, and this machine."""
+    plan, engine = sections.get("plan"), sections.get("engine")
+    if not isinstance(plan, PlanHeader):
+        return {}
+    facts = engine if isinstance(engine, EngineFacts) else None
+    return {
+        "notes": contradictions(plan, facts, sha256),
+        "obstacles": tuple(f"{found.reason}; {found.remedy}" for found in obstacles(plan, facts)),
+    }

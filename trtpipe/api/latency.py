@@ -1,0 +1,153 @@
+"""The public function that compares two engines, or two graphs, by running them in turns."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from trtpipe.api.check import write_record
+from trtpipe.api.inspection import inspect
+from trtpipe.api.results import PLAN
+from trtpipe.api.stages import runnable_engine, undamaged
+from trtpipe.backends.base import load_backend
+from trtpipe.backends.timing import DeviceRunner
+from trtpipe.config.toolchain import machine
+from trtpipe.engine.figures import EngineFigures
+from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.latency.reports import LatencyComparison, Race
+from trtpipe.pipeline.pipeline import opened
+from trtpipe.pipeline.publish import check_writable
+from trtpipe.pipeline.run_state import Table
+from trtpipe.progress import Progress, Silent
+from trtpipe.reference.runnable import runnable_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trtpipe.artifact import Artifact
+    from trtpipe.backends.base import OpenRunner
+    from trtpipe.config.job import Job
+
+COMPARISON = "comparison.json"
+_CPU_NOTE = "measured on the CPU with onnxruntime: these are no GPU latencies"
+
+
+def compare_latency(
+    job: Job, old: Path, new: Path, out: Path | None = None, graph: Path | None = None, progress: Progress | None = None
+) -> LatencyComparison:
+    """Run two plans on this machine's GPU, or two ONNX graphs on its CPU, in turns.
+
+    Where the plans cannot run here, nothing is timed: what their builders say of them is all there is to compare.
+
+    Args:
+        old, new: two plans of one TensorRT flavour, or two graphs, with the same inputs.
+        out: where ``comparison.json`` goes; a file or a folder.
+        graph: the lowered graph of the plans (default: ``lowered.onnx`` beside ``old``, if there is one).
+
+    Raises:
+        InputError: they are not two of a kind, or their inputs differ.
+    """
+    if out is not None:
+        check_writable(out.parent if out.suffix == ".json" and not out.is_dir() else out)
+    engines = [path.suffix in PLAN for path in (old, new)]
+    if engines[0] != engines[1]:
+        raise InputError(f"{old} and {new}: an engine and a graph", "compare two engines, or two graphs")
+    listener = progress or Silent()
+    listener.begin("compare")
+    try:
+        found = _engines(job, old, new, graph, listener) if engines[0] else _graphs(job, old, new, listener)
+    except BaseException:
+        listener.end("compare", "failed")
+        raise
+    listener.end("compare", "built")
+    if out is not None:
+        write_record(found, out, COMPARISON)
+    return found
+
+
+def _graphs(job: Job, old: Path, new: Path, progress: Progress) -> LatencyComparison:
+    with (
+        opened(job, progress) as pipeline,
+        pipeline.given({"lowered": old, "lowered:new": new}) as artifacts,
+        TemporaryDirectory() as scratch,
+    ):
+        pair = [_runnable(path, Path(scratch, name)) for name, path in (("old", old), ("new", new))]
+        runner, races = _timed(job, "onnxruntime", pair, artifacts, progress)
+    return LatencyComparison(
+        machine=machine(), old=str(old), new=str(new), runner=runner, on_gpu=False, races=races, notes=(_CPU_NOTE,)
+    )
+
+
+def _runnable(graph: Path, workdir: Path) -> Path:
+    """What the CPU can run for a graph: bfloat16 has no kernels there, so it is emulated."""
+    lowered = inspect(graph).lowered
+    if lowered is None or lowered.precision != "bf16":
+        return graph
+    workdir.mkdir()
+    return runnable_graph(graph, "bf16", workdir)[0]
+
+
+def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progress) -> LatencyComparison:
+    plans = {"old": undamaged(old), "new": undamaged(new)}
+    one, other = (found.flavour for found in plans.values())
+    if one != other:
+        raise InputError(
+            f"{old} is of {one}, {new} of {other}: one process runs engines of one flavour",
+            "measure them one by one",
+        )
+    lowered = graph or old.with_name("lowered.onnx")
+    runner = ""
+    races: tuple[Race, ...] = ()
+    notes: tuple[str, ...] = ()
+    try:
+        for path in (old, new):
+            runnable_engine(job, path)
+    except EnvironmentLacks as error:
+        notes = (f"nothing was timed: {error.message}",)
+    else:
+        given = {"engine:old": old, "engine:new": new, **({"lowered": lowered} if lowered.is_file() else {})}
+        with opened(job, progress) as pipeline, pipeline.given(given) as artifacts:
+            pair = [artifacts["engine:old"].path, artifacts["engine:new"].path]
+            runner, races = _timed(job, job.backend, pair, artifacts, progress)
+    return LatencyComparison(
+        machine=machine(), old=str(old), new=str(new), runner=runner, on_gpu=bool(races), races=races,
+        engines={
+            name: EngineFigures.of(found.engine, found.size)
+            for name, found in plans.items()
+            if found.engine is not None
+        },
+        notes=notes,
+    )  # fmt: skip
+
+
+def _timed(
+    job: Job, backend: str, pair: list[Path], table: dict[str, Artifact], progress: Progress
+) -> tuple[str, tuple[Race, ...]]:
+    """Where both ran, and the races."""
+    with ExitStack() as stack:
+        runners = [stack.enter_context(load_backend(backend).open(path, job.settings)) for path in pair]
+        return runners[0].device, tuple(_races(job, runners, table, progress))
+
+
+def _races(job: Job, runners: list[OpenRunner], table: dict[str, Artifact], progress: Progress) -> Iterator[Race]:
+    from trtpipe.latency.alternating import alternate, judge
+    from trtpipe.latency.feeds import Material, points
+
+    tables = Table(dict(table), complete_shapes=False)
+    contract = tables.contract()
+    old, new = runners
+    if [(spec.name, spec.dtype) for spec in old.inputs] != [(spec.name, spec.dtype) for spec in new.inputs]:
+        raise InputError(
+            f"their inputs differ: {', '.join(map(str, old.inputs))}; and {', '.join(map(str, new.inputs))}",
+            "compare two of the same model",
+        )
+    material = Material.of(tables.dataset("evaluation-data", job) or tables.dataset("calibration-data", job))
+    specs = old.inputs if contract is None else contract.inputs
+    typical = [{name: shape.opt for name, shape in shapes.items()} for shapes in job.profile.shapes]
+    if not typical and isinstance(old, DeviceRunner):
+        typical = list(old.typical)
+    for shapes in points(specs, typical, material.sample, job.profile.latency.batches):
+        feed, words = material.feed(specs, shapes)
+        yield judge(alternate(old, new, feed, job.profile.latency, progress), shapes, words)

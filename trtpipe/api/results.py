@@ -1,0 +1,141 @@
+"""Running stages and publishing what they made: what every public function does with its job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.accuracy.reports import ParityReport
+from trtpipe.latency.reports import LatencyReport
+from trtpipe.pipeline.pipeline import Step, opened, stages_named
+from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder
+from trtpipe.progress import Progress, Silent
+from trtpipe.report.manifest import Manifest
+from trtpipe.report.verdict import Verdict, verdicts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from trtpipe.artifact import Artifact
+    from trtpipe.config.job import Job
+    from trtpipe.stages.stage import Stage
+
+GRAPH = (".onnx",)
+PLAN = (".plan", ".engine", ".trt")
+JSON = (".json",)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a run made.
+
+    Attributes:
+        steps: one for every stage, one a target for compile.
+        out: where the files are; ``None`` if nothing was written. A bundle that failed a gate, or lacks the engine of
+            a target, goes to ``<out>.rejected``, so that ``out`` only ever holds one that passed.
+        parity, latency: the reports, where these stages ran.
+    """
+
+    steps: tuple[Step, ...]
+    out: Path | None
+    parity: ParityReport | None = None
+    latency: LatencyReport | None = None
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Everything that was made or found, in pipeline order."""
+        return tuple(step.artifact for step in self.steps if step.artifact is not None)
+
+    @property
+    def accurate(self) -> bool:
+        """Whether the accuracy gate holds (true where nothing was judged)."""
+        return self.parity is None or self.parity.passed
+
+    @property
+    def fast(self) -> bool:
+        """Whether the latency gate holds (true where nothing was judged)."""
+        return self.latency is None or self.latency.passed
+
+    @property
+    def failed(self) -> tuple[Step, ...]:
+        """Targets that could not be built while others could."""
+        return tuple(step for step in self.steps if step.state == "failed")
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One for every gate that has a report."""
+        return verdicts(self.parity, self.latency)
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The index of the bundle, where one was made."""
+        artifact = next((artifact for artifact in self.artifacts if artifact.kind == "manifest"), None)
+        return None if artifact is None else Manifest.read(artifact.path)
+
+
+def rejected_beside(out: Path) -> Path:
+    """The folder for what is not good enough for ``out``."""
+    return out.with_name(f"{out.name}.rejected")
+
+
+def run_stage(
+    job: Job, name: str, given: Mapping[str, Path], out: Path | None, suffixes: Sequence[str], progress: Progress | None
+) -> BuildResult:
+    """One stage from the files of the user's."""
+    return run_stages(job, (name,), given, out, suffixes, progress)
+
+
+def run_stages(
+    job: Job,
+    names: tuple[str, ...],
+    given: Mapping[str, Path],
+    out: Path | None,
+    suffixes: Sequence[str],
+    progress: Progress | None,
+) -> BuildResult:
+    """Some stages from the files of the user's, through the same code as the whole pipeline.
+
+    If ``out`` is a file, the last artifact gets this name, and the others lie beside it under their own.
+    """
+    if out is not None:
+        check_writable(out.parent if out.suffix in suffixes and not out.is_dir() else out)
+
+    def publish(result: BuildResult) -> Path | None:
+        if out is None:
+            return None
+        if result.failed:  # what there was before is whole, and this is not
+            rejected = rejected_beside(out)
+            publish_folder(result.artifacts, rejected)
+            return rejected
+        if len(names) > 1 and out.suffix in suffixes and not out.is_dir():
+            for artifact in result.artifacts[:-1]:
+                name = artifact.files[0].name
+                publish_file(artifact, out.with_name(name), (Path(name).suffix,))
+            return publish_file(result.artifacts[-1], out, suffixes)
+        if len(result.artifacts) == 1:
+            return publish_file(result.artifacts[0], out, suffixes)
+        publish_folder(result.artifacts, out)
+        return out
+
+    return run_published(job, stages_named(*names), given, publish, progress or Silent())
+
+
+def run_published(
+    job: Job,
+    stages: tuple[Stage, ...],
+    given: Mapping[str, Path],
+    publish: Callable[[BuildResult], Path | None],
+    progress: Progress,
+) -> BuildResult:
+    """Run and publish while the store is open: what it hands out is pinned until then."""
+    with opened(job, progress) as pipeline, pipeline.given(given) as artifacts:
+        steps = pipeline.run(stages, artifacts)
+        made = {step.artifact.kind: step.artifact for step in steps if step.artifact is not None}
+        result = BuildResult(
+            steps=steps,
+            out=None,
+            parity=ParityReport.read(made["parity"].path) if "parity" in made else None,
+            latency=LatencyReport.read(made["latency"].path) if "latency" in made else None,
+        )
+        return replace(result, out=publish(result))

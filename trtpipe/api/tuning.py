@@ -1,0 +1,164 @@
+"""The public functions that find out which layers may be in 8 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.api.results import JSON, run_published
+from trtpipe.config.os_errors import translate_os_errors
+from trtpipe.config.profile import CALIBRATED
+from trtpipe.config.tomlfile import dump_toml
+from trtpipe.errors import InputError
+from trtpipe.pipeline.pipeline import opened, stages_named
+from trtpipe.pipeline.publish import check_writable, publish_file
+from trtpipe.pipeline.tuner import BEFORE, Tuner
+from trtpipe.progress import Progress, Silent
+from trtpipe.quantization.sensitivity import Sensitivity
+from trtpipe.quantization.tuning_report import Budget, Tuning
+from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from trtpipe.api.results import BuildResult
+    from trtpipe.config.job import Job
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+
+
+def sensitivity(
+    job: Job, out: Path | None = None, *, samples: int = 64, half: bool = False, progress: Progress | None = None
+) -> Sensitivity:
+    """How much each group of layers harms the outputs when it alone is in 8 bits. Needs no labels.
+
+    Args:
+        job: with a source, an 8-bit precision and calibration data.
+        out: where ``sensitivity.json`` goes; a folder or a file. It stays in the store anyway.
+        samples: calibration feeds to judge by, evenly spread.
+        half: whether float16 is tried as well.
+
+    Raises:
+        InputError: the precision has no choice, or there is no data.
+        StageError: no node of the model can be lowered.
+    """
+    refuse_other_precisions(job)
+    if out is not None:
+        check_writable(out.parent if out.suffix in JSON and not out.is_dir() else out)
+    found: list[Sensitivity] = []
+
+    def publish(result: BuildResult) -> Path | None:
+        artifact = result.artifacts[-1]
+        found.append(Sensitivity.read(artifact.path))
+        return None if out is None else publish_file(artifact, out, JSON)
+
+    stages = (*stages_named(*BEFORE), SensitivityStage(samples, half=half))
+    run_published(job, stages, {}, publish, progress or Silent())
+    return found[0]
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What tuning found.
+
+    Attributes:
+        tuning: the layers to keep, the metric, and how it was found.
+        profile: the deployment profile with the layers kept.
+        recipe: the calibration recipe, with the best method.
+        files: what was written: the profile, the report, and the recipe.
+    """
+
+    tuning: Tuning
+    profile: DeploymentProfile
+    recipe: CalibrationRecipe
+    files: tuple[Path, ...]
+
+
+def tune(
+    job: Job,
+    budget: Budget,
+    out: Path,
+    *,
+    seconds: float | None = None,
+    repair: bool = True,
+    progress: Progress | None = None,
+) -> TuneResult:
+    """Find the smallest set of layers to keep in higher precision that holds ``budget``, as a profile for ``build``.
+
+    Ways to calibrate, with evening out and bias correction, are compared without labels, the best of them on the
+    metric; then the sensitivity of every group of layers is measured, and the metric decides. It is evaluated a dozen
+    times at most. Everything is remembered: a run that was interrupted, or whose time was up, goes on where it was.
+
+    Args:
+        job: with a source, an 8-bit precision, calibration data and a metric.
+        out: the profile to write, ``.toml``.
+        seconds: time for the evaluations; ``None`` for as much as they take.
+        repair: whether another way to calibrate than the recipe's may be chosen.
+
+    Raises:
+        InputError: the precision has no choice; there is no metric, or no data for it.
+        StageError: no node of the model can be lowered.
+    """
+    refuse_other_precisions(job)
+    if job.recipe.evaluation is None:
+        raise InputError("tuning needs a metric", "add --eval-data DATA with labels, or --metric case.py:evaluate")
+    if out.suffix != ".toml":
+        raise InputError(f"{out}: tuning writes a profile", "give a file that ends in .toml")
+    check_writable(out.parent)
+    listener = progress or Silent()
+    with opened(job, listener) as pipeline:
+        found = Tuner(job, pipeline, budget, seconds, repair, listener).run()
+    result = TuneResult(found.tuning, found.profile, found.recipe, ())
+    return replace(result, files=_write(result, out))
+
+
+def _write(result: TuneResult, out: Path) -> tuple[Path, ...]:
+    """The profile, the report, and the recipe: what was tuned rests on all of its data and methods."""
+    profile = result.profile.model_dump(exclude_defaults=True)
+    if len(result.profile.shapes) == 1:
+        profile["shapes"] = profile["shapes"][0]
+    texts = {
+        out: dump_toml(profile),
+        out.with_suffix(".json"): result.tuning.to_json() + "\n",
+        out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe)),
+    }
+    with translate_os_errors(out, f"write {out}", elsewhere="choose another file"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            part = path.with_name(f".{path.name}.part")
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+    return tuple(texts)
+
+
+def _recipe(recipe: CalibrationRecipe) -> dict[str, Any]:
+    """A recipe as a file says it: paths absolute, because relative ones are relative to the file."""
+    found = recipe.model_dump(exclude_defaults=True)
+    found |= {"method": recipe.method, "weights": recipe.weights}
+    for name, data in (("data", recipe.data), ("evaluation", recipe.evaluation)):
+        if data is not None and name in found:
+            found[name] |= _anchored(data)
+    return found
+
+
+def _anchored(data: DataSettings) -> dict[str, str]:
+    return {
+        name: str(Path(text).absolute())
+        for name in ("source", "metric")
+        if (text := getattr(data, name, "")) and Path(text.rpartition(":")[0] or text).exists()
+    }
+
+
+def refuse_other_precisions(job: Job) -> None:
+    """Complain early where there is nothing to choose."""
+    if job.profile.precision not in CALIBRATED:
+        raise InputError(
+            f"{job.profile.precision} has nothing to choose layer by layer",
+            "add --int8 (or --fp8, where the GPU has it)",
+        )
+    if not job.recipe.data.source and not job.allow_random:
+        raise InputError(
+            f"{job.profile.precision} needs calibration data, and none was given",
+            "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
+        )

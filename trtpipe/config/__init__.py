@@ -1,0 +1,1 @@
+"""What a user asks for: profiles, recipes, targets, shapes, settings, units."""

@@ -1,0 +1,58 @@
+"""A job: everything a user asked for, resolved and frozen, and what a stage finds on its table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.config.settings import Settings
+
+if TYPE_CHECKING:
+    from trtpipe.config.source import Source
+    from trtpipe.config.target import Target
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do.
+
+    Attributes:
+        source: where the model comes from; ``None`` when a run starts from a later artifact.
+        profile: what to build, with the command line's overrides merged in.
+        recipe: calibration and evaluation data, and how ranges are chosen.
+        backend: the back-end that compiles, resolved from ``auto``.
+        targets: GPUs to compile for.
+        target: the one target of a compile step; ``None`` for every other step.
+        together: the targets whose engines share one plan with this one's, itself included; empty where it is alone.
+        simplify: whether onnxsim may rewrite the graph.
+        allow_random: whether calibration may fall back to random data.
+        settings: what the environment decides; never part of a key.
+    """
+
+    source: Source | None
+    profile: DeploymentProfile
+    recipe: CalibrationRecipe
+    backend: str
+    targets: tuple[Target, ...]
+    settings: Settings
+    target: Target | None = None
+    together: tuple[Target, ...] = ()
+    simplify: bool = True
+    allow_random: bool = False
+
+    def for_target(self, target: Target, together: tuple[Target, ...] = ()) -> Job:
+        """This job, narrowed to one target, whose plan may also serve others."""
+        return replace(self, target=target, together=together if target in together and len(together) > 1 else ())
+
+    @property
+    def opt_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The typical shape of every dynamic input of the first optimisation profile."""
+        return self.every_opt_shapes[0]
+
+    @property
+    def every_opt_shapes(self) -> tuple[dict[str, tuple[int, ...]], ...]:
+        """The typical shapes of every optimisation profile; one that is empty where there is none."""
+        found = tuple({name: shape.opt for name, shape in shapes.items()} for shapes in self.profile.shapes)
+        return found or ({},)

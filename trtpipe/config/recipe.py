@@ -1,0 +1,176 @@
+"""Calibration recipes: which data, how it is prepared, and how ranges are chosen from it.
+
+A recipe is a TOML file in ``calib/``. Relative paths in it are relative to the recipe's own folder.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+from pydantic import Field, field_validator, model_validator
+
+from trtpipe.artifact import Record
+from trtpipe.config.methods import Method
+from trtpipe.config.tomlfile import load_toml
+
+Pixels = Annotated[int, Field(ge=1)]
+PerChannel = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+WeightMethod: TypeAlias = Literal["max", "mse"]
+
+_MODULE_FUNCTION = re.compile(r"[^\W\d][\w.]*(?<!\.py):[^\W\d]\w*")
+
+
+class ImageSettings(Record):
+    """From an image file to a tensor: resize the short side, crop the centre, scale, normalise, lay out.
+
+    ``y = (x / 255 - mean) / std`` per channel, in float32, in the channel order and layout named.
+
+    Attributes:
+        input: the graph input the image feeds; empty if the model has just one.
+        resize: length of the short side in pixels, or ``(height, width)`` without keeping the aspect; ``None``: as is.
+        crop: (height, width) of the centre crop; ``None`` for none.
+        channels: channel order of the tensor; ``L`` is one luma channel (ITU-R BT.601, as Pillow's ``convert("L")``).
+        layout: order of the axes behind the batch axis.
+        mean, std: per channel, in units of the 0..1 scale.
+    """
+
+    input: str = ""
+    resize: Pixels | tuple[Pixels, Pixels] | None = None
+    crop: tuple[Pixels, Pixels] | None = None
+    channels: Literal["RGB", "BGR", "L"] = "RGB"
+    layout: Literal["CHW", "HWC"] = "CHW"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    mean: PerChannel = (0.0, 0.0, 0.0)
+    std: PerChannel = (1.0, 1.0, 1.0)
+
+    @field_validator("std")
+    @classmethod
+    def _nonzero(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(v <= 0 for v in value):
+            raise ValueError("every std must be greater than 0")
+        return value
+
+    @model_validator(mode="after")
+    def _per_channel(self) -> ImageSettings:
+        wanted = 1 if self.channels == "L" else 3
+        given = {"mean": self.mean, "std": self.std}
+        for name, values in given.items():
+            if len(values) != wanted and name in self.model_fields_set:
+                raise ValueError(f"{name} needs {wanted} value(s) for channels {self.channels!r}, it has {len(values)}")
+        return self
+
+
+class DataSettings(Record):
+    """Where samples come from.
+
+    Attributes:
+        source: a folder of images, an ``.npz`` or ``.npy`` file, or ``path/file.py:function``.
+        labels: name of the array in an ``.npz`` that holds the labels; empty for none. A folder laid out as
+            ``<class>/<image>`` gives labels by itself (class index in sorted order of the folder names).
+        samples: how many samples to use; ``None`` for all.
+        seed: decides which samples, when there are more than asked for.
+        batch: samples a feed, where the source holds single samples.
+        skip_bad_samples: how many bad samples may be left out; one more stops the run.
+        image: preprocessing, for a folder of images.
+    """
+
+    source: str = ""
+    labels: str = ""
+    samples: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch: Annotated[int, Field(ge=1)] = 1
+    skip_bad_samples: Annotated[int, Field(ge=0)] = 0
+    image: ImageSettings | None = None
+
+
+#: Task metrics that trtpipe computes itself.
+METRICS = ("top1", "top5", "cosine", "map", "wer")
+
+
+class EvaluationSettings(DataSettings):
+    """Labelled data that calibration must not see, and the task metric measured on it.
+
+    Attributes:
+        metric: ``top1``, ``top5``, ``cosine`` (with the reference's output; needs no labels), ``map``, ``wer``, or
+            ``path/file.py:function`` (``package.module:function``): ``metric(outputs, labels)`` for each feed, or
+            ``evaluate(run)``, which brings its own data, so that ``source`` may stay empty.
+        output: the output that the metric reads; for ``evaluate``, the figure that counts. Empty for the first.
+        lower_is_better: whether a function's figure is an error; those of trtpipe's own metrics are known.
+    """
+
+    metric: str = "top1"
+    output: str = ""
+    lower_is_better: bool = False
+
+    @property
+    def own(self) -> bool:
+        """Whether the metric is the user's own function."""
+        return self.metric not in METRICS
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        place, colon, name = value.rpartition(":")
+        if value not in METRICS and not (place and colon and name.isidentifier()):
+            raise ValueError(f"{value!r} is none of {', '.join(METRICS)}, nor path/file.py:function")
+        return value
+
+
+class CalibrationRecipe(Record):
+    """How activation ranges are found.
+
+    Attributes:
+        method: ``max`` (the largest magnitude seen), ``percentile`` (clip the rarest magnitudes), ``mse`` (least
+            expected squared error), ``entropy`` (TensorRT's), or ``auto`` (per tensor the one that loses least at
+            the model's output).
+        percentile: share of magnitudes kept, in percent; for the method of this name only.
+        weights: how far each channel of a weight reaches: ``max`` or ``mse``.
+        repair: ``auto`` evens out activations and corrects biases where that lessens the output's error on real
+            samples; ``none`` leaves the model as it is.
+        data: the calibration samples.
+        evaluation: held-out samples for accuracy; parity is checked on them too.
+    """
+
+    description: str = ""
+    method: Method = "percentile"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    weights: WeightMethod = "max"
+    repair: Literal["auto", "none"] = "auto"
+    data: DataSettings = DataSettings()
+    evaluation: EvaluationSettings | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> CalibrationRecipe:
+        """Read a recipe from TOML; relative sources are made relative to the working folder.
+
+        Raises:
+            RecipeError: the file or a key in it is wrong; the message names both.
+        """
+        recipe = load_toml(path, cls)
+        evaluation = recipe.evaluation
+        return recipe.model_copy(
+            update={
+                "data": _anchored(recipe.data, path.parent),
+                "evaluation": evaluation and _anchored_metric(_anchored(evaluation, path.parent), path.parent),
+            }
+        )
+
+
+D = TypeVar("D", bound=DataSettings)
+
+
+def _anchored(data: D, folder: Path) -> D:
+    """``data`` with a relative file source resolved against the recipe's folder; ``module:function`` is no file."""
+    if not data.source or Path(data.source).is_absolute() or _MODULE_FUNCTION.fullmatch(data.source):
+        return data
+    return data.model_copy(update={"source": str(folder / data.source)})
+
+
+def _anchored_metric(evaluation: EvaluationSettings, folder: Path) -> EvaluationSettings:
+    """The same for a metric in a file."""
+    metric = evaluation.metric
+    if not evaluation.own or Path(metric).is_absolute() or _MODULE_FUNCTION.fullmatch(metric):
+        return evaluation
+    return evaluation.model_copy(update={"metric": str(folder / metric)})

@@ -1,0 +1,1 @@
+"""The pipeline: its stages, their execution against a store, and publishing of results."""

@@ -1,0 +1,192 @@
+"""The pipeline: which stages there are, in which order, and how artifacts flow between them and the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Artifact
+from trtpipe.config.job import Job
+from trtpipe.config.os_errors import translate_os_errors
+from trtpipe.errors import StageError, TrtpipeError
+from trtpipe.pipeline.executor import Maker, State, Step, label_of
+from trtpipe.pipeline.multi_target import Fanout
+from trtpipe.pipeline.run_state import Table, artifact_from_file, with_shapes
+from trtpipe.progress import Progress
+from trtpipe.stages.bundle import Bundle
+from trtpipe.stages.calibrate import Calibrate
+from trtpipe.stages.capture import Capture
+from trtpipe.stages.compile import Compile
+from trtpipe.stages.export import Export
+from trtpipe.stages.lower import Lower
+from trtpipe.stages.measure import Measure
+from trtpipe.stages.observe import Observe
+from trtpipe.stages.reference import Reference
+from trtpipe.stages.simplify import Simplify
+from trtpipe.stages.stage import Shareable
+from trtpipe.stages.verify import Verify
+from trtpipe.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trtpipe.data.dataset import Dataset
+    from trtpipe.stages.stage import Stage
+
+__all__ = ["STAGES", "Pipeline", "State", "Step", "opened", "stages_for", "stages_named"]
+
+#: The pipeline, from source to bundle.
+STAGES: tuple[Stage, ...] = (
+    Export(),
+    Capture(),
+    Simplify(),
+    Observe(),
+    Calibrate(),
+    Lower(),
+    Compile(),
+    Reference(),
+    Verify(),
+    Measure(),
+    Bundle(),
+)
+
+#: Artifacts that not every job has.
+_PYTORCH = ("reference", "program")
+
+
+class Pipeline:
+    """Runs stages of one job against one store."""
+
+    def __init__(
+        self, job: Job, store: ArtifactStore, progress: Progress, datasets: dict[str, Dataset] | None = None
+    ) -> None:
+        self._job = job
+        self._store = store
+        self._progress = progress
+        self._maker = Maker(job, store, progress)
+        self._datasets: dict[str, Dataset] = {} if datasets is None else datasets
+
+    def varied(self, job: Job, progress: Progress) -> Pipeline:
+        """A pipeline for a variation of this job, on the same model and the same data."""
+        return Pipeline(job, self._store, progress, self._datasets)
+
+    def run(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
+        """Make every artifact that ``stages`` produce.
+
+        One failing target does not lose the others: its step is ``failed`` and the rest goes on; if all targets of a
+        stage fail, the first error is raised.
+
+        Args:
+            stages: in pipeline order.
+            given: artifacts the user supplies, by label.
+
+        Raises:
+            TrtpipeError: a stage failed.
+        """
+        table = Table(dict(given), complete_shapes=_makes_engines(stages), datasets=self._datasets)
+        steps: list[Step] = []
+        for stage in stages:
+            errors: list[TrtpipeError] = []
+            made = list(self._run_stage(stage, table, errors))
+            if errors and len(errors) == len(made):
+                raise errors[0]
+            steps += made
+        return tuple(steps)
+
+    @contextmanager
+    def given(self, files: Mapping[str, Path]) -> Iterator[dict[str, Artifact]]:
+        """Files of the user's as artifacts, by label; graphs are private copies that last as long as the context.
+
+        Raises:
+            InputError: a file is missing, or a graph does not pass the pre-flight.
+        """
+        artifacts = {}
+        with self._store.workdir() as folder:
+            for number, (label, path) in enumerate(files.items()):
+                kind, _, target = label.partition(":")
+                seal_in = folder / str(number)
+                with translate_os_errors(folder, f"copy {path}", elsewhere="choose another cache with --cache-dir"):
+                    artifacts[label] = artifact_from_file(kind, path, target or None, seal_in=seal_in)
+            yield artifacts
+
+    def plan(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
+        """What ``run`` would do, as far as it can be told without doing it."""
+        table = Table(dict(given), complete_shapes=_makes_engines(stages), datasets=self._datasets)
+        return tuple(step for stage in stages for step in self._plan_stage(stage, table))
+
+    def _run_stage(self, stage: Stage, table: Table, errors: list[TrtpipeError]) -> Iterator[Step]:
+        if reason := stage.skip(self._job):
+            yield Step(stage.name, "skipped", reason)
+            return
+        self._take(with_shapes(self._job, table, self._progress))
+        if stage.produces == "engine":
+            fanout = Fanout(self._maker, self._store, self._progress, stage, table)
+            yield from fanout.run(_variants(stage, self._job))
+            errors += fanout.errors
+            return
+        self._progress.begin(stage.name)
+        try:
+            step = self._maker.make(stage, self._job, table, time.perf_counter())
+        except BaseException:
+            self._progress.end(stage.name, "failed")
+            raise
+        self._progress.end(stage.name, step.state)
+        yield step
+
+    def _take(self, job: Job) -> None:
+        """Go on with this job."""
+        if job is not self._job:
+            self._job, self._maker = job, Maker(job, self._store, self._progress)
+
+    def _plan_stage(self, stage: Stage, table: Table) -> Iterator[Step]:
+        if reason := stage.skip(self._job):
+            yield Step(stage.name, "skipped", reason)
+            return
+        self._take(with_shapes(self._job, table, self._progress))
+        for job in _variants(stage, self._job):
+            label = label_of(stage, job)
+            if waits := sorted(set(stage.consumes(job)) & table.unknown):
+                table.unknown.add(stage.produces)
+                yield Step(label, "undecided", f"depends on {', '.join(waits)}")
+                continue
+            inputs = self._maker.inputs(stage, job, table)
+            source = self._maker.source_digest(stage, job)
+            key = None if source is None else self._maker.key(stage, job, inputs, source)
+            artifact = None if key is None or self._store.peek(key) is None else self._store.lookup(key)
+            if key is not None and artifact is not None:
+                yield self._maker.found(stage, job, table, artifact, key, time.perf_counter())
+            else:
+                table.unknown.add(stage.produces)
+                yield Step(label, "to build", self._maker.because(key), key="" if key is None else key.digest)
+
+
+def stages_for(job: Job) -> tuple[Stage, ...]:
+    """The pipeline for a job: without the stages that only PyTorch sources need, where there is none for them."""
+    return tuple(stage for stage in STAGES if not (stage.produces in _PYTORCH and stage.skip(job)))
+
+
+def stages_named(*names: str) -> tuple[Stage, ...]:
+    """The stages called ``names``, in pipeline order."""
+    return tuple(stage for stage in STAGES if stage.name in names)
+
+
+@contextmanager
+def opened(job: Job, progress: Progress) -> Iterator[Pipeline]:
+    """A pipeline over the user's store."""
+    with ArtifactStore(job.settings.cache_dir, progress) as store:
+        yield Pipeline(job, store, progress)
+
+
+def _variants(stage: Stage, job: Job) -> tuple[Job, ...]:
+    if stage.produces != "engine":
+        return (job,)
+    if not job.targets:
+        raise StageError("no target to compile for", "add --target, for example --target sm89")
+    together = stage.together(job) if isinstance(stage, Shareable) else ()
+    return tuple(job.for_target(target, together) for target in job.targets)
+
+
+def _makes_engines(stages: tuple[Stage, ...]) -> bool:
+    return any(stage.produces == "engine" for stage in stages)

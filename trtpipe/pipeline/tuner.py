@@ -1,0 +1,299 @@
+"""Tuning: free repairs first, then the smallest set of layers kept in higher precision that holds a budget.
+
+Every trial is a build up to the lowered graph, through the same stages and the same store: what is judged is the very
+graph that ``build`` makes of the profile, repairs found anew for it included. So nothing is computed twice, a search
+that was interrupted goes on where it was, and only evaluations of the metric are rationed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from glob import escape
+from typing import TYPE_CHECKING
+
+from trtpipe.accuracy.reports import MetricValue
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.config.methods import Method
+from trtpipe.config.recipe import WeightMethod
+from trtpipe.errors import InternalError
+from trtpipe.passes.decisions import WorkShare
+from trtpipe.pipeline.pipeline import stages_named
+from trtpipe.progress import Progress, Silent, track
+from trtpipe.quantization.layer_search import OutOfTime, Search, Trial
+from trtpipe.quantization.sensitivity import GroupSensitivity, Sensitivity
+from trtpipe.quantization.tuning_report import Budget, Calibration, Tuning
+from trtpipe.regression.significance import compare_metric
+from trtpipe.report.stage_records import LowerFacts
+from trtpipe.stages.evaluate import Evaluate
+from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtpipe.artifact import Artifact
+    from trtpipe.config.job import Job
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.recipe import CalibrationRecipe
+    from trtpipe.pipeline.pipeline import Pipeline
+    from trtpipe.stages.stage import Stage
+
+#: What comes before any choice of layers.
+BEFORE = ("export", "simplify", "observe", "calibrate")
+#: Evaluations of the metric at most, float32's own among them.
+MOST_EVALUATIONS = 12
+#: Free repairs that are tried on the metric, before any layer is kept.
+_ON_METRIC = 3
+#: dB: what another method has to gain to come before the recipe's own.
+_GAIN = 0.5
+_NO_WORK, _ALL_HIGH = WorkShare(total=0, eight_bit=0), WorkShare(total=1, eight_bit=0)
+_METHODS: tuple[Method, ...] = ("percentile", "mse", "max", "entropy", "auto")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The result, and the profile and recipe that make it."""
+
+    tuning: Tuning
+    profile: DeploymentProfile
+    recipe: CalibrationRecipe
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One lowered graph: its metric, its work in 8 bits, its sha256."""
+
+    value: MetricValue
+    work: WorkShare
+    graph: str
+
+
+@dataclass
+class Tuner:
+    """One search.
+
+    Args:
+        job: with a source, an 8-bit precision, calibration data and a metric.
+        seconds: time for evaluations, or ``None``; it is up when the next one would not fit. One is always made.
+        repair: whether free repairs besides the recipe's own may be tried.
+    """
+
+    job: Job
+    pipeline: Pipeline
+    budget: Budget
+    seconds: float | None
+    repair: bool
+    progress: Progress
+    _judged: dict[tuple[Method, WeightMethod, tuple[int, ...]], _Judged] = field(default_factory=dict)
+    _begin: float = field(default_factory=time.monotonic)
+    _longest: float = 0.0
+    _stopped: bool = False
+
+    def run(self) -> Tuned:
+        """Search; the float32 model's metric first, because a metric or data that are no good show there."""
+        stages = (*stages_named("export"), Evaluate("model"))
+        reference = MetricValue.read(self._last(self.job, stages, self.progress).path)
+        allowed = self.budget.allowed(reference)
+        calibrations = self._calibrations()
+        self.progress.begin("tune")
+        try:
+            found = self._search(calibrations, reference, allowed)
+        except BaseException:
+            self.progress.end("tune", "failed")
+            raise
+        self.progress.end("tune", "built")
+        return found
+
+    def _search(self, calibrations: list[Calibration], reference: MetricValue, allowed: float) -> Tuned:
+        calibrations, chosen = self._on_metric(calibrations, reference, allowed)
+        groups: tuple[GroupSensitivity, ...] = ()
+        trials: tuple[Trial, ...] = ()
+        kept: tuple[int, ...] | None = ()
+        if chosen.loss is None or not chosen.loss <= allowed + 1e-12:
+            groups = self._sensitivity(chosen)
+            search = Search(
+                groups,
+                lambda kept: self._judge(chosen, groups, kept).value.loss(reference),
+                allowed,
+                MOST_EVALUATIONS - max(len(self._judged), 1),
+                exact=self._exact,
+            )
+            kept = search.run()
+            trials = tuple(search.trials)
+        return self._result(calibrations, chosen, groups, kept, trials, reference, allowed)
+
+    @property
+    def _exact(self) -> bool:
+        """Whether what is kept stays float32; ``best`` computes it in 16 bits."""
+        return self.job.profile.precision != "best"
+
+    def _calibrations(self) -> list[Calibration]:
+        """The ways to calibrate, least noise first; the recipe's own before those that are not clearly better."""
+        recipe = self.job.recipe
+        own = self._calibrated(recipe.method, recipe.weights, self.progress)
+        if not self.repair or own.noise is None:
+            return [own]
+        self.progress.begin("repairs")
+        methods = [method for method in _METHODS if method != recipe.method]
+        others = [
+            self._calibrated(method, recipe.weights, Silent())
+            for method in track(self.progress, "calibrations", methods, len(methods))
+        ]
+        best = min((own, *others), key=_noise)
+        others.append(self._calibrated(best.method, "mse" if recipe.weights == "max" else "max", Silent()))
+        self.progress.end("repairs", "built")
+        better = [each for each in others if _noise(each) < _noise(own) - _GAIN]
+        return [*sorted(better, key=_noise), own, *sorted((each for each in others if each not in better), key=_noise)]
+
+    def _calibrated(self, method: Method, weights: WeightMethod, progress: Progress) -> Calibration:
+        recipe = self.job.recipe.model_copy(update={"method": method, "weights": weights})
+        ranges = Ranges.read(self._last(replace(self.job, recipe=recipe), stages_named(*BEFORE), progress).path)
+        repairs = ranges.repairs
+        return Calibration(
+            method=method,
+            weights=weights,
+            repairs=repairs.taken,
+            high=tuple(repairs.high),
+            unfit=len(ranges.unfit),
+            noise=repairs.noise,
+        )
+
+    def _on_metric(
+        self, calibrations: list[Calibration], reference: MetricValue, allowed: float
+    ) -> tuple[list[Calibration], Calibration]:
+        """Everything in 8 bits: ways to calibrate until the budget holds, and the recipe's own; if what holds leaves
+        tensors in high precision that others do not, the best of these too. Of those that hold, the one with most work
+        in 8 bits.
+        """
+        recipe = self.job.recipe
+        own = next(each for each in calibrations if (each.method, each.weights) == (recipe.method, recipe.weights))
+        first = calibrations[:_ON_METRIC]
+        whole = next((each for each in calibrations if not each.unfit), own)
+        found: dict[Calibration, float] = {}
+        holding: list[Calibration] = []
+        try:
+            for each in (*(first if own in first else (*first[:-1], own)), whole):
+                wanted = all(better.unfit for better in holding) if each == whole else not holding
+                if each not in found and (each == own or wanted):
+                    found[each] = self._judge(each, (), ()).value.loss(reference)
+                    holding += [each] if found[each] <= allowed + 1e-12 else []
+        except OutOfTime:
+            self._stopped = True
+
+        def rank(each: Calibration) -> tuple[float, float]:
+            share = self._judge(each, (), ()).work.share if each in holding else -1.0
+            return -round(share, 2), found.get(each, float("inf"))
+
+        best = min(calibrations, key=rank)
+        known = [each.model_copy(update={"loss": found.get(each)}) for each in calibrations]
+        return known, known[calibrations.index(best)]
+
+    def _sensitivity(self, chosen: Calibration) -> tuple[GroupSensitivity, ...]:
+        job = replace(self.job, recipe=self._recipe(chosen))
+        return Sensitivity.read(self._last(job, (*stages_named(*BEFORE), SensitivityStage())).path).groups
+
+    def _judge(self, calibration: Calibration, groups: Sequence[GroupSensitivity], kept: Sequence[int]) -> _Judged:
+        """The metric of what build makes if these groups are kept.
+
+        Raises:
+            OutOfTime: its evaluation would not fit into the time.
+        """
+        key = (calibration.method, calibration.weights, tuple(kept))
+        if key not in self._judged:
+            job = replace(self.job, recipe=self._recipe(calibration), profile=self._profile(calibration, groups, kept))
+            self._judged[key] = self._evaluated(job)
+            self.progress.advance("evaluations", len(self._judged) + 1, MOST_EVALUATIONS)
+        return self._judged[key]
+
+    def _evaluated(self, job: Job) -> _Judged:
+        stages = (*stages_named(*BEFORE, "lower"), Evaluate("lowered"))
+        pipeline = self.pipeline.varied(job, Silent())
+        begin = time.monotonic()
+        if not all(step.state in ("hit", "skipped") for step in pipeline.plan(stages, {})):
+            if self.seconds is not None and self._longest and begin - self._begin + self._longest > self.seconds:
+                self._stopped = True
+                raise OutOfTime
+            steps = pipeline.run(stages, {})
+            self._longest = max(self._longest, time.monotonic() - begin)
+        else:
+            steps = pipeline.run(stages, {})
+        *_, lowered, metric = (_made(step.artifact) for step in steps if step.state != "skipped")
+        work = LowerFacts.read(lowered.sidecar).work or _NO_WORK
+        return _Judged(MetricValue.read(metric.path), work, lowered.files[0].sha256)
+
+    def _result(
+        self,
+        calibrations: Sequence[Calibration],
+        chosen: Calibration,
+        groups: Sequence[GroupSensitivity],
+        kept: tuple[int, ...] | None,
+        trials: tuple[Trial, ...],
+        reference: MetricValue,
+        allowed: float,
+    ) -> Tuned:
+        """What was found, or the best that can be where nothing holds."""
+        met = kept is not None
+        if kept is None:
+            best = min(trials, key=lambda trial: trial.loss, default=None)
+            float32_is_best = best is None or (self._exact and best.loss >= 0)
+            kept = tuple(range(len(groups))) if best is None or float32_is_best else best.kept
+        exact = _Judged(reference, _ALL_HIGH, "")
+        profile, recipe = self._profile(chosen, groups, kept), self._recipe(chosen)
+        found, lowered = (self._judged.get((chosen.method, chosen.weights, each), exact) for each in (kept, ()))
+        test = compare_metric(reference, found.value)
+        words = f"{test.name}: loss {test.low:+.4g} to {test.high:+.4g}, p = {test.p:.3g}" if test.p is not None else ""
+        gate = profile.accuracy.model_copy(update={"max_drop": max(allowed, 0.0)})
+        tuning = Tuning(
+            met=met,
+            complete=not self._stopped,
+            calibrations=tuple(calibrations),
+            calibration=chosen,
+            groups=tuple(groups[index].name for index in kept),
+            nodes=tuple(node for index in kept for node in groups[index].nodes),
+            reference=reference,
+            lowered=lowered.value,
+            tuned=found.value,
+            allowed=allowed,
+            share=found.work.share,
+            reached=found.work.share_reached,
+            evaluations=len(self._judged) + 1,
+            trials=trials,
+            graph=found.graph,
+            words=words or test.name,
+        )
+        return Tuned(tuning, profile.model_copy(update={"accuracy": gate}), recipe)
+
+    def _recipe(self, calibration: Calibration) -> CalibrationRecipe:
+        return self.job.recipe.model_copy(update={"method": calibration.method, "weights": calibration.weights})
+
+    def _profile(
+        self, calibration: Calibration, groups: Sequence[GroupSensitivity], kept: Sequence[int]
+    ) -> DeploymentProfile:
+        """The job's, with the keys that say what is kept: float32, or for ``best`` 16 bits.
+
+        What calibration left high stays so: with more kept it would not find it again, and sensitivity left it out.
+        With all groups every node is kept: what is in none, as 8 bits did not pay, would be lowered for want of others.
+        """
+        profile = self.job.profile
+        if not kept:
+            return profile
+        if profile.precision == "best":
+            nodes = (node for index, group in enumerate(groups) if index not in kept for node in group.nodes)
+            return profile.model_copy(update={"int8_nodes": tuple(map(escape, nodes))})
+        if len(kept) == len(groups):
+            return profile.model_copy(update={"keep": ("*",)})
+        high = (*calibration.high, *(node for index in kept for node in groups[index].nodes))
+        return profile.model_copy(update={"keep": (*profile.keep, *map(escape, high))})
+
+    def _last(self, job: Job, stages: tuple[Stage, ...], progress: Progress = Silent()) -> Artifact:  # noqa: B008
+        return _made(self.pipeline.varied(job, progress).run(stages, {})[-1].artifact)
+
+
+def _noise(calibration: Calibration) -> float:
+    return float("inf") if calibration.noise is None else calibration.noise
+
+
+def _made(artifact: Artifact | None) -> Artifact:
+    if artifact is None:
+        raise InternalError("the last stage made nothing")
+    return artifact

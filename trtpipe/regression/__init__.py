@@ -1,0 +1,1 @@
+"""The CI gate: baselines, comparison with them, and statistical significance."""

@@ -1,0 +1,91 @@
+"""A bundle in a folder, read back: what checks and comparisons of builds look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.accuracy.reports import ParityReport
+from trtpipe.artifact import FileEntry
+from trtpipe.engine.figures import EngineFigures
+from trtpipe.engine.record import EngineFacts
+from trtpipe.errors import InputError
+from trtpipe.latency.reports import LatencyReport
+from trtpipe.report.manifest import Manifest, ManifestEntry
+
+if TYPE_CHECKING:
+    from trtpipe.artifact import IOContract
+
+
+@dataclass(frozen=True)
+class Build:
+    """A bundle whose files are those its manifest lists.
+
+    Attributes:
+        folder: where it lies.
+    """
+
+    folder: Path
+    manifest: Manifest
+    parity: ParityReport
+    latency: LatencyReport | None
+    engines: dict[str, EngineFigures]
+
+    @cached_property
+    def contract(self) -> IOContract:
+        """The exported model's inputs and outputs."""
+        from trtpipe.preflight.onnx_io import read_contract
+
+        return read_contract(self.path("model"))
+
+    @cached_property
+    def weights(self) -> dict[str, str]:
+        """Name -> digest of every constant of the exported model."""
+        from trtpipe.regression.baseline import weight_digests
+
+        return weight_digests(self.path("model"))
+
+    def path(self, label: str) -> Path:
+        """The main file of an artifact."""
+        return self.folder / entries(self.manifest.artifacts)[label].files[0].name
+
+
+def entries(artifacts: tuple[ManifestEntry, ...]) -> dict[str, ManifestEntry]:
+    """The artifacts of a bundle by their label."""
+    return {entry.label: entry for entry in artifacts}
+
+
+def read_build(folder: Path) -> Build:
+    """Read the bundle in ``folder`` and make sure that its files are those it was made of.
+
+    Raises:
+        InputError: there is no bundle, a file of it is missing or was changed, or it holds no verification.
+    """
+    if not (folder / "manifest.json").is_file():
+        raise InputError(f"{folder}: no bundle lies there", "give the folder that trtpipe build -o wrote")
+    manifest = Manifest.read(folder / "manifest.json")
+    for entry in manifest.artifacts:
+        for file in entry.files:
+            path = folder / Path(file.name).name
+            if not path.is_file():
+                raise InputError(f"{path}: listed in the manifest, but not there", "build again")
+            if path.stat().st_size != file.size or FileEntry.of(path) != file:
+                raise InputError(f"{path}: changed since it was built", "build again; a bundle is not edited by hand")
+    found = entries(manifest.artifacts)
+    if missing := {"model", "lowered", "parity"} - set(found):
+        raise InputError(f"{folder}: the bundle has no {', '.join(sorted(missing))}", "build the whole pipeline")
+    return Build(
+        folder=folder,
+        manifest=manifest,
+        parity=ParityReport.read(folder / found["parity"].files[0].name),
+        latency=LatencyReport.read(folder / found["latency"].files[0].name) if "latency" in found else None,
+        engines={
+            label.partition(":")[2]: EngineFigures.of(
+                EngineFacts.read(folder / f"{entry.files[0].name}.json"), entry.files[0].size
+            )
+            for label, entry in found.items()
+            if label.startswith("engine:") and len(entry.files) > 1
+        },
+    )

@@ -1,0 +1,300 @@
+"""The regression gate: a build against a baseline, finding by finding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from trtpipe.artifact import Record
+from trtpipe.errors import InputError
+from trtpipe.regression.bundle import Build, entries
+from trtpipe.regression.significance import Test, compare_metric
+
+if TYPE_CHECKING:
+    from trtpipe.accuracy.reports import MetricValue, OutputParity
+    from trtpipe.regression.baseline import Baseline
+
+Status: TypeAlias = Literal["ok", "failed", "note", "skipped"]
+#: Without a metric, parity decides: noise of more than this times the baseline's power (3 dB) is a regression.
+_MORE_NOISE_DB = 3.0
+
+
+class Finding(Record):
+    """One thing that was compared.
+
+    Attributes:
+        gate: which exit code a failure has: ``accuracy`` (3) or ``latency`` (4); a finding of ``size`` or ``build``
+            only informs.
+        name: what it is about.
+        status: ``failed`` for a regression, ``note`` for a change worth reading.
+        message: the figures.
+    """
+
+    gate: Literal["accuracy", "latency", "size", "build"]
+    name: str
+    status: Status
+    message: str
+
+
+class CheckReport(Record):
+    """The outcome of ``check``.
+
+    Attributes:
+        baseline, build: what was compared, in words.
+        findings: in order of importance.
+    """
+
+    baseline: str
+    build: str
+    findings: tuple[Finding, ...]
+
+    def holds(self, gate: Literal["accuracy", "latency"]) -> bool:
+        """Whether no finding of ``gate`` failed."""
+        return not any(finding.gate == gate and finding.status == "failed" for finding in self.findings)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing got worse."""
+        return self.holds("accuracy") and self.holds("latency")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of the model since the baseline.
+
+    Attributes:
+        weights: names of constants that differ, came or went.
+        all_weights: how many there are.
+        replaced: artifacts that differ although nothing that goes into them does.
+    """
+
+    weights: tuple[str, ...]
+    all_weights: int
+    replaced: tuple[str, ...]
+
+    @property
+    def suspicious(self) -> str:
+        """Why a fall cannot be put down to luck in the samples; empty where it can.
+
+        Training again moves nearly all weights, and then the samples have to tell whether the new model is worse. A few
+        moved weights, or an artifact that changed by itself, are a change of this model: damage, until someone gives
+        a reason.
+        """
+        if self.replaced:
+            return f"{', '.join(self.replaced)} changed although its key did not"
+        if self.weights and 2 * len(self.weights) <= self.all_weights:
+            return f"{len(self.weights)} of {self.all_weights} weights changed ({_some(self.weights)})"
+        return ""
+
+
+def check_build(build: Build, baseline: Baseline, name: str) -> CheckReport:
+    """Compare everything but latency, which needs both builds at hand.
+
+    Raises:
+        InputError: the baseline is of another model, other data or another metric, or it is damaged.
+    """
+    _comparable(build, baseline, name)
+    _intact(baseline, name)
+    change = _change(build, baseline)
+    findings = [
+        *_own_gate(build),
+        *_metrics(build, baseline, change),
+        *_function(build, baseline),
+        *_parity(build, baseline),
+        *_weights(change),
+        *_builds(build, baseline),
+        *_engines(build, baseline),
+    ]
+    return CheckReport(baseline=name, build=build.folder.name, findings=tuple(findings))
+
+
+def _comparable(build: Build, baseline: Baseline, name: str) -> None:
+    if broken := baseline.contract.difference(build.contract) or _other_graph(build, baseline):
+        raise InputError(
+            f"{name}: a baseline of another model: {broken}", "make one for this model: --save-baseline FILE"
+        )
+    if baseline.data_digest != build.parity.data_digest:
+        raise InputError(
+            f"{name}: the baseline was measured on other data ({baseline.data}; now {build.parity.data})",
+            "measure on the same samples, or replace it with --update REASON",
+        )
+    if baseline.evaluation != build.parity.evaluation:
+        raise InputError(
+            f"{name}: the baseline has another metric ({baseline.evaluation or 'none'}; now "
+            f"{build.parity.evaluation or 'none'})",
+            "use the same one, or --update REASON",
+        )
+    if baseline.precision != build.manifest.precision:
+        raise InputError(
+            f"{name}: the baseline is {baseline.precision}, the build {build.manifest.precision}",
+            "compare builds of one precision: trtpipe diff shows two of any kind",
+        )
+
+
+def _intact(baseline: Baseline, name: str) -> None:
+    """Complain of damaged scores even where the test at hand does not read them."""
+    for value in baseline.metrics:
+        try:
+            if value.scores is not None:
+                value.scores.arrays()
+        except InputError as error:
+            raise InputError(
+                f"{name}: {value.metric} of {value.artifact}: {error.message}",
+                "use the file as trtpipe wrote it, or replace it with --update REASON",
+            ) from error
+
+
+def _other_graph(build: Build, baseline: Baseline) -> str:
+    shared = baseline.weights.keys() & build.weights.keys()
+    return "they share no weight" if baseline.weights and build.weights and not shared else ""
+
+
+def _change(build: Build, baseline: Baseline) -> Change:
+    old, new = baseline.weights, build.weights
+    weights = tuple(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)))
+    before, after = entries(baseline.artifacts), entries(build.manifest.artifacts)
+    replaced = tuple(
+        label
+        for label in before.keys() & after.keys()
+        if label in ("model", "simplified", "ranges", "lowered")
+        and before[label].key == after[label].key != ""
+        and before[label].digest != after[label].digest
+    )
+    return Change(weights, len(old.keys() | new.keys()), tuple(sorted(replaced)))
+
+
+def _own_gate(build: Build) -> Iterator[Finding]:
+    """The build's own accuracy gate, against its reference."""
+    if not build.parity.passed:
+        yield Finding(gate="accuracy", name="own gate", status="failed", message="; ".join(build.parity.reasons))
+
+
+def _metrics(build: Build, baseline: Baseline, change: Change) -> Iterator[Finding]:
+    old = {value.artifact: value for value in baseline.metrics}
+    for value in build.parity.metrics:
+        if value.artifact in old and value.artifact != "simplified":
+            yield _metric(old[value.artifact], value, build.parity.max_drop or 0.0, change)
+
+
+def _metric(old: MetricValue, new: MetricValue, max_drop: float, change: Change) -> Finding:
+    test, loss = compare_metric(old, new), new.loss(old)
+    status: Status = "ok"
+    why = ""
+    if test.significant and loss > 0:
+        status, why = "failed", "a regression: luck is no good explanation"
+    elif loss > 0 and change.suspicious:
+        status, why = "failed", f"a regression: {change.suspicious}, so it is no matter of luck"
+    elif test.p is None and loss > max_drop:
+        status, why = "failed", f"a regression: more than the {max_drop:g} allowed"
+    elif loss > 0:
+        status, why = "note", "no regression: this much happens by luck"
+    return Finding(gate="accuracy", name=f"{new.metric} of {new.artifact}", status=status,
+                   message=f"{old.value:.4f} before, {new.value:.4f} now. {_words(test, loss, why)}")  # fmt: skip
+
+
+def _words(test: Test, loss: float, why: str) -> str:
+    parts = [why[:1].upper() + why[1:]] if why else []
+    if test.p is None:
+        parts.append(test.name[:1].upper() + test.name[1:])
+    else:
+        parts.append(f"{test.name}: p = {test.p:.3g}, 95 % interval of the loss {test.low:+.4g} to {test.high:+.4g}")
+    if test.detectable:
+        parts.append(f"This data shows a loss of {test.detectable:.4g} or more four times out of five")
+    return ". ".join(parts) + "."
+
+
+def _function(build: Build, baseline: Baseline) -> Iterator[Finding]:
+    """Another content of a function of the user's: no reason to refuse, as any file beside it counts."""
+    old, new = baseline.evaluation_digest, build.parity.evaluation_digest
+    if old and new and old != new:
+        yield Finding(
+            gate="build",
+            name="metric",
+            status="note",
+            message=f"the file of {build.parity.evaluation}, or one beside it, changed: if that is the metric or its "
+            "data, the figures cannot be compared",
+        )
+
+
+def _parity(build: Build, baseline: Baseline) -> Iterator[Finding]:
+    """Signal-to-noise ratio of every output; it decides only where there is no metric."""
+    old = {(c.artifact, output.output): output for c in baseline.comparisons for output in c.outputs}
+    decides = not build.parity.metrics
+    for comparison in build.parity.comparisons:
+        for output in comparison.outputs:
+            before = old.get((comparison.artifact, output.output))
+            if before is not None and comparison.artifact != "simplified":
+                yield _output(comparison.artifact, before, output, decides=decides)
+
+
+def _output(artifact: str, old: OutputParity, new: OutputParity, *, decides: bool) -> Finding:
+    if new.agreement is None:
+        fell = 0.0 if old.snr_db == new.snr_db else old.snr_db - new.snr_db
+        worse = math.isnan(new.snr_db) or fell > _MORE_NOISE_DB
+        words = f"signal to noise {old.snr_db:.1f} dB before, {new.snr_db:.1f} dB now; "
+        words += f"mean difference {old.mean_abs:.3g} before, {new.mean_abs:.3g} now"
+    else:  # a difference is 1: their mean is both their share and their power
+        worse = new.mean_abs > 2 * old.mean_abs
+        words = f"{1 - old.mean_abs:.2%} of the values equal before, {1 - new.mean_abs:.2%} now"
+    return Finding(
+        gate="accuracy",
+        name=f"parity of {artifact}, output {new.output}",
+        status=("failed" if decides else "note") if worse else "ok",
+        message=words,
+    )
+
+
+def _weights(change: Change) -> Iterator[Finding]:
+    if change.weights:
+        yield Finding(
+            gate="build",
+            name="weights",
+            status="note",
+            message=f"{len(change.weights)} of {change.all_weights} changed: {_some(change.weights)}",
+        )
+    if change.replaced:
+        yield Finding(gate="build", name="artifacts", status="note",
+                      message=f"{', '.join(change.replaced)}: other content under the same key")  # fmt: skip
+
+
+def _builds(build: Build, baseline: Baseline) -> Iterator[Finding]:
+    """Settings and tools that differ: mostly the cause of whatever else does."""
+    for name, old, new in (
+        ("settings", baseline.settings, build.manifest.settings),
+        ("toolchain", baseline.toolchain, build.manifest.toolchain),
+    ):
+        found = differences(old, new)
+        if found:
+            yield Finding(gate="build", name=name, status="note", message="; ".join(found))
+
+
+def _engines(build: Build, baseline: Baseline) -> Iterator[Finding]:
+    before, after = entries(baseline.artifacts), entries(build.manifest.artifacts)
+    for label in sorted(label for label in before.keys() & after.keys() if label.startswith("engine:")):
+        old, new = before[label].files[0].size, after[label].files[0].size
+        target = label.partition(":")[2]
+        parts = [f"{old} bytes before, {new} now ({new / max(old, 1) - 1:+.1%})"]
+        one, two = baseline.engines.get(target), build.engines.get(target)
+        if one is not None and two is not None:
+            parts += differences(one.model_dump(exclude={"size"}), two.model_dump(exclude={"size"}))
+        changed = len(parts) > 1 or abs(new / max(old, 1) - 1) > 0.01
+        yield Finding(gate="size", name=label, status="note" if changed else "ok", message="; ".join(parts))
+    for label in sorted(label for label in before if label.startswith("engine:") and label not in after):
+        yield Finding(gate="size", name=label, status="note", message="in the baseline, not in this build")
+
+
+def differences(old: object, new: object, path: str = "") -> list[str]:
+    """``key.key: old -> new`` for every leaf in which two JSON values differ; ``none`` where there is none."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found: list[str] = []
+        for key in sorted(old.keys() | new.keys()):
+            found += differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        return found
+    before, now = ("none" if value is None else value for value in (old, new))
+    return [] if old == new else [f"{path}: {before} -> {now}"]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
