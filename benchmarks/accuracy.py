@@ -7,7 +7,7 @@
 CASES is a folder of folders, each with a ``case.py``: MODEL, ``calibration()``, which yields feeds, and
 ``evaluate(run, limit)``, which gives the task metric and ``n``, the number of samples it rests on. It may have
 PROFILES, the shapes of its inputs, and MODELS, variants by name, which are cases of their own: ``NAME:VARIANT``. With
-``--peers`` other quantisers run in an environment that is made in FOLDER (2 GB); see ``peers.py``. They get the
+``--peers`` other quantizers run in an environment that is made in FOLDER (2 GB); see ``peers.py``. They get the
 simplified graph and the feeds that trtpipe gets. All results are run by onnxruntime on the CPU, with Q/DQ pairs
 computed as they are written; 16-bit results by rounding what is stored to 16 bits, and watching for what would
 overflow. With ``--target`` what was lowered is also built with TensorRT-RTX, and the builder's summary of the engine
@@ -47,13 +47,13 @@ from trtpipe.config.job import Job
 from trtpipe.config.profile import HALF
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.pipeline.pipeline import stages_named
 from trtpipe.pipeline.publish import publish_folder
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched
 from trtpipe.reference.storage import StorageWatch
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 
 FLOAT, OURS = "float32", "trtpipe"
 PRECISIONS = ("fp16", "bf16", "int8", "best", "fp8")
@@ -81,7 +81,7 @@ class Row:
     value: float | None = None
     samples: int = 0
     error: str = ""
-    repairs: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
     eight_bit: float | None = None
     nodes: Mapping[str, int] | None = None
     overflows: tuple[str, ...] = ()
@@ -191,7 +191,7 @@ class Case:
             return out
 
         try:
-            run_published(job, stages_named(*_TO_LOWER), {}, publish, Silent())
+            run_published(job, stages_named(*_TO_LOWER), {}, publish, NullProgress())
             row = self._watched(job, out, replace(row, **_decided(out)))
         except trtpipe.TrtpipeError as error:
             return replace(row, error=error.message)
@@ -226,7 +226,7 @@ class Case:
             peers.write_feeds(feeds, self._module.calibration())
         out = self._work / f"{tool.replace(':', '-')}.onnx"
         name, _, method = tool.partition(":")
-        cost = peers.quantise(python, name, method, self._simplified, feeds, out, _PEER_MEMORY)
+        cost = peers.quantize(python, name, method, self._simplified, feeds, out, _PEER_MEMORY)
         if cost.error:
             return Row(self._name, "int8", tool, error=cost.error)
         return self._evaluated("int8", tool, out)
@@ -252,14 +252,14 @@ class Case:
 
 def _decided(out: Path) -> dict[str, Any]:
     """What the records beside a lowered graph say of it, as fields of a row."""
-    facts = LowerFacts.read(out / "lowered.onnx.json")
+    facts = LowerRecord.read(out / "lowered.onnx.json")
     ranges = out / "ranges.json"
-    trials = Ranges.read(ranges).repairs.trials if ranges.is_file() else ()
+    trials = Ranges.read(ranges).corrections.trials if ranges.is_file() else ()
     return {
         "eight_bit": None if facts.work is None else round(facts.work.share, 4),
         "nodes": facts.counts,
         "notes": facts.notes,
-        "repairs": tuple(trial.repair for trial in trials if trial.taken),
+        "corrections": tuple(trial.correction for trial in trials if trial.taken),
     }
 
 
@@ -269,7 +269,7 @@ def _engine(job: Job, out: Path) -> str:
         trtpipe.compile(job, out / "lowered.onnx", out)
     except trtpipe.TrtpipeError as error:
         return f"none: {error.message}"
-    report = EngineFacts.read(out / f"{job.targets[0].name}.plan.json").report
+    report = EngineRecord.read(out / f"{job.targets[0].name}.plan.json").report
     return "built" if report is None else report.summary
 
 
@@ -282,7 +282,7 @@ def line(row: Row, rows: list[Row]) -> str:
     more = [f"n = {row.samples}"]
     more += [f"{100 * row.eight_bit:.1f} % in 8 bits"] if row.eight_bit is not None else []
     more += [f"{len(row.overflows)} OVERFLOWS"] if row.overflows else []
-    more += [*row.repairs, row.engine] if row.engine else [*row.repairs]
+    more += [*row.corrections, row.engine] if row.engine else [*row.corrections]
     return f"{row.case:24} {row.precision:8} {row.tool:19} {row.value:.4f} {row.metric}{far}, {', '.join(more)}"
 
 

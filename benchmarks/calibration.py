@@ -8,8 +8,8 @@ belongs to it (every statistic, the account of the data, its digest). Both take 
 memory of their process (graphs run in it, not in a child as they do in a build, so that their time is counted).
 What follows it, whatever the number of samples, has a figure of its own at the end: the ranges of 120 tensors by every
 method.
-``... end to end`` is whole processes, from the start of the interpreter to a quantised ONNX file: ours (without
-repairs, which no peer makes) and, with ``--peers``, nvidia-modelopt and onnxruntime's quantiser, in an environment
+``... end to end`` is whole processes, from the start of the interpreter to a quantized ONNX file: ours (without
+corrections, which no peer makes) and, with ``--peers``, nvidia-modelopt and onnxruntime's quantizer, in an environment
 that is made in FOLDER (2 GB). A peer that needs more than 10 GiB (or another limit) is stopped, and tried with a
 quarter of the samples. All take turns for some rounds, and of each figure the median counts: no machine is quiet.
 ``paired`` runs the plain and the observed model in turn, sample by sample, in one process: the ratio that holds on a
@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import peers
-from calibration_schemes import INPUTS, SCHEMES, TENSORS, derivation, feeds, paired, quantise
+from calibration_schemes import INPUTS, SCHEMES, TENSORS, derivation, feeds, paired, quantize
 
 HERE = Path(__file__).resolve().parent
 
@@ -62,10 +62,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--quantise", nargs=3, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--quantize", nargs=3, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.quantise:
-        quantise(*arguments.quantise)
+    if arguments.quantize:
+        quantize(*arguments.quantize)
         return 0
     if arguments.child:
         name, scheme, samples, path = arguments.child
@@ -134,21 +134,21 @@ def measure(name: str, scheme: str, samples: int, path: Path) -> Figure:
 
 
 def end_to_end(name: str, samples: int, path: Path) -> Figure:
-    """From the graph to the quantised graph in a process of its own, with an empty store."""
+    """From the graph to the quantized graph in a process of its own, with an empty store."""
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         data = Path(work, "samples.npz")
         key, _ = INPUTS[name]
         np.savez(data, **{key: np.concatenate([feed[key] for feed in feeds(name, samples)])})
-        cost = peers.timed([sys.executable, __file__, "--quantise", str(path), str(data), work])
+        cost = peers.timed([sys.executable, __file__, "--quantize", str(path), str(data), work])
     return Figure(name, "trtpipe entropy end to end", samples, cost.wall, cost.cpu, cost.peak, cost.error)
 
 
 def by_peer(python: Path, tool: str, name: str, samples: int, path: Path, memory: int) -> Figure:
-    """A peer's quantisation; again with fewer samples where it fails."""
+    """A peer's quantization; again with fewer samples where it fails."""
     data, out = path.with_suffix(".npz"), path.with_name("peer.onnx")
     for count in (samples, samples // 4, samples // 16):
         peers.write_feeds(data, feeds(name, count))
-        cost = peers.quantise(python, tool, "entropy", path, data, out, memory)
+        cost = peers.quantize(python, tool, "entropy", path, data, out, memory)
         figure = Figure(name, f"{tool} entropy end to end", count, cost.wall, cost.cpu, cost.peak, cost.error)
         if not cost.error:
             break

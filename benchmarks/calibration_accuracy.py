@@ -1,4 +1,4 @@
-"""Accuracy of every calibration method on real models, with placement and weights held fixed and no repairs.
+"""Accuracy of every calibration method on real models, with placement and weights held fixed and no corrections.
 
     python benchmarks/calibration_accuracy.py [CASE ...] [--cases FOLDER] [--rounds N] [--draws N] [--out RESULT.json]
 
@@ -158,7 +158,7 @@ def tried_on(folder: Path, case: ModuleType, work: Path, data: DataSettings) -> 
     seconds = 0.0
     for name, method, percentile in [(str(c), c.method, c.percentile) for c in CHOICES] + [(AUTO, AUTO, None)]:
         begin = time.perf_counter()
-        recipe = CalibrationRecipe(method=method, percentile=percentile or 99.99, repair="none", data=data)
+        recipe = CalibrationRecipe(method=method, percentile=percentile or 99.99, corrections="none", data=data)
         profile = trtpipe.DeploymentProfile(precision="int8")
         job = trtpipe.make_job(profile=profile, recipe=recipe, settings=settings, engines=False)
         trtpipe.calibrate(job, simplified, out)

@@ -66,7 +66,7 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
 
     def work() -> None:
         with stack:
-            collect(runner.reduced(TALLY, tensors), dataset, tensors, trtpipe.Silent())
+            collect(runner.reduced(TALLY, tensors), dataset, tensors, trtpipe.NullProgress())
 
     return work
 
@@ -74,7 +74,7 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
 SCHEMES: dict[str, Callable[[str, int, Path], Callable[[], None]]] = {"plain": plain, "trtpipe": ours}
 
 
-def quantise(model: Path, data: Path, work: Path) -> None:
+def quantize(model: Path, data: Path, work: Path) -> None:
     """What a user of the Python API writes, as peers.py does for the others: calibrate, and lower."""
     import trtpipe
     from trtpipe.config.recipe import CalibrationRecipe, DataSettings
@@ -82,7 +82,7 @@ def quantise(model: Path, data: Path, work: Path) -> None:
 
     job = trtpipe.make_job(
         profile=trtpipe.DeploymentProfile(precision="int8"),
-        recipe=CalibrationRecipe(method="entropy", repair="none", data=DataSettings(source=str(data))),
+        recipe=CalibrationRecipe(method="entropy", corrections="none", data=DataSettings(source=str(data))),
         settings=Settings(cache_dir=work / "cache"),
         engines=False,
     )

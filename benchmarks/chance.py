@@ -1,4 +1,4 @@
-"""Do two models really differ on a case? A paired randomisation test that works for any metric.
+"""Do two models really differ on a case? A paired randomization test that works for any metric.
 
 Both models' answers are recorded once. If the models were equally good, it would not matter whose answer a sample got:
 so samples swap their answers at random, the case judges the mixtures, and the share of rounds in which these differ at

@@ -58,7 +58,7 @@ def main() -> int:
                 stream.writelines(json.dumps(outcome.to_dict()) + "\n" for outcome in fresh)
         if count % 50 == 0:
             print(f"{count} of {len(left)}, {time.perf_counter() - begin:.0f} s", file=sys.stderr)
-    summary = summarise(results, len(cases), time.perf_counter() - begin)
+    summary = summarize(results, len(cases), time.perf_counter() - begin)
     print(table(results, arguments.precision))
     if arguments.out:
         arguments.out.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
@@ -73,7 +73,7 @@ def read_results(path: Path | None) -> Iterator[Outcome]:
             yield Outcome(**{**entry, "operators": tuple(entry["operators"])})
 
 
-def summarise(results: Sequence[Outcome], tests: int, seconds: float) -> dict[str, Any]:
+def summarize(results: Sequence[Outcome], tests: int, seconds: float) -> dict[str, Any]:
     """Counts, and every test that is not right, with its reason."""
     return {
         "machine": machine_line(),

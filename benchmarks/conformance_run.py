@@ -1,4 +1,4 @@
-"""One node test through the stages of trtpipe, in this process, and a judgement of what came out."""
+"""One node test through the stages of trtpipe, in this process, and a judgment of what came out."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from trtpipe.errors import TrtpipeError
 from trtpipe.isolation.worker_main import resolve
 from trtpipe.pipeline.pipeline import stages_named
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import runnable_graph
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.stage import Inputs
 
 #: stages shared by all precisions of a test, and those of each precision
@@ -156,7 +156,7 @@ def run_stages(
         workdir.mkdir(parents=True)
         inputs = Inputs(table, {"calibration-data": OwnData(case.feed)})
         try:
-            draft, _ = stage.run(job, inputs, workdir, Silent())
+            draft, _ = stage.run(job, inputs, workdir, NullProgress())
             stage.check(draft, inputs)
         except Exception as error:
             raise Refused(stage.name, error) from error
@@ -204,7 +204,7 @@ def _built(job: Job, case: Case, artifact: Artifact, folder: Path) -> Refused | 
 
 def _judge(case: Case, precision: str, artifact: Artifact, folder: Path) -> Outcome:
     """Compare the lowered graph with the original one."""
-    counts = LowerFacts.read(artifact.sidecar).counts
+    counts = LowerRecord.read(artifact.sidecar).counts
     word = {"fp16": "float16", "bf16": "bfloat16"}.get(precision, precision)
     judged = Outcome(case.name, precision, "right", operators=case.operators, lowered=counts.get(word, 0))
     if case.random:

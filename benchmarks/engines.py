@@ -28,10 +28,10 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.preflight.onnx_io import save_model
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 THREE = ("sm86", "sm89", "sm120")
 #: The same build in a process that does nothing else.
@@ -99,11 +99,11 @@ def reports(model: Path, folder: Path) -> dict[str, object]:
     rtx, settings = load_backend("tensorrt-rtx"), Settings(cache_dir=folder)
     goals = [find_target(name) for name in THREE]
     profile = DeploymentProfile()
-    facts: dict[str, EngineFacts] = {
-        "shared": rtx.build_shared(model, profile, goals, folder / "shared.plan", settings, Silent())  # type: ignore[attr-defined]
+    facts: dict[str, EngineRecord] = {
+        "shared": rtx.build_shared(model, profile, goals, folder / "shared.plan", settings, NullProgress())  # type: ignore[attr-defined]
     }
     for goal in goals:
-        facts[goal.name] = rtx.build(model, profile, goal, folder / f"{goal}.plan", settings, Silent())
+        facts[goal.name] = rtx.build(model, profile, goal, folder / f"{goal}.plan", settings, NullProgress())
     return {
         name: {
             "kernels": each.layers,
@@ -130,7 +130,7 @@ def child(folder: Path, rounds: int) -> dict[str, float]:
     walls, processors, bare = [], [], []
     for _ in range(rounds):
         begin, before = time.perf_counter(), _spent()
-        facts = rtx.build(path, DeploymentProfile(), sm89, path.with_suffix(".plan"), settings, Silent())
+        facts = rtx.build(path, DeploymentProfile(), sm89, path.with_suffix(".plan"), settings, NullProgress())
         walls.append(time.perf_counter() - begin - facts.build_seconds)
         processors.append(_spent() - before)
         before = _spent()

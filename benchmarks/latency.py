@@ -36,7 +36,7 @@ from trtpipe.config.profile import LatencySettings
 from trtpipe.errors import TrtpipeError
 from trtpipe.latency.measuring import measure
 from trtpipe.latency.statistics import interval, times
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -124,7 +124,7 @@ def engine_contender(precision: str, folder: Path, feed: np.ndarray, stack: Exit
     assert made is not None
     runner = stack.enter_context(load_backend(job.backend).open(made / f"{job.targets[0]}.plan", job.settings))
     named = {runner.inputs[0].name: feed}
-    gpu = measure(runner, named, "random", LatencySettings(), f"engine {precision}", Silent(), on_gpu=True)
+    gpu = measure(runner, named, "random", LatencySettings(), f"engine {precision}", NullProgress(), on_gpu=True)
     contender = Contender(f"engine {precision}", runner.device, lambda _: runner.infer(named))
     return contender, gpu.to_dict()
 

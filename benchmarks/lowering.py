@@ -36,20 +36,20 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
     import trtpipe
     from trtpipe.config.settings import Settings
     from trtpipe.pipeline.run_state import artifact_from_file
-    from trtpipe.progress import Silent
+    from trtpipe.progress import NullProgress
     from trtpipe.quantization.qdq import InsertQDQ  # noqa: F401
     from trtpipe.stages.lower import Lower
     from trtpipe.stages.stage import Inputs
 
     profile, settings = profile_for(precision, shapes), Settings.from_environment()
-    job = trtpipe.make_job(folder / "simplified.onnx", profile=profile, settings=settings, progress=Silent())
+    job = trtpipe.make_job(folder / "simplified.onnx", profile=profile, settings=settings, progress=NullProgress())
     files = {"simplified": "simplified.onnx", "ranges": "ranges.json", "statistics": "statistics.npz"}
     inputs = Inputs(
         {kind: artifact_from_file(kind, folder / name) for kind, name in files.items() if (folder / name).is_file()}
     )
     with tempfile.TemporaryDirectory() as work:
         held, busy, begin = peak_memory(), time.process_time(), time.perf_counter()
-        Lower().run(job, inputs, Path(work), Silent())
+        Lower().run(job, inputs, Path(work), NullProgress())
         seconds, processor, memory = time.perf_counter() - begin, time.process_time() - busy, peak_memory() - held
     size = (folder / "simplified.onnx").stat().st_size
     return {
@@ -73,7 +73,7 @@ def prepared(model: Path, precision: str, shapes: str, folder: Path) -> Path:
     from trtpipe.config.settings import Settings
     from trtpipe.pipeline.pipeline import stages_named
     from trtpipe.pipeline.publish import publish_folder
-    from trtpipe.progress import Silent
+    from trtpipe.progress import NullProgress
 
     out = folder / f"{model.stem}_{precision}"
 
@@ -83,7 +83,7 @@ def prepared(model: Path, precision: str, shapes: str, folder: Path) -> Path:
 
     settings = Settings(cache_dir=folder / "cache")
     job = trtpipe.make_job(model, profile=profile_for(precision, shapes), settings=settings, allow_random=True)
-    run_published(job, stages_named(*_BEFORE), {}, publish, Silent())
+    run_published(job, stages_named(*_BEFORE), {}, publish, NullProgress())
     return out
 
 

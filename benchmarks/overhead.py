@@ -4,7 +4,7 @@
 
 Two ways to the same engine take turns in one session: `trtpipe build` with an empty cache, and a bare script that makes
 the same library calls (onnx checker, onnxsim, onnxruntime, TensorRT-RTX, Polygraphy), each native one in a process of
-its own as trtpipe does it, with no cache, no digests, no reports, no repairs; once as installed, and once with torch
+its own as trtpipe does it, with no cache, digests, reports or corrections; once as installed, and once with torch
 hidden from the libraries, which import it only to find no tensor of its kind. A build before the first round is not
 counted: it leaves the bytecode that pip leaves of an installed package. Prints wall and processor times, their
 ratios, the peak memory of trtpipe's process tree, and the wall time of a second, fully cached build.
@@ -95,7 +95,7 @@ def main() -> None:
                 str(work / "out"),
             ]
             build += [
-                "--repair",
+                "--corrections",
                 "none",
                 "--calib-data",
                 str(work / "data.npy"),

@@ -85,7 +85,7 @@ def main() -> None:
             amax[output.name] = max(amax.get(output.name, 0.0), float(value.max()), -float(value.min()))
     amax["image"] = float(np.abs(data).max())
     lowered = work / "bare_lowered.onnx"
-    quantise(simplified, lowered, amax)
+    quantize(simplified, lowered, amax)
     child(BUILD, lowered, work / "bare.plan")
     compare([session(path) for path in (model, simplified, lowered)], data)
     runner, feed = session(lowered), {"image": np.asarray(data[:1])}
@@ -94,7 +94,7 @@ def main() -> None:
         runner.run(None, feed)
 
 
-def quantise(path: Path, out: Path, amax: dict[str, float]) -> None:
+def quantize(path: Path, out: Path, amax: dict[str, float]) -> None:
     """Insert the same Q/DQ pairs with onnx's helpers alone."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper

@@ -1,7 +1,7 @@
-"""Other quantisers, in a virtual environment of their own: nvidia-modelopt and onnxruntime's static quantiser.
+"""Other quantizers, in a virtual environment of their own: nvidia-modelopt and onnxruntime's static quantizer.
 
     python benchmarks/peers.py FOLDER                              make the environment (about 2 GB), print its python
-    PEER_PYTHON benchmarks/peers.py TOOL METHOD MODEL FEEDS OUT    quantise MODEL to OUT, as ``quantise`` does
+    PEER_PYTHON benchmarks/peers.py TOOL METHOD MODEL FEEDS OUT    quantize MODEL to OUT, as ``quantize`` does
 
 Both get the same ONNX model and the same feeds, and write an ONNX model with Q/DQ pairs. The environment holds the
 CPU build of torch where the package index has one; nothing of trtpipe is imported in it.
@@ -57,10 +57,10 @@ def write_feeds(path: Path, feeds: Iterable[Mapping[str, np.ndarray]]) -> None:
     np.savez(path, **{f"{n:0{_DIGITS}}/{name}": value for n, feed in enumerate(feeds) for name, value in feed.items()})
 
 
-def quantise(
+def quantize(
     python: Path, tool: str, method: str, model: Path, feeds: Path, out: Path, memory: int | None = None
 ) -> Cost:
-    """Quantise ``model`` to ``out`` in a process of its own; weights per channel, activations symmetric, all int8.
+    """Quantize ``model`` to ``out`` in a process of its own; weights per channel, activations symmetric, all int8.
 
     Args:
         python: from ``peer_python``.

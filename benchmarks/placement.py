@@ -29,7 +29,7 @@ from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.preflight.onnx_io import load_model, save_model
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 from trtpipe.quantization.cost import engine_cost
 from trtpipe.quantization.per_tensor_scales import SplitScales
 from trtpipe.quantization.plan import place
@@ -71,7 +71,7 @@ def measure(source: Path, passes: list[GraphPass], shape: tuple[int, ...], targe
     graph = folder / "graph.onnx"
     save_model(model, graph)
     facts = load_backend("tensorrt-rtx").build(
-        graph, DeploymentProfile(), find_target(target), folder / "e.plan", Settings(cache_dir=folder), Silent()
+        graph, DeploymentProfile(), find_target(target), folder / "e.plan", Settings(cache_dir=folder), NullProgress()
     )
     assert facts.report is not None
     return facts.report

@@ -1,12 +1,12 @@
 """Tuning on networks that full INT8 breaks: the metric, the work left in INT8, and what finding it cost.
 
-    python benchmarks/tuning.py [--max-drop 0.005] [--cases DIR] [--yardstick] [--no-repair] > results/tuning.json
+    python benchmarks/tuning.py [--max-drop 0.005] [--cases DIR] [--yardstick] [--no-recalibrate] > results/tuning.json
     python benchmarks/tuning.py --peak plain|pass --cache DIR [--samples N] --only resnet50 minilm [--cases DIR]
 
 Two small networks are trained by the script itself (``tuning_models.py``). A folder of cases holds one folder each,
 with a ``case.py`` that has ``MODEL``, ``PROFILES``, ``calibration()`` and ``evaluate(run)``. The yardstick tries every
-choice of up to six groups, or at every step every group, as accuracy-aware tools do. With --no-repair nothing but the
-choice of layers is left to tune. --peak tells the peak memory of plain inference, or of the sensitivity pass,
+choice of up to six groups, or at every step every group, as accuracy-aware tools do. With --no-recalibrate nothing but
+the choice of layers is left to tune. --peak tells the peak memory of plain inference, or of the sensitivity pass,
 of cases or of resnet50 and minilm, networks of that size. Runner: onnxruntime on the CPU.
 """
 
@@ -40,9 +40,9 @@ from trtpipe.pipeline.pipeline import opened, stages_named
 from trtpipe.pipeline.tuner import BEFORE
 from trtpipe.preflight import folder_size
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 from trtpipe.reference.reference_outputs import run_every
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.evaluate import Evaluate
 from trtpipe.stages.stage import Stage
 
@@ -94,7 +94,7 @@ def large_job(name: str, folder: Path, cache: Path) -> Job:
         feed = {"ids": random.integers(0, 30522, (16, 128))}
     np.savez(folder / "calib.npz", **feed)
     shapes = {key: {end: [1, *value.shape[1:]] for end in ("min", "opt", "max")} for key, value in feed.items()}
-    recipe = {"data": {"source": str(folder / "calib.npz")}, "method": "max", "repair": "none"}
+    recipe = {"data": {"source": str(folder / "calib.npz")}, "method": "max", "corrections": "none"}
     return job(str(folder / "model.onnx"), shapes, recipe, cache)
 
 
@@ -138,9 +138,9 @@ def measure(name: str, made: Job, max_drop: float, compare: bool, workdir: Path)
 
 
 def plain(made: Job) -> MetricValue:
-    """The metric with everything in INT8 by the recipe's own method, nothing repaired."""
-    unrepaired = replace(made, recipe=made.recipe.model_copy(update={"repair": "none"}))
-    with opened(unrepaired, Silent()) as pipeline:
+    """The metric with everything in INT8 by the recipe's own method, nothing corrected."""
+    unrepaired = replace(made, recipe=made.recipe.model_copy(update={"corrections": "none"}))
+    with opened(unrepaired, NullProgress()) as pipeline:
         steps = pipeline.run((*stages_named(*BEFORE, "lower"), Evaluate("lowered")), {})
         return MetricValue.read(steps[-1].artifact.path)
 
@@ -179,7 +179,7 @@ def plain_seconds(made: Job, simplified: Path, feeds: list[Feed]) -> float:
 
 
 def artifacts(made: Job, names: tuple[str, ...]) -> list[Path]:
-    with opened(made, Silent()) as pipeline:
+    with opened(made, NullProgress()) as pipeline:
         steps = pipeline.run(stages_named(*names), {})
         return [step.artifact.path for step in steps if step.artifact is not None]
 
@@ -193,10 +193,10 @@ def yardstick(made: Job, allowed: float) -> dict[str, object]:
     def judged(kept: tuple[int, ...], *stages: Stage) -> tuple[MetricValue, float]:
         nodes = tuple(escape(node) for index in kept for node in groups[index].nodes)
         job = replace(made, profile=made.profile.model_copy(update={"keep": nodes}))
-        with opened(job, Silent()) as pipeline:
+        with opened(job, NullProgress()) as pipeline:
             steps = pipeline.run((*stages_named(*BEFORE, "lower"), *stages), {})
             lowered, metric = (step.artifact for step in steps[-2:])
-            return MetricValue.read(metric.path), LowerFacts.read(lowered.sidecar).work.share
+            return MetricValue.read(metric.path), LowerRecord.read(lowered.sidecar).work.share
 
     reference, _ = judged((), Evaluate("model"))
 
@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, help="folder of cases")
     parser.add_argument("--only", nargs="*", help="names of networks or cases")
     parser.add_argument("--yardstick", action="store_true")
-    parser.add_argument("--no-repair", action="store_true")
+    parser.add_argument("--no-recalibrate", action="store_true")
     parser.add_argument("--peak", choices=("plain", "pass"))
     parser.add_argument("--samples", type=int, default=16, help="for --peak")
     parser.add_argument("--cache", type=Path, help="where artifacts rest; a temporary folder by default")
@@ -260,8 +260,8 @@ def main() -> None:
                 work = Path(scratch, f"work-{name}")
                 work.mkdir()
                 made = make()
-                if options.no_repair:
-                    made = replace(made, recipe=made.recipe.model_copy(update={"repair": "none"}))
+                if options.no_recalibrate:
+                    made = replace(made, recipe=made.recipe.model_copy(update={"corrections": "none"}))
                 if options.peak:
                     found.append({"case": name, "peak_mib": peak(made, options.peak, options.samples)})
                 else:

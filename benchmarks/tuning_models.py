@@ -49,12 +49,12 @@ class Detector(nn.Module):
         )
         self.box, self.score = nn.Conv2d(48, 4, 1), nn.Conv2d(48, 2, 1)
         corner = torch.arange(8).float() * 4 + 2
-        self.register_buffer("centre", torch.stack(torch.meshgrid(corner, corner, indexing="xy"), -1).view(1, 64, 2))
+        self.register_buffer("center", torch.stack(torch.meshgrid(corner, corner, indexing="xy"), -1).view(1, 64, 2))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = self.layers(image)
         box = self.box(x).flatten(2).transpose(1, 2)
-        middle, size = self.centre + 4 * box[..., :2], 8 * torch.sigmoid(box[..., 2:]) + 2
+        middle, size = self.center + 4 * box[..., :2], 8 * torch.sigmoid(box[..., 2:]) + 2
         return torch.cat([middle - size / 2, middle + size / 2], -1), torch.sigmoid(self.score(x).flatten(2)).transpose(
             1, 2
         )
@@ -76,15 +76,15 @@ torch.set_num_threads(1)  # small layers: threads cost more than they bring, and
 
 def train(module: nn.Module, images: Tensor, loss: object, targets: tuple[Tensor, ...], epochs: int) -> nn.Module:
     torch.manual_seed(SEED)
-    optimiser = torch.optim.AdamW(module.parameters(), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0.02)
     steps = epochs * (len(images) // 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.008, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.008, total_steps=steps)
     module.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(images))[: len(images) // 64 * 64].view(-1, 64):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss(module(images[batch]), *(target[batch] for target in targets)).backward()  # type: ignore[operator]
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     return module.eval()
 

@@ -24,7 +24,7 @@ _WORDS = {
 
 
 def targets() -> list[str]:
-    """Every target: names, types, and which flavour builds for it."""
+    """Every target: names, types, and which flavor builds for it."""
     rows = ["| target | GPUs | computes in | TensorRT | TensorRT-RTX |", "|---|---|---|---|---|"]
     for target in TARGETS:
         names = ", ".join(f"`{name}`" for name in target.aliases)

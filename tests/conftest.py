@@ -23,7 +23,7 @@ from trtpipe.config.source import parse_source
 from trtpipe.config.target import find_target
 from trtpipe.dynamic import check_corners
 from trtpipe.isolation.worker_main import resolve
-from trtpipe.progress import Progress, Silent
+from trtpipe.progress import NullProgress, Progress
 from trtpipe.stages import export, simplify
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def refuse_unpickling(event: str, args: tuple[Any, ...]) -> None:
 sys.addaudithook(refuse_unpickling)
 
 
-class Listener(Silent):
+class Listener(NullProgress):
     """A Progress that remembers what it was told."""
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def call(task: str, request: Record, reply: type[R], *, progress: Progress | None = None, **_: object) -> R:
         function, record = resolve(task)
-        made = function(record.model_validate_json(request.model_dump_json()), (progress or Silent()).advance)
+        made = function(record.model_validate_json(request.model_dump_json()), (progress or NullProgress()).advance)
         return reply.model_validate(made.to_dict())
 
     for module in (export, simplify, null):
@@ -133,7 +133,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> World:
 def world(tmp_path: Path, built: World, in_process: None) -> World:
     """A fresh copy of a world in which the usual job has been built."""
     if not (built.folder / "cache").is_dir():
-        built.run(built.job(), Silent())
+        built.run(built.job(), NullProgress())
     shutil.copytree(built.folder, tmp_path / "world")
     return World(tmp_path / "world")
 

@@ -14,10 +14,10 @@ from onnx import numpy_helper
 from onnx.parser import parse_model
 
 from trtpipe.config.settings import Settings
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 
-class Heard(Silent):
+class Heard(NullProgress):
     """Remembers every report."""
 
     def __init__(self) -> None:

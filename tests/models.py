@@ -53,7 +53,7 @@ def tallied(run: Callable[[Feed], Feed], names: Sequence[str]) -> ReductionHere:
 
 
 def run(proto: onnx.ModelProto, feed: Feed, outputs: Sequence[str] | None = None) -> Feed:
-    """Outputs by name, computed by onnxruntime as the graph is written: no optimisation, no fusion."""
+    """Outputs by name, computed by onnxruntime as the graph is written: no optimization, no fusion."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -189,7 +189,7 @@ def large_constant(value: float = 2e5) -> onnx.ModelProto:
     )  # fmt: skip
 
 
-def normalised(eps: float = 1e-12) -> onnx.ModelProto:
+def normalized(eps: float = 1e-12) -> onnx.ModelProto:
     """Rows divided by their length plus an epsilon that float16 cannot hold."""
     return model(
         "(float[N,4] x) => (float[N,4] y) { q = Mul(x, x) s = ReduceSum(q, axis) l = Sqrt(s) d = Add(l, eps) "
@@ -220,7 +220,7 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     case.__name__: case
     for case in (
         conv_net, residual, depthwise, transposed, both_sides, shared_weight, branches, looped, embedding, twins,
-        listed_initializers, faint_channels, large_constant, normalised, shape_arithmetic, resized,
+        listed_initializers, faint_channels, large_constant, normalized, shape_arithmetic, resized,
     )
 }  # fmt: skip
 

@@ -137,7 +137,7 @@ class RecordingContext:
 
 
 class RecordingEngine:
-    """Input x[N,4] and, on the host, a shape input n[1]; output y[N]; two optimisation profiles."""
+    """Input x[N,4] and, on the host, a shape input n[1]; output y[N]; two optimization profiles."""
 
     num_io_tensors = 3
     num_optimization_profiles = 2

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 import trtpipe
 from trtpipe.backends.plan import read_header
 from trtpipe.cli.app import root
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -144,9 +144,9 @@ class TestDigits:
     ) -> None:
         plan = digits[1] / f"{target}.plan"
         header = read_header(plan)
-        assert (header.flavour, header.targets, header.and_later) == ("tensorrt-rtx", tuple(TARGETS), False)
+        assert (header.flavor, header.targets, header.and_later) == ("tensorrt-rtx", tuple(TARGETS), False)
         assert header.size_ok
-        facts = trtpipe.EngineFacts.read(digits[1] / f"{target}.plan.json")
+        facts = trtpipe.EngineRecord.read(digits[1] / f"{target}.plan.json")
         assert (facts.target, facts.targets, facts.version) == (target, tuple(TARGETS), header.version)
         assert facts.precisions["Int8"] >= 5, "five convolutions and a fully connected layer, some of them fused"
         assert [spec.name for spec in (*facts.io.inputs, *facts.io.outputs)] == ["image", "logits"]
@@ -217,7 +217,7 @@ class TestDigits:
         assert states(document)["observe"] == ("skipped" if precision == "fp32" else "built")  # extremes for 16 bits
         assert states(document)["calibrate"] == "skipped"
         assert read_header(out / "sm89.plan").targets == ("sm89",)
-        assert trtpipe.EngineFacts.read(out / "sm89.plan.json").precisions[layers] > 0
+        assert trtpipe.EngineRecord.read(out / "sm89.plan.json").precisions[layers] > 0
         assert weights in types_of(out / "lowered.onnx")
         values = {value["artifact"]: value["value"] for value in document["parity"]["metrics"]}
         assert values["lowered"] >= values["model"] - 0.005
@@ -307,13 +307,13 @@ class TestCases:
         names = ("--input-names", "image", "--output-names", "logits")
         self.check(build, "cifar10_resnet20", precision, "torch_model.py:torch_model", *names)
 
-    def compiled(self, cache: Path, out: Path, model: Path, *words: str) -> EngineFacts:
+    def compiled(self, cache: Path, out: Path, model: Path, *words: str) -> EngineRecord:
         """A case's own graph through ``trtpipe compile``."""
         line = ["compile", str(model), "-o", str(out), *ONE[:4], *words, "--cache-dir", str(cache)]
         result = CliRunner().invoke(root, line)
         assert result.exit_code == 0, result.output
         assert read_header(out / "sm89.plan").targets == ("sm89",)
-        return EngineFacts.read(out / "sm89.plan.json")
+        return EngineRecord.read(out / "sm89.plan.json")
 
     @pytest.mark.parametrize(
         ("name", "model"),

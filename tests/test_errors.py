@@ -6,19 +6,19 @@ import inspect
 import pytest
 
 from trtpipe import errors
-from trtpipe.errors import EnvironmentLacks, InputError, InternalError, TrtpipeError
+from trtpipe.errors import HostError, InputError, InternalError, TrtpipeError
 
 TREE = {
     "InputError": ("TrtpipeError", 2),
     "RecipeError": ("InputError", 2),
     "StageError": ("TrtpipeError", 5),
     "BuildError": ("StageError", 5),
-    "WorkerDied": ("StageError", 5),
-    "WorkerCrashed": ("WorkerDied", 5),
-    "OutOfTime": ("WorkerDied", 5),
-    "OutOfMemory": ("WorkerDied", 5),
-    "Cancelled": ("WorkerDied", 5),
-    "EnvironmentLacks": ("TrtpipeError", 6),
+    "WorkerError": ("StageError", 5),
+    "WorkerCrashed": ("WorkerError", 5),
+    "OutOfTime": ("WorkerError", 5),
+    "OutOfMemory": ("WorkerError", 5),
+    "Cancelled": ("WorkerError", 5),
+    "HostError": ("TrtpipeError", 6),
     "StoreCorrupt": ("TrtpipeError", 6),
     "TrtpipeError": ("Exception", 2),
     "InternalError": ("Exception", 1),
@@ -53,4 +53,4 @@ def test_a_copy_is_whole(name: str) -> None:
 
 def test_a_bug_is_not_caught_as_a_users_mistake() -> None:
     assert not issubclass(InternalError, TrtpipeError)
-    assert not issubclass(EnvironmentLacks, OSError)
+    assert not issubclass(HostError, OSError)

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from trtpipe.progress import Progress, Silent, track
+from trtpipe.progress import NullProgress, Progress, track
 
 
-class Listener(Silent):
+class Listener(NullProgress):
     def __init__(self) -> None:
         self.heard: list[tuple[str, int, int | None]] = []
 
@@ -46,7 +46,7 @@ def test_an_item_that_fails_is_not_counted() -> None:
 
 
 def test_silent_is_a_progress_and_tells_nobody(capsys: Any) -> None:
-    progress: Progress = Silent()
+    progress: Progress = NullProgress()
     progress.begin("compile sm89")
     progress.advance("read", 1, None)
     progress.note("note")

@@ -35,8 +35,8 @@ def from_stub(path: Path) -> dict[str, Any]:
             classes[node.name] = {"bases": [ast.unparse(base) for base in node.bases], "members": members}
         elif isinstance(node, ast.FunctionDef):
             functions.setdefault(node.name, []).append(_signature(node))
-    flavour, _, version = path.stem.partition("-")
-    return _document(flavour, version, classes, functions)
+    flavor, _, version = path.stem.partition("-")
+    return _document(flavor, version, classes, functions)
 
 
 def _take(part: ast.stmt, members: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ def _written(names: list[str], returns: str) -> str:
     return f"({', '.join(names)})" + ("" if kind in {"", "None", "Any", "object"} else f" -> {kind}")
 
 
-def _document(flavour: str, version: str, classes: dict[str, Any], functions: dict[str, list[str]]) -> dict[str, Any]:
+def _document(flavor: str, version: str, classes: dict[str, Any], functions: dict[str, list[str]]) -> dict[str, Any]:
     kept = {name: classes[name] for name in sorted(classes) if not _LEFT_OUT.search(name)}
     for entry in kept.values():
         entry["members"] = {
@@ -120,12 +120,12 @@ def _document(flavour: str, version: str, classes: dict[str, Any], functions: di
         }
         entry["bases"] = [base for base in entry["bases"] if base in kept]
     own = {name: sorted(set(found)) for name, found in sorted(functions.items())}
-    return {"flavour": flavour, "version": version, "classes": kept, "functions": own}
+    return {"flavor": flavor, "version": version, "classes": kept, "functions": own}
 
 
 def render(api: dict[str, Any]) -> str:
     """One line a class, so that a change of one shows as a change of one line."""
-    lines = [f' "{key}": {json.dumps(api[key])},' for key in ("flavour", "version", "functions")]
+    lines = [f' "{key}": {json.dumps(api[key])},' for key in ("flavor", "version", "functions")]
     classes = ",\n".join(f'  "{name}": {json.dumps(entry)}' for name, entry in api["classes"].items())
     return "\n".join(["{", *lines, ' "classes": {', classes, " }", "}"]) + "\n"
 
@@ -138,7 +138,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for source in arguments.source:
         api = from_stub(Path(source)) if source.endswith(".pyi") else from_module(source)
-        (arguments.out / f"{api['flavour']}-{api['version']}.json").write_text(render(api), encoding="utf-8")
+        (arguments.out / f"{api['flavor']}-{api['version']}.json").write_text(render(api), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.reports import ParityReport
-    from trtpipe.api.calibration import calibrate, derive, import_trt_cache
-    from trtpipe.api.check import check, rejudge, save_baseline
+    from trtpipe.api.calibration import calibrate, import_trt_cache, ranges_from_statistics
+    from trtpipe.api.check import check, reevaluate, save_baseline
     from trtpipe.api.diff import BuildDiff, diff
     from trtpipe.api.doctor import Diagnosis, diagnose
     from trtpipe.api.inspection import Inspection, inspect
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from trtpipe.config.recipe import CalibrationRecipe
     from trtpipe.config.settings import Settings
     from trtpipe.config.target import TARGETS, Target, find_target
-    from trtpipe.engine.record import EngineFacts
+    from trtpipe.engine.record import EngineRecord
     from trtpipe.errors import (
         BuildError,
         Cancelled,
-        EnvironmentLacks,
+        HostError,
         InputError,
         InternalError,
         OutOfMemory,
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
         StoreCorrupt,
         TrtpipeError,
         WorkerCrashed,
-        WorkerDied,
+        WorkerError,
     )
     from trtpipe.latency.reports import LatencyComparison, LatencyReport
     from trtpipe.pipeline.pipeline import Step
-    from trtpipe.progress import Progress, Silent
+    from trtpipe.progress import NullProgress, Progress
     from trtpipe.quantization.sensitivity import Sensitivity
     from trtpipe.quantization.tuning_report import Budget, Tuning
     from trtpipe.regression.baseline import Baseline
@@ -78,8 +78,8 @@ _HOMES = {
     "CheckReport": "trtpipe.regression.gate",
     "DeploymentProfile": "trtpipe.config.profile",
     "Diagnosis": "trtpipe.api.doctor",
-    "EngineFacts": "trtpipe.backends.base",
-    "EnvironmentLacks": "trtpipe.errors",
+    "EngineRecord": "trtpipe.backends.base",
+    "HostError": "trtpipe.errors",
     "IOContract": "trtpipe.artifact",
     "InputError": "trtpipe.errors",
     "Inspection": "trtpipe.api.inspection",
@@ -93,7 +93,7 @@ _HOMES = {
     "Sensitivity": "trtpipe.quantization.sensitivity",
     "Settings": "trtpipe.config.settings",
     "ShapeRange": "trtpipe.config.profile",
-    "Silent": "trtpipe.progress",
+    "NullProgress": "trtpipe.progress",
     "StageError": "trtpipe.errors",
     "Step": "trtpipe.pipeline.pipeline",
     "StoreCorrupt": "trtpipe.errors",
@@ -103,7 +103,7 @@ _HOMES = {
     "TrtpipeError": "trtpipe.errors",
     "TuneResult": "trtpipe.api.tuning",
     "Tuning": "trtpipe.quantization.tuning_report",
-    "WorkerDied": "trtpipe.errors",
+    "WorkerError": "trtpipe.errors",
     "Cancelled": "trtpipe.errors",
     "OutOfMemory": "trtpipe.errors",
     "OutOfTime": "trtpipe.errors",
@@ -113,7 +113,7 @@ _HOMES = {
     "check": "trtpipe.api.check",
     "compare_latency": "trtpipe.api.latency",
     "compile": "trtpipe.api.stages",
-    "derive": "trtpipe.api.calibration",
+    "ranges_from_statistics": "trtpipe.api.calibration",
     "diagnose": "trtpipe.api.doctor",
     "diff": "trtpipe.api.diff",
     "export": "trtpipe.api.stages",
@@ -127,7 +127,7 @@ _HOMES = {
     "plan": "trtpipe.api.stages",
     "plot_sensitivity": "trtpipe.report.plots_sensitivity",
     "plot_statistics": "trtpipe.report.plots",
-    "rejudge": "trtpipe.api.check",
+    "reevaluate": "trtpipe.api.check",
     "save_baseline": "trtpipe.api.check",
     "sensitivity": "trtpipe.api.tuning",
     "simplify": "trtpipe.api.stages",
@@ -149,8 +149,8 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "CheckReport",
     "DeploymentProfile",
     "Diagnosis",
-    "EngineFacts",
-    "EnvironmentLacks",
+    "EngineRecord",
+    "HostError",
     "IOContract",
     "InputError",
     "Inspection",
@@ -166,7 +166,7 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "Sensitivity",
     "Settings",
     "ShapeRange",
-    "Silent",
+    "NullProgress",
     "StageError",
     "Step",
     "StoreCorrupt",
@@ -177,13 +177,13 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "TuneResult",
     "Tuning",
     "WorkerCrashed",
-    "WorkerDied",
+    "WorkerError",
     "build",
     "calibrate",
     "check",
     "compare_latency",
     "compile",
-    "derive",
+    "ranges_from_statistics",
     "diagnose",
     "diff",
     "export",
@@ -197,7 +197,7 @@ __all__ = [  # noqa: RUF022  sorted by a test
     "plan",
     "plot_sensitivity",
     "plot_statistics",
-    "rejudge",
+    "reevaluate",
     "save_baseline",
     "sensitivity",
     "simplify",

@@ -22,7 +22,7 @@ R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
-    """A frozen, strict, JSON-serialisable value: the base of everything trtpipe writes to disk."""
+    """A frozen, strict, JSON-serializable value: the base of everything trtpipe writes to disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 

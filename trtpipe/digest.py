@@ -18,7 +18,7 @@ _CHUNK = 1 << 20
 
 
 def canonical_json(value: JSON) -> str:
-    """Serialise ``value`` to the one JSON text that stands for it.
+    """Serialize ``value`` to the one JSON text that stands for it.
 
     Keys are sorted, separators have no spaces, and NaN or infinity is refused, so equal values of equal types give
     equal text on every machine and Python version.

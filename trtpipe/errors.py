@@ -8,12 +8,12 @@
     │   │   └── RecipeError     a calibration recipe or deployment profile          exit 2
     │   ├── StageError          a stage could not do its work on this model         exit 5
     │   │   ├── BuildError      the graph cannot be built for the target            exit 5
-    │   │   └── WorkerDied      a child process ended without an answer         exit 5
+    │   │   └── WorkerError      a child process ended without an answer         exit 5
     │   │       ├── WorkerCrashed   a native library crashed in it              exit 5
     │   │       ├── OutOfTime       it hung, or took longer than it may         exit 5
     │   │       ├── OutOfMemory     it took more memory than it may, or there is  exit 5
     │   │       └── Cancelled       nobody waits for it any more                exit 5
-    │   ├── EnvironmentLacks    a package, device, permission or disk space         exit 6
+    │   ├── HostError    a package, device, permission or disk space         exit 6
     │   └── StoreCorrupt        a stored artifact does not match its digest         exit 6
     └── InternalError           a bug in trtpipe itself                             exit 1
 
@@ -60,7 +60,7 @@ class BuildError(StageError):
     """The lowered graph cannot be built for the target; the message names the node where one is known."""
 
 
-class WorkerDied(StageError):
+class WorkerError(StageError):
     """A child process ended without an answer.
 
     Args:
@@ -72,23 +72,23 @@ class WorkerDied(StageError):
         self.phase = phase
 
 
-class WorkerCrashed(WorkerDied):
+class WorkerCrashed(WorkerError):
     """A native library crashed in the child process."""
 
 
-class OutOfTime(WorkerDied):
+class OutOfTime(WorkerError):
     """The child process hung, or took longer than its limit."""
 
 
-class OutOfMemory(WorkerDied):
+class OutOfMemory(WorkerError):
     """The child process took more memory than its limit, or than the machine has."""
 
 
-class Cancelled(WorkerDied):
+class Cancelled(WorkerError):
     """The child process was ended because nobody waits for its answer any more."""
 
 
-class EnvironmentLacks(TrtpipeError):
+class HostError(TrtpipeError):
     """The machine lacks what was asked for: a package, a GPU, a permission, disk space."""
 
     exit_code = 6

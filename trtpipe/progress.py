@@ -37,7 +37,7 @@ class Stoppable(Protocol):
     def stopped(self) -> bool: ...
 
 
-class Silent:
+class NullProgress:
     """A Progress that tells nobody."""
 
     def begin(self, step: str) -> None: ...

@@ -12,7 +12,7 @@ WEIGHTS = Path(__file__).with_name("weights.safetensors")
 
 
 def conv_bn(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    """A 3x3 convolution with its batch normalisation; the normalisation brings the bias."""
+    """A 3x3 convolution with its batch normalization; the normalization brings the bias."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(channels_out),

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 SEED = 0
-HELD_OUT_COUNT = 449  # the last quarter, unshuffled: neighbours in the file look alike, so shuffling would flatter
+HELD_OUT_COUNT = 449  # the last quarter, unshuffled: neighbors in the file look alike, so shuffling would flatter
 EPOCHS = 40
 BATCH = 64
 PEAK_RATE = 0.01
@@ -48,16 +48,16 @@ def train(images: Tensor, labels: Tensor) -> DigitsCNN:
     """Fit a new network; a one-cycle schedule ends near rate 0, so the last epoch is the one to keep."""
     torch.manual_seed(SEED)
     module = DigitsCNN().train()
-    optimiser = torch.optim.AdamW(module.parameters(), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0.05)
     batches = len(images) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_RATE, total_steps=EPOCHS * batches)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=EPOCHS * batches)
     for _ in range(EPOCHS):
         for batch in torch.randperm(len(images))[: batches * BATCH].view(batches, BATCH):
             logits = module(shifted(images[batch]))["logits"]
             loss = nn.functional.cross_entropy(logits, labels[batch], label_smoothing=0.05)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     return module.eval()
 

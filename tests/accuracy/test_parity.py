@@ -13,7 +13,7 @@ from trtpipe.accuracy.parity import Contender, compare
 from trtpipe.config.profile import OutputTolerance, Tolerance
 from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError, StageError
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 LOOSE = Tolerance(atol=1e9, rtol=0, stat="max", min_cosine=-1)
 
@@ -54,7 +54,7 @@ def judged(wanted, found, tolerance=LOOSE, precision="fp32", **options):
         Data(len(wanted)),
         tolerance,
         None,
-        Silent(),
+        NullProgress(),
         **options,
     )
     [comparison] = run.comparisons
@@ -309,7 +309,7 @@ class TestRun:
             Data(2, labels, rows=3),
             LOOSE,
             lambda: TopK("top1", ""),
-            Silent(),
+            NullProgress(),
         )
         assert (run.feeds, run.samples) == (2, 6)
         assert [(c.artifact, c.runner) for c in run.comparisons] == [
@@ -325,7 +325,12 @@ class TestRun:
 
     def test_without_labels_there_is_no_value(self):
         run = compare(
-            Contender("model", Replay(*one([np.eye(2, dtype=np.float32)])), "fp32"), [], Data(1), LOOSE, None, Silent()
+            Contender("model", Replay(*one([np.eye(2, dtype=np.float32)])), "fp32"),
+            [],
+            Data(1),
+            LOOSE,
+            None,
+            NullProgress(),
         )
         assert (run.comparisons, run.metrics) == ((), ())
 
@@ -341,13 +346,13 @@ class TestRun:
                 Data(1, [np.array([0, 7])], rows=2),
                 LOOSE,
                 lambda: TopK("top1", ""),
-                Silent(),
+                NullProgress(),
             )
 
     def test_progress_counts_feeds(self):
         calls = []
 
-        class Listener(Silent):
+        class Listener(NullProgress):
             def advance(self, phase, done, total):
                 calls.append((phase, done, total))
 

@@ -39,11 +39,11 @@ class TestRejudge:
         monkeypatch.setattr(OnnxRuntime, "open", lambda *args: pytest.fail("something ran"))
         before = trtpipe.ParityReport.read(bundle / "parity.json")
         assert before.passed
-        tight = trtpipe.rejudge(bundle / "parity.json", profile(**TIGHT)).parity
+        tight = trtpipe.reevaluate(bundle / "parity.json", profile(**TIGHT)).parity
         assert tight is not None
         assert not tight.passed
         assert tight.broke == "lower"
-        same = trtpipe.rejudge(bundle, profile(atol=100.0), bundle / "again.json")
+        same = trtpipe.reevaluate(bundle, profile(atol=100.0), bundle / "again.json")
         assert same.out == bundle / "again.json"
         after = trtpipe.ParityReport.read(bundle / "again.json")
         for old, new in zip(before.comparisons, after.comparisons, strict=True):
@@ -58,19 +58,19 @@ class TestRejudge:
         path.write_text(json.dumps(content))
         for drop, passed in ((0.01, False), (0.2, True)):
             gate = DeploymentProfile.model_validate({"tolerance": {"atol": 100.0}, "accuracy": {"max_drop": drop}})
-            assert trtpipe.rejudge(path, gate).accurate is passed
+            assert trtpipe.reevaluate(path, gate).accurate is passed
 
     def test_a_tolerance_for_an_output_that_is_not_there(self, bundle):
         with pytest.raises(InputError, match="tolerance for 'z': no such output"):
-            trtpipe.rejudge(bundle, profile(outputs={"z": {"atol": 1.0}}))
+            trtpipe.reevaluate(bundle, profile(outputs={"z": {"atol": 1.0}}))
 
     def test_files_that_do_not_belong_together(self, bundle, tmp_path):
         (bundle / "parity.json").write_text((bundle / "parity.json").read_text().replace('"lowered"', '"other"'))
         with pytest.raises(InputError, match=r"outputs\.json: holds outputs of .*lowered.*, the report is on .*other"):
-            trtpipe.rejudge(bundle, profile())
+            trtpipe.reevaluate(bundle, profile())
         (bundle / "outputs.json").unlink()
         with pytest.raises(InputError, match=r"outputs\.json: no such file"):
-            trtpipe.rejudge(bundle, profile())
+            trtpipe.reevaluate(bundle, profile())
 
 
 class TestUserMetrics:

@@ -112,14 +112,14 @@ class TestGpus:
         assert [(each.target, each.memory) for each in found.gpus] == [("sm89", 24 << 30)] * 2
         assert stage(found, "measure").where.endswith("engines on NVIDIA L4 (sm89)")
 
-    def test_without_one_latency_is_labelled(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_one_latency_is_labeled(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "gpus", tuple)
         assert stage(diagnose(settings), "measure").where.endswith("this is not a GPU latency")
 
     def test_no_tensorrt_at_all(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         refusal = doctor.missing("tensorrt") or doctor.missing("tensorrt-rtx")
         if refusal is None:
-            pytest.skip("both flavours are installed")
+            pytest.skip("both flavors are installed")
         monkeypatch.setattr(doctor, "missing", lambda _: refusal)
         monkeypatch.setattr("trtpipe.backends.choice.missing", lambda _: refusal)
         found = diagnose(settings)

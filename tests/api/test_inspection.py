@@ -25,10 +25,10 @@ from trtpipe.backends.null import NullEngine
 from trtpipe.backends.plan import RTX_TARGETS
 from trtpipe.calibration.statistics import Statistics, TensorStatistics
 from trtpipe.calibration.statistics_file import save_statistics
-from trtpipe.engine.record import EngineFacts, ProgramFacts
+from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import InputError
 from trtpipe.passes.decisions import NodeDecision
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +49,8 @@ def rtx_plan(path: Path, target: str = "sm89", *, cut: int = 0) -> Path:
     return path
 
 
-def facts(target: str = "sm89", flavour: str = "tensorrt-rtx") -> EngineFacts:
-    return EngineFacts(flavour=flavour, version="1.7.1.116", target=target, io=IO, build_seconds=1.0)
+def facts(target: str = "sm89", flavor: str = "tensorrt-rtx") -> EngineRecord:
+    return EngineRecord(flavor=flavor, version="1.7.1.116", target=target, io=IO, build_seconds=1.0)
 
 
 def saved(text: str, path: Path, **weights: np.ndarray) -> Path:
@@ -130,7 +130,7 @@ class TestModel:
         path = saved("(float[1] x) => (float[1] y) { y = Relu(x) }", tmp_path / "lowered.onnx")
         assert trtpipe.inspect(path).lowered is None
         decision = NodeDecision(node="r", op="Relu", precision="float16", reason="because")
-        written = LowerFacts(precision="fp16", opset=20, counts={"float16": 1}, nodes=(decision,))
+        written = LowerRecord(precision="fp16", opset=20, counts={"float16": 1}, nodes=(decision,))
         written.write(tmp_path / "lowered.onnx.json")
         assert trtpipe.inspect(path).lowered == written
 
@@ -146,7 +146,7 @@ class TestEngine:
         path = rtx_plan(tmp_path / "model.bin")
         alone = trtpipe.inspect(path)
         assert alone.plan is not None
-        assert (alone.kind, alone.flavour, alone.targets, alone.notes) == ("engine", "tensorrt-rtx", ("sm89",), ())
+        assert (alone.kind, alone.flavor, alone.targets, alone.notes) == ("engine", "tensorrt-rtx", ("sm89",), ())
         assert (alone.plan.version, alone.plan.weight_bytes) == ("1.7.1.116", 12)
         facts().write(tmp_path / "model.bin.json")
         both = trtpipe.inspect(path)
@@ -180,7 +180,7 @@ class TestEngine:
     def test_stand_in_of_the_null_back_end(self, tmp_path: Path) -> None:
         NullEngine(model="0" * 64, target="sm89", io=IO).write(tmp_path / "a.plan")
         found = trtpipe.inspect(tmp_path / "a.plan")
-        assert (found.kind, found.flavour, found.targets) == ("engine", "null", ("sm89",))
+        assert (found.kind, found.flavor, found.targets) == ("engine", "null", ("sm89",))
 
 
 class TestReports:
@@ -253,7 +253,7 @@ class TestProgram:
     def test_what_trtpipe_wrote_beside_it(self, tmp_path: Path) -> None:
         graph = {"torch_version": "2.13.0", "graph_module": {"graph": {"nodes": []}}}
         path = archive(tmp_path / "program.pt2", **{"models/model.json": json.dumps(graph).encode()})
-        ProgramFacts(exporter="torch 2.13.0", precision="fp16", contract=IO).write(tmp_path / "program.pt2.json")
+        ProgramRecord(exporter="torch 2.13.0", precision="fp16", contract=IO).write(tmp_path / "program.pt2.json")
         found = trtpipe.inspect(path)
         assert found.captured is not None
         assert (found.captured.precision, found.captured.contract) == ("fp16", IO)

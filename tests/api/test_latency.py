@@ -12,7 +12,7 @@ import trtpipe
 from trtpipe.artifact import IOContract
 from trtpipe.backends import compatibility
 from trtpipe.backends.plan import RTX_TARGETS
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import InputError
 from trtpipe.latency import alternating
@@ -74,15 +74,15 @@ class TestGraphs:
             trtpipe.compare_latency(job(), net, tmp_path / "no.onnx")
 
 
-def plan(path, kernels, flavour="tensorrt-rtx"):
+def plan(path, kernels, flavor="tensorrt-rtx"):
     """An engine's header and what its builder said: so many kernels that write 32 bytes each."""
-    magic, version = {"tensorrt-rtx": (b"vtrt", (1, 7, 1, 116)), "tensorrt": (b"ftrt", (10, 3, 0, 26))}[flavour]
+    magic, version = {"tensorrt-rtx": (b"vtrt", (1, 7, 1, 116)), "tensorrt": (b"ftrt", (10, 3, 0, 26))}[flavor]
     head = magic + bytes(4) + (0).to_bytes(8, "little") + (100).to_bytes(8, "little") + bytes(version) + magic
     path.write_bytes((head + RTX_TARGETS["sm89"].to_bytes(8, "little")).ljust(100, b"\0"))
     written = EngineTensor(name="y", type="Half", dims=(2, 8))
     layers = tuple(EngineLayer(name=f"l{index}", kind="conv", outputs=(written,)) for index in range(kernels))
-    EngineFacts(
-        flavour=flavour,
+    EngineRecord(
+        flavor=flavor,
         version=".".join(map(str, version)),
         target="sm89",
         io=IO,
@@ -106,13 +106,13 @@ class TestEnginesWithoutGpu:
             "new": (5, 160),
         }
 
-    def test_engines_of_two_flavours_are_not_compared(self, job, tmp_path):
-        with pytest.raises(InputError, match="one process runs engines of one flavour"):
+    def test_engines_of_two_flavors_are_not_compared(self, job, tmp_path):
+        with pytest.raises(InputError, match="one process runs engines of one flavor"):
             trtpipe.compare_latency(job(), plan(tmp_path / "a.plan", 1), plan(tmp_path / "b.plan", 1, "tensorrt"))
 
     def test_an_engine_whose_sidecar_is_of_another_is_refused(self, job, tmp_path):
         one, other = plan(tmp_path / "a.plan", 1), plan(tmp_path / "b.plan", 1)
         sidecar = other.with_name("b.plan.json")
-        EngineFacts.read(sidecar).model_copy(update={"digests": {"plan": "0" * 64}}).write(sidecar)
+        EngineRecord.read(sidecar).model_copy(update={"digests": {"plan": "0" * 64}}).write(sidecar)
         with pytest.raises(InputError, match=r"b\.plan: its content is not that of the engine"):
             trtpipe.compare_latency(job(), one, other)

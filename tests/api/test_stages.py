@@ -23,8 +23,8 @@ from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource
-from trtpipe.engine.record import EngineFacts
-from trtpipe.errors import BuildError, EnvironmentLacks, InputError
+from trtpipe.engine.record import EngineRecord
+from trtpipe.errors import BuildError, HostError, InputError
 from trtpipe.latency.reports import LatencyReport
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -93,7 +93,7 @@ class TestMakeJob:
     def test_work_without_engines_needs_no_back_end(self, job, monkeypatch):
         monkeypatch.setattr(choice, "missing", lambda name: Refusal("no", "n"))
         assert job("net.onnx", backend="auto", engines=False).targets == ()
-        with pytest.raises(EnvironmentLacks):
+        with pytest.raises(HostError):
             job("net.onnx", backend="auto")
 
     def test_the_environment_is_the_default(self, tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ class TestStageByStage:
         assert {str(weight.dtype) for weight in weights_of(onnx.load(lowered)).values()} >= {"int8"}
         compiled = stages.compile(job(), lowered, out / "c.engine")
         assert NullEngine.read(compiled.out).target == "sm89"
-        assert EngineFacts.read(out / "c.engine.json").flavour == "null"
+        assert EngineRecord.read(out / "c.engine.json").flavor == "null"
         verified = stages.verify(job(tolerance={"atol": 10.0}), lowered, out / "p.json", exported.out)
         assert verified.parity == ParityReport.read(out / "p.json")
         assert verified.accurate
@@ -182,14 +182,14 @@ class TestPlans:
 
     def test_an_engine_that_cannot_run_here(self, job, net, plan):
         for call in (lambda: stages.verify(job(), plan, None, net), lambda: stages.measure(job(), plan, None)):
-            with pytest.raises(EnvironmentLacks, match=r"sm89\.plan cannot run here: null engines hold no computation"):
+            with pytest.raises(HostError, match=r"sm89\.plan cannot run here: null engines hold no computation"):
                 call()
 
     def test_which_target_it_is_for(self, job, net, plan):
         plan.with_name("sm89.plan.json").unlink()
         with pytest.raises(InputError, match="which target is it for"):
             stages.verify(job(targets=["sm89", "sm120"]), plan, None, net)
-        with pytest.raises(EnvironmentLacks):
+        with pytest.raises(HostError):
             stages.verify(job(), plan, None, net)
 
 

@@ -31,15 +31,19 @@ def network(largest: float = 100.0, classes: int = 10) -> onnx.ModelProto:
 
 @pytest.fixture
 def job(tmp_path):
-    """A job on the network, without repairs, which would mend it; options go into its recipe's evaluation."""
+    """A job on the network, without corrections, which would mend it; options go into its recipe's evaluation."""
     path = save(network(), tmp_path / "net.onnx")
     x = normal(512, 32, seed=3)
     np.savez(tmp_path / "calib.npz", x=x[:64])
     np.savez(tmp_path / "eval.npz", x=x[64:], labels=run(network(), {"x": x[64:]})["y"].argmax(axis=1))
 
-    def make(precision="int8", repair="none", **evaluation):
+    def make(precision="int8", corrections="none", **evaluation):
         chosen = {"source": str(tmp_path / "eval.npz"), "labels": "labels", "batch": 64, "metric": "top1"} | evaluation
-        recipe = {"method": "max", "repair": repair, "data": {"source": str(tmp_path / "calib.npz"), "batch": 16}}
+        recipe = {
+            "method": "max",
+            "corrections": corrections,
+            "data": {"source": str(tmp_path / "calib.npz"), "batch": 16},
+        }
         if chosen["metric"]:
             recipe["evaluation"] = chosen
         shapes = {"x": {"min": [1, 32], "opt": [16, 32], "max": [64, 32]}}
@@ -153,23 +157,27 @@ class TestTune:
         return parity
 
     def test_free_repairs_come_first(self, job, tmp_path, heard_all):
-        found = trtpipe.tune(job(repair="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml", progress=heard_all)
+        found = trtpipe.tune(
+            job(corrections="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml", progress=heard_all
+        )
         tuning = found.tuning
         assert tuning.met
         assert tuning.nodes == ()
         assert tuning.share == 1
         assert tuning.evaluations <= 4
-        assert any(repair.startswith("smooth") for repair in tuning.calibration.repairs)
+        assert any(correction.startswith("smooth") for correction in tuning.calibration.corrections)
         assert {each.method for each in tuning.calibrations} == {"max", "percentile", "mse", "entropy", "auto"}
         assert tuning.calibration == min(
             (each for each in tuning.calibrations if each.loss is not None), key=lambda each: each.loss
         )
-        own = trtpipe.tune(job(repair="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml", repair=False)
+        own = trtpipe.tune(
+            job(corrections="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml", recalibrate=False
+        )
         assert [each.method for each in own.tuning.calibrations] == ["max"]
 
     def test_what_leaves_most_work_in_8_bits_is_taken_of_all_that_holds(self, job, tmp_path):
         save(network(1000.0), tmp_path / "net.onnx")  # too wide for the methods that see one tensor at a time
-        tuning = trtpipe.tune(job(repair="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml").tuning
+        tuning = trtpipe.tune(job(corrections="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml").tuning
         partly = [each for each in tuning.calibrations if each.unfit and each.loss is not None]
         assert any(each.loss <= 0.05 for each in partly), "a layer that is left high has to hold too"
         assert tuning.calibration.unfit == 0
@@ -192,7 +200,7 @@ class TestTune:
             engines=False,
         )
         alone = trtpipe.sensitivity(made, samples=8)
-        found = trtpipe.tune(made, trtpipe.Budget(max_drop=1e-4), tmp_path / "t.toml", repair=False)
+        found = trtpipe.tune(made, trtpipe.Budget(max_drop=1e-4), tmp_path / "t.toml", recalibrate=False)
         assert found.tuning.calibration.high == ("matmul_0",)
         assert "matmul_0" not in {node for group in alone.groups for node in group.nodes}
         assert found.tuning.nodes, "the budget has to need more"

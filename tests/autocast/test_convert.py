@@ -69,7 +69,7 @@ class TestCasts:
         lowered, _ = lower(residual(), "float16", ["conv_2"])
         assert casts(lowered) == ["x->x_float16", "r->r_float32", "b->b_float16", "y_float16->y"]
 
-    def test_kept_neighbours_have_none_between(self, lower):
+    def test_kept_neighbors_have_none_between(self, lower):
         lowered, decisions = lower(residual(), "float16", ["*"])
         assert casts(lowered) == []
         assert set(kept(decisions).values()) == {"kept by pattern '*'"}

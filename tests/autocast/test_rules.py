@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from halves import EPSILON, HALVES, kept
-from models import embedding, feed_for, large_constant, model, normal, normalised, resized, shape_arithmetic, weights_of
+from models import embedding, feed_for, large_constant, model, normal, normalized, resized, shape_arithmetic, weights_of
 
 from trtpipe.autocast.convert import CastPrecision
 from trtpipe.passes.graph_pass import run_passes
@@ -89,7 +89,7 @@ def test_scales_of_a_resize(lower, half):
 @pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("eps", [1e-12, 1e-20, 1e-7])
 def test_an_epsilon_that_keeps_zeros_from_dividing(result, half, eps):
-    proto = normalised(eps)
+    proto = normalized(eps)
     x = normal(3, 4)
     x[1] = 0
     found, expected = result(proto, half, {"x": x})
@@ -254,7 +254,7 @@ def test_operators_that_tensorrt_builds_in_no_bfloat16_stay_in_float32():
     ("zero", "scale", "kept"),
     [(np.int8(0), 512.0, False), (np.int8(0), 1024.0, True), (np.array(0, ml_dtypes.float8_e5m2), 2.0, True)],
 )
-def test_what_a_dequantiser_can_make_must_fit(zero, scale, kept):
+def test_what_a_dequantizer_can_make_must_fit(zero, scale, kept):
     proto = model(
         "(float[4] x) => (float[4] y) { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Neg(d) }",
         opset=23, s=np.float32(scale), z=zero,

@@ -6,7 +6,7 @@ from trtpipe.backends import choice
 from trtpipe.backends.base import Refusal
 from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.backends.gpu import Gpu
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 
 
 def gpu(major: int, minor: int) -> Gpu:
@@ -45,7 +45,7 @@ def test_auto_takes_what_can_build_here_and_says_why(machine, packages, gpus, ch
 @pytest.mark.parametrize("packages", [(), ("tensorrt",), ("null",)])
 def test_nothing_that_can_build_here(machine, packages):
     machine(*packages)
-    with pytest.raises(EnvironmentLacks, match="no TensorRT is installed that can build here") as caught:
+    with pytest.raises(HostError, match="no TensorRT is installed that can build here") as caught:
         choose_backend("auto")
     assert "trtpipe[rtx]" in caught.value.remedy
 
@@ -53,7 +53,7 @@ def test_nothing_that_can_build_here(machine, packages):
 def test_what_is_asked_for_is_taken_or_refused(machine):
     machine("null")
     assert choose_backend("null") == ("null", "asked for")
-    with pytest.raises(EnvironmentLacks, match="not installed"):
+    with pytest.raises(HostError, match="not installed"):
         choose_backend("tensorrt-rtx")
 
 
@@ -66,11 +66,11 @@ def test_tensorrt_builds_for_the_gpus_that_are_here_each_once(machine):
 
 def test_tensorrt_without_a_gpu_or_with_one_nobody_knows(machine):
     machine("tensorrt")
-    with pytest.raises(EnvironmentLacks, match="there is none") as caught:
+    with pytest.raises(HostError, match="there is none") as caught:
         default_targets("tensorrt")
     assert "tensorrt-rtx" in caught.value.remedy
     machine("tensorrt", gpus=(gpu(6, 1),))
-    with pytest.raises(EnvironmentLacks, match="not supported: unknown target 'sm61'"):
+    with pytest.raises(HostError, match="not supported: unknown target 'sm61'"):
         default_targets("tensorrt")
 
 

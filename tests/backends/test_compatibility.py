@@ -11,11 +11,11 @@ from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.gpu import Gpu
 from trtpipe.backends.plan import PlanHeader
 from trtpipe.config.profile import BuildSettings
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 
-HEADER = PlanHeader(flavour="tensorrt-rtx", version="1.7.1.116", targets=("sm89",), size_ok=True)
-FACTS = EngineFacts(
-    flavour="tensorrt-rtx",
+HEADER = PlanHeader(flavor="tensorrt-rtx", version="1.7.1.116", targets=("sm89",), size_ok=True)
+FACTS = EngineRecord(
+    flavor="tensorrt-rtx",
     version="1.7.1.116",
     target="sm89",
     io=IOContract(inputs=(), outputs=()),
@@ -52,7 +52,7 @@ def test_an_engine_that_fits(here):
     assert contradictions(HEADER, FACTS, "a" * 64) == ()
 
 
-def test_the_flavour_is_not_installed(here):
+def test_the_flavor_is_not_installed(here):
     here("", (8, 9))
     assert reasons(HEADER, FACTS) == ["backend needs the package"]
 
@@ -100,7 +100,7 @@ def test_one_of_several_targets_is_enough_and_so_is_a_promise_for_later_gpus(her
 
 def test_a_header_that_does_not_say_is_no_obstacle(here):
     here("11.4.0.106", (9, 0))
-    assert obstacles(PlanHeader(flavour="tensorrt", version="11.4.0.106"), None) == ()
+    assert obstacles(PlanHeader(flavor="tensorrt", version="11.4.0.106"), None) == ()
 
 
 def test_every_obstacle_is_named(here):
@@ -112,7 +112,7 @@ def test_every_obstacle_is_named(here):
     ("plan", "facts", "words"),
     [
         (header(size_ok=False), None, "cut short"),
-        (HEADER, {"flavour": "tensorrt"}, "speaks of tensorrt, the engine is of tensorrt-rtx"),
+        (HEADER, {"flavor": "tensorrt"}, "speaks of tensorrt, the engine is of tensorrt-rtx"),
         (HEADER, {"target": "sm120"}, "says sm120, the engine is for sm89"),
         (HEADER, {"digests": {"plan": "b" * 64}}, "not that of the engine that the file beside it describes"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from trtpipe.backends.base import BACKENDS, load_backend, missing
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.target import find_target
-from trtpipe.errors import EnvironmentLacks, InputError, InternalError
+from trtpipe.errors import HostError, InputError, InternalError
 
 SM89 = find_target("sm89")
 PROFILE = DeploymentProfile(shapes=({"x": ShapeRange(min=(1, 3, 16, 16), opt=(2, 3, 16, 16), max=(4, 3, 16, 16))},))
@@ -61,12 +61,12 @@ def test_it_refuses_with_a_remedy_or_it_builds(backend, conv_net, tmp_path, sett
     if refusal is not None:
         assert refusal.reason
         assert refusal.remedy
-        with pytest.raises((EnvironmentLacks, InternalError)):
+        with pytest.raises((HostError, InternalError)):
             backend.build(conv_net, PROFILE, SM89, plan, settings, heard)
         assert not plan.exists()
         return
     facts = backend.build(conv_net, PROFILE, SM89, plan, settings, heard)
-    assert (facts.flavour, facts.target) == (backend.name, "sm89")
+    assert (facts.flavor, facts.target) == (backend.name, "sm89")
     assert [(spec.name, spec.dtype) for spec in facts.io.inputs] == [("x", "float32")]
     assert [(spec.name, spec.dtype) for spec in facts.io.outputs] == [("y", "float32")]
     assert plan.stat().st_size > 0
@@ -83,7 +83,7 @@ def test_what_it_opens_runs(backend, conv_net, tmp_path, settings, heard):
     with ExitStack() as stack:
         try:
             runner = stack.enter_context(backend.open(target, settings))
-        except EnvironmentLacks as error:
+        except HostError as error:
             pytest.skip(error.message)
         assert runner.device
         assert [spec.name for spec in runner.inputs] == ["x"]
@@ -97,7 +97,7 @@ def test_what_it_opens_runs(backend, conv_net, tmp_path, settings, heard):
 
 def test_a_missing_package_is_said_with_its_remedy(monkeypatch):
     monkeypatch.setitem(BACKENDS, "tensorrt", ("no_such_package", "trtpipe.backends.tensorrt:TensorRT"))
-    with pytest.raises(EnvironmentLacks, match="not installed") as caught:
+    with pytest.raises(HostError, match="not installed") as caught:
         load_backend("tensorrt")
     assert "pip install" in caught.value.remedy
 

@@ -3,17 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trtpipe.backends.null import Null, NullBehaviour
+from trtpipe.backends.null import Null, NullBehavior
 from trtpipe.config.profile import BuildSettings, DeploymentProfile
 from trtpipe.config.target import find_target
-from trtpipe.errors import BuildError, InputError, WorkerDied
+from trtpipe.errors import BuildError, InputError, WorkerError
 
 SM89, SM120 = find_target("sm89"), find_target("sm120")
 
 
-def build(model, plan, settings, progress, target=SM89, behaviour=None, **limits):
+def build(model, plan, settings, progress, target=SM89, behavior=None, **limits):
     profile = DeploymentProfile(build=BuildSettings(**limits))
-    return Null(behaviour).build(model, profile, target, plan, settings, progress)
+    return Null(behavior).build(model, profile, target, plan, settings, progress)
 
 
 def test_plans_depend_on_content_and_target_alone(conv_net, tmp_path, settings, heard):
@@ -48,17 +48,17 @@ def test_small_float_types_have_arrays_too(write_model, tmp_path, settings, hear
 
 
 def test_it_refuses_and_fails_when_told(conv_net, tmp_path, settings, heard):
-    refusal = Null(NullBehaviour(refusal="too blue")).refuses(conv_net, DeploymentProfile(), SM89)
+    refusal = Null(NullBehavior(refusal="too blue")).refuses(conv_net, DeploymentProfile(), SM89)
     assert refusal is not None
     assert refusal.reason == "too blue"
     with pytest.raises(BuildError):
-        build(conv_net, tmp_path / "e.plan", settings, heard, behaviour=NullBehaviour(build="fail"))
+        build(conv_net, tmp_path / "e.plan", settings, heard, behavior=NullBehavior(build="fail"))
     assert not (tmp_path / "e.plan").exists()
 
 
 def test_the_profiles_limits_are_in_force(conv_net, tmp_path, settings, heard):
-    with pytest.raises(WorkerDied, match=r"time limit of 500 ms while building sm89 from model\.onnx"):
-        build(conv_net, tmp_path / "e.plan", settings, heard, behaviour=NullBehaviour(build="hang"), time_limit=0.5)
+    with pytest.raises(WorkerError, match=r"time limit of 500 ms while building sm89 from model\.onnx"):
+        build(conv_net, tmp_path / "e.plan", settings, heard, behavior=NullBehavior(build="hang"), time_limit=0.5)
 
 
 def test_a_plan_of_another_make_is_no_null_plan(tmp_path, settings):

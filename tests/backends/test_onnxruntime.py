@@ -25,7 +25,7 @@ def infer(tmp_path, settings):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_optimised_graphs_give_what_plain_ones_give(infer, name):
+def test_optimized_graphs_give_what_plain_ones_give(infer, name):
     proto = CASES[name]()
     feed = feed_for(proto)
     found, expected = infer(proto, feed), run(proto, feed)
@@ -47,8 +47,8 @@ def test_what_it_says_of_a_model(write_model, settings):
         assert [(spec.name, spec.dtype) for spec in runner.outputs] == [("y", "float32"), ("z", "float64")]
 
 
-def quantised(x: np.ndarray, w: np.ndarray, precision: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """x @ w with both fake-quantised by numpy, and the constants of a Q/DQ graph that says the same."""
+def quantized(x: np.ndarray, w: np.ndarray, precision: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """x @ w with both fake-quantized by numpy, and the constants of a Q/DQ graph that says the same."""
     kind, largest = (np.int8, 127) if precision == "int8" else (ml_dtypes.float8_e4m3fn, 448)
     sx, sw = np.float32(np.abs(x).max() / largest), np.float32(np.abs(w).max() / largest)
 
@@ -63,7 +63,7 @@ def quantised(x: np.ndarray, w: np.ndarray, precision: str) -> tuple[np.ndarray,
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_pairs_are_computed_as_written_not_fused(infer, precision):
     x, w = normal(16, 64), normal(64, 32)
-    expected, constants = quantised(x, w, precision)
+    expected, constants = quantized(x, w, precision)
     proto = model(
         "(float[16,64] x) => (float[16,32] y) { a = QuantizeLinear(x, sx, z) b = DequantizeLinear(a, sx, z) "
         "c = DequantizeLinear(q, sw, z) m = MatMul(b, c) y = Relu(m) }",
@@ -77,12 +77,12 @@ def test_no_pair_is_fused_into_an_integer_kernel(tmp_path, monkeypatch):
     created = ort.InferenceSession
 
     def remembered(path, options, **more):
-        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
         return created(path, options, **more)
 
     monkeypatch.setattr(ort, "InferenceSession", remembered)
     x, w = normal(16, 64), normal(64, 32)
-    _, constants = quantised(x, w, "int8")
+    _, constants = quantized(x, w, "int8")
     proto = model(
         "(float[16,64] x) => (float[16,32] y) { a = QuantizeLinear(x, sx, z) b = DequantizeLinear(a, sx, z) "
         "c = DequantizeLinear(q, sw, z) m = MatMul(b, c) r = QuantizeLinear(m, s, z) y = DequantizeLinear(r, s, z) }",
@@ -90,13 +90,13 @@ def test_no_pair_is_fused_into_an_integer_kernel(tmp_path, monkeypatch):
     )  # fmt: skip
     with opened_here(save(proto, tmp_path / "model.onnx"), 0):
         pass
-    operators = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    operators = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear", "MatMul"} <= operators
     assert not {operator for operator in operators if "Integer" in operator or operator.startswith("QLinear")}
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_chains_of_float8_convolutions_survive_optimisation(infer, inside):
+def test_chains_of_float8_convolutions_survive_optimization(infer, inside):
     """Fused as if they were int8, they would be off by whole magnitudes; in the body of an If as well."""
     w = {f"w{i}": normal(4, 4, 3, 3, seed=i, scale=0.2) for i in range(3)}
     zero, scale = np.zeros((), ml_dtypes.float8_e4m3fn), np.float32(0.01)
@@ -130,7 +130,7 @@ def in_a_branch(proto: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.helper.make_model(whole, opset_imports=proto.opset_import, ir_version=proto.ir_version)
 
 
-def test_storage_that_overflows_is_not_optimised_away(infer):
+def test_storage_that_overflows_is_not_optimized_away(infer):
     proto = model("(float[3] x) => (float[3] y) { m = Mul(x, x) h = Cast<to=10>(m) y = Cast<to=1>(h) }")
     found = infer(proto, {"x": np.array([1.0001, 300, -2], np.float32)})["y"]
     assert found.tolist() == [1, np.inf, 4]

@@ -25,7 +25,7 @@ def written(tmp_path, data: bytes):
 def test_one_target_each(tmp_path, target):
     path = written(tmp_path, rtx_plan(BITS[target]))
     header = read_header(path)
-    assert (header.flavour, header.version) == ("tensorrt-rtx", "1.7.1.116")
+    assert (header.flavor, header.version) == ("tensorrt-rtx", "1.7.1.116")
     assert header.targets == (target,)
     assert header.size_ok
     assert not header.and_later
@@ -41,7 +41,7 @@ def test_a_portable_plan_says_so(tmp_path):
 
 def test_classic_plans_tell_their_version_only(tmp_path):
     header = read_header(written(tmp_path, b"ftrt" + bytes(20) + bytes([10, 3, 0, 26]) + bytes(200)))
-    assert (header.flavour, header.version) == ("tensorrt", "10.3.0.26")
+    assert (header.flavor, header.version) == ("tensorrt", "10.3.0.26")
     assert (header.targets, header.size_ok, header.weight_bytes) == (None, None, None)
 
 

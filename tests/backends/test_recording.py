@@ -25,7 +25,7 @@ def trt(request):
 
 def built(trt, model, tmp_path, timings="", **options):
     request = BuildRequest(
-        model=str(model), plan=str(tmp_path / "e.plan"), flavour="tensorrt", targets=("sm89",), shapes=SHAPES,
+        model=str(model), plan=str(tmp_path / "e.plan"), flavor="tensorrt", targets=("sm89",), shapes=SHAPES,
         options=BuildSettings(**options), timings=timings,
     )  # fmt: skip
     return build(trt, request, lambda *_: None)
@@ -111,13 +111,13 @@ class TestInAChild:
         target = find_target("sm89")
         assert backend.refuses(conv_net, profile, target) is None
         facts = backend.build(conv_net, profile, target, plan, settings, heard)
-        assert (facts.flavour, facts.version, facts.target, facts.targets) == (
+        assert (facts.flavor, facts.version, facts.target, facts.targets) == (
             "tensorrt",
             "11.4.0.106",
             "sm89",
             ("sm89",),
         )
-        assert read_header(plan).flavour == "tensorrt"
+        assert read_header(plan).flavor == "tensorrt"
         (kept,) = (settings.cache_dir / "timings").iterdir()
         assert kept.read_bytes().endswith(b"timings")
         plan.unlink()

@@ -8,7 +8,7 @@ from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.tensorrt import TensorRT
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.target import find_target
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 
 SM89 = find_target("sm89")
 L4 = "GPU-1, NVIDIA L4, 8.9, 570.86.15, 23034"
@@ -34,7 +34,7 @@ def test_without_a_gpu_it_refuses_and_points_to_rtx(machine, conv_net, tmp_path,
     assert refusal is not None
     assert "this machine has none" in refusal.reason
     assert "--backend tensorrt-rtx" in refusal.remedy
-    with pytest.raises(EnvironmentLacks, match="needs an sm89 GPU"):
+    with pytest.raises(HostError, match="needs an sm89 GPU"):
         backend.build(conv_net, DeploymentProfile(), SM89, tmp_path / "e.plan", settings, heard)
 
 
@@ -68,5 +68,5 @@ def test_the_gpu_enters_the_key(machine, settings):
 @pytest.mark.skipif(has_driver(), reason="this machine has a CUDA driver")
 def test_opening_needs_a_driver(tmp_path, settings):
     (tmp_path / "e.plan").write_bytes(b"ftrt" + bytes(100))
-    with pytest.raises(EnvironmentLacks, match="no CUDA driver"), TensorRT().open(tmp_path / "e.plan", settings):
+    with pytest.raises(HostError, match="no CUDA driver"), TensorRT().open(tmp_path / "e.plan", settings):
         pass

@@ -14,7 +14,7 @@ from trtpipe.backends.plan import read_header
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
 from trtpipe.config.profile import BuildSettings, DeploymentProfile, ShapeRange
 from trtpipe.config.target import find_target
-from trtpipe.errors import BuildError, EnvironmentLacks, InputError, WorkerDied
+from trtpipe.errors import BuildError, HostError, InputError, WorkerError
 
 pytestmark = pytest.mark.skipif(base.missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")
 
@@ -42,7 +42,7 @@ def build(tmp_path, settings, heard):
     return run
 
 
-def quantised(write_model, dtype) -> Path:
+def quantized(write_model, dtype) -> Path:
     weights = rng.integers(-5, 5, size=(64, 64)).astype(dtype)
     return write_model(QDQ, w=weights, s=np.float32(0.02), z=np.zeros((), dtype))
 
@@ -52,7 +52,7 @@ def test_a_conv_net_with_a_dynamic_batch(conv_net, build, tmp_path, heard):
     header = read_header(tmp_path / "e.plan")
     assert header.targets == ("sm89",)
     assert header.size_ok
-    assert (facts.flavour, facts.target, facts.version) == ("tensorrt-rtx", "sm89", header.version)
+    assert (facts.flavor, facts.target, facts.version) == ("tensorrt-rtx", "sm89", header.version)
     [x], [y] = facts.io.inputs, facts.io.outputs
     assert (x.name, x.dtype, x.shape) == ("x", "float32", ("N", 3, 16, 16))
     assert (y.name, y.dtype, y.shape) == ("y", "float32", (None, 8, 16, 16))
@@ -77,8 +77,8 @@ def test_a_cast_graph_computes_in_half_on_every_target(write_model, build, tmp_p
 
 
 @pytest.mark.parametrize(("dtype", "word"), [(np.int8, "Int8"), (ml_dtypes.float8_e4m3fn, "FP8")])
-def test_quantised_products_compute_in_their_type(write_model, build, dtype, word):
-    assert word in build(quantised(write_model, dtype)).precisions
+def test_quantized_products_compute_in_their_type(write_model, build, dtype, word):
+    assert word in build(quantized(write_model, dtype)).precisions
 
 
 def test_several_profiles(write_model, build):
@@ -129,7 +129,7 @@ def test_types_the_target_lacks_are_refused_before_and_by_the_build(write_model,
             w=rng.normal(size=(64, 64)).astype(dtype),
         )
     else:
-        model = quantised(write_model, dtype)
+        model = quantized(write_model, dtype)
     refusal = RTX.refuses(model, DeploymentProfile(), find_target(target))
     assert refusal is not None
     assert dtype.__name__ in refusal.reason
@@ -226,21 +226,21 @@ def test_a_model_that_crashes_the_parser_costs_one_error(tmp_path, build):
     graph = helper.make_graph([call], "g", ends[:1], ends[1:])
     model = helper.make_model(graph, functions=[itself], opset_imports=opsets, ir_version=10)
     onnx.save(model, tmp_path / "loop.onnx")
-    with pytest.raises(WorkerDied, match=r"crashed \(SIGSEGV\) while building sm89 from loop\.onnx"):
+    with pytest.raises(WorkerError, match=r"crashed \(SIGSEGV\) while building sm89 from loop\.onnx"):
         build(tmp_path / "loop.onnx")
 
 
 def test_limits_are_in_force(product, build):
-    with pytest.raises(WorkerDied, match="time limit"):
+    with pytest.raises(WorkerError, match="time limit"):
         build(product, time_limit=0.05)
-    with pytest.raises(WorkerDied, match="memory limit of 1\\.0 MB"):
+    with pytest.raises(WorkerError, match="memory limit of 1\\.0 MB"):
         build(product, memory_limit=1_000_000)
 
 
 def test_an_earlier_plan_survives_a_failed_build(product, build, tmp_path):
     build(product)
     before = (tmp_path / "e.plan").read_bytes()
-    with pytest.raises(WorkerDied):
+    with pytest.raises(WorkerError):
         build(product, time_limit=0.05)
     assert (tmp_path / "e.plan").read_bytes() == before
 
@@ -248,7 +248,7 @@ def test_an_earlier_plan_survives_a_failed_build(product, build, tmp_path):
 @pytest.mark.skipif(has_driver(), reason="this machine has a CUDA driver")
 def test_opening_needs_a_driver(product, build, tmp_path, settings):
     build(product)
-    with pytest.raises(EnvironmentLacks, match="no CUDA driver"), RTX.open(tmp_path / "e.plan", settings):
+    with pytest.raises(HostError, match="no CUDA driver"), RTX.open(tmp_path / "e.plan", settings):
         pass
 
 

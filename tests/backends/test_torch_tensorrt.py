@@ -15,7 +15,7 @@ from trtpipe.backends.torch_tensorrt import TorchTensorRT
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
-from trtpipe.errors import BuildError, EnvironmentLacks, InternalError
+from trtpipe.errors import BuildError, HostError, InternalError
 
 SM89 = find_target("sm89")
 installed = pytest.mark.skipif(
@@ -96,7 +96,7 @@ class TestAsking:
         for precision in ("int8", "fp8", "best"):
             refusal = backend.refuses(None, DeploymentProfile(precision=precision), SM89)
             assert refusal is not None
-            assert "was quantised beforehand" in refusal.reason
+            assert "was quantized beforehand" in refusal.reason
         refusal = backend.refuses(None, profile, SM89)
         if package == "torch-tensorrt-rtx":
             assert refusal is None
@@ -105,9 +105,9 @@ class TestAsking:
             assert refusal is not None
             assert "torch-tensorrt-rtx" in refusal.remedy
 
-    def test_its_flavour_and_fingerprint(self, package, settings):
+    def test_its_flavor_and_fingerprint(self, package, settings):
         backend = TorchTensorRT()
-        assert backend.flavour == package.removeprefix("torch-")
+        assert backend.flavor == package.removeprefix("torch-")
         assert backend.fingerprint(settings)["torch-tensorrt"] == f"{package} 2.14.0"
 
     def test_a_graph_is_never_built(self, tmp_path, settings, heard):
@@ -129,7 +129,7 @@ class TestBuilding:
             settings = Settings(cache_dir=tmp_path / "cache", worker_seconds=300.0)
             job = stages.make_job(profile=profile, settings=settings)
             stages.compile(job, Path(f"{tmp_path / 'nets.py'}:{function}"), tmp_path / "out", heard)
-            return base.EngineFacts.read(tmp_path / "out" / f"{targets[0]}.plan.json")
+            return base.EngineRecord.read(tmp_path / "out" / f"{targets[0]}.plan.json")
 
         return compile_
 
@@ -143,9 +143,9 @@ class TestBuilding:
         assert [profile["input"].max[0] for profile in facts.profiles] == [8, 16]
         assert facts.report is not None
         assert facts.precisions[type_] >= 6, "six convolutions and a fully connected layer, some fused"
-        if facts.flavour == "tensorrt-rtx":
+        if facts.flavor == "tensorrt-rtx":
             header = read_header(tmp_path / "out" / "sm89.plan")
-            assert (header.flavour, header.targets, header.version) == (facts.flavour, ("sm89",), facts.version)
+            assert (header.flavor, header.targets, header.version) == (facts.flavor, ("sm89",), facts.version)
 
     def test_sequences_of_any_length(self, make):
         facts = make("words", LENGTHS, "fp16")
@@ -168,7 +168,7 @@ class TestBuilding:
             pytest.skip("this machine has a CUDA driver")
         make("images", (BATCHES,))
         with (
-            pytest.raises(EnvironmentLacks, match="no CUDA driver"),
+            pytest.raises(HostError, match="no CUDA driver"),
             TorchTensorRT().open(tmp_path / "out" / "sm89.plan", settings),
         ):
             pass

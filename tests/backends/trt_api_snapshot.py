@@ -18,14 +18,14 @@ class Api:
         functions: function -> signatures.
     """
 
-    flavour: str
+    flavor: str
     version: str
     classes: dict[str, dict]
     functions: dict[str, list[str]]
 
     @property
     def name(self) -> str:
-        return f"{self.flavour}-{self.version}"
+        return f"{self.flavor}-{self.version}"
 
     def has(self, kind: str, member: str) -> bool:
         return member in self.members(kind)

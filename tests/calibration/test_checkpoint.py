@@ -48,7 +48,7 @@ from trtpipe.calibration import checkpoint
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
 checkpoint.SECONDS, checkpoint._SHARE = 0.0, 1e9
-class Heard(trtpipe.Silent):
+class Heard(trtpipe.NullProgress):
     def note(self, message): print(message)
 folder, samples = Path(sys.argv[1]), sys.argv[2]
 data = DataSettings(source=f"{folder / 'data.py'}:feeds", skip_bad_samples=2, samples=int(samples))

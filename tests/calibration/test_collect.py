@@ -13,7 +13,7 @@ from trtpipe.config.recipe import DataSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -64,7 +64,7 @@ def test_batch_size_changes_no_range(data: Any) -> None:
         return {"y": np.round(feed["x"] * 64) @ np.arange(-4, 4, dtype=np.float32)[:, None]}
 
     found = {
-        batch: derive_ranges(collect(tallied(exact, ["y"]), data(batch), ["y"], Silent()), "percentile", 99.0)
+        batch: derive_ranges(collect(tallied(exact, ["y"]), data(batch), ["y"], NullProgress()), "percentile", 99.0)
         for batch in (1, 2, 7, 120)
     }
     assert len({ranges.tensors["y"].to_json() for ranges in found.values()}) == 1
@@ -83,7 +83,7 @@ def test_the_first_nan_is_reported_with_tensor_and_place_and_the_reader_stops(da
     with pytest.raises(
         InputError, match=r": feed 2, behind sample 20: tensor 'y' became NaN or infinite \(80 values\)$"
     ):
-        collect(tallied(broken, ["y"]), data(10), ["y"], Silent())
+        collect(tallied(broken, ["y"]), data(10), ["y"], NullProgress())
     assert calls == 3
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("trtpipe-data")]
 
@@ -93,7 +93,7 @@ def test_a_bad_sample_stops_the_run(data: Any, tmp_path: Path) -> None:
     bad[33, 3] = np.inf
     np.save(tmp_path / "x.npy", bad)
     with pytest.raises(InputError, match=r"x\.npy: row 33: input 'x' holds NaN or infinity"):
-        collect(tallied(run, ["y"]), data(10), ["y"], Silent())
+        collect(tallied(run, ["y"]), data(10), ["y"], NullProgress())
 
 
 def test_no_samples(contract: MakeContract) -> None:
@@ -102,10 +102,10 @@ def test_no_samples(contract: MakeContract) -> None:
             yield from ()
 
     with pytest.raises(InputError, match="there are no samples"):
-        collect(tallied(run, ["y"]), Nothing(contract(x=("float32", (1, 8))), {}, 1), ["y"], Silent())
+        collect(tallied(run, ["y"]), Nothing(contract(x=("float32", (1, 8))), {}, 1), ["y"], NullProgress())
 
 
 def test_observing_nothing_still_accounts_for_the_data(data: Any) -> None:
-    statistics = collect(tallied(run, []), data(), [], Silent())
+    statistics = collect(tallied(run, []), data(), [], NullProgress())
     assert statistics.tensors == {}
     assert statistics.samples == 120

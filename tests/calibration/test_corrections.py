@@ -5,22 +5,22 @@ import pytest
 from models import normal
 from pydantic import ValidationError
 
-from trtpipe.calibration.corrections import Repairs, Smoothing, packed, unpacked
+from trtpipe.calibration.corrections import Corrections, Smoothing, packed, unpacked
 from trtpipe.quantization.bias_search import typical_correction
 
 
 def test_vectors_come_back_to_the_bit() -> None:
     vector = normal(1000) * np.float32(1e-30)
-    repairs = Repairs(smoothing={"x": Smoothing(factors=packed(vector), inserted=True, amax=2.5)})
-    back = Repairs.model_validate_json(repairs.to_json())
-    assert back == repairs
+    corrections = Corrections(smoothing={"x": Smoothing(factors=packed(vector), inserted=True, amax=2.5)})
+    back = Corrections.model_validate_json(corrections.to_json())
+    assert back == corrections
     assert np.array_equal(unpacked(back.smoothing["x"].factors), vector)
 
 
 @pytest.mark.parametrize("text", ["no base64!", "AAAA", packed(np.array([np.nan], np.float32))])
 def test_what_is_no_vector_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
-        Repairs(biases={"y": text})
+        Corrections(biases={"y": text})
 
 
 class TestTypicalCorrection:

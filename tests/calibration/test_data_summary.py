@@ -62,7 +62,7 @@ def test_integers_and_bools(account: Any) -> None:
     ("x", "warning"),
     [
         (np.full((100, 2), 0.5), "input 'x' is 0.5 everywhere"),
-        (np.linspace(0, 255, 200).reshape(100, 2), "spans 0 to 255: these look like pixels not normalised"),
+        (np.linspace(0, 255, 200).reshape(100, 2), "spans 0 to 255: these look like pixels not normalized"),
         (np.linspace(0, 1, 40).reshape(20, 2), "only 20 samples"),
     ],
 )

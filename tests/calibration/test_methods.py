@@ -8,13 +8,13 @@ import pytest
 
 from trtpipe.calibration.histogram import density_of
 from trtpipe.calibration.methods import CANDIDATES, CHOICES, METHODS, Choice, entropy, least_error
-from trtpipe.calibration.quantiser import QUANTISERS
+from trtpipe.calibration.quantizer import QUANTIZERS
 from trtpipe.calibration.statistics import TensorStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
 
 COUNT = 60_000
 
@@ -39,8 +39,8 @@ def seen(values: np.ndarray) -> TensorStatistics:
     return statistics
 
 
-def quantised(x: np.ndarray, amax: float, precision: EightBit) -> np.ndarray:
-    """Quantise and dequantise, by the formats' definitions."""
+def quantized(x: np.ndarray, amax: float, precision: EightBit) -> np.ndarray:
+    """Quantize and dequantize, by the formats' definitions."""
     import ml_dtypes
 
     if precision == "int8":
@@ -51,7 +51,7 @@ def quantised(x: np.ndarray, amax: float, precision: EightBit) -> np.ndarray:
 
 
 def measured_error(x: np.ndarray, amax: float, precision: EightBit) -> float:
-    return float(np.sum((quantised(x, amax, precision) - x) ** 2))
+    return float(np.sum((quantized(x, amax, precision) - x) ** 2))
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
@@ -60,7 +60,7 @@ class TestMeanSquaredError:
     def test_the_expected_error_is_the_measured_one(self, name: str, precision: EightBit) -> None:
         x = DISTRIBUTIONS[name]().astype(np.float32).astype(np.float64)
         amax = np.abs(x).max() * np.array([1, 0.5, 0.2, 0.05])
-        expected = QUANTISERS[precision].expected_error(density_of(seen(x)), amax)
+        expected = QUANTIZERS[precision].expected_error(density_of(seen(x)), amax)
         measured = [measured_error(x, a, precision) for a in amax]
         np.testing.assert_allclose(expected, measured, rtol=0.04)
 

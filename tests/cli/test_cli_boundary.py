@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import trtpipe
 from trtpipe.cli.app import root
-from trtpipe.errors import BuildError, InternalError, StoreCorrupt, WorkerDied
+from trtpipe.errors import BuildError, InternalError, StoreCorrupt, WorkerError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ class TestTwoLines:
         ("error", "code", "message", "remedy"),
         [
             (BuildError("node 'a' is odd", "drop it"), 5, "node 'a' is odd", "drop it"),
-            (WorkerDied("crashed", "try again"), 5, "crashed", "try again"),
+            (WorkerError("crashed", "try again"), 5, "crashed", "try again"),
             (StoreCorrupt("bad byte", "remove it"), 6, "bad byte", "remove it"),
             (BuildError("\x1b]0;title\x07\n\u202ename", "a\tb"), 5, r"\x1b]0;title\x07\n\u202ename", r"a\tb"),
             (MemoryError(), 6, "out of memory", "free some, or use a machine with more"),

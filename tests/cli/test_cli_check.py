@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+def labeled(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     """64 held-out samples with the labels the model itself gives."""
     import onnxruntime as ort
 
     x = np.random.default_rng(2).normal(size=(64, 8)).astype(np.float32)
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     labels = np.concatenate([session.run(None, {"x": x[i : i + 2]})[0].argmax(axis=1) for i in range(0, 64, 2)])
-    path = tmp_path_factory.mktemp("labelled") / "eval.npz"
+    path = tmp_path_factory.mktemp("labeled") / "eval.npz"
     np.savez(path, x=x, labels=labels)
     return path
 
 
 @pytest.fixture(scope="module")
-def good(run: Run, model: Path, data: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(run, model, data, labelled, tmp_path_factory.mktemp("good") / "out")
+def good(run: Run, model: Path, data: Path, labeled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(run, model, data, labeled, tmp_path_factory.mktemp("good") / "out")
 
 
-def built(run: Run, model: Path, data: Path, labelled: Path, out: Path, *words: str) -> Path:
+def built(run: Run, model: Path, data: Path, labeled: Path, out: Path, *words: str) -> Path:
     quick = ("--backend", "null", "--target", "sm89", "--no-simplify", "--warmup", "1ms", "--duration", "10ms")
-    evaluation = ("--eval-data", labelled, "--labels", "labels", "--metric", "top1", "--max-drop", "1")
+    evaluation = ("--eval-data", labeled, "--labels", "labels", "--metric", "top1", "--max-drop", "1")
     result = run("build", model, "-o", out, "--int8", "--calib-data", data, *quick, *evaluation, *words)
     assert result.exit_code == 0, result.output
     return out
@@ -56,11 +56,11 @@ class TestCheck:
         assert "No regression" in (tmp_path / "r" / "m.md").read_text()
 
     def test_a_regression_has_exit_code_3(
-        self, run: Run, good: Path, model: Path, data: Path, labelled: Path, tmp_path: Path
+        self, run: Run, good: Path, model: Path, data: Path, labeled: Path, tmp_path: Path
     ) -> None:
         run("check", good, "--save-baseline", tmp_path / "b.json")
         (tmp_path / "loose.toml").write_text("[tolerance]\natol = 100.0\nmin_cosine = -1.0\n")
-        worse = built(run, model, data, labelled, tmp_path / "out", "--calib-method", "percentile",
+        worse = built(run, model, data, labeled, tmp_path / "out", "--calib-method", "percentile",
                       "--percentile", "50.1", "--profile", str(tmp_path / "loose.toml"))  # fmt: skip
         result = run("check", worse, "--baseline", tmp_path / "b.json", "--json")
         report = json.loads(result.stdout)["report"]
@@ -186,7 +186,7 @@ class TestReuse:
 
 class TestMetrics:
     def test_a_function_of_the_users_as_it_is(
-        self, run: Run, model: Path, data: Path, tmp_path: Path, labelled: Path
+        self, run: Run, model: Path, data: Path, tmp_path: Path, labeled: Path
     ) -> None:
         (tmp_path / "case.py").write_text(
             "import numpy as np\n"

@@ -17,7 +17,7 @@ class TestProfile:
     def test_defaults(self) -> None:
         assert profile_of(None, []).precision == "fp32"
 
-    def test_nested_key_leaves_its_neighbours(self, tmp_path: Path) -> None:
+    def test_nested_key_leaves_its_neighbors(self, tmp_path: Path) -> None:
         file = tmp_path / "p.toml"
         file.write_text('[build]\nopt_level = 1\nworkspace = "1G"\n[shapes.x]\nmin = [1]\nopt = [2]\nmax = [3]\n')
         found = profile_of(file, [Override(("build", "opt_level"), 4, "--opt-level")])

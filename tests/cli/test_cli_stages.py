@@ -253,7 +253,7 @@ class TestVerify:
 
 
 class TestMeasure:
-    def test_graph_on_the_cpu_is_labelled(self, run: Run, bundle: Path, tmp_path: Path) -> None:
+    def test_graph_on_the_cpu_is_labeled(self, run: Run, bundle: Path, tmp_path: Path) -> None:
         words = ("measure", bundle / "lowered.onnx", "--warmup", "1ms", "--duration", "10ms", "--max-p99", "1us")
         result = run(*words, "-o", tmp_path)
         assert result.exit_code == 0, "a CPU's latency is never judged"

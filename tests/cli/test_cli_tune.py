@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("labelled") / "eval.npz"
+def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("labeled") / "eval.npz"
     generator = np.random.default_rng(2)
     np.savez(path, x=generator.normal(size=(64, 8)).astype(np.float32), labels=generator.integers(0, 4, 64))
     return path
@@ -51,14 +51,12 @@ class TestSensitivity:
 
 
 class TestTune:
-    def words(self, model: Path, data: Path, labelled: Path, out: Path) -> tuple[str | Path, ...]:
-        return ("tune", model, "--no-simplify", "--calib-data", data, "--eval-data", labelled, "--labels", "labels",
+    def words(self, model: Path, data: Path, labeled: Path, out: Path) -> tuple[str | Path, ...]:
+        return ("tune", model, "--no-simplify", "--calib-data", data, "--eval-data", labeled, "--labels", "labels",
                 "-o", out)  # fmt: skip
 
-    def test_a_profile_that_build_takes(
-        self, run: Run, model: Path, data: Path, labelled: Path, tmp_path: Path
-    ) -> None:
-        result = run(*self.words(model, data, labelled, tmp_path / "tuned.toml"), "--max-drop", "50%")
+    def test_a_profile_that_build_takes(self, run: Run, model: Path, data: Path, labeled: Path, tmp_path: Path) -> None:
+        result = run(*self.words(model, data, labeled, tmp_path / "tuned.toml"), "--max-drop", "50%")
         assert result.exit_code == 0, result.output
         assert "PASSED | a loss of" in result.stdout
         assert "work in 8 bits" in result.stdout
@@ -75,12 +73,12 @@ class TestTune:
         assert parity.metrics[-1].value == tuning["tuned"]["value"]
 
     def test_a_budget_that_cannot_be_met_has_exit_code_3(
-        self, run: Run, model: Path, data: Path, labelled: Path, tmp_path: Path
+        self, run: Run, model: Path, data: Path, labeled: Path, tmp_path: Path
     ) -> None:
-        result = run(*self.words(model, data, labelled, tmp_path / "t.toml"), "--min", "top1=1.5", "--json")
+        result = run(*self.words(model, data, labeled, tmp_path / "t.toml"), "--min", "top1=1.5", "--json")
         assert result.exit_code == json.loads(result.stdout)["exit_code"] == 3
         assert not json.loads(result.stdout)["tuning"]["met"]
-        words = run(*self.words(model, data, labelled, tmp_path / "t.toml"), "--min", "1.5")
+        words = run(*self.words(model, data, labeled, tmp_path / "t.toml"), "--min", "1.5")
         assert "cannot be met, not even in float32" in words.stdout
 
     @pytest.mark.parametrize(
@@ -99,9 +97,9 @@ class TestTune:
         ],
     )
     def test_budgets_that_are_none(
-        self, run: Run, model: Path, data: Path, labelled: Path, tmp_path: Path, budget: tuple[str, ...], complaint: str
+        self, run: Run, model: Path, data: Path, labeled: Path, tmp_path: Path, budget: tuple[str, ...], complaint: str
     ) -> None:
-        result = run(*self.words(model, data, labelled, tmp_path / "t.toml"), *budget)
+        result = run(*self.words(model, data, labeled, tmp_path / "t.toml"), *budget)
         assert result.exit_code == 2, result.output
         assert complaint in result.stderr
         assert not (tmp_path / "t.toml").exists()

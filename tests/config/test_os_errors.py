@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trtpipe.config.os_errors import translate_os_errors
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_each_refusal_has_its_words(tmp_path: Path, code: int, words: str, hint: str) -> None:
-    with pytest.raises(EnvironmentLacks) as caught, translate_os_errors(tmp_path, "store the engine"):
+    with pytest.raises(HostError) as caught, translate_os_errors(tmp_path, "store the engine"):
         raise OSError(code, os.strerror(code))
     assert caught.value.message.startswith("cannot store the engine: ")
     assert words in caught.value.message
@@ -49,9 +49,9 @@ def test_anything_else_passes(tmp_path: Path, error: Exception) -> None:
 
 
 def test_the_file_concerned_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentLacks, match="/there/it"), translate_os_errors(tmp_path, "read"):
+    with pytest.raises(HostError, match="/there/it"), translate_os_errors(tmp_path, "read"):
         raise PermissionError(errno.EACCES, "denied", "/there/it")
-    with pytest.raises(EnvironmentLacks, match=str(tmp_path)), translate_os_errors(tmp_path, "read"):
+    with pytest.raises(HostError, match=str(tmp_path)), translate_os_errors(tmp_path, "read"):
         raise PermissionError(errno.EACCES, "denied", 7)
 
 
@@ -59,7 +59,7 @@ def test_a_full_disk_says_how_much_is_needed_and_where(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "yet"
     expected = rf"no space left in {folder} \(needs 1\.2 GB, .* free\)"
     with (
-        pytest.raises(EnvironmentLacks, match=expected) as caught,
+        pytest.raises(HostError, match=expected) as caught,
         translate_os_errors(folder, "copy", needed=1_200_000_000, elsewhere="choose another folder with -o"),
     ):
         raise OSError(errno.ENOSPC, "full")
@@ -68,5 +68,5 @@ def test_a_full_disk_says_how_much_is_needed_and_where(tmp_path: Path) -> None:
 
 def test_a_real_missing_permission_and_a_real_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(EnvironmentLacks, match="not a folder"), translate_os_errors(tmp_path, "make a folder"):
+    with pytest.raises(HostError, match="not a folder"), translate_os_errors(tmp_path, "make a folder"):
         (tmp_path / "file" / "below").mkdir()

@@ -74,7 +74,7 @@ def test_an_empty_profile_is_full_precision(tmp_path: Path) -> None:
     assert frozenset({"int8", "fp8", "best"}) == CALIBRATED
 
 
-def test_one_or_several_optimisation_profiles(tmp_path: Path) -> None:
+def test_one_or_several_optimization_profiles(tmp_path: Path) -> None:
     shape = "{min = [1], opt = [2], max = [3]}"
     one = load(tmp_path, f"shapes = {{x = {shape}}}")
     several = load(tmp_path, f"[[shapes]]\nx = {shape}\n[[shapes]]\nx = {shape}")
@@ -160,7 +160,7 @@ def test_shapes_that_the_data_tells(tmp_path: Path) -> None:
     assert (len(profile.shapes), profile.auto_shapes) == (1, True)
     two = "[[shapes]]\nx = { min = [1], opt = [2], max = [4] }\n[[shapes]]\nx = { min = [8], opt = [8], max = [8] }\n"
     assert [each["x"].opt for each in load(tmp_path, two).shapes] == [(2,), (8,)]
-    with pytest.raises(RecipeError, match="one optimisation profile, not for several"):
+    with pytest.raises(RecipeError, match="one optimization profile, not for several"):
         load(tmp_path, f"auto_shapes = true\n{two}")
     with pytest.raises(RecipeError, match="shapes"):
         load(tmp_path, 'shapes = "some"\n')

@@ -132,7 +132,7 @@ def test_a_range_of_values_is_no_range_of_shapes():
 def test_a_profile_that_misses_an_input_is_named():
     model = contract(ids=("N", "S"), mask=("N", "S"))
     same = span((1, 4), (2, 8), (4, 16))
-    with pytest.raises(InputError, match="and optimisation profile 2 has no shapes for it") as caught:
+    with pytest.raises(InputError, match="and optimization profile 2 has no shapes for it") as caught:
         check_shapes(model, [{"ids": same}, {"mask": same}])
     assert "add ids:1x1 there; the shapes of all inputs of a profile stand in one option" in caught.value.remedy
 

@@ -14,7 +14,7 @@ from trtpipe.errors import RecipeError
 
 class Inner(Record):
     size: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 1
-    colour: str = "red"
+    color: str = "red"
 
 
 class Outer(Record):
@@ -47,9 +47,9 @@ def complaint(path: Path, text: str | bytes) -> RecipeError:
 
 
 def test_a_good_file(path: Path) -> None:
-    path.write_text('title = "é"\n[inner]\nsize = [2, 3]\n[named.a]\ncolour = "blue"\n[[several]]\nsize = 5\n', "utf-8")
+    path.write_text('title = "é"\n[inner]\nsize = [2, 3]\n[named.a]\ncolor = "blue"\n[[several]]\nsize = 5\n', "utf-8")
     assert load_toml(path, Outer) == Outer(
-        title="é", inner=Inner(size=(2, 3)), named={"a": Inner(colour="blue")}, several=(Inner(size=5),)
+        title="é", inner=Inner(size=(2, 3)), named={"a": Inner(color="blue")}, several=(Inner(size=5),)
     )
 
 
@@ -57,7 +57,7 @@ def test_a_good_file(path: Path) -> None:
     ("text", "key", "suggestion"),
     [
         ("titel = 1", "titel", "title"),
-        ('title = ""\n[inner]\ncolor = "x"', "inner.color", "colour"),
+        ('title = ""\n[inner]\ncolor = "x"', "inner.color", "color"),
         ('title = ""\n[named.x]\nsiz = 1', "named.x.siz", "size"),
         ('title = ""\n[[several]]\n[[several]]\nsize_ = 1', "several.1.size_", "size"),
     ],
@@ -71,7 +71,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(path: Path, text: st
 def test_an_unknown_key_with_no_likeness_gets_the_list(path: Path) -> None:
     error = complaint(path, 'title = ""\n[inner]\nqqq = 1')
     assert "did you mean" not in error.remedy
-    assert error.remedy == "keys here: colour, size"
+    assert error.remedy == "keys here: color, size"
 
 
 @pytest.mark.parametrize(

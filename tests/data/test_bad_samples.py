@@ -14,7 +14,7 @@ from trtpipe.calibration.collect import collect
 from trtpipe.config.recipe import DataSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.errors import InputError
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def test_the_first_bad_sample_stops_with_index_and_name(opened: Any, write: Any)
     with pytest.raises(
         InputError, match=r"(row 4|sample '004'|sample 4): input 'x' holds NaN .*\(sample 4\)$"
     ) as caught:
-        collect(tallied(identity, ["y"]), opened(write), ["y"], Silent())
+        collect(tallied(identity, ["y"]), opened(write), ["y"], NullProgress())
     assert "--skip-bad-samples" in caught.value.remedy
 
 
@@ -95,7 +95,7 @@ def test_the_first_bad_sample_stops_with_index_and_name(opened: Any, write: Any)
 @pytest.mark.parametrize("write", SOURCES)
 def test_bad_samples_are_skipped_and_recorded(opened: Any, write: Any, batch: int) -> None:
     dataset = opened(write, skip_bad_samples=2, batch=batch)
-    statistics = collect(tallied(identity, ["y"]), dataset, ["y"], Silent(), tolerated=2)
+    statistics = collect(tallied(identity, ["y"]), dataset, ["y"], NullProgress(), tolerated=2)
     good = np.delete(values(), BAD, axis=0)
     account = statistics.account
     assert account is not None
@@ -112,13 +112,13 @@ def test_bad_samples_are_skipped_and_recorded(opened: Any, write: Any, batch: in
 def test_one_bad_sample_more_than_allowed_stops(opened: Any, write: Any) -> None:
     dataset = opened(write, skip_bad_samples=1)
     with pytest.raises(InputError, match=r"\(sample 9\)$") as caught:
-        collect(tallied(identity, ["y"]), dataset, ["y"], Silent(), tolerated=1)
+        collect(tallied(identity, ["y"]), dataset, ["y"], NullProgress(), tolerated=1)
     assert "1 bad samples were skipped already" in caught.value.remedy
 
 
 def test_a_fixed_batch_that_can_no_longer_be_filled_is_left_out(opened: Any) -> None:
     dataset = opened(as_npz, rows=4, skip_bad_samples=2)
-    statistics = collect(tallied(identity, ["y"]), dataset, ["y"], Silent(), tolerated=2)
+    statistics = collect(tallied(identity, ["y"]), dataset, ["y"], NullProgress(), tolerated=2)
     assert (statistics.samples, statistics.feeds) == (16, 4)
     assert statistics.account is not None
     assert any("the last 2 sample(s) were left out" in warning for warning in statistics.account.warnings)
@@ -131,8 +131,8 @@ def test_samples_the_model_fails_on_count_too(opened: Any) -> None:
         return {"y": feed["x"] * (np.nan if feed["x"][0, 0] == values()[14, 0] else 1)}
 
     with pytest.raises(InputError, match=r"behind sample 14: tensor 'y' became NaN .*\(sample 14\)"):
-        collect(tallied(picky, ["y"]), opened(as_npz, skip_bad_samples=3), ["y"], Silent(), tolerated=3)
-    statistics = collect(tallied(picky, ["y"]), opened(as_npz, skip_bad_samples=4), ["y"], Silent(), tolerated=4)
+        collect(tallied(picky, ["y"]), opened(as_npz, skip_bad_samples=3), ["y"], NullProgress(), tolerated=3)
+    statistics = collect(tallied(picky, ["y"]), opened(as_npz, skip_bad_samples=4), ["y"], NullProgress(), tolerated=4)
     assert statistics.account is not None
     assert statistics.tensors["y"].count == 16 * 3
     assert len(statistics.account.skipped) == 4

@@ -31,7 +31,7 @@ def model(contract: MakeContract) -> IOContract:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten 4x4 images; number ``i`` is grey ``10 * i``."""
+    """Ten 4x4 images; number ``i`` is gray ``10 * i``."""
     folder = tmp_path / "imgs"
     folder.mkdir()
     for number in range(10):
@@ -116,9 +116,9 @@ class TestFeeds:
         assert first.name == "images under imgs (4 of 10, seed 7)"
 
     def test_labels_follow_the_images(self, tmp_path: Path, model: IOContract) -> None:
-        for name, grey in (("cat/1", 1), ("cat/2", 2), ("dog/1", 3), ("eel/1", 4)):
+        for name, gray in (("cat/1", 1), ("cat/2", 2), ("dog/1", 3), ("eel/1", 4)):
             (tmp_path / name).parent.mkdir(exist_ok=True)
-            Image.new("L", (4, 4), grey).save(tmp_path / f"{name}.png")
+            Image.new("L", (4, 4), gray).save(tmp_path / f"{name}.png")
         samples = list(open_dataset(DataSettings(source=str(tmp_path), batch=3), model))
         assert [sample.labels.tolist() for sample in samples if sample.labels is not None] == [[0, 0, 1], [2]]
 
@@ -178,10 +178,10 @@ class TestDigest:
     def test_labels_count(self, tmp_path: Path, model: IOContract) -> None:
         digests = set()
         for layout in (("a/1.png", "b/2.png"), ("a/1.png", "a/2.png")):
-            for name, grey in zip(layout, (1, 2), strict=True):
+            for name, gray in zip(layout, (1, 2), strict=True):
                 path = tmp_path / str(len(digests)) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("L", (4, 4), grey).save(path)
+                Image.new("L", (4, 4), gray).save(path)
             digests.add(self.digest(tmp_path / str(len(digests)), model))
         assert len(digests) == 2
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from trtpipe.config.recipe import ImageSettings
 from trtpipe.data.pixels import MAX_PIXELS, load_tensor, require_pillow
-from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ class TestLayout:
         assert load(path, channels="BGR")[:, 4, 5].tolist() == [27, 5, 4]
         assert load(path, layout="HWC", channels="L").shape == (6, 8, 1)
 
-    def test_values_are_scaled_then_normalised_in_the_order_of_the_channels(
+    def test_values_are_scaled_then_normalized_in_the_order_of_the_channels(
         self, tmp_path: Path, picture: Picture
     ) -> None:
         path = picture(tmp_path / "a.png")
@@ -211,6 +211,6 @@ def test_without_pillow_the_remedy_is_the_extra(monkeypatch: pytest.MonkeyPatch)
     for name in [name for name in sys.modules if name == "PIL" or name.startswith("PIL.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(EnvironmentLacks) as error:
+    with pytest.raises(HostError) as error:
         require_pillow()
     assert error.value.remedy == "pip install 'trtpipe[images]'"

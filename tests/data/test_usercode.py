@@ -17,22 +17,22 @@ def private_modules() -> set[str]:
 
 
 class TestFiles:
-    def test_neighbours_are_importable_while_loading_and_yielding_and_nothing_is_left_behind(
+    def test_neighbors_are_importable_while_loading_and_yielding_and_nothing_is_left_behind(
         self, tmp_path: Path
     ) -> None:
-        (tmp_path / "neighbour_a.py").write_text("VALUE = 1")
-        (tmp_path / "neighbour_b.py").write_text("VALUE = 2")
+        (tmp_path / "neighbor_a.py").write_text("VALUE = 1")
+        (tmp_path / "neighbor_b.py").write_text("VALUE = 2")
         (tmp_path / "data.py").write_text(
             "from __future__ import annotations\n"
-            "import neighbour_a\n"
+            "import neighbor_a\n"
             "from dataclasses import dataclass\n"
             "@dataclass\n"
             "class Item:\n"
             "    value: int\n"
             "def feeds():\n"
-            "    import neighbour_b\n"
-            "    yield Item(neighbour_a.VALUE).value\n"
-            "    yield neighbour_b.VALUE\n"
+            "    import neighbor_b\n"
+            "    yield Item(neighbor_a.VALUE).value\n"
+            "    yield neighbor_b.VALUE\n"
         )
         path = list(sys.path)
         try:
@@ -44,7 +44,7 @@ class TestFiles:
             assert list(walk) == [2]
             assert sys.path == path
         finally:
-            for name in ("neighbour_a", "neighbour_b"):
+            for name in ("neighbor_a", "neighbor_b"):
                 sys.modules.pop(name, None)
         assert "data" not in sys.modules
         assert function.label == "data.py:feeds"

@@ -4,7 +4,7 @@ import pytest
 from models import model, normal
 
 from trtpipe.dynamic.check_corners import check_corners
-from trtpipe.errors import InputError, WorkerDied
+from trtpipe.errors import InputError, WorkerError
 
 EMBEDDING = model(
     "(int64[B,S] ids) => (float[B,S,8] y) { e = Gather(words, ids) sh = Shape<start=1,end=2>(ids) "
@@ -43,7 +43,7 @@ class TestWords:
         )
 
     def test_the_profile_is_named_where_there_are_several(self, look):
-        with pytest.raises(InputError, match=r"^optimisation profile 2: the model cannot work at the typical shapes"):
+        with pytest.raises(InputError, match=r"^optimization profile 2: the model cannot work at the typical shapes"):
             look(EMBEDDING, {"ids": span([1, 1], [2, 64], [4, 128])}, {"ids": span([1, 1], [1, 129], [1, 512])})
 
     def test_two_inputs_that_contradict_each_other(self, look):
@@ -65,5 +65,5 @@ def test_it_has_a_process_and_limits_of_its_own(look, make_job, table, heard_all
         look(EMBEDDING, {"ids": span([1, 1], [2, 64], [4, 512])})
     job = make_job(shapes={"ids": span([1, 1], [2, 64], [4, 128])})
     object.__setattr__(job.settings, "worker_seconds", 0.05)
-    with pytest.raises(WorkerDied, match=r"time limit .* while checking shapes of lowered"):
+    with pytest.raises(WorkerError, match=r"time limit .* while checking shapes of lowered"):
         check_corners(table(lowered=EMBEDDING).artifacts["lowered"], job, heard_all)

@@ -54,8 +54,8 @@ def test_transposed_convolutions_say_nothing_where_others_are_there_to_judge_by(
     assert halves.lost
 
 
-def test_the_product_counts_not_the_kernel_that_quantises_its_result():
-    """A convolution in float32 whose result is quantised by a kernel that also names it."""
+def test_the_product_counts_not_the_kernel_that_quantizes_its_result():
+    """A convolution in float32 whose result is quantized by a kernel that also names it."""
     layers = [layer("correlation", "Float", "Float", "c"), layer("kgen", "Float", "Int8", "c", "q")]
     [found] = judge(layers, ("c", "Conv", "int8"))
     assert found.raised == ("c",)

@@ -118,7 +118,7 @@ class TestModel:
             alone = torch.cat([network(image[None])["logits"] for image in images])
         torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
-    def test_is_small_and_has_what_quantisation_has_to_deal_with(self, model: ModuleType) -> None:
+    def test_is_small_and_has_what_quantization_has_to_deal_with(self, model: ModuleType) -> None:
         network, _ = model.digits_cnn()
         kinds = {type(part).__name__ for part in network.modules()}
         assert {"Conv2d", "BatchNorm2d", "Residual", "Linear"} <= kinds

@@ -26,7 +26,7 @@ def watched(tmp_path):
     for name in (
         "data.txt",
         "own/scratch.bin",
-        "neighbour.py",
+        "neighbor.py",
         "package/__init__.py",
         "package/inner.py",
         "déjà vu.txt",
@@ -70,8 +70,8 @@ def test_modules_count_by_their_source_even_if_they_were_compiled_before(watched
     if compiled:
         compileall.compile_dir(tmp_path, quiet=1)
         assert (tmp_path / "__pycache__").is_dir()
-    code = "import neighbour, package.inner"
-    assert watched(code) == ["neighbour.py", "package/__init__.py", "package/inner.py"]
+    code = "import neighbor, package.inner"
+    assert watched(code) == ["neighbor.py", "package/__init__.py", "package/inner.py"]
 
 
 def test_what_is_written_or_gone_or_somebody_elses_does_not_count(watched):

@@ -12,7 +12,7 @@ from trtpipe.errors import InputError
 from trtpipe.exporter.onnx_import import copy_checked
 from trtpipe.exporter.request import OnnxRequest
 from trtpipe.preflight import onnx_io, seal_model
-from trtpipe.report.stage_records import ExportFacts
+from trtpipe.report.stage_records import ExportRecord
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def export(workdir, tmp_path_factory):
             lambda *report: reports.append(report),
         )
         assert reports[-1] == ("check", 2, 2)
-        facts = ExportFacts.read(workdir / "model.onnx.json")
+        facts = ExportRecord.read(workdir / "model.onnx.json")
         return onnx.load(workdir / "model.onnx"), facts, reply.names
 
     return copy

@@ -11,7 +11,7 @@ from trtpipe.errors import StageError
 from trtpipe.exporter import simplification
 from trtpipe.exporter.request import SimplifyRequest
 from trtpipe.exporter.simplification import simplify
-from trtpipe.report.stage_records import SimplifyFacts
+from trtpipe.report.stage_records import SimplifyRecord
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def simplified(tmp_path, workdir):
         reports = []
         reply = simplify(request, lambda *report: reports.append(report))
         assert reports[-1] == ("simplify", 3, 3)
-        return onnx.load(workdir / reply.names[0]), SimplifyFacts.read(workdir / "simplified.onnx.json")
+        return onnx.load(workdir / reply.names[0]), SimplifyRecord.read(workdir / "simplified.onnx.json")
 
     return run_task
 

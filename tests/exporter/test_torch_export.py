@@ -16,7 +16,7 @@ from models import run, weights_of  # noqa: E402
 from trtpipe.errors import InputError, StageError  # noqa: E402
 from trtpipe.exporter.request import TorchRequest  # noqa: E402
 from trtpipe.exporter.torch_export import export_module  # noqa: E402
-from trtpipe.report.stage_records import ExportFacts  # noqa: E402
+from trtpipe.report.stage_records import ExportRecord  # noqa: E402
 
 nn = torch.nn
 BATCHES = ((1, 4), (2, 4), (8, 4))
@@ -28,12 +28,12 @@ def request(workdir: Path, **options) -> TorchRequest:
     return TorchRequest(workdir=str(workdir), **(defaults | options))
 
 
-def export(module, examples, workdir: Path, **options) -> tuple[onnx.ModelProto, ExportFacts]:
+def export(module, examples, workdir: Path, **options) -> tuple[onnx.ModelProto, ExportRecord]:
     reply = export_module(module, examples, request(workdir, **options))
     assert reply.names[0] == "model.onnx"
     proto = onnx.load(workdir / "model.onnx")
     onnx.checker.check_model(proto, full_check=True)
-    return proto, ExportFacts.read(workdir / "model.onnx.json")
+    return proto, ExportRecord.read(workdir / "model.onnx.json")
 
 
 class Linear(nn.Module):

@@ -1,4 +1,4 @@
-"""Engines on a real GPU, built by each TensorRT flavour that is installed: ``pytest -m gpu``."""
+"""Engines on a real GPU, built by each TensorRT flavor that is installed: ``pytest -m gpu``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trtpipe.backends.gpu import gpus
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 
 class Built(NamedTuple):
@@ -38,17 +38,17 @@ PROFILE = DeploymentProfile(shapes=(images(1, 2, 4), images(8, 8, 16)))
 
 
 @pytest.fixture(scope="session")
-def flavour() -> str:
-    """The TensorRT of this run: one process opens engines of one flavour, so test_flavours.py starts another run."""
+def flavor() -> str:
+    """The TensorRT of this run: one process opens engines of one flavor, so test_flavors.py starts another run."""
     installed = [name for name in ("tensorrt", "tensorrt-rtx") if missing(name) is None]
     if not installed:
         pytest.skip("no TensorRT is installed")
-    return os.environ.get("TRTPIPE_TEST_FLAVOUR", installed[0])
+    return os.environ.get("TRTPIPE_TEST_FLAVOR", installed[0])
 
 
 @pytest.fixture
-def built(flavour: str, tmp_path: Path) -> Built:
-    backend, target = load_backend(flavour), find_target(gpus()[0].target)
+def built(flavor: str, tmp_path: Path) -> Built:
+    backend, target = load_backend(flavor), find_target(gpus()[0].target)
     weights = np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float16)
     model = parse_model(
         '<ir_version: 10, opset_import: ["": 20]> g (float[N,3,16,16] x) => (float[N,8,16,16] y) '
@@ -61,5 +61,5 @@ def built(flavour: str, tmp_path: Path) -> Built:
     refusal = backend.refuses(path, PROFILE, target)
     if refusal is not None:
         pytest.skip(refusal.reason)
-    backend.build(path, PROFILE, target, plan, settings, Silent()).write(tmp_path / "e.plan.json")
+    backend.build(path, PROFILE, target, plan, settings, NullProgress()).write(tmp_path / "e.plan.json")
     return Built(backend, path, plan, settings)

@@ -15,12 +15,12 @@ from trtpipe.backends.gpu import gpus
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpus(), reason="needs an NVIDIA GPU")]
 
 
-def test_the_other_flavour_in_a_process_of_its_own(flavour):
-    other = {"tensorrt": "tensorrt-rtx", "tensorrt-rtx": "tensorrt"}[flavour]
-    if missing(other) is not None or "TRTPIPE_TEST_FLAVOUR" in os.environ:
+def test_the_other_flavor_in_a_process_of_its_own(flavor):
+    other = {"tensorrt": "tensorrt-rtx", "tensorrt-rtx": "tensorrt"}[flavor]
+    if missing(other) is not None or "TRTPIPE_TEST_FLAVOR" in os.environ:
         pytest.skip("only one TensorRT is to be tested")
     words = [sys.executable, "-m", "pytest", "-m", "gpu", str(Path(__file__).parent)]
     answer = subprocess.run(
-        words, env={**os.environ, "TRTPIPE_TEST_FLAVOUR": other}, capture_output=True, text=True, check=False
+        words, env={**os.environ, "TRTPIPE_TEST_FLAVOR": other}, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stdout

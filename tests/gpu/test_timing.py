@@ -14,7 +14,7 @@ from trtpipe.config.profile import LatencySettings
 from trtpipe.latency.alternating import alternate, judge
 from trtpipe.latency.measuring import measure
 from trtpipe.latency.reports import LatencyReport
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpus(), reason="needs an NVIDIA GPU")]
 
@@ -28,7 +28,7 @@ def feed(batch):
 def timed(built, batch=2, **changes):
     with built.backend.open(built.plan, built.settings) as runner:
         settings = SHORT.model_copy(update=changes)
-        return measure(runner, feed(batch), "random", settings, "engine", Silent(), on_gpu=True)
+        return measure(runner, feed(batch), "random", settings, "engine", NullProgress(), on_gpu=True)
 
 
 def test_parts_add_up_and_are_shorter_than_the_whole_inference(built):
@@ -74,7 +74,7 @@ def test_an_engine_is_as_fast_as_itself(built):
         built.backend.open(built.plan, built.settings) as old,
         built.backend.open(built.plan, built.settings) as new,
     ):
-        found = judge(alternate(old, new, feed(2), SHORT, Silent()), {}, "")
+        found = judge(alternate(old, new, feed(2), SHORT, NullProgress()), {}, "")
     assert 0.8 < found.low <= found.ratio <= found.high < 1.25
 
 
@@ -87,8 +87,8 @@ def test_the_clocks_are_read_where_the_package_is_there():
     assert state.sm_mhz > 0
 
 
-def test_the_whole_command(built, flavour):
-    profile = {"backend": flavour, "targets": [gpus()[0].target], "latency": {**SHORT.to_dict(), "batches": [1, 8]}}
+def test_the_whole_command(built, flavor):
+    profile = {"backend": flavor, "targets": [gpus()[0].target], "latency": {**SHORT.to_dict(), "batches": [1, 8]}}
     job = trtpipe.make_job(profile=trtpipe.DeploymentProfile.model_validate(profile), settings=built.settings)
     out = built.plan.parent / "latency"
     assert trtpipe.inspect(built.plan).obstacles == ()
@@ -96,7 +96,7 @@ def test_the_whole_command(built, flavour):
     report = LatencyReport.read(out / "latency.json")
     assert report == result.latency
     assert [figure.shapes["x"][0] for figure in report.measurements] == [1, 8]
-    assert all(figure.on_gpu and flavour in figure.runner for figure in report.measurements)
+    assert all(figure.on_gpu and flavor in figure.runner for figure in report.measurements)
     compared = trtpipe.compare_latency(job, built.plan, built.plan)
     assert compared.on_gpu
     assert all(0.7 < race.ratio < 1.4 for race in compared.races)

@@ -7,14 +7,14 @@ import pytest
 
 from trtpipe.errors import (
     Cancelled,
-    EnvironmentLacks,
+    HostError,
     InputError,
     InternalError,
     OutOfMemory,
     OutOfTime,
     RecipeError,
     WorkerCrashed,
-    WorkerDied,
+    WorkerError,
 )
 from trtpipe.isolation.exit_status import NO_SPACE_STATUS, Ending, Outcome, death, last_words, raise_from
 
@@ -47,7 +47,7 @@ def ending(status: int, stopped: str = "", limit: float = 0.0, phase: str = "", 
         (ending(-63), WorkerCrashed, "the worker process crashed (signal 63) while X"),
         (
             ending(3, words="a\nb"),
-            WorkerDied,
+            WorkerError,
             "the worker process ended with exit status 3 while X; its last words: a | b",
         ),
         (ending(-6, words="terminate called\n what(): std::bad_alloc"), OutOfMemory, "out of memory while X"),
@@ -60,7 +60,7 @@ def test_deaths_in_words(end, kind, message):
 
 
 def test_a_disk_too_full_for_the_answer():
-    assert isinstance(death(ending(NO_SPACE_STATUS), "X"), EnvironmentLacks)
+    assert isinstance(death(ending(NO_SPACE_STATUS), "X"), HostError)
 
 
 def test_last_words_leave_out_noise_and_control_characters():
@@ -72,7 +72,7 @@ def test_last_words_leave_out_noise_and_control_characters():
 def test_a_full_disk_names_the_file_or_the_folder(code):
     for filename, named in (("big.plan", "big.plan"), (None, "/scratch")):
         outcome = Outcome.of_error(OSError(code, "full", filename), "/scratch")
-        with pytest.raises(EnvironmentLacks, match=f"device holding {named} while X"):
+        with pytest.raises(HostError, match=f"device holding {named} while X"):
             raise_from(outcome, "X")
 
 
@@ -83,9 +83,9 @@ def test_errors_survive_the_journey():
     with pytest.raises(InputError) as caught:
         raise_from(Outcome.of_error(Private("wrong", "right it"), ""), "X")
     assert type(caught.value) is InputError
-    with pytest.raises(WorkerDied, match=r"out of memory while X \(9 GB\)"):
+    with pytest.raises(WorkerError, match=r"out of memory while X \(9 GB\)"):
         raise_from(Outcome.of_error(MemoryError("9 GB"), ""), "X")
-    with pytest.raises(EnvironmentLacks, match="Permission denied: a while X"):
+    with pytest.raises(HostError, match="Permission denied: a while X"):
         raise_from(Outcome.of_error(PermissionError(errno.EACCES, "Permission denied", "a"), ""), "X")
     with pytest.raises(InternalError, match="FileNotFoundError"):
         raise_from(Outcome.of_error(FileNotFoundError(errno.ENOENT, "No such file", "a"), ""), "X")

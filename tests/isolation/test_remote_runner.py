@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from trtpipe.artifact import Record
 from trtpipe.backends.onnxruntime import OnnxRuntime, opened_here
 from trtpipe.config.settings import Settings
-from trtpipe.errors import EnvironmentLacks, InputError, InternalError, StageError, WorkerDied
+from trtpipe.errors import HostError, InputError, InternalError, StageError, WorkerError
 from trtpipe.isolation.fork_client import nursery
 from trtpipe.isolation.remote_runner import call_apart, opened_apart, opening_apart
 from trtpipe.isolation.worker import Limits
@@ -145,9 +145,9 @@ def test_data_that_crash_a_graph_that_ran_before_cost_one_error(tmp_path: Path, 
     with opened_apart(path, settings) as runner:
         assert runner.infer(ONES)["z"].tolist() == [1, 1, 1]
         for _ in range(2):  # and it stays dead
-            with pytest.raises(WorkerDied, match=r"crashed \(SIGFPE\) while running divided\.onnx"):
+            with pytest.raises(WorkerError, match=r"crashed \(SIGFPE\) while running divided\.onnx"):
                 runner.infer(DEADLY)
-        with pytest.raises(WorkerDied):
+        with pytest.raises(WorkerError):
             runner.infer(ONES)
     with opened_apart(path, settings) as runner:
         assert runner.infer(ONES)["z"].tolist() == [1, 1, 1]
@@ -157,7 +157,7 @@ def test_data_that_crash_a_graph_that_ran_before_cost_one_error(tmp_path: Path, 
 def test_one_crash_leaves_other_graphs_alone(tmp_path: Path, settings: Settings) -> None:
     path = save(divided(), tmp_path / "m.onnx")
     with opened_apart(path, settings) as one, opened_apart(path, settings) as other:
-        with pytest.raises(WorkerDied):
+        with pytest.raises(WorkerError):
             one.infer(DEADLY)
         assert other.infer(ONES)["z"].tolist() == [1, 1, 1]
 
@@ -169,7 +169,7 @@ def test_a_graph_that_never_ends_is_stopped(tmp_path: Path) -> None:
     started = time.monotonic()
     with (
         opened_apart(path, Settings(cache_dir=tmp_path, worker_seconds=2.0)) as runner,
-        pytest.raises(WorkerDied, match=r"time limit of 2\.0 s while running graph\.onnx"),
+        pytest.raises(WorkerError, match=r"time limit of 2\.0 s while running graph\.onnx"),
     ):
         runner.infer({"x": np.zeros((2, 4), np.float32)})
     assert time.monotonic() - started < 20  # not the limit, which a loaded machine may stretch, but an end
@@ -185,7 +185,7 @@ def test_a_graph_that_takes_all_memory_is_stopped(tmp_path: Path) -> None:
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, [2, 3]))
     settings = Settings(cache_dir=tmp_path, worker_seconds=60.0, worker_memory=500 << 20)
     with (
-        pytest.raises(WorkerDied, match=r"memory limit of 524 MB while (opening|running) g\.onnx"),
+        pytest.raises(WorkerError, match=r"memory limit of 524 MB while (opening|running) g\.onnx"),
         opened_apart(save(proto, tmp_path / "g.onnx"), settings) as runner,
     ):
         runner.infer({"x": np.zeros((2, 4), np.float32)})
@@ -227,7 +227,7 @@ def test_a_nursery_that_was_killed_is_started_again(tmp_path: Path, settings: Se
         deadline = time.monotonic() + 20
         while killed in children_of(os.getpid()) and time.monotonic() < deadline:
             time.sleep(0.01)
-        with pytest.raises(WorkerDied, match=r"while running m\.onnx"):
+        with pytest.raises(WorkerError, match=r"while running m\.onnx"):
             runner.infer({"x": normal(2, 3, 8, 8)})
     with opened_apart(path, settings) as runner:
         assert runner.infer({"x": normal(2, 3, 8, 8)})["y"].shape == (2, 5)
@@ -310,7 +310,7 @@ def test_a_task_sees_its_own_folder_only(tmp_path: Path) -> None:
     found = call_apart(COUNT, request, Counts, limits=LIMITS, what="counting", reads=(tmp_path / "mine",))
     assert [macs for macs in found.macs if macs is not None]
     other = request.model_copy(update={"model": str(tmp_path / "yours" / "m.onnx")})
-    with pytest.raises((EnvironmentLacks, InputError), match=r"m\.onnx"):
+    with pytest.raises((HostError, InputError), match=r"m\.onnx"):
         call_apart(COUNT, other, Counts, limits=LIMITS, what="counting", reads=(tmp_path / "mine",))
 
 
@@ -342,9 +342,9 @@ def test_too_many_open_files_are_named(tmp_path: Path, settings: Settings, reque
     with opened_apart(path, settings):
         pass
     request.getfixturevalue("crowded")
-    with pytest.raises(EnvironmentLacks, match=r"m\.onnx: Too many open files"), opened_apart(path, settings):
+    with pytest.raises(HostError, match=r"m\.onnx: Too many open files"), opened_apart(path, settings):
         pass
-    with pytest.raises(EnvironmentLacks, match=r"cannot read m\.onnx: too many open files"), opened_here(path, 0):
+    with pytest.raises(HostError, match=r"cannot read m\.onnx: too many open files"), opened_here(path, 0):
         pass
 
 

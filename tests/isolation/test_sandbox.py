@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from trtpipe.backends.null import NullRequest
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.isolation.sandbox import has_seccomp, landlock_version
 from trtpipe.isolation.worker import Limits, call
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 needs_landlock = pytest.mark.skipif(landlock_version() < 3, reason="needs Landlock")
 needs_seccomp = pytest.mark.skipif(not has_seccomp(), reason="needs seccomp")
@@ -119,11 +119,11 @@ def test_it_has_no_network(tried: dict[str, str]) -> None:
 def test_a_task_that_reads_more_than_it_was_given_is_refused(conv_net: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    request = NullRequest(model=str(conv_net), plan=str(work / "p"), target="sm89", misbehaviour=None)
+    request = NullRequest(model=str(conv_net), plan=str(work / "p"), target="sm89", misbehavior=None)
 
-    def build(reads: tuple[Path, ...] | None, *, confined: bool = True) -> EngineFacts:
+    def build(reads: tuple[Path, ...] | None, *, confined: bool = True) -> EngineRecord:
         limits = Limits(seconds=60.0, memory=4 << 30, confined=confined)
-        return call("trtpipe.backends.null:build_task", request, EngineFacts, limits=limits, progress=Silent(),
+        return call("trtpipe.backends.null:build_task", request, EngineRecord, limits=limits, progress=NullProgress(),
                     what="building", workdir=work, reads=reads)  # fmt: skip
 
     with pytest.raises(InputError, match="cannot be read: Permission denied"):

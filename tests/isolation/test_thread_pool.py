@@ -7,14 +7,14 @@ import threading
 import pytest
 
 from trtpipe.backends.null import NullRequest
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError, Cancelled
 from trtpipe.isolation.thread_pool import Task, run_tasks
 from trtpipe.isolation.worker import Limits, affordable, call
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 
-class Heard(Silent):
+class Heard(NullProgress):
     def __init__(self):
         self.said = []
         self.threads = set()
@@ -59,14 +59,14 @@ def test_never_more_than_asked_for():
         with lock:
             running -= 1
 
-    list(run_tasks([Task(str(number), work) for number in range(8)], 2, Silent()))
+    list(run_tasks([Task(str(number), work) for number in range(8)], 2, NullProgress()))
     assert most == 2
 
 
 def test_one_at_a_time_stays_in_the_callers_thread_and_in_order():
     tasks = [Task(name, lambda progress, name=name: (name, threading.get_ident())) for name in "ab"]
     here = threading.get_ident()
-    assert [outcome.result for outcome in run_tasks(tasks, 1, Silent())] == [("a", here), ("b", here)]
+    assert [outcome.result for outcome in run_tasks(tasks, 1, NullProgress())] == [("a", here), ("b", here)]
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -74,7 +74,9 @@ def test_a_failure_is_an_outcome_and_the_others_go_on(at_once):
     def fail(progress):
         raise BuildError("cannot fuse", "use another target")
 
-    outcomes = {o.index: o for o in run_tasks([Task("a", fail), Task("b", lambda progress: 7)], at_once, Silent())}
+    outcomes = {
+        o.index: o for o in run_tasks([Task("a", fail), Task("b", lambda progress: 7)], at_once, NullProgress())
+    }
     assert isinstance(outcomes[0].error, BuildError)
     assert outcomes[1].result == 7
 
@@ -84,16 +86,16 @@ def test_who_stops_listening_ends_the_children(conv_model):
     cancelled = []
 
     def hang(progress):
-        request = NullRequest(model=str(conv_model), plan=str(conv_model) + ".plan", target="sm89", misbehaviour="hang")
+        request = NullRequest(model=str(conv_model), plan=str(conv_model) + ".plan", target="sm89", misbehavior="hang")
         try:
             call(
-                "trtpipe.backends.null:build_task", request, EngineFacts, limits=Limits(60.0, 4 << 30),
+                "trtpipe.backends.null:build_task", request, EngineRecord, limits=Limits(60.0, 4 << 30),
                 progress=progress, what="building", workdir=conv_model.parent, reads=(conv_model.parent,),
             )  # fmt: skip
         except Cancelled as error:
             cancelled.append(error.message)
 
-    outcomes = run_tasks([Task("a", hang), Task("b", hang), Task("c", lambda progress: 1)], 3, Silent())
+    outcomes = run_tasks([Task("a", hang), Task("b", hang), Task("c", lambda progress: 1)], 3, NullProgress())
     assert next(outcomes).index == 2
     outcomes.close()
     assert len(cancelled) == 2

@@ -14,15 +14,15 @@ import pytest
 
 from trtpipe.backends.null import NullRequest
 from trtpipe.config.settings import Settings
-from trtpipe.engine.record import EngineFacts
-from trtpipe.errors import BuildError, EnvironmentLacks, InputError, InternalError, WorkerDied
+from trtpipe.engine.record import EngineRecord
+from trtpipe.errors import BuildError, HostError, InputError, InternalError, WorkerError
 from trtpipe.isolation.linux import group_memory, machine_memory, process_memory
 from trtpipe.isolation.worker import LIGHT, Limits, call, limits_for
 from trtpipe.isolation.worker_main import resolve
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 if TYPE_CHECKING:
-    from trtpipe.isolation.fault_injection import Misbehaviour
+    from trtpipe.isolation.fault_injection import Misbehavior
 
 TASK = "trtpipe.backends.null:build_task"
 PLENTY = Limits(seconds=60.0, memory=4 << 30)
@@ -31,20 +31,20 @@ linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ne
 
 def run(
     model: Path,
-    misbehaviour: Misbehaviour | None = None,
+    misbehavior: Misbehavior | None = None,
     *,
     task: str = TASK,
     limits: Limits = PLENTY,
-    progress: Silent | None = None,
-) -> EngineFacts:
+    progress: NullProgress | None = None,
+) -> EngineRecord:
     plan = model.parent / "engine.plan"
-    request = NullRequest(model=str(model), plan=str(plan), target="sm89", misbehaviour=misbehaviour)
+    request = NullRequest(model=str(model), plan=str(plan), target="sm89", misbehavior=misbehavior)
     return call(
         task,
         request,
-        EngineFacts,
+        EngineRecord,
         limits=limits,
-        progress=progress or Silent(),
+        progress=progress or NullProgress(),
         what="building sm89 from model.onnx",
         workdir=model.parent,
         reads=(model.parent,),
@@ -89,11 +89,11 @@ def test_answer_and_progress_arrive(conv_net, heard):
     assert heard.reports[-1] == ("building", 1, 1)
 
 
-@pytest.mark.parametrize("misbehaviour", [None, "crash"])
-def test_nothing_is_left_behind(conv_net, misbehaviour):
+@pytest.mark.parametrize("misbehavior", [None, "crash"])
+def test_nothing_is_left_behind(conv_net, misbehavior):
     before = {entry.name for entry in conv_net.parent.iterdir()}
-    with suppress(WorkerDied):
-        run(conv_net, misbehaviour, limits=Limits(seconds=60.0, memory=400_000_000))
+    with suppress(WorkerError):
+        run(conv_net, misbehavior, limits=Limits(seconds=60.0, memory=400_000_000))
     assert {entry.name for entry in conv_net.parent.iterdir()} - before <= {"engine.plan"}
 
 
@@ -119,7 +119,7 @@ def test_any_other_error_is_our_bug_and_shows_the_childs_traceback(conv_net):
 
 
 @pytest.mark.parametrize(
-    ("misbehaviour", "words"),
+    ("misbehavior", "words"),
     [
         ("crash", r"crashed \(SIGSEGV\) while building sm89 from model\.onnx .*last words: about to read address 8"),
         ("abort", r"crashed \(SIGABRT\) while building sm89 from model\.onnx"),
@@ -130,59 +130,59 @@ def test_any_other_error_is_our_bug_and_shows_the_childs_traceback(conv_net):
         ("garble", r"ended without an answer while building sm89"),
     ],
 )
-def test_every_death_is_told_apart(conv_net, misbehaviour, words):
-    with pytest.raises(WorkerDied, match=words) as caught:
-        run(conv_net, misbehaviour)
+def test_every_death_is_told_apart(conv_net, misbehavior, words):
+    with pytest.raises(WorkerError, match=words) as caught:
+        run(conv_net, misbehavior)
     assert caught.value.remedy
     assert "\n" not in caught.value.message
     assert caught.value.exit_code == 5
 
 
-@pytest.mark.parametrize("misbehaviour", ["hang", "chatter"])
-def test_the_time_limit_stops_it(conv_net, misbehaviour):
-    with pytest.raises(WorkerDied, match=r"time limit of 1\.0 s while building sm89 from model\.onnx"):
-        run(conv_net, misbehaviour, limits=Limits(seconds=1.0, memory=4 << 30))
+@pytest.mark.parametrize("misbehavior", ["hang", "chatter"])
+def test_the_time_limit_stops_it(conv_net, misbehavior):
+    with pytest.raises(WorkerError, match=r"time limit of 1\.0 s while building sm89 from model\.onnx"):
+        run(conv_net, misbehavior, limits=Limits(seconds=1.0, memory=4 << 30))
 
 
 @linux_only
 def test_endless_output_takes_no_memory_of_ours(conv_net):
     before = group_memory(os.getpgrp())
-    with pytest.raises(WorkerDied):
+    with pytest.raises(WorkerError):
         run(conv_net, "chatter", limits=Limits(seconds=1.0, memory=4 << 30))
     assert group_memory(os.getpgrp()) - before < 50_000_000
 
 
 @linux_only
 def test_the_memory_limit_stops_it(conv_net):
-    with pytest.raises(WorkerDied, match=r"memory limit of 300 MB while building sm89"):
+    with pytest.raises(WorkerError, match=r"memory limit of 300 MB while building sm89"):
         run(conv_net, "hog", limits=Limits(seconds=60.0, memory=300_000_000))
 
 
 @linux_only
 def test_a_hundred_gigabytes_at_once(conv_net):
-    with pytest.raises(WorkerDied, match=r"(out of memory|memory limit of 1\.0 GB) while building sm89"):
+    with pytest.raises(WorkerError, match=r"(out of memory|memory limit of 1\.0 GB) while building sm89"):
         run(conv_net, "gulp", limits=Limits(seconds=60.0, memory=1_000_000_000))
 
 
 @linux_only
 def test_a_device_that_is_full(conv_net):
-    with pytest.raises(EnvironmentLacks, match=r"no space left on the device holding .* while building sm89"):
+    with pytest.raises(HostError, match=r"no space left on the device holding .* while building sm89"):
         run(conv_net, "full-device")
 
 
 def test_a_full_disk_is_the_environments_fault(conv_net):
-    with pytest.raises(EnvironmentLacks, match=r"no space left on the device holding engine\.plan"):
+    with pytest.raises(HostError, match=r"no space left on the device holding engine\.plan"):
         run(conv_net, "full-disk")
 
 
 def test_a_folder_that_cannot_be_written_is_the_environments_fault(conv_net, tmp_path):
-    with pytest.raises(EnvironmentLacks, match="cannot start a worker process for building"):
+    with pytest.raises(HostError, match="cannot start a worker process for building"):
         call(
             TASK,
-            NullRequest(model=str(conv_net), plan="p", target="sm89", misbehaviour=None),
-            EngineFacts,
+            NullRequest(model=str(conv_net), plan="p", target="sm89", misbehavior=None),
+            EngineRecord,
             limits=PLENTY,
-            progress=Silent(),
+            progress=NullProgress(),
             what="building",
             workdir=tmp_path / "missing",
         )
@@ -203,7 +203,7 @@ def test_a_function_without_a_request_is_no_task():
 
 
 def test_an_interrupt_kills_the_child_and_goes_on(conv_net):
-    class Interrupts(Silent):
+    class Interrupts(NullProgress):
         def advance(self, phase: str, done: int, total: int | None) -> None:
             self.seen = children()
             raise KeyboardInterrupt
@@ -220,18 +220,18 @@ def test_an_interrupt_kills_the_child_and_goes_on(conv_net):
 def test_the_child_dies_with_its_parent(conv_net):
     script = textwrap.dedent("""
         import sys
-        from trtpipe.engine.record import EngineFacts
+        from trtpipe.engine.record import EngineRecord
         from trtpipe.backends.null import NullRequest
         from trtpipe.isolation.worker import Limits, call
-        from trtpipe.progress import Silent
+        from trtpipe.progress import NullProgress
 
-        class Tells(Silent):
+        class Tells(NullProgress):
             def advance(self, phase, done, total):
                 print("running", flush=True)
 
-        request = NullRequest(model=sys.argv[1], plan="p", target="sm89", misbehaviour="hang")
+        request = NullRequest(model=sys.argv[1], plan="p", target="sm89", misbehavior="hang")
         limits = Limits(seconds=60, memory=4 << 30)
-        call("trtpipe.backends.null:build_task", request, EngineFacts, limits=limits, progress=Tells(), what="x")
+        call("trtpipe.backends.null:build_task", request, EngineRecord, limits=limits, progress=Tells(), what="x")
     """)
     parent = subprocess.Popen([sys.executable, "-c", script, str(conv_net)], stdout=subprocess.PIPE)
     try:

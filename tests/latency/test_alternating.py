@@ -6,7 +6,7 @@ import pytest
 from trtpipe.config.profile import LatencySettings
 from trtpipe.latency import alternating
 from trtpipe.latency.alternating import alternate, is_slower, judge
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 SHAPES = {"x": (1, 3)}
 
@@ -63,7 +63,7 @@ def test_both_run_in_turns_and_take_turns_at_beginning(monkeypatch):
     monkeypatch.setattr(alternating, "_ROUND_SECONDS", 0.0)
     calls = []
     old, new = Named("old", calls), Named("new", calls)
-    found = alternate(old, new, {}, LatencySettings(warmup=1e-9), Silent(), rounds=4)
+    found = alternate(old, new, {}, LatencySettings(warmup=1e-9), NullProgress(), rounds=4)
     assert "".join(name[0] for name in calls) == "on" + "on" + "no" + "on" + "no"
     assert found.shape == (4, 2)
     assert (found > 0).all()

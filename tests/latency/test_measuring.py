@@ -9,7 +9,7 @@ from trtpipe.backends.timing import Lap
 from trtpipe.config.profile import LatencySettings
 from trtpipe.latency import measuring
 from trtpipe.latency.measuring import measure, run
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 
 class Clock:
@@ -50,7 +50,7 @@ def timed(monkeypatch):
         worker = Worker(clock, seconds)
         feed = {"x": np.zeros((2, 3), np.float32)}
         settings = LatencySettings(warmup=warmup, duration=duration)
-        found = measure(worker, feed, "zeros", settings, "engine:sm89", progress or Silent(), on_gpu=True)
+        found = measure(worker, feed, "zeros", settings, "engine:sm89", progress or NullProgress(), on_gpu=True)
         return found, worker
 
     return run
@@ -85,7 +85,7 @@ def test_every_run_gets_the_same_feed(timed):
 def test_progress_never_passes_the_end(timed):
     calls = []
 
-    class Listener(Silent):
+    class Listener(NullProgress):
         def advance(self, phase, done, total):
             calls.append((phase, done, total))
 
@@ -133,7 +133,7 @@ def test_the_device_never_waits_for_the_host(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(measuring, "time", clock)
     queue = Queue(clock)
-    laps, wall = run(queue, 5.0, 10, Silent())
+    laps, wall = run(queue, 5.0, 10, NullProgress())
     assert len(laps) == 10
     assert (queue.most, queue.waiting) == (2, 0)
     assert wall == pytest.approx(0.1 + 10)  # one launch, then query after query
@@ -143,5 +143,5 @@ def test_the_device_never_waits_for_the_host(monkeypatch):
 def test_the_least_number_of_runs_is_kept(monkeypatch, least):
     clock = Clock()
     monkeypatch.setattr(measuring, "time", clock)
-    laps, _ = run(Queue(clock), 1e-9, least, Silent())
+    laps, _ = run(Queue(clock), 1e-9, least, NullProgress())
     assert len(laps) == least

@@ -27,7 +27,7 @@ CASES = {
         model("(float[2,3] x) => (float[2,3] y) { y = Celu(x) }"),
         {"x": normal(2, 3)},
     ),
-    "normalisation_with_its_mean": (
+    "normalization_with_its_mean": (
         model(
             "(float[2,3,4] x) => (float[2,3,4] y, float[2,3,1] m) { y, m = LayerNormalization(x, g) }", g=normal(4)
         ),

@@ -50,7 +50,7 @@ FOLDED = {
               w=normal(4, 3, 3, 3), o=normal(4, 1, 1)),
         ["Conv"],
     ),
-    "a sum, then a normalisation": (
+    "a sum, then a normalization": (
         model(f"(float[1,3,5,5] x) => (float[1,4,3,3] y) {{ a = Conv(x, w) c = Add(a, o) y = {NORMALISE} }}",
               w=normal(4, 3, 3, 3), o=normal(1, 1, 1, 1), **statistics(4)),
         ["Conv"],

@@ -12,7 +12,7 @@ CONSTANTS = {"two": np.float32(2), "eps": np.float32(1e-5), "half": np.float32(-
 HEAD = "m = ReduceMean<keepdims=1>(x, axes) d = Sub(x, m) "
 SPREAD = "v = ReduceMean<keepdims=1>(q, axes) e = Add(v, eps) "
 
-#: how a layer normalisation may be spelled, from x[N,4,6] to y
+#: how a layer normalization may be spelled, from x[N,4,6] to y
 SPELLINGS = {
     "pow, div": HEAD + "q = Pow(d, two) " + SPREAD + "s = Sqrt(e) n = Div(d, s) g = Mul(n, gamma) y = Add(g, beta)",
     "mul, reciprocal": HEAD + "q = Mul(d, d) " + SPREAD

@@ -45,7 +45,7 @@ ODD = {
         "(float[2,6] x, int64[1] k) => (float[2,k] y) { y, i = TopK(x, k) m = ArgMax(x) g = Greater(x, x) "
         "n = Not(g) w = Where(n, x, x) p, q = Split<num_outputs=2>(w) d, mask = Dropout(p) }"
     ),
-    "quantised": model(
+    "quantized": model(
         "(float[2] x) => (float[2] y) { a = QuantizeLinear(x, s, z) b = DequantizeLinear(a, s, z) "
         "c = QuantizeLinear(b, s) d = DequantizeLinear(c, s) e, f, g = DynamicQuantizeLinear(d) y = Relu(d) }",
         s=normal(1)[0], z=onnx.numpy_helper.to_array(onnx.helper.make_tensor("z", TensorProto.INT8, [], [0])),

@@ -12,7 +12,7 @@ from trtpipe.api import stages
 from trtpipe.backends.base import missing
 from trtpipe.backends.null import Null
 from trtpipe.backends.plan import read_header
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError, InputError, OutOfMemory, OutOfTime
 from trtpipe.pipeline.pipeline import opened, stages_named
 from trtpipe.stages import compile as stage
@@ -68,7 +68,7 @@ class TestShared:
         assert [step.state for step in steps] == ["built"] * 3
         assert [step.artifact.files[0].name for step in steps] == ENGINES
         assert len({step.artifact.files[0].sha256 for step in steps}) == 1
-        facts = [EngineFacts.read(step.artifact.sidecar) for step in steps]
+        facts = [EngineRecord.read(step.artifact.sidecar) for step in steps]
         assert [found.target for found in facts] == TARGETS
         assert {found.targets for found in facts} == {tuple(TARGETS)}
         assert heard_all.steps == [("compile sm86, sm89, sm120", "built")]

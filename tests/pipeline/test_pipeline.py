@@ -36,12 +36,12 @@ from trtpipe.artifact import Artifact
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.pipeline import executor
 from trtpipe.pipeline.pipeline import STAGES, Pipeline, opened, stages_named
 from trtpipe.pipeline.run_state import artifact_from_file
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 from trtpipe.report.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class TestFirstAndSecond:
             ("fp32", "skipped", "skipped"),
             ("fp16", "built", "skipped"),
             ("bf16", "built", "skipped"),
-            ("fp8", "hit", "built"),  # repairs are judged in the precision they are for
+            ("fp8", "hit", "built"),  # corrections are judged in the precision they are for
             ("best", "built", "built"),
         ],
     )
@@ -310,7 +310,7 @@ class TestInferredShapes:
         assert next(iter(new_world.plan(job, heard_all))).state == "to build"
         steps = new_world.run(job, heard_all)
         (engine,) = (step.artifact for step in steps if step.label == COMPILE)
-        (profile,) = EngineFacts.read(engine.sidecar).profiles
+        (profile,) = EngineRecord.read(engine.sidecar).profiles
         assert profile["x"].to_dict() == {"min": [1, 3, 8, 8], "opt": [4, 3, 8, 8], "max": [4, 3, 8, 8]}
         settings = Manifest.read(steps[-1].artifact.path).settings["profile"]
         assert (settings["auto_shapes"], settings["shapes"]) == (True, [{"x": profile["x"].to_dict()}])
@@ -327,7 +327,7 @@ class TestInferredShapes:
     def test_by_hand_comes_first(self, new_world, heard_all):
         steps = new_world.run(new_world.job(auto_shapes=True), heard_all)
         (engine,) = (step.artifact for step in steps if step.label == COMPILE)
-        assert EngineFacts.read(engine.sidecar).profiles[0]["x"].max == (8, 3, 8, 8)
+        assert EngineRecord.read(engine.sidecar).profiles[0]["x"].max == (8, 3, 8, 8)
 
     def test_there_must_be_data(self, new_world, heard_all):
         none = {"data": {}, "evaluation": None}
@@ -413,4 +413,4 @@ def test_an_empty_run(world, heard_all):
 
 def test_targets_are_compared_by_what_they_are(world):
     assert world.job(targets=["rtx4090", "sm89"]).targets == (find_target("sm89"),)
-    assert isinstance(world.run(world.job(), Silent())[0].artifact, Artifact)
+    assert isinstance(world.run(world.job(), NullProgress())[0].artifact, Artifact)

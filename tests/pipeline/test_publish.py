@@ -6,7 +6,7 @@ import os
 import pytest
 
 from trtpipe.artifact import Artifact, FileEntry
-from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.errors import HostError, InputError
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder
 from trtpipe.report.manifest import Manifest, ManifestEntry
 
@@ -127,7 +127,7 @@ class TestFolder:
             return copyfile(source, target)
 
         monkeypatch.setattr(shutil, "copyfile", full)
-        with pytest.raises(EnvironmentLacks, match="no space left") as caught:
+        with pytest.raises(HostError, match="no space left") as caught:
             publish_folder(bundle(artifact("model", model__onnx="new"), artifact("engine", sm89__plan="new")), out)
         assert "-o" in caught.value.remedy
         assert content(out) == before
@@ -145,7 +145,7 @@ class TestFolder:
             return replace(self, target)
 
         monkeypatch.setattr(type(tmp_path), "replace", fail)
-        with pytest.raises(EnvironmentLacks, match="input/output error"):
+        with pytest.raises(HostError, match="input/output error"):
             publish_folder(bundle(artifact("model", model__onnx="new"), artifact("engine", sm89__plan="new")), out)
         assert content(out) == before
 
@@ -220,7 +220,7 @@ class TestWritable:
     def test_no_permission(self, tmp_path):
         tmp_path.chmod(0o555)
         try:
-            with pytest.raises(EnvironmentLacks, match="cannot be written to"):
+            with pytest.raises(HostError, match="cannot be written to"):
                 check_writable(tmp_path / "out")
         finally:
             tmp_path.chmod(0o755)
@@ -232,7 +232,7 @@ class TestWritable:
             raise OSError(30, "Read-only file system")
 
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-        with pytest.raises(EnvironmentLacks, match="Read-only file system"):
+        with pytest.raises(HostError, match="Read-only file system"):
             check_writable(tmp_path / "out")
 
 

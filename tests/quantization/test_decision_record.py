@@ -39,7 +39,7 @@ def test_no_node_is_forgotten(apply, name):
     ("body", "word", "constants"),
     [
         ("y = Softmax(x)", "softmax", {}),
-        ("y = LayerNormalization(x, s)", "normalisation", {"s": normal(4)}),
+        ("y = LayerNormalization(x, s)", "normalization", {"s": normal(4)}),
         ("y = Gelu(x)", "activation", {}),
         ("y = Mul(x, x)", "element by element", {}),
         ("y = Transpose(x)", "moves values only", {}),
@@ -69,7 +69,7 @@ def test_recurrent_nodes_say_why(told):
     assert "fed back" in told(proto, {"x": 1.0})["rnn_0"].reason
 
 
-def test_moves_between_quantised_nodes_and_their_work(told):
+def test_moves_between_quantized_nodes_and_their_work(told):
     proto = model(
         "(float[2,16,8,8] x) => (float[2,16,4,4] y) { "
         "m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(x) y = Conv(m, w) }",

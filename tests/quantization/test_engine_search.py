@@ -10,10 +10,10 @@ from models import conv_net, model, run, save, weights_of
 from trtpipe.backends import base
 from trtpipe.backends.null import Null
 from trtpipe.calibration.ranges import Ranges, TensorRange
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import BuildError
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.lower import Lower
 
 STAGE = Lower()
@@ -47,7 +47,7 @@ def go(make_job, table, workdir, heard_all, tmp_path):
         assert sorted(path.name for path in workdir.iterdir()) == sorted(draft.names), "trials leave nothing behind"
         graph = onnx.load(draft.path)
         onnx.checker.check_model(graph, full_check=True)
-        return graph, LowerFacts.read(draft.sidecar)
+        return graph, LowerRecord.read(draft.sidecar)
 
     return lower
 
@@ -116,7 +116,7 @@ class TestWhatBuildersDo:
         contract = read_contract(model)
         assert contract.inputs[0].shape == (2, 3, 8, 8), "typical sizes, so that nothing is unknown"
         report = EngineReport(source="s", layers=())
-        return EngineFacts(flavour="null", version="1", target="sm89", io=contract, build_seconds=0, report=report)
+        return EngineRecord(flavor="null", version="1", target="sm89", io=contract, build_seconds=0, report=report)
 
     def test_engines_that_cost_the_same_stay_in_float16(self, go, builder):
         builder(self.facts)
@@ -192,4 +192,4 @@ class TestRealEngines:
         assert {node.precision for node in facts.nodes if node.op in ("Conv", "Gemm")} == {"float16"}
         assert not any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
         kernels = [trial.kernels for trial in facts.trials]
-        assert kernels[0] <= min(kernels[1:]), "quantising saves no kernel"
+        assert kernels[0] <= min(kernels[1:]), "quantizing saves no kernel"

@@ -14,7 +14,7 @@ from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.quantization.fallback_search import MOST_WORK, POOR, harmful
 from trtpipe.quantization.simulator import SwitchedGroup
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 class Built:
     """A model calibrated and lowered."""
 
-    def __init__(self, proto: onnx.ModelProto, feed: Feed, folder: Path, repair: str = "auto") -> None:
+    def __init__(self, proto: onnx.ModelProto, feed: Feed, folder: Path, corrections: str = "auto") -> None:
         path = save(onnx.shape_inference.infer_shapes(proto), folder / "simplified.onnx")
         np.savez(folder / "data.npz", **feed)
         shapes = {"x": {"min": [1, 128], "opt": [32, 128], "max": [64, 128]}} if "basis" in str(proto) else None
         profile = {"precision": "int8"} if shapes is None else {"precision": "int8", "shapes": [shapes]}
         self.job = trtpipe.make_job(
             profile=trtpipe.DeploymentProfile.model_validate(profile),
-            recipe=CalibrationRecipe(data=DataSettings(source=str(folder / "data.npz")), repair=repair),
+            recipe=CalibrationRecipe(data=DataSettings(source=str(folder / "data.npz")), corrections=corrections),
             settings=trtpipe.Settings(cache_dir=folder / "cache"),
             engines=False,
         )
         trtpipe.calibrate(self.job, path, folder)
         trtpipe.lower(self.job, path, folder, folder / "ranges.json")
-        self.repairs = Ranges.read(folder / "ranges.json").repairs
-        self.nodes = {node.node: node for node in LowerFacts.read(folder / "lowered.onnx.json").nodes}
+        self.corrections = Ranges.read(folder / "ranges.json").corrections
+        self.nodes = {node.node: node for node in LowerRecord.read(folder / "lowered.onnx.json").nodes}
         self._proto, self._lowered = proto, onnx.load(folder / "lowered.onnx")
 
     def noise(self, feed: Feed) -> float:
@@ -49,10 +49,10 @@ class Built:
 
 
 def test_the_harmful_layer_is_left_high_and_other_samples_gain(tmp_path: Path) -> None:
-    ill, well = (Built(spectrogram(), sounds(1), tmp_path / repair, repair=repair) for repair in ("none", "auto"))
-    assert list(well.repairs.high) == ["matmul_0"]
-    assert well.repairs.trials[-1].repair == "1 of 4 groups left high"
-    assert well.repairs.trials[-1].taken
+    ill, well = (Built(spectrogram(), sounds(1), tmp_path / each, corrections=each) for each in ("none", "auto"))
+    assert list(well.corrections.high) == ["matmul_0"]
+    assert well.corrections.trials[-1].correction == "1 of 4 groups left high"
+    assert well.corrections.trials[-1].taken
     assert well.nodes["matmul_0"].precision == "float32"
     assert "alone" in well.nodes["matmul_0"].reason
     assert all(well.nodes[f"matmul_{index}"].precision == "int8" for index in (4, 6, 8))
@@ -63,10 +63,10 @@ def test_the_harmful_layer_is_left_high_and_other_samples_gain(tmp_path: Path) -
 def test_models_that_8_bits_hardly_harm_are_left_alone(tmp_path: Path) -> None:
     proto = conv_net()
     built = Built(proto, feed_for(proto, seed=1, dim=96), tmp_path)
-    assert built.repairs.noise is not None
-    assert built.repairs.noise < POOR
-    assert not built.repairs.high
-    assert not any("left high" in trial.repair for trial in built.repairs.trials)
+    assert built.corrections.noise is not None
+    assert built.corrections.noise < POOR
+    assert not built.corrections.high
+    assert not any("left high" in trial.correction for trial in built.corrections.trials)
 
 
 def groups(*macs: int) -> list[SwitchedGroup]:

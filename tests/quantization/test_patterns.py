@@ -7,17 +7,17 @@ import pytest
 from models import embedding, model, normal, shape_arithmetic
 
 from trtpipe.passes.clean_up import clean_up
-from trtpipe.quantization.patterns import Patterns, recognise
+from trtpipe.quantization.patterns import Patterns, recognize
 
 
-def recognised(proto: onnx.ModelProto) -> Patterns:
+def recognized(proto: onnx.ModelProto) -> Patterns:
     loaded = ir.serde.deserialize_model(proto)
     clean_up(loaded)
-    return recognise(loaded)
+    return recognize(loaded)
 
 
 def named(proto: onnx.ModelProto) -> dict[str, str]:
-    return {str(node.outputs[0].name): pattern for node, pattern in recognised(proto).names.items()}
+    return {str(node.outputs[0].name): pattern for node, pattern in recognized(proto).names.items()}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_tanh_alone_is_no_gelu():
 
 
 def test_attention_with_a_mask():
-    [attention] = recognised(embedding()).attentions
+    [attention] = recognized(embedding()).attentions
     assert attention.scores.outputs[0].name == "s"
     assert attention.context.outputs[0].name == "a"
     assert {node.op_type for node in attention.inner} == {"Add", "Softmax"}
@@ -60,7 +60,7 @@ def test_attention_with_scaling_and_moves():
         "s = MatMul(a, b) t = Div(s, eight) p = Softmax<axis=-1>(t) d = Identity(p) y = MatMul(d, c) }",
         eight=np.float32(8),
     )  # fmt: skip
-    [attention] = recognised(proto).attentions
+    [attention] = recognized(proto).attentions
     assert (attention.scores.outputs[0].name, attention.context.outputs[0].name) == ("s", "y")
 
 
@@ -73,11 +73,11 @@ def test_attention_with_scaling_and_moves():
     ],
 )
 def test_what_is_no_attention(body):
-    assert recognised(model(f"(float[4,4] x) => (float[4,4] y) {{ {body} }}", w=normal(4, 4))).attentions == ()
+    assert recognized(model(f"(float[4,4] x) => (float[4,4] y) {{ {body} }}", w=normal(4, 4))).attentions == ()
 
 
 def test_positions_follow_from_shapes_alone():
-    assert {value.name for value in recognised(shape_arithmetic()).positions} == {"s", "f", "g", "i"}
+    assert {value.name for value in recognized(shape_arithmetic()).positions} == {"s", "f", "g", "i"}
 
 
 def test_a_table_cut_to_a_length_is_no_position():
@@ -86,4 +86,4 @@ def test_a_table_cut_to_a_length_is_no_position():
         "t = Slice(table, zero, n) y = Add(x, t) }",
         zero=np.array([0]), one=np.array([1]), table=normal(20, 4),
     )  # fmt: skip
-    assert {value.name for value in recognised(proto).positions} == {"s", "n"}
+    assert {value.name for value in recognized(proto).positions} == {"s", "n"}

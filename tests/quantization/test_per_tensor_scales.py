@@ -24,7 +24,7 @@ def two_convs(bias: bool = True, spread: float = 1.0) -> onnx.ModelProto:
     )  # fmt: skip
 
 
-def quantisers(proto: onnx.ModelProto) -> list[np.ndarray]:
+def quantizers(proto: onnx.ModelProto) -> list[np.ndarray]:
     """Scales of the constant weights of convolutions, in order."""
     constants = weights_of(proto)
     makers = {output: node for node in proto.graph.node for output in node.output}
@@ -40,18 +40,18 @@ def test_the_answer_stays(apply, bias, spread):
     before, after = apply(proto, *HALF)[0], apply(proto, *HALF, SplitScales())[0]
     wanted, found = run(before, feed)["y"], run(after, feed)["y"]
     assert np.abs(found - wanted).mean() <= 1e-3 * np.abs(wanted).mean(), "a few values fall into the next step"
-    assert [scale.shape for scale in quantisers(before)] == [(8,), (8,)]
-    assert [scale.shape for scale in quantisers(after)] == [(), ()]
+    assert [scale.shape for scale in quantizers(before)] == [(8,), (8,)]
+    assert [scale.shape for scale in quantizers(after)] == [(), ()]
 
 
 def test_the_scales_multiply_to_what_they_were(apply):
     proto = two_convs(spread=1e-2)
     before, after = apply(proto, *HALF)[0], apply(proto, *HALF, SplitScales())[0]
-    common = quantisers(after)[0]
+    common = quantizers(after)[0]
     mantissa, _ = np.frexp(float(common))
     assert mantissa == 0.5, "a power of two, so that nothing is rounded"
     factor, _ = [value for name, value in weights_of(after).items() if name.endswith("channel_scale")]
-    np.testing.assert_array_equal(factor.reshape(-1).astype(np.float64) * float(common), quantisers(before)[0])
+    np.testing.assert_array_equal(factor.reshape(-1).astype(np.float64) * float(common), quantizers(before)[0])
 
 
 @pytest.mark.parametrize("amax", [1.0, 100.0])
@@ -95,5 +95,5 @@ def test_a_weight_shared_by_two_convolutions(apply):
     )  # fmt: skip
     feed = {"x": np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype(np.float32)}
     before, after = apply(proto, *HALF)[0], apply(proto, *HALF, SplitScales())[0]
-    assert [scale.shape for scale in quantisers(after)] == [(), ()]
+    assert [scale.shape for scale in quantizers(after)] == [(), ()]
     np.testing.assert_allclose(run(after, feed)["y"], run(before, feed)["y"], atol=1e-2)

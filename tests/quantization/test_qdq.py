@@ -1,4 +1,4 @@
-"""Quantisation, checked against numpy's own arithmetic."""
+"""Quantization, checked against numpy's own arithmetic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from trtpipe.errors import StageError
 from trtpipe.quantization.qdq import InsertQDQ
-from trtpipe.quantization.weights import quantise_weight
+from trtpipe.quantization.weights import quantize_weight
 
 FP8 = ml_dtypes.float8_e4m3fn
 
@@ -72,7 +72,7 @@ def nodes(proto: onnx.ModelProto, op: str) -> list[onnx.NodeProto]:
     return [node for node in proto.graph.node if node.op_type == op]
 
 
-def weight_quantisers(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+def weight_quantizers(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
     """DequantizeLinear nodes that read a constant."""
     constant = weights_of(proto)
     return [node for node in nodes(proto, "DequantizeLinear") if node.input[0] in constant]
@@ -120,7 +120,7 @@ def test_weights_are_within_half_a_step_of_the_originals(apply, name, precision)
     proto, axes = WEIGHTS[name]
     lowered, _ = apply(proto, InsertQDQ(precision, dict.fromkeys(onnx_floats(proto), 1.0) | {"x": 1.0}))
     before, after = weights_of(proto), weights_of(lowered)
-    found = weight_quantisers(lowered)
+    found = weight_quantizers(lowered)
     assert len(found) == len(axes)
     for node, (weight, axis) in zip(found, axes.items(), strict=True):
         q, scale, zero = (after[name] for name in node.input)
@@ -151,7 +151,7 @@ def test_scales_of_faint_channels_are_neither_zero_nor_subnormal(apply, precisio
     lowered, _ = apply(faint_channels(), InsertQDQ(precision, {"x": 1e-44}))
     scales = [weights_of(lowered)[node.input[1]] for node in nodes(lowered, "DequantizeLinear")]
     assert all((scale >= np.finfo(np.float32).tiny).all() for scale in scales)
-    zero_channel = weights_of(lowered)[weight_quantisers(lowered)[0].input[0]][0]
+    zero_channel = weights_of(lowered)[weight_quantizers(lowered)[0].input[0]][0]
     assert not zero_channel.astype(np.float32).any()
 
 
@@ -190,7 +190,7 @@ def test_onnxruntime_computes_what_numpy_computes(apply, name, precision):
     expected = reference(fake(x, amax), fake_weight(weights_of(proto)["w"], axis, precision))
     found = run(lowered, {"x": x})["y"]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
-    assert np.abs(found - run(proto, {"x": x})["y"]).max() > 1e-3 * np.abs(found).max()  # it did quantise
+    assert np.abs(found - run(proto, {"x": x})["y"]).max() > 1e-3 * np.abs(found).max()  # it did quantize
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
@@ -211,20 +211,20 @@ def test_every_case_stays_a_valid_model_with_the_same_interface_and_about_the_sa
 def test_one_pair_a_tensor_and_the_others_still_read_the_original(apply):
     proto = residual()
     lowered, _ = apply(proto, InsertQDQ("int8", {"r": 3.0}))
-    [quantise] = nodes(lowered, "QuantizeLinear")
-    assert quantise.input[0] == "r"
-    [dequantise] = [node for node in nodes(lowered, "DequantizeLinear") if node.input[0] == quantise.output[0]]
-    assert [node.input[0] for node in nodes(lowered, "Conv")] == [dequantise.output[0]] * 2
+    [quantize] = nodes(lowered, "QuantizeLinear")
+    assert quantize.input[0] == "r"
+    [dequantize] = [node for node in nodes(lowered, "DequantizeLinear") if node.input[0] == quantize.output[0]]
+    assert [node.input[0] for node in nodes(lowered, "Conv")] == [dequantize.output[0]] * 2
     assert [list(node.input) for node in nodes(lowered, "Add")] == [["a", "b"], ["s", "r"]]
-    assert list(quantise.input[1:]) == list(dequantise.input[1:])  # one scale, one zero point
+    assert list(quantize.input[1:]) == list(dequantize.input[1:])  # one scale, one zero point
 
 
-def test_a_weight_read_along_two_axes_is_quantised_along_both(apply):
+def test_a_weight_read_along_two_axes_is_quantized_along_both(apply):
     proto = shared_weight()
     w = weights_of(proto)["w"]
     lowered, _ = apply(proto, InsertQDQ("int8", {"x": 1.0}))
     after = weights_of(lowered)
-    columns, rows = weight_quantisers(lowered)
+    columns, rows = weight_quantizers(lowered)
     assert [axis_of(columns), axis_of(rows)] == [1, 0]
     np.testing.assert_allclose(after[columns.input[1]], np.abs(w).max(axis=0) / 127, rtol=1e-6)
     np.testing.assert_allclose(after[rows.input[1]], np.abs(w).max(axis=1) / 127, rtol=1e-6)
@@ -238,7 +238,7 @@ def test_a_weight_that_somebody_else_reads_stays(apply):
     )
     lowered, _ = apply(proto, InsertQDQ("int8", {"x": 1.0, "b": 1.0}))
     np.testing.assert_array_equal(weights_of(lowered)["w"], normal(4, 4))
-    assert len(weight_quantisers(lowered)) == 1
+    assert len(weight_quantizers(lowered)) == 1
     assert nodes(lowered, "Add")[0].input[1] == "w"
 
 
@@ -345,7 +345,7 @@ def test_lowering_twice_changes_nothing_more(apply):
     twice, decisions = apply(once, InsertQDQ("int8", amax))
     assert twice.SerializeToString() == once.SerializeToString()
     assert {each.reason for each in decisions if each.op in ("Conv", "Gemm")} == {
-        "the model itself quantises what it reads"
+        "the model itself quantizes what it reads"
     }
 
 
@@ -375,14 +375,14 @@ def test_the_file_shrinks_to_about_a_quarter(apply):
 
 def test_weights_of_one_scale_in_all():
     w = normal(3, 4) * np.float32(10)
-    q, scale = quantise_weight(w, None, "int8")
+    q, scale = quantize_weight(w, None, "int8")
     assert scale.shape == ()
     np.testing.assert_allclose(scale, np.abs(w).max() / 127, rtol=1e-6)
     assert np.abs(q * scale - w).max() <= 0.500001 * scale
 
 
 class TestScalesInFloat16:
-    """TensorRT holds scales in the type of the tensor: they are rounded before anything is quantised with them."""
+    """TensorRT holds scales in the type of the tensor: they are rounded before anything is quantized with them."""
 
     SPREAD = np.float32([1, 7e-3, 1e-3, 1e-6, 0, 3e5])  # the largest magnitude of every channel
 
@@ -406,7 +406,7 @@ class TestScalesInFloat16:
         assert [node.op_type for node in lowered.graph.node] == ["MatMul"]
         assert "scale would lose digits" in decision.reason
 
-    def test_weights_are_quantised_with_the_rounded_scale(self, apply):
+    def test_weights_are_quantized_with_the_rounded_scale(self, apply):
         weight = normal(64, 6)
         proto = model("(float[N,64] x) => (float[N,6] y) { y = MatMul(x, w) }", w=weight)
         lowered, _ = apply(proto, InsertQDQ("int8", {"x": 3.0}, scales="float16"))

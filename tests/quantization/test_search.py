@@ -127,7 +127,7 @@ def test_a_pattern_that_does_not_pay_goes_as_a_whole():
 
 
 def test_a_placement_that_changes_nothing_is_none():
-    """Additions only join their neighbours: alone they leave the graph as it is in 16 bits."""
+    """Additions only join their neighbors: alone they leave the graph as it is in 16 bits."""
     world = World({"a": (10, 20), "b": (40, 10), "add": (1, 1)})
     high = world(Placement(frozenset()))
 

@@ -49,10 +49,10 @@ def lowered(proto, keep=(), precision="int8", amax=3.0):
 
 
 #: listed_initializers has an opset that simplification raises first.
-QUANTISED = [n for n, case in CASES.items() if n != "listed_initializers" and place(prepared(case())).points]
+QUANTIZED = [n for n, case in CASES.items() if n != "listed_initializers" and place(prepared(case())).points]
 
 
-@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize("name", QUANTIZED)
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_with_all_switches_on_it_is_the_lowered_graph_and_with_none_the_plain_one(name, precision):
     proto = CASES[name]()
@@ -81,11 +81,11 @@ def test_one_switch_lowers_one_node():
 
 def test_what_is_not_chosen_is_not_loaded():
     proto = conv_net()
-    plain, quantised = (switched(proto, on)[0] for on in ((), None))
+    plain, quantized = (switched(proto, on)[0] for on in ((), None))
     assert not {node.op_type for node in plain.graph.node} & {"If", "QuantizeLinear", "DequantizeLinear"}
     assert not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in plain.graph.initializer)
-    assert "If" not in {node.op_type for node in quantised.graph.node}
-    weights = [tensor for tensor in quantised.graph.initializer if len(tensor.dims) > 1]
+    assert "If" not in {node.op_type for node in quantized.graph.node}
+    weights = [tensor for tensor in quantized.graph.initializer if len(tensor.dims) > 1]
     assert weights
     assert all(tensor.data_type == onnx.TensorProto.INT8 for tensor in weights)
 
@@ -110,7 +110,7 @@ class TestGroups:
         assert len(group.nodes) == 2
 
     def test_each_node_is_in_one_group(self):
-        for name in QUANTISED:
+        for name in QUANTIZED:
             placement = place(prepared(CASES[name]()))
             nodes = [node for group in group_points(placement) for node in group.nodes]
             assert sorted(nodes) == sorted(node_label(point.node) for point in placement.points)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 LAYER_NORM = "LayerNormalization(x, g, o)"
 #: what makes the activation, whether a multiplication has to be inserted
 PRODUCTS = {
-    "normalisation": (f"h = {LAYER_NORM}", False),
-    "normalisation with another reader": (f"h = {LAYER_NORM} side = Tanh(h)", True),
-    "reshaped normalisation": (f"n = {LAYER_NORM} h = Reshape(n, rows)", False),
+    "normalization": (f"h = {LAYER_NORM}", False),
+    "normalization with another reader": (f"h = {LAYER_NORM} side = Tanh(h)", True),
+    "reshaped normalization": (f"n = {LAYER_NORM} h = Reshape(n, rows)", False),
     "product, bias, Relu": ("p = MatMul(x, first) s = Add(o, p) h = Relu(s)", False),
     "transposed Gemm, LeakyRelu": ("p = Gemm<transB=1>(x, first, o) h = LeakyRelu<alpha=0.1>(p)", False),
     "GELU": ("p = MatMul(x, first) h = Gelu(p)", True),

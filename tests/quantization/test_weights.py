@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from models import FLOAT_MAX
 
-from trtpipe.quantization.weights import quantise_weight
+from trtpipe.quantization.weights import quantize_weight
 
 
 class TestWeightsByLeastError:
     def error(self, weight: np.ndarray, axis: int | None, precision: str, method: str) -> np.ndarray:
-        quantised, scale = quantise_weight(weight, axis, precision, method)  # type: ignore[arg-type]
-        assert quantised.shape == weight.shape
+        quantized, scale = quantize_weight(weight, axis, precision, method)  # type: ignore[arg-type]
+        assert quantized.shape == weight.shape
         shaped = scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
         others = tuple(i for i in range(weight.ndim) if i != axis)
-        return np.sum((quantised.astype(np.float64) * shaped - weight) ** 2, axis=None if axis is None else others)
+        return np.sum((quantized.astype(np.float64) * shaped - weight) ** 2, axis=None if axis is None else others)
 
     @pytest.mark.parametrize("precision", ["int8", "fp8"])
     @pytest.mark.parametrize("axis", [0, 1, None])
@@ -30,8 +30,8 @@ class TestWeightsByLeastError:
 
     def test_odd_channels(self) -> None:
         weight = np.array([[0, 0], [1e-42, 0], [FLOAT_MAX, 1], [5, -5]], np.float32)
-        quantised, scale = quantise_weight(weight, 0, "int8", "mse")
+        quantized, scale = quantize_weight(weight, 0, "int8", "mse")
         assert np.isfinite(scale).all()
         assert (scale > 0).all()
-        assert quantised[0].tolist() == [0, 0]
-        assert quantised[3].tolist() == [127, -127]
+        assert quantized[0].tolist() == [0, 0]
+        assert quantized[3].tolist() == [127, -127]

@@ -23,7 +23,7 @@ def test_graphs_the_cpu_computes_as_a_gpu_would_run_as_they_are(tmp_path, workdi
 
 
 @pytest.mark.parametrize(("precision", "code", "squares"), [("fp16", 10, [np.inf, 1, 4]), ("bf16", 16, [90112, 1, 4])])
-def test_16_bit_graphs_run_with_their_storage_emulated_through_all_optimisations(
+def test_16_bit_graphs_run_with_their_storage_emulated_through_all_optimizations(
     tmp_path, workdir, make_job, precision, code, squares
 ):
     path = save(model(OVERFLOWS % code, opset=22), tmp_path / "lowered.onnx")

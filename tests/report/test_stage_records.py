@@ -5,7 +5,7 @@ import pytest
 from trtpipe.artifact import IOContract
 from trtpipe.errors import InputError
 from trtpipe.passes.decisions import NodeDecision
-from trtpipe.report.stage_records import ExportFacts, LowerFacts, OutputDifference, SimplifyFacts
+from trtpipe.report.stage_records import ExportRecord, LowerRecord, OutputDifference, SimplifyRecord
 
 EMPTY = IOContract(inputs=(), outputs=())
 GAP = OutputDifference(output="y", max_abs=0.5, mean_abs=float("nan"))
@@ -14,9 +14,9 @@ GAP = OutputDifference(output="y", max_abs=0.5, mean_abs=float("nan"))
 @pytest.mark.parametrize(
     "facts",
     [
-        ExportFacts(exporter="torch", opset=20, nodes=3, weight_bytes=12, contract=EMPTY, notes=("n",)),
-        SimplifyFacts(simplified=True, nodes_before=9, nodes_after=4, opset=19, contract=EMPTY),
-        LowerFacts(
+        ExportRecord(exporter="torch", opset=20, nodes=3, weight_bytes=12, contract=EMPTY, notes=("n",)),
+        SimplifyRecord(simplified=True, nodes_before=9, nodes_after=4, opset=19, contract=EMPTY),
+        LowerRecord(
             precision="int8", opset=19, counts={"int8": 1, "float32": 2},
             nodes=(NodeDecision(node="conv", op="Conv", precision="int8", reason="r"),),
         ),
@@ -25,13 +25,13 @@ GAP = OutputDifference(output="y", max_abs=0.5, mean_abs=float("nan"))
 def test_sidecars_survive_their_files(facts, tmp_path):
     facts.write(tmp_path / "facts.json")
     assert type(facts).read(tmp_path / "facts.json") == facts
-    other = next(kind for kind in (ExportFacts, LowerFacts) if kind is not type(facts))
+    other = next(kind for kind in (ExportRecord, LowerRecord) if kind is not type(facts))
     with pytest.raises(InputError, match=rf"facts\.json: .*{other.__name__}"):
         other.read(tmp_path / "facts.json")
 
 
 def test_differences_that_are_no_numbers_stay_so(tmp_path):
-    ExportFacts(exporter="e", opset=1, nodes=0, weight_bytes=0, contract=EMPTY, parity=(GAP,)).write(tmp_path / "f")
-    [found] = ExportFacts.read(tmp_path / "f").parity
+    ExportRecord(exporter="e", opset=1, nodes=0, weight_bytes=0, contract=EMPTY, parity=(GAP,)).write(tmp_path / "f")
+    [found] = ExportRecord.read(tmp_path / "f").parity
     assert found.max_abs == 0.5
     assert found.mean_abs != found.mean_abs

@@ -9,8 +9,8 @@ from trtpipe.calibration.collect import collect
 from trtpipe.calibration.statistics_file import save_statistics
 from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
-from trtpipe.progress import Silent
-from trtpipe.report.statistics import summarise_statistics
+from trtpipe.progress import NullProgress
+from trtpipe.report.statistics import summarize_statistics
 
 
 def test_figures_of_a_collection(tmp_path):
@@ -21,8 +21,8 @@ def test_figures_of_a_collection(tmp_path):
     def half_zero(feed):
         return {"y": np.where(feed["x"] < 0.5, 0, -feed["x"]).astype(np.float32)}
 
-    save_statistics(collect(tallied(half_zero, ["y"]), data, ["y"], Silent()), tmp_path / "statistics.npz")
-    found = summarise_statistics(tmp_path / "statistics.npz")
+    save_statistics(collect(tallied(half_zero, ["y"]), data, ["y"], NullProgress()), tmp_path / "statistics.npz")
+    found = summarize_statistics(tmp_path / "statistics.npz")
     assert found.samples == 8
     assert found.account.digest == data.digest()
     assert list(found.tensors) == ["y"]
@@ -36,4 +36,4 @@ def test_figures_of_a_collection(tmp_path):
 def test_a_file_that_is_none(tmp_path):
     np.savez(tmp_path / "statistics.npz", x=np.zeros(3))
     with pytest.raises(InputError, match=r"statistics\.npz"):
-        summarise_statistics(tmp_path / "statistics.npz")
+        summarize_statistics(tmp_path / "statistics.npz")

@@ -76,7 +76,7 @@ class TestLatency:
     def test_without_a_budget_there_is_nothing_to_judge(self) -> None:
         assert latency_verdict(latency(on_gpu=True, max_p99=None, passed=True)).passed is None
 
-    def test_cpu_is_never_judged_and_labelled(self) -> None:
+    def test_cpu_is_never_judged_and_labeled(self) -> None:
         verdict = latency_verdict(latency(on_gpu=False, max_p99=1.0, passed=True))
         assert verdict.passed is None
         assert verdict.summary.endswith("(onnxruntime 1.32.0 on CPU, not a GPU latency)")

@@ -15,7 +15,7 @@ from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.report.manifest import Manifest
-from trtpipe.report.stage_records import ExportFacts, LowerFacts
+from trtpipe.report.stage_records import ExportRecord, LowerRecord
 from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.stage import Inputs
 
@@ -37,10 +37,10 @@ def inputs(tmp_path):
         path = save(conv_net(), folder / f"{label}.onnx")
         made[label] = artifact_from_file(label, path)
     empty = IOContract(inputs=(), outputs=())
-    ExportFacts(exporter="e", opset=20, nodes=1, weight_bytes=1, contract=empty, notes=("odd producer",)).write(
+    ExportRecord(exporter="e", opset=20, nodes=1, weight_bytes=1, contract=empty, notes=("odd producer",)).write(
         folder / "model.onnx.json"
     )
-    LowerFacts(precision="int8", opset=19, counts={}, nodes=(), notes=("nothing lowered",)).write(folder / "l.json")
+    LowerRecord(precision="int8", opset=19, counts={}, nodes=(), notes=("nothing lowered",)).write(folder / "l.json")
     entry = artifact_from_file("x", folder / "model.onnx.json").files[0]
     model = made["model"]
     made["model"] = type(model)("model", folder, (*model.files, entry))

@@ -14,7 +14,7 @@ from trtpipe.calibration.ranges import Ranges, TensorRange
 from trtpipe.calibration.statistics_file import load_statistics
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.errors import InputError, StageError
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.calibrate import Calibrate
 
 if TYPE_CHECKING:
@@ -101,10 +101,10 @@ def test_shards_merge_to_the_whole_and_give_its_ranges(model: Path, job: Callabl
         parts.append(tmp_path / str(number) / "statistics.npz")
     merged = trtpipe.merge_statistics(parts, tmp_path / "merged.npz")
     assert merged.tensors == load_statistics(tmp_path / "whole" / "statistics.npz").tensors
-    trtpipe.derive(job("mse", source=""), model, [tmp_path / "merged.npz"], tmp_path / "ranges.json")
+    trtpipe.ranges_from_statistics(job("mse", source=""), model, [tmp_path / "merged.npz"], tmp_path / "ranges.json")
     assert Ranges.read(tmp_path / "ranges.json").tensors == Ranges.read(tmp_path / "whole" / "ranges.json").tensors
     with pytest.raises(InputError, match="auto judges ranges by the model's output"):
-        trtpipe.derive(job("auto", source=""), model, [tmp_path / "merged.npz"], tmp_path / "auto.json")
+        trtpipe.ranges_from_statistics(job("auto", source=""), model, [tmp_path / "merged.npz"], tmp_path / "auto.json")
 
 
 def test_a_trt_cache_becomes_ranges(model: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ class TestBranches:
         np.savez(tmp_path / "b.npz", x=np.stack([feed["x"] for feed in feeds]), c=np.stack([f["c"] for f in feeds]))
 
     @pytest.mark.usefixtures("data")
-    def test_a_branch_is_observed_and_quantised(self, job: Callable[..., Job], tmp_path: Path) -> None:
+    def test_a_branch_is_observed_and_quantized(self, job: Callable[..., Job], tmp_path: Path) -> None:
         proto = branches()
         model = save(proto, tmp_path / "simplified.onnx")
         made = job("auto", source="b.npz")
@@ -136,7 +136,7 @@ class TestBranches:
         assert [node.op_type for node in then.node].count("DequantizeLinear") == 2
         assert {tensor.data_type for tensor in then.initializer} == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
         assert "w" not in {tensor.name for tensor in lowered.graph.initializer}
-        work = LowerFacts.read(tmp_path / "out" / "lowered.onnx.json").work
+        work = LowerRecord.read(tmp_path / "out" / "lowered.onnx.json").work
         assert work is not None
         assert work.unreached == 0
 
@@ -152,7 +152,7 @@ class TestBranches:
         made = job("max", source="b.npz")
         trtpipe.calibrate(made, path, tmp_path / "out")
         trtpipe.lower(made, path, tmp_path / "out", tmp_path / "out" / "ranges.json")
-        work = LowerFacts.read(tmp_path / "out" / "lowered.onnx.json").work
+        work = LowerRecord.read(tmp_path / "out" / "lowered.onnx.json").work
         assert work is not None
         assert (work.share, work.share_reached, work.unreached) == (0.5, 1.0, work.total // 2)
 

@@ -92,7 +92,7 @@ def test_auto_is_as_good_as_the_best_method(make, tmp_path: Path) -> None:  # ty
         recipe = CalibrationRecipe(
             method=method,  # type: ignore[arg-type]
             percentile=percentile or 99.99,
-            repair="none",  # ranges alone are compared
+            corrections="none",  # ranges alone are compared
             data=DataSettings(source=str(tmp_path / "data.npz"), batch=10),
         )
         job = trtpipe.make_job(

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'trtpipe[t
 
 from trtpipe.backends.torch_tensorrt import TorchTensorRT  # noqa: E402
 from trtpipe.config.source import ModuleSource, OnnxSource  # noqa: E402
-from trtpipe.engine.record import ProgramFacts  # noqa: E402
+from trtpipe.engine.record import ProgramRecord  # noqa: E402
 from trtpipe.errors import BuildError, InputError, InternalError, StageError  # noqa: E402
 from trtpipe.stages import capture  # noqa: E402
 from trtpipe.stages.capture import Capture  # noqa: E402
@@ -79,7 +79,7 @@ def go(make_job, workdir, heard_all):
         draft, read = STAGE.run(job, Inputs({}), workdir, heard_all)
         STAGE.check(draft, Inputs({}))
         assert draft.names == ("program.pt2", "program.pt2.json")
-        return draft.path, ProgramFacts.read(draft.sidecar), read
+        return draft.path, ProgramRecord.read(draft.sidecar), read
 
     return capture
 

@@ -10,14 +10,14 @@ from models import conv_net, embedding, model, normal, save
 from trtpipe.artifact import Draft, IOContract, TensorSpec
 from trtpipe.backends import base, null
 from trtpipe.backends.base import Refusal
-from trtpipe.backends.null import Null, NullBehaviour
+from trtpipe.backends.null import Null, NullBehavior
 from trtpipe.config.target import find_target
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
-from trtpipe.errors import BuildError, InputError, InternalError, StageError, WorkerDied
+from trtpipe.errors import BuildError, InputError, InternalError, StageError, WorkerError
 from trtpipe.passes.decisions import NodeDecision
 from trtpipe.pipeline.run_state import artifact_from_file
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.stage import Inputs
 
@@ -35,7 +35,7 @@ def go(make_job, table, workdir, heard_all):
         STAGE.check(draft, inputs)
         assert read == ()
         assert sorted(path.name for path in workdir.iterdir()) == ["sm89.plan", "sm89.plan.json"]
-        return draft, EngineFacts.read(draft.sidecar)
+        return draft, EngineRecord.read(draft.sidecar)
 
     return compile_
 
@@ -45,7 +45,7 @@ class TestNull:
     def test_a_plan_and_its_facts(self, go):
         draft, facts = go(conv_net(), shapes=BATCHES)
         assert (draft.kind, draft.target, draft.names) == ("engine", "sm89", ("sm89.plan", "sm89.plan.json"))
-        assert (facts.flavour, facts.target) == ("null", "sm89")
+        assert (facts.flavor, facts.target) == ("null", "sm89")
         assert [spec.name for spec in facts.io.inputs] == ["x"]
 
     def test_what_the_builder_was_asked_for_is_kept(self, go):
@@ -104,12 +104,12 @@ class TestNull:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "error"),
-    [("fail", BuildError), ("crash", WorkerDied), ("no-file", StageError), ("short-file", StageError)],
+    ("behavior", "error"),
+    [("fail", BuildError), ("crash", WorkerError), ("no-file", StageError), ("short-file", StageError)],
 )
-def test_builds_that_go_wrong_in_their_own_process(go, monkeypatch, behaviour, error):
+def test_builds_that_go_wrong_in_their_own_process(go, monkeypatch, behavior, error):
     original = Null.__init__
-    monkeypatch.setattr(Null, "__init__", lambda self: original(self, NullBehaviour(build=behaviour)))
+    monkeypatch.setattr(Null, "__init__", lambda self: original(self, NullBehavior(build=behavior)))
     with pytest.raises(error):
         go(conv_net(), shapes=BATCHES)
 
@@ -122,7 +122,7 @@ class TestCheck:
         def check(content=b"plan", *, report=None, lowered=(), inputs=("x",), outputs=("y",), sidecar=True):
             proto = model("(float[2] x) => (float[2] y) { y = Relu(x) }")
             path = save(proto, tmp_path / "given" / "lowered.onnx")
-            facts = LowerFacts(
+            facts = LowerRecord(
                 precision="int8", opset=19, counts={},
                 nodes=tuple(NodeDecision(node=name, op="Conv", precision=p, reason="r") for name, p in lowered),
             )  # fmt: skip
@@ -136,7 +136,7 @@ class TestCheck:
                 inputs=tuple(TensorSpec(name=name, dtype="float32", shape=(2,)) for name in inputs),
                 outputs=tuple(TensorSpec(name=name, dtype="float32", shape=(2,)) for name in outputs),
             )
-            EngineFacts(flavour="f", version="1", target="sm89", io=io, build_seconds=1, report=report).write(
+            EngineRecord(flavor="f", version="1", target="sm89", io=io, build_seconds=1, report=report).write(
                 tmp_path / "sm89.plan.json"
             )
             STAGE.check(
@@ -246,7 +246,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     engines.mkdir()
     draft, _ = STAGE.run(job, inputs, engines, heard_all)
     STAGE.check(draft, inputs)
-    facts = EngineFacts.read(draft.sidecar)
+    facts = EngineRecord.read(draft.sidecar)
     assert word in facts.precisions
     assert facts.report is not None
     assert facts.report.source == "builder log"
@@ -254,7 +254,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     nodes = {node for layer in facts.report.layers for node in layer.nodes}
     assert {
         node.node
-        for node in LowerFacts.read(given["lowered"].with_name("lowered.onnx.json")).nodes
+        for node in LowerRecord.read(given["lowered"].with_name("lowered.onnx.json")).nodes
         if node.op in ("Conv", "Gemm")
     } <= nodes
     alone = ("x_quantize",) if precision in ("int8", "fp8") else ()  # nothing before it to fuse with

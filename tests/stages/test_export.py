@@ -7,7 +7,7 @@ from models import conv_net, feed_for, run, save
 from trtpipe.artifact import Draft, IOContract
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
 from trtpipe.errors import InputError, InternalError, StageError
-from trtpipe.report.stage_records import ExportFacts
+from trtpipe.report.stage_records import ExportRecord
 from trtpipe.stages.export import Export
 from trtpipe.stages.stage import Inputs
 
@@ -39,7 +39,7 @@ def test_without_a_source_there_is_nothing_to_export(make_job, workdir, heard_al
 
 
 def test_a_model_without_outputs_is_refused(tmp_path):
-    facts = ExportFacts(exporter="e", opset=20, nodes=0, weight_bytes=0, contract=IOContract(inputs=(), outputs=()))
+    facts = ExportRecord(exporter="e", opset=20, nodes=0, weight_bytes=0, contract=IOContract(inputs=(), outputs=()))
     facts.write(tmp_path / "model.onnx.json")
     with pytest.raises(StageError, match="has no outputs"):
         STAGE.check(Draft("model", tmp_path, ("model.onnx", "model.onnx.json")), Inputs({}))

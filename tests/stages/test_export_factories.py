@@ -23,7 +23,7 @@ from trtpipe.config.source import FactorySource, ModuleSource  # noqa: E402
 from trtpipe.errors import InputError  # noqa: E402
 from trtpipe.exporter.request import TorchRequest  # noqa: E402
 from trtpipe.exporter.torch_export import export_program  # noqa: E402
-from trtpipe.progress import Silent  # noqa: E402
+from trtpipe.progress import NullProgress  # noqa: E402
 from trtpipe.stages.export import Export  # noqa: E402
 from trtpipe.stages.stage import Inputs  # noqa: E402
 
@@ -154,13 +154,13 @@ def exported(project, tmp_path_factory):
     job = Job(source, profile, CalibrationRecipe(), "null", (), Settings(cache_dir=folder / "cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        draft, read = Export().run(job, Inputs({}), folder, Silent())
+        draft, read = Export().run(job, Inputs({}), folder, NullProgress())
     Export().check(draft, Inputs({}))
     return read, draft
 
 
 class TestFactoryWithWeights:
-    """One factory that reads weights in three ways and imports its neighbour."""
+    """One factory that reads weights in three ways and imports its neighbor."""
 
     def test_all_it_read_is_known_and_nothing_else(self, exported, project):
         read, _ = exported

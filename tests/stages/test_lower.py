@@ -22,7 +22,7 @@ from trtpipe.artifact import Draft
 from trtpipe.calibration.ranges import Ranges, TensorRange
 from trtpipe.errors import StageError
 from trtpipe.preflight import onnx_io
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.lower import Lower
 
 STAGE = Lower()
@@ -50,7 +50,7 @@ def go(make_job, table, workdir, heard_all):
         assert sorted(path.name for path in workdir.iterdir()) == sorted(draft.names)
         graph = onnx.load(draft.path)
         onnx.checker.check_model(graph, full_check=True)
-        return graph, LowerFacts.read(draft.sidecar)
+        return graph, LowerRecord.read(draft.sidecar)
 
     return lower
 
@@ -79,8 +79,8 @@ def test_16_bits(go, precision, dtype):
 @pytest.mark.parametrize(("precision", "dtype"), [("int8", "int8"), ("fp8", "float8_e4m3fn")])
 def test_8_bits(go, ranges, precision, dtype):
     graph, facts = go(conv_net(), precision, ranges=ranges(x=3.0, f=2.0))
-    quantised = [weight for name, weight in weights_of(graph).items() if name.endswith("_quantized")]
-    assert [str(weight.dtype) for weight in quantised] == [dtype] * 2
+    quantized = [weight for name, weight in weights_of(graph).items() if name.endswith("_quantized")]
+    assert [str(weight.dtype) for weight in quantized] == [dtype] * 2
     assert facts.counts == {precision: 2, "float32": 4}
     assert facts.work is not None and facts.work.share == 1  # noqa: PT018
     steps = {name: float(weight) for name, weight in weights_of(graph).items() if name in ("x_scale", "f_scale")}

@@ -8,7 +8,7 @@ from trtpipe.artifact import Artifact, Draft, FileEntry, IOContract
 from trtpipe.backends.gpu import Gpu
 from trtpipe.backends.null import Null
 from trtpipe.config.toolchain import machine
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import StageError
 from trtpipe.isolation.remote_runner import ApartRunner
@@ -66,7 +66,7 @@ def test_integer_inputs(go):
 
 
 class TestShapesAndData:
-    def test_every_optimisation_profile_is_measured_at_every_batch_size(self, go):
+    def test_every_optimization_profile_is_measured_at_every_batch_size(self, go):
         report = go(conv_net(), shapes=[SHAPES, {"x": {key: [2, 3, 8, 8] for key in ("min", "opt", "max")}}])
         assert [figure.shapes["x"][0] for figure in report.measurements] == [4, 2]
         report = go(conv_net(), latency={**SHORT, "batches": [1, 6]})
@@ -130,8 +130,8 @@ class TestEngines:
 
     def test_what_the_builder_says_is_kept_for_comparison(self, go, engines, tmp_path):
         layer = EngineLayer(name="l", kind="conv", outputs=(EngineTensor(name="y", type="Half", dims=(2, 8)),))
-        facts = EngineFacts(
-            flavour="null",
+        facts = EngineRecord(
+            flavor="null",
             version="1",
             target="sm89",
             io=IOContract(inputs=(), outputs=()),

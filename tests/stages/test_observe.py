@@ -38,7 +38,7 @@ def go(make_job, table, workdir, heard_all):
     return calibrate
 
 
-def test_the_largest_magnitude_of_every_tensor_that_will_be_quantised(go, tmp_path):
+def test_the_largest_magnitude_of_every_tensor_that_will_be_quantized(go, tmp_path):
     proto, x = conv_net(), normal(40, 3, 8, 8)
     ranges = go(proto, tmp_path, arrays={"x": x})
     f = run(with_outputs(proto, ["f"]), {"x": x})["f"]

@@ -9,9 +9,9 @@ from models import conv_net, feed_for, model, normal, run, save
 
 from trtpipe.artifact import Draft
 from trtpipe.config.profile import ShapeRange
-from trtpipe.errors import StageError, WorkerDied
+from trtpipe.errors import StageError, WorkerError
 from trtpipe.exporter import simplification
-from trtpipe.report.stage_records import SimplifyFacts
+from trtpipe.report.stage_records import SimplifyRecord
 from trtpipe.stages import simplify as stage_module
 from trtpipe.stages.simplify import Simplify, plain
 
@@ -28,7 +28,7 @@ def go(make_job, table, workdir, heard_all):
         STAGE.check(draft, inputs)
         assert read == ()
         assert sorted(path.name for path in workdir.iterdir()) == sorted(draft.names)
-        return draft, SimplifyFacts.read(draft.sidecar)
+        return draft, SimplifyRecord.read(draft.sidecar)
 
     return simplify
 
@@ -76,7 +76,7 @@ class TestFallback:
         def die_once(*args, **options):
             calls.append(args)
             if len(calls) == 1:
-                raise WorkerDied("the worker crashed", "try again")
+                raise WorkerError("the worker crashed", "try again")
             return task(*args, **options)
 
         monkeypatch.setattr(stage_module, "call", die_once)
@@ -118,10 +118,10 @@ class TestFallback:
 
         def die(*args, **options):
             calls.append(args)
-            raise WorkerDied("the worker crashed", "try again", stage_module.RUN)
+            raise WorkerError("the worker crashed", "try again", stage_module.RUN)
 
         monkeypatch.setattr(stage_module, "call", die)
-        with pytest.raises(WorkerDied, match="the worker crashed"):
+        with pytest.raises(WorkerError, match="the worker crashed"):
             go(conv_net())
         assert len(calls) == 1
 

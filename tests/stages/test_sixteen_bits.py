@@ -15,7 +15,7 @@ from trtpipe.backends import base
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.reference.runnable import runnable_graph
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.lower import Lower
@@ -81,7 +81,7 @@ CLOSE = {"fp16": 2e-3, "bf16": 2e-2}
 def lower(make_job, table, workdir, heard_all, tmp_path):
     """(path of the lowered graph, its facts) of a graph, with data or without."""
 
-    def go(proto: onnx.ModelProto, precision: str, feed=None, **options) -> tuple[Path, LowerFacts]:
+    def go(proto: onnx.ModelProto, precision: str, feed=None, **options) -> tuple[Path, LowerRecord]:
         source = ""
         if feed is not None:
             source = str(tmp_path / "data.npz")
@@ -97,7 +97,7 @@ def lower(make_job, table, workdir, heard_all, tmp_path):
         draft, _ = Lower().run(job, inputs, workdir, heard_all)
         Lower().check(draft, inputs)
         onnx.checker.check_model(onnx.load(draft.path), full_check=True)
-        return draft.path, LowerFacts.read(draft.sidecar)
+        return draft.path, LowerRecord.read(draft.sidecar)
 
     return go
 
@@ -153,7 +153,7 @@ class TestBest:
 
     @pytest.fixture
     def best(self, make_job, table, workdir, heard_all, tmp_path):
-        def go(feed, w, **options) -> tuple[onnx.ModelProto, LowerFacts, Path]:
+        def go(feed, w, **options) -> tuple[onnx.ModelProto, LowerRecord, Path]:
             np.savez(tmp_path / "data.npz", **feed)
             job = make_job(precision="best", recipe={"data": {"source": str(tmp_path / "data.npz")}}, **options)
             proto = model(self.GRAPH, w=w, v=normal(8, 8, seed=1))
@@ -163,7 +163,7 @@ class TestBest:
                 draft, _ = stage.run(job, inputs, workdir / stage.name, heard_all)
                 stage.check(draft, inputs)
                 inputs.artifacts[draft.kind] = draft.finish()
-            return onnx.load(draft.path), LowerFacts.read(draft.sidecar), draft.path
+            return onnx.load(draft.path), LowerRecord.read(draft.sidecar), draft.path
 
         return go
 
@@ -185,9 +185,9 @@ class TestBest:
         graph, _, _ = best({"x": normal(64, 8)}, w)
         weights = weights_of(graph)
         [scale] = [value for name, value in weights.items() if name.startswith("w_") and value.dtype == np.float16]
-        [quantised] = [value for name, value in weights.items() if name.startswith("w_") and value.shape == (8, 8)]
+        [quantized] = [value for name, value in weights.items() if name.startswith("w_") and value.shape == (8, 8)]
         np.testing.assert_array_equal(scale, (np.abs(w).max(axis=0) / np.float32(127)).astype(np.float16))
-        np.testing.assert_array_equal(quantised, np.clip(np.rint(w / scale.astype(np.float32)), -127, 127))
+        np.testing.assert_array_equal(quantized, np.clip(np.rint(w / scale.astype(np.float32)), -127, 127))
 
     def test_no_scale_is_subnormal(self, best):
         w = normal(8, 8)
@@ -209,7 +209,7 @@ class TestBest:
             "matmul_0": "float16", "relu_1": "float16", "matmul_2": "int8", "sigmoid_3": "float16"
         }  # fmt: skip
 
-    def test_kept_nodes_stay_in_float32_with_their_quantisers_away(self, best):
+    def test_kept_nodes_stay_in_float32_with_their_quantizers_away(self, best):
         graph, facts, _ = best({"x": normal(64, 8)}, normal(8, 8), keep=["matmul_2"])
         assert {node.node: node.precision for node in facts.nodes}["matmul_2"] == "float32"
         assert [node.op_type for node in graph.graph.node].count("QuantizeLinear") == 1

@@ -51,7 +51,7 @@ def go(make_job, table, workdir, heard_all):
 
 
 @pytest.fixture
-def labelled(tmp_path):
+def labeled(tmp_path):
     """Evaluation data whose labels are what conv_net itself says, except for the first ``wrong`` of 40."""
 
     def write(wrong=0, labels=True):
@@ -179,24 +179,24 @@ class TestData:
         assert "seeded random" in heard_all.warnings[0]
         assert report.data_digest == go(model=conv_net(), lowered=conv_net()).data_digest
 
-    def test_calibration_data_is_better(self, go, labelled, heard_all):
-        report = go(model=conv_net(), lowered=conv_net(), data=labelled(labels=False))
+    def test_calibration_data_is_better(self, go, labeled, heard_all):
+        report = go(model=conv_net(), lowered=conv_net(), data=labeled(labels=False))
         assert (report.synthetic, report.samples, report.metrics) == (False, 40, ())
         assert heard_all.warnings == []
 
-    def test_evaluation_data_is_best(self, go, labelled, tmp_path):
+    def test_evaluation_data_is_best(self, go, labeled, tmp_path):
         np.savez(tmp_path / "calib.npz", x=normal(8, 3, 8, 8))
         report = go(
-            model=conv_net(), lowered=conv_net(), data=str(tmp_path / "calib.npz"), evaluation=labelled(),
+            model=conv_net(), lowered=conv_net(), data=str(tmp_path / "calib.npz"), evaluation=labeled(),
             recipe=EVALUATION,
         )  # fmt: skip
         assert report.samples == 40
 
 
 class TestMetric:
-    def test_its_value_for_every_artifact(self, go, labelled):
+    def test_its_value_for_every_artifact(self, go, labeled):
         report = go(
-            model=conv_net(), simplified=conv_net(), lowered=permuted(), evaluation=labelled(wrong=4),
+            model=conv_net(), simplified=conv_net(), lowered=permuted(), evaluation=labeled(wrong=4),
             recipe=EVALUATION, tolerance={"atol": 1e9, "min_cosine": -1},
         )  # fmt: skip
         values = {value.artifact: value.value for value in report.metrics}
@@ -207,30 +207,30 @@ class TestMetric:
         assert report.reasons[0].startswith("lowered: top1 ")
 
     @pytest.mark.parametrize(("max_drop", "passed"), [(0.5, False), (1.0, True)])
-    def test_how_far_it_may_fall_is_the_profiles(self, go, labelled, max_drop, passed):
+    def test_how_far_it_may_fall_is_the_profiles(self, go, labeled, max_drop, passed):
         report = go(
-            model=conv_net(), lowered=permuted(), evaluation=labelled(), recipe=EVALUATION,
+            model=conv_net(), lowered=permuted(), evaluation=labeled(), recipe=EVALUATION,
             tolerance={"atol": 1e9, "min_cosine": -1}, accuracy={"max_drop": max_drop},
         )  # fmt: skip
         assert report.passed is passed
 
-    def test_a_better_metric_is_no_reason(self, go, labelled):
+    def test_a_better_metric_is_no_reason(self, go, labeled):
         report = go(
-            model=permuted(), lowered=conv_net(), evaluation=labelled(), recipe=EVALUATION,
+            model=permuted(), lowered=conv_net(), evaluation=labeled(), recipe=EVALUATION,
             tolerance={"atol": 1e9, "min_cosine": -1}, accuracy={"max_drop": 0},
         )  # fmt: skip
         assert report.passed
 
-    def test_a_metric_that_was_asked_for_needs_labels(self, go, labelled):
-        things = {"model": conv_net(), "lowered": conv_net(), "evaluation": labelled(labels=False), "labels": ""}
+    def test_a_metric_that_was_asked_for_needs_labels(self, go, labeled):
+        things = {"model": conv_net(), "lowered": conv_net(), "evaluation": labeled(labels=False), "labels": ""}
         with pytest.raises(InputError, match="no labels, so top5 cannot be measured"):
             go(recipe={"evaluation": {"source": "given", "metric": "top5"}}, **things)
         assert go(recipe={"evaluation": {"source": "given"}}, **things).metrics == ()
 
-    def test_an_output_that_is_not_there(self, go, labelled):
+    def test_an_output_that_is_not_there(self, go, labeled):
         recipe = {"evaluation": {"source": "given", "labels": "labels", "output": "scores"}}
         with pytest.raises(InputError, match="no output is called 'scores'"):
-            go(model=conv_net(), lowered=conv_net(), evaluation=labelled(), recipe=recipe)
+            go(model=conv_net(), lowered=conv_net(), evaluation=labeled(), recipe=recipe)
 
 
 class TestEngines:

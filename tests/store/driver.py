@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 from trtpipe.store import ArtifactStore, Key
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def fork(work: Callable[[], object]) -> int:
     try:
         work()
         status = 0
-    except EnvironmentLacks:
+    except HostError:
         status = 3
     finally:
         if status == 4:

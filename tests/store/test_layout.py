@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 from trtpipe.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def test_a_cache_others_can_write_is_refused(tmp_path: Path, key: Key, build: An
     with ArtifactStore(root) as store:
         build(store, key)
     root.chmod(mode)
-    with pytest.raises(EnvironmentLacks, match="other users can write") as caught:
+    with pytest.raises(HostError, match="other users can write") as caught:
         ArtifactStore(root)
     assert "--cache-dir" in caught.value.remedy
     assert f"chmod go-w {root}" in caught.value.remedy
@@ -58,7 +58,7 @@ def test_an_empty_folder_of_our_own_is_made_private(tmp_path: Path, key: Key, bu
 
 def test_another_users_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(EnvironmentLacks, match=rf"another user \(uid {os.getuid()}\)") as caught:
+    with pytest.raises(HostError, match=rf"another user \(uid {os.getuid()}\)") as caught:
         ArtifactStore(tmp_path)
     assert "--cache-dir" in caught.value.remedy
 
@@ -69,17 +69,17 @@ def test_a_cache_that_becomes_open_to_others_is_refused_before_anything_is_writt
         (tmp_path / "cache" / "planted").write_bytes(b"")
         (tmp_path / "cache").chmod(0o777)
         for work in (store.workdir(), store.lock(key)):
-            with pytest.raises(EnvironmentLacks, match="other users can write"), work:
+            with pytest.raises(HostError, match="other users can write"), work:
                 pass
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["planted"]
 
 
 def test_a_file_in_the_place_of_the_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(EnvironmentLacks, match="a file, not a folder"):
+    with pytest.raises(HostError, match="a file, not a folder"):
         ArtifactStore(tmp_path / "file")
     with ArtifactStore(tmp_path / "file" / "cache") as store:
-        with pytest.raises(EnvironmentLacks, match="not a folder") as caught, store.workdir():
+        with pytest.raises(HostError, match="not a folder") as caught, store.workdir():
             pass
         assert "--cache-dir" in caught.value.remedy
 
@@ -91,7 +91,7 @@ def test_a_link_to_a_folder_is_followed_and_a_broken_one_refused(tmp_path: Path,
         build(store, key)
         assert store.lookup(key) is not None
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(EnvironmentLacks, match="link to nothing"):
+    with pytest.raises(HostError, match="link to nothing"):
         ArtifactStore(tmp_path / "broken")
 
 
@@ -102,7 +102,7 @@ def test_a_cache_that_cannot_be_written_says_so() -> None:
         os.seteuid(65534)
         try:
             with ArtifactStore(Path(parent, "cache")) as store:
-                with pytest.raises(EnvironmentLacks, match="no permission") as caught, store.workdir():
+                with pytest.raises(HostError, match="no permission") as caught, store.workdir():
                     pass
                 assert f"{parent}/cache" in caught.value.message
                 assert "--cache-dir" in caught.value.remedy
@@ -125,7 +125,7 @@ def test_links_below_the_root_are_not_followed(tmp_path: Path, key: Key, build: 
     elsewhere.mkdir()
     (root / which).symlink_to(elsewhere)
     with (  # noqa: PT012  which step meets the link depends on where it is
-        pytest.raises(EnvironmentLacks, match=rf"{which} is a link") as caught,
+        pytest.raises(HostError, match=rf"{which} is a link") as caught,
         ArtifactStore(root) as store,
     ):
         build(store, key)

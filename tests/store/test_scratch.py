@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 from trtpipe.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def test_it_is_gone_after_an_error_too(store: ArtifactStore) -> None:
 def test_errors_of_the_work_itself_are_not_reworded(store: ArtifactStore) -> None:
     with pytest.raises(OSError, match="the stage's own") as caught, store.workdir():
         raise OSError(errno.ENOSPC, "the stage's own")
-    assert not isinstance(caught.value, EnvironmentLacks)
+    assert not isinstance(caught.value, HostError)
 
 
 def test_orphans_of_a_killed_process_go_and_those_of_a_live_one_stay(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_made_leaves_nothing(
             raise OSError(code, os.strerror(code), str(path))
 
         patched.setattr(Path, "mkdir", refuse)
-        with pytest.raises(EnvironmentLacks, match="make a work folder"), store.workdir():
+        with pytest.raises(HostError, match="make a work folder"), store.workdir():
             pass
     assert list((store.root / "tmp").iterdir()) == []
     with store.lock(key):
@@ -128,8 +128,8 @@ class TestResumable:
             assert list(folder.iterdir()) == []
             (folder / "half").write_bytes(b"")
         assert not folder.exists()
-        with store.lock(key), pytest.raises(EnvironmentLacks), store.resumable(key) as folder:
-            raise EnvironmentLacks("the stage's own", "none")
+        with store.lock(key), pytest.raises(HostError), store.resumable(key) as folder:
+            raise HostError("the stage's own", "none")
         assert not folder.exists()
 
     def test_an_interruption_leaves_it_to_the_next_build_of_the_same_key(self, store: ArtifactStore, key: Key) -> None:

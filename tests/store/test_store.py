@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trtpipe.artifact import Draft
-from trtpipe.errors import EnvironmentLacks, InternalError, StoreCorrupt
+from trtpipe.errors import HostError, InternalError, StoreCorrupt
 from trtpipe.store import ArtifactStore, Key
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def test_a_full_disk_names_the_folder_and_the_need(
         pass
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", refuse)
-        with pytest.raises(EnvironmentLacks) as caught:
+        with pytest.raises(HostError) as caught:
             store.put(key, draft(tmp_path, {"big": bytes(2_500_000)}), 0)
     assert f"no space left in {store.root}" in caught.value.message
     assert "needs 2.5 MB" in caught.value.message
@@ -175,7 +175,7 @@ def test_a_disk_that_is_really_full(tiny_disk: Path, key: Key, build: Any, tmp_p
     with ArtifactStore(tiny_disk / "cache") as store:
         kept = build(store, key)
         other = key.model_copy(update={"target": "sm90"})
-        with pytest.raises(EnvironmentLacks, match="no space left"):
+        with pytest.raises(HostError, match="no space left"):
             store.put(other, draft(tmp_path, {"big": bytes(2 << 20)}), 0)
         assert store.lookup(other) is None
         assert store.lookup(key) == kept

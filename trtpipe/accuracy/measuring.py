@@ -27,7 +27,7 @@ def measure_metric(
         dataset: the evaluation data; a function that evaluates by itself needs none.
 
     Raises:
-        InputError: there is no labelled data, or the metric does not fit it; a function of the user's failed.
+        InputError: there is no labeled data, or the metric does not fit it; a function of the user's failed.
     """
     metric = load_metric(settings.metric) if settings.own else None
     if metric and metric.whole:

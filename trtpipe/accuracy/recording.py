@@ -8,7 +8,7 @@ from trtpipe.accuracy.parity import Contender, ParityRun, compare
 from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError
 from trtpipe.isolation.imports import without
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -120,4 +120,4 @@ def replay(
         for label, answers in saved.items()
     ]
     count = len(next(iter(saved.values()), []))
-    return compare(contenders[0], contenders[1:], Feeds([{}] * count), tolerance, None, Silent())
+    return compare(contenders[0], contenders[1:], Feeds([{}] * count), tolerance, None, NullProgress())

@@ -33,13 +33,13 @@ def calibrate(job: Job, simplified: Path, out: Path, progress: Progress | None =
     return run_stages(_eight_bit(job), ("observe", "calibrate"), {"simplified": simplified}, out, JSON, progress)
 
 
-def derive(
+def ranges_from_statistics(
     job: Job, simplified: Path | None, statistics: Sequence[Path], out: Path, progress: Progress | None = None
 ) -> BuildResult:
-    """``statistics.npz`` -> ``ranges.json``, without a pass over data; only ``auto`` and repairs look at samples.
+    """``statistics.npz`` -> ``ranges.json``, without a pass over data; only ``auto`` and corrections look at samples.
 
     Args:
-        simplified: the graph; only ``auto`` needs it, and repairs, for which samples are needed as well.
+        simplified: the graph; only ``auto`` needs it, and corrections, for which samples are needed as well.
         statistics: one file, or those of several shards: they are merged, and the whole lies beside the ranges.
 
     Raises:
@@ -54,8 +54,8 @@ def derive(
         raise InputError(
             "method auto judges by the model itself, and none was given", "name the model, or another method"
         )
-    if simplified is None:  # repairs are tried on the model itself
-        job = replace(job, recipe=job.recipe.model_copy(update={"repair": "none"}))
+    if simplified is None:  # corrections are tried on the model itself
+        job = replace(job, recipe=job.recipe.model_copy(update={"corrections": "none"}))
     if len(statistics) == 1:
         return ranges_from(statistics[0])
     with TemporaryDirectory(prefix="trtpipe-") as folder:
@@ -85,7 +85,7 @@ def import_trt_cache(cache: Path, simplified: Path, out: Path, keep: Sequence[st
 
     Raises:
         InputError: no such cache (the message names the line), or it knows none of the graph's tensors.
-        EnvironmentLacks: ``out`` cannot be written.
+        HostError: ``out`` cannot be written.
     """
     from trtpipe.calibration.trt_cache import apply_trt_cache, read_trt_cache
     from trtpipe.passes.clean_up import load_clean

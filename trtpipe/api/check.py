@@ -13,7 +13,7 @@ from trtpipe.config.settings import Settings
 from trtpipe.config.toolchain import machine
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import check_writable, write_file
-from trtpipe.progress import Progress, Silent
+from trtpipe.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PARITY, OUTPUTS = "parity.json", "outputs.json"
 
 
-def rejudge(parity: Path, profile: DeploymentProfile, out: Path | None = None) -> BuildResult:
+def reevaluate(parity: Path, profile: DeploymentProfile, out: Path | None = None) -> BuildResult:
     """Apply other tolerances to a verification without running anything: the outputs it kept are compared again.
 
     Args:
@@ -113,7 +113,7 @@ def check(
     known, found = Baseline.read(baseline), read_build(build)
     report = check_build(found, known, baseline.name)
     old = None if baseline_build is None else read_build(baseline_build)
-    latency = _latency(known, found, old, settings or Settings.from_environment(), progress or Silent())
+    latency = _latency(known, found, old, settings or Settings.from_environment(), progress or NullProgress())
     return report.model_copy(update={"findings": (*report.findings, *latency)})
 
 

@@ -10,7 +10,7 @@ from trtpipe.calibration.ranges import Ranges
 from trtpipe.regression.bundle import Build, entries, read_build
 from trtpipe.regression.gate import differences
 from trtpipe.report.manifest import ManifestEntry
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 
 
 class Both(Record):
@@ -98,8 +98,8 @@ def _settings(build: Build) -> dict[str, object]:
     return {"source": build.manifest.source, "backend": build.manifest.backend, **build.manifest.settings}
 
 
-def _lowered(build: Build) -> LowerFacts:
-    return LowerFacts.read(build.path("lowered").with_name(f"{build.path('lowered').name}.json"))
+def _lowered(build: Build) -> LowerRecord:
+    return LowerRecord.read(build.path("lowered").with_name(f"{build.path('lowered').name}.json"))
 
 
 def _nodes(build: Build) -> dict[str, str]:

@@ -17,17 +17,17 @@ from trtpipe.backends.gpu import gpus, has_driver
 from trtpipe.config.requirements import Requirement, requirements
 from trtpipe.config.settings import Settings
 from trtpipe.config.toolchain import machine, version
-from trtpipe.errors import EnvironmentLacks, TrtpipeError
+from trtpipe.errors import HostError, TrtpipeError
 from trtpipe.isolation.linux import machine_memory
 from trtpipe.isolation.sandbox import has_seccomp, landlock_version
 from trtpipe.isolation.worker import Report, call, limits_for
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 from trtpipe.store import ArtifactStore
 
 if TYPE_CHECKING:
     from trtpipe.backends.gpu import Gpu
 
-_FLAVOURS = ("tensorrt-rtx", "tensorrt")
+_FLAVORS = ("tensorrt-rtx", "tensorrt")
 
 
 class PackageState(Record):
@@ -50,7 +50,7 @@ class PackageState(Record):
 
 
 class BackendState(Record):
-    """One flavour of TensorRT: its version, ``None`` if it is not installed, and the command that installs it."""
+    """One flavor of TensorRT: its version, ``None`` if it is not installed, and the command that installs it."""
 
     name: str
     version: str | None
@@ -115,7 +115,7 @@ class Diagnosis(Record):
     @property
     def missing(self) -> tuple[tuple[str, str], ...]:
         """(what is missing or broken, the command that helps), core packages first."""
-        packages = [p for p in self.packages if p.problem and p.extra != "dev" and p.name not in _FLAVOURS]
+        packages = [p for p in self.packages if p.problem and p.extra != "dev" and p.name not in _FLAVORS]
         return (
             *((f"{p.name}: {p.problem}", p.install) for p in packages),
             *((f"{b.name}: not installed", b.install) for b in self.backends if b.version is None),
@@ -153,13 +153,13 @@ def diagnose(settings: Settings | None = None) -> Diagnosis:
         machine=machine(),
         memory=machine_memory(),
         packages=packages,
-        backends=tuple(_backend(name, settings) for name in _FLAVOURS),
+        backends=tuple(_backend(name, settings) for name in _FLAVORS),
         gpus=tuple(GpuState(name=gpu.name, target=gpu.target, driver=gpu.driver, memory=gpu.memory) for gpu in here),
         driver=has_driver(),
         landlock=landlock_version(),
         sandbox=_sandbox(settings),
         cache=cache,
-        targets=target_states(_FLAVOURS),
+        targets=target_states(_FLAVORS),
         stages=_stages({package.name: package.problem for package in packages if package.problem}, here),
         ready=not cache.problem and not any(package.problem for package in packages if not package.extra),
     )
@@ -178,7 +178,7 @@ def import_task(request: ImportRequest, report: Report) -> ImportReply:
     return ImportReply(problems=problems)
 
 
-class _Current(Silent):
+class _Current(NullProgress):
     """Remembers which module is being imported: the one to blame for a crash."""
 
     def __init__(self) -> None:
@@ -236,7 +236,7 @@ def _cache(path: Path) -> CacheState:
     problem = ""
     try:
         ArtifactStore(path).close()
-    except EnvironmentLacks as error:
+    except HostError as error:
         problem = error.message
     if not problem and not os.access(existing, os.W_OK | os.X_OK):
         problem = f"no permission to write in {existing}"
@@ -268,6 +268,6 @@ def _compile() -> StageState:
     """Which back-end compiles, if any can."""
     try:
         name, why = choose_backend("auto")
-    except EnvironmentLacks as error:
+    except HostError as error:
         return StageState(stage="compile", ready=False, where=error.message)
     return StageState(stage="compile", ready=True, where=f"{name} {version(name)}: {why}")

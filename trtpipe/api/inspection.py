@@ -15,15 +15,15 @@ from trtpipe.backends.null import NullEngine
 from trtpipe.backends.plan import PlanHeader, read_header
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.digest import sha256_file
-from trtpipe.engine.record import EngineFacts, ProgramFacts
+from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyComparison, LatencyReport
 from trtpipe.passes.decisions import NodeDecision, explain
-from trtpipe.report.graph import GraphSummary, summarise_graph
+from trtpipe.report.graph import GraphSummary, summarize_graph
 from trtpipe.report.manifest import Manifest
-from trtpipe.report.program import ProgramSummary, is_program, summarise_program
-from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
-from trtpipe.report.statistics import StatisticsSummary, summarise_statistics
+from trtpipe.report.program import ProgramSummary, is_program, summarize_program
+from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
+from trtpipe.report.statistics import StatisticsSummary, summarize_statistics
 
 Kind: TypeAlias = Literal[
     "model", "program", "engine", "ranges", "statistics", "parity", "latency", "comparison", "manifest", "facts"
@@ -41,11 +41,11 @@ _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxy
         frozenset({"comparisons", "reference"}): ("parity", "parity", ParityReport),
         frozenset({"measurements", "machine"}): ("latency", "latency", LatencyReport),
         frozenset({"races", "machine"}): ("comparison", "comparison", LatencyComparison),
-        frozenset({"exporter", "precision", "contract"}): ("facts", "captured", ProgramFacts),
-        frozenset({"exporter", "contract"}): ("facts", "exported", ExportFacts),
-        frozenset({"simplified", "nodes_before"}): ("facts", "simplified", SimplifyFacts),
-        frozenset({"counts", "nodes"}): ("facts", "lowered", LowerFacts),
-        frozenset({"flavour", "io"}): ("facts", "engine", EngineFacts),
+        frozenset({"exporter", "precision", "contract"}): ("facts", "captured", ProgramRecord),
+        frozenset({"exporter", "contract"}): ("facts", "exported", ExportRecord),
+        frozenset({"simplified", "nodes_before"}): ("facts", "simplified", SimplifyRecord),
+        frozenset({"counts", "nodes"}): ("facts", "lowered", LowerRecord),
+        frozenset({"flavor", "io"}): ("facts", "engine", EngineRecord),
         frozenset({"model", "target", "io"}): ("engine", "stand_in", NullEngine),
     }
 )
@@ -75,13 +75,13 @@ class Inspection(Record):
     size: int
     sha256: str
     graph: GraphSummary | None = None
-    exported: ExportFacts | None = None
+    exported: ExportRecord | None = None
     program: ProgramSummary | None = None
-    captured: ProgramFacts | None = None
-    simplified: SimplifyFacts | None = None
-    lowered: LowerFacts | None = None
+    captured: ProgramRecord | None = None
+    simplified: SimplifyRecord | None = None
+    lowered: LowerRecord | None = None
     plan: PlanHeader | None = None
-    engine: EngineFacts | None = None
+    engine: EngineRecord | None = None
     stand_in: NullEngine | None = None
     ranges: Ranges | None = None
     statistics: StatisticsSummary | None = None
@@ -106,12 +106,12 @@ class Inspection(Record):
         return explain(record.nodes, node)
 
     @property
-    def flavour(self) -> str | None:
+    def flavor(self) -> str | None:
         """The back-end that built an engine."""
         if self.engine is not None:
-            return self.engine.flavour
+            return self.engine.flavor
         if self.plan is not None:
-            return self.plan.flavour
+            return self.plan.flavor
         return None if self.stand_in is None else "null"
 
     @property
@@ -140,9 +140,9 @@ def inspect(path: str | Path) -> Inspection:
     if head.startswith(_PLAN_MAGIC):
         kind, sections = _engine(path)
     elif head.startswith(b"PK") and is_program(path):
-        kind, sections = "program", {"program": summarise_program(path), **_beside(path)}
+        kind, sections = "program", {"program": summarize_program(path), **_beside(path)}
     elif head.startswith(b"PK"):
-        kind, sections = "statistics", {"statistics": summarise_statistics(path)}
+        kind, sections = "statistics", {"statistics": summarize_statistics(path)}
     elif head.lstrip().startswith(b"{"):
         kind, sections = _json(path)
     else:
@@ -173,7 +173,7 @@ def _engine(path: Path) -> tuple[Kind, _Sections]:
 
 
 def _model(path: Path) -> tuple[Kind, _Sections]:
-    return "model", {"graph": summarise_graph(path), **_beside(path)}
+    return "model", {"graph": summarize_graph(path), **_beside(path)}
 
 
 def _json(path: Path) -> tuple[Kind, _Sections]:
@@ -208,7 +208,7 @@ def _fit(sections: _Sections, sha256: str) -> dict[str, tuple[str, ...]]:
     plan, engine = sections.get("plan"), sections.get("engine")
     if not isinstance(plan, PlanHeader):
         return {}
-    facts = engine if isinstance(engine, EngineFacts) else None
+    facts = engine if isinstance(engine, EngineRecord) else None
     return {
         "notes": contradictions(plan, facts, sha256),
         "obstacles": tuple(f"{found.reason}; {found.remedy}" for found in obstacles(plan, facts)),

@@ -15,12 +15,12 @@ from trtpipe.backends.base import load_backend
 from trtpipe.backends.timing import DeviceRunner
 from trtpipe.config.toolchain import machine
 from trtpipe.engine.figures import EngineFigures
-from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.errors import HostError, InputError
 from trtpipe.latency.reports import LatencyComparison, Race
 from trtpipe.pipeline.pipeline import opened
 from trtpipe.pipeline.publish import check_writable
 from trtpipe.pipeline.run_state import Table
-from trtpipe.progress import Progress, Silent
+from trtpipe.progress import NullProgress, Progress
 from trtpipe.reference.runnable import runnable_graph
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def compare_latency(
     Where the plans cannot run here, nothing is timed: what their builders say of them is all there is to compare.
 
     Args:
-        old, new: two plans of one TensorRT flavour, or two graphs, with the same inputs.
+        old, new: two plans of one TensorRT flavor, or two graphs, with the same inputs.
         out: where ``comparison.json`` goes; a file or a folder.
         graph: the lowered graph of the plans (default: ``lowered.onnx`` beside ``old``, if there is one).
 
@@ -54,7 +54,7 @@ def compare_latency(
     engines = [path.suffix in PLAN for path in (old, new)]
     if engines[0] != engines[1]:
         raise InputError(f"{old} and {new}: an engine and a graph", "compare two engines, or two graphs")
-    listener = progress or Silent()
+    listener = progress or NullProgress()
     listener.begin("compare")
     try:
         found = _engines(job, old, new, graph, listener) if engines[0] else _graphs(job, old, new, listener)
@@ -91,10 +91,10 @@ def _runnable(graph: Path, workdir: Path) -> Path:
 
 def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progress) -> LatencyComparison:
     plans = {"old": undamaged(old), "new": undamaged(new)}
-    one, other = (found.flavour for found in plans.values())
+    one, other = (found.flavor for found in plans.values())
     if one != other:
         raise InputError(
-            f"{old} is of {one}, {new} of {other}: one process runs engines of one flavour",
+            f"{old} is of {one}, {new} of {other}: one process runs engines of one flavor",
             "measure them one by one",
         )
     lowered = graph or old.with_name("lowered.onnx")
@@ -104,7 +104,7 @@ def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progr
     try:
         for path in (old, new):
             runnable_engine(job, path)
-    except EnvironmentLacks as error:
+    except HostError as error:
         notes = (f"nothing was timed: {error.message}",)
     else:
         given = {"engine:old": old, "engine:new": new, **({"lowered": lowered} if lowered.is_file() else {})}

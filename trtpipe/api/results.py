@@ -10,7 +10,7 @@ from trtpipe.accuracy.reports import ParityReport
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.pipeline import Step, opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder
-from trtpipe.progress import Progress, Silent
+from trtpipe.progress import NullProgress, Progress
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.verdict import Verdict, verdicts
 
@@ -118,7 +118,7 @@ def run_stages(
         publish_folder(result.artifacts, out)
         return out
 
-    return run_published(job, stages_named(*names), given, publish, progress or Silent())
+    return run_published(job, stages_named(*names), given, publish, progress or NullProgress())
 
 
 def run_published(

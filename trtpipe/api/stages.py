@@ -17,10 +17,10 @@ from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
 from trtpipe.config.source import ModuleSource, Source, parse_source
 from trtpipe.config.target import Target, find_target
-from trtpipe.errors import BuildError, EnvironmentLacks, InputError
+from trtpipe.errors import BuildError, HostError, InputError
 from trtpipe.pipeline.pipeline import Step, opened, stages_for
 from trtpipe.pipeline.publish import check_writable, publish_folder
-from trtpipe.progress import Progress, Silent
+from trtpipe.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from trtpipe.config.target import Target
@@ -54,9 +54,9 @@ def make_job(
 
     Raises:
         InputError: the source is none of these, or a target is unknown.
-        EnvironmentLacks: the back-end asked for is not installed.
+        HostError: the back-end asked for is not installed.
     """
-    listener = progress or Silent()
+    listener = progress or NullProgress()
     profile = profile or DeploymentProfile()
     settings = settings or Settings.from_environment()
     backend, targets = _engines(profile, listener) if engines else ("null", ())
@@ -91,13 +91,13 @@ def build(job: Job, out: Path, progress: Progress | None = None) -> BuildResult:
         publish_folder(result.artifacts, where)
         return where
 
-    return run_published(job, stages_for(job), {}, publish, progress or Silent())
+    return run_published(job, stages_for(job), {}, publish, progress or NullProgress())
 
 
 def plan(job: Job, progress: Progress | None = None) -> tuple[Step, ...]:
     """What ``build`` would do: which steps come from the store, which are built, and because of what."""
     _refuse_early(job)
-    with opened(job, progress or Silent()) as pipeline:
+    with opened(job, progress or NullProgress()) as pipeline:
         return pipeline.plan(stages_for(job), {})
 
 
@@ -148,7 +148,7 @@ def verify(
     """Compare ``candidate`` (an ONNX graph or a plan) with ``reference`` (an ONNX graph) -> ``parity.json``.
 
     Raises:
-        EnvironmentLacks: ``candidate`` is a plan that this machine cannot run.
+        HostError: ``candidate`` is a plan that this machine cannot run.
     """
     given: dict[str, Path] = {"model": reference}
     if candidate.suffix in PLAN:
@@ -168,7 +168,7 @@ def measure(
             dimensions, and tells how to read data.
 
     Raises:
-        EnvironmentLacks: ``model`` is a plan that this machine cannot run.
+        HostError: ``model`` is a plan that this machine cannot run.
         InputError: there is data and a plan, and no graph.
     """
     return run_stage(job, "measure", to_measure(job, model, graph), out, JSON, progress)
@@ -246,7 +246,7 @@ def runnable_engine(job: Job, plan_file: Path) -> str:
     """The label of a plan that can run here, as far as can be told without loading it.
 
     Raises:
-        EnvironmentLacks: it cannot.
+        HostError: it cannot.
         InputError: it is damaged, or nothing says what it is for.
     """
     target = _target_of(job, plan_file)
@@ -255,7 +255,7 @@ def runnable_engine(job: Job, plan_file: Path) -> str:
     if not refusals and (refusal := load_backend(job.backend).runs(find_target(target))):
         refusals = (refusal,)
     if refusals:
-        raise EnvironmentLacks(f"{plan_file} cannot run here: {refusals[0].reason}", refusals[0].remedy)
+        raise HostError(f"{plan_file} cannot run here: {refusals[0].reason}", refusals[0].remedy)
     return f"engine:{target}"
 
 
@@ -273,11 +273,11 @@ def undamaged(plan_file: Path) -> Inspection:
 
 def _target_of(job: Job, plan_file: Path) -> str:
     """The target a plan was built for: by its sidecar, else the job's only target."""
-    from trtpipe.engine.record import EngineFacts
+    from trtpipe.engine.record import EngineRecord
 
     sidecar = plan_file.with_name(f"{plan_file.name}.json")
     if sidecar.is_file():
-        return EngineFacts.read(sidecar).target
+        return EngineRecord.read(sidecar).target
     if len(job.targets) == 1:
         return job.targets[0].name
     raise InputError(f"{plan_file}: which target is it for?", "add --target, for example --target sm89")

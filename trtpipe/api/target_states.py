@@ -1,4 +1,4 @@
-"""Every target, and which flavours of TensorRT build for it on this machine."""
+"""Every target, and which flavors of TensorRT build for it on this machine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class TargetState(Record):
-    """One target: what it is, and which flavours build for it on this machine.
+    """One target: what it is, and which flavors build for it on this machine.
 
     Attributes:
         names: products, as the command line takes them.
         dtypes: element types it computes in besides float32.
-        backends: flavours that are installed here and can build for it.
+        backends: flavors that are installed here and can build for it.
         problem: why none can; empty where one does.
     """
 
@@ -34,13 +34,13 @@ class TargetState(Record):
     problem: str
 
 
-def target_states(flavours: Sequence[str]) -> tuple[TargetState, ...]:
-    """What each target is, and which of ``flavours`` are installed and build for it."""
-    return tuple(_state(target, flavours) for target in TARGETS)
+def target_states(flavors: Sequence[str]) -> tuple[TargetState, ...]:
+    """What each target is, and which of ``flavors`` are installed and build for it."""
+    return tuple(_state(target, flavors) for target in TARGETS)
 
 
-def _state(target: Target, flavours: Sequence[str]) -> TargetState:
-    installed = [name for name in flavours if missing(name) is None]
+def _state(target: Target, flavors: Sequence[str]) -> TargetState:
+    installed = [name for name in flavors if missing(name) is None]
     refusals = {name: load_backend(name).refuses(None, DeploymentProfile(), target) for name in installed}
     able = tuple(name for name, refusal in refusals.items() if refusal is None)
     reasons = [refusal.reason for refusal in refusals.values() if refusal is not None]

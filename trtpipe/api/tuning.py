@@ -14,7 +14,7 @@ from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file
 from trtpipe.pipeline.tuner import BEFORE, Tuner
-from trtpipe.progress import Progress, Silent
+from trtpipe.progress import NullProgress, Progress
 from trtpipe.quantization.sensitivity import Sensitivity
 from trtpipe.quantization.tuning_report import Budget, Tuning
 from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
@@ -54,7 +54,7 @@ def sensitivity(
         return None if out is None else publish_file(artifact, out, JSON)
 
     stages = (*stages_named(*BEFORE), SensitivityStage(samples, half=half))
-    run_published(job, stages, {}, publish, progress or Silent())
+    run_published(job, stages, {}, publish, progress or NullProgress())
     return found[0]
 
 
@@ -81,7 +81,7 @@ def tune(
     out: Path,
     *,
     seconds: float | None = None,
-    repair: bool = True,
+    recalibrate: bool = True,
     progress: Progress | None = None,
 ) -> TuneResult:
     """Find the smallest set of layers to keep in higher precision that holds ``budget``, as a profile for ``build``.
@@ -94,7 +94,7 @@ def tune(
         job: with a source, an 8-bit precision, calibration data and a metric.
         out: the profile to write, ``.toml``.
         seconds: time for the evaluations; ``None`` for as much as they take.
-        repair: whether another way to calibrate than the recipe's may be chosen.
+        recalibrate: whether another way to calibrate than the recipe's may be chosen.
 
     Raises:
         InputError: the precision has no choice; there is no metric, or no data for it.
@@ -106,9 +106,9 @@ def tune(
     if out.suffix != ".toml":
         raise InputError(f"{out}: tuning writes a profile", "give a file that ends in .toml")
     check_writable(out.parent)
-    listener = progress or Silent()
+    listener = progress or NullProgress()
     with opened(job, listener) as pipeline:
-        found = Tuner(job, pipeline, budget, seconds, repair, listener).run()
+        found = Tuner(job, pipeline, budget, seconds, recalibrate, listener).run()
     result = TuneResult(found.tuning, found.profile, found.recipe, ())
     return replace(result, files=_write(result, out))
 

@@ -1,7 +1,7 @@
 """What real data says about a node in 16 bits: the extremes of its tensors against what the type holds.
 
 Measured values replace assumptions in both directions: a mean over small values need not stay in float32, and a
-product that grows must. Weighted operators and normalisations sum in float32 inside, whatever type their inputs have;
+product that grows must. Weighted operators and normalizations sum in float32 inside, whatever type their inputs have;
 only explicit sums are judged by what they add up.
 """
 

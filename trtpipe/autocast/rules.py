@@ -50,7 +50,7 @@ _CARRIES = _MOVES | {
     "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Neg", "Abs", "Relu", "LeakyRelu", "PRelu", "ReduceMean", "ReduceMax",
     "ReduceMin",
 }  # fmt: skip
-_QUANTISES = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_QUANTIZES = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: Relative error from which on a constant counts as another one.
 _LOST_DIGITS = 2.0**-8
 #: operators that arithmetic on shapes, indices and masks consists of
@@ -124,9 +124,9 @@ class HalfRules:
             return "control flow: its body is lowered inside"
         if node.op_type in _EXACT:
             return "exact values: coordinates or type conversion"
-        if node.op_type in _QUANTISES and not _scale_fits(node, self._half):
+        if node.op_type in _QUANTIZES and not _scale_fits(node, self._half):
             return f"its scale is not a {self._half} number"
-        if node.op_type == "DequantizeLinear" and _dequantised_peak(node) > HALVES[self._half].largest:
+        if node.op_type == "DequantizeLinear" and _dequantized_peak(node) > HALVES[self._half].largest:
             return f"its largest value is beyond {self._half}"
         if (pattern := pattern_of(node_label(node), self._keep)) is not None:
             return f"kept by pattern {pattern!r}"
@@ -230,7 +230,7 @@ def _rounding_error(value: ir.Value, dtype: ir.DataType) -> float:
     return float(np.abs(array - array.astype(dtype.numpy()).astype(np.float32)).max(initial=0.0))
 
 
-def _dequantised_peak(node: ir.Node) -> float:
+def _dequantized_peak(node: ir.Node) -> float:
     """The largest value that an 8-bit DequantizeLinear can make; 0 where wider types leave it open."""
     value, scale = node.inputs[:2]
     if value is None or value.dtype is None or value.dtype.itemsize > 1 or scale is None or scale.const_value is None:
@@ -242,7 +242,7 @@ def _dequantised_peak(node: ir.Node) -> float:
 
 
 def _scale_fits(node: ir.Node, half: HalfType) -> bool:
-    """Whether a quantiser's scale is a normal number of the type: rounding it would move every value."""
+    """Whether a quantizer's scale is a normal number of the type: rounding it would move every value."""
     scale = node.inputs[1]
     if scale is None or scale.const_value is None or scale.dtype != ir.DataType.FLOAT:
         return False

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.errors import EnvironmentLacks, InternalError
+from trtpipe.errors import HostError, InternalError
 from trtpipe.isolation.reducer import ReductionHere, load_reducer
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.settings import Settings
     from trtpipe.config.target import Target
-    from trtpipe.engine.record import EngineFacts
+    from trtpipe.engine.record import EngineRecord
     from trtpipe.isolation.reducer import Reduction
     from trtpipe.progress import Progress
 
@@ -124,20 +124,20 @@ class Backend(Protocol):
         plan: Path,
         settings: Settings,
         progress: Progress,
-    ) -> EngineFacts:
+    ) -> EngineRecord:
         """Build an engine and write its plain bytes to ``plan``.
 
         Raises:
             BuildError: the graph cannot be built for the target.
-            WorkerDied: the child process that built crashed, hung or ran out of memory.
-            EnvironmentLacks: the package or the device is missing.
+            WorkerError: the child process that built crashed, hung or ran out of memory.
+            HostError: the package or the device is missing.
         """
 
     def open(self, model: Path, settings: Settings) -> AbstractContextManager[OpenRunner]:
         """Open an engine (or, for onnxruntime, an ONNX file) for inference.
 
         Raises:
-            EnvironmentLacks: it cannot run on this machine.
+            HostError: it cannot run on this machine.
         """
 
 
@@ -156,7 +156,7 @@ class SharesPlans(Protocol):
         plan: Path,
         settings: Settings,
         progress: Progress,
-    ) -> EngineFacts:
+    ) -> EngineRecord:
         """As ``build``, for all of ``targets``; fails if it cannot be built for one of them."""
 
 
@@ -197,12 +197,12 @@ def load_backend(name: str) -> Backend:
     """The room called ``name``.
 
     Raises:
-        EnvironmentLacks: its package is not installed.
+        HostError: its package is not installed.
     """
     if name not in BACKENDS:
         raise InternalError(f"no back-end is called {name!r}")
     if refusal := missing(name):
-        raise EnvironmentLacks(refusal.reason, refusal.remedy)
+        raise HostError(refusal.reason, refusal.remedy)
     module, _, attribute = BACKENDS[name][1].partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)()
     return backend

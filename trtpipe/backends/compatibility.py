@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trtpipe.backends.plan import PlanHeader
-    from trtpipe.engine.record import EngineFacts
+    from trtpipe.engine.record import EngineRecord
 
 #: Parts of a version that have to agree; builds of one release may differ.
 _RELEASE = 3
 
 
-def contradictions(header: PlanHeader, facts: EngineFacts | None, sha256: str) -> tuple[str, ...]:
+def contradictions(header: PlanHeader, facts: EngineRecord | None, sha256: str) -> tuple[str, ...]:
     """What is wrong with a plan by itself: it was cut short, or the file beside it is of another one.
 
     Args:
@@ -28,34 +28,34 @@ def contradictions(header: PlanHeader, facts: EngineFacts | None, sha256: str) -
     return tuple(_contradictions(header, facts, sha256))
 
 
-def obstacles(header: PlanHeader, facts: EngineFacts | None) -> tuple[Refusal, ...]:
+def obstacles(header: PlanHeader, facts: EngineRecord | None) -> tuple[Refusal, ...]:
     """Why the engine cannot run on this machine, as far as can be told without loading it; the first counts most."""
     return tuple(_obstacles(header, facts))
 
 
-def _contradictions(header: PlanHeader, facts: EngineFacts | None, sha256: str) -> Iterator[str]:
+def _contradictions(header: PlanHeader, facts: EngineRecord | None, sha256: str) -> Iterator[str]:
     if header.size_ok is False:
         yield "the file is not as long as its header says: it was cut short"
     if facts is None:
         return
-    if facts.flavour != header.flavour:
-        yield f"the file beside it speaks of {facts.flavour}, the engine is of {header.flavour}"
+    if facts.flavor != header.flavor:
+        yield f"the file beside it speaks of {facts.flavor}, the engine is of {header.flavor}"
     if header.targets is not None and facts.target not in header.targets:
         yield f"the file beside it says {facts.target}, the engine is for {', '.join(header.targets)}"
     if facts.digests.get("plan", sha256) != sha256:
         yield "its content is not that of the engine that the file beside it describes"
 
 
-def _obstacles(header: PlanHeader, facts: EngineFacts | None) -> Iterator[Refusal]:
-    if (absent := missing(header.flavour)) is not None:
+def _obstacles(header: PlanHeader, facts: EngineRecord | None) -> Iterator[Refusal]:
+    if (absent := missing(header.flavor)) is not None:
         yield absent
     else:
-        here = version(header.flavour)
+        here = version(header.flavor)
         if here is not None and not _accepts(here, header.version, facts):
             yield Refusal(
-                f"{header.flavour} {header.version} built it, {here} is installed: an engine runs on the release "
+                f"{header.flavor} {header.version} built it, {here} is installed: an engine runs on the release "
                 "that built it",
-                f"build it again here, or pip install '{header.flavour}=={'.'.join(_release(header.version))}.*'",
+                f"build it again here, or pip install '{header.flavor}=={'.'.join(_release(header.version))}.*'",
             )
     names = (facts.target,) if facts is not None else header.targets or ()
     refusals = [refusal for name in names if (refusal := cannot_run(find_target(name))) is not None]
@@ -63,7 +63,7 @@ def _obstacles(header: PlanHeader, facts: EngineFacts | None) -> Iterator[Refusa
         yield refusals[0]
 
 
-def _accepts(here: str, built: str, facts: EngineFacts | None) -> bool:
+def _accepts(here: str, built: str, facts: EngineRecord | None) -> bool:
     """Whether the release ``here`` runs what ``built`` made: the same, or, if asked for, a later one of its major."""
     if _release(here) == _release(built):
         return True

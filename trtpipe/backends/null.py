@@ -1,7 +1,7 @@
 """The null back-end: engines that are small, deterministic and run anywhere; and, when told to, every kind of failure.
 
 It builds in a real worker process and opens what it built, so all that lies above the door of a back-end can be tested
-with no TensorRT: success by default, and each misbehaviour as the real thing.
+with no TensorRT: success by default, and each misbehavior as the real thing.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from trtpipe.artifact import IOContract, Record
 from trtpipe.backends.base import Refusal, SimpleRunner
 from trtpipe.config.profile import ShapeRange
 from trtpipe.digest import sha256_bytes, sha256_file
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
-from trtpipe.isolation.fault_injection import Misbehaviour, misbehave
+from trtpipe.isolation.fault_injection import Misbehavior, misbehave
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.preflight import folder_size
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _VERSION = "1"
 
 
-class NullBehaviour(Record):
+class NullBehavior(Record):
     """What a null back-end does.
 
     Attributes:
@@ -43,18 +43,18 @@ class NullBehaviour(Record):
         refusal: the reason ``refuses`` gives; empty: it accepts every model.
     """
 
-    build: Misbehaviour | None = None
+    build: Misbehavior | None = None
     refusal: str = ""
 
 
 class NullRequest(Record):
-    """One build: paths, the target's name, the optimisation profiles, and how it goes wrong."""
+    """One build: paths, the target's name, the optimization profiles, and how it goes wrong."""
 
     model: str
     plan: str
     target: str
     shapes: tuple[dict[str, ShapeRange], ...] = ()
-    misbehaviour: Misbehaviour | None
+    misbehavior: Misbehavior | None
 
 
 class NullEngine(Record):
@@ -72,8 +72,8 @@ class Null:
     consumes: Literal["lowered", "program"] = "lowered"
     quick_reports = False
 
-    def __init__(self, behaviour: NullBehaviour | None = None) -> None:
-        self._behaviour = behaviour or NullBehaviour()
+    def __init__(self, behavior: NullBehavior | None = None) -> None:
+        self._behavior = behavior or NullBehavior()
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
         """The version of the null plan's layout."""
@@ -81,7 +81,7 @@ class Null:
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
         """What it was told to refuse; nothing by default."""
-        return Refusal(self._behaviour.refusal, "choose another back-end") if self._behaviour.refusal else None
+        return Refusal(self._behavior.refusal, "choose another back-end") if self._behavior.refusal else None
 
     def runs(self, target: Target) -> Refusal | None:
         """Always refused: a null engine opens, but holds no computation to verify or to time."""
@@ -95,12 +95,12 @@ class Null:
         plan: Path,
         settings: Settings,
         progress: Progress,
-    ) -> EngineFacts:
+    ) -> EngineRecord:
         """Write a plan that is a function of the model's content and the target.
 
         Raises:
             InputError: ``model`` is no ONNX file.
-            TrtpipeError: whatever its misbehaviour amounts to.
+            TrtpipeError: whatever its misbehavior amounts to.
         """
         options = profile.build
         request = NullRequest(
@@ -108,12 +108,12 @@ class Null:
             plan=str(plan),
             target=target.name,
             shapes=profile.shapes,
-            misbehaviour=self._behaviour.build,
+            misbehavior=self._behavior.build,
         )
         return call(
             "trtpipe.backends.null:build_task",
             request,
-            EngineFacts,
+            EngineRecord,
             limits=limits_for(settings, options.time_limit, options.memory_limit, size=folder_size(model.parent)),
             progress=progress,
             what=f"building {target} from {model.name}",
@@ -179,24 +179,24 @@ class NullRunner(SimpleRunner):
         return np.random.default_rng(seed).integers(0, 2, size=shape).astype(spec.dtype)
 
 
-def build_task(request: NullRequest, report: Report) -> EngineFacts:
+def build_task(request: NullRequest, report: Report) -> EngineRecord:
     """Build a null plan, or misbehave (in the worker process)."""
     from trtpipe.preflight.onnx_io import read_contract
 
     started = time.monotonic()
     report("building", 0, 1)
-    if request.misbehaviour not in (None, "no-file", "short-file"):
-        misbehave(request.misbehaviour)
+    if request.misbehavior not in (None, "no-file", "short-file"):
+        misbehave(request.misbehavior)
     model = Path(request.model)
     contract = read_contract(model)
     engine = NullEngine(model=sha256_file(model), target=request.target, io=contract)
-    if request.misbehaviour != "no-file":
+    if request.misbehavior != "no-file":
         engine.write(Path(request.plan))
-    if request.misbehaviour == "short-file":
+    if request.misbehavior == "short-file":
         Path(request.plan).write_bytes(b"")
     report("building", 1, 1)
-    return EngineFacts(
-        flavour=Null.name,
+    return EngineRecord(
+        flavor=Null.name,
         version=_VERSION,
         target=request.target,
         profiles=request.shapes,

@@ -17,7 +17,7 @@ from trtpipe.artifact import TensorSpec
 from trtpipe.backends.base import Refusal, SimpleRunner
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.toolchain import version
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
 from trtpipe.isolation.reducer import ReductionHere, load_reducer
@@ -130,7 +130,7 @@ class OnnxRuntime:
         plan: Path,
         settings: Settings,
         progress: Progress,
-    ) -> EngineFacts:
+    ) -> EngineRecord:
         raise InternalError("onnxruntime builds no engines")
 
     @contextmanager
@@ -139,7 +139,7 @@ class OnnxRuntime:
 
         Raises:
             StageError: onnxruntime cannot load the model; the message carries its reason.
-            WorkerDied: it crashes, or takes too long or too much memory, now or when it runs.
+            WorkerError: it crashes, or takes too long or too much memory, now or when it runs.
         """
         with self.in_turn(settings) as turn:
             yield turn(model)
@@ -166,7 +166,7 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
 
     Raises:
         StageError: onnxruntime cannot load the model; the message carries its reason.
-        EnvironmentLacks: the disk fails.
+        HostError: the disk fails.
     """
     no_telemetry()
     import onnxruntime as ort
@@ -208,7 +208,7 @@ def _read_through(model: Path) -> None:
 
 
 def _safe_level(model: Path) -> int:
-    """The highest graph optimisation level at which onnxruntime can be trusted with the types in ``model``.
+    """The highest graph optimization level at which onnxruntime can be trusted with the types in ``model``.
 
     Measured with 1.32: at its extended level (2) float8 Q/DQ pairs are fused as if they were int8 (a ResNet-20 of 93 %
     top-1 scores 11 %); at its layout level (3) a float16 transformer encoder crashes the process.

@@ -1,6 +1,6 @@
 """Reading the header of an engine (a "plan" file) without any NVIDIA library.
 
-The layout is not documented. What is known of it, in little endian: both flavours begin with a four-letter magic and
+The layout is not documented. What is known of it, in little endian: both flavors begin with a four-letter magic and
 carry the version of their builder in bytes 24 to 27. TensorRT-RTX also has, checked on plans of 1.5, 1.6 and 1.7, the
 file's size at 16, a mask of GPU targets at 32 and the bytes of the weights at 56.
 """
@@ -29,7 +29,7 @@ class PlanHeader(Record):
     """What the first 64 bytes of a plan say.
 
     Attributes:
-        flavour: which builder wrote it.
+        flavor: which builder wrote it.
         version: that builder's version, for example ``1.7.1.116``.
         targets: the GPUs it was built for; ``None``: the header does not say.
         and_later: whether it also claims to run on GPUs yet to come.
@@ -37,7 +37,7 @@ class PlanHeader(Record):
         weight_bytes: bytes of weights; ``None``: it does not say.
     """
 
-    flavour: Literal["tensorrt", "tensorrt-rtx"]
+    flavor: Literal["tensorrt", "tensorrt-rtx"]
     version: str
     targets: tuple[str, ...] | None = None
     and_later: bool = False
@@ -57,18 +57,18 @@ def read_header(path: Path) -> PlanHeader:
         size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}", "give an existing plan file") from error
-    flavour = _MAGIC.get(head[:4])
-    if flavour is None or len(head) < _HEADER.size:
+    flavor = _MAGIC.get(head[:4])
+    if flavor is None or len(head) < _HEADER.size:
         raise InputError(
             f"{path}: no TensorRT engine (its first bytes are {head[:4]!r})",
             "give a plan as trtpipe or trtexec wrote it",
         )
     _, _, total, *numbers, _, mask, _, _, weights = _HEADER.unpack(head)
     version = ".".join(map(str, numbers))
-    if flavour == "tensorrt":
-        return PlanHeader(flavour=flavour, version=version)
+    if flavor == "tensorrt":
+        return PlanHeader(flavor=flavor, version=version)
     return PlanHeader(
-        flavour=flavour,
+        flavor=flavor,
         version=version,
         targets=tuple(name for name, bit in RTX_TARGETS.items() if mask & bit),
         and_later=bool(mask & _AND_LATER),

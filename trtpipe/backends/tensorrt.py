@@ -17,8 +17,8 @@ from trtpipe.backends.trt.request import BuildRequest, build_in_worker
 from trtpipe.backends.trt.runner import open_engine, require_driver
 from trtpipe.backends.trt.timing_cache import TimingStore
 from trtpipe.config.toolchain import version
-from trtpipe.engine.record import EngineFacts
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.engine.record import EngineRecord
+from trtpipe.errors import HostError
 from trtpipe.isolation.worker import Report
 
 if TYPE_CHECKING:
@@ -82,18 +82,18 @@ class TensorRT:
         plan: Path,
         settings: Settings,
         progress: Progress,
-    ) -> EngineFacts:
+    ) -> EngineRecord:
         """Build in a worker process and write ``plan`` when it is complete.
 
         Raises:
             BuildError: the graph cannot be built for ``target``.
             InputError: the profile's shapes do not fit the model.
-            WorkerDied: the build crashed, took too long or too much memory.
-            EnvironmentLacks: this machine has no GPU of that kind, TensorRT cannot be loaded, or the disk is full.
+            WorkerError: the build crashed, took too long or too much memory.
+            HostError: this machine has no GPU of that kind, TensorRT cannot be loaded, or the disk is full.
         """
         gpu = self._gpu_for(target)
         if gpu is None:
-            raise EnvironmentLacks(f"TensorRT needs an {target} GPU in this machine to build for it", _WITHOUT_GPU)
+            raise HostError(f"TensorRT needs an {target} GPU in this machine to build for it", _WITHOUT_GPU)
         mixed = len({other.capability for other in self._gpus}) > 1
         identity = {**self.fingerprint(settings), "device": gpu.name, "driver": gpu.driver}
         kept = TimingStore.of(settings.cache_dir, identity) if profile.build.timing_cache is not False else None
@@ -117,7 +117,7 @@ class TensorRT:
         """Open a plan on this machine's GPU.
 
         Raises:
-            EnvironmentLacks: there is no driver, or the plan was not built for this GPU and TensorRT.
+            HostError: there is no driver, or the plan was not built for this GPU and TensorRT.
         """
         require_driver("TensorRT")
         with open_engine(_load(), model, self.name) as runner:
@@ -127,7 +127,7 @@ class TensorRT:
         return next((gpu for gpu in self._gpus if gpu.capability == target.capability), None)
 
 
-def build_task(request: BuildRequest, report: Report) -> EngineFacts:
+def build_task(request: BuildRequest, report: Report) -> EngineRecord:
     """Build one engine (in the worker process)."""
     if request.device:
         os.putenv("CUDA_VISIBLE_DEVICES", request.device)  # before the CUDA driver reads it
@@ -138,7 +138,7 @@ def _load() -> Any:
     try:
         import tensorrt
     except (ImportError, OSError) as error:
-        raise EnvironmentLacks(
+        raise HostError(
             f"TensorRT cannot be loaded: {error}", "pip install 'trtpipe[tensorrt]'; without a GPU: 'trtpipe[rtx]'"
         ) from error
     return tensorrt

@@ -17,8 +17,8 @@ from trtpipe.backends.trt.options import refuse_options
 from trtpipe.backends.trt.request import BuildRequest, build_in_worker
 from trtpipe.backends.trt.runner import open_engine, require_driver
 from trtpipe.config.toolchain import version
-from trtpipe.engine.record import EngineFacts
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.engine.record import EngineRecord
+from trtpipe.errors import HostError
 from trtpipe.isolation.worker import Report
 
 if TYPE_CHECKING:
@@ -79,14 +79,14 @@ class TensorRTRTX:
         plan: Path,
         settings: Settings,
         progress: Progress,
-    ) -> EngineFacts:
+    ) -> EngineRecord:
         """Build in a worker process and write ``plan`` when it is complete and its header is right.
 
         Raises:
             BuildError: the graph cannot be built for ``target``.
             InputError: the profile's shapes do not fit the model.
-            WorkerDied: the build crashed, took too long or too much memory.
-            EnvironmentLacks: TensorRT-RTX cannot be loaded, or the disk is full.
+            WorkerError: the build crashed, took too long or too much memory.
+            HostError: TensorRT-RTX cannot be loaded, or the disk is full.
         """
         return self.build_shared(model, profile, (target,), plan, settings, progress)
 
@@ -102,7 +102,7 @@ class TensorRTRTX:
         plan: Path,
         settings: Settings,
         progress: Progress,
-    ) -> EngineFacts:
+    ) -> EngineRecord:
         """One plan for several targets, which is compiled as for the least of them.
 
         Raises:
@@ -116,14 +116,14 @@ class TensorRTRTX:
         """Open a plan on this machine's GPU.
 
         Raises:
-            EnvironmentLacks: there is no driver, or the plan was not built for this GPU.
+            HostError: there is no driver, or the plan was not built for this GPU.
         """
         require_driver("TensorRT-RTX")
         with open_engine(_load(), model, self.name) as runner:
             yield runner
 
 
-def build_task(request: BuildRequest, report: Report) -> EngineFacts:
+def build_task(request: BuildRequest, report: Report) -> EngineRecord:
     """Build one engine (in the worker process)."""
     trt = _load()
     facts = build(trt, request, report, for_capabilities(trt, request))
@@ -135,5 +135,5 @@ def _load() -> Any:
     try:
         import tensorrt_rtx
     except (ImportError, OSError) as error:
-        raise EnvironmentLacks(f"TensorRT-RTX cannot be loaded: {error}", "pip install 'trtpipe[rtx]'") from error
+        raise HostError(f"TensorRT-RTX cannot be loaded: {error}", "pip install 'trtpipe[rtx]'") from error
     return tensorrt_rtx

@@ -80,7 +80,7 @@ class DeviceRunner(OpenRunner, Protocol):
 
     @property
     def typical(self) -> tuple[dict[str, tuple[int, ...]], ...]:
-        """For each optimisation profile, the shape of every input that it was optimised for."""
+        """For each optimization profile, the shape of every input that it was optimized for."""
 
     def stopwatch(self, feed: Feed, *, cuda_graph: bool, transfers: bool) -> AbstractContextManager[Stopwatch]:
         """Make ready to time queries of ``feed``.

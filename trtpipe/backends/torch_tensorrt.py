@@ -17,8 +17,8 @@ from trtpipe.backends.trt.options import refuse_options
 from trtpipe.backends.trt.request import build_in_worker
 from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.config.toolchain import version
-from trtpipe.engine.record import EngineFacts
-from trtpipe.errors import EnvironmentLacks, InternalError
+from trtpipe.engine.record import EngineRecord
+from trtpipe.errors import HostError, InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ class TorchTensorRT:
         return gpus()
 
     @property
-    def flavour(self) -> Literal["tensorrt", "tensorrt-rtx"]:
+    def flavor(self) -> Literal["tensorrt", "tensorrt-rtx"]:
         """The TensorRT whose engines it makes."""
         return "tensorrt-rtx" if version("torch-tensorrt-rtx") else "tensorrt"
 
@@ -55,10 +55,10 @@ class TorchTensorRT:
         found = {
             self.name: f"{package} {version(package)}" if package else "absent",
             "torch": version("torch") or "absent",
-            self.flavour: version(self.flavour) or "absent",
+            self.flavor: version(self.flavor) or "absent",
         }
         here = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in self._gpus)
-        return found if self.flavour == "tensorrt-rtx" else {**found, "gpu": here or "none"}
+        return found if self.flavor == "tensorrt-rtx" else {**found, "gpu": here or "none"}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
         """An ONNX graph, 8 bits, or a target that its TensorRT builds nothing for."""
@@ -70,16 +70,16 @@ class TorchTensorRT:
         if profile.precision in EIGHT_BIT:
             return Refusal(
                 f"torch-tensorrt knows nothing of our calibration: {profile.precision} there means a PyTorch model "
-                "that was quantised beforehand",
+                "that was quantized beforehand",
                 "build it with --fp16, --bf16 or --fp32, or choose --backend tensorrt-rtx or tensorrt",
             )
-        here = version(self.flavour) or ""
-        support = target.rtx if self.flavour == "tensorrt-rtx" else target.tensorrt
-        if refusal := refuse_target(self.flavour, support, here, target):
+        here = version(self.flavor) or ""
+        support = target.rtx if self.flavor == "tensorrt-rtx" else target.tensorrt
+        if refusal := refuse_target(self.flavor, support, here, target):
             return refusal
-        if refusal := refuse_options(profile.build, self.flavour, here, target, driver=has_driver()):
+        if refusal := refuse_options(profile.build, self.flavor, here, target, driver=has_driver()):
             return refusal
-        if self.flavour == "tensorrt-rtx":
+        if self.flavor == "tensorrt-rtx":
             return None
         if not any(gpu.capability == target.capability for gpu in self._gpus):
             return Refusal(
@@ -100,7 +100,7 @@ class TorchTensorRT:
         plan: Path,
         settings: Settings,
         progress: Progress,
-    ) -> EngineFacts:
+    ) -> EngineRecord:
         """Build in a worker process and write ``plan`` when it is complete.
 
         Args:
@@ -109,23 +109,23 @@ class TorchTensorRT:
         Raises:
             BuildError: the program cannot be built for ``target``; the message names the operators.
             InputError: the profile's shapes do not fit the program.
-            WorkerDied: the build crashed, took too long or too much memory.
-            EnvironmentLacks: the package, its TensorRT or a GPU is missing, or the disk is full.
+            WorkerError: the build crashed, took too long or too much memory.
+            HostError: the package, its TensorRT or a GPU is missing, or the disk is full.
         """
         if model.suffix == ".onnx":
             raise InternalError("torch-tensorrt was asked to build from an ONNX graph")
-        if self.flavour == "tensorrt" and not self._gpus:
-            raise EnvironmentLacks("torch-tensorrt needs a GPU", "install torch-tensorrt-rtx, which builds without one")
+        if self.flavor == "tensorrt" and not self._gpus:
+            raise HostError("torch-tensorrt needs a GPU", "install torch-tensorrt-rtx, which builds without one")
         return build_in_worker(
             "trtpipe.backends.torch_tensorrt_build:build_task",
-            self.flavour,
+            self.flavor,
             model,
             profile,
             (target,),
             plan,
             settings,
             progress,
-            opens=self.flavour == "tensorrt",
+            opens=self.flavor == "tensorrt",
             confined=False,  # PyTorch writes caches of its own
         )
 
@@ -134,9 +134,9 @@ class TorchTensorRT:
         """Open a plan on this machine's GPU, by its own TensorRT.
 
         Raises:
-            EnvironmentLacks: there is no driver, or the plan was not built for this GPU.
+            HostError: there is no driver, or the plan was not built for this GPU.
         """
-        if refusal := missing(self.flavour):
-            raise EnvironmentLacks(refusal.reason, refusal.remedy)
-        with load_backend(self.flavour).open(model, settings) as runner:
+        if refusal := missing(self.flavor):
+            raise HostError(refusal.reason, refusal.remedy)
+        with load_backend(self.flavor).open(model, settings) as runner:
             yield runner

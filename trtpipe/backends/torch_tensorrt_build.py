@@ -19,8 +19,8 @@ from trtpipe.backends.trt.capabilities import for_capabilities
 from trtpipe.backends.trt.errors import Log, tidy
 from trtpipe.backends.trt.request import BuildRequest
 from trtpipe.config.target import find_target
-from trtpipe.engine.record import EngineFacts, ProgramFacts
-from trtpipe.errors import BuildError, EnvironmentLacks, TrtpipeError
+from trtpipe.engine.record import EngineRecord, ProgramRecord
+from trtpipe.errors import BuildError, HostError, TrtpipeError
 from trtpipe.isolation.worker import Report
 
 if TYPE_CHECKING:
@@ -38,22 +38,22 @@ _TIED_SIZES = "expected sympy.Symbol"
 class _Built(Exception):
     """Carries the result past what Torch-TensorRT would do with an engine: load it, which needs a GPU."""
 
-    def __init__(self, facts: EngineFacts) -> None:
+    def __init__(self, facts: EngineRecord) -> None:
         super().__init__("built")
         self.facts = facts
 
 
-def build_task(request: BuildRequest, report: Report) -> EngineFacts:
+def build_task(request: BuildRequest, report: Report) -> EngineRecord:
     """Convert and build one program (in the worker process).
 
     Raises:
         BuildError: the program cannot be converted or built; the message names the operators.
         InputError: the shape ranges do not fit.
-        EnvironmentLacks: torch, Torch-TensorRT or its TensorRT cannot be loaded.
+        HostError: torch, Torch-TensorRT or its TensorRT cannot be loaded.
         OSError: the plan cannot be written.
     """
     started = time.monotonic()
-    program_facts = ProgramFacts.read(Path(request.model).with_name(f"{Path(request.model).name}.json"))
+    program_facts = ProgramRecord.read(Path(request.model).with_name(f"{Path(request.model).name}.json"))
     report("loading torch-tensorrt", 0, None)
     tt = _load(request)
     import torch
@@ -91,7 +91,7 @@ def _load(request: BuildRequest) -> Any:
 
             return torch_tensorrt
     except (ImportError, OSError) as error:
-        raise EnvironmentLacks(
+        raise HostError(
             f"torch-tensorrt cannot be loaded: {error}",
             "in an environment of its own: pip install 'trtpipe[torch-tensorrt]'",
         ) from error
@@ -126,7 +126,7 @@ def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contrac
         construct = interpreter._construct_trt_network_def
         interpreter.run  # noqa: B018 - replaced below
     except (ImportError, AttributeError) as error:
-        raise EnvironmentLacks(
+        raise HostError(
             f"torch-tensorrt {tt.__version__} is put together otherwise than expected: {error}",
             "install a version from 2.11 to 2.14",
         ) from error
@@ -140,7 +140,7 @@ def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contrac
         construct(self)
         network = self.ctx.net
         _name(network, contract)
-        configure = for_capabilities(trt, request) if "rtx" in request.flavour else None
+        configure = for_capabilities(trt, request) if "rtx" in request.flavor else None
         facts = build_network(trt, self.builder, network, log, request, report, configure, started)
         raise _Built(facts)
 
@@ -177,7 +177,7 @@ def _name(network: Any, contract: IOContract) -> None:
                     tensor.set_dimension_name(axis, dim)
 
 
-def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> EngineFacts:
+def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> EngineRecord:
     """What came of it: our own result or error, which Torch-TensorRT has wrapped, or its own.
 
     A layer that TensorRT refuses shows only later, as a tensor without a rank, in a converter that can do nothing for
@@ -192,8 +192,8 @@ def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> E
             raise last
         if isinstance(last, _Built):
             facts = last.facts
-            unchecked = check_rtx_plan(Path(request.plan), request.targets) if "rtx" in request.flavour else ()
-            package = "torch-tensorrt-rtx" if "rtx" in request.flavour else "torch-tensorrt"
+            unchecked = check_rtx_plan(Path(request.plan), request.targets) if "rtx" in request.flavor else ()
+            package = "torch-tensorrt-rtx" if "rtx" in request.flavor else "torch-tensorrt"
             return facts.model_copy(
                 update={"route": f"{package} {tt.__version__}", "warnings": (*facts.warnings, *unchecked)}
             )

@@ -128,7 +128,7 @@ class _Pass:
             raise InputError(
                 f"{self._dataset.name}: {lost} bad samples, of which {self._tolerated} may be skipped; "
                 f"the last: {skipped[-1].reason}",
-                "repair the data, or raise --skip-bad-samples",
+                "correct the data, or raise --skip-bad-samples",
             )
         statistics.accounts = (self.account.finish(settling, skipped),)
         return statistics

@@ -29,15 +29,15 @@ Vector = Annotated[str, AfterValidator(_readable)]
 
 
 class Trial(Record):
-    """One way to repair that was tried.
+    """One way to correction that was tried.
 
     Attributes:
-        repair: its name, with its parameter.
+        correction: its name, with its parameter.
         noise: noise over signal at the model's outputs, in dB, the mean over held samples.
-        taken: whether it is among the repairs; the model without any, on which they build, always is.
+        taken: whether it is among the corrections; the model without any, on which they build, always is.
     """
 
-    repair: str
+    correction: str
     noise: float
     taken: bool = False
 
@@ -48,7 +48,7 @@ class Smoothing(Record):
     Attributes:
         factors: what they are divided by.
         inserted: by a multiplication; otherwise by folding the factors into constants.
-        amax: the range of the tensor that is quantised then.
+        amax: the range of the tensor that is quantized then.
     """
 
     factors: Vector
@@ -56,14 +56,14 @@ class Smoothing(Record):
     amax: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Repairs(Record):
-    """Repairs of a quantised model.
+class Corrections(Record):
+    """Corrections of a quantized model.
 
     Attributes:
         smoothing: activation -> how it is evened out.
         biases: output of a weighted node -> what to add to its bias.
         high: node to leave in high precision -> why.
-        trials: what was tried, in order; the first is the model without repairs.
+        trials: what was tried, in order; the first is the model without corrections.
     """
 
     smoothing: dict[str, Smoothing] = {}
@@ -78,8 +78,8 @@ class Repairs(Record):
 
     @property
     def taken(self) -> tuple[str, ...]:
-        """The repairs that were taken."""
-        return tuple(trial.repair for trial in self.trials[1:] if trial.taken)
+        """The corrections that were taken."""
+        return tuple(trial.correction for trial in self.trials[1:] if trial.taken)
 
 
 def packed(vector: np.ndarray) -> Vector:

@@ -252,5 +252,5 @@ class _Tally:
         if self.count > 1 and self.minimum == self.maximum:
             return [f"input {name!r} is {self.minimum:g} everywhere"]
         if self.floating and self.minimum >= 0 and 100 < self.maximum <= 255:
-            return [f"input {name!r} spans {self.minimum:g} to {self.maximum:g}: these look like pixels not normalised"]
+            return [f"input {name!r} spans {self.minimum:g} to {self.maximum:g}: these look like pixels not normalized"]
         return []

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from trtpipe.calibration.histogram import density_of
-from trtpipe.calibration.quantiser import QUANTISERS
+from trtpipe.calibration.quantizer import QUANTIZERS
 from trtpipe.config.methods import SingleMethod
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import TensorStatistics
 
 #: TensorRT's entropy calibration: bins up to the largest magnitude, and levels they are merged into.
@@ -97,7 +97,7 @@ def least_error(tensor: TensorStatistics, percentile: float, precision: EightBit
         return 0.0
     density = density_of(tensor)
     candidates = tensor.largest * _SHARES
-    return float(candidates[np.argmin(QUANTISERS[precision].expected_error(density, candidates))])
+    return float(candidates[np.argmin(QUANTIZERS[precision].expected_error(density, candidates))])
 
 
 def entropy(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:

@@ -8,18 +8,18 @@ import numpy as np
 from pydantic import Field
 
 from trtpipe.artifact import Record
-from trtpipe.calibration.corrections import Repairs
+from trtpipe.calibration.corrections import Corrections
 from trtpipe.calibration.data_summary import DataAccount
 from trtpipe.calibration.histogram import density_of
 from trtpipe.calibration.methods import METHODS, Choice
-from trtpipe.calibration.quantiser import QUANTISERS
+from trtpipe.calibration.quantizer import QUANTIZERS
 from trtpipe.config.methods import Method, SingleMethod
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import Statistics, TensorStatistics
 
 
@@ -27,7 +27,7 @@ class TensorRange(Record):
     """The range of one tensor.
 
     Attributes:
-        amax: the magnitude that becomes the largest quantised value; a float32 value, 0 only for a tensor that
+        amax: the magnitude that becomes the largest quantized value; a float32 value, 0 only for a tensor that
             never held anything but zeros.
         method: what chose it.
         percentile: its parameter, in percent; ``None`` where the method has none.
@@ -55,7 +55,7 @@ class Ranges(Record):
         unseen: tensors that never held a value, for example in a branch that was never taken; their nodes stay in
             high precision.
         unfit: tensors too wide for 8 bits -> why; their nodes stay in high precision.
-        repairs: what lessens the output's error besides; empty if nothing was found, or looked for.
+        corrections: what lessens the output's error besides; empty if nothing was found, or looked for.
     """
 
     schema_version: Literal[1] = 1
@@ -66,7 +66,7 @@ class Ranges(Record):
     tensors: dict[str, TensorRange]
     unseen: tuple[str, ...] = ()
     unfit: dict[str, str] = {}
-    repairs: Repairs = Repairs()
+    corrections: Corrections = Corrections()
 
 
 #: Methods for which ``percentile`` means something.
@@ -114,7 +114,7 @@ def split_unfit(
     a mask hides, so little is left for the others that all of them become 0, and statistics cannot tell whether they
     matter. (The method ``auto`` can: it looks at the outputs.)
     """
-    dead = QUANTISERS[precision].dead
+    dead = QUANTIZERS[precision].dead
     unfit = {}
     for name, found in ranges.items():
         typical = density_of(statistics.tensors[name]).median

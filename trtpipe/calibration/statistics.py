@@ -5,7 +5,7 @@ its mantissa. So it needs no range in advance, a bin is never wider than 2**-7 (
 from anywhere simply add up: the result is the same to the last bit for every batch size, order and way of sharding.
 (Below 2**-126, where float32 itself gets coarser, bins are 2**-133 wide.)
 
-The largest feature maps hold far more values than a histogram needs, and neighbours in them are alike. Of maps of
+The largest feature maps hold far more values than a histogram needs, and neighbors in them are alike. Of maps of
 100,000 values a sample and more only every n-th row is counted (see ``counted_rows``); extremes are always those of all
 values. Which row comes first differs from channel to channel and from sample to sample: always the same ones would
 count the borders, where padding shows, too often or never. It follows from the sample's own values, so the result still
@@ -252,7 +252,7 @@ class Statistics:
                     each[0]._take_back(*each[1:])
                 raise InputError(
                     f"tensor {name!r} became NaN or infinite ({values.nonfinite} values)",
-                    "check the data's normalisation and this sample; the model itself overflows in float32 on it",
+                    "check the data's normalization and this sample; the model itself overflows in float32 on it",
                 )
             taken.append((tensor, values, tensor.minimum, tensor.maximum))
             tensor._add(values)

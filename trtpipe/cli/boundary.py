@@ -11,7 +11,7 @@ from trtpipe.cli.interrupts import watched_interrupts
 from trtpipe.cli.results import print_json
 from trtpipe.cli.text import complain
 from trtpipe.config.units import printable
-from trtpipe.errors import EnvironmentLacks, InputError, InternalError, TrtpipeError
+from trtpipe.errors import HostError, InputError, InternalError, TrtpipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,10 +93,10 @@ def _translated(error: BaseException) -> TrtpipeError | None:
     if isinstance(error, click.ClickException):
         return InputError(error.format_message(), "see trtpipe --help")
     if isinstance(error, MemoryError):
-        return EnvironmentLacks("out of memory", "free some, or use a machine with more")
+        return HostError("out of memory", "free some, or use a machine with more")
     if isinstance(error, ModuleNotFoundError) and not (error.name or "trtpipe").startswith("trtpipe"):
         package = (error.name or "").partition(".")[0]
-        return EnvironmentLacks(f"the package {package!r} is missing", "run trtpipe doctor, or install trtpipe again")
+        return HostError(f"the package {package!r} is missing", "run trtpipe doctor, or install trtpipe again")
     if isinstance(error, OSError):
         return _refused(error)
     return None
@@ -111,7 +111,7 @@ def _refused(error: OSError) -> TrtpipeError | None:
     try:
         with translate_os_errors(Path(str(error.filename or ".")), "go on", elsewhere="use another place"):
             raise error
-    except EnvironmentLacks as translated:
+    except HostError as translated:
         return translated
     except OSError:
         return None

@@ -94,7 +94,7 @@ def _calibrate(
         require_matplotlib()
     job = session.job(progress, engines=False)
     if statistics or model is None:
-        result = trtpipe.derive(job, model, statistics, session.output, progress)
+        result = trtpipe.ranges_from_statistics(job, model, statistics, session.output, progress)
     else:
         result = trtpipe.calibrate(job, model, session.output, progress)
     if plot is not None:

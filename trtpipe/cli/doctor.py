@@ -13,7 +13,7 @@ from trtpipe.cli.tables import facts, line, table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
 from trtpipe.config.units import format_bytes
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 
 if TYPE_CHECKING:
     from trtpipe import Diagnosis
@@ -41,7 +41,7 @@ def command(session: Session) -> int:
     import trtpipe
 
     found = trtpipe.diagnose(session.settings)
-    code = 0 if found.ready else EnvironmentLacks.exit_code
+    code = 0 if found.ready else HostError.exit_code
     if session.json:
         print_json({"command": "doctor", "exit_code": code, **found.to_dict()})
         return code

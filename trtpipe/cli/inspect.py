@@ -37,7 +37,7 @@ def command(session: Session, file: Path, plot: Path | None, explain: str | None
     """Describe a model, an engine, or what trtpipe wrote.
 
     FILE is an .onnx file, a .pt2 file, a plan, ranges.json, statistics.npz, parity.json, latency.json or manifest.json.
-    It is recognised by its content. For a model or an engine, what trtpipe wrote beside it is shown too.
+    It is recognized by its content. For a model or an engine, what trtpipe wrote beside it is shown too.
     """
     import trtpipe
 

@@ -78,7 +78,7 @@ class Live:
             self._bar.update(self._task, completed=done, total=total)
 
     def note(self, message: str) -> None:
-        """A grey line above the bar."""
+        """A gray line above the bar."""
         self._bar.console.print(Text(printable(message), style="dim"))
 
     def warn(self, message: str) -> None:

@@ -41,7 +41,7 @@ _path = click.Path(path_type=Path)
 def command(session: Session, model: Path, other: Path | None, graph: Path | None) -> int:
     """Time an engine on a GPU, or a graph on the CPU; or two of them in turns.
 
-    MODEL is a plan or an ONNX file. A CPU's figures say nothing about a GPU, and are labelled so. --shapes given
+    MODEL is a plan or an ONNX file. A CPU's figures say nothing about a GPU, and are labeled so. --shapes given
     several times, and --batch, measure at each shape. With OTHER both run in turns, and the ratio of their times is
     told with its confidence interval. Exit code 4 if the p99 on a GPU exceeds --max-p99.
     """

@@ -105,7 +105,7 @@ shape_options = stacked(
         for option, words in zip(
             BOUNDS,
             (
-                "Smallest input shapes; given again, those of the next optimisation profile.",
+                "Smallest input shapes; given again, those of the next optimization profile.",
                 "Typical input shapes.",
                 "Largest input shapes.",
                 "Smallest, typical and largest input shapes in one; auto: those of the calibration data.",
@@ -223,8 +223,8 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
         ),
         weights_option,
         recipe_option(
-            "--repair",
-            at=("repair",),
+            "--corrections",
+            at=("corrections",),
             type=click.Choice(["auto", "none"]),
             help="Lessen the output's error: even out activations, correct biases, leave the worst nodes high; or not.",
         ),

@@ -75,7 +75,7 @@ def recipe_of(file: Path | None, overrides: Sequence[Override]) -> CalibrationRe
 
 
 def combined_shapes(given: Mapping[str, Sequence[Mapping[str, tuple[int, ...]]]]) -> list[dict[str, dict[str, Any]]]:
-    """Optimisation profiles from the shape options: the k-th of each option belongs to the k-th profile.
+    """Optimization profiles from the shape options: the k-th of each option belongs to the k-th profile.
 
     Args:
         given: option -> one mapping of input names to dimensions for every time it was used.
@@ -101,7 +101,7 @@ def _combined(given: Mapping[str, Sequence[Mapping[str, tuple[int, ...]]]], numb
     for name, found in ranges.items():
         if missing := [bound for bound in ("min", "opt", "max") if bound not in found]:
             example = "x".join(map(str, next(iter(found.values()))))
-            which = f" of optimisation profile {number + 1}" if number else ""
+            which = f" of optimization profile {number + 1}" if number else ""
             raise InputError(
                 f"input {name!r}{which} has no {' and no '.join(missing)} shape",
                 "add " + " and ".join(f"--{bound}-shapes {name}:{example}" for bound in missing) + ", or other sizes",

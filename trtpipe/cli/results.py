@@ -153,7 +153,7 @@ def _engine_summary(artifact: Artifact | None) -> str:
         return ""
     import trtpipe
 
-    report = trtpipe.EngineFacts.read(artifact.sidecar).report
+    report = trtpipe.EngineRecord.read(artifact.sidecar).report
     return "" if report is None else report.summary
 
 

@@ -110,8 +110,8 @@ class Session:
         found = trtpipe.inspect(path)
         facts: dict[str, object] = {}
         engine = found.kind == "engine"
-        if found.flavour:
-            facts |= {"backend": found.flavour, "targets": found.targets}
+        if found.flavor:
+            facts |= {"backend": found.flavor, "targets": found.targets}
         if engine and (lowered := path.with_name("lowered.onnx")).is_file():
             found = trtpipe.inspect(lowered)
         if found.lowered is not None:

@@ -56,7 +56,7 @@ def show(block: Block) -> str:
 
 
 def line(text: str) -> str:
-    """One line, its first word in colour if it is a verdict."""
+    """One line, its first word in color if it is a verdict."""
     return _rendered(_cell(text), wrap=False)
 
 

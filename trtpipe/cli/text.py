@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 
 
 def emit(text: str) -> None:
@@ -17,12 +17,12 @@ def emit(text: str) -> None:
     A reader that has gone away (``| head``) is no failure of ours: the rest is dropped and the exit code stands.
 
     Raises:
-        EnvironmentLacks: it cannot be written for another reason, such as a full disk.
+        HostError: it cannot be written for another reason, such as a full disk.
     """
     try:
         _write(sys.stdout, text)
     except OSError as error:
-        raise EnvironmentLacks(
+        raise HostError(
             f"cannot write to standard output: {error.strerror}", "free some space, or send the output elsewhere"
         ) from error
 

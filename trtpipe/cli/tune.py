@@ -33,7 +33,7 @@ _ROWS = 20
     "--min", "least", metavar="METRIC=VALUE", help="Budget: the metric has to reach this; of an error, not exceed."
 )
 @click.option("--time", "seconds", metavar="10min", help="Time for evaluations; run again to go on.")
-@click.option("--no-repair", is_flag=True, help="Keep the recipe's method of calibration.")
+@click.option("--no-recalibrate", is_flag=True, help="Keep the recipe's method of calibration.")
 @options.precision_options
 @options.profile_file_option
 @options.calibration_options("--calib-data", "--calib-samples", "--calib-method")
@@ -45,7 +45,7 @@ _ROWS = 20
 @options.common_options
 @pass_session
 def command(
-    session: Session, source: str, max_drop: str | None, least: str | None, seconds: str | None, no_repair: bool
+    session: Session, source: str, max_drop: str | None, least: str | None, seconds: str | None, no_recalibrate: bool
 ) -> int:
     """Find the layers that must not be in 8 bits.
 
@@ -60,7 +60,9 @@ def command(
     session.default_precision("int8")
     with session.listening() as progress:
         job = session.job(progress, source, engines=False)
-        result = trtpipe.tune(job, budget, session.output, seconds=time, repair=not no_repair, progress=progress)
+        result = trtpipe.tune(
+            job, budget, session.output, seconds=time, recalibrate=not no_recalibrate, progress=progress
+        )
     session.out = None
     code = 0 if result.tuning.met else ACCURACY_FAILED
     if session.json:
@@ -153,7 +155,7 @@ def _share(tuning: Tuning) -> str:
 
 def _calibrations(tuning: Tuning) -> Iterator[str]:
     for each in tuning.calibrations:
-        words = [f"{each.method}, weights {each.weights}", *each.repairs]
+        words = [f"{each.method}, weights {each.weights}", *each.corrections]
         words += [] if each.noise is None else [f"noise {each.noise:.1f} dB"]
         words += [] if each.loss is None else [f"{tuning.reference.metric} {0 - each.loss:+.3g}"]
         yield ", ".join(words) + (" (taken)" if each == tuning.calibration else "")

@@ -46,7 +46,7 @@ def command(session: Session, candidate: Path | None, reference: Path | None, re
     if reuse is not None:
         if candidate is not None or reference is not None:
             raise InputError("--reuse judges an earlier run: there is nothing to run", "leave out the other files")
-        return finish(session, "verify", trtpipe.rejudge(reuse, session.profile, session.out))
+        return finish(session, "verify", trtpipe.reevaluate(reuse, session.profile, session.out))
     if candidate is None or reference is None:
         missing = "CANDIDATE" if candidate is None else "--reference"
         raise InputError(f"{missing} is missing", "write trtpipe verify lowered.onnx --reference model.onnx")

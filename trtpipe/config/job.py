@@ -48,11 +48,11 @@ class Job:
 
     @property
     def opt_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The typical shape of every dynamic input of the first optimisation profile."""
+        """The typical shape of every dynamic input of the first optimization profile."""
         return self.every_opt_shapes[0]
 
     @property
     def every_opt_shapes(self) -> tuple[dict[str, tuple[int, ...]], ...]:
-        """The typical shapes of every optimisation profile; one that is empty where there is none."""
+        """The typical shapes of every optimization profile; one that is empty where there is none."""
         found = tuple({name: shape.opt for name, shape in shapes.items()} for shapes in self.profile.shapes)
         return found or ({},)

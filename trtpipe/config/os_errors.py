@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trtpipe.config.units import format_bytes
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ _REFUSED = {
 def translate_os_errors(
     path: Path, doing: str, *, needed: int | None = None, elsewhere: str = "choose another folder"
 ) -> Iterator[None]:
-    """Turn a full disk, a missing permission, used-up file handles or a failing disk into EnvironmentLacks.
+    """Turn a full disk, a missing permission, used-up file handles or a failing disk into HostError.
 
     Args:
         path: the file or folder worked on.
@@ -45,7 +45,7 @@ def translate_os_errors(
         elsewhere: how to work in another place, as it reads after "or": ``choose another folder with --cache-dir``.
 
     Raises:
-        EnvironmentLacks: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, ENOTDIR, ENAMETOOLONG, EMFILE, ENFILE, EIO, EFBIG,
+        HostError: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, ENOTDIR, ENAMETOOLONG, EMFILE, ENFILE, EIO, EFBIG,
             EXDEV, ELOOP, ENOLCK and ENOSYS. Any other OSError passes.
     """
     try:
@@ -65,7 +65,7 @@ def translate_os_errors(
             message, remedy = f"{reason}: {where}", f"{first}, or {elsewhere}"
         else:
             raise
-        raise EnvironmentLacks(f"cannot {doing}: {message}", remedy) from error
+        raise HostError(f"cannot {doing}: {message}", remedy) from error
 
 
 def _shortage(path: Path, needed: int | None) -> str:

@@ -80,7 +80,7 @@ class ShapeRange(Record):
         """
         if len(self.opt) != len(other.opt):
             raise InputError(
-                f"two optimisation profiles give one input shapes of rank {len(self.opt)} and {len(other.opt)}",
+                f"two optimization profiles give one input shapes of rank {len(self.opt)} and {len(other.opt)}",
                 "give an input shapes of one rank",
             )
         return ShapeRange(
@@ -172,13 +172,13 @@ class LatencySettings(Record):
 
 
 class BuildSettings(Record):
-    """Options of the engine builder, with trtexec's meaning. Which flavour takes which: docs/building.md.
+    """Options of the engine builder, with trtexec's meaning. Which flavor takes which: docs/building.md.
 
     Attributes:
         workspace: most scratch memory of the engine, in bytes; ``None``: the builder's default.
         opt_level: effort of the builder.
         timing_cache: whether kernels timed by earlier builds on this machine are not timed again; ``None``: yes, where
-            the flavour times any.
+            the flavor times any.
         version_compatible: the engine also runs on later versions of the same major version.
         exclude_lean_runtime: such an engine does not carry its own runtime.
         hardware_compatibility: on which other GPUs the engine runs too.
@@ -190,7 +190,7 @@ class BuildSettings(Record):
         gpu_fallback: layers that the accelerator cannot run are run by the GPU.
         max_aux_streams: CUDA streams that an inference may use besides its own.
         plugins: shared libraries with plug-ins; taken from a profile only, because their code is run.
-        shared_plan: several targets may share one plan, where the flavour allows that.
+        shared_plan: several targets may share one plan, where the flavor allows that.
         time_limit, memory_limit: what the build of one engine may take, in seconds and bytes.
     """
 
@@ -243,8 +243,8 @@ class DeploymentProfile(Record):
     Attributes:
         precision: what the lowered graph computes in.
         targets: GPU targets, as capabilities (``sm89``) or product names (``rtx4090``).
-        backend: which TensorRT flavour builds; ``auto`` picks one and says why.
-        shapes: one optimisation profile, or several; input name -> min/opt/max. ``"auto"``: see ``auto_shapes``.
+        backend: which TensorRT flavor builds; ``auto`` picks one and says why.
+        shapes: one optimization profile, or several; input name -> min/opt/max. ``"auto"``: see ``auto_shapes``.
         auto_shapes: whether ranges that are not given are inferred from the calibration data.
         keep: patterns (shell style) of node names that stay in float32.
         int8_nodes: patterns of node names that ``best`` may compute in INT8; all others stay in FP16.
@@ -276,7 +276,7 @@ class DeploymentProfile(Record):
     @model_validator(mode="after")
     def _inferred_is_one(self) -> DeploymentProfile:
         if self.auto_shapes and len(self.shapes) > 1:
-            raise ValueError("shapes can be inferred for one optimisation profile, not for several")
+            raise ValueError("shapes can be inferred for one optimization profile, not for several")
         return self
 
     @classmethod

@@ -23,14 +23,14 @@ _MODULE_FUNCTION = re.compile(r"[^\W\d][\w.]*(?<!\.py):[^\W\d]\w*")
 
 
 class ImageSettings(Record):
-    """From an image file to a tensor: resize the short side, crop the centre, scale, normalise, lay out.
+    """From an image file to a tensor: resize the short side, crop the center, scale, normalize, lay out.
 
     ``y = (x / 255 - mean) / std`` per channel, in float32, in the channel order and layout named.
 
     Attributes:
         input: the graph input the image feeds; empty if the model has just one.
         resize: length of the short side in pixels, or ``(height, width)`` without keeping the aspect; ``None``: as is.
-        crop: (height, width) of the centre crop; ``None`` for none.
+        crop: (height, width) of the center crop; ``None`` for none.
         channels: channel order of the tensor; ``L`` is one luma channel (ITU-R BT.601, as Pillow's ``convert("L")``).
         layout: order of the axes behind the batch axis.
         mean, std: per channel, in units of the 0..1 scale.
@@ -90,7 +90,7 @@ METRICS = ("top1", "top5", "cosine", "map", "wer")
 
 
 class EvaluationSettings(DataSettings):
-    """Labelled data that calibration must not see, and the task metric measured on it.
+    """Labeled data that calibration must not see, and the task metric measured on it.
 
     Attributes:
         metric: ``top1``, ``top5``, ``cosine`` (with the reference's output; needs no labels), ``map``, ``wer``, or
@@ -127,7 +127,7 @@ class CalibrationRecipe(Record):
             the model's output).
         percentile: share of magnitudes kept, in percent; for the method of this name only.
         weights: how far each channel of a weight reaches: ``max`` or ``mse``.
-        repair: ``auto`` evens out activations and corrects biases where that lessens the output's error on real
+        corrections: ``auto`` evens out activations and corrects biases where that lessens the output's error on real
             samples; ``none`` leaves the model as it is.
         data: the calibration samples.
         evaluation: held-out samples for accuracy; parity is checked on them too.
@@ -137,7 +137,7 @@ class CalibrationRecipe(Record):
     method: Method = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     weights: WeightMethod = "max"
-    repair: Literal["auto", "none"] = "auto"
+    corrections: Literal["auto", "none"] = "auto"
     data: DataSettings = DataSettings()
     evaluation: EvaluationSettings | None = None
 

@@ -46,7 +46,7 @@ def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(contract: IOContract, profiles: Sequence[Mapping[str, ShapeRange]], *, complete: bool = True) -> None:
-    """Raise InputError unless every optimisation profile fits ``contract``.
+    """Raise InputError unless every optimization profile fits ``contract``.
 
     TensorRT ignores unknown names and accepts some contradictions that fail only at run time, so this asks first:
     unknown input, wrong rank, a static dimension given another size, a dynamic input without a range, one symbolic
@@ -141,7 +141,7 @@ def _check_complete(contract: IOContract, profiles: Sequence[Mapping[str, ShapeR
             without = next((number for number, profile in enumerate(profiles) if spec.name not in profile), 0)
             if any(spec.name in profile for profile in profiles):
                 raise InputError(
-                    f"input {spec} is dynamic, and optimisation profile {without + 1} has no shapes for it",
+                    f"input {spec} is dynamic, and optimization profile {without + 1} has no shapes for it",
                     f"add {spec.name}:{dims} there; the shapes of all inputs of a profile stand in one option, "
                     "separated by commas: used again, it begins the next profile",
                 )

@@ -16,7 +16,7 @@ from trtpipe.errors import InputError
 
 @dataclass(frozen=True)
 class Support:
-    """The versions of one flavour of TensorRT that build for a target.
+    """The versions of one flavor of TensorRT that build for a target.
 
     Attributes:
         since: the first version, (major, minor).

@@ -35,12 +35,12 @@ class Column:
     rows: Callable[[Iterable[int]], Generator[np.ndarray, None, None]]
 
 
-def recognises_npz(source: str) -> bool:
+def recognizes_npz(source: str) -> bool:
     """Whether ``source`` is an existing ``.npz`` file."""
     return source.lower().endswith(".npz") and Path(source).is_file()
 
 
-def recognises_npy(source: str) -> bool:
+def recognizes_npy(source: str) -> bool:
     """Whether ``source`` is an existing ``.npy`` file."""
     return source.lower().endswith(".npy") and Path(source).is_file()
 

@@ -25,31 +25,31 @@ class Source:
 
     Attributes:
         words: what the user writes to get it.
-        recognises: whether a source string means this kind.
+        recognizes: whether a source string means this kind.
         open: makes the Dataset; raises InputError if the data cannot be used.
         takes_images: whether ``[data.image]`` applies.
         takes_labels: whether ``labels`` names an array in it.
     """
 
     words: str
-    recognises: Callable[[str], bool]
+    recognizes: Callable[[str], bool]
     open: Callable[[DataSettings, IOContract], Dataset]
     takes_images: bool = False
     takes_labels: bool = False
 
 
 SOURCES: tuple[Source, ...] = (
-    Source("a folder of images", images.recognises, images.open_images, takes_images=True),
-    Source("an .npz file", arrays.recognises_npz, arrays.open_npz, takes_labels=True),
-    Source("an .npy file", arrays.recognises_npy, arrays.open_npy),
-    Source("an .h5 file", hdf5.recognises, hdf5.open_hdf5, takes_labels=True),
+    Source("a folder of images", images.recognizes, images.open_images, takes_images=True),
+    Source("an .npz file", arrays.recognizes_npz, arrays.open_npz, takes_labels=True),
+    Source("an .npy file", arrays.recognizes_npy, arrays.open_npy),
+    Source("an .h5 file", hdf5.recognizes, hdf5.open_hdf5, takes_labels=True),
     Source(
         "tar shards (.tar or .tar.gz, or shard-{000..012}.tar)",
-        shards.recognises,
+        shards.recognizes,
         shards.open_shards,
         takes_images=True,
     ),
-    Source("path/file.py:function or package.module:function", function.recognises, function.open_function),
+    Source("path/file.py:function or package.module:function", function.recognizes, function.open_function),
 )
 
 
@@ -58,7 +58,7 @@ def open_dataset(data: DataSettings, contract: IOContract) -> Dataset:
 
     Raises:
         InputError: there is no such data, or it does not fit the model.
-        EnvironmentLacks: a package that reads it is missing.
+        HostError: a package that reads it is missing.
     """
     source = _source(data.source)
     if data.image is not None and not source.takes_images:
@@ -79,7 +79,7 @@ def _source(text: str) -> Source:
     if not text:
         raise InputError("no data is given", f"give one of: {known}")
     for source in SOURCES:
-        if source.recognises(text):
+        if source.recognizes(text):
             return source
     if Path(text).exists():
         raise InputError(f"{text}: not a kind of data trtpipe reads", f"give one of: {known}")

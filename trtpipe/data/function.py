@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trtpipe.data.sample import Dataset
 
 
-def recognises(source: str) -> bool:
+def recognizes(source: str) -> bool:
     """Whether ``source`` names a function in a file or a module."""
     place, colon, name = source.rpartition(":")
     return bool(place and colon) and name.isidentifier()

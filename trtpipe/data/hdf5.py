@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe.data.arrays import Column, open_columns
-from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -24,7 +24,7 @@ _SUFFIXES = (".h5", ".hdf5")
 _MOST_BYTES = 4 << 30
 
 
-def recognises(source: str) -> bool:
+def recognizes(source: str) -> bool:
     """Whether ``source`` is an existing ``.h5`` or ``.hdf5`` file."""
     return source.lower().endswith(_SUFFIXES) and Path(source).is_file()
 
@@ -34,7 +34,7 @@ def open_hdf5(data: DataSettings, contract: IOContract) -> Dataset:
 
     Raises:
         InputError: the file is damaged, refers to other files, a dataset is missing or unknown, or does not fit.
-        EnvironmentLacks: h5py is not installed.
+        HostError: h5py is not installed.
     """
     _require_h5py()
     path = Path(data.source)
@@ -71,7 +71,7 @@ def _require_h5py() -> None:
     try:
         import h5py  # noqa: F401
     except ImportError as error:
-        raise EnvironmentLacks(
+        raise HostError(
             "reading HDF5 needs the package h5py, which is not installed", "pip install 'trtpipe[hdf5]'"
         ) from error
 

@@ -45,7 +45,7 @@ class Listing:
     left_out: int
 
 
-def recognises(source: str) -> bool:
+def recognizes(source: str) -> bool:
     """Whether ``source`` is a folder."""
     return bool(source) and Path(source).is_dir()
 
@@ -55,7 +55,7 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
 
     Raises:
         InputError: there are no images or too few, or the model does not take one image.
-        EnvironmentLacks: Pillow is not installed.
+        HostError: Pillow is not installed.
     """
     require_pillow()
     folder = Path(data.source)

@@ -132,7 +132,7 @@ def _converted_floats(value: np.ndarray, wanted: np.dtype, spec: TensorSpec, whe
         count = value.size - int(np.count_nonzero(finite))
         raise NonFiniteInput(
             f"{where}: input {spec.name!r} holds NaN or infinity in {count} of {value.size} values",
-            "remove or repair this sample",
+            "correct or remove this sample",
             spec.name,
             count,
             value.size,

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,12 +27,12 @@ def require_pillow() -> None:
     """Make sure that images can be decoded here.
 
     Raises:
-        EnvironmentLacks: Pillow is not installed.
+        HostError: Pillow is not installed.
     """
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise EnvironmentLacks(
+        raise HostError(
             "decoding images needs the package Pillow, which is not installed", "pip install 'trtpipe[images]'"
         ) from error
 
@@ -46,7 +46,7 @@ def load_tensor(path: Path, settings: ImageSettings, raw: bool, content: IO[byte
     Args:
         path: a PNG, JPEG, BMP, WEBP or GIF file with a single frame; only its name, for complaints, with ``content``.
         settings: how to resize, crop, scale and lay out.
-        raw: give the pixels as uint8 0..255, neither scaled nor normalised, instead of float32.
+        raw: give the pixels as uint8 0..255, neither scaled nor normalized, instead of float32.
         content: the image itself, where it is no file of its own.
 
     Raises:
@@ -56,7 +56,7 @@ def load_tensor(path: Path, settings: ImageSettings, raw: bool, content: IO[byte
     pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
     if settings.channels == "BGR":
         pixels = pixels[:, :, ::-1]
-    values = pixels if raw else _normalised(pixels, settings)
+    values = pixels if raw else _normalized(pixels, settings)
     return np.ascontiguousarray(values.transpose(2, 0, 1) if settings.layout == "CHW" else values)
 
 
@@ -86,7 +86,7 @@ def _opaque(image: Image) -> Image:
     """The image in a mode that converts to RGB without loss of meaning."""
     import PIL.Image
 
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip to 255
+    if image.mode.startswith("I"):  # 16-bit gray: Pillow would clip to 255
         return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA")
@@ -111,7 +111,7 @@ def _resized(image: Image, settings: ImageSettings, path: Path) -> Image:
 
 
 def _cropped(image: Image, settings: ImageSettings, path: Path) -> Image:
-    """The centre of the image; an odd margin's half is rounded to even, as in torchvision."""
+    """The center of the image; an odd margin's half is rounded to even, as in torchvision."""
     if settings.crop is None:
         return image
     height, width = settings.crop
@@ -124,7 +124,7 @@ def _cropped(image: Image, settings: ImageSettings, path: Path) -> Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _normalised(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
+def _normalized(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
     """(x / 255 - mean) / std in float32; ``pixels`` is uint8[H, W, C]."""
     channels = pixels.shape[2]
     mean, std = (np.asarray(values[:channels], dtype=np.float32) for values in (settings.mean, settings.std))

@@ -40,7 +40,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 100_000
 
 
-def recognises(source: str) -> bool:
+def recognizes(source: str) -> bool:
     """Whether ``source`` is a tar file, plain or gzipped, or several: ``shard-{000..012}.tar`` or ``shards/*.tar``."""
     return source.lower().endswith(SUFFIXES) and bool(shard_paths(source))
 
@@ -75,7 +75,7 @@ def open_shards(data: DataSettings, contract: IOContract) -> Dataset:
 
     Raises:
         InputError: a shard is damaged or unsafe, there are no or too few samples, or they do not fit the model.
-        EnvironmentLacks: there are images, and Pillow is not installed.
+        HostError: there are images, and Pillow is not installed.
     """
     shards = shard_paths(data.source)
     where = data.source

@@ -1,4 +1,4 @@
-"""The corners of the optimisation profiles, walked in a child before anything long begins."""
+"""The corners of the optimization profiles, walked in a child before anything long begins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_corners(graph: Artifact, job: Job, progress: Progress) -> None:
 
     Raises:
         InputError: it does not; the message names the input, its dimension and the node.
-        WorkerDied: ONNX's shape inference crashes on the graph, or takes too long or too much memory.
+        WorkerError: ONNX's shape inference crashes on the graph, or takes too long or too much memory.
     """
     progress.advance("shapes", 0, None)
     reply = call_apart(
@@ -38,7 +38,7 @@ def check_corners(graph: Artifact, job: Job, progress: Progress) -> None:
 
 
 def _words(complaint: Complaint, profiles: int) -> str:
-    which = f"optimisation profile {complaint.profile + 1}: " if profiles > 1 else ""
+    which = f"optimization profile {complaint.profile + 1}: " if profiles > 1 else ""
     at = " and ".join(f"dimension {place.axis} of input {place.input!r} is {place.size}" for place in complaint.places)
     return (
         f"{which}the model cannot work at the {_CORNERS[complaint.corner]} shapes: "

@@ -1,4 +1,4 @@
-"""Does the model work at the smallest, the typical and the largest shapes of every optimisation profile?
+"""Does the model work at the smallest, the typical and the largest shapes of every optimization profile?
 
 TensorRT builds engines for shapes at which the model cannot work, without a word: sequences longer than the table of
 positions, sizes of two inputs that have to be equal and are not. Here every corner is walked (``walk``), and what does

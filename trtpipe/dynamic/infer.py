@@ -1,4 +1,4 @@
-"""Optimisation profiles from data: the shapes that samples really have.
+"""Optimization profiles from data: the shapes that samples really have.
 
 Per dynamic dimension: the smallest and the largest size seen, and between them the median (the smallest size that at
 least half of the feeds do not exceed), for which the engine is tuned. Dimensions of one symbolic name have one range.
@@ -27,7 +27,7 @@ _BY_HAND = "give --min-shapes, --opt-shapes and --max-shapes"
 
 @dataclass(frozen=True)
 class Inferred:
-    """One optimisation profile, and how it came about, in words."""
+    """One optimization profile, and how it came about, in words."""
 
     profile: dict[str, ShapeRange]
     note: str

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Record
 
 if TYPE_CHECKING:
-    from trtpipe.engine.record import EngineFacts
+    from trtpipe.engine.record import EngineRecord
 
 
 class EngineFigures(Record):
@@ -24,7 +24,7 @@ class EngineFigures(Record):
     """
 
     size: int
-    flavour: str
+    flavor: str
     version: str
     layers: int | None = None
     kernels: int | None = None
@@ -36,12 +36,12 @@ class EngineFigures(Record):
     separate: int | None = None
 
     @classmethod
-    def of(cls, facts: EngineFacts, size: int) -> EngineFigures:
+    def of(cls, facts: EngineRecord, size: int) -> EngineFigures:
         """The figures of an engine and its report."""
         report = facts.report
         return cls(
             size=size,
-            flavour=facts.flavour,
+            flavor=facts.flavor,
             version=facts.version,
             layers=facts.layers,
             kernels=None if report is None else len(report.kernels),

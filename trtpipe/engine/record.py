@@ -7,15 +7,15 @@ from trtpipe.config.profile import BuildSettings, ShapeRange
 from trtpipe.engine.report import EngineReport
 
 
-class EngineFacts(Record):
+class EngineRecord(Record):
     """What is known of an engine: the ``<target>.plan.json`` beside the plain plan bytes.
 
     Attributes:
-        flavour, version: what built it, for example ``tensorrt-rtx`` ``1.7.1.116``.
+        flavor, version: what built it, for example ``tensorrt-rtx`` ``1.7.1.116``.
         target: the capability it is for.
         targets: every capability its plan is for; several where targets share one plan.
         route: what turned the model into TensorRT's network, where it was not TensorRT's ONNX parser.
-        profiles: the optimisation profiles, in the engine's order: dynamic input -> its shapes (for an input whose
+        profiles: the optimization profiles, in the engine's order: dynamic input -> its shapes (for an input whose
             values decide shapes: its values). Empty for a static engine.
         io: inputs and outputs as the engine has them.
         layers: number of layers after fusion; ``None`` where the builder does not say.
@@ -30,7 +30,7 @@ class EngineFacts(Record):
         notes: where the engine differs from the lowered graph.
     """
 
-    flavour: str
+    flavor: str
     version: str
     target: str
     targets: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class EngineFacts(Record):
     notes: tuple[str, ...] = ()
 
 
-class ProgramFacts(Record):
+class ProgramRecord(Record):
     """``program.pt2.json``: what lies beside a program of PyTorch's.
 
     Attributes:

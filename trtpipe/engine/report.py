@@ -101,7 +101,7 @@ class EngineReport(Record):
 
     Attributes:
         source: where it was read: the builder's log, or TensorRT's engine inspector.
-        layers: in the order of execution; one list an optimisation profile where there are several.
+        layers: in the order of execution; one list an optimization profile where there are several.
         free: the length that every dimension of -1 counts as: the shortest of the typical lengths of the inputs'
             dynamic dimensions. Byte counts are exact for engines with static shapes; for others they are too small
             where the builder merged dimensions.

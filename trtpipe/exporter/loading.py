@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.errors import HostError, InputError
 
 try:
     import torch as torch  # noqa: PLC0414  others take it from here, and give the same complaint
 except ImportError as error:
-    raise EnvironmentLacks(
+    raise HostError(
         "exporting a PyTorch model needs the package 'torch', which is not installed",
         "pip install 'trtpipe[torch]', or give an .onnx file",
     ) from error

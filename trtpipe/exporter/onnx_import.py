@@ -13,7 +13,7 @@ from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.graph_pass import graphs_of
 from trtpipe.preflight.onnx_io import blaming, contract_of_proto, load_model, named_dimension, read_proto, save_model
-from trtpipe.report.stage_records import ExportFacts
+from trtpipe.report.stage_records import ExportRecord
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -91,12 +91,12 @@ def _name_twins(model: ir.Model) -> None:
             node.name = other
 
 
-def describe(model: ir.Model, exporter: str) -> ExportFacts:
+def describe(model: ir.Model, exporter: str) -> ExportRecord:
     """The facts of a loaded model."""
     from trtpipe.preflight.onnx_io import contract_of
 
     values = [value for graph in graphs_of(model) for value in graph.initializers.values()]
-    return ExportFacts(
+    return ExportRecord(
         exporter=exporter,
         opset=model.graph.opset_imports.get("", 0),
         nodes=sum(len(graph) for graph in graphs_of(model)),

@@ -27,7 +27,7 @@ from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.resolve_branches import SettleBranches
 from trtpipe.preflight.onnx_io import contract_of, load_model, save_model
-from trtpipe.report.stage_records import OutputDifference, SimplifyFacts
+from trtpipe.report.stage_records import OutputDifference, SimplifyRecord
 
 if TYPE_CHECKING:
     import onnx
@@ -90,7 +90,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     if unchecked and onnxsim:
         raise StageError(f"its result could not be checked: {unchecked}", "run again with --no-simplify")
     notes += [unchecked] * bool(unchecked)
-    facts = SimplifyFacts(
+    facts = SimplifyRecord(
         simplified=onnxsim,
         nodes_before=nodes_before,
         nodes_after=_count(model),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtpipe.errors import EnvironmentLacks, InputError, StageError
+from trtpipe.errors import HostError, InputError, StageError
 from trtpipe.exporter.contexts import evaluating, quiet, whole_recurrent_layers
 from trtpipe.exporter.dynamic_shapes import arguments_of, dynamic_axes
 from trtpipe.exporter.file_tracking import Reading
@@ -152,9 +152,7 @@ def _to_onnx(program: torch.export.ExportedProgram, request: TorchRequest, what:
     try:
         exported = torch.onnx.export(program, (), dynamo=True, opset_version=request.opset, verbose=False)
     except ImportError as error:
-        raise EnvironmentLacks(
-            f"the ONNX exporter of torch needs {error.name!r}", "pip install 'trtpipe[torch]'"
-        ) from error
+        raise HostError(f"the ONNX exporter of torch needs {error.name!r}", "pip install 'trtpipe[torch]'") from error
     except Exception as error:
         raise _refusal(what, error) from error
     if exported is None:

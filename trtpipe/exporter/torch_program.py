@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trtpipe.artifact import IOContract, TensorSpec
-from trtpipe.engine.record import ProgramFacts
+from trtpipe.engine.record import ProgramRecord
 from trtpipe.errors import InputError, StageError
 from trtpipe.exporter.contexts import quiet
 from trtpipe.exporter.file_tracking import Reading
@@ -57,7 +57,7 @@ def capture_module(module: object, examples: tuple[Any, ...] | None, request: To
     path = Path(request.workdir) / PROGRAM
     with quiet():
         torch.export.save(program, path)
-    facts = ProgramFacts(
+    facts = ProgramRecord(
         exporter=f"torch {torch.__version__} (torch.export)", precision=request.half or "float32", contract=contract
     )
     facts.write(path.with_name(f"{PROGRAM}.json"))

@@ -13,13 +13,13 @@ from trtpipe.artifact import Record
 from trtpipe.config.units import format_bytes, format_seconds
 from trtpipe.errors import (
     Cancelled,
-    EnvironmentLacks,
+    HostError,
     InternalError,
     OutOfMemory,
     OutOfTime,
     TrtpipeError,
     WorkerCrashed,
-    WorkerDied,
+    WorkerError,
 )
 
 #: Exit status of a child that could not write its answer because the disk is full.
@@ -105,7 +105,7 @@ def raise_from(outcome: Outcome, what: str) -> NoReturn:
     if outcome.kind == "space":
         raise _no_space(outcome.message, what)
     if outcome.kind == "denied":
-        raise EnvironmentLacks(f"{outcome.message} while {what}", "check that path's owner and mode, and the disk")
+        raise HostError(f"{outcome.message} while {what}", "check that path's owner and mode, and the disk")
     raise InternalError(f"an unexpected error while {what}:\n{outcome.message}")
 
 
@@ -116,7 +116,7 @@ def death(ending: Ending, what: str) -> TrtpipeError:
     words = last_words(ending.words)
     said = f"; its last words: {words}" if words else ""
     while_ = f"while {what}{_phase(ending)}"
-    kind: type[WorkerDied] = WorkerDied
+    kind: type[WorkerError] = WorkerError
     if ending.stopped == "cancelled":
         kind, message, remedy = Cancelled, f"cancelled {while_}", "run the same command again"
     elif ending.stopped == "time":
@@ -155,8 +155,8 @@ def _phase(ending: Ending) -> str:
     return f" (in phase {ending.phase!r})" if ending.phase else ""
 
 
-def _no_space(where: str, what: str) -> EnvironmentLacks:
-    return EnvironmentLacks(
+def _no_space(where: str, what: str) -> HostError:
+    return HostError(
         f"no space left on the device holding {where} while {what}", "free disk space, then run the same command again"
     )
 

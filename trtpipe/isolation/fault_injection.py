@@ -20,7 +20,7 @@ from trtpipe.errors import BuildError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Misbehaviour: TypeAlias = Literal[
+Misbehavior: TypeAlias = Literal[
     "fail",
     "bug",
     "crash",
@@ -45,7 +45,7 @@ _HUGE = 1 << 50
 _GULP = 100 << 30
 
 
-def misbehave(how: Misbehaviour) -> NoReturn:
+def misbehave(how: Misbehavior) -> NoReturn:
     """Go wrong in the way called ``how``; never returns.
 
     ``fail`` raises BuildError; ``bug`` raises ValueError; ``crash``, ``abort``, ``divide`` and ``killed`` end by
@@ -123,7 +123,7 @@ def _full_device() -> None:
     Path("/dev/full").write_bytes(b"engine")
 
 
-_WAYS: dict[Misbehaviour, Callable[[], None]] = {
+_WAYS: dict[Misbehavior, Callable[[], None]] = {
     "fail": _fail,
     "bug": _bug,
     "crash": _crash,

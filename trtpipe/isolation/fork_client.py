@@ -139,7 +139,7 @@ class Child:
         """Send the child something.
 
         Raises:
-            WorkerDied: it is no more.
+            WorkerError: it is no more.
         """
         if self._died is not None:
             raise self._died
@@ -152,7 +152,7 @@ class Child:
         """What the child answers.
 
         Raises:
-            WorkerDied: it ends first, or takes too long or too much memory.
+            WorkerError: it ends first, or takes too long or too much memory.
         """
         deadline = time.monotonic() + self._limits.seconds
         while True:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.config.toolchain import version
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Outcome, raise_from
 from trtpipe.isolation.fork_client import Child, nursery
 from trtpipe.isolation.worker import LIGHT, limits_for
@@ -67,7 +67,7 @@ class ApartRunner:
 
         Raises:
             InputError: onnxruntime refuses the feed, or fails on it.
-            WorkerDied: it crashed, or took too long or too much memory.
+            WorkerError: it crashed, or took too long or too much memory.
         """
         return self.infer_all([feed])[0]
 
@@ -132,8 +132,8 @@ def opened_apart(model: Path, settings: Settings) -> Iterator[ApartRunner]:
 
     Raises:
         StageError: onnxruntime cannot load the model; the message carries its reason.
-        WorkerDied: it crashes, or takes too long or too much memory.
-        EnvironmentLacks: no child can be started.
+        WorkerError: it crashes, or takes too long or too much memory.
+        HostError: no child can be started.
     """
     with opening_apart(settings) as turn:
         yield turn(model)
@@ -170,8 +170,8 @@ def call_apart(task: str, request: Record, reply: type[R], *, limits: Limits, wh
 
     Raises:
         TrtpipeError: the very error that the task raised.
-        WorkerDied: the child crashed, ran out of time or memory, or ended without an answer.
-        EnvironmentLacks: no child can be started.
+        WorkerError: the child crashed, ran out of time or memory, or ended without an answer.
+        HostError: no child can be started.
     """
     from trtpipe.isolation.fork_server import Wish
 
@@ -197,7 +197,7 @@ def _starting(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EnvironmentLacks(
+        raise HostError(
             f"cannot start a process for {what}: {error.strerror or 'it ended at once'}",
             "free memory and close files, then run again",
         ) from error

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.artifact import R, Record
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Ending, Outcome, death, raise_from
 from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
 from trtpipe.progress import Stoppable
@@ -137,8 +137,8 @@ def call(
 
     Raises:
         TrtpipeError: the very error that the task raised.
-        WorkerDied: the child crashed, ran out of time or memory, or ended without an answer.
-        EnvironmentLacks: no space is left on a device the child wrote to.
+        WorkerError: the child crashed, ran out of time or memory, or ended without an answer.
+        HostError: no space is left on a device the child wrote to.
         InternalError: the task raised anything else; the message holds the child's traceback.
         KeyboardInterrupt: as everywhere; the child is killed first.
     """
@@ -152,7 +152,7 @@ def call(
             child = stack.enter_context(_Child(task, folder, places, limits, progress))
         except OSError as error:
             place = error.filename or workdir or tempfile.gettempdir()
-            raise EnvironmentLacks(
+            raise HostError(
                 f"cannot start a worker process for {what}: {error.strerror}: {place}",
                 "free disk space or memory, then run again",
             ) from error

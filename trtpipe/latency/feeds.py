@@ -67,7 +67,7 @@ def points(
     Args:
         inputs: of the model; where their open dimensions have names, those called like the first input's first
             dimension are the batch, else every open first dimension is.
-        typical: of every optimisation profile, or what the user asked for; inputs may be missing.
+        typical: of every optimization profile, or what the user asked for; inputs may be missing.
         sample: gives the shapes of inputs without a typical one.
         batches: empty: as the typical shapes have it.
 

@@ -46,7 +46,7 @@ def left_high(
     """The nodes that stay high because 8 bits do not pay, with the reason.
 
     Args:
-        order: all weighted nodes that could be quantised.
+        order: all weighted nodes that could be quantized.
         works: the work of every weighted node.
         reasons: why 8 bits do not pay for some of them.
         high: multiply-accumulates that stay high for other reasons.

@@ -1,6 +1,6 @@
 """Fold what follows a convolution or matrix product channel by channel into its weight and bias.
 
-At inference a batch normalisation is an affine map a channel: ``y = (x - mean) / sqrt(var + eps) * gamma + beta``
+At inference a batch normalization is an affine map a channel: ``y = (x - mean) / sqrt(var + eps) * gamma + beta``
 (Ioffe and Szegedy 2015, arXiv:1502.03167). After a linear operator it disappears into that operator's constants; so
 does a constant added to each channel. Ranges are then taken of what TensorRT really computes.
 """
@@ -43,7 +43,7 @@ class FoldBatchNorm(GraphPass):
     name = "fold_batch_norm"
 
     def call(self, model: ir.Model) -> PassResult:
-        """Fold until nothing more folds: a convolution may be followed by a sum and a normalisation."""
+        """Fold until nothing more folds: a convolution may be followed by a sum and a normalization."""
         fresh = FreshNames(model)
         modified = False
         for node in list(model.graph.all_nodes()):

@@ -33,7 +33,7 @@ _MOST_GROWTH = 1 << 16
 class FoldConstants(GraphPass):
     """Replace nodes whose inputs are all constants by their results.
 
-    Left as they are: operators that are random, quantise, or compute much; results that would make the file larger
+    Left as they are: operators that are random, quantize, or compute much; results that would make the file larger
     by more than 64 KiB each; nodes that the reference implementation refuses; graph outputs.
     """
 

@@ -1,4 +1,4 @@
-"""Write a layer normalisation that is spelled out in elementary operators as one LayerNormalization (opset 17).
+"""Write a layer normalization that is spelled out in elementary operators as one LayerNormalization (opset 17).
 
 Its definition keeps mean and variance in float32 whatever the data's type, so in 16 bits the fused form does not
 overflow where the spelled-out one does (``(x - mean)^2`` beyond 65504), and TensorRT maps it to one kernel.
@@ -25,13 +25,13 @@ _LEAST_OPSET = 17
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """A recognised layer normalisation of ``x`` over its last axes.
+    """A recognized layer normalization of ``x`` over its last axes.
 
     Attributes:
-        x: the value normalised.
-        trailing: how many axes, from the end, are normalised.
+        x: the value normalized.
+        trailing: how many axes, from the end, are normalized.
         epsilon: added to the variance.
-        scale, bias: constants of the normalised shape; ``None`` where there is none.
+        scale, bias: constants of the normalized shape; ``None`` where there is none.
         output: the value to replace.
         nodes: the nodes it is made of, in no particular order.
     """
@@ -46,7 +46,7 @@ class LayerNorm:
 
 
 class FuseLayerNorm(GraphPass):
-    """Replace spelled-out layer normalisations.
+    """Replace spelled-out layer normalizations.
 
     1. ``(x - mean) / sqrt(mean((x - mean)^2) + eps)``, with the square as Pow or Mul, the division as Div or as a
        product with Reciprocal or with the power -1/2, the mean computed once or twice; then an optional product with a
@@ -72,9 +72,9 @@ class FuseLayerNorm(GraphPass):
 
 
 def layer_norm_at(node: ir.Node) -> LayerNorm | None:
-    """The layer normalisation whose dividing node is ``node``; ``None`` if there is none."""
+    """The layer normalization whose dividing node is ``node``; ``None`` if there is none."""
     for deviation, spread, inner in _quotients(node):
-        norm = _normalised(node, deviation, spread, inner)
+        norm = _normalized(node, deviation, spread, inner)
         if norm is not None:
             return norm
     return None
@@ -97,18 +97,18 @@ def _quotients(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, tuple[ir.Nod
             yield numerator, root.inputs[0], (reciprocal, root)
 
 
-def _normalised(node: ir.Node, deviation: ir.Value, spread: ir.Value, inner: tuple[ir.Node, ...]) -> LayerNorm | None:
+def _normalized(node: ir.Node, deviation: ir.Value, spread: ir.Value, inner: tuple[ir.Node, ...]) -> LayerNorm | None:
     shifted = _made_by(spread, "Add")
-    centred = _centred(deviation)
-    if shifted is None or centred is None:
+    centered = _centered(deviation)
+    if shifted is None or centered is None:
         return None
-    x, trailing, centring = centred
+    x, trailing, centring = centered
     for variance, constant in _orders(shifted):
         epsilon, mean = scalar_of(constant), _made_by(variance, "ReduceMean")
         square = _square_of(mean.inputs[0]) if mean is not None else None
         if epsilon is None or mean is None or square is None or _trailing_axes(mean, x) != trailing:
             continue
-        again = _centred(square[0])
+        again = _centered(square[0])
         if again is not None and again[0] is x and again[1] == trailing and x.dtype == ir.DataType.FLOAT:
             nodes = (node, *inner, shifted, mean, square[1], *centring, *again[2])
             return _with_affine(
@@ -138,7 +138,7 @@ def _with_affine(norm: LayerNorm) -> LayerNorm | None:
 
 
 def _trailing_array(array: np.ndarray | None, extent: tuple[object, ...]) -> np.ndarray | None:
-    """``array`` in the shape of the normalised axes, if it varies along those only."""
+    """``array`` in the shape of the normalized axes, if it varies along those only."""
     if array is None or np.prod(array.shape[: -len(extent)], dtype=np.int64) != 1:
         return None
     own = array.reshape(array.shape[-len(extent) :])
@@ -152,7 +152,7 @@ def _trailing_array(array: np.ndarray | None, extent: tuple[object, ...]) -> np.
         return None
 
 
-def _centred(value: ir.Value | None) -> tuple[ir.Value, int, tuple[ir.Node, ...]] | None:
+def _centered(value: ir.Value | None) -> tuple[ir.Value, int, tuple[ir.Node, ...]] | None:
     """(x, number of axes, nodes) where ``value`` is x minus its mean over the last axes."""
     difference = _made_by(value, "Sub")
     mean = _made_by(difference.inputs[1], "ReduceMean") if difference is not None else None

@@ -1,4 +1,4 @@
-"""What kind of operator is it, where quantisation is concerned."""
+"""What kind of operator is it, where quantization is concerned."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def is_standard(node: ir.Node) -> bool:
 def moved_values(node: ir.Node) -> Iterator[ir.Value]:
     """The inputs of which ``node`` passes on values unchanged; nothing if it computes new ones.
 
-    Quantisation commutes with such a node, if all its data has one scale: NVIDIA's "commuting layers". A Pad with
+    Quantization commutes with such a node, if all its data has one scale: NVIDIA's "commuting layers". A Pad with
     anything but zeros, and a Resize that interpolates, do not commute.
     """
     if not is_standard(node) or not _moves(node):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.os_errors import translate_os_errors
-from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.errors import HostError, InputError
 from trtpipe.report.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def check_writable(out: Path) -> None:
 
     Raises:
         InputError: ``out`` is a file where a folder is needed.
-        EnvironmentLacks: there is no permission to write.
+        HostError: there is no permission to write.
     """
     existing = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path))
     if existing.is_symlink() and not existing.exists():
@@ -42,7 +42,7 @@ def check_writable(out: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        raise EnvironmentLacks(
+        raise HostError(
             f"{existing}: cannot be written to: {error.strerror}", "choose another output folder with -o"
         ) from error
 
@@ -53,7 +53,7 @@ def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:
     Every file is written beside its place and renamed, so a reader sees old or new, never half.
 
     Raises:
-        EnvironmentLacks: no space or no permission; what was there before is still there.
+        HostError: no space or no permission; what was there before is still there.
     """
     ordered = sorted(artifacts, key=lambda artifact: artifact.kind == "manifest")
     with translate_os_errors(out, f"write {out}", elsewhere="choose another output folder with -o"):
@@ -136,7 +136,7 @@ def write_file(path: Path, text: str) -> None:
 
     Raises:
         InputError: a folder is needed where a file lies.
-        EnvironmentLacks: no space or no permission.
+        HostError: no space or no permission.
     """
     check_writable(path.parent)
     with translate_os_errors(path, f"write {path}", elsewhere="choose another file"):

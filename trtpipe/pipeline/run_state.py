@@ -81,9 +81,9 @@ class Table:
 
 def _contract_of(graph: Artifact) -> IOContract:
     if graph.kind == "model" and any(entry.name == graph.sidecar.name for entry in graph.files):
-        from trtpipe.report.stage_records import ExportFacts
+        from trtpipe.report.stage_records import ExportRecord
 
-        return ExportFacts.read(graph.sidecar).contract
+        return ExportRecord.read(graph.sidecar).contract
     from trtpipe.preflight.onnx_io import read_contract
 
     return read_contract(graph.path)

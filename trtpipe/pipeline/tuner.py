@@ -1,8 +1,8 @@
-"""Tuning: free repairs first, then the smallest set of layers kept in higher precision that holds a budget.
+"""Tuning: free corrections first, then the smallest set of layers kept in higher precision that holds a budget.
 
 Every trial is a build up to the lowered graph, through the same stages and the same store: what is judged is the very
-graph that ``build`` makes of the profile, repairs found anew for it included. So nothing is computed twice, a search
-that was interrupted goes on where it was, and only evaluations of the metric are rationed.
+graph that ``build`` makes of the profile, with corrections searched for it. So nothing is computed twice, a search that
+was interrupted goes on where it was, and only evaluations of the metric are rationed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from trtpipe.config.recipe import WeightMethod
 from trtpipe.errors import InternalError
 from trtpipe.passes.decisions import WorkShare
 from trtpipe.pipeline.pipeline import stages_named
-from trtpipe.progress import Progress, Silent, track
+from trtpipe.progress import NullProgress, Progress, track
 from trtpipe.quantization.layer_search import OutOfTime, Search, Trial
 from trtpipe.quantization.sensitivity import GroupSensitivity, Sensitivity
 from trtpipe.quantization.tuning_report import Budget, Calibration, Tuning
 from trtpipe.regression.significance import compare_metric
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.evaluate import Evaluate
 from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 BEFORE = ("export", "simplify", "observe", "calibrate")
 #: Evaluations of the metric at most, float32's own among them.
 MOST_EVALUATIONS = 12
-#: Free repairs that are tried on the metric, before any layer is kept.
+#: Free corrections that are tried on the metric, before any layer is kept.
 _ON_METRIC = 3
 #: dB: what another method has to gain to come before the recipe's own.
 _GAIN = 0.5
@@ -75,14 +75,14 @@ class Tuner:
     Args:
         job: with a source, an 8-bit precision, calibration data and a metric.
         seconds: time for evaluations, or ``None``; it is up when the next one would not fit. One is always made.
-        repair: whether free repairs besides the recipe's own may be tried.
+        recalibrate: whether free corrections besides the recipe's own may be tried.
     """
 
     job: Job
     pipeline: Pipeline
     budget: Budget
     seconds: float | None
-    repair: bool
+    recalibrate: bool
     progress: Progress
     _judged: dict[tuple[Method, WeightMethod, tuple[int, ...]], _Judged] = field(default_factory=dict)
     _begin: float = field(default_factory=time.monotonic)
@@ -131,31 +131,31 @@ class Tuner:
         """The ways to calibrate, least noise first; the recipe's own before those that are not clearly better."""
         recipe = self.job.recipe
         own = self._calibrated(recipe.method, recipe.weights, self.progress)
-        if not self.repair or own.noise is None:
+        if not self.recalibrate or own.noise is None:
             return [own]
-        self.progress.begin("repairs")
+        self.progress.begin("corrections")
         methods = [method for method in _METHODS if method != recipe.method]
         others = [
-            self._calibrated(method, recipe.weights, Silent())
+            self._calibrated(method, recipe.weights, NullProgress())
             for method in track(self.progress, "calibrations", methods, len(methods))
         ]
         best = min((own, *others), key=_noise)
-        others.append(self._calibrated(best.method, "mse" if recipe.weights == "max" else "max", Silent()))
-        self.progress.end("repairs", "built")
+        others.append(self._calibrated(best.method, "mse" if recipe.weights == "max" else "max", NullProgress()))
+        self.progress.end("corrections", "built")
         better = [each for each in others if _noise(each) < _noise(own) - _GAIN]
         return [*sorted(better, key=_noise), own, *sorted((each for each in others if each not in better), key=_noise)]
 
     def _calibrated(self, method: Method, weights: WeightMethod, progress: Progress) -> Calibration:
         recipe = self.job.recipe.model_copy(update={"method": method, "weights": weights})
         ranges = Ranges.read(self._last(replace(self.job, recipe=recipe), stages_named(*BEFORE), progress).path)
-        repairs = ranges.repairs
+        corrections = ranges.corrections
         return Calibration(
             method=method,
             weights=weights,
-            repairs=repairs.taken,
-            high=tuple(repairs.high),
+            corrections=corrections.taken,
+            high=tuple(corrections.high),
             unfit=len(ranges.unfit),
-            noise=repairs.noise,
+            noise=corrections.noise,
         )
 
     def _on_metric(
@@ -207,7 +207,7 @@ class Tuner:
 
     def _evaluated(self, job: Job) -> _Judged:
         stages = (*stages_named(*BEFORE, "lower"), Evaluate("lowered"))
-        pipeline = self.pipeline.varied(job, Silent())
+        pipeline = self.pipeline.varied(job, NullProgress())
         begin = time.monotonic()
         if not all(step.state in ("hit", "skipped") for step in pipeline.plan(stages, {})):
             if self.seconds is not None and self._longest and begin - self._begin + self._longest > self.seconds:
@@ -218,7 +218,7 @@ class Tuner:
         else:
             steps = pipeline.run(stages, {})
         *_, lowered, metric = (_made(step.artifact) for step in steps if step.state != "skipped")
-        work = LowerFacts.read(lowered.sidecar).work or _NO_WORK
+        work = LowerRecord.read(lowered.sidecar).work or _NO_WORK
         return _Judged(MetricValue.read(metric.path), work, lowered.files[0].sha256)
 
     def _result(
@@ -285,7 +285,7 @@ class Tuner:
         high = (*calibration.high, *(node for index in kept for node in groups[index].nodes))
         return profile.model_copy(update={"keep": (*profile.keep, *map(escape, high))})
 
-    def _last(self, job: Job, stages: tuple[Stage, ...], progress: Progress = Silent()) -> Artifact:  # noqa: B008
+    def _last(self, job: Job, stages: tuple[Stage, ...], progress: Progress = NullProgress()) -> Artifact:  # noqa: B008
         return _made(self.pipeline.varied(job, progress).run(stages, {})[-1].artifact)
 
 

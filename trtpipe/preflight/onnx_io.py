@@ -109,13 +109,13 @@ def save_model(model: ir.Model, path: Path) -> tuple[str, ...]:
     if weights <= INLINE_LIMIT:
         ir.external_data.load_to_model(model)  # left external, they would still name the file they came from
         with path.open("wb") as stream:
-            stream.writelines(_serialised(model))
+            stream.writelines(_serialized(model))
         return (path.name,)
     ir.save(model, path, external_data=data_name, size_threshold_bytes=1024)
     return (path.name, data_name)
 
 
-def _serialised(model: ir.Model) -> Iterator[bytes]:
+def _serialized(model: ir.Model) -> Iterator[bytes]:
     """The file in parts: each weight is copied once, where onnx-ir and protobuf together would copy it twice."""
     import onnx_ir as ir
 

@@ -33,7 +33,7 @@ class _Field(NamedTuple):
 
 
 def read_without_weights(path: Path) -> bytes:
-    """The ModelProto at ``path``, serialised, without ``raw_data`` of more than 1 kB in the graph's initializers.
+    """The ModelProto at ``path``, serialized, without ``raw_data`` of more than 1 kB in the graph's initializers.
 
     Raises:
         ValueError: not protobuf, or cut short.
@@ -46,12 +46,12 @@ def read_without_weights(path: Path) -> bytes:
 
 
 def with_weights(model: bytes, tensors: Sequence[bytes]) -> Iterator[bytes]:
-    """A serialised ModelProto whose graph has no initializers, with these: in parts, so that no second copy is made.
+    """A serialized ModelProto whose graph has no initializers, with these: in parts, so that no second copy is made.
 
     Joined they are what protobuf itself would write, which is in the order of field numbers.
 
     Args:
-        tensors: serialised TensorProtos.
+        tensors: serialized TensorProtos.
     """
     heads = [_tag(_GRAPH_INITIALIZER) + _varint(len(tensor)) for tensor in tensors]
     with BytesIO(model) as stream:

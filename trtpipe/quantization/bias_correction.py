@@ -1,4 +1,4 @@
-"""Bias correction: take out of a weighted node's result what quantisation adds to it on average.
+"""Bias correction: take out of a weighted node's result what quantization adds to it on average.
 
 Rounding weights and clipping activations shifts a channel's mean, the same way for all samples; the bias can take
 that back. Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction",
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def correctable(model: ir.Model, placement: Placement) -> dict[str, int]:
-    """Output of a quantised node with a bias to correct -> its channels, in graph order.
+    """Output of a quantized node with a bias to correct -> its channels, in graph order.
 
     A Conv, ConvTranspose or Gemm may lack the bias, it gets one; a MatMul must have an Add of a constant behind it.
     Nodes in the bodies of loops are left out: their means differ from step to step.

@@ -1,4 +1,4 @@
-"""Repairs of a quantised model, each kept only where its outputs come nearer to those in float32: no labels needed."""
+"""Corrections of a quantized model, each kept only where it reduces the noise at the outputs; no labels are needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.calibration.corrections import Repairs, Smoothing, Trial, packed
+from trtpipe.calibration.corrections import Corrections, Smoothing, Trial, packed
 from trtpipe.quantization.evaluator import FEED_BYTES, FEEDS
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.trial_runner import Bench, Maxima, along
@@ -30,16 +30,16 @@ STRENGTHS = (0.5, 0.65, 0.8)
 _GAIN, _CORRECTION_GAIN = 0.5, 0.2
 
 
-def find_repairs(
+def find_corrections(
     job: Job, simplified: Path, ranges: Ranges, dataset: Dataset, workdir: Path, progress: Progress
-) -> Repairs:
+) -> Corrections:
     """Try SmoothQuant with several strengths for the whole model, then bias correction on top of the best.
 
-    Costs 5.5 runs of the quantised graph and 2.5 of the float32 graph on up to 32 samples; where there are no
+    Costs 5.5 runs of the quantized graph and 2.5 of the float32 graph on up to 32 samples; where there are no
     activations to even out, 2.5 and 1.5.
 
     Returns:
-        The repairs; none if the outputs say nothing.
+        The corrections; none if the outputs say nothing.
     """
     from trtpipe.data.subsample import spread_feeds
 
@@ -54,12 +54,12 @@ def find_repairs(
 
         feeds, outputs = run_all(runner, feeds, job.recipe.data.skip_bad_samples > 0, taken)
         reference = OutputNoise(outputs, bench.outputs)
-        if not reference.telling or not bench.quantises:
-            return Repairs()
+        if not reference.telling or not bench.quantizes:
+            return Corrections()
         candidates = _smoothings(bench, runner, feeds, maxima)
     trials, best = _best_smoothing(bench, candidates, feeds, reference, progress)
     biases = _corrections(bench, best, feeds, reference, trials)
-    return Repairs(smoothing=best.smoothing, biases=biases, trials=tuple(trials))
+    return Corrections(smoothing=best.smoothing, biases=biases, trials=tuple(trials))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,18 +80,18 @@ def _best_smoothing(
     from trtpipe.quantization.range_search import surely_less
 
     total = len(candidates) + 1
-    first = bench.noise(Repairs(), feeds, reference)
-    progress.advance("repair", 1, total)
+    first = bench.noise(Corrections(), feeds, reference)
+    progress.advance("correction", 1, total)
     noises: dict[float, np.ndarray] = {}
     for done, (strength, candidate) in enumerate(candidates.items(), start=2):
-        noises[strength] = bench.noise(Repairs(smoothing=candidate), feeds, reference)
-        progress.advance("repair", done, total)
+        noises[strength] = bench.noise(Corrections(smoothing=candidate), feeds, reference)
+        progress.advance("correction", done, total)
     best = min(noises, key=lambda strength: (noises[strength].mean(), strength)) if noises else None
     if best is not None and not surely_less(noises[best], first, _GAIN):
         best = None
-    trials = [Trial(repair="none", noise=float(first.mean()), taken=True)]
+    trials = [Trial(correction="none", noise=float(first.mean()), taken=True)]
     trials += [
-        Trial(repair=f"smooth {strength:g}", noise=float(noise.mean()), taken=strength == best)
+        Trial(correction=f"smooth {strength:g}", noise=float(noise.mean()), taken=strength == best)
         for strength, noise in noises.items()
     ]
     return trials, _Best({}, first) if best is None else _Best(candidates[best], noises[best])
@@ -110,13 +110,13 @@ def _corrections(
 
     if len(feeds) < FEWEST or not bench.corrects:
         return {}
-    wanted = bench.wanted_corrections(Repairs(smoothing=best.smoothing), feeds[::2])
+    wanted = bench.wanted_corrections(Corrections(smoothing=best.smoothing), feeds[::2])
     found = {node: typical_correction(each) for node, each in wanted.items()}
     biases = {node: packed(bias) for node, bias in found.items() if bias.any()}
-    noise = bench.noise(Repairs(smoothing=best.smoothing, biases=biases), feeds, reference)
+    noise = bench.noise(Corrections(smoothing=best.smoothing, biases=biases), feeds, reference)
     held = slice(1, None, 2)
     taken = surely_less(noise[held], best.noise[held], _CORRECTION_GAIN)
-    trials.append(Trial(repair="bias correction", noise=float(noise.mean()), taken=taken))
+    trials.append(Trial(correction="bias correction", noise=float(noise.mean()), taken=taken))
     return biases if taken else {}
 
 

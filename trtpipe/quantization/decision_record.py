@@ -1,4 +1,4 @@
-"""Say of every node of a graph what quantisation did to it, and why."""
+"""Say of every node of a graph what quantization did to it, and why."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 _BY_OPERATOR: tuple[tuple[frozenset[str], str], ...] = (
     (CONTAINERS, "control flow: its body is judged inside"),
     (RECURRENT, "recurrent: its state is fed back, so rounding would add up over the steps"),
-    (NORMALISATIONS, "normalisation: its sums of squares want range and precision"),
+    (NORMALISATIONS, "normalization: its sums of squares want range and precision"),
     (SOFTMAXES, "softmax: exponentials want range and precision"),
     (ACTIVATIONS, "activation: fuses with the node before it"),
-    (ARITHMETIC, "arithmetic element by element: fuses with its neighbours, and no skip connection ends here"),
+    (ARITHMETIC, "arithmetic element by element: fuses with its neighbors, and no skip connection ends here"),
 )
 
 
@@ -47,8 +47,8 @@ def record(
 
     Args:
         placement: what was planned.
-        precisions: node -> 8-bit precision, for the nodes that are quantised.
-        failed: node -> why a planned node could not be quantised.
+        precisions: node -> 8-bit precision, for the nodes that are quantized.
+        failed: node -> why a planned node could not be quantized.
         sizes: symbolic dimension -> size, to count multiply-accumulates with.
     """
     points = {point.node: point for point in placement.points}
@@ -89,12 +89,12 @@ def _by_operator(node: ir.Node, carriers: set[ir.Value]) -> str:
     moved = list(moved_values(node))
     if moved:
         if any(value in carriers for value in (*moved, *node.outputs)):
-            return "moves values: TensorRT lets the 8 bits of its neighbours pass through"
+            return "moves values: TensorRT lets the 8 bits of its neighbors pass through"
         return "moves values only"
     for operators, reason in _BY_OPERATOR:
         if node.op_type in operators:
             return reason
-    return "no rule quantises this operator: only weighted ones, and what joins them"
+    return "no rule quantizes this operator: only weighted ones, and what joins them"
 
 
 def _computes_in(node: ir.Node) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from trtpipe.backends.base import load_backend
 from trtpipe.config.profile import ShapeRange
 from trtpipe.digest import sha256_file
-from trtpipe.errors import BuildError, WorkerDied
+from trtpipe.errors import BuildError, WorkerError
 from trtpipe.quantization.search import LEAST_GAIN, Placement, Reports, Trial, search
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class _Builds:
                 self._failed(words, refusal.reason)
                 return None
             facts = backend.build(graph, self._profile, target, plan, self._job.settings, self._progress)
-        except (BuildError, WorkerDied) as error:
+        except (BuildError, WorkerError) as error:
             self._failed(words, error.message)
             return None
         finally:

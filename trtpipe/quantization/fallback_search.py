@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from trtpipe.calibration.corrections import Repairs
+    from trtpipe.calibration.corrections import Corrections
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.config.job import Job
     from trtpipe.data.sample import Dataset
@@ -34,50 +34,52 @@ POOR = -25.0
 _ENOUGH = -30.0
 #: Share of the work that may be left high for it.
 MOST_WORK = 0.1
-#: dB that it must gain, and by how many standard errors over the feeds: fewer than other repairs need, because what is
-#: left high in vain costs a little time and no accuracy.
+#: dB that it must gain, and by how many standard errors over the feeds: fewer than other corrections need, because a
+#: node kept in higher precision needlessly costs a little time and no accuracy.
 _GAIN, _SIGMAS = 3.0, 2.0
 #: Runs of the model for all groups together, and feeds for each of them: at least, and at most.
 _RUNS, _FEWEST, _MOST_FEEDS = 400, 4, 16
 _FEED_BYTES = 64 << 20
 
 
-def rescue(job: Job, simplified: Path, ranges: Ranges, dataset: Dataset, workdir: Path, progress: Progress) -> Repairs:
-    """The repairs of ``ranges``, and with them the groups to leave high, if that helps.
+def rescue(
+    job: Job, simplified: Path, ranges: Ranges, dataset: Dataset, workdir: Path, progress: Progress
+) -> Corrections:
+    """The corrections of ``ranges``, and with them the groups to leave high, if that helps.
 
     The groups are found on every second feed and judged on the others.
     """
     from trtpipe.quantization.range_search import surely_less
 
-    repairs, precision = ranges.repairs, EIGHT_BIT[job.profile.precision]
-    if repairs.noise is None or repairs.noise <= POOR:
-        return repairs
+    corrections, precision = ranges.corrections, EIGHT_BIT[job.profile.precision]
+    if corrections.noise is None or corrections.noise <= POOR:
+        return corrections
     board = switchboard(job, simplified, ranges, precision, workdir)
     try:
         if not 2 <= len(board.groups) <= _RUNS // _FEWEST:
-            return repairs
+            return corrections
         most = 2 * min(max(_RUNS // len(board.groups), _FEWEST), _MOST_FEEDS)
         feeds, expected = exact_outputs(job, simplified, dataset, most, _FEED_BYTES, workdir)
         noise, held = OutputNoise(expected[::2]), OutputNoise(expected[1::2])
         if not noise.telling or not held.telling:
-            return repairs
+            return corrections
         count = len(board.groups)
         with board.open() as desk:
             alone = noise_alone(desk, noise, feeds[::2], progress, "rescue")
             high = harmful(board.groups, alone)
             if not high:
-                return repairs
+                return corrections
             rest = [index for index in range(count) if index not in high]
             before, after = (_decibels(noise_of(desk, on, held, feeds[1::2])) for on in (range(count), rest))
         taken = surely_less(after, before, _GAIN, _SIGMAS)
-        trial = Trial(repair=f"{len(high)} of {count} groups left high", noise=float(after.mean()), taken=taken)
+        trial = Trial(correction=f"{len(high)} of {count} groups left high", noise=float(after.mean()), taken=taken)
         reasons = {
             node: f"8 bits here alone make {10 * np.log10(alone[index]):.1f} dB of the outputs' noise over signal"
             for index in sorted(high)
             for node in board.groups[index].nodes
         }
-        return repairs.model_copy(
-            update={"trials": (*repairs.trials, trial), "high": reasons if taken else repairs.high}
+        return corrections.model_copy(
+            update={"trials": (*corrections.trials, trial), "high": reasons if taken else corrections.high}
         )
     finally:
         board.close()

@@ -33,7 +33,7 @@ def count_work(model: ir.Model, simplified: Path, job: Job) -> None:
     """Write the counts on the nodes of ``model``, which is ``simplified`` as ``clean_up`` leaves it.
 
     Raises:
-        WorkerDied: shape inference crashes, or takes too long or too much memory.
+        WorkerError: shape inference crashes, or takes too long or too much memory.
     """
     from trtpipe.passes.macs import MACS
 

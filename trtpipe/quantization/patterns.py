@@ -1,6 +1,6 @@
 """Which nodes together form a known pattern. Analysis only: nothing is changed.
 
-Exporters spell GELU, layer normalisation and attention in elementary operators. Whoever quantises, or casts, has to see
+Exporters spell GELU, layer normalization and attention in elementary operators. Whoever quantizes, or casts, has to see
 the whole: the exponent of a softmax, the square in a variance and the error function in a GELU want the same care
 whether they are one node or nine.
 """
@@ -43,7 +43,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Patterns:
-    """What was recognised.
+    """What was recognized.
 
     Attributes:
         names: node -> the pattern it is part of.
@@ -56,14 +56,14 @@ class Patterns:
     positions: frozenset[ir.Value]
 
 
-def recognise(model: ir.Model) -> Patterns:
-    """Find layer normalisations, GELUs, attentions and arithmetic on shapes in all graphs of ``model``."""
+def recognize(model: ir.Model) -> Patterns:
+    """Find layer normalizations, GELUs, attentions and arithmetic on shapes in all graphs of ``model``."""
     names: dict[ir.Node, str] = {}
     attentions: list[Attention] = []
     positions: set[ir.Value] = set()
     for node in model.graph.all_nodes():
         if (norm := layer_norm_at(node)) is not None:
-            names.update(dict.fromkeys(norm.nodes, "layer normalisation"))
+            names.update(dict.fromkeys(norm.nodes, "layer normalization"))
         if node.op_type in ("Erf", "Tanh"):
             names.update(dict.fromkeys(_gelu(node), "GELU"))
         if node.op_type == "Softmax" and (attention := _attention(node)) is not None:

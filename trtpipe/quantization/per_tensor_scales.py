@@ -47,11 +47,11 @@ class SplitScales(GraphPass):
 
 
 class _Split:
-    """One convolution: its weight behind ``dequantise``, and the two factors of its scales."""
+    """One convolution: its weight behind ``dequantize``, and the two factors of its scales."""
 
-    def __init__(self, node: ir.Node, dequantise: ir.Node, common: float, channels: np.ndarray) -> None:
+    def __init__(self, node: ir.Node, dequantize: ir.Node, common: float, channels: np.ndarray) -> None:
         self._node = node
-        self._dequantise = dequantise
+        self._dequantize = dequantize
         self._common = common
         self._channels = channels
 
@@ -60,7 +60,7 @@ class _Split:
         """The split of a convolution, or ``None`` where the rules above leave it alone."""
         if node.op_type != "Conv" or node.domain not in ("", "ai.onnx") or node.outputs[0].dtype != ir.DataType.FLOAT16:
             return None
-        data, weight = (_dequantiser(value) for value in node.inputs[:2])
+        data, weight = (_dequantizer(value) for value in node.inputs[:2])
         if data is None or weight is None or node.outputs[0].is_graph_output():
             return None
         activation, kernel, scales = _constant(data, 1), _constant(weight, 0), _constant(weight, 1)
@@ -101,7 +101,7 @@ class _Split:
 
     def _weight(self, graph: ir.Graph, fresh: FreshNames, label: str) -> ir.Value:
         """A DQ of the same weight with one scale; the old one goes when nobody reads it any more."""
-        old = self._dequantise
+        old = self._dequantize
         scale = _initializer(graph, fresh(f"{label}_weight_scale"), np.asarray(self._common))
         zero = _initializer(graph, fresh(f"{label}_weight_zero_point"), np.zeros((), np.int8))
         node = ir.node("DequantizeLinear", [old.inputs[0], scale, zero], name=fresh(f"{label}_weight_dequantize"))
@@ -134,7 +134,7 @@ def _power_of_two(limit: float) -> float:
     return float(2.0 ** np.floor(np.log2(limit)))
 
 
-def _dequantiser(value: ir.Value | None) -> ir.Node | None:
+def _dequantizer(value: ir.Value | None) -> ir.Node | None:
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == "DequantizeLinear" else None
 
@@ -144,8 +144,8 @@ def _constant(node: ir.Node, index: int) -> np.ndarray | None:
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
-def _channel_axis(dequantise: ir.Node) -> int:
-    axis = dequantise.attributes.get("axis")
+def _channel_axis(dequantize: ir.Node) -> int:
+    axis = dequantize.attributes.get("axis")
     return 1 if axis is None else axis.as_int()
 
 

@@ -1,8 +1,8 @@
 """Where Q/DQ pairs go: which inputs of which nodes are read in 8 bits.
 
-Rules, from NVIDIA's "Working with Quantized Types", on the placement of Q/DQ: quantise all inputs of weighted operators
-(Conv, ConvTranspose, Gemm, MatMul) and not their outputs; put nothing between a convolution, its normalisation and its
-activation; quantise the skip input of a residual Add; of the layers without a weight quantise inputs and outputs
+Rules, from NVIDIA's "Working with Quantized Types", on the placement of Q/DQ: quantize all inputs of weighted operators
+(Conv, ConvTranspose, Gemm, MatMul) and not their outputs; put nothing between a convolution, its normalization and its
+activation; quantize the skip input of a residual Add; of the layers without a weight quantize inputs and outputs
 together; one pair per tensor; equal scales where values only move. docs/lowering.md tells them one by one.
 """
 
@@ -19,7 +19,7 @@ from trtpipe.passes.graph_pass import node_label, owners_of
 from trtpipe.passes.macs import Work, work_of
 from trtpipe.passes.node_names import pattern_of
 from trtpipe.passes.operators import POOLS, PRODUCTS, WEIGHTED, is_standard, moved_values
-from trtpipe.quantization.patterns import Patterns, recognise
+from trtpipe.quantization.patterns import Patterns, recognize
 from trtpipe.quantization.residual import skip_input
 from trtpipe.quantization.scale_groups import scale_groups
 
@@ -68,11 +68,11 @@ class Placement:
     """The plan for a whole model.
 
     Attributes:
-        points: the nodes to quantise, in graph order.
+        points: the nodes to quantize, in graph order.
         high: why nodes that were considered stay high.
         groups: names of tensors that share one scale.
         works: the work of every weighted node whose shapes are known.
-        patterns: what was recognised on the way.
+        patterns: what was recognized on the way.
     """
 
     points: tuple[QuantPoint, ...]
@@ -95,7 +95,7 @@ def place(
     attention: bool = False,
     left: Mapping[str, str] | None = None,
 ) -> Placement:
-    """Decide what to quantise.
+    """Decide what to quantize.
 
     Args:
         model: the simplified model; types must be inferred, and shapes where the thresholds of cost shall hold.
@@ -106,7 +106,7 @@ def place(
             builder and the size of the heads, so only who asks a builder should say yes.
         left: name of a node to leave in high precision -> why.
     """
-    plan = _Plan(recognise(model), tuple(keep), owners_of(model), attention, left or {})
+    plan = _Plan(recognize(model), tuple(keep), owners_of(model), attention, left or {})
     nodes = list(model.graph.all_nodes())
     for node in nodes:
         plan.weighted(node)
@@ -116,8 +116,8 @@ def place(
         plan.joining(node)
     order = {node: position for position, node in enumerate(nodes)}
     points = tuple(sorted(plan.points.values(), key=lambda point: order[point.node]))
-    quantised = list(dict.fromkeys(value for point in points for value in point.values))
-    return Placement(points, plan.high, scale_groups(quantised), plan.works, plan.patterns)
+    quantized = list(dict.fromkeys(value for point in points for value in point.values))
+    return Placement(points, plan.high, scale_groups(quantized), plan.works, plan.patterns)
 
 
 @dataclass
@@ -159,7 +159,7 @@ class _Plan:
             del self.points[node]
 
     def joining(self, node: ir.Node) -> None:
-        """An Add or a pool that joins its neighbours in 8 bits."""
+        """An Add or a pool that joins its neighbors in 8 bits."""
         if node.op_type not in POOLS | {"Add"} or not is_standard(node):
             return
         if not all(value is not None and value.dtype == ir.DataType.FLOAT for value in node.inputs):
@@ -201,7 +201,7 @@ class _Plan:
         return frozenset(node for found in self.patterns.attentions for node in (found.scores, found.context))
 
     def _read_in_8_bits(self, value: ir.Value) -> bool:
-        """Whether a quantised node reads ``value``, directly or by way of activations and moves."""
+        """Whether a quantized node reads ``value``, directly or by way of activations and moves."""
         queue, seen = [value], {value}
         for current in queue:
             for use in current.uses():
@@ -236,14 +236,14 @@ def _unobservable(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> str | No
 
 
 def _weighted_point(node: ir.Node) -> QuantPoint | str:
-    """The quantisation of a weighted node, or the reason why it stays high."""
+    """The quantization of a weighted node, or the reason why it stays high."""
     data, kernel = node.inputs[0], node.inputs[1]
     if data is None or kernel is None:
         return "an input is missing"
     if data.dtype != ir.DataType.FLOAT or kernel.dtype != ir.DataType.FLOAT:
         return f"computes in {data.dtype.name.lower() if data.dtype else 'an unknown type'} already"
     if any((made := value.producer()) and made.op_type == "DequantizeLinear" for value in (data, kernel)):
-        return "the model itself quantises what it reads"
+        return "the model itself quantizes what it reads"
     constants = [is_constant(data), is_constant(kernel)]
     if all(constants):
         return "both inputs are constant"

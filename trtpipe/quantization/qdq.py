@@ -1,4 +1,4 @@
-"""Explicit quantisation: Q/DQ pairs on activations, 8-bit weights behind a DQ.
+"""Explicit quantization: Q/DQ pairs on activations, 8-bit weights behind a DQ.
 
 Symmetric, zero point 0: ``q = round(x / s)`` with ``s = amax / 127`` for INT8, saturated at -127 (weights) or -128
 (activations) and 127; for FP8 (E4M3) ``s = amax / 448`` and the value is rounded to the nearest representable one.
@@ -20,12 +20,12 @@ from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
 from trtpipe.quantization.decision_record import record
 from trtpipe.quantization.plan import QuantPoint, place
 from trtpipe.quantization.scale_groups import joint_amax
-from trtpipe.quantization.weights import FORMATS, LEAST_SCALE, ScaleType, quantise_weight, safe_scale
+from trtpipe.quantization.weights import FORMATS, LEAST_SCALE, ScaleType, quantize_weight, safe_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.config.recipe import WeightMethod
 
 #: QuantizeLinear per axis needs opset 13, float8 needs 19
@@ -33,10 +33,10 @@ _LEAST_OPSET: dict[EightBit, int] = {"int8": 13, "fp8": 19}
 
 
 class InsertQDQ(GraphPass):
-    """Quantise what ``place`` plans.
+    """Quantize what ``place`` plans.
 
-    1. Every activation that a quantised node reads gets one Q/DQ pair, shared by all such nodes of the same graph:
-       bodies of If, Loop and Scan have pairs and constants of their own, because TensorRT takes no quantised constant
+    1. Every activation that a quantized node reads gets one Q/DQ pair, shared by all such nodes of the same graph:
+       bodies of If, Loop and Scan have pairs and constants of their own, because TensorRT takes no quantized constant
        that a body captures.
     2. Every weight becomes an 8-bit constant behind a DequantizeLinear, per output channel for INT8.
     3. Tensors between which values only move get one scale, the largest.
@@ -48,7 +48,7 @@ class InsertQDQ(GraphPass):
         keep: shell patterns of node names to leave high.
         weights: how the scales of weights are chosen.
         scales: the type in which TensorRT will hold the scales. They are float32 here in any case, but rounded to it
-            before anything is quantised with them.
+            before anything is quantized with them.
         sizes: symbolic dimension -> its size, to count multiply-accumulates with.
         unfit: tensor -> why it has no range.
         attention: whether the two products of an attention may be in 8 bits.
@@ -101,7 +101,7 @@ class InsertQDQ(GraphPass):
         decisions = record(model, placement, precisions, failed, self._sizes)
         rewriter = _Rewriter(self._precision, self._weights, self._scales, model)
         for point in points:
-            rewriter.quantise(point, amax)
+            rewriter.quantize(point, amax)
         drop_unused_constants(model)
         return PassResult(self.name, modified=bool(points), decisions=decisions)
 
@@ -129,7 +129,7 @@ class _Rewriter:
         self._activations: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
         self._weights: dict[tuple[ir.Value, ir.Graph, int], ir.Value] = {}
 
-    def quantise(self, point: QuantPoint, amax: Mapping[str, float]) -> None:
+    def quantize(self, point: QuantPoint, amax: Mapping[str, float]) -> None:
         node, graph = point.node, point.node.graph
         assert isinstance(graph, ir.Graph)
         for index in point.activations:
@@ -149,29 +149,29 @@ class _Rewriter:
         scale = np.asarray(safe_scale(np.float32(amax), self._format.largest, self._scales), np.float32)
         scale_value = add_constant(graph, self._fresh, f"{value.name}_scale", scale)
         zero = add_constant(graph, self._fresh, f"{value.name}_zero_point", np.zeros((), self._format.dtype.numpy()))
-        quantise = ir.node("QuantizeLinear", [value, scale_value, zero], name=self._fresh(f"{value.name}_quantize"))
-        self._name_output(quantise, f"{value.name}_quantized", self._format.dtype, value.shape)
-        dequantise = ir.node(
+        quantize = ir.node("QuantizeLinear", [value, scale_value, zero], name=self._fresh(f"{value.name}_quantize"))
+        self._name_output(quantize, f"{value.name}_quantized", self._format.dtype, value.shape)
+        dequantize = ir.node(
             "DequantizeLinear",
-            [quantise.outputs[0], scale_value, zero],
+            [quantize.outputs[0], scale_value, zero],
             name=self._fresh(f"{value.name}_dequantize"),
         )
-        self._name_output(dequantise, f"{value.name}_dequantized", ir.DataType.FLOAT, value.shape)
+        self._name_output(dequantize, f"{value.name}_dequantized", ir.DataType.FLOAT, value.shape)
         producer = value.producer()
         if producer is not None and producer.graph is graph:
-            graph.insert_after(producer, [quantise, dequantise])
+            graph.insert_after(producer, [quantize, dequantize])
         else:
-            graph.insert_before(graph[0], [quantise, dequantise])
-        return dequantise.outputs[0]
+            graph.insert_before(graph[0], [quantize, dequantize])
+        return dequantize.outputs[0]
 
     def _weight(self, graph: ir.Graph, value: ir.Value, axis: int, before: ir.Node) -> ir.Value:
         assert value.const_value is not None
         array = value.const_value.numpy()
         channels = axis if self._format.per_channel else None
-        quantised, scale = quantise_weight(array, channels, self._precision, self._method, self._scales)
+        quantized, scale = quantize_weight(array, channels, self._precision, self._method, self._scales)
         base = f"{value.name}_axis{axis}"
         inputs = [
-            add_constant(graph, self._fresh, f"{base}_quantized", quantised),
+            add_constant(graph, self._fresh, f"{base}_quantized", quantized),
             add_constant(graph, self._fresh, f"{base}_scale", scale),
             add_constant(graph, self._fresh, f"{base}_zero_point", np.zeros(scale.shape, self._format.dtype.numpy())),
         ]

@@ -1,6 +1,6 @@
 """The method ``auto``: per tensor the range that loses least, judged by the model's own output.
 
-Statistics alone cannot say how much of a tensor's rounding reaches the output. So the quantised model itself is run
+Statistics alone cannot say how much of a tensor's rounding reaches the output. So the quantized model itself is run
 with different ranges, and the ranges whose output is nearest to that of the float32 model win: no labels are needed.
 The number of runs is bounded, and the same data gives the same answer every time.
 """
@@ -18,7 +18,7 @@ from trtpipe.calibration.ranges import Ranges, TensorRange, range_of, split_unse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.progress import Progress
 

@@ -61,7 +61,7 @@ def _ends_in_weighted(value: ir.Value, reader: ir.Node) -> bool:
 
 
 def _through(node: ir.Node) -> ir.Value | None:
-    """The value that ``node`` only biases, normalises or reshapes."""
+    """The value that ``node`` only biases, normalizes or reshapes."""
     if node.op_type == "Add":
         plain = [value for value in node.inputs if value is not None and not is_constant(value)]
         return plain[0] if len(plain) == 1 else None

@@ -1,4 +1,4 @@
-"""Which quantised tensors share one scale.
+"""Which quantized tensors share one scale.
 
 TensorRT moves a Q back through nodes that only move values, and merges it with the one it meets there, if their scales
 are equal; otherwise both stay as kernels of their own (NVIDIA, "Working with Quantized Types": rewrites that compare
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def scale_groups(quantised: Sequence[ir.Value]) -> tuple[tuple[str, ...], ...]:
-    """Names of the tensors of every group of two or more, in the order of ``quantised``."""
-    leader = {value: value for value in quantised}
+def scale_groups(quantized: Sequence[ir.Value]) -> tuple[tuple[str, ...], ...]:
+    """Names of the tensors of every group of two or more, in the order of ``quantized``."""
+    leader = {value: value for value in quantized}
 
     def find(value: ir.Value) -> ir.Value:
         while leader[value] is not value:
             value = leader[value]
         return value
 
-    for value in quantised:
+    for value in quantized:
         for source in _sources(value):
             if source in leader:
                 leader[find(value)] = find(source)
     groups: dict[ir.Value, list[str]] = {}
-    for value in quantised:
+    for value in quantized:
         groups.setdefault(find(value), []).append(value.name or "")
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 

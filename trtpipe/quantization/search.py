@@ -24,7 +24,7 @@ from trtpipe.quantization.cost import costs_by_node, engine_cost
 SCALES_INSIDE, SCALES_BEHIND = "scales in the weights", "scales behind convolutions"
 STYLES = (SCALES_INSIDE, SCALES_BEHIND)
 #: A node on its own is taken in only if 8 bits cost less than this share of 16: between nodes in 16 bits it needs
-#: kernels of its own that quantise, which only a build with just those nodes shows.
+#: kernels of its own that quantize, which only a build with just those nodes shows.
 _SHARES = (1.0, 0.75, 0.6)
 _ROUNDS = 3
 #: 8 bits cost accuracy, and the estimate is rough: they must save at least this share of the cost of 16 bits.

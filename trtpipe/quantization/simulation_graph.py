@@ -2,7 +2,7 @@
 
 A switched node becomes an If whose branches hold the node as it was, and the node lowered: with its Q/DQ pair and its
 8-bit weight exactly as ``InsertQDQ`` writes them, or rounded to float16. Both sets of weights together are the memory
-of two models. Any choice of nodes and of ranges is a few flipped booleans and fed numbers away: weights are quantised
+of two models. Any choice of nodes and of ranges is a few flipped booleans and fed numbers away: weights are quantized
 once.
 
 Switches are set before a graph is loaded (``resolve``), so that a runtime fuses what it would fuse: measured with
@@ -21,14 +21,14 @@ import onnx_ir as ir
 
 from trtpipe.passes.graph_pass import FreshNames, node_label
 from trtpipe.quantization.graph_partition import reads
-from trtpipe.quantization.weights import FORMATS, quantise_weight
+from trtpipe.quantization.weights import FORMATS, quantize_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     import onnx
 
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.config.recipe import WeightMethod
     from trtpipe.quantization.plan import Placement, QuantPoint
 
@@ -209,7 +209,7 @@ def scale_inputs(model: ir.Model, placement: Placement) -> dict[str, ir.Value]:
     """Give ``model`` a float32 scalar input for every scale, in place.
 
     Returns:
-        Quantised tensor -> the input that takes its scale; tensors that share a scale have one.
+        Quantized tensor -> the input that takes its scale; tensors that share a scale have one.
     """
     leaders = {name: group[0] for group in placement.groups for name in group}
     fresh = FreshNames(model)
@@ -239,14 +239,14 @@ def eight_bits(
             data = node.inputs[index]
             assert data is not None
             pair = [scales[str(data.name)], place.constant(np.zeros((), form.dtype.numpy()))]
-            quantised = place.before(node, "QuantizeLinear", [data, *pair], form.dtype)
+            quantized = place.before(node, "QuantizeLinear", [data, *pair], form.dtype)
             node.replace_input_with(
-                index, place.before(node, "DequantizeLinear", [quantised, *pair], ir.DataType.FLOAT)
+                index, place.before(node, "DequantizeLinear", [quantized, *pair], ir.DataType.FLOAT)
             )
         kernel = _kernel(point, node)
         if kernel is None or point.weight is None:
             return node.outputs[0]
-        weight, steps = quantise_weight(kernel, point.axis if form.per_channel else None, precision, method)
+        weight, steps = quantize_weight(kernel, point.axis if form.per_channel else None, precision, method)
         inputs = [place.constant(array) for array in (weight, steps, np.zeros(steps.shape, weight.dtype))]
         axis = [ir.AttrInt64("axis", point.axis)] if form.per_channel else []
         whole = place.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.config.job import Job
     from trtpipe.quantization.graph_partition import Cut
@@ -140,7 +140,7 @@ class Desk:
 def switchboard(
     job: Job, simplified: Path, ranges: Ranges, precision: EightBit | Literal["fp16"], workdir: Path
 ) -> Switchboard:
-    """Write the graph with its switches, repaired as ``ranges`` says; outputs that saturate give way to their inputs.
+    """Write the graph with its switches, corrected as ``ranges`` says; outputs that saturate give way to their inputs.
 
     Nodes that read a tensor without a range stay as they are.
     """
@@ -150,7 +150,7 @@ def switchboard(
     from trtpipe.autocast.half_precision import left_in_half
     from trtpipe.passes.logits import show_logits
     from trtpipe.passes.macs import sizes_of, work_of
-    from trtpipe.quantization.apply_corrections import apply_repairs
+    from trtpipe.quantization.apply_corrections import apply_corrections
     from trtpipe.quantization.mac_count import count_work
     from trtpipe.quantization.plan import place
     from trtpipe.quantization.simulation_graph import add_switches, group_points
@@ -159,9 +159,9 @@ def switchboard(
     model = plain_form(simplified)
     count_work(model, simplified, job)
     keep, left = job.profile.keep, left_in_half(model, job.profile)
-    smoothing = ranges.repairs.model_copy(update={"biases": {}})
-    amax = apply_repairs(model, ranges, smoothing, keep, left)
-    placement = _with_ranges(place(model, (*keep, *left), left=ranges.repairs.high), amax)
+    smoothing = ranges.corrections.model_copy(update={"biases": {}})
+    amax = apply_corrections(model, ranges, smoothing, keep, left)
+    placement = _with_ranges(place(model, (*keep, *left), left=ranges.corrections.high), amax)
     sizes = sizes_of(model, job.opt_shapes)
     works = {node: work.macs for node in model.graph.all_nodes() if (work := work_of(node, sizes)) is not None}
     positions = _positions(model)
@@ -190,7 +190,7 @@ def _lowering(
     if precision == "fp16":
         return half, {}, 1.0
     known = correctable(model, placement)
-    shifts = {name: unpacked(text) for name, text in ranges.repairs.biases.items() if name in known}
+    shifts = {name: unpacked(text) for name, text in ranges.corrections.biases.items() if name in known}
     inputs = scale_inputs(model, placement)
     names = {tensor: str(value.name) for tensor, value in inputs.items()}
     return eight_bits(precision, inputs, job.recipe.weights, shifts), names, largest_value(precision)

@@ -49,7 +49,7 @@ class Scaling:
 def foldable(value: ir.Value, axis: int, channels: int) -> tuple[Scaling, ...] | None:
     """The constants that, divided by factors, divide ``value`` by them; ``None`` if there are none.
 
-    They are the weight and bias of the convolution, product or normalisation that makes it, behind any activations f
+    They are the weight and bias of the convolution, product or normalization that makes it, behind any activations f
     with f(c x) = c f(x); nothing else may read what lies between.
 
     Args:
@@ -80,7 +80,7 @@ def foldable(value: ir.Value, axis: int, channels: int) -> tuple[Scaling, ...] |
 
 
 def pointwise(value: ir.Value) -> bool:
-    """Whether a normalisation or a pointwise operator makes ``value``, perhaps reshaped: one more factor fuses."""
+    """Whether a normalization or a pointwise operator makes ``value``, perhaps reshaped: one more factor fuses."""
     for _ in range(_REACH):
         node = value.producer()
         if node is None or not is_standard(node):

@@ -84,8 +84,8 @@ def smooth_groups(model: ir.Model, placement: Placement) -> tuple[SmoothGroup, .
 
     1. All nodes that read the activation in 8 bits have constant weights, and their channels are told apart.
     2. The reciprocal factors fold into constants before it (see ``foldable``), which nothing else feels. Or it goes
-       into matrix products, and a normalisation or a pointwise operator made it: then a multiplication is inserted,
-       which fuses with that operator and with the quantisation.
+       into matrix products, and a normalization or a pointwise operator made it: then a multiplication is inserted,
+       which fuses with that operator and with the quantization.
     3. It is no tensor of a loop's body, whose channels cannot be observed.
     """
     owners = owners_of(model)
@@ -119,7 +119,7 @@ class Smooth(GraphPass):
         placement: of the model that the pass is applied to.
 
     Attributes:
-        renamed: activation that was evened out -> the tensor that is quantised in its place.
+        renamed: activation that was evened out -> the tensor that is quantized in its place.
     """
 
     name = "smooth"

@@ -1,4 +1,4 @@
-"""The graphs on which repairs are tried: the float32 graph with its inner means, and quantised ones."""
+"""The graphs on which corrections are tried: the float32 graph with its inner means, and quantized ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
-    from trtpipe.calibration.corrections import Repairs
+    from trtpipe.calibration.corrections import Corrections
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.config.job import Job
     from trtpipe.quantization.output_noise import OutputNoise
@@ -32,7 +32,7 @@ class Bench:
     Attributes:
         groups: activations that can be evened out; only for INT8, because a floating-point type needs none of it.
         outputs: names of the outputs to compare: those of the model, or what saturating operators make them from.
-        quantises: whether anything is quantised at all.
+        quantizes: whether anything is quantized at all.
     """
 
     def __init__(self, job: Job, simplified: Path, ranges: Ranges, workdir: Path) -> None:
@@ -52,7 +52,7 @@ class Bench:
             for group in (smooth_groups(model, placement) if self.precision == "int8" else ())
             if group.name in usable
         }
-        self.quantises = any(set(point.tensors) <= usable for point in placement.points)
+        self.quantizes = any(set(point.tensors) <= usable for point in placement.points)
         rounded = {
             str(point.node.outputs[0].name) for point in placement.points if set(point.tensors) <= usable
         }  # the others stay high: nothing shifts their means but what comes from before
@@ -72,21 +72,21 @@ class Bench:
         with self._opened(model) as runner:
             yield runner
 
-    def noise(self, repairs: Repairs, feeds: list[Feed], reference: OutputNoise) -> np.ndarray:
-        """float64[feeds]: noise over signal in dB of the graph quantised with ``repairs``."""
+    def noise(self, corrections: Corrections, feeds: list[Feed], reference: OutputNoise) -> np.ndarray:
+        """float64[feeds]: noise over signal in dB of the graph quantized with ``corrections``."""
         from trtpipe.passes.logits import show_logits
 
-        model = self._quantised(repairs)
+        model = self._quantized(corrections)
         show_logits(model)
         with self._opened(model) as runner:
             return np.array([reference.decibels(index, run_known(runner, feed)) for index, feed in enumerate(feeds)])
 
-    def wanted_corrections(self, repairs: Repairs, feeds: list[Feed]) -> dict[str, np.ndarray]:
-        """float64[feeds, channels] of every node: what makes the means of the quantised graph the exact ones."""
+    def wanted_corrections(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, np.ndarray]:
+        """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones."""
         from trtpipe.quantization.bias_correction import correct_means
 
-        expected = self._exact_means(repairs, feeds)
-        model = self._quantised(repairs)
+        expected = self._exact_means(corrections, feeds)
+        model = self._quantized(corrections)
         names = correct_means(model, self._correctable)
         added: dict[str, list[np.ndarray]] = {node: [] for node in names}
         with self._opened(model) as runner:
@@ -100,13 +100,13 @@ class Bench:
                     each.append(found[names[node].added])
         return {node: channel_means(each, self._correctable[node]) for node, each in added.items()}
 
-    def _exact_means(self, repairs: Repairs, feeds: list[Feed]) -> list[Feed]:
+    def _exact_means(self, corrections: Corrections, feeds: list[Feed]) -> list[Feed]:
         """Of every feed: node's output -> means. Smoothing moves factors over nodes, so they are those behind it."""
-        from trtpipe.quantization.apply_corrections import apply_repairs
+        from trtpipe.quantization.apply_corrections import apply_corrections
         from trtpipe.quantization.bias_correction import measure_means
 
         model = self._load()
-        apply_repairs(model, self.ranges, repairs, self._job.profile.keep)
+        apply_corrections(model, self.ranges, corrections, self._job.profile.keep)
         names = measure_means(model, self._correctable)
         with self._opened(model) as runner:
             runs = (run_known(runner, feed) for feed in feeds)
@@ -122,14 +122,14 @@ class Bench:
 
         return load_clean(self._simplified)
 
-    def _quantised(self, repairs: Repairs) -> ir.Model:
+    def _quantized(self, corrections: Corrections) -> ir.Model:
         from trtpipe.passes.graph_pass import run_passes
-        from trtpipe.quantization.apply_corrections import apply_repairs
+        from trtpipe.quantization.apply_corrections import apply_corrections
         from trtpipe.quantization.qdq import InsertQDQ
 
         keep = self._job.profile.keep
         model = self._load()
-        amax = apply_repairs(model, self.ranges, repairs, keep)
+        amax = apply_corrections(model, self.ranges, corrections, keep)
         run_passes(model, [InsertQDQ(self.precision, amax, keep, self._job.recipe.weights)])
         return model
 
@@ -137,7 +137,7 @@ class Bench:
     def _opened(self, model: ir.Model) -> Iterator[OpenRunner]:
         from trtpipe.preflight.onnx_io import save_model
 
-        path = self._workdir / "repair.onnx"
+        path = self._workdir / "correction.onnx"
         written = save_model(model, path)
         try:
             with load_backend("onnxruntime").open(path, self._job.settings) as runner:

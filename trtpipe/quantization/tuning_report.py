@@ -43,11 +43,11 @@ class Budget:
 
 
 class Calibration(Record):
-    """A way to calibrate, with the repairs that went with it.
+    """A way to calibrate, with the corrections that went with it.
 
     Attributes:
         method, weights: as in a recipe.
-        repairs: evening out, bias correction and groups left high, as far as they helped.
+        corrections: evening out, bias correction and groups left high, as far as they helped.
         high: the nodes of those groups; they stay high whatever else is kept.
         unfit: tensors that it found too wide for 8 bits; what reads them stays high.
         noise: noise over signal at the outputs in dB, everything in 8 bits; ``None`` if it was not measured.
@@ -56,7 +56,7 @@ class Calibration(Record):
 
     method: Method
     weights: WeightMethod
-    repairs: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
     high: tuple[str, ...] = ()
     unfit: int = 0
     noise: float | None = None

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.config.recipe import WeightMethod
 
 
@@ -46,14 +46,14 @@ def largest_value(precision: EightBit) -> float:
     return FORMATS[precision].largest
 
 
-def quantise_weight(
+def quantize_weight(
     array: np.ndarray,
     axis: int | None,
     precision: EightBit,
     method: WeightMethod = "max",
     scales: ScaleType = "float32",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise a float32 weight symmetrically.
+    """Quantize a float32 weight symmetrically.
 
     Args:
         array: the weight, any shape.
@@ -61,7 +61,7 @@ def quantise_weight(
         precision: ``int8`` or ``fp8``.
         method: ``max`` covers the largest magnitude of every channel; ``mse`` clips each channel where that lessens
             its squared error, measured for every one of 32 shares of its largest magnitude.
-        scales: the type to round the scales to before anything is quantised with them.
+        scales: the type to round the scales to before anything is quantized with them.
 
     Returns:
         The 8-bit array of the same shape, and float32 scales: shape ``[array.shape[axis]]`` or ``[]``.
@@ -73,8 +73,8 @@ def quantise_weight(
         scale = np.concatenate([_least_error(row, limit, form) for row, limit in zip(rows, scale, strict=True)])
     scale = representable(scale, scales)
     shaped = scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
-    quantised = _steps(array, shaped, form).astype(form.dtype.numpy())
-    return quantised, scale.reshape(() if axis is None else -1)
+    quantized = _steps(array, shaped, form).astype(form.dtype.numpy())
+    return quantized, scale.reshape(() if axis is None else -1)
 
 
 def _least_error(row: np.ndarray, largest: np.float32, form: Format) -> np.ndarray:

@@ -32,12 +32,12 @@ class VerificationData:
 
     Attributes:
         synthetic: whether they are random.
-        labelled: whether they are the evaluation data, which may have labels.
+        labeled: whether they are the evaluation data, which may have labels.
     """
 
     dataset: Dataset
     synthetic: bool
-    labelled: bool
+    labeled: bool
 
 
 def verification_data(job: Job, inputs: Inputs) -> VerificationData:
@@ -50,16 +50,16 @@ def verification_data(job: Job, inputs: Inputs) -> VerificationData:
     from trtpipe.preflight.onnx_io import read_contract
 
     if (evaluation := inputs.datasets.get("evaluation-data")) is not None:
-        return VerificationData(evaluation, synthetic=False, labelled=True)
+        return VerificationData(evaluation, synthetic=False, labeled=True)
     if (calibration := inputs.datasets.get("calibration-data")) is not None:
-        return VerificationData(calibration, isinstance(calibration, RandomDataset), labelled=False)
+        return VerificationData(calibration, isinstance(calibration, RandomDataset), labeled=False)
     label = next((name for name in ("model", "simplified", "lowered") if name in inputs.artifacts), None)
     if label is None:
         raise InputError("there is no graph to verify", "give an ONNX model")
     random = RandomDataset(
         read_contract(inputs.path(label)), job.opt_shapes, _SYNTHETIC_FEEDS, 0, job.every_opt_shapes[1:]
     )
-    return VerificationData(random, synthetic=True, labelled=False)
+    return VerificationData(random, synthetic=True, labeled=False)
 
 
 def runnable(job: Job) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import FileEntry
 from trtpipe.engine.figures import EngineFigures
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
@@ -83,7 +83,7 @@ def read_build(folder: Path) -> Build:
         latency=LatencyReport.read(folder / found["latency"].files[0].name) if "latency" in found else None,
         engines={
             label.partition(":")[2]: EngineFigures.of(
-                EngineFacts.read(folder / f"{entry.files[0].name}.json"), entry.files[0].size
+                EngineRecord.read(folder / f"{entry.files[0].name}.json"), entry.files[0].size
             )
             for label, entry in found.items()
             if label.startswith("engine:") and len(entry.files) > 1

@@ -3,7 +3,7 @@
 - 0/1 scores: McNemar's exact test (McNemar 1947; the exact binomial form, e.g. Dietterich 1998): of the samples whose
   score changed, ``b`` fell and ``c`` rose; without a real change each is as likely as the other, so ``b`` follows
   Binomial(b + c, 1/2).
-- Any other scores: the paired randomisation test (Fisher 1935; Noreen 1989), of which McNemar's is the case of 0 and 1:
+- Any other scores: the paired randomization test (Fisher 1935; Noreen 1989), of which McNemar's is the case of 0 and 1:
   without a real change either score of a sample may as well be the other's. Swap them at random, and count how often
   the loss is as large; with few changed samples in every way there is. A bootstrap (Efron & Tibshirani 1993) gives the
   interval of the loss, but no p: where few samples changed it would take three falls for proof, which luck brings about
@@ -70,7 +70,7 @@ def compare_metric(old: MetricValue, new: MetricValue) -> Test:
         sign = 1.0 if old.lower_is_better else -1.0
         if old.scores.kind == new.scores.kind == "hits":
             return _mcnemar(old.scores, new.scores, sign)
-        return _randomisation(old.scores, new.scores, sign)
+        return _randomization(old.scores, new.scores, sign)
     count = min(old.samples, new.samples)
     if count > 0 and 0 <= old.value <= 1 and 0 <= new.value <= 1:
         return _two_proportions(old.value, new.value, loss, count)
@@ -131,12 +131,12 @@ class _Sums:
         return loss
 
 
-def _randomisation(old: Scores, new: Scores, sign: float) -> Test:
+def _randomization(old: Scores, new: Scores, sign: float) -> Test:
     sums = _Sums(*old.arrays(), *new.arrays(), sign)
     worse = sign * (sums.new - sums.old)
     changed = np.flatnonzero((worse != 0) | (sums.new_weights != sums.old_weights))
     count = len(worse)
-    name = f"paired randomisation, {(worse > 0).sum()} fell and {(worse < 0).sum()} rose of {count}"
+    name = f"paired randomization, {(worse > 0).sum()} fell and {(worse < 0).sum()} rose of {count}"
     if not changed.size:
         return Test(name, 1.0, 0.0, 0.0, None)
     generator = np.random.default_rng(0)

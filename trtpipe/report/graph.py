@@ -42,7 +42,7 @@ class GraphSummary(Record):
     external: tuple[str, ...]
 
 
-def summarise_graph(path: Path) -> GraphSummary:
+def summarize_graph(path: Path) -> GraphSummary:
     """Describe the model at ``path``.
 
     Raises:

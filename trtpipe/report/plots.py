@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.config.os_errors import translate_os_errors
-from trtpipe.errors import EnvironmentLacks, InputError
+from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import TensorStatistics
 
 _BARS = 200
@@ -36,7 +36,7 @@ def plot_statistics(
 
     Raises:
         InputError: it is no statistics file, or has no such tensor.
-        EnvironmentLacks: matplotlib is not installed, or ``folder`` cannot be written to.
+        HostError: matplotlib is not installed, or ``folder`` cannot be written to.
     """
     from trtpipe.calibration.statistics_file import load_statistics
     from trtpipe.data.input_checks import suggestion
@@ -85,8 +85,8 @@ def _draw(name: str, tensor: TensorStatistics, precision: EightBit, path: Path) 
     axes = figure.add_subplot()
     axes.stairs(counts, edges, fill=True, color="#cccccc")
     if tensor.count and not tensor.nonfinite:
-        for (method, amax), colour in zip(thresholds(name, tensor, precision).items(), _COLOURS, strict=True):
-            axes.axvline(amax, color=colour, label=f"{method}: {amax:.4g}")
+        for (method, amax), color in zip(thresholds(name, tensor, precision).items(), _COLOURS, strict=True):
+            axes.axvline(amax, color=color, label=f"{method}: {amax:.4g}")
         axes.legend(title=f"amax for {precision}")
     axes.set_yscale("log", nonpositive="clip")
     axes.set_xlabel("magnitude")
@@ -100,11 +100,11 @@ def require_matplotlib() -> None:
     """Complain early.
 
     Raises:
-        EnvironmentLacks: matplotlib is not installed.
+        HostError: matplotlib is not installed.
     """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise EnvironmentLacks(
+        raise HostError(
             "plots need the package matplotlib, which is not installed", "pip install 'trtpipe[plots]'"
         ) from error

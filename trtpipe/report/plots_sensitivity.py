@@ -20,7 +20,7 @@ def plot_sensitivity(found: Sensitivity, path: Path) -> None:
     """Draw ``found`` into a PNG file: noise over signal power of every group alone, on a logarithmic axis.
 
     Raises:
-        EnvironmentLacks: matplotlib is not installed, or ``path`` cannot be written to.
+        HostError: matplotlib is not installed, or ``path`` cannot be written to.
     """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg

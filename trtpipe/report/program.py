@@ -47,7 +47,7 @@ def is_program(path: Path) -> bool:
         return False
 
 
-def summarise_program(path: Path) -> ProgramSummary:
+def summarize_program(path: Path) -> ProgramSummary:
     """Describe the program at ``path``.
 
     Raises:

@@ -27,7 +27,7 @@ class OutputDifference(Record):
     mean_abs: float
 
 
-class ExportFacts(Record):
+class ExportRecord(Record):
     """``model.onnx.json``.
 
     Attributes:
@@ -46,7 +46,7 @@ class ExportFacts(Record):
     notes: tuple[str, ...] = ()
 
 
-class SimplifyFacts(Record):
+class SimplifyRecord(Record):
     """``simplified.onnx.json``.
 
     Attributes:
@@ -66,7 +66,7 @@ class SimplifyFacts(Record):
     notes: tuple[str, ...] = ()
 
 
-class LowerFacts(Record):
+class LowerRecord(Record):
     """``lowered.onnx.json``: what is in which precision, and why.
 
     Attributes:

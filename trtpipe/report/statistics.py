@@ -36,7 +36,7 @@ class StatisticsSummary(Record):
     tensors: dict[str, TensorSummary]
 
 
-def summarise_statistics(path: Path) -> StatisticsSummary:
+def summarize_statistics(path: Path) -> StatisticsSummary:
     """Describe the statistics at ``path``.
 
     Raises:

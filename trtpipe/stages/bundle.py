@@ -11,11 +11,11 @@ from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.profile import CALIBRATED
 from trtpipe.config.toolchain import versions
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
-from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
+from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
 from trtpipe.report.verdict import Verdict, verdicts
 
 if TYPE_CHECKING:
@@ -106,12 +106,12 @@ def _verdicts(inputs: Inputs) -> tuple[Verdict, ...]:
     return verdicts(parity, latency)
 
 
-def _lowered(inputs: Inputs) -> LowerFacts | None:
+def _lowered(inputs: Inputs) -> LowerRecord | None:
     """The record of the lowering, unless the user brought a lowered graph without one."""
     artifact = inputs.artifacts.get("lowered")
     if artifact is None or all(entry.name != artifact.sidecar.name for entry in artifact.files):
         return None
-    return LowerFacts.read(artifact.sidecar)
+    return LowerRecord.read(artifact.sidecar)
 
 
 def _source(job: Job) -> str:
@@ -141,13 +141,13 @@ def _calibration(job: Job, inputs: Inputs) -> dict[str, JSON] | None:
 
 def _notes(inputs: Inputs) -> tuple[str, ...]:
     notes: list[str] = []
-    for label, facts in (("model", ExportFacts), ("simplified", SimplifyFacts), ("lowered", LowerFacts)):
+    for label, facts in (("model", ExportRecord), ("simplified", SimplifyRecord), ("lowered", LowerRecord)):
         artifact = inputs.artifacts.get(label)
         if artifact is not None and any(entry.name == artifact.sidecar.name for entry in artifact.files):
             notes += [f"{label}: {note}" for note in facts.read(artifact.sidecar).notes]
     for engine in inputs.engines():
         if any(entry.name == engine.sidecar.name for entry in engine.files):
-            found = EngineFacts.read(engine.sidecar)
+            found = EngineRecord.read(engine.sidecar)
             notes += [f"{engine.label}: {note}" for note in _engine_notes(found)]
     if "parity" in inputs.artifacts:
         not_run = ParityReport.read(inputs.path("parity")).not_run
@@ -157,5 +157,5 @@ def _notes(inputs: Inputs) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _engine_notes(facts: EngineFacts) -> tuple[str, ...]:
+def _engine_notes(facts: EngineRecord) -> tuple[str, ...]:
     return facts.notes if facts.report is None else (facts.report.summary, *facts.notes)

@@ -1,6 +1,6 @@
-"""calibrate: statistics -> ``ranges.json``: ranges, and repairs of the quantised model.
+"""calibrate: statistics -> ``ranges.json``: ranges, and corrections of the quantized model.
 
-The method ``auto`` and the repairs look at the model and at some samples again; without data there are no repairs.
+The method ``auto`` and the corrections run the model on some samples again; without data there are no corrections.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Calibrate:
             "weights": recipe.weights if judges else None,
             "keep": list(job.profile.keep) if judges else None,
             "skip_bad_samples": recipe.data.skip_bad_samples if judges else None,
-            "repair": _repairs(job),
+            "corrections": _corrections(job),
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
@@ -62,17 +62,17 @@ class Calibrate:
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Derive the ranges."""
         from trtpipe.calibration.statistics_file import load_statistics
-        from trtpipe.quantization.correction_search import find_repairs
+        from trtpipe.quantization.correction_search import find_corrections
         from trtpipe.quantization.fallback_search import rescue
 
         statistics = load_statistics(inputs.path("statistics"))
         ranges = _ranges(job, inputs, statistics, workdir, progress)
         dataset = inputs.datasets.get("calibration-data")
-        if _repairs(job) and dataset is not None and ranges.tensors:
-            repairs = find_repairs(job, inputs.path("simplified"), ranges, dataset, workdir, progress)
-            ranges = ranges.model_copy(update={"repairs": repairs})
-            repairs = rescue(job, inputs.path("simplified"), ranges, dataset, workdir, progress)
-            ranges = ranges.model_copy(update={"repairs": repairs})
+        if _corrections(job) and dataset is not None and ranges.tensors:
+            corrections = find_corrections(job, inputs.path("simplified"), ranges, dataset, workdir, progress)
+            ranges = ranges.model_copy(update={"corrections": corrections})
+            corrections = rescue(job, inputs.path("simplified"), ranges, dataset, workdir, progress)
+            ranges = ranges.model_copy(update={"corrections": corrections})
         ranges.write(workdir / RANGES)
         return Draft("ranges", workdir, (RANGES,)), ()
 
@@ -85,13 +85,13 @@ class Calibrate:
                 raise StageError(f"{RANGES}: tensor {name!r} has range {found.amax}", "look at the calibration data")
 
 
-def _repairs(job: Job) -> bool:
-    """Whether repairs are looked for: only on real data."""
-    return job.recipe.repair == "auto" and bool(job.recipe.data.source)
+def _corrections(job: Job) -> bool:
+    """Whether corrections are looked for: only on real data."""
+    return job.recipe.corrections == "auto" and bool(job.recipe.data.source)
 
 
 def _judges(job: Job) -> bool:
-    return job.recipe.method == "auto" or _repairs(job)
+    return job.recipe.method == "auto" or _corrections(job)
 
 
 def _ranges(job: Job, inputs: Inputs, statistics: Statistics, workdir: Path, progress: Progress) -> Ranges:

@@ -13,7 +13,7 @@ from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.profile import HALF
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
-from trtpipe.engine.record import ProgramFacts
+from trtpipe.engine.record import ProgramRecord
 from trtpipe.errors import BuildError, InternalError, StageError
 from trtpipe.exporter.request import ExportReply
 from trtpipe.isolation.worker import call, limits_for
@@ -89,5 +89,5 @@ class Capture:
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """It returns something."""
-        if not ProgramFacts.read(draft.sidecar).contract.outputs:
+        if not ProgramRecord.read(draft.sidecar).contract.outputs:
             raise StageError(f"{draft.path.name}: the program returns no tensors", "export one that returns something")

@@ -12,9 +12,9 @@ from trtpipe.config.profile import NEEDED_TYPE
 from trtpipe.config.shapes import check_shapes
 from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import Agreement, compare
-from trtpipe.engine.record import EngineFacts, ProgramFacts
+from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import BuildError, InternalError, StageError
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,7 @@ class Compile:
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The engine is not empty, has the graph's inputs and outputs, and computes in the lowered precision."""
-        facts = EngineFacts.read(draft.sidecar)
+        facts = EngineRecord.read(draft.sidecar)
         if not draft.path.is_file() or not draft.path.stat().st_size:
             raise StageError(f"{draft.path.name} is missing or empty", "report this as a bug of the builder")
         contract = _contract(inputs)
@@ -128,18 +128,18 @@ class Compile:
                 )
 
 
-def _agreements(facts: EngineFacts, inputs: Inputs) -> tuple[Agreement, ...]:
+def _agreements(facts: EngineRecord, inputs: Inputs) -> tuple[Agreement, ...]:
     """The lowering record against the engine; nothing where the builder says nothing, or the graph is the user's."""
     lowered = inputs.artifacts.get("lowered")
     if lowered is None or facts.report is None or all(entry.name != lowered.sidecar.name for entry in lowered.files):
         return ()
-    return compare(LowerFacts.read(lowered.sidecar).nodes, facts.report)
+    return compare(LowerRecord.read(lowered.sidecar).nodes, facts.report)
 
 
 def _contract(inputs: Inputs) -> IOContract:
     """The inputs and outputs of what is compiled."""
     if "program" in inputs.artifacts:
-        return ProgramFacts.read(inputs.artifacts["program"].sidecar).contract
+        return ProgramRecord.read(inputs.artifacts["program"].sidecar).contract
     from trtpipe.preflight.onnx_io import read_contract
 
     return read_contract(inputs.path("lowered"))
@@ -156,7 +156,9 @@ def _checked(job: Job, inputs: Inputs, targets: Sequence[Target]) -> Path:
     return model
 
 
-def _completed(job: Job, facts: EngineFacts, plan: Path, name: str, inputs: Inputs, progress: Progress) -> EngineFacts:
+def _completed(
+    job: Job, facts: EngineRecord, plan: Path, name: str, inputs: Inputs, progress: Progress
+) -> EngineRecord:
     """The facts with all that is worth knowing of the engine, which is also told."""
     built_from = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
     digests = {"plan": sha256_file(plan), **built_from} if plan.is_file() else {}
@@ -169,12 +171,12 @@ def _completed(job: Job, facts: EngineFacts, plan: Path, name: str, inputs: Inpu
     return facts
 
 
-def _draft(facts: EngineFacts, plan: Path) -> Draft:
+def _draft(facts: EngineRecord, plan: Path) -> Draft:
     facts.write(plan.with_name(f"{plan.name}.json"))
     return Draft("engine", plan.parent, (plan.name, f"{plan.name}.json"), target=facts.target)
 
 
-def _notes(facts: EngineFacts, inputs: Inputs) -> tuple[str, ...]:
+def _notes(facts: EngineRecord, inputs: Inputs) -> tuple[str, ...]:
     notes = [agreement.note for agreement in _agreements(facts, inputs) if agreement.raised]
     if facts.report is not None and facts.report.separate:
         notes.append(f"Q/DQ that became kernels of their own: {', '.join(facts.report.separate)}")

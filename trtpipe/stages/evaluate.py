@@ -1,4 +1,4 @@
-"""evaluate: one graph and labelled data -> ``metric.json``: the task metric, as ``verify`` would measure it.
+"""evaluate: one graph and labeled data -> ``metric.json``: the task metric, as ``verify`` would measure it.
 
 Not on the way to an engine: ``tune`` asks for it, of the exported model and of every lowered graph it compares.
 """
@@ -40,7 +40,7 @@ class Evaluate:
         self._label = label
 
     def consumes(self, job: Job) -> tuple[str, ...]:
-        """The graph, labelled data, and for the one metric that looks at float32's outputs the model."""
+        """The graph, labeled data, and for the one metric that looks at float32's outputs the model."""
         return (*dict.fromkeys((self._label, *(("model",) if _looks_at_float32(job) else ()))), "evaluation-data")
 
     def skip(self, job: Job) -> str | None:
@@ -64,7 +64,7 @@ class Evaluate:
         evaluation, dataset = job.recipe.evaluation, inputs.datasets.get("evaluation-data")
         if evaluation is None or (dataset is None and not evaluation.own):
             raise InputError(
-                "tuning needs a metric and labelled data",
+                "tuning needs a metric and labeled data",
                 "add --eval-data DATA (with labels), or --metric case.py:evaluate",
             )
         onnx, path = load_backend("onnxruntime"), inputs.path(self._label)

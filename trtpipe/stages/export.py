@@ -12,7 +12,7 @@ from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest, TorchRequest
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.preflight import folder_size, seal_model
-from trtpipe.report.stage_records import ExportFacts
+from trtpipe.report.stage_records import ExportRecord
 
 if TYPE_CHECKING:
     from trtpipe.config.job import Job
@@ -81,7 +81,7 @@ class Export:
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """Every output of the ONNX model agrees with PyTorch's."""
-        facts = ExportFacts.read(draft.sidecar)
+        facts = ExportRecord.read(draft.sidecar)
         if not facts.contract.outputs:
             raise StageError(f"{draft.path.name}: the model has no outputs", "export a model that returns something")
 
@@ -103,7 +103,7 @@ def _copy(job: Job, source: OnnxSource, digest: str, workdir: Path, progress: Pr
 
 
 def joined_ranges(job: Job) -> dict[str, ShapeRange]:
-    """Every input's range over all optimisation profiles: the program has to admit each of them."""
+    """Every input's range over all optimization profiles: the program has to admit each of them."""
     found: dict[str, ShapeRange] = {}
     for name, shape in (pair for profile in job.profile.shapes for pair in profile.items()):
         found[name] = found[name].joined(shape) if name in found else shape

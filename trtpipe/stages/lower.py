@@ -12,11 +12,11 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.profile import CALIBRATED, EIGHT_BIT, HALF
 from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.quantization.apply_corrections import apply_repairs
+from trtpipe.quantization.apply_corrections import apply_corrections
 from trtpipe.quantization.engine_search import Choice, choose, search_targets, searches
 from trtpipe.quantization.mac_count import count_work
 from trtpipe.quantization.search import SCALES_BEHIND, Placement
-from trtpipe.report.stage_records import LowerFacts
+from trtpipe.report.stage_records import LowerRecord
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -88,7 +88,7 @@ class Lower:
         if choice.note:
             progress.note(choice.note)
             notes.append(choice.note)
-        facts = LowerFacts(
+        facts = LowerRecord(
             precision=precision,
             opset=model.graph.opset_imports.get("", 0),
             counts=dict(sorted(Counter(decision.precision for decision in decisions).items())),
@@ -130,7 +130,7 @@ def _lowered(
     eight: tuple[NodeDecision, ...] = ()
     if precision in EIGHT_BIT:
         count_work(model, inputs.path("simplified"), job)
-        eight = run_passes(model, [_quantisation(model, job, inputs, placement)])[0].decisions
+        eight = run_passes(model, [_quantization(model, job, inputs, placement)])[0].decisions
     if precision not in HALF:
         return model, eight
     half = run_passes(model, [CastPrecision(HALF[precision], keep, extents)])[0].decisions
@@ -139,7 +139,7 @@ def _lowered(
     return model, merged(eight, half, nodes)
 
 
-def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placement | None) -> GraphPass:
+def _quantization(model: ir.Model, job: Job, inputs: Inputs, placement: Placement | None) -> GraphPass:
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.passes.decisions import UNREACHED
     from trtpipe.passes.macs import sizes_of
@@ -148,8 +148,8 @@ def _quantisation(model: ir.Model, job: Job, inputs: Inputs, placement: Placemen
     precision, keep = job.profile.precision, job.profile.keep
     ranges = Ranges.read(inputs.path("ranges"))
     left = left_in_half(model, job.profile, None if placement is None else placement.nodes)
-    amax = apply_repairs(model, ranges, ranges.repairs, keep, left)
-    sizes, high = sizes_of(model, job.opt_shapes), ranges.repairs.high
+    amax = apply_corrections(model, ranges, ranges.corrections, keep, left)
+    sizes, high = sizes_of(model, job.opt_shapes), ranges.corrections.high
     unfit = {**ranges.unfit, **dict.fromkeys(ranges.unseen, UNREACHED)}
     if precision != "best":
         return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes, unfit=unfit, left=high)

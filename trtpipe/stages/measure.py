@@ -11,7 +11,7 @@ from trtpipe.backends.gpu import gpus
 from trtpipe.backends.timing import DeviceRunner
 from trtpipe.config.toolchain import machine
 from trtpipe.engine.figures import EngineFigures
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.reference.runnable import runnable_engines, runnable_graph
 
@@ -129,7 +129,7 @@ def _figures(engine: Artifact) -> EngineFigures | None:
     """What the builder says of an engine; ``None`` where nothing lies beside it."""
     if not any(entry.name == engine.sidecar.name for entry in engine.files):
         return None
-    return EngineFigures.of(EngineFacts.read(engine.sidecar), engine.files[0].size)
+    return EngineFigures.of(EngineRecord.read(engine.sidecar), engine.files[0].size)
 
 
 def _timed_graph(job: Job, inputs: Inputs, workdir: Path) -> Path:

@@ -35,7 +35,7 @@ OBSERVED = "observed.onnx"
 
 
 class Observe:
-    """One streaming pass over the data: statistics of what will be quantised, extremes of what 16 bits must hold."""
+    """One streaming pass over the data: statistics of what will be quantized, extremes of what 16 bits must hold."""
 
     name = "observe"
     produces = "statistics"

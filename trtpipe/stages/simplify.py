@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft
-from trtpipe.errors import StageError, WorkerDied
+from trtpipe.errors import StageError, WorkerError
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 from trtpipe.isolation.remote_runner import expect_children
 from trtpipe.isolation.worker import LIGHT, call, limits_for
@@ -73,8 +73,8 @@ class Simplify:
             try:
                 reply = self._attempt(job, request, size, progress)
                 break
-            except (StageError, WorkerDied) as error:
-                if not request.rewrite or (isinstance(error, WorkerDied) and error.phase == RUN):
+            except (StageError, WorkerError) as error:
+                if not request.rewrite or (isinstance(error, WorkerError) and error.phase == RUN):
                     raise  # in the second case running the model as it came is what failed
                 request = _humbler(request, error.message, progress)
                 for leftover in workdir.glob(f"{SIMPLIFIED}*"):

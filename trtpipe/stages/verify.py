@@ -11,7 +11,7 @@ from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.profile import HALF
 from trtpipe.errors import InputError, StageError
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable, runnable_engines, verification_data
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _measured(
 
     evaluation = job.recipe.evaluation
     whole = whole_metric(evaluation)
-    per_feed = evaluation is not None and data.labelled and whole is None
+    per_feed = evaluation is not None and data.labeled and whole is None
     meter = make_meter(evaluation) if evaluation and per_feed else None
     run = compare(contenders[0], contenders[1:], data.dataset, job.profile.tolerance, meter, progress, recording)
     if evaluation and whole:
@@ -210,7 +210,7 @@ def _against_pytorch(job: Job, inputs: Inputs, contenders: list[Contender]) -> t
     feeds, outputs = load_reference(inputs.path("reference"))
     source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), "fp32")
     direct = [Contender(c.label, c.runner, c.precision, c.note) for c in contenders]
-    return compare(source, direct, Feeds(feeds), job.profile.tolerance, None, Silent()).comparisons
+    return compare(source, direct, Feeds(feeds), job.profile.tolerance, None, NullProgress()).comparisons
 
 
 def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progress: Progress) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.config.os_errors import translate_os_errors
-from trtpipe.errors import EnvironmentLacks
+from trtpipe.errors import HostError
 from trtpipe.store.files import make_folder
 
 if TYPE_CHECKING:
@@ -88,13 +88,13 @@ class Layout:
                 yield
             except FileNotFoundError as error:
                 message = f"cannot {doing}: {error.filename or self.root} was removed by another program"
-                raise EnvironmentLacks(message, "run the command again") from error
+                raise HostError(message, "run the command again") from error
 
     def create(self) -> None:
         """Make the store's folders where they are missing.
 
         Raises:
-            EnvironmentLacks: the folder cannot be written, or is not this user's alone.
+            HostError: the folder cannot be written, or is not this user's alone.
         """
         if os.path.lexists(self.root):
             self.check_owner()
@@ -106,7 +106,7 @@ class Layout:
         """Make a folder of the store, durably; none on the way may be a link, because it could lead anywhere.
 
         Raises:
-            EnvironmentLacks: one is a link.
+            HostError: one is a link.
         """
         for path in (self.root / part for part in _beginnings(folder.relative_to(self.root))):
             if path.is_symlink():
@@ -119,7 +119,7 @@ class Layout:
         An empty folder of our own is made private instead.
 
         Raises:
-            EnvironmentLacks: not a folder, another user's, or open to writing by others.
+            HostError: not a folder, another user's, or open to writing by others.
         """
         with self.translate("use the cache"):
             try:
@@ -151,5 +151,5 @@ def _beginnings(path: Path) -> list[Path]:
     return [*reversed(path.parents[:-1]), path]
 
 
-def _unusable(root: Path, why: str, first: str = "") -> EnvironmentLacks:
-    return EnvironmentLacks(f"cannot use the cache {root}: {why}", f"{first}{_ELSEWHERE}")
+def _unusable(root: Path, why: str, first: str = "") -> HostError:
+    return HostError(f"cannot use the cache {root}: {why}", f"{first}{_ELSEWHERE}")

@@ -30,7 +30,7 @@ def scratch(layout: Layout, doing: str) -> Iterator[Path]:
     """A new empty folder, locked while it is in use and removed afterwards, whatever happened.
 
     Raises:
-        EnvironmentLacks: it cannot be made; the message says that ``doing`` was not possible.
+        HostError: it cannot be made; the message says that ``doing`` was not possible.
     """
     folder = layout.tmp / secrets.token_hex(8)
     with layout.translate(doing):
@@ -51,7 +51,7 @@ def resumable(layout: Layout, digest: str, doing: str) -> Iterator[Path]:
     very same key left that was killed or interrupted. An end of any other kind, good or bad, removes it.
 
     Raises:
-        EnvironmentLacks: it cannot be made; the message says that ``doing`` was not possible.
+        HostError: it cannot be made; the message says that ``doing`` was not possible.
     """
     folder = layout.partial / digest
     with layout.translate(doing):

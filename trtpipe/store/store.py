@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Artifact, Draft, FileEntry
 from trtpipe.digest import JSON, canonical_json, sha256_bytes
 from trtpipe.errors import InternalError, StoreCorrupt
-from trtpipe.progress import Progress, Silent
+from trtpipe.progress import NullProgress, Progress
 from trtpipe.store import housekeeping
 from trtpipe.store.entry import (
     RECORD,
@@ -54,13 +54,13 @@ class ArtifactStore:
         progress: told when a corrupt entry was set aside, and when another process is waited for.
 
     Raises:
-        EnvironmentLacks: from any method: the folder cannot be used, is another user's or is open to others, the disk
+        HostError: from any method: the folder cannot be used, is another user's or is open to others, the disk
             is full or fails.
     """
 
     def __init__(self, root: Path, progress: Progress | None = None) -> None:
         self._layout = Layout(root.absolute())
-        self._progress: Progress = progress or Silent()
+        self._progress: Progress = progress or NullProgress()
         self._pins: OrderedDict[str, int] = OrderedDict()  # digest -> handle with a shared lock on the record
         weakref.finalize(self, _release, self._pins)
         if os.path.lexists(self.root):

@@ -19,7 +19,7 @@ def ranges(found: Ranges, limit: int | None) -> Iterator[Block]:
     unseen = (("unseen", "\n".join(found.unseen)),) if found.unseen else ()
     unfit = (("too wide", "\n".join(found.unfit.values())),) if found.unfit else ()
     data = account(found.samples, found.account)
-    yield facts([("method", _method(found)), *data, *unseen, *unfit, *_repairs(found)])
+    yield facts([("method", _method(found)), *data, *unseen, *unfit, *_corrections(found)])
     rows = [
         (name, f"{each.amax:.6g}", _method(each), f"{each.minimum:.6g}", f"{each.maximum:.6g}", each.note)
         for name, each in found.tensors.items()
@@ -27,11 +27,11 @@ def ranges(found: Ranges, limit: int | None) -> Iterator[Block]:
     yield table(("tensor", "amax", "method", "min", "max", ""), rows, right=("amax", "min", "max"), limit=limit)
 
 
-def _repairs(found: Ranges) -> Iterator[tuple[str, str]]:
+def _corrections(found: Ranges) -> Iterator[tuple[str, str]]:
     """What was tried to lessen the output's error, and what it came to."""
-    tried = [f"{trial.repair} {trial.noise:.1f} dB{' (taken)' * trial.taken}" for trial in found.repairs.trials]
+    tried = [f"{trial.correction} {trial.noise:.1f} dB{' (taken)' * trial.taken}" for trial in found.corrections.trials]
     if tried:
-        yield "repairs", "\n".join(tried)
+        yield "corrections", "\n".join(tried)
 
 
 def _method(found: Ranges | TensorRange) -> str:

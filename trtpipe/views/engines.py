@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from trtpipe.backends.plan import PlanHeader
     from trtpipe.config.profile import OptimizationProfile
-    from trtpipe.engine.record import EngineFacts
+    from trtpipe.engine.record import EngineRecord
     from trtpipe.engine.report import EngineReport, EngineTensor
 
 
@@ -22,15 +22,15 @@ def plan(found: PlanHeader, obstacles: Sequence[str]) -> Facts:
     weights = "" if found.weight_bytes is None else f", {format_bytes(found.weight_bytes)} of weights"
     more = ", and GPUs yet to come" if found.and_later else ""
     fits = [("does not run here", reason) for reason in obstacles] or [("runs here", "as far as its header tells")]
-    return facts([("built by", f"{found.flavour} {found.version}{weights}"), ("targets", targets + more), *fits])
+    return facts([("built by", f"{found.flavor} {found.version}{weights}"), ("targets", targets + more), *fits])
 
 
-def engine(found: EngineFacts, limit: int | None) -> Iterator[Block]:
+def engine(found: EngineRecord, limit: int | None) -> Iterator[Block]:
     """What the builder said of an engine, layer by layer."""
     precisions = ", ".join(f"{count} {name}" for name, count in found.precisions.items())
     yield facts(
         [
-            ("engine", f"{found.flavour} {found.version} for {found.target}"),
+            ("engine", f"{found.flavor} {found.version} for {found.target}"),
             *((("built from", f"graph {found.digests['lowered'][:12]}"),) if "lowered" in found.digests else ()),
             *_options(found),
             ("inputs", "\n".join(map(str, found.io.inputs))),
@@ -59,7 +59,7 @@ def _profiles(profiles: Sequence[OptimizationProfile]) -> Iterator[tuple[str, st
         )
 
 
-def _options(found: EngineFacts) -> Iterator[tuple[str, str]]:
+def _options(found: EngineRecord) -> Iterator[tuple[str, str]]:
     """What the builder was asked for beyond its defaults."""
     asked = {} if found.options is None else found.options.model_dump(mode="json", exclude_defaults=True)
     if asked:

@@ -11,7 +11,7 @@ from trtpipe.config.units import printable
 from trtpipe.report.plots import bars_of, thresholds
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import TensorStatistics
 
 _WIDTH, _HEIGHT, _LEGEND = 560, 140, 190
@@ -35,8 +35,8 @@ def histogram_svg(name: str, tensor: TensorStatistics, precision: EightBit, take
     )
     cuts = thresholds(name, tensor, precision) if tensor.count and not tensor.nonfinite else {}
     lines = "".join(
-        _line(_WIDTH * amax / top, colour, 1) + _label(index, f"{method}: {amax:.4g}", colour)
-        for index, ((method, amax), colour) in enumerate(zip(cuts.items(), _COLOURS, strict=False))
+        _line(_WIDTH * amax / top, color, 1) + _label(index, f"{method}: {amax:.4g}", color)
+        for index, ((method, amax), color) in enumerate(zip(cuts.items(), _COLOURS, strict=False))
     )
     return (
         f'<svg viewBox="0 0 {_WIDTH + _LEGEND} {_HEIGHT + 18}" role="img"><title>{escape(printable(name))}</title>'
@@ -47,10 +47,10 @@ def histogram_svg(name: str, tensor: TensorStatistics, precision: EightBit, take
     )
 
 
-def _line(x: float, colour: str, width: int) -> str:
+def _line(x: float, color: str, width: int) -> str:
     x = min(x, float(_WIDTH))
-    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}" stroke="{colour}" stroke-width="{width}"/>'
+    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}" stroke="{color}" stroke-width="{width}"/>'
 
 
-def _label(index: int, text: str, colour: str) -> str:
-    return f'<text x="{_WIDTH + 12}" y="{14 + 18 * index}" style="fill:{colour}">{escape(text)}</text>'
+def _label(index: int, text: str, color: str) -> str:
+    return f'<text x="{_WIDTH + 12}" y="{14 + 18 * index}" style="fill:{color}">{escape(text)}</text>'

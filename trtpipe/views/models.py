@@ -11,11 +11,11 @@ from trtpipe.views.blocks import Block, Table, facts, notes, table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from trtpipe.engine.record import ProgramFacts
+    from trtpipe.engine.record import ProgramRecord
     from trtpipe.passes.decisions import NodeDecision, WorkShare
     from trtpipe.report.graph import GraphSummary
     from trtpipe.report.program import ProgramSummary
-    from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
+    from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
 
 
 def graph(found: GraphSummary, limit: int | None) -> Iterator[Block]:
@@ -46,7 +46,7 @@ def program(found: ProgramSummary, limit: int | None) -> Iterator[Block]:
     yield _operators(found.operators, limit)
 
 
-def captured(found: ProgramFacts) -> Block:
+def captured(found: ProgramRecord) -> Block:
     """What is known of a program that trtpipe wrote."""
     return facts(
         [
@@ -63,7 +63,7 @@ def _operators(found: Mapping[str, int], limit: int | None) -> Table:
     return table(("operator", "count"), rows, right=("count",), limit=limit)
 
 
-def exported(found: ExportFacts) -> Iterator[Block]:
+def exported(found: ExportRecord) -> Iterator[Block]:
     """Who exported a graph, and how far it is from PyTorch."""
     yield facts([("exported by", found.exporter), *notes(found.notes)])
     if found.parity:
@@ -73,13 +73,13 @@ def exported(found: ExportFacts) -> Iterator[Block]:
         )
 
 
-def simplified(found: SimplifyFacts) -> Iterator[Block]:
+def simplified(found: SimplifyRecord) -> Iterator[Block]:
     """What simplifying did."""
     who = "onnxsim and trtpipe" if found.simplified else "trtpipe alone"
     yield facts([("simplified by", f"{who}: {found.nodes_before} nodes, now {found.nodes_after}"), *notes(found.notes)])
 
 
-def lowered(found: LowerFacts, limit: int | None) -> Iterator[Block]:
+def lowered(found: LowerRecord, limit: int | None) -> Iterator[Block]:
     """What lowering decided, node by node."""
     counts = ", ".join(f"{count} {precision}" for precision, count in found.counts.items())
     work = [] if found.work is None else [("in 8 bits", share(found.work))]
@@ -91,7 +91,7 @@ def lowered(found: LowerFacts, limit: int | None) -> Iterator[Block]:
         yield table(("node", "operator", "precision", "because"), rows, limit=limit)
 
 
-def _trials(found: LowerFacts) -> Table:
+def _trials(found: LowerRecord) -> Table:
     """The engines that were compared to find the cheapest placement."""
     headers = ("compared", "target", "in int8", "kernels", "activations moved", "weights", "estimated cost")
     rows = [

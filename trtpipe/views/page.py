@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.units import printable
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import REPORT, write_file
 from trtpipe.regression.bundle import entries, read_build
-from trtpipe.report.stage_records import ExportFacts, LowerFacts, SimplifyFacts
+from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
 from trtpipe.views import calibration, engines, models, outcomes, timings
 from trtpipe.views.blocks import VERDICTS, Block, Facts, facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from trtpipe.calibration.quantiser import EightBit
+    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.regression.bundle import Build
 
 #: Tables longer than this are folded up.
@@ -54,7 +54,7 @@ def write_report(build: str | Path, out: str | Path | None = None, *, plots: boo
 
     Raises:
         InputError: there is no bundle, or a file of it was changed; or there are no statistics to plot.
-        EnvironmentLacks: the file cannot be written.
+        HostError: the file cannot be written.
     """
     found = read_build(Path(build))
     path = Path(build) / REPORT if out is None else Path(out)
@@ -88,13 +88,13 @@ def _sections(build: Build) -> Iterator[tuple[str, Iterable[Block]]]:
         yield "Latency", timings.latency(build.latency)
     for label in present:
         if label.startswith("engine:") and (beside := _beside(build, label)).is_file():
-            yield f"Engine for {_text(label.partition(':')[2])}", engines.engine(EngineFacts.read(beside), None)
-    yield "Precision of every node", models.lowered(LowerFacts.read(_beside(build, "lowered")), None)
+            yield f"Engine for {_text(label.partition(':')[2])}", engines.engine(EngineRecord.read(beside), None)
+    yield "Precision of every node", models.lowered(LowerRecord.read(_beside(build, "lowered")), None)
     if "ranges" in present:
         yield "Calibration", calibration.ranges(Ranges.read(build.path("ranges")), None)
-    yield "Source", models.exported(ExportFacts.read(_beside(build, "model")))
+    yield "Source", models.exported(ExportRecord.read(_beside(build, "model")))
     if "simplified" in present and (beside := _beside(build, "simplified")).is_file():
-        yield "Simplified", models.simplified(SimplifyFacts.read(beside))
+        yield "Simplified", models.simplified(SimplifyRecord.read(beside))
     yield "Settings", [facts(_flat("", build.manifest.settings))]
 
 

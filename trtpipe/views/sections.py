@@ -37,7 +37,7 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:
     if found.engine is not None:
         yield from engines.engine(found.engine, limit)
     if found.stand_in is not None:
-        yield facts([("flavour", "null: a stand-in for tests, no engine"), ("target", found.stand_in.target)])
+        yield facts([("flavor", "null: a stand-in for tests, no engine"), ("target", found.stand_in.target)])
     if found.ranges is not None:
         yield from calibration.ranges(found.ranges, limit)
     if found.statistics is not None:

@@ -12,7 +12,7 @@ from recording_cuda import RecordingCudart
 from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.trt import cudart
 from trtpipe.backends.trt.cudart import CALLS, Cudart, load
-from trtpipe.errors import EnvironmentLacks, StageError
+from trtpipe.errors import HostError, StageError
 
 SNAPSHOT = json.loads(Path(__file__).with_name("cudart_api.json").read_text(encoding="utf-8"))
 HANDLES = {"cudaEvent_t", "cudaStream_t", "cudaGraph_t", "cudaGraphExec_t"}
@@ -70,7 +70,7 @@ def test_a_library_without_one_of_the_calls_is_refused(monkeypatch):
     from polygraphy import cuda
 
     monkeypatch.setattr(cuda, "wrapper", type("W", (), {"handle": ctypes.CDLL(None)}))
-    with pytest.raises(EnvironmentLacks, match="libcudart"):
+    with pytest.raises(HostError, match="libcudart"):
         load()
 
 
@@ -81,7 +81,7 @@ def test_a_machine_without_the_library_is_told_what_to_install(monkeypatch):
         raise OSError("libcudart.so: cannot open shared object file")
 
     monkeypatch.setattr(cuda, "wrapper", absent)
-    with pytest.raises(EnvironmentLacks, match="cannot open shared object") as caught:
+    with pytest.raises(HostError, match="cannot open shared object") as caught:
         load()
     assert "nvidia-cuda-runtime" in caught.value.remedy
 
@@ -90,7 +90,7 @@ def test_a_machine_without_the_library_is_told_what_to_install(monkeypatch):
 def test_the_real_library_has_every_call_and_says_that_there_is_no_driver():
     try:
         cuda = load()
-    except EnvironmentLacks:
+    except HostError:
         pytest.skip("the CUDA runtime library is not installed")
     with pytest.raises(StageError, match=r"cudaStreamCreate fails: .*driver.* \(cudaError 35\)"):
         cuda.stream()

@@ -10,10 +10,10 @@ from trtpipe.backends.trt.error_guide import GUIDE
 from trtpipe.backends.trt.errors import Log, build_error
 from trtpipe.backends.trt.request import BuildRequest
 from trtpipe.config.profile import BuildSettings, ShapeRange
-from trtpipe.engine.record import EngineFacts
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError
 from trtpipe.isolation.worker import Limits, call
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 rtx_only = pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")
 
@@ -37,7 +37,7 @@ PROVOKED = {
         " { a = Cast<to=16>(x) b = Cast<to=16>(w) c = MatMul(a, b) y = Cast<to=1>(c) }",
         {"w": SQUARE}, "sm75", {},
     ),
-    "quantised-constant": (
+    "quantized-constant": (
         "(float[2,64] x) => (float[2,64] y) { t = Transpose(w) d = DequantizeLinear(t, s) y = MatMul(x, d) }",
         {"w": np.ones((64, 64), np.int8), "s": np.float32(0.1)}, "sm89", {},
     ),
@@ -63,7 +63,7 @@ PROVOKED = {
         {"w": np.ones((16, 16, 3, 3), np.int8), "s": np.ones((16, 2, 3, 3), np.float32)}, "sm89", {},
     ),
     "operator": ("(float[2,64] x) => (float[2,64] y) { y = Det(x) }", {}, "sm89", {}),
-    "quantised-tensor": ("(float[2,64] x) => (float8e4m3fn[2,64] y) { y = Cast<to=17>(x) }", {}, "sm89", {}),
+    "quantized-tensor": ("(float[2,64] x) => (float8e4m3fn[2,64] y) { y = Cast<to=17>(x) }", {}, "sm89", {}),
     "too-large": ("(float[1048576,1] x, float[1,4194304] z) => (float[?,?] y) { y = Add(x, z) }", {}, "sm89", {}),
     "constant-input": (
         "(float[2,64] x, int64[1] a) => (float[?] y) { y = ReduceSum<keepdims=0>(x, a) }", {}, "sm89", {},
@@ -90,12 +90,12 @@ PROVOKED = {
 def build(path, target, options):
     """In a process of its own: what the graph compiler says also depends on what it compiled before."""
     request = BuildRequest(
-        model=str(path), plan=str(path.with_suffix(".plan")), flavour="tensorrt-rtx", targets=(target,),
+        model=str(path), plan=str(path.with_suffix(".plan")), flavor="tensorrt-rtx", targets=(target,),
         options=BuildSettings(**options),
     )  # fmt: skip
     call(
-        "trtpipe.backends.tensorrt_rtx:build_task", request, EngineFacts, limits=Limits(60.0, 4 << 30),
-        progress=Silent(), what="building", workdir=path.parent, reads=(path.parent,),
+        "trtpipe.backends.tensorrt_rtx:build_task", request, EngineRecord, limits=Limits(60.0, 4 << 30),
+        progress=NullProgress(), what="building", workdir=path.parent, reads=(path.parent,),
     )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def test_a_build_that_is_cancelled(conv_net):
         config.set_compute_capability(trt.ComputeCapability.SM89, 0)
 
     shapes = ({"x": ShapeRange(min=(1, 3, 16, 16), opt=(2, 3, 16, 16), max=(4, 3, 16, 16))},)
-    request = BuildRequest(model=str(conv_net), plan=str(conv_net) + ".plan", flavour="tensorrt-rtx",
+    request = BuildRequest(model=str(conv_net), plan=str(conv_net) + ".plan", flavor="tensorrt-rtx",
                            targets=("sm89",), shapes=shapes)  # fmt: skip
     with pytest.raises(BuildError, match="canceled by user") as caught:
         build_engine(trt, request, lambda *_: None, stop)
@@ -194,7 +194,7 @@ def test_the_real_message_of_a_misused_builder_finds_its_entry(name, write_model
     if hasattr(builder, change):
         monkeypatch.setattr(builder, change, lambda *_: None)
     path = write_model(graph, opset=23, **({"x2": SQUARE} if "x2" in graph else {}))
-    request = BuildRequest(model=str(path), plan=f"{path}.plan", flavour="tensorrt-rtx", targets=("sm89",))
+    request = BuildRequest(model=str(path), plan=f"{path}.plan", flavor="tensorrt-rtx", targets=("sm89",))
     with pytest.raises(BuildError) as caught:
         builder.build(trt, request, lambda *_: None, configure)
     (advice,) = [advice for advice in GUIDE if advice.name == name]

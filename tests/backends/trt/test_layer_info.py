@@ -160,23 +160,23 @@ def test_no_dump_no_layers():
 
 def test_what_the_engine_inspector_gives():
     layers = read_inspector(json.dumps(INSPECTED))
-    conv, quantise, wait, name = layers
+    conv, quantize, wait, name = layers
     assert (conv.kind, conv.nodes) == ("CaskConvolution", ("/conv1/Conv", "/relu/Relu"))
     assert [(t.type, t.dims) for t in conv.constants] == [("Int8", (9408,)), ("Float", (64,))]
     assert conv.is_product
     assert (conv.inputs[0].type, conv.outputs[0].type) == ("Int8", "Half")
     assert conv.outputs[0].bytes(1) == 8 * 64 * 112 * 112 * 2
-    assert quantise.types == {"Float", "FP8"}
-    assert quantise.nodes == ("q[0]",)
+    assert quantize.types == {"Float", "FP8"}
+    assert quantize.nodes == ("q[0]",)
     assert not wait.is_kernel
     assert (name.name, name.is_kernel) == ("only a name", False)
 
 
-def test_quantisation_that_became_kernels():
+def test_quantization_that_became_kernels():
     layers = read_inspector(json.dumps(INSPECTED))
     assert separate_nodes(layers, {"q[0]", "/conv1/Conv"}, ()) == ("q[0]",)
     assert separate_nodes(layers, {"/conv1/Conv"}, {"/relu/Relu"}) == ("/conv1/Conv",)
-    assert separate_nodes(layers, {"/conv1/Conv"}, {"q[0]"}) == (), "a cast alone quantises nothing"
+    assert separate_nodes(layers, {"/conv1/Conv"}, {"q[0]"}) == (), "a cast alone quantizes nothing"
 
 
 def test_names_of_nodes():

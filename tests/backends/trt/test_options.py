@@ -16,8 +16,8 @@ SM89, ORIN = find_target("sm89"), find_target("orin")
 rtx_only = pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")
 
 
-def refusal(flavour, version, target=SM89, *, driver=False, **options):
-    return refuse_options(BuildSettings(**options), flavour, version, target, driver=driver)
+def refusal(flavor, version, target=SM89, *, driver=False, **options):
+    return refuse_options(BuildSettings(**options), flavor, version, target, driver=driver)
 
 
 @pytest.mark.parametrize(

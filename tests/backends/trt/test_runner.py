@@ -122,7 +122,7 @@ def test_results_are_copies(pair):
 
 def test_a_feed_that_does_not_fit(pair):
     runner, _ = pair
-    with pytest.raises(InputError, match="no optimisation profile admits x:9x4"):
+    with pytest.raises(InputError, match="no optimization profile admits x:9x4"):
         runner.infer(feed(9))
     with pytest.raises(InputError, match="feed names"):
         runner.infer({"z": np.zeros(1, np.float32)})
@@ -141,12 +141,12 @@ def test_a_plan_that_does_not_load_says_why(tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "e.plan")], capture_output=True, text=True, check=False
     )
     last = answer.stderr.strip().splitlines()[-1]
-    assert last.startswith("trtpipe.errors.EnvironmentLacks: e.plan: cannot be opened on this machine: ")
+    assert last.startswith("trtpipe.errors.HostError: e.plan: cannot be opened on this machine: ")
     assert answer.stdout == ""
 
 
 @needs_rtx
-def test_one_flavour_a_process():
+def test_one_flavor_a_process():
     code = (
         "import types, tensorrt_rtx as trt; from trtpipe.backends.trt.runner import _bind_polygraphy\n"
         "_bind_polygraphy(trt, rtx=True); _bind_polygraphy(trt, rtx=True)\n"
@@ -154,4 +154,4 @@ def test_one_flavour_a_process():
         "_bind_polygraphy(other, rtx=False)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "EnvironmentLacks: this process has already opened an engine of the other TensorRT flavour" in answer.stderr
+    assert "HostError: this process has already opened an engine of the other TensorRT flavor" in answer.stderr

@@ -16,7 +16,7 @@ from trtpipe.backends.trt.timer import opened
 from trtpipe.config.profile import LatencySettings
 from trtpipe.errors import InputError, StageError
 from trtpipe.latency.measuring import measure
-from trtpipe.progress import Silent
+from trtpipe.progress import NullProgress
 
 FEED = {"x": np.arange(8, dtype=np.float32).reshape(2, 4), "n": np.array([3], np.int64)}
 CAPTURE = ["StreamBeginCapture", "execute", "StreamEndCapture", "GraphInstantiateWithFlags", "GraphDestroy"]
@@ -202,7 +202,7 @@ class TestRunner:
 
     def test_figures_are_the_devices(self, runner):
         settings = LatencySettings(warmup=1e-6, duration=1e-6, iterations=20)
-        found = measure(runner, FEED, "some", settings, "engine:sm89", Silent(), on_gpu=True)
+        found = measure(runner, FEED, "some", settings, "engine:sm89", NullProgress(), on_gpu=True)
         assert found.iterations == 20
         assert found.cuda_graph
         assert (found.median, found.p99) == pytest.approx((14, 14), rel=1e-4)
@@ -210,6 +210,8 @@ class TestRunner:
         assert found.parts["h2d"].median == found.parts["d2h"].median == pytest.approx(2, rel=1e-3)
         assert found.parts["end_to_end"].median > 0
         assert any("clocks were not read" in note for note in found.notes)
-        alone = measure(runner, FEED, "", settings.model_copy(update={"transfers": False}), "e", Silent(), on_gpu=True)
+        alone = measure(
+            runner, FEED, "", settings.model_copy(update={"transfers": False}), "e", NullProgress(), on_gpu=True
+        )
         assert alone.median == pytest.approx(10, rel=1e-4)
         assert set(alone.parts) == {"gpu_compute", "enqueue", "end_to_end"}

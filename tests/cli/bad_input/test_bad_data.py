@@ -52,8 +52,16 @@ class TestArrays:
             ({"x": GOOD.astype(np.int32)}, "row 0: input 'x' has type int32, the model takes float32", "astype"),
             ({"x": GOOD.astype(np.uint8)}, "row 0: input 'x' has type uint8", "x.astype('float32') / 255"),
             ({"x": GOOD.astype(str)}, "array 'x' has type <U", "store numbers"),
-            ({"x": spoilt(np.nan)}, "row 3: input 'x' holds NaN or infinity in 1 of 8 values", "repair this sample"),
-            ({"x": spoilt(np.inf)}, "row 3: input 'x' holds NaN or infinity in 1 of 8 values", "repair this sample"),
+            (
+                {"x": spoilt(np.nan)},
+                "row 3: input 'x' holds NaN or infinity in 1 of 8 values",
+                "remove this sample",
+            ),
+            (
+                {"x": spoilt(np.inf)},
+                "row 3: input 'x' holds NaN or infinity in 1 of 8 values",
+                "remove this sample",
+            ),
             ({"x": GOOD[:0]}, "there are no samples", "give data"),
             ({"x": GOOD[:1]}, "1 samples do not fill one batch of 2", "at least 2 samples"),
         ],
@@ -144,7 +152,7 @@ class TestFunctions:
             ("empty", ":empty: there are no samples", "give data"),
             ("name", ":name: sample 0: the model has no input 'q'", "inputs here: x"),
             ("shape", ":shape: sample 0: input 'x' has shape [2, 7], the model takes x: float32[2x8]", "shape"),
-            ("nan", ":nan: sample 0: input 'x' holds NaN or infinity in 16 of 16 values", "repair"),
+            ("nan", ":nan: sample 0: input 'x' holds NaN or infinity in 16 of 16 values", "correction"),
             ("shap", ": there is no function 'shap'", "did you mean 'shape'?"),
         ],
     )
@@ -185,7 +193,7 @@ class TestEvaluation:
         assert "--labels NAME" in remedy
 
     def test_label_outside_the_classes(self, refused: Refused, model: Path, tmp_path: Path) -> None:
-        path = tmp_path / "labelled.npz"
+        path = tmp_path / "labeled.npz"
         np.savez(path, x=GOOD, digit=np.full(16, 4))
         error, remedy = refused(model, "--eval-data", path, "--labels", "digit")
         assert error == "label 4 does not fit the 4 classes of output 'y'"

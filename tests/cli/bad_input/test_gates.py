@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def labelled(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labeled(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The calibration samples, each with the class the model gives it in float32, all but the first ten of 128."""
     import onnxruntime as ort
 
@@ -27,7 +27,7 @@ def labelled(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) 
     rows = [session.run(None, {"x": samples[start : start + 2]})[0] for start in range(0, len(samples), 2)]
     classes = np.concatenate(rows).argmax(axis=1)
     classes[:10] = (classes[:10] + 1) % 4
-    path = tmp_path_factory.mktemp("labelled") / "labelled.npz"
+    path = tmp_path_factory.mktemp("labeled") / "labeled.npz"
     np.savez(path, x=samples, label=classes)
     return path
 
@@ -55,14 +55,14 @@ def test_failed_bundle_is_put_aside(
 
 
 def test_metric_that_falls_too_far(
-    run: Run, model: Path, labelled: Path, tmp_path: Path, snapshot: Snapshot, quick: tuple[str, ...]
+    run: Run, model: Path, labeled: Path, tmp_path: Path, snapshot: Snapshot, quick: tuple[str, ...]
 ) -> None:
     """Calibrated on numbers a thousand times too small, int8 clips everything, and the classes with it."""
-    with np.load(labelled) as file:
+    with np.load(labeled) as file:
         tiny = tmp_path / "tiny.npz"
         np.savez(tiny, x=file["x"] / 1000)
     out = tmp_path / "out"
-    words = ("--eval-data", labelled, "--labels", "label", "--metric", "top1", *quick, "--atol", "1e9")
+    words = ("--eval-data", labeled, "--labels", "label", "--metric", "top1", *quick, "--atol", "1e9")
     assert run("build", model, "-o", out, *words).exit_code == 0
     before = snapshot(out)
     result = run("build", model, "-o", out, "--int8", "--calib-data", tiny, *words, "--json")

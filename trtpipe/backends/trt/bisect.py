@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
 
-from trtpipe.errors import InputError, StageError, TrtpipeError, WorkerDied
+from trtpipe.errors import InputError, StageError, TrtpipeError, WorkerError
 from trtpipe.passes.graph_pass import node_label, owners_of
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.preflight.onnx_io import load_model, save_model
@@ -60,7 +60,7 @@ def blamed(error: StageError, model: Path, attempt: Attempt, workdir: Path) -> S
 
 def _with(error: StageError, addition: str) -> StageError:
     message = f"{error.message}; {addition}"
-    if isinstance(error, WorkerDied):
+    if isinstance(error, WorkerError):
         return type(error)(message, error.remedy, error.phase)
     return type(error)(message, error.remedy)
 
@@ -82,7 +82,7 @@ def _search(error: StageError, model: Path, attempt: Attempt, path: Path, count:
 def _fails_alike(error: StageError, attempt: Attempt, path: Path) -> bool:
     try:
         attempt(path)
-    except WorkerDied as other:  # its last words differ from crash to crash
+    except WorkerError as other:  # its last words differ from crash to crash
         return type(other) is type(error)
     except TrtpipeError as other:
         return _shape(other.message) == _shape(error.message)

@@ -17,8 +17,8 @@ from trtpipe.backends.trt.inspector import describe
 from trtpipe.backends.trt.options import apply_options, load_plugins
 from trtpipe.backends.trt.shapes import NetworkInput, check_shapes, profiles_in_force
 from trtpipe.backends.trt.timing_cache import keep_timings, use_timings
-from trtpipe.engine.record import EngineFacts
-from trtpipe.errors import BuildError, EnvironmentLacks, InputError
+from trtpipe.engine.record import EngineRecord
+from trtpipe.errors import BuildError, HostError, InputError
 from trtpipe.isolation.worker import Report
 from trtpipe.preflight.onnx_io import named_dimension, read_proto
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from trtpipe.backends.trt.request import BuildRequest
 
-#: Sets what only one flavour has on the builder's configuration.
+#: Sets what only one flavor has on the builder's configuration.
 Configure: TypeAlias = Callable[[Any], None]
 
 #: TensorRT's element types -> ours.
@@ -40,18 +40,18 @@ _DTYPES = {
 }
 
 
-def build(trt: Any, request: BuildRequest, report: Report, configure: Configure | None = None) -> EngineFacts:
+def build(trt: Any, request: BuildRequest, report: Report, configure: Configure | None = None) -> EngineRecord:
     """Parse, build and write one engine (in the worker process).
 
     Raises:
         BuildError: the graph cannot be parsed or built; the message names the node where TensorRT does.
         InputError: the shape ranges do not fit the model.
-        EnvironmentLacks: TensorRT does not start on this machine.
+        HostError: TensorRT does not start on this machine.
         OSError: the plan cannot be written.
     """
     started = time.monotonic()
     log = Log(trt)
-    builder = _builder(trt, log, request.flavour)
+    builder = _builder(trt, log, request.flavor)
     load_plugins(trt, request.options)
     network = builder.create_network(_strongly_typed(trt))
     report("parsing", 0, None)
@@ -68,7 +68,7 @@ def build_network(
     report: Report,
     configure: Configure | None,
     started: float,
-) -> EngineFacts:
+) -> EngineRecord:
     """Build and write the engine of a network that is there already (in the worker process).
 
     Args:
@@ -90,8 +90,8 @@ def build_network(
         raise build_error(log, name, request.wanted)
     keep_timings(config, request.timings)
     engine = describe(trt, network, log, Path(request.plan), _free_length(network, request), opens=request.opens)
-    return EngineFacts(
-        flavour=request.flavour,
+    return EngineRecord(
+        flavor=request.flavor,
         version=trt.__version__,
         target=request.targets[0],
         targets=request.targets,
@@ -110,14 +110,14 @@ def build_network(
     )
 
 
-def _builder(trt: Any, log: Log, flavour: str) -> Any:
+def _builder(trt: Any, log: Log, flavor: str) -> Any:
     try:
         trt.init_libnvinfer_plugins(log.logger, "")
         return trt.Builder(log.logger)
     except (TypeError, RuntimeError) as error:  # pybind's words for "the library gave no object"
         reason = "; ".join(log.errors) or str(error)
-        raise EnvironmentLacks(
-            f"{flavour} does not start here: {reason}",
+        raise HostError(
+            f"{flavor} does not start here: {reason}",
             "check the NVIDIA driver; without a GPU use --backend tensorrt-rtx",
         ) from error
 
@@ -183,7 +183,7 @@ def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:
 def _configure(trt: Any, config: Any, request: BuildRequest, report: Report) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the log then lists the engine's layers
     config.progress_monitor = _progress_monitor(trt, report)
-    apply_options(trt, config, request.options, request.flavour)
+    apply_options(trt, config, request.options, request.flavor)
 
 
 def _add_profiles(builder: Any, network: Any, config: Any, request: BuildRequest, log: Log) -> None:
@@ -215,7 +215,7 @@ def _write_plan(trt: Any, builder: Any, network: Any, config: Any, plan: Path) -
 
 
 def _free_length(network: Any, request: BuildRequest) -> int:
-    """The shortest typical length of a dynamic dimension of the first optimisation profile; 1 where there is none."""
+    """The shortest typical length of a dynamic dimension of the first optimization profile; 1 where there is none."""
     shapes = request.shapes[0] if request.shapes else {}
     known = (entry for entry in _network_inputs(network) if entry.name in shapes and not entry.holds_shape)
     pairs = (pair for entry in known for pair in zip(entry.dims, shapes[entry.name].opt, strict=False))

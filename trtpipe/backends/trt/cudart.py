@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from trtpipe.errors import EnvironmentLacks, StageError
+from trtpipe.errors import HostError, StageError
 
 LIBRARY_REMEDY = (
     "install the CUDA toolkit or pip install nvidia-cuda-runtime-cu12, and see that LD_LIBRARY_PATH names its folder"
@@ -172,7 +172,7 @@ def load() -> Cudart:
     """The CUDA runtime that Polygraphy uses.
 
     Raises:
-        EnvironmentLacks: it is not there, or lacks one of the calls.
+        HostError: it is not there, or lacks one of the calls.
     """
     from polygraphy import cuda
     from polygraphy.exception import PolygraphyException
@@ -180,6 +180,4 @@ def load() -> Cudart:
     try:
         return Cudart(cuda.wrapper().handle)
     except (OSError, AttributeError, PolygraphyException) as error:
-        raise EnvironmentLacks(
-            f"the CUDA runtime library (libcudart) cannot be used: {error}", LIBRARY_REMEDY
-        ) from error
+        raise HostError(f"the CUDA runtime library (libcudart) cannot be used: {error}", LIBRARY_REMEDY) from error

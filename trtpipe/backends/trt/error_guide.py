@@ -49,16 +49,16 @@ GUIDE: tuple[Advice, ...] = (
         "choose a precision the target computes (bf16 and int4 from sm80, fp8 from sm89, fp4 from sm100), or drop it",
     ),
     Advice(
-        "quantised-constant",
+        "quantized-constant",
         r"only allowed before DQ|not consumed by .*IDequantizeLayer",
-        "a quantised weight reaches something else than a DequantizeLinear: a Transpose, or the body of an If",
+        "a quantized weight reaches something else than a DequantizeLinear: a Transpose, or the body of an If",
         "put the weight and its DequantizeLinear into the same graph as its user, or keep that node in float32",
     ),
     Advice(
-        "quantised-tensor",
+        "quantized-tensor",
         r"not produced by .*IQuantizeLayer",
         "an 8-bit tensor comes from something else than a QuantizeLinear",
-        "let inputs be float, or quantise them inside the model",
+        "let inputs be float, or quantize them inside the model",
     ),
     Advice(
         "mixed-types",
@@ -117,13 +117,13 @@ GUIDE: tuple[Advice, ...] = (
     Advice(
         "zero-point",
         r"[Nn]on-zero zero point|shiftIsAllZeros",
-        "TensorRT only quantises symmetrically",
-        "quantise with every zero point 0",
+        "TensorRT only quantizes symmetrically",
+        "quantize with every zero point 0",
     ),
     Advice(
         "blocks",
         r"blocking dimension",
-        "a weight is quantised in blocks along an axis that no kernel reads so",
+        "a weight is quantized in blocks along an axis that no kernel reads so",
         "block along the last or second-to-last axis of the weight",
     ),
     Advice(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from trtpipe.backends.trt.errors import Log
 
-_QUANTISERS = frozenset({"QUANTIZE", "DEQUANTIZE"})
+_QUANTIZERS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _CASTS = frozenset({"CAST"})
 
 
@@ -36,7 +36,7 @@ def describe(trt: Any, network: Any, log: Log, plan: Path, free: int, *, opens: 
         activation_memory=log.sizes.get("Activation"),
         weight_memory=log.sizes.get("Weights"),
         scratch_memory=log.sizes.get("Scratch"),
-        separate=separate_nodes(layers, _nodes(network, _QUANTISERS), _nodes(network, _CASTS)),
+        separate=separate_nodes(layers, _nodes(network, _QUANTIZERS), _nodes(network, _CASTS)),
     )
 
 

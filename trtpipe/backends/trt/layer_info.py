@@ -1,6 +1,6 @@
 """Reading the builder's own description of a finished engine into layers.
 
-With detailed profiling verbosity both flavours log one message that lists every layer on one line, for example
+With detailed profiling verbosity both flavors log one message that lists every layer on one line, for example
 ``Name: n0, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [1,3], Datatype: Half, ... }], Outputs: [...], ...``.
 Classic TensorRT writes ``Format/Datatype: Channel major FP16 format ...`` for its own layers instead, and gives the
 same as JSON through its engine inspector (NVIDIA TensorRT documentation, "Engine Inspector").
@@ -63,16 +63,16 @@ def read_inspector(text: str) -> tuple[EngineLayer, ...]:
 
 
 def separate_nodes(
-    layers: tuple[EngineLayer, ...], quantisers: Collection[str], casts: Collection[str]
+    layers: tuple[EngineLayer, ...], quantizers: Collection[str], casts: Collection[str]
 ) -> tuple[str, ...]:
-    """Names of the quantisers in kernels that do nothing but quantise, dequantise and cast, each once.
+    """Names of the quantizers in kernels that do nothing but quantize, dequantize and cast, each once.
 
     Args:
-        quantisers, casts: names of the network's Quantize and Dequantize layers, and of its Cast layers.
+        quantizers, casts: names of the network's Quantize and Dequantize layers, and of its Cast layers.
     """
-    movers = {*quantisers, *casts}
+    movers = {*quantizers, *casts}
     alone = (node for layer in layers if set(layer.nodes) <= movers for node in layer.nodes)
-    return tuple(dict.fromkeys(node for node in alone if node in quantisers))
+    return tuple(dict.fromkeys(node for node in alone if node in quantizers))
 
 
 def node_name(text: str) -> str:
@@ -105,7 +105,7 @@ def _tensors(what: str, text: str) -> tuple[EngineTensor, ...]:
     return tuple(
         EngineTensor(
             name=tensor["name"],
-            type=_normalised(tensor["words"]),
+            type=_normalized(tensor["words"]),
             dims=tuple(int(dim) for dim in tensor["dims"].split(",") if dim),
         )
         for tensor in _TENSOR.finditer(found["tensors"])
@@ -135,7 +135,7 @@ def _json_tensors(entries: Any) -> tuple[EngineTensor, ...]:
     return tuple(
         EngineTensor(
             name=str(entry.get("Name", "")),
-            type=_normalised(str(entry.get("Datatype") or entry.get("Format/Datatype", ""))),
+            type=_normalized(str(entry.get("Datatype") or entry.get("Format/Datatype", ""))),
             dims=tuple(int(dim) for dim in entry.get("Dimensions", ())),
         )
         for entry in entries or ()
@@ -144,10 +144,10 @@ def _json_tensors(entries: Any) -> tuple[EngineTensor, ...]:
 
 
 def _json_weights(entry: dict[str, Any], name: str) -> EngineTensor:
-    return EngineTensor(name=name, type=_normalised(str(entry.get("Type", ""))), dims=(int(entry.get("Count", 0)),))
+    return EngineTensor(name=name, type=_normalized(str(entry.get("Type", ""))), dims=(int(entry.get("Count", 0)),))
 
 
-def _normalised(words: str) -> str:
+def _normalized(words: str) -> str:
     for word in words.split():
         if word in _LONG:
             return word

@@ -1,4 +1,4 @@
-"""Builder options: what each is called, what it does in which flavour, and how it reaches the builder's configuration.
+"""Builder options: what each is called, what it does in which flavor, and how it reaches the builder's configuration.
 
 What TensorRT-RTX makes of an option was found by building with versions 1.5 to 1.7 on a machine without a GPU and
 comparing the plans byte by byte: an option that left them equal has no effect.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trtpipe.config.profile import BuildSettings
     from trtpipe.config.target import Target
 
-Flavour: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
+Flavor: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,15 @@ _DLA_ENDED = 11
 
 
 def refuse_options(
-    options: BuildSettings, flavour: Flavour, version: str, target: Target, *, driver: bool
+    options: BuildSettings, flavor: Flavor, version: str, target: Target, *, driver: bool
 ) -> Refusal | None:
-    """Why ``flavour`` cannot build for ``target`` with these options, as far as can be told without it.
+    """Why ``flavor`` cannot build for ``target`` with these options, as far as can be told without it.
 
     Args:
-        version: of the flavour.
+        version: of the flavor.
         driver: whether this machine has a CUDA driver.
     """
-    if flavour == "tensorrt-rtx":
+    if flavor == "tensorrt-rtx":
         return _refused_by_rtx(options, driver=driver)
     if options.dla_core is None:
         return None
@@ -108,9 +108,9 @@ def refuse_options(
     return None
 
 
-def idle_options(options: BuildSettings, flavour: Flavour) -> tuple[str, ...]:
-    """A sentence for every option that was given and has no effect in ``flavour``."""
-    if flavour == "tensorrt":
+def idle_options(options: BuildSettings, flavor: Flavor) -> tuple[str, ...]:
+    """A sentence for every option that was given and has no effect in ``flavor``."""
+    if flavor == "tensorrt":
         return ()
     return tuple(
         f"{option.name} has no effect in TensorRT-RTX: {option.idle}"
@@ -124,7 +124,7 @@ def is_given(options: BuildSettings, name: str) -> bool:
     return bool(getattr(options, name) != type(options).model_fields[name].default)
 
 
-def apply_options(trt: Any, config: Any, options: BuildSettings, flavour: Flavour) -> None:
+def apply_options(trt: Any, config: Any, options: BuildSettings, flavor: Flavor) -> None:
     """Set all that is given and has an effect, but for plug-ins and the timing cache.
 
     Raises:
@@ -132,7 +132,7 @@ def apply_options(trt: Any, config: Any, options: BuildSettings, flavour: Flavou
     """
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
-    silent = {option.name for option in OPTIONS if option.idle} if flavour == "tensorrt-rtx" else set()
+    silent = {option.name for option in OPTIONS if option.idle} if flavor == "tensorrt-rtx" else set()
     if options.opt_level is not None and "opt_level" not in silent:
         config.builder_optimization_level = options.opt_level
     if options.max_aux_streams is not None and "max_aux_streams" not in silent:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.backends.trt.options import Flavour, idle_options
+from trtpipe.backends.trt.options import Flavor, idle_options
 from trtpipe.backends.trt.timing_cache import TimingStore
 from trtpipe.config.plugins import plugin_digests, plugin_paths
 from trtpipe.config.profile import BuildSettings, ShapeRange
-from trtpipe.engine.record import EngineFacts
-from trtpipe.errors import BuildError, WorkerCrashed, WorkerDied
+from trtpipe.engine.record import EngineRecord
+from trtpipe.errors import BuildError, WorkerCrashed, WorkerError
 from trtpipe.isolation.worker import call, limits_for
 from trtpipe.preflight import folder_size
 
@@ -29,9 +29,9 @@ class BuildRequest(Record):
 
     Attributes:
         model, plan: paths; the plan is written as it grows.
-        flavour: its name, for messages and for what options mean.
+        flavor: its name, for messages and for what options mean.
         targets: the capabilities the plan is for.
-        shapes: optimisation profiles; for an input whose values decide shapes the range is one of values.
+        shapes: optimization profiles; for an input whose values decide shapes the range is one of values.
         options: of the builder; plug-ins as absolute paths.
         timings: a file with what earlier builds measured, which the build brings up to date; empty: none is kept.
         device: the GPU to build on, as ``CUDA_VISIBLE_DEVICES`` takes it; empty: the builder's own choice.
@@ -40,7 +40,7 @@ class BuildRequest(Record):
 
     model: str
     plan: str
-    flavour: Flavour
+    flavor: Flavor
     targets: tuple[str, ...]
     shapes: tuple[dict[str, ShapeRange], ...] = ()
     options: BuildSettings = BuildSettings()
@@ -56,7 +56,7 @@ class BuildRequest(Record):
 
 def build_in_worker(
     task: str,
-    flavour: Flavour,
+    flavor: Flavor,
     model: Path,
     profile: DeploymentProfile,
     targets: Sequence[Target],
@@ -68,7 +68,7 @@ def build_in_worker(
     *,
     opens: bool = False,
     confined: bool = True,
-) -> EngineFacts:
+) -> EngineRecord:
     """Run ``task`` on a BuildRequest in a child process; ``plan`` appears when it is complete, or not at all.
 
     Args:
@@ -83,7 +83,7 @@ def build_in_worker(
     request = BuildRequest(
         model=str(model),
         plan=str(part),
-        flavour=flavour,
+        flavor=flavor,
         targets=tuple(target.name for target in targets),
         shapes=profile.shapes,
         options=options.model_copy(update={"plugins": tuple(map(str, plugins))}),
@@ -93,11 +93,11 @@ def build_in_worker(
     )
     limits = limits_for(settings, options.time_limit, options.memory_limit, size=folder_size(model.parent))
 
-    def attempt(path: Path) -> EngineFacts:
+    def attempt(path: Path) -> EngineRecord:
         return call(
             task,
             request.model_copy(update={"model": str(path)}),
-            EngineFacts,
+            EngineRecord,
             limits=limits,
             progress=progress,
             what=f"building {request.wanted} from {model.name}",
@@ -110,7 +110,7 @@ def build_in_worker(
             timings.fetch(timed)
         facts = attempt(model)
         if not part.is_file():
-            raise WorkerDied(f"no engine was written while building {request.wanted} from {model.name}", "build again")
+            raise WorkerError(f"no engine was written while building {request.wanted} from {model.name}", "build again")
         if timings is not None:
             timings.keep(timed)
         part.replace(plan)
@@ -123,5 +123,5 @@ def build_in_worker(
     finally:
         part.unlink(missing_ok=True)
         timed.unlink(missing_ok=True)
-    notes = (*facts.notes, *idle_options(options, flavour))
+    notes = (*facts.notes, *idle_options(options, flavor))
     return facts.model_copy(update={"plugins": plugin_digests(options), "notes": notes})

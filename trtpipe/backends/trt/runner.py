@@ -1,6 +1,6 @@
 """Running an engine on the GPU of this machine, by way of Polygraphy's TensorRT runner.
 
-Polygraphy serves one TensorRT flavour a process and settles which at the first import of its TensorRT part.
+Polygraphy serves one TensorRT flavor a process and settles which at the first import of its TensorRT part.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trtpipe.backends.trt.cudart import LIBRARY_REMEDY, load
 from trtpipe.backends.trt.errors import Log, tidy
 from trtpipe.backends.trt.nvml import read_state
 from trtpipe.backends.trt.timer import opened
-from trtpipe.errors import EnvironmentLacks, InputError, StageError
+from trtpipe.errors import HostError, InputError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from trtpipe.backends.timing import DeviceState, Stopwatch
 
 
-def require_driver(flavour: str) -> None:
+def require_driver(flavor: str) -> None:
     """Check that a CUDA driver is there, before anything heavy is imported.
 
     Raises:
-        EnvironmentLacks: there is none.
+        HostError: there is none.
     """
     if not has_driver():
-        raise EnvironmentLacks(
-            f"opening a {flavour} engine needs an NVIDIA GPU, and this machine has no CUDA driver",
+        raise HostError(
+            f"opening a {flavor} engine needs an NVIDIA GPU, and this machine has no CUDA driver",
             "run this step on a machine with the target's GPU; building and accuracy on the CPU need none",
         )
 
 
 @contextmanager
-def open_engine(trt: Any, plan: Path, flavour: str) -> Iterator[EngineRunner]:
+def open_engine(trt: Any, plan: Path, flavor: str) -> Iterator[EngineRunner]:
     """Load the plan onto the GPU and make it ready to infer.
 
     Raises:
-        EnvironmentLacks: the plan does not load on this machine, or this process already serves the other flavour.
+        HostError: the plan does not load on this machine, or this process already serves the other flavor.
     """
-    _bind_polygraphy(trt, rtx=flavour == "tensorrt-rtx")
+    _bind_polygraphy(trt, rtx=flavor == "tensorrt-rtx")
     from polygraphy.backend.trt import TrtRunner
     from polygraphy.exception import PolygraphyException
     from polygraphy.logger import G_LOGGER
@@ -63,11 +63,11 @@ def open_engine(trt: Any, plan: Path, flavour: str) -> Iterator[EngineRunner]:
         except PolygraphyException as error:
             raise _not_here(plan, log) from error
         except OSError as error:  # Polygraphy finds no libcudart
-            raise EnvironmentLacks(f"the CUDA runtime library cannot be loaded: {error}", LIBRARY_REMEDY) from error
+            raise HostError(f"the CUDA runtime library cannot be loaded: {error}", LIBRARY_REMEDY) from error
         if engine is None:
             raise _not_here(plan, log)
         try:
-            yield EngineRunner(trt, engine, runner, plan.name, flavour)
+            yield EngineRunner(trt, engine, runner, plan.name, flavor)
         finally:
             runner.deactivate()
 
@@ -75,12 +75,12 @@ def open_engine(trt: Any, plan: Path, flavour: str) -> Iterator[EngineRunner]:
 class EngineRunner(SimpleRunner):
     """An engine that is ready to infer."""
 
-    def __init__(self, trt: Any, engine: Any, runner: Any, name: str, flavour: str) -> None:
+    def __init__(self, trt: Any, engine: Any, runner: Any, name: str, flavor: str) -> None:
         self._trt = trt
         self._engine = engine
         self._runner = runner
         self._name = name
-        self._flavour = flavour
+        self._flavor = flavor
         self._profile = 0
         specs = [self._spec(engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
         mode = trt.TensorIOMode.INPUT
@@ -89,14 +89,14 @@ class EngineRunner(SimpleRunner):
 
     @property
     def device(self) -> str:
-        """Flavour, version and GPU: ``tensorrt 11.4.0 on NVIDIA L4``.
+        """Flavor, version and GPU: ``tensorrt 11.4.0 on NVIDIA L4``.
 
         Of different GPUs CUDA chooses one; where NVML does not tell which, all are named.
         """
         names = list(dict.fromkeys(gpu.name for gpu in gpus()))
         if len(names) > 1 and (state := self.state()) is not None:
             names = [state.name]
-        return f"{self._flavour} {self._trt.__version__} on {' or '.join(names) or 'GPU'}"
+        return f"{self._flavor} {self._trt.__version__} on {' or '.join(names) or 'GPU'}"
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -110,14 +110,14 @@ class EngineRunner(SimpleRunner):
 
     @property
     def typical(self) -> tuple[dict[str, tuple[int, ...]], ...]:
-        """For each optimisation profile, the shape of every input that it was optimised for."""
+        """For each optimization profile, the shape of every input that it was optimized for."""
         return tuple(
             {spec.name: self._typical(spec, index) for spec in self._inputs}
             for index in range(self._engine.num_optimization_profiles)
         )
 
     def infer(self, feed: Feed) -> Feed:
-        """Run once, with the first optimisation profile that the feed's shapes fit.
+        """Run once, with the first optimization profile that the feed's shapes fit.
 
         Raises:
             InputError: ``feed`` fits no profile, or misses an input.
@@ -142,7 +142,7 @@ class EngineRunner(SimpleRunner):
         """Queries of ``feed``, timed by CUDA events; an execution context of its own is made for them.
 
         Raises:
-            EnvironmentLacks: the CUDA runtime library cannot be used.
+            HostError: the CUDA runtime library cannot be used.
             InputError: ``feed`` fits no profile, misses an input, or is of another type.
             StageError: TensorRT or CUDA refuses.
         """
@@ -161,7 +161,7 @@ class EngineRunner(SimpleRunner):
         return read_state(load().bus_id())
 
     def _admitted(self, feed: Feed) -> tuple[Feed, int]:
-        """``feed`` as contiguous arrays, and the first optimisation profile that its shapes fit."""
+        """``feed`` as contiguous arrays, and the first optimization profile that its shapes fit."""
         import numpy as np
 
         wanted = {spec.name for spec in self._inputs}
@@ -176,7 +176,7 @@ class EngineRunner(SimpleRunner):
                 }, index  # scalars stay scalars
         shapes = ", ".join(f"{name}:{'x'.join(map(str, value.shape))}" for name, value in feed.items())
         raise InputError(
-            f"{self._name}: no optimisation profile admits {shapes}",
+            f"{self._name}: no optimization profile admits {shapes}",
             "feed shapes inside the ranges the engine was built for, or build it with wider ones",
         )
 
@@ -203,15 +203,15 @@ def _bind_polygraphy(trt: Any, *, rtx: bool) -> None:
     from polygraphy.backend.trt import util
 
     if util.trt.Runtime is not trt.Runtime:
-        raise EnvironmentLacks(
-            "this process has already opened an engine of the other TensorRT flavour",
+        raise HostError(
+            "this process has already opened an engine of the other TensorRT flavor",
             "open engines of tensorrt and tensorrt-rtx in separate processes",
         )
 
 
-def _not_here(plan: Path, log: Log) -> EnvironmentLacks:
+def _not_here(plan: Path, log: Log) -> HostError:
     reason = "; ".join(tidy(message) for message in log.errors[:2]) or "TensorRT gives no reason"
-    return EnvironmentLacks(
+    return HostError(
         f"{plan.name}: cannot be opened on this machine: {reason}",
         "an engine runs on the GPU and the TensorRT version it was built for: build it for this machine",
     )

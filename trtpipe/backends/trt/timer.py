@@ -131,7 +131,7 @@ def opened(
 
     Args:
         feed: C-contiguous arrays of the engine's types, for every input.
-        profile: index of an optimisation profile that admits ``feed``.
+        profile: index of an optimization profile that admits ``feed``.
 
     Raises:
         StageError: TensorRT or CUDA refuses.

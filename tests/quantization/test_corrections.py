@@ -1,4 +1,4 @@
-"""Repairs on models with known ailments: uneven channels, shifted means; and on one that has none."""
+"""Corrections on models with known ailments: uneven channels, shifted means; and on one that has none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def uneven() -> onnx.ModelProto:
-    """A normalisation one of whose channels is a hundred times the others, before a GELU block and a residual sum."""
+    """A normalization one of whose channels is a hundred times the others, before a GELU block and a residual sum."""
     gain = np.ones(32, np.float32)
     gain[3] = 100
     second = normal(32, 64, seed=1, scale=0.2)
@@ -70,7 +70,7 @@ class Built:
 
     @property
     def taken(self) -> list[str]:
-        return [trial.repair.split()[0] for trial in self.ranges.repairs.trials if trial.taken]
+        return [trial.correction.split()[0] for trial in self.ranges.corrections.trials if trial.taken]
 
     def noise(self, proto: onnx.ModelProto, feed: Feed) -> float:
         """Of the first output, over its power."""
@@ -78,13 +78,13 @@ class Built:
         return float(np.square(found - expected).sum() / np.square(expected).sum())
 
 
-@pytest.mark.parametrize(("make", "repair"), [(uneven, "smooth"), (shifted, "bias")])
-def test_ailments_are_repaired(make, repair: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("make", "correction"), [(uneven, "smooth"), (shifted, "bias")])
+def test_ailments_are_repaired(make, correction: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     proto = make()
     data, held = feed_for(proto, seed=1, dim=96), feed_for(proto, seed=2, dim=96)
-    ill = Built(proto, data, tmp_path / "none", repair="none")
+    ill = Built(proto, data, tmp_path / "none", corrections="none")
     well = Built(proto, data, tmp_path / "auto")
-    assert repair in well.taken
+    assert correction in well.taken
     assert ill.taken == []
     assert well.noise(proto, held) < ill.noise(proto, held) / 2
     assert [value.name for value in well.lowered.graph.output] == [value.name for value in proto.graph.output]
@@ -94,15 +94,15 @@ def test_the_same_data_gives_the_same_bytes(tmp_path: Path) -> None:
     proto = uneven()
     data = feed_for(proto, seed=1, dim=96)
     first, second = (Built(proto, data, tmp_path / name) for name in ("one", "two"))
-    assert first.ranges.repairs == second.ranges.repairs
+    assert first.ranges.corrections == second.ranges.corrections
     assert first.path.read_bytes() == second.path.read_bytes()
 
 
 def test_nothing_is_repaired_that_gains_nothing(tmp_path: Path) -> None:
     proto = conv_net()
     data = feed_for(proto, seed=1, dim=96)
-    plain, asked = Built(proto, data, tmp_path / "none", repair="none"), Built(proto, data, tmp_path / "auto")
-    assert asked.ranges.repairs.trials, "it was looked for"
+    plain, asked = Built(proto, data, tmp_path / "none", corrections="none"), Built(proto, data, tmp_path / "auto")
+    assert asked.ranges.corrections.trials, "it was looked for"
     if asked.taken == ["none"]:
         assert asked.path.read_bytes() == plain.path.read_bytes()
     else:
@@ -137,7 +137,7 @@ def test_branches_that_were_never_taken(tmp_path: Path) -> None:
     )
     trtpipe.calibrate(job, graph, tmp_path)
     trtpipe.lower(job, graph, tmp_path, tmp_path / "ranges.json")
-    assert Ranges.read(tmp_path / "ranges.json").repairs.trials
+    assert Ranges.read(tmp_path / "ranges.json").corrections.trials
     onnx.checker.check_model(onnx.load(tmp_path / "lowered.onnx"), full_check=True)
 
 
@@ -145,5 +145,5 @@ def test_branches_that_were_never_taken(tmp_path: Path) -> None:
 def test_other_precisions(precision: str, tmp_path: Path) -> None:
     proto = uneven()
     built = Built(proto, feed_for(proto, seed=1, dim=96), tmp_path / precision, precision=precision)
-    assert bool(built.ranges.repairs.smoothing) == (precision == "best"), "a floating-point type needs no smoothing"
+    assert bool(built.ranges.corrections.smoothing) == (precision == "best"), "a floating-point type needs no smoothing"
     assert built.noise(proto, feed_for(proto, seed=2, dim=96)) < 1e-2

@@ -17,7 +17,7 @@ EightBit: TypeAlias = Literal["int8", "fp8"]
 
 
 @dataclass(frozen=True)
-class Quantiser:
+class Quantizer:
     """A symmetric 8-bit format, in units of its largest value.
 
     Attributes:
@@ -52,14 +52,14 @@ class Quantiser:
         return error
 
 
-def _float8() -> Quantiser:
+def _float8() -> Quantizer:
     """E4M3: steps of 2**-9 up to 2**-5, then doubled with every power of two, up to 448."""
     powers = range(-5, 9)
     edges = (*(2.0**power / 448 for power in powers), 1.0)
     steps = tuple(2.0 ** (power - 4) / 448 for power in (*powers, 9))
-    return Quantiser(dead=2.0**-10 / 448, edges=edges, steps=steps)
+    return Quantizer(dead=2.0**-10 / 448, edges=edges, steps=steps)
 
 
-QUANTISERS: Mapping[EightBit, Quantiser] = MappingProxyType(
-    {"int8": Quantiser(dead=0.5 / 127, edges=(1.0,), steps=(1 / 127,)), "fp8": _float8()}
+QUANTIZERS: Mapping[EightBit, Quantizer] = MappingProxyType(
+    {"int8": Quantizer(dead=0.5 / 127, edges=(1.0,), steps=(1 / 127,)), "fp8": _float8()}
 )
