@@ -22,7 +22,7 @@ from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
 from trtpipe.isolation.reducer import ReductionHere, load_reducer
 from trtpipe.isolation.remote_runner import DEVICE, ApartRunner, opening_apart
-from trtpipe.preflight.protowire import read_without_weights
+from trtpipe.preflight.wire import read_without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
