@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from trtpipe.artifact import TensorSpec
 from trtpipe.errors import HostError, InternalError
-from trtpipe.isolation.reducer import ReductionHere, load_reducer
+from trtpipe.isolation.reducer import LocalReduction, load_reducer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ class SimpleRunner:
 
     def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
         """What runs the model and hands its outputs to a reducer."""
-        return ReductionHere(self.infer, load_reducer(reducer, names))
+        return LocalReduction(self.infer, load_reducer(reducer, names))
 
     def time(self, feed: Feed) -> float:
         """Seconds of one run, on the clock."""
@@ -166,6 +166,9 @@ class OpensInTurn(Protocol):
 
     def in_turn(self, settings: Settings) -> AbstractContextManager[Callable[[Path], OpenRunner]]:
         """What opens the graphs of one folder, each in place of the one before; raises what ``open`` raises."""
+
+    def prestart(self, settings: Settings) -> None:
+        """Graphs will be opened before long: start now, beside other work, what takes time to start."""
 
 
 #: name -> (module that must be installed, "module:class" of the room)

@@ -1,7 +1,7 @@
-"""The null back-end: engines that are small, deterministic and run anywhere; and, when told to, every kind of failure.
+"""The null back-end: placeholder engines that are small, deterministic and open anywhere, for tests only.
 
-It builds in a real worker process and opens what it built, so all that lies above the door of a back-end can be tested
-with no TensorRT: success by default, and each misbehavior as the real thing.
+It builds in a real worker process and opens what it built, so that all code above a back-end can be tested without
+TensorRT. Tests can name another task for the worker to run, such as one that crashes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from trtpipe.config.profile import ShapeRange
 from trtpipe.digest import sha256_bytes, sha256_file
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
-from trtpipe.isolation.fault_injection import Misbehavior, misbehave
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.preflight import folder_size
 
@@ -36,25 +35,24 @@ _VERSION = "1"
 
 
 class NullBehavior(Record):
-    """What a null back-end does.
+    """How a null back-end behaves.
 
     Attributes:
-        build: how the build goes wrong; ``None``: it succeeds.
+        task: the task that builds, by its dotted name.
         refusal: the reason ``refuses`` gives; empty: it accepts every model.
     """
 
-    build: Misbehavior | None = None
+    task: str = "trtpipe.backends.null:build_task"
     refusal: str = ""
 
 
 class NullRequest(Record):
-    """One build: paths, the target's name, the optimization profiles, and how it goes wrong."""
+    """One build: paths, the target's name and the optimization profiles."""
 
     model: str
     plan: str
     target: str
     shapes: tuple[dict[str, ShapeRange], ...] = ()
-    misbehavior: Misbehavior | None
 
 
 class NullEngine(Record):
@@ -100,7 +98,7 @@ class Null:
 
         Raises:
             InputError: ``model`` is no ONNX file.
-            TrtpipeError: whatever its misbehavior amounts to.
+            TrtpipeError: whatever the task in ``NullBehavior`` ends as.
         """
         options = profile.build
         request = NullRequest(
@@ -108,10 +106,9 @@ class Null:
             plan=str(plan),
             target=target.name,
             shapes=profile.shapes,
-            misbehavior=self._behavior.build,
         )
         return call(
-            "trtpipe.backends.null:build_task",
+            self._behavior.task,
             request,
             EngineRecord,
             limits=limits_for(settings, options.time_limit, options.memory_limit, size=folder_size(model.parent)),
@@ -180,20 +177,15 @@ class NullRunner(SimpleRunner):
 
 
 def build_task(request: NullRequest, report: Report) -> EngineRecord:
-    """Build a null plan, or misbehave (in the worker process)."""
+    """Build a null plan (in the worker process)."""
     from trtpipe.preflight.onnx_io import read_contract
 
     started = time.monotonic()
     report("building", 0, 1)
-    if request.misbehavior not in (None, "no-file", "short-file"):
-        misbehave(request.misbehavior)
     model = Path(request.model)
     contract = read_contract(model)
     engine = NullEngine(model=sha256_file(model), target=request.target, io=contract)
-    if request.misbehavior != "no-file":
-        engine.write(Path(request.plan))
-    if request.misbehavior == "short-file":
-        Path(request.plan).write_bytes(b"")
+    engine.write(Path(request.plan))
     report("building", 1, 1)
     return EngineRecord(
         flavor=Null.name,

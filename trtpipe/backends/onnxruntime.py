@@ -20,8 +20,8 @@ from trtpipe.config.toolchain import version
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
-from trtpipe.isolation.reducer import ReductionHere, load_reducer
-from trtpipe.isolation.remote_runner import DEVICE, ApartRunner, opening_apart
+from trtpipe.isolation.reducer import LocalReduction, load_reducer
+from trtpipe.isolation.remote_runner import ModelOpener, Opener, RemoteRunner, open_remote_in_turn, prestart
 from trtpipe.preflight.wire import read_without_weights
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from trtpipe.isolation.reducer import Reduction
     from trtpipe.progress import Progress
 
+#: How child processes open models.
+OPENER = Opener("trtpipe.backends.onnxruntime:opened_here", (__name__, "ml_dtypes", "onnx", "onnxruntime"))
 #: What onnxruntime says of a file that holds no model, and of one that the disk fails to give.
 _UNREADABLE = "INVALID_PROTOBUF"
 
@@ -55,7 +57,7 @@ class OnnxRunner(SimpleRunner):
     @property
     def device(self) -> str:
         """``onnxruntime <version> on CPU``."""
-        return DEVICE.format(version("onnxruntime"))
+        return f"onnxruntime {version('onnxruntime')} on CPU"
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -90,7 +92,7 @@ class OnnxRunner(SimpleRunner):
 
     def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
         """What runs the model and hands its outputs to a reducer, where they lie."""
-        return ReductionHere(self.peek, load_reducer(reducer, names))
+        return LocalReduction(self.peek, load_reducer(reducer, names))
 
     @contextmanager
     def _run(self) -> Iterator[None]:
@@ -134,8 +136,8 @@ class OnnxRuntime:
         raise InternalError("onnxruntime builds no engines")
 
     @contextmanager
-    def open(self, model: Path, settings: Settings) -> Iterator[OnnxRunner | ApartRunner]:
-        """Open an ONNX file, in a child process unless this is one (``settings.apart``).
+    def open(self, model: Path, settings: Settings) -> Iterator[OnnxRunner | RemoteRunner]:
+        """Open an ONNX file, in a child process unless this is one (``settings.isolate``).
 
         Raises:
             StageError: onnxruntime cannot load the model; the message carries its reason.
@@ -145,10 +147,10 @@ class OnnxRuntime:
             yield turn(model)
 
     @contextmanager
-    def in_turn(self, settings: Settings) -> Iterator[Callable[[Path], OnnxRunner | ApartRunner]]:
+    def in_turn(self, settings: Settings) -> Iterator[Callable[[Path], OnnxRunner | RemoteRunner]]:
         """What opens the graphs of one folder, each in place of the one before; raises what ``open`` raises."""
-        if settings.apart:
-            with opening_apart(settings) as turn:
+        if settings.isolate:
+            with open_remote_in_turn(OPENER, settings) as turn:
                 yield turn
         else:
             with ExitStack() as last:
@@ -158,6 +160,10 @@ class OnnxRuntime:
                     return last.enter_context(opened_here(model, settings.threads))
 
                 yield turn_here
+
+    def prestart(self, settings: Settings) -> None:
+        """Start the process that forks the children now, beside other work."""
+        prestart(OPENER, settings)
 
 
 @contextmanager
@@ -187,6 +193,10 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
             _read_through(model)  # where that fails, the disk was to blame, and is named
             session = _session(model, options)
     yield OnnxRunner(session, model)
+
+
+if TYPE_CHECKING:  # mypy checks that children can call it
+    _OPENER: ModelOpener = opened_here
 
 
 def _session(model: Path, options: ort.SessionOptions) -> ort.InferenceSession:
