@@ -11,7 +11,8 @@ from trtpipe.artifact import Draft
 from trtpipe.backends.base import OpensInTurn, load_backend
 from trtpipe.errors import StageError, WorkerError
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
-from trtpipe.isolation.worker import LIGHT, call, limits_for
+from trtpipe.isolation.remote_runner import call_forked
+from trtpipe.isolation.worker import LIGHT, limits_for
 from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract
 
@@ -85,7 +86,7 @@ class Simplify:
         return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json")), ()
 
     def _attempt(self, job: Job, request: SimplifyRequest, size: int, progress: Progress) -> SimplifyReply:
-        return call(
+        return call_forked(
             "trtpipe.exporter.simplification:simplify",
             request,
             SimplifyReply,
