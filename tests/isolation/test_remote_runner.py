@@ -281,7 +281,7 @@ def test_all_end_with_the_parent_even_in_the_middle_of_a_run(tmp_path: Path) -> 
         import sys, threading
         from pathlib import Path
         import numpy as np
-from trtpipe.backends.onnxruntime import OPENER
+        from trtpipe.backends.onnxruntime import OPENER
         from trtpipe.isolation.remote_runner import open_remote
         from trtpipe.config.settings import Settings
         with open_remote(OPENER, Path(sys.argv[1]), Settings(cache_dir=Path("/nowhere"))) as runner:
@@ -424,7 +424,7 @@ def test_a_program_with_a_thousand_files_open_runs_graphs_too(tmp_path: Path) ->
         import os, resource
         from pathlib import Path
         import numpy as np
-from trtpipe.backends.onnxruntime import OPENER
+        from trtpipe.backends.onnxruntime import OPENER
         from trtpipe.isolation.remote_runner import open_remote
         from trtpipe.config.settings import Settings
 
