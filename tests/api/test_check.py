@@ -42,7 +42,7 @@ class TestRejudge:
         tight = trtpipe.reevaluate(bundle / "parity.json", profile(**TIGHT)).parity
         assert tight is not None
         assert not tight.passed
-        assert tight.broke == "lower"
+        assert tight.failing_stage == "lower"
         same = trtpipe.reevaluate(bundle, profile(atol=100.0), bundle / "again.json")
         assert same.out == bundle / "again.json"
         after = trtpipe.ParityReport.read(bundle / "again.json")

@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from trtpipe.accuracy.meter import Scores
 from trtpipe.accuracy.reports import MetricValue
-from trtpipe.accuracy.scores import Scores
 from trtpipe.regression.significance import compare_metric, mcnemar_p
 
 

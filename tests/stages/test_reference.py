@@ -145,5 +145,5 @@ class TestVerify:
         found = report(model=graph(1.5), lowered=graph(1.5))
         assert [c.passed for c in found.comparisons] == [True]
         assert not found.passed
-        assert found.broke == "export"
+        assert found.failing_stage == "export"
         assert "model: output 'y' differs from pytorch: mean 0.5" in found.reasons[0]

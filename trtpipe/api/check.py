@@ -42,8 +42,8 @@ def reevaluate(parity: Path, profile: DeploymentProfile, out: Path | None = None
     Raises:
         InputError: one of the files is missing or damaged, or they do not belong together.
     """
-    from trtpipe.accuracy.judging import judged
     from trtpipe.accuracy.recording import load_outputs, replay
+    from trtpipe.accuracy.verdict import with_verdict
     from trtpipe.config.shapes import check_outputs
 
     path = parity / PARITY if parity.is_dir() else parity
@@ -72,7 +72,7 @@ def reevaluate(parity: Path, profile: DeploymentProfile, out: Path | None = None
             "max_drop": profile.accuracy.max_drop if gate else report.max_drop,
         }
     )
-    again = judged(again)
+    again = with_verdict(again)
     where = None if out is None else write_record(again, out, PARITY)
     return BuildResult(steps=(), out=where, parity=again)
 

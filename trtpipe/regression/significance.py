@@ -25,8 +25,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trtpipe.accuracy.meter import Scores
     from trtpipe.accuracy.reports import MetricValue
-    from trtpipe.accuracy.scores import Scores
 
 #: A fall is called one if luck would explain it less often than this.
 ALPHA = 0.05

@@ -36,7 +36,7 @@ def verdicts(parity: ParityReport | None, latency: LatencyReport | None) -> tupl
 def accuracy_verdict(report: ParityReport) -> Verdict:
     """The accuracy gate in one line."""
     if report.reasons:
-        where = f"; the first stage that broke: {report.broke}" if report.broke else ""
+        where = f"; first failing stage: {report.failing_stage}" if report.failing_stage else ""
         return Verdict(gate="accuracy", passed=False, summary="; ".join(report.reasons) + where)
     if report.metrics:
         figures = ", ".join(f"{value.artifact} {value.value:.4f}" for value in report.metrics)

@@ -21,7 +21,7 @@ def parity(report: ParityReport) -> Iterator[Block]:
     yield facts(
         [
             ("verdict", "\n".join([VERDICTS[report.passed], *report.reasons])),
-            *((("broke at", report.broke),) if report.broke else ()),
+            *((("first failing stage", report.failing_stage),) if report.failing_stage else ()),
             ("precision", report.precision),
             ("reference", report.reference),
             ("data", f"{report.samples} samples, {kind}: {report.data}"),
