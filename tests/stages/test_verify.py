@@ -112,7 +112,7 @@ class TestAgreement:
         assert report.failing_stage == "lower"
         [reason] = report.reasons
         assert reason.startswith("lowered: output 'label' against model: exact match ")
-        assert "; 90.00% are asked for (the first that differs: feed 0, element [" in reason
+        assert ", limit 90.00% (first difference: feed 0, element [" in reason
         assert go(model=right, simplified=right, lowered=right, precision="int8").passed
         assert go(model=right, lowered=wrong, precision="int8", tolerance={"min_agreement": 0}).passed
 

@@ -67,15 +67,21 @@ def measure_metric(
         outputs = runner.infer(_wanted(runner, sample.feed))
         wanted = outputs if meter.needs_labels else reference.infer(_wanted(reference, sample.feed))
         meter.update(outputs, wanted, sample.labels)
-    scores = meter.scores()
-    if not scores.samples:
+    value = meter_value(label, runner.device, meter)
+    if not value.samples:
         raise InputError(
             f"{dataset.name}: no labels, so {settings.metric} cannot be measured",
             "add labels (--labels NAME for an .npz), or choose --metric cosine",
         )
+    return value
+
+
+def meter_value(label: str, device: str, meter: Meter) -> MetricValue:
+    """The metric of the artifact ``label`` that ran on ``device``; 0 samples where none had a label."""
+    scores = meter.scores()
     return MetricValue(
         artifact=label,
-        runner=runner.device,
+        runner=device,
         metric=meter.metric,
         value=scores.value,
         samples=scores.samples,

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from trtpipe.accuracy.comparison import OutputComparison
+from trtpipe.accuracy.metrics import meter_value
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from trtpipe.accuracy.meter import Meter
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import Runner
@@ -126,21 +125,24 @@ def compare(
         if contender.before not in ("", reference.label)
     ]
     meters = {contender.label: make_meter() for contender in everyone} if make_meter else {}
+    devices = {contender.label: contender.device for contender in everyone}
     feeds = samples = 0
     for sample in track(progress, "verify", dataset, dataset.size):
         found = {contender.label: contender.runner.infer(sample.feed) for contender in everyone}
         for match in (*whole, *links):
             match.outputs.add(found[match.contender.label], found[match.against])
         for label, each in meters.items():
-            _measure(each, found[label], found[reference.label], sample.labels)
+            if sample.labels is not None or not each.needs_labels:
+                each.update(found[label], found[reference.label], sample.labels)
         if recorder is not None:
             recorder.add(found)
         feeds += 1
         samples += sample.rows
+    metrics = (meter_value(label, devices[label], each) for label, each in meters.items())
     return ParityRun(
         comparisons=tuple(match.comparison() for match in whole),
         links=tuple(match.comparison() for match in links),
-        metrics=_values(meters, {contender.label: contender.device for contender in everyone}),
+        metrics=tuple(value for value in metrics if value.samples),
         feeds=feeds,
         samples=samples,
     )
@@ -148,25 +150,3 @@ def compare(
 
 def _match(contender: Contender, against: str, tolerance: Tolerance) -> _Match:
     return _Match(contender, against, OutputComparison(tolerance, contender.precision))
-
-
-def _measure(meter: Meter, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
-    if labels is not None or not meter.needs_labels:
-        meter.update(outputs, wanted, labels)
-
-
-def _values(meters: Mapping[str, Meter], devices: Mapping[str, str]) -> tuple[MetricValue, ...]:
-    """The metric of every contender; none where not a single sample had a label."""
-    return tuple(
-        MetricValue(
-            artifact=label,
-            runner=devices[label],
-            metric=meter.metric,
-            value=scores.value,
-            samples=scores.samples,
-            lower_is_better=meter.lower_is_better,
-            scores=scores,
-        )
-        for label, meter in meters.items()
-        if (scores := meter.scores()).samples
-    )
