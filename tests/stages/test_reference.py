@@ -13,7 +13,7 @@ from trtpipe.config.source import ModuleSource
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import stages_for
 from trtpipe.pipeline.run_state import artifact_from_file
-from trtpipe.report.stage_records import load_reference, save_reference
+from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 from trtpipe.stages import reference
 from trtpipe.stages.reference import Reference
 from trtpipe.stages.stage import Inputs

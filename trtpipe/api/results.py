@@ -11,8 +11,7 @@ from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.pipeline import Step, opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder
 from trtpipe.progress import NullProgress, Progress
-from trtpipe.report.manifest import Manifest
-from trtpipe.report.verdict import Verdict, verdicts
+from trtpipe.report.manifest import Manifest, Verdict, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trtpipe import Artifact, BuildResult, Step
     from trtpipe.cli.session import Session
-    from trtpipe.report.verdict import Verdict
+    from trtpipe.report.manifest import Verdict
 
 ACCURACY_FAILED = 3
 LATENCY_FAILED = 4

@@ -1,4 +1,4 @@
-"""A model in figures, read from its protobuf without loading the weights."""
+"""Summary of an ONNX model, read from its protobuf without loading the weights."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class GraphSummary(Record):
     Attributes:
         opsets: operator set domain (``ai.onnx`` for ONNX's own) -> version.
         nodes: in the graph, its subgraphs and its functions.
-        operators: operator -> how often it stands there; others than ONNX's own with their domain.
-        quantize, dequantize, casts: how many nodes move tensors between precisions.
-        weights: element type -> bytes of the constants that have it.
-        external: files beside the model that hold weights.
+        operators: operator -> count; those outside ``ai.onnx`` with their domain.
+        quantize, dequantize, casts: counts of QuantizeLinear, DequantizeLinear and Cast nodes.
+        weights: element type -> bytes of constants.
+        external: external data files.
     """
 
     ir_version: int

@@ -14,9 +14,8 @@ from trtpipe.config.toolchain import versions
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
-from trtpipe.report.manifest import Manifest, ManifestEntry
+from trtpipe.report.manifest import Manifest, ManifestEntry, Verdict, verdicts
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
-from trtpipe.report.verdict import Verdict, verdicts
 
 if TYPE_CHECKING:
     from trtpipe.config.job import Job

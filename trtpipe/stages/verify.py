@@ -204,7 +204,7 @@ def _against_pytorch(job: Job, inputs: Inputs, contenders: list[Contender]) -> t
         return ()
     from trtpipe.accuracy.parity import Contender, compare
     from trtpipe.accuracy.recording import Feeds, Replay
-    from trtpipe.report.stage_records import load_reference
+    from trtpipe.reference.pytorch_outputs import load_reference
 
     feeds, outputs = load_reference(inputs.path("reference"))
     source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), "fp32")
