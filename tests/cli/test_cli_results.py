@@ -78,8 +78,8 @@ def test_exit_code_is_that_of_the_worst(
     assert exit_code(made) == finish(Session(), "build", made) == code
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("PASSED" if code == 0 else "FAILED")
-    assert ("accuracy holds" in last) == accurate
-    assert ("latency holds" in last) == fast
+    assert ("accuracy within tolerance" in last) == accurate
+    assert ("latency within limit" in last) == fast
     assert ("not built: sm89" in last) == failed
 
 

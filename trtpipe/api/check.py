@@ -191,7 +191,7 @@ def _hardware(found: Mapping[str, str | int]) -> dict[str, str | int]:
 
 
 def _race(figure: Latency, name: str, build: Build, old: Build, settings: Settings, progress: Progress) -> Finding:
-    """One artifact of both builds in turns. Only a GPU's figures are judged, as everywhere."""
+    """One artifact of both builds in turns. Only GPU latencies enter the gate."""
     from trtpipe.config.profile import LatencySettings
     from trtpipe.data.synthetic import RandomDataset
     from trtpipe.latency.alternating import alternate, is_slower, judge

@@ -48,12 +48,12 @@ class BuildResult:
 
     @property
     def accurate(self) -> bool:
-        """Whether the accuracy gate holds (true where nothing was judged)."""
+        """Whether the accuracy gate passed; true where it was not evaluated."""
         return self.parity is None or self.parity.passed
 
     @property
     def fast(self) -> bool:
-        """Whether the latency gate holds (true where nothing was judged)."""
+        """Whether the latency gate passed; true where it was not evaluated."""
         return self.latency is None or self.latency.passed
 
     @property

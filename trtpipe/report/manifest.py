@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.artifact import FileEntry, Record
+from trtpipe.config.profile import Precision
 from trtpipe.passes.decisions import NodeDecision, WorkShare
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Manifest(Record):
     schema_version: Literal[1] = 1
     trtpipe: str
     source: str
-    precision: str
+    precision: Precision
     backend: str
     targets: tuple[str, ...]
     settings: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.artifact import IOContract, Record
+from trtpipe.config.profile import Precision
 from trtpipe.passes.decisions import NodeDecision, WorkShare
 from trtpipe.quantization.search import Trial
 
@@ -66,7 +67,7 @@ class LowerRecord(Record):
         work: for 8-bit precisions, the share of multiply-accumulates (MACs) in them.
     """
 
-    precision: str
+    precision: Precision
     opset: int
     counts: dict[str, int]
     nodes: tuple[NodeDecision, ...]
