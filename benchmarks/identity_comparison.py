@@ -172,7 +172,15 @@ class Comparison:
 
     def engine(self, file: str, seen: Iterable[object], new: object) -> list[Difference]:
         """Differences between what is known of an engine and of the old engine that is nearest to it."""
-        return min((self.json(file, old, new) for old in seen), key=len)
+        return min((self.json(file, renumbered(old), renumbered(new)) for old in seen), key=len)
+
+
+def renumbered(engine: object) -> object:
+    """With the numbers that the builder gives its own tensors, which differ from build to build, counted from 0."""
+    numbers: dict[str, str] = {}
+    text = re.sub(r"__mye\d+", lambda found: numbers.setdefault(found[0], f"__mye{len(numbers)}"), json.dumps(engine))
+    made: object = json.loads(text)
+    return made
 
 
 def without_following(values: list[Any]) -> list[Any]:

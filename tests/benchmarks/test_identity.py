@@ -190,6 +190,18 @@ class TestBuilds:
         self.engine(again, 4, 12)
         assert self.words(old, new)["sm89.plan"] == self.words(old, new)["sm89.plan.json"] == "equal"
 
+    def test_numbers_of_the_builder_are_its_own_but_which_are_equal_counts(self) -> None:
+        old = {"layers": [["__mye7_x", "__mye9_x"], ["__mye7_x"]]}
+        new = {"layers": [["__mye8_x", "__mye3_x"], ["__mye8_x"]]}
+        assert Comparison().engine("sm89.plan.json", [{"layers": []}, old], new) == []
+        new["layers"][1] = ["__mye3_x"]
+        assert len(Comparison().engine("sm89.plan.json", [{"layers": []}, old], new)) == 1
+
+    def test_size_of_a_plan(self, tmp_path: Path) -> None:
+        old, near = self.build(tmp_path / "old", 3, 4000), self.build(tmp_path / "near", 3, 4004)
+        assert self.words(old, near)["sm89.plan"] == "equal"
+        assert self.words(old, self.build(tmp_path / "far", 3, 4005))["sm89.plan"] == "DIFFERS"
+
     def test_files_come_go_and_are_renamed(self, tmp_path: Path) -> None:
         old, new = self.build(tmp_path / "old", 3, 10), self.build(tmp_path / "new", 3, 10)
         (old.bundle / "extents.json").write_text("{}")
