@@ -60,7 +60,7 @@ _DEMO_WORDS = (
     "examples/digits/model.py:digits_cnn", "--int8", *_DEMO_PROFILE, "--calib", "calib/digits.toml",
 )  # fmt: skip
 _PRECISIONS = ("fp16", "int8", "best")
-_MOST_SHOWN = 12
+_MOST_SHOWN = 6
 
 
 @dataclass(frozen=True)
