@@ -172,14 +172,12 @@ class Comparison:
 
     def engine(self, file: str, seen: Iterable[object], new: object) -> list[Difference]:
         """Differences between what is known of an engine and of the old engine that is nearest to it."""
-        return min((self.json(file, renumbered(old), renumbered(new)) for old in seen), key=len)
+        return min((self.json(file, unnumbered(old), unnumbered(new)) for old in seen), key=len)
 
 
-def renumbered(engine: object) -> object:
-    """With the numbers that the builder gives its own tensors, which differ from build to build, counted from 0."""
-    numbers: dict[str, str] = {}
-    text = re.sub(r"__mye\d+", lambda found: numbers.setdefault(found[0], f"__mye{len(numbers)}"), json.dumps(engine))
-    made: object = json.loads(text)
+def unnumbered(engine: object) -> object:
+    """Without the numbers that the builder gives its own tensors, which differ from build to build."""
+    made: object = json.loads(re.sub(r"(?<=__mye)\d+|(?<=_)\d+(?=_myl\d)", "#", json.dumps(engine)))
     return made
 
 

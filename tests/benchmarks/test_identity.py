@@ -190,12 +190,14 @@ class TestBuilds:
         self.engine(again, 4, 12)
         assert self.words(old, new)["sm89.plan"] == self.words(old, new)["sm89.plan.json"] == "equal"
 
-    def test_numbers_of_the_builder_are_its_own_but_which_are_equal_counts(self) -> None:
-        old = {"layers": [["__mye7_x", "__mye9_x"], ["__mye7_x"]]}
-        new = {"layers": [["__mye8_x", "__mye3_x"], ["__mye8_x"]]}
-        assert Comparison().engine("sm89.plan.json", [{"layers": []}, old], new) == []
-        new["layers"][1] = ["__mye3_x"]
-        assert len(Comparison().engine("sm89.plan.json", [{"layers": []}, old], new)) == 1
+    def test_numbers_of_the_builder_are_its_own(self) -> None:
+        old = {"layers": [["__mye7_const_myl0", "conv2d_53.tmp_0.1_44_myl0"]]}
+        seen = [{"layers": [["a", "b", "c"]]}, old]
+        new = {"layers": [["__mye8_const_myl0", "conv2d_53.tmp_0.1_45_myl0"]]}
+        assert Comparison().engine("sm89.plan.json", seen, new) == []
+        new = {"layers": [["__mye7_const_myl0", "conv2d_54.tmp_0.1_44_myl0"]]}
+        found = Comparison().engine("sm89.plan.json", seen, new)
+        assert [each.path for each in found] == ["sm89.plan.json:layers.0.1"]
 
     def test_size_of_a_plan(self, tmp_path: Path) -> None:
         old, near = self.build(tmp_path / "old", 3, 4000), self.build(tmp_path / "near", 3, 4004)
