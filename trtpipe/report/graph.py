@@ -10,7 +10,7 @@ from trtpipe.artifact import IOContract, Record
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import onnx
@@ -82,8 +82,8 @@ def _summary(proto: onnx.ModelProto, path: Path) -> GraphSummary:
     )
 
 
-def _nodes(nodes: object) -> Iterator[onnx.NodeProto]:
-    for node in nodes:  # type: ignore[attr-defined]
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
         yield node
         for graph in _subgraphs(node):
             yield from _nodes(graph.node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.artifact import FileEntry, Record
+from trtpipe.calibration.data_summary import DataAccount
 from trtpipe.config.profile import Precision
 from trtpipe.passes.decisions import NodeDecision, WorkShare
 
@@ -69,7 +70,7 @@ class Manifest(Record):
     targets: tuple[str, ...]
     settings: dict[str, Any]
     toolchain: dict[str, str]
-    calibration: dict[str, Any] | None
+    calibration: DataAccount | None
     artifacts: tuple[ManifestEntry, ...]
     verdicts: tuple[Verdict, ...]
     nodes: tuple[NodeDecision, ...] = ()

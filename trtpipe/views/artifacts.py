@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.config.units import format_bytes, format_count, format_seconds
 from trtpipe.views.blocks import Block, Facts, Table, facts, notes, table
 
@@ -123,6 +122,8 @@ def _trials(found: LowerRecord) -> Table:
 
 def coverage(precision: Precision, work: WorkShare | None) -> list[tuple[str, str]]:
     """The share of the multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul that are in 8 bits."""
+    from trtpipe.config.profile import EIGHT_BIT
+
     if work is None:
         return []
     reached = f"; {100 * work.share_reached:.1f} % of those that calibration samples reached" if work.unreached else ""

@@ -153,7 +153,7 @@ def manifest(found: Manifest) -> Iterator[Block]:
 
 def _calibration(found: Manifest) -> list[tuple[str, str]]:
     data = found.calibration
-    return [] if data is None else [("calibration", f"{data['samples']} samples from {data['source']}")]
+    return [] if data is None else [("calibration", f"{data.samples} samples from {data.source}")]
 
 
 def latency(report: LatencyReport) -> Iterator[Block]:
