@@ -52,7 +52,7 @@ def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] |
         made = factory()
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and mend it"
+            f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and fix it"
         ) from error
     examples = None
     if isinstance(made, tuple):
@@ -85,7 +85,7 @@ def _import(module: str) -> Any:
     try:
         spec.loader.exec_module(loaded)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "mend the file") from error
+        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "fix the file") from error
     return loaded
 
 

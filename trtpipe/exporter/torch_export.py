@@ -164,7 +164,7 @@ def _refusal(what: str, error: Exception) -> StageError:
     lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
     return StageError(
         f"torch cannot export {what}: {lines[0]}",
-        "mend the line named above; data-dependent Python control flow is the usual cause",
+        "fix the line named above; data-dependent Python control flow is the usual cause",
     )
 
 
@@ -205,7 +205,7 @@ def _parity(path: Path, arguments: Mapping[str, torch.Tensor], reference: object
         if not largest <= _PARITY * scale:
             raise StageError(
                 f"the exported model differs from PyTorch: output {name!r} by {largest:.3g} (values up to {scale:.3g})",
-                "mend a module that keeps state between calls or computes otherwise while it is exported; else an "
+                "fix a module that keeps state between calls or computes otherwise while it is exported; else an "
                 "operator was translated wrongly: try another --opset, or report it to PyTorch",
             )
         found.append(OutputDifference(output=name, max_abs=largest, mean_abs=mean))
