@@ -40,7 +40,7 @@ def left_in_half(model: ir.Model, profile: DeploymentProfile, wanted: frozenset[
     from trtpipe.passes.graph_pass import node_label
     from trtpipe.passes.node_names import pattern_of
 
-    if profile.precision != "best":
+    if not profile.precision.mixed:
         return []
     labels = [node_label(node) for node in model.graph.all_nodes()]
     allowed = {label for label in labels if pattern_of(label, profile.int8_nodes) is not None}

@@ -89,7 +89,7 @@ class Format:
     @property
     def normal(self) -> float:
         """The smallest floating-point value with all digits; what lies below loses them, down to 0."""
-        return 2.0 ** (2 - 2 ** (self.exponent - 1))
+        return float(2.0 ** (2 - 2 ** (self.exponent - 1)))
 
     @property
     def rounding(self) -> float:
@@ -140,6 +140,9 @@ NVFP4 = Format(
 
 #: The widest first. No precision lowers to int4 and nvfp4 yet, but a model that is read may hold them.
 FORMATS: tuple[Format, ...] = (FP32, FP16, BF16, FP8, INT8, INT4, NVFP4)
+
+#: Those of 16 bits: lowering to them takes casts, and no scales.
+HALVES: tuple[Format, ...] = tuple(form for form in FORMATS if form.bits == 16)
 
 _BY_WORD: Mapping[str, Format] = MappingProxyType(
     {word: form for form in FORMATS for word in (form.name, form.storage)}
@@ -211,15 +214,15 @@ class Precision(str, Enum):
     tolerance: DefaultTolerance
     help: str
 
-    fp32 = "fp32", None, None, False, False, _EXACT, "Compute in fp32, the default."
-    fp16 = "fp16", None, FP16, False, False, _BINARY16, "Compute in fp16."
-    bf16 = "bf16", None, BF16, False, False, _BRAIN, "Compute in bf16."
-    int8 = "int8", INT8, None, True, False, _QUANTIZED, "Compute in int8; needs calibration data."
-    fp8 = "fp8", FP8, None, True, False, _QUANTIZED, "Compute in fp8; needs calibration data."
     best = (
         *("best", INT8, FP16, True, True, _QUANTIZED),
         "Compute in int8 where that pays, else in fp16; needs calibration data.",
     )
+    int8 = "int8", INT8, None, True, False, _QUANTIZED, "Compute in int8; needs calibration data."
+    fp8 = "fp8", FP8, None, True, False, _QUANTIZED, "Compute in fp8; needs calibration data."
+    fp16 = "fp16", None, FP16, False, False, _BINARY16, "Compute in fp16."
+    bf16 = "bf16", None, BF16, False, False, _BRAIN, "Compute in bf16."
+    fp32 = "fp32", None, None, False, False, _EXACT, "Compute in fp32, the default."
 
     def __new__(
         cls,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.errors import InputError
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.simulator import switchboard
@@ -42,7 +41,7 @@ def judging(job: Job, simplified: Path, statistics: Statistics, dataset: Dataset
             "method auto judges by the model's float outputs, and it has none that differ from 0",
             "choose another method, for example --method mse",
         )
-    precision = EIGHT_BIT[job.profile.precision]
+    precision = job.profile.precision.quantized_format
     board = switchboard(job, simplified, derive_ranges(statistics, "max", 100.0, precision), precision, workdir)
     try:
         with board.open() as desk:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.calibration.corrections import Trial
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.quantization.group_noise import noise_alone, noise_of
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.simulator import switchboard
@@ -51,7 +50,7 @@ def rescue(
     """
     from trtpipe.quantization.range_search import surely_less
 
-    corrections, precision = ranges.corrections, EIGHT_BIT[job.profile.precision]
+    corrections, precision = ranges.corrections, job.profile.precision.quantized_format
     if corrections.noise is None or corrections.noise <= POOR:
         return corrections
     board = switchboard(job, simplified, ranges, precision, workdir)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.ranges import Ranges
+    from trtpipe.config.formats import Format
     from trtpipe.config.job import Job
     from trtpipe.quantization.graph_partition import Cut
     from trtpipe.quantization.plan import Placement
@@ -137,9 +137,7 @@ class Desk:
         return self.turn(self.board.choose(groups, begin, show))
 
 
-def switchboard(
-    job: Job, simplified: Path, ranges: Ranges, precision: EightBit | Literal["fp16"], workdir: Path
-) -> Switchboard:
+def switchboard(job: Job, simplified: Path, ranges: Ranges, precision: Format, workdir: Path) -> Switchboard:
     """Write the graph with its switches, corrected as ``ranges`` says; outputs that saturate give way to their inputs.
 
     Nodes that read a tensor without a range stay as they are.
@@ -179,21 +177,20 @@ def switchboard(
 
 
 def _lowering(
-    job: Job, model: ir.Model, placement: Placement, ranges: Ranges, precision: EightBit | Literal["fp16"]
+    job: Job, model: ir.Model, placement: Placement, ranges: Ranges, precision: Format
 ) -> tuple[Lowering, dict[str, str], float]:
     """How nodes are lowered, the inputs that take scales, and the largest value of the format."""
     from trtpipe.calibration.corrections import unpacked
     from trtpipe.quantization.bias_correction import correctable
-    from trtpipe.quantization.simulation_graph import eight_bits, half, scale_inputs
-    from trtpipe.quantization.weights import largest_value
+    from trtpipe.quantization.simulation_graph import eight_bits, rounded_to, scale_inputs
 
-    if precision == "fp16":
-        return half, {}, 1.0
+    if not precision.quantized:
+        return rounded_to(precision), {}, 1.0
     known = correctable(model, placement)
     shifts = {name: unpacked(text) for name, text in ranges.corrections.biases.items() if name in known}
     inputs = scale_inputs(model, placement)
     names = {tensor: str(value.name) for tensor, value in inputs.items()}
-    return eight_bits(precision, inputs, job.recipe.weights, shifts), names, largest_value(precision)
+    return eight_bits(precision, inputs, job.recipe.weights, shifts), names, precision.largest
 
 
 def _with_ranges(placement: Placement, amax: Mapping[str, float]) -> Placement:

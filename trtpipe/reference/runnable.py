@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import HALF
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
     from trtpipe.accuracy.parity import Contender
     from trtpipe.artifact import Artifact
+    from trtpipe.config.formats import Precision
     from trtpipe.config.job import Job
-    from trtpipe.config.profile import Precision
     from trtpipe.data.dataset import Dataset
     from trtpipe.stages.stage import Inputs
 
@@ -76,13 +75,13 @@ def runnable_engines(job: Job, inputs: Inputs) -> list[Artifact]:
 
 def runnable_graph(path: Path, precision: Precision, workdir: Path) -> tuple[Path, str]:
     """The graph the CPU runs for ``path``: 16-bit graphs with their storage emulated, all others as they are."""
-    if precision not in HALF:
+    if precision.half is None:
         return path, ""
     from trtpipe.preflight.onnx_io import save_model
 
     emulated = workdir / "emulated.onnx"
     save_model(_emulated(path), emulated)
-    return emulated, f"{HALF[precision]} storage emulated"
+    return emulated, f"{precision.half.storage} storage emulated"
 
 
 def open_watched(
@@ -99,13 +98,13 @@ def open_watched(
     from trtpipe.reference.watch_storage import watch_storage
 
     onnx = load_backend("onnxruntime")
-    if precision not in HALF:
+    if precision.half is None:
         return Contender("lowered", stack.enter_context(onnx.open(path, job.settings)), precision, before=before)
     model = _emulated(path)
     probes, makers = watch_storage(model)
     save_model(model, workdir / "emulated.onnx")
     runner = stack.enter_context(onnx.open(workdir / "emulated.onnx", job.settings))
-    note = f"{HALF[precision]} storage emulated"
+    note = f"{precision.half.storage} storage emulated"
     return Contender("lowered", StorageWatch(runner, probes, makers), precision, note, before)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import CALIBRATED, EIGHT_BIT
+from trtpipe.config.formats import FP16
 from trtpipe.errors import InputError, StageError
 from trtpipe.quantization.group_noise import noise_alone, noise_of
 from trtpipe.quantization.simulator import switchboard
@@ -54,14 +54,14 @@ class Sensitivity:
     def skip(self, job: Job) -> str | None:
         """Only 8-bit precisions have something to choose."""
         precision = job.profile.precision
-        return None if precision in CALIBRATED else f"{precision} is not chosen layer by layer"
+        return None if precision.quantized else f"{precision} is not chosen layer by layer"
 
     def key(self, job: Job) -> JSON:
         """The precision, what stays high anyway, how far weights reach, and how many samples."""
         return {
             "precision": job.profile.precision,
             "keep": list(job.profile.keep),
-            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision == "best" else None,
+            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision.mixed else None,
             "weights": job.recipe.weights,
             "samples": self._samples,
             "half": self._half,
@@ -90,7 +90,7 @@ class Sensitivity:
                 "sensitivity is judged by the model's float outputs, and it has none that differ from 0",
                 "give another model, or data that reaches its outputs",
             )
-        board = switchboard(job, simplified, ranges, EIGHT_BIT[job.profile.precision], workdir)
+        board = switchboard(job, simplified, ranges, job.profile.precision.quantized_format, workdir)
         if not board.groups:
             raise StageError(
                 "no node of this model can be lowered, so there is nothing to choose", "see trtpipe inspect"
@@ -100,7 +100,7 @@ class Sensitivity:
             everything = float(noise_of(desk, range(len(board.groups)), measure, feeds).mean())
         half: Sequence[float | None] = [None] * len(noise)
         if self._half:
-            second = switchboard(job, simplified, ranges, "fp16", workdir)
+            second = switchboard(job, simplified, ranges, FP16, workdir)
             with second.open() as desk:
                 half = noise_alone(desk, measure, feeds, progress, "sensitivity in fp16")
         board.close()
