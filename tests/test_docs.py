@@ -18,7 +18,7 @@ import pytest
 import trtpipe
 from trtpipe.cli.app import root
 from trtpipe.cli.session import Session
-from trtpipe.config.profile import DEFAULT_TOLERANCES
+from trtpipe.config.formats import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -233,6 +233,8 @@ def test_default_tolerances_are_those_of_the_profile() -> None:
         for name in names.split(", "):
             told[name] = (stat.replace("elementwise", "elemwise"), *map(float, least))
     assert told == {
-        name: (tolerance.stat, tolerance.atol, tolerance.rtol, tolerance.min_cosine, tolerance.min_agreement)
-        for name, tolerance in DEFAULT_TOLERANCES.items()
+        str(each): (
+            *(getattr(each.tolerance, name) for name in ("stat", "atol", "rtol", "min_cosine", "min_agreement")),
+        )
+        for each in Precision
     }

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from models import CASES, conv_net, embedding, feed_for, model, normal, run
 
+from trtpipe.config.formats import find_format
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import node_label, run_passes
 from trtpipe.passes.infer_types import InferTypes
@@ -44,7 +45,7 @@ def run_switched(made, feed, largest=127.0, amax=3.0):
 def lowered(proto, keep=(), precision="int8", amax=3.0):
     model = prepared(proto)
     amax = dict.fromkeys(place(model).tensors, amax)
-    run_passes(model, [InsertQDQ(precision, amax, keep)])
+    run_passes(model, [InsertQDQ(find_format(precision), amax, keep)])
     return ir.to_proto(model)
 
 
