@@ -232,9 +232,5 @@ def test_default_tolerances_are_those_of_the_profile() -> None:
     for names, stat, *least in table_headed("docs/concepts.md", "precision"):
         for name in names.split(", "):
             told[name] = (stat.replace("elementwise", "elemwise"), *map(float, least))
-    assert told == {
-        str(each): (
-            *(getattr(each.tolerance, name) for name in ("stat", "atol", "rtol", "min_cosine", "min_agreement")),
-        )
-        for each in Precision
-    }
+    fields = ("stat", "atol", "rtol", "min_cosine", "min_agreement")
+    assert told == {str(each): tuple(getattr(each.tolerance, name) for name in fields) for each in Precision}

@@ -47,11 +47,11 @@ class Data:
             yield Sample({"x": np.zeros((self._rows, 1))}, None if self._labels is None else self._labels[index])
 
 
-def judged(wanted, found, tolerance=LOOSE, precision=Precision.fp32, **options):
+def judged(wanted, found, tolerance=LOOSE, precision="fp32", **options):
     """The comparison of one contender's feeds with the reference's, by output name."""
     run = compare(
         Contender("model", Replay(*wanted), Precision.fp32),
-        [Contender("lowered", Replay(*found), precision)],
+        [Contender("lowered", Replay(*found), Precision(precision))],
         Data(len(wanted)),
         tolerance,
         None,
@@ -188,15 +188,13 @@ class TestIntegers:
     def test_no_distance_excuses_them(self):
         """Seven classes off is as wrong as one."""
         wanted, found = [np.array([1, 2])], [np.array([8, 3])]
-        assert not judged(one(wanted), one(found), Tolerance(atol=1e9, rtol=1e9, min_cosine=-1), Precision.int8)[
-            "y"
-        ].passed
+        assert not judged(one(wanted), one(found), Tolerance(atol=1e9, rtol=1e9, min_cosine=-1), "int8")["y"].passed
 
     @pytest.mark.parametrize(
         ("precision", "wrong", "passed"),
         [
-            (Precision.fp32, 1, True), (Precision.fp32, 2, False), (Precision.fp16, 20, True), (Precision.fp16, 21, False), (Precision.bf16, 50, True),
-            (Precision.bf16, 51, False), (Precision.int8, 100, True), (Precision.int8, 101, False), (Precision.fp8, 101, False), (Precision.best, 101, False),
+            ("fp32", 1, True), ("fp32", 2, False), ("fp16", 20, True), ("fp16", 21, False), ("bf16", 50, True),
+            ("bf16", 51, False), ("int8", 100, True), ("int8", 101, False), ("fp8", 101, False), ("best", 101, False),
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("dtype", [np.bool_, np.int64])
@@ -210,25 +208,25 @@ class TestIntegers:
         wanted = [{"a": np.zeros(4, np.int32), "b": np.zeros(4, np.int32)}]
         found = [{"a": np.array([0, 0, 0, 1], np.int32), "b": np.array([0, 0, 0, 1], np.int32)}]
         own = Tolerance(outputs={"b": OutputTolerance(min_agreement=0.5)})
-        result = judged(wanted, found, own, Precision.int8)
+        result = judged(wanted, found, own, "int8")
         assert (result["a"].passed, result["b"].passed) == (False, True)
 
     @pytest.mark.parametrize(
         ("tolerance", "precision", "passed"),
         [
-            (Tolerance(), Precision.int8, True),
-            (Tolerance(), Precision.fp32, False),
-            (Tolerance(min_agreement=0.5), Precision.int8, False),
-            (Tolerance(outputs={Precision.best: OutputTolerance(atol=1)}), Precision.int8, False),
+            (Tolerance(), "int8", True),
+            (Tolerance(), "fp32", False),
+            (Tolerance(min_agreement=0.5), "int8", False),
+            (Tolerance(outputs={"best": OutputTolerance(atol=1)}), "int8", False),
         ],
     )
     def test_beside_floats_they_are_judged_in_float32_or_where_that_is_asked(self, tolerance, precision, passed):
         """The tail of a top-k changes places at the slightest rounding."""
         scores = np.ones(4, np.float32)
-        wanted, found = ({"scores": scores, Precision.best: np.arange(4) + step} for step in (0, 1))
+        wanted, found = ({"scores": scores, "best": np.arange(4) + step} for step in (0, 1))
         result = judged([wanted], [found], tolerance, precision)
-        assert result[Precision.best].agreement == 0
-        assert (result["scores"].passed, result[Precision.best].passed) == (True, passed)
+        assert result["best"].agreement == 0
+        assert (result["scores"].passed, result["best"].passed) == (True, passed)
 
     def test_floats_have_no_share(self):
         assert judged(one([np.ones(2, np.float32)]), one([np.ones(2, np.float32)]))["y"].agreement is None
@@ -249,7 +247,7 @@ class TestTolerance:
     wanted = [np.array([[10, 10, 10, 100]], np.float32)]
     found = [np.array([[11, 9, 11, 105]], np.float32)]
 
-    def passes(self, precision=Precision.fp32, **fields) -> bool:
+    def passes(self, precision="fp32", **fields) -> bool:
         return judged(one(self.wanted), one(self.found), Tolerance(**fields), precision)["y"].passed
 
     @pytest.mark.parametrize(
@@ -285,11 +283,11 @@ class TestTolerance:
         assert not self.passes(stat="max", atol=9, rtol=0, min_cosine=cosine + 1e-5)
 
     def test_the_precision_fills_what_is_left_open(self):
-        result = judged(one(self.wanted), one(self.found), Tolerance(atol=50), Precision.int8)["y"]
+        result = judged(one(self.wanted), one(self.found), Tolerance(atol=50), "int8")["y"]
         assert result.tolerance.stat == "mean"
         assert result.tolerance.atol == 50
         assert result.passed
-        assert not judged(one(self.wanted), one(self.found), Tolerance(), Precision.fp32)["y"].passed
+        assert not judged(one(self.wanted), one(self.found), Tolerance(), "fp32")["y"].passed
 
     def test_an_output_can_have_its_own(self):
         wanted = [{"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}]

@@ -7,7 +7,7 @@ import pytest
 
 from trtpipe.calibration.statistics import Statistics, TensorStatistics
 from trtpipe.calibration.statistics_file import save_statistics
-from trtpipe.config.formats import FP8
+from trtpipe.config.formats import FP8, INT8
 from trtpipe.errors import InputError
 from trtpipe.report.plots import plot_statistics, thresholds
 
@@ -32,7 +32,7 @@ def statistics(tmp_path: Path) -> Path:
 
 
 def test_thresholds_are_those_of_the_methods() -> None:
-    found = thresholds("t", seen(NORMAL), "int8")
+    found = thresholds("t", seen(NORMAL), INT8)
     assert found["max"] == pytest.approx(np.abs(NORMAL).max(), rel=1e-6)
     assert found["percentile 99.9"] == pytest.approx(np.percentile(np.abs(NORMAL), 99.9), rel=0.01)
     assert len(found) == 7

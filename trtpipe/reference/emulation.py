@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from trtpipe.config.formats import HALVES
+from trtpipe.config.formats import FP32, HALVES
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
 
 _HALF = tuple(ir.DataType[form.onnx] for form in HALVES)
@@ -63,7 +63,7 @@ def _widen(value: ir.Value) -> bool:
     if tensor is None or tensor.dtype not in _HALF:
         return False
     value.const_value = ir.LazyTensor(
-        lambda: ir.Tensor(tensor.numpy().astype("float32")),
+        lambda: ir.Tensor(tensor.numpy().astype(FP32.dtype)),
         dtype=ir.DataType.FLOAT,
         shape=ir.Shape(tensor.shape.numpy()),
         name=value.name,

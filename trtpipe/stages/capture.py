@@ -65,8 +65,7 @@ class Capture:
             request = torch_request(job, source.module, source.function, workdir)
         else:
             request = torch_request(job, str(source.path) if isinstance(source, Pt2Source) else "", "", workdir)
-        if precision.half:
-            request = request.model_copy(update={"half": precision.half.storage})
+        request = request.model_copy(update={"precision": precision})
         if isinstance(source, ModuleSource):
             from trtpipe.exporter.torch_program import capture_module
 

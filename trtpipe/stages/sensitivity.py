@@ -102,7 +102,7 @@ class Sensitivity:
         if self._half:
             second = switchboard(job, simplified, ranges, FP16, workdir)
             with second.open() as desk:
-                half = noise_alone(desk, measure, feeds, progress, "sensitivity in fp16")
+                half = noise_alone(desk, measure, feeds, progress, f"sensitivity in {FP16}")
         board.close()
         report = Report(
             precision=job.profile.precision,
