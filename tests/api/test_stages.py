@@ -182,7 +182,7 @@ class TestPlans:
 
     def test_an_engine_that_cannot_run_here(self, job, net, plan):
         for call in (lambda: stages.verify(job(), plan, None, net), lambda: stages.measure(job(), plan, None)):
-            with pytest.raises(HostError, match=r"sm89\.plan cannot run here: null engines hold no computation"):
+            with pytest.raises(HostError, match=r"sm89\.plan cannot run here: null engines are placeholders"):
                 call()
 
     def test_which_target_it_is_for(self, job, net, plan):

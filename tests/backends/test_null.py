@@ -13,7 +13,7 @@ SM89, SM120 = find_target("sm89"), find_target("sm120")
 
 def build(model, plan, settings, progress, target=SM89, behavior=None, **limits):
     profile = DeploymentProfile(build=BuildSettings(**limits))
-    return Null(behavior).build(model, profile, target, plan, settings, progress)
+    return Null(behavior).build(model, profile, (target,), plan, settings, progress)
 
 
 def test_plans_depend_on_content_and_target_alone(conv_net, tmp_path, settings, heard):

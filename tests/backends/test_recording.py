@@ -6,7 +6,7 @@ import pytest
 from backends.recording_tensorrt import RecordingTensorRT
 from backends.trt_api_snapshot import APIS
 
-from trtpipe.backends.plan import read_header
+from trtpipe.backends.engine_file import read_header
 from trtpipe.backends.tensorrt import TensorRT
 from trtpipe.backends.trt.builder import build
 from trtpipe.backends.trt.request import BuildRequest
@@ -99,7 +99,7 @@ def test_large_plans_are_streamed_where_the_version_can(trt, conv_net, tmp_path)
 
 
 class TestInAChild:
-    """The whole room of TensorRT, with the fake behind ``import tensorrt`` and a nvidia-smi that lists an L4."""
+    """The whole back-end, with the fake behind ``import tensorrt`` and a nvidia-smi that lists an L4."""
 
     @pytest.fixture
     def backend(self, recording_tensorrt):
@@ -110,7 +110,7 @@ class TestInAChild:
         plan = tmp_path / "e.plan"
         target = find_target("sm89")
         assert backend.refuses(conv_net, profile, target) is None
-        facts = backend.build(conv_net, profile, target, plan, settings, heard)
+        facts = backend.build(conv_net, profile, (target,), plan, settings, heard)
         assert (facts.flavor, facts.version, facts.target, facts.targets) == (
             "tensorrt",
             "11.4.0.106",
@@ -121,10 +121,10 @@ class TestInAChild:
         (kept,) = (settings.cache_dir / "timings").iterdir()
         assert kept.read_bytes().endswith(b"timings")
         plan.unlink()
-        backend.build(conv_net, profile, target, plan, settings, heard)
+        backend.build(conv_net, profile, (target,), plan, settings, heard)
         assert plan.is_file()
 
     def test_without_timings(self, backend, conv_net, tmp_path, settings, heard):
         profile = DeploymentProfile(shapes=SHAPES, build=BuildSettings(timing_cache=False))
-        backend.build(conv_net, profile, find_target("sm89"), tmp_path / "e.plan", settings, heard)
+        backend.build(conv_net, profile, (find_target("sm89"),), tmp_path / "e.plan", settings, heard)
         assert not (settings.cache_dir / "timings").exists()

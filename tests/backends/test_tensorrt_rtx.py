@@ -9,8 +9,8 @@ import pytest
 from onnx import helper
 
 from trtpipe.backends import base
+from trtpipe.backends.engine_file import read_header
 from trtpipe.backends.gpu import has_driver
-from trtpipe.backends.plan import read_header
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
 from trtpipe.config.profile import BuildSettings, DeploymentProfile, ShapeRange
 from trtpipe.config.target import find_target
@@ -37,7 +37,7 @@ IMAGES = span((1, 3, 16, 16), (2, 3, 16, 16), (4, 3, 16, 16))
 def build(tmp_path, settings, heard):
     def run(model: Path, *shapes: dict[str, ShapeRange], target: str = "sm89", **options):
         profile = DeploymentProfile(shapes=shapes, build=BuildSettings(**options))
-        return RTX.build(model, profile, find_target(target), tmp_path / "e.plan", settings, heard)
+        return RTX.build(model, profile, (find_target(target),), tmp_path / "e.plan", settings, heard)
 
     return run
 
@@ -99,7 +99,7 @@ def test_attention_in_float32_is_decomposed(write_model, build):
 
 def test_values_that_decide_shapes(write_model, build):
     model = write_model("(float[4,8] x, int64[2] s) => (float[a,b] y) { y = Reshape(x, s) }")
-    with pytest.raises(InputError, match="the values of input 's' decide shapes"):
+    with pytest.raises(InputError, match="the values of input 's' determine shapes"):
         build(model)
     same = span((4, 8), (4, 8), (4, 8))
     assert [spec.shape for spec in build(model, {"s": same}).io.outputs] == [(None, None)]
@@ -161,7 +161,7 @@ def test_turing_multiplies_no_float32_matrices(product, build):
         (
             "(float[2,4] x, int64[2,4] i) => (float[2,4] y) "
             '{ a=Relu(x) b=ScatterElements<reduction="max">(a, i, a) y=Tanh(b) }',
-            r"Unsupported reduction type; it comes with node 'scatterelements_1' \(ScatterElements\)",
+            r"Unsupported reduction type; the failing node is 'scatterelements_1' \(ScatterElements\)",
         ),
         (
             "(float[2,64] x, float16[64,2] w) => (float[2,2] y) { y = MatMul(x, w) }",
@@ -258,7 +258,7 @@ def test_a_range_of_values_is_passed_on(write_model, build):
     sizes, values = span((1, 6), (2, 6), (4, 6)), span((2, 3), (4, 3), (8, 3))
     facts = build(model, {"x": sizes, "to": values})
     assert facts.profiles == ({"x": sizes, "to": values},)
-    with pytest.raises(InputError, match="the values of input 'to' decide shapes, and no range is given"):
+    with pytest.raises(InputError, match="the values of input 'to' determine shapes, and no range is given"):
         build(model, {"x": sizes})
     with pytest.raises(InputError, match="are 3 values, the input holds 2"):
         build(model, {"x": sizes, "to": span((2, 3, 1), (4, 3, 1), (8, 3, 1))})

@@ -6,7 +6,7 @@ import pytest
 
 from trtpipe.backends.base import missing
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
-from trtpipe.backends.trt.options import OPTIONS, idle_options, refuse_options
+from trtpipe.backends.trt.options import OPTIONS, ignored_options, refuse_options
 from trtpipe.config.profile import BuildSettings, DeploymentProfile
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
@@ -23,9 +23,9 @@ def refusal(flavor, version, target=SM89, *, driver=False, **options):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"hardware_compatibility": "ampere+"}, "the targets named"),
-        ({"refit": True}, "needs a GPU"),
-        ({"strip_weights": True}, "needs a GPU"),
+        ({"hardware_compatibility": "ampere+"}, "named targets"),
+        ({"refit": True}, "on a GPU only"),
+        ({"strip_weights": True}, "on a GPU only"),
         ({"dla_core": 0}, "GPUs only"),
         ({"version_compatible": True}, "lean runtime"),
     ],
@@ -62,12 +62,12 @@ def test_orin_has_it():
     assert refusal("tensorrt", "10.3.0", ORIN, dla_core=0, gpu_fallback=True) is None
 
 
-def test_idle_options_are_named_and_no_others():
+def test_ignored_options_are_named_and_no_others():
     given = BuildSettings(opt_level=2, max_aux_streams=0, sparsity=True, timing_cache=True, workspace=1)
-    said = idle_options(given, "tensorrt-rtx")
+    said = ignored_options(given, "tensorrt-rtx")
     assert [text.partition(" ")[0] for text in said] == ["opt_level", "timing_cache", "sparsity", "max_aux_streams"]
-    assert idle_options(given, "tensorrt") == ()
-    assert idle_options(BuildSettings(), "tensorrt-rtx") == ()
+    assert ignored_options(given, "tensorrt") == ()
+    assert ignored_options(BuildSettings(), "tensorrt-rtx") == ()
 
 
 def test_no_option_is_both_idle_and_refused():
@@ -96,7 +96,7 @@ class TestForReal:
         facts = TensorRTRTX().build(model, profile, SM89, plan, settings, heard)
         return sha256_file(plan), facts
 
-    def test_idle_options_leave_the_plan_as_it_is(self, write_model, tmp_path, settings, heard):
+    def test_ignored_options_leave_the_plan_as_it_is(self, write_model, tmp_path, settings, heard):
         plain, _ = self.plan(write_model, tmp_path, settings, heard)
         idle, facts = self.plan(
             write_model, tmp_path, settings, heard, opt_level=0, max_aux_streams=0, sparsity=True, timing_cache=True
