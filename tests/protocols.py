@@ -1,6 +1,7 @@
 """Each Protocol and the classes that satisfy it: mypy checks these assignments in ``make lint``, nothing runs them.
 
-Add a new class to the tuple of its Protocol; tests/test_protocols.py fails for a Protocol without one.
+Add a new class to the tuple of its Protocol; tests/test_protocols.py fails for a Protocol without one. A class that
+derives from its Protocol has to be instantiated, here or in the package: only then mypy finds a missing method.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from trtpipe.latency.measuring import HostTimer
     from trtpipe.progress import NullProgress, Progress
 
-    backends: tuple[type[Backend], ...] = (Null, OnnxRuntime, TensorRT, TensorRTRTX, TorchTensorRT)
+    backends: tuple[Backend, ...] = (Null(), OnnxRuntime(), TensorRT(), TensorRTRTX(), TorchTensorRT())
     runners: tuple[type[Runner], ...] = (ApartRunner, EngineRunner, NullRunner, OnnxRunner)
     open_runners: tuple[type[OpenRunner], ...] = (ApartRunner, EngineRunner, NullRunner, OnnxRunner)
     device_runners: tuple[type[DeviceRunner], ...] = (EngineRunner,)

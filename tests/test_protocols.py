@@ -26,7 +26,7 @@ def annotations() -> dict[str, set[str]]:
     """Protocol -> names of the classes listed for it."""
     tree = ast.parse(LISTED.read_text(encoding="utf-8"))
     return {
-        ast.unparse(node.annotation).removeprefix("tuple[type[").partition("]")[0]: {
+        ast.unparse(node.annotation).removeprefix("tuple[").removeprefix("type[").rstrip("], ."): {
             name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)
         }
         for node in ast.walk(tree)

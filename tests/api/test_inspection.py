@@ -166,7 +166,7 @@ class TestEngine:
         assert found.obstacles[1].startswith("this machine has no NVIDIA GPU")
         facts().model_copy(update={"digests": {"plan": "0" * 64}}).write(tmp_path / "a.plan.json")
         assert trtpipe.inspect(path).notes == (
-            "its content is not that of the engine that the file beside it describes",
+            "its content is not that of the engine in its record: the digests differ",
         )
 
     def test_contradictions_are_noted(self, tmp_path: Path) -> None:

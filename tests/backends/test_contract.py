@@ -65,10 +65,10 @@ def test_it_refuses_with_a_remedy_or_it_builds(backend, conv_net, tmp_path, sett
             backend.build(conv_net, PROFILE, (SM89,), plan, settings, heard)
         assert not plan.exists()
         return
-    facts = backend.build(conv_net, PROFILE, (SM89,), plan, settings, heard)
-    assert (facts.flavor, facts.target) == (backend.name, "sm89")
-    assert [(spec.name, spec.dtype) for spec in facts.io.inputs] == [("x", "float32")]
-    assert [(spec.name, spec.dtype) for spec in facts.io.outputs] == [("y", "float32")]
+    record = backend.build(conv_net, PROFILE, (SM89,), plan, settings, heard)
+    assert (record.flavor, record.target) == (backend.name, "sm89")
+    assert [(spec.name, spec.dtype) for spec in record.io.inputs] == [("x", "float32")]
+    assert [(spec.name, spec.dtype) for spec in record.io.outputs] == [("y", "float32")]
     assert plan.stat().st_size > 0
     assert heard.reports
     left = {entry.name for entry in tmp_path.iterdir() if entry != settings.cache_dir}

@@ -32,14 +32,14 @@ def built(trt, model, tmp_path, timings="", **options):
 
 
 def test_a_plain_build(trt, conv_net, tmp_path):
-    facts = built(trt, conv_net, tmp_path)
+    record = built(trt, conv_net, tmp_path)
     strongly = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     assert f"Builder.create_network({strongly})" in trt.calls
     assert "IBuilderConfig.profiling_verbosity = DETAILED" in trt.calls
     assert "IOptimizationProfile.set_shape('x', (1, 3, 16, 16), (2, 3, 16, 16), (4, 3, 16, 16))" in trt.calls
     assert not [call for call in trt.calls if "set_flag" in call or "timing" in call]
-    assert (facts.version, facts.targets) == (trt.__version__, ("sm89",))
-    assert [spec.shape for spec in facts.io.inputs] == [("N", 3, 16, 16)]
+    assert (record.version, record.targets) == (trt.__version__, ("sm89",))
+    assert [spec.shape for spec in record.io.inputs] == [("N", 3, 16, 16)]
     assert trt.__version__.startswith(read_header(tmp_path / "e.plan").version.rsplit(".", 1)[0])
 
 
@@ -110,8 +110,8 @@ class TestInAChild:
         plan = tmp_path / "e.plan"
         target = find_target("sm89")
         assert backend.refuses(conv_net, profile, target) is None
-        facts = backend.build(conv_net, profile, (target,), plan, settings, heard)
-        assert (facts.flavor, facts.version, facts.target, facts.targets) == (
+        record = backend.build(conv_net, profile, (target,), plan, settings, heard)
+        assert (record.flavor, record.version, record.target, record.targets) == (
             "tensorrt",
             "11.4.0.106",
             "sm89",

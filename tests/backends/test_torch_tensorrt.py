@@ -136,23 +136,23 @@ class TestBuilding:
 
     @pytest.mark.parametrize(("precision", "type_"), [("fp32", "Float"), ("fp16", "Half"), ("bf16", "BFloat16")])
     def test_a_residual_net_with_two_profiles(self, make, tmp_path, precision, type_):
-        facts = make("images", (BATCHES, LARGE), precision, output_names=("logits",))
-        assert facts.route.startswith("torch-tensorrt")
-        assert [spec.name for spec in facts.io.inputs] == ["input"]
-        assert [spec.name for spec in facts.io.outputs] == ["logits"]
-        assert {spec.dtype for spec in (*facts.io.inputs, *facts.io.outputs)} == {"float32"}
-        assert [profile["input"].max[0] for profile in facts.profiles] == [8, 16]
-        assert facts.report is not None
-        assert facts.precisions[type_] >= 6, "six convolutions and a fully connected layer, some fused"
-        if facts.flavor == "tensorrt-rtx":
+        record = make("images", (BATCHES, LARGE), precision, output_names=("logits",))
+        assert record.route.startswith("torch-tensorrt")
+        assert [spec.name for spec in record.io.inputs] == ["input"]
+        assert [spec.name for spec in record.io.outputs] == ["logits"]
+        assert {spec.dtype for spec in (*record.io.inputs, *record.io.outputs)} == {"float32"}
+        assert [profile["input"].max[0] for profile in record.profiles] == [8, 16]
+        assert record.report is not None
+        assert record.precisions[type_] >= 6, "six convolutions and a fully connected layer, some fused"
+        if record.flavor == "tensorrt-rtx":
             header = read_header(tmp_path / "out" / "sm89.plan")
-            assert (header.flavor, header.targets, header.version) == (facts.flavor, ("sm89",), facts.version)
+            assert (header.flavor, header.targets, header.version) == (record.flavor, ("sm89",), record.version)
 
     def test_sequences_of_any_length(self, make):
-        facts = make("words", LENGTHS, "fp16")
-        assert [spec.name for spec in facts.io.outputs] == ["classes"]
-        assert facts.precisions["Half"] >= 4
-        assert facts.io.inputs[0].dtype == "int64"
+        record = make("words", LENGTHS, "fp16")
+        assert [spec.name for spec in record.io.outputs] == ["classes"]
+        assert record.precisions["Half"] >= 4
+        assert record.io.inputs[0].dtype == "int64"
 
     def test_an_operator_without_converter_is_named(self, make):
         with pytest.raises(BuildError, match=r"no converter for .*linalg_inv") as caught:

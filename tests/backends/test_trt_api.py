@@ -52,6 +52,8 @@ NAMES = {
     "_context": "IExecutionContext",
     "severity": "",
     "kind": "",
+    "entry": "",
+    "entries": "",
     "runner": "",
     "_runner": "",
 }

@@ -82,7 +82,7 @@ class TensorRT(Backend):
     ) -> EngineRecord:
         """Build in a worker process, for one target, and write ``plan`` when it is complete.
 
-        Raises what the interface says.
+        It raises what ``Backend.build`` raises.
         """
         (target,) = targets
         gpu = self._gpu_for(target)

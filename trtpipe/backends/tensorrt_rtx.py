@@ -83,7 +83,7 @@ class TensorRTRTX(Backend):
     ) -> EngineRecord:
         """Build in a worker process and write ``plan`` when it is complete and its header is right.
 
-        Raises what the interface says.
+        It raises what ``Backend.build`` raises.
         """
         task = "trtpipe.backends.tensorrt_rtx:build_task"
         return build_in_worker(task, self.name, model, profile, targets, plan, settings, progress)

@@ -105,7 +105,7 @@ class TorchTensorRT(Backend):
         Args:
             model: a ``program.pt2`` with its JSON beside it.
 
-        Raises what the interface says; a BuildError names the operators.
+        It raises what ``Backend.build`` raises; a BuildError names the operators.
         """
         if model.suffix == ".onnx":
             raise InternalError("torch-tensorrt was asked to build from an ONNX graph")

@@ -52,7 +52,7 @@ def test_where_there_is_a_gpu_rtx_may_try_a_refit():
 
 @pytest.mark.parametrize(
     ("version", "target", "reason"),
-    [("11.4.0", ORIN, "TensorRT 11.4.0 builds for no DLA"), ("10.3.0", SM89, "sm89 (Ada) has no DLA")],
+    [("11.4.0", ORIN, "TensorRT 11.4.0 does not support DLA"), ("10.3.0", SM89, "sm89 (Ada) has no DLA")],
 )
 def test_dla_is_for_orin_and_tensorrt_10(version, target, reason):
     assert refusal("tensorrt", version, target, dla_core=0).reason == reason
@@ -70,8 +70,8 @@ def test_ignored_options_are_named_and_no_others():
     assert ignored_options(BuildSettings(), "tensorrt-rtx") == ()
 
 
-def test_no_option_is_both_idle_and_refused():
-    assert not [option.name for option in OPTIONS if option.idle and option.refused]
+def test_no_option_is_both_ignored_and_refused():
+    assert not [option.name for option in OPTIONS if option.ignored and option.refused]
     assert all(option.remedy for option in OPTIONS if option.refused)
 
 
@@ -93,23 +93,23 @@ class TestForReal:
         plan = tmp_path / f"{len(list(tmp_path.glob('*.plan')))}.plan"
         profile = DeploymentProfile(build=BuildSettings(**options))
         assert TensorRTRTX().refuses(model, profile, SM89) is None
-        facts = TensorRTRTX().build(model, profile, SM89, plan, settings, heard)
-        return sha256_file(plan), facts
+        record = TensorRTRTX().build(model, profile, (SM89,), plan, settings, heard)
+        return sha256_file(plan), record
 
     def test_ignored_options_leave_the_plan_as_it_is(self, write_model, tmp_path, settings, heard):
         plain, _ = self.plan(write_model, tmp_path, settings, heard)
-        idle, facts = self.plan(
+        ignored, record = self.plan(
             write_model, tmp_path, settings, heard, opt_level=0, max_aux_streams=0, sparsity=True, timing_cache=True
         )
-        assert idle == plain
-        assert len(facts.notes) == 4
-        assert all("has no effect in TensorRT-RTX" in note for note in facts.notes)
+        assert ignored == plain
+        assert len(record.notes) == 4
+        assert all("has no effect in TensorRT-RTX" in note for note in record.notes)
 
     def test_weight_streaming_changes_it(self, write_model, tmp_path, settings, heard):
         plain, _ = self.plan(write_model, tmp_path, settings, heard)
-        streamed, facts = self.plan(write_model, tmp_path, settings, heard, weight_streaming=True)
+        streamed, record = self.plan(write_model, tmp_path, settings, heard, weight_streaming=True)
         assert streamed != plain
-        assert facts.notes == ()
+        assert record.notes == ()
 
     def test_a_library_that_is_none(self, write_model, tmp_path, settings, heard):
         library = tmp_path / "libnone.so"
