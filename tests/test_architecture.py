@@ -62,7 +62,7 @@ BEHIND_THE_API = {
 SHARED_BY_STAGES = {"export", "stage"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
-DOORS = {"base", "choice", "compatibility", "gpu", "plan", "timing"}
+DOORS = {"base", "choice", "compatibility", "engine_file", "gpu", "timing"}
 GUESTS = {"api.inspection": {"null"}, "isolation.fork_server": {"onnxruntime"}}
 
 #: package -> where it may be imported: beginnings of paths

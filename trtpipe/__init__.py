@@ -78,7 +78,7 @@ _HOMES = {
     "CheckReport": "trtpipe.regression.gate",
     "DeploymentProfile": "trtpipe.config.profile",
     "Diagnosis": "trtpipe.api.doctor",
-    "EngineRecord": "trtpipe.backends.base",
+    "EngineRecord": "trtpipe.engine.record",
     "HostError": "trtpipe.errors",
     "IOContract": "trtpipe.artifact",
     "InputError": "trtpipe.errors",

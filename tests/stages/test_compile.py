@@ -159,7 +159,7 @@ class TestCheck:
 
     def test_one_that_silently_computes_in_float32(self, judge):
         lowered = (("a", "int8"), ("b", "int8"), ("c", "float32"))
-        with pytest.raises(StageError, match=r"raised 2 of 2 nodes lowered to int8: a, b"):
+        with pytest.raises(StageError, match=r"in higher precision than lowered: 2 of 2 int8 nodes: a, b"):
             judge(lowered=lowered, report=computing(a="Float", b="Float", c="Float"))
         judge(lowered=lowered, report=computing(a="Float", b="Int8", c="Float"))
         judge(lowered=(("c", "float32"),), report=computing(c="Float"))

@@ -111,7 +111,8 @@ class TestEngines:
                 clock.now += seconds
                 return seconds
 
-            return nullcontext(SimpleNamespace(time=time, device=f"a clock on {path.stem}", inputs=(), outputs=()))
+            runner = SimpleNamespace(time=time, gpu=None, device=f"a clock on {path.stem}", inputs=(), outputs=())
+            return nullcontext(runner)
 
         monkeypatch.setattr(Null, "runs", lambda self, target: None)
         monkeypatch.setattr(Null, "open", opened)

@@ -152,7 +152,7 @@ class _Builds:
             if refusal := backend.refuses(graph, self._profile, target):
                 self._failed(words, refusal.reason)
                 return None
-            facts = backend.build(graph, self._profile, target, plan, self._job.settings, self._progress)
+            facts = backend.build(graph, self._profile, (target,), plan, self._job.settings, self._progress)
         except (BuildError, WorkerError) as error:
             self._failed(words, error.message)
             return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.backends.base import OpensInTurn, load_backend
+from trtpipe.backends.base import load_backend
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.quantization.graph_partition import find_cuts, nodes_inside
 
@@ -88,9 +88,7 @@ class Switchboard:
     @contextmanager
     def open(self) -> Iterator[Desk]:
         """Where the graph runs, with one choice of groups after another."""
-        backend = load_backend("onnxruntime")
-        assert isinstance(backend, OpensInTurn)
-        with backend.in_turn(self._job.settings) as turn:
+        with load_backend("onnxruntime").in_turn(self._job.settings) as turn:
             yield Desk(self, turn)
 
     def choose(self, groups: Collection[int], begin: Cut | None, show: Collection[str]) -> Path:

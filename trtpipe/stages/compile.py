@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import SharesPlans, load_backend
+from trtpipe.backends.base import load_backend
 from trtpipe.config.plugins import plugin_digests
 from trtpipe.config.shapes import check_shapes
 from trtpipe.digest import sha256_file
@@ -69,15 +69,15 @@ class Compile:
         target = _target(job)
         model = _checked(job, inputs, (target,))
         plan = workdir / f"{target}.plan"
-        facts = load_backend(job.backend).build(model, job.profile, target, plan, job.settings, progress)
+        facts = load_backend(job.backend).build(model, job.profile, (target,), plan, job.settings, progress)
         facts = _completed(job, facts, plan, plan.name, inputs, progress)
         return _draft(facts, plan), ()
 
     def together(self, job: Job) -> tuple[Target, ...]:
         """The targets that may share a plan, by the back-end's rules and the profile's wish; none it refuses anyway."""
-        backend = load_backend(job.backend)
-        if not isinstance(backend, SharesPlans) or not job.profile.build.shared_plan:
+        if not job.profile.build.shared_plan:
             return ()
+        backend = load_backend(job.backend)
         able = [
             target
             for target in job.targets
@@ -88,11 +88,9 @@ class Compile:
     def run_together(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, ...]:
         """Build one plan for all of ``job.together``: each gets a file of its own with the same bytes."""
         backend = load_backend(job.backend)
-        if not isinstance(backend, SharesPlans):
-            raise InternalError(f"back-end {job.backend!r} was asked to share a plan")
         model = _checked(job, inputs, job.together)
         plan = workdir / "shared.plan"
-        facts = backend.build_shared(model, job.profile, job.together, plan, job.settings, progress)
+        facts = backend.build(model, job.profile, job.together, plan, job.settings, progress)
         facts = _completed(job, facts, plan, ", ".join(map(str, job.together)), inputs, progress)
         drafts = []
         for target in job.together:

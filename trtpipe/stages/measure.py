@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.gpu import gpus
-from trtpipe.backends.timing import DeviceRunner
 from trtpipe.config.toolchain import machine
-from trtpipe.engine.figures import EngineFigures
-from trtpipe.engine.record import EngineRecord
+from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.reference.runnable import runnable_engines, runnable_graph
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from trtpipe.backends.base import OpenRunner, Runner
     from trtpipe.config.job import Job
     from trtpipe.digest import JSON
-    from trtpipe.latency.feeds import Material
+    from trtpipe.latency.feeds import InputSource
     from trtpipe.latency.reports import Latency
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
@@ -63,19 +61,19 @@ class Measure:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Measure one after the other."""
-        from trtpipe.latency.feeds import Material
+        from trtpipe.latency.feeds import InputSource
         from trtpipe.latency.reports import LatencyReport
 
         data = inputs.datasets.get("evaluation-data") or inputs.datasets.get("calibration-data")
-        material = Material.of(data)
+        source = InputSource.of(data)
         found: list[Latency] = []
         engines = runnable_engines(job, inputs)
         for engine in engines:
             with load_backend(job.backend).open(engine.path, job.settings) as runner:
-                found += _measured(runner, engine.label, job, inputs, material, progress, on_gpu=True)
+                found += _measured(runner, engine.label, job, inputs, source, progress, on_gpu=True)
         if not engines:
             with load_backend("onnxruntime").open(_timed_graph(job, inputs, workdir), job.settings) as runner:
-                found += _measured(runner, "lowered", job, inputs, material, progress, on_gpu=False)
+                found += _measured(runner, "lowered", job, inputs, source, progress, on_gpu=False)
         for leftover in workdir.iterdir():
             leftover.unlink()
         budget = job.profile.latency.max_p99
@@ -100,7 +98,7 @@ class Measure:
 
 
 def _measured(
-    runner: OpenRunner, label: str, job: Job, inputs: Inputs, material: Material, progress: Progress, *, on_gpu: bool
+    runner: OpenRunner, label: str, job: Job, inputs: Inputs, source: InputSource, progress: Progress, *, on_gpu: bool
 ) -> Iterator[Latency]:
     """One artifact on every shape."""
     from trtpipe.latency.feeds import points
@@ -109,10 +107,10 @@ def _measured(
     settings = job.profile.latency
     specs = _specs(runner, inputs)
     typical = [{name: shape.opt for name, shape in shapes.items()} for shapes in job.profile.shapes]
-    if not typical and isinstance(runner, DeviceRunner):
-        typical = list(runner.typical)
-    for shapes in points(specs, typical, material.sample, settings.batches):
-        feed, words = material.feed(specs, shapes)
+    if not typical and runner.gpu is not None:
+        typical = list(runner.gpu.opt_shapes)
+    for shapes in points(specs, typical, source.sample, settings.batches):
+        feed, words = source.feed(specs, shapes)
         yield measure(runner, feed, words, settings, label, progress, on_gpu=on_gpu)
 
 

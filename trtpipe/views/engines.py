@@ -10,7 +10,7 @@ from trtpipe.views.blocks import Block, Facts, facts, notes, table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from trtpipe.backends.plan import PlanHeader
+    from trtpipe.backends.engine_file import PlanHeader
     from trtpipe.config.profile import OptimizationProfile
     from trtpipe.engine.record import EngineRecord
     from trtpipe.engine.report import EngineReport, EngineTensor
