@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trtpipe.accuracy.custom import CustomMeter
     from trtpipe.accuracy.detection import MeanAveragePrecision
-    from trtpipe.accuracy.metrics import Cosine, Meter, TopK
+    from trtpipe.accuracy.meter import Meter
+    from trtpipe.accuracy.metrics import Cosine, TopK, WordErrorRate
     from trtpipe.accuracy.parity import Samples
-    from trtpipe.accuracy.transcripts import WordErrorRate
     from trtpipe.backends.base import Backend, OpenRunner, Runner
     from trtpipe.backends.null import Null, NullRunner
     from trtpipe.backends.onnxruntime import OnnxRunner, OnnxRuntime

@@ -92,7 +92,7 @@ def test_verdicts_notes_and_the_account_of_the_data(go, inputs):
     assert [(verdict.gate, verdict.passed) for verdict in manifest.verdicts] == [("accuracy", False), ("latency", None)]
     assert not manifest.passed
     assert manifest.notes == ("model: odd producer", "latency: measured on the CPU")  # lowered came without a sidecar
-    assert manifest.calibration["samples"] == 9
+    assert manifest.calibration.samples == 9
 
 
 def test_neither_time_nor_place(go, inputs, workdir, tmp_path):

@@ -13,11 +13,11 @@ from trtpipe.config.toolchain import versions
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
-from trtpipe.report.manifest import Manifest, ManifestEntry
+from trtpipe.report.manifest import Manifest, ManifestEntry, Verdict, verdicts
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
-from trtpipe.report.verdict import Verdict, verdicts
 
 if TYPE_CHECKING:
+    from trtpipe.calibration.data_summary import DataAccount
     from trtpipe.config.job import Job
     from trtpipe.digest import JSON
     from trtpipe.progress import Progress
@@ -78,7 +78,7 @@ class Bundle:
             targets=tuple(target.name for target in job.targets),
             settings=_settings(job),
             toolchain={**versions(_TOOLS), **self.fingerprint(job)},
-            calibration=_calibration(job, inputs),
+            calibration=_calibration(inputs),
             artifacts=tuple(
                 ManifestEntry(label=label, digest=artifact.digest, key=inputs.keys.get(label, ""), files=artifact.files)
                 for label, artifact in inputs.artifacts.items()
@@ -99,7 +99,7 @@ class Bundle:
 
 
 def _verdicts(inputs: Inputs) -> tuple[Verdict, ...]:
-    """The verdicts of the accuracy and the latency gate, where they were judged."""
+    """The verdicts of the accuracy and the latency gate, where there is a report."""
     parity = ParityReport.read(inputs.path("parity")) if "parity" in inputs.artifacts else None
     latency = LatencyReport.read(inputs.path("latency")) if "latency" in inputs.artifacts else None
     return verdicts(parity, latency)
@@ -129,13 +129,12 @@ def _settings(job: Job) -> dict[str, JSON]:
     return settings
 
 
-def _calibration(job: Job, inputs: Inputs) -> dict[str, JSON] | None:
+def _calibration(inputs: Inputs) -> DataAccount | None:
     if "ranges" not in inputs.artifacts:
         return None
     from trtpipe.calibration.ranges import Ranges
 
-    account = Ranges.read(inputs.path("ranges")).account
-    return None if account is None else account.to_dict()
+    return Ranges.read(inputs.path("ranges")).account
 
 
 def _notes(inputs: Inputs) -> tuple[str, ...]:

@@ -49,9 +49,13 @@ class Evaluate:
 
     def key(self, job: Job) -> JSON:
         """Which graph, the precision, whose storage may be emulated, and the metric."""
-        from trtpipe.accuracy.custom import described
+        from trtpipe.accuracy.custom import evaluation_key
 
-        return {"of": self._label, "precision": job.profile.precision, "evaluation": described(job.recipe.evaluation)}
+        return {
+            "of": self._label,
+            "precision": job.profile.precision,
+            "evaluation": evaluation_key(job.recipe.evaluation),
+        }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """The runner."""
@@ -59,7 +63,7 @@ class Evaluate:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run it on all samples."""
-        from trtpipe.accuracy.measuring import measure_metric
+        from trtpipe.accuracy.metrics import measure_metric
 
         evaluation, dataset = job.recipe.evaluation, inputs.datasets.get("evaluation-data")
         if evaluation is None or (dataset is None and not evaluation.own):

@@ -12,8 +12,8 @@ from trtpipe.artifact import Draft, Record
 from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.errors import InputError, InternalError
 from trtpipe.isolation.worker import Report, call, limits_for
+from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 from trtpipe.reference.runnable import verification_data
-from trtpipe.report.stage_records import load_reference, save_reference
 
 if TYPE_CHECKING:
     from trtpipe.config.job import Job

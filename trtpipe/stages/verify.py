@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.accuracy.judging import PYTORCH, judged
+from trtpipe.accuracy.verdict import PYTORCH, with_verdict
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FULL_PRECISION
@@ -40,7 +40,7 @@ class Verify:
 
     name = "verify"
     produces = "parity"
-    version = 5
+    version = 6
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def consumes(self, job: Job) -> tuple[str, ...]:
@@ -55,13 +55,13 @@ class Verify:
 
     def key(self, job: Job) -> JSON:
         """Precision, tolerances, metric and the shapes of synthetic data."""
-        from trtpipe.accuracy.custom import described
+        from trtpipe.accuracy.custom import evaluation_key
 
         return {
             "precision": job.profile.precision,
             "tolerance": job.profile.tolerance.to_dict(),
             "accuracy": job.profile.accuracy.to_dict(),
-            "evaluation": described(job.recipe.evaluation),
+            "evaluation": evaluation_key(job.recipe.evaluation),
             "metric_demanded": _demanded(job.recipe.evaluation),
             "shapes": [{name: list(shape) for name, shape in each.items()} for each in job.every_opt_shapes],
             "targets": [target.name for target in job.targets],
@@ -117,7 +117,7 @@ class Verify:
             overflows=overflows,
             passed=True,
         )
-        judged(report).write(workdir / PARITY)
+        with_verdict(report).write(workdir / PARITY)
         return Draft("parity", workdir, (PARITY, OUTPUTS)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
@@ -165,8 +165,7 @@ def _measured(
     Raises:
         InputError: a metric that was asked for cannot be measured.
     """
-    from trtpipe.accuracy.measuring import whole_metric
-    from trtpipe.accuracy.metrics import make_meter
+    from trtpipe.accuracy.metrics import make_meter, whole_metric
     from trtpipe.accuracy.parity import compare
 
     evaluation = job.recipe.evaluation
@@ -189,7 +188,7 @@ def _evaluated(
 ) -> tuple[MetricValue, ...]:
     """What ``evaluate(run)`` of the user's says of every contender."""
     from trtpipe.accuracy.custom import evaluate
-    from trtpipe.accuracy.measuring import value_of
+    from trtpipe.accuracy.metrics import value_of
 
     values = []
     for done, contender in enumerate(contenders):
@@ -205,7 +204,7 @@ def _against_pytorch(job: Job, inputs: Inputs, contenders: list[Contender]) -> t
         return ()
     from trtpipe.accuracy.parity import Contender, compare
     from trtpipe.accuracy.recording import Feeds, Replay
-    from trtpipe.report.stage_records import load_reference
+    from trtpipe.reference.pytorch_outputs import load_reference
 
     feeds, outputs = load_reference(inputs.path("reference"))
     source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), FULL_PRECISION)
