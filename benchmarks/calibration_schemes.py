@@ -45,7 +45,7 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     import trtpipe
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.collect import collect
-    from trtpipe.calibration.tally import TALLY
+    from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER
     from trtpipe.config.recipe import DataSettings
     from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import open_dataset
@@ -66,7 +66,7 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
 
     def work() -> None:
         with stack:
-            collect(runner.reduced(TALLY, tensors), dataset, tensors, trtpipe.NullProgress())
+            collect(runner.reduced(STATISTICS_REDUCER, tensors), dataset, tensors, trtpipe.NullProgress())
 
     return work
 
@@ -95,8 +95,8 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     import onnxruntime
 
     from trtpipe.backends.base import load_backend
-    from trtpipe.calibration.data_summary import AccountBuilder
-    from trtpipe.calibration.tally import TALLY
+    from trtpipe.calibration.data_summary import DataSummaryBuilder
+    from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER
     from trtpipe.config.recipe import DataSettings
     from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import open_dataset
@@ -111,10 +111,10 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     tensors = tensors_of(model)
     write_observed(model, observed, tensors, half=False)
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
-    account = AccountBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
+    account = DataSummaryBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
     times: list[tuple[float, float]] = []
     with load_backend("onnxruntime").open(observed, Settings.in_child()) as runner:
-        reduction = runner.reduced(TALLY, tensors)
+        reduction = runner.reduced(STATISTICS_REDUCER, tensors)
         for feed in feeds(name, rounds):
             begin = time.process_time()
             session.run(None, feed)
@@ -134,12 +134,12 @@ def stream() -> Iterator[dict[str, np.ndarray]]:
 
 def every_range(statistics: object) -> None:
     """The ranges by every method."""
-    from trtpipe.calibration.methods import CHOICES
+    from trtpipe.calibration.methods import COMPARED_METHODS
     from trtpipe.calibration.ranges import range_of
     from trtpipe.calibration.statistics import Statistics
 
     assert isinstance(statistics, Statistics)
-    for choice in CHOICES:
+    for choice in COMPARED_METHODS:
         for tensor, found in statistics.tensors.items():
             range_of(tensor, found, choice, "int8")
 

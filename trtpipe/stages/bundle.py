@@ -135,8 +135,8 @@ def _calibration(job: Job, inputs: Inputs) -> dict[str, JSON] | None:
         return None
     from trtpipe.calibration.ranges import Ranges
 
-    account = Ranges.read(inputs.path("ranges")).account
-    return None if account is None else account.to_dict()
+    summary = Ranges.read(inputs.path("ranges")).data_summary
+    return None if summary is None else summary.to_dict()
 
 
 def _notes(inputs: Inputs) -> tuple[str, ...]:

@@ -9,17 +9,17 @@ from trtpipe.views.blocks import Block, facts, table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trtpipe.calibration.data_summary import DataAccount
+    from trtpipe.calibration.data_summary import DataSummary
     from trtpipe.calibration.ranges import Ranges, TensorRange
     from trtpipe.report.statistics import StatisticsSummary
 
 
 def ranges(found: Ranges, limit: int | None) -> Iterator[Block]:
-    """Where every tensor is cut off, and by which method."""
+    """Every tensor's range, and the method that found it."""
     unseen = (("unseen", "\n".join(found.unseen)),) if found.unseen else ()
-    unfit = (("too wide", "\n".join(found.unfit.values())),) if found.unfit else ()
-    data = account(found.samples, found.account)
-    yield facts([("method", _method(found)), *data, *unseen, *unfit, *_corrections(found)])
+    refused = (("not quantizable", "\n".join(found.not_quantizable.values())),) if found.not_quantizable else ()
+    data = data_summary(found.samples, found.data_summary)
+    yield facts([("method", _method(found)), *data, *unseen, *refused, *_corrections(found)])
     rows = [
         (name, f"{each.amax:.6g}", _method(each), f"{each.minimum:.6g}", f"{each.maximum:.6g}", each.note)
         for name, each in found.tensors.items()
@@ -39,8 +39,8 @@ def _method(found: Ranges | TensorRange) -> str:
 
 
 def statistics(found: StatisticsSummary, limit: int | None) -> Iterator[Block]:
-    """What every tensor was seen to hold."""
-    yield facts(account(found.samples, found.account))
+    """The statistics of every tensor."""
+    yield facts(data_summary(found.samples, found.data_summary))
     rows = [
         (name, str(each.count), f"{each.zeros:.1%}", f"{each.minimum:.6g}", f"{each.maximum:.6g}", str(each.nonfinite))
         for name, each in found.tensors.items()
@@ -49,7 +49,7 @@ def statistics(found: StatisticsSummary, limit: int | None) -> Iterator[Block]:
     yield table(headers, rows, right=headers[1:], limit=limit)
 
 
-def account(samples: int, found: DataAccount | None) -> list[tuple[str, str]]:
+def data_summary(samples: int, found: DataSummary | None) -> list[tuple[str, str]]:
     """The data that was used."""
     if found is None:
         return [("samples", f"{samples} of unknown origin")]
