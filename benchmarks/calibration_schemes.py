@@ -41,7 +41,7 @@ def plain(name: str, samples: int, path: Path) -> Callable[[], None]:
 
 
 def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
-    """What ``trtpipe calibrate`` does with the data: every statistic, and the account with its digest."""
+    """What ``trtpipe calibrate`` does with the data: every statistic, and the data summary with its digest."""
     import trtpipe
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.collect import collect
@@ -91,7 +91,7 @@ def quantize(model: Path, data: Path, work: Path) -> None:
 
 
 def paired(name: str, path: Path, rounds: int = 64) -> float:
-    """Median CPU time of one sample observed, with its statistics and account, over that of plain inference."""
+    """Median CPU time of one sample observed, with its statistics and data summary, over that of plain inference."""
     import onnxruntime
 
     from trtpipe.backends.base import load_backend
@@ -111,7 +111,7 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     tensors = tensors_of(model)
     write_observed(model, observed, tensors, half=False)
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
-    account = DataSummaryBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
+    summary = DataSummaryBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
     times: list[tuple[float, float]] = []
     with load_backend("onnxruntime").open(observed, Settings.in_child()) as runner:
         reduction = runner.reduced(STATISTICS_REDUCER, tensors)
@@ -120,7 +120,7 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
             session.run(None, feed)
             middle = time.process_time()
             reduction.run(feed)
-            account.add(feed)
+            summary.add(feed)
             times.append((middle - begin, time.process_time() - middle))
     alone, ours_too = np.median(np.array(times), axis=0)
     return float(ours_too / alone)
