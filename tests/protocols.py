@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from trtpipe.backends.torch_tensorrt import TorchTensorRT
     from trtpipe.backends.trt.runner import EngineRunner
     from trtpipe.backends.trt.timer import EngineTimer
-    from trtpipe.calibration.tally import Tally
-    from trtpipe.data.batching import StackedDataset
+    from trtpipe.calibration.statistics_arrays import StatisticsReducer
+    from trtpipe.data.batching import BatchedDataset
     from trtpipe.data.function import FunctionDataset
     from trtpipe.data.sample import Dataset
     from trtpipe.data.synthetic import RandomDataset
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     open_runners: tuple[type[OpenRunner], ...] = (ApartRunner, EngineRunner, NullRunner, OnnxRunner)
     device_runners: tuple[type[DeviceRunner], ...] = (EngineRunner,)
     timers: tuple[type[Timer], ...] = (EngineTimer, HostTimer)
-    reducers: tuple[type[Reducer], ...] = (Tally,)
+    reducers: tuple[type[Reducer], ...] = (StatisticsReducer,)
     reductions: tuple[type[Reduction], ...] = (ReductionHere, _ReductionApart)
-    datasets: tuple[type[Dataset], ...] = (FunctionDataset, RandomDataset, StackedDataset)
-    samples: tuple[type[Samples], ...] = (FunctionDataset, RandomDataset, StackedDataset)
+    datasets: tuple[type[Dataset], ...] = (FunctionDataset, RandomDataset, BatchedDataset)
+    samples: tuple[type[Samples], ...] = (FunctionDataset, RandomDataset, BatchedDataset)
     meters: tuple[type[Meter], ...] = (Cosine, CustomMeter, MeanAveragePrecision, TopK, WordErrorRate)
     listeners: tuple[type[Progress], ...] = (NullProgress,)

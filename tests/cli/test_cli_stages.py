@@ -80,8 +80,8 @@ class TestChain:
         assert run(*words, "--allow-random-calibration").exit_code == 0
         ranges = trtpipe.inspect(tmp_path / "ranges.json").ranges
         assert ranges is not None
-        assert ranges.account is not None
-        assert "synthetic" in ranges.account.source
+        assert ranges.data_summary is not None
+        assert "synthetic" in ranges.data_summary.source
 
     def test_compile_for_several_targets_into_a_folder(self, run: Run, bundle: Path, tmp_path: Path) -> None:
         words = ("compile", bundle / "lowered.onnx", "--backend", "null", "--target", "sm89", "--target", "sm120")

@@ -8,7 +8,7 @@ from models import conv_net, save
 import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft, IOContract
-from trtpipe.calibration.data_summary import DataAccount
+from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.source import OnnxSource
 from trtpipe.errors import StageError
@@ -25,7 +25,7 @@ PARITY = ParityReport(
     reasons=("output 'y' differs",), passed=False,
 )  # fmt: skip
 LATENCY = LatencyReport(machine={}, measurements=(), passed=True, notes=("measured on the CPU",))
-ACCOUNT = DataAccount(source="calib.npz", samples=9, feeds=9, digest="d" * 64, inputs={})
+SUMMARY = DataSummary(source="calib.npz", samples=9, feeds=9, digest="d" * 64, inputs={})
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def inputs(tmp_path):
     model = made["model"]
     made["model"] = type(model)("model", folder, (*model.files, entry))
     for kind, record in (
-        ("ranges", Ranges(method="max", samples=9, account=ACCOUNT, tensors={})),
+        ("ranges", Ranges(method="max", samples=9, data_summary=SUMMARY, tensors={})),
         ("parity", PARITY),
         ("latency", LATENCY),
     ):

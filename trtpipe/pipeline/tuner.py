@@ -154,7 +154,7 @@ class Tuner:
             weights=weights,
             corrections=corrections.taken,
             high=tuple(corrections.high),
-            unfit=len(ranges.unfit),
+            unfit=len(ranges.not_quantizable),
             noise=corrections.noise,
         )
 

@@ -32,7 +32,7 @@ def judging(job: Job, simplified: Path, statistics: Statistics, dataset: Dataset
     Raises:
         InputError: the outputs say nothing, because they are all 0 or hold no floats.
     """
-    from trtpipe.calibration.ranges import derive_ranges
+    from trtpipe.calibration.ranges import ranges_from_statistics
 
     feeds, expected = exact_outputs(job, simplified, dataset, FEEDS, FEED_BYTES, workdir)
     noise = OutputNoise(expected)
@@ -42,7 +42,9 @@ def judging(job: Job, simplified: Path, statistics: Statistics, dataset: Dataset
             "choose another method, for example --method mse",
         )
     precision = job.profile.precision.quantized_format
-    board = switchboard(job, simplified, derive_ranges(statistics, "max", 100.0, precision), precision, workdir)
+    board = switchboard(
+        job, simplified, ranges_from_statistics(statistics, "max", 100.0, precision), precision, workdir
+    )
     try:
         with board.open() as desk:
             runner = desk.set(range(len(board.groups)))

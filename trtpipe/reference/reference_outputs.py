@@ -115,7 +115,7 @@ def exact_outputs(
     Args:
         stack: join small feeds to batches where the graph treats samples alike in any.
     """
-    from trtpipe.data.subsample import spread_feeds
+    from trtpipe.data.selection import subsample_feeds
     from trtpipe.passes.logits import show_logits
     from trtpipe.preflight.onnx_io import save_model
 
@@ -126,7 +126,7 @@ def exact_outputs(
     forget(simplified)
     try:
         with load_backend("onnxruntime").open(workdir / "exact.onnx", job.settings) as runner:
-            feeds = spread_feeds(dataset, most, most_bytes)
+            feeds = subsample_feeds(dataset, most, most_bytes)
             tolerant = job.recipe.data.skip_bad_samples > 0
             batches = stacked(runner, feeds) if stack and not tolerant else feeds
             return run_all(runner, batches, tolerant)

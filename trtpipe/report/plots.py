@@ -62,10 +62,10 @@ def plot_statistics(
 
 def thresholds(name: str, tensor: TensorStatistics, precision: Format) -> dict[str, float]:
     """Method -> amax, for every method worth comparing."""
-    from trtpipe.calibration.methods import CHOICES
+    from trtpipe.calibration.methods import COMPARED_METHODS
     from trtpipe.calibration.ranges import range_of
 
-    return {str(choice): range_of(name, tensor, choice, precision).amax for choice in CHOICES}
+    return {str(choice): range_of(name, tensor, choice, precision).amax for choice in COMPARED_METHODS}
 
 
 def bars_of(tensor: TensorStatistics, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,10 +74,10 @@ def bars_of(tensor: TensorStatistics, count: int) -> tuple[np.ndarray, np.ndarra
     Returns:
         Edges, float64[count + 1] from 0 to the largest magnitude (1 if there is none); counts, float64[count].
     """
-    from trtpipe.calibration.histogram import density_of
+    from trtpipe.calibration.statistics import CumulativeHistogram
 
     edges = np.linspace(0, tensor.largest or 1.0, count + 1)
-    return edges, np.maximum(np.diff(density_of(tensor).below(edges, 0)), 0)
+    return edges, np.maximum(np.diff(CumulativeHistogram.of(tensor).below(edges, 0)), 0)
 
 
 def _draw(name: str, tensor: TensorStatistics, precision: Format, path: Path) -> None:

@@ -17,7 +17,7 @@ from trtpipe.report.manifest import Manifest, ManifestEntry, Verdict, verdicts
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.data_summary import DataAccount
+    from trtpipe.calibration.data_summary import DataSummary
     from trtpipe.config.job import Job
     from trtpipe.digest import JSON
     from trtpipe.progress import Progress
@@ -129,12 +129,12 @@ def _settings(job: Job) -> dict[str, JSON]:
     return settings
 
 
-def _calibration(inputs: Inputs) -> DataAccount | None:
+def _calibration(inputs: Inputs) -> DataSummary | None:
     if "ranges" not in inputs.artifacts:
         return None
     from trtpipe.calibration.ranges import Ranges
 
-    return Ranges.read(inputs.path("ranges")).account
+    return Ranges.read(inputs.path("ranges")).data_summary
 
 
 def _notes(inputs: Inputs) -> tuple[str, ...]:

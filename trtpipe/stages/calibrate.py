@@ -94,13 +94,13 @@ def _judges(job: Job) -> bool:
 
 
 def _ranges(job: Job, inputs: Inputs, statistics: Statistics, workdir: Path, progress: Progress) -> Ranges:
-    from trtpipe.calibration.ranges import derive_ranges
+    from trtpipe.calibration.ranges import ranges_from_statistics
     from trtpipe.quantization.evaluator import judging
     from trtpipe.quantization.range_search import search_ranges
 
     precision = job.profile.precision.quantized_format
     if job.recipe.method != "auto":
-        return derive_ranges(statistics, job.recipe.method, job.recipe.percentile, precision)
+        return ranges_from_statistics(statistics, job.recipe.method, job.recipe.percentile, precision)
     dataset = inputs.datasets.get("calibration-data")
     if dataset is None:
         raise InputError(

@@ -150,7 +150,7 @@ def _quantization(model: ir.Model, job: Job, inputs: Inputs, placement: Placemen
     left = left_in_half(model, job.profile, None if placement is None else placement.nodes)
     amax = apply_corrections(model, ranges, ranges.corrections, keep, left)
     sizes, high = sizes_of(model, job.opt_shapes), ranges.corrections.high
-    unfit = {**ranges.unfit, **dict.fromkeys(ranges.unseen, UNREACHED)}
+    unfit = {**ranges.not_quantizable, **dict.fromkeys(ranges.unseen, UNREACHED)}
     scales = precision.half or FP32
     if precision.mixed:
         keep = (*keep, *left)

@@ -69,8 +69,8 @@ class Observe:
         """Run the observed graph on every feed."""
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.statistics import Statistics
+        from trtpipe.calibration.statistics_arrays import StatisticsReducer
         from trtpipe.calibration.statistics_file import save_statistics
-        from trtpipe.calibration.tally import Tally
         from trtpipe.passes.clean_up import load_clean
 
         precision = job.profile.precision
@@ -97,8 +97,8 @@ class Observe:
                 for name in written:
                     (workdir / name).unlink(missing_ok=True)
         else:  # the data is looked at, but the model need not run
-            statistics = collect(ReductionHere(lambda feed: {}, Tally(())), dataset, (), progress)
-        for warning in statistics.account.warnings if statistics.account else ():
+            statistics = collect(ReductionHere(lambda feed: {}, StatisticsReducer(())), dataset, (), progress)
+        for warning in statistics.data_summary.warnings if statistics.data_summary else ():
             progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)
         if extents is None:
@@ -118,10 +118,10 @@ class Observe:
         from trtpipe.autocast.tensor_ranges import ExtentTally
         from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
-        from trtpipe.calibration.tally import TALLY
+        from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER
 
         with load_backend("onnxruntime").open(workdir / OBSERVED, job.settings) as runner:
-            tally = ExtentTally(runner.reduced(TALLY, tensors), probes or {})
+            tally = ExtentTally(runner.reduced(STATISTICS_REDUCER, tensors), probes or {})
             checkpoints = Checkpoints(workdir) if probes is None else None  # extents are not in them
             statistics = collect(tally, dataset, tensors, progress, job.recipe.data.skip_bad_samples, checkpoints)
         return statistics, None if probes is None else tally.finish(statistics.samples)

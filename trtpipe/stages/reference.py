@@ -74,11 +74,11 @@ class Reference:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run the program in a child process; a module in hand runs here, because it lives here."""
-        from trtpipe.data.subsample import spread_feeds
+        from trtpipe.data.selection import subsample_feeds
         from trtpipe.preflight.onnx_io import read_contract
 
         contract = read_contract(inputs.path("model"))
-        feeds = spread_feeds(verification_data(job, inputs).dataset, _MOST_FEEDS, _MOST_BYTES)
+        feeds = subsample_feeds(verification_data(job, inputs).dataset, _MOST_FEEDS, _MOST_BYTES)
         names = tuple(spec.name for spec in contract.outputs)
         read: tuple[str, ...] = ()
         if isinstance(job.source, ModuleSource):
@@ -118,7 +118,7 @@ def run_saved(request: ReferenceRequest, report: Report) -> ReferenceReply:
     Raises:
         InputError: the program cannot be loaded, or fails on a sample.
     """
-    from trtpipe.exporter.file_tracking import Reading
+    from trtpipe.exporter.file_tracking import FileTracker
     from trtpipe.exporter.loading import load_program
     from trtpipe.exporter.torch_export import run_module
 
@@ -127,9 +127,9 @@ def run_saved(request: ReferenceRequest, report: Report) -> ReferenceReply:
     if not feeds:
         raise InputError("there is no sample to run", "give at least one sample")
     report("load", 0, None)
-    with Reading(workdir) as reading:
+    with FileTracker(workdir) as tracker:
         program, _ = load_program(request.module, request.function)
         report("run", 0, None)
         outputs = run_module(program, feeds, request.outputs)
     save_reference(workdir / REFERENCE, feeds, outputs)
-    return ReferenceReply(files_read=reading.files())
+    return ReferenceReply(files_read=tracker.files())

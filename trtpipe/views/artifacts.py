@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from trtpipe.backends.engine_file import PlanHeader
-    from trtpipe.calibration.data_summary import DataAccount
+    from trtpipe.calibration.data_summary import DataSummary
     from trtpipe.calibration.ranges import Ranges, TensorRange
     from trtpipe.config.formats import Precision
     from trtpipe.config.profile import OptimizationProfile
@@ -153,8 +153,8 @@ def explanation(decisions: Iterable[NodeDecision]) -> Iterator[Block]:
 def ranges(found: Ranges, limit: int | None) -> Iterator[Block]:
     """The range of every tensor, and its calibration method."""
     unseen = (("no values", "\n".join(found.unseen)),) if found.unseen else ()
-    unfit = (("not quantizable", "\n".join(found.unfit.values())),) if found.unfit else ()
-    data = account(found.samples, found.account)
+    unfit = (("not quantizable", "\n".join(found.not_quantizable.values())),) if found.not_quantizable else ()
+    data = data_summary(found.samples, found.data_summary)
     yield facts([("method", _method(found)), *data, *unseen, *unfit, *_corrections(found)])
     rows = [
         (name, f"{each.amax:.6g}", _method(each), f"{each.minimum:.6g}", f"{each.maximum:.6g}", each.note)
@@ -178,7 +178,7 @@ def _method(found: Ranges | TensorRange) -> str:
 
 def statistics(found: StatisticsSummary, limit: int | None) -> Iterator[Block]:
     """The statistics of every tensor."""
-    yield facts(account(found.samples, found.account))
+    yield facts(data_summary(found.samples, found.data_summary))
     rows = [
         (name, str(each.count), f"{each.zeros:.1%}", f"{each.minimum:.6g}", f"{each.maximum:.6g}", str(each.nonfinite))
         for name, each in found.tensors.items()
@@ -187,7 +187,7 @@ def statistics(found: StatisticsSummary, limit: int | None) -> Iterator[Block]:
     yield table(headers, rows, right=headers[1:], limit=limit)
 
 
-def account(samples: int, found: DataAccount | None) -> list[tuple[str, str]]:
+def data_summary(samples: int, found: DataSummary | None) -> list[tuple[str, str]]:
     """The calibration data."""
     if found is None:
         return [("samples", f"{samples}, source unknown")]
