@@ -9,7 +9,7 @@ from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.backends.base import Refusal
 from trtpipe.backends.null import Null
 from trtpipe.backends.onnxruntime import OnnxRuntime
-from trtpipe.reference.runnable import runnable, runnable_engines, runnable_graph
+from trtpipe.reference.runnable import runnable_graph, runnable_targets
 from trtpipe.stages.stage import Inputs
 
 OVERFLOWS = "(float[3] x) => (float[3] y) { h = Cast<to=%d>(x) m = Mul(h, h) y = Cast<to=1>(m) }"
@@ -46,8 +46,7 @@ def test_a_graph_of_the_users_own_with_constants_in_nodes(tmp_path, workdir):
 
 def test_engines_of_the_null_back_end_do_not_run(make_job):
     job = make_job(targets=["sm89", "sm120"])
-    assert not runnable(job)
-    assert runnable_engines(job, Inputs({})) == []
+    assert runnable_targets(job.backend, job.targets) == frozenset()
 
 
 def test_engines_run_whose_gpu_is_here(make_job, tmp_path, monkeypatch):
@@ -58,9 +57,9 @@ def test_engines_run_whose_gpu_is_here(make_job, tmp_path, monkeypatch):
         entry = FileEntry.of(tmp_path / f"{name}.plan")
         engines[f"engine:{name}"] = Artifact("engine", tmp_path, (entry,), target=name)
     job = make_job(targets=["sm89", "sm120"])
-    assert runnable(job)
-    assert [engine.target for engine in runnable_engines(job, Inputs(engines))] == ["sm89"]
-    assert not runnable(make_job(targets=["sm120"]))
+    here = runnable_targets(job.backend, job.targets)
+    assert [engine.target for engine in Inputs(engines).engines(here)] == ["sm89"]
+    assert not runnable_targets("null", make_job(targets=["sm120"]).targets)
 
 
 def test_feeds_of_a_conv_net_give_the_same_emulated_or_not(tmp_path, workdir):

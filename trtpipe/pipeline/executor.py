@@ -111,7 +111,7 @@ class Maker:
         """
         graph = next((inputs.artifacts[kind] for kind in ("simplified", "lowered") if kind in inputs.artifacts), None)
         if table.complete_shapes and graph is not None and job.profile.shapes and not table.corners_checked:
-            check_corners(graph, job, self._progress)
+            check_corners(graph, job.profile.shapes, job.settings, self._progress)
             table.corners_checked = True
 
     def found(self, stage: Stage, job: Job, table: Table, artifact: Artifact, key: Key, begin: float) -> Step:

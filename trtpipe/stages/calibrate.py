@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.profile import CALIBRATED, EIGHT_BIT
+from trtpipe.config.stage_settings import QuantizationSettings
 from trtpipe.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -68,10 +69,16 @@ class Calibrate:
         statistics = load_statistics(inputs.path("statistics"))
         ranges = _ranges(job, inputs, statistics, workdir, progress)
         dataset = inputs.datasets.get("calibration-data")
-        if _corrections(job) and dataset is not None and ranges.tensors:
-            corrections = find_corrections(job, inputs.path("simplified"), ranges, dataset, workdir, progress)
+        settings = QuantizationSettings.of(job)
+        if _corrections(job) and dataset is not None and ranges.tensors and settings is not None:
+            simplified, tolerant = inputs.path("simplified"), job.recipe.data.skip_bad_samples > 0
+            corrections = find_corrections(
+                settings, simplified, ranges, dataset, workdir, job.settings, progress, tolerant=tolerant
+            )
             ranges = ranges.model_copy(update={"corrections": corrections})
-            corrections = rescue(job, inputs.path("simplified"), ranges, dataset, workdir, progress)
+            corrections = rescue(
+                settings, simplified, ranges, dataset, workdir, job.settings, progress, tolerant=tolerant
+            )
             ranges = ranges.model_copy(update={"corrections": corrections})
         ranges.write(workdir / RANGES)
         return Draft("ranges", workdir, (RANGES,)), ()
@@ -103,10 +110,15 @@ def _ranges(job: Job, inputs: Inputs, statistics: Statistics, workdir: Path, pro
     if job.recipe.method != "auto":
         return derive_ranges(statistics, job.recipe.method, job.recipe.percentile, precision)
     dataset = inputs.datasets.get("calibration-data")
+    settings = QuantizationSettings.of(job)
+    assert settings is not None
     if dataset is None:
         raise InputError(
             "method auto judges ranges by the model's output on real samples, and no data was given",
             "add --data, or choose another method, for example --method mse",
         )
-    with judging(job, inputs.path("simplified"), statistics, dataset, workdir) as judge:
+    tolerant = job.recipe.data.skip_bad_samples > 0
+    with judging(
+        settings, inputs.path("simplified"), statistics, dataset, workdir, job.settings, tolerant=tolerant
+    ) as judge:
         return search_ranges(statistics, judge, precision, progress)

@@ -10,10 +10,11 @@ from trtpipe.artifact import Draft
 from trtpipe.autocast.half_precision import extents_in, left_in_half, prepare_half
 from trtpipe.backends.base import load_backend
 from trtpipe.config.profile import CALIBRATED, EIGHT_BIT, HALF
+from trtpipe.config.stage_settings import EngineSearchSettings
 from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.quantization.apply_corrections import apply_corrections
-from trtpipe.quantization.engine_search import Choice, choose, search_targets, searches
+from trtpipe.quantization.engine_search import Choice, choose
 from trtpipe.quantization.mac_count import count_work
 from trtpipe.quantization.search import SCALES_BEHIND, Placement
 from trtpipe.report.stage_records import LowerRecord
@@ -61,12 +62,14 @@ class Lower:
             "weights": job.recipe.weights if eight_bit else None,
             "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision == "best" else None,
             "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()} if eight_bit else None,
-            "search": search_targets(job),
+            "search": list(_search(job).targets),
         }
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """The back-end whose engines are compared, for ``best``."""
-        return {"name": job.backend, **load_backend(job.backend).fingerprint(job.settings)} if searches(job) else {}
+        return (
+            {"name": job.backend, **load_backend(job.backend).fingerprint(job.settings)} if _search(job).targets else {}
+        )
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Rewrite the graph."""
@@ -77,7 +80,13 @@ class Lower:
         extents = extents_in(inputs.artifacts.get("statistics")) if precision in HALF else None
         choice = Choice()
         if precision == "best":
-            choice = choose(job, lambda placement: _lowered(job, inputs, extents, placement), workdir, progress)
+            choice = choose(
+                _search(job),
+                lambda placement: _lowered(job, inputs, extents, placement),
+                workdir,
+                job.settings,
+                progress,
+            )
         model, lowered = _lowered(job, inputs, extents, choice.placement)
         decisions = choice.explained(lowered)
         path = workdir / LOWERED
@@ -108,6 +117,11 @@ class Lower:
             raise StageError(f"lowering changed the interface: {broken}", "report this with the model")
 
 
+def _search(job: Job) -> EngineSearchSettings:
+    found = EngineSearchSettings.of(job, quick=load_backend(job.backend).quick_reports)
+    return found or EngineSearchSettings()
+
+
 def _lowered(
     job: Job, inputs: Inputs, extents: Extents | None, placement: Placement | None
 ) -> tuple[ir.Model, tuple[NodeDecision, ...]]:
@@ -129,7 +143,7 @@ def _lowered(
     nodes = {node_label(node) for node in model.graph.all_nodes()}
     eight: tuple[NodeDecision, ...] = ()
     if precision in EIGHT_BIT:
-        count_work(model, inputs.path("simplified"), job)
+        count_work(model, inputs.path("simplified"), job.opt_shapes, job.settings)
         eight = run_passes(model, [_quantization(model, job, inputs, placement)])[0].decisions
     if precision not in HALF:
         return model, eight
@@ -147,7 +161,11 @@ def _quantization(model: ir.Model, job: Job, inputs: Inputs, placement: Placemen
 
     precision, keep = job.profile.precision, job.profile.keep
     ranges = Ranges.read(inputs.path("ranges"))
-    left = left_in_half(model, job.profile, None if placement is None else placement.nodes)
+    left = left_in_half(
+        model,
+        job.profile.int8_nodes if precision == "best" else None,
+        None if placement is None else placement.nodes,
+    )
     amax = apply_corrections(model, ranges, ranges.corrections, keep, left)
     sizes, high = sizes_of(model, job.opt_shapes), ranges.corrections.high
     unfit = {**ranges.unfit, **dict.fromkeys(ranges.unseen, UNREACHED)}

@@ -13,7 +13,7 @@ from trtpipe.config.toolchain import machine
 from trtpipe.engine.figures import EngineFigures
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
-from trtpipe.reference.runnable import runnable_engines, runnable_graph
+from trtpipe.reference.runnable import runnable_graph, runnable_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ class Measure:
         data = inputs.datasets.get("evaluation-data") or inputs.datasets.get("calibration-data")
         material = Material.of(data)
         found: list[Latency] = []
-        engines = runnable_engines(job, inputs)
+        engines = inputs.engines(runnable_targets(job.backend, job.targets))
         for engine in engines:
             with load_backend(job.backend).open(engine.path, job.settings) as runner:
                 found += _measured(runner, engine.label, job, inputs, material, progress, on_gpu=True)

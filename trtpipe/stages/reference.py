@@ -78,7 +78,9 @@ class Reference:
         from trtpipe.preflight.onnx_io import read_contract
 
         contract = read_contract(inputs.path("model"))
-        feeds = spread_feeds(verification_data(job, inputs).dataset, _MOST_FEEDS, _MOST_BYTES)
+        feeds = spread_feeds(
+            verification_data(inputs.datasets, inputs.graph(), job.every_opt_shapes).dataset, _MOST_FEEDS, _MOST_BYTES
+        )
         names = tuple(spec.name for spec in contract.outputs)
         read: tuple[str, ...] = ()
         if isinstance(job.source, ModuleSource):

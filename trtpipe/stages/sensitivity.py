@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import CALIBRATED, EIGHT_BIT
+from trtpipe.config.profile import CALIBRATED
+from trtpipe.config.stage_settings import QuantizationSettings
 from trtpipe.errors import InputError, StageError
 from trtpipe.quantization.group_noise import noise_alone, noise_of
 from trtpipe.quantization.simulator import switchboard
@@ -80,17 +81,27 @@ class Sensitivity:
         from trtpipe.quantization.sensitivity import Sensitivity as Report
 
         simplified, ranges = inputs.path("simplified"), Ranges.read(inputs.path("ranges"))
-        dataset = inputs.datasets.get("calibration-data")
+        dataset, settings = inputs.datasets.get("calibration-data"), QuantizationSettings.of(job)
+        assert settings is not None
         if dataset is None:
             raise InputError("sensitivity is judged on real samples, and no data was given", "add --calib-data DATA")
-        feeds, expected = exact_outputs(job, simplified, dataset, self._samples, _FEED_BYTES, workdir, stack=True)
+        feeds, expected = exact_outputs(
+            simplified,
+            dataset,
+            self._samples,
+            _FEED_BYTES,
+            workdir,
+            job.settings,
+            tolerant=job.recipe.data.skip_bad_samples > 0,
+            stack=True,
+        )
         measure = OutputNoise(expected)
         if not measure.telling:
             raise InputError(
                 "sensitivity is judged by the model's float outputs, and it has none that differ from 0",
                 "give another model, or data that reaches its outputs",
             )
-        board = switchboard(job, simplified, ranges, EIGHT_BIT[job.profile.precision], workdir)
+        board = switchboard(settings, simplified, ranges, workdir, job.settings)
         if not board.groups:
             raise StageError(
                 "no node of this model can be lowered, so there is nothing to choose", "see trtpipe inspect"
@@ -100,7 +111,7 @@ class Sensitivity:
             everything = float(noise_of(desk, range(len(board.groups)), measure, feeds).mean())
         half: Sequence[float | None] = [None] * len(noise)
         if self._half:
-            second = switchboard(job, simplified, ranges, "fp16", workdir)
+            second = switchboard(settings, simplified, ranges, workdir, job.settings, in_half=True)
             with second.open() as desk:
                 half = noise_alone(desk, measure, feeds, progress, "sensitivity in fp16")
         board.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -107,6 +107,12 @@ class Inputs:
             raise InternalError(f"a stage asked for {label!r}, which is not among its inputs {sorted(self.artifacts)}")
         return self.artifacts[label].path
 
-    def engines(self) -> tuple[Artifact, ...]:
-        """All engines, in the order of their targets."""
-        return tuple(artifact for artifact in self.artifacts.values() if artifact.kind == "engine")
+    def graph(self) -> Path | None:
+        """The first of the graphs from the model to the lowered one that is there."""
+        found = next((label for label in ("model", "simplified", "lowered") if label in self.artifacts), None)
+        return None if found is None else self.path(found)
+
+    def engines(self, targets: Collection[str] | None = None) -> tuple[Artifact, ...]:
+        """The engines for ``targets`` (default: all), in the order of their targets."""
+        engines = (artifact for artifact in self.artifacts.values() if artifact.kind == "engine")
+        return tuple(engine for engine in engines if targets is None or engine.target in targets)

@@ -12,7 +12,7 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.profile import HALF
 from trtpipe.errors import InputError, StageError
 from trtpipe.progress import NullProgress
-from trtpipe.reference.runnable import open_watched, runnable, runnable_engines, verification_data
+from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.custom import Metric
@@ -47,7 +47,7 @@ class Verify:
         """The graphs; PyTorch's outputs; the engines this machine can run; the evaluation data, else the calibration
         data."""
         labels = ["model", "simplified", "lowered", "reference", "evaluation-data", "calibration-data"]
-        return (*labels, "engine") if runnable(job) else tuple(labels)
+        return (*labels, "engine") if runnable_targets(job.backend, job.targets) else tuple(labels)
 
     def skip(self, job: Job) -> str | None:
         """Never."""
@@ -71,14 +71,18 @@ class Verify:
     def fingerprint(self, job: Job) -> dict[str, str]:
         """The reference runner, and the back-end where it runs engines."""
         found = load_backend("onnxruntime").fingerprint(job.settings)
-        return {**found, **load_backend(job.backend).fingerprint(job.settings)} if runnable(job) else found
+        return (
+            {**found, **load_backend(job.backend).fingerprint(job.settings)}
+            if runnable_targets(job.backend, job.targets)
+            else found
+        )
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run everything side by side, one feed at a time."""
         from trtpipe.accuracy.recording import Recording
         from trtpipe.accuracy.reports import ParityReport
 
-        data = verification_data(job, inputs)
+        data = verification_data(inputs.datasets, inputs.graph(), job.every_opt_shapes)
         if data.synthetic:
             progress.warn(
                 "no data was given: parity is checked on seeded random inputs, which says little about accuracy"
@@ -140,12 +144,12 @@ def _contenders(job: Job, inputs: Inputs, workdir: Path, stack: ExitStack) -> li
             continue
         before = found[-1].label if found else ""
         if label == "lowered" and found:
-            found.append(open_watched(inputs.path(label), job.profile.precision, job, workdir, stack, before))
+            found.append(open_watched(inputs.path(label), job.profile.precision, workdir, job.settings, stack, before))
         else:
             runner = stack.enter_context(onnx.open(inputs.path(label), job.settings))
             found.append(Contender(label, runner, "fp32", before=before))
     before = found[0].label if _from_program(job) else found[-1].label
-    for engine in runnable_engines(job, inputs):
+    for engine in inputs.engines(runnable_targets(job.backend, job.targets)):
         found.append(_engine(job, engine, before, stack))
     return found
 
