@@ -212,7 +212,7 @@ class Case:
     def _watched(self, job: Job, out: Path, row: Row) -> Row:
         """The metric of what was lowered, and what overflowed on the way."""
         with ExitStack() as stack:
-            runner = open_watched(out / "lowered.onnx", job.profile.precision, job, out, stack).runner
+            runner = open_watched(out / "lowered.onnx", job.profile.precision, out, job.settings, stack).runner
             row = self._scored(row, runner)
         half = job.profile.precision.half
         if isinstance(runner, StorageWatch) and half is not None:

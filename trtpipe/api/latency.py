@@ -85,7 +85,7 @@ def _runnable(graph: Path, workdir: Path) -> Path:
     if lowered is None or lowered.precision.half is None or lowered.precision.half.cpu_kernels:
         return graph
     workdir.mkdir()
-    return runnable_graph(graph, lowered.precision, workdir)[0]
+    return runnable_graph(graph, lowered.precision.half, workdir)[0]
 
 
 def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progress) -> LatencyComparison:

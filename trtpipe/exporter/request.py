@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.artifact import Record
-from trtpipe.config.formats import FULL_PRECISION, Precision
+from trtpipe.config.stage_settings import NamedFormat
 
 MODEL = "model.onnx"
 PROGRAM = "program.pt2"
@@ -32,7 +32,7 @@ class TorchRequest(Record):
         module, function: the factory; for a ``.pt2`` file ``module`` is its path and ``function`` is empty.
         shapes: input name -> (min, opt, max) of every input with a range in the profile.
         input_names, output_names: names to use; empty for the program's own.
-        precision: whose 16-bit format heavy operators use; ignored by an ONNX export: lowering decides there.
+        half: 16-bit format of heavy operators; none for float32, and for an ONNX export: lowering decides there.
     """
 
     module: str
@@ -42,7 +42,7 @@ class TorchRequest(Record):
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    precision: Precision = FULL_PRECISION
+    half: NamedFormat | None = None
 
 
 class ExportReply(Record):

@@ -35,7 +35,7 @@ def capture_module(module: object, examples: tuple[Any, ...] | None, request: To
         StageError: torch.export fails, or the code fixes a size that has to be dynamic.
     """
     exported = to_program(module, examples, request)
-    half, program = request.precision.half, exported.program
+    half, program = request.half, exported.program
     if half is not None:
         program = _mixed(program, getattr(torch, half.storage))
     contract = _contract(program, exported, request)

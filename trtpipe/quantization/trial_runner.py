@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from trtpipe.backends.base import OpenRunner
     from trtpipe.calibration.corrections import Corrections
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import QuantizationSettings
     from trtpipe.quantization.output_noise import OutputNoise
     from trtpipe.quantization.smooth_quant import SmoothGroup
 
@@ -34,17 +35,19 @@ class Bench:
         quantizes: whether anything is quantized at all.
     """
 
-    def __init__(self, job: Job, simplified: Path, ranges: Ranges, workdir: Path) -> None:
+    def __init__(
+        self, settings: QuantizationSettings, simplified: Path, ranges: Ranges, workdir: Path, runtime: Settings
+    ) -> None:
         from trtpipe.passes.logits import show_logits
         from trtpipe.quantization.bias_correction import correctable
         from trtpipe.quantization.plan import place
         from trtpipe.quantization.smooth_quant import smooth_groups
 
         self.ranges = ranges
-        self.precision = job.profile.precision.quantized_format
-        self._job, self._simplified, self._workdir = job, simplified, workdir
+        self.precision = settings.precision.quantized_format
+        self._settings, self._simplified, self._workdir, self._runtime = settings, simplified, workdir, runtime
         model = self._load()
-        placement = place(model, job.profile.keep)
+        placement = place(model, settings.keep)
         usable = {name for name, found in ranges.tensors.items() if found.amax}
         self.groups: dict[str, SmoothGroup] = {
             group.name: group
@@ -105,7 +108,7 @@ class Bench:
         from trtpipe.quantization.bias_correction import measure_means
 
         model = self._load()
-        apply_corrections(model, self.ranges, corrections, self._job.profile.keep)
+        apply_corrections(model, self.ranges, corrections, self._settings.keep)
         names = measure_means(model, self._correctable)
         with self._opened(model) as runner:
             runs = (run_known(runner, feed) for feed in feeds)
@@ -126,10 +129,10 @@ class Bench:
         from trtpipe.quantization.apply_corrections import apply_corrections
         from trtpipe.quantization.qdq import InsertQDQ
 
-        keep = self._job.profile.keep
+        keep = self._settings.keep
         model = self._load()
         amax = apply_corrections(model, self.ranges, corrections, keep)
-        run_passes(model, [InsertQDQ(self.precision, amax, keep, self._job.recipe.weights)])
+        run_passes(model, [InsertQDQ(self.precision, amax, keep, self._settings.weights)])
         return model
 
     @contextmanager
@@ -139,7 +142,7 @@ class Bench:
         path = self._workdir / "correction.onnx"
         written = save_model(model, path)
         try:
-            with load_backend("onnxruntime").open(path, self._job.settings) as runner:
+            with load_backend("onnxruntime").open(path, self._runtime) as runner:
                 yield runner
         finally:
             for name in written:
