@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from trtpipe.api.tuning import TuneResult, sensitivity, tune
     from trtpipe.artifact import Artifact, IOContract, TensorSpec
-    from trtpipe.calibration.merging import merge_statistics
+    from trtpipe.calibration.statistics_file import merge_statistics
     from trtpipe.config.profile import DeploymentProfile, ShapeRange
     from trtpipe.config.recipe import CalibrationRecipe
     from trtpipe.config.settings import Settings
@@ -122,7 +122,7 @@ _HOMES = {
     "lower": "trtpipe.api.stages",
     "make_job": "trtpipe.api.stages",
     "measure": "trtpipe.api.stages",
-    "merge_statistics": "trtpipe.calibration.merging",
+    "merge_statistics": "trtpipe.calibration.statistics_file",
     "plan": "trtpipe.api.stages",
     "plot_sensitivity": "trtpipe.report.plots",
     "plot_statistics": "trtpipe.report.plots",

@@ -8,7 +8,8 @@ from pydantic import FiniteFloat
 
 from trtpipe.accuracy.meter import Scores
 from trtpipe.artifact import Record
-from trtpipe.config.profile import OutputTolerance, Precision
+from trtpipe.config.formats import Precision
+from trtpipe.config.profile import OutputTolerance
 
 
 class OutputParity(Record):

@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Record
 from trtpipe.backends.compatibility import contradictions, obstacles
+from trtpipe.backends.engine_file import PlanHeader, read_header
 from trtpipe.backends.null import NullEngine
-from trtpipe.backends.plan import PlanHeader, read_header
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord, ProgramRecord
@@ -51,7 +51,7 @@ _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxy
         frozenset({"tensors", "method"}): ("ranges", "ranges", Ranges),
         frozenset({"comparisons", "reference"}): ("parity", "parity", ParityReport),
         frozenset({"measurements", "machine"}): ("latency", "latency", LatencyReport),
-        frozenset({"races", "machine"}): ("comparison", "comparison", LatencyComparison),
+        frozenset({"pairs", "machine"}): ("comparison", "comparison", LatencyComparison),
         frozenset({"exporter", "precision", "contract"}): ("program metadata", "captured", ProgramRecord),
         frozenset({"exporter", "contract"}): ("model metadata", "exported", ExportRecord),
         frozenset({"simplified", "nodes_before"}): ("model metadata", "simplified", SimplifyRecord),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, Record
-from trtpipe.engine.figures import EngineFigures
+from trtpipe.engine.record import EngineFigures
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import FileEntry
-from trtpipe.engine.figures import EngineFigures
-from trtpipe.engine.record import EngineRecord
+from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.artifact import FileEntry, Record
-from trtpipe.calibration.data_summary import DataAccount
-from trtpipe.config.profile import Precision
+from trtpipe.calibration.data_summary import DataSummary
+from trtpipe.config.formats import Precision
 from trtpipe.passes.decisions import NodeDecision, WorkShare
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Manifest(Record):
     targets: tuple[str, ...]
     settings: dict[str, Any]
     toolchain: dict[str, str]
-    calibration: DataAccount | None
+    calibration: DataSummary | None
     artifacts: tuple[ManifestEntry, ...]
     verdicts: tuple[Verdict, ...]
     nodes: tuple[NodeDecision, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.artifact import IOContract, Record
-from trtpipe.config.profile import Precision
+from trtpipe.config.formats import Precision
 from trtpipe.passes.decisions import NodeDecision, WorkShare
 from trtpipe.quantization.search import Trial
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.calibration.data_summary import DataAccount
+from trtpipe.calibration.data_summary import DataSummary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ class StatisticsSummary(Record):
     """A ``statistics.npz``: its tensors, and the data they were collected on."""
 
     samples: int
-    account: DataAccount | None
+    data_summary: DataSummary | None
     tensors: dict[str, TensorSummary]
 
 
@@ -55,4 +55,4 @@ def summarize_statistics(path: Path) -> StatisticsSummary:
         )
         for name, tensor in found.tensors.items()
     }
-    return StatisticsSummary(samples=found.samples, account=found.account, tensors=tensors)
+    return StatisticsSummary(samples=found.samples, data_summary=found.data_summary, tensors=tensors)

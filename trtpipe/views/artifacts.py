@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from trtpipe.config.formats import FP32
 from trtpipe.config.units import format_bytes, format_count, format_seconds
 from trtpipe.views.blocks import Block, Facts, Table, facts, notes, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from trtpipe.backends.plan import PlanHeader
-    from trtpipe.calibration.data_summary import DataAccount
+    from trtpipe.backends.engine_file import PlanHeader
+    from trtpipe.calibration.data_summary import DataSummary
     from trtpipe.calibration.ranges import Ranges, TensorRange
-    from trtpipe.config.profile import OptimizationProfile, Precision
+    from trtpipe.config.formats import Precision
+    from trtpipe.config.profile import OptimizationProfile
     from trtpipe.engine.record import EngineRecord, ProgramRecord
     from trtpipe.engine.report import EngineReport, EngineTensor
     from trtpipe.passes.decisions import NodeDecision, WorkShare
@@ -104,10 +106,11 @@ def lowered(found: LowerRecord, limit: int | None) -> Iterator[Block]:
 
 def _trials(found: LowerRecord) -> Table:
     """The engines that the engine search compared."""
-    headers = ("candidate", "target", "INT8 nodes", "kernels", "activation traffic", "weights", "estimated cost")
+    form = found.precision.quantized_format.name.upper()
+    headers = ("candidate", "target", f"{form} nodes", "kernels", "activation traffic", "weights", "estimated cost")
     rows = [
         (
-            trial.style or "float16",
+            trial.style or (found.precision.half or FP32).storage,
             trial.target,
             str(trial.nodes),
             str(trial.kernels),
@@ -122,14 +125,12 @@ def _trials(found: LowerRecord) -> Table:
 
 def coverage(precision: Precision, work: WorkShare | None) -> list[tuple[str, str]]:
     """The share of the multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul that are in 8 bits."""
-    from trtpipe.config.profile import EIGHT_BIT
-
     if work is None:
         return []
     reached = f"; {100 * work.share_reached:.1f} % of those that calibration samples reached" if work.unreached else ""
     return [
         (
-            f"{EIGHT_BIT[precision].upper()} coverage",
+            f"{precision.quantized_format.name.upper()} coverage",
             f"{100 * work.share:.1f} % of {format_count(work.total)} MACs{reached}",
         )
     ]
@@ -152,8 +153,8 @@ def explanation(decisions: Iterable[NodeDecision]) -> Iterator[Block]:
 def ranges(found: Ranges, limit: int | None) -> Iterator[Block]:
     """The range of every tensor, and its calibration method."""
     unseen = (("no values", "\n".join(found.unseen)),) if found.unseen else ()
-    unfit = (("not quantizable", "\n".join(found.unfit.values())),) if found.unfit else ()
-    data = account(found.samples, found.account)
+    unfit = (("not quantizable", "\n".join(found.not_quantizable.values())),) if found.not_quantizable else ()
+    data = data_summary(found.samples, found.data_summary)
     yield facts([("method", _method(found)), *data, *unseen, *unfit, *_corrections(found)])
     rows = [
         (name, f"{each.amax:.6g}", _method(each), f"{each.minimum:.6g}", f"{each.maximum:.6g}", each.note)
@@ -177,7 +178,7 @@ def _method(found: Ranges | TensorRange) -> str:
 
 def statistics(found: StatisticsSummary, limit: int | None) -> Iterator[Block]:
     """The statistics of every tensor."""
-    yield facts(account(found.samples, found.account))
+    yield facts(data_summary(found.samples, found.data_summary))
     rows = [
         (name, str(each.count), f"{each.zeros:.1%}", f"{each.minimum:.6g}", f"{each.maximum:.6g}", str(each.nonfinite))
         for name, each in found.tensors.items()
@@ -186,7 +187,7 @@ def statistics(found: StatisticsSummary, limit: int | None) -> Iterator[Block]:
     yield table(headers, rows, right=headers[1:], limit=limit)
 
 
-def account(samples: int, found: DataAccount | None) -> list[tuple[str, str]]:
+def data_summary(samples: int, found: DataSummary | None) -> list[tuple[str, str]]:
     """The calibration data."""
     if found is None:
         return [("samples", f"{samples}, source unknown")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe.calibration.ranges import Ranges
+from trtpipe.config.formats import INT8
 from trtpipe.config.units import printable
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
@@ -23,8 +24,8 @@ from trtpipe.views.blocks import VERDICTS, Block, Facts, facts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import TensorStatistics
+    from trtpipe.config.formats import Format
     from trtpipe.regression.bundle import Build
 
 #: Longer tables are collapsed.
@@ -128,7 +129,7 @@ def _plots(build: Build) -> Iterator[str]:
     if not {"statistics", "ranges"} <= present.keys():
         raise InputError(f"{build.folder}: no calibration statistics to plot", "leave out --plots")
     ranges = Ranges.read(build.path("ranges"))
-    precision: EightBit = "fp8" if build.manifest.precision == "fp8" else "int8"
+    precision = build.manifest.precision.quantized or INT8
     for name, tensor in load_statistics(build.path("statistics")).tensors.items():
         if tensor.largest:
             taken = ranges.tensors[name].amax if name in ranges.tensors else 0.0
@@ -165,7 +166,7 @@ def _text(text: str) -> str:
     return escape("\n".join(map(printable, text.split("\n"))))
 
 
-def histogram_svg(name: str, tensor: TensorStatistics, precision: EightBit, taken: float) -> str:
+def histogram_svg(name: str, tensor: TensorStatistics, precision: Format, taken: float) -> str:
     """One ``<svg>`` element: counts on a logarithmic axis over the magnitude, a line for each method's amax.
 
     Args:

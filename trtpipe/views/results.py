@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from trtpipe.accuracy.reports import MetricValue, ParityReport
     from trtpipe.api.inspection import Inspection
-    from trtpipe.engine.figures import EngineFigures
+    from trtpipe.engine.record import EngineFigures
     from trtpipe.latency.reports import Latency, LatencyComparison, LatencyReport, Times
     from trtpipe.report.manifest import Manifest
 
@@ -187,18 +187,18 @@ def comparison(found: LatencyComparison) -> Iterator[Block]:
             *notes(found.notes),
         ]
     )
-    if found.races:
-        headers = ("shapes", "old ms", "new ms", "new / old", f"{found.races[0].confidence:.0%} interval", "faster")
+    if found.pairs:
+        headers = ("shapes", "old ms", "new ms", "new / old", f"{found.pairs[0].confidence:.0%} interval", "faster")
         rows = [
             (
-                race.on,
-                f"{race.old:.4g}",
-                f"{race.new:.4g}",
-                f"{race.ratio:.3f}",
-                f"{race.low:.3f} to {race.high:.3f}",
-                race.faster or "not significant",
+                pair.on,
+                f"{pair.old:.4g}",
+                f"{pair.new:.4g}",
+                f"{pair.ratio:.3f}",
+                f"{pair.low:.3f} to {pair.high:.3f}",
+                pair.faster or "not significant",
             )
-            for race in found.races
+            for pair in found.pairs
         ]
         yield table(headers, rows, right=headers[1:5])
     if found.engines:
