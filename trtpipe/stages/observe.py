@@ -14,7 +14,7 @@ from trtpipe.autocast.half_precision import EXTENTS, prepare_half
 from trtpipe.backends.base import load_backend
 from trtpipe.config.profile import CALIBRATED, HALF
 from trtpipe.errors import InputError
-from trtpipe.isolation.reducer import ReductionHere
+from trtpipe.isolation.reducer import LocalReduction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,7 +96,7 @@ class Observe:
                 for name in written:
                     (workdir / name).unlink(missing_ok=True)
         else:  # the data is looked at, but the model need not run
-            statistics = collect(ReductionHere(lambda feed: {}, Tally(())), dataset, (), progress)
+            statistics = collect(LocalReduction(lambda feed: {}, Tally(())), dataset, (), progress)
         for warning in statistics.account.warnings if statistics.account else ():
             progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft
+from trtpipe.backends.base import load_backend
 from trtpipe.errors import StageError, WorkerError
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
-from trtpipe.isolation.remote_runner import expect_children
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract
@@ -58,7 +58,7 @@ class Simplify:
 
     def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Try with onnxsim, then without, then without any rewriting that could change what is computed."""
-        expect_children(job.settings)
+        load_backend("onnxruntime").prestart(job.settings)
         size = inputs.artifacts["model"].size
         request = SimplifyRequest(
             model=str(inputs.path("model")),
