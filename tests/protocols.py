@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.parity import Samples
     from trtpipe.backends.base import Backend, OpenRunner, Runner
     from trtpipe.backends.null import Null, NullRunner
-    from trtpipe.backends.onnxruntime import OnnxRunner, OnnxRuntime
+    from trtpipe.backends.onnxruntime import OnnxRunner, OnnxRuntime, opened_here
     from trtpipe.backends.tensorrt import TensorRT
     from trtpipe.backends.tensorrt_rtx import TensorRTRTX
     from trtpipe.backends.timing import DeviceRunner, Timer
@@ -28,18 +28,20 @@ if TYPE_CHECKING:
     from trtpipe.data.function import FunctionDataset
     from trtpipe.data.sample import Dataset
     from trtpipe.data.synthetic import RandomDataset
-    from trtpipe.isolation.reducer import Reducer, Reduction, ReductionHere
-    from trtpipe.isolation.remote_runner import ApartRunner, _ReductionApart
+    from trtpipe.isolation.reducer import LocalReduction, Reducer, Reduction
+    from trtpipe.isolation.remote_runner import ModelOpener, OpenModel, RemoteRunner, _RemoteReduction
     from trtpipe.latency.measuring import HostTimer
     from trtpipe.progress import NullProgress, Progress
 
     backends: tuple[Backend, ...] = (Null(), OnnxRuntime(), TensorRT(), TensorRTRTX(), TorchTensorRT())
-    runners: tuple[type[Runner], ...] = (ApartRunner, EngineRunner, NullRunner, OnnxRunner)
-    open_runners: tuple[type[OpenRunner], ...] = (ApartRunner, EngineRunner, NullRunner, OnnxRunner)
+    runners: tuple[type[Runner], ...] = (RemoteRunner, EngineRunner, NullRunner, OnnxRunner)
+    open_runners: tuple[type[OpenRunner], ...] = (RemoteRunner, EngineRunner, NullRunner, OnnxRunner)
+    open_models: tuple[type[OpenModel], ...] = (OnnxRunner,)
+    model_openers: tuple[ModelOpener, ...] = (opened_here,)
     device_runners: tuple[type[DeviceRunner], ...] = (EngineRunner,)
     timers: tuple[type[Timer], ...] = (EngineTimer, HostTimer)
     reducers: tuple[type[Reducer], ...] = (StatisticsReducer,)
-    reductions: tuple[type[Reduction], ...] = (ReductionHere, _ReductionApart)
+    reductions: tuple[type[Reduction], ...] = (LocalReduction, _RemoteReduction)
     datasets: tuple[type[Dataset], ...] = (FunctionDataset, RandomDataset, BatchedDataset)
     samples: tuple[type[Samples], ...] = (FunctionDataset, RandomDataset, BatchedDataset)
     meters: tuple[type[Meter], ...] = (Cosine, CustomMeter, MeanAveragePrecision, TopK, WordErrorRate)
