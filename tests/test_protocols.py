@@ -13,11 +13,9 @@ LISTED = Path(__file__).with_name("protocols.py")
 
 #: Protocols whose proof is an assignment inside the package itself.
 PROVED_ELSEWHERE = {
-    "Stage",  # pipeline.STAGES
     "Shareable",  # optional parts of a stage
     "Resumable",
     "Stoppable",  # an optional part of a listener
-    "Source",  # Job.source
     "Memory",
 }
 

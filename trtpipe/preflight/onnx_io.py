@@ -184,7 +184,7 @@ def dtype_name(code: int) -> str:
     """numpy's name of an ONNX element type code (``TensorProto.FLOAT`` -> ``float32``)."""
     import onnx
 
-    special = {onnx.TensorProto.STRING: "str", onnx.TensorProto.UNDEFINED: "unknown"}
+    special: dict[int, str] = {onnx.TensorProto.STRING: "str", onnx.TensorProto.UNDEFINED: "unknown"}
     return special[code] if code in special else onnx.helper.tensor_dtype_to_np_dtype(code).name
 
 
