@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
-from trtpipe.calibration.tally import Tally
+from trtpipe.calibration.statistics_arrays import StatisticsReducer
 from trtpipe.isolation.imports import no_telemetry
 from trtpipe.isolation.reducer import LocalReduction
 
@@ -47,9 +47,9 @@ def save(proto: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def tallied(run: Callable[[Feed], Feed], names: Sequence[str]) -> LocalReduction:
+def statistics_reduction(run: Callable[[Feed], Feed], names: Sequence[str]) -> LocalReduction:
     """A function in the place of a model, whose outputs are counted as those of a model would be."""
-    return LocalReduction(run, Tally(names))
+    return LocalReduction(run, StatisticsReducer(names))
 
 
 def run(proto: onnx.ModelProto, feed: Feed, outputs: Sequence[str] | None = None) -> Feed:

@@ -84,6 +84,9 @@ class RemoteRunner:
         name: the model's name in messages.
     """
 
+    #: Not an engine on a GPU.
+    gpu: None = None
+
     def __init__(self, child: Child, name: str) -> None:
         self._child = child
         self._name = name
