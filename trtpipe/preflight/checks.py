@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.errors import InputError
 from trtpipe.preflight.model import Budgets, Malformed, Refused, TooLarge, UnknownOperator
@@ -249,12 +249,7 @@ def _twice(names: list[str]) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Size:
-    """Nodes of a function when expanded, and how deep its calls are nested."""
-
-    nodes: int
-    depth: int
+_FunctionKey: TypeAlias = tuple[str, str, str]
 
 
 def check_functions(model: Model, budgets: Budgets) -> int:
@@ -263,54 +258,49 @@ def check_functions(model: Model, budgets: Budgets) -> int:
     Raises:
         Refused: a function calls itself, two have the same name, or the whole is beyond a budget.
     """
-    functions: dict[tuple[str, str, str], Function] = {}
+    functions: dict[_FunctionKey, Function] = {}
     for function in model.functions:
         if function.key in functions:
             raise Refused(f"function {function.name!r} is defined twice", _EXPAND)
         functions[function.key] = function
-    sizes: dict[tuple[str, str, str], _Size] = {}
-    for function in model.functions:
-        _measure(function, functions, sizes, budgets, ())
-    total = _size_of(model.graph, functions, sizes).nodes if model.graph else 0
+    expansion = _Expansion(functions, budgets)
+    for key in functions:
+        expansion.size(key, ())
+    total = expansion.size_of(model.graph, ())[0] if model.graph else 0
     if total > budgets.nodes:
         raise TooLarge(f"with its functions expanded it has {total:.3g} nodes; {budgets.nodes} is the limit", _EXPAND)
     return total
 
 
-def _measure(
-    function: Function,
-    functions: dict[tuple[str, str, str], Function],
-    sizes: dict[tuple[str, str, str], _Size],
-    budgets: Budgets,
-    callers: tuple[tuple[str, str, str], ...],
-) -> None:
-    """Put a function's size into ``sizes``, after those of the functions it calls."""
-    if function.key in sizes:
-        return
-    if function.key in callers:
-        raise Refused(f"function {function.name!r} calls itself", _EXPAND)
-    if len(callers) >= budgets.depth:
-        raise TooLarge(f"functions call each other more than {budgets.depth} deep", _EXPAND)
-    for node in _all_nodes(function.graph):
-        called = functions.get((node.domain, node.op_type, node.overload))
-        if called is not None:
-            _measure(called, functions, sizes, budgets, (*callers, function.key))
-    sizes[function.key] = size = _size_of(function.graph, functions, sizes)
-    if size.depth > budgets.depth:
-        raise TooLarge(f"functions call each other more than {budgets.depth} deep", _EXPAND)
+class _Expansion:
+    """Sizes of functions with every call expanded: their nodes, and how deep their calls are nested."""
 
+    def __init__(self, functions: Mapping[_FunctionKey, Function], budgets: Budgets) -> None:
+        self._functions = functions
+        self._most = budgets.depth
+        self._sizes: dict[_FunctionKey, tuple[int, int]] = {}
 
-def _size_of(
-    graph: Graph,
-    functions: dict[tuple[str, str, str], Function],
-    sizes: dict[tuple[str, str, str], _Size],
-) -> _Size:
-    nodes, depth = 0, 0
-    for node in _all_nodes(graph):
-        called = sizes.get((node.domain, node.op_type, node.overload))
-        nodes += 1 if called is None else called.nodes
-        depth = max(depth, 0 if called is None else called.depth)
-    return _Size(nodes, depth + 1)
+    def size(self, key: _FunctionKey, callers: tuple[_FunctionKey, ...]) -> tuple[int, int]:
+        """The size of a function that these functions call, one within the other."""
+        if key not in self._sizes:
+            if key in callers:
+                raise Refused(f"function {self._functions[key].name!r} calls itself", _EXPAND)
+            too_deep = TooLarge(f"functions call each other more than {self._most} deep", _EXPAND)
+            if len(callers) >= self._most:
+                raise too_deep
+            self._sizes[key] = self.size_of(self._functions[key].graph, (*callers, key))
+            if self._sizes[key][1] > self._most:
+                raise too_deep
+        return self._sizes[key]
+
+    def size_of(self, graph: Graph, callers: tuple[_FunctionKey, ...]) -> tuple[int, int]:
+        """The size of a graph with its bodies."""
+        nodes = depth = 0
+        for node in _all_nodes(graph):
+            key = (node.domain, node.op_type, node.overload)
+            inner_nodes, inner_depth = self.size(key, callers) if key in self._functions else (1, 0)
+            nodes, depth = nodes + inner_nodes, max(depth, inner_depth)
+        return nodes, depth + 1
 
 
 def _all_nodes(graph: Graph) -> Iterator[Node]:

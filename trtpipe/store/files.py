@@ -1,7 +1,7 @@
 """Files that survive a crash, and locks between processes.
 
 Writes are durable; reads accept nothing but plain files of this user. Locks are ``flock``, so that the kernel releases
-those of a killed process. A lock's file is removed by its holder; whoever acquires the lock therefore checks that the
+those of a killed process. A lock's file is removed by its holder; the next holder therefore checks that the
 file still has its name, and otherwise tries again: only one process can hold the file that exists.
 """
 
