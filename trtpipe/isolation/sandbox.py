@@ -34,19 +34,10 @@ _BIND_AND_CONNECT, _SIGNALS_AND_ABSTRACT_SOCKETS = 3, 3
 #: Folders of interpreters, libraries, drivers and of what they read about the machine.
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/opt", "/etc", "/sys", "/dev", "/run/nvidia-persistenced")
 #: A child sees no process but itself, and of the machine what libraries read.
-_PROC = [
-    "self",
-    "cpuinfo",
-    "meminfo",
-    "stat",
-    "version",
-    "devices",
-    "filesystems",
-    "modules",
-    "driver",
-    "sys",
-    "loadavg",
-]
+_PROC = (
+    *("self", "cpuinfo", "meminfo", "stat", "version", "devices"),
+    *("filesystems", "modules", "driver", "sys", "loadavg"),
+)
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "nvidia*", "nvmap", "nvhost*", "nvgpu", "dri/*")
 #: machine -> (audit architecture, number of the system call ``socket``)
 _MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
@@ -101,7 +92,7 @@ def _restrict_files(libc: ctypes.CDLL, version: int, reads: Iterable[str], write
     attributes = struct.pack(f"={len(fields)}Q", *fields)
     ruleset = _checked(libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0))
     try:
-        for path in {*_SYSTEM, *(f"/proc/{name}" for name in _PROC.split()), *_interpreter(), *reads}:
+        for path in {*_SYSTEM, *(f"/proc/{name}" for name in _PROC), *_interpreter(), *reads}:
             _allow(libc, ruleset, path, _READING)
         for path in _devices():
             _allow(libc, ruleset, path, _READ_FILE | _WRITE_FILE | writing & _TRUNCATE)
