@@ -84,5 +84,5 @@ class TestCommandLine:
         modules = {name for name in loaded_by(run_command("--help")) if name.startswith("trtpipe.")}
         assert "trtpipe.cli.build" in modules
         below = {name.partition(".")[2].partition(".")[0] for name in modules}
-        assert below <= {"cli", "errors", "imports", "methods", "progress", "settings", "target", "units", "views"}
+        assert below <= {"cli", "config", "errors", "progress", "views"}
         assert len(modules) < 50

@@ -6,7 +6,7 @@ import errno
 import signal
 import traceback
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import trtpipe.errors
 from trtpipe.artifact import Record
@@ -22,6 +22,8 @@ from trtpipe.errors import (
     WorkerError,
 )
 
+#: Why a parent ends a child; empty if it does not.
+Stop: TypeAlias = Literal["", "time", "memory", "cancelled"]
 #: Exit status of a child that could not write its reply because the disk is full.
 NO_SPACE_STATUS = 75
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -83,7 +85,7 @@ class Ending:
     """
 
     status: int
-    stopped: Literal["", "time", "memory", "cancelled"]
+    stopped: Stop
     limit: float
     phase: str
     output: str

@@ -11,18 +11,18 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from trtpipe.isolation.exit_status import Ending, error_of
-from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch
+from trtpipe.isolation.exit_status import error_of
+from trtpipe.isolation.linux import POLL_SECONDS
 from trtpipe.isolation.messages import LINE_BYTES, ForkReply, ForkRequest, MessageStream
-from trtpipe.isolation.worker import TAIL_BYTES, boot
-from trtpipe.progress import Stoppable
+from trtpipe.isolation.worker import TAIL_BYTES, ChildWatch, boot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.errors import TrtpipeError
+    from trtpipe.isolation.exit_status import Stop
     from trtpipe.isolation.worker import Limits
     from trtpipe.progress import Progress
 
@@ -103,7 +103,7 @@ class Child:
     """One child of the fork server, watched like every worker.
 
     Attributes:
-        phase: the last phase that its task reported.
+        watch: its limits, progress and output.
 
     Raises:
         OSError: the server cannot be started, or has ended.
@@ -112,10 +112,7 @@ class Child:
     def __init__(self, request: ForkRequest, limits: Limits, progress: Progress) -> None:
         from trtpipe.isolation.shared_arrays import SharedMemory
 
-        self.phase = ""
-        self._limits = limits
-        self._progress = progress
-        self._tail = bytearray()
+        self._seconds = limits.seconds
         self._error: TrtpipeError | None = None
         self._server = server_of(os.getpid())
         with ExitStack() as stack:
@@ -130,7 +127,7 @@ class Child:
                     self._number = self._server.ask(request, [theirs.fileno(), self.memory.fileno(), printed])
                 finally:
                     os.close(printed)
-            self._memory_watch = MemoryWatch(self._number, limits.memory)
+            self.watch = ChildWatch(self._number, limits, progress)
             self._messages = MessageStream(stream)
             self._selector = stack.enter_context(selectors.DefaultSelector())
             self._selector.register(stream, selectors.EVENT_READ)
@@ -166,19 +163,15 @@ class Child:
         Raises:
             WorkerError: it ends first, or takes too long or too much memory.
         """
-        end = time.monotonic() + self._limits.seconds if deadline is None else deadline
+        end = time.monotonic() + self._seconds if deadline is None else deadline
         while True:
             try:
                 if (message := self._poll(POLL_SECONDS)) is not None:
                     return message
             except (EOFError, OSError):
                 raise self._failure("", what) from None
-            if isinstance(self._progress, Stoppable) and self._progress.stopped:
-                raise self._failure("cancelled", what)
-            if time.monotonic() > end:
-                raise self._failure("time", what)
-            if self._memory_watch.exceeded():
-                raise self._failure("memory", what)
+            if stopped := self.watch.exceeded(end):
+                raise self._failure(stopped, what)
 
     def _poll(self, seconds: float) -> bytes | None:
         message = self._messages.received()
@@ -193,21 +186,16 @@ class Child:
         data = os.read(self._output, TAIL_BYTES)
         if not data:
             self._selector.unregister(self._output)
-        self._tail += data
-        del self._tail[:-TAIL_BYTES]
+        self.watch.add_output(data)
 
-    def _failure(self, stopped: Literal["", "time", "memory", "cancelled"], what: str) -> TrtpipeError:
+    def _failure(self, stopped: Stop, what: str) -> TrtpipeError:
         """End the child; the error that describes how it ended."""
         status = self._end()
         while self._output in self._selector.get_map() and any(
             key.fd == self._output for key, _ in self._selector.select(0)
         ):
             self._read_output()
-        limit = self._limits.memory if stopped == "memory" else self._limits.seconds
-        output = bytes(self._tail).decode("utf-8", errors="replace")
-        self._error = error_of(
-            Ending(status=status, stopped=stopped, limit=limit, phase=self.phase, output=output), what
-        )
+        self._error = error_of(self.watch.ending(status, stopped), what)
         return self._error
 
     def _end(self) -> int:

@@ -87,8 +87,6 @@ class Interface(Record):
 
 
 MODEL_REQUEST, MODEL_REPLY = TypeAdapter(ModelRequest), TypeAdapter(ModelReply)
-#: A task's progress: phase, units done, total units.
-PROGRESS = TypeAdapter(tuple[str, int, int | None])
 
 
 class MessageStream:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Outcome, raise_from
 from trtpipe.isolation.fork_client import Child, server_of
-from trtpipe.isolation.messages import MODEL_REPLY, MODEL_REQUEST, PROGRESS, ForkRequest, Interface, ModelRequest
+from trtpipe.isolation.messages import MODEL_REPLY, MODEL_REQUEST, ForkRequest, Interface, ModelRequest
 from trtpipe.isolation.worker import LIGHT, confinement_of, limits_for
 from trtpipe.preflight import folder_size
 from trtpipe.progress import NullProgress
@@ -236,7 +236,6 @@ def call_forked(
     Raises:
         TrtpipeError, WorkerError, HostError, InternalError: as for ``worker.call``.
     """
-    listener = progress or NullProgress()
     with ExitStack() as stack:
         with _starting(what):
             writes = [] if workdir is None else [workdir.absolute(), Path(stack.enter_context(_scratch(workdir)))]
@@ -246,12 +245,11 @@ def call_forked(
                 confinement=confinement_of(reads, writes, limits),
                 scratch=str(writes[-1]) if writes else "",
             )
-            child = stack.enter_context(Child(fork, limits, listener))
+            child = stack.enter_context(Child(fork, limits, progress or NullProgress()))
         child.send(request.model_dump_json().encode(), what)
         deadline = time.monotonic() + limits.seconds
         while (message := child.receive(what, deadline)).startswith(b"["):
-            child.phase, done, total = PROGRESS.validate_json(message)
-            listener.advance(child.phase, done, total)
+            child.watch.report(message)
         return reply.model_validate(_reply(message, what))
 
 

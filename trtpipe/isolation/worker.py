@@ -19,15 +19,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.artifact import R, Record
 from trtpipe.errors import HostError
-from trtpipe.isolation.exit_status import Ending, Outcome, error_of, raise_from
+from trtpipe.isolation.exit_status import Ending, Outcome, Stop, error_of, raise_from
 from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
-from trtpipe.isolation.messages import PROGRESS
 from trtpipe.progress import Stoppable
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ _SHARE_OF_MEMORY = 0.9
 _BUILD_MEMORY, _BUILD_MEMORY_A_BYTE = 512 << 20, 4
 TAIL_BYTES = 64 * 1024
 _READ_BYTES = 1 << 20
+_PROGRESS = TypeAdapter(tuple[str, int, int | None])
 
 
 @dataclass(frozen=True)
@@ -181,15 +181,55 @@ def _outcome(path: Path) -> Outcome | None:
         return None
 
 
+class ChildWatch:
+    """The limits of one child process, and what it has reported and printed.
+
+    Attributes:
+        phase: the last phase that its task reported.
+    """
+
+    def __init__(self, group: int, limits: Limits, progress: Progress) -> None:
+        self.phase = ""
+        self._limits = limits
+        self._progress = progress
+        self._memory = MemoryWatch(group, limits.memory)
+        self._tail = bytearray()
+
+    def report(self, line: bytes) -> None:
+        """Pass a line of ``worker_main.Reporter`` on.
+
+        Raises:
+            ValidationError: it is something else.
+        """
+        self.phase, done, total = _PROGRESS.validate_json(line)
+        self._progress.advance(self.phase, done, total)
+
+    def add_output(self, data: bytes) -> None:
+        """Keep the end of what the child prints."""
+        self._tail += data
+        del self._tail[:-TAIL_BYTES]
+
+    def exceeded(self, deadline: float) -> Stop:
+        """Why the child must be stopped now; empty if it may go on."""
+        if isinstance(self._progress, Stoppable) and self._progress.stopped:
+            return "cancelled"
+        if time.monotonic() > deadline:
+            return "time"
+        return "memory" if self._memory.exceeded() else ""
+
+    def ending(self, status: int, stopped: Stop) -> Ending:
+        """How the child ended."""
+        limit = self._limits.memory if stopped == "memory" else self._limits.seconds
+        output = bytes(self._tail).decode("utf-8", errors="replace")
+        return Ending(status=status, stopped=stopped, limit=limit, phase=self.phase, output=output)
+
+
 class _Child:
     """One running child. Its standard output carries progress, its standard error what libraries print."""
 
     def __init__(self, task: str, folder: str, confinement: str, limits: Limits, progress: Progress) -> None:
-        self._limits = limits
-        self._progress = progress
-        self._tail = bytearray()
+        self._deadline = time.monotonic() + limits.seconds
         self._line = b""
-        self._phase = ""
         self._process = subprocess.Popen(
             [*boot("trtpipe.isolation.worker_main"), task, folder, str(os.getpid()), confinement],
             stdin=subprocess.DEVNULL,
@@ -198,9 +238,10 @@ class _Child:
             bufsize=0,
             start_new_session=True,
         )
+        self._watch = ChildWatch(self._process.pid, limits, progress)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ, self._take_progress)  # type: ignore[arg-type]
-        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_output)  # type: ignore[arg-type]
+        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._watch.add_output)  # type: ignore[arg-type]
 
     def __enter__(self) -> _Child:
         return self
@@ -214,29 +255,13 @@ class _Child:
 
     def watch(self) -> Ending:
         """Wait until the child has ended, or end it when a limit is exceeded."""
-        started = time.monotonic()
-        stopped = self._wait(started + self._limits.seconds)
+        stopped: Stop = ""
+        while not stopped and self._process.poll() is None:
+            self._read(POLL_SECONDS)
+            stopped = self._watch.exceeded(self._deadline)
         self._kill()
         self._read(0)  # what it wrote last
-        return Ending(
-            status=self._process.returncode,
-            stopped=stopped,
-            limit=self._limits.memory if stopped == "memory" else self._limits.seconds,
-            phase=self._phase,
-            output=bytes(self._tail).decode("utf-8", errors="replace"),
-        )
-
-    def _wait(self, deadline: float) -> Literal["", "time", "memory", "cancelled"]:
-        memory = MemoryWatch(self._process.pid, self._limits.memory)
-        while self._process.poll() is None:
-            self._read(POLL_SECONDS)
-            if isinstance(self._progress, Stoppable) and self._progress.stopped:
-                return "cancelled"
-            if time.monotonic() > deadline:
-                return "time"
-            if memory.exceeded():
-                return "memory"
-        return ""
+        return self._watch.ending(self._process.returncode, stopped)
 
     def _read(self, seconds: float) -> None:
         if not self._selector.get_map():  # both pipes are closed, so it is about to end
@@ -249,19 +274,12 @@ class _Child:
             else:
                 self._selector.unregister(key.fileobj)
 
-    def _take_output(self, data: bytes) -> None:
-        self._tail += data
-        del self._tail[:-TAIL_BYTES]
-
     def _take_progress(self, data: bytes) -> None:
         *lines, rest = (self._line + data).split(b"\n")
         self._line = rest[-TAIL_BYTES:]
         for line in lines:
-            try:
-                self._phase, done, total = PROGRESS.validate_json(line)
-            except ValidationError:  # the interpreter's start-up may print to standard output
-                continue
-            self._progress.advance(self._phase, done, total)
+            with suppress(ValidationError):  # the interpreter's start-up may print to standard output
+                self._watch.report(line)
 
     def _kill(self) -> None:
         """Kill the whole process group, if it still exists."""
