@@ -94,7 +94,7 @@ class TestStackedDataset:
             finally:
                 closed.append(True)
 
-        return BatchedDataset("ten", "d", 10, select(10, DataSettings(batch=4), None, "d"), read, lambda: "abc")
+        return BatchedDataset("ten", select(10, DataSettings(batch=4), None, "d"), read, lambda: "abc")
 
     def test_walks_again_and_again(self, dataset: BatchedDataset) -> None:
         walks = [[sample.feed["x"][:, 0].tolist() for sample in dataset] for _ in range(2)]
