@@ -59,8 +59,7 @@ if TYPE_CHECKING:
     from trtpipe.regression.baseline import Baseline
     from trtpipe.regression.gate import CheckReport
     from trtpipe.report.manifest import Manifest
-    from trtpipe.report.plots import plot_statistics
-    from trtpipe.report.plots_sensitivity import plot_sensitivity
+    from trtpipe.report.plots import plot_sensitivity, plot_statistics
     from trtpipe.store import ArtifactStore
     from trtpipe.views.page import write_report
 
@@ -78,7 +77,7 @@ _HOMES = {
     "CheckReport": "trtpipe.regression.gate",
     "DeploymentProfile": "trtpipe.config.profile",
     "Diagnosis": "trtpipe.api.doctor",
-    "EngineRecord": "trtpipe.backends.base",
+    "EngineRecord": "trtpipe.engine.record",
     "HostError": "trtpipe.errors",
     "IOContract": "trtpipe.artifact",
     "InputError": "trtpipe.errors",
@@ -125,7 +124,7 @@ _HOMES = {
     "measure": "trtpipe.api.stages",
     "merge_statistics": "trtpipe.calibration.statistics_file",
     "plan": "trtpipe.api.stages",
-    "plot_sensitivity": "trtpipe.report.plots_sensitivity",
+    "plot_sensitivity": "trtpipe.report.plots",
     "plot_statistics": "trtpipe.report.plots",
     "reevaluate": "trtpipe.api.check",
     "save_baseline": "trtpipe.api.check",

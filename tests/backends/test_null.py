@@ -13,7 +13,7 @@ SM89, SM120 = find_target("sm89"), find_target("sm120")
 
 def build(model, plan, settings, progress, target=SM89, behavior=None, **limits):
     profile = DeploymentProfile(build=BuildSettings(**limits))
-    return Null(behavior).build(model, profile, target, plan, settings, progress)
+    return Null(behavior).build(model, profile, (target,), plan, settings, progress)
 
 
 def test_plans_depend_on_content_and_target_alone(conv_net, tmp_path, settings, heard):
@@ -28,9 +28,9 @@ def test_plans_depend_on_content_and_target_alone(conv_net, tmp_path, settings, 
 
 def test_its_runner_keeps_the_contract(conv_net, tmp_path, settings, heard):
     plan = tmp_path / "e.plan"
-    facts = build(conv_net, plan, settings, heard)
+    record = build(conv_net, plan, settings, heard)
     with Null().open(plan, settings) as runner:
-        assert (runner.inputs, runner.outputs) == (facts.io.inputs, facts.io.outputs)
+        assert (runner.inputs, runner.outputs) == (record.io.inputs, record.io.outputs)
         first = runner.infer({"x": np.zeros((5, 3, 16, 16), np.float32)})
         again = runner.infer({"x": np.ones((5, 3, 16, 16), np.float32)})
         with pytest.raises(InputError, match="feed names"):

@@ -1,7 +1,7 @@
-"""The null back-end: engines that are small, deterministic and run anywhere; and, when told to, every kind of failure.
+"""The null back-end: placeholder engines, for tests only.
 
-It builds in a real worker process and opens what it built, so all that lies above the door of a back-end can be tested
-with no TensorRT: success by default, and each misbehavior as the real thing.
+It builds in a real worker process and opens what it built, so that everything above the back-ends can be tested
+without TensorRT. A build succeeds by default; ``NullBehavior`` makes it fail in a given way.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from trtpipe.artifact import IOContract, Record
-from trtpipe.backends.base import Refusal, SimpleRunner
+from trtpipe.backends.base import Backend, OpenRunner, Refusal
 from trtpipe.config.profile import ShapeRange
 from trtpipe.digest import sha256_bytes, sha256_file
 from trtpipe.engine.record import EngineRecord
@@ -22,7 +22,7 @@ from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
 
@@ -39,8 +39,8 @@ class NullBehavior(Record):
     """What a null back-end does.
 
     Attributes:
-        build: how the build goes wrong; ``None``: it succeeds.
-        refusal: the reason ``refuses`` gives; empty: it accepts every model.
+        build: how the build fails; ``None``: it succeeds.
+        refusal: the reason that ``refuses`` gives; empty: it accepts every model.
     """
 
     build: Misbehavior | None = None
@@ -48,7 +48,7 @@ class NullBehavior(Record):
 
 
 class NullRequest(Record):
-    """One build: paths, the target's name, the optimization profiles, and how it goes wrong."""
+    """One build: paths, the target's name, the optimization profiles, and how it fails."""
 
     model: str
     plan: str
@@ -58,51 +58,49 @@ class NullRequest(Record):
 
 
 class NullEngine(Record):
-    """The content of a null plan: the model's digest, the target and the model's I/O."""
+    """The content of a placeholder: the model's digest, the target and the model's I/O."""
 
     model: str
     target: str
     io: IOContract
 
 
-class Null:
+class Null(Backend):
     """The back-end that needs nothing installed."""
 
     name = "null"
-    consumes: Literal["lowered", "program"] = "lowered"
-    quick_reports = False
 
     def __init__(self, behavior: NullBehavior | None = None) -> None:
         self._behavior = behavior or NullBehavior()
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
-        """The version of the null plan's layout."""
+        """The version of the placeholder's layout."""
         return {"null": _VERSION}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """What it was told to refuse; nothing by default."""
+        """As ``NullBehavior.refusal`` says; nothing by default."""
         return Refusal(self._behavior.refusal, "choose another back-end") if self._behavior.refusal else None
 
     def runs(self, target: Target) -> Refusal | None:
-        """Always refused: a null engine opens, but holds no computation to verify or to time."""
-        return Refusal("null engines hold no computation", "build with --backend tensorrt-rtx or tensorrt")
+        """Never: a placeholder opens, but holds no computation to verify or to time."""
+        return Refusal("null engines are placeholders, for tests only", "build with --backend tensorrt-rtx or tensorrt")
 
     def build(
         self,
         model: Path,
         profile: DeploymentProfile,
-        target: Target,
+        targets: Sequence[Target],
         plan: Path,
         settings: Settings,
         progress: Progress,
     ) -> EngineRecord:
-        """Write a plan that is a function of the model's content and the target.
+        """Write a placeholder that is a function of the model's content and the target; one for each target.
 
         Raises:
             InputError: ``model`` is no ONNX file.
-            TrtpipeError: whatever its misbehavior amounts to.
+            TrtpipeError: as ``NullBehavior.build`` says.
         """
-        options = profile.build
+        (target,), options = targets, profile.build
         request = NullRequest(
             model=str(model),
             plan=str(plan),
@@ -123,23 +121,23 @@ class Null:
 
     @contextmanager
     def open(self, model: Path, settings: Settings) -> Iterator[NullRunner]:
-        """Open a null plan.
+        """Open a placeholder.
 
         Raises:
-            InputError: the file is no null plan.
+            InputError: the file is none.
         """
         yield NullRunner(NullEngine.read(model))
 
 
-class NullRunner(SimpleRunner):
-    """Answers every feed with the same arrays, drawn from the model's digest and the output's name."""
+class NullRunner(OpenRunner):
+    """Gives the same arrays for every feed, drawn from the model's digest and the output's name."""
 
     def __init__(self, engine: NullEngine) -> None:
         self._engine = engine
 
     @property
     def device(self) -> str:
-        """``null engine``: its numbers mean nothing."""
+        """``null engine``: its numbers have no meaning."""
         return "null engine"
 
     @property
@@ -180,7 +178,7 @@ class NullRunner(SimpleRunner):
 
 
 def build_task(request: NullRequest, report: Report) -> EngineRecord:
-    """Build a null plan, or misbehave (in the worker process)."""
+    """Write a placeholder, or fail as told (in the worker process)."""
     from trtpipe.preflight.onnx_io import read_contract
 
     started = time.monotonic()

@@ -10,6 +10,7 @@ import numpy as np
 from trtpipe.artifact import Record
 from trtpipe.calibration.data_summary import Convergence
 from trtpipe.calibration.methods import percentile_amax
+from trtpipe.config.formats import INT8
 
 if TYPE_CHECKING:
     from trtpipe.calibration.statistics import Statistics
@@ -64,7 +65,7 @@ class ConvergenceMonitor:
 
 def _ranges(statistics: Statistics) -> np.ndarray:
     tensors = statistics.tensors.values()
-    return np.array([percentile_amax(tensor, PERCENTILE, "int8") if tensor.count else 0.0 for tensor in tensors])
+    return np.array([percentile_amax(tensor, PERCENTILE, INT8) if tensor.count else 0.0 for tensor in tensors])
 
 
 def _relative_changes(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from trtpipe.calibration.quantizer import QUANTIZERS
+from trtpipe.calibration.quantizer import quantizer_of
 from trtpipe.calibration.statistics import CumulativeHistogram
 from trtpipe.config.methods import SingleMethod
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import TensorStatistics
+    from trtpipe.config.formats import Format
 
 #: TensorRT's entropy calibration: bins up to the largest magnitude, and levels they are merged into.
 ENTROPY_BINS = 2048
@@ -63,16 +63,16 @@ AUTO_METHODS: tuple[CalibrationMethod, ...] = COMPARED_METHODS[:5]
 AGGRESSIVE_METHODS: tuple[CalibrationMethod, ...] = COMPARED_METHODS[5:]
 
 #: Takes a tensor's statistics (at least one value), the percentile and the format; returns the amax.
-AmaxFunction: TypeAlias = "Callable[[TensorStatistics, float, EightBit], float]"
+AmaxFunction: TypeAlias = "Callable[[TensorStatistics, float, Format], float]"
 
 
-def max_amax(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+def max_amax(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
     """The largest magnitude, exactly."""
     del percentile, precision
     return tensor.largest
 
 
-def percentile_amax(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+def percentile_amax(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
     """The magnitude below which ``percentile`` % of all values lie, zeros included.
 
     Equal to ``numpy.percentile`` of the magnitudes up to the resolution of the histogram: the relative error is at most
@@ -86,7 +86,7 @@ def percentile_amax(tensor: TensorStatistics, percentile: float, precision: Eigh
     return low + (rank - below) * (high - low)
 
 
-def mse_amax(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+def mse_amax(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
     """The amax with the least expected squared error, among 32 per octave over 16 octaves below the largest magnitude.
 
     On a tie, the largest.
@@ -96,10 +96,10 @@ def mse_amax(tensor: TensorStatistics, percentile: float, precision: EightBit) -
         return 0.0
     histogram = CumulativeHistogram.of(tensor)
     candidates = tensor.largest * _FRACTIONS
-    return float(candidates[np.argmin(QUANTIZERS[precision].expected_error(histogram, candidates))])
+    return float(candidates[np.argmin(quantizer_of(precision).expected_error(histogram, candidates))])
 
 
-def entropy_amax(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+def entropy_amax(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
     """TensorRT's entropy calibration: the amax whose 128 levels lose the least information about the distribution.
 
     The magnitudes are binned into 2048 equal bins up to the largest one. For every i from 128, the first i bins (the

@@ -11,16 +11,17 @@ from trtpipe.artifact import Record
 from trtpipe.calibration.corrections import Corrections
 from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.calibration.methods import METHODS, CalibrationMethod
-from trtpipe.calibration.quantizer import QUANTIZERS
+from trtpipe.calibration.quantizer import quantizer_of
 from trtpipe.calibration.statistics import CumulativeHistogram
+from trtpipe.config.formats import INT8
 from trtpipe.config.methods import Method, SingleMethod
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import Statistics, TensorStatistics
+    from trtpipe.config.formats import Format
 
 
 class TensorRange(Record):
@@ -77,7 +78,7 @@ _TYPICAL = 4.0
 
 
 def ranges_from_statistics(
-    statistics: Statistics, method: SingleMethod, percentile: float, precision: EightBit = "int8"
+    statistics: Statistics, method: SingleMethod, percentile: float, precision: Format = INT8
 ) -> Ranges:
     """Every tensor's range by one calibration method.
 
@@ -106,7 +107,7 @@ def ranges_from_statistics(
 
 
 def split_not_quantizable(
-    statistics: Statistics, ranges: Mapping[str, TensorRange], precision: EightBit
+    statistics: Statistics, ranges: Mapping[str, TensorRange], precision: Format
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:
     """The ranges that can be quantized to 8 bits; and of the other tensors, why not.
 
@@ -114,7 +115,7 @@ def split_not_quantizable(
     mask, all others would be rounded to 0, and statistics cannot tell whether they matter. (The method ``auto`` can: it
     compares outputs.)
     """
-    dead = QUANTIZERS[precision].dead
+    dead = quantizer_of(precision).dead
     refused = {}
     for name, found in ranges.items():
         typical = CumulativeHistogram.of(statistics.tensors[name]).median
@@ -141,7 +142,7 @@ def split_unseen(statistics: Statistics) -> tuple[dict[str, TensorStatistics], t
     return seen, unseen
 
 
-def range_of(name: str, tensor: TensorStatistics, choice: CalibrationMethod, precision: EightBit) -> TensorRange:
+def range_of(name: str, tensor: TensorStatistics, choice: CalibrationMethod, precision: Format) -> TensorRange:
     """The range of one tensor that held at least one value.
 
     Raises:

@@ -20,8 +20,8 @@ SECTIONS = {
     "Whole pipeline": ("build",),
     "Single stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
     "Accuracy": ("sensitivity", "tune", "check", "diff"),
-    "Looking": ("inspect", "report", "doctor"),
-    "Housekeeping": ("cache",),
+    "Inspect": ("inspect", "report", "doctor"),
+    "Cache": ("cache",),
 }
 
 EXIT_CODES = {

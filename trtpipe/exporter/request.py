@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from trtpipe.artifact import Record
+from trtpipe.config.stage_settings import NamedFormat
 
 MODEL = "model.onnx"
 PROGRAM = "program.pt2"
@@ -33,7 +32,7 @@ class TorchRequest(Record):
         module, function: the factory; for a ``.pt2`` file ``module`` is its path and ``function`` is empty.
         shapes: input name -> (min, opt, max) of every input with a range in the profile.
         input_names, output_names: names to use; empty for the program's own.
-        half: 16-bit type of heavy operators; empty for float32, and for an ONNX export: lowering decides there.
+        half: 16-bit format of heavy operators; none for float32, and for an ONNX export: lowering decides there.
     """
 
     module: str
@@ -43,7 +42,7 @@ class TorchRequest(Record):
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    half: Literal["", "float16", "bfloat16"] = ""
+    half: NamedFormat | None = None
 
 
 class ExportReply(Record):

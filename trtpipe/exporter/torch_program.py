@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trtpipe.artifact import IOContract, TensorSpec
+from trtpipe.config.formats import FP32
 from trtpipe.engine.record import ProgramRecord
 from trtpipe.exporter.naming import check_dynamic, paired
 from trtpipe.exporter.request import PROGRAM, ExportReply, TorchRequest
@@ -34,7 +35,9 @@ def capture_module(module: object, examples: tuple[Any, ...] | None, request: To
         StageError: torch.export fails, or the code fixes a size that has to be dynamic.
     """
     exported = to_program(module, examples, request)
-    program = exported.program if not request.half else _mixed(exported.program, getattr(torch, request.half))
+    half, program = request.half, exported.program
+    if half is not None:
+        program = _mixed(program, getattr(torch, half.storage))
     contract = _contract(program, exported, request)
     check_dynamic(((spec.name, spec.shape or ()) for spec in contract.inputs), request)
     for part in program.graph_module.modules():  # metadata that depends on this machine, or differs between runs
@@ -46,7 +49,7 @@ def capture_module(module: object, examples: tuple[Any, ...] | None, request: To
     with quiet():
         torch.export.save(program, path)
     record = ProgramRecord(
-        exporter=f"torch {torch.__version__} (torch.export)", precision=request.half or "float32", contract=contract
+        exporter=f"torch {torch.__version__} (torch.export)", precision=(half or FP32).storage, contract=contract
     )
     record.write(path.with_name(f"{PROGRAM}.json"))
     return ExportReply(names=(PROGRAM, f"{PROGRAM}.json"))

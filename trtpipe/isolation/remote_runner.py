@@ -39,6 +39,9 @@ class ApartRunner:
         what: the graph's name.
     """
 
+    #: It runs on the CPU.
+    gpu: None = None
+
     def __init__(self, child: Child, name: str) -> None:
         from trtpipe.isolation.fork_server import Opened
 

@@ -13,7 +13,8 @@ from trtpipe.preflight import folder_size
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import Shapes
 
 
 class CountRequest(Record):
@@ -29,8 +30,11 @@ class Counts(Record):
     macs: tuple[str | None, ...]
 
 
-def count_work(model: ir.Model, simplified: Path, job: Job) -> None:
+def count_work(model: ir.Model, simplified: Path, shapes: Shapes, runtime: Settings) -> None:
     """Write the counts on the nodes of ``model``, which is ``simplified`` as ``clean_up`` leaves it.
+
+    Args:
+        shapes: the typical shapes of the inputs.
 
     Raises:
         WorkerError: shape inference crashes, or takes too long or too much memory.
@@ -39,9 +43,9 @@ def count_work(model: ir.Model, simplified: Path, job: Job) -> None:
 
     counts = call_apart(
         "trtpipe.quantization.mac_count:count_task",
-        CountRequest(model=str(simplified), shapes=job.opt_shapes),
+        CountRequest(model=str(simplified), shapes=shapes),
         Counts,
-        limits=limits_for(job.settings, work=LIGHT, size=folder_size(simplified.parent)),
+        limits=limits_for(runtime, work=LIGHT, size=folder_size(simplified.parent)),
         what=f"counting the work of {simplified.name}",
         reads=(simplified.parent,),
     )

@@ -1,4 +1,4 @@
-"""Calibration statistics in figures."""
+"""Summary of calibration statistics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class TensorSummary(Record):
-    """What one tensor held.
+    """Statistics of one tensor.
 
     Attributes:
-        count: values seen.
+        count: number of values.
         zeros: share of zeros among them, 0 to 1.
-        minimum, maximum: the extremes; infinite if nothing was seen.
-        nonfinite: how often NaN or infinity came along.
+        minimum, maximum: infinite if there is no value.
+        nonfinite: number of NaN and infinite values.
     """
 
     count: int
@@ -29,7 +29,7 @@ class TensorSummary(Record):
 
 
 class StatisticsSummary(Record):
-    """A ``statistics.npz``: the tensors, and the data they were seen on."""
+    """A ``statistics.npz``: its tensors, and the data they were collected on."""
 
     samples: int
     data_summary: DataSummary | None
@@ -40,7 +40,7 @@ def summarize_statistics(path: Path) -> StatisticsSummary:
     """Describe the statistics at ``path``.
 
     Raises:
-        InputError: it is no statistics file.
+        InputError: ``path`` is not a statistics file.
     """
     from trtpipe.calibration.statistics_file import load_statistics
 

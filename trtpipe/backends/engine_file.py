@@ -1,8 +1,8 @@
-"""Reading the header of an engine (a "plan" file) without any NVIDIA library.
+"""The header of an engine file (a "plan"), read without any NVIDIA library.
 
-The layout is not documented. What is known of it, in little endian: both flavors begin with a four-letter magic and
-carry the version of their builder in bytes 24 to 27. TensorRT-RTX also has, checked on plans of 1.5, 1.6 and 1.7, the
-file's size at 16, a mask of GPU targets at 32 and the bytes of the weights at 56.
+The layout is not documented. Known, in little endian: plans of both TensorRT flavors begin with four magic bytes and
+have the builder's version in bytes 24 to 27. Plans of TensorRT-RTX 1.5, 1.6 and 1.7 also have the file size at 16, a
+mask of GPU targets at 32 and the size of the weights at 56.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ _KNOWN_RTX = (1, 7)
 
 
 class PlanHeader(Record):
-    """What the first 64 bytes of a plan say.
+    """The first 64 bytes of a plan; ``None`` for what they do not contain.
 
     Attributes:
-        flavor: which builder wrote it.
-        version: that builder's version, for example ``1.7.1.116``.
-        targets: the GPUs it was built for; ``None``: the header does not say.
-        and_later: whether it also claims to run on GPUs yet to come.
-        size_ok: whether the file is as long as the header says; ``None``: it does not say.
-        weight_bytes: bytes of weights; ``None``: it does not say.
+        flavor, version: of the builder, for example ``tensorrt-rtx`` ``1.7.1.116``.
+        targets: the targets it was built for.
+        and_later: whether it also claims to run on later GPUs.
+        size_ok: whether the file is as long as the header says.
+        weight_bytes: size of the weights.
     """
 
     flavor: Literal["tensorrt", "tensorrt-rtx"]
@@ -61,7 +60,7 @@ def read_header(path: Path) -> PlanHeader:
     if flavor is None or len(head) < _HEADER.size:
         raise InputError(
             f"{path}: no TensorRT engine (its first bytes are {head[:4]!r})",
-            "give a plan as trtpipe or trtexec wrote it",
+            "give a plan as trtpipe or trtexec writes it",
         )
     _, _, total, *numbers, _, mask, _, _, weights = _HEADER.unpack(head)
     version = ".".join(map(str, numbers))
@@ -78,23 +77,23 @@ def read_header(path: Path) -> PlanHeader:
 
 
 def check_rtx_plan(path: Path, targets: tuple[str, ...]) -> tuple[str, ...]:
-    """Check that a plan TensorRT-RTX has just written is whole and for ``targets`` alone.
+    """Check that a plan just written by TensorRT-RTX is complete and for ``targets`` only.
 
     Returns:
-        What could not be checked, in words: the header of a newer TensorRT-RTX may mean something else.
+        A warning if the header of a newer TensorRT-RTX could not be checked; empty otherwise.
 
     Raises:
-        BuildError: the plan is cut short, or for other targets.
+        BuildError: the plan is truncated, or for other targets.
     """
     try:
         header = read_header(path)
     except InputError as error:
-        raise BuildError(f"TensorRT-RTX wrote no usable plan: {error.message}", "run the same build again") from error
+        raise BuildError(f"TensorRT-RTX wrote no valid plan: {error.message}", "run the same build again") from error
     if tuple(int(part) for part in header.version.split(".")[:2]) > _KNOWN_RTX:
         return (f"the plan's header was not checked: TensorRT-RTX {header.version} is newer than this trtpipe",)
     if not header.size_ok:
         raise BuildError(
-            f"TensorRT-RTX wrote a plan for {', '.join(targets)} that is cut short",
+            f"TensorRT-RTX wrote a plan for {', '.join(targets)} that is truncated",
             "check the free disk space, then build again",
         )
     if set(header.targets or ()) != set(targets) or header.and_later:

@@ -1,22 +1,25 @@
-"""A metric sample by sample: what paired tests need, packed small enough for a JSON file."""
+"""What a metric is made of: a meter that takes outputs feed by feed, and the scores of single samples it gives."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import zlib
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from trtpipe.artifact import Record
 from trtpipe.errors import InputError
 
+if TYPE_CHECKING:
+    from trtpipe.artifact import Feed
+
 Kind: TypeAlias = Literal["hits", "means", "ratio"]
 
 
 class Scores(Record):
-    """One metric's share of every sample.
+    """A metric sample by sample: what paired tests need, packed small enough for a JSON file.
 
     Attributes:
         kind: ``hits``: 0 or 1 a sample, and the metric is their mean; ``means``: any number a sample, likewise;
@@ -42,7 +45,7 @@ class Scores(Record):
 
     @property
     def value(self) -> float:
-        """The metric over all samples; 0 without any."""
+        """The metric over all samples; 0 if there are none."""
         if self.whole is not None:
             return self.whole
         parts, weights = self.arrays()
@@ -71,3 +74,49 @@ def _unpacked(text: str, count: int) -> np.ndarray:
     if len(values) != count:
         raise InputError(f"{len(values)} scores for {count} samples: the record is damaged", "measure again")
     return values
+
+
+class Meter(Protocol):
+    """Computes a metric of one artifact.
+
+    Attributes:
+        metric: its name.
+        lower_is_better: true for error rates.
+        needs_labels: whether feeds without labels are left out.
+    """
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def lower_is_better(self) -> bool: ...
+
+    @property
+    def needs_labels(self) -> bool: ...
+
+    def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
+        """Add one feed: its outputs, the reference's, and its labels, one entry a row.
+
+        Raises:
+            InputError: the outputs or labels do not fit the metric.
+        """
+
+    def scores(self) -> Scores:
+        """The score of every sample."""
+
+
+def select_output(outputs: Feed, name: str) -> tuple[str, np.ndarray]:
+    """The output called ``name`` (empty: the first one), with its name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name and name not in outputs:
+        raise InputError(f"no output is called {name!r}", f"outputs: {', '.join(outputs)}")
+    found = name or next(iter(outputs))
+    return found, outputs[found]
+
+
+def concatenated(parts: list[np.ndarray]) -> np.ndarray:
+    """Arrays of many feeds as one; empty for none."""
+    return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)

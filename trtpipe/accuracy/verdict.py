@@ -1,4 +1,4 @@
-"""The verdict on a parity report: which comparisons count, what is said of a bad one, and which stage broke first."""
+"""The verdict on a parity report: which comparisons count, the reasons of a failure, and the first failing stage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 PYTORCH = "pytorch"
 
 
-def judged(report: ParityReport) -> ParityReport:
-    """The report with its verdict, the reasons for a bad one, and the first stage that broke.
+def with_verdict(report: ParityReport) -> ParityReport:
+    """The report with its verdict and, where that is "failed", the reasons and the first failing stage.
 
-    What counts: every artifact against the reference, the exported model against PyTorch, and the metric.
+    The gate holds every artifact against the reference, the exported model against PyTorch, and the task metric.
     """
     failed: dict[str, list[str]] = {}
     for comparison in (*report.pytorch, *report.comparisons):
@@ -26,8 +26,8 @@ def judged(report: ParityReport) -> ParityReport:
     for artifact, reason in (*_overflows(report), *_drops(report)):
         failed.setdefault(artifact, []).append(reason)
     reasons = tuple(reason for found in failed.values() for reason in found)
-    broke = _first_broken(report, list(failed)) if failed else ""
-    return report.model_copy(update={"reasons": reasons, "passed": not reasons, "broke": broke})
+    stage = _failing_stage(report, list(failed)) if failed else ""
+    return report.model_copy(update={"reasons": reasons, "passed": not reasons, "failing_stage": stage})
 
 
 def stage_of(artifact: str) -> str:
@@ -41,9 +41,9 @@ def _difference(comparison: Comparison, output: OutputParity) -> str:
     where = f"feed {output.worst_feed}, element {list(output.worst_index)}"
     if output.agreement is not None:
         return (
-            f"{comparison.artifact}: output {output.output!r} equals {comparison.against}'s in "
-            f"{output.agreement:.2%} of its values; {output.tolerance.min_agreement or 0:.2%} are asked for "
-            f"(the first that differs: {where})"
+            f"{comparison.artifact}: output {output.output!r} against {comparison.against}: exact match "
+            f"{output.agreement:.2%} of values, limit {output.tolerance.min_agreement or 0:.2%} "
+            f"(first difference: {where})"
         )
     cosine = "" if output.cosine is None else f", cosine {output.cosine:.4f}"
     return (
@@ -54,7 +54,7 @@ def _difference(comparison: Comparison, output: OutputParity) -> str:
 
 
 def _overflows(report: ParityReport) -> Iterator[tuple[str, str]]:
-    """What of the lowered graph 16-bit storage cannot hold."""
+    """Tensors of the lowered graph that exceed the 16-bit range."""
     if report.overflows:
         worst, count = report.overflows[0], len(report.overflows)
         counted = "1 tensor overflows" if count == 1 else f"{count} tensors overflow"
@@ -66,7 +66,7 @@ def _overflows(report: ParityReport) -> Iterator[tuple[str, str]]:
 
 
 def _drops(report: ParityReport) -> Iterator[tuple[str, str]]:
-    """Artifacts whose metric is too far below the reference's."""
+    """Artifacts whose metric is worse than the reference's by more than the limit."""
     reference = next((value for value in report.metrics if value.artifact == report.reference), None)
     for value in report.metrics:
         if reference is not None and not value.loss(reference) <= (report.max_drop or 0.0) + 1e-12:
@@ -74,17 +74,16 @@ def _drops(report: ParityReport) -> Iterator[tuple[str, str]]:
             yield (
                 value.artifact,
                 f"{value.artifact}: {value.metric} {value.value:.4f} is {value.loss(reference):.3g} {side} "
-                f"{report.reference}'s {reference.value:.4f}; allowed are {report.max_drop}",
+                f"{report.reference}'s {reference.value:.4f}; limit {report.max_drop}",
             )
 
 
-def _first_broken(report: ParityReport, failed: Sequence[str]) -> str:
-    """The first link of the chain that does not hold; if all do, the first artifact that failed as a whole."""
+def _failing_stage(report: ParityReport, failed: Sequence[str]) -> str:
+    """The stage of the first failing link of the chain; if every link passes, of the first artifact that failed."""
     chain = [c for c in report.pytorch if c.artifact == report.reference]
     linked = {comparison.artifact for comparison in report.links}
     chain += [c for c in report.comparisons if c.artifact not in linked]
     chain += report.links
     order = [report.reference, *(comparison.artifact for comparison in report.comparisons)]
-    broken = [comparison.artifact for comparison in chain if not comparison.passed]
-    candidates = broken or failed
-    return stage_of(min(candidates, key=order.index))
+    failing = [comparison.artifact for comparison in chain if not comparison.passed]
+    return stage_of(min(failing or failed, key=order.index))

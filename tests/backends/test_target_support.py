@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from trtpipe.backends.element_types import find_float32_product, refuse_types
+from trtpipe.backends.target_support import find_float32_product, refuse_types
 from trtpipe.config.target import TARGETS, find_target
 from trtpipe.errors import InputError
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from trtpipe.accuracy.judging import judged, stage_of
 from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity, ParityReport
+from trtpipe.accuracy.verdict import stage_of, with_verdict
 from trtpipe.config.profile import OutputTolerance
 
 
@@ -22,7 +22,7 @@ def report(failing=(), metrics=(), pytorch=True, **fields):
     def made(*pairs):
         return tuple(comparison(*pair, passed=pair not in failing) for pair in pairs)
 
-    return judged(
+    return with_verdict(
         ParityReport(
             precision="int8", reference="model", data="d", data_digest="0", synthetic=False, feeds=5, samples=5,
             pytorch=made(*((a, "pytorch") for a in ("model", "simplified", "lowered"))) if pytorch else (),
@@ -41,7 +41,7 @@ def value(artifact, number, lower_is_better=False):
 
 def test_a_whole_chain_that_holds():
     found = report()
-    assert (found.passed, found.reasons, found.broke) == (True, (), "")
+    assert (found.passed, found.reasons, found.failing_stage) == (True, (), "")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_whole_chain_that_holds():
 def test_the_first_stage_that_broke_is_named(failing, stage):
     found = report(failing)
     assert not found.passed
-    assert found.broke == stage
+    assert found.failing_stage == stage
 
 
 @pytest.mark.parametrize("pair", [("lowered", "simplified"), ("engine:sm89", "lowered"), ("lowered", "pytorch")])
@@ -78,7 +78,7 @@ def test_reasons_say_where():
 def test_a_metric_that_falls_or_an_error_that_rises(lower_is_better, lowered, passed):
     found = report(metrics=(value("model", 0.9, lower_is_better), value("lowered", lowered, lower_is_better)))
     assert found.passed is passed
-    assert found.broke == ("" if passed else "lower")
+    assert found.failing_stage == ("" if passed else "lower")
     if not passed:
         assert ("above" if lower_is_better else "below") in found.reasons[0]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trtpipe.accuracy.scores import Scores
+from trtpipe.accuracy.meter import Scores
 from trtpipe.errors import InputError
 
 
