@@ -13,7 +13,7 @@ from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.graph_pass import graphs_of
 from trtpipe.preflight.onnx_io import (
-    blaming,
+    attributed_to,
     contract_of,
     contract_of_proto,
     load_model,
@@ -34,7 +34,7 @@ def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
         InputError: the file is not a valid ONNX model.
     """
     label = Path(request.label)
-    with blaming(label):
+    with attributed_to(label):
         report("check", 0, 2)
         return _rewritten(Path(request.source), label, Path(request.workdir) / MODEL, report)
 
