@@ -166,7 +166,7 @@ def sensitivity_cost(made: Job, workdir: Path, samples: int = 128) -> dict[str, 
 
 def plain_seconds(made: Job, simplified: Path, feeds: list[Feed]) -> float:
     """CPU seconds of bare onnxruntime for all feeds, the least of three."""
-    with load_backend("onnxruntime").open(simplified, replace(made.settings, apart=False)) as runner:
+    with load_backend("onnxruntime").open(simplified, replace(made.settings, isolate=False)) as runner:
         names = {spec.name for spec in runner.inputs}
         wanted = [{name: value for name, value in feed.items() if name in names} for feed in feeds]
         runner.infer(wanted[0])

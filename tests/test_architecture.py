@@ -49,7 +49,7 @@ LAYERS = (
     "__main__",
 )
 #: Imports that still go upwards: (module, what it imports).
-CIRCLES = {("isolation.fork_server", "backends.onnxruntime")}
+CIRCLES: set[tuple[str, str]] = set()
 LEVELS = {name: level for level, name in enumerate(LAYERS)}
 
 #: What the command line reaches through the public names alone.
@@ -63,14 +63,14 @@ SHARED_BY_STAGES = {"export", "stage"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
 DOORS = {"base", "choice", "compatibility", "engine_file", "gpu", "timing"}
-GUESTS = {"api.inspection": {"null"}, "isolation.fork_server": {"onnxruntime"}}
+GUESTS = {"api.inspection": {"null"}}
 
 #: package -> where it may be imported: beginnings of paths
 ROOMS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("backends/",),
     "tensorrt_rtx": ("backends/",),
     "pynvml": ("backends/trt/nvml",),
-    "onnxruntime": ("backends/", "isolation/"),
+    "onnxruntime": ("backends/",),
     "polygraphy": ("backends/", "accuracy/"),
     "onnxsim": ("isolation/", "exporter/simplification"),
     "torch_tensorrt": ("backends/torch_tensorrt",),

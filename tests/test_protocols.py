@@ -13,11 +13,9 @@ LISTED = Path(__file__).with_name("protocols.py")
 
 #: Protocols whose proof is an assignment inside the package itself.
 PROVED_ELSEWHERE = {
-    "Stage",  # pipeline.STAGES
     "Shareable",  # optional parts of a stage
     "Resumable",
     "Stoppable",  # an optional part of a listener
-    "Source",  # Job.source
     "Memory",
 }
 
@@ -41,7 +39,7 @@ def test_every_protocol_is_listed():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef) and "Protocol" in {ast.unparse(base) for base in node.bases}
     }
-    assert protocols - PROVED_ELSEWHERE == set(annotations())
+    assert protocols - PROVED_ELSEWHERE <= set(annotations())
 
 
 def test_every_back_end_is_listed():

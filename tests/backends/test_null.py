@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fault_injection import fault
 
 from trtpipe.backends.null import Null, NullBehavior
 from trtpipe.config.profile import BuildSettings, DeploymentProfile
@@ -52,13 +53,13 @@ def test_it_refuses_and_fails_when_told(conv_net, tmp_path, settings, heard):
     assert refusal is not None
     assert refusal.reason == "too blue"
     with pytest.raises(BuildError):
-        build(conv_net, tmp_path / "e.plan", settings, heard, behavior=NullBehavior(build="fail"))
+        build(conv_net, tmp_path / "e.plan", settings, heard, behavior=NullBehavior(task=fault("fail")))
     assert not (tmp_path / "e.plan").exists()
 
 
 def test_the_profiles_limits_are_in_force(conv_net, tmp_path, settings, heard):
     with pytest.raises(WorkerError, match=r"time limit of 500 ms while building sm89 from model\.onnx"):
-        build(conv_net, tmp_path / "e.plan", settings, heard, behavior=NullBehavior(build="hang"), time_limit=0.5)
+        build(conv_net, tmp_path / "e.plan", settings, heard, behavior=NullBehavior(task=fault("hang")), time_limit=0.5)
 
 
 def test_a_plan_of_another_make_is_no_null_plan(tmp_path, settings):

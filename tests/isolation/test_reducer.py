@@ -24,12 +24,12 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(cache_dir=tmp_path / "cache", worker_seconds=60.0)
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_what_runs_give_is_counted_where_it_lies(tmp_path: Path, settings: Settings, apart: bool) -> None:
+@pytest.mark.parametrize("isolate", [True, False])
+def test_what_runs_give_is_counted_where_it_lies(tmp_path: Path, settings: Settings, isolate: bool) -> None:
     feeds = [{"x": normal(2, 3, 8, 8, seed=seed)} for seed in range(3)]
     expected = Statistics.empty(["f", "x"])
     path = save(with_outputs(conv_net(), ["f", "y"]), tmp_path / "m.onnx")
-    with OnnxRuntime().open(path, replace(settings, apart=apart)) as runner:
+    with OnnxRuntime().open(path, replace(settings, isolate=isolate)) as runner:
         reduction = runner.reduced(STATISTICS_REDUCER, ("x", "f"))
         for feed in feeds:
             outputs = runner.infer(feed)
@@ -41,11 +41,11 @@ def test_what_runs_give_is_counted_where_it_lies(tmp_path: Path, settings: Setti
         assert from_arrays(("f", "x"), reduction.result()).tensors == Statistics.empty(["f", "x"]).tensors
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_of_a_run_with_a_nan_nothing_is_counted(tmp_path: Path, settings: Settings, apart: bool) -> None:
+@pytest.mark.parametrize("isolate", [True, False])
+def test_of_a_run_with_a_nan_nothing_is_counted(tmp_path: Path, settings: Settings, isolate: bool) -> None:
     path = save(model("(float[N] x) => (float[N] l, float[N] y) { y = Relu(x) l = Log(x) }"), tmp_path / "m.onnx")
     good, bad = ({"x": np.array(values, np.float32)} for values in ([1, 2], [1, -1]))
-    with OnnxRuntime().open(path, replace(settings, apart=apart)) as runner:
+    with OnnxRuntime().open(path, replace(settings, isolate=isolate)) as runner:
         reduction = runner.reduced(STATISTICS_REDUCER, ("y", "l"))
         reduction.run(good)
         with pytest.raises(InputError, match=r"^tensor 'l' became NaN or infinite \(1 values\)"):

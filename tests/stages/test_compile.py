@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import onnx
 import pytest
+from fault_injection import fault
 from fixtures_stages import consumed, fingerprint_of, needs, run_stage
 from models import conv_net, embedding, model, normal, save
 
@@ -110,7 +111,7 @@ class TestNull:
 )
 def test_builds_that_go_wrong_in_their_own_process(go, monkeypatch, behavior, error):
     original = Null.__init__
-    monkeypatch.setattr(Null, "__init__", lambda self: original(self, NullBehavior(build=behavior)))
+    monkeypatch.setattr(Null, "__init__", lambda self: original(self, NullBehavior(task=fault(behavior))))
     with pytest.raises(error):
         go(conv_net(), shapes=BATCHES)
 

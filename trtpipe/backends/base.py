@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from trtpipe.artifact import TensorSpec
 from trtpipe.errors import HostError, InternalError
-from trtpipe.isolation.reducer import ReductionHere, load_reducer
+from trtpipe.isolation.reducer import LocalReduction, load_reducer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +70,7 @@ class OpenRunner(Runner, Protocol):
         Args:
             reducer: ``trtpipe.module:Class`` of the reducer, made from ``names``.
         """
-        return ReductionHere(self.infer, load_reducer(reducer, names))
+        return LocalReduction(self.infer, load_reducer(reducer, names))
 
     def time(self, feed: Feed) -> float:
         """Run once and drop the result.
@@ -160,6 +160,10 @@ class Backend(Protocol):
                 return last.enter_context(self.open(model, settings))
 
             yield turn
+
+    def prestart(self, settings: Settings) -> None:
+        """Models will be opened soon: start now what takes time to start, in parallel with other work."""
+        return
 
 
 #: name -> (module that must be installed, "module:class" of the back-end)

@@ -1,7 +1,7 @@
 """The null back-end: placeholder engines, for tests only.
 
-It builds in a real worker process and opens what it built, so that everything above the back-ends can be tested
-without TensorRT. A build succeeds by default; ``NullBehavior`` makes it fail in a given way.
+It builds in a real worker process and opens what it built, so that all code above a back-end can be tested without
+TensorRT. Tests can name another task for the worker to run, such as one that crashes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from trtpipe.config.profile import ShapeRange
 from trtpipe.digest import sha256_bytes, sha256_file
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
-from trtpipe.isolation.fault_injection import Misbehavior, misbehave
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.preflight import folder_size
 
@@ -36,25 +35,24 @@ _VERSION = "1"
 
 
 class NullBehavior(Record):
-    """What a null back-end does.
+    """How a null back-end behaves.
 
     Attributes:
-        build: how the build fails; ``None``: it succeeds.
+        task: the task that builds, by its dotted name.
         refusal: the reason that ``refuses`` gives; empty: it accepts every model.
     """
 
-    build: Misbehavior | None = None
+    task: str = "trtpipe.backends.null:build_task"
     refusal: str = ""
 
 
 class NullRequest(Record):
-    """One build: paths, the target's name, the optimization profiles, and how it fails."""
+    """One build: paths, the target's name and the optimization profiles."""
 
     model: str
     plan: str
     target: str
     shapes: tuple[dict[str, ShapeRange], ...] = ()
-    misbehavior: Misbehavior | None
 
 
 class NullEngine(Record):
@@ -98,7 +96,7 @@ class Null(Backend):
 
         Raises:
             InputError: ``model`` is no ONNX file.
-            TrtpipeError: as ``NullBehavior.build`` says.
+            TrtpipeError: as ``NullBehavior.task`` fails.
         """
         (target,), options = targets, profile.build
         request = NullRequest(
@@ -106,10 +104,9 @@ class Null(Backend):
             plan=str(plan),
             target=target.name,
             shapes=profile.shapes,
-            misbehavior=self._behavior.build,
         )
         return call(
-            "trtpipe.backends.null:build_task",
+            self._behavior.task,
             request,
             EngineRecord,
             limits=limits_for(settings, options.time_limit, options.memory_limit, size=folder_size(model.parent)),
@@ -178,20 +175,15 @@ class NullRunner(OpenRunner):
 
 
 def build_task(request: NullRequest, report: Report) -> EngineRecord:
-    """Write a placeholder, or fail as told (in the worker process)."""
+    """Write a placeholder (in the worker process)."""
     from trtpipe.preflight.onnx_io import read_contract
 
     started = time.monotonic()
     report("building", 0, 1)
-    if request.misbehavior not in (None, "no-file", "short-file"):
-        misbehave(request.misbehavior)
     model = Path(request.model)
     contract = read_contract(model)
     engine = NullEngine(model=sha256_file(model), target=request.target, io=contract)
-    if request.misbehavior != "no-file":
-        engine.write(Path(request.plan))
-    if request.misbehavior == "short-file":
-        Path(request.plan).write_bytes(b"")
+    engine.write(Path(request.plan))
     report("building", 1, 1)
     return EngineRecord(
         flavor=Null.name,

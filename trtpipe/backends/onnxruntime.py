@@ -21,9 +21,9 @@ from trtpipe.config.toolchain import version
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
-from trtpipe.isolation.reducer import ReductionHere, load_reducer
-from trtpipe.isolation.remote_runner import DEVICE, opened_apart, opening_apart
-from trtpipe.preflight.protowire import read_without_weights
+from trtpipe.isolation.reducer import LocalReduction, load_reducer
+from trtpipe.isolation.remote_runner import Opener, open_remote, open_remote_in_turn, prestart
+from trtpipe.preflight.wire import read_without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from trtpipe.isolation.reducer import Reduction
     from trtpipe.progress import Progress
 
+#: How child processes open models.
+OPENER = Opener("trtpipe.backends.onnxruntime:opened_here", (__name__, "ml_dtypes", "onnx", "onnxruntime"))
 #: In onnxruntime's message for a file that is no model, and for one that cannot be read from the disk.
 _UNREADABLE = "INVALID_PROTOBUF"
 
@@ -56,7 +58,7 @@ class OnnxRunner(OpenRunner):
     @property
     def device(self) -> str:
         """``onnxruntime <version> on CPU``."""
-        return DEVICE.format(version("onnxruntime"))
+        return f"onnxruntime {version('onnxruntime')} on CPU"
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -91,7 +93,7 @@ class OnnxRunner(OpenRunner):
 
     def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
         """Run the model and hand its outputs to a reducer without copying them."""
-        return ReductionHere(self.peek, load_reducer(reducer, names))
+        return LocalReduction(self.peek, load_reducer(reducer, names))
 
     @contextmanager
     def _run(self) -> Iterator[None]:
@@ -134,14 +136,14 @@ class OnnxRuntime(Backend):
 
     @contextmanager
     def open(self, model: Path, settings: Settings) -> Iterator[OpenRunner]:
-        """Open an ONNX file, in a child process unless this is one (``settings.apart``).
+        """Open an ONNX file, in a child process unless this is one (``settings.isolate``).
 
         Raises:
             StageError: onnxruntime cannot load the model; the message carries its reason.
             WorkerError: it crashes, or takes too long or too much memory, now or when it runs.
         """
-        if settings.apart:
-            with opened_apart(model, settings) as remote:
+        if settings.isolate:
+            with open_remote(OPENER, model, settings) as remote:
                 yield remote
         else:
             with opened_here(model, settings.threads) as runner:
@@ -150,12 +152,16 @@ class OnnxRuntime(Backend):
     @contextmanager
     def in_turn(self, settings: Settings) -> Iterator[Callable[[Path], OpenRunner]]:
         """A function that opens the graphs of one folder, each in place of the one before, in one child process."""
-        if settings.apart:
-            with opening_apart(settings) as turn:
+        if settings.isolate:
+            with open_remote_in_turn(OPENER, settings) as turn:
                 yield turn
         else:
             with super().in_turn(settings) as turn_here:
                 yield turn_here
+
+    def prestart(self, settings: Settings) -> None:
+        """Start the process that forks the children now, beside other work."""
+        prestart(OPENER, settings)
 
 
 @contextmanager

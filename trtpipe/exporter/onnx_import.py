@@ -12,7 +12,14 @@ from trtpipe.errors import InputError
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.graph_pass import graphs_of
-from trtpipe.preflight.onnx_io import blaming, contract_of_proto, load_model, named_dimension, read_proto, save_model
+from trtpipe.preflight.onnx_io import (
+    attributed_to,
+    contract_of_proto,
+    load_model,
+    named_dimension,
+    read_proto,
+    save_model,
+)
 from trtpipe.report.stage_records import ExportRecord
 
 if TYPE_CHECKING:
@@ -26,7 +33,7 @@ def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
         InputError: the file is not a valid ONNX model.
     """
     label = Path(request.label)
-    with blaming(label):
+    with attributed_to(label):
         report("check", 0, 2)
         return _rewritten(Path(request.source), label, Path(request.workdir) / MODEL, report)
 

@@ -14,7 +14,7 @@ from trtpipe.autocast.half_precision import EXTENTS, prepare_half
 from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import NotNeeded, ObserveSettings
 from trtpipe.errors import InputError
-from trtpipe.isolation.reducer import ReductionHere
+from trtpipe.isolation.reducer import LocalReduction
 from trtpipe.stages.stage import Resumable, Stage
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Observe(Stage[ObserveSettings], Resumable):
                 for name in written:
                     (workdir / name).unlink(missing_ok=True)
         else:  # the data is looked at, but the model need not run
-            statistics = collect(ReductionHere(lambda feed: {}, StatisticsReducer(())), dataset, (), progress)
+            statistics = collect(LocalReduction(lambda feed: {}, StatisticsReducer(())), dataset, (), progress)
         for warning in statistics.data_summary.warnings if statistics.data_summary else ():
             progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)

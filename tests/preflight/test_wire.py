@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from trtpipe.preflight.protowire import read_without_weights, with_weights
+from trtpipe.preflight.wire import read_without_weights, with_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
