@@ -15,7 +15,7 @@ from trtpipe.isolation.remote_runner import expect_children
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.stages.stage import Stage
+from trtpipe.stages.stage import SAMPLES, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Simplify(Stage[SimplifySettings]):
 
     def consumes(self, settings: SimplifySettings) -> tuple[str, ...]:
         """The exported model, and data to check the result on."""
-        return ("model", "calibration-data", "evaluation-data")
+        return ("model", SAMPLES)
 
     def fingerprint(self, settings: SimplifySettings, runtime: Settings) -> dict[str, str]:
         """No back-end."""
