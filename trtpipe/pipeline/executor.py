@@ -180,7 +180,7 @@ class Maker:
             stage=stage.name,
             stage_version=stage.version,
             target=None if job.target is None else job.target.name,
-            inputs=_digests(job, inputs),
+            inputs=input_digests(job, inputs),
             settings=settings.to_dict(),
             toolchain=versions(stage.packages),
             backend=stage.fingerprint(settings, job.runtime),
@@ -217,7 +217,7 @@ def brought(job: Job, wanted: tuple[str, ...]) -> Inputs:
     )
 
 
-def _digests(job: Job, inputs: Inputs) -> dict[str, str]:
+def input_digests(job: Job, inputs: Inputs) -> dict[str, str]:
     """Label -> digest of the content of everything that is consumed."""
     digests = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
     for role, dataset in inputs.datasets.items():
