@@ -346,7 +346,7 @@ class TestRandomData:
         steps = new_world.run(new_world.job(recipe=none, allow_random=True), heard_all)
         (made,) = (step.artifact for step in steps if step.label == CALIBRATE)
         ranges = Ranges.read(made.path)
-        assert "synthetic, seeded random" in ranges.account.source
+        assert "synthetic, seeded random" in ranges.data_summary.source
         assert "synthetic" in json.dumps(Manifest.read(steps[-1].artifact.path).calibration)
 
 

@@ -14,6 +14,7 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, line
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.units import parse_seconds, printable
 from trtpipe.errors import InputError
 
@@ -57,7 +58,7 @@ def command(
 
     budget = _budget(max_drop, least)
     time = None if seconds is None else _seconds(seconds)
-    session.default_precision("int8")
+    session.default_precision(DEFAULT_QUANTIZED)
     with session.listening() as progress:
         job = session.job(progress, source, engines=False)
         result = trtpipe.tune(
@@ -134,7 +135,7 @@ def _show(result: TuneResult, detailed: bool) -> None:
             ]
         )
     )  # fmt: skip
-    loss = f"a loss of {tuning.tuned.loss(tuning.reference):+.4g}, allowed are {tuning.allowed:.4g}"
+    loss = f"a loss of {tuning.tuned.loss(tuning.reference):+.4g}, limit {tuning.allowed:.4g}"
     if not tuning.met and not tuning.complete:
         emit(line(f"FAILED | time was up before anything held the budget: {loss}. Run again to go on"))
     elif not tuning.met:

@@ -7,16 +7,17 @@ that equal work has equal records.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeAlias
+
+from pydantic import PlainSerializer, PlainValidator
 
 from trtpipe.artifact import Record
+from trtpipe.config.formats import FORMATS, Format, Precision, find_format
 from trtpipe.config.methods import Method
 from trtpipe.config.profile import (
-    CALIBRATED,
     BuildSettings,
     DeploymentProfile,
     LatencySettings,
-    Precision,
     ShapeRange,
     Tolerance,
 )
@@ -30,6 +31,16 @@ if TYPE_CHECKING:
     from trtpipe.config.source import Source
     from trtpipe.config.target import Target
 
+
+def _named(value: object) -> Format:
+    form = value if isinstance(value, Format) else find_format(str(value))
+    if form is None:
+        raise ValueError(f"{value} is no format; formats: {', '.join(map(str, FORMATS))}")
+    return form
+
+
+#: A row of the table of formats, under its name in JSON.
+NamedFormat: TypeAlias = Annotated[Format, PlainValidator(_named), PlainSerializer(str)]
 #: Input name -> shape.
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
@@ -88,7 +99,7 @@ class QuantizationSettings(Record):
         shapes: the typical input shapes, at which the work of a node is counted.
     """
 
-    precision: Literal["int8", "fp8", "best"]
+    precision: Precision
     keep: tuple[str, ...] = ()
     int8_nodes: tuple[str, ...] | None = None
     weights: WeightMethod = "max"
@@ -98,12 +109,12 @@ class QuantizationSettings(Record):
     def of(cls, request: BuildRequest) -> QuantizationSettings | None:
         """Those of a request; ``None`` for a precision without 8-bit operators."""
         profile = request.profile
-        if profile.precision not in CALIBRATED:
+        if profile.precision.quantized is None:
             return None
         return cls(
             precision=profile.precision,
             keep=profile.keep,
-            int8_nodes=profile.int8_nodes if profile.precision == "best" else None,
+            int8_nodes=profile.int8_nodes if profile.precision.mixed else None,
             weights=request.recipe.weights,
             shapes=typical_shapes(profile)[0],
         )
@@ -113,12 +124,14 @@ class EngineSearchSettings(Record):
     """For which engines ``best`` compares placements of 8-bit nodes.
 
     Attributes:
+        precision: what the graphs are lowered to.
         backend: the back-end that builds; empty where no target is named.
         targets: names of the GPUs to build for, sorted; none where placements are not compared.
         shapes: the typical input shapes, for which engines are built.
         build: options of the builder.
     """
 
+    precision: Precision
     backend: str = ""
     targets: tuple[str, ...] = ()
     shapes: Shapes = {}
@@ -131,11 +144,13 @@ class EngineSearchSettings(Record):
         Args:
             quick: whether the back-end builds quickly and says what is in its engines.
         """
-        if request.profile.precision != "best":
+        if not request.profile.precision.compared:
             return None
         if not request.targets or not quick:
-            return cls(backend=request.backend if request.targets else "")
+            precision = request.profile.precision
+            return cls(precision=precision, backend=request.backend if request.targets else "")
         return cls(
+            precision=request.profile.precision,
             backend=request.backend,
             targets=tuple(sorted({target.name for target in request.targets})),
             shapes=typical_shapes(request.profile)[0],
@@ -184,11 +199,11 @@ class CaptureSettings(Record):
 
     Attributes:
         program: how PyTorch exports.
-        half: the 16-bit type that the program computes in; ``None`` for none.
+        half: the 16-bit format that the program computes in; ``None`` for none.
     """
 
     program: TorchExportSettings
-    half: Literal["float16", "bfloat16"] | None
+    half: NamedFormat | None
 
 
 class SimplifySettings(Record):
@@ -239,14 +254,14 @@ class CalibrateSettings(Record):
     """Of the stage ``calibrate``.
 
     Attributes:
-        format: the 8-bit format that ranges are for.
+        format: the quantized format that ranges are for.
         method: how ranges are chosen.
         percentile: share of magnitudes kept, in percent; ``None`` for other methods.
         corrections: whether corrections are looked for.
         trials: what the quantized model is run for, by method ``auto`` and by corrections; ``None`` for neither.
     """
 
-    format: Literal["int8", "fp8"]
+    format: NamedFormat
     method: Method
     percentile: float | None
     corrections: bool
@@ -365,14 +380,14 @@ class MeasureSettings(Record):
     Attributes:
         latency: how to measure, and the budget.
         shapes: the typical shapes of every optimization profile.
-        bfloat16: whether the lowered graph computes in bfloat16, which CPUs have to emulate.
+        emulated: the 16-bit format of the lowered graph, where CPUs have to emulate it; else ``None``.
         backend: the back-end that builds engines.
         targets: names of the GPUs that engines are built for.
     """
 
     latency: LatencySettings
     shapes: tuple[Shapes, ...]
-    bfloat16: bool
+    emulated: NamedFormat | None
     backend: str
     targets: tuple[str, ...]
 

@@ -53,10 +53,10 @@ def find_corrections(
     Returns:
         The corrections; none if the outputs say nothing.
     """
-    from trtpipe.data.subsample import spread_feeds
+    from trtpipe.data.selection import subsample_feeds
 
     bench = Bench(settings, simplified, ranges, workdir, runtime)
-    feeds = spread_feeds(dataset, FEEDS, FEED_BYTES)
+    feeds = subsample_feeds(dataset, FEEDS, FEED_BYTES)
     with bench.exact() as runner:
         maxima = Maxima(bench.groups)
 
@@ -134,7 +134,7 @@ def _corrections(
 
 def _smoothings(bench: Bench, runner: Runner, feeds: list[Feed], maxima: Maxima) -> dict[float, dict[str, Smoothing]]:
     """Strength -> how every activation would be evened out, and its range then."""
-    from trtpipe.calibration.methods import Choice
+    from trtpipe.calibration.methods import CalibrationMethod
     from trtpipe.calibration.ranges import range_of
     from trtpipe.calibration.statistics import TensorStatistics
     from trtpipe.quantization.smooth_quant import smoothing_factors
@@ -155,7 +155,7 @@ def _smoothings(bench: Bench, runner: Runner, feeds: list[Feed], maxima: Maxima)
     candidates: dict[float, dict[str, Smoothing]] = {}
     for (name, strength), divisor in factors.items():
         old = bench.ranges.tensors[name]
-        new = range_of(name, statistics[name, strength], Choice(old.method, old.percentile), bench.precision)
+        new = range_of(name, statistics[name, strength], CalibrationMethod(old.method, old.percentile), bench.precision)
         entry = Smoothing(factors=packed(divisor), inserted=groups[name].folds is None, amax=new.amax)
         candidates.setdefault(strength, {})[name] = entry
     return candidates

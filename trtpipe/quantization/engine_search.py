@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.backends.base import load_backend
+from trtpipe.config.formats import FP32, is_quantized
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.stage_settings import asked_of_builder
 from trtpipe.config.target import find_target
@@ -63,10 +64,10 @@ class Choice:
         assert self.placement is not None
         if before is None or decision.node in self.placement.nodes:
             return decision
-        if before.precision != "int8":
+        if not is_quantized(before.precision):
             return before if before.precision == decision.precision else decision
-        where = ", ".join(self.targets)
-        return decision.model_copy(update={"reason": f"costs less in {decision.precision} than in int8 on {where}"})
+        reason = f"costs less in {decision.precision} than in {before.precision} on {', '.join(self.targets)}"
+        return decision.model_copy(update={"reason": reason})
 
 
 def choose(
@@ -86,17 +87,19 @@ def choose(
     """
     if not settings.targets:
         reason = f"{settings.backend} builds are not compared" if settings.backend else "no target is named"
-        return Choice(note=f"{reason}: every node that may computes in int8, by NVIDIA's placement rules")
+        form = settings.precision.quantized_format
+        return Choice(note=f"{reason}: every node that may computes in {form}, by NVIDIA's placement rules")
     model, decisions = lower_to(None)
     decisions = lower_to(Placement(frozenset(each.node for each in decisions)))[1]  # products of attention too
-    nodes = {each.node: _QUOTED.sub("...", each.reason) for each in decisions if each.precision == "int8"}
+    nodes = {each.node: _QUOTED.sub("...", each.reason) for each in decisions if is_quantized(each.precision)}
     open_dims = [value.name for value in model.graph.inputs if not _known(value, settings.shapes)]
     if open_dims or not nodes:
-        reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else "no node can compute in int8"
+        no_node = f"no node can compute in {settings.precision.quantized_format}"
+        reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else no_node
         return Choice(note=f"placements were not compared: {reason}")
     builds = _Builds(settings, lower_to, workdir, plugins, runtime, progress)
     placement, trials = search(nodes, builds)
-    note = _note(placement, trials, len(nodes), settings.targets, builds.failure)
+    note = _note(placement, trials, len(nodes), settings, builds.failure)
     return Choice(placement, trials, note, settings.targets, decisions)
 
 
@@ -117,7 +120,7 @@ class _Builds:
     ) -> None:
         shapes = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in settings.shapes.items()}
         self._profile = DeploymentProfile(
-            precision="best",
+            precision=settings.precision,
             shapes=(shapes,) if shapes else (),
             build=asked_of_builder(settings.build, plugins, runtime),
         )
@@ -133,7 +136,7 @@ class _Builds:
     def __call__(self, placement: Placement) -> Reports | None:
         from trtpipe.preflight.onnx_io import save_model
 
-        words = f"{len(placement.nodes)} nodes in int8"
+        words = f"{len(placement.nodes)} nodes in {self._settings.precision.quantized_format}"
         self._progress.advance(f"comparing placements: {words}", 0, None)
         model, _ = self._lower_to(placement)
         _freeze(model, self._settings.shapes)
@@ -163,7 +166,7 @@ class _Builds:
             if refusal := backend.refuses(graph, self._profile, target):
                 self._failed(words, refusal.reason)
                 return None
-            facts = backend.build(graph, self._profile, target, plan, self._runtime, self._progress)
+            facts = backend.build(graph, self._profile, (target,), plan, self._runtime, self._progress)
         except (BuildError, WorkerError) as error:
             self._failed(words, error.message)
             return None
@@ -191,20 +194,21 @@ def _freeze(model: ir.Model, shapes: Shapes) -> None:
 
 
 def _note(
-    placement: Placement | None, trials: tuple[Trial, ...], nodes: int, targets: tuple[str, ...], failure: str
+    placement: Placement | None, trials: tuple[Trial, ...], nodes: int, settings: EngineSearchSettings, failure: str
 ) -> str:
+    targets, form, half = settings.targets, settings.precision.quantized_format, settings.precision.half or FP32
     where, why = ", ".join(targets), f": {failure}" if failure else ""
     high = {trial.target: trial for trial in trials if not trial.nodes}
     if placement is None or not high:
         return f"placements could not be compared: too few of their engines could be built for {where}{why}"
     if len(high) == len(trials):
-        return f"no engine with int8 could be built for {where}, all stays in float16{why}"
+        return f"no engine with {form} could be built for {where}, all stays in {half.storage}{why}"
     gains = "; ".join(_gain(high[target], _shown(placement, trials, target)) for target in targets)
     asked = f"(at least {LEAST_GAIN:.0%} is asked for{', the mean of all targets' * (len(targets) > 1)})"
     if not placement.nodes:
-        return f"int8 does not pay on {where}, all stays in float16: estimated to save {asked} {gains}"
+        return f"{form} does not pay on {where}, all stays in {half.storage}: estimated to save {asked} {gains}"
     return (
-        f"int8 pays on {where} for {len(placement.nodes)} of {nodes} nodes, {placement.style}: "
+        f"{form} pays on {where} for {len(placement.nodes)} of {nodes} nodes, {placement.style}: "
         f"estimated to save {asked} {gains}"
     )
 

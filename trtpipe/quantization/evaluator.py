@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.errors import InputError
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.simulator import switchboard
@@ -46,7 +45,7 @@ def judging(
     Raises:
         InputError: the outputs say nothing, because they are all 0 or hold no floats.
     """
-    from trtpipe.calibration.ranges import derive_ranges
+    from trtpipe.calibration.ranges import ranges_from_statistics
 
     feeds, expected = exact_outputs(simplified, dataset, FEEDS, FEED_BYTES, workdir, runtime, tolerant=tolerant)
     noise = OutputNoise(expected)
@@ -55,7 +54,7 @@ def judging(
             "method auto judges by the model's float outputs, and it has none that differ from 0",
             "choose another method, for example --method mse",
         )
-    ranges = derive_ranges(statistics, "max", 100.0, EIGHT_BIT[settings.precision])
+    ranges = ranges_from_statistics(statistics, "max", 100.0, settings.precision.quantized_format)
     board = switchboard(settings, simplified, ranges, workdir, runtime)
     try:
         with board.open() as desk:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import CALIBRATED, EIGHT_BIT
 from trtpipe.config.stage_settings import CalibrateSettings, NotNeeded, trial_settings
 from trtpipe.errors import InputError, StageError
 from trtpipe.stages.stage import Stage
@@ -37,11 +36,11 @@ class Calibrate(Stage[CalibrateSettings]):
     def settings(self, request: BuildRequest) -> CalibrateSettings | NotNeeded:
         """The method with what it depends on; only 8-bit precisions need ranges."""
         precision, recipe = request.profile.precision, request.recipe
-        if precision not in CALIBRATED:
+        if not precision.calibrated:
             return NotNeeded(reason=f"{precision} needs no ranges")
         corrections = recipe.corrections == "auto" and bool(recipe.data.source)  # only on real data
         return CalibrateSettings(
-            format=EIGHT_BIT[precision],
+            format=precision.quantized_format,
             method=recipe.method,
             percentile=recipe.percentile if recipe.method == "percentile" else None,
             corrections=corrections,
@@ -100,13 +99,13 @@ def _ranges(
     runtime: Settings,
     progress: Progress,
 ) -> Ranges:
-    from trtpipe.calibration.ranges import derive_ranges
+    from trtpipe.calibration.ranges import ranges_from_statistics
     from trtpipe.quantization.evaluator import judging
     from trtpipe.quantization.range_search import search_ranges
 
     trials = settings.trials
     if settings.method != "auto":
-        return derive_ranges(statistics, settings.method, settings.percentile or 100.0, settings.format)
+        return ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
     dataset = inputs.datasets.get("calibration-data")
     if trials is None or dataset is None:
         raise InputError(

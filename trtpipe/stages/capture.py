@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import HALF
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
 from trtpipe.config.stage_settings import CaptureSettings, NotNeeded, TorchExportSettings
 from trtpipe.engine.record import ProgramRecord
@@ -44,7 +43,7 @@ class Capture(Stage[CaptureSettings]):
         if load_backend(request.backend).consumes != "program":
             return NotNeeded(reason=f"{request.backend} compiles the lowered graph")
         profile = request.profile
-        return CaptureSettings(program=TorchExportSettings.of(profile), half=HALF.get(profile.precision))
+        return CaptureSettings(program=TorchExportSettings.of(profile), half=profile.precision.half)
 
     def consumes(self, settings: CaptureSettings) -> tuple[str, ...]:
         """The source alone."""

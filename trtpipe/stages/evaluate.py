@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.stage_settings import EvaluateSettings, MetricSettings
 from trtpipe.errors import InputError
 from trtpipe.reference.runnable import runnable_graph
@@ -45,7 +46,7 @@ class Evaluate(Stage[EvaluateSettings]):
         """Which graph, the precision, whose storage may be emulated, and the metric."""
         return EvaluateSettings(
             of=self._label,
-            precision=request.profile.precision if self._label == "lowered" else "fp32",
+            precision=request.profile.precision if self._label == "lowered" else FULL_PRECISION,
             metric=MetricSettings.of(request.recipe.evaluation),
         )
 
@@ -62,7 +63,7 @@ class Evaluate(Stage[EvaluateSettings]):
         self, settings: EvaluateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
         """Run it on all samples."""
-        from trtpipe.accuracy.measuring import measure_metric
+        from trtpipe.accuracy.metrics import measure_metric
 
         metric, dataset = settings.metric, inputs.datasets.get("evaluation-data")
         if metric is None or (dataset is None and metric.name):
@@ -73,7 +74,7 @@ class Evaluate(Stage[EvaluateSettings]):
         onnx, path = load_backend("onnxruntime"), inputs.path(settings.of)
         with ExitStack() as stack:
             if settings.of == "lowered":
-                path, _ = runnable_graph(path, settings.precision, workdir)
+                path, _ = runnable_graph(path, settings.precision.half, workdir)
             runner = stack.enter_context(onnx.open(path, runtime))
             reference = runner
             if _looks_at_float32(settings):

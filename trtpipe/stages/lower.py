@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.autocast.half_precision import extents_in, left_in_half, prepare_half
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import EIGHT_BIT, HALF
+from trtpipe.config.formats import FP32
 from trtpipe.config.stage_settings import EngineSearchSettings, LowerSettings, QuantizationSettings
 from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import read_contract
@@ -47,10 +47,10 @@ class Lower(Stage[LowerSettings]):
         fp32 is a precision like any other.
         """
         profile = request.profile
-        quick = profile.precision == "best" and load_backend(request.backend).quick_reports
+        quick = profile.precision.compared and load_backend(request.backend).quick_reports
         return LowerSettings(
             precision=profile.precision,
-            keep=profile.keep if profile.precision != "fp32" else (),
+            keep=profile.keep if profile.precision.formats else (),
             quantization=QuantizationSettings.of(request),
             search=EngineSearchSettings.of(request, quick=quick),
         )
@@ -60,7 +60,7 @@ class Lower(Stage[LowerSettings]):
         are compared, plug-ins.
         """
         ranges = () if settings.quantization is None else ("ranges",)
-        statistics = ("statistics",) if settings.precision in HALF else ()
+        statistics = ("statistics",) if settings.precision.half else ()
         return ("simplified", *ranges, *statistics, *((PLUGINS,) if _backend(settings) else ()))
 
     def fingerprint(self, settings: LowerSettings, runtime: Settings) -> dict[str, str]:
@@ -76,7 +76,7 @@ class Lower(Stage[LowerSettings]):
         from trtpipe.preflight.onnx_io import save_model
 
         precision = settings.precision
-        extents = extents_in(inputs.artifacts.get("statistics")) if precision in HALF else None
+        extents = extents_in(inputs.artifacts.get("statistics")) if precision.half else None
         choice = Choice()
         if settings.search is not None:
             choice = choose(
@@ -142,16 +142,16 @@ def _lowered(
 
     precision, quantization = settings.precision, settings.quantization
     model = load_clean(inputs.path("simplified"))
-    if precision in HALF:
+    if precision.half:
         prepare_half(model)
     nodes = {node_label(node) for node in model.graph.all_nodes()}
     eight: tuple[NodeDecision, ...] = ()
     if quantization is not None:
         count_work(model, inputs.path("simplified"), quantization.shapes, runtime)
         eight = run_passes(model, [_quantize(model, quantization, inputs, placement)])[0].decisions
-    if precision not in HALF:
+    if precision.half is None:
         return model, eight
-    half = run_passes(model, [CastPrecision(HALF[precision], settings.keep, extents)])[0].decisions
+    half = run_passes(model, [CastPrecision(precision.half, settings.keep, extents)])[0].decisions
     if placement is not None and placement.style == SCALES_BEHIND:
         run_passes(model, [SplitScales()])
     return model, merged(eight, half, nodes)
@@ -170,12 +170,13 @@ def _quantize(
     left = left_in_half(model, settings.int8_nodes, None if placement is None else placement.nodes)
     amax = apply_corrections(model, ranges, ranges.corrections, keep, left)
     sizes, high = sizes_of(model, settings.shapes), ranges.corrections.high
-    unfit = {**ranges.unfit, **dict.fromkeys(ranges.unseen, UNREACHED)}
-    if precision != "best":
-        return InsertQDQ(EIGHT_BIT[precision], amax, keep, settings.weights, sizes=sizes, unfit=unfit, left=high)
-    attention = placement is not None  # whose products engines showed to pay, or are to show
-    keep = (*keep, *left)
-    return InsertQDQ("int8", amax, keep, settings.weights, "float16", sizes, unfit, attention, high)
+    unfit = {**ranges.not_quantizable, **dict.fromkeys(ranges.unseen, UNREACHED)}
+    scales = precision.half or FP32
+    if precision.mixed:
+        keep = (*keep, *left)
+    attention = precision.compared and placement is not None  # whose products engines showed to pay, or are to show
+    form, weights = precision.quantized_format, settings.weights
+    return InsertQDQ(form, amax, keep, weights, scales, sizes, unfit, attention, high)
 
 
 def _notes(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:
@@ -187,11 +188,11 @@ def _notes(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, comp
     from trtpipe.passes.decisions import shortfall, unmatched
 
     precision = settings.precision
-    if precision == "fp32":
+    if not precision.formats:
         return []
     notes = unmatched(settings.keep, decisions)
     found = {decision.precision for decision in decisions}
-    eight, half = EIGHT_BIT.get(precision), HALF.get(precision)
+    eight, half = (None if form is None else form.label for form in (precision.quantized, precision.half))
     if not found & {eight, half}:
         notes.append(
             f"no node could be lowered to {precision}: the engine will compute in {_floats(found)} (see {LOWERED}.json)"
@@ -207,4 +208,4 @@ def _notes(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, comp
 
 def _floats(found: set[str]) -> str:
     """The floating-point types among some precisions."""
-    return ", ".join(sorted(each for each in found if "float" in each)) or "float32"
+    return ", ".join(sorted(each for each in found if "float" in each)) or FP32.label

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.formats import FP16
 from trtpipe.config.stage_settings import NotNeeded, SensitivitySettings, trial_settings
 from trtpipe.errors import InputError, StageError
 from trtpipe.quantization.group_noise import noise_alone, noise_of
@@ -102,9 +103,9 @@ class Sensitivity(Stage[SensitivitySettings]):
             everything = float(noise_of(desk, range(len(board.groups)), measure, feeds).mean())
         half: Sequence[float | None] = [None] * len(noise)
         if settings.half:
-            second = switchboard(quantization, simplified, ranges, workdir, runtime, in_half=True)
+            second = switchboard(quantization, simplified, ranges, workdir, runtime, half=FP16)
             with second.open() as desk:
-                half = noise_alone(desk, measure, feeds, progress, "sensitivity in fp16")
+                half = noise_alone(desk, measure, feeds, progress, f"sensitivity in {FP16}")
         board.close()
         report = Report(
             precision=quantization.precision,

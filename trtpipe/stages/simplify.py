@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft
+from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import SimplifySettings, typical_shapes
 from trtpipe.errors import StageError, WorkerError
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
-from trtpipe.isolation.remote_runner import expect_children
 from trtpipe.isolation.worker import LIGHT, call, limits_for
-from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
+from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.stages.stage import SAMPLES, Stage
 
@@ -45,7 +45,7 @@ class Simplify(Stage[SimplifySettings]):
         profile = request.profile
         return SimplifySettings(
             onnxsim=request.simplify,
-            opset=BFLOAT16_OPSET if profile.precision == "bf16" else LEAST_OPSET,
+            opset=max([LEAST_OPSET, *(form.opset for form in profile.precision.formats)]),
             shapes=typical_shapes(profile)[0],
             fixed=_fixed(profile.shapes),
         )
@@ -62,7 +62,7 @@ class Simplify(Stage[SimplifySettings]):
         self, settings: SimplifySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
         """Try with onnxsim, then without, then without any rewriting that could change what is computed."""
-        expect_children(runtime)
+        load_backend("onnxruntime").prestart(runtime)
         size = inputs.artifacts["model"].size
         request = SimplifyRequest(
             model=str(inputs.path("model")),

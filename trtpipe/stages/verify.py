@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.accuracy.judging import PYTORCH, judged
+from trtpipe.accuracy.verdict import PYTORCH, with_verdict
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import HALF
+from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
 from trtpipe.config.target import find_target
 from trtpipe.errors import InputError, StageError
@@ -43,7 +43,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 5
+    version = 6
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> VerifySettings:
@@ -118,7 +118,7 @@ class Verify(Stage[VerifySettings]):
             overflows=overflows,
             passed=True,
         )
-        judged(report).write(workdir / PARITY)
+        with_verdict(report).write(workdir / PARITY)
         return Draft("parity", workdir, (PARITY, OUTPUTS)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
@@ -146,7 +146,7 @@ def _contenders(
             found.append(open_watched(inputs.path(label), settings.precision, workdir, runtime, stack, before))
         else:
             runner = stack.enter_context(onnx.open(inputs.path(label), runtime))
-            found.append(Contender(label, runner, "fp32", before=before))
+            found.append(Contender(label, runner, FULL_PRECISION, before=before))
     before = found[0].label if _from_program(settings) else found[-1].label
     for engine in inputs.engines(runnable_targets(settings.backend, settings.targets)):
         found.append(_engine(settings, engine, before, runtime, stack))
@@ -176,8 +176,7 @@ def _measured(
     Raises:
         InputError: a metric that was asked for cannot be measured.
     """
-    from trtpipe.accuracy.measuring import whole_metric
-    from trtpipe.accuracy.metrics import make_meter
+    from trtpipe.accuracy.metrics import make_meter, whole_metric
     from trtpipe.accuracy.parity import compare
 
     evaluation = None if settings.metric is None else settings.metric.evaluation(function)
@@ -200,7 +199,7 @@ def _evaluated(
 ) -> tuple[MetricValue, ...]:
     """What ``evaluate(run)`` of the user's says of every contender."""
     from trtpipe.accuracy.custom import evaluate
-    from trtpipe.accuracy.measuring import value_of
+    from trtpipe.accuracy.metrics import value_of
 
     values = []
     for done, contender in enumerate(contenders):
@@ -216,10 +215,10 @@ def _against_pytorch(settings: VerifySettings, inputs: Inputs, contenders: list[
         return ()
     from trtpipe.accuracy.parity import Contender, compare
     from trtpipe.accuracy.recording import Feeds, Replay
-    from trtpipe.report.stage_records import load_reference
+    from trtpipe.reference.pytorch_outputs import load_reference
 
     feeds, outputs = load_reference(inputs.path("reference"))
-    source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), "fp32")
+    source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), FULL_PRECISION)
     direct = [Contender(c.label, c.runner, c.precision, c.note) for c in contenders]
     return compare(source, direct, Feeds(feeds), settings.tolerance, None, NullProgress()).comparisons
 
@@ -239,7 +238,8 @@ def _overflows(settings: VerifySettings, contenders: list[Contender]) -> tuple[O
     from trtpipe.reference.storage import StorageWatch
 
     watches = [contender.runner for contender in contenders if isinstance(contender.runner, StorageWatch)]
-    return tuple(found for watch in watches for found in watch.overflows(HALF[settings.precision]))
+    half = settings.precision.half
+    return () if half is None else tuple(found for watch in watches for found in watch.overflows(half))
 
 
 def _evaluation_words(metric: MetricSettings | None, function: str) -> str:
