@@ -16,7 +16,7 @@ from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, limits_for
 from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.stages.stage import Stage
+from trtpipe.stages.stage import SAMPLES, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Simplify(Stage[SimplifySettings]):
 
     def consumes(self, settings: SimplifySettings) -> tuple[str, ...]:
         """The exported model, and data to check the result on."""
-        return ("model", "calibration-data", "evaluation-data")
+        return ("model", SAMPLES)
 
     def fingerprint(self, settings: SimplifySettings, runtime: Settings) -> dict[str, str]:
         """No back-end."""
