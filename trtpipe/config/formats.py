@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from math import floor, log2
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -78,7 +79,7 @@ class Format:
         """The word for it in the record of a lowering: the element type, where that says all; else the name."""
         return self.name if self.quantized else self.storage
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype:
         """The numpy type of stored values."""
         import ml_dtypes
