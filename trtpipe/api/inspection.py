@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from trtpipe.accuracy.reports import ParityReport
+from trtpipe.api.paths import path_of
 from trtpipe.artifact import Record
 from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.null import NullEngine
@@ -124,7 +126,7 @@ class Inspection(Record):
         return () if self.stand_in is None else (self.stand_in.target,)
 
 
-def inspect(path: str | Path) -> Inspection:
+def inspect(path: str | os.PathLike[str]) -> Inspection:
     """Describe a file by its content, with the JSON beside it where there is one.
 
     Args:
@@ -132,8 +134,12 @@ def inspect(path: str | Path) -> Inspection:
 
     Raises:
         InputError: it cannot be read, or is nothing trtpipe knows.
+
+    Example:
+        >>> trtpipe.inspect("model.plan").kind
+        'engine'
     """
-    path = Path(path)
+    path = path_of(path)
     if (path / "manifest.json").is_file():
         path /= "manifest.json"
     head = _head(path)

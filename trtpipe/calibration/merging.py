@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def merge_statistics(paths: Sequence[Path], out: Path) -> Statistics:
+def merge_statistics(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Statistics:
     """Merge statistics files into ``out``: exactly the file that one pass over all their samples would have given.
 
     The order of ``paths`` does not matter. ``out`` is replaced whole, or left as it was.
@@ -27,14 +27,15 @@ def merge_statistics(paths: Sequence[Path], out: Path) -> Statistics:
     """
     if not paths:
         raise InputError("no statistics to merge", "name at least one statistics.npz")
+    files, out = [Path(path) for path in paths], Path(out)
     parts: list[Statistics] = []
     origin: dict[str, Path] = {}
-    for path in paths:
+    for path in files:
         part = load_statistics(path)
         _refuse_twice(part, path, origin)
         if parts and (different := sorted(parts[0].tensors.keys() ^ part.tensors.keys())):
             raise InputError(
-                f"{path}: of another model than {paths[0]}: tensor {different[0]!r} is in one of them only",
+                f"{path}: of another model than {files[0]}: tensor {different[0]!r} is in one of them only",
                 "merge statistics that were collected on the same model with the same --keep",
             )
         parts.append(part)

@@ -41,8 +41,25 @@ def command(session: Session, source: str, dry_run: bool) -> int:
     import trtpipe
 
     with session.listening() as progress:
-        job = session.job(progress, source)
         if dry_run:
-            return show_plan(session, trtpipe.plan(job, progress))
-        result = trtpipe.build(job, session.output, progress)
+            steps = trtpipe.dry_run(
+                source,
+                profile=session.profile,
+                recipe=session.recipe,
+                settings=session.settings,
+                simplify=session.simplify,
+                allow_random=session.allow_random,
+                progress=progress,
+            )
+            return show_plan(session, steps)
+        result = trtpipe.build(
+            source,
+            session.output,
+            profile=session.profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            simplify=session.simplify,
+            allow_random=session.allow_random,
+            progress=progress,
+        )
     return finish(session, "build", result)

@@ -92,14 +92,30 @@ def _calibrate(
         from trtpipe.report.plots import require_matplotlib
 
         require_matplotlib()
-    job = session.job(progress, engines=False)
+    profile = session.profile
     if statistics or model is None:
-        result = trtpipe.ranges_from_statistics(job, model, statistics, session.output, progress)
+        result = trtpipe.ranges_from_statistics(
+            statistics,
+            session.output,
+            simplified=model,
+            profile=profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            progress=progress,
+        )
     else:
-        result = trtpipe.calibrate(job, model, session.output, progress)
+        result = trtpipe.calibrate(
+            model,
+            session.output,
+            profile=profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            allow_random=session.allow_random,
+            progress=progress,
+        )
     if plot is not None:
         drawn = statistics[0] if len(statistics) == 1 else Path(beside(result)("statistics.npz"))
-        made = trtpipe.plot_statistics(drawn, plot, precision="fp8" if job.profile.precision == "fp8" else "int8")
+        made = trtpipe.plot_statistics(drawn, plot, precision="fp8" if profile.precision == "fp8" else "int8")
         progress.note(f"drew {len(made)} tensors into {plot}")
     return result
 

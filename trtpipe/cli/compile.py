@@ -37,5 +37,7 @@ def command(session: Session, lowered: Path) -> int:
     import trtpipe
 
     with session.listening() as progress:
-        result = trtpipe.compile(session.job(progress), lowered, session.output, progress)
+        result = trtpipe.compile(
+            lowered, session.output, profile=session.profile, settings=session.settings, progress=progress
+        )
     return finish(session, "compile", result)

@@ -28,6 +28,8 @@ def command(session: Session, source: str) -> int:
     import trtpipe
 
     with session.listening() as progress:
-        result = trtpipe.export(session.job(progress, source, engines=False), session.output, progress)
+        result = trtpipe.export(
+            source, session.output, profile=session.profile, settings=session.settings, progress=progress
+        )
     made = beside(result)
     return finish(session, "export", result, ["trtpipe", "simplify", made(), "-o", made("simplified.onnx")])

@@ -33,7 +33,15 @@ def command(session: Session, model: Path, ranges: Path | None, explain: str | N
     import trtpipe
 
     with session.listening() as progress:
-        result = trtpipe.lower(session.job(progress, engines=False), model, session.output, ranges, progress)
+        result = trtpipe.lower(
+            model,
+            session.output,
+            ranges=ranges,
+            profile=session.profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            progress=progress,
+        )
     made = beside(result)
     if explain is not None:
         return explained(session, "lower", Path(made()), explain)

@@ -48,11 +48,28 @@ def command(session: Session, model: Path, other: Path | None, graph: Path | Non
     import trtpipe
 
     with session.listening() as progress:
-        engine = session.learn(model)
-        job = session.job(progress, engines=engine)
+        session.learn(model)
         if other is not None:
-            return _compared(session, trtpipe.compare_latency(job, model, other, session.out, graph, progress))
-        result = trtpipe.measure(job, model, session.out, graph, progress)
+            found = trtpipe.compare_latency(
+                model,
+                other,
+                session.out,
+                graph=graph,
+                profile=session.profile,
+                recipe=session.recipe,
+                settings=session.settings,
+                progress=progress,
+            )
+            return _compared(session, found)
+        result = trtpipe.measure(
+            model,
+            session.out,
+            graph=graph,
+            profile=session.profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            progress=progress,
+        )
     if not session.json and result.latency is not None:
         emit("\n".join(map(show, latency(result.latency))))
     return finish(session, "measure", result)

@@ -52,8 +52,18 @@ def command(session: Session, source: str, samples: int, half: bool, plot: Path 
         require_matplotlib()
     session.default_precision("int8")
     with session.listening() as progress:
-        job = session.job(progress, source, engines=False)
-        found = trtpipe.sensitivity(job, session.out, samples=samples, half=half, progress=progress)
+        found = trtpipe.sensitivity(
+            source,
+            session.out,
+            samples=samples,
+            half=half,
+            profile=session.profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            simplify=session.simplify,
+            allow_random=session.allow_random,
+            progress=progress,
+        )
     if plot is not None:
         trtpipe.plot_sensitivity(found, plot)
     if session.json:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from trtpipe.config.job import Job
     from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.recipe import CalibrationRecipe
     from trtpipe.config.settings import Settings
     from trtpipe.progress import Progress
 
@@ -79,24 +79,10 @@ class Session:
         if self.profile_file is None:
             self.profile_overrides[:0] = [Override(("precision",), precision, "the command")]
 
-    def job(self, progress: Progress, source: str | None = None, *, engines: bool = True) -> Job:
-        """The job that the options describe.
-
-        Args:
-            engines: whether engines are built or run; without, no back-end is needed.
-        """
-        import trtpipe
-
-        return trtpipe.make_job(
-            source,
-            profile=self.profile,
-            recipe=recipe_of(self.recipe_file, self.recipe_overrides),
-            settings=self.settings,
-            simplify=self.simplify,
-            allow_random=self.allow_random,
-            progress=progress,
-            engines=engines,
-        )
+    @property
+    def recipe(self) -> CalibrationRecipe:
+        """The calibration recipe: options, over the file, over the defaults."""
+        return recipe_of(self.recipe_file, self.recipe_overrides)
 
     def learn(self, path: Path) -> bool:
         """Take over what ``path`` (and, for a plan, the lowered graph beside it) says of itself: precision, back-end

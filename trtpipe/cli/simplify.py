@@ -30,6 +30,13 @@ def command(session: Session, model: Path) -> int:
     import trtpipe
 
     with session.listening() as progress:
-        result = trtpipe.simplify(session.job(progress, engines=False), model, session.output, progress)
+        result = trtpipe.simplify(
+            model,
+            session.output,
+            profile=session.profile,
+            settings=session.settings,
+            simplify=session.simplify,
+            progress=progress,
+        )
     made = beside(result)
     return finish(session, "simplify", result, ["trtpipe", "lower", made(), "--fp16", "-o", made("lowered.onnx")])

@@ -59,9 +59,18 @@ def command(
     time = None if seconds is None else _seconds(seconds)
     session.default_precision("int8")
     with session.listening() as progress:
-        job = session.job(progress, source, engines=False)
         result = trtpipe.tune(
-            job, budget, session.output, seconds=time, recalibrate=not no_recalibrate, progress=progress
+            source,
+            budget,
+            session.output,
+            seconds=time,
+            recalibrate=not no_recalibrate,
+            profile=session.profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            simplify=session.simplify,
+            allow_random=session.allow_random,
+            progress=progress,
         )
     session.out = None
     code = 0 if result.tuning.met else ACCURACY_FAILED

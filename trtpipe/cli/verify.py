@@ -51,7 +51,14 @@ def command(session: Session, candidate: Path | None, reference: Path | None, re
         missing = "CANDIDATE" if candidate is None else "--reference"
         raise InputError(f"{missing} is missing", "write trtpipe verify lowered.onnx --reference model.onnx")
     with session.listening() as progress:
-        engine = session.learn(candidate)
-        job = session.job(progress, engines=engine)
-        result = trtpipe.verify(job, candidate, session.out, reference, progress)
+        session.learn(candidate)
+        result = trtpipe.verify(
+            candidate,
+            reference,
+            session.out,
+            profile=session.profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            progress=progress,
+        )
     return finish(session, "verify", result)

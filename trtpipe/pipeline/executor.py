@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Artifact, FileEntry
-from trtpipe.config.job import Job
+from trtpipe.config.job import ROLES, Job
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.toolchain import versions
 from trtpipe.dynamic.check_corners import check_corners
@@ -161,7 +161,7 @@ class Maker:
         wanted = stage.consumes(job)
         artifacts = {label: a for label, a in table.artifacts.items() if label in wanted or a.kind in wanted}
         table.check_profile(self._job)
-        roles: list[str] = [role for role in ("calibration-data", "evaluation-data") if role in wanted]
+        roles = [role for role in ROLES if role in wanted]
         datasets: dict[str, Dataset] = {
             role: data for role in roles if (data := table.dataset(role, self._job)) is not None
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,10 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 
 
 def plot_statistics(
-    statistics: Path, folder: Path, tensors: Sequence[str] = (), precision: EightBit = "int8"
+    statistics: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    tensors: Sequence[str] = (),
+    precision: EightBit = "int8",
 ) -> tuple[Path, ...]:
     """Draw the tensors of a statistics file into ``folder``, which is made if need be.
 
@@ -42,6 +46,7 @@ def plot_statistics(
     from trtpipe.data.input_checks import suggestion
 
     require_matplotlib()
+    statistics, folder = Path(statistics), Path(folder)
     found = load_statistics(statistics).tensors
     if unknown := [name for name in tensors if name not in found]:
         raise InputError(f"{statistics}: no tensor {unknown[0]!r}", suggestion(unknown[0], found, "tensors"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from trtpipe.config.os_errors import translate_os_errors
@@ -16,13 +17,14 @@ _MOST_BARS = 60
 _COLOURS = ("#d55e00", "#0072b2")
 
 
-def plot_sensitivity(found: Sensitivity, path: Path) -> None:
+def plot_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:
     """Draw ``found`` into a PNG file: noise over signal power of every group alone, on a logarithmic axis.
 
     Raises:
         HostError: matplotlib is not installed, or ``path`` cannot be written to.
     """
     require_matplotlib()
+    path = Path(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,9 @@ summary { cursor: pointer; } svg { max-width: 760px; font-size: 12px; } svg text
 """
 
 
-def write_report(build: str | Path, out: str | Path | None = None, *, plots: bool = False) -> Path:
+def write_report(
+    build: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, plots: bool = False
+) -> Path:
     """Write what is known of a build as one HTML page that needs nothing else.
 
     Args:
