@@ -95,7 +95,7 @@ class TestPage:
 
     def test_names_every_environment_variable(self) -> None:
         page = (DOCS / "cli.md").read_text(encoding="utf-8")
-        source = Path(trtpipe.__file__).with_name("settings.py").read_text(encoding="utf-8")
+        source = Path(trtpipe.__file__).parent.joinpath("config", "settings.py").read_text(encoding="utf-8")
         assert set(re.findall(r"`(TRTPIPE_\w+)`", page)) == set(re.findall(r'"(TRTPIPE_\w+)"', source))
 
     def test_exit_codes_are_those_of_the_errors(self) -> None:

@@ -111,7 +111,7 @@ class TestChain:
     def test_export_needs_no_tensorrt(
         self, run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("trtpipe.api.stages.choose_backend", lambda _: pytest.fail("a back-end was asked for"))
+        monkeypatch.setattr("trtpipe.api.request.choose_backend", lambda _: pytest.fail("a back-end was asked for"))
         assert run("export", model, "-o", tmp_path).exit_code == 0
 
 

@@ -57,7 +57,7 @@ def test_a_good_file(path: Path) -> None:
     ("text", "key", "suggestion"),
     [
         ("titel = 1", "titel", "title"),
-        ('title = ""\n[inner]\ncolor = "x"', "inner.color", "color"),
+        ('title = ""\n[inner]\ncolour = "x"', "inner.colour", "color"),
         ('title = ""\n[named.x]\nsiz = 1', "named.x.siz", "size"),
         ('title = ""\n[[several]]\n[[several]]\nsize_ = 1', "several.1.size_", "size"),
     ],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from trtpipe.api.paths import path_of
+from trtpipe.api.paths import path_of, path_or_none
 from trtpipe.api.request import requested
 from trtpipe.api.results import JSON, BuildResult, run_stages
 from trtpipe.calibration.merging import merge_statistics
@@ -21,8 +21,6 @@ from trtpipe.stages.calibrate import RANGES
 from trtpipe.stages.observe import STATISTICS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trtpipe.api.paths import PathLike
     from trtpipe.api.request import DataLike, ProfileLike, RecipeLike, ShapesLike
     from trtpipe.calibration.trt_cache import CacheImport
@@ -75,12 +73,12 @@ def calibrate(
         engines=False,
         progress=progress,
     ) as job:
-        given = {"simplified": path_of(simplified)}
-        return run_stages(_eight_bit(job), ("observe", "calibrate"), given, path_of(out), JSON, progress)
+        given = {"simplified": path_of(simplified, "simplified")}
+        return run_stages(_eight_bit(job), ("observe", "calibrate"), given, path_of(out, "out"), JSON, progress)
 
 
 def ranges_from_statistics(
-    statistics: Sequence[PathLike],
+    statistics: PathLike | Sequence[PathLike],
     out: PathLike,
     *,
     simplified: PathLike | None = None,
@@ -103,8 +101,9 @@ def ranges_from_statistics(
         >>> trtpipe.ranges_from_statistics(["a/statistics.npz", "b/statistics.npz"], "ranges.json").out
         PosixPath('ranges.json')
     """
-    files = [path_of(path) for path in ([statistics] if isinstance(statistics, (str, os.PathLike)) else statistics)]
-    where, graph = path_of(out), None if simplified is None else path_of(simplified)
+    several = statistics if isinstance(statistics, Sequence) and not isinstance(statistics, str) else [statistics]
+    files = [path_of(path, "statistics") for path in several]
+    where, graph = path_of(out, "out"), path_or_none(simplified, "simplified")
     with requested(
         calib_data=calib_data, profile=profile, recipe=recipe, settings=settings, engines=False, progress=progress
     ) as asked:
@@ -155,11 +154,11 @@ def import_trt_cache(cache: PathLike, simplified: PathLike, out: PathLike, keep:
     from trtpipe.passes.clean_up import load_clean
     from trtpipe.stages.observe import tensors_of
 
-    where = path_of(out)
+    given, graph, where = path_of(cache, "cache"), path_of(simplified, "simplified"), path_of(out, "out")
     path = where if where.suffix in JSON and not where.is_dir() else where / RANGES
     check_writable(path.parent)
-    tensors = tensors_of(load_clean(path_of(simplified)), tuple(keep))
-    result = apply_trt_cache(read_trt_cache(path_of(cache)), tensors)
+    tensors = tensors_of(load_clean(graph), tuple(keep))
+    result = apply_trt_cache(read_trt_cache(given), tensors)
     with translate_os_errors(path, f"write {path}", elsewhere="choose another output with -o"):
         path.parent.mkdir(parents=True, exist_ok=True)
         result.ranges.write(path)

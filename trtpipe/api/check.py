@@ -54,7 +54,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     from trtpipe.accuracy.recording import load_outputs, replay
     from trtpipe.config.shapes import check_outputs
 
-    path, wanted = path_of(parity), profile_from(profile)
+    path, wanted = path_of(parity, "parity"), profile_from(profile)
     path = path / PARITY if path.is_dir() else path
     report = ParityReport.read(path)
     saved = load_outputs(path.with_name(OUTPUTS))
@@ -82,7 +82,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
         }
     )
     again = judged(again)
-    where = None if out is None else write_record(again, path_of(out), PARITY)
+    where = None if out is None else write_record(again, path_of(out, "out"), PARITY)
     return BuildResult(steps=(), out=where, parity=again)
 
 
@@ -123,10 +123,10 @@ def check(
     from trtpipe.regression.bundle import read_build
     from trtpipe.regression.gate import check_build
 
-    file = path_of(baseline)
-    known, found = Baseline.read(file), read_build(path_of(build))
+    folder, file = path_of(build, "build"), path_of(baseline, "baseline")
+    known, found = Baseline.read(file), read_build(folder)
     report = check_build(found, known, file.name)
-    old = None if baseline_build is None else read_build(path_of(baseline_build))
+    old = None if baseline_build is None else read_build(path_of(baseline_build, "baseline_build"))
     latency = _latency(known, found, old, settings or Settings.from_environment(), progress or NullProgress())
     return report.model_copy(update={"findings": (*report.findings, *latency)})
 
@@ -148,8 +148,8 @@ def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline
     from trtpipe.regression.baseline import Baseline, Update, baseline_of
     from trtpipe.regression.bundle import read_build
 
-    where = path_of(file)
-    found = read_build(path_of(build))
+    where = path_of(file, "file")
+    found = read_build(path_of(build, "build"))
     if not found.manifest.passed:
         raise InputError(f"{build}: this build failed its own gates", "make a baseline of a good one")
     history: tuple[Update, ...] = ()

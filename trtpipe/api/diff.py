@@ -80,7 +80,7 @@ def diff(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> BuildDiff:
         >>> [change.name for change in trtpipe.diff("old", "new").precisions]
         ['conv_7']
     """
-    a, b = read_build(path_of(old)), read_build(path_of(new))
+    a, b = read_build(path_of(old, "old")), read_build(path_of(new, "new"))
     return BuildDiff(
         old=str(old),
         new=str(new),

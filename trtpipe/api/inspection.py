@@ -107,6 +107,19 @@ class Inspection(Record):
             )
         return explain(record.nodes, node)
 
+    def built_as(self) -> dict[str, object]:
+        """Fields of a deployment profile that a lowered graph, or an engine and the lowered graph beside it, settle:
+        ``precision``, ``backend``, ``targets``.
+        """
+        found: dict[str, object] = {}
+        lowered = self.lowered
+        if self.flavor is not None:
+            found |= {"backend": self.flavor, "targets": self.targets}
+        beside = Path(self.path).with_name("lowered.onnx")
+        if self.kind == "engine" and beside.is_file():
+            lowered = inspect(beside).lowered
+        return found if lowered is None else {**found, "precision": lowered.precision}
+
     @property
     def flavor(self) -> str | None:
         """The back-end that built an engine."""
@@ -139,7 +152,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         >>> trtpipe.inspect("model.plan").kind
         'engine'
     """
-    path = path_of(path)
+    path = path_of(path, "path")
     if (path / "manifest.json").is_file():
         path /= "manifest.json"
     head = _head(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.check import write_record
 from trtpipe.api.inspection import inspect
-from trtpipe.api.paths import path_of
+from trtpipe.api.paths import path_of, path_or_none
 from trtpipe.api.request import requested
 from trtpipe.api.results import PLAN
 from trtpipe.api.stages import runnable_engine, undamaged
@@ -67,7 +67,7 @@ def compare_latency(
         >>> [race.ratio for race in trtpipe.compare_latency("old.plan", "new.plan").races]
         [0.93]
     """
-    one, other, where = path_of(old), path_of(new), None if out is None else path_of(out)
+    one, other, where = path_of(old, "old"), path_of(new, "new"), path_or_none(out, "out")
     if where is not None:
         check_writable(where.parent if where.suffix == ".json" and not where.is_dir() else where)
     engines = [path.suffix in PLAN for path in (one, other)]
@@ -76,9 +76,16 @@ def compare_latency(
     listener = progress or NullProgress()
     listener.begin("compare")
     try:
-        with requested(profile=profile, recipe=recipe, settings=settings, engines=engines[0], progress=progress) as job:
+        with requested(
+            profile=profile,
+            recipe=recipe,
+            settings=settings,
+            engines=engines[0],
+            progress=progress,
+            built=one if engines[0] else None,
+        ) as job:
             if engines[0]:
-                found = _engines(job, one, other, None if graph is None else path_of(graph), listener)
+                found = _engines(job, one, other, path_or_none(graph, "graph"), listener)
             else:
                 found = _graphs(job, one, other, listener)
     except BaseException:

@@ -11,16 +11,21 @@ from trtpipe.errors import InputError
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
-def path_of(path: PathLike) -> Path:
-    """A path as the public functions take it.
+def path_of(path: PathLike, argument: str) -> Path:
+    """The path that an argument gives.
+
+    Args:
+        argument: its name, for the error.
 
     Raises:
-        InputError: it is neither text nor path-like.
-
-    Example:
-        >>> path_of("model.onnx")
-        PosixPath('model.onnx')
+        InputError: it is neither text nor path-like, or a path of bytes.
     """
-    if isinstance(path, bytes) or not isinstance(path, (str, os.PathLike)):
-        raise InputError(f"{type(path).__name__} is not a path", "give a str or a pathlib.Path")
-    return Path(path)
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(text, str):
+        raise InputError(f"{argument}: a {type(path).__name__} is not a path", "give a str or a pathlib.Path")
+    return Path(text)
+
+
+def path_or_none(path: PathLike | None, argument: str) -> Path | None:
+    """The path that an optional argument gives."""
+    return None if path is None else path_of(path, argument)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.api.inspection import Inspection, inspect
-from trtpipe.api.paths import path_of
+from trtpipe.api.paths import path_of, path_or_none
 from trtpipe.api.request import requested
 from trtpipe.api.results import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stage, run_stages
 from trtpipe.backends.base import Refusal, load_backend
@@ -82,7 +82,7 @@ def build(
         >>> result.accurate
         True
     """
-    folder = path_of(out)
+    folder = path_of(out, "out")
     check_writable(folder)
     with requested(
         source,
@@ -193,13 +193,15 @@ def export(
         progress=progress,
         engines=False,
     ) as job:
-        return run_stage(job, "export", {}, path_of(out), GRAPH, progress)
+        return run_stage(job, "export", {}, path_of(out, "out"), GRAPH, progress)
 
 
 def simplify(
     model: PathLike,
     out: PathLike,
     *,
+    precision: Precision | None = None,
+    shapes: ShapesLike | None = None,
     profile: ProfileLike | None = None,
     settings: Settings | None = None,
     simplify: bool = True,
@@ -208,7 +210,10 @@ def simplify(
     """``model.onnx`` -> ``simplified.onnx``: the same function in fewer nodes.
 
     Args:
-        profile: its precision matters only because bf16 needs a newer opset; its shapes are those of the check.
+        model: an ONNX file.
+        out: a file that ends in ``.onnx``, or a folder.
+        precision: matters only because bf16 needs a newer opset.
+        shapes: of the inputs on which the two graphs are compared.
         simplify: whether onnxsim may rewrite the graph, besides trtpipe's own passes.
 
     Raises:
@@ -218,8 +223,16 @@ def simplify(
         >>> trtpipe.simplify("model.onnx", "simplified.onnx").out
         PosixPath('simplified.onnx')
     """
-    with requested(profile=profile, settings=settings, simplify=simplify, engines=False, progress=progress) as job:
-        return run_stage(job, "simplify", {"model": path_of(model)}, path_of(out), GRAPH, progress)
+    with requested(
+        precision=precision,
+        shapes=shapes,
+        profile=profile,
+        settings=settings,
+        simplify=simplify,
+        engines=False,
+        progress=progress,
+    ) as job:
+        return run_stage(job, "simplify", {"model": path_of(model, "model")}, path_of(out, "out"), GRAPH, progress)
 
 
 def lower(
@@ -237,7 +250,11 @@ def lower(
     """``simplified.onnx`` (and ``ranges.json`` for 8 bits) -> ``lowered.onnx``.
 
     Args:
+        simplified: what ``simplify`` wrote.
+        out: a file that ends in ``.onnx``, or a folder.
         ranges: what ``calibrate`` wrote; needed for int8, fp8 and best.
+        precision: ``fp32`` (default), ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``.
+        keep: shell patterns of node names to keep in higher precision.
         recipe: its ``weights`` says how per-channel weight ranges are chosen.
 
     Raises:
@@ -257,15 +274,15 @@ def lower(
         engines=False,
         progress=progress,
     ) as job:
-        given = {"simplified": path_of(simplified)}
+        given = {"simplified": path_of(simplified, "simplified")}
         if job.profile.precision in CALIBRATED:
             if ranges is None:
                 raise InputError(
                     f"lowering to {job.profile.precision} needs ranges",
                     "make them with trtpipe calibrate, then add --ranges FILE",
                 )
-            given["ranges"] = path_of(ranges)
-        return run_stage(job, "lower", given, path_of(out), GRAPH, progress)
+            given["ranges"] = path_of(ranges, "ranges")
+        return run_stage(job, "lower", given, path_of(out, "out"), GRAPH, progress)
 
 
 def compile(  # noqa: A001  the pipeline's own word
@@ -274,7 +291,9 @@ def compile(  # noqa: A001  the pipeline's own word
     *,
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
+    calib_data: DataLike | None = None,
     profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
@@ -283,21 +302,33 @@ def compile(  # noqa: A001  the pipeline's own word
     Args:
         lowered: for a back-end that compiles PyTorch programs, the source instead: a ``.pt2`` file or a factory.
         out: a folder; or, for a single target, a file that ends in ``.plan``, ``.engine`` or ``.trt``.
+        calib_data: read only where ``shapes`` are ``"auto"``.
 
     Raises:
+        InputError: the graph or its shapes cannot be used.
         BuildError: no target can be built for, such as in 8 bits from a program; or the builder gives up.
 
     Example:
         >>> trtpipe.compile("lowered.onnx", "model.plan", targets=["sm89"]).out
         PosixPath('model.plan')
     """
-    with requested(targets=targets, shapes=shapes, profile=profile, settings=settings, progress=progress) as job:
+    with requested(
+        targets=targets,
+        shapes=shapes,
+        calib_data=calib_data,
+        profile=profile,
+        recipe=recipe,
+        settings=settings,
+        progress=progress,
+    ) as job:
         suffixes = PLAN if len(job.targets) == 1 else ()
         if load_backend(job.backend).consumes == "program":
             _refuse_targets(job)  # a graph's precision is in it already, a program's is not
-            program = replace(job, source=parse_source(str(path_of(lowered))))
-            return run_stages(program, ("capture", "compile"), {}, path_of(out), suffixes, progress)
-        return run_stage(job, "compile", {"lowered": path_of(lowered)}, path_of(out), suffixes, progress)
+            program = replace(job, source=parse_source(str(path_of(lowered, "lowered"))))
+            return run_stages(program, ("capture", "compile"), {}, path_of(out, "out"), suffixes, progress)
+        return run_stage(
+            job, "compile", {"lowered": path_of(lowered, "lowered")}, path_of(out, "out"), suffixes, progress
+        )
 
 
 def verify(
@@ -306,6 +337,8 @@ def verify(
     out: PathLike | None = None,
     *,
     eval_data: DataLike | None = None,
+    precision: Precision | None = None,
+    shapes: ShapesLike | None = None,
     profile: ProfileLike | None = None,
     recipe: RecipeLike | None = None,
     settings: Settings | None = None,
@@ -314,29 +347,36 @@ def verify(
     """Compare ``candidate`` (an ONNX graph or a plan) with ``reference`` (an ONNX graph) -> ``parity.json``.
 
     Args:
+        out: where ``parity.json`` goes; a folder or a file.
         eval_data: the samples to compare on; without any, seeded random inputs are used.
-        profile: tolerances, and the precision whose defaults apply.
-        recipe: evaluation data and the task metric.
+        precision: the one whose default tolerances apply (default: the candidate's, where trtpipe made it).
+        shapes: of the random inputs.
+        profile: tolerances.
+        recipe: the task metric, and how samples become feeds.
 
     Raises:
+        InputError: a file or sample cannot be used.
         HostError: ``candidate`` is a plan that this machine cannot run.
 
     Example:
         >>> trtpipe.verify("lowered.onnx", "model.onnx", eval_data="held_out.npz").accurate
         True
     """
-    file = path_of(candidate)
+    file = path_of(candidate, "candidate")
     with requested(
         eval_data=eval_data,
+        precision=precision,
+        shapes=shapes,
         profile=profile,
         recipe=recipe,
         settings=settings,
         engines=file.suffix in PLAN,
         progress=progress,
+        built=file,
     ) as job:
-        given = {"model": path_of(reference)}
+        given = {"model": path_of(reference, "reference")}
         given[runnable_engine(job, file) if file.suffix in PLAN else "lowered"] = file
-        return run_stage(job, "verify", given, None if out is None else path_of(out), JSON, progress)
+        return run_stage(job, "verify", given, path_or_none(out, "out"), JSON, progress)
 
 
 def measure(
@@ -344,6 +384,8 @@ def measure(
     out: PathLike | None = None,
     *,
     graph: PathLike | None = None,
+    shapes: ShapesLike | None = None,
+    eval_data: DataLike | None = None,
     profile: ProfileLike | None = None,
     recipe: RecipeLike | None = None,
     settings: Settings | None = None,
@@ -352,9 +394,12 @@ def measure(
     """Time a plan on this machine's GPU, or an ONNX graph on its CPU -> ``latency.json``.
 
     Args:
-        graph: the lowered graph of a plan (default: ``lowered.onnx`` beside it, if there is one). It names the open
+        out: where ``latency.json`` goes; a folder or a file.
+        graph: the lowered graph of a plan (default: ``lowered.onnx`` beside it, if there is one). It names the dynamic
             dimensions, and tells how to read data.
-        profile: its ``[latency]`` table says how long and on which batch sizes; its shapes, on which shapes.
+        shapes: the input shapes to measure at.
+        eval_data: data whose first sample fills the inputs; without any, they are seeded random values.
+        profile: its ``[latency]`` table says for how long, and at which batch sizes.
 
     Raises:
         HostError: ``model`` is a plan that this machine cannot run.
@@ -364,12 +409,19 @@ def measure(
         >>> [run.median for run in trtpipe.measure("model.plan").latency.measurements]  # milliseconds
         [0.61]
     """
-    file = path_of(model)
+    file = path_of(model, "model")
     with requested(
-        profile=profile, recipe=recipe, settings=settings, engines=file.suffix in PLAN, progress=progress
+        shapes=shapes,
+        eval_data=eval_data,
+        profile=profile,
+        recipe=recipe,
+        settings=settings,
+        engines=file.suffix in PLAN,
+        progress=progress,
+        built=file,
     ) as job:
-        given = to_measure(job, file, None if graph is None else path_of(graph))
-        return run_stage(job, "measure", given, None if out is None else path_of(out), JSON, progress)
+        given = to_measure(job, file, path_or_none(graph, "graph"))
+        return run_stage(job, "measure", given, path_or_none(out, "out"), JSON, progress)
 
 
 def to_measure(job: Job, model: Path, graph: Path | None = None) -> dict[str, Path]:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.api.paths import path_of
+from trtpipe.api.paths import path_of, path_or_none
 from trtpipe.api.request import requested
 from trtpipe.api.results import JSON, run_published
-from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.profile import CALIBRATED
 from trtpipe.config.tomlfile import dump_toml
@@ -23,12 +22,13 @@ from trtpipe.quantization.tuning_report import Budget, Tuning
 from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from typing import Any
 
     from trtpipe.api.paths import PathLike
     from trtpipe.api.request import DataLike, ProfileLike, RecipeLike, ShapesLike, SourceLike
     from trtpipe.api.results import BuildResult
+    from trtpipe.config.job import Job, Role
     from trtpipe.config.profile import DeploymentProfile, Precision
     from trtpipe.config.recipe import CalibrationRecipe, DataSettings
     from trtpipe.config.settings import Settings
@@ -71,12 +71,12 @@ def sensitivity(
         >>> found.ranked[0].name  # the most sensitive group
         'conv_7'
     """
-    where = None if out is None else path_of(out)
+    where = path_or_none(out, "out")
     with requested(
         source,
         example_inputs=example_inputs,
         calib_data=calib_data,
-        precision=_eight_bit(source, precision, profile),
+        precision=precision,
         shapes=shapes,
         profile=profile,
         recipe=recipe,
@@ -85,6 +85,7 @@ def sensitivity(
         allow_random=allow_random,
         progress=progress,
         engines=False,
+        usual="int8",
     ) as job:
         refuse_other_precisions(job)
         if where is not None:
@@ -161,13 +162,15 @@ def tune(
         >>> trtpipe.tune("model.onnx", budget, "tuned.toml", recipe="calib.toml").tuning.met
         True
     """
-    where = path_of(out)
+    where = path_of(out, "out")
+    if not isinstance(budget, Budget):
+        raise InputError(f"budget: {budget!r} is no Budget", "give trtpipe.Budget(max_drop=0.005)")
     with requested(
         source,
         example_inputs=example_inputs,
         calib_data=calib_data,
         eval_data=eval_data,
-        precision=_eight_bit(source, precision, profile),
+        precision=precision,
         shapes=shapes,
         profile=profile,
         recipe=recipe,
@@ -176,6 +179,7 @@ def tune(
         allow_random=allow_random,
         progress=progress,
         engines=False,
+        usual="int8",
     ) as job:
         refuse_other_precisions(job)
         if job.recipe.evaluation is None:
@@ -187,23 +191,22 @@ def tune(
         with opened(job, listener) as pipeline:
             found = Tuner(job, pipeline, budget, seconds, recalibrate, listener).run()
         result = TuneResult(found.tuning, found.profile, found.recipe, ())
-        return replace(result, files=_write(result, where))
+        return replace(result, files=_write(result, where, job.feeds))
 
 
-def _eight_bit(source: SourceLike, precision: Precision | None, profile: ProfileLike | None) -> Precision | None:
-    """int8, where neither argument, profile nor job says what to quantize to."""
-    return "int8" if precision is None and profile is None and not isinstance(source, Job) else precision
+def _write(result: TuneResult, out: Path, held: Collection[Role]) -> tuple[Path, ...]:
+    """The profile, the report, and the recipe: what was tuned depends on all of its data and methods.
 
-
-def _write(result: TuneResult, out: Path) -> tuple[Path, ...]:
-    """The profile, the report, and the recipe: what was tuned rests on all of its data and methods."""
+    Args:
+        held: the data that the caller holds: no file can name it.
+    """
     profile = result.profile.model_dump(exclude_defaults=True)
     if len(result.profile.shapes) == 1:
         profile["shapes"] = profile["shapes"][0]
     texts = {
         out: dump_toml(profile),
         out.with_suffix(".json"): result.tuning.to_json() + "\n",
-        out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe)),
+        out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe, held)),
     }
     with translate_os_errors(out, f"write {out}", elsewhere="choose another file"):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -214,13 +217,19 @@ def _write(result: TuneResult, out: Path) -> tuple[Path, ...]:
     return tuple(texts)
 
 
-def _recipe(recipe: CalibrationRecipe) -> dict[str, Any]:
+def _recipe(recipe: CalibrationRecipe, held: Collection[Role]) -> dict[str, Any]:
     """A recipe as a file says it: paths absolute, because relative ones are relative to the file."""
     found = recipe.model_dump(exclude_defaults=True)
     found |= {"method": recipe.method, "weights": recipe.weights}
-    for name, data in (("data", recipe.data), ("evaluation", recipe.evaluation)):
+    roles: tuple[tuple[str, Role, DataSettings | None], ...] = (
+        ("data", "calibration-data", recipe.data),
+        ("evaluation", "evaluation-data", recipe.evaluation),
+    )
+    for name, role, data in roles:
         if data is not None and name in found:
             found[name] |= _anchored(data)
+            if role in held:
+                del found[name]["source"]
     return found
 
 

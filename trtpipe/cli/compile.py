@@ -38,6 +38,11 @@ def command(session: Session, lowered: Path) -> int:
 
     with session.listening() as progress:
         result = trtpipe.compile(
-            lowered, session.output, profile=session.profile, settings=session.settings, progress=progress
+            lowered,
+            session.output,
+            profile=session.profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            progress=progress,
         )
     return finish(session, "compile", result)

@@ -50,7 +50,6 @@ def command(session: Session, source: str, samples: int, half: bool, plot: Path 
         from trtpipe.report.plots import require_matplotlib
 
         require_matplotlib()
-    session.default_precision("int8")
     with session.listening() as progress:
         found = trtpipe.sensitivity(
             source,

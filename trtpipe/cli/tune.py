@@ -57,7 +57,6 @@ def command(
 
     budget = _budget(max_drop, least)
     time = None if seconds is None else _seconds(seconds)
-    session.default_precision("int8")
     with session.listening() as progress:
         result = trtpipe.tune(
             source,

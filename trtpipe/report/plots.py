@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,6 @@ from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import TensorStatistics

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.report.plots import require_matplotlib
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trtpipe.quantization.sensitivity import Sensitivity
 
 _MOST_BARS = 60
