@@ -37,7 +37,7 @@ class TestResult:
         assert re.search(r"verify +parity\.json .* cached +PASSED ", result.stdout)
         assert re.search(r"measure +latency\.json .*on CPU, not a GPU latency\)", result.stdout)
         verdict, place, following = result.stdout.splitlines()[-3:]
-        assert verdict == "PASSED | accuracy holds | latency not judged"
+        assert verdict == "PASSED | accuracy within tolerance | latency gate: not evaluated"
         assert place == f"result: {bundle}"
         assert following == f"next:   trtpipe inspect {bundle}/manifest.json"
         assert trtpipe.inspect(bundle).kind == "manifest"
@@ -70,8 +70,8 @@ class TestResult:
         own = (*QUICK, "--keep", "no node is called so")  # whatever other tests have cached
         loud = run("build", model, "-o", tmp_path / "a", *own)
         quiet = run("build", model, "-o", tmp_path / "b", *own, "--rtol", "0.5", "-q")
-        assert re.search(r"^export: from the cache$", loud.stderr, re.MULTILINE)
-        assert re.search(r"^lower: built in \d", loud.stderr, re.MULTILINE)
+        assert re.search(r"^export: cached$", loud.stderr, re.MULTILINE)
+        assert re.search(r"^lower: done in \d", loud.stderr, re.MULTILINE)
         assert quiet.stderr.startswith("warning: no data was given")
         assert len(quiet.stderr.splitlines()) == 1
 
@@ -87,7 +87,7 @@ class TestResult:
             run("build", model, "-o", bundle, "--int8", "--calib-data", data, *QUICK, "--log-file", log)
         lines = log.read_text(encoding="utf-8").splitlines()
         assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d ", line) for line in lines)
-        assert sum("compile sm89: from the cache" in line for line in lines) == 2
+        assert sum("compile sm89: cached" in line for line in lines) == 2
 
 
 class TestDryRun:
@@ -125,7 +125,7 @@ class TestGates:
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
         assert re.search(r"verify .* FAILED lowered: output 'y' differs from model", result.stdout)
         verdict, place, following = result.stdout.splitlines()[-3:]
-        assert verdict.startswith("FAILED | accuracy does not hold")
+        assert verdict.startswith("FAILED | accuracy gate failed")
         assert place == f"result: {out}.rejected"
         assert following == f"next:   trtpipe inspect {out}.rejected/parity.json"
         assert trtpipe.inspect(f"{out}.rejected/parity.json").parity is not None
@@ -140,7 +140,7 @@ class TestGates:
         result = run("build", model, "-o", tmp_path / "out", *QUICK, "--target", "sm89,rtx5090")
         assert result.exit_code == 5
         assert re.search(r"compile sm120 .* FAILED .*no \\x1b\[31msm120", result.stdout)
-        assert result.stdout.splitlines()[-3].startswith("FAILED | not built: sm120")
+        assert result.stdout.splitlines()[-3].startswith("FAILED | build failed: sm120")
         assert (tmp_path / "out.rejected" / "sm89.plan").is_file()
         assert not (tmp_path / "out" / "sm120.plan").exists()
         assert "\x1b" not in result.output

@@ -54,11 +54,11 @@ class TestLines:
         lines: list[str] = []
         play(Lines(lines.append))
         assert lines == [
-            "export: from the cache",
+            "export: cached",
             "compile sm89: parsing",
             r"note: a note\x1b[2J",
             r"warning: a warning\nof two lines",
-            "compile sm89: built in 0 us",
+            "compile sm89: done in 0 us",
             "verify: FAILED in 0 us",
         ]
 
@@ -87,7 +87,7 @@ class TestLines:
             "calibrate: 30 of 52 (57 %)",
             "calibrate: 40 of 52 (76 %)",
             "calibrate: 50 of 52 (96 %)",
-            "calibrate: built in 53.0 s",
+            "calibrate: done in 53.0 s",
         ]
 
     def test_unknown_total(self, clock: Clock) -> None:
@@ -106,7 +106,7 @@ class TestLogFile:
             log.close()
         lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
         assert len(lines) == 12
-        assert lines[0].partition(" ")[2] == "export: from the cache"
+        assert lines[0].partition(" ")[2] == "export: cached"
 
     def test_full_disk_ends_the_log_and_not_the_work(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         log = LogFile(tmp_path / "log")
@@ -134,7 +134,7 @@ class TestLive:
         with Live() as listener:
             play(listener)
         text = screen.getvalue()
-        for line in ("export           from the cache", "compile sm89     built", "verify           FAILED"):
+        for line in ("export           cached", "compile sm89     done", "verify           FAILED"):
             assert line in text
         assert r"a note\x1b[2J" in text
         assert r"warning: a warning\nof two lines" in text

@@ -66,7 +66,7 @@ def finish(session: Session, command: str, result: BuildResult, following: Seque
     return code
 
 
-def show_plan(session: Session, steps: Sequence[Step]) -> int:
+def show_dry_run(session: Session, steps: Sequence[Step]) -> int:
     """Print what would be done."""
     if session.json:
         print_json(
@@ -79,7 +79,7 @@ def show_plan(session: Session, steps: Sequence[Step]) -> int:
         )
         return 0
     rows = [(step.label, "cached" if step.state == "hit" else step.state, step.because) for step in steps]
-    emit(table(("step", "state", "because"), rows))
+    emit(table(("stage", "state", "reason"), rows))
     return 0
 
 
@@ -128,7 +128,7 @@ def _steps_table(steps: Sequence[Step], verdicts: Sequence[Verdict], *, detailed
             _remark(step, by_stage.get(step.label)),
         ]
         rows.append([*row, step.because, step.key[:12]] if detailed else row)
-    headers = ["stage", "artifact", "size", "time", "verdict", *(["because", "key"] if detailed else [])]
+    headers = ["stage", "artifact", "size", "time", "verdict", *(["reason", "key"] if detailed else [])]
     return table(headers, rows, right=("size", "time"))
 
 
@@ -148,7 +148,7 @@ def _remark(step: Step, verdict: Verdict | None) -> str:
 
 
 def _engine_summary(artifact: Artifact | None) -> str:
-    """What the builder says of an engine, in one line."""
+    """The builder's report of an engine, in one line."""
     if artifact is None or artifact.kind != "engine" or len(artifact.files) == 1:
         return ""
     import trtpipe
@@ -159,13 +159,13 @@ def _engine_summary(artifact: Artifact | None) -> str:
 
 def _conclusion(result: BuildResult, verdicts: Sequence[Verdict]) -> str:
     word = "PASSED" if exit_code(result) == 0 else "FAILED"
-    parts = [f"{verdict.gate} {_GATES[verdict.passed]}" for verdict in verdicts]
+    parts = [_GATES[verdict.passed].format(verdict.gate) for verdict in verdicts]
     if result.failed:
-        parts.insert(0, "not built: " + ", ".join(step.label.removeprefix("compile ") for step in result.failed))
+        parts.insert(0, "build failed: " + ", ".join(step.label.removeprefix("compile ") for step in result.failed))
     return " | ".join([word, *(parts or ["made " + ", ".join(a.files[0].name for a in result.artifacts)])])
 
 
-_GATES = {True: "holds", False: "does not hold", None: "not judged"}
+_GATES = {True: "{} within tolerance", False: "{} gate failed", None: "{} gate: not evaluated"}
 
 
 def _inspection(result: BuildResult) -> list[str]:
