@@ -23,12 +23,14 @@ import trtpipe.stages.simplify
 from trtpipe.artifact import Artifact
 from trtpipe.backends.base import load_backend
 from trtpipe.config.job import Job
-from trtpipe.config.profile import CALIBRATED, ShapeRange
+from trtpipe.config.profile import ShapeRange
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
+from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.data.sample import Sample
 from trtpipe.errors import TrtpipeError
 from trtpipe.isolation.worker_main import resolve
+from trtpipe.pipeline.executor import by_hand
 from trtpipe.pipeline.pipeline import stages_named
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.progress import NullProgress
@@ -46,7 +48,11 @@ _FAR = 1e4
 #: largest accepted difference, as a share of the output's largest magnitude
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2, "int8": 4e-2, "fp8": 1e-1}
 #: files whose tasks run in a child process for users; here a crash ends the pool's worker, which is one
-_CHILDREN = (trtpipe.stages.export, trtpipe.stages.simplify, trtpipe.backends.trt.request)
+_CHILDREN = (
+    (trtpipe.stages.export, "call_forked"),
+    (trtpipe.stages.simplify, "call_forked"),
+    (trtpipe.backends.trt.request, "call"),
+)
 
 
 _Infer: TypeAlias = Callable[[Path, dict[str, Any]], dict[str, Any]]
@@ -150,14 +156,13 @@ def run_stages(
     """
     table = dict(given)
     for stage in stages_named(*names):
-        if stage.skip(job):
+        if isinstance(stage.settings(job), NotNeeded):
             continue
         workdir = folder / stage.name
         workdir.mkdir(parents=True)
         inputs = Inputs(table, {"calibration-data": OwnData(case.feed)})
         try:
-            draft, _ = stage.run(job, inputs, workdir, NullProgress())
-            stage.check(draft, inputs)
+            draft, _ = by_hand(stage, job, inputs).run(workdir, NullProgress())
         except Exception as error:
             raise Refused(stage.name, error) from error
         table[stage.produces] = draft.finish()
@@ -189,7 +194,7 @@ def _lowered(job: Job, case: Case, table: dict[str, Artifact], folder: Path) -> 
     try:
         return run_stages(_EACH[:3], job, case, table, folder)
     except Refused as refused:
-        if refused.stage != "observe" or job.profile.precision in CALIBRATED:
+        if refused.stage != "observe" or job.profile.precision.calibrated:
             raise
     return run_stages(_EACH[:3], replace(job, recipe=CalibrationRecipe()), case, table, folder / "without-data")
 
@@ -340,8 +345,8 @@ def _dynamic(info: onnx.ValueInfoProto) -> bool:
 def _in_this_process() -> Iterator[None]:
     """Let the stages call their tasks here instead of in a child process a task: two hundred times faster."""
     with ExitStack() as stack:
-        for module in _CHILDREN:
-            stack.enter_context(patch.object(module, "call", _call_here))
+        for module, name in _CHILDREN:
+            stack.enter_context(patch.object(module, name, _call_here))
         yield
 
 

@@ -30,7 +30,7 @@ from trtpipe.api.tuning import tune as tune
 from trtpipe.artifact import Artifact as Artifact
 from trtpipe.artifact import IOContract as IOContract
 from trtpipe.artifact import TensorSpec as TensorSpec
-from trtpipe.calibration.merging import merge_statistics as merge_statistics
+from trtpipe.calibration.statistics_file import merge_statistics as merge_statistics
 from trtpipe.config.profile import DeploymentProfile as DeploymentProfile
 from trtpipe.config.profile import ShapeRange as ShapeRange
 from trtpipe.config.recipe import CalibrationRecipe as CalibrationRecipe
@@ -63,8 +63,8 @@ from trtpipe.quantization.tuning_report import Tuning as Tuning
 from trtpipe.regression.baseline import Baseline as Baseline
 from trtpipe.regression.gate import CheckReport as CheckReport
 from trtpipe.report.manifest import Manifest as Manifest
+from trtpipe.report.plots import plot_sensitivity as plot_sensitivity
 from trtpipe.report.plots import plot_statistics as plot_statistics
-from trtpipe.report.plots_sensitivity import plot_sensitivity as plot_sensitivity
 from trtpipe.store import ArtifactStore as ArtifactStore
 from trtpipe.views.page import write_report as write_report
 

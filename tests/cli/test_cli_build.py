@@ -247,4 +247,4 @@ def test_random_calibration_never_passes_for_real_data(run: Run, model: Path, tm
     assert "synthetic samples" in result.stdout
     manifest = trtpipe.Manifest.read(tmp_path / "out" / "manifest.json")
     assert manifest.calibration is not None
-    assert "synthetic" in manifest.calibration["source"]
+    assert "synthetic" in manifest.calibration.source

@@ -21,7 +21,8 @@ def span(low, mid, high):
 @pytest.fixture
 def look(make_job, table, heard_all):
     def check(proto, *shapes):
-        check_corners(table(lowered=proto).artifacts["lowered"], make_job(shapes=shapes), heard_all)
+        job = make_job(shapes=shapes)
+        check_corners(table(lowered=proto).artifacts["lowered"], job.profile.shapes, job.settings, heard_all)
 
     return check
 
@@ -66,4 +67,4 @@ def test_it_has_a_process_and_limits_of_its_own(look, make_job, table, heard_all
     job = make_job(shapes={"ids": span([1, 1], [2, 64], [4, 128])})
     object.__setattr__(job.settings, "worker_seconds", 0.05)
     with pytest.raises(WorkerError, match=r"time limit .* while checking shapes of lowered"):
-        check_corners(table(lowered=EMBEDDING).artifacts["lowered"], job, heard_all)
+        check_corners(table(lowered=EMBEDDING).artifacts["lowered"], job.profile.shapes, job.settings, heard_all)

@@ -9,7 +9,8 @@ from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.backends.base import Refusal
 from trtpipe.backends.null import Null
 from trtpipe.backends.onnxruntime import OnnxRuntime
-from trtpipe.reference.runnable import runnable, runnable_engines, runnable_graph
+from trtpipe.config.formats import FP16, Precision
+from trtpipe.reference.runnable import runnable_graph, runnable_targets
 from trtpipe.stages.stage import Inputs
 
 OVERFLOWS = "(float[3] x) => (float[3] y) { h = Cast<to=%d>(x) m = Mul(h, h) y = Cast<to=1>(m) }"
@@ -18,7 +19,7 @@ OVERFLOWS = "(float[3] x) => (float[3] y) { h = Cast<to=%d>(x) m = Mul(h, h) y =
 @pytest.mark.parametrize("precision", ["fp32", "int8", "fp8"])
 def test_graphs_the_cpu_computes_as_a_gpu_would_run_as_they_are(tmp_path, workdir, precision):
     path = save(conv_net(), tmp_path / "lowered.onnx")
-    assert runnable_graph(path, precision, workdir) == (path, "")
+    assert runnable_graph(path, Precision(precision).half, workdir) == (path, "")
     assert list(workdir.iterdir()) == []
 
 
@@ -27,7 +28,7 @@ def test_16_bit_graphs_run_with_their_storage_emulated_through_all_optimizations
     tmp_path, workdir, make_job, precision, code, squares
 ):
     path = save(model(OVERFLOWS % code, opset=22), tmp_path / "lowered.onnx")
-    emulated, note = runnable_graph(path, precision, workdir)
+    emulated, note = runnable_graph(path, Precision(precision).half, workdir)
     assert emulated.parent == workdir
     assert note == f"{'float16' if precision == 'fp16' else 'bfloat16'} storage emulated"
     with OnnxRuntime().open(emulated, make_job().settings) as runner:
@@ -40,32 +41,29 @@ def test_a_graph_of_the_users_own_with_constants_in_nodes(tmp_path, workdir):
         "(float[1] x) => (float[1] y) { c = Constant<value=float16[1] {15360}>() h = Cast<to=10>(x) m = Add(h, c) "
         "y = Cast<to=1>(m) }"
     )
-    emulated, _ = runnable_graph(save(proto, tmp_path / "lowered.onnx"), "fp16", workdir)
+    emulated, _ = runnable_graph(save(proto, tmp_path / "lowered.onnx"), FP16, workdir)
     assert run(onnx.load(emulated), {"x": np.array([2], np.float32)})["y"].tolist() == [3]
 
 
-def test_engines_of_the_null_back_end_do_not_run(make_job):
-    job = make_job(targets=["sm89", "sm120"])
-    assert not runnable(job)
-    assert runnable_engines(job, Inputs({})) == []
+def test_engines_of_the_null_back_end_do_not_run():
+    assert runnable_targets("null", ["sm89", "sm120"]) == frozenset()
 
 
-def test_engines_run_whose_gpu_is_here(make_job, tmp_path, monkeypatch):
+def test_engines_run_whose_gpu_is_here(tmp_path, monkeypatch):
     monkeypatch.setattr(Null, "runs", lambda self, target: None if target.name == "sm89" else Refusal("no", "n"))
     engines = {}
     for name in ("sm89", "sm120"):
         (tmp_path / f"{name}.plan").write_text(name)
         entry = FileEntry.of(tmp_path / f"{name}.plan")
         engines[f"engine:{name}"] = Artifact("engine", tmp_path, (entry,), target=name)
-    job = make_job(targets=["sm89", "sm120"])
-    assert runnable(job)
-    assert [engine.target for engine in runnable_engines(job, Inputs(engines))] == ["sm89"]
-    assert not runnable(make_job(targets=["sm120"]))
+    here = runnable_targets("null", ["sm89", "sm120"])
+    assert [engine.target for engine in Inputs(engines).engines(here)] == ["sm89"]
+    assert not runnable_targets("null", ["sm120"])
 
 
 def test_feeds_of_a_conv_net_give_the_same_emulated_or_not(tmp_path, workdir):
     """A float32 graph holds nothing to emulate."""
     path = save(conv_net(), tmp_path / "lowered.onnx")
-    emulated, _ = runnable_graph(path, "fp16", workdir)
+    emulated, _ = runnable_graph(path, FP16, workdir)
     feed = feed_for(conv_net())
     np.testing.assert_array_equal(run(onnx.load(emulated), feed)["y"], run(conv_net(), feed)["y"])

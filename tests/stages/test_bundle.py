@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from fixtures_stages import needs, run_stage
 from models import conv_net, save
 
 import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft, IOContract
-from trtpipe.calibration.data_summary import DataAccount
+from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.source import OnnxSource
 from trtpipe.errors import StageError
@@ -25,7 +26,7 @@ PARITY = ParityReport(
     reasons=("output 'y' differs",), passed=False,
 )  # fmt: skip
 LATENCY = LatencyReport(machine={}, measurements=(), passed=True, notes=("measured on the CPU",))
-ACCOUNT = DataAccount(source="calib.npz", samples=9, feeds=9, digest="d" * 64, inputs={})
+SUMMARY = DataSummary(source="calib.npz", samples=9, feeds=9, digest="d" * 64, inputs={})
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def inputs(tmp_path):
     model = made["model"]
     made["model"] = type(model)("model", folder, (*model.files, entry))
     for kind, record in (
-        ("ranges", Ranges(method="max", samples=9, account=ACCOUNT, tensors={})),
+        ("ranges", Ranges(method="max", samples=9, data_summary=SUMMARY, tensors={})),
         ("parity", PARITY),
         ("latency", LATENCY),
     ):
@@ -60,7 +61,7 @@ def inputs(tmp_path):
 def go(make_job, workdir, heard_all):
     def bundle(inputs, **options):
         job = make_job(OnnxSource(workdir / "net.onnx"), **options)
-        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        draft, read = run_stage(STAGE, job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert read == ()
         assert draft.names == ("manifest.json",)
@@ -92,7 +93,7 @@ def test_verdicts_notes_and_the_account_of_the_data(go, inputs):
     assert [(verdict.gate, verdict.passed) for verdict in manifest.verdicts] == [("accuracy", False), ("latency", None)]
     assert not manifest.passed
     assert manifest.notes == ("model: odd producer", "latency: measured on the CPU")  # lowered came without a sidecar
-    assert manifest.calibration["samples"] == 9
+    assert manifest.calibration.samples == 9
 
 
 def test_neither_time_nor_place(go, inputs, workdir, tmp_path):
@@ -121,9 +122,9 @@ def test_an_artifact_that_is_not_listed_is_noticed(go, inputs, workdir):
 
 def test_what_its_key_holds(make_job, tmp_path):
     def key(source="a/net.onnx", **options):
-        return STAGE.key(make_job(OnnxSource(tmp_path / source), **options))
+        return STAGE.settings(make_job(OnnxSource(tmp_path / source), **options))
 
     assert key() == key("b/net.onnx") == key(recipe={"percentile": 99.0})  # fp32 has no ranges
     assert key() not in [key("other.onnx"), key(precision="fp16"), key(simplify=False), key(backend="tensorrt-rtx")]
     assert key(precision="int8") != key(precision="int8", recipe={"percentile": 99.0})
-    assert STAGE.skip(make_job()) is None
+    assert needs(STAGE, make_job())

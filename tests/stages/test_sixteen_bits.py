@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from fixtures_stages import needs, run_stage
 from models import FLOAT_MAX, model, normal, run, weights_of
 
 from trtpipe.backends import base
+from trtpipe.config.formats import Precision
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.reference.runnable import runnable_graph
@@ -88,13 +90,13 @@ def lower(make_job, table, workdir, heard_all, tmp_path):
             np.savez(source, **feed)
         job = make_job(precision=precision, recipe={"data": {"source": source}}, **options)
         inputs = table(simplified=proto, data=source)
-        assert (Observe().skip(job) is None) is bool(source)
+        assert needs(Observe(), job) is bool(source)
         if source:
             (workdir / "observe").mkdir()
-            draft, _ = Observe().run(job, inputs, workdir / "observe", heard_all)
+            draft, _ = run_stage(Observe(), job, inputs, workdir / "observe", heard_all)
             Observe().check(draft, inputs)
             inputs.artifacts["statistics"] = draft.finish()
-        draft, _ = Lower().run(job, inputs, workdir, heard_all)
+        draft, _ = run_stage(Lower(), job, inputs, workdir, heard_all)
         Lower().check(draft, inputs)
         onnx.checker.check_model(onnx.load(draft.path), full_check=True)
         return draft.path, LowerRecord.read(draft.sidecar)
@@ -115,7 +117,7 @@ def test_is_right_with_16_bit_storage(lower, tmp_path, name, measured, precision
     lowered, facts = lower(proto, precision, feed if measured else None)
     assert facts.samples == (ROWS if measured else 0)
     expected = run(proto, feed)["y"]
-    found = run(onnx.load(runnable_graph(lowered, precision, tmp_path)[0]), feed)["y"]
+    found = run(onnx.load(runnable_graph(lowered, Precision(precision).half, tmp_path)[0]), feed)["y"]
     assert np.isfinite(expected).all()
     assert np.abs(found - expected).max() <= CLOSE[precision] * np.abs(expected).max()
 
@@ -131,7 +133,7 @@ def test_tensorrt_builds_it(lower, make_job, table, workdir, heard_all, name):
     job = make_job(precision="fp16", shapes=shapes, backend="tensorrt-rtx").for_target(find_target("sm89"))
     engines = workdir / "engines"
     engines.mkdir()
-    draft, _ = Compile().run(job, table(lowered=lowered), engines, heard_all)
+    draft, _ = run_stage(Compile(), job, table(lowered=lowered), engines, heard_all)
     assert draft.path.stat().st_size
 
 
@@ -160,7 +162,7 @@ class TestBest:
             inputs = table(simplified=proto, data=str(tmp_path / "data.npz"))
             for stage in (Observe(), Calibrate(), Lower()):
                 (workdir / stage.name).mkdir()
-                draft, _ = stage.run(job, inputs, workdir / stage.name, heard_all)
+                draft, _ = run_stage(stage, job, inputs, workdir / stage.name, heard_all)
                 stage.check(draft, inputs)
                 inputs.artifacts[draft.kind] = draft.finish()
             return onnx.load(draft.path), LowerRecord.read(draft.sidecar), draft.path
@@ -177,7 +179,7 @@ class TestBest:
         assert operators.count("DequantizeLinear") == 4
         assert operators.count("Cast") == 2  # at the ends, none between a DequantizeLinear and its reader
         expected = run(model(self.GRAPH, w=normal(8, 8), v=normal(8, 8, seed=1)), {"x": x})["y"]
-        for proto in (graph, onnx.load(runnable_graph(path, "best", tmp_path)[0])):
+        for proto in (graph, onnx.load(runnable_graph(path, Precision.best.half, tmp_path)[0])):
             np.testing.assert_allclose(run(proto, {"x": x})["y"], expected, atol=0.1)
 
     def test_scales_are_float16_numbers_and_weights_were_divided_by_them(self, best):

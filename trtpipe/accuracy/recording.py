@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.parity import Contender, ParityRun, compare
+from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError
 from trtpipe.isolation.imports import without
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.artifact import Feed, TensorSpec
-    from trtpipe.config.profile import Precision, Tolerance
+    from trtpipe.config.formats import Precision
+    from trtpipe.config.profile import Tolerance
 
 #: Bytes of outputs that are kept at most, all artifacts together.
 MOST_BYTES = 32 << 20
@@ -77,18 +79,18 @@ def load_outputs(path: Path) -> dict[str, list[Feed]]:
 
 
 class Replay:
-    """A runner that gives back outputs it was given, in their order."""
+    """A runner that returns saved outputs, in their order."""
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
 
-    def __init__(self, answers: list[Feed], device: str) -> None:
-        self._answers = iter(answers)
+    def __init__(self, outputs: list[Feed], device: str) -> None:
+        self._saved = iter(outputs)
         self.device = device
 
     def infer(self, feed: Feed) -> Feed:
-        """The next answer, whatever the feed."""
-        return next(self._answers)
+        """The next saved outputs, whatever the feed."""
+        return next(self._saved)
 
 
 class Feeds:
@@ -116,8 +118,13 @@ def replay(
         before: artifact -> the one it was made from.
     """
     contenders = [
-        Contender(label, Replay(answers, "saved outputs"), precisions.get(label, "fp32"), before=before.get(label, ""))
-        for label, answers in saved.items()
+        Contender(
+            label,
+            Replay(outputs, "saved outputs"),
+            precisions.get(label, FULL_PRECISION),
+            before=before.get(label, ""),
+        )
+        for label, outputs in saved.items()
     ]
     count = len(next(iter(saved.values()), []))
     return compare(contenders[0], contenders[1:], Feeds([{}] * count), tolerance, None, NullProgress())

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from trtpipe.api.paths import path_of, path_or_none
 from trtpipe.api.request import requested
 from trtpipe.api.results import JSON, BuildResult, run_stages
-from trtpipe.calibration.merging import merge_statistics
+from trtpipe.calibration.statistics_file import merge_statistics
+from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.os_errors import translate_os_errors
-from trtpipe.config.profile import CALIBRATED
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import check_writable, publish_file
 from trtpipe.pipeline.run_state import artifact_from_file
@@ -22,10 +22,9 @@ from trtpipe.stages.observe import STATISTICS
 
 if TYPE_CHECKING:
     from trtpipe.api.paths import PathLike
-    from trtpipe.api.request import DataLike, ProfileLike, RecipeLike, ShapesLike
+    from trtpipe.api.request import DataLike, PrecisionLike, ProfileLike, RecipeLike, ShapesLike
     from trtpipe.calibration.trt_cache import CacheImport
     from trtpipe.config.job import Job
-    from trtpipe.config.profile import Precision
     from trtpipe.config.settings import Settings
     from trtpipe.progress import Progress
 
@@ -35,7 +34,7 @@ def calibrate(
     out: PathLike,
     *,
     calib_data: DataLike | None = None,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     shapes: ShapesLike | None = None,
     keep: Sequence[str] | None = None,
     profile: ProfileLike | None = None,
@@ -167,6 +166,6 @@ def import_trt_cache(cache: PathLike, simplified: PathLike, out: PathLike, keep:
 
 def _eight_bit(job: Job) -> Job:
     """The job, for int8 where its precision needs no ranges."""
-    if job.profile.precision in CALIBRATED:
+    if job.profile.precision.calibrated:
         return job
-    return replace(job, profile=job.profile.model_copy(update={"precision": "int8"}))
+    return replace(job, profile=job.profile.model_copy(update={"precision": DEFAULT_QUANTIZED}))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trtpipe.api.paths import PathLike
     from trtpipe.api.request import ProfileLike
     from trtpipe.artifact import Record
-    from trtpipe.config.profile import Precision
+    from trtpipe.config.formats import Precision
     from trtpipe.latency.reports import Latency
     from trtpipe.regression.baseline import Baseline
     from trtpipe.regression.bundle import Build
@@ -50,8 +50,8 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
         >>> trtpipe.reevaluate("out/parity.json", trtpipe.DeploymentProfile(tolerance={"atol": 0.1})).accurate
         True
     """
-    from trtpipe.accuracy.judging import judged
     from trtpipe.accuracy.recording import load_outputs, replay
+    from trtpipe.accuracy.verdict import with_verdict
     from trtpipe.config.shapes import check_outputs
 
     path, wanted = path_of(parity, "parity"), profile_from(profile)
@@ -81,7 +81,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
             "max_drop": wanted.accuracy.max_drop if gate else report.max_drop,
         }
     )
-    again = judged(again)
+    again = with_verdict(again)
     where = None if out is None else write_record(again, path_of(out, "out"), PARITY)
     return BuildResult(steps=(), out=where, parity=again)
 
@@ -210,7 +210,7 @@ def _hardware(found: Mapping[str, str | int]) -> dict[str, str | int]:
 
 
 def _race(figure: Latency, name: str, build: Build, old: Build, settings: Settings, progress: Progress) -> Finding:
-    """One artifact of both builds in turns. Only a GPU's figures are judged, as everywhere."""
+    """One artifact of both builds in turns. Only GPU latencies enter the gate."""
     from trtpipe.config.profile import LatencySettings
     from trtpipe.data.synthetic import RandomDataset
     from trtpipe.latency.alternating import alternate, is_slower, judge

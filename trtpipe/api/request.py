@@ -23,7 +23,7 @@ from trtpipe.api.inspection import inspect
 from trtpipe.api.paths import PathLike, path_of
 from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.config.job import Job, Role
-from trtpipe.config.profile import DeploymentProfile, Precision
+from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings, EvaluationSettings
 from trtpipe.config.settings import Settings
 from trtpipe.config.source import ModuleSource, Source, parse_source
@@ -32,6 +32,7 @@ from trtpipe.errors import InputError
 from trtpipe.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
+    from trtpipe.config.formats import Precision
     from trtpipe.config.job import Feeds
     from trtpipe.config.target import Target
 
@@ -43,6 +44,8 @@ SourceLike: TypeAlias = "PathLike | tuple[object, Sequence[object]] | Job | obje
 #: A path, ``file.py:function``, or feeds: an iterable (or a function that returns one) of what such a function yields.
 DataLike: TypeAlias = "PathLike | Iterable[object] | Callable[[], Iterable[object]]"
 ProfileLike: TypeAlias = "DeploymentProfile | PathLike"
+#: Its name will do: ``"int8"``.
+PrecisionLike: TypeAlias = "Precision | str"
 RecipeLike: TypeAlias = "CalibrationRecipe | PathLike"
 #: ``"auto"``; input -> shape, or input -> ``{"min": shape, "opt": shape, "max": shape}``; or several such mappings.
 ShapesLike: TypeAlias = "Literal['auto'] | Mapping[str, object] | Sequence[Mapping[str, object]]"
@@ -55,7 +58,7 @@ def make_job(
     source: SourceLike | None = None,
     *,
     example_inputs: Sequence[object] | None = None,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
     keep: Sequence[str] | None = None,
@@ -125,7 +128,7 @@ def requested(
     source: SourceLike | None = None,
     *,
     example_inputs: Sequence[object] | None = None,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
     keep: Sequence[str] | None = None,
@@ -186,7 +189,7 @@ def requested(
 def profile_from(
     profile: ProfileLike | None,
     *,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
     keep: Sequence[str] | None = None,

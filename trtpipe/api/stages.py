@@ -12,7 +12,6 @@ from trtpipe.api.request import requested
 from trtpipe.api.results import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stage, run_stages
 from trtpipe.backends.base import Refusal, load_backend
 from trtpipe.backends.compatibility import obstacles
-from trtpipe.config.profile import CALIBRATED, NEEDED_TYPE
 from trtpipe.config.source import parse_source
 from trtpipe.config.target import find_target
 from trtpipe.errors import BuildError, HostError, InputError
@@ -24,9 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.api.paths import PathLike
-    from trtpipe.api.request import DataLike, ProfileLike, RecipeLike, ShapesLike, SourceLike
+    from trtpipe.api.request import DataLike, PrecisionLike, ProfileLike, RecipeLike, ShapesLike, SourceLike
     from trtpipe.config.job import Job
-    from trtpipe.config.profile import Precision
     from trtpipe.config.settings import Settings
     from trtpipe.config.target import Target
 
@@ -36,7 +34,7 @@ def build(
     out: PathLike,
     *,
     example_inputs: Sequence[object] | None = None,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
     keep: Sequence[str] | None = None,
@@ -114,7 +112,7 @@ def dry_run(
     source: SourceLike,
     *,
     example_inputs: Sequence[object] | None = None,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
     keep: Sequence[str] | None = None,
@@ -200,7 +198,7 @@ def simplify(
     model: PathLike,
     out: PathLike,
     *,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     shapes: ShapesLike | None = None,
     profile: ProfileLike | None = None,
     settings: Settings | None = None,
@@ -240,14 +238,14 @@ def lower(
     out: PathLike,
     *,
     ranges: PathLike | None = None,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     keep: Sequence[str] | None = None,
     profile: ProfileLike | None = None,
     recipe: RecipeLike | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
-    """``simplified.onnx`` (and ``ranges.json`` for 8 bits) -> ``lowered.onnx``.
+    """``simplified.onnx`` (and ``ranges.json``, to quantize) -> ``lowered.onnx``.
 
     Args:
         simplified: what ``simplify`` wrote.
@@ -275,7 +273,7 @@ def lower(
         progress=progress,
     ) as job:
         given = {"simplified": path_of(simplified, "simplified")}
-        if job.profile.precision in CALIBRATED:
+        if job.profile.precision.calibrated:
             if ranges is None:
                 raise InputError(
                     f"lowering to {job.profile.precision} needs ranges",
@@ -337,7 +335,7 @@ def verify(
     out: PathLike | None = None,
     *,
     eval_data: DataLike | None = None,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     shapes: ShapesLike | None = None,
     profile: ProfileLike | None = None,
     recipe: RecipeLike | None = None,
@@ -441,7 +439,7 @@ def to_measure(job: Job, model: Path, graph: Path | None = None) -> dict[str, Pa
 
 def _refuse_early(job: Job) -> None:
     """Complain about what is missing before the long work, not after it."""
-    if job.profile.precision in CALIBRATED and not job.recipe.data.source and not job.allow_random:
+    if job.profile.precision.calibrated and not job.recipe.data.source and not job.allow_random:
         raise InputError(
             f"{job.profile.precision} needs calibration data, and none was given",
             "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
@@ -463,8 +461,7 @@ def _refuse_targets(job: Job) -> None:
 
 def _refusal(job: Job, target: Target) -> Refusal | None:
     """Why the back-end cannot build for ``target``, or the target cannot compute in the precision asked for."""
-    dtype = NEEDED_TYPE.get(job.profile.precision)
-    if dtype is not None and dtype not in target.dtypes:
+    if not target.computes(job.profile.precision):
         return Refusal(
             f"{target} ({target.family}) does not compute in {job.profile.precision}",
             "choose another precision, or a target that can",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from trtpipe.api.paths import path_of, path_or_none
 from trtpipe.api.request import requested
 from trtpipe.api.results import JSON, run_published
+from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.os_errors import translate_os_errors
-from trtpipe.config.profile import CALIBRATED
 from trtpipe.config.tomlfile import dump_toml
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import opened, stages_named
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from trtpipe.api.paths import PathLike
-    from trtpipe.api.request import DataLike, ProfileLike, RecipeLike, ShapesLike, SourceLike
+    from trtpipe.api.request import DataLike, PrecisionLike, ProfileLike, RecipeLike, ShapesLike, SourceLike
     from trtpipe.api.results import BuildResult
     from trtpipe.config.job import Job, Role
-    from trtpipe.config.profile import DeploymentProfile, Precision
+    from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.recipe import CalibrationRecipe, DataSettings
     from trtpipe.config.settings import Settings
 
@@ -42,7 +42,7 @@ def sensitivity(
     half: bool = False,
     example_inputs: Sequence[object] | None = None,
     calib_data: DataLike | None = None,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     shapes: ShapesLike | None = None,
     profile: ProfileLike | None = None,
     recipe: RecipeLike | None = None,
@@ -85,7 +85,7 @@ def sensitivity(
         allow_random=allow_random,
         progress=progress,
         engines=False,
-        usual="int8",
+        usual=DEFAULT_QUANTIZED,
     ) as job:
         refuse_other_precisions(job)
         if where is not None:
@@ -129,7 +129,7 @@ def tune(
     example_inputs: Sequence[object] | None = None,
     calib_data: DataLike | None = None,
     eval_data: DataLike | None = None,
-    precision: Precision | None = None,
+    precision: PrecisionLike | None = None,
     shapes: ShapesLike | None = None,
     profile: ProfileLike | None = None,
     recipe: RecipeLike | None = None,
@@ -179,7 +179,7 @@ def tune(
         allow_random=allow_random,
         progress=progress,
         engines=False,
-        usual="int8",
+        usual=DEFAULT_QUANTIZED,
     ) as job:
         refuse_other_precisions(job)
         if job.recipe.evaluation is None:
@@ -243,7 +243,7 @@ def _anchored(data: DataSettings) -> dict[str, str]:
 
 def refuse_other_precisions(job: Job) -> None:
     """Complain early where there is nothing to choose."""
-    if job.profile.precision not in CALIBRATED:
+    if not job.profile.precision.quantized:
         raise InputError(
             f"{job.profile.precision} has nothing to choose layer by layer",
             "add --int8 (or --fp8, where the GPU has it)",

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Artifact
     from trtpipe.autocast.tensor_ranges import Extents
-    from trtpipe.config.profile import DeploymentProfile
 
 #: Lies beside statistics.npz where the precision has 16-bit operators.
 EXTENTS = "extents.json"
@@ -33,16 +32,18 @@ def extents_in(artifact: Artifact | None) -> Extents | None:
     return Extents.read(artifact.folder / EXTENTS)
 
 
-def left_in_half(model: ir.Model, profile: DeploymentProfile, wanted: frozenset[str] | None = None) -> list[str]:
+def left_in_half(
+    model: ir.Model, int8_nodes: tuple[str, ...] | None, wanted: frozenset[str] | None = None
+) -> list[str]:
     """Patterns of all nodes that ``best`` leaves in 16 bits: none of ``int8_nodes`` names them, or they are not among
-    ``wanted``. Other precisions leave none.
+    ``wanted``. Other precisions, for which ``int8_nodes`` is ``None``, leave none.
     """
     from trtpipe.passes.graph_pass import node_label
     from trtpipe.passes.node_names import pattern_of
 
-    if profile.precision != "best":
+    if int8_nodes is None:
         return []
     labels = [node_label(node) for node in model.graph.all_nodes()]
-    allowed = {label for label in labels if pattern_of(label, profile.int8_nodes) is not None}
+    allowed = {label for label in labels if pattern_of(label, int8_nodes) is not None}
     taken = allowed if wanted is None else allowed & wanted
     return [escape(label) for label in labels if label not in taken]

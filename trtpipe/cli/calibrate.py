@@ -15,6 +15,7 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.formats import INT8
 from trtpipe.config.units import printable
 from trtpipe.errors import InputError
 
@@ -114,7 +115,7 @@ def _calibrate(
         )
     if plot is not None:
         drawn = statistics[0] if len(statistics) == 1 else Path(beside(result)("statistics.npz"))
-        made = trtpipe.plot_statistics(drawn, plot, precision="fp8" if profile.precision == "fp8" else "int8")
+        made = trtpipe.plot_statistics(drawn, plot, precision=profile.precision.quantized or INT8)
         progress.note(f"plotted {len(made)} tensors into {plot}")
     return result
 

@@ -23,6 +23,7 @@ from trtpipe.cli.wiring import (
     start_log,
     target_names,
 )
+from trtpipe.config.formats import Precision
 from trtpipe.config.methods import METHOD_NAMES
 
 _path = click.Path(path_type=Path)
@@ -126,30 +127,21 @@ explain_option = click.option(
     "--explain", metavar="NODE", help="Show the precision of this node (or shell pattern) and the reason."
 )
 
-_PRECISIONS = {
-    "best": "INT8 where it is profitable, else FP16; needs calibration data.",
-    "int8": "INT8; needs calibration data.",
-    "fp8": "FP8; needs calibration data.",
-    "fp16": "FP16.",
-    "bf16": "BF16.",
-    "fp32": "FP32 (default).",
-}
 
-
-def _precision(name: str) -> Decorator[Any]:
+def _precision(precision: Precision) -> Decorator[Any]:
     return session_option(
-        f"--{name}",
-        store=set_precision(name),
+        f"--{precision}",
+        store=set_precision(precision),
         is_flag=True,
         topic=PRECISION,
-        common=name != "fp32",
-        help=_PRECISIONS[name],
+        common=precision is not Precision.fp32,
+        help=precision.help,
     )
 
 
-precision_options = stacked(*map(_precision, _PRECISIONS))
-#: Where a choice layer by layer is the question: ``int8`` by default.
-quantized_options = stacked(*map(_precision, ("best", "int8", "fp8")))
+precision_options = stacked(*map(_precision, Precision))
+#: Those with layers to choose.
+quantized_options = stacked(*(_precision(each) for each in Precision if each.quantized))
 
 shape_options = stacked(
     *(
@@ -319,7 +311,7 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
             metavar="99.99",
             topic=CALIBRATION,
             common=False,
-            help="Calibration percentile.",
+            help="Calibration percentile, 0 to 100.",
         ),
         weights_option,
         recipe_option(

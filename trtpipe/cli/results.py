@@ -11,14 +11,14 @@ from trtpipe.cli.tables import line, show, table
 from trtpipe.cli.text import emit
 from trtpipe.config.units import format_bytes, format_seconds, printable
 from trtpipe.errors import BuildError
-from trtpipe.views.models import explanation
+from trtpipe.views.artifacts import explanation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from trtpipe import Artifact, BuildResult, Step
     from trtpipe.cli.session import Session
-    from trtpipe.report.verdict import Verdict
+    from trtpipe.report.manifest import Verdict
 
 ACCURACY_FAILED = 3
 LATENCY_FAILED = 4
@@ -159,13 +159,17 @@ def _engine_summary(artifact: Artifact | None) -> str:
 
 def _conclusion(result: BuildResult, verdicts: Sequence[Verdict]) -> str:
     word = "PASSED" if exit_code(result) == 0 else "FAILED"
-    parts = [_GATES[verdict.passed].format(verdict.gate) for verdict in verdicts]
+    parts = [_gate(verdict) for verdict in verdicts]
     if result.failed:
         parts.insert(0, "build failed: " + ", ".join(step.label.removeprefix("compile ") for step in result.failed))
     return " | ".join([word, *(parts or ["made " + ", ".join(a.files[0].name for a in result.artifacts)])])
 
 
-_GATES = {True: "{} within tolerance", False: "{} gate failed", None: "{} gate: not evaluated"}
+def _gate(verdict: Verdict) -> str:
+    if verdict.passed is None:
+        return f"{verdict.gate} gate: not evaluated"
+    within = {"accuracy": "tolerance", "latency": "limit"}[verdict.gate]
+    return f"{verdict.gate} within {within}" if verdict.passed else f"{verdict.gate} gate failed"
 
 
 def _inspection(result: BuildResult) -> list[str]:

@@ -6,18 +6,21 @@ from typing import TYPE_CHECKING
 
 from trtpipe.dynamic.corners import Complaint, CornersReply, CornersRequest
 from trtpipe.errors import InputError
-from trtpipe.isolation.remote_runner import call_apart
+from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, limits_for
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Artifact
-    from trtpipe.config.job import Job
+    from trtpipe.config.profile import OptimizationProfile
+    from trtpipe.config.settings import Settings
     from trtpipe.progress import Progress
 
 _CORNERS = {"min": "smallest", "opt": "typical", "max": "largest"}
 
 
-def check_corners(graph: Artifact, job: Job, progress: Progress) -> None:
+def check_corners(
+    graph: Artifact, profiles: tuple[OptimizationProfile, ...], runtime: Settings, progress: Progress
+) -> None:
     """See whether the graph works at the shapes that engines are about to be built for.
 
     Raises:
@@ -25,16 +28,16 @@ def check_corners(graph: Artifact, job: Job, progress: Progress) -> None:
         WorkerError: ONNX's shape inference crashes on the graph, or takes too long or too much memory.
     """
     progress.advance("shapes", 0, None)
-    reply = call_apart(
+    reply = call_forked(
         "trtpipe.dynamic.corners:corners_task",
-        CornersRequest(model=str(graph.path), profiles=job.profile.shapes),
+        CornersRequest(model=str(graph.path), profiles=profiles),
         CornersReply,
-        limits=limits_for(job.settings, work=LIGHT, size=graph.size),
+        limits=limits_for(runtime, work=LIGHT, size=graph.size),
         what=f"checking shapes of {graph.path.name}",
         reads=(graph.folder,),
     )
     if reply.complaint is not None:
-        raise InputError(_words(reply.complaint, len(job.profile.shapes)), _remedy(reply.complaint))
+        raise InputError(_words(reply.complaint, len(profiles)), _remedy(reply.complaint))
 
 
 def _words(complaint: Complaint, profiles: int) -> str:

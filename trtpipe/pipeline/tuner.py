@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from glob import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.calibration.ranges import Ranges
@@ -125,7 +125,7 @@ class Tuner:
     @property
     def _exact(self) -> bool:
         """Whether what is kept stays float32; ``best`` computes it in 16 bits."""
-        return self.job.profile.precision != "best"
+        return self.job.profile.precision.half is None
 
     def _calibrations(self) -> list[Calibration]:
         """The ways to calibrate, least noise first; the recipe's own before those that are not clearly better."""
@@ -154,7 +154,7 @@ class Tuner:
             weights=weights,
             corrections=corrections.taken,
             high=tuple(corrections.high),
-            unfit=len(ranges.unfit),
+            unfit=len(ranges.not_quantizable),
             noise=corrections.noise,
         )
 
@@ -277,7 +277,7 @@ class Tuner:
         profile = self.job.profile
         if not kept:
             return profile
-        if profile.precision == "best":
+        if profile.precision.mixed:
             nodes = (node for index, group in enumerate(groups) if index not in kept for node in group.nodes)
             return profile.model_copy(update={"int8_nodes": tuple(map(escape, nodes))})
         if len(kept) == len(groups):
@@ -285,7 +285,7 @@ class Tuner:
         high = (*calibration.high, *(node for index in kept for node in groups[index].nodes))
         return profile.model_copy(update={"keep": (*profile.keep, *map(escape, high))})
 
-    def _last(self, job: Job, stages: tuple[Stage, ...], progress: Progress = NullProgress()) -> Artifact:  # noqa: B008
+    def _last(self, job: Job, stages: tuple[Stage[Any], ...], progress: Progress = NullProgress()) -> Artifact:  # noqa: B008
         return _made(self.pipeline.varied(job, progress).run(stages, {})[-1].artifact)
 
 

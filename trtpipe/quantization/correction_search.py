@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import Runner
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import QuantizationSettings
     from trtpipe.data.sample import Dataset
     from trtpipe.progress import Progress
 
@@ -31,20 +32,31 @@ _GAIN, _CORRECTION_GAIN = 0.5, 0.2
 
 
 def find_corrections(
-    job: Job, simplified: Path, ranges: Ranges, dataset: Dataset, workdir: Path, progress: Progress
+    settings: QuantizationSettings,
+    simplified: Path,
+    ranges: Ranges,
+    dataset: Dataset,
+    workdir: Path,
+    runtime: Settings,
+    progress: Progress,
+    *,
+    tolerant: bool,
 ) -> Corrections:
     """Try SmoothQuant with several strengths for the whole model, then bias correction on top of the best.
 
     Costs 5.5 runs of the quantized graph and 2.5 of the float32 graph on up to 32 samples; where there are no
     activations to even out, 2.5 and 1.5.
 
+    Args:
+        tolerant: leave out samples on which the float32 graph fails or is not finite.
+
     Returns:
         The corrections; none if the outputs say nothing.
     """
-    from trtpipe.data.subsample import spread_feeds
+    from trtpipe.data.selection import subsample_feeds
 
-    bench = Bench(job, simplified, ranges, workdir)
-    feeds = spread_feeds(dataset, FEEDS, FEED_BYTES)
+    bench = Bench(settings, simplified, ranges, workdir, runtime)
+    feeds = subsample_feeds(dataset, FEEDS, FEED_BYTES)
     with bench.exact() as runner:
         maxima = Maxima(bench.groups)
 
@@ -52,7 +64,7 @@ def find_corrections(
             maxima.update(found)
             return {name: found[name] for name in bench.outputs}
 
-        feeds, outputs = run_all(runner, feeds, job.recipe.data.skip_bad_samples > 0, taken)
+        feeds, outputs = run_all(runner, feeds, tolerant, taken)
         reference = OutputNoise(outputs, bench.outputs)
         if not reference.telling or not bench.quantizes:
             return Corrections()
@@ -122,7 +134,7 @@ def _corrections(
 
 def _smoothings(bench: Bench, runner: Runner, feeds: list[Feed], maxima: Maxima) -> dict[float, dict[str, Smoothing]]:
     """Strength -> how every activation would be evened out, and its range then."""
-    from trtpipe.calibration.methods import Choice
+    from trtpipe.calibration.methods import CalibrationMethod
     from trtpipe.calibration.ranges import range_of
     from trtpipe.calibration.statistics import TensorStatistics
     from trtpipe.quantization.smooth_quant import smoothing_factors
@@ -143,7 +155,7 @@ def _smoothings(bench: Bench, runner: Runner, feeds: list[Feed], maxima: Maxima)
     candidates: dict[float, dict[str, Smoothing]] = {}
     for (name, strength), divisor in factors.items():
         old = bench.ranges.tensors[name]
-        new = range_of(name, statistics[name, strength], Choice(old.method, old.percentile), bench.precision)
+        new = range_of(name, statistics[name, strength], CalibrationMethod(old.method, old.percentile), bench.precision)
         entry = Smoothing(factors=packed(divisor), inserted=groups[name].folds is None, amax=new.amax)
         candidates.setdefault(strength, {})[name] = entry
     return candidates

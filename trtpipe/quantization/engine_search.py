@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import ShapeRange
+from trtpipe.config.formats import FP32, is_quantized
+from trtpipe.config.profile import DeploymentProfile, ShapeRange
+from trtpipe.config.stage_settings import asked_of_builder
+from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
-from trtpipe.errors import BuildError, WorkerError
+from trtpipe.errors import BuildError, Cancelled, OutOfMemory, OutOfTime, WorkerError
 from trtpipe.quantization.search import LEAST_GAIN, Placement, Reports, Trial, search
 
 if TYPE_CHECKING:
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import EngineSearchSettings, Shapes
     from trtpipe.config.target import Target
     from trtpipe.engine.report import EngineReport
     from trtpipe.passes.decisions import NodeDecision
@@ -60,44 +64,43 @@ class Choice:
         assert self.placement is not None
         if before is None or decision.node in self.placement.nodes:
             return decision
-        if before.precision != "int8":
+        if not is_quantized(before.precision):
             return before if before.precision == decision.precision else decision
-        where = ", ".join(self.targets)
-        return decision.model_copy(update={"reason": f"costs less in {decision.precision} than in int8 on {where}"})
+        reason = f"costs less in {decision.precision} than in {before.precision} on {', '.join(self.targets)}"
+        return decision.model_copy(update={"reason": reason})
 
 
-def searches(job: Job) -> bool:
-    """Whether placements are compared by building: only for ``best``, and where a build is quick and needs no GPU."""
-    return job.profile.precision == "best" and bool(job.targets) and load_backend(job.backend).quick_reports
-
-
-def search_targets(job: Job) -> list[str]:
-    """The GPUs that engines are built for to be compared; the same for every order in which they are named."""
-    return sorted({target.name for target in job.targets}) if searches(job) else []
-
-
-def choose(job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> Choice:
-    """The placement that costs least on the job's targets, at the typical shapes.
+def choose(
+    settings: EngineSearchSettings,
+    lower_to: LowerTo,
+    workdir: Path,
+    plugins: tuple[Path, ...],
+    runtime: Settings,
+    progress: Progress,
+) -> Choice:
+    """The placement that costs least on the targets of ``settings``, at the typical shapes.
 
     Args:
         lower_to: makes the graph for a placement.
         workdir: graphs and engines lie here while they are compared.
+        plugins: plug-in libraries of the builder.
     """
-    if not searches(job):
-        reason = "no target is named" if not job.targets else f"{job.backend} builds are not compared"
-        return Choice(note=f"{reason}: every node that may computes in int8, by NVIDIA's placement rules")
+    if not settings.targets:
+        reason = f"{settings.backend} builds are not compared" if settings.backend else "no target is named"
+        form = settings.precision.quantized_format
+        return Choice(note=f"{reason}: every node that may computes in {form}, by NVIDIA's placement rules")
     model, decisions = lower_to(None)
     decisions = lower_to(Placement(frozenset(each.node for each in decisions)))[1]  # products of attention too
-    nodes = {each.node: _QUOTED.sub("...", each.reason) for each in decisions if each.precision == "int8"}
-    open_dims = [value.name for value in model.graph.inputs if not _known(value, job)]
+    nodes = {each.node: _QUOTED.sub("...", each.reason) for each in decisions if is_quantized(each.precision)}
+    open_dims = [value.name for value in model.graph.inputs if not _known(value, settings.shapes)]
     if open_dims or not nodes:
-        reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else "no node can compute in int8"
+        no_node = f"no node can compute in {settings.precision.quantized_format}"
+        reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else no_node
         return Choice(note=f"placements were not compared: {reason}")
-    builds = _Builds(job, lower_to, workdir, progress)
+    builds = _Builds(settings, lower_to, workdir, plugins, runtime, progress)
     placement, trials = search(nodes, builds)
-    targets = tuple(search_targets(job))
-    note = _note(placement, trials, len(nodes), targets, builds.failure)
-    return Choice(placement, trials, note, targets, decisions)
+    note = _note(placement, trials, len(nodes), settings, builds.failure)
+    return Choice(placement, trials, note, settings.targets, decisions)
 
 
 class _Builds:
@@ -106,11 +109,24 @@ class _Builds:
     ``failure`` says why the first of those that could not be built was not.
     """
 
-    def __init__(self, job: Job, lower_to: LowerTo, workdir: Path, progress: Progress) -> None:
-        shapes = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in job.opt_shapes.items()}
-        self._profile = job.profile.model_copy(update={"shapes": (shapes,) if shapes else ()})
-        self._job = job
-        self._targets = sorted(set(job.targets), key=lambda target: target.name)
+    def __init__(
+        self,
+        settings: EngineSearchSettings,
+        lower_to: LowerTo,
+        workdir: Path,
+        plugins: tuple[Path, ...],
+        runtime: Settings,
+        progress: Progress,
+    ) -> None:
+        shapes = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in settings.shapes.items()}
+        self._profile = DeploymentProfile(
+            precision=settings.precision,
+            shapes=(shapes,) if shapes else (),
+            build=asked_of_builder(settings.build, plugins, runtime),
+        )
+        self._settings = settings
+        self._runtime = runtime
+        self._targets = [find_target(name) for name in settings.targets]
         self._lower_to = lower_to
         self._workdir = workdir
         self._progress = progress
@@ -120,10 +136,10 @@ class _Builds:
     def __call__(self, placement: Placement) -> Reports | None:
         from trtpipe.preflight.onnx_io import save_model
 
-        words = f"{len(placement.nodes)} nodes in int8"
+        words = f"{len(placement.nodes)} nodes in {self._settings.precision.quantized_format}"
         self._progress.advance(f"comparing placements: {words}", 0, None)
         model, _ = self._lower_to(placement)
-        _freeze(model, self._job)
+        _freeze(model, self._settings.shapes)
         graph = self._workdir / "trial.onnx"
         files = [graph.with_name(name) for name in save_model(model, graph)]
         try:
@@ -145,12 +161,14 @@ class _Builds:
         return reports
 
     def _build(self, graph: Path, target: Target, words: str) -> EngineReport | None:
-        backend, plan = load_backend(self._job.backend), graph.with_suffix(".plan")
+        backend, plan = load_backend(self._settings.backend), graph.with_suffix(".plan")
         try:
             if refusal := backend.refuses(graph, self._profile, target):
                 self._failed(words, refusal.reason)
                 return None
-            facts = backend.build(graph, self._profile, target, plan, self._job.settings, self._progress)
+            facts = backend.build(graph, self._profile, (target,), plan, self._runtime, self._progress)
+        except (OutOfTime, OutOfMemory, Cancelled):
+            raise  # a limit of this machine may not choose what is quantized
         except (BuildError, WorkerError) as error:
             self._failed(words, error.message)
             return None
@@ -163,35 +181,36 @@ class _Builds:
         self._progress.note(f"not compared: {words}: {reason}")
 
 
-def _known(value: ir.Value, job: Job) -> bool:
+def _known(value: ir.Value, shapes: Shapes) -> bool:
     static = value.shape is not None and all(isinstance(dim, int) for dim in value.shape.dims)
-    return static or value.name in job.opt_shapes
+    return static or value.name in shapes
 
 
-def _freeze(model: ir.Model, job: Job) -> None:
+def _freeze(model: ir.Model, shapes: Shapes) -> None:
     """Static inputs of typical size, so that every dimension in the builder's report is known."""
     import onnx_ir as ir
 
     for value in model.graph.inputs:
-        if value.name in job.opt_shapes and value.shape is not None and not value.shape.is_static():
-            value.shape = ir.Shape(job.opt_shapes[value.name][: len(value.shape)])
+        if value.name in shapes and value.shape is not None and not value.shape.is_static():
+            value.shape = ir.Shape(shapes[value.name][: len(value.shape)])
 
 
 def _note(
-    placement: Placement | None, trials: tuple[Trial, ...], nodes: int, targets: tuple[str, ...], failure: str
+    placement: Placement | None, trials: tuple[Trial, ...], nodes: int, settings: EngineSearchSettings, failure: str
 ) -> str:
+    targets, form, half = settings.targets, settings.precision.quantized_format, settings.precision.half or FP32
     where, why = ", ".join(targets), f": {failure}" if failure else ""
     high = {trial.target: trial for trial in trials if not trial.nodes}
     if placement is None or not high:
         return f"placements could not be compared: too few of their engines could be built for {where}{why}"
     if len(high) == len(trials):
-        return f"no engine with int8 could be built for {where}, all stays in float16{why}"
+        return f"no engine with {form} could be built for {where}, all stays in {half.storage}{why}"
     gains = "; ".join(_gain(high[target], _shown(placement, trials, target)) for target in targets)
     asked = f"(at least {LEAST_GAIN:.0%} is asked for{', the mean of all targets' * (len(targets) > 1)})"
     if not placement.nodes:
-        return f"int8 does not pay on {where}, all stays in float16: estimated to save {asked} {gains}"
+        return f"{form} does not pay on {where}, all stays in {half.storage}: estimated to save {asked} {gains}"
     return (
-        f"int8 pays on {where} for {len(placement.nodes)} of {nodes} nodes, {placement.style}: "
+        f"{form} pays on {where} for {len(placement.nodes)} of {nodes} nodes, {placement.style}: "
         f"estimated to save {asked} {gains}"
     )
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.errors import InputError
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.simulator import switchboard
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.calibration.statistics import Statistics
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import QuantizationSettings
     from trtpipe.data.sample import Dataset
     from trtpipe.quantization.range_search import Judge
 
@@ -27,23 +27,35 @@ FEEDS, FEED_BYTES = 32, 64 << 20
 
 
 @contextmanager
-def judging(job: Job, simplified: Path, statistics: Statistics, dataset: Dataset, workdir: Path) -> Iterator[Judge]:
-    """A judge for the job's placement, precision and weights; its graph is in ``workdir`` meanwhile.
+def judging(
+    settings: QuantizationSettings,
+    simplified: Path,
+    statistics: Statistics,
+    dataset: Dataset,
+    workdir: Path,
+    runtime: Settings,
+    *,
+    tolerant: bool,
+) -> Iterator[Judge]:
+    """A judge for the placement, precision and weights of ``settings``; its graph is in ``workdir`` meanwhile.
+
+    Args:
+        tolerant: leave out samples on which the float32 graph fails or is not finite.
 
     Raises:
         InputError: the outputs say nothing, because they are all 0 or hold no floats.
     """
-    from trtpipe.calibration.ranges import derive_ranges
+    from trtpipe.calibration.ranges import ranges_from_statistics
 
-    feeds, expected = exact_outputs(job, simplified, dataset, FEEDS, FEED_BYTES, workdir)
+    feeds, expected = exact_outputs(simplified, dataset, FEEDS, FEED_BYTES, workdir, runtime, tolerant=tolerant)
     noise = OutputNoise(expected)
     if not noise.telling:
         raise InputError(
             "method auto judges by the model's float outputs, and it has none that differ from 0",
             "choose another method, for example --method mse",
         )
-    precision = EIGHT_BIT[job.profile.precision]
-    board = switchboard(job, simplified, derive_ranges(statistics, "max", 100.0, precision), precision, workdir)
+    ranges = ranges_from_statistics(statistics, "max", 100.0, settings.precision.quantized_format)
+    board = switchboard(settings, simplified, ranges, workdir, runtime)
     try:
         with board.open() as desk:
             runner = desk.set(range(len(board.groups)))

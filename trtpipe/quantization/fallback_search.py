@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.calibration.corrections import Trial
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.quantization.group_noise import noise_alone, noise_of
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.simulator import switchboard
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 
     from trtpipe.calibration.corrections import Corrections
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import QuantizationSettings
     from trtpipe.data.sample import Dataset
     from trtpipe.progress import Progress
     from trtpipe.quantization.simulator import SwitchedGroup
@@ -43,23 +43,34 @@ _FEED_BYTES = 64 << 20
 
 
 def rescue(
-    job: Job, simplified: Path, ranges: Ranges, dataset: Dataset, workdir: Path, progress: Progress
+    settings: QuantizationSettings,
+    simplified: Path,
+    ranges: Ranges,
+    dataset: Dataset,
+    workdir: Path,
+    runtime: Settings,
+    progress: Progress,
+    *,
+    tolerant: bool,
 ) -> Corrections:
     """The corrections of ``ranges``, and with them the groups to leave high, if that helps.
 
     The groups are found on every second feed and judged on the others.
+
+    Args:
+        tolerant: leave out samples on which the float32 graph fails or is not finite.
     """
     from trtpipe.quantization.range_search import surely_less
 
-    corrections, precision = ranges.corrections, EIGHT_BIT[job.profile.precision]
+    corrections = ranges.corrections
     if corrections.noise is None or corrections.noise <= POOR:
         return corrections
-    board = switchboard(job, simplified, ranges, precision, workdir)
+    board = switchboard(settings, simplified, ranges, workdir, runtime)
     try:
         if not 2 <= len(board.groups) <= _RUNS // _FEWEST:
             return corrections
         most = 2 * min(max(_RUNS // len(board.groups), _FEWEST), _MOST_FEEDS)
-        feeds, expected = exact_outputs(job, simplified, dataset, most, _FEED_BYTES, workdir)
+        feeds, expected = exact_outputs(simplified, dataset, most, _FEED_BYTES, workdir, runtime, tolerant=tolerant)
         noise, held = OutputNoise(expected[::2]), OutputNoise(expected[1::2])
         if not noise.telling or not held.telling:
             return corrections

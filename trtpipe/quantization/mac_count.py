@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.isolation.remote_runner import call_apart
+from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, Report, limits_for
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import Shapes
 
 
 class CountRequest(Record):
@@ -29,19 +30,22 @@ class Counts(Record):
     macs: tuple[str | None, ...]
 
 
-def count_work(model: ir.Model, simplified: Path, job: Job) -> None:
+def count_work(model: ir.Model, simplified: Path, shapes: Shapes, runtime: Settings) -> None:
     """Write the counts on the nodes of ``model``, which is ``simplified`` as ``clean_up`` leaves it.
+
+    Args:
+        shapes: the typical shapes of the inputs.
 
     Raises:
         WorkerError: shape inference crashes, or takes too long or too much memory.
     """
     from trtpipe.passes.macs import MACS
 
-    counts = call_apart(
+    counts = call_forked(
         "trtpipe.quantization.mac_count:count_task",
-        CountRequest(model=str(simplified), shapes=job.opt_shapes),
+        CountRequest(model=str(simplified), shapes=shapes),
         Counts,
-        limits=limits_for(job.settings, work=LIGHT, size=folder_size(simplified.parent)),
+        limits=limits_for(runtime, work=LIGHT, size=folder_size(simplified.parent)),
         what=f"counting the work of {simplified.name}",
         reads=(simplified.parent,),
     )

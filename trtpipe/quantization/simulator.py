@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.backends.base import OpensInTurn, load_backend
+from trtpipe.backends.base import load_backend
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.quantization.graph_partition import find_cuts, nodes_inside
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.config.job import Job
+    from trtpipe.config.formats import Format
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import QuantizationSettings
     from trtpipe.quantization.graph_partition import Cut
     from trtpipe.quantization.plan import Placement
     from trtpipe.quantization.simulation_graph import Group, Lowering
@@ -68,7 +69,7 @@ class Switchboard:
     _switches: Mapping[str, str]
     _scales: Mapping[str, str]
     _largest: float
-    _job: Job
+    _runtime: Settings
 
     def scales(self, amax: Mapping[str, float]) -> Feed:
         """What to feed for these ranges; of tensors that share a scale the largest counts, as in lowering."""
@@ -88,9 +89,7 @@ class Switchboard:
     @contextmanager
     def open(self) -> Iterator[Desk]:
         """Where the graph runs, with one choice of groups after another."""
-        backend = load_backend("onnxruntime")
-        assert isinstance(backend, OpensInTurn)
-        with backend.in_turn(self._job.settings) as turn:
+        with load_backend("onnxruntime").in_turn(self._runtime) as turn:
             yield Desk(self, turn)
 
     def choose(self, groups: Collection[int], begin: Cut | None, show: Collection[str]) -> Path:
@@ -138,11 +137,20 @@ class Desk:
 
 
 def switchboard(
-    job: Job, simplified: Path, ranges: Ranges, precision: EightBit | Literal["fp16"], workdir: Path
+    settings: QuantizationSettings,
+    simplified: Path,
+    ranges: Ranges,
+    workdir: Path,
+    runtime: Settings,
+    *,
+    half: Format | None = None,
 ) -> Switchboard:
     """Write the graph with its switches, corrected as ``ranges`` says; outputs that saturate give way to their inputs.
 
     Nodes that read a tensor without a range stay as they are.
+
+    Args:
+        half: lower the nodes to this 16-bit format instead of the quantized one of ``settings``.
     """
     import onnx
     import onnx_ir as ir
@@ -157,43 +165,43 @@ def switchboard(
     from trtpipe.reference.reference_outputs import forget, plain_form
 
     model = plain_form(simplified)
-    count_work(model, simplified, job)
-    keep, left = job.profile.keep, left_in_half(model, job.profile)
+    count_work(model, simplified, settings.shapes, runtime)
+    keep, left = settings.keep, left_in_half(model, settings.int8_nodes)
     smoothing = ranges.corrections.model_copy(update={"biases": {}})
     amax = apply_corrections(model, ranges, smoothing, keep, left)
     placement = _with_ranges(place(model, (*keep, *left), left=ranges.corrections.high), amax)
-    sizes = sizes_of(model, job.opt_shapes)
+    sizes = sizes_of(model, settings.shapes)
     works = {node: work.macs for node in model.graph.all_nodes() if (work := work_of(node, sizes)) is not None}
     positions = _positions(model)
     groups = tuple(_described(group, works, positions) for group in group_points(placement))
     show_logits(model)
     cuts = find_cuts(model, works)
-    lowering, scales, largest = _lowering(job, model, placement, ranges, precision)
+    lowering, scales, largest = _lowering(settings, model, placement, ranges, half=half)
     switches = add_switches(model, placement.points, lowering)
     ir.save(model, workdir / _GRAPH, external_data=_WEIGHTS, size_threshold_bytes=1024)
     proto = onnx.load(workdir / _GRAPH, load_external_data=False)
     never = sum(works.values()) - sum(group.macs for group in groups)
     del model, placement, lowering, works, positions
     forget(simplified)
-    return Switchboard(groups, amax, never, cuts, workdir, proto, switches, scales, largest, job)
+    return Switchboard(groups, amax, never, cuts, workdir, proto, switches, scales, largest, runtime)
 
 
 def _lowering(
-    job: Job, model: ir.Model, placement: Placement, ranges: Ranges, precision: EightBit | Literal["fp16"]
+    settings: QuantizationSettings, model: ir.Model, placement: Placement, ranges: Ranges, *, half: Format | None
 ) -> tuple[Lowering, dict[str, str], float]:
     """How nodes are lowered, the inputs that take scales, and the largest value of the format."""
     from trtpipe.calibration.corrections import unpacked
     from trtpipe.quantization.bias_correction import correctable
-    from trtpipe.quantization.simulation_graph import eight_bits, half, scale_inputs
-    from trtpipe.quantization.weights import largest_value
+    from trtpipe.quantization.simulation_graph import eight_bits, rounded_to, scale_inputs
 
-    if precision == "fp16":
-        return half, {}, 1.0
+    if half is not None:
+        return rounded_to(half), {}, 1.0
+    form = settings.precision.quantized_format
     known = correctable(model, placement)
     shifts = {name: unpacked(text) for name, text in ranges.corrections.biases.items() if name in known}
     inputs = scale_inputs(model, placement)
     names = {tensor: str(value.name) for tensor, value in inputs.items()}
-    return eight_bits(precision, inputs, job.recipe.weights, shifts), names, largest_value(precision)
+    return eight_bits(form, inputs, settings.weights, shifts), names, form.largest
 
 
 def _with_ranges(placement: Placement, amax: Mapping[str, float]) -> Placement:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.reference.reference_outputs import run_known
 
 if TYPE_CHECKING:
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from trtpipe.backends.base import OpenRunner
     from trtpipe.calibration.corrections import Corrections
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import QuantizationSettings
     from trtpipe.quantization.output_noise import OutputNoise
     from trtpipe.quantization.smooth_quant import SmoothGroup
 
@@ -30,26 +30,28 @@ class Bench:
     """Builds and runs the graphs of one model with given ranges; files live in ``workdir`` meanwhile.
 
     Attributes:
-        groups: activations that can be evened out; only for INT8, because a floating-point type needs none of it.
+        groups: activations that can be evened out; only for integers, because a floating-point type needs none of it.
         outputs: names of the outputs to compare: those of the model, or what saturating operators make them from.
         quantizes: whether anything is quantized at all.
     """
 
-    def __init__(self, job: Job, simplified: Path, ranges: Ranges, workdir: Path) -> None:
+    def __init__(
+        self, settings: QuantizationSettings, simplified: Path, ranges: Ranges, workdir: Path, runtime: Settings
+    ) -> None:
         from trtpipe.passes.logits import show_logits
         from trtpipe.quantization.bias_correction import correctable
         from trtpipe.quantization.plan import place
         from trtpipe.quantization.smooth_quant import smooth_groups
 
         self.ranges = ranges
-        self.precision = EIGHT_BIT[job.profile.precision]
-        self._job, self._simplified, self._workdir = job, simplified, workdir
+        self.precision = settings.precision.quantized_format
+        self._settings, self._simplified, self._workdir, self._runtime = settings, simplified, workdir, runtime
         model = self._load()
-        placement = place(model, job.profile.keep)
+        placement = place(model, settings.keep)
         usable = {name for name, found in ranges.tensors.items() if found.amax}
         self.groups: dict[str, SmoothGroup] = {
             group.name: group
-            for group in (smooth_groups(model, placement) if self.precision == "int8" else ())
+            for group in (smooth_groups(model, placement) if self.precision.kind == "integer" else ())
             if group.name in usable
         }
         self.quantizes = any(set(point.tensors) <= usable for point in placement.points)
@@ -106,7 +108,7 @@ class Bench:
         from trtpipe.quantization.bias_correction import measure_means
 
         model = self._load()
-        apply_corrections(model, self.ranges, corrections, self._job.profile.keep)
+        apply_corrections(model, self.ranges, corrections, self._settings.keep)
         names = measure_means(model, self._correctable)
         with self._opened(model) as runner:
             runs = (run_known(runner, feed) for feed in feeds)
@@ -127,10 +129,10 @@ class Bench:
         from trtpipe.quantization.apply_corrections import apply_corrections
         from trtpipe.quantization.qdq import InsertQDQ
 
-        keep = self._job.profile.keep
+        keep = self._settings.keep
         model = self._load()
         amax = apply_corrections(model, self.ranges, corrections, keep)
-        run_passes(model, [InsertQDQ(self.precision, amax, keep, self._job.recipe.weights)])
+        run_passes(model, [InsertQDQ(self.precision, amax, keep, self._settings.weights)])
         return model
 
     @contextmanager
@@ -140,7 +142,7 @@ class Bench:
         path = self._workdir / "correction.onnx"
         written = save_model(model, path)
         try:
-            with load_backend("onnxruntime").open(path, self._job.settings) as runner:
+            with load_backend("onnxruntime").open(path, self._runtime) as runner:
                 yield runner
         finally:
             for name in written:

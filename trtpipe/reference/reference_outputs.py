@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner, Runner
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import Dataset
 
 #: Bytes of outputs that are held at most.
@@ -108,14 +108,24 @@ def _usable(exact: OpenRunner, feeds: list[Feed]) -> Iterator[tuple[Feed, Feed]]
 
 
 def exact_outputs(
-    job: Job, simplified: Path, dataset: Dataset, most: int, most_bytes: int, workdir: Path, *, stack: bool = False
+    simplified: Path,
+    dataset: Dataset,
+    most: int,
+    most_bytes: int,
+    workdir: Path,
+    runtime: Settings,
+    *,
+    tolerant: bool,
+    stack: bool = False,
 ) -> tuple[list[Feed], list[Feed]]:
     """Evenly spread feeds, and what the float32 graph answers: logits where an output saturates.
 
     Args:
+        most, most_bytes: feeds at most, and bytes they may take.
+        tolerant: leave out feeds on which the graph fails or is not finite.
         stack: join small feeds to batches where the graph treats samples alike in any.
     """
-    from trtpipe.data.subsample import spread_feeds
+    from trtpipe.data.selection import subsample_feeds
     from trtpipe.passes.logits import show_logits
     from trtpipe.preflight.onnx_io import save_model
 
@@ -125,9 +135,8 @@ def exact_outputs(
     del model
     forget(simplified)
     try:
-        with load_backend("onnxruntime").open(workdir / "exact.onnx", job.settings) as runner:
-            feeds = spread_feeds(dataset, most, most_bytes)
-            tolerant = job.recipe.data.skip_bad_samples > 0
+        with load_backend("onnxruntime").open(workdir / "exact.onnx", runtime) as runner:
+            feeds = subsample_feeds(dataset, most, most_bytes)
             batches = stacked(runner, feeds) if stack and not tolerant else feeds
             return run_all(runner, batches, tolerant)
     finally:

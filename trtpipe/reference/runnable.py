@@ -1,4 +1,4 @@
-"""What of a job can run on this machine, and on which data: shared by reference, verify and measure."""
+"""What can run on this machine, and on which data: shared by reference, verify and measure."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import HALF
+from trtpipe.config.target import find_target
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import ExitStack
     from pathlib import Path
 
     import onnx_ir as ir
 
     from trtpipe.accuracy.parity import Contender
-    from trtpipe.artifact import Artifact
-    from trtpipe.config.job import Job
-    from trtpipe.config.profile import Precision
+    from trtpipe.config.formats import Format, Precision
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import Shapes
     from trtpipe.data.dataset import Dataset
-    from trtpipe.stages.stage import Inputs
 
 #: Feeds of seeded random data where the user gave none.
 _SYNTHETIC_FEEDS = 8
@@ -40,8 +40,15 @@ class VerificationData:
     labeled: bool
 
 
-def verification_data(job: Job, inputs: Inputs) -> VerificationData:
+def verification_data(
+    datasets: Mapping[str, Dataset], graph: Path | None, shapes: Sequence[Shapes]
+) -> VerificationData:
     """The evaluation data, else the calibration data, else a few seeded random feeds.
+
+    Args:
+        datasets: by role.
+        graph: whose inputs random feeds follow.
+        shapes: the typical shapes of every optimization profile, at which they are made; one at least.
 
     Raises:
         InputError: there is no graph whose inputs random feeds could follow.
@@ -49,44 +56,34 @@ def verification_data(job: Job, inputs: Inputs) -> VerificationData:
     from trtpipe.data.synthetic import RandomDataset
     from trtpipe.preflight.onnx_io import read_contract
 
-    if (evaluation := inputs.datasets.get("evaluation-data")) is not None:
+    if (evaluation := datasets.get("evaluation-data")) is not None:
         return VerificationData(evaluation, synthetic=False, labeled=True)
-    if (calibration := inputs.datasets.get("calibration-data")) is not None:
+    if (calibration := datasets.get("calibration-data")) is not None:
         return VerificationData(calibration, isinstance(calibration, RandomDataset), labeled=False)
-    label = next((name for name in ("model", "simplified", "lowered") if name in inputs.artifacts), None)
-    if label is None:
+    if graph is None:
         raise InputError("there is no graph to verify", "give an ONNX model")
-    random = RandomDataset(
-        read_contract(inputs.path(label)), job.opt_shapes, _SYNTHETIC_FEEDS, 0, job.every_opt_shapes[1:]
-    )
+    random = RandomDataset(read_contract(graph), shapes[0], _SYNTHETIC_FEEDS, 0, tuple(shapes[1:]))
     return VerificationData(random, synthetic=True, labeled=False)
 
 
-def runnable(job: Job) -> bool:
-    """Whether any of the job's engines can run on this machine."""
-    return any(load_backend(job.backend).runs(target) is None for target in job.targets)
+def runnable_targets(backend: str, targets: Iterable[str]) -> frozenset[str]:
+    """Those ``targets`` whose engines can run on this machine."""
+    return frozenset(name for name in targets if load_backend(backend).runs(find_target(name)) is None)
 
 
-def runnable_engines(job: Job, inputs: Inputs) -> list[Artifact]:
-    """The engines that can run here."""
-    backend = load_backend(job.backend)
-    names = {target.name for target in job.targets if backend.runs(target) is None}
-    return [engine for engine in inputs.engines() if engine.target in names]
-
-
-def runnable_graph(path: Path, precision: Precision, workdir: Path) -> tuple[Path, str]:
+def runnable_graph(path: Path, half: Format | None, workdir: Path) -> tuple[Path, str]:
     """The graph the CPU runs for ``path``: 16-bit graphs with their storage emulated, all others as they are."""
-    if precision not in HALF:
+    if half is None:
         return path, ""
     from trtpipe.preflight.onnx_io import save_model
 
     emulated = workdir / "emulated.onnx"
     save_model(_emulated(path), emulated)
-    return emulated, f"{HALF[precision]} storage emulated"
+    return emulated, f"{half.storage} storage emulated"
 
 
 def open_watched(
-    path: Path, precision: Precision, job: Job, workdir: Path, stack: ExitStack, before: str = ""
+    path: Path, precision: Precision, workdir: Path, runtime: Settings, stack: ExitStack, before: str = ""
 ) -> Contender:
     """A lowered graph ready to run; where it has 16-bit storage, with that emulated and watched.
 
@@ -99,13 +96,13 @@ def open_watched(
     from trtpipe.reference.watch_storage import watch_storage
 
     onnx = load_backend("onnxruntime")
-    if precision not in HALF:
-        return Contender("lowered", stack.enter_context(onnx.open(path, job.settings)), precision, before=before)
+    if precision.half is None:
+        return Contender("lowered", stack.enter_context(onnx.open(path, runtime)), precision, before=before)
     model = _emulated(path)
     probes, makers = watch_storage(model)
     save_model(model, workdir / "emulated.onnx")
-    runner = stack.enter_context(onnx.open(workdir / "emulated.onnx", job.settings))
-    note = f"{HALF[precision]} storage emulated"
+    runner = stack.enter_context(onnx.open(workdir / "emulated.onnx", runtime))
+    note = f"{precision.half.storage} storage emulated"
     return Contender("lowered", StorageWatch(runner, probes, makers), precision, note, before)
 
 
