@@ -174,7 +174,7 @@ class Case:
         self._module: ModuleType = load(self._source)
         self._model = Path(self._module.MODELS[variant] if variant else self._module.MODEL)
         self._settings = Settings(cache_dir=work / "cache")
-        trtpipe.simplify(trtpipe.make_job(settings=self._settings, engines=False), self._model, work)
+        trtpipe.simplify(self._model, work, settings=self._settings)
         self._simplified = work / "simplified.onnx"
 
     def float(self) -> Row:
@@ -266,7 +266,7 @@ def _decided(out: Path) -> dict[str, Any]:
 def _engine(job: Job, out: Path) -> str:
     """The builder's summary of the engine, or why it refuses."""
     try:
-        trtpipe.compile(job, out / "lowered.onnx", out)
+        trtpipe.compile(out / "lowered.onnx", out, profile=job.profile, settings=job.settings)
     except trtpipe.TrtpipeError as error:
         return f"none: {error.message}"
     report = EngineRecord.read(out / f"{job.targets[0].name}.plan.json").report

@@ -151,7 +151,7 @@ def tried_on(folder: Path, case: ModuleType, work: Path, data: DataSettings) -> 
     """Calibrate by every method on ``data``, lower, and let the case judge."""
     out = work / folder.name
     settings = Settings(cache_dir=work / "cache")
-    trtpipe.simplify(trtpipe.make_job(settings=settings, engines=False), Path(case.MODEL), out)
+    trtpipe.simplify(case.MODEL, out, settings=settings)
     simplified = out / "simplified.onnx"
     found: dict[str, Answers] = {"float32": answered(case, simplified, settings)}
     chosen: dict[str, int] = {}
@@ -159,10 +159,8 @@ def tried_on(folder: Path, case: ModuleType, work: Path, data: DataSettings) -> 
     for name, method, percentile in [(str(c), c.method, c.percentile) for c in COMPARED_METHODS] + [(AUTO, AUTO, None)]:
         begin = time.perf_counter()
         recipe = CalibrationRecipe(method=method, percentile=percentile or 99.99, corrections="none", data=data)
-        profile = trtpipe.DeploymentProfile(precision="int8")
-        job = trtpipe.make_job(profile=profile, recipe=recipe, settings=settings, engines=False)
-        trtpipe.calibrate(job, simplified, out)
-        trtpipe.lower(job, simplified, out, out / "ranges.json")
+        trtpipe.calibrate(simplified, out, precision="int8", recipe=recipe, settings=settings)
+        trtpipe.lower(simplified, out, ranges=out / "ranges.json", precision="int8", recipe=recipe, settings=settings)
         seconds = time.perf_counter() - begin
         found[name] = answered(case, out / "lowered.onnx", settings)
         if name == AUTO:

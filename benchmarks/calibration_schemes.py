@@ -80,14 +80,10 @@ def quantize(model: Path, data: Path, work: Path) -> None:
     from trtpipe.config.recipe import CalibrationRecipe, DataSettings
     from trtpipe.config.settings import Settings
 
-    job = trtpipe.make_job(
-        profile=trtpipe.DeploymentProfile(precision="int8"),
-        recipe=CalibrationRecipe(method="entropy", corrections="none", data=DataSettings(source=str(data))),
-        settings=Settings(cache_dir=work / "cache"),
-        engines=False,
-    )
-    trtpipe.calibrate(job, model, work / "out")
-    trtpipe.lower(job, model, work / "out", work / "out" / "ranges.json")
+    recipe = CalibrationRecipe(method="entropy", corrections="none", data=DataSettings(source=str(data)))
+    out, settings = work / "out", Settings(cache_dir=work / "cache")
+    trtpipe.calibrate(model, out, precision="int8", recipe=recipe, settings=settings)
+    trtpipe.lower(model, out, ranges=out / "ranges.json", precision="int8", recipe=recipe, settings=settings)
 
 
 def paired(name: str, path: Path, rounds: int = 64) -> float:

@@ -134,7 +134,7 @@ def contenders(feed: np.ndarray, folder: Path, stack: ExitStack, skipped: dict[s
     """All that can run here, ready and warm; the others go into ``skipped``."""
     model = folder / "model.onnx"
     source = (resnet50(), (torch.from_numpy(feed),))
-    trtpipe.export(trtpipe.make_job(source, engines=False), model)
+    trtpipe.export(source, model)
 
     def engine(precision: str) -> Contender:
         made, gpu[precision] = engine_contender(precision, folder, feed, stack)

@@ -40,14 +40,14 @@ def build(model: Path, data: Path, out: Path, cache: Path, backend: str) -> Path
         "evaluation": {"source": str(data / "eval.npz"), "labels": "labels", "batch": 50,
                        "metric": "map", "output": "boxes,scores"},
     }  # fmt: skip
-    job = trtpipe.make_job(
-        str(model),
+    found = trtpipe.build(
+        model,
+        out,
         profile=DeploymentProfile.model_validate(profile),
         recipe=CalibrationRecipe.model_validate(recipe),
         settings=Settings(cache_dir=cache),
         simplify=backend != "null",
-    )
-    found = trtpipe.build(job, out).out
+    ).out
     assert found is not None
     return found
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli.app import EXIT_CODES, root
-from trtpipe.cli.groups import LazyGroup
+from trtpipe.cli.groups import LazyGroup, by_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +21,10 @@ _INTRODUCTION = """\
 
 Written by `python docs/make_cli.py` from the commands themselves; edit those.
 
-Standard output carries the result: a table for people, or with `--json` one JSON document and nothing else. Progress,
-notes and warnings go to standard error: a moving display on a terminal, plain lines elsewhere.
+Results go to standard output: a table, or with `--json` one JSON document and nothing else. Progress, notes and
+warnings go to standard error.
+
+`--help` of a command lists at most 20 options, those that most people need; `--help-all` lists all, by topic.
 
 An option on the command line overrides the same key in a `--profile` or `--calib` file, which overrides the default.
 Sizes and durations carry a unit (`4G`, `200ms`, `30d`). Shapes are written `x:1x3x224x224,y:1x128` or
@@ -32,12 +34,12 @@ Sizes and durations carry a unit (`4G`, `200ms`, `30d`). Shapes are written `x:1
 
 | variable | meaning |
 |---|---|
-| `TRTPIPE_CACHE_DIR` | folder for finished work; `--cache-dir` is stronger |
-| `TRTPIPE_WORKER_SECONDS` | time limit of a child or run of a graph; by its work if unset; `--time-limit` is stronger |
+| `TRTPIPE_CACHE_DIR` | cache folder; `--cache-dir` overrides it |
+| `TRTPIPE_WORKER_SECONDS` | time limit of one child process; by its work if unset; `--time-limit` overrides it |
 | `TRTPIPE_WORKER_MEMORY_GB` | memory limit of one child process; by the model's size if unset |
-| `TRTPIPE_SANDBOX` | `off` lets child processes that work on files from anyone touch more than these files |
-| `TRTPIPE_JOBS` | engines that may be built at once; by cores and free memory if unset; `--jobs` is stronger |
-| `TRTPIPE_THREADS` | threads that onnxruntime may use |
+| `TRTPIPE_SANDBOX` | `off` disables the sandbox of child processes that read untrusted files |
+| `TRTPIPE_JOBS` | engines to build in parallel; by cores and free memory if unset; `--jobs` overrides it |
+| `TRTPIPE_THREADS` | threads of onnxruntime |
 """
 
 
@@ -82,14 +84,14 @@ def _names(command: click.Command) -> frozenset[str]:
 
 
 def _options(command: click.Command, context: click.Context, without: frozenset[str]) -> Iterator[str]:
-    records = [
-        parameter.get_help_record(context)
-        for parameter in command.params
-        if isinstance(parameter, click.Option) and not without & set(parameter.opts)
-    ]
-    if records:
+    options = [each for each in command.params if isinstance(each, click.Option) and not without & set(each.opts)]
+    topics = by_topic(options)
+    for topic, members in topics.items():
+        if len(topics) > 1:
+            yield from (f"{topic}:", "")
         yield from ("| option | meaning |", "|---|---|")
-        yield from (f"| `{_cell(names)}` | {_cell(meaning)} |" for names, meaning in filter(None, records))
+        records = filter(None, (each.get_help_record(context) for each in members))
+        yield from (f"| `{_cell(names)}` | {_cell(meaning)} |" for names, meaning in records)
         yield ""
 
 

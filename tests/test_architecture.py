@@ -83,6 +83,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "rich": ("cli/",),
     "tomllib": ("config/tomlfile",),
     "tomli": ("config/tomlfile",),
+    "tomli_w": ("config/tomlfile",),
     "pickle": (),
     "marshal": (),
     "shelve": (),

@@ -106,7 +106,7 @@ class TestOutput:
     @pytest.fixture
     def build(self, world, heard_all):
         def go(out="out", **options):
-            return stages.build(world.job(**options), world.folder / out, heard_all)
+            return stages.build(world.job(**options), world.folder / out, progress=heard_all)
 
         return go
 
@@ -161,7 +161,7 @@ class TestOutput:
 
     def test_an_output_that_cannot_be_written_costs_no_work(self, world, heard_all):
         with pytest.raises(InputError, match="a file, so"):
-            stages.build(world.job(keep=["gemm_5"]), world.model, heard_all)
+            stages.build(world.job(keep=["gemm_5"]), world.model, progress=heard_all)
         assert heard_all.steps == []
 
 
@@ -173,7 +173,7 @@ def test_whatever_is_no_engine_and_no_time_is_equal_in_another_folder_and_cache(
     bundles = []
     for world in (new_world, other):
         monkeypatch.chdir(world.folder)
-        bundles.append(content(stages.build(world.job(), world.folder / "out", heard_all).out))
+        bundles.append(content(stages.build(world.job(), world.folder / "out", progress=heard_all).out))
     first, second = bundles
     assert set(first) == set(second)
     timed = {"latency.json", "sm89.plan.json", "manifest.json"}

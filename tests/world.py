@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from models import conv_net, normal, run
 
-from trtpipe.api import stages
+from trtpipe.api.request import make_job
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
@@ -57,7 +57,7 @@ class World:
         own = {name: options.pop(name) for name in ("simplify", "allow_random") if name in options}
         source = options.pop("source", self.model)
         settings = options.pop("settings", Settings(cache_dir=self.folder / "cache"))
-        return stages.make_job(
+        return make_job(
             source if isinstance(source, tuple) or source is None else str(source),
             profile=DeploymentProfile.model_validate(PROFILE | options),
             recipe=CalibrationRecipe.model_validate(recipe),
@@ -72,6 +72,11 @@ class World:
     def plan(self, job: Job, listener: Progress) -> tuple[Step, ...]:
         with opened(job, listener) as pipeline:
             return pipeline.plan(stages_for(job), {})
+
+
+def asked(job: Job) -> dict[str, Any]:
+    """What a job was made of, for the functions that take no job."""
+    return {"profile": job.profile, "recipe": job.recipe, "settings": job.settings}
 
 
 def write_data(folder: Path, seed: int = 0) -> None:

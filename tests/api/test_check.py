@@ -25,7 +25,7 @@ TIGHT = {"atol": 0, "rtol": 0, "stat": "max", "min_cosine": -1}
 @pytest.fixture
 def bundle(world, heard_all):
     """The folder of a build that passed."""
-    return trtpipe.build(world.job(), world.folder / "out", heard_all).out
+    return trtpipe.build(world.job(), world.folder / "out", progress=heard_all).out
 
 
 def profile(**tolerance):
@@ -84,7 +84,9 @@ class TestUserMetrics:
     def test_an_evaluation_runs_every_artifact(self, world, heard_all):
         (world.folder / "case.py").write_text(self.EVALUATE)
         recipe = {"evaluation": {"metric": f"{world.folder / 'case.py'}:evaluate"}}
-        result = trtpipe.build(world.job(recipe=recipe, accuracy={"max_drop": 1.0}), world.folder / "out", heard_all)
+        result = trtpipe.build(
+            world.job(recipe=recipe, accuracy={"max_drop": 1.0}), world.folder / "out", progress=heard_all
+        )
         assert result.parity is not None
         values = {value.artifact: value for value in result.parity.metrics}
         assert list(values) == ["model", "simplified", "lowered"]
@@ -99,11 +101,11 @@ class TestUserMetrics:
         (world.folder / "metric" / "case.py").write_text(self.EVALUATE)
         recipe = {"evaluation": {"metric": f"{world.folder / 'metric' / 'case.py'}:evaluate"}}
         job = world.job(recipe=recipe, accuracy={"max_drop": 1.0})
-        out = trtpipe.build(job, world.folder / "out", heard_all).out
+        out = trtpipe.build(job, world.folder / "out", progress=heard_all).out
         trtpipe.save_baseline(out, tmp_path / "b.json")
         assert "metric" not in named(trtpipe.check(out, tmp_path / "b.json"))
         (world.folder / "metric" / "data.npy").write_bytes(b"other samples")
-        again = trtpipe.build(job, world.folder / "again", heard_all).out
+        again = trtpipe.build(job, world.folder / "again", progress=heard_all).out
         found = named(trtpipe.check(again, tmp_path / "b.json"))["metric"]
         assert found.status == "note"
         assert "the file of case.py:evaluate, or one beside it, changed" in found.message
@@ -120,7 +122,7 @@ class TestUserMetrics:
         (world.folder / "case.py").write_text("def evaluate(run):\n    return {'m': float('nan')}\n")
         recipe = {"evaluation": {"metric": f"{world.folder / 'case.py'}:evaluate"}}
         with pytest.raises(InputError, match="returned nan for 'm'"):
-            trtpipe.build(world.job(recipe=recipe), bundle, heard_all)
+            trtpipe.build(world.job(recipe=recipe), bundle, progress=heard_all)
         assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
 
     def test_structured_labels_reach_the_metric(self, world, heard_all):
@@ -129,7 +131,9 @@ class TestUserMetrics:
         (world.folder / "m.py").write_text("def m(outputs, labels): return labels[:, 1] == outputs['y'].argmax(axis=1)")
         recipe = {"evaluation": {"metric": f"{world.folder / 'm.py'}:m", "source": str(world.folder / "eval.npz"),
                                  "labels": "words", "batch": 8}}  # fmt: skip
-        result = trtpipe.build(world.job(recipe=recipe, accuracy={"max_drop": 1.0}), world.folder / "out", heard_all)
+        result = trtpipe.build(
+            world.job(recipe=recipe, accuracy={"max_drop": 1.0}), world.folder / "out", progress=heard_all
+        )
         assert result.parity is not None
         assert result.parity.metrics[0].value == 1
 
@@ -156,7 +160,9 @@ class TestBaseline:
         return tmp_path / "baseline.json"
 
     def again(self, world, heard_all, **options):
-        return trtpipe.build(world.job(accuracy={"max_drop": 1.0}, **options), world.folder / "new", heard_all).out
+        return trtpipe.build(
+            world.job(accuracy={"max_drop": 1.0}, **options), world.folder / "new", progress=heard_all
+        ).out
 
     def test_an_unchanged_build_is_no_regression_and_says_what_could_be_seen(self, world, bundle, baseline):
         report = trtpipe.check(bundle, baseline)
@@ -171,7 +177,7 @@ class TestBaseline:
         """From nothing each; ``benchmarks/regression.py`` does a hundred."""
         for number in range(3):
             fresh = Settings(cache_dir=tmp_path / f"cache{number}")
-            out = trtpipe.build(world.job(settings=fresh), tmp_path / f"out{number}", heard_all).out
+            out = trtpipe.build(world.job(settings=fresh), tmp_path / f"out{number}", progress=heard_all).out
             assert trtpipe.check(out, baseline).passed, number
 
     @pytest.mark.parametrize("seed", range(5))
@@ -206,7 +212,7 @@ class TestBaseline:
 
     def test_without_a_metric_parity_decides(self, world, heard_all, tmp_path):
         recipe = {"evaluation": None}
-        out = trtpipe.build(world.job(recipe=recipe), world.folder / "out", heard_all).out
+        out = trtpipe.build(world.job(recipe=recipe), world.folder / "out", progress=heard_all).out
         trtpipe.save_baseline(out, tmp_path / "b.json")
         assert trtpipe.check(out, tmp_path / "b.json").passed
         coarse = {"evaluation": None, "method": "percentile", "percentile": 60.0}
@@ -329,7 +335,7 @@ class TestSaving:
         assert [path.name for path in tmp_path.glob("*b.json*")] == ["b.json"]
 
     def test_a_bad_build_is_no_baseline(self, world, heard_all, tmp_path):
-        result = trtpipe.build(world.job(tolerance=TIGHT), world.folder / "bad", heard_all)
+        result = trtpipe.build(world.job(tolerance=TIGHT), world.folder / "bad", progress=heard_all)
         assert result.out is not None
         with pytest.raises(InputError, match="failed its own gates"):
             trtpipe.save_baseline(result.out, tmp_path / "b.json")
@@ -346,6 +352,6 @@ class TestSaving:
 
     def test_latency_needs_the_very_build_of_the_baseline(self, world, heard_all, bundle, tmp_path):
         trtpipe.save_baseline(bundle, tmp_path / "b.json")
-        other = trtpipe.build(world.job(recipe={"method": "max"}), world.folder / "other", heard_all).out
+        other = trtpipe.build(world.job(recipe={"method": "max"}), world.folder / "other", progress=heard_all).out
         with pytest.raises(InputError, match="not the build that the baseline was made of"):
             trtpipe.check(bundle, tmp_path / "b.json", baseline_build=other)

@@ -13,7 +13,9 @@ from trtpipe.regression.gate import differences
 @pytest.fixture
 def build(world, heard_all):
     def make(name, **options):
-        result = trtpipe.build(world.job(accuracy={"max_drop": 1.0}, **options), world.folder / name, heard_all)
+        result = trtpipe.build(
+            world.job(accuracy={"max_drop": 1.0}, **options), world.folder / name, progress=heard_all
+        )
         assert result.out is not None
         return result.out
 

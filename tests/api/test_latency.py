@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from models import conv_net, embedding, save
+from world import asked
 
 import trtpipe
 from trtpipe.artifact import IOContract
@@ -45,7 +44,7 @@ def net(tmp_path):
 
 class TestGraphs:
     def test_a_graph_is_as_fast_as_itself(self, job, net, tmp_path):
-        found = trtpipe.compare_latency(job("some.npz", batches=(1, 4)), net, net, tmp_path / "out")
+        found = trtpipe.compare_latency(net, net, tmp_path / "out", **asked(job("some.npz", batches=(1, 4))))
         assert [pair.shapes["x"] for pair in found.pairs] == [(1, 3, 8, 8), (4, 3, 8, 8)]
         assert all(0.2 < pair.low <= pair.ratio <= pair.high < 5 for pair in found.pairs)
         assert all("some.npz" in pair.data for pair in found.pairs)
@@ -56,22 +55,21 @@ class TestGraphs:
         assert trtpipe.inspect(tmp_path / "out" / "comparison.json").comparison == found
 
     def test_bfloat16_which_the_cpu_cannot_compute_is_emulated(self, job, net, tmp_path):
-        half = dataclasses.replace(job(), profile=trtpipe.DeploymentProfile(precision="bf16"))
-        lowered = trtpipe.lower(half, net, tmp_path / "bf16.onnx").out
-        [pair] = trtpipe.compare_latency(job(), net, lowered).pairs
+        lowered = trtpipe.lower(net, tmp_path / "bf16.onnx", precision="bf16", settings=job().settings).out
+        [pair] = trtpipe.compare_latency(net, lowered, **asked(job())).pairs
         assert pair.new > 0
 
     def test_graphs_with_other_inputs_are_not_compared(self, job, net, tmp_path):
         with pytest.raises(InputError, match="their inputs differ"):
-            trtpipe.compare_latency(job(), net, save(embedding(), tmp_path / "other.onnx"))
+            trtpipe.compare_latency(net, save(embedding(), tmp_path / "other.onnx"), **asked(job()))
 
     def test_a_graph_and_an_engine_are_not_compared(self, job, net, tmp_path):
         with pytest.raises(InputError, match="an engine and a graph"):
-            trtpipe.compare_latency(job(), net, plan(tmp_path / "a.plan", 1))
+            trtpipe.compare_latency(net, plan(tmp_path / "a.plan", 1), **asked(job()))
 
     def test_a_missing_file_is_told(self, job, net, tmp_path):
         with pytest.raises(InputError, match=r"no\.onnx"):
-            trtpipe.compare_latency(job(), net, tmp_path / "no.onnx")
+            trtpipe.compare_latency(net, tmp_path / "no.onnx", **asked(job()))
 
 
 def plan(path, kernels, flavor="tensorrt-rtx"):
@@ -97,7 +95,7 @@ class TestEnginesWithoutGpu:
         monkeypatch.setattr(compatibility, "missing", lambda name: None)
         monkeypatch.setattr(compatibility, "version", lambda name: "1.7.1.116")
         monkeypatch.setattr("trtpipe.backends.gpu.gpus", lambda: ())
-        found = trtpipe.compare_latency(job(), plan(tmp_path / "a.plan", 3), plan(tmp_path / "b.plan", 5))
+        found = trtpipe.compare_latency(plan(tmp_path / "a.plan", 3), plan(tmp_path / "b.plan", 5), **asked(job()))
         assert (found.pairs, found.on_gpu, found.runner) == ((), False, "")
         assert found.notes[0].startswith("nothing was timed: ")
         assert "no NVIDIA GPU" in found.notes[0]
@@ -108,11 +106,13 @@ class TestEnginesWithoutGpu:
 
     def test_engines_of_two_flavors_are_not_compared(self, job, tmp_path):
         with pytest.raises(InputError, match="one process runs engines of one flavor"):
-            trtpipe.compare_latency(job(), plan(tmp_path / "a.plan", 1), plan(tmp_path / "b.plan", 1, "tensorrt"))
+            trtpipe.compare_latency(
+                plan(tmp_path / "a.plan", 1), plan(tmp_path / "b.plan", 1, "tensorrt"), **asked(job())
+            )
 
     def test_an_engine_whose_sidecar_is_of_another_is_refused(self, job, tmp_path):
         one, other = plan(tmp_path / "a.plan", 1), plan(tmp_path / "b.plan", 1)
         sidecar = other.with_name("b.plan.json")
         EngineRecord.read(sidecar).model_copy(update={"digests": {"plan": "0" * 64}}).write(sidecar)
         with pytest.raises(InputError, match=r"b\.plan: its content is not that of the engine"):
-            trtpipe.compare_latency(job(), one, other)
+            trtpipe.compare_latency(one, other, **asked(job()))

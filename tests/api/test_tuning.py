@@ -47,7 +47,7 @@ def job(tmp_path):
         if chosen["metric"]:
             recipe["evaluation"] = chosen
         shapes = {"x": {"min": [1, 32], "opt": [16, 32], "max": [64, 32]}}
-        return stages.make_job(
+        return trtpipe.make_job(
             str(path),
             profile=DeploymentProfile.model_validate({"precision": precision, "shapes": shapes, "backend": "null",
                                                       "targets": ["sm89"]}),
@@ -149,7 +149,7 @@ class TestTune:
         profile = DeploymentProfile.load(tmp_path / "tuned.toml")
         recipe = CalibrationRecipe.load(tmp_path / "tuned.calib.toml")
         settings = Settings(cache_dir=tmp_path / "cache")
-        job = stages.make_job(
+        job = trtpipe.make_job(
             str(tmp_path / "net.onnx"), profile=profile, recipe=recipe, simplify=False, settings=settings
         )
         parity = stages.build(job, tmp_path / "out").parity
@@ -191,7 +191,7 @@ class TestTune:
         evaluation = {"source": str(tmp_path / "eval.npz"), "labels": "labels", "batch": 64, "metric": "cosine"}
         recipe = {"data": {"source": str(tmp_path / "calib.npz")}, "evaluation": evaluation}
         shapes = {"x": {"min": [1, 128], "opt": [32, 128], "max": [64, 128]}}
-        made = stages.make_job(
+        made = trtpipe.make_job(
             str(path),
             profile=DeploymentProfile.model_validate({"precision": "int8", "shapes": shapes}),
             recipe=CalibrationRecipe.model_validate(recipe),
@@ -214,7 +214,7 @@ class TestTune:
         assert "matmul_4" not in result.profile.int8_nodes
         assert len(result.profile.int8_nodes) == 4
         built = stages.build(
-            stages.make_job(str(tmp_path / "net.onnx"), profile=DeploymentProfile.load(tmp_path / "t.toml"),
+            trtpipe.make_job(str(tmp_path / "net.onnx"), profile=DeploymentProfile.load(tmp_path / "t.toml"),
                          recipe=result.recipe, simplify=False, settings=Settings(cache_dir=tmp_path / "cache")),
             tmp_path / "out",
         )  # fmt: skip

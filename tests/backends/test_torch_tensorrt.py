@@ -128,8 +128,8 @@ class TestBuilding:
                  "export": export}
             )  # fmt: skip
             settings = Settings(cache_dir=tmp_path / "cache", worker_seconds=300.0)
-            job = stages.make_job(profile=profile, settings=settings)
-            stages.compile(job, Path(f"{tmp_path / 'nets.py'}:{function}"), tmp_path / "out", heard)
+            source = f"{tmp_path / 'nets.py'}:{function}"
+            stages.compile(source, tmp_path / "out", profile=profile, settings=settings, progress=heard)
             return EngineRecord.read(tmp_path / "out" / f"{targets[0]}.plan.json")
 
         return compile_

@@ -52,9 +52,8 @@ class Heard(trtpipe.NullProgress):
     def note(self, message): print(message)
 folder, samples = Path(sys.argv[1]), sys.argv[2]
 data = DataSettings(source=f"{folder / 'data.py'}:feeds", skip_bad_samples=2, samples=int(samples))
-job = trtpipe.make_job(profile=trtpipe.DeploymentProfile(precision="int8"), engines=False,
-                       recipe=CalibrationRecipe(data=data), settings=Settings(cache_dir=Path(sys.argv[3])))
-trtpipe.calibrate(job, folder / "m.onnx", Path(sys.argv[4]), Heard())
+trtpipe.calibrate(folder / "m.onnx", sys.argv[4], recipe=CalibrationRecipe(data=data),
+                  settings=Settings(cache_dir=Path(sys.argv[3])), progress=Heard())
 """
 
 

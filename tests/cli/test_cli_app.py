@@ -95,7 +95,7 @@ class TestPage:
 
     def test_names_every_environment_variable(self) -> None:
         page = (DOCS / "cli.md").read_text(encoding="utf-8")
-        source = Path(trtpipe.__file__).with_name("settings.py").read_text(encoding="utf-8")
+        source = Path(trtpipe.__file__).parent.joinpath("config", "settings.py").read_text(encoding="utf-8")
         assert set(re.findall(r"`(TRTPIPE_\w+)`", page)) == set(re.findall(r'"(TRTPIPE_\w+)"', source))
 
     def test_exit_codes_are_those_of_the_errors(self) -> None:
@@ -157,3 +157,43 @@ class TestUsage:
         assert document["exit_code"] == result.exit_code == 2
         assert "--bogus" in document["error"]["message"]
         assert document["error"]["remedy"] == "see trtpipe build --help"
+
+
+class TestOptions:
+    """What a help page lists: at most twenty options, by topic; ``--help-all`` has the others."""
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_a_page_lists_at_most_twenty(self, name: str) -> None:
+        first, usual = self.listed(name, "--help"), {"--help", "--help-all"}
+        assert len(first) <= 20
+        own = {each.opts[-1] for each in COMMANDS[name].params if isinstance(each, click.Option)}
+        if "--help-all" in first:
+            assert usual < first < own | usual
+            assert self.listed(name, "--help-all") == own | usual
+        else:
+            assert first == own | {"--help"}
+
+    def listed(self, name: str, option: str) -> set[str]:
+        """The options on a page, by their last names."""
+        result = CliRunner().invoke(root, [*name.split(), option])
+        assert result.exit_code == 0
+        return {re.findall(r"--[a-z][\w-]*", line)[0] for line in result.stdout.splitlines() if line.startswith("  -")}
+
+    def test_the_most_needed_ones_are_on_the_first_page_of_build(self) -> None:
+        page = CliRunner().invoke(root, ["build", "--help"]).stdout
+        for option in (
+            "--int8",
+            "--best",
+            "--target",
+            "--calib-data",
+            "--eval-data",
+            "--profile",
+            "--keep",
+            "--dry-run",
+        ):
+            assert option in page
+        assert "--workspace" not in page
+        topics = re.findall(r"^(\w[\w ]*):$", CliRunner().invoke(root, ["build", "--help-all"]).stdout, re.MULTILINE)
+        assert {"Options", "Precision", "Shapes", "Data", "Calibration", "Accuracy", "Engine builder"} <= set(topics)
+        assert topics[0] == "Options"
+        assert topics[-1] == "General"

@@ -153,7 +153,7 @@ class TestInterrupted:
         assert "RuntimeError: Error calling __set_name__" in debugged.stderr
 
     def test_says_that_the_output_is_untouched(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        def stop(*_: object) -> None:
+        def stop(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setitem(vars(trtpipe), "simplify", stop)

@@ -70,7 +70,7 @@ class TestResult:
         own = (*QUICK, "--keep", "no node is called so")  # whatever other tests have cached
         loud = run("build", model, "-o", tmp_path / "a", *own)
         quiet = run("build", model, "-o", tmp_path / "b", *own, "--rtol", "0.5", "-q")
-        assert re.search(r"^export: from the cache$", loud.stderr, re.MULTILINE)
+        assert re.search(r"^export: cached$", loud.stderr, re.MULTILINE)
         assert re.search(r"^lower: done in \d", loud.stderr, re.MULTILINE)
         assert quiet.stderr.startswith("warning: no data was given")
         assert len(quiet.stderr.splitlines()) == 1
@@ -87,7 +87,7 @@ class TestResult:
             run("build", model, "-o", bundle, "--int8", "--calib-data", data, *QUICK, "--log-file", log)
         lines = log.read_text(encoding="utf-8").splitlines()
         assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d ", line) for line in lines)
-        assert sum("compile sm89: from the cache" in line for line in lines) == 2
+        assert sum("compile sm89: cached" in line for line in lines) == 2
 
 
 class TestDryRun:
@@ -140,7 +140,7 @@ class TestGates:
         result = run("build", model, "-o", tmp_path / "out", *QUICK, "--target", "sm89,rtx5090")
         assert result.exit_code == 5
         assert re.search(r"compile sm120 .* FAILED .*no \\x1b\[31msm120", result.stdout)
-        assert result.stdout.splitlines()[-3].startswith("FAILED | not built: sm120")
+        assert result.stdout.splitlines()[-3].startswith("FAILED | build failed: sm120")
         assert (tmp_path / "out.rejected" / "sm89.plan").is_file()
         assert not (tmp_path / "out" / "sm120.plan").exists()
         assert "\x1b" not in result.output

@@ -136,7 +136,7 @@ class TestPlots:
         assert result.exit_code == 0
         (picture,) = (tmp_path / "plots").iterdir()
         assert picture.read_bytes().startswith(b"\x89PNG")
-        assert "drew 1 tensors" in result.stdout
+        assert "plotted 1 tensors" in result.stdout
         document = json.loads(run("inspect", bundle / name, "--plot", tmp_path / "plots", "--json").stdout)
         assert document["plots"] == [str(picture)]
 

@@ -54,7 +54,7 @@ class TestLines:
         lines: list[str] = []
         play(Lines(lines.append))
         assert lines == [
-            "export: from the cache",
+            "export: cached",
             "compile sm89: parsing",
             r"note: a note\x1b[2J",
             r"warning: a warning\nof two lines",
@@ -106,7 +106,7 @@ class TestLogFile:
             log.close()
         lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
         assert len(lines) == 12
-        assert lines[0].partition(" ")[2] == "export: from the cache"
+        assert lines[0].partition(" ")[2] == "export: cached"
 
     def test_full_disk_ends_the_log_and_not_the_work(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         log = LogFile(tmp_path / "log")
@@ -134,7 +134,7 @@ class TestLive:
         with Live() as listener:
             play(listener)
         text = screen.getvalue()
-        for line in ("export           from the cache", "compile sm89     done", "verify           FAILED"):
+        for line in ("export           cached", "compile sm89     done", "verify           FAILED"):
             assert line in text
         assert r"a note\x1b[2J" in text
         assert r"warning: a warning\nof two lines" in text

@@ -80,7 +80,7 @@ def test_exit_code_is_that_of_the_worst(
     assert last.startswith("PASSED" if code == 0 else "FAILED")
     assert ("accuracy within tolerance" in last) == accurate
     assert ("latency within limit" in last) == fast
-    assert ("not built: sm89" in last) == failed
+    assert ("build failed: sm89" in last) == failed
 
 
 def test_latency_on_a_gpu_is_judged_with_its_budget(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

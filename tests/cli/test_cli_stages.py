@@ -111,7 +111,7 @@ class TestChain:
     def test_export_needs_no_tensorrt(
         self, run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("trtpipe.api.stages.choose_backend", lambda _: pytest.fail("a back-end was asked for"))
+        monkeypatch.setattr("trtpipe.api.request.choose_backend", lambda _: pytest.fail("a back-end was asked for"))
         assert run("export", model, "-o", tmp_path).exit_code == 0
 
 
@@ -232,7 +232,7 @@ class TestVerify:
         assert run(*words).exit_code == 0
         result = run(*words, "--atol", "1e-9", "--rtol", "1e-9")
         assert result.exit_code == 3
-        assert result.stdout.splitlines()[-1] == "FAILED | accuracy does not hold"
+        assert result.stdout.splitlines()[-1] == "FAILED | accuracy gate failed"
 
     def test_data_counts_as_real(self, run: Run, bundle: Path, data: Path) -> None:
         words = ("verify", bundle / "lowered.onnx", "--reference", bundle / "model.onnx", "--data", data, "--json")
@@ -258,7 +258,7 @@ class TestMeasure:
         result = run(*words, "-o", tmp_path)
         assert result.exit_code == 0, "a CPU's latency is never judged"
         assert "not a GPU latency" in result.stdout
-        assert result.stdout.splitlines()[-3] == "PASSED | latency not judged"
+        assert result.stdout.splitlines()[-3] == "PASSED | latency gate: not evaluated"
         assert trtpipe.LatencyReport.read(tmp_path / "latency.json").max_p99 == pytest.approx(1e-3)
 
     def test_batches_are_swept_with_real_data_and_shown_row_by_row(self, run: Run, tmp_path: Path) -> None:

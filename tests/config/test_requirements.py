@@ -51,7 +51,7 @@ class TestAllows:
 
 
 def test_reads_every_line_of_pyproject_as_packaging_does() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     for line in lines:
         reference, found = Reference(line), parse_requirement(line)

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, field_validator
 
 from trtpipe.artifact import Record
-from trtpipe.config.tomlfile import load_toml
+from trtpipe.config.tomlfile import dump_toml, load_toml, tomllib
 from trtpipe.errors import RecipeError
 
 
@@ -57,7 +57,7 @@ def test_a_good_file(path: Path) -> None:
     ("text", "key", "suggestion"),
     [
         ("titel = 1", "titel", "title"),
-        ('title = ""\n[inner]\ncolor = "x"', "inner.color", "color"),
+        ('title = ""\n[inner]\ncolour = "x"', "inner.colour", "color"),
         ('title = ""\n[named.x]\nsiz = 1', "named.x.siz", "size"),
         ('title = ""\n[[several]]\n[[several]]\nsize_ = 1', "several.1.size_", "size"),
     ],
@@ -131,10 +131,26 @@ def test_a_long_value_is_shortened(path: Path) -> None:
         {"a": 1, "b": 2.5, "c": True, "d": 'x"y\\z\n\u00e9\x7f', "e": [1, 2], "f": ["p", "q"], "g": []},
         {"precision": "int8", "shapes": {"x": {"min": [1, 3], "max": [2, 3]}}, "keep": ["/a/b", "c[*]"]},
         {"shapes": [{"x": {"min": [1]}}, {"x": {"min": [2]}, "y z": {"min": [3]}}]},
-        {"odd key": {"1.5": 1e-05, "": -1e300}},
+        {"odd key": {"1.5": 1e-05, "": -1e300}, "flags": [True, False], "far": [float("inf"), -0.5]},
+        {"nested": [[1, 2], [3]], "text": ["[\n 1,\n]", "a\n1,\n2"], "mixed": {"deep": [{"x": [1]}, {"x": []}]}},
     ],
 )
 def test_what_is_written_reads_back(data):
-    from trtpipe.config.tomlfile import dump_toml, tomllib
-
     assert tomllib.loads(dump_toml(data)) == data
+
+
+def test_what_is_not_there_is_not_written():
+    assert tomllib.loads(dump_toml({"a": None, "b": {"c": None, "d": [{"e": None, "f": 1}]}})) == {
+        "b": {"d": [{"f": 1}]}
+    }
+
+
+def test_shapes_are_written_on_a_line_each_and_names_below_each_other():
+    shapes = {"x": {"min": (1, 3, 224, 224), "opt": (4, 3, 224, 224), "max": (8, 3, 224, 224)}}
+    lines = dump_toml({"keep": ("conv_1", "conv_2"), "shapes": shapes}).splitlines()
+    assert [line.strip() for line in lines[:3]] == ["keep = [", '"conv_1",', '"conv_2",']
+    assert lines[lines.index("[shapes.x]") + 1 :] == [
+        "min = [1, 3, 224, 224]",
+        "opt = [4, 3, 224, 224]",
+        "max = [8, 3, 224, 224]",
+    ]

@@ -87,14 +87,14 @@ def test_the_clocks_are_read_where_the_package_is_there():
 
 def test_the_whole_command(built, flavor):
     profile = {"backend": flavor, "targets": [gpus()[0].target], "latency": {**SHORT.to_dict(), "batches": [1, 8]}}
-    job = trtpipe.make_job(profile=trtpipe.DeploymentProfile.model_validate(profile), settings=built.settings)
+    wanted = trtpipe.DeploymentProfile.model_validate(profile)
     out = built.plan.parent / "latency"
     assert trtpipe.inspect(built.plan).obstacles == ()
-    result = trtpipe.measure(job, built.plan, out)
+    result = trtpipe.measure(built.plan, out, profile=wanted, settings=built.settings)
     report = LatencyReport.read(out / "latency.json")
     assert report == result.latency
     assert [figure.shapes["x"][0] for figure in report.measurements] == [1, 8]
     assert all(figure.on_gpu and flavor in figure.runner for figure in report.measurements)
-    compared = trtpipe.compare_latency(job, built.plan, built.plan)
+    compared = trtpipe.compare_latency(built.plan, built.plan, profile=wanted, settings=built.settings)
     assert compared.on_gpu
     assert all(0.7 < pair.ratio < 1.4 for pair in compared.pairs)

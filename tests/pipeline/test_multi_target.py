@@ -152,10 +152,10 @@ class TestSideBySide:
 class TestOutput:
     def test_an_incomplete_bundle_goes_beside_the_earlier_one(self, world, heard_all, backend):
         out = world.folder / "out"
-        whole = stages.build(world.job(targets=TARGETS), out, heard_all)
+        whole = stages.build(world.job(targets=TARGETS), out, progress=heard_all)
         before = {path.name: path.read_bytes() for path in out.iterdir()}
         backend.bad.add("sm120")
-        partly = stages.build(world.job(targets=TARGETS, build={"opt_level": 1}), out, heard_all)
+        partly = stages.build(world.job(targets=TARGETS, build={"opt_level": 1}), out, progress=heard_all)
         assert whole.out == out
         assert [step.label for step in partly.failed] == ["compile sm120"]
         assert partly.out == world.folder / "out.rejected"
@@ -165,7 +165,9 @@ class TestOutput:
     def test_likewise_where_only_engines_are_made(self, new_world, heard_all, backend):
         backend.bad.add("sm120")
         job = new_world.job(targets=TARGETS)
-        result = stages.compile(job, new_world.model, new_world.folder / "out", heard_all)
+        result = stages.compile(
+            new_world.model, new_world.folder / "out", profile=job.profile, settings=job.settings, progress=heard_all
+        )
         assert result.out == new_world.folder / "out.rejected"
         assert not (new_world.folder / "out").exists()
 

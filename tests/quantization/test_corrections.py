@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from models import conv_net, feed_for, model, normal, run, save
+from world import asked
 
 import trtpipe
 from trtpipe.calibration.ranges import Ranges
@@ -62,8 +63,8 @@ class Built:
             settings=trtpipe.Settings(cache_dir=folder / "cache"),
             engines=False,
         )
-        trtpipe.calibrate(self.job, path, folder)
-        trtpipe.lower(self.job, path, folder, folder / "ranges.json")
+        trtpipe.calibrate(path, folder, **asked(self.job))
+        trtpipe.lower(path, folder, ranges=folder / "ranges.json", **asked(self.job))
         self.ranges = Ranges.read(folder / "ranges.json")
         self.path = folder / "lowered.onnx"
         self.lowered = onnx.load(self.path)
@@ -135,8 +136,8 @@ def test_branches_that_were_never_taken(tmp_path: Path) -> None:
         settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
         engines=False,
     )
-    trtpipe.calibrate(job, graph, tmp_path)
-    trtpipe.lower(job, graph, tmp_path, tmp_path / "ranges.json")
+    trtpipe.calibrate(graph, tmp_path, **asked(job))
+    trtpipe.lower(graph, tmp_path, ranges=tmp_path / "ranges.json", **asked(job))
     assert Ranges.read(tmp_path / "ranges.json").corrections.trials
     onnx.checker.check_model(onnx.load(tmp_path / "lowered.onnx"), full_check=True)
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from models import conv_net, feed_for, run, save, sounds, spectrogram
+from world import asked
 
 import trtpipe
 from trtpipe.calibration.ranges import Ranges
@@ -36,8 +37,8 @@ class Built:
             settings=trtpipe.Settings(cache_dir=folder / "cache"),
             engines=False,
         )
-        trtpipe.calibrate(self.job, path, folder)
-        trtpipe.lower(self.job, path, folder, folder / "ranges.json")
+        trtpipe.calibrate(path, folder, **asked(self.job))
+        trtpipe.lower(path, folder, ranges=folder / "ranges.json", **asked(self.job))
         self.corrections = Ranges.read(folder / "ranges.json").corrections
         self.nodes = {node.node: node for node in LowerRecord.read(folder / "lowered.onnx.json").nodes}
         self._proto, self._lowered = proto, onnx.load(folder / "lowered.onnx")

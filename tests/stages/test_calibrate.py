@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from models import branches, conv_net, feed_for, save
+from world import asked
 
 import trtpipe
 from trtpipe.artifact import Draft
@@ -52,24 +53,27 @@ def states(result: trtpipe.BuildResult) -> dict[str, str]:
 
 
 def test_another_method_costs_no_new_pass(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    first = trtpipe.calibrate(job("max"), model, tmp_path / "out")
+    first = trtpipe.calibrate(model, tmp_path / "out", **asked(job("max")))
     assert states(first) == {"observe": "built", "calibrate": "built"}
     for method in ("percentile", "mse", "entropy", "auto"):
-        result = trtpipe.calibrate(job(method), model, tmp_path / method)
+        result = trtpipe.calibrate(model, tmp_path / method, **asked(job(method)))
         assert states(result) == {"observe": "hit", "calibrate": "built"}
         assert Ranges.read(tmp_path / method / "ranges.json").method == method
         assert (tmp_path / method / "statistics.npz").read_bytes() == (tmp_path / "out/statistics.npz").read_bytes()
-    assert states(trtpipe.calibrate(job("max"), model, tmp_path / "out")) == {"observe": "hit", "calibrate": "hit"}
+    assert states(trtpipe.calibrate(model, tmp_path / "out", **asked(job("max")))) == {
+        "observe": "hit",
+        "calibrate": "hit",
+    }
 
 
 def test_a_file_as_output_has_the_statistics_beside_it(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    result = trtpipe.calibrate(job("max"), model, tmp_path / "here" / "r.json")
+    result = trtpipe.calibrate(model, tmp_path / "here" / "r.json", **asked(job("max")))
     assert result.out == tmp_path / "here" / "r.json"
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["r.json", "statistics.npz"]
 
 
 def test_largest_magnitudes_are_exact(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    trtpipe.calibrate(job("max", batch=7), model, tmp_path / "out")
+    trtpipe.calibrate(model, tmp_path / "out", **asked(job("max", batch=7)))
     ranges = Ranges.read(tmp_path / "out" / "ranges.json").tensors
     assert ranges["x"].amax == np.abs(X).max()
     assert sorted(ranges) == ["f", "x"]
@@ -83,8 +87,7 @@ def test_auto_gives_the_same_bytes_in_a_fresh_store(
     for cache in ("one", "two"):
         fresh = trtpipe.Settings(cache_dir=tmp_path / cache)
         made = job("auto", precision)
-        made = trtpipe.make_job(profile=made.profile, recipe=made.recipe, settings=fresh, engines=False)
-        trtpipe.calibrate(made, model, tmp_path / cache / "out")
+        trtpipe.calibrate(model, tmp_path / cache / "out", profile=made.profile, recipe=made.recipe, settings=fresh)
         texts.add((tmp_path / cache / "out" / "ranges.json").read_text())
     assert len(texts) == 1
     found = Ranges.model_validate_json(texts.pop())
@@ -93,18 +96,22 @@ def test_auto_gives_the_same_bytes_in_a_fresh_store(
 
 
 def test_shards_merge_to_the_whole_and_give_its_ranges(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    trtpipe.calibrate(job("mse"), model, tmp_path / "whole")
+    trtpipe.calibrate(model, tmp_path / "whole", **asked(job("mse")))
     parts = []
     for number, rows in enumerate(np.split(X, [10, 25])):
         np.savez(tmp_path / f"{number}.npz", x=rows)
-        trtpipe.calibrate(job("mse", source=f"{number}.npz"), model, tmp_path / str(number))
+        trtpipe.calibrate(model, tmp_path / str(number), **asked(job("mse", source=f"{number}.npz")))
         parts.append(tmp_path / str(number) / "statistics.npz")
     merged = trtpipe.merge_statistics(parts, tmp_path / "merged.npz")
     assert merged.tensors == load_statistics(tmp_path / "whole" / "statistics.npz").tensors
-    trtpipe.ranges_from_statistics(job("mse", source=""), model, [tmp_path / "merged.npz"], tmp_path / "ranges.json")
+    trtpipe.ranges_from_statistics(
+        [tmp_path / "merged.npz"], tmp_path / "ranges.json", simplified=model, **asked(job("mse", source=""))
+    )
     assert Ranges.read(tmp_path / "ranges.json").tensors == Ranges.read(tmp_path / "whole" / "ranges.json").tensors
     with pytest.raises(InputError, match="auto judges ranges by the model's output"):
-        trtpipe.ranges_from_statistics(job("auto", source=""), model, [tmp_path / "merged.npz"], tmp_path / "auto.json")
+        trtpipe.ranges_from_statistics(
+            [tmp_path / "merged.npz"], tmp_path / "auto.json", simplified=model, **asked(job("auto", source=""))
+        )
 
 
 def test_a_trt_cache_becomes_ranges(model: Path, tmp_path: Path) -> None:
@@ -125,11 +132,11 @@ class TestBranches:
         proto = branches()
         model = save(proto, tmp_path / "simplified.onnx")
         made = job("auto", source="b.npz")
-        trtpipe.calibrate(made, model, tmp_path / "out")
+        trtpipe.calibrate(model, tmp_path / "out", **asked(made))
         ranges = Ranges.read(tmp_path / "out" / "ranges.json")
         x = np.load(tmp_path / "b.npz")["x"]
         assert ranges.tensors["r"].maximum == np.maximum(x, 0).max()
-        trtpipe.lower(made, model, tmp_path / "out", tmp_path / "out" / "ranges.json")
+        trtpipe.lower(model, tmp_path / "out", ranges=tmp_path / "out" / "ranges.json", **asked(made))
         lowered = onnx.load(tmp_path / "out" / "lowered.onnx")
         (branch,) = (node for node in lowered.graph.node if node.op_type == "If")
         then = next(attribute.g for attribute in branch.attribute if attribute.name == "then_branch")
@@ -150,8 +157,8 @@ class TestBranches:
         path = save(graph, tmp_path / "simplified.onnx")
         np.savez(tmp_path / "b.npz", x=models.normal(16, 2, 4), c=np.ones(16, bool))
         made = job("max", source="b.npz")
-        trtpipe.calibrate(made, path, tmp_path / "out")
-        trtpipe.lower(made, path, tmp_path / "out", tmp_path / "out" / "ranges.json")
+        trtpipe.calibrate(path, tmp_path / "out", **asked(made))
+        trtpipe.lower(path, tmp_path / "out", ranges=tmp_path / "out" / "ranges.json", **asked(made))
         work = LowerRecord.read(tmp_path / "out" / "lowered.onnx.json").work
         assert work is not None
         assert (work.share, work.share_reached, work.unreached) == (0.5, 1.0, work.total // 2)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from models import model, normal, run, save
+from world import asked
 
 import trtpipe
 from trtpipe.calibration.methods import COMPARED_METHODS
@@ -101,8 +102,8 @@ def test_auto_is_as_good_as_the_best_method(make, tmp_path: Path) -> None:  # ty
             settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
             engines=False,
         )
-        trtpipe.calibrate(job, path, tmp_path / "out")
-        trtpipe.lower(job, path, tmp_path / "out", tmp_path / "out" / "ranges.json")
+        trtpipe.calibrate(path, tmp_path / "out", **asked(job))
+        trtpipe.lower(path, tmp_path / "out", ranges=tmp_path / "out" / "ranges.json", **asked(job))
         found = run(onnx.load(tmp_path / "out" / "lowered.onnx"), evaluation)
         return float(np.mean([np.mean(found[n].argmax(1) == expected[n].argmax(1)) for n in expected]))
 

@@ -58,8 +58,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "m.onnx")
     np.savez(folder / "d.npz", x=np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32))
-    job = trtpipe.make_job(
+    trtpipe.build(
         folder / "m.onnx",
+        folder / "out",
         profile=trtpipe.DeploymentProfile.model_validate(
             {
                 "precision": "int8",
@@ -71,7 +72,6 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe=trtpipe.CalibrationRecipe.model_validate({"data": {"source": str(folder / "d.npz")}}),
         simplify=False,
     )
-    trtpipe.build(job, folder / "out")
     return folder / "out"
 
 

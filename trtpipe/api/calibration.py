@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from trtpipe.api.paths import path_of, path_or_none
+from trtpipe.api.request import requested
 from trtpipe.api.results import JSON, BuildResult, run_stages
 from trtpipe.calibration.statistics_file import merge_statistics
 from trtpipe.config.formats import DEFAULT_QUANTIZED
@@ -18,52 +21,111 @@ from trtpipe.stages.calibrate import RANGES
 from trtpipe.stages.observe import STATISTICS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from trtpipe.api.paths import PathLike
+    from trtpipe.api.request import DataLike, PrecisionLike, ProfileLike, RecipeLike, ShapesLike
     from trtpipe.calibration.trt_cache import CacheImport
     from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
     from trtpipe.progress import Progress
 
 
-def calibrate(job: Job, simplified: Path, out: Path, progress: Progress | None = None) -> BuildResult:
-    """``simplified.onnx`` and the recipe's data -> ``ranges.json`` and ``statistics.npz``, in one pass.
+def calibrate(
+    simplified: PathLike,
+    out: PathLike,
+    *,
+    calib_data: DataLike | None = None,
+    precision: PrecisionLike | None = None,
+    shapes: ShapesLike | None = None,
+    keep: Sequence[str] | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    allow_random: bool = False,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """``simplified.onnx`` and calibration data -> ``ranges.json`` and ``statistics.npz``, in one pass over the data.
 
     The statistics stay in the store: asking for another method later costs no new pass.
+
+    Args:
+        out: a folder, or the name of the ranges' file; the statistics lie beside it.
+        precision: ``int8`` (default), ``fp8`` or ``best``.
+        recipe: the method, and how samples become feeds.
+        allow_random: whether seeded random data may stand in where none is given.
+
+    Raises:
+        InputError: a file or sample cannot be used, or there is no data.
+
+    Example:
+        >>> trtpipe.calibrate("simplified.onnx", "ranges.json", calib_data="photos.npz").out
+        PosixPath('ranges.json')
     """
-    return run_stages(_eight_bit(job), ("observe", "calibrate"), {"simplified": simplified}, out, JSON, progress)
+    with requested(
+        calib_data=calib_data,
+        precision=precision,
+        shapes=shapes,
+        keep=keep,
+        profile=profile,
+        recipe=recipe,
+        settings=settings,
+        allow_random=allow_random,
+        engines=False,
+        progress=progress,
+    ) as job:
+        given = {"simplified": path_of(simplified, "simplified")}
+        return run_stages(_eight_bit(job), ("observe", "calibrate"), given, path_of(out, "out"), JSON, progress)
 
 
 def ranges_from_statistics(
-    job: Job, simplified: Path | None, statistics: Sequence[Path], out: Path, progress: Progress | None = None
+    statistics: PathLike | Sequence[PathLike],
+    out: PathLike,
+    *,
+    simplified: PathLike | None = None,
+    calib_data: DataLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
 ) -> BuildResult:
-    """``statistics.npz`` -> ``ranges.json``, without a pass over data; only ``auto`` and corrections look at samples.
+    """``statistics.npz`` -> ``ranges.json``, without a pass over data; only ``auto`` and corrections run samples.
 
     Args:
-        simplified: the graph; only ``auto`` needs it, and corrections, for which samples are needed as well.
         statistics: one file, or those of several shards: they are merged, and the whole lies beside the ranges.
+        simplified: the graph; only ``auto`` needs it, and corrections, for which samples are needed as well.
 
     Raises:
         InputError: a file is no statistics, or the shards do not belong together; see ``merge_statistics``.
+
+    Example:
+        >>> trtpipe.ranges_from_statistics(["a/statistics.npz", "b/statistics.npz"], "ranges.json").out
+        PosixPath('ranges.json')
     """
+    several = statistics if isinstance(statistics, Sequence) and not isinstance(statistics, str) else [statistics]
+    files = [path_of(path, "statistics") for path in several]
+    where, graph = path_of(out, "out"), path_or_none(simplified, "simplified")
+    with requested(
+        calib_data=calib_data, profile=profile, recipe=recipe, settings=settings, engines=False, progress=progress
+    ) as asked:
+        if graph is None and asked.recipe.method == "auto":
+            raise InputError(
+                "method auto judges by the model itself, and none was given", "name the model, or another method"
+            )
+        job = asked
+        if graph is None:  # corrections are tried on the model itself
+            job = replace(asked, recipe=asked.recipe.model_copy(update={"corrections": "none"}))
 
-    def ranges_from(whole: Path) -> BuildResult:
-        given = {"statistics": whole} if simplified is None else {"simplified": simplified, "statistics": whole}
-        return run_stages(_eight_bit(job), ("calibrate",), given, out, JSON, progress)
+        def ranges_from(whole: Path) -> BuildResult:
+            given = {"statistics": whole} if graph is None else {"simplified": graph, "statistics": whole}
+            return run_stages(_eight_bit(job), ("calibrate",), given, where, JSON, progress)
 
-    if simplified is None and job.recipe.method == "auto":
-        raise InputError(
-            "method auto judges by the model itself, and none was given", "name the model, or another method"
-        )
-    if simplified is None:  # corrections are tried on the model itself
-        job = replace(job, recipe=job.recipe.model_copy(update={"corrections": "none"}))
-    if len(statistics) == 1:
-        return ranges_from(statistics[0])
-    with TemporaryDirectory(prefix="trtpipe-") as folder:
-        whole = Path(folder, STATISTICS)
-        merge_statistics(statistics, whole)
-        result = ranges_from(whole)
-        publish_file(artifact_from_file("statistics", whole), _statistics_beside(out), (".npz",))
-    return result
+        if len(files) == 1:
+            return ranges_from(files[0])
+        with TemporaryDirectory(prefix="trtpipe-") as folder:
+            whole = Path(folder, STATISTICS)
+            merge_statistics(files, whole)
+            result = ranges_from(whole)
+            publish_file(artifact_from_file("statistics", whole), _statistics_beside(where), (".npz",))
+        return result
 
 
 def _statistics_beside(out: Path) -> Path:
@@ -71,7 +133,7 @@ def _statistics_beside(out: Path) -> Path:
     return out.with_name(STATISTICS) if out.suffix in JSON and not out.is_dir() else out / STATISTICS
 
 
-def import_trt_cache(cache: Path, simplified: Path, out: Path, keep: Sequence[str] = ()) -> CacheImport:
+def import_trt_cache(cache: PathLike, simplified: PathLike, out: PathLike, keep: Sequence[str] = ()) -> CacheImport:
     """The scales of a calibration cache that TensorRT 8 to 10 wrote, as ``ranges.json`` for ``simplified.onnx``.
 
     Args:
@@ -91,9 +153,11 @@ def import_trt_cache(cache: Path, simplified: Path, out: Path, keep: Sequence[st
     from trtpipe.passes.clean_up import load_clean
     from trtpipe.stages.observe import tensors_of
 
-    path = out if out.suffix in JSON and not out.is_dir() else out / RANGES
+    given, graph, where = path_of(cache, "cache"), path_of(simplified, "simplified"), path_of(out, "out")
+    path = where if where.suffix in JSON and not where.is_dir() else where / RANGES
     check_writable(path.parent)
-    result = apply_trt_cache(read_trt_cache(cache), tensors_of(load_clean(simplified), tuple(keep)))
+    tensors = tensors_of(load_clean(graph), tuple(keep))
+    result = apply_trt_cache(read_trt_cache(given), tensors)
     with translate_os_errors(path, f"write {path}", elsewhere="choose another output with -o"):
         path.parent.mkdir(parents=True, exist_ok=True)
         result.ranges.write(path)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.reports import ParityReport
+from trtpipe.api.paths import path_of
+from trtpipe.api.request import profile_from
 from trtpipe.api.results import BuildResult
 from trtpipe.backends.base import load_backend
 from trtpipe.config.os_errors import translate_os_errors
@@ -18,9 +20,10 @@ from trtpipe.progress import NullProgress, Progress
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trtpipe.api.paths import PathLike
+    from trtpipe.api.request import ProfileLike
     from trtpipe.artifact import Record
     from trtpipe.config.formats import Precision
-    from trtpipe.config.profile import DeploymentProfile
     from trtpipe.latency.reports import Latency
     from trtpipe.regression.baseline import Baseline
     from trtpipe.regression.bundle import Build
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 PARITY, OUTPUTS = "parity.json", "outputs.json"
 
 
-def reevaluate(parity: Path, profile: DeploymentProfile, out: Path | None = None) -> BuildResult:
+def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = None) -> BuildResult:
     """Apply other tolerances to a verification without running anything: the outputs it kept are compared again.
 
     Args:
@@ -42,12 +45,17 @@ def reevaluate(parity: Path, profile: DeploymentProfile, out: Path | None = None
 
     Raises:
         InputError: one of the files is missing or damaged, or they do not belong together.
+
+    Example:
+        >>> trtpipe.reevaluate("out/parity.json", trtpipe.DeploymentProfile(tolerance={"atol": 0.1})).accurate
+        True
     """
     from trtpipe.accuracy.recording import load_outputs, replay
     from trtpipe.accuracy.verdict import with_verdict
     from trtpipe.config.shapes import check_outputs
 
-    path = parity / PARITY if parity.is_dir() else parity
+    path, wanted = path_of(parity, "parity"), profile_from(profile)
+    path = path / PARITY if path.is_dir() else path
     report = ParityReport.read(path)
     saved = load_outputs(path.with_name(OUTPUTS))
     labels = [report.reference, *(comparison.artifact for comparison in report.comparisons)]
@@ -57,24 +65,24 @@ def reevaluate(parity: Path, profile: DeploymentProfile, out: Path | None = None
             f"{', '.join(labels)}",
             "verify again",
         )
-    check_outputs(next(iter(saved.values()))[0], profile.tolerance)
+    check_outputs(next(iter(saved.values()))[0], wanted.tolerance)
     precisions: dict[str, Precision] = {
         label: report.precision for label in labels if label.startswith(("lowered", "engine"))
     }
-    run = replay(saved, precisions, {link.artifact: link.against for link in report.links}, profile.tolerance)
+    run = replay(saved, precisions, {link.artifact: link.against for link in report.links}, wanted.tolerance)
     runners = {comparison.artifact: comparison.runner for comparison in report.comparisons}
-    gate = report.metrics and "accuracy" in profile.model_fields_set
+    gate = report.metrics and "accuracy" in wanted.model_fields_set
     again = report.model_copy(
         update={
             "feeds": run.feeds,
             "samples": round(report.samples * run.feeds / report.feeds),
             "comparisons": tuple(c.model_copy(update={"runner": runners[c.artifact]}) for c in run.comparisons),
             "links": tuple(c.model_copy(update={"runner": runners[c.artifact]}) for c in run.links),
-            "max_drop": profile.accuracy.max_drop if gate else report.max_drop,
+            "max_drop": wanted.accuracy.max_drop if gate else report.max_drop,
         }
     )
     again = with_verdict(again)
-    where = None if out is None else write_record(again, out, PARITY)
+    where = None if out is None else write_record(again, path_of(out, "out"), PARITY)
     return BuildResult(steps=(), out=where, parity=again)
 
 
@@ -89,11 +97,11 @@ def write_record(record: Record, out: Path, name: str) -> Path:
 
 
 def check(
-    build: Path,
-    baseline: Path,
+    build: PathLike,
+    baseline: PathLike,
     *,
     settings: Settings | None = None,
-    baseline_build: Path | None = None,
+    baseline_build: PathLike | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Compare a build with a baseline: metric, parity, sizes, and latency where both builds are on this machine.
@@ -106,19 +114,24 @@ def check(
 
     Raises:
         InputError: no such files; or the baseline is of another model, other data or another metric.
+
+    Example:
+        >>> trtpipe.check("out", "baseline.json").holds("accuracy")
+        True
     """
     from trtpipe.regression.baseline import Baseline
     from trtpipe.regression.bundle import read_build
     from trtpipe.regression.gate import check_build
 
-    known, found = Baseline.read(baseline), read_build(build)
-    report = check_build(found, known, baseline.name)
-    old = None if baseline_build is None else read_build(baseline_build)
+    folder, file = path_of(build, "build"), path_of(baseline, "baseline")
+    known, found = Baseline.read(file), read_build(folder)
+    report = check_build(found, known, file.name)
+    old = None if baseline_build is None else read_build(path_of(baseline_build, "baseline_build"))
     latency = _latency(known, found, old, settings or Settings.from_environment(), progress or NullProgress())
     return report.model_copy(update={"findings": (*report.findings, *latency)})
 
 
-def save_baseline(build: Path, file: Path, reason: str = "") -> Baseline:
+def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline:
     """Make a baseline of a good build.
 
     Args:
@@ -127,22 +140,27 @@ def save_baseline(build: Path, file: Path, reason: str = "") -> Baseline:
 
     Raises:
         InputError: the build failed its own gates, or there is a baseline and no reason.
+
+    Example:
+        >>> trtpipe.save_baseline("out", "baseline.json").metrics[0].metric
+        'top1'
     """
     from trtpipe.regression.baseline import Baseline, Update, baseline_of
     from trtpipe.regression.bundle import read_build
 
-    found = read_build(build)
+    where = path_of(file, "file")
+    found = read_build(path_of(build, "build"))
     if not found.manifest.passed:
         raise InputError(f"{build}: this build failed its own gates", "make a baseline of a good one")
     history: tuple[Update, ...] = ()
     if reason.strip():
-        old = Baseline.read(file)
+        old = Baseline.read(where)
         metrics = {value.artifact: value.value for value in old.metrics}
         history = (*old.history, Update(reason=reason.strip(), metrics=metrics))
-    elif file.exists():
-        raise InputError(f"{file}: there is a baseline already", "replace it with --baseline FILE --update REASON")
+    elif where.exists():
+        raise InputError(f"{where}: there is a baseline already", "replace it with --baseline FILE --update REASON")
     made = baseline_of(found, history)
-    write_file(file, made.to_json() + "\n")
+    write_file(where, made.to_json() + "\n")
     return made
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import os
 
+from trtpipe.api.paths import path_of
 from trtpipe.artifact import Record
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.regression.bundle import Build, entries, read_build
@@ -69,13 +70,17 @@ class BuildDiff(Record):
     latency: tuple[Both, ...]
 
 
-def diff(old: Path, new: Path) -> BuildDiff:
+def diff(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> BuildDiff:
     """Compare two folders that ``build`` wrote; they may be of any two models and precisions.
 
     Raises:
         InputError: one of them is no bundle, or was edited.
+
+    Example:
+        >>> [change.name for change in trtpipe.diff("old", "new").precisions]
+        ['conv_7']
     """
-    a, b = read_build(old), read_build(new)
+    a, b = read_build(path_of(old, "old")), read_build(path_of(new, "new"))
     return BuildDiff(
         old=str(old),
         new=str(new),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from trtpipe.accuracy.reports import ParityReport
+from trtpipe.api.paths import path_of
 from trtpipe.artifact import Record
 from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.engine_file import PlanHeader, read_header
@@ -116,6 +118,19 @@ class Inspection(Record):
             )
         return explain(record.nodes, node)
 
+    def built_as(self) -> dict[str, object]:
+        """Fields of a deployment profile that a lowered graph, or an engine and the lowered graph beside it, settle:
+        ``precision``, ``backend``, ``targets``.
+        """
+        found: dict[str, object] = {}
+        lowered = self.lowered
+        if self.flavor is not None:
+            found |= {"backend": self.flavor, "targets": self.targets}
+        beside = Path(self.path).with_name("lowered.onnx")
+        if self.kind == "engine" and beside.is_file():
+            lowered = inspect(beside).lowered
+        return found if lowered is None else {**found, "precision": lowered.precision}
+
     @property
     def flavor(self) -> str | None:
         """The back-end that built an engine."""
@@ -135,7 +150,7 @@ class Inspection(Record):
         return () if self.stand_in is None else (self.stand_in.target,)
 
 
-def inspect(path: str | Path) -> Inspection:
+def inspect(path: str | os.PathLike[str]) -> Inspection:
     """Describe a file by its content, with the JSON beside it where there is one.
 
     Args:
@@ -143,8 +158,12 @@ def inspect(path: str | Path) -> Inspection:
 
     Raises:
         InputError: it cannot be read, or is nothing trtpipe knows.
+
+    Example:
+        >>> trtpipe.inspect("model.plan").kind
+        'engine'
     """
-    path = Path(path)
+    path = path_of(path, "path")
     if (path / "manifest.json").is_file():
         path /= "manifest.json"
     head = _head(path)

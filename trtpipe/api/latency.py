@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.check import write_record
 from trtpipe.api.inspection import inspect
+from trtpipe.api.paths import path_of, path_or_none
+from trtpipe.api.request import requested
 from trtpipe.api.results import PLAN
 from trtpipe.api.stages import runnable_engine, undamaged
 from trtpipe.backends.base import load_backend
@@ -25,16 +27,27 @@ from trtpipe.reference.runnable import runnable_graph
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trtpipe.api.paths import PathLike
+    from trtpipe.api.request import ProfileLike, RecipeLike
     from trtpipe.artifact import Artifact
     from trtpipe.backends.base import OpenRunner
     from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
 
 COMPARISON = "comparison.json"
 _CPU_NOTE = "measured on the CPU with onnxruntime: these are no GPU latencies"
 
 
 def compare_latency(
-    job: Job, old: Path, new: Path, out: Path | None = None, graph: Path | None = None, progress: Progress | None = None
+    old: PathLike,
+    new: PathLike,
+    out: PathLike | None = None,
+    *,
+    graph: PathLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
 ) -> LatencyComparison:
     """Run two plans on this machine's GPU, or two ONNX graphs on its CPU, in turns.
 
@@ -44,25 +57,42 @@ def compare_latency(
         old, new: two plans of one TensorRT flavor, or two graphs, with the same inputs.
         out: where ``comparison.json`` goes; a file or a folder.
         graph: the lowered graph of the plans (default: ``lowered.onnx`` beside ``old``, if there is one).
+        profile: its ``[latency]`` table and shapes say how and on what to measure.
 
     Raises:
         InputError: they are not two of a kind, or their inputs differ.
+
+    Example:
+        >>> [race.ratio for race in trtpipe.compare_latency("old.plan", "new.plan").races]
+        [0.93]
     """
-    if out is not None:
-        check_writable(out.parent if out.suffix == ".json" and not out.is_dir() else out)
-    engines = [path.suffix in PLAN for path in (old, new)]
+    one, other, where = path_of(old, "old"), path_of(new, "new"), path_or_none(out, "out")
+    if where is not None:
+        check_writable(where.parent if where.suffix == ".json" and not where.is_dir() else where)
+    engines = [path.suffix in PLAN for path in (one, other)]
     if engines[0] != engines[1]:
-        raise InputError(f"{old} and {new}: an engine and a graph", "compare two engines, or two graphs")
+        raise InputError(f"{one} and {other}: an engine and a graph", "compare two engines, or two graphs")
     listener = progress or NullProgress()
     listener.begin("compare")
     try:
-        found = _engines(job, old, new, graph, listener) if engines[0] else _graphs(job, old, new, listener)
+        with requested(
+            profile=profile,
+            recipe=recipe,
+            settings=settings,
+            engines=engines[0],
+            progress=progress,
+            built=one if engines[0] else None,
+        ) as job:
+            if engines[0]:
+                found = _engines(job, one, other, path_or_none(graph, "graph"), listener)
+            else:
+                found = _graphs(job, one, other, listener)
     except BaseException:
         listener.end("compare", "failed")
         raise
     listener.end("compare", "built")
-    if out is not None:
-        write_record(found, out, COMPARISON)
+    if where is not None:
+        write_record(found, where, COMPARISON)
     return found
 
 

@@ -4,174 +4,422 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from trtpipe.api.inspection import Inspection, inspect
+from trtpipe.api.paths import path_of, path_or_none
+from trtpipe.api.request import requested
 from trtpipe.api.results import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stage, run_stages
 from trtpipe.backends.base import Refusal, load_backend
-from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.backends.compatibility import obstacles
-from trtpipe.config.job import Job
-from trtpipe.config.profile import DeploymentProfile
-from trtpipe.config.recipe import CalibrationRecipe
-from trtpipe.config.settings import Settings
-from trtpipe.config.source import ModuleSource, Source, parse_source
-from trtpipe.config.target import Target, find_target
+from trtpipe.config.source import parse_source
+from trtpipe.config.target import find_target
 from trtpipe.errors import BuildError, HostError, InputError
 from trtpipe.pipeline.pipeline import Step, opened, stages_for
 from trtpipe.pipeline.publish import check_writable, publish_folder
 from trtpipe.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtpipe.api.paths import PathLike
+    from trtpipe.api.request import DataLike, PrecisionLike, ProfileLike, RecipeLike, ShapesLike, SourceLike
+    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
     from trtpipe.config.target import Target
 
-SourceLike: TypeAlias = "str | Path | tuple[object, tuple[object, ...]]"
 
-
-def make_job(
-    source: SourceLike | None = None,
+def build(
+    source: SourceLike,
+    out: PathLike,
     *,
-    profile: DeploymentProfile | None = None,
-    recipe: CalibrationRecipe | None = None,
+    example_inputs: Sequence[object] | None = None,
+    precision: PrecisionLike | None = None,
+    targets: Sequence[str] | None = None,
+    shapes: ShapesLike | None = None,
+    keep: Sequence[str] | None = None,
+    calib_data: DataLike | None = None,
+    eval_data: DataLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
     settings: Settings | None = None,
     simplify: bool = True,
     allow_random: bool = False,
     progress: Progress | None = None,
-    engines: bool = True,
-) -> Job:
-    """Resolve what a user asked for: the source, the back-end, the targets.
+) -> BuildResult:
+    """Run the whole pipeline and write the bundle to ``out``: from a model to verified engines.
 
     Args:
-        source: ``model.onnx``, ``model.pt2``, ``path/file.py:factory``, ``package.module:factory``, or
-            ``(module, example_inputs)`` with an ``nn.Module``.
-        profile: what to build (default: fp32, for every target the back-end has by default).
-        recipe: which data, and how ranges are found (default: no data).
+        source: a path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module``, an ``onnx.ModelProto``, or a
+            job from ``make_job`` (with which of the other arguments only ``out`` and ``progress`` go).
+        out: a folder; created if need be. It is touched only after everything has been made.
+        example_inputs: positional example inputs of an ``nn.Module``.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``.
+        targets: GPUs, such as ``["sm89", "rtx5090"]``; default: what the back-end builds for here.
+        shapes: ``"auto"``, or input -> shape, or input -> ``{"min": ..., "opt": ..., "max": ...}``.
+        keep: shell patterns of node names to keep in higher precision.
+        calib_data: calibration data: a path, ``file.py:function``, or an iterable of feeds (input name -> array with
+            the batch axis, in the model's types).
+        eval_data: evaluation data, with labels where a task metric is to be measured.
+        profile: everything else about what to build: a ``DeploymentProfile`` or a TOML file.
+        recipe: everything else about data and calibration: a ``CalibrationRecipe`` or a TOML file.
         settings: cache folder and limits (default: from the environment).
         simplify: whether onnxsim may rewrite the graph.
         allow_random: whether calibration may use seeded random data where none is given.
-        progress: told which back-end and targets were chosen and why.
-        engines: whether engines will be built or run; without, no back-end has to be installed.
+        progress: listens.
+
+    Returns:
+        The steps, the reports and the verdicts. A failed gate is no error: see ``BuildResult``.
 
     Raises:
-        InputError: the source is none of these, or a target is unknown.
-        HostError: the back-end asked for is not installed.
+        InputError: an argument, file or sample cannot be used.
+        TrtpipeError: a stage failed; ``out`` is as it was.
+
+    Example:
+        >>> result = trtpipe.build("model.onnx", "out", precision="int8", calib_data="photos/", targets=["sm89"])
+        >>> result.accurate
+        True
     """
-    listener = progress or NullProgress()
-    profile = profile or DeploymentProfile()
-    settings = settings or Settings.from_environment()
-    backend, targets = _engines(profile, listener) if engines else ("null", ())
-    return Job(
-        source=_source(source),
-        profile=profile,
-        recipe=recipe or CalibrationRecipe(),
-        backend=backend,
+    folder = path_of(out, "out")
+    check_writable(folder)
+    with requested(
+        source,
+        example_inputs=example_inputs,
+        precision=precision,
         targets=targets,
+        shapes=shapes,
+        keep=keep,
+        calib_data=calib_data,
+        eval_data=eval_data,
+        profile=profile,
+        recipe=recipe,
         settings=settings,
         simplify=simplify,
         allow_random=allow_random,
-    )
+        progress=progress,
+    ) as job:
+        _refuse_early(job)
+
+        def publish(result: BuildResult) -> Path:
+            where = folder if result.accurate and result.fast and not result.failed else rejected_beside(folder)
+            publish_folder(result.artifacts, where)
+            return where
+
+        return run_published(job, stages_for(job), {}, publish, progress or NullProgress())
 
 
-def build(job: Job, out: Path, progress: Progress | None = None) -> BuildResult:
-    """Run the whole pipeline and write the bundle to ``out``.
-
-    Args:
-        job: from ``make_job``.
-        out: a folder; created if need be. It is touched only after everything has been made.
-        progress: listens.
+def dry_run(
+    source: SourceLike,
+    *,
+    example_inputs: Sequence[object] | None = None,
+    precision: PrecisionLike | None = None,
+    targets: Sequence[str] | None = None,
+    shapes: ShapesLike | None = None,
+    keep: Sequence[str] | None = None,
+    calib_data: DataLike | None = None,
+    eval_data: DataLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    simplify: bool = True,
+    allow_random: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Step, ...]:
+    """What ``build`` would do with these arguments: which steps come from the store, which are built, and why.
 
     Raises:
-        TrtpipeError: a stage failed; ``out`` is as it was. A failed gate is no error: see ``BuildResult``.
+        InputError: an argument or file cannot be used.
+
+    Example:
+        >>> [step.state for step in trtpipe.dry_run("model.onnx", precision="fp16", targets=["sm89"])]
+        ['to build', 'undecided', 'undecided', 'undecided', 'undecided', 'undecided', 'undecided']
     """
-    check_writable(out)
-    _refuse_early(job)
-
-    def publish(result: BuildResult) -> Path:
-        where = out if result.accurate and result.fast and not result.failed else rejected_beside(out)
-        publish_folder(result.artifacts, where)
-        return where
-
-    return run_published(job, stages_for(job), {}, publish, progress or NullProgress())
-
-
-def plan(job: Job, progress: Progress | None = None) -> tuple[Step, ...]:
-    """What ``build`` would do: which steps come from the store, which are built, and because of what."""
-    _refuse_early(job)
-    with opened(job, progress or NullProgress()) as pipeline:
-        return pipeline.plan(stages_for(job), {})
-
-
-def export(job: Job, out: Path, progress: Progress | None = None) -> BuildResult:
-    """Source -> ``model.onnx``. ``out`` is a file or a folder, as for every function below."""
-    return run_stage(job, "export", {}, out, GRAPH, progress)
+    with requested(
+        source,
+        example_inputs=example_inputs,
+        precision=precision,
+        targets=targets,
+        shapes=shapes,
+        keep=keep,
+        calib_data=calib_data,
+        eval_data=eval_data,
+        profile=profile,
+        recipe=recipe,
+        settings=settings,
+        simplify=simplify,
+        allow_random=allow_random,
+        progress=progress,
+    ) as job:
+        _refuse_early(job)
+        with opened(job, progress or NullProgress()) as pipeline:
+            return pipeline.plan(stages_for(job), {})
 
 
-def simplify(job: Job, model: Path, out: Path, progress: Progress | None = None) -> BuildResult:
-    """``model.onnx`` -> ``simplified.onnx``."""
-    return run_stage(job, "simplify", {"model": model}, out, GRAPH, progress)
+def export(
+    source: SourceLike,
+    out: PathLike,
+    *,
+    example_inputs: Sequence[object] | None = None,
+    shapes: ShapesLike | None = None,
+    profile: ProfileLike | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Any source -> ``model.onnx``, self-contained and checked.
+
+    Args:
+        source: as ``build`` takes it.
+        out: a file that ends in ``.onnx``, or a folder.
+        example_inputs: positional example inputs of an ``nn.Module``.
+        shapes: dimensions in which min and max differ become dynamic.
+        profile: its ``[export]`` table gives opset and names.
+
+    Raises:
+        InputError: the source cannot be used.
+        StageError: it cannot be exported; the message names operator and line where PyTorch tells them.
+
+    Example:
+        >>> trtpipe.export("model.py:factory", "model.onnx").out
+        PosixPath('model.onnx')
+    """
+    with requested(
+        source,
+        example_inputs=example_inputs,
+        shapes=shapes,
+        profile=profile,
+        settings=settings,
+        progress=progress,
+        engines=False,
+    ) as job:
+        return run_stage(job, "export", {}, path_of(out, "out"), GRAPH, progress)
+
+
+def simplify(
+    model: PathLike,
+    out: PathLike,
+    *,
+    precision: PrecisionLike | None = None,
+    shapes: ShapesLike | None = None,
+    profile: ProfileLike | None = None,
+    settings: Settings | None = None,
+    simplify: bool = True,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """``model.onnx`` -> ``simplified.onnx``: the same function in fewer nodes.
+
+    Args:
+        model: an ONNX file.
+        out: a file that ends in ``.onnx``, or a folder.
+        precision: matters only because bf16 needs a newer opset.
+        shapes: of the inputs on which the two graphs are compared.
+        simplify: whether onnxsim may rewrite the graph, besides trtpipe's own passes.
+
+    Raises:
+        InputError: the model or its shapes cannot be used.
+
+    Example:
+        >>> trtpipe.simplify("model.onnx", "simplified.onnx").out
+        PosixPath('simplified.onnx')
+    """
+    with requested(
+        precision=precision,
+        shapes=shapes,
+        profile=profile,
+        settings=settings,
+        simplify=simplify,
+        engines=False,
+        progress=progress,
+    ) as job:
+        return run_stage(job, "simplify", {"model": path_of(model, "model")}, path_of(out, "out"), GRAPH, progress)
 
 
 def lower(
-    job: Job, simplified: Path, out: Path, ranges: Path | None = None, progress: Progress | None = None
+    simplified: PathLike,
+    out: PathLike,
+    *,
+    ranges: PathLike | None = None,
+    precision: PrecisionLike | None = None,
+    keep: Sequence[str] | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
 ) -> BuildResult:
-    """``simplified.onnx`` (and ``ranges.json`` for 8 bits) -> ``lowered.onnx``."""
-    given = {"simplified": simplified}
-    if job.profile.precision.calibrated:
-        if ranges is None:
-            raise InputError(
-                f"lowering to {job.profile.precision} needs ranges",
-                "make them with trtpipe calibrate, then add --ranges FILE",
-            )
-        given["ranges"] = ranges
-    return run_stage(job, "lower", given, out, GRAPH, progress)
+    """``simplified.onnx`` (and ``ranges.json``, to quantize) -> ``lowered.onnx``.
+
+    Args:
+        simplified: what ``simplify`` wrote.
+        out: a file that ends in ``.onnx``, or a folder.
+        ranges: what ``calibrate`` wrote; needed for int8, fp8 and best.
+        precision: ``fp32`` (default), ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``.
+        keep: shell patterns of node names to keep in higher precision.
+        recipe: its ``weights`` says how per-channel weight ranges are chosen.
+
+    Raises:
+        InputError: a file cannot be used, or ranges are missing.
+        StageError: the graph cannot be lowered; the message names the node.
+
+    Example:
+        >>> trtpipe.lower("simplified.onnx", "lowered.onnx", precision="int8", ranges="ranges.json").out
+        PosixPath('lowered.onnx')
+    """
+    with requested(
+        precision=precision,
+        keep=keep,
+        profile=profile,
+        recipe=recipe,
+        settings=settings,
+        engines=False,
+        progress=progress,
+    ) as job:
+        given = {"simplified": path_of(simplified, "simplified")}
+        if job.profile.precision.calibrated:
+            if ranges is None:
+                raise InputError(
+                    f"lowering to {job.profile.precision} needs ranges",
+                    "make them with trtpipe calibrate, then add --ranges FILE",
+                )
+            given["ranges"] = path_of(ranges, "ranges")
+        return run_stage(job, "lower", given, path_of(out, "out"), GRAPH, progress)
 
 
-def compile(job: Job, lowered: Path, out: Path, progress: Progress | None = None) -> BuildResult:  # noqa: A001
-    """``lowered.onnx`` -> ``<target>.plan`` for every target. ``out`` may be a file only for a single target.
+def compile(  # noqa: A001  the pipeline's own word
+    lowered: PathLike,
+    out: PathLike,
+    *,
+    targets: Sequence[str] | None = None,
+    shapes: ShapesLike | None = None,
+    calib_data: DataLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """``lowered.onnx`` -> ``<target>.plan`` for every target.
 
     Args:
         lowered: for a back-end that compiles PyTorch programs, the source instead: a ``.pt2`` file or a factory.
+        out: a folder; or, for a single target, a file that ends in ``.plan``, ``.engine`` or ``.trt``.
+        calib_data: read only where ``shapes`` are ``"auto"``.
 
     Raises:
+        InputError: the graph or its shapes cannot be used.
         BuildError: no target can be built for, such as in 8 bits from a program; or the builder gives up.
+
+    Example:
+        >>> trtpipe.compile("lowered.onnx", "model.plan", targets=["sm89"]).out
+        PosixPath('model.plan')
     """
-    if load_backend(job.backend).consumes == "program":
-        _refuse_targets(job)  # a graph's precision is in it already, a program's is not
-        job = replace(job, source=parse_source(str(lowered)))
-        return run_stages(job, ("capture", "compile"), {}, out, PLAN if len(job.targets) == 1 else (), progress)
-    return run_stage(job, "compile", {"lowered": lowered}, out, PLAN if len(job.targets) == 1 else (), progress)
+    with requested(
+        targets=targets,
+        shapes=shapes,
+        calib_data=calib_data,
+        profile=profile,
+        recipe=recipe,
+        settings=settings,
+        progress=progress,
+    ) as job:
+        suffixes = PLAN if len(job.targets) == 1 else ()
+        if load_backend(job.backend).consumes == "program":
+            _refuse_targets(job)  # a graph's precision is in it already, a program's is not
+            program = replace(job, source=parse_source(str(path_of(lowered, "lowered"))))
+            return run_stages(program, ("capture", "compile"), {}, path_of(out, "out"), suffixes, progress)
+        return run_stage(
+            job, "compile", {"lowered": path_of(lowered, "lowered")}, path_of(out, "out"), suffixes, progress
+        )
 
 
 def verify(
-    job: Job, candidate: Path, out: Path | None, reference: Path, progress: Progress | None = None
+    candidate: PathLike,
+    reference: PathLike,
+    out: PathLike | None = None,
+    *,
+    eval_data: DataLike | None = None,
+    precision: PrecisionLike | None = None,
+    shapes: ShapesLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
 ) -> BuildResult:
     """Compare ``candidate`` (an ONNX graph or a plan) with ``reference`` (an ONNX graph) -> ``parity.json``.
 
+    Args:
+        out: where ``parity.json`` goes; a folder or a file.
+        eval_data: the samples to compare on; without any, seeded random inputs are used.
+        precision: the one whose default tolerances apply (default: the candidate's, where trtpipe made it).
+        shapes: of the random inputs.
+        profile: tolerances.
+        recipe: the task metric, and how samples become feeds.
+
     Raises:
+        InputError: a file or sample cannot be used.
         HostError: ``candidate`` is a plan that this machine cannot run.
+
+    Example:
+        >>> trtpipe.verify("lowered.onnx", "model.onnx", eval_data="held_out.npz").accurate
+        True
     """
-    given: dict[str, Path] = {"model": reference}
-    if candidate.suffix in PLAN:
-        given[runnable_engine(job, candidate)] = candidate
-    else:
-        given["lowered"] = candidate
-    return run_stage(job, "verify", given, out, JSON, progress)
+    file = path_of(candidate, "candidate")
+    with requested(
+        eval_data=eval_data,
+        precision=precision,
+        shapes=shapes,
+        profile=profile,
+        recipe=recipe,
+        settings=settings,
+        engines=file.suffix in PLAN,
+        progress=progress,
+        built=file,
+    ) as job:
+        given = {"model": path_of(reference, "reference")}
+        given[runnable_engine(job, file) if file.suffix in PLAN else "lowered"] = file
+        return run_stage(job, "verify", given, path_or_none(out, "out"), JSON, progress)
 
 
 def measure(
-    job: Job, model: Path, out: Path | None, graph: Path | None = None, progress: Progress | None = None
+    model: PathLike,
+    out: PathLike | None = None,
+    *,
+    graph: PathLike | None = None,
+    shapes: ShapesLike | None = None,
+    eval_data: DataLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
 ) -> BuildResult:
     """Time a plan on this machine's GPU, or an ONNX graph on its CPU -> ``latency.json``.
 
     Args:
-        graph: the lowered graph of a plan (default: ``lowered.onnx`` beside it, if there is one). It names the open
+        out: where ``latency.json`` goes; a folder or a file.
+        graph: the lowered graph of a plan (default: ``lowered.onnx`` beside it, if there is one). It names the dynamic
             dimensions, and tells how to read data.
+        shapes: the input shapes to measure at.
+        eval_data: data whose first sample fills the inputs; without any, they are seeded random values.
+        profile: its ``[latency]`` table says for how long, and at which batch sizes.
 
     Raises:
         HostError: ``model`` is a plan that this machine cannot run.
         InputError: there is data and a plan, and no graph.
+
+    Example:
+        >>> [run.median for run in trtpipe.measure("model.plan").latency.measurements]  # milliseconds
+        [0.61]
     """
-    return run_stage(job, "measure", to_measure(job, model, graph), out, JSON, progress)
+    file = path_of(model, "model")
+    with requested(
+        shapes=shapes,
+        eval_data=eval_data,
+        profile=profile,
+        recipe=recipe,
+        settings=settings,
+        engines=file.suffix in PLAN,
+        progress=progress,
+        built=file,
+    ) as job:
+        given = to_measure(job, file, path_or_none(graph, "graph"))
+        return run_stage(job, "measure", given, path_or_none(out, "out"), JSON, progress)
 
 
 def to_measure(job: Job, model: Path, graph: Path | None = None) -> dict[str, Path]:
@@ -187,26 +435,6 @@ def to_measure(job: Job, model: Path, graph: Path | None = None) -> dict[str, Pa
             f"{model}: without the graph it was built from, data cannot be read as its inputs", "name it with --graph"
         )
     return given
-
-
-def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:
-    """The back-end and the targets, those the user left open with the reason for the choice."""
-    backend, why = choose_backend(profile.backend)
-    if profile.backend == "auto":
-        listener.note(f"backend {backend}: {why}")
-    targets = tuple(find_target(name) for name in dict.fromkeys(profile.targets))
-    if not targets:
-        targets, why = default_targets(backend)
-        listener.note(f"targets {', '.join(map(str, targets))}: {why}")
-    return backend, targets
-
-
-def _source(source: SourceLike | None) -> Source | None:
-    if source is None:
-        return None
-    if isinstance(source, tuple):
-        return ModuleSource(source[0], tuple(source[1]))
-    return parse_source(str(source))
 
 
 def _refuse_early(job: Job) -> None:

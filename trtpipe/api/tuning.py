@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtpipe.api.paths import path_of, path_or_none
+from trtpipe.api.request import requested
 from trtpipe.api.results import JSON, run_published
+from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.tomlfile import dump_toml
 from trtpipe.errors import InputError
@@ -19,41 +22,83 @@ from trtpipe.quantization.tuning_report import Budget, Tuning
 from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
     from typing import Any
 
+    from trtpipe.api.paths import PathLike
+    from trtpipe.api.request import DataLike, PrecisionLike, ProfileLike, RecipeLike, ShapesLike, SourceLike
     from trtpipe.api.results import BuildResult
-    from trtpipe.config.job import Job
+    from trtpipe.config.job import Job, Role
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+    from trtpipe.config.settings import Settings
 
 
 def sensitivity(
-    job: Job, out: Path | None = None, *, samples: int = 64, half: bool = False, progress: Progress | None = None
+    source: SourceLike,
+    out: PathLike | None = None,
+    *,
+    samples: int = 64,
+    half: bool = False,
+    example_inputs: Sequence[object] | None = None,
+    calib_data: DataLike | None = None,
+    precision: PrecisionLike | None = None,
+    shapes: ShapesLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    simplify: bool = True,
+    allow_random: bool = False,
+    progress: Progress | None = None,
 ) -> Sensitivity:
-    """How much each group of layers harms the outputs when it alone is in 8 bits. Needs no labels.
+    """Quantization sensitivity: the output noise that each group of layers makes when it alone is quantized.
+
+    It needs no labels.
 
     Args:
-        job: with a source, an 8-bit precision and calibration data.
+        source: as ``build`` takes it.
         out: where ``sensitivity.json`` goes; a folder or a file. It stays in the store anyway.
         samples: calibration feeds to judge by, evenly spread.
         half: whether float16 is tried as well.
+        precision: ``int8`` (default), ``fp8`` or ``best``.
 
     Raises:
         InputError: the precision has no choice, or there is no data.
         StageError: no node of the model can be lowered.
+
+    Example:
+        >>> found = trtpipe.sensitivity("model.onnx", calib_data="photos.npz")
+        >>> found.ranked[0].name  # the most sensitive group
+        'conv_7'
     """
-    refuse_other_precisions(job)
-    if out is not None:
-        check_writable(out.parent if out.suffix in JSON and not out.is_dir() else out)
-    found: list[Sensitivity] = []
+    where = path_or_none(out, "out")
+    with requested(
+        source,
+        example_inputs=example_inputs,
+        calib_data=calib_data,
+        precision=precision,
+        shapes=shapes,
+        profile=profile,
+        recipe=recipe,
+        settings=settings,
+        simplify=simplify,
+        allow_random=allow_random,
+        progress=progress,
+        engines=False,
+        usual=DEFAULT_QUANTIZED,
+    ) as job:
+        refuse_other_precisions(job)
+        if where is not None:
+            check_writable(where.parent if where.suffix in JSON and not where.is_dir() else where)
+        found: list[Sensitivity] = []
 
-    def publish(result: BuildResult) -> Path | None:
-        artifact = result.artifacts[-1]
-        found.append(Sensitivity.read(artifact.path))
-        return None if out is None else publish_file(artifact, out, JSON)
+        def publish(result: BuildResult) -> Path | None:
+            artifact = result.artifacts[-1]
+            found.append(Sensitivity.read(artifact.path))
+            return None if where is None else publish_file(artifact, where, JSON)
 
-    stages = (*stages_named(*BEFORE), SensitivityStage(samples, half=half))
-    run_published(job, stages, {}, publish, progress or NullProgress())
+        stages = (*stages_named(*BEFORE), SensitivityStage(samples, half=half))
+        run_published(job, stages, {}, publish, progress or NullProgress())
     return found[0]
 
 
@@ -75,52 +120,93 @@ class TuneResult:
 
 
 def tune(
-    job: Job,
+    source: SourceLike,
     budget: Budget,
-    out: Path,
+    out: PathLike,
     *,
     seconds: float | None = None,
     recalibrate: bool = True,
+    example_inputs: Sequence[object] | None = None,
+    calib_data: DataLike | None = None,
+    eval_data: DataLike | None = None,
+    precision: PrecisionLike | None = None,
+    shapes: ShapesLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    simplify: bool = True,
+    allow_random: bool = False,
     progress: Progress | None = None,
 ) -> TuneResult:
     """Find the smallest set of layers to keep in higher precision that holds ``budget``, as a profile for ``build``.
 
-    Ways to calibrate, with evening out and bias correction, are compared without labels, the best of them on the
-    metric; then the sensitivity of every group of layers is measured, and the metric decides. It is evaluated a dozen
-    times at most. Everything is remembered: a run that was interrupted, or whose time was up, goes on where it was.
+    Ways to calibrate, with SmoothQuant and bias correction, are compared without labels, the best of them on the
+    metric; then the quantization sensitivity of every group of layers is measured, and the metric decides. It is
+    evaluated a dozen times at most. Everything is stored: a run that was interrupted, or whose time was up, goes on
+    where it was.
 
     Args:
-        job: with a source, an 8-bit precision, calibration data and a metric.
+        source: as ``build`` takes it.
         out: the profile to write, ``.toml``.
         seconds: time for the evaluations; ``None`` for as much as they take.
         recalibrate: whether another way to calibrate than the recipe's may be chosen.
+        eval_data: labeled data for the metric; the metric itself is the recipe's.
+        precision: ``int8`` (default), ``fp8`` or ``best``.
 
     Raises:
         InputError: the precision has no choice; there is no metric, or no data for it.
         StageError: no node of the model can be lowered.
+
+    Example:
+        >>> budget = trtpipe.Budget(max_drop=0.005)
+        >>> trtpipe.tune("model.onnx", budget, "tuned.toml", recipe="calib.toml").tuning.met
+        True
     """
-    refuse_other_precisions(job)
-    if job.recipe.evaluation is None:
-        raise InputError("tuning needs a metric", "add --eval-data DATA with labels, or --metric case.py:evaluate")
-    if out.suffix != ".toml":
-        raise InputError(f"{out}: tuning writes a profile", "give a file that ends in .toml")
-    check_writable(out.parent)
-    listener = progress or NullProgress()
-    with opened(job, listener) as pipeline:
-        found = Tuner(job, pipeline, budget, seconds, recalibrate, listener).run()
-    result = TuneResult(found.tuning, found.profile, found.recipe, ())
-    return replace(result, files=_write(result, out))
+    where = path_of(out, "out")
+    if not isinstance(budget, Budget):
+        raise InputError(f"budget: {budget!r} is no Budget", "give trtpipe.Budget(max_drop=0.005)")
+    with requested(
+        source,
+        example_inputs=example_inputs,
+        calib_data=calib_data,
+        eval_data=eval_data,
+        precision=precision,
+        shapes=shapes,
+        profile=profile,
+        recipe=recipe,
+        settings=settings,
+        simplify=simplify,
+        allow_random=allow_random,
+        progress=progress,
+        engines=False,
+        usual=DEFAULT_QUANTIZED,
+    ) as job:
+        refuse_other_precisions(job)
+        if job.recipe.evaluation is None:
+            raise InputError("tuning needs a metric", "add --eval-data DATA with labels, or --metric case.py:evaluate")
+        if where.suffix != ".toml":
+            raise InputError(f"{where}: tuning writes a profile", "give a file that ends in .toml")
+        check_writable(where.parent)
+        listener = progress or NullProgress()
+        with opened(job, listener) as pipeline:
+            found = Tuner(job, pipeline, budget, seconds, recalibrate, listener).run()
+        result = TuneResult(found.tuning, found.profile, found.recipe, ())
+        return replace(result, files=_write(result, where, job.feeds))
 
 
-def _write(result: TuneResult, out: Path) -> tuple[Path, ...]:
-    """The profile, the report, and the recipe: what was tuned rests on all of its data and methods."""
+def _write(result: TuneResult, out: Path, held: Collection[Role]) -> tuple[Path, ...]:
+    """The profile, the report, and the recipe: what was tuned depends on all of its data and methods.
+
+    Args:
+        held: the data that the caller holds: no file can name it.
+    """
     profile = result.profile.model_dump(exclude_defaults=True)
     if len(result.profile.shapes) == 1:
         profile["shapes"] = profile["shapes"][0]
     texts = {
         out: dump_toml(profile),
         out.with_suffix(".json"): result.tuning.to_json() + "\n",
-        out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe)),
+        out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe, held)),
     }
     with translate_os_errors(out, f"write {out}", elsewhere="choose another file"):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -131,13 +217,19 @@ def _write(result: TuneResult, out: Path) -> tuple[Path, ...]:
     return tuple(texts)
 
 
-def _recipe(recipe: CalibrationRecipe) -> dict[str, Any]:
+def _recipe(recipe: CalibrationRecipe, held: Collection[Role]) -> dict[str, Any]:
     """A recipe as a file says it: paths absolute, because relative ones are relative to the file."""
     found = recipe.model_dump(exclude_defaults=True)
     found |= {"method": recipe.method, "weights": recipe.weights}
-    for name, data in (("data", recipe.data), ("evaluation", recipe.evaluation)):
+    roles: tuple[tuple[str, Role, DataSettings | None], ...] = (
+        ("data", "calibration-data", recipe.data),
+        ("evaluation", "evaluation-data", recipe.evaluation),
+    )
+    for name, role, data in roles:
         if data is not None and name in found:
             found[name] |= _anchored(data)
+            if role in held:
+                del found[name]["source"]
     return found
 
 

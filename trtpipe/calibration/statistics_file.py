@@ -79,7 +79,7 @@ def load_statistics(path: Path) -> Statistics:
     return Statistics(found.tensors, about.data_summaries)
 
 
-def merge_statistics(paths: Sequence[Path], out: Path) -> Statistics:
+def merge_statistics(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Statistics:
     """Merge the statistics files of shards into ``out``: the same file as from one pass over all their samples.
 
     The order of ``paths`` does not matter. ``out`` is replaced atomically.
@@ -90,9 +90,10 @@ def merge_statistics(paths: Sequence[Path], out: Path) -> Statistics:
     """
     if not paths:
         raise InputError("no statistics to merge", "name at least one statistics.npz")
+    files, out = [Path(path) for path in paths], Path(out)
     parts: list[Statistics] = []
     origin: dict[str, Path] = {}
-    for path in paths:
+    for path in files:
         part = load_statistics(path)
         for summary in part.data_summaries:  # the same samples would count twice
             if summary.digest in origin:
@@ -100,7 +101,7 @@ def merge_statistics(paths: Sequence[Path], out: Path) -> Statistics:
             origin[summary.digest] = path
         if parts and (different := sorted(parts[0].tensors.keys() ^ part.tensors.keys())):
             raise InputError(
-                f"{path}: of another model than {paths[0]}: tensor {different[0]!r} is in one of them only",
+                f"{path}: of another model than {files[0]}: tensor {different[0]!r} is in one of them only",
                 "merge statistics that were collected on the same model with the same --keep",
             )
         parts.append(part)

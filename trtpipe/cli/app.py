@@ -26,11 +26,11 @@ SECTIONS = {
 EXIT_CODES = {
     0: "fine",
     1: "a bug of trtpipe",
-    2: "bad usage or bad input",
+    2: "bad usage or input",
     3: "the accuracy gate failed",
     4: "the latency gate failed",
     5: "the model cannot be built for the target",
-    6: "the environment lacks something",
+    6: "something is missing on this machine",
     130: "interrupted",
 }
 

@@ -1,20 +1,22 @@
-"""Options of the engine builder: trtexec's words where it has them."""
+"""Options of the engine builder, named as trtexec names them where it has them."""
 
 from __future__ import annotations
 
 import click
 
-from trtpipe.cli.wiring import profile_option, session_option, setter, stacked
+from trtpipe.cli.wiring import negated, profile_option, session_option, setter, stacked
 from trtpipe.config.units import parse_bytes, parse_seconds
 
+TOPIC = "Engine builder"
+
 _SWITCHES = (
-    ("--version-compatible", "version_compatible", "The engine also runs on later versions of the same TensorRT."),
-    ("--exclude-lean-runtime", "exclude_lean_runtime", "Such an engine does not carry its own runtime."),
-    ("--weight-streaming", "weight_streaming", "Weights may stay in host memory and be streamed to the GPU."),
-    ("--strip-weights", "strip_weights", "Leave the weights out of the plan; a refit puts them back."),
-    ("--refit", "refit", "Weights can be exchanged in the finished engine."),
-    ("--sparsity", "sparsity", "Kernels for weights with two zeros in every four may be used."),
-    ("--gpu-fallback", "gpu_fallback", "The GPU runs the layers that the DLA cannot."),
+    ("--version-compatible", "version_compatible", "Version-compatible engine: runs on later TensorRT versions too."),
+    ("--exclude-lean-runtime", "exclude_lean_runtime", "Do not include the lean runtime in such an engine."),
+    ("--weight-streaming", "weight_streaming", "Allow weight streaming from host memory."),
+    ("--strip-weights", "strip_weights", "Weight-stripped engine: refit it with the weights."),
+    ("--refit", "refit", "Refittable engine."),
+    ("--sparsity", "sparsity", "Allow kernels for 2:4 structured sparsity."),
+    ("--gpu-fallback", "gpu_fallback", "Run layers that the DLA does not support on the GPU."),
 )
 
 builder_options = stacked(
@@ -23,53 +25,82 @@ builder_options = stacked(
         at=("build", "workspace"),
         parse=parse_bytes,
         metavar="4G",
-        help="Most scratch memory of an engine on the GPU.",
+        topic=TOPIC,
+        common=False,
+        help="Workspace limit.",
     ),
-    profile_option("--opt-level", at=("build", "opt_level"), type=int, help="Effort of the builder, 0 to 5."),
+    profile_option(
+        "--opt-level",
+        at=("build", "opt_level"),
+        type=int,
+        topic=TOPIC,
+        common=False,
+        help="Builder optimization level, 0 to 5.",
+    ),
     profile_option(
         "--hardware-compatibility",
         at=("build", "hardware_compatibility"),
         type=click.Choice(["none", "ampere+", "same-compute-capability"]),
-        help="On which other GPUs the engine runs too.",
+        topic=TOPIC,
+        common=False,
+        help="Hardware compatibility level.",
     ),
     *(
-        profile_option(name, at=("build", key), is_flag=True, default=None, help=words)
+        profile_option(name, at=("build", key), is_flag=True, default=None, topic=TOPIC, common=False, help=words)
         for name, key, words in _SWITCHES
     ),
-    profile_option("--dla-core", at=("build", "dla_core"), type=int, metavar="N", help="Build for a DLA core."),
+    profile_option(
+        "--dla-core",
+        at=("build", "dla_core"),
+        type=int,
+        metavar="N",
+        topic=TOPIC,
+        common=False,
+        help="Build for a DLA core.",
+    ),
     profile_option(
         "--max-aux-streams",
         at=("build", "max_aux_streams"),
         type=int,
         metavar="N",
-        help="CUDA streams that an inference may use besides its own.",
+        topic=TOPIC,
+        common=False,
+        help="Maximum number of auxiliary CUDA streams.",
     ),
     profile_option(
         "--no-timing-cache",
         at=("build", "timing_cache"),
-        parse=lambda given: not given,
+        parse=negated,
         is_flag=True,
-        help="Time every kernel again, instead of using what earlier builds measured.",
+        topic=TOPIC,
+        common=False,
+        help="Do not use the timing cache.",
     ),
     profile_option(
         "--time-limit",
         at=("build", "time_limit"),
         parse=parse_seconds,
         metavar="10min",
-        help="Most time the build of one engine may take.",
+        topic=TOPIC,
+        common=False,
+        help="Build timeout, for each engine.",
     ),
     profile_option(
         "--memory-limit",
         at=("build", "memory_limit"),
         parse=parse_bytes,
         metavar="8G",
-        help="Most memory the build of one engine may take.",
+        topic=TOPIC,
+        common=False,
+        help="Build memory limit, for each engine.",
     ),
     session_option(
         "--jobs",
         store=setter("jobs"),
         type=click.IntRange(min=1),
         metavar="N",
-        help="Engines that may be built at once; by default as many as cores and memory allow.",
+        topic=TOPIC,
+        common=False,
+        help="Number of engines to build in parallel (default: by cores and free memory).",
     ),
 )

@@ -1,4 +1,4 @@
-"""``trtpipe cache``: looking after finished work."""
+"""``trtpipe cache``: the store of stage results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ N = TypeVar("N", int, float)
 @options.common_options
 @click.pass_context
 def command(context: click.Context) -> None:
-    """List, check and remove finished work kept for later builds."""
+    """List, verify and remove cached stage results."""
     if context.invoked_subcommand is None:
         emit(context.get_help())
 
@@ -40,7 +40,7 @@ def command(context: click.Context) -> None:
 @options.common_options
 @pass_session
 def list_entries(session: Session) -> int:
-    """List what is kept, the least recently used first."""
+    """List the entries, least recently used first."""
     with _store(session) as store:
         entries = list(store.entries())
     if session.json:
@@ -61,7 +61,7 @@ def list_entries(session: Session) -> int:
         for found in entries
     ]
     if rows:
-        emit(table(("made by", "artifact", "size", "last used", "key"), rows, right=("size", "last used")))
+        emit(table(("stage", "artifact", "size", "last used", "key"), rows, right=("size", "last used")))
     emit(f"{len(rows)} entries, {format_bytes(sum(found.size for found in entries))} in {printable(str(store.root))}")
     return 0
 
@@ -71,7 +71,7 @@ def list_entries(session: Session) -> int:
 @options.common_options
 @pass_session
 def verify(session: Session) -> int:
-    """Hash everything that is kept. Corrupt entries are set aside and made again when needed; exit code 6 tells."""
+    """Verify the digest of every entry. Corrupt entries are quarantined, and rebuilt when needed; exit code 6."""
     with _store(session) as store:
         report = store.verify()
     code = StoreCorrupt.exit_code if report.corrupt else 0
@@ -89,13 +89,13 @@ def verify(session: Session) -> int:
 
 
 @command.command()
-@click.option("--max-size", metavar="10G", help="Least recently used entries go until the rest fits.")
-@click.option("--max-age", metavar="30d", help="Entries unused for longer go.")
+@click.option("--max-size", metavar="10G", help="Remove least recently used entries until the rest fits.")
+@click.option("--max-age", metavar="30d", help="Remove entries unused for longer.")
 @options.json_option
 @options.common_options
 @pass_session
 def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
-    """Remove corrupt entries, old ones, and then the least recently used ones. What is in use stays."""
+    """Remove corrupt, old and least recently used entries, except those in use."""
     size = None if max_size is None else _parsed("--max-size", parse_bytes, max_size)
     age = None if max_age is None else _parsed("--max-age", parse_seconds, max_age)
     with _store(session) as store:
@@ -103,16 +103,16 @@ def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
 
 
 @command.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @options.json_option
 @options.common_options
 @pass_session
 def clear(session: Session, yes: bool) -> int:
-    """Remove everything that nobody uses at the moment."""
+    """Remove all entries except those in use."""
     with _store(session) as store:
         if not yes:
             if session.json or not sys.stdin.isatty():
-                raise InputError("cache clear wants to be sure, and nobody can be asked", "add --yes")
+                raise InputError("cache clear needs confirmation, and standard input is not a terminal", "add --yes")
             question = f"Remove {format_bytes(store.size())} in {printable(str(store.root))}?"
             if not click.confirm(question, err=True):
                 return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicCommand
 from trtpipe.cli.results import beside, finish, print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 _path = click.Path(path_type=Path)
 _MEANINGS = {
     "matched": "tensors have their range from the cache",
-    "missing": "tensors are not in the cache: their nodes stay in float32",
+    "missing": "tensors are not in the cache: their nodes are kept in FP32",
     "unused": "tensors of the cache need no range in this model",
 }
 
 
-@click.command()
+@click.command(cls=TopicCommand)
 @click.argument("files", type=_path, nargs=-1, required=True, metavar="MODEL")
 @options.out_option
 @options.calibration_options("--data", "--samples", "--method")
@@ -38,15 +39,13 @@ _MEANINGS = {
     type=_path,
     multiple=True,
     metavar="S.npz",
-    help="Statistics to take instead of a pass over data; may be repeated for shards, which are merged.",
+    help="Statistics to use instead of data; may be repeated for shards, which are merged.",
 )
+@click.option("--merge", is_flag=True, help="Merge statistics of shards: the arguments are statistics, not a model.")
 @click.option(
-    "--merge", is_flag=True, help="The arguments are statistics of shards, not a model: merge them and choose ranges."
+    "--import-trt-cache", "cache", type=_path, metavar="FILE", help="Import the scales of a TensorRT calibration cache."
 )
-@click.option(
-    "--import-trt-cache", "cache", type=_path, metavar="FILE", help="Take the scales of a TensorRT calibration cache."
-)
-@click.option("--plot", type=_path, metavar="DIR", help="Draw every tensor's statistics and thresholds into DIR.")
+@click.option("--plot", type=_path, metavar="DIR", help="Plot the histogram and thresholds of every tensor into DIR.")
 @options.profile_file_option
 @options.shape_options
 @options.keep_option
@@ -61,10 +60,10 @@ def command(
     cache: Path | None,
     plot: Path | None,
 ) -> int:
-    """Calibrate activation ranges on real data, in one pass.
+    """Calibrate activation ranges on real data.
 
-    MODEL is a simplified graph. The statistics behind the ranges are written beside them; with --statistics, ranges
-    come from statistics collected before, here or elsewhere (a folder stands for the statistics.npz in it). To merge
+    MODEL is a simplified graph. The statistics are written beside the ranges. With --statistics, ranges are computed
+    from statistics collected before (a folder stands for the statistics.npz in it), without a pass over data. To merge
     the statistics of shards without the model: trtpipe calibrate --merge A.npz B.npz C.npz -o OUT.
     """
     model: Path | None
@@ -93,15 +92,31 @@ def _calibrate(
         from trtpipe.report.plots import require_matplotlib
 
         require_matplotlib()
-    job = session.job(progress, engines=False)
+    profile = session.profile
     if statistics or model is None:
-        result = trtpipe.ranges_from_statistics(job, model, statistics, session.output, progress)
+        result = trtpipe.ranges_from_statistics(
+            statistics,
+            session.output,
+            simplified=model,
+            profile=profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            progress=progress,
+        )
     else:
-        result = trtpipe.calibrate(job, model, session.output, progress)
+        result = trtpipe.calibrate(
+            model,
+            session.output,
+            profile=profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            allow_random=session.allow_random,
+            progress=progress,
+        )
     if plot is not None:
         drawn = statistics[0] if len(statistics) == 1 else Path(beside(result)("statistics.npz"))
-        made = trtpipe.plot_statistics(drawn, plot, precision=job.profile.precision.quantized or INT8)
-        progress.note(f"drew {len(made)} tensors into {plot}")
+        made = trtpipe.plot_statistics(drawn, plot, precision=profile.precision.quantized or INT8)
+        progress.note(f"plotted {len(made)} tensors into {plot}")
     return result
 
 
@@ -111,7 +126,7 @@ def _import(session: Session, model: Path, cache: Path, *, more: bool) -> int:
     if more or session.recipe_overrides or session.recipe_file or session.allow_random:
         raise InputError(
             "--import-trt-cache takes every range from the cache, and needs no data, method or statistics",
-            "leave these options away, or calibrate anew without --import-trt-cache",
+            "remove these options, or calibrate without --import-trt-cache",
         )
     out = session.output
     found = trtpipe.import_trt_cache(cache, model, out, session.profile.keep)

@@ -1,4 +1,4 @@
-"""``trtpipe check``: has a build become worse than a baseline?"""
+"""``trtpipe check``: a build against a baseline."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicCommand
 from trtpipe.cli.results import ACCURACY_FAILED, LATENCY_FAILED, print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import line, table
@@ -23,16 +24,16 @@ _path = click.Path(path_type=Path)
 _WORDS = {"ok": "PASSED", "failed": "FAILED", "note": "note", "skipped": "skipped"}
 
 
-@click.command()
+@click.command(cls=TopicCommand)
 @click.argument("build", type=_path)
 @click.option("--baseline", type=_path, metavar="FILE", help="The baseline to compare with.")
-@click.option("--save-baseline", type=_path, metavar="FILE", help="Make a baseline of this build instead.")
-@click.option("--update", metavar="REASON", help="Replace the baseline by this build, and record why.")
+@click.option("--save-baseline", type=_path, metavar="FILE", help="Save this build as a baseline.")
+@click.option("--update", metavar="REASON", help="Replace the baseline with this build, and record the reason.")
 @click.option(
     "--baseline-build",
     type=_path,
     metavar="DIR",
-    help="The baseline's own build, to time both in turns on this machine.",
+    help="Build folder of the baseline, to measure both builds alternately on this machine.",
 )
 @click.option("--junit", type=_path, metavar="FILE", help="Write JUnit XML.")
 @click.option("--markdown", type=_path, metavar="FILE", help="Write a summary for a pull request.")
@@ -67,7 +68,7 @@ def command(
         raise InputError("--baseline is missing", "name the baseline, or make one with --save-baseline FILE")
     if update is not None:
         if not update.strip():
-            raise InputError("--update needs a reason", "say why the baseline changes, in a few words")
+            raise InputError("--update needs a reason", "give the reason in a few words")
         return _saved(session, trtpipe.save_baseline(build, baseline, update), baseline)
     with session.listening() as progress:
         report = trtpipe.check(

@@ -1,4 +1,4 @@
-"""``trtpipe diff``: two builds side by side."""
+"""``trtpipe diff``: the differences between two builds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicCommand
 from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import table
@@ -22,7 +23,7 @@ _path = click.Path(path_type=Path)
 _ROWS = 20
 
 
-@click.command()
+@click.command(cls=TopicCommand)
 @click.argument("old", type=_path)
 @click.argument("new", type=_path)
 @options.json_option
@@ -31,8 +32,8 @@ _ROWS = 20
 def command(session: Session, old: Path, new: Path) -> int:
     """Show what differs between two builds.
 
-    OLD and NEW are folders that trtpipe build wrote, of any models and precisions: settings, versions, weights, the
-    precision of every layer, ranges that moved, sizes and figures.
+    OLD and NEW are folders that trtpipe build wrote, of any models and precisions. Compared are settings, versions,
+    weights, the precision of every layer, ranges, sizes, accuracy and latency.
     """
     import trtpipe
 
@@ -45,7 +46,7 @@ def command(session: Session, old: Path, new: Path) -> int:
     for text in shown:
         emit(text)
     if not shown:
-        emit("nothing differs")
+        emit("no differences")
     return 0
 
 

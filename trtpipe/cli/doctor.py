@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicCommand
 from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, line, table
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 _PRODUCTS = 3
 
 
-@click.command()
+@click.command(cls=TopicCommand)
 @options.json_option
 @options.common_options
 @pass_session
 def command(session: Session) -> int:
-    """Tell what this machine can do, and how to get what is missing.
+    """Show what this machine can do, and how to install what is missing.
 
-    Exit code 6 if something is missing that every build needs; what only some builds need is told, and no failure.
+    Exit code 6 if something is missing that every build needs; what only some builds need is listed only.
     """
     import trtpipe
 
@@ -45,7 +46,7 @@ def command(session: Session) -> int:
     emit(table(("stage", "", "where"), [(s.stage, "" if s.ready else "missing", s.where) for s in found.stages]))
     emit("")
     if found.targets:
-        emit(table(("target", "GPUs", "computes in", "built here by"), _targets(found)))
+        emit(table(("target", "GPUs", "precisions", "back-ends here"), _targets(found)))
         emit("")
     for what, install in found.missing:
         emit(f"{what}\n    {install}")
@@ -58,7 +59,7 @@ def command(session: Session) -> int:
 def _machine(found: Diagnosis) -> list[tuple[str, str]]:
     machine = found.machine
     gpus = [f"{gpu.name}, {gpu.target}, driver {gpu.driver}" + _memory(gpu.memory) for gpu in found.gpus]
-    driver = "installed" if found.driver else "not installed: engines are built, not run"
+    driver = "installed" if found.driver else "not installed: engines can be built, not run"
     return [
         ("trtpipe", f"{found.trtpipe} on Python {machine['python']}, {machine['os']}"),
         ("CPU", f"{machine['cpu']}, {machine['cores']} cores, {format_bytes(found.memory)} memory"),
@@ -71,11 +72,11 @@ def _machine(found: Diagnosis) -> list[tuple[str, str]]:
 
 
 def _sandbox(found: Diagnosis) -> str:
-    """What child processes that work on files from anyone cannot touch."""
+    """What child processes that read untrusted files have no access to."""
     landlock = f"Landlock {found.landlock}" if found.landlock else "no Landlock in this kernel"
-    confined = {"files": "files but their own", "network": "the network"}
-    kept = [words for name, words in confined.items() if name in found.sandbox]
-    return f"child processes cannot touch {' and '.join(kept)} ({landlock})" if kept else f"none ({landlock})"
+    confined = {"files": "other files", "network": "the network"}
+    denied = [words for name, words in confined.items() if name in found.sandbox]
+    return f"child processes have no access to {' or '.join(denied)} ({landlock})" if denied else f"none ({landlock})"
 
 
 def _targets(found: Diagnosis) -> list[tuple[str, str, str, str]]:

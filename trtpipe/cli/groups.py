@@ -1,4 +1,4 @@
-"""Groups whose commands are imported when they are used, so that ``--help`` needs no library."""
+"""What the commands are made of: options by topic, a short and a complete help, and groups that load lazily."""
 
 from __future__ import annotations
 
@@ -8,10 +8,87 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trtpipe.cli.text import emit
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+#: A help page lists at most so many options; a command that has more says that ``--help-all`` lists them all.
+MOST_OPTIONS = 20
+
+_ALL = "trtpipe.help-all"
+
+
+class TopicOption(click.Option):
+    """An option that belongs to a topic of the help.
+
+    Args:
+        topic: the heading it stands under.
+        common: whether the short help of a command with many options lists it.
+    """
+
+    def __init__(self, *args: Any, topic: str = "Options", common: bool = True, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.topic = topic
+        self.common = common
+
+
+class TopicCommand(click.Command):
+    """A command whose help lists its options by topic."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """All parameters; with ``--help-all`` where there are more options than a page lists."""
+        *own, usual = super().get_params(ctx)
+        if sum(isinstance(each, click.Option) for each in own) < MOST_OPTIONS:
+            return [*own, usual]
+        return [*own, _help_all(), usual]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One list a topic, in the order in which the topics first occur."""
+        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        if len(options) > MOST_OPTIONS and not ctx.meta.get(_ALL):
+            options = [option for option in options if is_common(option)]
+        for topic, members in by_topic(options).items():
+            with formatter.section(topic):
+                formatter.write_dl([record for each in members if (record := each.get_help_record(ctx))])
+
+
+def is_common(option: click.Option) -> bool:
+    """Whether the short help lists the option."""
+    return not isinstance(option, TopicOption) or option.common
+
+
+def by_topic(options: Sequence[click.Option]) -> dict[str, list[click.Option]]:
+    """Topic -> its options; what has no topic comes first, and what every command has comes last."""
+    found: dict[str, list[click.Option]] = {"Options": []}
+    for option in options:
+        topic = option.topic if isinstance(option, TopicOption) else "Options"
+        found.setdefault(GENERAL if {"--help", "--help-all"} & set(option.opts) else topic, []).append(option)
+    if GENERAL in found:
+        found[GENERAL] = found.pop(GENERAL)
+    return {topic: members for topic, members in found.items() if members}
+
+
+GENERAL = "General"
+
+
+def _help_all() -> click.Option:
+    def show(context: click.Context, _: click.Parameter, given: bool) -> None:
+        if given and not context.resilient_parsing:
+            context.meta[_ALL] = True
+            emit(context.get_help())
+            context.exit()
+
+    return click.Option(
+        ["--help-all"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Show all options.",
+    )
 
 
 class LazyGroup(click.Group):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicCommand
 from trtpipe.cli.results import explained, print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, show
@@ -21,23 +22,23 @@ if TYPE_CHECKING:
     from trtpipe import Inspection
 
 
-@click.command()
+@click.command(cls=TopicCommand)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Draw every tensor of statistics.npz, or of that beside ranges.json, with each method's threshold, into DIR.",
+    help="Plot every tensor of statistics.npz (or of that beside ranges.json), with the threshold of each method.",
 )
 @options.explain_option
 @options.json_option
 @options.common_options
 @pass_session
 def command(session: Session, file: Path, plot: Path | None, explain: str | None) -> int:
-    """Describe a model, an engine, or what trtpipe wrote.
+    """Describe a model, an engine, or a report.
 
-    FILE is an .onnx file, a .pt2 file, a plan, ranges.json, statistics.npz, parity.json, latency.json or manifest.json.
-    It is recognized by its content. For a model or an engine, what trtpipe wrote beside it is shown too.
+    FILE is an .onnx file, a .pt2 file, a plan, ranges.json, statistics.npz, parity.json, latency.json or manifest.json,
+    recognized by its content. For a model or an engine, the record beside it is shown too.
     """
     import trtpipe
 
@@ -54,7 +55,7 @@ def command(session: Session, file: Path, plot: Path | None, explain: str | None
         emit("")
         emit(show(section))
     if plot is not None:
-        emit(f"\ndrew {len(drawn)} tensors into {printable(str(plot))}")
+        emit(f"\nplotted {len(drawn)} tensors into {printable(str(plot))}")
     return 0
 
 
@@ -67,7 +68,7 @@ def _statistics_of(found: Inspection) -> Path:
     if found.ranges is None or not beside.is_file():
         what = "there is no statistics.npz beside it" if found.ranges is not None else f"it is of kind {found.kind}"
         raise InputError(
-            f"{path}: nothing to draw: {what}",
+            f"{path}: nothing to plot: {what}",
             "name a statistics.npz, or a ranges.json beside the one it was made from",
         )
     return beside

@@ -5,38 +5,61 @@ from __future__ import annotations
 from trtpipe.cli.wiring import negated, numbers, profile_option, recipe_option, stacked
 from trtpipe.config.units import parse_seconds
 
+TOPIC = "Latency"
+
 protocol = stacked(
     profile_option(
         "--warmup",
         at=("latency", "warmup"),
         parse=parse_seconds,
         metavar="200ms",
-        help="How long to run before timing begins.",
+        topic=TOPIC,
+        common=False,
+        help="Warm-up time.",
     ),
     profile_option(
-        "--duration", at=("latency", "duration"), parse=parse_seconds, metavar="3s", help="How long to time."
+        "--duration",
+        at=("latency", "duration"),
+        parse=parse_seconds,
+        metavar="3s",
+        topic=TOPIC,
+        common=False,
+        help="Measurement time.",
     ),
-    profile_option("--iterations", at=("latency", "iterations"), type=int, help="Least number of runs to time."),
+    profile_option(
+        "--iterations",
+        at=("latency", "iterations"),
+        type=int,
+        topic=TOPIC,
+        common=False,
+        help="Minimum number of timed inferences.",
+    ),
     profile_option(
         "--no-cuda-graph",
         at=("latency", "cuda_graph"),
         parse=negated,
         is_flag=True,
-        help="Launch an engine's kernels one by one instead of as one CUDA graph.",
+        topic=TOPIC,
+        common=False,
+        help="Do not capture a CUDA graph.",
     ),
     profile_option(
         "--no-transfers",
         at=("latency", "transfers"),
         parse=negated,
         is_flag=True,
-        help="Leave the copies to and from the GPU out of an engine's latency.",
+        topic=TOPIC,
+        common=False,
+        help="Exclude host-to-device and device-to-host copies.",
     ),
     profile_option(
         "--max-p99",
         at=("latency", "max_p99"),
         parse=parse_seconds,
         metavar="5ms",
-        help="Gate: the p99 on a GPU may not exceed this.",
+        topic=TOPIC,
+        common=False,
+        help="Latency gate: maximum p99 on a GPU.",
     ),
 )
 
@@ -46,14 +69,24 @@ sweep = profile_option(
     parse=numbers,
     multiple=True,
     metavar="1,8,32",
-    help="Batch sizes to measure at; may be repeated.",
+    topic=TOPIC,
+    help="Batch sizes to measure; may be repeated.",
 )
 
 data = stacked(
     recipe_option(
-        "--data", at=("evaluation", "source"), metavar="DATA", help="Data whose first sample fills the inputs."
+        "--data",
+        at=("evaluation", "source"),
+        metavar="DATA",
+        topic="Data",
+        help="Data whose first sample is the input (default: random).",
     ),
     recipe_option(
-        "--labels", at=("evaluation", "labels"), metavar="NAME", help="The array of an .npz that holds labels."
+        "--labels",
+        at=("evaluation", "labels"),
+        metavar="NAME",
+        topic="Data",
+        common=False,
+        help="The array of an .npz that holds labels.",
     ),
 )

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from trtpipe.progress import Progress
 
-#: Seconds between two signs of life of one phase: often enough for a CI that kills silent jobs.
+#: Seconds between two lines of one phase: often enough for a CI that ends silent jobs.
 _HEARTBEAT = 10.0
 #: How a step's outcome reads.
-OUTCOMES = {"hit": "from the cache", "built": "done", "failed": "FAILED"}
+OUTCOMES = {"hit": "cached", "built": "done", "failed": "FAILED"}
 
 
 class Lines:
@@ -38,7 +38,7 @@ class Lines:
         self._started = self._spoke = time.monotonic()
 
     def begin(self, step: str) -> None:
-        """Remember the step; what comes from the cache needs no line for its beginning."""
+        """Remember the step; a cached one gets no line for its beginning."""
         self._step, self._phase = step, ""
         self._started = self._spoke = time.monotonic()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import latency_options, options
+from trtpipe.cli.groups import TopicCommand
 from trtpipe.cli.results import finish, print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import show
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 _path = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=TopicCommand)
 @click.argument("model", type=_path)
 @click.argument("other", type=_path, required=False)
 @click.option(
-    "--graph", type=_path, metavar="LOWERED", help="Graph an engine was built from; default: lowered.onnx beside it."
+    "--graph", type=_path, metavar="LOWERED", help="Lowered graph of the engine (default: lowered.onnx beside it)."
 )
 @options.report_option
 @latency_options.protocol
@@ -39,20 +40,37 @@ _path = click.Path(path_type=Path)
 @options.common_options
 @pass_session
 def command(session: Session, model: Path, other: Path | None, graph: Path | None) -> int:
-    """Time an engine on a GPU, or a graph on the CPU; or two of them in turns.
+    """Measure the latency of an engine on a GPU, or of a graph on the CPU.
 
-    MODEL is a plan or an ONNX file. A CPU's figures say nothing about a GPU, and are labeled so. --shapes given
-    several times, and --batch, measure at each shape. With OTHER both run in turns, and the ratio of their times is
-    told with its confidence interval. Exit code 4 if the p99 on a GPU exceeds --max-p99.
+    MODEL is a plan or an ONNX file. CPU latency is labeled as such: it says nothing about a GPU. --shapes given several
+    times, and --batch, measure at each shape. With OTHER both run alternately, and the ratio of their latencies is
+    given with its confidence interval. Exit code 4 if the p99 on a GPU exceeds --max-p99.
     """
     import trtpipe
 
     with session.listening() as progress:
-        engine = session.learn(model)
-        job = session.job(progress, engines=engine)
+        session.learn(model)
         if other is not None:
-            return _compared(session, trtpipe.compare_latency(job, model, other, session.out, graph, progress))
-        result = trtpipe.measure(job, model, session.out, graph, progress)
+            found = trtpipe.compare_latency(
+                model,
+                other,
+                session.out,
+                graph=graph,
+                profile=session.profile,
+                recipe=session.recipe,
+                settings=session.settings,
+                progress=progress,
+            )
+            return _compared(session, found)
+        result = trtpipe.measure(
+            model,
+            session.out,
+            graph=graph,
+            profile=session.profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            progress=progress,
+        )
     if not session.json and result.latency is not None:
         emit("\n".join(map(show, latency(result.latency))))
     return finish(session, "measure", result)

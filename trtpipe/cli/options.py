@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from trtpipe.cli.groups import GENERAL
 from trtpipe.cli.overrides import BOUNDS
 from trtpipe.cli.wiring import (
     Decorator,
@@ -27,6 +28,8 @@ from trtpipe.config.methods import METHOD_NAMES
 
 _path = click.Path(path_type=Path)
 
+PRECISION, DATA, CALIBRATION, SHAPES = "Precision", "Data", "Calibration", "Shapes"
+ACCURACY, ENGINE, EXPORT, LATENCY = "Accuracy", "Engine", "Export", "Latency"
 
 json_option = session_option("--json", store=setter("json"), is_flag=True, help="Print one JSON document on stdout.")
 
@@ -36,22 +39,53 @@ common_options = stacked(
         store=setter("cache_dir"),
         type=_path,
         metavar="DIR",
-        help="Folder for finished work.",
+        topic=GENERAL,
+        common=False,
+        help="Cache folder: stage results are kept there, for later runs.",
     ),
     session_option(
-        "--log-file", store=start_log, type=_path, metavar="FILE", help="Append all that happens to FILE, with times."
+        "--log-file",
+        store=start_log,
+        type=_path,
+        metavar="FILE",
+        topic=GENERAL,
+        common=False,
+        help="Append a log with timestamps to FILE.",
     ),
-    session_option("-q", "--quiet", store=setter("verbosity", -1), is_flag=True, help="Show warnings only."),
-    session_option("-v", "--verbose", store=setter("verbosity", 1), is_flag=True, help="Show more detail."),
-    session_option("--debug", store=setter("debug"), is_flag=True, help="Show the traceback of an error."),
+    session_option(
+        "-q",
+        "--quiet",
+        store=setter("verbosity", -1),
+        is_flag=True,
+        topic=GENERAL,
+        common=False,
+        help="Show warnings only.",
+    ),
+    session_option(
+        "-v",
+        "--verbose",
+        store=setter("verbosity", 1),
+        is_flag=True,
+        topic=GENERAL,
+        common=False,
+        help="Show more detail.",
+    ),
+    session_option(
+        "--debug",
+        store=setter("debug"),
+        is_flag=True,
+        topic=GENERAL,
+        common=False,
+        help="Show the traceback of an error.",
+    ),
 )
 
 out_option = session_option(
-    "-o", "--out", store=setter("out"), type=_path, required=True, metavar="OUT", help="Where the result goes."
+    "-o", "--out", store=setter("out"), type=_path, required=True, metavar="OUT", help="Output file or folder."
 )
 
 report_option = session_option(
-    "-o", "--out", store=setter("out"), type=_path, metavar="OUT", help="Where the report goes; by default nowhere."
+    "-o", "--out", store=setter("out"), type=_path, metavar="OUT", help="Also write the report to OUT."
 )
 
 profile_file_option = session_option(
@@ -59,7 +93,7 @@ profile_file_option = session_option(
     store=setter("profile_file"),
     type=_path,
     metavar="P.toml",
-    help="Deployment profile: what to build, in a file.",
+    help="Deployment profile: precision, targets, shapes, builder settings and gates.",
 )
 
 recipe_file_option = session_option(
@@ -67,11 +101,17 @@ recipe_file_option = session_option(
     store=setter("recipe_file"),
     type=_path,
     metavar="C.toml",
-    help="Calibration recipe: data, preprocessing and method, in a file.",
+    topic=DATA,
+    help="Calibration recipe: data, preprocessing and method.",
 )
 
 no_simplify_option = session_option(
-    "--no-simplify", store=setter("simplify", False), is_flag=True, help="Do not let onnxsim rewrite the graph."
+    "--no-simplify",
+    store=setter("simplify", False),
+    is_flag=True,
+    topic=EXPORT,
+    common=False,
+    help="Skip onnxsim.",
 )
 
 keep_option = profile_option(
@@ -79,30 +119,48 @@ keep_option = profile_option(
     at=("keep",),
     multiple=True,
     metavar="PATTERN",
-    help="Shell pattern of nodes that stay in float32; may be repeated.",
+    topic=PRECISION,
+    help="Layers to keep in higher precision: a shell pattern of node names; may be repeated.",
 )
 
 explain_option = click.option(
-    "--explain", metavar="NODE", help="Show only what became of this node, or of all that a shell pattern matches."
+    "--explain", metavar="NODE", help="Show the precision of this node (or shell pattern) and the reason."
 )
 
-precision_options = stacked(
-    *(
-        session_option(f"--{precision}", store=set_precision(precision), is_flag=True, help=precision.help)
-        for precision in Precision
+
+def _precision(precision: Precision) -> Decorator[Any]:
+    return session_option(
+        f"--{precision}",
+        store=set_precision(precision),
+        is_flag=True,
+        topic=PRECISION,
+        common=precision is not Precision.fp32,
+        help=precision.help,
     )
-)
+
+
+precision_options = stacked(*map(_precision, Precision))
+#: Those with layers to choose.
+quantized_options = stacked(*(_precision(each) for each in Precision if each.quantized))
 
 shape_options = stacked(
     *(
-        session_option(option, store=add_shapes(option), multiple=True, metavar="x:1x3x224x224", help=words)
+        session_option(
+            option,
+            store=add_shapes(option),
+            multiple=True,
+            metavar="x:1x3x224x224",
+            topic=SHAPES,
+            common=option == "--shapes",
+            help=words,
+        )
         for option, words in zip(
             BOUNDS,
             (
-                "Smallest input shapes; given again, those of the next optimization profile.",
-                "Typical input shapes.",
-                "Largest input shapes.",
-                "Smallest, typical and largest input shapes in one; auto: those of the calibration data.",
+                "Min shapes of the optimization profile; given again, those of the next profile.",
+                "Opt shapes of the optimization profile.",
+                "Max shapes of the optimization profile.",
+                "Min, opt and max shapes in one; auto: infer them from the calibration data.",
             ),
             strict=True,
         )
@@ -110,14 +168,23 @@ shape_options = stacked(
 )
 
 export_options = stacked(
-    profile_option("--opset", at=("export", "opset"), type=int, help="ONNX opset of a PyTorch export, 18 to 23."),
+    profile_option(
+        "--opset",
+        at=("export", "opset"),
+        type=int,
+        topic=EXPORT,
+        common=False,
+        help="ONNX opset of a PyTorch export, 18 to 23.",
+    ),
     profile_option(
         "--input-names",
         at=("export", "input_names"),
         parse=split_names,
         multiple=True,
         metavar="A,B",
-        help="Names for the inputs of a PyTorch export.",
+        topic=EXPORT,
+        common=False,
+        help="Input names of a PyTorch export.",
     ),
     profile_option(
         "--output-names",
@@ -125,7 +192,9 @@ export_options = stacked(
         parse=split_names,
         multiple=True,
         metavar="A,B",
-        help="Names for its outputs.",
+        topic=EXPORT,
+        common=False,
+        help="Output names of a PyTorch export.",
     ),
 )
 
@@ -136,13 +205,16 @@ target_options = stacked(
         parse=target_names,
         multiple=True,
         metavar="sm89,sm120",
-        help="GPUs to build for, by capability or product name; may be repeated.",
+        topic=ENGINE,
+        help="GPUs to build for: compute capability or product name; may be repeated.",
     ),
     profile_option(
         "--backend",
         at=("backend",),
         type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"]),
-        help="Which TensorRT builds; torch-tensorrt goes there without ONNX; null makes stand-ins, for tests.",
+        topic=ENGINE,
+        common=False,
+        help="TensorRT flavor; torch-tensorrt compiles PyTorch without ONNX; null: placeholder engines, for tests.",
     ),
 )
 
@@ -152,7 +224,9 @@ tolerance_options = stacked(
         at=("accuracy", "max_drop"),
         type=float,
         metavar="0.01",
-        help="Gate: the metric may fall by at most this.",
+        topic=ACCURACY,
+        common=False,
+        help="Accuracy gate: maximum drop of the metric.",
     ),
     *(
         session_option(
@@ -160,12 +234,14 @@ tolerance_options = stacked(
             store=add_tolerances(option),
             multiple=True,
             metavar="[OUTPUT:]X",
-            help=f"Gate: {words} of all outputs, or of one.",
+            topic=ACCURACY,
+            common=False,
+            help=f"Accuracy gate: {words}, of all outputs or of one.",
         )
         for option, words in (
             ("--atol", "absolute tolerance"),
             ("--rtol", "relative tolerance"),
-            ("--min-agreement", "least share of equal values, for integers,"),
+            ("--min-agreement", "minimum share of equal values, for integers"),
         )
     ),
 )
@@ -177,6 +253,7 @@ shape_data_options = stacked(
         "--calib-data",
         at=("data", "source"),
         metavar="DATA",
+        topic=DATA,
         help="Calibration data, for --shapes auto: images, .npz, .npy, .h5, .tar or file.py:function.",
     ),
 )
@@ -185,7 +262,9 @@ weights_option = recipe_option(
     "--weights",
     at=("weights",),
     type=click.Choice(["max", "mse"]),
-    help="How far each channel of a weight reaches: to its largest magnitude, or where the squared error is least.",
+    topic=CALIBRATION,
+    common=False,
+    help="Per-channel weight range: maximum magnitude, or least squared error.",
 )
 
 
@@ -197,22 +276,41 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
             data,
             at=("data", "source"),
             metavar="DATA",
+            topic=DATA,
             help="Calibration data: images, .npz, .npy, .h5, .tar or file.py:function.",
         ),
-        recipe_option(samples, at=("data", "samples"), type=int, metavar="N", help="How many samples to use."),
+        recipe_option(
+            samples,
+            at=("data", "samples"),
+            type=int,
+            metavar="N",
+            topic=DATA,
+            common=False,
+            help="Number of calibration samples.",
+        ),
         recipe_option(
             "--skip-bad-samples",
             at=("data", "skip_bad_samples"),
             type=int,
             metavar="N",
-            help="Leave out up to N samples that cannot be used, instead of stopping at the first.",
+            topic=DATA,
+            common=False,
+            help="Skip up to N bad samples, instead of stopping at the first.",
         ),
-        recipe_option(method, at=("method",), type=click.Choice(METHOD_NAMES), help="How ranges are chosen."),
+        recipe_option(
+            method,
+            at=("method",),
+            type=click.Choice(METHOD_NAMES),
+            topic=CALIBRATION,
+            help="Calibration method.",
+        ),
         recipe_option(
             "--percentile",
             at=("percentile",),
             type=float,
             metavar="99.99",
+            topic=CALIBRATION,
+            common=False,
             help="Calibration percentile, 0 to 100.",
         ),
         weights_option,
@@ -220,13 +318,17 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
             "--corrections",
             at=("corrections",),
             type=click.Choice(["auto", "none"]),
-            help="Lessen the output's error: even out activations, correct biases, leave the worst nodes high; or not.",
+            topic=CALIBRATION,
+            common=False,
+            help="PTQ corrections: SmoothQuant, bias correction, higher-precision fallback.",
         ),
         session_option(
             "--allow-random-calibration",
             store=setter("allow_random"),
             is_flag=True,
-            help="Calibrate on random data where no other is given; not for shipping.",
+            topic=CALIBRATION,
+            common=False,
+            help="Calibrate on random data if there is no other; for tests only.",
         ),
     )
 
@@ -235,28 +337,41 @@ def evaluation_options(data: str) -> Decorator[Any]:
     """Held-out data and the task metric."""
     return stacked(
         recipe_option(
-            data, at=("evaluation", "source"), metavar="DATA", help="Held-out data on which outputs are compared."
+            data,
+            at=("evaluation", "source"),
+            metavar="DATA",
+            topic=ACCURACY,
+            help="Evaluation data: held-out samples on which outputs are compared.",
         ),
         recipe_option(
-            "--labels", at=("evaluation", "labels"), metavar="NAME", help="The array of an .npz that holds the labels."
+            "--labels",
+            at=("evaluation", "labels"),
+            metavar="NAME",
+            topic=ACCURACY,
+            help="The array of an .npz that holds the labels.",
         ),
         recipe_option(
             "--metric",
             at=("evaluation", "metric"),
             metavar="top1|top5|cosine|map|wer|FUNCTION",
+            topic=ACCURACY,
             help="Task metric; FUNCTION is file.py:evaluate, or file.py:metric for each feed.",
         ),
         recipe_option(
             "--metric-of",
             at=("evaluation", "output"),
             metavar="NAME",
-            help="The output the metric reads, or the figure of file.py:evaluate that counts.",
+            topic=ACCURACY,
+            common=False,
+            help="The output the metric reads, or the value of file.py:evaluate that counts.",
         ),
         recipe_option(
             "--lower-is-better",
             at=("evaluation", "lower_is_better"),
             is_flag=True,
             default=None,
-            help="The figure of FUNCTION is an error.",
+            topic=ACCURACY,
+            common=False,
+            help="FUNCTION gives an error, not a score.",
         ),
     )

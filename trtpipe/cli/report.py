@@ -1,4 +1,4 @@
-"""``trtpipe report``: a build as one HTML page."""
+"""``trtpipe report``: a build as a self-contained HTML report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicCommand
 from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.text import emit
@@ -16,20 +17,18 @@ from trtpipe.config.units import printable
 _path = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=TopicCommand)
 @click.argument("build", type=_path)
-@click.option(
-    "-o", "--out", type=_path, metavar="FILE", help="The HTML file; by default report.html in the build's folder."
-)
-@click.option("--plots", is_flag=True, help="Draw every calibrated tensor, with each method's threshold.")
+@click.option("-o", "--out", type=_path, metavar="FILE", help="HTML file (default: BUILD/report.html).")
+@click.option("--plots", is_flag=True, help="Plot every calibrated tensor with the threshold of each method.")
 @options.json_option
 @options.common_options
 @pass_session
 def command(session: Session, build: Path, out: Path | None, plots: bool) -> int:
-    """Write a build as a self-contained HTML report.
+    """Write a self-contained HTML report of a build.
 
-    BUILD is a folder that trtpipe build wrote. The page needs no other file, no network and no script: verdicts,
-    accuracy, latency, engines layer by layer, the precision of every node and why, and the calibration.
+    BUILD is a folder that trtpipe build wrote. The report needs no other file, network or script: verdicts, accuracy,
+    latency, engine layers, the precision of every node and the reason for it, and the calibration.
     """
     import trtpipe
 

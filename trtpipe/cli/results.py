@@ -66,7 +66,7 @@ def finish(session: Session, command: str, result: BuildResult, following: Seque
     return code
 
 
-def show_plan(session: Session, steps: Sequence[Step]) -> int:
+def show_dry_run(session: Session, steps: Sequence[Step]) -> int:
     """Print what would be done."""
     if session.json:
         print_json(
@@ -79,7 +79,7 @@ def show_plan(session: Session, steps: Sequence[Step]) -> int:
         )
         return 0
     rows = [(step.label, "cached" if step.state == "hit" else step.state, step.because) for step in steps]
-    emit(table(("step", "state", "reason"), rows))
+    emit(table(("stage", "state", "reason"), rows))
     return 0
 
 
@@ -148,7 +148,7 @@ def _remark(step: Step, verdict: Verdict | None) -> str:
 
 
 def _engine_summary(artifact: Artifact | None) -> str:
-    """What the builder says of an engine, in one line."""
+    """The builder's report of an engine, in one line."""
     if artifact is None or artifact.kind != "engine" or len(artifact.files) == 1:
         return ""
     import trtpipe
@@ -161,7 +161,7 @@ def _conclusion(result: BuildResult, verdicts: Sequence[Verdict]) -> str:
     word = "PASSED" if exit_code(result) == 0 else "FAILED"
     parts = [_gate(verdict) for verdict in verdicts]
     if result.failed:
-        parts.insert(0, "not built: " + ", ".join(step.label.removeprefix("compile ") for step in result.failed))
+        parts.insert(0, "build failed: " + ", ".join(step.label.removeprefix("compile ") for step in result.failed))
     return " | ".join([word, *(parts or ["made " + ", ".join(a.files[0].name for a in result.artifacts)])])
 
 

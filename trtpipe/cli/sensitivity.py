@@ -1,4 +1,4 @@
-"""``trtpipe sensitivity``: how much each group of layers harms when it alone is in 8 bits."""
+"""``trtpipe sensitivity``: the quantization sensitivity of each group of layers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicCommand
 from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
-from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.units import printable
 
 if TYPE_CHECKING:
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 _ROWS = 20
 
 
-@click.command()
+@click.command(cls=TopicCommand)
 @click.argument("source")
 @options.report_option
-@options.precision_options
+@options.quantized_options
 @options.profile_file_option
 @options.calibration_options("--calib-data", "--calib-samples", "--calib-method")
 @options.shape_options
 @options.keep_option
 @options.no_simplify_option
-@click.option("--samples", type=click.IntRange(min=1), default=64, metavar="N", help="Samples to judge by; 64.")
-@click.option("--half", is_flag=True, help="Try every group in fp16 as well.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw a picture; needs matplotlib.")
+@click.option("--samples", type=click.IntRange(min=1), default=64, metavar="N", help="Number of samples (default: 64).")
+@click.option("--half", is_flag=True, help="Also measure every group in FP16.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Plot the ranking; needs matplotlib.")
 @options.json_option
 @options.common_options
 @pass_session
 def command(session: Session, source: str, samples: int, half: bool, plot: Path | None) -> int:
-    """Rank layers by the harm of 8 bits.
+    """Rank layers by quantization sensitivity.
 
-    SOURCE is what trtpipe build takes. Each group of layers alone is lowered to int8 (or --fp8), and the model's
-    outputs are compared with float32's: no labels are needed. Exit code 0 whatever is found.
+    SOURCE is what trtpipe build takes. Each group of layers alone is quantized to INT8 (or --fp8), and the model's
+    outputs are compared with those in FP32: no labels are needed.
     """
     import trtpipe
 
@@ -51,10 +51,19 @@ def command(session: Session, source: str, samples: int, half: bool, plot: Path 
         from trtpipe.report.plots import require_matplotlib
 
         require_matplotlib()
-    session.default_precision(DEFAULT_QUANTIZED)
     with session.listening() as progress:
-        job = session.job(progress, source, engines=False)
-        found = trtpipe.sensitivity(job, session.out, samples=samples, half=half, progress=progress)
+        found = trtpipe.sensitivity(
+            source,
+            session.out,
+            samples=samples,
+            half=half,
+            profile=session.profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            simplify=session.simplify,
+            allow_random=session.allow_random,
+            progress=progress,
+        )
     if plot is not None:
         trtpipe.plot_sensitivity(found, plot)
     if session.json:
@@ -79,7 +88,7 @@ def _show(found: Sensitivity, limit: int | None) -> None:
         )
         for group in found.ranked[:limit]
     ]
-    emit(table(("group", "operators", "work", "noise", f"SNR dB in {found.precision}", "SNR dB in fp16"), rows))
+    emit(table(("group", "operators", "MACs", "noise", f"SNR dB in {found.precision}", "SNR dB in fp16"), rows))
     hidden = len(found.groups) - len(rows)
     if hidden:
         emit(f"and {hidden} more groups: --verbose")

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from trtpipe.config.formats import Precision
-    from trtpipe.config.job import Job
     from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.recipe import CalibrationRecipe
     from trtpipe.config.settings import Settings
     from trtpipe.progress import Progress
 
@@ -75,50 +74,19 @@ class Session:
             overrides.append(Override(("shapes",), tuple(profiles), " ".join(self.shapes)))
         return profile_of(self.profile_file, overrides)
 
-    def default_precision(self, precision: Precision) -> None:
-        """Compute in ``precision`` unless the profile or an option says otherwise."""
-        if self.profile_file is None:
-            self.profile_overrides[:0] = [Override(("precision",), precision, "the command")]
+    @property
+    def recipe(self) -> CalibrationRecipe:
+        """The calibration recipe: options, over the file, over the defaults."""
+        return recipe_of(self.recipe_file, self.recipe_overrides)
 
-    def job(self, progress: Progress, source: str | None = None, *, engines: bool = True) -> Job:
-        """The job that the options describe.
-
-        Args:
-            engines: whether engines are built or run; without, no back-end is needed.
-        """
-        import trtpipe
-
-        return trtpipe.make_job(
-            source,
-            profile=self.profile,
-            recipe=recipe_of(self.recipe_file, self.recipe_overrides),
-            settings=self.settings,
-            simplify=self.simplify,
-            allow_random=self.allow_random,
-            progress=progress,
-            engines=engines,
-        )
-
-    def learn(self, path: Path) -> bool:
+    def learn(self, path: Path) -> None:
         """Take over what ``path`` (and, for a plan, the lowered graph beside it) says of itself: precision, back-end
         and target. That is stronger than the profile's file, and weaker than an option.
-
-        Returns:
-            Whether it is an engine.
         """
         import trtpipe
 
-        found = trtpipe.inspect(path)
-        facts: dict[str, object] = {}
-        engine = found.kind == "engine"
-        if found.flavor:
-            facts |= {"backend": found.flavor, "targets": found.targets}
-        if engine and (lowered := path.with_name("lowered.onnx")).is_file():
-            found = trtpipe.inspect(lowered)
-        if found.lowered is not None:
-            facts["precision"] = found.lowered.precision
-        self.profile_overrides[:0] = [Override((key,), value, str(path)) for key, value in facts.items()]
-        return engine
+        told = trtpipe.inspect(path).built_as()
+        self.profile_overrides[:0] = [Override((key,), value, str(path)) for key, value in told.items()]
 
     @contextmanager
     def listening(self) -> Iterator[Progress]:

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicCommand
 from trtpipe.cli.results import beside, finish
 from trtpipe.cli.session import Session
 from trtpipe.cli.wiring import pass_session
 
 
-@click.command()
+@click.command(cls=TopicCommand)
 @click.argument("model", type=click.Path(path_type=Path))
 @options.out_option
 @options.profile_file_option
@@ -22,14 +23,21 @@ from trtpipe.cli.wiring import pass_session
 @options.common_options
 @pass_session
 def command(session: Session, model: Path) -> int:
-    """Rewrite a graph into the same function with fewer nodes.
+    """Simplify a graph: the same function in fewer nodes.
 
-    The result is compared with MODEL on random inputs. The precision matters only because bf16 needs a newer opset.
-    Shapes are those of the check's inputs.
+    The result is compared with MODEL on random inputs of the shapes given. The precision matters only because BF16
+    needs a newer opset.
     """
     import trtpipe
 
     with session.listening() as progress:
-        result = trtpipe.simplify(session.job(progress, engines=False), model, session.output, progress)
+        result = trtpipe.simplify(
+            model,
+            session.output,
+            profile=session.profile,
+            settings=session.settings,
+            simplify=session.simplify,
+            progress=progress,
+        )
     made = beside(result)
     return finish(session, "simplify", result, ["trtpipe", "lower", made(), "--fp16", "-o", made("lowered.onnx")])

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicCommand, TopicOption
 from trtpipe.cli.results import ACCURACY_FAILED, print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, line
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
-from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.units import parse_seconds, printable
 from trtpipe.errors import InputError
 
@@ -26,16 +26,23 @@ if TYPE_CHECKING:
 _ROWS = 20
 
 
-@click.command()
+@click.command(cls=TopicCommand)
 @click.argument("source")
 @options.out_option
-@click.option("--max-drop", metavar="0.5%", help="Budget: the metric may be this much worse than float32's.")
+@click.option("--max-drop", metavar="0.5%", help="Budget: maximum drop of the metric from FP32.")
 @click.option(
-    "--min", "least", metavar="METRIC=VALUE", help="Budget: the metric has to reach this; of an error, not exceed."
+    "--min", "least", metavar="METRIC=VALUE", help="Budget: minimum value of the metric; of an error, maximum."
 )
-@click.option("--time", "seconds", metavar="10min", help="Time for evaluations; run again to go on.")
-@click.option("--no-recalibrate", is_flag=True, help="Keep the recipe's method of calibration.")
-@options.precision_options
+@click.option("--time", "seconds", metavar="10min", help="Time limit for evaluations; run again to continue.")
+@click.option(
+    "--no-recalibrate",
+    is_flag=True,
+    cls=TopicOption,
+    topic=options.CALIBRATION,
+    common=False,
+    help="Keep the calibration method of the recipe.",
+)
+@options.quantized_options
 @options.profile_file_option
 @options.calibration_options("--calib-data", "--calib-samples", "--calib-method")
 @options.evaluation_options("--eval-data")
@@ -48,21 +55,29 @@ _ROWS = 20
 def command(
     session: Session, source: str, max_drop: str | None, least: str | None, seconds: str | None, no_recalibrate: bool
 ) -> int:
-    """Find the layers that must not be in 8 bits.
+    """Find the layers to keep in higher precision for an accuracy budget.
 
-    SOURCE is what trtpipe build takes. OUT is the profile to write; the report lies beside it, and the recipe with
-    the method of calibration that was taken. The metric is evaluated a dozen times at most. Exit code 3 if the budget
-    cannot be met; the profile then holds the best that can.
+    SOURCE is what trtpipe build takes. OUT is the profile to write; the report and the calibration recipe are written
+    beside it. The metric is evaluated at most a dozen times. Exit code 3 if the budget cannot be met; the profile is
+    then the best one found.
     """
     import trtpipe
 
     budget = _budget(max_drop, least)
     time = None if seconds is None else _seconds(seconds)
-    session.default_precision(DEFAULT_QUANTIZED)
     with session.listening() as progress:
-        job = session.job(progress, source, engines=False)
         result = trtpipe.tune(
-            job, budget, session.output, seconds=time, recalibrate=not no_recalibrate, progress=progress
+            source,
+            budget,
+            session.output,
+            seconds=time,
+            recalibrate=not no_recalibrate,
+            profile=session.profile,
+            recipe=session.recipe,
+            settings=session.settings,
+            simplify=session.simplify,
+            allow_random=session.allow_random,
+            progress=progress,
         )
     session.out = None
     code = 0 if result.tuning.met else ACCURACY_FAILED
@@ -89,7 +104,7 @@ def _budget(max_drop: str | None, least: str | None) -> Budget:
     if max_drop is not None:
         drop = _number("--max-drop", max_drop)
         if drop < 0:
-            raise InputError(f"--max-drop {max_drop}: less than nothing", "give a budget such as 0.5% or 0.005")
+            raise InputError(f"--max-drop {max_drop}: a budget is not negative", "give a budget such as 0.5% or 0.005")
         return Budget(max_drop=drop)
     assert least is not None
     metric, _, value = least.rpartition("=")
@@ -113,7 +128,7 @@ def _seconds(text: str) -> float:
     except ValueError as error:
         raise InputError(f"--time: {error}", "write 90s, 10min or 2h") from error
     if value <= 0:
-        raise InputError(f"--time {text}: no time at all", "write 90s, 10min or 2h")
+        raise InputError(f"--time {text}: must be greater than 0", "write 90s, 10min or 2h")
     return value
 
 
@@ -121,37 +136,42 @@ def _show(result: TuneResult, detailed: bool) -> None:
     tuning = result.tuning
     names = [*tuning.groups] if detailed else [*tuning.groups[:_ROWS]]
     more = len(tuning.groups) - len(names)
+    kept = [*names, *([f"and {more} more: --verbose"] if more else [])]
     metric = tuning.reference.metric
     emit(
         facts(
             [
                 ("calibrations", "\n".join(_calibrations(tuning))),
-                (f"{metric} in float32", f"{tuning.reference.value:.4f}"),
-                (f"{metric} all lowered", f"{tuning.lowered.value:.4f}"),
+                (f"{metric} in FP32", f"{tuning.reference.value:.4f}"),
+                (f"{metric} quantized", f"{tuning.lowered.value:.4f}"),
                 (f"{metric} tuned", f"{tuning.tuned.value:.4f} ({tuning.words})"),
-                ("work in 8 bits", _share(tuning)),
+                (f"{_format(result)} coverage", _share(tuning)),
                 ("evaluations", str(tuning.evaluations)),
-                ("kept", "\n".join([*names, *([f"and {more} more: --verbose"] if more else [])]) or "nothing"),
+                ("kept in higher precision", "\n".join(kept) or "nothing"),
             ]
         )
     )  # fmt: skip
-    loss = f"a loss of {tuning.tuned.loss(tuning.reference):+.4g}, limit {tuning.allowed:.4g}"
+    drop = f"{metric}: drop {tuning.tuned.loss(tuning.reference):+.4g}, limit {tuning.allowed:.4g}"
     if not tuning.met and not tuning.complete:
-        emit(line(f"FAILED | time was up before anything held the budget: {loss}. Run again to go on"))
+        emit(line(f"FAILED | time limit reached before the budget was met: {drop}. Run again to continue"))
     elif not tuning.met:
-        highest = "in float32" if tuning.allowed < 0 else "with everything in 16 bits"
-        emit(line(f"FAILED | the budget cannot be met, not even {highest}: {loss}"))
+        highest = "in FP32" if tuning.allowed < 0 else "with every layer in FP16"
+        emit(line(f"FAILED | the budget cannot be met, not even {highest}: {drop}"))
     elif not tuning.complete:
-        emit(line(f"PASSED | time was up; the best so far: {loss}. Run again to go on"))
+        emit(line(f"PASSED | time limit reached; best so far: {drop}. Run again to continue"))
     else:
-        emit(line(f"PASSED | {loss}"))
+        emit(line(f"PASSED | {drop}"))
     for path in result.files:
         emit(f"result: {printable(str(path))}")
 
 
 def _share(tuning: Tuning) -> str:
-    reached = f"; {tuning.reached:.1%} of what calibration samples reached" if tuning.reached != tuning.share else ""
-    return f"{tuning.share:.1%}{reached}"
+    reached = f"; {tuning.reached:.1%} of those that samples reached" if tuning.reached != tuning.share else ""
+    return f"{tuning.share:.1%} of MACs{reached}"
+
+
+def _format(result: TuneResult) -> str:
+    return "FP8" if result.profile.precision == "fp8" else "INT8"
 
 
 def _calibrations(tuning: Tuning) -> Iterator[str]:
@@ -159,7 +179,7 @@ def _calibrations(tuning: Tuning) -> Iterator[str]:
         words = [f"{each.method}, weights {each.weights}", *each.corrections]
         words += [] if each.noise is None else [f"noise {each.noise:.1f} dB"]
         words += [] if each.loss is None else [f"{tuning.reference.metric} {0 - each.loss:+.3g}"]
-        yield ", ".join(words) + (" (taken)" if each == tuning.calibration else "")
+        yield ", ".join(words) + (" (chosen)" if each == tuning.calibration else "")
 
 
 def _next(session: Session, source: str, result: TuneResult) -> list[str]:

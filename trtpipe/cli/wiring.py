@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import click
 
+from trtpipe.cli.groups import TopicOption
 from trtpipe.cli.listeners import LogFile
 from trtpipe.cli.overrides import Override
 from trtpipe.cli.session import Session
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from trtpipe.config.formats import Precision
 
-#: The word for shapes that the calibration data tells.
+#: Stands for shapes inferred from the calibration data.
 AUTO = "auto"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,7 +48,7 @@ def session_option(*names: str, store: Store, **attributes: Any) -> Decorator[An
         if value is not None and value is not False and value != ():
             store(context.ensure_object(Session), value)
 
-    return click.option(*names, expose_value=False, callback=callback, **attributes)
+    return click.option(*names, cls=TopicOption, expose_value=False, callback=callback, **attributes)
 
 
 def profile_option(

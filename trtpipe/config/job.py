@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
@@ -12,6 +13,11 @@ from trtpipe.config.settings import Settings
 if TYPE_CHECKING:
     from trtpipe.config.source import Source
     from trtpipe.config.target import Target
+
+
+Role: TypeAlias = Literal["calibration-data", "evaluation-data"]
+#: Gives feeds from the start whenever it is called.
+Feeds: TypeAlias = "Callable[[], Iterable[object]]"
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Job:
         together: the targets whose engines share one plan with this one's, itself included; empty where it is alone.
         simplify: whether onnxsim may rewrite the graph.
         allow_random: whether calibration may fall back to random data.
+        feeds: data that the caller holds, by its role, in place of what the recipe names.
         settings: what the environment decides; never part of a key. See ``runtime``.
     """
 
@@ -41,6 +48,7 @@ class Job:
     together: tuple[Target, ...] = ()
     simplify: bool = True
     allow_random: bool = False
+    feeds: Mapping[Role, Feeds] = field(default_factory=dict)
 
     def for_target(self, target: Target, together: tuple[Target, ...] = ()) -> Job:
         """This job, narrowed to one target, whose plan may also serve others."""

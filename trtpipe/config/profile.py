@@ -5,8 +5,10 @@ A profile is a TOML file in ``profiles/``; every key can be overridden on the co
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -16,9 +18,6 @@ from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import load_toml
 from trtpipe.config.units import parse_bytes, parse_seconds
 from trtpipe.errors import InputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def _from_text(parse: Any) -> BeforeValidator:
@@ -252,10 +251,10 @@ class DeploymentProfile(Record):
         return self
 
     @classmethod
-    def load(cls, path: Path) -> DeploymentProfile:
+    def load(cls, path: str | os.PathLike[str]) -> DeploymentProfile:
         """Read a profile from TOML.
 
         Raises:
             RecipeError: the file or a key in it is wrong; the message names both.
         """
-        return load_toml(path, cls)
+        return load_toml(Path(path), cls)

@@ -5,6 +5,7 @@ A recipe is a TOML file in ``calib/``. Relative paths in it are relative to the 
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, TypeVar
@@ -142,18 +143,19 @@ class CalibrationRecipe(Record):
     evaluation: EvaluationSettings | None = None
 
     @classmethod
-    def load(cls, path: Path) -> CalibrationRecipe:
+    def load(cls, path: str | os.PathLike[str]) -> CalibrationRecipe:
         """Read a recipe from TOML; relative sources are made relative to the working folder.
 
         Raises:
             RecipeError: the file or a key in it is wrong; the message names both.
         """
-        recipe = load_toml(path, cls)
+        file = Path(path)
+        recipe = load_toml(file, cls)
         evaluation = recipe.evaluation
         return recipe.model_copy(
             update={
-                "data": _anchored(recipe.data, path.parent),
-                "evaluation": evaluation and _anchored_metric(_anchored(evaluation, path.parent), path.parent),
+                "data": _anchored(recipe.data, file.parent),
+                "evaluation": evaluation and _anchored_metric(_anchored(evaluation, file.parent), file.parent),
             }
         )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from trtpipe.errors import RecipeError
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=BaseModel)
 
 _MAX_BYTES = 1 << 20
+#: An array of numbers as tomli-w writes it, a line each. A shape reads better on one line; no string has line breaks.
+_NUMBERS = re.compile(r"\[\n((?:\s*[-+.\w]+,\n)+)\s*\]")
 #: pydantic's kinds of error that need TOML's words.
 _KINDS = {
     "tuple_type": "must be a list",
@@ -118,39 +119,15 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def dump_toml(data: Mapping[str, Any]) -> str:
     """Nested dictionaries of strings, numbers, booleans and lists as TOML; ``None`` is left out."""
-    lines: list[str] = []
-    _dump(data, (), lines)
-    return "\n".join(lines).lstrip("\n") + "\n"
+    text = tomli_w.dumps(_without_none(data))
+    return _NUMBERS.sub(lambda found: f"[{', '.join(found[1].replace(',', ' ').split())}]", text)
 
 
-def _dump(data: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
-    tables = {key: value for key, value in data.items() if isinstance(value, Mapping)}
-    arrays = {key: value for key, value in data.items() if _is_tables(value)}
-    for key, value in data.items():
-        if key not in tables and key not in arrays and value is not None:
-            lines.append(f"{_key(key)} = {_value(value)}")
-    for key, table in tables.items():
-        lines += ["", f"[{'.'.join(map(_key, (*path, key)))}]"]
-        _dump(table, (*path, key), lines)
-    for key, items in arrays.items():
-        for item in items:
-            lines += ["", f"[[{'.'.join(map(_key, (*path, key)))}]]"]
-            _dump(item, (*path, key), lines)
+def _without_none(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _cleaned(value) for key, value in data.items() if value is not None}
 
 
-def _is_tables(value: object) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
-
-
-def _key(text: str) -> str:
-    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else _value(text)
-
-
-def _value(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {math.inf: "inf", -math.inf: "-inf"}.get(value, "nan")
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _without_none(value)
+    return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from functools import cached_property, partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from trtpipe.data.usercode import UserFunction, load_function
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from trtpipe.artifact import Feed, IOContract
     from trtpipe.config.recipe import DataSettings
@@ -46,6 +47,15 @@ def open_function(data: DataSettings, contract: IOContract) -> Dataset:
         InputError: there is no such function, or loading it fails.
     """
     return FunctionDataset(data, contract, load_function(data.source))
+
+
+def hold_feeds(data: DataSettings, contract: IOContract, feeds: Callable[[], Iterable[object]]) -> Dataset:
+    """Samples that the caller of the Python API holds: whatever a function of ``open_function`` may yield.
+
+    Args:
+        feeds: gives them from the start whenever it is called; the arrays are copied.
+    """
+    return FunctionDataset(data, contract, UserFunction(data.source, data.source, Path.cwd(), feeds))
 
 
 class FunctionDataset:

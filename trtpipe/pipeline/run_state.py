@@ -12,7 +12,7 @@ from trtpipe.config.stage_settings import typical_shapes
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from trtpipe.config.job import Job
+    from trtpipe.config.job import Job, Role
     from trtpipe.config.recipe import DataSettings
     from trtpipe.data.dataset import Dataset
     from trtpipe.progress import Progress
@@ -57,7 +57,7 @@ class Table:
             check_shapes(contract, job.profile.shapes, complete=self.complete_shapes)
             check_tolerance(contract, job.profile.tolerance)
 
-    def dataset(self, role: str, job: Job) -> Dataset | None:
+    def dataset(self, role: Role, job: Job) -> Dataset | None:
         """The data set that plays ``role``; ``None`` if there is none."""
         if role in self.datasets:
             return self.datasets[role]
@@ -65,12 +65,17 @@ class Table:
         contract = self.contract()
         if settings is None or contract is None:
             return self._random_data(role, contract, job)
-        from trtpipe.data.dataset import open_dataset
+        if (feeds := job.feeds.get(role)) is not None:
+            from trtpipe.data.function import hold_feeds
 
-        self.datasets[role] = open_dataset(settings, contract)
+            self.datasets[role] = hold_feeds(settings, contract, feeds)
+        else:
+            from trtpipe.data.dataset import open_dataset
+
+            self.datasets[role] = open_dataset(settings, contract)
         return self.datasets[role]
 
-    def _random_data(self, role: str, contract: IOContract | None, job: Job) -> Dataset | None:
+    def _random_data(self, role: Role, contract: IOContract | None, job: Job) -> Dataset | None:
         """Seeded random calibration data, only where the user asked for it by name."""
         if role != "calibration-data" or not job.allow_random or contract is None:
             return None
@@ -117,7 +122,7 @@ def with_shapes(job: Job, table: Table, progress: Progress) -> Job:
     return replace(job, profile=profile.model_copy(update={"shapes": (inferred.profile,)}))
 
 
-def _data_settings(role: str, job: Job) -> DataSettings | None:
+def _data_settings(role: Role, job: Job) -> DataSettings | None:
     from trtpipe.config.recipe import DataSettings
 
     recipe = job.recipe

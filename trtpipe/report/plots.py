@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.config.formats import FP16, INT8
+from trtpipe.config.formats import FP16, INT8, find_format
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from trtpipe.calibration.statistics import TensorStatistics
     from trtpipe.config.formats import Format
@@ -26,14 +27,17 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 
 def plot_statistics(
-    statistics: Path, folder: Path, tensors: Sequence[str] = (), precision: Format = INT8
+    statistics: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    tensors: Sequence[str] = (),
+    precision: Format | str = INT8,
 ) -> tuple[Path, ...]:
     """Draw the tensors of a statistics file into ``folder``, which is made if need be.
 
     Args:
         statistics: a ``statistics.npz``.
         tensors: names of the tensors to draw; none for all that held values other than 0.
-        precision: the format the thresholds are for.
+        precision: the format the thresholds are for, or its name.
 
     Returns:
         The PNG files, in order of the tensors: ``<number>_<name>.png``, characters unfit for a file name replaced.
@@ -46,6 +50,10 @@ def plot_statistics(
     from trtpipe.data.input_checks import suggestion
 
     require_matplotlib()
+    statistics, folder = Path(statistics), Path(folder)
+    form = find_format(precision) if isinstance(precision, str) else precision
+    if form is None or not form.quantized:
+        raise InputError(f"precision: {precision} is no quantized format", "give int8 or fp8")
     found = load_statistics(statistics).tensors
     if unknown := [name for name in tensors if name not in found]:
         raise InputError(f"{statistics}: no tensor {unknown[0]!r}", suggestion(unknown[0], found, "tensors"))
@@ -56,7 +64,7 @@ def plot_statistics(
     with translate_os_errors(folder, f"write {folder}", elsewhere="choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, path in zip(drawn, paths, strict=True):
-            _draw(name, found[name], precision, path)
+            _draw(name, found[name], form, path)
     return tuple(paths)
 
 
@@ -100,13 +108,14 @@ def _draw(name: str, tensor: TensorStatistics, precision: Format, path: Path) ->
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def plot_sensitivity(found: Sensitivity, path: Path) -> None:
+def plot_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:
     """Draw ``found`` into a PNG file: noise over signal power of every group alone, on a logarithmic axis.
 
     Raises:
         HostError: matplotlib is not installed, or ``path`` cannot be written to.
     """
     require_matplotlib()
+    path = Path(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,9 @@ _BARS = 140
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
 
 
-def write_report(build: str | Path, out: str | Path | None = None, *, plots: bool = False) -> Path:
+def write_report(
+    build: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, plots: bool = False
+) -> Path:
     """Write a self-contained HTML report of a build.
 
     Args:

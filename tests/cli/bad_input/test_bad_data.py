@@ -152,7 +152,7 @@ class TestFunctions:
             ("empty", ":empty: there are no samples", "give data"),
             ("name", ":name: sample 0: the model has no input 'q'", "inputs here: x"),
             ("shape", ":shape: sample 0: input 'x' has shape [2, 7], the model takes x: float32[2x8]", "shape"),
-            ("nan", ":nan: sample 0: input 'x' holds NaN or infinity in 16 of 16 values", "correction"),
+            ("nan", ":nan: sample 0: input 'x' holds NaN or infinity in 16 of 16 values", "--skip-bad-samples"),
             ("shap", ": there is no function 'shap'", "did you mean 'shape'?"),
         ],
     )

@@ -177,7 +177,7 @@ PROFILES = [
 ]
 
 RECIPES = [
-    ('metod = "max"', "unknown key 'metod'", "did you mean 'method'? keys here: data, description,"),
+    ('metod = "max"', "unknown key 'metod'", "did you mean 'method'? keys here: corrections, data,"),
     ('[data]\nsorce = "x"', "unknown key 'data.sorce'", "did you mean 'source'?"),
     ('[data.image]\nchanels = "RGB"', "unknown key 'data.image.chanels'", "did you mean 'channels'?"),
     ('method = "median"', "method: Input should be 'auto', 'percentile'", "correct 'method' (it is 'median')"),

@@ -94,7 +94,7 @@ def stop(process: subprocess.Popen[str], step: str, how: signal.Signals) -> tupl
         for text in process.stderr:
             seen.append(text)
             if text.startswith((f"{step}: ", f"{step} sm")):
-                assert "from the cache" not in text
+                assert "cached" not in text
                 process.send_signal(how)
                 break
         out, errors = process.communicate(timeout=60)

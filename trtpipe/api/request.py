@@ -1,0 +1,417 @@
+"""What the public functions take, and the job that it adds up to.
+
+Paths are ``str | os.PathLike``. A model is a file, a factory, a ``torch.nn.Module`` or an ``onnx.ModelProto``; data is
+a file, a folder, a function's name or an iterable of feeds. Profiles and recipes are records or TOML files; the
+arguments that most builds need override them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
+
+from pydantic import ValidationError
+
+from trtpipe.api.inspection import inspect
+from trtpipe.api.paths import PathLike, path_of
+from trtpipe.backends.choice import choose_backend, default_targets
+from trtpipe.config.job import Job, Role
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings, EvaluationSettings
+from trtpipe.config.settings import Settings
+from trtpipe.config.source import ModuleSource, Source, parse_source
+from trtpipe.config.target import find_target
+from trtpipe.errors import InputError
+from trtpipe.progress import NullProgress, Progress
+
+if TYPE_CHECKING:
+    from trtpipe.config.formats import Precision
+    from trtpipe.config.job import Feeds
+    from trtpipe.config.target import Target
+
+D = TypeVar("D", bound=DataSettings)
+
+#: A path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module`` (alone or as ``(module, example inputs)``),
+#: an ``onnx.ModelProto``, or a job from ``make_job``.
+SourceLike: TypeAlias = "PathLike | tuple[object, Sequence[object]] | Job | object"
+#: A path, ``file.py:function``, or feeds: an iterable (or a function that returns one) of what such a function yields.
+DataLike: TypeAlias = "PathLike | Iterable[object] | Callable[[], Iterable[object]]"
+ProfileLike: TypeAlias = "DeploymentProfile | PathLike"
+#: Its name will do: ``"int8"``.
+PrecisionLike: TypeAlias = "Precision | str"
+RecipeLike: TypeAlias = "CalibrationRecipe | PathLike"
+#: ``"auto"``; input -> shape, or input -> ``{"min": shape, "opt": shape, "max": shape}``; or several such mappings.
+ShapesLike: TypeAlias = "Literal['auto'] | Mapping[str, object] | Sequence[Mapping[str, object]]"
+
+#: The argument that gives each role's data. It stands in the recipe for data that the caller holds.
+ARGUMENTS: Mapping[Role, str] = MappingProxyType({"calibration-data": "calib_data", "evaluation-data": "eval_data"})
+
+
+def make_job(
+    source: SourceLike | None = None,
+    *,
+    example_inputs: Sequence[object] | None = None,
+    precision: PrecisionLike | None = None,
+    targets: Sequence[str] | None = None,
+    shapes: ShapesLike | None = None,
+    keep: Sequence[str] | None = None,
+    calib_data: PathLike | None = None,
+    eval_data: PathLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    simplify: bool = True,
+    allow_random: bool = False,
+    progress: Progress | None = None,
+    engines: bool = True,
+) -> Job:
+    """Resolve a request once, for several calls: ``build``, ``dry_run``, ``export``, ``sensitivity`` and ``tune`` take
+    a job in place of a source.
+
+    Args:
+        source: ``model.onnx``, ``model.pt2``, ``path/file.py:factory``, ``package.module:factory``, or an
+            ``nn.Module``, alone or as ``(module, example_inputs)``.
+        example_inputs: positional example inputs of an ``nn.Module``.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``; overrides the profile's.
+        targets: GPUs to build for, such as ``["sm89"]``; overrides the profile's.
+        shapes: shapes of dynamic inputs; overrides the profile's. ``"auto"`` infers them from the calibration data.
+        keep: shell patterns of node names to keep in higher precision; overrides the profile's.
+        calib_data: calibration data; overrides the recipe's.
+        eval_data: evaluation data; overrides the recipe's.
+        profile: what to build: a record or a TOML file (default: fp32, for every target the back-end has by default).
+        recipe: which data, and how ranges are found: a record or a TOML file (default: no data).
+        settings: cache folder and limits (default: from the environment).
+        simplify: whether onnxsim may rewrite the graph.
+        allow_random: whether calibration may use seeded random data where none is given.
+        progress: told which back-end and targets were chosen and why.
+        engines: whether engines will be built or run; without, no back-end has to be installed.
+
+    Raises:
+        InputError: the source is none of these (a ``ModelProto`` is taken by the functions themselves), or an argument
+            is wrong; the message names it.
+        RecipeError: the profile or the recipe has a mistake.
+        HostError: the back-end asked for is not installed.
+
+    Example:
+        >>> job = trtpipe.make_job("model.onnx", precision="fp16", targets=["sm89"])
+        >>> for step in trtpipe.dry_run(job):
+        ...     print(step.label, step.state)
+    """
+    listener = progress or NullProgress()
+    if settings is not None and not isinstance(settings, Settings):
+        raise InputError(
+            f"settings: a {type(settings).__name__} is no Settings", "give trtpipe.Settings(cache_dir=...)"
+        )
+    found_profile = profile_from(profile, precision=precision, targets=targets, shapes=shapes, keep=keep)
+    backend, chosen = _engines(found_profile, listener) if engines else ("null", ())
+    return Job(
+        source=_source(source, example_inputs),
+        profile=found_profile,
+        recipe=recipe_from(recipe, calib_data=calib_data, eval_data=eval_data),
+        backend=backend,
+        targets=chosen,
+        settings=settings or Settings.from_environment(),
+        simplify=simplify,
+        allow_random=allow_random,
+    )
+
+
+@contextmanager
+def requested(
+    source: SourceLike | None = None,
+    *,
+    example_inputs: Sequence[object] | None = None,
+    precision: PrecisionLike | None = None,
+    targets: Sequence[str] | None = None,
+    shapes: ShapesLike | None = None,
+    keep: Sequence[str] | None = None,
+    calib_data: DataLike | None = None,
+    eval_data: DataLike | None = None,
+    profile: ProfileLike | None = None,
+    recipe: RecipeLike | None = None,
+    settings: Settings | None = None,
+    simplify: bool = True,
+    allow_random: bool = False,
+    progress: Progress | None = None,
+    engines: bool = True,
+    built: Path | None = None,
+    usual: Precision | None = None,
+) -> Iterator[Job]:
+    """The job of one call, as ``make_job`` resolves it; what is in memory is held for as long as the call lasts.
+
+    Args:
+        built: a lowered graph or an engine that tells precision, back-end and target, where nothing else does.
+        usual: the precision where nothing tells it.
+
+    Raises:
+        InputError: as ``make_job``; or a job comes with arguments that it has already.
+    """
+    if isinstance(source, Job):
+        given = (example_inputs, precision, targets, shapes, keep, calib_data, eval_data, profile, recipe, settings)
+        if any(value is not None for value in given) or not simplify or allow_random:
+            raise InputError(
+                "a job has its profile, recipe, data and settings already",
+                "give these arguments to make_job, or give the source itself",
+            )
+        yield source
+        return
+    with ExitStack() as stack:
+        feeds: dict[Role, Feeds] = {}
+        found = recipe_from(recipe)
+        wanted = profile_from(profile, precision=precision, targets=targets, shapes=shapes, keep=keep)
+        told = {} if built is None else inspect(built).built_as()
+        if usual is not None:
+            told.setdefault("precision", usual)
+        wanted = _changed(wanted, {name: told[name] for name in told if name not in wanted.model_fields_set})
+        job = make_job(
+            _held_model(source, stack),
+            example_inputs=example_inputs,
+            calib_data=_held_data("calibration-data", calib_data, found.data, feeds, stack),
+            eval_data=_held_data("evaluation-data", eval_data, found.evaluation or found.data, feeds, stack),
+            profile=wanted,
+            recipe=found,
+            settings=settings,
+            simplify=simplify,
+            allow_random=allow_random,
+            progress=progress,
+            engines=engines,
+        )
+        yield replace(job, feeds=feeds)
+
+
+def profile_from(
+    profile: ProfileLike | None,
+    *,
+    precision: PrecisionLike | None = None,
+    targets: Sequence[str] | None = None,
+    shapes: ShapesLike | None = None,
+    keep: Sequence[str] | None = None,
+) -> DeploymentProfile:
+    """The profile in force: the arguments that are given, over the record or file.
+
+    Raises:
+        InputError: an argument is wrong; the message names the field.
+        RecipeError: the file is wrong.
+    """
+    found = DeploymentProfile() if profile is None else profile
+    if not isinstance(found, DeploymentProfile):
+        found = DeploymentProfile.load(path_of(found, "profile"))
+    changes: dict[str, object] = {}
+    if precision is not None:
+        changes["precision"] = precision
+    if targets is not None:
+        changes["targets"] = _several("targets", targets)
+    if keep is not None:
+        changes["keep"] = _several("keep", keep)
+    if shapes is not None:
+        changes |= _shapes(shapes)
+    return _changed(found, changes)
+
+
+def recipe_from(
+    recipe: RecipeLike | None, *, calib_data: PathLike | None = None, eval_data: PathLike | None = None
+) -> CalibrationRecipe:
+    """The recipe in force: the data that is given, over the record or file.
+
+    Raises:
+        RecipeError: the file is wrong.
+    """
+    found = CalibrationRecipe() if recipe is None else recipe
+    if not isinstance(found, CalibrationRecipe):
+        found = CalibrationRecipe.load(path_of(found, "recipe"))
+    if calib_data is not None:
+        found = found.model_copy(update={"data": _at(found.data, calib_data)})
+    if eval_data is not None:
+        found = found.model_copy(update={"evaluation": _at(found.evaluation or EvaluationSettings(), eval_data)})
+    return found
+
+
+def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:
+    """The back-end and the targets, those the user left open with the reason for the choice."""
+    backend, why = choose_backend(profile.backend)
+    if profile.backend == "auto":
+        listener.note(f"backend {backend}: {why}")
+    targets = tuple(find_target(name) for name in dict.fromkeys(profile.targets))
+    if not targets:
+        targets, why = default_targets(backend)
+        listener.note(f"targets {', '.join(map(str, targets))}: {why}")
+    return backend, targets
+
+
+def _source(source: SourceLike | None, examples: Sequence[object] | None) -> Source | None:
+    if source is None:
+        return None
+    if isinstance(source, (str, os.PathLike)):
+        if examples is not None:
+            raise InputError("example_inputs: they belong to a module in memory", "have the factory return them")
+        return parse_source(str(path_of(source, "source")))
+    if isinstance(source, tuple) and len(source) == 2 and examples is None:
+        source, examples = cast("tuple[object, Sequence[object]]", source)
+    if not callable(source):
+        kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
+        raise InputError(
+            f"source: {kind} is not a model",
+            "give a path, a factory, an nn.Module with example_inputs, or (to build or export) an onnx.ModelProto",
+        )
+    if examples is None:
+        raise InputError(
+            f"example_inputs: {type(source).__name__} needs them to be exported",
+            "add example_inputs=(tensor, ...), one tensor for each argument of forward",
+        )
+    if isinstance(examples, (str, Mapping)):
+        raise InputError(
+            f"example_inputs: a {type(examples).__name__} does not tell the order of forward's arguments",
+            "give a tuple, one tensor for each argument of forward",
+        )
+    single = hasattr(examples, "__array__") or not isinstance(examples, Iterable)
+    return ModuleSource(source, (examples,) if single else tuple(examples))
+
+
+def _held_model(source: SourceLike | None, stack: ExitStack) -> SourceLike | None:
+    """A graph in memory as a file that lasts as long as ``stack``; any other source as it is."""
+    if isinstance(source, (str, os.PathLike, tuple)) or not hasattr(source, "SerializeToString"):
+        return source
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    if not isinstance(source, onnx.ModelProto):
+        return source
+    if any(uses_external_data(tensor) for tensor in source.graph.initializer):
+        raise InputError(
+            "source: weights of the ModelProto are in files that were not loaded",
+            "load them with onnx.load(path), or give the path",
+        )
+    path = Path(stack.enter_context(TemporaryDirectory(prefix="trtpipe-")), "model.onnx")
+    if source.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
+        onnx.save(source, path)
+    else:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)  # onnx takes the weights out of the model that it writes
+        onnx.save(copy, path, save_as_external_data=True, location="model.data")
+    return path
+
+
+def _held_data(
+    role: Role, data: DataLike | None, settings: DataSettings, feeds: dict[Role, Feeds], stack: ExitStack
+) -> PathLike | None:
+    """Where the data is; for feeds that the caller holds, which go into ``feeds``, the name of the argument.
+
+    Feeds are read more than once, and have to be the same each time: what is no sequence is written to disk first.
+    """
+    argument = ARGUMENTS[role]
+    if data is None or isinstance(data, (str, os.PathLike)):
+        return data
+    if isinstance(data, (Mapping, bytes, bytearray)):
+        raise InputError(f"{argument}: one {type(data).__name__} is no set of samples", "give a list of feeds")
+    if isinstance(data, Sequence) or hasattr(data, "__array__"):
+        held = cast("Iterable[object]", data)
+        feeds[role] = lambda: map(_item, held)
+    elif isinstance(data, Iterable):
+        most = None if settings.samples is None else settings.samples + settings.skip_bad_samples
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="trtpipe-")))
+        feeds[role] = _spooled(argument, islice(data, most), folder)
+    elif callable(data):
+        feeds[role] = lambda: map(_item, data())
+    else:
+        raise InputError(
+            f"{argument}: a {type(data).__name__} is not data",
+            "give a path, file.py:function, or an iterable of feeds (dicts of input name -> array)",
+        )
+    return argument
+
+
+def _item(item: object) -> object:
+    """A sample without the list around a single array, as a DataLoader over a TensorDataset gives it."""
+    return item[0] if isinstance(item, (tuple, list)) and len(item) == 1 and hasattr(item[0], "__array__") else item
+
+
+def _spooled(argument: str, items: Iterable[object], folder: Path) -> Feeds:
+    """Write every item to ``folder``, one after the other, and give what reads them back."""
+    import numpy as np
+
+    from trtpipe.data.usercode import UserFunction
+
+    count = 0
+    for item in UserFunction(argument, argument, Path.cwd(), lambda: map(_item, items)).items():
+        feed, labels = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
+        named = {f"feed/{name}": value for name, value in feed.items()} if isinstance(feed, Mapping) else {"": feed}
+        if labels is not None:
+            named["labels"] = labels
+        arrays = {}
+        for name, value in named.items():
+            try:
+                array = np.asarray(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise _no_arrays(argument, count, str(error)) from error
+            if array.dtype.hasobject:
+                raise _no_arrays(argument, count, f"{type(value).__name__}")
+            if array.dtype.isbuiltin == 2:  # bfloat16 and the like, which numpy's files do not know
+                arrays[f"{array.dtype.name}/{name}"] = array.view(f"u{array.itemsize}")
+            else:
+                arrays[f"/{name}"] = array
+        np.savez(folder / f"{count:08}.npz", **arrays)  # type: ignore[arg-type]
+        count += 1
+
+    def read() -> Iterator[object]:
+        for index in range(count):
+            found = {}
+            with np.load(folder / f"{index:08}.npz", allow_pickle=False) as file:
+                for key in file.files:
+                    dtype, _, name = key.partition("/")
+                    found[name] = file[key].view(np.dtype(dtype)) if dtype else file[key]
+            labels = found.pop("labels", None)
+            feed = found[""] if "" in found else {name.removeprefix("feed/"): found[name] for name in found}
+            yield feed if labels is None else (feed, labels)
+
+    return read
+
+
+def _no_arrays(argument: str, index: int, why: str) -> InputError:
+    return InputError(f"{argument}: sample {index}: not arrays of numbers: {why}", "yield numpy arrays")
+
+
+def _several(name: str, values: Sequence[str]) -> tuple[str, ...]:
+    """A single text is one value, not its letters."""
+    found = (values,) if isinstance(values, str) else tuple(values) if isinstance(values, Iterable) else (values,)
+    if not all(isinstance(value, str) for value in found):
+        raise InputError(f"{name}: {values!r} is no list of texts", f'give a list such as {name}=["..."]')
+    return found
+
+
+def _shapes(shapes: ShapesLike) -> dict[str, object]:
+    if shapes == "auto":
+        return {"shapes": (), "auto_shapes": True}
+    profiles = (shapes,) if isinstance(shapes, Mapping) else shapes
+    if not isinstance(profiles, Sequence) or not all(isinstance(one, Mapping) for one in profiles):
+        raise InputError(f"shapes: {shapes!r} is not understood", 'give "auto", or {"x": (1, 3, 224, 224)}')
+    return {"shapes": tuple({name: _range(each) for name, each in one.items()} for one in profiles)}
+
+
+def _range(given: object) -> object:
+    """A fixed shape as a range of one."""
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return {"min": tuple(given), "opt": tuple(given), "max": tuple(given)}
+    return given
+
+
+def _changed(profile: DeploymentProfile, changes: Mapping[str, object]) -> DeploymentProfile:
+    if not changes:
+        return profile
+    try:
+        return DeploymentProfile.model_validate({**profile.model_dump(exclude_unset=True), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "profile"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{field}: {message}", f"correct the argument {field.partition('.')[0]}") from error
+
+
+def _at(data: D, source: PathLike) -> D:
+    return data.model_copy(update={"source": os.fspath(source)})
