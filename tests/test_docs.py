@@ -16,6 +16,7 @@ import click
 import pytest
 
 import trtpipe
+from test_architecture import LAYERS
 from trtpipe.cli.app import root
 from trtpipe.cli.session import Session
 from trtpipe.config.formats import Precision
@@ -225,6 +226,39 @@ class TestPythonApi:
             if isinstance(error, type) and issubclass(error, trtpipe.TrtpipeError) and error is not trtpipe.TrtpipeError
         }
         assert told == raised
+
+
+class TestDevelopersPages:
+    def test_the_packages_are_those_of_the_architecture_in_its_order(self) -> None:
+        told = [cell.strip("`") for cell, _ in table_headed("docs/design.md", "package")]
+        assert told == [layer for layer in LAYERS if not layer.startswith("__")]
+
+    def test_what_contributing_says_is_where_it_says(self) -> None:
+        for _, places in table_headed("CONTRIBUTING.md", "to find"):
+            found = re.findall(r"`(trtpipe/[\w/]+\.py)`(?: \(`(\w+)`\))?", places)
+            assert found, places
+            for path, name in found:
+                assert re.search(rf"^\s*(?:def|class) {name}\b|^{name}\b", text_of(path), re.MULTILINE) or not name, (
+                    path
+                )
+
+    @pytest.mark.parametrize("page", ["docs/design.md", "docs/extending.md"])
+    def test_files_and_names_that_are_mentioned_exist(self, page: str) -> None:
+        for path in re.findall(r"`((?:tests|trtpipe|benchmarks|passes|exporter|stages|config|quantization|pipeline|backends|"
+                               r"data|accuracy|isolation|reference|autocast)/[\w./]*)`", prose(text_of(page))):  # fmt: skip
+            assert any((folder / path).exists() for folder in (ROOT, ROOT / "trtpipe")), path
+
+
+#: Words of this project's own that the field does not have.
+PRIVATE = re.compile(
+    r"\b(harm\w*|rescue\w*|repairs?|mend\w*|nursery|switchboard|desk|islands?|luck|nobody|somebody|everybody|in vain|"
+    r"stacking|thrifty|tells?|told|the worst high|left high|stay high|stays high|in 8 bits)\b"
+)
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if "results" not in page.parts], ids=name_of)
+def test_pages_use_the_terms_of_the_field(path: Path) -> None:
+    assert sorted(set(PRIVATE.findall(prose(path.read_text(encoding="utf-8"))))) == []
 
 
 def test_default_tolerances_are_those_of_the_profile() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -34,6 +37,15 @@ def test_doing_it_twice_does_nothing_more(name):
     assert cleaned(once).SerializeToString() == once.SerializeToString()
 
 
+def test_passes_keep_nothing_of_a_model_they_rewrote():
+    loaded = ir.serde.deserialize_model(doubled_twice())
+    clean_up(loaded)
+    gone = weakref.ref(loaded.graph[0])
+    del loaded
+    gc.collect()
+    assert gone() is None
+
+
 def test_initializers_are_inputs_no_longer():
     result = cleaned(listed_initializers())
     assert [value.name for value in result.graph.input] == ["x"]
@@ -61,7 +73,8 @@ def test_dead_nodes_and_weights_go():
     assert weights_of(result) == {}
 
 
-def test_functions_are_written_out():
+def doubled_twice() -> onnx.ModelProto:
+    """Two calls of one local function."""
     double = helper.make_function(
         "own", "Double", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 20)]
     )
@@ -75,7 +88,11 @@ def test_functions_are_written_out():
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2])],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
-    result = cleaned(helper.make_model(graph, functions=[double], opset_imports=opsets, ir_version=10))
+    return helper.make_model(graph, functions=[double], opset_imports=opsets, ir_version=10)
+
+
+def test_functions_are_inlined():
+    result = cleaned(doubled_twice())
     assert [node.op_type for node in result.graph.node] == ["Add", "Add"]
     assert not result.functions
     assert [entry.domain for entry in result.opset_import] == [""]

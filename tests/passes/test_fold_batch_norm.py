@@ -106,7 +106,7 @@ def test_what_does_not_fold_stays(apply, proto):
 @pytest.mark.parametrize(
     "broken", [statistics(5), statistics(6) | {"mean": normal(5)}, statistics(6) | {"var": normal(1, 6)}]
 )
-def test_constants_that_contradict_each_other_are_left_to_those_who_complain(broken):
+def test_constants_that_contradict_each_other_are_left_to_the_checker(broken):
     proto = model(f"(float[N,4] x) => (float[N,6] y) {{ c = Gemm(x, w) y = {NORMALISE} }}", w=normal(4, 6), **broken)
     graph = ir.serde.deserialize_model(proto)
     assert not FoldBatchNorm().call(graph).modified

@@ -22,7 +22,7 @@ def load(proto) -> ir.Model:
 
 
 class Breaks(GraphPass):
-    """Does to the model what it is told to."""
+    """Applies the given change to the model."""
 
     name = "breaks"
 
@@ -99,7 +99,7 @@ def test_a_refusal_leaves_the_model_alone():
 def test_borrowed_passes_run_under_the_same_check():
     loaded = load(listed_initializers())
     assert [value.name for value in loaded.graph.inputs] == ["x", "w"]
-    [result] = run_passes(loaded, [Borrowed(common.RemoveInitializersFromInputsPass(), "their_pass")])
+    [result] = run_passes(loaded, [Borrowed("their_pass", common.RemoveInitializersFromInputsPass)])
     assert (result.name, result.modified) == ("their_pass", True)
     assert [value.name for value in loaded.graph.inputs] == ["x"]
 
@@ -110,7 +110,7 @@ def test_a_borrowed_pass_must_work_in_place():
             return ir.passes.PassResult(load(conv_net()), modified=True)
 
     with pytest.raises(StageError, match="pass copies returned another model"):
-        run_passes(load(conv_net()), [Borrowed(Copies(), "copies")])
+        run_passes(load(conv_net()), [Borrowed("copies", Copies)])
 
 
 def test_graphs_of_a_model_with_bodies():

@@ -10,7 +10,7 @@ from trtpipe.passes.logits import show_logits
 
 
 def shown(text: str, **weights: np.ndarray) -> list[str | None]:
-    """The outputs that are judged."""
+    """The outputs that are compared."""
     loaded = ir.serde.deserialize_model(model(text, **weights))
     run_passes(loaded, [InferTypes()])
     show_logits(loaded)
@@ -26,7 +26,7 @@ def test_saturating_outputs_give_way_to_their_inputs() -> None:
     assert found == ["h", "s", "y"]
 
 
-def test_parts_of_a_whole_are_judged_one_by_one() -> None:
+def test_parts_of_a_whole_are_compared_one_by_one() -> None:
     """A detector: boxes and scores of two scales, the boxes in pixels."""
     found = shown(
         "(float[1,8,4] a, float[1,8,2] b) => (float[1,6,5] y) { "

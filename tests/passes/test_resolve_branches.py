@@ -5,10 +5,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 from models import model, normal, run
-from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from trtpipe.passes.graph_pass import Borrowed
-from trtpipe.passes.resolve_branches import SettleBranches
+from trtpipe.passes.clean_up import PLAIN_FORM
+from trtpipe.passes.resolve_branches import ResolveBranches
 
 #: What PyTorch's exporters write for ``x.squeeze(1)``.
 SQUEEZE = (
@@ -34,9 +33,9 @@ def squeezing(dim):
 
 
 @pytest.mark.parametrize(("dim", "left"), [(1, ["Squeeze", "ReduceSum"]), (3, ["ReduceSum"])])
-def test_a_fixed_size_settles_it(apply, dim, left):
+def test_a_fixed_size_resolves_it(apply, dim, left):
     proto = squeezing(dim)
-    found, _ = apply(proto, SettleBranches())
+    found, _ = apply(proto, ResolveBranches())
     assert ops(found) == left
     same(found, squeezing("M"), {"x": normal(2, dim, 4)})
 
@@ -44,26 +43,26 @@ def test_a_fixed_size_settles_it(apply, dim, left):
 @pytest.mark.parametrize("fixed", [{}, {"x": (None, None, 4)}, {"other": (None, 1, 4)}, {"x": (1,)}])
 def test_a_size_that_varies_does_not(apply, fixed):
     proto = squeezing("M")
-    assert ops(apply(proto, SettleBranches(fixed))[0]) == ops(proto)
+    assert ops(apply(proto, ResolveBranches(fixed))[0]) == ops(proto)
 
 
 def test_a_size_that_every_profile_fixes_does_and_the_input_stays_as_it_was(apply):
     proto = squeezing("M")
-    found, _ = apply(proto, SettleBranches({"x": (None, 1, 4)}))
+    found, _ = apply(proto, ResolveBranches({"x": (None, 1, 4)}))
     assert ops(found) == ["Squeeze", "ReduceSum"]
     assert found.graph.input == proto.graph.input
     same(found, proto, {"x": normal(2, 1, 4)})
 
 
-def test_what_the_file_claims_of_a_tensor_inside_is_not_believed(apply):
+def test_a_shape_that_the_file_states_for_a_tensor_inside_is_not_used(apply):
     proto = model(f"(float[N,M,4] x) => (float z) {{h = Relu(x) {SQUEEZE.format(x='h')} z = ReduceSum<keepdims=0>(y)}}",
                   one=np.array(1))  # fmt: skip
     claim = onnx.helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, [None, 1, 4])
     proto.graph.value_info.append(claim)
-    assert "If" in ops(apply(proto, SettleBranches())[0])
+    assert "If" in ops(apply(proto, ResolveBranches())[0])
 
 
-def test_layers_are_settled_one_after_the_other(apply):
+def test_outer_branches_are_resolved_first(apply):
     """The rank of what the first gives decides the second, inside a third that values decide."""
     proto = model(
         "(float[N,1,4] x, bool p) => (float[?,4] z) { z = If(p) <then_branch = t () => (float[?,?] out) {"
@@ -73,8 +72,7 @@ def test_layers_are_settled_one_after_the_other(apply):
         "else_branch = te () => (float[?,?] b2) { b2 = ReduceSum<keepdims=0>(y, uno) }> }, "
         "else_branch = e () => (float[?,?] other) { m = Constant<value_ints=[1]>() other = Squeeze(x, m) }> }"
     )
-    lift = LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
-    found, _ = apply(proto, Borrowed(lift, "lift"), SettleBranches())
+    found, _ = apply(proto, *PLAIN_FORM, ResolveBranches())
     assert ops(found) == ["If"]
     inside = next(attribute.g for attribute in found.graph.node[0].attribute if attribute.name == "then_branch")
     assert [node.op_type for node in inside.node] == ["Squeeze", "Neg", "Identity"]
@@ -91,7 +89,7 @@ def test_what_a_loop_carries_may_grow_whatever_its_first_shape(apply):
         "else_branch = e () => (float[?,4] o) { o = Abs(g) }> }> }",
         one=np.array(1), zero=np.array(0),
     )  # fmt: skip
-    found, _ = apply(proto, SettleBranches())
+    found, _ = apply(proto, ResolveBranches())
     body = found.graph.node[0].attribute[0].g
     assert "If" in [node.op_type for node in body.node]
     assert found.graph == apply(proto)[0].graph
@@ -104,21 +102,21 @@ RATES = (
 )
 
 
-def test_a_value_that_every_profile_fixes_settles_it_and_its_input_stays(apply):
+def test_a_value_that_every_profile_fixes_resolves_it_and_its_input_stays(apply):
     proto = model(RATES, sixteen=np.array(16000))
-    assert ops(apply(proto, SettleBranches())[0]) == ["Equal", "If"]
-    found, _ = apply(proto, SettleBranches({"rate": (16000,)}))
+    assert ops(apply(proto, ResolveBranches())[0]) == ["Equal", "If"]
+    found, _ = apply(proto, ResolveBranches({"rate": (16000,)}))
     assert ops(found) == ["Add", "Identity"]
     assert [value.name for value in found.graph.input] == ["x", "rate"]
     same(found, proto, {"x": normal(2, 4), "rate": np.array(16000)})
-    other, _ = apply(proto, SettleBranches({"rate": (8000,)}))
+    other, _ = apply(proto, ResolveBranches({"rate": (8000,)}))
     same(other, proto, {"x": normal(2, 4), "rate": np.array(8000)})
 
 
 def test_an_input_without_a_type_is_left_alone():
     proto = model(RATES, sixteen=np.array(16000))
     proto.graph.input[1].type.tensor_type.elem_type = 0
-    assert not SettleBranches({"rate": (16000,)}).call(ir.serde.deserialize_model(proto)).modified
+    assert not ResolveBranches({"rate": (16000,)}).call(ir.serde.deserialize_model(proto)).modified
 
 
 def test_results_that_are_constants_or_given_twice(apply):
@@ -129,7 +127,7 @@ def test_results_that_are_constants_or_given_twice(apply):
         "else_branch = e () => (float[2] p, float[2] q, float[2] r) { p = Abs(x) q = Abs(x) r = Abs(x) }> }",
         one=np.array(1),
     )  # fmt: skip
-    found, _ = apply(proto, SettleBranches())
+    found, _ = apply(proto, ResolveBranches())
     assert "If" not in ops(found)
     x = normal(2)
     assert {name: value.tolist() for name, value in run(found, {"x": x}).items()} == {
@@ -139,4 +137,4 @@ def test_results_that_are_constants_or_given_twice(apply):
 
 def test_a_model_without_branches_is_not_touched(apply):
     proto = model("(float[N,4] x) => (int64[2] y) { y = Shape(x) }")
-    assert ops(apply(proto, SettleBranches({"x": (2, 4)}))[0]) == ["Shape"]
+    assert ops(apply(proto, ResolveBranches({"x": (2, 4)}))[0]) == ["Shape"]

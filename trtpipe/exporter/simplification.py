@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,13 @@ from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
 from trtpipe.passes.graph_pass import Borrowed, GraphPass, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
-from trtpipe.passes.resolve_branches import SettleBranches
+from trtpipe.passes.resolve_branches import ResolveBranches
 from trtpipe.preflight.onnx_io import contract_of, load_model, save_model
 from trtpipe.report.stage_records import OutputDifference, SimplifyRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import onnx
 
     from trtpipe.artifact import Feed, IOContract
@@ -43,8 +46,32 @@ _RELATIVE, _EQUAL_FRACTION = 1e-3, 0.99
 #: attention as such.
 _FOR_ONNXRUNTIME = ("fuse_attention", "fuse_gqa", "fuse_rope", "fuse_rms_norm")
 _RESOLVED = "every If whose condition follows from fixed sizes or values was replaced by its branch"
-#: Types first: whether an operator is expanded, and into what, depends on them.
-_EXPANSION = (Borrowed(InlinePass(), "inline_functions"), InferTypes(), ExpandFunctions())
+_INFER_SHAPES = Borrowed(
+    "infer_shapes", partial(ShapeInferencePass, check_type=False, strict_mode=False), one_protobuf=True
+)
+
+#: Before onnxsim. Types first: whether an operator is expanded, and into what, depends on them.
+EXPANSION: tuple[GraphPass, ...] = (Borrowed("inline_functions", InlinePass), InferTypes(), ExpandFunctions())
+
+
+def rewriting(fixed: Mapping[str, Sequence[int | None]]) -> tuple[GraphPass, ...]:
+    """The passes after onnxsim and the raising of the opset, in order.
+
+    Why none of the three that fold and fuse is borrowed from onnxscript: docs/lowering.md.
+
+    Args:
+        fixed: dynamic input -> the dimensions or values that never vary; see ``ResolveBranches``.
+    """
+    return (
+        InferTypes(),
+        FoldConstants(),
+        ResolveBranches(fixed),
+        _INFER_SHAPES,
+        FoldBatchNorm(),
+        FuseLayerNorm(),
+        _INFER_SHAPES,
+        InferTypes(),
+    )
 
 
 def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
@@ -66,7 +93,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     feeds, wanted, unchecked = _run(source, request, contract_of(original))
     report("simplify", 0, 3)
     rewrite = request.rewrite and small
-    expanded = rewrite and run_passes(original, _EXPANSION)[-1].modified
+    expanded = rewrite and run_passes(original, EXPANSION)[-1].modified
     model = _onnxsim(source, original if expanded else None) if onnxsim else original
     clean_up(model)
     report("simplify", 1, 3)
@@ -76,13 +103,9 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
             clean_up(model)  # the converter turns attributes into Constant nodes
         except StageError as error:
             notes.append(error.message)
-    shapes = [Borrowed(ShapeInferencePass(check_type=False, strict_mode=False), "infer_shapes")] if small else []
-    passes: list[GraphPass] = [InferTypes()]
-    if request.rewrite:
-        resolved = [SettleBranches(request.fixed)] if small else []
-        passes += [FoldConstants(), *resolved, *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
-    results = run_passes(model, passes)
-    notes += [_RESOLVED for result in results if result.name == SettleBranches.name and result.modified]
+    passes = rewriting(request.fixed) if request.rewrite else (InferTypes(),)
+    results = run_passes(model, (each for each in passes if small or not each.one_protobuf))
+    notes += [_RESOLVED for result in results if result.name == ResolveBranches.name and result.modified]
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
     report("simplify", 2, 3)

@@ -1,4 +1,4 @@
-"""Constants of a graph: reading them as arrays, adding new ones, dropping those nobody reads."""
+"""Constants of a graph: reading them as arrays, adding new ones, dropping unused ones."""
 
 from __future__ import annotations
 

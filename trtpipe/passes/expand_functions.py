@@ -1,8 +1,8 @@
 """Operators that TensorRT lacks, or lacks in one of their forms, replaced by the definition that ONNX gives them.
 
 Many ONNX operators are functions: their schema holds a body of simpler operators ("Operators", onnx.ai; columns
-"Function"). Which of them TensorRT imports was asked of its parser (``supports_operator``, TensorRT-RTX 1.7); which
-forms of the others it refuses is what it answered to ONNX's node tests.
+"Function"). Its parser says which of them TensorRT imports (``supports_operator``, TensorRT-RTX 1.7); ONNX's node
+tests show which forms of the others it refuses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Condition: TypeAlias = Callable[[ir.Node], bool]
 
 #: Where functions made here live until they are inlined.
 _DOMAIN = "trtpipe.expanded"
-#: Bodies call other functions, but never this deep.
+#: Most levels of functions that call functions; ONNX's own need fewer.
 _MOST_ROUNDS = 4
 
 

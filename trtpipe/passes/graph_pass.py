@@ -12,7 +12,7 @@ from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import contract_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from trtpipe.passes.decisions import NodeDecision
 
@@ -24,7 +24,7 @@ class PassResult:
     Attributes:
         name: the pass.
         modified: whether the graph changed.
-        decisions: one for every node the pass judged.
+        decisions: one for every node the pass decided on.
     """
 
     name: str
@@ -33,9 +33,17 @@ class PassResult:
 
 
 class GraphPass(ABC):
-    """One rewriting of the graph, in place."""
+    """One rewriting of the graph, in place.
+
+    A pass keeps nothing of a model it has rewritten: passes stand in module-level tuples and run from several threads.
+
+    Attributes:
+        name: for reports and errors.
+        one_protobuf: whether it needs the whole model as one protobuf, which cannot exceed 2 GB.
+    """
 
     name: str
+    one_protobuf: bool = False
 
     def requires(self, model: ir.Model) -> None:  # noqa: B027  optional hook
         """Raise StageError when the pass cannot be applied to this model."""
@@ -49,15 +57,20 @@ class GraphPass(ABC):
 
 
 class Borrowed(GraphPass):
-    """A pass of onnx-ir's own, run under our contract check."""
+    """A pass of onnx-ir's own, run under our contract check.
 
-    def __init__(self, inner: ir.passes.PassBase, name: str) -> None:
-        self._inner = inner
+    Args:
+        make: makes the pass; called for each model, because some of onnx-ir's passes keep parts of the last one.
+    """
+
+    def __init__(self, name: str, make: Callable[[], ir.passes.PassBase], *, one_protobuf: bool = False) -> None:
         self.name = name
+        self.one_protobuf = one_protobuf
+        self._make = make
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the borrowed pass; it must work in place."""
-        result = self._inner(model)
+        result = self._make()(model)
         if result.model is not model:
             raise StageError(f"pass {self.name} returned another model", "report this as a bug")
         return PassResult(self.name, modified=result.modified)

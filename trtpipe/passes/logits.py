@@ -1,23 +1,23 @@
-"""Judge what an output is made from where the output tells little of noise.
+"""Compare what an output is computed from, where the output itself says little about quantization noise.
 
-It saturates, is a mere choice, or is joined from parts of which the loudest would drown the others, as boxes in pixels
-drown the scores of a detector.
+Such an output saturates, is an index, or is a Concat of parts of which the largest would dominate the noise figure:
+boxes in pixels are hundreds of times larger than the scores of a detector.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-#: Outputs of these saturate: they hide noise where they are sure of themselves, and magnify it where they are not.
+#: Outputs of these saturate: noise is attenuated near 0 and 1, and not in between.
 _SATURATING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
-#: The number of the best says nothing of how much better it is.
+#: An index does not say by how much the value at it exceeds the others.
 _CHOOSING = frozenset({"ArgMax", "ArgMin"})
-#: Only the places of values change.
+#: These move values and compute none.
 _MOVING = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 
 
 def show_logits(model: ir.Model) -> None:
-    """Replace graph outputs in place: by logits of what saturates, scores behind a choice, the parts of a whole."""
+    """Replace graph outputs in place: by logits, by the scores behind an index, by the parts of a Concat."""
     found: dict[ir.Value, None] = {}
     for value in model.graph.outputs:
         sources = [each for each in _sources(value) if not each.is_graph_input()]

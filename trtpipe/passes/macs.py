@@ -1,4 +1,4 @@
-"""How much a weighted node computes: its multiply-accumulates, and the matrix product it amounts to."""
+"""The work of a weighted node: its multiply-accumulates, and the matrix product it corresponds to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Work:
     """A weighted node as a matrix product ``[rows, depth] x [depth, width]``.
 
     Attributes:
-        macs: multiply-accumulates; dimensions nobody knows count as 1.
+        macs: multiply-accumulates; unknown dimensions count as 1.
         rows: results that share a weight (batch, positions); ``None`` where a dimension is not fixed.
         depth: products summed for one result.
         width: output channels, in all groups.
@@ -41,7 +41,7 @@ def work_of(node: ir.Node, sizes: Mapping[str, int] | None = None) -> Work | Non
     """The work of a weighted node; ``None`` for other nodes, and where the shape of neither operand is known.
 
     Args:
-        node: any node; shapes must be inferred. A count among its metadata goes before our own.
+        node: any node; shapes must be inferred. A count among its metadata takes precedence.
         sizes: name of a symbolic dimension -> its size.
     """
     work = _work(node, sizes)

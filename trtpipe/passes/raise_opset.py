@@ -49,7 +49,7 @@ def raise_opset(model: ir.Model, least: int) -> ir.Model:
 def _resize_as_before(model: ir.Model) -> None:
     """Write the coordinates of Upsample, and of Resize at opset 10, where the converter leaves the new default.
 
-    Position x of the result comes from x / scale, or from what lies below it, says ONNX of Upsample.
+    ONNX defines Upsample so that position x of the result comes from x / scale, rounded down for ``nearest``.
     """
     for node in model.graph.all_nodes():
         if node.op_type != "Resize" or node.domain not in ("", "ai.onnx"):

@@ -1,4 +1,4 @@
-"""Settle every If that sizes decide, by the branch that is taken.
+"""Replace every If whose condition follows from sizes by the branch that is taken.
 
 PyTorch's exporters write what a module asks about its tensors as branches: ``x.squeeze(1)`` becomes "if dimension 1
 is 1, Squeeze, else nothing", and a module that takes two ranks holds all of its work twice. TensorRT takes such
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 _OWN = ("", "ai.onnx")
 
 
-class SettleBranches(GraphPass):
+class ResolveBranches(GraphPass):
     """Replace every If whose condition follows from known sizes by the nodes of its branch.
 
-    Sizes are known where an input has them fixed, and from there by ONNX's shape inference; sizes that the file merely
-    claims for tensors inside are not believed. Nothing but branches changes: what is known serves to decide only.
+    Sizes are known where an input has them fixed, and from there by ONNX's shape inference; sizes that the file
+    states for tensors inside are not used. Nothing but branches changes: known sizes decide, and are not written.
     """
 
-    name = "settle_branches"
+    name = "resolve_branches"
+    one_protobuf = True  # ONNX's shape inference
 
     def __init__(self, fixed: Mapping[str, Sequence[int | None]] | None = None) -> None:
         """Remember what every use of the model will have.
@@ -43,7 +44,7 @@ class SettleBranches(GraphPass):
         self._fixed = fixed or {}
 
     def call(self, model: ir.Model) -> PassResult:
-        """Settle one layer after the other: what lies inside is known once it is known what is around it."""
+        """Resolve outer branches first: what their bodies read is known only then."""
         modified = False
         while decided := self._decided(model):
             fresh = FreshNames(model)
@@ -51,7 +52,7 @@ class SettleBranches(GraphPass):
                 _inline(node, "then_branch" if taken else "else_branch", fresh)
             common.RemoveUnusedNodesPass()(model)
             drop_unused_constants(model)
-            _forget_sizes(model)  # what the file said of an If's results held for either branch
+            _drop_shapes(model)  # the shape in the file of an If's results held for either branch
             modified = True
         return PassResult(self.name, modified=modified)
 
@@ -62,7 +63,7 @@ class SettleBranches(GraphPass):
         copy = model.clone()
         found = list(zip(_branches(model), _branches(copy), strict=True))
         self._fix(copy)
-        _forget_sizes(copy)
+        _drop_shapes(copy)
         for value in (entry for body in copy.graph.subgraphs() for entry in body.inputs):
             value.shape = None  # a loop may carry something that grows
         common.ShapeInferencePass(check_type=False, strict_mode=False)(copy)
@@ -93,7 +94,7 @@ def _branches(model: ir.Model) -> list[ir.Node]:
     return [node for node in model.graph.all_nodes() if node.op_type == "If" and node.domain in _OWN]
 
 
-def _forget_sizes(model: ir.Model) -> None:
+def _drop_shapes(model: ir.Model) -> None:
     """Drop the shapes of what nodes make, but for the model's own outputs."""
     kept = set(model.graph.outputs)
     for graph in graphs_of(model):

@@ -1,0 +1,62 @@
+"""One name for each node and each value of a model, across the bodies of If, Loop and Scan.
+
+ONNX lets two branches use the same name, and onnx-ir's NameFixPass keeps that. Statistics, ranges and decisions go by
+name, so one branch would get the range of the other; and a branch that replaces its If brings its names along.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx_ir as ir
+
+
+class UniqueNames(GraphPass):
+    """Rename what has the name of something in an outer or an earlier body; every node and value has a name already.
+
+    Values that nothing reads keep their names.
+    """
+
+    name = "unique_names"
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rename, outer graphs first."""
+        fresh = FreshNames(model)
+        values: set[str | None] = set()
+        renamed = False
+        for value in (each for graph in graphs_of(model) for each in _values(graph)):
+            if value.name in values:
+                value.name = fresh(str(value.name))
+                renamed = True
+            values.add(value.name)
+        return PassResult(self.name, modified=_rename_nodes(model) or renamed)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Those of one graph that something reads."""
+    yield from graph.inputs
+    yield from [value for value in graph.initializers.values() if not value.is_graph_input()]
+    for node in graph:
+        yield from (value for value in node.outputs if value.uses() or value.is_graph_output())
+
+
+def _rename_nodes(model: ir.Model) -> bool:
+    nodes = [node for graph in graphs_of(model) for node in graph]
+    taken = {node.name for node in nodes}
+    seen: set[str | None] = set()
+    renamed = False
+    for node in nodes:
+        if node.name in seen:
+            count = 2
+            while f"{node.name}_{count}" in taken:
+                count += 1
+            node.name = f"{node.name}_{count}"
+            taken.add(node.name)
+            renamed = True
+        seen.add(node.name)
+    return renamed
