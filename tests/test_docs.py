@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import click
 import pytest
+from test_architecture import LAYERS
 
 import trtpipe
-from test_architecture import LAYERS
 from trtpipe.cli.app import root
 from trtpipe.cli.session import Session
 from trtpipe.config.formats import Precision
