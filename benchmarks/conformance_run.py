@@ -22,6 +22,7 @@ import trtpipe.stages.export
 import trtpipe.stages.simplify
 from trtpipe.artifact import Artifact
 from trtpipe.backends.base import load_backend
+from trtpipe.config.formats import Precision
 from trtpipe.config.job import Job
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
@@ -235,7 +236,7 @@ def _judged_graph(precision: str, lowered: Path, folder: Path) -> Path:
     """The graph that shows what 16-bit storage does; the lowered one itself where the interface is of 16 bits."""
     contract = read_contract(lowered)
     half = any(spec.dtype in ("float16", "bfloat16") for spec in (*contract.inputs, *contract.outputs))
-    return lowered if half else runnable_graph(lowered, precision, folder)[0]  # type: ignore[arg-type]
+    return lowered if half else runnable_graph(lowered, Precision(precision).half, folder)[0]
 
 
 def _reference(case: Case, infer: _Infer, folder: Path) -> dict[str, Any]:
