@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from models import CASES, model, run
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from trtpipe.passes.graph_pass import graphs_of
 from trtpipe.passes.unique_names import UniqueNames
@@ -44,6 +45,22 @@ def test_a_new_name_is_none_that_is_taken():
     values = [value.name for graph in graphs_of(loaded) for node in graph for value in node.outputs if value.uses()]
     assert len(set(values)) == len(values)
     assert "h_2" in values
+
+
+def test_weights_of_branches_get_names_of_their_own_and_axes_do_not():
+    branch = (
+        "(float[1] a) {{ k = Constant<value_ints=[0]>() w = Constant<value_float={}>() h = Mul(x, w) "
+        "a = ReduceSum(h, k) }}"
+    )
+    proto = model(
+        "(float[2] x, bool c) => (float[1] y) { y = If(c) <"
+        f"then_branch = t () => {branch.format('2.0')}, else_branch = e () => {branch.format('3.0')}> }}"
+    )
+    loaded = ir.serde.deserialize_model(proto)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(loaded)
+    UniqueNames().call(loaded)
+    names = [set(graph.initializers) for graph in loaded.graph.subgraphs()]
+    assert names == [{"k", "w"}, {"k", "w_2"}]
 
 
 def test_values_that_nothing_reads_keep_their_names():

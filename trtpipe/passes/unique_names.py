@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class UniqueNames(GraphPass):
     """Rename what has the name of something in an outer or an earlier body; every node and value has a name already.
 
-    Values that nothing reads keep their names.
+    Values that nothing reads and constants other than floats, such as axes, keep their names: nothing looks them up.
     """
 
     name = "unique_names"
@@ -38,9 +38,10 @@ class UniqueNames(GraphPass):
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Those of one graph that something reads."""
+    """Those of one graph whose names count."""
     yield from graph.inputs
-    yield from [value for value in graph.initializers.values() if not value.is_graph_input()]
+    constants = [value for value in graph.initializers.values() if not value.is_graph_input()]
+    yield from (value for value in constants if value.dtype is not None and value.dtype.is_floating_point())
     for node in graph:
         yield from (value for value in node.outputs if value.uses() or value.is_graph_output())
 
