@@ -216,6 +216,14 @@ def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Modu
             yield f"imports {other}"
 
 
+def only_the_api_and_the_pipeline_know_the_job(module: Module) -> Iterator[str]:
+    """So that a stage can read nothing that its settings, which are its key, do not hold."""
+    if module.room not in ("api", "pipeline") and module.name not in ("config.job", "cli.session"):
+        for name in module.imports():
+            if our_module(name) == "config.job":
+                yield f"imports {name}"
+
+
 def packages_stay_in_their_rooms(module: Module) -> Iterator[str]:
     for name in module.imports():
         package = name.partition(".")[0]
@@ -372,6 +380,10 @@ RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
     only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store: (
         ("stages/x.py", "from trtpipe.store import ArtifactStore"),
         ("doctor.py", "from trtpipe.pipeline.pipeline import STAGES"),
+    ),
+    only_the_api_and_the_pipeline_know_the_job: (
+        ("stages/x.py", "if TYPE_CHECKING:\n    from trtpipe.config.job import Job"),
+        ("quantization/x.py", "def f():\n    import trtpipe.config.job"),
     ),
     packages_stay_in_their_rooms: (
         ("accuracy/x.py", "def f():\n    import torch"),

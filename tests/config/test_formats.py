@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from trtpipe.autocast.convert import CastPrecision
-from trtpipe.calibration.quantizer import quantizer_of
+from trtpipe.calibration.methods import quantizer_of
 from trtpipe.config.formats import (
     BF16,
     DEFAULT_QUANTIZED,

@@ -175,6 +175,6 @@ def test_what_its_key_holds(make_job, monkeypatch):
     fingerprint = fingerprint_of(STAGE, make_job())
     assert fingerprint["cpu"] == str(machine()["cpu"])
     assert fingerprint["threads"] == "0"
-    assert consumed(STAGE, make_job()) == ("engine", "lowered", "evaluation-data", "calibration-data")
+    assert consumed(STAGE, make_job()) == ("engine", "lowered", "samples")
     monkeypatch.setattr("trtpipe.stages.measure.gpus", lambda: (Gpu("u", "NVIDIA L4", (8, 9), "570.1", None),))
     assert fingerprint_of(STAGE, make_job())["gpus"] == "NVIDIA L4 570.1"

@@ -14,7 +14,7 @@ from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.stage_settings import asked_of_builder
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
-from trtpipe.errors import BuildError, WorkerError
+from trtpipe.errors import BuildError, Cancelled, OutOfMemory, OutOfTime, WorkerError
 from trtpipe.quantization.search import LEAST_GAIN, Placement, Reports, Trial, search
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ class _Builds:
                 self._failed(words, refusal.reason)
                 return None
             facts = backend.build(graph, self._profile, (target,), plan, self._runtime, self._progress)
+        except (OutOfTime, OutOfMemory, Cancelled):
+            raise  # a limit of this machine may not choose what is quantized
         except (BuildError, WorkerError) as error:
             self._failed(words, error.message)
             return None

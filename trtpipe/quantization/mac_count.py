@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.isolation.remote_runner import call_isolated
+from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, Report, limits_for
 from trtpipe.preflight import folder_size
 
@@ -41,7 +41,7 @@ def count_work(model: ir.Model, simplified: Path, shapes: Shapes, runtime: Setti
     """
     from trtpipe.passes.macs import MACS
 
-    counts = call_isolated(
+    counts = call_forked(
         "trtpipe.quantization.mac_count:count_task",
         CountRequest(model=str(simplified), shapes=shapes),
         Counts,

@@ -13,7 +13,7 @@ from trtpipe.config.toolchain import machine
 from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.reference.runnable import runnable_graph, runnable_targets
-from trtpipe.stages.stage import Stage
+from trtpipe.stages.stage import SAMPLES, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Measure(Stage[MeasureSettings]):
 
     def consumes(self, settings: MeasureSettings) -> tuple[str, ...]:
         """The engines, the lowered graph, and data to feed them."""
-        return ("engine", "lowered", "evaluation-data", "calibration-data")
+        return ("engine", "lowered", SAMPLES)
 
     def fingerprint(self, settings: MeasureSettings, runtime: Settings) -> dict[str, str]:
         """This machine: the one stage whose result depends on it."""

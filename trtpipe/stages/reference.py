@@ -15,7 +15,7 @@ from trtpipe.errors import InputError, InternalError
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 from trtpipe.reference.runnable import verification_data
-from trtpipe.stages.stage import SOURCE, Stage
+from trtpipe.stages.stage import SAMPLES, SOURCE, Stage
 
 if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
@@ -65,7 +65,7 @@ class Reference(Stage[ReferenceSettings]):
 
     def consumes(self, settings: ReferenceSettings) -> tuple[str, ...]:
         """The source, the exported model's interface, and the data."""
-        return (SOURCE, "model", "evaluation-data", "calibration-data")
+        return (SOURCE, "model", SAMPLES)
 
     def fingerprint(self, settings: ReferenceSettings, runtime: Settings) -> dict[str, str]:
         """No back-end."""

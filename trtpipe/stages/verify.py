@@ -15,7 +15,7 @@ from trtpipe.config.target import find_target
 from trtpipe.errors import InputError, StageError
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
-from trtpipe.stages.stage import METRIC, Stage
+from trtpipe.stages.stage import METRIC, SAMPLES, Stage
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.custom import Metric
@@ -61,10 +61,8 @@ class Verify(Stage[VerifySettings]):
         )
 
     def consumes(self, settings: VerifySettings) -> tuple[str, ...]:
-        """The graphs; PyTorch's outputs; the engines this machine can run; the evaluation data, else the calibration
-        data; the user's metric.
-        """
-        labels = ("model", "simplified", "lowered", "reference", "evaluation-data", "calibration-data", METRIC)
+        """The graphs; PyTorch's outputs; the engines this machine can run; samples; the user's metric."""
+        labels = ("model", "simplified", "lowered", "reference", SAMPLES, METRIC)
         return (*labels, "engine") if runnable_targets(settings.backend, settings.targets) else labels
 
     def fingerprint(self, settings: VerifySettings, runtime: Settings) -> dict[str, str]:
