@@ -44,7 +44,6 @@ from trtpipe.api.results import BuildResult, run_published
 from trtpipe.backends.base import Runner, load_backend
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.job import Job
-from trtpipe.config.profile import HALF
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
 from trtpipe.engine.record import EngineRecord
@@ -215,8 +214,9 @@ class Case:
         with ExitStack() as stack:
             runner = open_watched(out / "lowered.onnx", job.profile.precision, out, job.settings, stack).runner
             row = self._scored(row, runner)
-        if isinstance(runner, StorageWatch):
-            found = runner.overflows(HALF[job.profile.precision])
+        half = job.profile.precision.half
+        if isinstance(runner, StorageWatch) and half is not None:
+            found = runner.overflows(half)
             row = replace(row, overflows=tuple(each.tensor for each in found))
         return row
 

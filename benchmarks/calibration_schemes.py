@@ -137,11 +137,12 @@ def every_range(statistics: object) -> None:
     from trtpipe.calibration.methods import CHOICES
     from trtpipe.calibration.ranges import range_of
     from trtpipe.calibration.statistics import Statistics
+    from trtpipe.config.formats import DEFAULT_QUANTIZED
 
     assert isinstance(statistics, Statistics)
     for choice in CHOICES:
         for tensor, found in statistics.tensors.items():
-            range_of(tensor, found, choice, "int8")
+            range_of(tensor, found, choice, DEFAULT_QUANTIZED.quantized_format)
 
 
 def derivation() -> float:

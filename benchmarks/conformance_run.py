@@ -23,7 +23,7 @@ import trtpipe.stages.simplify
 from trtpipe.artifact import Artifact
 from trtpipe.backends.base import load_backend
 from trtpipe.config.job import Job
-from trtpipe.config.profile import CALIBRATED, ShapeRange
+from trtpipe.config.profile import ShapeRange
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
 from trtpipe.data.sample import Sample
@@ -189,7 +189,7 @@ def _lowered(job: Job, case: Case, table: dict[str, Artifact], folder: Path) -> 
     try:
         return run_stages(_EACH[:3], job, case, table, folder)
     except Refused as refused:
-        if refused.stage != "observe" or job.profile.precision in CALIBRATED:
+        if refused.stage != "observe" or job.profile.precision.calibrated:
             raise
     return run_stages(_EACH[:3], replace(job, recipe=CalibrationRecipe()), case, table, folder / "without-data")
 

@@ -19,6 +19,7 @@ from benchmarks_common import machine_line
 
 from trtpipe.autocast.convert import CastPrecision
 from trtpipe.backends.base import load_backend
+from trtpipe.config.formats import FP8, FP16, INT8
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
@@ -42,15 +43,15 @@ MODELS = {"resnet50": (3, 224, 224), "minilm": (128,)}
 def styles(source: Path) -> dict[str, list[GraphPass]]:
     """The ways that are compared."""
     ranges = dict.fromkeys(place(prepared(source)).tensors, 1.0)
-    half = CastPrecision("float16")
-    over_half = InsertQDQ("int8", ranges, (), "max", "float16")
+    half = CastPrecision(FP16)
+    over_half = InsertQDQ(INT8, ranges, (), "max", FP16)
     return {
         "float32": [],
         "float16": [half],
-        "int8 over float32": [InsertQDQ("int8", ranges)],
+        "int8 over float32": [InsertQDQ(INT8, ranges)],
         "int8 over float16": [over_half, half],
         "int8 over float16, scales behind convolutions": [over_half, half, SplitScales()],
-        "fp8 over float32": [InsertQDQ("fp8", ranges)],
+        "fp8 over float32": [InsertQDQ(FP8, ranges)],
     }
 
 

@@ -13,22 +13,13 @@ from trtpipe.config.target import TARGETS
 HERE = Path(__file__).parent
 PAGES = ("targets.md", "building.md")
 
-_WORDS = {
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "int8": "int8",
-    "int4": "int4",
-    "float8_e4m3fn": "fp8",
-    "float4_e2m1": "fp4",
-}
-
 
 def targets() -> list[str]:
     """Every target: names, types, and which flavor builds for it."""
     rows = ["| target | GPUs | computes in | TensorRT | TensorRT-RTX |", "|---|---|---|---|---|"]
     for target in TARGETS:
         names = ", ".join(f"`{name}`" for name in target.aliases)
-        types = ", ".join(word for dtype, word in _WORDS.items() if dtype in target.dtypes) + ", DLA" * target.dla
+        types = ", ".join(map(str, target.formats)) + ", DLA" * target.dla
         rows.append(f"| `{target}` | {target.family}: {names} | {types} | {target.tensorrt} | {target.rtx or 'none'} |")
     return rows
 

@@ -11,6 +11,7 @@ from halves import raised
 from models import run
 
 from trtpipe.autocast.convert import CastPrecision
+from trtpipe.config.formats import find_format
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.reference.emulation import EmulateHalf
@@ -48,7 +49,7 @@ def lower(apply: Apply) -> Callable[..., tuple[onnx.ModelProto, dict[str, NodeDe
     """(lowered graph, decisions by node) of a graph cast to a 16-bit type."""
 
     def cast(proto: onnx.ModelProto, half: HalfType, keep: Sequence[str] = ()) -> tuple[Any, dict[str, NodeDecision]]:
-        lowered, decisions = apply(raised(proto, half), CastPrecision(half, keep))
+        lowered, decisions = apply(raised(proto, half), CastPrecision(find_format(half), keep))
         return lowered, {decision.node: decision for decision in decisions}
 
     return cast

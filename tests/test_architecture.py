@@ -11,6 +11,7 @@ from typing import TypeAlias
 import pytest
 
 import trtpipe
+from trtpipe.config.formats import FORMATS, Precision
 
 ROOT = Path(trtpipe.__file__).parent
 LONG, TOO_LONG = 300, 400
@@ -98,6 +99,20 @@ RUNS_CODE = {
 MUTATORS = {
     *("add", "append", "clear", "discard", "extend", "insert", "pop"),
     *("popitem", "remove", "reverse", "setdefault", "sort", "update"),
+}
+
+
+#: What spells formats and precisions: every word of the table but ``FLOAT``, which is a kind of attribute in ONNX too.
+FORMAT_WORDS = {str(precision) for precision in Precision}.union(
+    *((form.name, form.storage, form.onnx, *form.engine) for form in FORMATS)
+) - {"FLOAT"}
+#: Attributes of numpy, onnx and Precision that do so; float32 is what graphs come in and arrays are computed in, and
+#: ``best`` is also a word of searches.
+FORMAT_ATTRIBUTES = FORMAT_WORDS - {"float32", "best"}
+#: Where they may be spelled, and why.
+SPELLS_FORMATS = {
+    "config/formats.py": "the table",
+    "passes/infer_types.py": "ONNX's words for the types of all tensors, which schemas use",
 }
 
 
@@ -285,6 +300,19 @@ def no_bags_of_keyword_arguments(module: Module) -> Iterator[str]:
             yield f"line {function.lineno}: {function.name} takes **{function.args.kwarg.arg}"
 
 
+def formats_are_spelled_in_their_table(module: Module) -> Iterator[str]:
+    """A comparison with "int8" would be one more place to edit for a new format; rows have fields to ask."""
+    if module.where in SPELLS_FORMATS:
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in FORMAT_WORDS:
+            yield f"line {node.lineno}: spells {node.value!r}; ask a row of trtpipe.config.formats"
+        if isinstance(node, ast.Attribute):
+            row = ast.unparse(node.value).endswith("Precision") and node.attr in FORMAT_WORDS
+            if row or node.attr in FORMAT_ATTRIBUTES:
+                yield f"line {node.lineno}: names {ast.unparse(node)}; ask a row of trtpipe.config.formats"
+
+
 def at_run_time(statements: Iterable[ast.stmt], *, in_functions: bool = True) -> Iterator[ast.stmt]:
     """All statements, nested ones too, but those that only type checkers read."""
     for node in statements:
@@ -385,6 +413,14 @@ RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
         ("api/x.py", "NAMES = {1: 2}\ndef f():\n    NAMES[1] = 3"),
         ("api/x.py", "NAMES = {1}\ndef f():\n    global NAMES"),
     ),
+    formats_are_spelled_in_their_table: (
+        ("stages/x.py", 'if precision == "int8": ...'),
+        ("stages/x.py", 'half: Literal["", "bfloat16"]'),
+        ("stages/x.py", "if precision is Precision.best: ..."),
+        ("quantization/x.py", "zero = np.zeros((), ml_dtypes.float8_e4m3fn)"),
+        ("backends/x.py", "if onnx.TensorProto.FLOAT16 in types: ..."),
+        ("engine/x.py", 'SERVED = {"Half"}'),
+    ),
     no_bags_of_keyword_arguments: (("stages/x.py", "def run(job, **settings): ..."),),
 }
 
@@ -410,6 +446,11 @@ def test_modules_do_not_import_each_other_in_circles() -> None:
     while ready := {name for name in needs if name not in done and needs[name] - {name} <= done}:
         done |= ready
     assert set(needs) <= done
+
+
+def test_files_that_may_spell_formats_do_so() -> None:
+    unlisted = {module.where: Module(f"anywhere/{module.where}", module.text) for module in MODULES}
+    assert [where for where in SPELLS_FORMATS if not list(formats_are_spelled_in_their_table(unlisted[where]))] == []
 
 
 def test_every_module_has_a_layer() -> None:

@@ -18,7 +18,7 @@ import pytest
 import trtpipe
 from trtpipe.cli.app import root
 from trtpipe.cli.session import Session
-from trtpipe.config.profile import DEFAULT_TOLERANCES
+from trtpipe.config.formats import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,7 +232,5 @@ def test_default_tolerances_are_those_of_the_profile() -> None:
     for names, stat, *least in table_headed("docs/concepts.md", "precision"):
         for name in names.split(", "):
             told[name] = (stat.replace("elementwise", "elemwise"), *map(float, least))
-    assert told == {
-        name: (tolerance.stat, tolerance.atol, tolerance.rtol, tolerance.min_cosine, tolerance.min_agreement)
-        for name, tolerance in DEFAULT_TOLERANCES.items()
-    }
+    fields = ("stat", "atol", "rtol", "min_cosine", "min_agreement")
+    assert told == {str(each): tuple(getattr(each.tolerance, name) for name in fields) for each in Precision}

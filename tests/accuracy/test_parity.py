@@ -10,6 +10,7 @@ import pytest
 from trtpipe.accuracy import comparing
 from trtpipe.accuracy.metrics import TopK
 from trtpipe.accuracy.parity import Contender, compare
+from trtpipe.config.formats import Precision
 from trtpipe.config.profile import OutputTolerance, Tolerance
 from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError, StageError
@@ -49,8 +50,8 @@ class Data:
 def judged(wanted, found, tolerance=LOOSE, precision="fp32", **options):
     """The comparison of one contender's feeds with the reference's, by output name."""
     run = compare(
-        Contender("model", Replay(*wanted), "fp32"),
-        [Contender("lowered", Replay(*found), precision)],
+        Contender("model", Replay(*wanted), Precision.fp32),
+        [Contender("lowered", Replay(*found), Precision(precision))],
         Data(len(wanted)),
         tolerance,
         None,
@@ -301,10 +302,10 @@ class TestRun:
         eye = np.eye(3, dtype=np.float32)
         labels = [np.array([0, 1, 2]), np.array([0, 1, 1])]
         run = compare(
-            Contender("model", Replay(*one([eye, eye])), "fp32"),
+            Contender("model", Replay(*one([eye, eye])), Precision.fp32),
             [
-                Contender("simplified", Replay(*one([eye, eye])), "fp32"),
-                Contender("lowered", Replay(*one([eye, eye[::-1]])), "int8", note="16 bits emulated"),
+                Contender("simplified", Replay(*one([eye, eye])), Precision.fp32),
+                Contender("lowered", Replay(*one([eye, eye[::-1]])), Precision.int8, note="16 bits emulated"),
             ],
             Data(2, labels, rows=3),
             LOOSE,
@@ -325,7 +326,7 @@ class TestRun:
 
     def test_without_labels_there_is_no_value(self):
         run = compare(
-            Contender("model", Replay(*one([np.eye(2, dtype=np.float32)])), "fp32"),
+            Contender("model", Replay(*one([np.eye(2, dtype=np.float32)])), Precision.fp32),
             [],
             Data(1),
             LOOSE,
@@ -341,7 +342,7 @@ class TestRun:
     def test_a_label_that_is_no_class_stops_the_run(self):
         with pytest.raises(InputError, match="label 7 does not fit"):
             compare(
-                Contender("model", Replay(*one([np.eye(2, dtype=np.float32)])), "fp32"),
+                Contender("model", Replay(*one([np.eye(2, dtype=np.float32)])), Precision.fp32),
                 [],
                 Data(1, [np.array([0, 7])], rows=2),
                 LOOSE,
@@ -357,5 +358,5 @@ class TestRun:
                 calls.append((phase, done, total))
 
         values = one([np.zeros(1, np.float32)] * 3)
-        compare(Contender("model", Replay(*values), "fp32"), [], Data(3), LOOSE, None, Listener())
+        compare(Contender("model", Replay(*values), Precision.fp32), [], Data(3), LOOSE, None, Listener())
         assert calls == [("verify", done, 3) for done in range(4)]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from trtpipe.accuracy.recording import Recording, load_outputs, replay
+from trtpipe.config.formats import Precision
 from trtpipe.config.profile import Tolerance
 from trtpipe.errors import InputError
 
@@ -37,7 +38,7 @@ def test_only_so_many_bytes_are_kept_but_always_one_feed():
 def test_a_replay_judges_as_the_run_did():
     saved = {label: [outputs(feed, 0.5)[label] for feed in range(3)] for label in ("model", "lowered")}
     for atol, passed in ((0.6, True), (0.4, False)):
-        run = replay(saved, {"lowered": "int8"}, {}, Tolerance(atol=atol, rtol=0, stat="max", min_cosine=-1))
+        run = replay(saved, {"lowered": Precision.int8}, {}, Tolerance(atol=atol, rtol=0, stat="max", min_cosine=-1))
         [comparison] = run.comparisons
         assert comparison.passed is passed
         assert comparison.outputs[0].max_abs == 0.5

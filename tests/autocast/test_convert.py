@@ -21,6 +21,7 @@ from models import (
 )
 
 from trtpipe.autocast.convert import ALREADY, CastPrecision
+from trtpipe.config.formats import FP16, find_format
 
 
 def casts(proto: onnx.ModelProto) -> list[str]:
@@ -116,7 +117,7 @@ def test_random_numbers_and_windows_keep_the_type_their_attributes_say(apply, ha
         "(float[4] x) => (float[4] y) { h = HannWindow(size) z = ConstantOfShape(shape) a = Add(x, h) y = Add(a, z) }",
         size=np.int64(4), shape=np.array([4]),
     )  # fmt: skip
-    _, decisions = apply(raised(proto, half), CastPrecision(half))
+    _, decisions = apply(raised(proto, half), CastPrecision(find_format(half)))
     kept = {each.op: each.precision for each in decisions if each.op in ("HannWindow", "ConstantOfShape")}
     assert kept == {"HannWindow": "float32", "ConstantOfShape": "float32"}
 
@@ -132,8 +133,8 @@ def test_names_that_are_taken_already(result):
 
 
 def test_a_graph_in_16_bits_already_stays_byte_for_byte(apply):
-    once, _ = apply(conv_net(), CastPrecision("float16"))
-    twice, decisions = apply(once, CastPrecision("float16"))
+    once, _ = apply(conv_net(), CastPrecision(FP16))
+    twice, decisions = apply(once, CastPrecision(FP16))
     assert twice.SerializeToString() == once.SerializeToString()
     given = [decision.op for decision in decisions if decision.reason != ALREADY]
     assert given == ["Cast", "Cast"]
@@ -142,12 +143,12 @@ def test_a_graph_in_16_bits_already_stays_byte_for_byte(apply):
 
 def test_integer_graphs_are_no_business_of_this_pass(apply):
     proto = model("(int64[3] i) => (int64[3] y) { a = Add(i, i) y = Mul(a, i) }")
-    lowered, decisions = apply(proto, CastPrecision("float16"))
+    lowered, decisions = apply(proto, CastPrecision(FP16))
     assert decisions == []
     assert casts(lowered) == []
 
 
 def test_doubles_stay_doubles(apply):
     proto = model("(double[3] x) => (double[3] y) { y = Relu(x) }")
-    lowered, decisions = apply(proto, CastPrecision("float16"))
+    lowered, decisions = apply(proto, CastPrecision(FP16))
     assert (decisions, casts(lowered)) == ([], [])

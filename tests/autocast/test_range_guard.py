@@ -10,6 +10,7 @@ from models import model, normal
 
 from trtpipe.autocast.convert import CastPrecision
 from trtpipe.autocast.tensor_ranges import Extent, Extents
+from trtpipe.config.formats import FP16, find_format
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 
@@ -20,7 +21,7 @@ def decided(proto: onnx.ModelProto, half: str, **extents: Extent) -> dict[str, s
     run_passes(loaded, [InferTypes()])
     names = {str(value.name) for node in loaded.graph.all_nodes() for value in (*node.inputs, *node.outputs) if value}
     known = {name: Extent(minimum=-1, maximum=1, smallest=0.5, terms=1) for name in names} | extents
-    [result] = run_passes(loaded, [CastPrecision(half, (), Extents(samples=8, tensors=known))])
+    [result] = run_passes(loaded, [CastPrecision(find_format(half), (), Extents(samples=8, tensors=known))])
     return {decision.node: decision.reason for decision in result.decisions if decision.precision == "float32"}
 
 
@@ -129,7 +130,7 @@ class TestPositions:
 def test_what_was_never_seen_is_judged_by_the_fixed_rules():
     proto = model("(float[N,4] x) => (float[N,4] y) { a = Exp(x) y = Neg(a) }")
     loaded = ir.serde.deserialize_model(proto)
-    *_, result = run_passes(loaded, [InferTypes(), CastPrecision("float16", (), Extents(samples=8, tensors={}))])
+    *_, result = run_passes(loaded, [InferTypes(), CastPrecision(FP16, (), Extents(samples=8, tensors={}))])
     assert [decision.precision for decision in result.decisions] == ["float32", "float32"]
 
 

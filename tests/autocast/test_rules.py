@@ -11,6 +11,7 @@ from halves import EPSILON, HALVES, kept
 from models import embedding, feed_for, large_constant, model, normal, normalized, resized, shape_arithmetic, weights_of
 
 from trtpipe.autocast.convert import CastPrecision
+from trtpipe.config.formats import FP16, find_format
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 
@@ -207,7 +208,7 @@ def test_by_operator_and_opset(apply, graph, opset, half, node, reason):
         w=normal(2, 3, 3, 3),
         axis=np.int64(0),
     )
-    _, decisions = apply(proto, CastPrecision(half))
+    _, decisions = apply(proto, CastPrecision(find_format(half)))
     found = {decision.node: decision.reason for decision in decisions if decision.precision == "float32"}
     assert list(found) == ([] if node is None else [node])
     assert reason in "".join(found.values())
@@ -217,7 +218,7 @@ def test_foreign_operators():
     proto = model("(float[2] x) => (float[2] y) { a = Relu(x) b = Odd(a) y = Relu(b) }")
     proto.graph.node[1].domain = "somewhere"
     loaded = ir.serde.deserialize_model(proto)
-    results = run_passes(loaded, [InferTypes(), CastPrecision("float16")])
+    results = run_passes(loaded, [InferTypes(), CastPrecision(FP16)])
     found = {decision.node: (decision.precision, decision.reason) for decision in results[1].decisions}
     assert found["odd_1"] == ("float32", "operator without a public schema")
     assert found["relu_0"][0] == "float16"
@@ -231,7 +232,7 @@ def test_operators_of_classical_learning():
     proto.graph.node[1].domain = "ai.onnx.ml"
     proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 5))
     loaded = ir.serde.deserialize_model(proto)
-    results = run_passes(loaded, [InferTypes(), CastPrecision("float16")])
+    results = run_passes(loaded, [InferTypes(), CastPrecision(FP16)])
     found = {decision.node: (decision.precision, decision.reason) for decision in results[1].decisions}
     assert found["treeensemble_1"] == ("float32", "operator outside ONNX's main set")
 
@@ -245,7 +246,7 @@ def test_operators_that_tensorrt_builds_in_no_bfloat16_stay_in_float32():
     found = {}
     for half in HALVES:
         graph = ir.serde.deserialize_model(raised)
-        *_, result = run_passes(graph, [InferTypes(), CastPrecision(half)])
+        *_, result = run_passes(graph, [InferTypes(), CastPrecision(find_format(half))])
         found[half] = [decision.precision for decision in result.decisions]
     assert found == {"float16": ["float16", "float16"], "bfloat16": ["float32", "float32"]}
 
@@ -260,7 +261,7 @@ def test_what_a_dequantizer_can_make_must_fit(zero, scale, kept):
         opset=23, s=np.float32(scale), z=zero,
     )  # fmt: skip
     loaded = ir.serde.deserialize_model(proto)
-    results = run_passes(loaded, [InferTypes(), CastPrecision("float16")])
+    results = run_passes(loaded, [InferTypes(), CastPrecision(FP16)])
     found = {decision.node: decision.reason for decision in results[1].decisions if decision.precision == "float32"}
     assert ("dequantizelinear_1" in found) is kept
     assert all("beyond float16" in found[node] for node in found if node == "dequantizelinear_1")

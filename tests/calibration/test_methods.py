@@ -8,13 +8,13 @@ import pytest
 
 from trtpipe.calibration.histogram import density_of
 from trtpipe.calibration.methods import CANDIDATES, CHOICES, METHODS, Choice, entropy, least_error
-from trtpipe.calibration.quantizer import QUANTIZERS
+from trtpipe.calibration.quantizer import quantizer_of
 from trtpipe.calibration.statistics import TensorStatistics
+from trtpipe.config.formats import find_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trtpipe.calibration.quantizer import EightBit
 
 COUNT = 60_000
 
@@ -39,7 +39,7 @@ def seen(values: np.ndarray) -> TensorStatistics:
     return statistics
 
 
-def quantized(x: np.ndarray, amax: float, precision: EightBit) -> np.ndarray:
+def quantized(x: np.ndarray, amax: float, precision: str) -> np.ndarray:
     """Quantize and dequantize, by the formats' definitions."""
     import ml_dtypes
 
@@ -50,23 +50,23 @@ def quantized(x: np.ndarray, amax: float, precision: EightBit) -> np.ndarray:
     return np.clip(x / scale, -448, 448).astype(np.float32).astype(ml_dtypes.float8_e4m3fn).astype(np.float64) * scale
 
 
-def measured_error(x: np.ndarray, amax: float, precision: EightBit) -> float:
+def measured_error(x: np.ndarray, amax: float, precision: str) -> float:
     return float(np.sum((quantized(x, amax, precision) - x) ** 2))
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 class TestMeanSquaredError:
-    def test_the_expected_error_is_the_measured_one(self, name: str, precision: EightBit) -> None:
+    def test_the_expected_error_is_the_measured_one(self, name: str, precision: str) -> None:
         x = DISTRIBUTIONS[name]().astype(np.float32).astype(np.float64)
         amax = np.abs(x).max() * np.array([1, 0.5, 0.2, 0.05])
-        expected = QUANTIZERS[precision].expected_error(density_of(seen(x)), amax)
+        expected = quantizer_of(find_format(precision)).expected_error(density_of(seen(x)), amax)
         measured = [measured_error(x, a, precision) for a in amax]
         np.testing.assert_allclose(expected, measured, rtol=0.04)
 
-    def test_no_amax_is_much_better_than_the_chosen_one(self, name: str, precision: EightBit) -> None:
+    def test_no_amax_is_much_better_than_the_chosen_one(self, name: str, precision: str) -> None:
         x = DISTRIBUTIONS[name]().astype(np.float32).astype(np.float64)
-        found = measured_error(x, least_error(seen(x), 0, precision), precision)
+        found = measured_error(x, least_error(seen(x), 0, find_format(precision)), precision)
         best = min(measured_error(x, a, precision) for a in np.abs(x).max() * np.geomspace(0.02, 1, 60))
         assert found <= 1.02 * best
 
@@ -113,23 +113,23 @@ def _literal_entropy(bins: np.ndarray) -> int:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 class TestEveryMethod:
-    def test_power_of_two_scaling_scales_the_range(self, method: str, precision: EightBit) -> None:
+    def test_power_of_two_scaling_scales_the_range(self, method: str, precision: str) -> None:
         x = DISTRIBUTIONS["laplace"]()
-        small, large = (METHODS[method](seen(x * scale), 99.9, precision) for scale in (1, 1024))  # type: ignore[index]
+        small, large = (METHODS[method](seen(x * scale), 99.9, find_format(precision)) for scale in (1, 1024))  # type: ignore[index]
         assert large == pytest.approx(1024 * small, rel=1e-12)
 
-    def test_odd_tensors(self, method: str, precision: EightBit) -> None:
+    def test_odd_tensors(self, method: str, precision: str) -> None:
         for values in (np.full(5, -1.5), np.array([3.0]), np.array([0, 0, 0, 1e-40]), np.array([1e38, -1e-38])):
-            amax = METHODS[method](seen(values), 99.99, precision)  # type: ignore[index]
+            amax = METHODS[method](seen(values), 99.99, find_format(precision))  # type: ignore[index]
             assert 0 <= amax <= np.float32(np.abs(values).max())
-        assert METHODS[method](seen(np.zeros(9)), 99.99, precision) == 0  # type: ignore[index]
+        assert METHODS[method](seen(np.zeros(9)), 99.99, find_format(precision)) == 0  # type: ignore[index]
 
-    def test_order_and_batches_change_nothing(self, method: str, precision: EightBit) -> None:
+    def test_order_and_batches_change_nothing(self, method: str, precision: str) -> None:
         x = rng(3).standard_cauchy((40, 250)).astype(np.float32)
         merged = TensorStatistics()
         for row in x[::-1]:
             merged = merged.merge(seen(row))
-        one, other = (METHODS[method](tensor, 99.9, precision) for tensor in (seen(x), merged))  # type: ignore[index]
+        one, other = (METHODS[method](tensor, 99.9, find_format(precision)) for tensor in (seen(x), merged))  # type: ignore[index]
         assert one == other
 
 

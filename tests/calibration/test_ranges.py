@@ -9,6 +9,7 @@ from trtpipe.calibration.data_summary import DataAccount
 from trtpipe.calibration.methods import clipped, largest
 from trtpipe.calibration.ranges import Ranges, derive_ranges
 from trtpipe.calibration.statistics import RESOLUTION, Statistics, TensorStatistics
+from trtpipe.config.formats import FP8, INT8
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class TestAgainstBruteForce:
     def test_percentile(self, name: str, count: int, percentile: float) -> None:
         x = DISTRIBUTIONS[name](count).astype(np.float32)
         exact = float(np.percentile(np.abs(x).astype(np.float64), percentile))
-        found = clipped(seen(x), percentile, "int8")
+        found = clipped(seen(x), percentile, INT8)
         assert abs(found - exact) <= RESOLUTION * exact
         assert found <= float(np.abs(x).max())
 
@@ -62,17 +63,17 @@ class TestResolution:
         x = np.random.default_rng(1).standard_normal(1_000_000).astype(np.float32)
         for percentile in (60, 90, 99, 99.9):
             exact = np.percentile(np.abs(x), percentile)
-            assert abs(clipped(seen(x), percentile, "int8") - exact) <= 0.05 * RESOLUTION * exact
+            assert abs(clipped(seen(x), percentile, INT8) - exact) <= 0.05 * RESOLUTION * exact
 
     def test_no_error_for_one_magnitude_and_at_a_hundred(self) -> None:
-        assert clipped(seen(np.full(1000, 1.7)), 60, "int8") == float(np.float32(1.7))
+        assert clipped(seen(np.full(1000, 1.7)), 60, INT8) == float(np.float32(1.7))
         x = np.random.default_rng(1).standard_normal(999).astype(np.float32)
-        assert clipped(seen(x), 100, "int8") == float(np.abs(x).max())
+        assert clipped(seen(x), 100, INT8) == float(np.abs(x).max())
 
     def test_subnormal_magnitudes_have_an_absolute_bound(self) -> None:
         x = np.random.default_rng(1).uniform(0, 1e-38, 1000).astype(np.float32)
         for percentile in (51, 75, 99):
-            assert abs(clipped(seen(x), percentile, "int8") - np.percentile(x.astype(float), percentile)) <= 2.0**-133
+            assert abs(clipped(seen(x), percentile, INT8) - np.percentile(x.astype(float), percentile)) <= 2.0**-133
 
 
 class TestDerive:
@@ -166,7 +167,7 @@ class TestRangesTooWide:
 
     def test_floating_point_reaches_farther(self) -> None:
         statistics = Statistics({"t": seen(self.filled(1e4)), "u": seen(self.filled(1e7))})
-        ranges = derive_ranges(statistics, "percentile", 99.99, "fp8")
+        ranges = derive_ranges(statistics, "percentile", 99.99, FP8)
         assert set(ranges.tensors) == {"t"}
         assert "fp8 would round" in ranges.unfit["u"]
 

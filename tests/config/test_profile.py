@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
+from trtpipe.config.formats import Precision
 from trtpipe.config.profile import (
-    CALIBRATED,
-    DEFAULT_TOLERANCES,
     DeploymentProfile,
     OutputTolerance,
     ShapeRange,
@@ -71,7 +70,6 @@ def test_a_profile_survives_the_way_to_json_and_back(tmp_path: Path) -> None:
 def test_an_empty_profile_is_full_precision(tmp_path: Path) -> None:
     assert load(tmp_path, "") == DeploymentProfile()
     assert DeploymentProfile().precision == "fp32"
-    assert frozenset({"int8", "fp8", "best"}) == CALIBRATED
 
 
 def test_one_or_several_optimization_profiles(tmp_path: Path) -> None:
@@ -117,20 +115,22 @@ def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
 
 class TestTolerance:
     def test_defaults_of_the_precision_fill_what_is_unset(self) -> None:
-        assert Tolerance().for_output("y", "fp16") == DEFAULT_TOLERANCES["fp16"]
+        assert Tolerance().for_output("y", Precision.fp16) == OutputTolerance(
+            atol=1e-3, rtol=1e-2, stat="mean", min_cosine=0.999, min_agreement=0.98
+        )
 
     def test_an_outputs_own_value_beats_the_general_one_which_beats_the_default(self) -> None:
         tolerance = Tolerance(atol=0.5, rtol=0.25, outputs={"y": OutputTolerance(atol=0.0, stat="max")})
-        mine, other = tolerance.for_output("y", "fp32"), tolerance.for_output("z", "fp32")
+        mine, other = (tolerance.for_output(name, Precision.fp32) for name in "yz")
         assert (mine.atol, mine.rtol, mine.stat, mine.min_cosine) == (0.0, 0.25, "max", 0.9999)
         assert (other.atol, other.rtol, other.stat) == (0.5, 0.25, "elemwise")
 
     def test_every_precision_has_a_complete_default(self) -> None:
-        for tolerance in DEFAULT_TOLERANCES.values():
-            assert None not in tolerance.model_dump().values()
+        for precision in Precision:
+            assert None not in Tolerance().for_output("y", precision).model_dump().values()
 
     def test_less_precision_is_judged_no_more_strictly(self) -> None:
-        order = [DEFAULT_TOLERANCES[name] for name in ("fp32", "fp16", "bf16", "int8")]
+        order = [Precision(name).tolerance for name in ("fp32", "fp16", "bf16", "int8")]
         for field in ("atol", "rtol"):
             values = [getattr(tolerance, field) for tolerance in order]
             assert values == sorted(values)

@@ -26,6 +26,7 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
+from trtpipe.config.formats import FP16  # noqa: E402
 from trtpipe.isolation.imports import no_telemetry  # noqa: E402  the path comes first
 
 no_telemetry()
@@ -75,7 +76,7 @@ def native(sealed: Path, work: Path) -> str:
         simplify(request.model_copy(update={"onnxsim": False}), silent)
     lowered = load_model(work / "simplified.onnx")
     clean_up(lowered)
-    run_passes(lowered, [CastPrecision("float16", ())])
+    run_passes(lowered, [CastPrecision(FP16, ())])
     save_model(lowered, work / "lowered.onnx")
     if trt is None:
         return "lowered"

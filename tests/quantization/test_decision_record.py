@@ -7,6 +7,7 @@ import onnx
 import pytest
 from models import CASES, model, normal, residual
 
+from trtpipe.config.formats import INT8
 from trtpipe.passes.decisions import NodeDecision
 from trtpipe.quantization.qdq import InsertQDQ
 
@@ -14,7 +15,7 @@ from trtpipe.quantization.qdq import InsertQDQ
 @pytest.fixture
 def told(apply):
     def tell(proto: onnx.ModelProto, amax: dict[str, float]) -> dict[str, NodeDecision]:
-        return {each.node: each for each in apply(proto, InsertQDQ("int8", amax))[1]}
+        return {each.node: each for each in apply(proto, InsertQDQ(INT8, amax))[1]}
 
     return tell
 
@@ -30,7 +31,7 @@ def test_no_node_is_forgotten(apply, name):
     amax = dict.fromkeys(
         [v.name for v in proto.graph.input] + [o for n in all_nodes(proto.graph) for o in n.output], 3.0
     )
-    decisions = apply(proto, InsertQDQ("int8", amax))[1]
+    decisions = apply(proto, InsertQDQ(INT8, amax))[1]
     assert len(decisions) == len(all_nodes(proto.graph))
     assert all(each.reason and each.precision for each in decisions)
 

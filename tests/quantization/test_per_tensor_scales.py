@@ -8,10 +8,11 @@ import pytest
 from models import conv_net, depthwise, model, normal, run, weights_of
 
 from trtpipe.autocast.convert import CastPrecision
+from trtpipe.config.formats import FP16, INT8
 from trtpipe.quantization.per_tensor_scales import SplitScales
 from trtpipe.quantization.qdq import InsertQDQ
 
-HALF = (InsertQDQ("int8", {"x": 3.0, "r": 2.0, "f": 2.0, "a": 2.0}, (), "max", "float16"), CastPrecision("float16"))
+HALF = (InsertQDQ(INT8, {"x": 3.0, "r": 2.0, "f": 2.0, "a": 2.0}, (), "max", FP16), CastPrecision(FP16))
 
 
 def two_convs(bias: bool = True, spread: float = 1.0) -> onnx.ModelProto:
@@ -61,7 +62,7 @@ def test_no_sum_overflows_whatever_the_data(apply, amax):
         "(float[N,64,3,3] x) => (float[N,2,1,1] y) { c = Conv(x, w) y = Relu(c) }",
         w=np.stack([np.full((64, 3, 3), 0.5), np.full((64, 3, 3), 1e-2)]).astype(np.float32),
     )  # fmt: skip
-    passes = (InsertQDQ("int8", {"x": amax}, (), "max", "float16"), CastPrecision("float16"), SplitScales())
+    passes = (InsertQDQ(INT8, {"x": amax}, (), "max", FP16), CastPrecision(FP16), SplitScales())
     lowered, _ = apply(proto, *passes)
     makers = {output: node for node in lowered.graph.node for output in node.output}
     [conv] = [node for node in lowered.graph.node if node.op_type == "Conv"]
@@ -81,8 +82,8 @@ def test_other_nets_still_check(apply, proto):
 
 def test_what_it_leaves_alone(apply):
     proto = two_convs()
-    single = InsertQDQ("int8", {"x": 3.0, "a": 2.0})
-    for passes in ((), (single,), (CastPrecision("float16"),)):
+    single = InsertQDQ(INT8, {"x": 3.0, "a": 2.0})
+    for passes in ((), (single,), (CastPrecision(FP16),)):
         untouched, split = apply(proto, *passes)[0], apply(proto, *passes, SplitScales())[0]
         assert split.graph == untouched.graph
 

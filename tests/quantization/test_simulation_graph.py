@@ -8,12 +8,20 @@ import onnx_ir as ir
 import pytest
 from models import CASES, conv_net, embedding, feed_for, model, normal, run
 
+from trtpipe.config.formats import FP16, find_format
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import node_label, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.quantization.plan import place
 from trtpipe.quantization.qdq import InsertQDQ
-from trtpipe.quantization.simulation_graph import add_switches, eight_bits, group_points, half, resolve, scale_inputs
+from trtpipe.quantization.simulation_graph import (
+    add_switches,
+    eight_bits,
+    group_points,
+    resolve,
+    rounded_to,
+    scale_inputs,
+)
 
 
 def prepared(proto):
@@ -28,7 +36,9 @@ def switched(proto, on, lowering=None, precision="int8", shifts=None):
     model = prepared(proto)
     placement = place(model)
     scales = {} if lowering else scale_inputs(model, placement)
-    switches = add_switches(model, placement.points, lowering or eight_bits(precision, scales, "max", shifts or {}))
+    switches = add_switches(
+        model, placement.points, lowering or eight_bits(find_format(precision), scales, "max", shifts or {})
+    )
     made = ir.to_proto(model)
     onnx.checker.check_model(made)
     chosen = [switch for node, switch in switches.items() if on is None or node in on]
@@ -44,7 +54,7 @@ def run_switched(made, feed, largest=127.0, amax=3.0):
 def lowered(proto, keep=(), precision="int8", amax=3.0):
     model = prepared(proto)
     amax = dict.fromkeys(place(model).tensors, amax)
-    run_passes(model, [InsertQDQ(precision, amax, keep)])
+    run_passes(model, [InsertQDQ(find_format(precision), amax, keep)])
     return ir.to_proto(model)
 
 
@@ -93,7 +103,7 @@ def test_what_is_not_chosen_is_not_loaded():
 def test_half_rounds_activations_weights_and_results():
     proto = conv_net()
     feed = {"x": normal(3, 3, 8, 8)}
-    exact, found = run(proto, feed)["y"], run(switched(proto, None, half)[0], feed)["y"]
+    exact, found = run(proto, feed)["y"], run(switched(proto, None, rounded_to(FP16))[0], feed)["y"]
     gap = np.abs(found - exact).max()
     assert 0 < gap < 0.01 * np.abs(exact).max()
     np.testing.assert_array_equal(found, found.astype(np.float16).astype(np.float32))

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from models import FLOAT_MAX
 
+from trtpipe.config.formats import INT8, find_format
 from trtpipe.quantization.weights import quantize_weight
 
 
 class TestWeightsByLeastError:
     def error(self, weight: np.ndarray, axis: int | None, precision: str, method: str) -> np.ndarray:
-        quantized, scale = quantize_weight(weight, axis, precision, method)  # type: ignore[arg-type]
+        quantized, scale = quantize_weight(weight, axis, find_format(precision), method)  # type: ignore[arg-type]
         assert quantized.shape == weight.shape
         shaped = scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
         others = tuple(i for i in range(weight.ndim) if i != axis)
@@ -30,7 +31,7 @@ class TestWeightsByLeastError:
 
     def test_odd_channels(self) -> None:
         weight = np.array([[0, 0], [1e-42, 0], [FLOAT_MAX, 1], [5, -5]], np.float32)
-        quantized, scale = quantize_weight(weight, 0, "int8", "mse")
+        quantized, scale = quantize_weight(weight, 0, INT8, "mse")
         assert np.isfinite(scale).all()
         assert (scale > 0).all()
         assert quantized[0].tolist() == [0, 0]

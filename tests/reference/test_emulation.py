@@ -9,6 +9,7 @@ import pytest
 from models import conv_net, feed_for, model, normal, run, weights_of
 
 from trtpipe.autocast.convert import CastPrecision
+from trtpipe.config.formats import FP16
 from trtpipe.reference.emulation import EmulateHalf
 
 TYPES = {10: np.float16, 16: ml_dtypes.bfloat16}
@@ -117,7 +118,7 @@ def test_bodies_are_emulated_too(emulated):
 
 def test_a_lowered_net_gives_what_its_own_float16_arithmetic_gives(apply, emulated):
     """onnxruntime's float16 kernels on the CPU round between nodes as well, so both ways must agree closely."""
-    lowered, _ = apply(conv_net(), CastPrecision("float16"))
+    lowered, _ = apply(conv_net(), CastPrecision(FP16))
     feed = feed_for(conv_net())
     np.testing.assert_allclose(run(emulated(lowered), feed)["y"], run(lowered, feed)["y"], atol=0.02)
 

@@ -8,6 +8,7 @@ import pytest
 from models import model, save
 
 from trtpipe.backends.onnxruntime import OnnxRuntime
+from trtpipe.config.formats import BF16, FP16
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.preflight.onnx_io import load_model, save_model
@@ -41,27 +42,27 @@ def test_the_node_that_overflows_is_named_and_not_those_behind_it(watched):
     assert [spec.name for spec in watch.outputs] == ["y"]
     assert list(watch.infer({"x": np.array([3, 400], np.float32)})["y"]) == [12, np.inf]
     watch.infer({"x": np.array([1, 2], np.float32)})
-    [found] = watch.overflows("float16")
+    [found] = watch.overflows(FP16)
     assert (found.node, found.tensor, found.largest) == ("mul_1", "m", 160000)
 
 
 def test_an_input_beyond_the_type(watched):
     watch = watched(model(GRAPH % 10))
     watch.infer({"x": np.array([1, -7e4], np.float32)})
-    assert [(found.node, found.largest) for found in watch.overflows("float16")] == [("x", 70000)]
+    assert [(found.node, found.largest) for found in watch.overflows(FP16)] == [("x", 70000)]
 
 
 @pytest.mark.parametrize(("value", "overflows"), [(65519, False), (65520, True)])
 def test_what_rounds_to_the_largest_value_is_held(watched, value, overflows):
     watch = watched(model("(float[N] x) => (float[N] y) { h = Cast<to=10>(x) n = Neg(h) y = Cast<to=1>(n) }"))
     assert np.isinf(watch.infer({"x": np.array([value], np.float32)})["y"][0]) == overflows
-    assert bool(watch.overflows("float16")) is overflows
+    assert bool(watch.overflows(FP16)) is overflows
 
 
 def test_bfloat16_holds_nearly_all_that_float32_does(watched):
     watch = watched(model(GRAPH % 16, opset=22))
     watch.infer({"x": np.array([1e15], np.float32)})
-    assert watch.overflows("bfloat16") == ()
+    assert watch.overflows(BF16) == ()
 
 
 def test_inside_a_branch(watched):
@@ -74,6 +75,6 @@ def test_inside_a_branch(watched):
     )
     feed = {"x": np.array([400, 2], np.float32)}
     watch.infer(feed | {"c": np.array(False)})
-    assert watch.overflows("float16") == ()
+    assert watch.overflows(FP16) == ()
     watch.infer(feed | {"c": np.array(True)})
-    assert [found.tensor for found in watch.overflows("float16")] == ["m"]
+    assert [found.tensor for found in watch.overflows(FP16)] == ["m"]

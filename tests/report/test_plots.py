@@ -7,6 +7,7 @@ import pytest
 
 from trtpipe.calibration.statistics import Statistics, TensorStatistics
 from trtpipe.calibration.statistics_file import save_statistics
+from trtpipe.config.formats import FP8, INT8
 from trtpipe.errors import InputError
 from trtpipe.report.plots import plot_statistics, thresholds
 
@@ -31,7 +32,7 @@ def statistics(tmp_path: Path) -> Path:
 
 
 def test_thresholds_are_those_of_the_methods() -> None:
-    found = thresholds("t", seen(NORMAL), "int8")
+    found = thresholds("t", seen(NORMAL), INT8)
     assert found["max"] == pytest.approx(np.abs(NORMAL).max(), rel=1e-6)
     assert found["percentile 99.9"] == pytest.approx(np.percentile(np.abs(NORMAL), 99.9), rel=0.01)
     assert len(found) == 7
@@ -48,7 +49,7 @@ def test_one_picture_a_tensor(statistics: Path, tmp_path: Path) -> None:
             assert image.format == "PNG"
             assert image.size[0] > 600
             assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 10
-    (one,) = plot_statistics(statistics, tmp_path / "one", ["z"], "fp8")
+    (one,) = plot_statistics(statistics, tmp_path / "one", ["z"], FP8)
     assert one.name == "000_z.png"
     again = plot_statistics(statistics, tmp_path / "again")
     assert again[0].read_bytes() == paths[0].read_bytes()

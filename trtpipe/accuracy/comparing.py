@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from trtpipe.accuracy.reports import OutputParity
     from trtpipe.artifact import Feed
-    from trtpipe.config.profile import OutputTolerance, Precision, Tolerance
+    from trtpipe.config.formats import Precision
+    from trtpipe.config.profile import OutputTolerance, Tolerance
 
 _CHUNK_FEEDS = 64
 _CHUNK_ELEMENTS = 4_000_000
@@ -72,7 +73,7 @@ class Pair:
         rule = self._tolerance.for_output(name, self._precision)
         asked = self._tolerance.min_agreement is not None or name in self._tolerance.outputs
         alone = not any(other.is_float for other in self._figures.values())
-        if figures.is_float or asked or alone or self._precision == "fp32":
+        if figures.is_float or asked or alone or not self._precision.formats:
             return rule
         return rule.model_copy(update={"min_agreement": None})
 

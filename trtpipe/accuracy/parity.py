@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.recording import Recording
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import Runner
-    from trtpipe.config.profile import Precision, Tolerance
+    from trtpipe.config.formats import Precision
+    from trtpipe.config.profile import Tolerance
     from trtpipe.data.sample import Sample
 
 

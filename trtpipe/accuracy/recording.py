@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.parity import Contender, ParityRun, compare
+from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError
 from trtpipe.isolation.imports import without
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.artifact import Feed, TensorSpec
-    from trtpipe.config.profile import Precision, Tolerance
+    from trtpipe.config.formats import Precision
+    from trtpipe.config.profile import Tolerance
 
 #: Bytes of outputs that are kept at most, all artifacts together.
 MOST_BYTES = 32 << 20
@@ -116,7 +118,9 @@ def replay(
         before: artifact -> the one it was made from.
     """
     contenders = [
-        Contender(label, Replay(answers, "saved outputs"), precisions.get(label, "fp32"), before=before.get(label, ""))
+        Contender(
+            label, Replay(answers, "saved outputs"), precisions.get(label, FULL_PRECISION), before=before.get(label, "")
+        )
         for label, answers in saved.items()
     ]
     count = len(next(iter(saved.values()), []))

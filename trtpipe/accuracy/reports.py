@@ -6,7 +6,8 @@ from pydantic import FiniteFloat
 
 from trtpipe.accuracy.scores import Scores
 from trtpipe.artifact import Record
-from trtpipe.config.profile import OutputTolerance, Precision
+from trtpipe.config.formats import Precision
+from trtpipe.config.profile import OutputTolerance
 
 
 class OutputParity(Record):

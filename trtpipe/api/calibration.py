@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.results import JSON, BuildResult, run_stages
 from trtpipe.calibration.merging import merge_statistics
+from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.os_errors import translate_os_errors
-from trtpipe.config.profile import CALIBRATED
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import check_writable, publish_file
 from trtpipe.pipeline.run_state import artifact_from_file
@@ -102,6 +102,6 @@ def import_trt_cache(cache: Path, simplified: Path, out: Path, keep: Sequence[st
 
 def _eight_bit(job: Job) -> Job:
     """The job, for int8 where its precision needs no ranges."""
-    if job.profile.precision in CALIBRATED:
+    if job.profile.precision.calibrated:
         return job
-    return replace(job, profile=job.profile.model_copy(update={"precision": "int8"}))
+    return replace(job, profile=job.profile.model_copy(update={"precision": DEFAULT_QUANTIZED}))

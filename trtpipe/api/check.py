@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trtpipe.artifact import Record
-    from trtpipe.config.profile import DeploymentProfile, Precision
+    from trtpipe.config.formats import Precision
+    from trtpipe.config.profile import DeploymentProfile
     from trtpipe.latency.reports import Latency
     from trtpipe.regression.baseline import Baseline
     from trtpipe.regression.bundle import Build

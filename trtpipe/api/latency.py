@@ -83,10 +83,10 @@ def _graphs(job: Job, old: Path, new: Path, progress: Progress) -> LatencyCompar
 def _runnable(graph: Path, workdir: Path) -> Path:
     """What the CPU can run for a graph: bfloat16 has no kernels there, so it is emulated."""
     lowered = inspect(graph).lowered
-    if lowered is None or lowered.precision != "bf16":
+    if lowered is None or lowered.precision.half is None or lowered.precision.half.cpu_kernels:
         return graph
     workdir.mkdir()
-    return runnable_graph(graph, "bf16", workdir)[0]
+    return runnable_graph(graph, lowered.precision, workdir)[0]
 
 
 def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progress) -> LatencyComparison:

@@ -12,7 +12,7 @@ from trtpipe.backends.base import Refusal, load_backend
 from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.backends.compatibility import obstacles
 from trtpipe.config.job import Job
-from trtpipe.config.profile import CALIBRATED, NEEDED_TYPE, DeploymentProfile
+from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
 from trtpipe.config.source import ModuleSource, Source, parse_source
@@ -116,7 +116,7 @@ def lower(
 ) -> BuildResult:
     """``simplified.onnx`` (and ``ranges.json`` for 8 bits) -> ``lowered.onnx``."""
     given = {"simplified": simplified}
-    if job.profile.precision in CALIBRATED:
+    if job.profile.precision.calibrated:
         if ranges is None:
             raise InputError(
                 f"lowering to {job.profile.precision} needs ranges",
@@ -211,7 +211,7 @@ def _source(source: SourceLike | None) -> Source | None:
 
 def _refuse_early(job: Job) -> None:
     """Complain about what is missing before the long work, not after it."""
-    if job.profile.precision in CALIBRATED and not job.recipe.data.source and not job.allow_random:
+    if job.profile.precision.calibrated and not job.recipe.data.source and not job.allow_random:
         raise InputError(
             f"{job.profile.precision} needs calibration data, and none was given",
             "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
@@ -233,8 +233,7 @@ def _refuse_targets(job: Job) -> None:
 
 def _refusal(job: Job, target: Target) -> Refusal | None:
     """Why the back-end cannot build for ``target``, or the target cannot compute in the precision asked for."""
-    dtype = NEEDED_TYPE.get(job.profile.precision)
-    if dtype is not None and dtype not in target.dtypes:
+    if not target.computes(job.profile.precision):
         return Refusal(
             f"{target} ({target.family}) does not compute in {job.profile.precision}",
             "choose another precision, or a target that can",

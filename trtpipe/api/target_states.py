@@ -48,7 +48,7 @@ def _state(target: Target, flavors: Sequence[str]) -> TargetState:
         name=target.name,
         family=target.family,
         names=target.aliases,
-        dtypes=tuple(sorted(target.dtypes)),
+        dtypes=tuple(sorted(form.storage for form in target.formats)),
         dla=target.dla,
         backends=able,
         problem="" if able else "; ".join(reasons) or "no TensorRT is installed",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.results import JSON, run_published
 from trtpipe.config.os_errors import translate_os_errors
-from trtpipe.config.profile import CALIBRATED
 from trtpipe.config.tomlfile import dump_toml
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import opened, stages_named
@@ -152,7 +151,7 @@ def _anchored(data: DataSettings) -> dict[str, str]:
 
 def refuse_other_precisions(job: Job) -> None:
     """Complain early where there is nothing to choose."""
-    if job.profile.precision not in CALIBRATED:
+    if not job.profile.precision.quantized:
         raise InputError(
             f"{job.profile.precision} has nothing to choose layer by layer",
             "add --int8 (or --fp8, where the GPU has it)",

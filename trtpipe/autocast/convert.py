@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtpipe.autocast.half_types import HALVES, HalfType
 from trtpipe.autocast.islands import lone_nodes
 from trtpipe.autocast.range_guard import RangeGuard
 from trtpipe.autocast.rules import HalfRules, float_only
+from trtpipe.config.formats import FP32, HALVES
 from trtpipe.passes.decisions import NodeDecision
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of, node_label
 from trtpipe.passes.infer_types import formal, schema_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.autocast.tensor_ranges import Extents
+    from trtpipe.config.formats import Format
 
 
 #: Why a node is in 16 bits that came so.
@@ -45,8 +46,8 @@ class CastPrecision(GraphPass):
         extents: what was measured on real data; ``None`` leaves the fixed rules.
     """
 
-    def __init__(self, dtype: HalfType, keep: Sequence[str] = (), extents: Extents | None = None) -> None:
-        self.name = f"cast_{dtype}"
+    def __init__(self, dtype: Format, keep: Sequence[str] = (), extents: Extents | None = None) -> None:
+        self.name = f"cast_{dtype.storage}"
         self._half = dtype
         self._keep = keep
         self._extents = extents
@@ -63,7 +64,7 @@ class CastPrecision(GraphPass):
             NodeDecision(
                 node=node_label(node),
                 op=node.op_type,
-                precision=_given_half(node) or (self._half if reasons[node] is None else "float32"),
+                precision=_given_half(node) or (self._half if reasons[node] is None else FP32).label,
                 reason=ALREADY if _given_half(node) else reasons[node] or why_lowered,
             )
             for node in model.graph.all_nodes()
@@ -76,9 +77,9 @@ class CastPrecision(GraphPass):
 class _Rewriter:
     """Carries out the decisions: retypes, casts, converts constants."""
 
-    def __init__(self, half: HalfType, model: ir.Model, lowered: set[ir.Node]) -> None:
+    def __init__(self, half: Format, model: ir.Model, lowered: set[ir.Node]) -> None:
         self._half = half
-        self._dtype = HALVES[half].dtype
+        self._dtype = ir.DataType[half.onnx]
         self._lowered = lowered
         self._opset_imports = model.graph.opset_imports
         self._fresh = FreshNames(model)
@@ -115,7 +116,7 @@ class _Rewriter:
         back.dtype, back.shape = ir.DataType.FLOAT, output.shape
         graph.insert_after(node, [cast])
         if public:
-            output.name, back.name = self._fresh(f"{name}_{self._half}"), name
+            output.name, back.name = self._fresh(f"{name}_{self._half.storage}"), name
             for position, value in enumerate(graph.outputs):
                 if value is output:
                     graph.outputs[position] = back
@@ -148,7 +149,7 @@ class _Rewriter:
         tensor, graph = value.const_value, value.graph
         assert tensor is not None and isinstance(graph, ir.Graph) and value.name  # noqa: PT018
         target = self._dtype.numpy()
-        name = self._fresh(f"{value.name}_{self._half}")
+        name = self._fresh(f"{value.name}_{self._half.storage}")
         # Lazy, so that a model larger than memory allows is converted tensor by tensor while it is written.
         lazy = ir.LazyTensor(
             lambda: ir.Tensor(tensor.numpy().astype(target), dtype=self._dtype),
@@ -161,9 +162,13 @@ class _Rewriter:
         return converted
 
     def _cast(self, value: ir.Value) -> ir.Value:
-        cast = ir.node("Cast", [value], {"to": int(self._dtype)}, name=f"{value.name}_to_{self._half}")
+        cast = ir.node("Cast", [value], {"to": int(self._dtype)}, name=f"{value.name}_to_{self._half.storage}")
         output = cast.outputs[0]
-        output.dtype, output.shape, output.name = self._dtype, value.shape, self._fresh(f"{value.name}_{self._half}")
+        output.dtype, output.shape, output.name = (
+            self._dtype,
+            value.shape,
+            self._fresh(f"{value.name}_{self._half.storage}"),
+        )
         producer, graph = value.producer(), value.graph
         assert isinstance(graph, ir.Graph)
         if producer is not None:
@@ -176,7 +181,7 @@ class _Rewriter:
 def _given_half(node: ir.Node) -> str:
     """The 16-bit type that ``node`` computes in as the model came; empty for others."""
     types = {value.dtype for value in node.outputs}
-    return "" if _touches_float(node) else next((half for half, each in HALVES.items() if each.dtype in types), "")
+    return "" if _touches_float(node) else next((half.label for half in HALVES if ir.DataType[half.onnx] in types), "")
 
 
 def _touches_float(node: ir.Node) -> bool:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtpipe.autocast.data_movement import PURE_MOVES, origin
-from trtpipe.autocast.half_types import HALVES, HalfType
 from trtpipe.autocast.range_probes import DIVISORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trtpipe.autocast.range_guard import RangeGuard
+    from trtpipe.config.formats import Format
 
 #: operator -> the input that holds positions
 _POSITIONS = {"NonMaxSuppression": 0, "RoiAlign": 1, "GridSample": 1}
@@ -32,7 +32,7 @@ _CONTAINERS = frozenset({"If", "Loop", "Scan"})
 _VISIBLE = 0.125
 
 
-def exact_chains(model: ir.Model, half: HalfType, guard: RangeGuard | None) -> dict[ir.Node, str]:
+def exact_chains(model: ir.Model, half: Format, guard: RangeGuard | None) -> dict[ir.Node, str]:
     """Nodes whose rounding would be seen -> why they stay in float32.
 
     Args:
@@ -46,15 +46,18 @@ def exact_chains(model: ir.Model, half: HalfType, guard: RangeGuard | None) -> d
     return found
 
 
-def _positions(model: ir.Model, half: HalfType, guard: RangeGuard | None) -> Iterator[tuple[ir.Value, str]]:
+def _positions(model: ir.Model, half: Format, guard: RangeGuard | None) -> Iterator[tuple[ir.Value, str]]:
     for node in model.graph.all_nodes():
         value = node.inputs[_POSITIONS[node.op_type]] if node.op_type in _POSITIONS else None
         if value is not None:
             yield value, f"positions for {node.op_type}"
     for value in model.graph.outputs:
         seen = guard.extent(value) if guard is not None and value.dtype == ir.DataType.FLOAT else None
-        if seen is not None and (error := seen.largest * HALVES[half].rounding) > _VISIBLE:
-            yield value, f"output {value.name!r} reaches {seen.largest:.3g}, which {half} would move by {error:.2g}"
+        if seen is not None and (error := seen.largest * half.rounding) > _VISIBLE:
+            yield (
+                value,
+                f"output {value.name!r} reaches {seen.largest:.3g}, which {half.storage} would move by {error:.2g}",
+            )
 
 
 def _small_values(model: ir.Model, guard: RangeGuard | None) -> Iterator[tuple[ir.Value, str]]:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtpipe.autocast.data_movement import origin
-from trtpipe.autocast.half_types import HALVES, HalfType
 from trtpipe.autocast.range_probes import DIVISORS, SUMS
+from trtpipe.config.formats import FP16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trtpipe.autocast.tensor_ranges import Extent, Extents
+    from trtpipe.config.formats import Format
 
 #: How far beyond the calibration data other data may reach.
 _MARGIN = 4.0
@@ -36,9 +37,8 @@ _EXPONENTIAL = frozenset({"Exp", "Softmax", "LogSoftmax"})
 class RangeGuard:
     """Judges nodes by the extents of their tensors."""
 
-    def __init__(self, half: HalfType, extents: Extents) -> None:
-        self._name = half
-        self._half = HALVES[half]
+    def __init__(self, half: Format, extents: Extents) -> None:
+        self._half = half
         self._extents = extents.tensors
 
     def extent(self, value: ir.Value) -> Extent | None:
@@ -50,7 +50,7 @@ class RangeGuard:
         if any(self.extent(value) is None for value in _floats(node)):
             return False
         if node.op_type in _REDUCTIONS:
-            return self._name == "float16" and self._total(node) is not None
+            return self._half.mantissa >= FP16.mantissa and self._total(node) is not None
         return True
 
     def objection(self, node: ir.Node) -> str | None:
@@ -64,16 +64,16 @@ class RangeGuard:
         found = self.extent(value)
         assert found is not None
         if found.largest > self._half.largest / _MARGIN:
-            return f"{value.name!r} reaches {found.largest:.3g}, too close to the end of {self._name}"
+            return f"{value.name!r} reaches {found.largest:.3g}, too close to the end of {self._half.storage}"
         if 0 < found.largest < self._half.normal:
-            return f"{value.name!r} stays below {found.largest:.3g}, where {self._name} loses digits"
+            return f"{value.name!r} stays below {found.largest:.3g}, where {self._half.storage} loses digits"
         return None
 
     def _sum(self, node: ir.Node) -> str | None:
         total = self._total(node)
         if total is None or total <= self._half.largest / _MARGIN:
             return None
-        return f"its terms sum up to {total:.3g}, too close to the end of {self._name}"
+        return f"its terms sum up to {total:.3g}, too close to the end of {self._half.storage}"
 
     def _total(self, node: ir.Node) -> float | None:
         """The largest value inside a reduction, where it is one and that is known."""
@@ -93,14 +93,14 @@ class RangeGuard:
             return None
         if node.op_type == "Pow" and _whole_exponent(node):
             return None
-        return f"{value.name!r} falls to {found.smallest:.3g}, where {self._name} loses digits"
+        return f"{value.name!r} falls to {found.smallest:.3g}, where {self._half.storage} loses digits"
 
     def _angle(self, node: ir.Node) -> str | None:
         if node.op_type not in _TRIGONOMETRIC or node.inputs[0] is None:
             return None
         found = self.extent(node.inputs[0])
         error = 0.0 if found is None else found.largest * self._half.rounding
-        return None if error <= _ANGLE_ERROR else f"an angle would be off by {error:.3g} in {self._name}"
+        return None if error <= _ANGLE_ERROR else f"an angle would be off by {error:.3g} in {self._half.storage}"
 
     def exponent(self, node: ir.Node) -> str | None:
         """Why the exponent that ``node`` takes should not be cast to 16 bits; or ``None``."""
@@ -108,7 +108,7 @@ class RangeGuard:
             return None
         found = self.extent(node.inputs[0])  # what lies far below, as masks do, comes out as 0 in any case
         error = 0.0 if found is None else found.maximum * self._half.rounding
-        return None if error <= _EXPONENT_ERROR else f"an exponent would be off by {error:.3g} in {self._name}"
+        return None if error <= _EXPONENT_ERROR else f"an exponent would be off by {error:.3g} in {self._half.storage}"
 
     def _difference(self, node: ir.Node) -> str | None:
         """Operands that cancel leave little but their rounding."""

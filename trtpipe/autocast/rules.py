@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -9,18 +10,19 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.autocast.data_movement import PURE_MOVES, origin
-from trtpipe.autocast.half_types import HALVES, HalfType
 from trtpipe.autocast.precision_sensitive_chains import exact_chains
+from trtpipe.config.formats import BF16
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.infer_types import formal, schema_of
 from trtpipe.passes.node_names import pattern_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx
 
     from trtpipe.autocast.range_guard import RangeGuard
+    from trtpipe.config.formats import Format
 
 _CONTAINERS = frozenset({"If", "Loop", "Scan"})
 #: sums and powers whose results leave float16's range or precision although their inputs fit
@@ -42,7 +44,9 @@ _EXACT = frozenset(
     }
 )  # fmt: skip
 #: found with TensorRT-RTX 1.7: its parser refuses the activations and GRU, its builder the transposed convolution
-_NO_BFLOAT16 = frozenset({"ConvTranspose", "GRU", "HardSwish", "Mish"})
+_REFUSED: Mapping[Format, frozenset[str]] = MappingProxyType(
+    {BF16: frozenset({"ConvTranspose", "GRU", "HardSwish", "Mish"})}
+)
 #: operators that move values or choose among them
 _MOVES = PURE_MOVES | {"Concat", "Pad", "Where", "Max", "Min", "Clip"}
 #: operators whose result is as large, or as small, as what goes in
@@ -72,7 +76,7 @@ class HalfRules:
         guard: what was measured on real data; ``None`` leaves the fixed rules.
     """
 
-    def __init__(self, half: HalfType, keep: Sequence[str], model: ir.Model, guard: RangeGuard | None = None) -> None:
+    def __init__(self, half: Format, keep: Sequence[str], model: ir.Model, guard: RangeGuard | None = None) -> None:
         self._half = half
         self._keep = keep
         self._guard = guard
@@ -125,9 +129,9 @@ class HalfRules:
         if node.op_type in _EXACT:
             return "exact values: coordinates or type conversion"
         if node.op_type in _QUANTIZES and not _scale_fits(node, self._half):
-            return f"its scale is not a {self._half} number"
-        if node.op_type == "DequantizeLinear" and _dequantized_peak(node) > HALVES[self._half].largest:
-            return f"its largest value is beyond {self._half}"
+            return f"its scale is not a {self._half.storage} number"
+        if node.op_type == "DequantizeLinear" and _dequantized_peak(node) > self._half.largest:
+            return f"its largest value is beyond {self._half.storage}"
         if (pattern := pattern_of(node_label(node), self._keep)) is not None:
             return f"kept by pattern {pattern!r}"
         schema = schema_of(node, self._opset_imports)
@@ -139,9 +143,9 @@ class HalfRules:
             return "near its poles it changes faster than 16 bits can follow"
         if any(value is not None and value.dtype is None for value in (*node.inputs, *node.outputs)):
             return "element types unknown"
-        if self._half == "bfloat16" and node.op_type in _NO_BFLOAT16:
-            return "TensorRT takes this operator in no bfloat16"
-        return None if _takes_half(node, schema, self._half) else f"the operator takes no {self._half}"
+        if node.op_type in _REFUSED.get(self._half, ()):
+            return f"TensorRT takes this operator in no {self._half.storage}"
+        return None if _takes_half(node, schema, self._half) else f"the operator takes no {self._half.storage}"
 
     def _spoils(self, node: ir.Node, bad_constant: bool, measured: bool) -> bool:
         """Whether the results of ``node`` may be beyond 16 bits, or vanish in them."""
@@ -168,16 +172,16 @@ class HalfRules:
         return bool(floats) and all(value in self._from_integers for value in floats)
 
     def _bad_constant(self, node: ir.Node) -> str | None:
-        half = HALVES[self._half]
+        half = self._half
         for value in node.inputs:
             if value is None or value.dtype != ir.DataType.FLOAT or value.const_value is None:
                 continue
             peak = _peak(value)
             if peak > half.largest:
-                return f"constant {value.name!r} reaches {peak:.3g}, beyond {self._half}"
-            if 0 < peak < half.normal and (error := _rounding_error(value, half.dtype)) > _LOST_DIGITS * peak:
+                return f"constant {value.name!r} reaches {peak:.3g}, beyond {self._half.storage}"
+            if 0 < peak < half.normal and (error := _rounding_error(value, half)) > _LOST_DIGITS * peak:
                 becomes = "become 0" if error >= peak else f"be off by {error / peak:.0%}"
-                return f"constant {value.name!r} ({peak:.3g}) would {becomes} in {self._half}"
+                return f"constant {value.name!r} ({peak:.3g}) would {becomes} in {self._half.storage}"
         return None
 
 
@@ -187,9 +191,9 @@ def float_only(parameter: onnx.defs.OpSchema.FormalParameter | None) -> bool:
     return "tensor(float)" in types and "tensor(float16)" not in types
 
 
-def _takes_half(node: ir.Node, schema: onnx.defs.OpSchema, half: HalfType) -> bool:
+def _takes_half(node: ir.Node, schema: onnx.defs.OpSchema, half: Format) -> bool:
     """Whether the schema lets every float32 output, and every float32 input of a free type, be 16 bits."""
-    word = f"tensor({half})"
+    word = f"tensor({half.storage})"
     for index, value in enumerate(node.outputs):
         parameter = formal(schema.outputs, index)
         if value.dtype == ir.DataType.FLOAT and (parameter is None or word not in parameter.types):
@@ -224,10 +228,10 @@ def _peak(value: ir.Value) -> float:
     return float(np.abs(array).max(where=np.isfinite(array), initial=0.0))  # infinities stay what they are
 
 
-def _rounding_error(value: ir.Value, dtype: ir.DataType) -> float:
+def _rounding_error(value: ir.Value, half: Format) -> float:
     assert value.const_value is not None
     array = value.const_value.numpy()
-    return float(np.abs(array - array.astype(dtype.numpy()).astype(np.float32)).max(initial=0.0))
+    return float(np.abs(array - array.astype(half.dtype).astype(np.float32)).max(initial=0.0))
 
 
 def _dequantized_peak(node: ir.Node) -> float:
@@ -241,11 +245,11 @@ def _dequantized_peak(node: ir.Node) -> float:
     return float(limits.max) * float(np.abs(scale.const_value.numpy()).max(initial=0))
 
 
-def _scale_fits(node: ir.Node, half: HalfType) -> bool:
+def _scale_fits(node: ir.Node, half: Format) -> bool:
     """Whether a quantizer's scale is a normal number of the type: rounding it would move every value."""
     scale = node.inputs[1]
     if scale is None or scale.const_value is None or scale.dtype != ir.DataType.FLOAT:
         return False
     array = scale.const_value.numpy()
-    rounded = array.astype(HALVES[half].dtype.numpy()).astype(np.float32)
-    return bool(np.array_equal(array, rounded) and (array >= HALVES[half].normal).all())
+    rounded = array.astype(half.dtype).astype(np.float32)
+    return bool(np.array_equal(array, rounded) and (array >= half.normal).all())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import Refusal
+from trtpipe.config.formats import FORMATS
 from trtpipe.config.target import TARGETS
 from trtpipe.preflight.onnx_io import dtype_name, read_proto
 
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
 
     from trtpipe.config.target import Target
 
-#: ONNX element types that some targets lack -> the word in ``Target.dtypes``.
-_SPECIAL = {
-    "BFLOAT16": "bfloat16",
-    "INT4": "int4",
-    "FLOAT8E4M3FN": "float8_e4m3fn",
-    "FLOAT4E2M1": "float4_e2m1",
-}
 #: ONNX element types that TensorRT has no word for; its parser refuses them without naming the tensor.
 _UNKNOWN = (
     "INT16", "UINT16", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "STRING", "FLOAT8E5M2", "FLOAT8E4M3FNUZ",
@@ -50,13 +44,13 @@ def refuse_types(model: Path, target: Target) -> Refusal | None:
                 f"{model.name}: {place} is {dtype_name(code)}, a type that TensorRT does not have",
                 "convert it outside the model: int32, int64, float32 and float16 go everywhere",
             )
-    words = {codes.Value(name): word for name, word in _SPECIAL.items()}
+    refused = {codes.Value(form.onnx): form for form in FORMATS if form.capability > target.capability}
     for code, place in _types(proto):
-        word = words.get(code)
-        if word is not None and word not in target.dtypes:
-            able = ", ".join(other.name for other in TARGETS if word in other.dtypes)
+        form = refused.get(code)
+        if form is not None:
+            able = ", ".join(other.name for other in TARGETS if form.capability <= other.capability)
             return Refusal(
-                f"{model.name}: {place} is {word}, which {target} ({target.family}) cannot compute",
+                f"{model.name}: {place} is {form.storage}, which {target} ({target.family}) cannot compute",
                 f"choose another precision, or a target that can: {able}",
             )
     return None

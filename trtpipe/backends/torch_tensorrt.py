@@ -15,7 +15,6 @@ from trtpipe.backends.gpu import Gpu, cannot_run, gpus, has_driver
 from trtpipe.backends.target_support import refuse_target
 from trtpipe.backends.trt.options import refuse_options
 from trtpipe.backends.trt.request import build_in_worker
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.config.toolchain import version
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import HostError, InternalError
@@ -67,7 +66,7 @@ class TorchTensorRT:
                 f"{model.name}: torch-tensorrt compiles PyTorch programs, and this is an ONNX graph",
                 "give the model as a factory or a .pt2 file, or choose --backend tensorrt-rtx or tensorrt",
             )
-        if profile.precision in EIGHT_BIT:
+        if profile.precision.quantized:
             return Refusal(
                 f"torch-tensorrt knows nothing of our calibration: {profile.precision} there means a PyTorch model "
                 "that was quantized beforehand",

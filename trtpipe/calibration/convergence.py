@@ -10,6 +10,7 @@ import numpy as np
 from trtpipe.artifact import Record
 from trtpipe.calibration.data_summary import Settling
 from trtpipe.calibration.methods import clipped
+from trtpipe.config.formats import INT8
 
 if TYPE_CHECKING:
     from trtpipe.calibration.statistics import Statistics
@@ -75,7 +76,7 @@ class Course:
 
 def _ranges(statistics: Statistics) -> np.ndarray:
     return np.array(
-        [clipped(tensor, PERCENTILE, "int8") if tensor.count else 0.0 for tensor in statistics.tensors.values()]
+        [clipped(tensor, PERCENTILE, INT8) if tensor.count else 0.0 for tensor in statistics.tensors.values()]
     )
 
 

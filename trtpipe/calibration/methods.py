@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from trtpipe.calibration.histogram import density_of
-from trtpipe.calibration.quantizer import QUANTIZERS
+from trtpipe.calibration.quantizer import quantizer_of
 from trtpipe.config.methods import SingleMethod
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import TensorStatistics
+    from trtpipe.config.formats import Format
 
 #: TensorRT's entropy calibration: bins up to the largest magnitude, and levels they are merged into.
 ENTROPY_BINS = 2048
@@ -63,16 +63,16 @@ CANDIDATES: tuple[Choice, ...] = CHOICES[:5]
 DARING: tuple[Choice, ...] = CHOICES[5:]
 
 #: A method gets a tensor's statistics (at least one value), the percentile and the format, and gives the amax.
-RangeMethod: TypeAlias = "Callable[[TensorStatistics, float, EightBit], float]"
+RangeMethod: TypeAlias = "Callable[[TensorStatistics, float, Format], float]"
 
 
-def largest(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+def largest(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
     """The exact largest magnitude."""
     del percentile, precision
     return tensor.largest
 
 
-def clipped(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+def clipped(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
     """The magnitude below which ``percentile`` % of all values lie, zeros included.
 
     It is what ``numpy.percentile`` gives for the magnitudes themselves, up to the resolution of the histogram:
@@ -87,7 +87,7 @@ def clipped(tensor: TensorStatistics, percentile: float, precision: EightBit) ->
     return low + (rank - below) * (high - low)
 
 
-def least_error(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+def least_error(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
     """The amax with the least expected squared error, among 32 an octave over 16 octaves below the largest magnitude.
 
     If several are equally good, the largest of them.
@@ -97,10 +97,10 @@ def least_error(tensor: TensorStatistics, percentile: float, precision: EightBit
         return 0.0
     density = density_of(tensor)
     candidates = tensor.largest * _SHARES
-    return float(candidates[np.argmin(QUANTIZERS[precision].expected_error(density, candidates))])
+    return float(candidates[np.argmin(quantizer_of(precision).expected_error(density, candidates))])
 
 
-def entropy(tensor: TensorStatistics, percentile: float, precision: EightBit) -> float:
+def entropy(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
     """TensorRT's entropy calibration: the amax whose 128 levels lose least information on the distribution.
 
     The magnitudes are binned into 2048 equal bins up to the largest one. For every i from 128, the first i bins (the

@@ -1,24 +1,22 @@
-"""What rounding to 8 bits costs: the values each format can hold, and the error expected of a density."""
+"""What rounding to a quantized format costs: the values each format can hold, and the error expected of a density."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from functools import cache
+from math import floor, log2
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from trtpipe.calibration.histogram import Density
-
-EightBit: TypeAlias = Literal["int8", "fp8"]
+    from trtpipe.config.formats import Format
 
 
 @dataclass(frozen=True)
 class Quantizer:
-    """A symmetric 8-bit format, in units of its largest value.
+    """A symmetric quantized format, in units of its largest value.
 
     Attributes:
         dead: magnitudes below become 0: half the smallest step.
@@ -52,14 +50,17 @@ class Quantizer:
         return error
 
 
-def _float8() -> Quantizer:
-    """E4M3: steps of 2**-9 up to 2**-5, then doubled with every power of two, up to 448."""
-    powers = range(-5, 9)
-    edges = (*(2.0**power / 448 for power in powers), 1.0)
-    steps = tuple(2.0 ** (power - 4) / 448 for power in (*powers, 9))
-    return Quantizer(dead=2.0**-10 / 448, edges=edges, steps=steps)
+@cache
+def quantizer_of(form: Format) -> Quantizer:
+    """The values ``form`` can hold.
 
-
-QUANTIZERS: Mapping[EightBit, Quantizer] = MappingProxyType(
-    {"int8": Quantizer(dead=0.5 / 127, edges=(1.0,), steps=(1 / 127,)), "fp8": _float8()}
-)
+    Floating-point values are equally far apart up to twice the smallest normal one, and from there on twice as far with
+    every power of two.
+    """
+    largest = form.largest
+    if form.kind == "integer":
+        return Quantizer(dead=0.5 / largest, edges=(1.0,), steps=(1 / largest,))
+    first, last = round(log2(form.normal)) + 1, floor(log2(largest))
+    edges = (*(2.0**power / largest for power in range(first, last + 1)), 1.0)
+    steps = tuple(2.0 ** (power - 1 - form.mantissa) / largest for power in range(first, last + 2))
+    return Quantizer(dead=2.0 ** (first - 2 - form.mantissa) / largest, edges=edges, steps=steps)

@@ -12,15 +12,16 @@ from trtpipe.calibration.corrections import Corrections
 from trtpipe.calibration.data_summary import DataAccount
 from trtpipe.calibration.histogram import density_of
 from trtpipe.calibration.methods import METHODS, Choice
-from trtpipe.calibration.quantizer import QUANTIZERS
+from trtpipe.calibration.quantizer import quantizer_of
+from trtpipe.config.formats import INT8
 from trtpipe.config.methods import Method, SingleMethod
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import Statistics, TensorStatistics
+    from trtpipe.config.formats import Format
 
 
 class TensorRange(Record):
@@ -76,9 +77,7 @@ _PARAMETRIC = frozenset({"percentile"})
 _TYPICAL = 4.0
 
 
-def derive_ranges(
-    statistics: Statistics, method: SingleMethod, percentile: float, precision: EightBit = "int8"
-) -> Ranges:
+def derive_ranges(statistics: Statistics, method: SingleMethod, percentile: float, precision: Format = INT8) -> Ranges:
     """Choose every tensor's range by one method.
 
     Args:
@@ -106,7 +105,7 @@ def derive_ranges(
 
 
 def split_unfit(
-    statistics: Statistics, ranges: Mapping[str, TensorRange], precision: EightBit
+    statistics: Statistics, ranges: Mapping[str, TensorRange], precision: Format
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:
     """The ranges that 8 bits can be used with; and of the other tensors, why not.
 
@@ -114,7 +113,7 @@ def split_unfit(
     a mask hides, so little is left for the others that all of them become 0, and statistics cannot tell whether they
     matter. (The method ``auto`` can: it looks at the outputs.)
     """
-    dead = QUANTIZERS[precision].dead
+    dead = quantizer_of(precision).dead
     unfit = {}
     for name, found in ranges.items():
         typical = density_of(statistics.tensors[name]).median
@@ -141,7 +140,7 @@ def split_unseen(statistics: Statistics) -> tuple[dict[str, TensorStatistics], t
     return seen, unseen
 
 
-def range_of(name: str, tensor: TensorStatistics, choice: Choice, precision: EightBit) -> TensorRange:
+def range_of(name: str, tensor: TensorStatistics, choice: Choice, precision: Format) -> TensorRange:
     """The range of one tensor that held at least one value.
 
     Raises:

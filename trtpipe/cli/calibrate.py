@@ -14,6 +14,7 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.formats import INT8
 from trtpipe.config.units import printable
 from trtpipe.errors import InputError
 
@@ -99,7 +100,7 @@ def _calibrate(
         result = trtpipe.calibrate(job, model, session.output, progress)
     if plot is not None:
         drawn = statistics[0] if len(statistics) == 1 else Path(beside(result)("statistics.npz"))
-        made = trtpipe.plot_statistics(drawn, plot, precision="fp8" if job.profile.precision == "fp8" else "int8")
+        made = trtpipe.plot_statistics(drawn, plot, precision=job.profile.precision.quantized or INT8)
         progress.note(f"drew {len(made)} tensors into {plot}")
     return result
 

@@ -12,6 +12,7 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, line, table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.formats import FORMATS
 from trtpipe.config.units import format_bytes
 from trtpipe.errors import HostError
 
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
     from trtpipe import Diagnosis
 
 _PRODUCTS = 3
-_TYPES = {
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "int8": "int8",
-    "int4": "int4",
-    "float8_e4m3fn": "fp8",
-    "float4_e2m1": "fp4",
-}
 
 
 @click.command()
@@ -91,7 +84,7 @@ def _targets(found: Diagnosis) -> list[tuple[str, str, str, str]]:
         (
             target.name,
             f"{target.family}: {', '.join(target.names[:_PRODUCTS])}",
-            ", ".join(short for name, short in _TYPES.items() if name in target.dtypes) + (", DLA" * target.dla),
+            ", ".join(form.name for form in FORMATS if form.storage in target.dtypes) + (", DLA" * target.dla),
             ", ".join(target.backends) or "none",
         )
         for target in found.targets

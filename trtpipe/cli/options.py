@@ -22,6 +22,7 @@ from trtpipe.cli.wiring import (
     start_log,
     target_names,
 )
+from trtpipe.config.formats import Precision
 from trtpipe.config.methods import METHOD_NAMES
 
 _path = click.Path(path_type=Path)
@@ -87,15 +88,8 @@ explain_option = click.option(
 
 precision_options = stacked(
     *(
-        session_option(f"--{precision}", store=set_precision(precision), is_flag=True, help=words)
-        for precision, words in (
-            ("best", "Compute in int8 where that pays, else in fp16; needs calibration data."),
-            ("int8", "Compute in int8; needs calibration data."),
-            ("fp8", "Compute in fp8; needs calibration data."),
-            ("fp16", "Compute in fp16."),
-            ("bf16", "Compute in bf16."),
-            ("fp32", "Compute in fp32, the default."),
-        )
+        session_option(f"--{precision}", store=set_precision(precision), is_flag=True, help=precision.help)
+        for precision in Precision
     )
 )
 

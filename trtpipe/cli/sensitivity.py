@@ -15,6 +15,7 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.units import printable
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def command(session: Session, source: str, samples: int, half: bool, plot: Path 
         from trtpipe.report.plots import require_matplotlib
 
         require_matplotlib()
-    session.default_precision("int8")
+    session.default_precision(DEFAULT_QUANTIZED)
     with session.listening() as progress:
         job = session.job(progress, source, engines=False)
         found = trtpipe.sensitivity(job, session.out, samples=samples, half=half, progress=progress)

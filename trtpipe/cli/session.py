@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from trtpipe.config.formats import Precision
     from trtpipe.config.job import Job
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.settings import Settings
@@ -74,7 +75,7 @@ class Session:
             overrides.append(Override(("shapes",), tuple(profiles), " ".join(self.shapes)))
         return profile_of(self.profile_file, overrides)
 
-    def default_precision(self, precision: str) -> None:
+    def default_precision(self, precision: Precision) -> None:
         """Compute in ``precision`` unless the profile or an option says otherwise."""
         if self.profile_file is None:
             self.profile_overrides[:0] = [Override(("precision",), precision, "the command")]

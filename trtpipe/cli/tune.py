@@ -14,6 +14,7 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import facts, line
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
+from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.units import parse_seconds, printable
 from trtpipe.errors import InputError
 
@@ -57,7 +58,7 @@ def command(
 
     budget = _budget(max_drop, least)
     time = None if seconds is None else _seconds(seconds)
-    session.default_precision("int8")
+    session.default_precision(DEFAULT_QUANTIZED)
     with session.listening() as progress:
         job = session.job(progress, source, engines=False)
         result = trtpipe.tune(

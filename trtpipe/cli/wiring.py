@@ -16,6 +16,8 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trtpipe.config.formats import Precision
+
 #: The word for shapes that the calibration data tells.
 AUTO = "auto"
 
@@ -85,7 +87,7 @@ def setter(attribute: str, value: object = None) -> Store:
     return lambda session, given: setattr(session, attribute, given if value is None else value)
 
 
-def set_precision(precision: str) -> Store:
+def set_precision(precision: Precision) -> Store:
     """Sets the precision; a second, other one is an error."""
 
     def store(session: Session, _: bool) -> None:

@@ -5,13 +5,13 @@ A profile is a TOML file in ``profiles/``; every key can be overridden on the co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trtpipe.artifact import Record
+from trtpipe.config.formats import FULL_PRECISION, Precision
 from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import load_toml
 from trtpipe.config.units import parse_bytes, parse_seconds
@@ -19,18 +19,6 @@ from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8", "best"]
-#: Precisions with 8-bit operators, and the format of those.
-EIGHT_BIT: Mapping[Precision, Literal["int8", "fp8"]] = MappingProxyType({"int8": "int8", "fp8": "fp8", "best": "int8"})
-#: Precisions with 16-bit operators, and their type.
-HALF: Mapping[Precision, Literal["float16", "bfloat16"]] = MappingProxyType(
-    {"fp16": "float16", "bf16": "bfloat16", "best": "float16"}
-)
-#: The element type a target has to compute in for a precision, where not every target does.
-NEEDED_TYPE: Mapping[Precision, str] = MappingProxyType({"fp8": "float8_e4m3fn", "bf16": "bfloat16"})
-#: Precisions whose activations need ranges from calibration data.
-CALIBRATED: frozenset[Precision] = frozenset(EIGHT_BIT)
 
 
 def _from_text(parse: Any) -> BeforeValidator:
@@ -121,27 +109,11 @@ class Tolerance(OutputTolerance):
 
     def for_output(self, name: str, precision: Precision) -> OutputTolerance:
         """The tolerance in force for one output: its own, then the general one, then the precision's default."""
-        layers = (DEFAULT_TOLERANCES[precision], self, self.outputs.get(name))
-        merged: dict[str, Any] = {}
-        for layer in layers:
+        merged = asdict(precision.tolerance)
+        for layer in (self, self.outputs.get(name)):
             if layer is not None:
                 merged |= {k: v for k, v in layer.model_dump(exclude={"outputs"}).items() if v is not None}
         return OutputTolerance.model_validate(merged)
-
-
-#: fp32 leaves room for fused and re-ordered float32 sums; fp16 follows NVIDIA's own quick-start (1e-2 on the mean);
-#: bf16 has 3 bits less than fp16. int8 and fp8 are judged by direction and mean error, because single elements
-#: legitimately move by whole steps; what they cost is for the task metric to say. best is int8 with float16 around it.
-#: min_agreement is what the best class of trained classifiers keeps where outputs are only just as close as min_cosine
-#: asks (0.985, 0.957 and 0.918 in the worst of three); in fp32 a tie may be broken otherwise.
-DEFAULT_TOLERANCES: dict[Precision, OutputTolerance] = {
-    "fp32": OutputTolerance(atol=1e-4, rtol=1e-3, stat="elemwise", min_cosine=0.9999, min_agreement=0.999),
-    "fp16": OutputTolerance(atol=1e-3, rtol=1e-2, stat="mean", min_cosine=0.999, min_agreement=0.98),
-    "bf16": OutputTolerance(atol=1e-2, rtol=5e-2, stat="mean", min_cosine=0.995, min_agreement=0.95),
-    "int8": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97, min_agreement=0.9),
-    "fp8": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97, min_agreement=0.9),
-    "best": OutputTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97, min_agreement=0.9),
-}
 
 
 class AccuracyGate(Record):
@@ -251,7 +223,7 @@ class DeploymentProfile(Record):
     """
 
     description: str = ""
-    precision: Precision = "fp32"
+    precision: Precision = FULL_PRECISION
     targets: Annotated[tuple[TargetName, ...], AfterValidator(_distinct)] = ()
     backend: Literal["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"] = "auto"
     shapes: tuple[dict[str, ShapeRange], ...] = ()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from trtpipe.artifact import Record
-from trtpipe.config.profile import CALIBRATED, BuildSettings
+from trtpipe.config.formats import Precision
+from trtpipe.config.profile import BuildSettings
 from trtpipe.config.recipe import WeightMethod
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class QuantizationSettings(Record):
         shapes: the typical input shapes, at which the work of a node is counted.
     """
 
-    precision: Literal["int8", "fp8", "best"]
+    precision: Precision
     keep: tuple[str, ...] = ()
     int8_nodes: tuple[str, ...] | None = None
     weights: WeightMethod = "max"
@@ -76,12 +77,12 @@ class QuantizationSettings(Record):
     def of(cls, request: BuildRequest) -> QuantizationSettings | None:
         """Those of a request; ``None`` for a precision without 8-bit operators."""
         profile = request.profile
-        if profile.precision not in CALIBRATED:
+        if profile.precision.quantized is None:
             return None
         return cls(
             precision=profile.precision,
             keep=profile.keep,
-            int8_nodes=profile.int8_nodes if profile.precision == "best" else None,
+            int8_nodes=profile.int8_nodes if profile.precision.mixed else None,
             weights=request.recipe.weights,
             shapes=typical_shapes(profile)[0],
         )
@@ -109,7 +110,7 @@ class EngineSearchSettings(Record):
         Args:
             quick: whether the back-end builds quickly and says what is in its engines.
         """
-        if request.profile.precision != "best":
+        if not request.profile.precision.compared:
             return None
         if not request.targets or not quick:
             return cls(backend=request.backend if request.targets else "")

@@ -10,8 +10,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
+from trtpipe.config.formats import FORMATS, FP32
 from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from trtpipe.config.formats import Format, Precision
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,6 @@ class Target:
         name: ``sm`` and the capability's digits, for example ``sm89``.
         family: the architecture's name.
         aliases: product names accepted on the command line.
-        dtypes: element types its tensor cores and TensorRT accept besides float32.
         tensorrt: the versions of TensorRT that build for it.
         rtx: the versions of TensorRT-RTX that build for it without the GPU at hand; ``None``: none does.
         dla: whether modules with it may have a Deep Learning Accelerator beside the GPU.
@@ -56,7 +60,6 @@ class Target:
     name: str
     family: str
     aliases: tuple[str, ...]
-    dtypes: frozenset[str]
     tensorrt: Support
     rtx: Support | None = None
     dla: bool = False
@@ -67,27 +70,30 @@ class Target:
         digits = self.name.removeprefix("sm")
         return int(digits[:-1]), int(digits[-1])
 
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """What its tensor cores and TensorRT compute in besides float32."""
+        return tuple(form for form in FORMATS if form is not FP32 and form.capability <= self.capability)
+
+    def computes(self, precision: Precision) -> bool:
+        """Whether it computes in all that ``precision`` lowers a graph to."""
+        return all(form.capability <= self.capability for form in precision.formats)
+
     def __str__(self) -> str:
         return self.name
 
-
-_TURING = frozenset({"float16", "int8"})
-_AMPERE = _TURING | {"bfloat16", "int4"}
-_ADA = _AMPERE | {"float8_e4m3fn"}
-_BLACKWELL = _ADA | {"float4_e2m1"}
 
 #: The oldest TensorRT that trtpipe speaks to, and the oldest TensorRT-RTX it was tried with.
 _TRT = Support((10, 3))
 _RTX = Support((1, 5))
 
 TARGETS: tuple[Target, ...] = (
-    Target("sm75", "Turing", ("t4", "rtx2060", "rtx2070", "rtx2080", "rtx2080ti"), _TURING, _TRT, _RTX),
-    Target("sm80", "Ampere", ("a100", "a30"), _AMPERE, _TRT, _RTX),
+    Target("sm75", "Turing", ("t4", "rtx2060", "rtx2070", "rtx2080", "rtx2080ti"), _TRT, _RTX),
+    Target("sm80", "Ampere", ("a100", "a30"), _TRT, _RTX),
     Target(
         "sm86",
         "Ampere",
         ("a10", "a40", "a16", "a2", "rtx3050", "rtx3060", "rtx3070", "rtx3080", "rtx3090", "rtxa6000"),
-        _AMPERE,
         _TRT,
         _RTX,
     ),
@@ -96,7 +102,6 @@ TARGETS: tuple[Target, ...] = (
         "sm87",
         "Ampere",
         ("orin", "agx-orin", "orin-nx", "orin-nano"),
-        _AMPERE,
         Support((10, 3), (11, 0)),
         dla=True,
     ),
@@ -104,24 +109,22 @@ TARGETS: tuple[Target, ...] = (
         "sm89",
         "Ada",
         ("l4", "l40", "l40s", "rtx4050", "rtx4060", "rtx4070", "rtx4080", "rtx4090", "rtx6000ada"),
-        _ADA,
         _TRT,
         _RTX,
     ),
-    Target("sm90", "Hopper", ("h100", "h200", "h20", "gh200"), _ADA, _TRT),
-    Target("sm100", "Blackwell", ("b200", "gb200"), _BLACKWELL, Support((10, 8))),
-    Target("sm103", "Blackwell", ("b300", "gb300"), _BLACKWELL, Support((10, 14))),
+    Target("sm90", "Hopper", ("h100", "h200", "h20", "gh200"), _TRT),
+    Target("sm100", "Blackwell", ("b200", "gb200"), Support((10, 8))),
+    Target("sm103", "Blackwell", ("b300", "gb300"), Support((10, 14))),
     # CUDA 12 called it 10.1, CUDA 13 calls it 11.0.
-    Target("sm110", "Blackwell", ("thor", "agx-thor", "sm101"), _BLACKWELL, Support((10, 13), (11, 0))),
+    Target("sm110", "Blackwell", ("thor", "agx-thor", "sm101"), Support((10, 13), (11, 0))),
     Target(
         "sm120",
         "Blackwell",
         ("rtx5050", "rtx5060", "rtx5070", "rtx5080", "rtx5090", "rtxpro6000"),
-        _BLACKWELL,
         Support((10, 8)),
         _RTX,
     ),
-    Target("sm121", "Blackwell", ("gb10", "dgx-spark"), _BLACKWELL, Support((10, 14)), _RTX),
+    Target("sm121", "Blackwell", ("gb10", "dgx-spark"), Support((10, 14)), _RTX),
 )
 
 

@@ -132,7 +132,7 @@ class Walker:
             shape = shape_of(scope.types[node.inputs[0]])
             if shape is None:
                 return
-            feeds = {node.inputs[0]: np.broadcast_to(np.zeros((), np.int8), shape)}
+            feeds = {node.inputs[0]: np.broadcast_to(np.zeros((), np.uint8), shape)}
         if len(feeds) != len(node.inputs) or node.op.startswith(_RANDOM):
             return
         try:

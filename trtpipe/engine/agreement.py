@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from trtpipe.config.formats import FORMATS, HALVES, is_quantized
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trtpipe.engine.report import EngineLayer, EngineReport
     from trtpipe.passes.decisions import NodeDecision
 
+_QUANTIZED = frozenset(word for form in FORMATS if form.quantized for word in form.engine)
 #: A precision of the lowering record -> the types of the engine that carry it out. A node lowered to 16 bits is well
 #: served by a kernel that also reads or writes 8 bits, whatever it holds in registers.
-SERVED_BY: dict[str, frozenset[str]] = {
-    "int8": frozenset({"Int8"}),
-    "fp8": frozenset({"FP8"}),
-    "float16": frozenset({"Half", "Int8", "FP8"}),
-    "bfloat16": frozenset({"BFloat16", "Int8", "FP8"}),
-}
-_EIGHT_BITS = frozenset({"int8", "fp8"})
+SERVED_BY: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        form.label: frozenset(form.engine).union(
+            *(each.engine for each in FORMATS if each.quantized and form in HALVES)
+        )
+        for form in reversed(FORMATS)
+        if form.quantized or form in HALVES
+    }
+)
 #: Generated kernels are named after what they do, in order: ``__myl_CastMulCast_myl0_3``.
 _CAST = "Cast"
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -74,7 +80,7 @@ def compare(decisions: Sequence[NodeDecision], report: EngineReport) -> tuple[Ag
         nodes = [each.node for each in wanted if each.node in holders]
         if nodes:
             raised = tuple(node for node in nodes if not any(_serves(layer, types) for layer in _judged(holders[node])))
-            never = _NEVER_IN_8_BITS if precision in _EIGHT_BITS else frozenset()
+            never = _NEVER_IN_8_BITS if is_quantized(precision) else frozenset()
             excused = [each.node for each in wanted if each.node in raised and each.op in never]
             found.append(Agreement(precision, len(nodes), raised, len(excused) if len(excused) < len(nodes) else 0))
         elif any(each.op in _WEIGHTED for each in wanted) and not any(layer.types & types for layer in report.kernels):

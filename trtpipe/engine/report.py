@@ -10,6 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
+from trtpipe.config.formats import FORMATS
 from trtpipe.config.units import format_bytes
 
 if TYPE_CHECKING:
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
 #: TensorRT's element types -> bits; what is not listed counts as 32.
 BITS: dict[str, int] = {
     "Int64": 64,
-    **dict.fromkeys(("Float", "Int32"), 32),
-    **dict.fromkeys(("Half", "BFloat16"), 16),
-    **dict.fromkeys(("Int8", "FP8", "Bool", "UInt8", "E8M0"), 8),
-    **dict.fromkeys(("FP4", "FP4E2M1", "Int4"), 4),
+    "Int32": 32,
+    **dict.fromkeys(("Bool", "UInt8", "E8M0"), 8),
+    **{word: form.bits for form in FORMATS for word in form.engine},
 }
 _UNKNOWN_BITS = 32
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from trtpipe.artifact import Record
+from trtpipe.config.formats import FULL_PRECISION, Precision
 
 MODEL = "model.onnx"
 
@@ -28,7 +27,7 @@ class TorchRequest(Record):
         module, function: the factory; ``function`` is empty for a ``.pt2`` file, whose path ``module`` then is.
         shapes: input name -> (min, opt, max) of every input with a range in the profile.
         input_names, output_names: names to give; empty for the program's own.
-        half: what heavy operators shall compute in, where it is not float32; an ONNX export leaves that to lowering.
+        precision: whose 16-bit format heavy operators shall compute in; an ONNX export leaves that to lowering.
     """
 
     module: str
@@ -38,7 +37,7 @@ class TorchRequest(Record):
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    half: Literal["", "float16", "bfloat16"] = ""
+    precision: Precision = FULL_PRECISION
 
 
 class ExportReply(Record):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trtpipe.artifact import IOContract, TensorSpec
+from trtpipe.config.formats import FP32
 from trtpipe.engine.record import ProgramRecord
 from trtpipe.errors import InputError, StageError
 from trtpipe.exporter.contexts import quiet
@@ -46,7 +47,9 @@ def capture_module(module: object, examples: tuple[Any, ...] | None, request: To
         StageError: torch.export gives up, or the code fixes a size that has to be dynamic.
     """
     exported = to_program(module, examples, request)
-    program = exported.program if not request.half else _mixed(exported.program, getattr(torch, request.half))
+    half, program = request.precision.half, exported.program
+    if half is not None:
+        program = _mixed(program, getattr(torch, half.storage))
     contract = _contract(program, exported, request)
     refuse_frozen(((spec.name, spec.shape or ()) for spec in contract.inputs), request)
     for part in program.graph_module.modules():  # what would tell of this machine, or differ from run to run
@@ -58,7 +61,7 @@ def capture_module(module: object, examples: tuple[Any, ...] | None, request: To
     with quiet():
         torch.export.save(program, path)
     facts = ProgramRecord(
-        exporter=f"torch {torch.__version__} (torch.export)", precision=request.half or "float32", contract=contract
+        exporter=f"torch {torch.__version__} (torch.export)", precision=(half or FP32).storage, contract=contract
     )
     facts.write(path.with_name(f"{PROGRAM}.json"))
     return ExportReply(names=(PROGRAM, f"{PROGRAM}.json"))

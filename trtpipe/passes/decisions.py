@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
+from trtpipe.config.formats import is_quantized
 from trtpipe.errors import InputError
 from trtpipe.passes.cost_thresholds import LEAST_SHARE
 from trtpipe.passes.node_names import pattern_of
@@ -16,7 +17,6 @@ from trtpipe.passes.node_names import pattern_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_EIGHT_BIT = frozenset({"int8", "fp8"})
 #: Why a node stays high that lies where no calibration sample came, for example in a branch that was never taken.
 UNREACHED = "no calibration sample reached it"
 #: What differs between two reasons of one kind: names of tensors and patterns.
@@ -72,7 +72,7 @@ def work_share(decisions: Sequence[NodeDecision]) -> WorkShare:
     """Add up."""
     return WorkShare(
         total=sum(decision.macs or 0 for decision in decisions),
-        eight_bit=sum(decision.macs or 0 for decision in decisions if decision.precision in _EIGHT_BIT),
+        eight_bit=sum(decision.macs or 0 for decision in decisions if is_quantized(decision.precision)),
         unreached=sum(decision.macs or 0 for decision in decisions if decision.reason == UNREACHED),
     )
 
@@ -84,7 +84,7 @@ def shortfall(decisions: Sequence[NodeDecision]) -> str | None:
         return None
     costs: dict[str, int] = defaultdict(int)
     for decision in decisions:
-        if decision.precision not in _EIGHT_BIT and decision.macs:
+        if not is_quantized(decision.precision) and decision.macs:
             costs[_QUOTED.sub("...", decision.reason)] += decision.macs
     largest = sorted(costs.items(), key=lambda item: (-item[1], item[0]))[:_REASONS]
     named = "; ".join(f"{100 * macs / work.total:.1f} %: {reason}" for reason, macs in largest)

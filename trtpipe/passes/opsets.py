@@ -1,6 +1,4 @@
-"""The opsets lowering needs. No imports, so that planning a run stays light."""
+"""The opset lowering needs. No imports, so that planning a run stays light."""
 
 #: QuantizeLinear and DequantizeLinear of float8 and float16 scales exist since opset 19.
 LEAST_OPSET = 19
-#: bfloat16 convolutions, pools and recurrent layers exist since opset 22.
-BFLOAT16_OPSET = 22

@@ -125,7 +125,7 @@ class Tuner:
     @property
     def _exact(self) -> bool:
         """Whether what is kept stays float32; ``best`` computes it in 16 bits."""
-        return self.job.profile.precision != "best"
+        return self.job.profile.precision.half is None
 
     def _calibrations(self) -> list[Calibration]:
         """The ways to calibrate, least noise first; the recipe's own before those that are not clearly better."""
@@ -277,7 +277,7 @@ class Tuner:
         profile = self.job.profile
         if not kept:
             return profile
-        if profile.precision == "best":
+        if profile.precision.mixed:
             nodes = (node for index, group in enumerate(groups) if index not in kept for node in group.nodes)
             return profile.model_copy(update={"int8_nodes": tuple(map(escape, nodes))})
         if len(kept) == len(groups):

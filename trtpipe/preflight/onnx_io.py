@@ -185,9 +185,9 @@ def dtype_name(code: int) -> str:
     """numpy's name of an ONNX element type code (``TensorProto.FLOAT`` -> ``float32``)."""
     import onnx_ir as ir
 
-    special = {"FLOAT": "float32", "DOUBLE": "float64", "STRING": "str", "UNDEFINED": "unknown"}
-    name = ir.DataType(code).name
-    return special.get(name, name.lower().replace("float8e4m3fn", "float8_e4m3fn"))
+    dtype = ir.DataType(code)
+    special = {ir.DataType.STRING: "str", ir.DataType.UNDEFINED: "unknown"}
+    return special[dtype] if dtype in special else dtype.numpy().name
 
 
 def named_dimension(dim: int | str | None) -> int | str | None:

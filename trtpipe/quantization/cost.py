@@ -12,13 +12,15 @@ from __future__ import annotations
 from math import prod, sqrt
 from typing import TYPE_CHECKING
 
+from trtpipe.config.formats import FORMATS, FP32
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 
 #: Operations that tensor cores do in the time in which memory moves one byte, by the type they read.
-_OPERATIONS: dict[str, float] = {"Float": 64, "Half": 128, "BFloat16": 128, "Int8": 256, "FP8": 256}
+_OPERATIONS: dict[str, float] = {word: 64 * FP32.bits / form.bits for form in FORMATS for word in form.engine}
 _OTHER_OPERATIONS = 64.0
 #: What launching one kernel costs, in bytes.
 KERNEL_BYTES = 1_000_000

@@ -20,6 +20,7 @@ from trtpipe.passes.operators import (
     is_standard,
     moved_values,
 )
+from trtpipe.preflight.onnx_io import dtype_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,4 +102,4 @@ def _computes_in(node: ir.Node) -> str:
     dtype = next((value.dtype for value in node.outputs if value.dtype is not None), None)
     if dtype is None:
         return "unknown"
-    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())
+    return dtype_name(int(dtype))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.backends.base import load_backend
+from trtpipe.config.formats import is_quantized
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
@@ -62,10 +63,10 @@ class Choice:
         assert self.placement is not None
         if before is None or decision.node in self.placement.nodes:
             return decision
-        if before.precision != "int8":
+        if not is_quantized(before.precision):
             return before if before.precision == decision.precision else decision
-        where = ", ".join(self.targets)
-        return decision.model_copy(update={"reason": f"costs less in {decision.precision} than in int8 on {where}"})
+        reason = f"costs less in {decision.precision} than in {before.precision} on {', '.join(self.targets)}"
+        return decision.model_copy(update={"reason": reason})
 
 
 def choose(
@@ -82,7 +83,7 @@ def choose(
         return Choice(note=f"{reason}: every node that may computes in int8, by NVIDIA's placement rules")
     model, decisions = lower_to(None)
     decisions = lower_to(Placement(frozenset(each.node for each in decisions)))[1]  # products of attention too
-    nodes = {each.node: _QUOTED.sub("...", each.reason) for each in decisions if each.precision == "int8"}
+    nodes = {each.node: _QUOTED.sub("...", each.reason) for each in decisions if is_quantized(each.precision)}
     open_dims = [value.name for value in model.graph.inputs if not _known(value, settings.shapes)]
     if open_dims or not nodes:
         reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else "no node can compute in int8"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.errors import InputError
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.simulator import switchboard
@@ -55,8 +54,8 @@ def judging(
             "method auto judges by the model's float outputs, and it has none that differ from 0",
             "choose another method, for example --method mse",
         )
-    ranges = derive_ranges(statistics, "max", 100.0, EIGHT_BIT[settings.precision])
-    board = switchboard(settings, simplified, ranges, workdir, runtime)
+    ranges = derive_ranges(statistics, "max", 100.0, settings.precision.quantized_format)
+    board = switchboard(settings, simplified, ranges, settings.precision.quantized_format, workdir, runtime)
     try:
         with board.open() as desk:
             runner = desk.set(range(len(board.groups)))

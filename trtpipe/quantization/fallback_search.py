@@ -65,7 +65,7 @@ def rescue(
     corrections = ranges.corrections
     if corrections.noise is None or corrections.noise <= POOR:
         return corrections
-    board = switchboard(settings, simplified, ranges, workdir, runtime)
+    board = switchboard(settings, simplified, ranges, settings.precision.quantized_format, workdir, runtime)
     try:
         if not 2 <= len(board.groups) <= _RUNS // _FEWEST:
             return corrections

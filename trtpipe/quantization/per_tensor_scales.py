@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from trtpipe.config.formats import FP16, INT8
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, node_label
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 #: The largest magnitude that a float16 accumulator may reach before the channel's scale is applied.
 _LARGEST = 2.0**15
-_SMALLEST_NORMAL = 2.0**-14
+_SMALLEST_NORMAL = FP16.normal
 #: A step between two sums is at least 16 times the smallest float16, so its rounding is lost in that of the weights.
 _SMALLEST_STEP = 2.0**-20
 
@@ -58,7 +59,11 @@ class _Split:
     @classmethod
     def of(cls, node: ir.Node) -> _Split | None:
         """The split of a convolution, or ``None`` where the rules above leave it alone."""
-        if node.op_type != "Conv" or node.domain not in ("", "ai.onnx") or node.outputs[0].dtype != ir.DataType.FLOAT16:
+        if (
+            node.op_type != "Conv"
+            or node.domain not in ("", "ai.onnx")
+            or node.outputs[0].dtype != ir.DataType[FP16.onnx]
+        ):
             return None
         data, weight = (_dequantizer(value) for value in node.inputs[:2])
         if data is None or weight is None or node.outputs[0].is_graph_output():
@@ -66,7 +71,7 @@ class _Split:
         activation, kernel, scales = _constant(data, 1), _constant(weight, 0), _constant(weight, 1)
         if activation is None or kernel is None or scales is None or activation.size != 1 or scales.ndim != 1:
             return None
-        if kernel.dtype != np.int8:
+        if kernel.dtype != INT8.dtype:
             return None
         sums = np.abs(kernel.astype(np.float64)).reshape(kernel.shape[0], -1).sum(axis=1)
         step = float(activation.reshape(-1)[0])
@@ -103,7 +108,7 @@ class _Split:
         """A DQ of the same weight with one scale; the old one goes when nobody reads it any more."""
         old = self._dequantize
         scale = _initializer(graph, fresh(f"{label}_weight_scale"), np.asarray(self._common))
-        zero = _initializer(graph, fresh(f"{label}_weight_zero_point"), np.zeros((), np.int8))
+        zero = _initializer(graph, fresh(f"{label}_weight_zero_point"), np.zeros((), INT8.dtype))
         node = ir.node("DequantizeLinear", [old.inputs[0], scale, zero], name=fresh(f"{label}_weight_dequantize"))
         output, before = node.outputs[0], old.outputs[0]
         _describe(output, fresh(f"{label}_weight_dequantized"), before)
@@ -150,7 +155,7 @@ def _channel_axis(dequantize: ir.Node) -> int:
 
 
 def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    kept = array.dtype if array.dtype in (np.int8, np.int64) else np.float16
+    kept = array.dtype if array.dtype in (INT8.dtype, np.int64) else FP16.dtype
     tensor = ir.tensor(array.astype(kept), name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)

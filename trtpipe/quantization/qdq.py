@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from trtpipe.config.formats import FP32
 from trtpipe.errors import StageError
 from trtpipe.passes.constants import add_constant, drop_unused_constants
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
 from trtpipe.quantization.decision_record import record
 from trtpipe.quantization.plan import QuantPoint, place
 from trtpipe.quantization.scale_groups import joint_amax
-from trtpipe.quantization.weights import FORMATS, LEAST_SCALE, ScaleType, quantize_weight, safe_scale
+from trtpipe.quantization.weights import quantize_weight, safe_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from trtpipe.calibration.quantizer import EightBit
+    from trtpipe.config.formats import Format
     from trtpipe.config.recipe import WeightMethod
-
-#: QuantizeLinear per axis needs opset 13, float8 needs 19
-_LEAST_OPSET: dict[EightBit, int] = {"int8": 13, "fp8": 19}
 
 
 class InsertQDQ(GraphPass):
@@ -43,11 +41,11 @@ class InsertQDQ(GraphPass):
     4. Biases and everything else stay as they are; other consumers keep reading the original tensors.
 
     Args:
-        precision: ``int8`` or ``fp8``.
+        precision: the quantized format.
         amax: tensor -> its largest magnitude that counts; a node that reads a tensor without one stays high.
         keep: shell patterns of node names to leave high.
         weights: how the scales of weights are chosen.
-        scales: the type in which TensorRT will hold the scales. They are float32 here in any case, but rounded to it
+        scales: the format in which TensorRT will hold the scales. They are float32 here in any case, but rounded to it
             before anything is quantized with them.
         sizes: symbolic dimension -> its size, to count multiply-accumulates with.
         unfit: tensor -> why it has no range.
@@ -59,11 +57,11 @@ class InsertQDQ(GraphPass):
 
     def __init__(
         self,
-        precision: EightBit,
+        precision: Format,
         amax: Mapping[str, float],
         keep: Sequence[str] = (),
         weights: WeightMethod = "max",
-        scales: ScaleType = "float32",
+        scales: Format = FP32,
         sizes: Mapping[str, int] | None = None,
         unfit: Mapping[str, str] | None = None,
         attention: bool = False,
@@ -71,7 +69,7 @@ class InsertQDQ(GraphPass):
     ) -> None:
         self._precision = precision
         self._weights: WeightMethod = weights
-        self._scales: ScaleType = scales
+        self._scales = scales
         self._amax = amax
         self._keep = keep
         self._sizes = sizes or {}
@@ -82,10 +80,10 @@ class InsertQDQ(GraphPass):
     def requires(self, model: ir.Model) -> None:
         """The opset must know Q/DQ of this kind, if any are to be inserted."""
         opset = model.graph.opset_imports.get("", 0)
-        if opset < _LEAST_OPSET[self._precision] and place(model, self._keep).points:
+        if opset < self._precision.opset and place(model, self._keep).points:
             raise StageError(
                 f"the model is at opset {opset} and could not be raised; {self._precision} needs "
-                f"{_LEAST_OPSET[self._precision]}",
+                f"{self._precision.opset}",
                 "export the model again at opset 17 or later",
             )
 
@@ -97,7 +95,7 @@ class InsertQDQ(GraphPass):
             point.node: reason for point in placement.points if (reason := self._no_range(point, amax)) is not None
         }
         points = [point for point in placement.points if point.node not in failed]
-        precisions: dict[ir.Node, str] = {point.node: self._precision for point in points}
+        precisions: dict[ir.Node, str] = {point.node: self._precision.label for point in points}
         decisions = record(model, placement, precisions, failed, self._sizes)
         rewriter = _Rewriter(self._precision, self._weights, self._scales, model)
         for point in points:
@@ -111,20 +109,19 @@ class InsertQDQ(GraphPass):
                 return self._unfit.get(name, f"no range for {name!r}: no calibration data reached it")
             if not amax[name]:
                 return f"its input {name!r} was zero in all samples"
-            scale = amax[name] / FORMATS[self._precision].largest
-            if self._scales == "float16" and scale < LEAST_SCALE["float16"]:
-                return f"its input {name!r} is so small that its scale would lose digits in {self._scales}"
+            scale = amax[name] / self._precision.largest
+            if self._scales is not FP32 and scale < self._scales.normal:
+                return f"its input {name!r} is so small that its scale would lose digits in {self._scales.storage}"
         return None
 
 
 class _Rewriter:
     """Puts the pairs into the graphs, each tensor's once a graph."""
 
-    def __init__(self, precision: EightBit, method: WeightMethod, scales: ScaleType, model: ir.Model) -> None:
-        self._precision = precision
+    def __init__(self, precision: Format, method: WeightMethod, scales: Format, model: ir.Model) -> None:
         self._method: WeightMethod = method
-        self._scales: ScaleType = scales
-        self._format = FORMATS[precision]
+        self._scales = scales
+        self._format, self._element_type = precision, ir.DataType[precision.onnx]
         self._fresh = FreshNames(model)
         self._activations: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
         self._weights: dict[tuple[ir.Value, ir.Graph, int], ir.Value] = {}
@@ -148,9 +145,9 @@ class _Rewriter:
     def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float) -> ir.Value:
         scale = np.asarray(safe_scale(np.float32(amax), self._format.largest, self._scales), np.float32)
         scale_value = add_constant(graph, self._fresh, f"{value.name}_scale", scale)
-        zero = add_constant(graph, self._fresh, f"{value.name}_zero_point", np.zeros((), self._format.dtype.numpy()))
+        zero = add_constant(graph, self._fresh, f"{value.name}_zero_point", np.zeros((), self._format.dtype))
         quantize = ir.node("QuantizeLinear", [value, scale_value, zero], name=self._fresh(f"{value.name}_quantize"))
-        self._name_output(quantize, f"{value.name}_quantized", self._format.dtype, value.shape)
+        self._name_output(quantize, f"{value.name}_quantized", self._element_type, value.shape)
         dequantize = ir.node(
             "DequantizeLinear",
             [quantize.outputs[0], scale_value, zero],
@@ -167,15 +164,15 @@ class _Rewriter:
     def _weight(self, graph: ir.Graph, value: ir.Value, axis: int, before: ir.Node) -> ir.Value:
         assert value.const_value is not None
         array = value.const_value.numpy()
-        channels = axis if self._format.per_channel else None
-        quantized, scale = quantize_weight(array, channels, self._precision, self._method, self._scales)
+        channels = axis if self._format.granularity == "channel" else None
+        quantized, scale = quantize_weight(array, channels, self._format, self._method, self._scales)
         base = f"{value.name}_axis{axis}"
         inputs = [
             add_constant(graph, self._fresh, f"{base}_quantized", quantized),
             add_constant(graph, self._fresh, f"{base}_scale", scale),
-            add_constant(graph, self._fresh, f"{base}_zero_point", np.zeros(scale.shape, self._format.dtype.numpy())),
+            add_constant(graph, self._fresh, f"{base}_zero_point", np.zeros(scale.shape, self._format.dtype)),
         ]
-        attributes = {"axis": ir.AttrInt64("axis", axis)} if self._format.per_channel else {}
+        attributes = {"axis": ir.AttrInt64("axis", axis)} if self._format.granularity == "channel" else {}
         node = ir.Node("", "DequantizeLinear", inputs, attributes, name=self._fresh(f"{base}_dequantize"))
         self._name_output(node, f"{base}_dequantized", ir.DataType.FLOAT, value.shape)
         graph.insert_before(before, [node])

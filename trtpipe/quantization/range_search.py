@@ -18,8 +18,8 @@ from trtpipe.calibration.ranges import Ranges, TensorRange, range_of, split_unse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import Statistics
+    from trtpipe.config.formats import Format
     from trtpipe.progress import Progress
 
 #: Tells how far the output is off if the tensors have these amax: float64[feeds], noise over signal in dB, so below 0.
@@ -44,7 +44,7 @@ _DARING_GAIN = 12.0
 _DARING_SHARE = 0.25
 
 
-def search_ranges(statistics: Statistics, judge: Judge, precision: EightBit, progress: Progress) -> Ranges:
+def search_ranges(statistics: Statistics, judge: Judge, precision: Format, progress: Progress) -> Ranges:
     """Find the ranges with which the judge sees least noise.
 
     1. Every candidate method is tried for the whole model. Where the best are as good as equal, the order of

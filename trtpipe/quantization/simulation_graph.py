@@ -21,14 +21,14 @@ import onnx_ir as ir
 
 from trtpipe.passes.graph_pass import FreshNames, node_label
 from trtpipe.quantization.graph_partition import reads
-from trtpipe.quantization.weights import FORMATS, quantize_weight
+from trtpipe.quantization.weights import quantize_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     import onnx
 
-    from trtpipe.calibration.quantizer import EightBit
+    from trtpipe.config.formats import Format
     from trtpipe.config.recipe import WeightMethod
     from trtpipe.quantization.plan import Placement, QuantPoint
 
@@ -176,15 +176,19 @@ def _splice(graph: onnx.GraphProto, switches: frozenset[str], on: frozenset[str]
     graph.node.extend(spliced.node)
 
 
-def half(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
-    """Lowers to float16 as a CPU can show it: activations, weight and result rounded, the sums in float32."""
-    for index in point.activations:
-        value = node.inputs[index]
-        assert value is not None
-        node.replace_input_with(index, _rounded(place, node, value))
-    if (kernel := _kernel(point, node)) is not None and point.weight is not None:
-        node.replace_input_with(point.weight, place.constant(kernel.astype(np.float16).astype(np.float32)))
-    return _rounded(place, node, node.outputs[0])
+def rounded_to(form: Format) -> Lowering:
+    """Lowers to a 16-bit format as a CPU can show it: activations, weight and result rounded, the sums in float32."""
+
+    def lower(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
+        for index in point.activations:
+            value = node.inputs[index]
+            assert value is not None
+            node.replace_input_with(index, _rounded(place, node, value, form))
+        if (kernel := _kernel(point, node)) is not None and point.weight is not None:
+            node.replace_input_with(point.weight, place.constant(kernel.astype(form.dtype).astype(np.float32)))
+        return _rounded(place, node, node.outputs[0], form)
+
+    return lower
 
 
 def _kernel(point: QuantPoint, node: ir.Node) -> np.ndarray | None:
@@ -193,10 +197,11 @@ def _kernel(point: QuantPoint, node: ir.Node) -> np.ndarray | None:
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
-def _rounded(place: Place, node: ir.Node, value: ir.Value) -> ir.Value:
-    narrow = ir.AttrInt64("to", int(ir.DataType.FLOAT16))
+def _rounded(place: Place, node: ir.Node, value: ir.Value, form: Format) -> ir.Value:
+    dtype = ir.DataType[form.onnx]
+    narrow = ir.AttrInt64("to", int(dtype))
     wide = ir.AttrInt64("to", int(ir.DataType.FLOAT))
-    rounded = place.before(node, "Cast", [value], ir.DataType.FLOAT16, narrow)
+    rounded = place.before(node, "Cast", [value], dtype, narrow)
     producer = rounded.producer()
     assert producer is not None
     made = ir.Node("", "Cast", [rounded], [wide], name=place.fresh("cast"))
@@ -224,7 +229,7 @@ def scale_inputs(model: ir.Model, placement: Placement) -> dict[str, ir.Value]:
 
 
 def eight_bits(
-    precision: EightBit, scales: Mapping[str, ir.Value], method: WeightMethod, shifts: Mapping[str, np.ndarray]
+    form: Format, scales: Mapping[str, ir.Value], method: WeightMethod, shifts: Mapping[str, np.ndarray]
 ) -> Lowering:
     """Lowers as ``InsertQDQ`` does.
 
@@ -234,21 +239,20 @@ def eight_bits(
     """
 
     def lower(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
-        form = FORMATS[precision]
         for index in point.activations:
             data = node.inputs[index]
             assert data is not None
-            pair = [scales[str(data.name)], place.constant(np.zeros((), form.dtype.numpy()))]
-            quantized = place.before(node, "QuantizeLinear", [data, *pair], form.dtype)
+            pair = [scales[str(data.name)], place.constant(np.zeros((), form.dtype))]
+            quantized = place.before(node, "QuantizeLinear", [data, *pair], ir.DataType[form.onnx])
             node.replace_input_with(
                 index, place.before(node, "DequantizeLinear", [quantized, *pair], ir.DataType.FLOAT)
             )
         kernel = _kernel(point, node)
         if kernel is None or point.weight is None:
             return node.outputs[0]
-        weight, steps = quantize_weight(kernel, point.axis if form.per_channel else None, precision, method)
+        weight, steps = quantize_weight(kernel, point.axis if form.granularity == "channel" else None, form, method)
         inputs = [place.constant(array) for array in (weight, steps, np.zeros(steps.shape, weight.dtype))]
-        axis = [ir.AttrInt64("axis", point.axis)] if form.per_channel else []
+        axis = [ir.AttrInt64("axis", point.axis)] if form.granularity == "channel" else []
         whole = place.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
         node.replace_input_with(point.weight, whole)
         shift = shifts.get(str(point.node.outputs[0].name))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.backends.base import OpensInTurn, load_backend
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.quantization.graph_partition import find_cuts, nodes_inside
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
     from trtpipe.calibration.ranges import Ranges
+    from trtpipe.config.formats import Format
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import QuantizationSettings
     from trtpipe.quantization.graph_partition import Cut
@@ -142,17 +142,16 @@ def switchboard(
     settings: QuantizationSettings,
     simplified: Path,
     ranges: Ranges,
+    precision: Format,
     workdir: Path,
     runtime: Settings,
-    *,
-    in_half: bool = False,
 ) -> Switchboard:
     """Write the graph with its switches, corrected as ``ranges`` says; outputs that saturate give way to their inputs.
 
     Nodes that read a tensor without a range stay as they are.
 
     Args:
-        in_half: lower the nodes to float16 instead of the 8-bit format of ``settings``.
+        precision: what switched nodes are lowered to: the quantized format of ``settings``, or one of 16 bits.
     """
     import onnx
     import onnx_ir as ir
@@ -178,7 +177,7 @@ def switchboard(
     groups = tuple(_described(group, works, positions) for group in group_points(placement))
     show_logits(model)
     cuts = find_cuts(model, works)
-    lowering, scales, largest = _lowering(settings, model, placement, ranges, in_half=in_half)
+    lowering, scales, largest = _lowering(settings, model, placement, ranges, precision)
     switches = add_switches(model, placement.points, lowering)
     ir.save(model, workdir / _GRAPH, external_data=_WEIGHTS, size_threshold_bytes=1024)
     proto = onnx.load(workdir / _GRAPH, load_external_data=False)
@@ -189,22 +188,20 @@ def switchboard(
 
 
 def _lowering(
-    settings: QuantizationSettings, model: ir.Model, placement: Placement, ranges: Ranges, *, in_half: bool
+    settings: QuantizationSettings, model: ir.Model, placement: Placement, ranges: Ranges, precision: Format
 ) -> tuple[Lowering, dict[str, str], float]:
     """How nodes are lowered, the inputs that take scales, and the largest value of the format."""
     from trtpipe.calibration.corrections import unpacked
     from trtpipe.quantization.bias_correction import correctable
-    from trtpipe.quantization.simulation_graph import eight_bits, half, scale_inputs
-    from trtpipe.quantization.weights import largest_value
+    from trtpipe.quantization.simulation_graph import eight_bits, rounded_to, scale_inputs
 
-    if in_half:
-        return half, {}, 1.0
-    precision = EIGHT_BIT[settings.precision]
+    if not precision.quantized:
+        return rounded_to(precision), {}, 1.0
     known = correctable(model, placement)
     shifts = {name: unpacked(text) for name, text in ranges.corrections.biases.items() if name in known}
     inputs = scale_inputs(model, placement)
     names = {tensor: str(value.name) for tensor, value in inputs.items()}
-    return eight_bits(precision, inputs, settings.weights, shifts), names, largest_value(precision)
+    return eight_bits(precision, inputs, settings.weights, shifts), names, precision.largest
 
 
 def _with_ranges(placement: Placement, amax: Mapping[str, float]) -> Placement:

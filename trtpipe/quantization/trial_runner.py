@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import EIGHT_BIT
 from trtpipe.reference.reference_outputs import run_known
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class Bench:
     """Builds and runs the graphs of one model with given ranges; files live in ``workdir`` meanwhile.
 
     Attributes:
-        groups: activations that can be evened out; only for INT8, because a floating-point type needs none of it.
+        groups: activations that can be evened out; only for integers, because a floating-point type needs none of it.
         outputs: names of the outputs to compare: those of the model, or what saturating operators make them from.
         quantizes: whether anything is quantized at all.
     """
@@ -45,14 +44,14 @@ class Bench:
         from trtpipe.quantization.smooth_quant import smooth_groups
 
         self.ranges = ranges
-        self.precision = EIGHT_BIT[settings.precision]
+        self.precision = settings.precision.quantized_format
         self._settings, self._simplified, self._workdir, self._runtime = settings, simplified, workdir, runtime
         model = self._load()
         placement = place(model, settings.keep)
         usable = {name for name, found in ranges.tensors.items() if found.amax}
         self.groups: dict[str, SmoothGroup] = {
             group.name: group
-            for group in (smooth_groups(model, placement) if self.precision == "int8" else ())
+            for group in (smooth_groups(model, placement) if self.precision.kind == "integer" else ())
             if group.name in usable
         }
         self.quantizes = any(set(point.tensors) <= usable for point in placement.points)

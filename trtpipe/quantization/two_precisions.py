@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trtpipe.config.formats import FP32
 from trtpipe.passes.decisions import NodeDecision
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def merged(
 def _both(eight: NodeDecision | None, half: NodeDecision) -> NodeDecision:
     if eight is None:
         return half
-    if eight.precision != "float32":
+    if eight.precision != FP32.label:
         return eight.model_copy(update={"reason": f"{eight.reason}; its results are {half.precision}"})
     if eight.macs is None:  # no candidate for 8 bits
         return half

@@ -1,4 +1,4 @@
-"""8-bit formats, and weights in them.
+"""Weights in quantized formats.
 
 Symmetric, zero point 0: ``q = clip(round(x / s), -127, 127)`` with ``s = amax / 127`` for INT8; for FP8 (E4M3)
 ``s = amax / 448`` and the value is rounded to the nearest representable one.
@@ -6,74 +6,48 @@ Symmetric, zero point 0: ``q = clip(round(x / s), -127, 127)`` with ``s = amax /
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
+
+from trtpipe.config.formats import FP32
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.quantizer import EightBit
+    from trtpipe.config.formats import Format
     from trtpipe.config.recipe import WeightMethod
 
 
-#: The type TensorRT will hold scales in: that of the tensor they scale.
-ScaleType: TypeAlias = Literal["float32", "float16"]
-#: least normal number of each; float16 keeps 0.05 % above it, loses 3 % at 1e-6 and is 0 below 3e-8
-LEAST_SCALE: dict[ScaleType, np.float32] = {"float32": np.finfo(np.float32).tiny, "float16": np.float32(2.0**-14)}
-_LARGEST_HALF = np.float32(65504)
-
-
-@dataclass(frozen=True)
-class Format:
-    """A type with 8 bits: its ONNX type, largest magnitude, and whether weights have a scale for each channel."""
-
-    dtype: ir.DataType
-    largest: float
-    per_channel: bool
-
-
-FORMATS: dict[EightBit, Format] = {
-    "int8": Format(ir.DataType.INT8, 127.0, per_channel=True),
-    "fp8": Format(ir.DataType.FLOAT8E4M3FN, 448.0, per_channel=False),
-}
 #: Shares of a channel's largest magnitude that ``mse`` tries, descending: 1 to 0.5.
 _SHARES = np.linspace(1, 0.5, 32, dtype=np.float32)
-
-
-def largest_value(precision: EightBit) -> float:
-    """The largest value of the format: a scale is amax divided by it."""
-    return FORMATS[precision].largest
 
 
 def quantize_weight(
     array: np.ndarray,
     axis: int | None,
-    precision: EightBit,
+    form: Format,
     method: WeightMethod = "max",
-    scales: ScaleType = "float32",
+    scales: Format = FP32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Quantize a float32 weight symmetrically.
 
     Args:
         array: the weight, any shape.
         axis: the axis with one scale per index; ``None`` for one scale in all.
-        precision: ``int8`` or ``fp8``.
+        form: a quantized format; its blocks and granularity are the caller's business.
         method: ``max`` covers the largest magnitude of every channel; ``mse`` clips each channel where that lessens
             its squared error, measured for every one of 32 shares of its largest magnitude.
-        scales: the type to round the scales to before anything is quantized with them.
+        scales: the format to round the scales to before anything is quantized with them.
 
     Returns:
         The 8-bit array of the same shape, and float32 scales: shape ``[array.shape[axis]]`` or ``[]``.
     """
-    form = FORMATS[precision]
     rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
     scale = safe_scale(np.abs(rows).max(axis=1), form.largest)
     if method == "mse":
         scale = np.concatenate([_least_error(row, limit, form) for row, limit in zip(rows, scale, strict=True)])
     scale = representable(scale, scales)
     shaped = scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
-    quantized = _steps(array, shaped, form).astype(form.dtype.numpy())
+    quantized = _steps(array, shaped, form).astype(form.dtype)
     return quantized, scale.reshape(() if axis is None else -1)
 
 
@@ -86,30 +60,29 @@ def _least_error(row: np.ndarray, largest: np.float32, form: Format) -> np.ndarr
 
 
 def _rounded(row: np.ndarray, scale: np.float32, form: Format) -> np.ndarray:
-    return _steps(row, scale, form).astype(form.dtype.numpy()).astype(np.float64)
+    return _steps(row, scale, form).astype(form.dtype).astype(np.float64)
 
 
 def _steps(array: np.ndarray, scale: np.ndarray | np.float32, form: Format) -> np.ndarray:
     """``array`` in units of ``scale``, clipped; in whole steps for INT8."""
     steps: np.ndarray = np.clip(array / scale, -form.largest, form.largest)
-    if form.dtype == ir.DataType.INT8:
+    if form.kind == "integer":
         np.rint(steps, out=steps)
     return steps
 
 
-def safe_scale(amax: np.ndarray | np.float32, largest: float, scales: ScaleType = "float32") -> np.ndarray:
+def safe_scale(amax: np.ndarray | np.float32, largest: float, scales: Format = FP32) -> np.ndarray:
     """``amax / largest`` as TensorRT will hold it; 1 where a channel is all zero."""
     scale = np.asarray(amax, np.float32) / np.float32(largest)
     return representable(np.where(scale > 0, scale, np.float32(1)), scales)
 
 
-def representable(scale: np.ndarray, scales: ScaleType) -> np.ndarray:
+def representable(scale: np.ndarray, scales: Format) -> np.ndarray:
     """Positive scales as float32 numbers that ``scales`` holds exactly, never subnormal.
 
     Subnormal numbers lose digits or flush to zero. A channel whose scale is raised to the least normal number gets
     fewer steps, but its error stays below half of that number.
     """
-    if scales == "float16":
-        scale = np.minimum(scale, _LARGEST_HALF).astype(np.float16).astype(np.float32)
-    floored: np.ndarray = np.maximum(scale, LEAST_SCALE[scales])
+    scale = np.minimum(scale, np.float32(scales.largest)).astype(scales.dtype).astype(np.float32)
+    floored: np.ndarray = np.maximum(scale, np.float32(scales.normal))
     return floored

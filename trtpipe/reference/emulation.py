@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from trtpipe.config.formats import FP32, HALVES
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
 
-_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_HALF = tuple(ir.DataType[form.onnx] for form in HALVES)
 #: operators, and attributes, that decide the output's type whatever the inputs are
 _TYPED = frozenset({"Cast", "Constant", "ConstantOfShape", "RandomNormal", "RandomUniform"})
 _TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "output_datatype"})
@@ -62,7 +63,7 @@ def _widen(value: ir.Value) -> bool:
     if tensor is None or tensor.dtype not in _HALF:
         return False
     value.const_value = ir.LazyTensor(
-        lambda: ir.Tensor(tensor.numpy().astype("float32")),
+        lambda: ir.Tensor(tensor.numpy().astype(FP32.dtype)),
         dtype=ir.DataType.FLOAT,
         shape=ir.Shape(tensor.shape.numpy()),
         name=value.name,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import HALF
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.accuracy.parity import Contender
-    from trtpipe.config.profile import Precision
+    from trtpipe.config.formats import Precision
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import Shapes
     from trtpipe.config.target import Target
@@ -74,13 +73,13 @@ def runnable_targets(backend: str, targets: Iterable[Target]) -> frozenset[str]:
 
 def runnable_graph(path: Path, precision: Precision, workdir: Path) -> tuple[Path, str]:
     """The graph the CPU runs for ``path``: 16-bit graphs with their storage emulated, all others as they are."""
-    if precision not in HALF:
+    if precision.half is None:
         return path, ""
     from trtpipe.preflight.onnx_io import save_model
 
     emulated = workdir / "emulated.onnx"
     save_model(_emulated(path), emulated)
-    return emulated, f"{HALF[precision]} storage emulated"
+    return emulated, f"{precision.half.storage} storage emulated"
 
 
 def open_watched(
@@ -97,13 +96,13 @@ def open_watched(
     from trtpipe.reference.watch_storage import watch_storage
 
     onnx = load_backend("onnxruntime")
-    if precision not in HALF:
+    if precision.half is None:
         return Contender("lowered", stack.enter_context(onnx.open(path, runtime)), precision, before=before)
     model = _emulated(path)
     probes, makers = watch_storage(model)
     save_model(model, workdir / "emulated.onnx")
     runner = stack.enter_context(onnx.open(workdir / "emulated.onnx", runtime))
-    note = f"{HALF[precision]} storage emulated"
+    note = f"{precision.half.storage} storage emulated"
     return Contender("lowered", StorageWatch(runner, probes, makers), precision, note, before)
 
 

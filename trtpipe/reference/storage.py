@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed, TensorSpec
     from trtpipe.autocast.range_probes import Probe
     from trtpipe.backends.base import Runner
-
-#: The smallest magnitudes that round to infinity: half a step above the largest value.
-_OVERFLOWS = {"float16": 65520.0, "bfloat16": 3.3961775292304957e38}
+    from trtpipe.config.formats import Format
 
 
 class StorageWatch:
@@ -58,13 +56,13 @@ class StorageWatch:
             self._largest[name] = np.maximum(self._largest[name], rows.max(axis=0, initial=0.0))
         return found
 
-    def overflows(self, half: str) -> tuple[Overflow, ...]:
+    def overflows(self, half: Format) -> tuple[Overflow, ...]:
         """Tensors with values beyond the type, the largest first."""
         worst: dict[str, float] = {}
         for name, each in self._probes.items():
             for probe, value in zip(each, self._largest[name], strict=True):
                 worst[probe.tensor] = max(worst.get(probe.tensor, 0.0), float(value))
-        found = [(value, tensor) for tensor, value in worst.items() if value >= _OVERFLOWS[half]]
+        found = [(value, tensor) for tensor, value in worst.items() if value >= half.overflow]
         return tuple(
             Overflow(tensor=tensor, node=self._makers[tensor], largest=value)
             for value, tensor in sorted(found, key=lambda pair: (-pair[0], pair[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from trtpipe.artifact import FileEntry, Record
+from trtpipe.config.formats import Precision
 from trtpipe.passes.decisions import NodeDecision, WorkShare
 from trtpipe.report.verdict import Verdict
 
@@ -46,7 +47,7 @@ class Manifest(Record):
     schema_version: Literal[1] = 1
     trtpipe: str
     source: str
-    precision: str
+    precision: Precision
     backend: str
     targets: tuple[str, ...]
     settings: dict[str, Any]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.config.formats import INT8
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import HostError, InputError
 
@@ -14,15 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import TensorStatistics
+    from trtpipe.config.formats import Format
 
 _BARS = 200
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def plot_statistics(
-    statistics: Path, folder: Path, tensors: Sequence[str] = (), precision: EightBit = "int8"
+    statistics: Path, folder: Path, tensors: Sequence[str] = (), precision: Format = INT8
 ) -> tuple[Path, ...]:
     """Draw the tensors of a statistics file into ``folder``, which is made if need be.
 
@@ -56,7 +57,7 @@ def plot_statistics(
     return tuple(paths)
 
 
-def thresholds(name: str, tensor: TensorStatistics, precision: EightBit) -> dict[str, float]:
+def thresholds(name: str, tensor: TensorStatistics, precision: Format) -> dict[str, float]:
     """Method -> amax, for every method worth comparing."""
     from trtpipe.calibration.methods import CHOICES
     from trtpipe.calibration.ranges import range_of
@@ -76,7 +77,7 @@ def bars_of(tensor: TensorStatistics, count: int) -> tuple[np.ndarray, np.ndarra
     return edges, np.maximum(np.diff(density_of(tensor).below(edges, 0)), 0)
 
 
-def _draw(name: str, tensor: TensorStatistics, precision: EightBit, path: Path) -> None:
+def _draw(name: str, tensor: TensorStatistics, precision: Format, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

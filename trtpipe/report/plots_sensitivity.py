@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trtpipe.config.formats import FP16
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.report.plots import require_matplotlib
 
@@ -34,7 +35,7 @@ def plot_sensitivity(found: Sensitivity, path: Path) -> None:
     axes.barh(rows, [max(group.noise, least) for group in shown], color=_COLOURS[0], label=found.precision)
     halves = [group.half_noise for group in shown]
     if any(noise is not None for noise in halves):
-        axes.barh(rows, [max(noise or 0.0, least) for noise in halves], height=0.4, color=_COLOURS[1], label="fp16")
+        axes.barh(rows, [max(noise or 0.0, least) for noise in halves], height=0.4, color=_COLOURS[1], label=FP16.name)
         axes.legend()
     axes.set_yticks(rows, [group.name for group in shown], fontsize=7, parse_math=False)
     axes.invert_yaxis()

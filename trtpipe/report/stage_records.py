@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.artifact import IOContract, Record
+from trtpipe.config.formats import Precision
 from trtpipe.errors import InputError
 from trtpipe.passes.decisions import NodeDecision, WorkShare
 from trtpipe.quantization.search import Trial
@@ -78,7 +79,7 @@ class LowerRecord(Record):
         work: for 8 bits, how much of the multiply-accumulates they hold.
     """
 
-    precision: str
+    precision: Precision
     opset: int
     counts: dict[str, int]
     nodes: tuple[NodeDecision, ...]

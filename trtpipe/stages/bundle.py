@@ -9,7 +9,6 @@ import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import CALIBRATED
 from trtpipe.config.toolchain import versions
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
@@ -120,7 +119,7 @@ def _source(job: Job) -> str:
 
 def _settings(job: Job) -> dict[str, JSON]:
     settings: dict[str, JSON] = {"profile": job.profile.to_dict(), "simplify": job.simplify}
-    if job.profile.precision in CALIBRATED:
+    if job.profile.precision.calibrated:
         recipe = job.recipe
         settings["calibration"] = {
             "method": recipe.method,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import CALIBRATED, EIGHT_BIT
 from trtpipe.config.stage_settings import QuantizationSettings
 from trtpipe.errors import InputError, StageError
 
@@ -40,7 +39,7 @@ class Calibrate:
     def skip(self, job: Job) -> str | None:
         """Only 8-bit precisions need ranges."""
         precision = job.profile.precision
-        return None if precision in CALIBRATED else f"{precision} needs no ranges"
+        return None if precision.calibrated else f"{precision} needs no ranges"
 
     def key(self, job: Job) -> JSON:
         """The method with what it depends on."""
@@ -49,7 +48,7 @@ class Calibrate:
         return {
             "method": recipe.method,
             "percentile": recipe.percentile if recipe.method == "percentile" else None,
-            "precision": EIGHT_BIT[job.profile.precision],
+            "precision": job.profile.precision.quantized_format.name,
             "weights": recipe.weights if judges else None,
             "keep": list(job.profile.keep) if judges else None,
             "skip_bad_samples": recipe.data.skip_bad_samples if judges else None,
@@ -106,7 +105,7 @@ def _ranges(job: Job, inputs: Inputs, statistics: Statistics, workdir: Path, pro
     from trtpipe.quantization.evaluator import judging
     from trtpipe.quantization.range_search import search_ranges
 
-    precision = EIGHT_BIT[job.profile.precision]
+    precision = job.profile.precision.quantized_format
     if job.recipe.method != "auto":
         return derive_ranges(statistics, job.recipe.method, job.recipe.percentile, precision)
     dataset = inputs.datasets.get("calibration-data")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import HALF
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
 from trtpipe.engine.record import ProgramRecord
 from trtpipe.errors import BuildError, InternalError, StageError
@@ -66,8 +65,7 @@ class Capture:
             request = torch_request(job, source.module, source.function, workdir)
         else:
             request = torch_request(job, str(source.path) if isinstance(source, Pt2Source) else "", "", workdir)
-        if precision in HALF:
-            request = request.model_copy(update={"half": HALF[precision]})
+        request = request.model_copy(update={"precision": precision})
         if isinstance(source, ModuleSource):
             from trtpipe.exporter.torch_program import capture_module
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import SharesPlans, load_backend
 from trtpipe.config.plugins import plugin_digests
-from trtpipe.config.profile import NEEDED_TYPE
 from trtpipe.config.shapes import check_shapes
 from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import Agreement, compare
@@ -79,11 +78,10 @@ class Compile:
         backend = load_backend(job.backend)
         if not isinstance(backend, SharesPlans) or not job.profile.build.shared_plan:
             return ()
-        needed = NEEDED_TYPE.get(job.profile.precision)
         able = [
             target
             for target in job.targets
-            if (needed is None or needed in target.dtypes) and backend.refuses(None, job.profile, target) is None
+            if target.computes(job.profile.precision) and backend.refuses(None, job.profile, target) is None
         ]
         return backend.shareable(able)
 

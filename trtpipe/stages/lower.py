@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.autocast.half_precision import extents_in, left_in_half, prepare_half
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import CALIBRATED, EIGHT_BIT, HALF
+from trtpipe.config.formats import FP32
 from trtpipe.config.stage_settings import EngineSearchSettings
 from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import read_contract
@@ -44,8 +44,8 @@ class Lower:
     def consumes(self, job: Job) -> tuple[str, ...]:
         """The simplified graph; ranges for 8 bits; for 16 bits what was measured, where there is data."""
         precision = job.profile.precision
-        ranges = ("ranges",) if precision in CALIBRATED else ()
-        return ("simplified", *ranges, *(("statistics",) if precision in HALF else ()))
+        ranges = ("ranges",) if precision.calibrated else ()
+        return ("simplified", *ranges, *(("statistics",) if precision.half else ()))
 
     def skip(self, job: Job) -> str | None:
         """Never: fp32 is a precision like any other."""
@@ -55,12 +55,12 @@ class Lower:
         """The precision, the nodes the user keeps high, how far the scales of weights reach, the shapes work is
         counted at, the GPUs that placements are compared for.
         """
-        eight_bit = job.profile.precision in CALIBRATED
+        eight_bit = job.profile.precision.quantized is not None
         return {
             "precision": job.profile.precision,
             "keep": list(job.profile.keep),
             "weights": job.recipe.weights if eight_bit else None,
-            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision == "best" else None,
+            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision.mixed else None,
             "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()} if eight_bit else None,
             "search": list(_search(job).targets),
         }
@@ -77,9 +77,9 @@ class Lower:
         from trtpipe.preflight.onnx_io import save_model
 
         precision = job.profile.precision
-        extents = extents_in(inputs.artifacts.get("statistics")) if precision in HALF else None
+        extents = extents_in(inputs.artifacts.get("statistics")) if precision.half else None
         choice = Choice()
-        if precision == "best":
+        if precision.compared:
             choice = choose(
                 _search(job),
                 lambda placement: _lowered(job, inputs, extents, placement),
@@ -103,7 +103,7 @@ class Lower:
             counts=dict(sorted(Counter(decision.precision for decision in decisions).items())),
             nodes=decisions,
             samples=0 if extents is None else extents.samples,
-            work=work_share(decisions) if precision in CALIBRATED else None,
+            work=work_share(decisions) if precision.quantized else None,
             trials=choice.trials,
             notes=tuple(notes),
         )
@@ -138,16 +138,16 @@ def _lowered(
 
     precision, keep = job.profile.precision, job.profile.keep
     model = load_clean(inputs.path("simplified"))
-    if precision in HALF:
+    if precision.half:
         prepare_half(model)
     nodes = {node_label(node) for node in model.graph.all_nodes()}
     eight: tuple[NodeDecision, ...] = ()
-    if precision in EIGHT_BIT:
+    if precision.quantized:
         count_work(model, inputs.path("simplified"), job.opt_shapes, job.settings)
         eight = run_passes(model, [_quantization(model, job, inputs, placement)])[0].decisions
-    if precision not in HALF:
+    if precision.half is None:
         return model, eight
-    half = run_passes(model, [CastPrecision(HALF[precision], keep, extents)])[0].decisions
+    half = run_passes(model, [CastPrecision(precision.half, keep, extents)])[0].decisions
     if placement is not None and placement.style == SCALES_BEHIND:
         run_passes(model, [SplitScales()])
     return model, merged(eight, half, nodes)
@@ -169,11 +169,12 @@ def _quantization(model: ir.Model, job: Job, inputs: Inputs, placement: Placemen
     amax = apply_corrections(model, ranges, ranges.corrections, keep, left)
     sizes, high = sizes_of(model, job.opt_shapes), ranges.corrections.high
     unfit = {**ranges.unfit, **dict.fromkeys(ranges.unseen, UNREACHED)}
-    if precision != "best":
-        return InsertQDQ(EIGHT_BIT[precision], amax, keep, job.recipe.weights, sizes=sizes, unfit=unfit, left=high)
-    attention = placement is not None  # whose products engines showed to pay, or are to show
-    keep = (*keep, *left)
-    return InsertQDQ("int8", amax, keep, job.recipe.weights, "float16", sizes, unfit, attention, high)
+    scales = precision.half or FP32
+    if precision.mixed:
+        keep = (*keep, *left)
+    attention = precision.compared and placement is not None  # whose products engines showed to pay, or are to show
+    form, weights = precision.quantized_format, job.recipe.weights
+    return InsertQDQ(form, amax, keep, weights, scales, sizes, unfit, attention, high)
 
 
 def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:
@@ -185,11 +186,11 @@ def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> 
     from trtpipe.passes.decisions import shortfall, unmatched
 
     precision = job.profile.precision
-    if precision == "fp32":
+    if not precision.formats:
         return []
     notes = unmatched(job.profile.keep, decisions)
     found = {decision.precision for decision in decisions}
-    eight, half = EIGHT_BIT.get(precision), HALF.get(precision)
+    eight, half = (None if form is None else form.label for form in (precision.quantized, precision.half))
     if not found & {eight, half}:
         notes.append(
             f"no node could be lowered to {precision}: the engine will compute in {_floats(found)} (see {LOWERED}.json)"
@@ -205,4 +206,4 @@ def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> 
 
 def _floats(found: set[str]) -> str:
     """The floating-point types among some precisions."""
-    return ", ".join(sorted(each for each in found if "float" in each)) or "float32"
+    return ", ".join(sorted(each for each in found if "float" in each)) or FP32.label

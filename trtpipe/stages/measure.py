@@ -134,10 +134,9 @@ def _figures(engine: Artifact) -> EngineFigures | None:
 
 def _timed_graph(job: Job, inputs: Inputs, workdir: Path) -> Path:
     """The graph to time on the CPU: bfloat16 has no CPU kernels, so it is emulated."""
-    precision = job.profile.precision
-    return (
-        runnable_graph(inputs.path("lowered"), precision, workdir)[0] if precision == "bf16" else inputs.path("lowered")
-    )
+    lowered, half = inputs.path("lowered"), job.profile.precision.half
+    native = half is None or half.cpu_kernels
+    return lowered if native else runnable_graph(lowered, job.profile.precision, workdir)[0]
 
 
 def _notes(found: list[Latency], budget: float | None) -> Iterator[str]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 from trtpipe.artifact import Draft
 from trtpipe.autocast.half_precision import EXTENTS, prepare_half
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import CALIBRATED, HALF
 from trtpipe.errors import InputError
 from trtpipe.isolation.reducer import ReductionHere
 
@@ -50,17 +49,17 @@ class Observe:
     def skip(self, job: Job) -> str | None:
         """Only 8-bit precisions need ranges; 16-bit ones go by real data where there is some."""
         precision = job.profile.precision
-        if precision in CALIBRATED or (precision in HALF and job.recipe.data.source):
+        if precision.calibrated or (precision.half and job.recipe.data.source):
             return None
-        return f"{precision} needs no ranges" + ("; without data, fixed rules judge them" if precision in HALF else "")
+        return f"{precision} needs no ranges" + ("; without data, fixed rules judge them" if precision.half else "")
 
     def key(self, job: Job) -> JSON:
         """How samples become feeds (their content is an input), and what for; neither the method nor the kept nodes."""
         data = job.recipe.data.to_dict()
         del data["source"]
         precision = job.profile.precision
-        extents = precision in HALF and bool(job.recipe.data.source)
-        return {"ranges": precision in CALIBRATED, "attention": precision == "best", "data": data, "extents": extents}
+        extents = precision.half is not None and bool(job.recipe.data.source)
+        return {"ranges": precision.calibrated, "attention": precision.compared, "data": data, "extents": extents}
 
     def fingerprint(self, job: Job) -> dict[str, str]:
         """The runner of the pass."""
@@ -76,8 +75,10 @@ class Observe:
 
         precision = job.profile.precision
         model = load_clean(inputs.path("simplified"))
-        tensors = tensors_of(model, attention=precision == "best") if precision in CALIBRATED else ()
-        half = precision in HALF and bool(job.recipe.data.source)  # random data says nothing about real extremes
+        tensors = tensors_of(model, attention=precision.compared) if precision.calibrated else ()
+        half = precision.half is not None and bool(
+            job.recipe.data.source
+        )  # random data says nothing about real extremes
         dataset = inputs.datasets.get("calibration-data")
         if dataset is None and (tensors or half):
             raise InputError(

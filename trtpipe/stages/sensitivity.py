@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import CALIBRATED
+from trtpipe.config.formats import FP16
 from trtpipe.config.stage_settings import QuantizationSettings
 from trtpipe.errors import InputError, StageError
 from trtpipe.quantization.group_noise import noise_alone, noise_of
@@ -55,14 +55,14 @@ class Sensitivity:
     def skip(self, job: Job) -> str | None:
         """Only 8-bit precisions have something to choose."""
         precision = job.profile.precision
-        return None if precision in CALIBRATED else f"{precision} is not chosen layer by layer"
+        return None if precision.quantized else f"{precision} is not chosen layer by layer"
 
     def key(self, job: Job) -> JSON:
         """The precision, what stays high anyway, how far weights reach, and how many samples."""
         return {
             "precision": job.profile.precision,
             "keep": list(job.profile.keep),
-            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision == "best" else None,
+            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision.mixed else None,
             "weights": job.recipe.weights,
             "samples": self._samples,
             "half": self._half,
@@ -101,7 +101,8 @@ class Sensitivity:
                 "sensitivity is judged by the model's float outputs, and it has none that differ from 0",
                 "give another model, or data that reaches its outputs",
             )
-        board = switchboard(settings, simplified, ranges, workdir, job.settings)
+        eight = job.profile.precision.quantized_format
+        board = switchboard(settings, simplified, ranges, eight, workdir, job.settings)
         if not board.groups:
             raise StageError(
                 "no node of this model can be lowered, so there is nothing to choose", "see trtpipe inspect"
@@ -111,9 +112,9 @@ class Sensitivity:
             everything = float(noise_of(desk, range(len(board.groups)), measure, feeds).mean())
         half: Sequence[float | None] = [None] * len(noise)
         if self._half:
-            second = switchboard(settings, simplified, ranges, workdir, job.settings, in_half=True)
+            second = switchboard(settings, simplified, ranges, FP16, workdir, job.settings)
             with second.open() as desk:
-                half = noise_alone(desk, measure, feeds, progress, "sensitivity in fp16")
+                half = noise_alone(desk, measure, feeds, progress, f"sensitivity in {FP16}")
         board.close()
         report = Report(
             precision=job.profile.precision,

@@ -12,7 +12,7 @@ from trtpipe.errors import StageError, WorkerError
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 from trtpipe.isolation.remote_runner import expect_children
 from trtpipe.isolation.worker import LIGHT, call, limits_for
-from trtpipe.passes.opsets import BFLOAT16_OPSET, LEAST_OPSET
+from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract
 
 if TYPE_CHECKING:
@@ -152,4 +152,4 @@ def _fixed(job: Job) -> dict[str, tuple[int | None, ...]]:
 
 
 def _opset(job: Job) -> int:
-    return BFLOAT16_OPSET if job.profile.precision == "bf16" else LEAST_OPSET
+    return max([LEAST_OPSET, *(form.opset for form in job.profile.precision.formats)])

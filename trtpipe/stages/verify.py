@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trtpipe.accuracy.judging import PYTORCH, judged
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.profile import HALF
+from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.errors import InputError, StageError
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
@@ -147,7 +147,7 @@ def _contenders(job: Job, inputs: Inputs, workdir: Path, stack: ExitStack) -> li
             found.append(open_watched(inputs.path(label), job.profile.precision, workdir, job.settings, stack, before))
         else:
             runner = stack.enter_context(onnx.open(inputs.path(label), job.settings))
-            found.append(Contender(label, runner, "fp32", before=before))
+            found.append(Contender(label, runner, FULL_PRECISION, before=before))
     before = found[0].label if _from_program(job) else found[-1].label
     for engine in inputs.engines(runnable_targets(job.backend, job.targets)):
         found.append(_engine(job, engine, before, stack))
@@ -212,7 +212,7 @@ def _against_pytorch(job: Job, inputs: Inputs, contenders: list[Contender]) -> t
     from trtpipe.report.stage_records import load_reference
 
     feeds, outputs = load_reference(inputs.path("reference"))
-    source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), "fp32")
+    source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), FULL_PRECISION)
     direct = [Contender(c.label, c.runner, c.precision, c.note) for c in contenders]
     return compare(source, direct, Feeds(feeds), job.profile.tolerance, None, NullProgress()).comparisons
 
@@ -232,7 +232,8 @@ def _overflows(job: Job, contenders: list[Contender]) -> tuple[Overflow, ...]:
     from trtpipe.reference.storage import StorageWatch
 
     watches = [contender.runner for contender in contenders if isinstance(contender.runner, StorageWatch)]
-    return tuple(found for watch in watches for found in watch.overflows(HALF[job.profile.precision]))
+    half = job.profile.precision.half
+    return () if half is None else tuple(found for watch in watches for found in watch.overflows(half))
 
 
 def _demanded(evaluation: EvaluationSettings | None) -> bool:

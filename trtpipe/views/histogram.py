@@ -11,15 +11,15 @@ from trtpipe.config.units import printable
 from trtpipe.report.plots import bars_of, thresholds
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.calibration.statistics import TensorStatistics
+    from trtpipe.config.formats import Format
 
 _WIDTH, _HEIGHT, _LEGEND = 560, 140, 190
 _BARS = 140
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
 
 
-def histogram_svg(name: str, tensor: TensorStatistics, precision: EightBit, taken: float) -> str:
+def histogram_svg(name: str, tensor: TensorStatistics, precision: Format, taken: float) -> str:
     """One ``<svg>`` element: counts on a logarithmic axis over the magnitude, a line for each method's amax.
 
     Args:

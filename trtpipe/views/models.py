@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from trtpipe.config.formats import FP32
 from trtpipe.config.units import format_bytes, format_count
 from trtpipe.views.blocks import Block, Table, facts, notes, table
 
@@ -93,10 +94,18 @@ def lowered(found: LowerRecord, limit: int | None) -> Iterator[Block]:
 
 def _trials(found: LowerRecord) -> Table:
     """The engines that were compared to find the cheapest placement."""
-    headers = ("compared", "target", "in int8", "kernels", "activations moved", "weights", "estimated cost")
+    headers = (
+        "compared",
+        "target",
+        f"in {found.precision.quantized}",
+        "kernels",
+        "activations moved",
+        "weights",
+        "estimated cost",
+    )
     rows = [
         (
-            trial.style or "float16",
+            trial.style or (found.precision.half or FP32).storage,
             trial.target,
             str(trial.nodes),
             str(trial.kernels),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.calibration.ranges import Ranges
+from trtpipe.config.formats import INT8
 from trtpipe.config.units import printable
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
@@ -20,7 +21,6 @@ from trtpipe.views.blocks import VERDICTS, Block, Facts, facts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from trtpipe.calibration.quantizer import EightBit
     from trtpipe.regression.bundle import Build
 
 #: Tables longer than this are folded up.
@@ -121,7 +121,7 @@ def _plots(build: Build) -> Iterator[str]:
     if not {"statistics", "ranges"} <= present.keys():
         raise InputError(f"{build.folder}: no calibration statistics to plot", "leave out --plots")
     ranges = Ranges.read(build.path("ranges"))
-    precision: EightBit = "fp8" if build.manifest.precision == "fp8" else "int8"
+    precision = build.manifest.precision.quantized or INT8
     for name, tensor in load_statistics(build.path("statistics")).tensors.items():
         if tensor.largest:
             taken = ranges.tensors[name].amax if name in ranges.tensors else 0.0

@@ -17,6 +17,7 @@ from trtpipe.backends.trt.inspector import describe
 from trtpipe.backends.trt.options import apply_options, load_plugins
 from trtpipe.backends.trt.shapes import NetworkInput, check_shapes, profiles_in_force
 from trtpipe.backends.trt.timing_cache import keep_timings, use_timings
+from trtpipe.config.formats import FORMATS
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError, HostError, InputError
 from trtpipe.isolation.worker import Report
@@ -31,13 +32,7 @@ if TYPE_CHECKING:
 Configure: TypeAlias = Callable[[Any], None]
 
 #: TensorRT's element types -> ours.
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "FP8": "float8_e4m3fn",
-    "FP4": "float4_e2m1",
-}
+_DTYPES = {word.upper(): form.storage for form in FORMATS for word in form.engine}
 
 
 def build(trt: Any, request: BuildRequest, report: Report, configure: Configure | None = None) -> EngineRecord:

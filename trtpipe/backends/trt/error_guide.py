@@ -46,7 +46,7 @@ GUIDE: tuple[Advice, ...] = (
         "types",
         r"HW-specific datatypes",
         "the target has no hardware for that type",
-        "choose a precision the target computes (bf16 and int4 from sm80, fp8 from sm89, fp4 from sm100), or drop it",
+        "choose a precision the target computes (bf16 and int4 from sm80, fp8 from sm89, nvfp4 from sm100), or drop it",
     ),
     Advice(
         "quantized-constant",

@@ -12,6 +12,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.config.formats import FORMATS
 from trtpipe.engine.report import EngineLayer, EngineTensor
 
 if TYPE_CHECKING:
@@ -33,17 +34,11 @@ _METADATA = re.compile(r"Metadata: (?P<text>.*)$")
 _NODE = re.compile(r"\[ONNX Layer: (?P<node>.*?)\](?=\[ONNX Layer: |[\x1e\x1f]|[^\]]*$)")
 #: What TensorRT calls a node without a name.
 _UNNAMED = "node_of_"
-_SHORT = {
-    "FP32": "Float",
-    "FP16": "Half",
-    "BF16": "BFloat16",
-    "INT8": "Int8",
-    "INT4": "Int4",
-    "INT32": "Int32",
-    "INT64": "Int64",
-    "BOOL": "Bool",
+#: TensorRT's words for a type, in capitals -> the one that reports use.
+_WORDS = {
+    **{word.upper(): form.engine[0] for form in FORMATS for word in form.engine},
+    **{word.upper(): word for word in ("Int32", "Int64", "Bool", "UInt8", "E8M0")},
 }
-_LONG = frozenset({*_SHORT.values(), "FP8", "FP4", "FP4E2M1", "UInt8", "E8M0"})
 
 
 def read_dump(dump: str) -> tuple[EngineLayer, ...]:
@@ -149,8 +144,6 @@ def _json_weights(entry: dict[str, Any], name: str) -> EngineTensor:
 
 def _normalized(words: str) -> str:
     for word in words.split():
-        if word in _LONG:
-            return word
-        if word.upper() in _SHORT:
-            return _SHORT[word.upper()]
+        if word.upper() in _WORDS:
+            return _WORDS[word.upper()]
     return words.strip()
