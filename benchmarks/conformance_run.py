@@ -26,9 +26,11 @@ from trtpipe.config.job import Job
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
+from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.data.sample import Sample
 from trtpipe.errors import TrtpipeError
 from trtpipe.isolation.worker_main import resolve
+from trtpipe.pipeline.executor import by_hand
 from trtpipe.pipeline.pipeline import stages_named
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.progress import NullProgress
@@ -150,14 +152,13 @@ def run_stages(
     """
     table = dict(given)
     for stage in stages_named(*names):
-        if stage.skip(job):
+        if isinstance(stage.settings(job), NotNeeded):
             continue
         workdir = folder / stage.name
         workdir.mkdir(parents=True)
         inputs = Inputs(table, {"calibration-data": OwnData(case.feed)})
         try:
-            draft, _ = stage.run(job, inputs, workdir, NullProgress())
-            stage.check(draft, inputs)
+            draft, _ = by_hand(stage, job, inputs).run(workdir, NullProgress())
         except Exception as error:
             raise Refused(stage.name, error) from error
         table[stage.produces] = draft.finish()

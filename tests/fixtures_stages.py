@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx
 import pytest
 from models import save
 
 from trtpipe.config.recipe import DataSettings
+from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.data.dataset import open_dataset
+from trtpipe.pipeline.executor import by_hand
 from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.stages.stage import Inputs
@@ -17,11 +19,46 @@ from trtpipe.stages.stage import Inputs
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trtpipe.artifact import Draft
+    from trtpipe.config.job import Job
+    from trtpipe.progress import Progress
+    from trtpipe.stages.stage import Stage
+
 
 class Table(Protocol):
     def __call__(
         self, *, data: str = "", evaluation: str = "", labels: str = "labels", **things: Path | onnx.ModelProto
     ) -> Inputs: ...
+
+
+def run_stage(
+    stage: Stage[Any], job: Job, inputs: Inputs, workdir: Path, progress: Progress
+) -> tuple[Draft, tuple[Path, ...]]:
+    """Run a stage for a job, without its own check."""
+    work = by_hand(stage, job, inputs)
+    return stage.run(work.settings, work.inputs, workdir, job.runtime, progress)
+
+
+def settings_of(stage: Stage[Any], job: Job) -> Any:
+    """The settings of a stage that the job needs."""
+    found = stage.settings(job)
+    assert not isinstance(found, NotNeeded)
+    return found
+
+
+def consumed(stage: Stage[Any], job: Job) -> tuple[str, ...]:
+    """Labels of what a stage consumes for a job."""
+    return stage.consumes(settings_of(stage, job))
+
+
+def fingerprint_of(stage: Stage[Any], job: Job) -> dict[str, str]:
+    """The part of a stage's key that tells of the back-end."""
+    return stage.fingerprint(settings_of(stage, job), job.runtime)
+
+
+def needs(stage: Stage[Any], job: Job) -> bool:
+    """Whether the job needs the stage."""
+    return not isinstance(stage.settings(job), NotNeeded)
 
 
 @pytest.fixture

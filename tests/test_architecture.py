@@ -14,7 +14,7 @@ import trtpipe
 from trtpipe.config.formats import FORMATS, Precision
 
 ROOT = Path(trtpipe.__file__).parent
-LONG, TOO_LONG = 300, 400
+LONG, TOO_LONG = 400, 500
 
 #: From the bottom to the top, each package a layer of its own; what lies beside the packages comes first. A module may
 #: import from its own package and from those below.

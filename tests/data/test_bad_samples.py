@@ -160,4 +160,4 @@ def test_the_number_allowed_is_part_of_the_key(make_job: Any) -> None:
     from trtpipe.stages.observe import Observe
 
     job = make_job(precision="int8"), make_job(precision="int8", recipe={"data": {"skip_bad_samples": 1}})
-    assert Observe().key(job[0]) != Observe().key(job[1])
+    assert Observe().settings(job[0]) != Observe().settings(job[1])

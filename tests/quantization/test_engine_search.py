@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from fixtures_stages import fingerprint_of, run_stage
 from models import conv_net, model, run, save, weights_of
 
 from trtpipe.backends import base
@@ -42,7 +43,7 @@ def go(make_job, table, workdir, heard_all, tmp_path):
         found = {name: TensorRange(amax=a, method="max", minimum=-a, maximum=a) for name, a in amax.items()}
         Ranges(method="max", samples=8, tensors=found).write(tmp_path / "ranges.json")
         inputs = table(simplified=proto, ranges=tmp_path / "ranges.json")
-        draft, _ = STAGE.run(make_job(precision="best", **options), inputs, workdir, heard_all)
+        draft, _ = run_stage(STAGE, make_job(precision="best", **options), inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert sorted(path.name for path in workdir.iterdir()) == sorted(draft.names), "trials leave nothing behind"
         graph = onnx.load(draft.path)
@@ -85,7 +86,7 @@ class TestKey:
     def test_what_is_built_for_counts_where_it_is_built(self, make_job):
         def key(**options):
             job = make_job(precision="best", **options)
-            return STAGE.key(job), STAGE.fingerprint(job)
+            return STAGE.settings(job), fingerprint_of(STAGE, job)
 
         assert key() == key(targets=["sm86"]), "null engines are not compared"
         if base.missing("tensorrt-rtx") is None:
@@ -93,7 +94,7 @@ class TestKey:
             assert key() not in rtx
             assert rtx[0] not in rtx[1:]
             assert "tensorrt-rtx" in rtx[0][1]
-            assert STAGE.fingerprint(make_job(precision="int8", backend="tensorrt-rtx")) == {}
+            assert fingerprint_of(STAGE, make_job(precision="int8", backend="tensorrt-rtx")) == {}
 
 
 class TestWhatBuildersDo:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from fixtures_stages import needs, run_stage
 from models import conv_net, save
 
 import trtpipe
@@ -60,7 +61,7 @@ def inputs(tmp_path):
 def go(make_job, workdir, heard_all):
     def bundle(inputs, **options):
         job = make_job(OnnxSource(workdir / "net.onnx"), **options)
-        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        draft, read = run_stage(STAGE, job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert read == ()
         assert draft.names == ("manifest.json",)
@@ -121,9 +122,9 @@ def test_an_artifact_that_is_not_listed_is_noticed(go, inputs, workdir):
 
 def test_what_its_key_holds(make_job, tmp_path):
     def key(source="a/net.onnx", **options):
-        return STAGE.key(make_job(OnnxSource(tmp_path / source), **options))
+        return STAGE.settings(make_job(OnnxSource(tmp_path / source), **options))
 
     assert key() == key("b/net.onnx") == key(recipe={"percentile": 99.0})  # fp32 has no ranges
     assert key() not in [key("other.onnx"), key(precision="fp16"), key(simplify=False), key(backend="tensorrt-rtx")]
     assert key(precision="int8") != key(precision="int8", recipe={"percentile": 99.0})
-    assert STAGE.skip(make_job()) is None
+    assert needs(STAGE, make_job())

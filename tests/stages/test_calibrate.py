@@ -177,7 +177,7 @@ def test_unsound_ones_do_not(tmp_path, table, amax):
 
 def test_what_its_key_holds(make_job):
     def key(precision="int8", keep=(), **recipe):
-        return STAGE.key(make_job(precision=precision, keep=keep, recipe=recipe))
+        return STAGE.settings(make_job(precision=precision, keep=keep, recipe=recipe))
 
     base = key(method="percentile")
     assert base == key(keep=["a"], method="percentile")

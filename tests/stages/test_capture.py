@@ -5,8 +5,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'trtpipe[torch]'")
 
+from fixtures_stages import run_stage  # noqa: E402
+
 from trtpipe.backends.torch_tensorrt import TorchTensorRT  # noqa: E402
 from trtpipe.config.source import ModuleSource, OnnxSource  # noqa: E402
+from trtpipe.config.stage_settings import NotNeeded  # noqa: E402
 from trtpipe.engine.record import ProgramRecord  # noqa: E402
 from trtpipe.errors import BuildError, InputError, InternalError, StageError  # noqa: E402
 from trtpipe.stages import capture  # noqa: E402
@@ -76,7 +79,7 @@ def factory(tmp_path):
 def go(make_job, workdir, heard_all):
     def capture(source, **options):
         job = make_job(source, **({"shapes": SHAPES} | options))
-        draft, read = STAGE.run(job, Inputs({}), workdir, heard_all)
+        draft, read = run_stage(STAGE, job, Inputs({}), workdir, heard_all)
         STAGE.check(draft, Inputs({}))
         assert draft.names == ("program.pt2", "program.pt2.json")
         return draft.path, ProgramRecord.read(draft.sidecar), read
@@ -174,7 +177,7 @@ def test_a_module_in_hand_keeps_its_weights_and_its_mode(go):
 
 
 def test_what_is_no_program(go, tmp_path):
-    with pytest.raises(BuildError, match="compiles PyTorch programs, and this is an ONNX graph") as caught:
+    with pytest.raises(BuildError, match="from a PyTorch program, and this is an ONNX graph") as caught:
         go(OnnxSource(tmp_path / "net.onnx"))
     assert "factory or a .pt2" in caught.value.remedy
     with pytest.raises(InternalError):
@@ -182,12 +185,12 @@ def test_what_is_no_program(go, tmp_path):
 
 
 def test_its_key(make_job, factory):
-    base = STAGE.key(make_job(factory, shapes=SHAPES))
-    assert base == STAGE.key(make_job(factory, shapes=SHAPES, export={"opset": 18}, keep=["a"]))
-    assert base != STAGE.key(make_job(factory, shapes=SHAPES, precision="fp16"))
-    assert base != STAGE.key(make_job(factory, shapes=()))
+    base = STAGE.settings(make_job(factory, shapes=SHAPES))
+    assert base == STAGE.settings(make_job(factory, shapes=SHAPES, export={"opset": 18}, keep=["a"]))
+    assert base != STAGE.settings(make_job(factory, shapes=SHAPES, precision="fp16"))
+    assert base != STAGE.settings(make_job(factory, shapes=()))
 
 
 def test_others_do_without(make_job, monkeypatch, factory):
     monkeypatch.undo()
-    assert STAGE.skip(make_job(factory)) == "null compiles the lowered graph"
+    assert STAGE.settings(make_job(factory)) == NotNeeded(reason="null compiles the lowered graph")

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import onnx
 import pytest
+from fixtures_stages import consumed, fingerprint_of, needs, run_stage
 from models import conv_net, embedding, model, normal, save
 
 from trtpipe.artifact import Draft, IOContract, TensorSpec
@@ -31,7 +32,7 @@ def go(make_job, table, workdir, heard_all):
     def compile_(proto, **options):
         inputs = table(lowered=proto) if isinstance(proto, onnx.ModelProto) else proto
         job = make_job(**options).for_target(SM89)
-        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        draft, read = run_stage(STAGE, job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert read == ()
         assert sorted(path.name for path in workdir.iterdir()) == ["sm89.plan", "sm89.plan.json"]
@@ -100,7 +101,7 @@ class TestNull:
 
     def test_it_needs_a_target(self, make_job, table, workdir, heard_all):
         with pytest.raises(InternalError):
-            STAGE.run(make_job(shapes=BATCHES), table(lowered=conv_net()), workdir, heard_all)
+            run_stage(STAGE, make_job(shapes=BATCHES), table(lowered=conv_net()), workdir, heard_all)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def computing(**nodes: str) -> EngineReport:
 
 def test_what_its_key_holds(make_job):
     def key(**options):
-        return STAGE.key(make_job(**options))
+        return STAGE.settings(make_job(**options))
 
     base_key = key()
     assert base_key == key(build={"time_limit": 5, "memory_limit": 10**9}) == key(precision="int8")
@@ -188,7 +189,7 @@ def test_what_its_key_holds(make_job):
     changes = [key(shapes=BATCHES), key(build={"opt_level": 5}), key(build={"workspace": 1 << 30})]
     assert base_key not in changes
     assert changes[0] != key(shapes=[BATCHES, BATCHES])
-    assert STAGE.fingerprint(make_job()) == {"name": "null", "null": null._VERSION}
+    assert fingerprint_of(STAGE, make_job()) == {"null": null._VERSION}
 
 
 # -- the real builder --------------------------------------------------------------------------------------------------
@@ -231,11 +232,11 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     job = make_job(precision=precision, shapes=shapes, backend="tensorrt-rtx").for_target(SM89)
     given = {"model": proto, "data": str(tmp_path / "data.npz")}
     for stage in (Simplify(), Observe(), Calibrate(), Lower()):
-        if stage.skip(job) is None:
+        if needs(stage, job):
             inputs = table(**given)
             folder = workdir / stage.name
             folder.mkdir()
-            draft, _ = stage.run(job, inputs, folder, heard_all)
+            draft, _ = run_stage(stage, job, inputs, folder, heard_all)
             stage.check(draft, inputs)
             given[draft.kind] = draft.path
     inputs = table(lowered=given["lowered"])
@@ -244,7 +245,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     inputs = Inputs({"lowered": type(lowered)("lowered", lowered.folder, (*lowered.files, sidecar))})
     engines = workdir / "engines"
     engines.mkdir()
-    draft, _ = STAGE.run(job, inputs, engines, heard_all)
+    draft, _ = run_stage(STAGE, job, inputs, engines, heard_all)
     STAGE.check(draft, inputs)
     facts = EngineRecord.read(draft.sidecar)
     assert word in facts.precisions
@@ -278,7 +279,7 @@ class TestKey:
     @pytest.fixture
     def key(self, make_job):
         def of(**options):
-            return Compile().key(make_job(build=options).for_target(find_target("sm89")))
+            return Compile().settings(make_job(build=options).for_target(find_target("sm89")))
 
         return of
 
@@ -294,18 +295,12 @@ class TestKey:
     def test_limits_do_not(self, key):
         assert key(time_limit="1min", memory_limit="1G") == key()
 
-    def test_plug_ins_count_by_their_content(self, key, tmp_path):
-        library, other = tmp_path / "a.so", tmp_path / "elsewhere" / "b.so"
-        other.parent.mkdir()
-        library.write_bytes(b"code")
-        other.write_bytes(b"code")
-        first = key(plugins=(str(library),))
-        assert first == key(plugins=(str(other),)) != key()
-        library.write_bytes(b"new code")
-        assert key(plugins=(str(library),)) != first
+    def test_plug_ins_are_an_input(self, key, make_job):
+        assert key(plugins=("a.so",)) == key()
+        assert "plugins" in consumed(STAGE, make_job().for_target(find_target("sm89")))
 
     def test_targets_that_share_a_plan_count(self, make_job):
         job = make_job(targets=["sm86", "sm89"])
-        alone = Compile().key(job.for_target(job.targets[0]))
-        assert Compile().key(job.for_target(job.targets[0], job.targets)) != alone
-        assert Compile().key(job.for_target(job.targets[0], job.targets[:1])) == alone
+        alone = Compile().settings(job.for_target(job.targets[0]))
+        assert Compile().settings(job.for_target(job.targets[0], job.targets)) != alone
+        assert Compile().settings(job.for_target(job.targets[0], job.targets[:1])) == alone

@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from fixtures_stages import run_stage  # noqa: E402
 from models import run  # noqa: E402
 
 from trtpipe.config.job import Job  # noqa: E402
@@ -154,7 +155,7 @@ def exported(project, tmp_path_factory):
     job = Job(source, profile, CalibrationRecipe(), "null", (), Settings(cache_dir=folder / "cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        draft, read = Export().run(job, Inputs({}), folder, NullProgress())
+        draft, read = run_stage(Export(), job, Inputs({}), folder, NullProgress())
     Export().check(draft, Inputs({}))
     return read, draft
 
@@ -205,6 +206,6 @@ class TestFactoryWithWeights:
         module, examples = scope["make"]()
         del sys.modules["blocks"]
         job = make_job(ModuleSource(module, examples), shapes=PROFILE)
-        draft, _ = Export().run(job, Inputs({}), workdir, heard_all)
+        draft, _ = run_stage(Export(), job, Inputs({}), workdir, heard_all)
         assert draft.path.read_bytes() == exported[1].path.read_bytes()
         assert draft.sidecar.read_bytes() == exported[1].sidecar.read_bytes()

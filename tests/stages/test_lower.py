@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from fixtures_stages import consumed, needs, run_stage
 from models import (
     conv_net,
     embedding,
@@ -44,7 +45,9 @@ def go(make_job, table, workdir, heard_all):
 
     def lower(proto, precision, *, keep=(), shapes=(), **things):
         inputs = table(simplified=proto, **things)
-        draft, read = STAGE.run(make_job(precision=precision, keep=keep, shapes=shapes), inputs, workdir, heard_all)
+        draft, read = run_stage(
+            STAGE, make_job(precision=precision, keep=keep, shapes=shapes), inputs, workdir, heard_all
+        )
         STAGE.check(draft, inputs)
         assert read == ()
         assert sorted(path.name for path in workdir.iterdir()) == sorted(draft.names)
@@ -155,16 +158,16 @@ def test_a_changed_interface_is_caught(table, tmp_path):
 
 def test_what_its_key_holds(make_job):
     def key(**options):
-        return STAGE.key(make_job(**options))
+        return STAGE.settings(make_job(**options))
 
     assert key() == key(targets=["sm120"]) == key(simplify=False) == key(recipe={"percentile": 99.0})
     assert key() != key(precision="fp16") != key(precision="fp16", keep=["a"])
-    assert STAGE.consumes(make_job(precision="int8")) == ("simplified", "ranges")
-    assert STAGE.consumes(make_job(precision="fp16")) == ("simplified", "statistics")
-    assert STAGE.consumes(make_job(precision="best")) == ("simplified", "ranges", "statistics")
+    assert consumed(STAGE, make_job(precision="int8")) == ("simplified", "ranges")
+    assert consumed(STAGE, make_job(precision="fp16")) == ("simplified", "statistics")
+    assert consumed(STAGE, make_job(precision="best")) == ("simplified", "ranges", "statistics")
     assert key(precision="best") != key(precision="best", int8_nodes=["conv_*"])
     assert key(precision="int8") == key(precision="int8", int8_nodes=["conv_*"])
-    assert STAGE.skip(make_job()) is None
+    assert needs(STAGE, make_job())
 
 
 def test_patterns_that_match_nothing_are_warned_about(go, ranges, heard_all):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fixtures_stages import consumed, fingerprint_of, run_stage
 from models import conv_net, embedding, model
 
 from trtpipe.artifact import Artifact, Draft, FileEntry, IOContract
@@ -26,7 +27,7 @@ def go(make_job, table, workdir, heard_all):
     def measure(proto=None, given=None, **options):
         job = make_job(**({"latency": SHORT, "shapes": SHAPES} | options))
         inputs = given or table(lowered=proto)
-        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        draft, read = run_stage(STAGE, job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert read == ()
         assert sorted(path.name for path in workdir.iterdir()) == ["latency.json"]
@@ -160,13 +161,19 @@ def test_impossible_times_are_caught(go, tmp_path, table, times):
 
 def test_what_its_key_holds(make_job, monkeypatch):
     def key(**options):
-        return STAGE.key(make_job(**options))
+        return STAGE.settings(make_job(**options))
 
-    assert key() == key(keep=["a"]) == key(tolerance={"atol": 1.0}) == key(targets=["sm120"])
-    assert key() not in [key(latency=SHORT), key(shapes=SHAPES), key(latency={"max_p99": 1.0})]
-    fingerprint = STAGE.fingerprint(make_job())
+    assert key() == key(keep=["a"]) == key(tolerance={"atol": 1.0})
+    assert key() not in [
+        key(latency=SHORT),
+        key(shapes=SHAPES),
+        key(latency={"max_p99": 1.0}),
+        key(targets=["sm120"]),
+        key(precision="bf16"),
+    ]
+    fingerprint = fingerprint_of(STAGE, make_job())
     assert fingerprint["cpu"] == str(machine()["cpu"])
     assert fingerprint["threads"] == "0"
-    assert STAGE.consumes(make_job()) == ("engine", "lowered", "evaluation-data", "calibration-data")
+    assert consumed(STAGE, make_job()) == ("engine", "lowered", "evaluation-data", "calibration-data")
     monkeypatch.setattr("trtpipe.stages.measure.gpus", lambda: (Gpu("u", "NVIDIA L4", (8, 9), "570.1", None),))
-    assert STAGE.fingerprint(make_job())["gpus"] == "NVIDIA L4 570.1"
+    assert fingerprint_of(STAGE, make_job())["gpus"] == "NVIDIA L4 570.1"

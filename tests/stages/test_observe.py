@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fixtures_stages import needs, run_stage
 from models import conv_net, embedding, feed_for, looped, model, normal, residual, run, weights_of, with_outputs
 
 from trtpipe.calibration.ranges import Ranges
@@ -25,13 +26,13 @@ def go(make_job, table, workdir, heard_all):
         np.savez(tmp_path / "data.npz", **arrays)
         job = make_job(precision="int8", recipe=recipe or {"method": "max"}, **options)
         inputs = table(simplified=proto, data=str(tmp_path / "data.npz"))
-        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        draft, read = run_stage(STAGE, job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert read == ()
         assert draft.names == ("statistics.npz",)
         assert "observed.onnx" not in {path.name for path in workdir.iterdir()}
         inputs.artifacts["statistics"] = draft.finish()
-        ranges, _ = Calibrate().run(job, inputs, workdir, heard_all)
+        ranges, _ = run_stage(Calibrate(), job, inputs, workdir, heard_all)
         Calibrate().check(ranges, inputs)
         return Ranges.read(ranges.path)
 
@@ -81,7 +82,7 @@ def test_a_graph_with_nothing_to_observe_need_not_run(go, tmp_path):
 
 def test_a_graph_with_nothing_to_observe_needs_no_data(make_job, table, workdir, heard_all):
     inputs = table(simplified=model("() => (float[4] y) { y = RandomNormal<shape=[4]>() }"))
-    draft, _ = STAGE.run(make_job(precision="int8"), inputs, workdir, heard_all)
+    draft, _ = run_stage(STAGE, make_job(precision="int8"), inputs, workdir, heard_all)
     assert load_statistics(draft.path).tensors == {}
 
 
@@ -122,27 +123,24 @@ def test_a_tensor_that_becomes_nan_is_named_and_nothing_is_left(go, tmp_path, wo
 
 
 def test_without_data_there_is_nothing_to_go_by(make_job, table, workdir, heard_all):
-    with pytest.raises(InputError, match="int8 needs calibration data, and none was given") as caught:
-        STAGE.run(make_job(precision="int8"), table(simplified=conv_net()), workdir, heard_all)
+    with pytest.raises(InputError, match="needs calibration data, and none was given") as caught:
+        run_stage(STAGE, make_job(precision="int8"), table(simplified=conv_net()), workdir, heard_all)
     assert "--calib-data" in caught.value.remedy
 
 
 @pytest.mark.parametrize(("precision", "skipped"), [("fp32", True), ("fp16", True), ("bf16", True), ("int8", False),
                                                    ("fp8", False)])  # fmt: skip
 def test_only_8_bits_need_ranges(make_job, precision, skipped):
-    assert (STAGE.skip(make_job(precision=precision)) is not None) is skipped
+    assert needs(STAGE, make_job(precision=precision)) is not skipped
 
 
 def test_what_its_key_holds(make_job):
     def key(keep=(), **recipe):
-        return STAGE.key(make_job(precision="int8", keep=list(keep), recipe=recipe))
+        return STAGE.settings(make_job(precision="int8", keep=list(keep), recipe=recipe))
 
     base = key()
     assert base == key(method="max") == key(percentile=99.0)  # another method costs no new pass
     assert base == key(data={"source": "elsewhere.npz"}) == key(description="words")
-    assert base == STAGE.key(make_job(precision="fp8")) == key(keep=["a"])
-    changes = [
-        key(data={"seed": 1}),
-        key(data={"samples": 3}),
-    ]
-    assert base not in changes
+    assert base == STAGE.settings(make_job(precision="fp8")) == key(keep=["a"])
+    assert base == key(data={"seed": 1}) == key(data={"samples": 3}), "data counts by its content"
+    assert base not in [key(data={"skip_bad_samples": 1}), STAGE.settings(make_job(precision="best"))]

@@ -6,10 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from fixtures_stages import run_stage
 from models import conv_net, model, normal, save
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.config.source import ModuleSource
+from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import stages_for
 from trtpipe.pipeline.run_state import artifact_from_file
@@ -57,7 +59,7 @@ def go(make_job, table, workdir, tmp_path, heard_all, monkeypatch):
     def run(source=None, data=True):
         job = make_job(source or f"{tmp_path / 'net.py'}:net", shapes={})
         inputs = table(model=graph(), data=str(tmp_path / "data.npz") if data else "")
-        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        draft, read = run_stage(STAGE, job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert [path.name for path in workdir.iterdir()] == ["reference.npz"]
         return job, draft, read
@@ -89,7 +91,7 @@ def test_a_module_in_hand_runs_here_and_keeps_its_mode(go):
 
 def test_an_onnx_source_has_no_such_stage(make_job, tmp_path):
     job = make_job(save(conv_net(), tmp_path / "net.onnx"))
-    assert STAGE.skip(job) == "the source is ONNX"
+    assert STAGE.settings(job) == NotNeeded(reason="the source is ONNX")
     assert "reference" not in [stage.name for stage in stages_for(job)]
 
 
@@ -128,7 +130,7 @@ class TestVerify:
             artifacts = {name: artifact_from_file(name, save(proto, tmp_path / "g" / f"{name}.onnx"))
                          for name, proto in models.items()}  # fmt: skip
             artifacts["reference"] = artifact_from_file("reference", reference)
-            made, _ = Verify().run(job, Inputs(artifacts), workdir, heard_all)
+            made, _ = run_stage(Verify(), job, Inputs(artifacts), workdir, heard_all)
             return ParityReport.read(made.path)
 
         return verify

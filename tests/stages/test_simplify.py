@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import onnxsim
 import pytest
+from fixtures_stages import consumed, needs, run_stage
 from models import conv_net, feed_for, model, normal, run, save
 
 from trtpipe.artifact import Draft
@@ -24,7 +25,7 @@ def go(make_job, table, workdir, heard_all):
 
     def simplify(proto, data="", **options):
         inputs = table(model=proto, data=data)
-        draft, read = STAGE.run(make_job(**options), inputs, workdir, heard_all)
+        draft, read = run_stage(STAGE, make_job(**options), inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert read == ()
         assert sorted(path.name for path in workdir.iterdir()) == sorted(draft.names)
@@ -182,15 +183,15 @@ def test_a_changed_interface_is_caught(table, tmp_path):
 
 def test_what_its_key_holds(make_job):
     def key(**options):
-        return STAGE.key(make_job(**options))
+        return STAGE.settings(make_job(**options))
 
     base = key()
     assert base == key(targets=["sm120"]) == key(precision="fp16") == key(keep=["a"]) == key(precision="int8")
     assert base != key(simplify=False)
     assert base != key(precision="bf16")
     assert base != key(shapes={"x": {"min": [1], "opt": [2], "max": [3]}})
-    assert STAGE.skip(make_job()) is None
-    assert STAGE.consumes(make_job()) == ("model", "calibration-data", "evaluation-data")
+    assert needs(STAGE, make_job())
+    assert consumed(STAGE, make_job()) == ("model", "calibration-data", "evaluation-data")
 
 
 def test_what_all_profiles_fix_at_all_corners_is_in_the_key(make_job):
@@ -199,6 +200,6 @@ def test_what_all_profiles_fix_at_all_corners_is_in_the_key(make_job):
 
     fixed = spans(x=((1, 576), (8, 576)), rate=((16000,), (16000,)), only=((2,), (2,)))
     other = spans(x=((4, 576), (4, 576)), rate=((16000,), (16000,)))
-    key = STAGE.key(make_job(shapes=(fixed, other)))
-    assert key["fixed"] == {"x": [None, 576], "rate": [16000]}
-    assert STAGE.key(make_job())["fixed"] == {}
+    key = STAGE.settings(make_job(shapes=(fixed, other)))
+    assert key.fixed == {"x": (None, 576), "rate": (16000,)}
+    assert STAGE.settings(make_job()).fixed == {}

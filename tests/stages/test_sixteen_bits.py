@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from fixtures_stages import needs, run_stage
 from models import FLOAT_MAX, model, normal, run, weights_of
 
 from trtpipe.backends import base
@@ -88,13 +89,13 @@ def lower(make_job, table, workdir, heard_all, tmp_path):
             np.savez(source, **feed)
         job = make_job(precision=precision, recipe={"data": {"source": source}}, **options)
         inputs = table(simplified=proto, data=source)
-        assert (Observe().skip(job) is None) is bool(source)
+        assert needs(Observe(), job) is bool(source)
         if source:
             (workdir / "observe").mkdir()
-            draft, _ = Observe().run(job, inputs, workdir / "observe", heard_all)
+            draft, _ = run_stage(Observe(), job, inputs, workdir / "observe", heard_all)
             Observe().check(draft, inputs)
             inputs.artifacts["statistics"] = draft.finish()
-        draft, _ = Lower().run(job, inputs, workdir, heard_all)
+        draft, _ = run_stage(Lower(), job, inputs, workdir, heard_all)
         Lower().check(draft, inputs)
         onnx.checker.check_model(onnx.load(draft.path), full_check=True)
         return draft.path, LowerRecord.read(draft.sidecar)
@@ -131,7 +132,7 @@ def test_tensorrt_builds_it(lower, make_job, table, workdir, heard_all, name):
     job = make_job(precision="fp16", shapes=shapes, backend="tensorrt-rtx").for_target(find_target("sm89"))
     engines = workdir / "engines"
     engines.mkdir()
-    draft, _ = Compile().run(job, table(lowered=lowered), engines, heard_all)
+    draft, _ = run_stage(Compile(), job, table(lowered=lowered), engines, heard_all)
     assert draft.path.stat().st_size
 
 
@@ -160,7 +161,7 @@ class TestBest:
             inputs = table(simplified=proto, data=str(tmp_path / "data.npz"))
             for stage in (Observe(), Calibrate(), Lower()):
                 (workdir / stage.name).mkdir()
-                draft, _ = stage.run(job, inputs, workdir / stage.name, heard_all)
+                draft, _ = run_stage(stage, job, inputs, workdir / stage.name, heard_all)
                 stage.check(draft, inputs)
                 inputs.artifacts[draft.kind] = draft.finish()
             return onnx.load(draft.path), LowerRecord.read(draft.sidecar), draft.path

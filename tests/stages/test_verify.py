@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from fixtures_stages import consumed, run_stage
 from models import conv_net, embedding, model, normal, run
 
 from trtpipe.accuracy.reports import ParityReport
@@ -41,7 +42,7 @@ def go(make_job, table, workdir, heard_all):
         profile = {name: things.pop(name) for name in tuple(things) if name not in ("model", "simplified", "lowered")}
         job = make_job(recipe=recipe or {}, **({"shapes": SHAPES} | profile))
         inputs = given or table(data=data, evaluation=evaluation, labels=labels, **things)
-        draft, read = STAGE.run(job, inputs, workdir, heard_all)
+        draft, read = run_stage(STAGE, job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert read == ()
         assert sorted(path.name for path in workdir.iterdir()) == ["outputs.json", "parity.json"]
@@ -299,7 +300,7 @@ def test_inputs_of_any_kind(go):
 
 def test_what_its_key_holds(make_job, monkeypatch):
     def key(**options):
-        return STAGE.key(make_job(**options))
+        return STAGE.settings(make_job(**options))
 
     def recipe(**evaluation):
         return {"recipe": {"evaluation": {"source": "a.npz"} | evaluation}}
@@ -313,15 +314,13 @@ def test_what_its_key_holds(make_job, monkeypatch):
         key(tolerance={"atol": 0.5}, **recipe()),
         key(accuracy={"max_drop": 0.5}, **recipe()),
         key(targets=["sm120"], **recipe()),
-        key(shapes=SHAPES, **recipe()),
         key(**recipe(metric="top5")),
         key(**recipe(output="y")),
-        key(**recipe(samples=3)),
     ]
-    with monkeypatch.context() as patch:
-        patch.setattr(Null, "consumes", "program")
-        changes.append(key(**recipe()))
     assert base not in changes
-    assert "engine" not in STAGE.consumes(make_job())
+    assert base == key(**recipe(samples=3)), "data counts by its content"
+    assert base == key(shapes=SHAPES, **recipe()), "only random samples follow the shapes"
+    assert key() != key(shapes=SHAPES)
+    assert "engine" not in consumed(STAGE, make_job())
     monkeypatch.setattr(Null, "runs", lambda self, target: None)
-    assert "engine" in STAGE.consumes(make_job())
+    assert "engine" in consumed(STAGE, make_job())

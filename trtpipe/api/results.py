@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.latency.reports import LatencyReport
@@ -123,7 +123,7 @@ def run_stages(
 
 def run_published(
     job: Job,
-    stages: tuple[Stage, ...],
+    stages: tuple[Stage[Any], ...],
     given: Mapping[str, Path],
     publish: Callable[[BuildResult], Path | None],
     progress: Progress,

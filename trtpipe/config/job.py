@@ -28,7 +28,7 @@ class Job:
         together: the targets whose engines share one plan with this one's, itself included; empty where it is alone.
         simplify: whether onnxsim may rewrite the graph.
         allow_random: whether calibration may fall back to random data.
-        settings: what the environment decides; never part of a key.
+        settings: what the environment decides; never part of a key. See ``runtime``.
     """
 
     source: Source | None
@@ -47,12 +47,7 @@ class Job:
         return replace(self, target=target, together=together if target in together and len(together) > 1 else ())
 
     @property
-    def opt_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The typical shape of every dynamic input of the first optimization profile."""
-        return self.every_opt_shapes[0]
-
-    @property
-    def every_opt_shapes(self) -> tuple[dict[str, tuple[int, ...]], ...]:
-        """The typical shapes of every optimization profile; one that is empty where there is none."""
-        found = tuple({name: shape.opt for name, shape in shapes.items()} for shapes in self.profile.shapes)
-        return found or ({},)
+    def runtime(self) -> Settings:
+        """The machine's part, with the limits that the profile sets for the build of an engine."""
+        build = self.profile.build
+        return replace(self.settings, engine_seconds=build.time_limit, engine_memory=build.memory_limit)

@@ -24,6 +24,8 @@ class Settings:
         worker_memory: memory limit of one child process in bytes (``TRTPIPE_WORKER_MEMORY_GB``); ``None``: by the
             model's size, and at most 90 % of the machine's memory.
         sandbox: whether child processes that work on files from anyone are confined to them (``TRTPIPE_SANDBOX``).
+        engine_seconds, engine_memory: limits of the build of one engine, in seconds and bytes, from the profile's
+            ``[build]`` table; ``None``: as for other child processes.
         jobs: engines that may be built at once (``TRTPIPE_JOBS``); ``None``: by cores and free memory.
         threads: threads onnxruntime may use (``TRTPIPE_THREADS``); 0 means its own default.
         apart: whether onnxruntime runs graphs in a child process; in a child it runs them there (``in_child``).
@@ -36,6 +38,8 @@ class Settings:
     sandbox: bool = True
     apart: bool = True
     jobs: int | None = None
+    engine_seconds: float | None = None
+    engine_memory: int | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from trtpipe.artifact import Artifact, FileEntry
+from trtpipe.artifact import Artifact, FileEntry, Record
 from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
+from trtpipe.config.plugins import plugin_digests, plugin_paths
+from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.config.toolchain import versions
+from trtpipe.digest import sha256_json
 from trtpipe.dynamic.check_corners import check_corners
-from trtpipe.errors import InputError
-from trtpipe.stages.stage import Inputs, Resumable
+from trtpipe.errors import InputError, InternalError
+from trtpipe.stages.stage import METRIC, PLUGINS, SOURCE, Inputs, Resumable
 from trtpipe.store import ArtifactStore, Key
 
 if TYPE_CHECKING:
+    from trtpipe.artifact import Draft
     from trtpipe.data.dataset import Dataset
     from trtpipe.pipeline.run_state import Table
     from trtpipe.progress import Progress
@@ -47,6 +51,34 @@ class Step:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A stage with all that it works on.
+
+    Attributes:
+        job: what it works for.
+        settings: what of the job it reads.
+        key: of its artifact; ``None`` where only running it can tell.
+    """
+
+    stage: Stage[Any]
+    job: Job
+    settings: Record
+    inputs: Inputs
+    key: Key | None
+
+    @property
+    def label(self) -> str:
+        """The stage's name, with the target where there is one."""
+        return label_of(self.stage, self.job)
+
+    def run(self, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+        """Run the stage and check what it made; see ``Stage.run``."""
+        draft, read = self.stage.run(self.settings, self.inputs, workdir, self.job.runtime, progress)
+        self.stage.check(draft, self.inputs)
+        return draft, read
+
+
 class Maker:
     """What stages of one job need from the store, and give to it."""
 
@@ -55,69 +87,57 @@ class Maker:
         self._store = store
         self._progress = progress
 
-    def make(self, stage: Stage, job: Job, table: Table, begin: float) -> Step:
+    def make(self, stage: Stage[Any], job: Job, table: Table, begin: float) -> Step:
         """The artifact of one stage: from the store, or made now.
 
         Raises:
             TrtpipeError: the stage failed.
         """
-        inputs = self.inputs(stage, job, table)
-        source = self.source_digest(stage, job)
-        key = None
-        if source is not None:
-            inputs = replace(inputs, source=source)
-            key = self.key(stage, job, inputs, source)
-            if artifact := self._store.lookup(key):
-                return self.found(stage, job, table, artifact, key, begin)
+        prepared = self.prepare(stage, job, table)
+        key = prepared.key
+        if key is not None and (artifact := self._store.lookup(key)):
+            return self.found(prepared, table, artifact, key, begin)
         because = self.because(key)
         if key is None:  # what a PyTorch factory reads is known only after it has run
             with self._store.workdir() as workdir:
-                return self._build(stage, job, inputs, table, None, workdir, because, begin)
+                return self._build(prepared, table, workdir, because, begin)
         with self._store.lock(key):
             if artifact := self._store.lookup(key):
-                return self.found(stage, job, table, artifact, key, begin)
+                return self.found(prepared, table, artifact, key, begin)
             resumes = isinstance(stage, Resumable)
             with self._store.resumable(key) if resumes else self._store.workdir() as workdir:
-                return self._build(stage, job, inputs, table, key, workdir, because, begin)
+                return self._build(prepared, table, workdir, because, begin)
 
-    def _build(
-        self,
-        stage: Stage,
-        job: Job,
-        inputs: Inputs,
-        table: Table,
-        key: Key | None,
-        workdir: Path,
-        because: str,
-        begin: float,
-    ) -> Step:
+    def _build(self, prepared: Prepared, table: Table, workdir: Path, because: str, begin: float) -> Step:
+        stage, source = prepared.stage, prepared.inputs.source
         with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
-            self.check_corners(job, inputs, table)
-            draft, read = stage.run(job, inputs, workdir, self._progress)
-            stage.check(draft, inputs)
+            self.check_corners(prepared, table)
+            draft, read = prepared.run(workdir, self._progress)
+        key = prepared.key
         if key is None:
-            assert job.source is not None
-            learned = job.source.learn(self._store, read, FileEntry.of(draft.path).sha256)
-            key = self.key(stage, job, inputs, learned)
+            assert source is not None
+            learned = source.learn(self._store, read, FileEntry.of(draft.path).sha256)
+            key = self._key(stage, prepared.job, prepared.settings, replace(prepared.inputs, source_digest=learned))
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
         table.lay_down(artifact, key.digest)
-        return Step(label_of(stage, job), "built", because, artifact, key.digest, time.perf_counter() - begin)
+        return Step(prepared.label, "built", because, artifact, key.digest, time.perf_counter() - begin)
 
-    def check_corners(self, job: Job, inputs: Inputs, table: Table) -> None:
+    def check_corners(self, prepared: Prepared, table: Table) -> None:
         """Complain about shapes at which the model cannot work before the first long stage, once in a run.
 
         Raises:
             InputError: there are such shapes.
         """
-        graph = next((inputs.artifacts[kind] for kind in ("simplified", "lowered") if kind in inputs.artifacts), None)
-        if table.complete_shapes and graph is not None and job.profile.shapes and not table.corners_checked:
-            check_corners(graph, job.profile.shapes, job.settings, self._progress)
+        artifacts, shapes = prepared.inputs.artifacts, prepared.job.profile.shapes
+        graph = next((artifacts[kind] for kind in ("simplified", "lowered") if kind in artifacts), None)
+        if table.complete_shapes and graph is not None and shapes and not table.corners_checked:
+            check_corners(graph, shapes, prepared.job.runtime, self._progress)
             table.corners_checked = True
 
-    def found(self, stage: Stage, job: Job, table: Table, artifact: Artifact, key: Key, begin: float) -> Step:
+    def found(self, prepared: Prepared, table: Table, artifact: Artifact, key: Key, begin: float) -> Step:
         """The step of an artifact that the store has."""
         table.lay_down(artifact, key.digest)
-        return Step(label_of(stage, job), "hit", "nothing changed", artifact, key.digest, time.perf_counter() - begin)
+        return Step(prepared.label, "hit", "nothing changed", artifact, key.digest, time.perf_counter() - begin)
 
     def because(self, key: Key | None) -> str:
         """Why the store has no artifact for ``key``."""
@@ -126,48 +146,96 @@ class Maker:
         different = self._store.nearest(key)
         return "never built before" if different is None else f"changed: {', '.join(different[:4])}"
 
-    def key(self, stage: Stage, job: Job, inputs: Inputs, source: str) -> Key:
-        """The key of the artifact that ``stage`` makes of ``inputs``; ``source`` is the source's digest, or empty."""
-        digests = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
-        digests |= {role: dataset.digest() for role, dataset in inputs.datasets.items()}
-        if source:
-            digests["source"] = source
-        settings = stage.key(job)
-        assert isinstance(settings, dict)
-        return Key(
-            stage=stage.name,
-            stage_version=stage.version,
-            target=None if job.target is None else job.target.name,
-            inputs=digests,
-            settings=settings,
-            toolchain=versions(stage.packages),
-            backend=stage.fingerprint(job),
-        )
-
-    def source_digest(self, stage: Stage, job: Job) -> str | None:
-        """Identity of the source, ``""`` for a stage that has none, ``None`` where only running it can tell."""
-        if "source" not in stage.consumes(job):
-            return ""
-        if job.source is None:
-            raise InputError("no source was given", "name an .onnx file, a .pt2 file or a factory")
-        return job.source.digest(self._store)
-
-    def inputs(self, stage: Stage, job: Job, table: Table) -> Inputs:
-        """What ``stage`` needs of what is on the table.
+    def prepare(self, stage: Stage[Any], job: Job, table: Table) -> Prepared:
+        """The settings of ``stage``, what it needs of what is on the table, and the key of what it makes of them.
 
         Raises:
-            InputError: shapes, tolerances or data do not fit the model.
+            InputError: shapes, tolerances or data do not fit the model; or something that the user named is not there.
         """
-        wanted = stage.consumes(job)
-        artifacts = {label: a for label, a in table.artifacts.items() if label in wanted or a.kind in wanted}
+        settings = _settings(stage, job)
+        wanted = stage.consumes(settings)
         table.check_profile(self._job)
+        inputs = self._inputs(wanted, job, table)
+        if SOURCE not in wanted:
+            return Prepared(stage, job, settings, inputs, self._key(stage, job, settings, inputs))
+        if job.source is None:
+            raise InputError("no source was given", "name an .onnx file, a .pt2 file or a factory")
+        digest = job.source.digest(self._store)
+        inputs = replace(inputs, source=job.source, source_digest=digest or "")
+        key = None if digest is None else self._key(stage, job, settings, inputs)
+        return Prepared(stage, job, settings, inputs, key)
+
+    def _inputs(self, wanted: tuple[str, ...], job: Job, table: Table) -> Inputs:
+        artifacts = {label: a for label, a in table.artifacts.items() if label in wanted or a.kind in wanted}
         roles: list[str] = [role for role in ("calibration-data", "evaluation-data") if role in wanted]
         datasets: dict[str, Dataset] = {
             role: data for role in roles if (data := table.dataset(role, self._job)) is not None
         }
-        return Inputs(artifacts, datasets, {label: table.keys[label] for label in artifacts if label in table.keys})
+        keys = {label: table.keys[label] for label in artifacts if label in table.keys}
+        return replace(brought(job, wanted), artifacts=artifacts, datasets=datasets, keys=keys)
+
+    def _key(self, stage: Stage[Any], job: Job, settings: Record, inputs: Inputs) -> Key:
+        return Key(
+            stage=stage.name,
+            stage_version=stage.version,
+            target=None if job.target is None else job.target.name,
+            inputs=_digests(job, inputs),
+            settings=settings.to_dict(),
+            toolchain=versions(stage.packages),
+            backend=stage.fingerprint(settings, job.runtime),
+        )
 
 
-def label_of(stage: Stage, job: Job) -> str:
+def by_hand(stage: Stage[Any], job: Job, given: Inputs) -> Prepared:
+    """A stage prepared outside of a store, with what is ``given`` and what the job's user brings."""
+    settings = _settings(stage, job)
+    code = brought(job, stage.consumes(settings))
+    inputs = replace(given, source=code.source, plugins=code.plugins, metric=code.metric)
+    return Prepared(stage, job, settings, inputs, None)
+
+
+def _settings(stage: Stage[Any], job: Job) -> Record:
+    settings = stage.settings(job)
+    if isinstance(settings, NotNeeded):
+        raise InternalError(f"{stage.name} was to be made, but {settings.reason}")
+    assert isinstance(settings, Record)
+    return settings
+
+
+def brought(job: Job, wanted: tuple[str, ...]) -> Inputs:
+    """What the user brings besides artifacts and data, of what is ``wanted``.
+
+    Raises:
+        InputError: a plug-in library does not exist.
+    """
+    evaluation = job.recipe.evaluation
+    return Inputs(
+        source=job.source if SOURCE in wanted else None,
+        plugins=plugin_paths(job.profile.build) if PLUGINS in wanted else (),
+        metric=evaluation.metric if METRIC in wanted and evaluation is not None and evaluation.own else "",
+    )
+
+
+def _digests(job: Job, inputs: Inputs) -> dict[str, str]:
+    """Label -> digest of the content of everything that is consumed."""
+    digests = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
+    for role, dataset in inputs.datasets.items():
+        settings = job.recipe.evaluation if role == "evaluation-data" else job.recipe.data
+        image = None if dataset.preprocessing is None else dataset.preprocessing.to_dict()
+        # The digest of the content does not tell how samples travel, nor how they were chosen, which is reported.
+        how = {"batch": 1 if settings is None else settings.batch, "seed": dataset.seed, "image": image}
+        digests[role] = sha256_json({"content": dataset.digest(), **how})
+    if inputs.source is not None:
+        digests[SOURCE] = inputs.source_digest
+    if inputs.plugins:
+        digests[PLUGINS] = sha256_json(list(plugin_digests(job.profile.build).values()))
+    if inputs.metric:
+        from trtpipe.accuracy.custom import fingerprint
+
+        digests[METRIC] = fingerprint(inputs.metric)
+    return digests
+
+
+def label_of(stage: Stage[Any], job: Job) -> str:
     """The stage's name, with the target where there is one."""
     return stage.name if job.target is None else f"{stage.name} {job.target}"

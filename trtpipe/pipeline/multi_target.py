@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import InternalError, OutOfMemory, OutOfTime, StageError
 from trtpipe.isolation.thread_pool import Task, run_tasks
 from trtpipe.isolation.worker import affordable
-from trtpipe.pipeline.executor import Maker, Step, label_of
+from trtpipe.pipeline.executor import Maker, Prepared, Step, label_of
 from trtpipe.stages.stage import Shareable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trtpipe.isolation.thread_pool import Outcome
     from trtpipe.pipeline.run_state import Table
     from trtpipe.progress import Progress
-    from trtpipe.stages.stage import Inputs, Stage
+    from trtpipe.stages.stage import Stage
     from trtpipe.store import ArtifactStore, Key
 
 _ELSEWHERE = "choose another cache with --cache-dir"
@@ -33,8 +33,7 @@ _ELSEWHERE = "choose another cache with --cache-dir"
 class _Missing:
     """An engine that has to be built."""
 
-    job: Job
-    inputs: Inputs
+    work: Prepared
     key: Key
     because: str
 
@@ -46,7 +45,7 @@ class Fanout:
         errors: why targets failed, in the order they did.
     """
 
-    def __init__(self, maker: Maker, store: ArtifactStore, progress: Progress, stage: Stage, table: Table) -> None:
+    def __init__(self, maker: Maker, store: ArtifactStore, progress: Progress, stage: Stage[Any], table: Table) -> None:
         self._maker = maker
         self._store = store
         self._progress = progress
@@ -78,12 +77,14 @@ class Fanout:
                 return True
             label, begin = f"{stage.name} {_names(jobs)}", time.perf_counter()
             self._progress.begin(label)
-            self._maker.check_corners(missing[0].job, missing[0].inputs, self._table)
+            self._maker.check_corners(missing[0].work, self._table)
             workdir = stack.enter_context(self._store.workdir())
-            first = missing[0]
+            first = missing[0].work
             try:
                 with translate_os_errors(workdir, f"run {stage.name}", elsewhere=_ELSEWHERE):
-                    drafts = stage.run_together(first.job, first.inputs, workdir, self._progress)
+                    drafts = stage.run_together(
+                        first.settings, first.inputs, workdir, first.job.runtime, self._progress
+                    )
                     for draft in drafts:
                         stage.check(draft, first.inputs)
             except (OutOfTime, OutOfMemory) as error:  # one by one they would take as much
@@ -100,8 +101,8 @@ class Fanout:
             made = {draft.target: draft for draft in drafts}
             seconds = (time.perf_counter() - begin) / len(made)
             for each in missing:
-                assert each.job.target is not None
-                self._put(each, made[each.job.target.name], seconds)
+                assert each.work.job.target is not None
+                self._put(each, made[each.work.job.target.name], seconds)
             self._progress.end(label, "built")
         return True
 
@@ -111,13 +112,15 @@ class Fanout:
             missing = self._locked(jobs, stack)
             if not missing:
                 return
-            self._progress.begin(f"{self._stage.name} {_names([each.job for each in missing])}")
-            self._maker.check_corners(missing[0].job, missing[0].inputs, self._table)
-            size = sum(artifact.size for artifact in missing[0].inputs.artifacts.values())
-            at_once = affordable(len(missing), size, missing[0].job.settings.jobs)
+            self._progress.begin(f"{self._stage.name} {_names([each.work.job for each in missing])}")
+            first = missing[0].work
+            self._maker.check_corners(first, self._table)
+            size = sum(artifact.size for artifact in first.inputs.artifacts.values())
+            at_once = affordable(len(missing), size, first.job.runtime.jobs)
+            folders = [stack.enter_context(self._store.workdir()) for _ in missing]
             tasks = [
-                Task(str(each.job.target), self._work(each, stack.enter_context(self._store.workdir()), at_once < 2))
-                for each in missing
+                Task(str(each.work.job.target), self._work(each, folder, at_once < 2))
+                for each, folder in zip(missing, folders, strict=True)
             ]
             outcomes = stack.enter_context(closing(run_tasks(tasks, at_once, self._progress)))
             for outcome in outcomes:  # on the way out children end first, then work folders and locks go
@@ -126,17 +129,16 @@ class Fanout:
     def _work(self, each: _Missing, workdir: Path, announce: bool) -> Callable[[Progress], Draft]:
         def work(progress: Progress) -> Draft:
             if announce:
-                progress.begin(label_of(self._stage, each.job))
+                progress.begin(each.work.label)
             with translate_os_errors(workdir, f"run {self._stage.name}", elsewhere=_ELSEWHERE):
-                draft, _ = self._stage.run(each.job, each.inputs, workdir, progress)
-                self._stage.check(draft, each.inputs)
+                draft, _ = each.work.run(workdir, progress)
             return draft
 
         return work
 
     def _take(self, each: _Missing, outcome: Outcome[Draft]) -> None:
         """Store what a target's build has made, or note how it failed."""
-        label, error = label_of(self._stage, each.job), outcome.error
+        label, error = each.work.label, outcome.error
         if outcome.result is not None:
             self._put(each, outcome.result, outcome.seconds)
             self._progress.end(label, "built")
@@ -147,16 +149,16 @@ class Fanout:
         self._fail(each, error, outcome.seconds)
 
     def _fail(self, each: _Missing, error: StageError, seconds: float) -> None:
-        label = label_of(self._stage, each.job)
+        label = each.work.label
         self.errors.append(error)
-        if len(each.job.targets) > 1:  # a single target's error is raised in full
+        if len(each.work.job.targets) > 1:  # a single target's error is raised in full
             self._progress.warn(f"{label}: {error.message} ({error.remedy})")
         self._steps[label] = Step(label, "failed", error.message, seconds=seconds)
 
     def _put(self, each: _Missing, draft: Draft, seconds: float) -> None:
         artifact = self._store.put(each.key, draft, seconds)
         self._table.lay_down(artifact, each.key.digest)
-        label = label_of(self._stage, each.job)
+        label = each.work.label
         self._steps[label] = Step(label, "built", each.because, artifact, each.key.digest, seconds)
 
     def _locked(self, jobs: Sequence[Job], stack: ExitStack) -> list[_Missing]:
@@ -165,19 +167,20 @@ class Fanout:
         # One order for all runs, so that none waits in a ring.
         for each in sorted(missing, key=lambda each: each.key.digest):
             stack.enter_context(self._store.lock(each.key))
-        return [each for each in missing if not self._find(each.job, each.key)]  # somebody may have built it meanwhile
+        return [each for each in missing if not self._find(each.work, each.key)]  # somebody may have built it meanwhile
 
     def _missing(self, job: Job) -> _Missing | None:
-        inputs = self._maker.inputs(self._stage, job, self._table)
-        key = self._maker.key(self._stage, job, inputs, "")
-        return None if self._find(job, key) else _Missing(job, inputs, key, self._maker.because(key))
+        work = self._maker.prepare(self._stage, job, self._table)
+        if work.key is None:
+            raise InternalError(f"{work.label} has no key")
+        return None if self._find(work, work.key) else _Missing(work, work.key, self._maker.because(work.key))
 
-    def _find(self, job: Job, key: Key) -> bool:
+    def _find(self, work: Prepared, key: Key) -> bool:
         begin = time.perf_counter()
         artifact = self._store.lookup(key)
         if artifact is None:
             return False
-        step = self._maker.found(self._stage, job, self._table, artifact, key, begin)
+        step = self._maker.found(work, self._table, artifact, key, begin)
         self._progress.begin(step.label)
         self._progress.end(step.label, "hit")
         self._steps[step.label] = step

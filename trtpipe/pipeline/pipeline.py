@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Artifact
 from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
+from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.errors import StageError, TrtpipeError
 from trtpipe.pipeline.executor import Maker, State, Step, label_of
 from trtpipe.pipeline.multi_target import Fanout
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["STAGES", "Pipeline", "State", "Step", "opened", "stages_for", "stages_named"]
 
 #: The pipeline, from source to bundle.
-STAGES: tuple[Stage, ...] = (
+STAGES: tuple[Stage[Any], ...] = (
     Export(),
     Capture(),
     Simplify(),
@@ -72,7 +73,7 @@ class Pipeline:
         """A pipeline for a variation of this job, on the same model and the same data."""
         return Pipeline(job, self._store, progress, self._datasets)
 
-    def run(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
+    def run(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """Make every artifact that ``stages`` produce.
 
         One failing target does not lose the others: its step is ``failed`` and the rest goes on; if all targets of a
@@ -111,14 +112,14 @@ class Pipeline:
                     artifacts[label] = artifact_from_file(kind, path, target or None, seal_in=seal_in)
             yield artifacts
 
-    def plan(self, stages: tuple[Stage, ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
+    def plan(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """What ``run`` would do, as far as it can be told without doing it."""
         table = Table(dict(given), complete_shapes=_makes_engines(stages), datasets=self._datasets)
         return tuple(step for stage in stages for step in self._plan_stage(stage, table))
 
-    def _run_stage(self, stage: Stage, table: Table, errors: list[TrtpipeError]) -> Iterator[Step]:
-        if reason := stage.skip(self._job):
-            yield Step(stage.name, "skipped", reason)
+    def _run_stage(self, stage: Stage[Any], table: Table, errors: list[TrtpipeError]) -> Iterator[Step]:
+        if isinstance(unneeded := stage.settings(self._job), NotNeeded):
+            yield Step(stage.name, "skipped", unneeded.reason)
             return
         self._take(with_shapes(self._job, table, self._progress))
         if stage.produces == "engine":
@@ -140,34 +141,35 @@ class Pipeline:
         if job is not self._job:
             self._job, self._maker = job, Maker(job, self._store, self._progress)
 
-    def _plan_stage(self, stage: Stage, table: Table) -> Iterator[Step]:
-        if reason := stage.skip(self._job):
-            yield Step(stage.name, "skipped", reason)
+    def _plan_stage(self, stage: Stage[Any], table: Table) -> Iterator[Step]:
+        if isinstance(unneeded := stage.settings(self._job), NotNeeded):
+            yield Step(stage.name, "skipped", unneeded.reason)
             return
         self._take(with_shapes(self._job, table, self._progress))
         for job in _variants(stage, self._job):
             label = label_of(stage, job)
-            if waits := sorted(set(stage.consumes(job)) & table.unknown):
+            if waits := sorted(set(stage.consumes(stage.settings(job))) & table.unknown):
                 table.unknown.add(stage.produces)
                 yield Step(label, "undecided", f"depends on {', '.join(waits)}")
                 continue
-            inputs = self._maker.inputs(stage, job, table)
-            source = self._maker.source_digest(stage, job)
-            key = None if source is None else self._maker.key(stage, job, inputs, source)
+            prepared = self._maker.prepare(stage, job, table)
+            key = prepared.key
             artifact = None if key is None or self._store.peek(key) is None else self._store.lookup(key)
             if key is not None and artifact is not None:
-                yield self._maker.found(stage, job, table, artifact, key, time.perf_counter())
+                yield self._maker.found(prepared, table, artifact, key, time.perf_counter())
             else:
                 table.unknown.add(stage.produces)
                 yield Step(label, "to build", self._maker.because(key), key="" if key is None else key.digest)
 
 
-def stages_for(job: Job) -> tuple[Stage, ...]:
+def stages_for(job: Job) -> tuple[Stage[Any], ...]:
     """The pipeline for a job: without the stages that only PyTorch sources need, where there is none for them."""
-    return tuple(stage for stage in STAGES if not (stage.produces in _PYTORCH and stage.skip(job)))
+    return tuple(
+        stage for stage in STAGES if not (stage.produces in _PYTORCH and isinstance(stage.settings(job), NotNeeded))
+    )
 
 
-def stages_named(*names: str) -> tuple[Stage, ...]:
+def stages_named(*names: str) -> tuple[Stage[Any], ...]:
     """The stages called ``names``, in pipeline order."""
     return tuple(stage for stage in STAGES if stage.name in names)
 
@@ -179,7 +181,7 @@ def opened(job: Job, progress: Progress) -> Iterator[Pipeline]:
         yield Pipeline(job, store, progress)
 
 
-def _variants(stage: Stage, job: Job) -> tuple[Job, ...]:
+def _variants(stage: Stage[Any], job: Job) -> tuple[Job, ...]:
     if stage.produces != "engine":
         return (job,)
     if not job.targets:
@@ -188,5 +190,5 @@ def _variants(stage: Stage, job: Job) -> tuple[Job, ...]:
     return tuple(job.for_target(target, together) for target in job.targets)
 
 
-def _makes_engines(stages: tuple[Stage, ...]) -> bool:
+def _makes_engines(stages: tuple[Stage[Any], ...]) -> bool:
     return any(stage.produces == "engine" for stage in stages)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Artifact, FileEntry, IOContract
 from trtpipe.config.shapes import check_shapes, check_tolerance
+from trtpipe.config.stage_settings import typical_shapes
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class Table:
             return None
         from trtpipe.data.synthetic import RandomDataset
 
-        self.datasets[role] = RandomDataset(contract, job.opt_shapes, job.recipe.data.samples or 32, seed=0)
+        shapes = typical_shapes(job.profile)[0]
+        self.datasets[role] = RandomDataset(contract, shapes, job.recipe.data.samples or 32, seed=0)
         return self.datasets[role]
 
 

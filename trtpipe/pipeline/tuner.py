@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from glob import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.calibration.ranges import Ranges
@@ -285,7 +285,7 @@ class Tuner:
         high = (*calibration.high, *(node for index in kept for node in groups[index].nodes))
         return profile.model_copy(update={"keep": (*profile.keep, *map(escape, high))})
 
-    def _last(self, job: Job, stages: tuple[Stage, ...], progress: Progress = NullProgress()) -> Artifact:  # noqa: B008
+    def _last(self, job: Job, stages: tuple[Stage[Any], ...], progress: Progress = NullProgress()) -> Artifact:  # noqa: B008
         return _made(self.pipeline.varied(job, progress).run(stages, {})[-1].artifact)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import is_quantized
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
+from trtpipe.config.stage_settings import asked_of_builder
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
 from trtpipe.errors import BuildError, WorkerError
@@ -70,13 +71,19 @@ class Choice:
 
 
 def choose(
-    settings: EngineSearchSettings, lower_to: LowerTo, workdir: Path, runtime: Settings, progress: Progress
+    settings: EngineSearchSettings,
+    lower_to: LowerTo,
+    workdir: Path,
+    plugins: tuple[Path, ...],
+    runtime: Settings,
+    progress: Progress,
 ) -> Choice:
     """The placement that costs least on the targets of ``settings``, at the typical shapes.
 
     Args:
         lower_to: makes the graph for a placement.
         workdir: graphs and engines lie here while they are compared.
+        plugins: plug-in libraries of the builder.
     """
     if not settings.targets:
         reason = f"{settings.backend} builds are not compared" if settings.backend else "no target is named"
@@ -88,7 +95,7 @@ def choose(
     if open_dims or not nodes:
         reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else "no node can compute in int8"
         return Choice(note=f"placements were not compared: {reason}")
-    builds = _Builds(settings, lower_to, workdir, runtime, progress)
+    builds = _Builds(settings, lower_to, workdir, plugins, runtime, progress)
     placement, trials = search(nodes, builds)
     note = _note(placement, trials, len(nodes), settings.targets, builds.failure)
     return Choice(placement, trials, note, settings.targets, decisions)
@@ -101,10 +108,20 @@ class _Builds:
     """
 
     def __init__(
-        self, settings: EngineSearchSettings, lower_to: LowerTo, workdir: Path, runtime: Settings, progress: Progress
+        self,
+        settings: EngineSearchSettings,
+        lower_to: LowerTo,
+        workdir: Path,
+        plugins: tuple[Path, ...],
+        runtime: Settings,
+        progress: Progress,
     ) -> None:
         shapes = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in settings.shapes.items()}
-        self._profile = DeploymentProfile(precision="best", shapes=(shapes,) if shapes else (), build=settings.build)
+        self._profile = DeploymentProfile(
+            precision="best",
+            shapes=(shapes,) if shapes else (),
+            build=asked_of_builder(settings.build, plugins, runtime),
+        )
         self._settings = settings
         self._runtime = runtime
         self._targets = [find_target(name) for name in settings.targets]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import load_backend
+from trtpipe.config.target import find_target
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from trtpipe.config.formats import Precision
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import Shapes
-    from trtpipe.config.target import Target
     from trtpipe.data.dataset import Dataset
 
 #: Feeds of seeded random data where the user gave none.
@@ -66,9 +66,9 @@ def verification_data(
     return VerificationData(random, synthetic=True, labeled=False)
 
 
-def runnable_targets(backend: str, targets: Iterable[Target]) -> frozenset[str]:
-    """Names of those ``targets`` whose engines can run on this machine."""
-    return frozenset(target.name for target in targets if load_backend(backend).runs(target) is None)
+def runnable_targets(backend: str, targets: Iterable[str]) -> frozenset[str]:
+    """Those ``targets`` whose engines can run on this machine."""
+    return frozenset(name for name in targets if load_backend(backend).runs(find_target(name)) is None)
 
 
 def runnable_graph(path: Path, precision: Precision, workdir: Path) -> tuple[Path, str]:

@@ -9,6 +9,7 @@ import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.stage_settings import BundleSettings, CalibrationQuote
 from trtpipe.config.toolchain import versions
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
@@ -16,9 +17,11 @@ from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
 from trtpipe.report.verdict import Verdict, verdicts
+from trtpipe.stages.stage import Stage
 
 if TYPE_CHECKING:
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.digest import JSON
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
@@ -27,7 +30,7 @@ MANIFEST = "manifest.json"
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "polygraphy", "torch")
 
 
-class Bundle:
+class Bundle(Stage[BundleSettings]):
     """Writes the manifest: digests, keys, versions, verdicts."""
 
     name = "bundle"
@@ -35,7 +38,22 @@ class Bundle:
     version = 2
     packages = _TOOLS
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
+    def settings(self, request: BuildRequest) -> BundleSettings:
+        """All that the manifest quotes."""
+        profile, recipe = request.profile, request.recipe
+        build = profile.build.model_copy(update={"plugins": tuple(Path(name).name for name in profile.build.plugins)})
+        quote = CalibrationQuote(method=recipe.method, percentile=recipe.percentile, weights=recipe.weights)
+        return BundleSettings(
+            trtpipe=trtpipe.__version__,
+            source="" if request.source is None else Path(request.source.label).name,
+            backend=request.backend,
+            targets=tuple(target.name for target in request.targets),
+            profile=profile.model_copy(update={"build": build}),
+            simplify=request.simplify,
+            calibration=quote if profile.precision.calibrated else None,
+        )
+
+    def consumes(self, settings: BundleSettings) -> tuple[str, ...]:
         """Everything."""
         return (
             "model",
@@ -50,35 +68,24 @@ class Bundle:
             "latency",
         )
 
-    def skip(self, job: Job) -> str | None:
-        """Never."""
-        return None
-
-    def key(self, job: Job) -> JSON:
-        """All that the manifest quotes."""
-        return {
-            "trtpipe": trtpipe.__version__,
-            "source": _source(job),
-            "settings": _settings(job),
-            "backend": job.backend,
-        }
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
+    def fingerprint(self, settings: BundleSettings, runtime: Settings) -> dict[str, str]:
         """The back-end that compiled."""
-        return load_backend(job.backend).fingerprint(job.settings)
+        return load_backend(settings.backend).fingerprint(runtime)
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def run(
+        self, settings: BundleSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """Collect."""
         lowered = _lowered(inputs)
         manifest = Manifest(
-            trtpipe=trtpipe.__version__,
-            source=_source(job),
-            precision=job.profile.precision,
-            backend=job.backend,
-            targets=tuple(target.name for target in job.targets),
-            settings=_settings(job),
-            toolchain={**versions(_TOOLS), **self.fingerprint(job)},
-            calibration=_calibration(job, inputs),
+            trtpipe=settings.trtpipe,
+            source=settings.source,
+            precision=settings.profile.precision,
+            backend=settings.backend,
+            targets=settings.targets,
+            settings=_settings(settings),
+            toolchain={**versions(_TOOLS), **self.fingerprint(settings, runtime)},
+            calibration=_calibration(inputs),
             artifacts=tuple(
                 ManifestEntry(label=label, digest=artifact.digest, key=inputs.keys.get(label, ""), files=artifact.files)
                 for label, artifact in inputs.artifacts.items()
@@ -113,23 +120,14 @@ def _lowered(inputs: Inputs) -> LowerRecord | None:
     return LowerRecord.read(artifact.sidecar)
 
 
-def _source(job: Job) -> str:
-    return "" if job.source is None else Path(job.source.label).name
+def _settings(settings: BundleSettings) -> dict[str, JSON]:
+    quoted: dict[str, JSON] = {"profile": settings.profile.to_dict(), "simplify": settings.simplify}
+    if settings.calibration is not None:
+        quoted["calibration"] = settings.calibration.to_dict()
+    return quoted
 
 
-def _settings(job: Job) -> dict[str, JSON]:
-    settings: dict[str, JSON] = {"profile": job.profile.to_dict(), "simplify": job.simplify}
-    if job.profile.precision.calibrated:
-        recipe = job.recipe
-        settings["calibration"] = {
-            "method": recipe.method,
-            "percentile": recipe.percentile,
-            "weights": recipe.weights,
-        }
-    return settings
-
-
-def _calibration(job: Job, inputs: Inputs) -> dict[str, JSON] | None:
+def _calibration(inputs: Inputs) -> dict[str, JSON] | None:
     if "ranges" not in inputs.artifacts:
         return None
     from trtpipe.calibration.ranges import Ranges

@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
+from trtpipe.config.stage_settings import CaptureSettings, NotNeeded, TorchExportSettings
 from trtpipe.engine.record import ProgramRecord
 from trtpipe.errors import BuildError, InternalError, StageError
 from trtpipe.exporter.request import ExportReply
 from trtpipe.isolation.worker import call, limits_for
-from trtpipe.stages.export import joined_ranges, torch_request
+from trtpipe.stages.export import torch_request
+from trtpipe.stages.stage import SOURCE, Stage
 
 if TYPE_CHECKING:
-    from trtpipe.config.job import Job
-    from trtpipe.digest import JSON
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
+#: A program has no opset.
+_NO_OPSET = 20
 
-class Capture:
+
+class Capture(Stage[CaptureSettings]):
     """Writes the program that torch.export makes of the source, in the precision asked for."""
 
     name = "capture"
@@ -33,39 +39,35 @@ class Capture:
     version = 2
     packages = ("torch",)
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
+    def settings(self, request: BuildRequest) -> CaptureSettings | NotNeeded:
+        """What the export depends on, and the type of the program; only where the back-end compiles programs."""
+        if load_backend(request.backend).consumes != "program":
+            return NotNeeded(reason=f"{request.backend} compiles the lowered graph")
+        profile = request.profile
+        precision = profile.precision if profile.precision.half else FULL_PRECISION
+        return CaptureSettings(program=TorchExportSettings.of(profile), precision=precision)
+
+    def consumes(self, settings: CaptureSettings) -> tuple[str, ...]:
         """The source alone."""
-        return ("source",)
+        return (SOURCE,)
 
-    def skip(self, job: Job) -> str | None:
-        """Only where the back-end compiles programs."""
-        wanted = load_backend(job.backend).consumes == "program"
-        return None if wanted else f"{job.backend} compiles the lowered graph"
-
-    def key(self, job: Job) -> JSON:
-        """What the export depends on, and the precision."""
-        export = job.profile.export.to_dict()
-        del export["opset"]
-        ranges = {name: given.to_dict() for name, given in joined_ranges(job).items()}
-        return {"export": export, "shapes": ranges, "precision": job.profile.precision}
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
+    def fingerprint(self, settings: CaptureSettings, runtime: Settings) -> dict[str, str]:
         """No back-end."""
         return {}
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def run(
+        self, settings: CaptureSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """Export in a child process; a module in hand is exported here, because it lives here."""
-        source, precision = job.source, job.profile.precision
+        source = inputs.source
         if isinstance(source, OnnxSource):
             raise BuildError(
-                f"{source.label}: {job.backend} compiles PyTorch programs, and this is an ONNX graph",
+                f"{source.label}: engines are to be compiled from a PyTorch program, and this is an ONNX graph",
                 "give the model as a factory or a .pt2 file, or compile the graph with --backend tensorrt-rtx",
             )
-        if isinstance(source, FactorySource):
-            request = torch_request(job, source.module, source.function, workdir)
-        else:
-            request = torch_request(job, str(source.path) if isinstance(source, Pt2Source) else "", "", workdir)
-        request = request.model_copy(update={"precision": precision})
+        loaded = source if isinstance(source, FactorySource | Pt2Source) else None
+        request = torch_request(settings.program, _NO_OPSET, workdir, loaded)
+        request = request.model_copy(update={"precision": settings.precision})
         if isinstance(source, ModuleSource):
             from trtpipe.exporter.torch_program import capture_module
 
@@ -75,7 +77,7 @@ class Capture:
                 "trtpipe.exporter.torch_program:capture_task",
                 request,
                 ExportReply,
-                limits=limits_for(job.settings),
+                limits=limits_for(runtime),
                 progress=progress,
                 what=f"exporting {source.label}",
                 workdir=workdir,

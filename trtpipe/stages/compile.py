@@ -7,95 +7,98 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import SharesPlans, load_backend
-from trtpipe.config.plugins import plugin_digests
+from trtpipe.config.formats import FULL_PRECISION
+from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.shapes import check_shapes
+from trtpipe.config.stage_settings import CompileSettings, asked_of_builder, builder_options
+from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import Agreement, compare
 from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import BuildError, InternalError, StageError
 from trtpipe.report.stage_records import LowerRecord
+from trtpipe.stages.stage import PLUGINS, Shareable, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from trtpipe.artifact import IOContract
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.config.target import Target
-    from trtpipe.digest import JSON
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
-#: Options that decide how a build goes, not what comes out; whether targets share a plan stands in the key by itself.
-_NO_BYTES = frozenset({"time_limit", "memory_limit", "shared_plan", "plugins"})
 
-
-class Compile:
-    """Asks the job's back-end for an engine. Plain plan bytes; what is known of it goes into the sidecar."""
+class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
+    """Asks a back-end for an engine. Plain plan bytes; what is known of it goes into the sidecar."""
 
     name = "compile"
     produces = "engine"
     version = 5
     packages = ()
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
-        """The lowered graph, or PyTorch's program: what the back-end builds from."""
-        return (load_backend(job.backend).consumes,)
+    def settings(self, request: BuildRequest) -> CompileSettings:
+        """Shapes and builder options, the target, and those that share its plan."""
+        profile = request.profile
+        program = load_backend(request.backend).consumes == "program"
+        return CompileSettings(
+            backend=request.backend,
+            target="" if request.target is None else request.target.name,
+            together=tuple(target.name for target in request.together),
+            precision=profile.precision if program else FULL_PRECISION,
+            shapes=profile.shapes,
+            build=builder_options(profile.build),
+        )
 
-    def skip(self, job: Job) -> str | None:
-        """Never."""
-        return None
+    def consumes(self, settings: CompileSettings) -> tuple[str, ...]:
+        """The lowered graph, or PyTorch's program: what the back-end builds from; and plug-ins."""
+        return (load_backend(settings.backend).consumes, PLUGINS)
 
-    def key(self, job: Job) -> JSON:
-        """Shapes, builder options with the content of plug-ins, and the targets that share the plan.
+    def fingerprint(self, settings: CompileSettings, runtime: Settings) -> dict[str, str]:
+        """The back-end's versions."""
+        return load_backend(settings.backend).fingerprint(runtime)
 
-        Raises:
-            InputError: a plug-in library does not exist.
-        """
-        options = job.profile.build
-        build = {name: value for name, value in options.to_dict().items() if name not in _NO_BYTES}
-        return {
-            "shapes": [{name: shape.to_dict() for name, shape in shapes.items()} for shapes in job.profile.shapes],
-            "build": build | {"plugins": list(plugin_digests(options).values())},
-            "together": [target.name for target in job.together],
-        }
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
-        """The back-end's name and versions."""
-        return {"name": job.backend, **load_backend(job.backend).fingerprint(job.settings)}
-
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def run(
+        self, settings: CompileSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """Check shapes, ask whether the back-end refuses, build."""
-        target = _target(job)
-        model = _checked(job, inputs, (target,))
+        if not settings.target:
+            raise InternalError("compile was asked to run without a target")
+        target, profile = find_target(settings.target), _profile(settings, inputs, runtime)
+        model = _checked(settings.backend, profile, inputs, (target,))
         plan = workdir / f"{target}.plan"
-        facts = load_backend(job.backend).build(model, job.profile, target, plan, job.settings, progress)
-        facts = _completed(job, facts, plan, plan.name, inputs, progress)
+        facts = load_backend(settings.backend).build(model, profile, target, plan, runtime, progress)
+        facts = _completed(settings, facts, plan, plan.name, inputs, progress)
         return _draft(facts, plan), ()
 
-    def together(self, job: Job) -> tuple[Target, ...]:
+    def together(self, request: BuildRequest) -> tuple[Target, ...]:
         """The targets that may share a plan, by the back-end's rules and the profile's wish; none it refuses anyway."""
-        backend = load_backend(job.backend)
-        if not isinstance(backend, SharesPlans) or not job.profile.build.shared_plan:
+        backend, profile = load_backend(request.backend), request.profile
+        if not isinstance(backend, SharesPlans) or not profile.build.shared_plan:
             return ()
         able = [
             target
-            for target in job.targets
-            if target.computes(job.profile.precision) and backend.refuses(None, job.profile, target) is None
+            for target in request.targets
+            if target.computes(profile.precision) and backend.refuses(None, profile, target) is None
         ]
         return backend.shareable(able)
 
-    def run_together(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, ...]:
-        """Build one plan for all of ``job.together``: each gets a file of its own with the same bytes."""
-        backend = load_backend(job.backend)
+    def run_together(
+        self, settings: CompileSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, ...]:
+        """Build one plan for all of ``settings.together``: each gets a file of its own with the same bytes."""
+        backend = load_backend(settings.backend)
         if not isinstance(backend, SharesPlans):
-            raise InternalError(f"back-end {job.backend!r} was asked to share a plan")
-        model = _checked(job, inputs, job.together)
+            raise InternalError(f"back-end {settings.backend!r} was asked to share a plan")
+        targets, profile = tuple(map(find_target, settings.together)), _profile(settings, inputs, runtime)
+        model = _checked(settings.backend, profile, inputs, targets)
         plan = workdir / "shared.plan"
-        facts = backend.build_shared(model, job.profile, job.together, plan, job.settings, progress)
-        facts = _completed(job, facts, plan, ", ".join(map(str, job.together)), inputs, progress)
+        facts = backend.build_shared(model, profile, targets, plan, runtime, progress)
+        facts = _completed(settings, facts, plan, ", ".join(settings.together), inputs, progress)
         drafts = []
-        for target in job.together:
+        for target in targets:
             own = workdir / f"{target}.plan"
             shutil.copyfile(plan, own)
             drafts.append(_draft(facts.model_copy(update={"target": target.name}), own))
@@ -143,27 +146,34 @@ def _contract(inputs: Inputs) -> IOContract:
     return read_contract(inputs.path("lowered"))
 
 
-def _checked(job: Job, inputs: Inputs, targets: Sequence[Target]) -> Path:
+def _profile(settings: CompileSettings, inputs: Inputs, runtime: Settings) -> DeploymentProfile:
+    """What the back-end is asked for."""
+    build = asked_of_builder(settings.build, inputs.plugins, runtime)
+    return DeploymentProfile(precision=settings.precision, shapes=settings.shapes, build=build)
+
+
+def _checked(name: str, profile: DeploymentProfile, inputs: Inputs, targets: Sequence[Target]) -> Path:
     """What is compiled, once its shapes fit the profile and the back-end refuses none of ``targets``."""
-    backend = load_backend(job.backend)
+    backend = load_backend(name)
     model = inputs.path(backend.consumes)
-    check_shapes(_contract(inputs), job.profile.shapes)
+    check_shapes(_contract(inputs), profile.shapes)
     for target in targets:
-        if refusal := backend.refuses(model, job.profile, target):
+        if refusal := backend.refuses(model, profile, target):
             raise BuildError(f"{target}: {refusal.reason}", refusal.remedy)
     return model
 
 
 def _completed(
-    job: Job, facts: EngineRecord, plan: Path, name: str, inputs: Inputs, progress: Progress
+    settings: CompileSettings, facts: EngineRecord, plan: Path, name: str, inputs: Inputs, progress: Progress
 ) -> EngineRecord:
     """The facts with all that is worth knowing of the engine, which is also told."""
     built_from = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
     digests = {"plan": sha256_file(plan), **built_from} if plan.is_file() else {}
     notes = (*facts.notes, *_notes(facts, inputs))
-    facts = facts.model_copy(update={"notes": notes, "options": job.profile.build, "digests": digests})
+    options = settings.build.model_copy(update={"plugins": tuple(path.name for path in inputs.plugins)})
+    facts = facts.model_copy(update={"notes": notes, "options": options, "digests": digests})
     for warning in facts.warnings:
-        progress.note(f"{job.backend}: {warning}")
+        progress.note(f"{settings.backend}: {warning}")
     for note in facts.notes:
         progress.note(f"{name}: {note}")
     return facts
@@ -179,9 +189,3 @@ def _notes(facts: EngineRecord, inputs: Inputs) -> tuple[str, ...]:
     if facts.report is not None and facts.report.separate:
         notes.append(f"Q/DQ that became kernels of their own: {', '.join(facts.report.separate)}")
     return tuple(notes)
-
-
-def _target(job: Job) -> Target:
-    if job.target is None:
-        raise InternalError("compile was asked to run without a target")
-    return job.target

@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, Literal
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.formats import FULL_PRECISION
+from trtpipe.config.stage_settings import EvaluateSettings, MetricSettings
 from trtpipe.errors import InputError
 from trtpipe.reference.runnable import runnable_graph
+from trtpipe.stages.stage import METRIC, Stage
 
 if TYPE_CHECKING:
-    from trtpipe.config.job import Job
-    from trtpipe.digest import JSON
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
-METRIC = "metric.json"
+VALUE = "metric.json"
 
 
-class Evaluate:
+class Evaluate(Stage[EvaluateSettings]):
     """Measures the task metric of one graph.
 
     Args:
@@ -39,52 +42,53 @@ class Evaluate:
     def __init__(self, label: Literal["model", "lowered"]) -> None:
         self._label = label
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
-        """The graph, labeled data, and for the one metric that looks at float32's outputs the model."""
-        return (*dict.fromkeys((self._label, *(("model",) if _looks_at_float32(job) else ()))), "evaluation-data")
-
-    def skip(self, job: Job) -> str | None:
-        """Never."""
-        return None
-
-    def key(self, job: Job) -> JSON:
+    def settings(self, request: BuildRequest) -> EvaluateSettings:
         """Which graph, the precision, whose storage may be emulated, and the metric."""
-        from trtpipe.accuracy.custom import described
+        return EvaluateSettings(
+            of=self._label,
+            precision=request.profile.precision if self._label == "lowered" else FULL_PRECISION,
+            metric=MetricSettings.of(request.recipe.evaluation),
+        )
 
-        return {"of": self._label, "precision": job.profile.precision, "evaluation": described(job.recipe.evaluation)}
+    def consumes(self, settings: EvaluateSettings) -> tuple[str, ...]:
+        """The graph, labeled data, the user's metric, and for the metric that looks at float32's outputs the model."""
+        graphs = dict.fromkeys((settings.of, *(("model",) if _looks_at_float32(settings) else ())))
+        return (*graphs, "evaluation-data", METRIC)
 
-    def fingerprint(self, job: Job) -> dict[str, str]:
+    def fingerprint(self, settings: EvaluateSettings, runtime: Settings) -> dict[str, str]:
         """The runner."""
-        return load_backend("onnxruntime").fingerprint(job.settings)
+        return load_backend("onnxruntime").fingerprint(runtime)
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def run(
+        self, settings: EvaluateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """Run it on all samples."""
         from trtpipe.accuracy.measuring import measure_metric
 
-        evaluation, dataset = job.recipe.evaluation, inputs.datasets.get("evaluation-data")
-        if evaluation is None or (dataset is None and not evaluation.own):
+        metric, dataset = settings.metric, inputs.datasets.get("evaluation-data")
+        if metric is None or (dataset is None and metric.name):
             raise InputError(
                 "tuning needs a metric and labeled data",
                 "add --eval-data DATA (with labels), or --metric case.py:evaluate",
             )
-        onnx, path = load_backend("onnxruntime"), inputs.path(self._label)
+        onnx, path = load_backend("onnxruntime"), inputs.path(settings.of)
         with ExitStack() as stack:
-            if self._label == "lowered":
-                path, _ = runnable_graph(path, job.profile.precision, workdir)
-            runner = stack.enter_context(onnx.open(path, job.settings))
+            if settings.of == "lowered":
+                path, _ = runnable_graph(path, settings.precision, workdir)
+            runner = stack.enter_context(onnx.open(path, runtime))
             reference = runner
-            if _looks_at_float32(job):
-                reference = stack.enter_context(onnx.open(inputs.path("model"), job.settings))
-            value = measure_metric(self._label, runner, reference, evaluation, dataset)
+            if _looks_at_float32(settings):
+                reference = stack.enter_context(onnx.open(inputs.path("model"), runtime))
+            value = measure_metric(settings.of, runner, reference, metric.evaluation(inputs.metric), dataset)
         for leftover in workdir.iterdir():
             leftover.unlink()
-        value.write(workdir / METRIC)
-        return Draft("metric", workdir, (METRIC,)), ()
+        value.write(workdir / VALUE)
+        return Draft("metric", workdir, (VALUE,)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """It can be read."""
         MetricValue.read(draft.path)
 
 
-def _looks_at_float32(job: Job) -> bool:
-    return job.recipe.evaluation is not None and job.recipe.evaluation.metric == "cosine"
+def _looks_at_float32(settings: EvaluateSettings) -> bool:
+    return settings.metric is not None and settings.metric.name == "cosine"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.autocast.half_precision import extents_in, left_in_half, prepare_half
 from trtpipe.backends.base import load_backend
-from trtpipe.config.formats import FP32
-from trtpipe.config.stage_settings import EngineSearchSettings
+from trtpipe.config.formats import FP32, FULL_PRECISION
+from trtpipe.config.stage_settings import EngineSearchSettings, LowerSettings, QuantizationSettings
 from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.quantization.apply_corrections import apply_corrections
@@ -18,13 +18,14 @@ from trtpipe.quantization.engine_search import Choice, choose
 from trtpipe.quantization.mac_count import count_work
 from trtpipe.quantization.search import SCALES_BEHIND, Placement
 from trtpipe.report.stage_records import LowerRecord
+from trtpipe.stages.stage import PLUGINS, Stage
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.autocast.tensor_ranges import Extents
-    from trtpipe.config.job import Job
-    from trtpipe.digest import JSON
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.passes.decisions import NodeDecision
     from trtpipe.passes.graph_pass import GraphPass
     from trtpipe.progress import Progress
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 LOWERED = "lowered.onnx"
 
 
-class Lower:
+class Lower(Stage[LowerSettings]):
     """Writes the precision into the graph: Q/DQ pairs, casts, or both; and records the decision for every node."""
 
     name = "lower"
@@ -41,57 +42,56 @@ class Lower:
     version = 15
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
-        """The simplified graph; ranges for 8 bits; for 16 bits what was measured, where there is data."""
-        precision = job.profile.precision
-        ranges = ("ranges",) if precision.calibrated else ()
-        return ("simplified", *ranges, *(("statistics",) if precision.half else ()))
-
-    def skip(self, job: Job) -> str | None:
-        """Never: fp32 is a precision like any other."""
-        return None
-
-    def key(self, job: Job) -> JSON:
-        """The precision, the nodes the user keeps high, how far the scales of weights reach, the shapes work is
-        counted at, the GPUs that placements are compared for.
+    def settings(self, request: BuildRequest) -> LowerSettings:
+        """The precision, the nodes the user keeps high, what is quantized, the GPUs that placements are compared for;
+        fp32 is a precision like any other.
         """
-        eight_bit = job.profile.precision.quantized is not None
-        return {
-            "precision": job.profile.precision,
-            "keep": list(job.profile.keep),
-            "weights": job.recipe.weights if eight_bit else None,
-            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision.mixed else None,
-            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()} if eight_bit else None,
-            "search": list(_search(job).targets),
-        }
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
-        """The back-end whose engines are compared, for ``best``."""
-        return (
-            {"name": job.backend, **load_backend(job.backend).fingerprint(job.settings)} if _search(job).targets else {}
+        profile = request.profile
+        quick = profile.precision.compared and load_backend(request.backend).quick_reports
+        return LowerSettings(
+            precision=profile.precision,
+            keep=profile.keep if profile.precision is not FULL_PRECISION else (),
+            quantization=QuantizationSettings.of(request),
+            search=EngineSearchSettings.of(request, quick=quick),
         )
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def consumes(self, settings: LowerSettings) -> tuple[str, ...]:
+        """The simplified graph; ranges for 8 bits; for 16 bits what was measured, where there is data; for engines that
+        are compared, plug-ins.
+        """
+        ranges = () if settings.quantization is None else ("ranges",)
+        statistics = ("statistics",) if settings.precision.half else ()
+        return ("simplified", *ranges, *statistics, *((PLUGINS,) if _backend(settings) else ()))
+
+    def fingerprint(self, settings: LowerSettings, runtime: Settings) -> dict[str, str]:
+        """The back-end whose engines are compared, for ``best``."""
+        backend = _backend(settings)
+        return load_backend(backend).fingerprint(runtime) if backend else {}
+
+    def run(
+        self, settings: LowerSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """Rewrite the graph."""
         from trtpipe.passes.decisions import work_share
         from trtpipe.preflight.onnx_io import save_model
 
-        precision = job.profile.precision
+        precision = settings.precision
         extents = extents_in(inputs.artifacts.get("statistics")) if precision.half else None
         choice = Choice()
-        if precision.compared:
+        if settings.search is not None:
             choice = choose(
-                _search(job),
-                lambda placement: _lowered(job, inputs, extents, placement),
+                settings.search,
+                lambda placement: _lowered(settings, inputs, extents, placement, runtime),
                 workdir,
-                job.settings,
+                inputs.plugins,
+                runtime,
                 progress,
             )
-        model, lowered = _lowered(job, inputs, extents, choice.placement)
+        model, lowered = _lowered(settings, inputs, extents, choice.placement, runtime)
         decisions = choice.explained(lowered)
         path = workdir / LOWERED
         names = save_model(model, path)
-        notes = _notes(job, decisions, compared=bool(choice.trials))
+        notes = _notes(settings, decisions, compared=bool(choice.trials))
         for note in notes:
             progress.warn(note)
         if choice.note:
@@ -103,7 +103,7 @@ class Lower:
             counts=dict(sorted(Counter(decision.precision for decision in decisions).items())),
             nodes=decisions,
             samples=0 if extents is None else extents.samples,
-            work=work_share(decisions) if precision.quantized else None,
+            work=work_share(decisions) if settings.quantization is not None else None,
             trials=choice.trials,
             notes=tuple(notes),
         )
@@ -117,13 +117,17 @@ class Lower:
             raise StageError(f"lowering changed the interface: {broken}", "report this with the model")
 
 
-def _search(job: Job) -> EngineSearchSettings:
-    found = EngineSearchSettings.of(job, quick=load_backend(job.backend).quick_reports)
-    return found or EngineSearchSettings()
+def _backend(settings: LowerSettings) -> str:
+    """The back-end whose engines are compared; empty where none are."""
+    return settings.search.backend if settings.search is not None and settings.search.targets else ""
 
 
 def _lowered(
-    job: Job, inputs: Inputs, extents: Extents | None, placement: Placement | None
+    settings: LowerSettings,
+    inputs: Inputs,
+    extents: Extents | None,
+    placement: Placement | None,
+    runtime: Settings,
 ) -> tuple[ir.Model, tuple[NodeDecision, ...]]:
     """A lowered copy of the graph: to 8 bits, to 16, or to 8 and what is left to 16.
 
@@ -136,48 +140,43 @@ def _lowered(
     from trtpipe.quantization.per_tensor_scales import SplitScales
     from trtpipe.quantization.two_precisions import merged
 
-    precision, keep = job.profile.precision, job.profile.keep
+    precision, quantization = settings.precision, settings.quantization
     model = load_clean(inputs.path("simplified"))
     if precision.half:
         prepare_half(model)
     nodes = {node_label(node) for node in model.graph.all_nodes()}
     eight: tuple[NodeDecision, ...] = ()
-    if precision.quantized:
-        count_work(model, inputs.path("simplified"), job.opt_shapes, job.settings)
-        eight = run_passes(model, [_quantization(model, job, inputs, placement)])[0].decisions
+    if quantization is not None:
+        count_work(model, inputs.path("simplified"), quantization.shapes, runtime)
+        eight = run_passes(model, [_quantize(model, quantization, inputs, placement)])[0].decisions
     if precision.half is None:
         return model, eight
-    half = run_passes(model, [CastPrecision(precision.half, keep, extents)])[0].decisions
+    half = run_passes(model, [CastPrecision(precision.half, settings.keep, extents)])[0].decisions
     if placement is not None and placement.style == SCALES_BEHIND:
         run_passes(model, [SplitScales()])
     return model, merged(eight, half, nodes)
 
 
-def _quantization(model: ir.Model, job: Job, inputs: Inputs, placement: Placement | None) -> GraphPass:
+def _quantize(
+    model: ir.Model, settings: QuantizationSettings, inputs: Inputs, placement: Placement | None
+) -> GraphPass:
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.passes.decisions import UNREACHED
     from trtpipe.passes.macs import sizes_of
     from trtpipe.quantization.qdq import InsertQDQ
 
-    precision, keep = job.profile.precision, job.profile.keep
+    precision, keep = settings.precision, settings.keep
     ranges = Ranges.read(inputs.path("ranges"))
-    left = left_in_half(
-        model,
-        job.profile.int8_nodes if precision == "best" else None,
-        None if placement is None else placement.nodes,
-    )
+    left = left_in_half(model, settings.int8_nodes, None if placement is None else placement.nodes)
     amax = apply_corrections(model, ranges, ranges.corrections, keep, left)
-    sizes, high = sizes_of(model, job.opt_shapes), ranges.corrections.high
+    sizes, high = sizes_of(model, settings.shapes), ranges.corrections.high
     unfit = {**ranges.unfit, **dict.fromkeys(ranges.unseen, UNREACHED)}
-    scales = precision.half or FP32
-    if precision.mixed:
-        keep = (*keep, *left)
-    attention = precision.compared and placement is not None  # whose products engines showed to pay, or are to show
-    form, weights = precision.quantized_format, job.recipe.weights
-    return InsertQDQ(form, amax, keep, weights, scales, sizes, unfit, attention, high)
+    attention = precision.compared and placement is not None  # engines showed that they pay, or are to show it
+    form, scales = precision.quantized_format, precision.half or FP32
+    return InsertQDQ(form, amax, (*keep, *left), settings.weights, scales, sizes, unfit, attention, high)
 
 
-def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:
+def _notes(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:
     """What deserves attention: a lowering that changed nothing, or little; patterns that match nothing.
 
     Args:
@@ -185,10 +184,10 @@ def _notes(job: Job, decisions: tuple[NodeDecision, ...], *, compared: bool) -> 
     """
     from trtpipe.passes.decisions import shortfall, unmatched
 
-    precision = job.profile.precision
+    precision = settings.precision
     if not precision.formats:
         return []
-    notes = unmatched(job.profile.keep, decisions)
+    notes = unmatched(settings.keep, decisions)
     found = {decision.precision for decision in decisions}
     eight, half = (None if form is None else form.label for form in (precision.quantized, precision.half))
     if not found & {eight, half}:

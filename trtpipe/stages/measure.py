@@ -9,19 +9,21 @@ from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.gpu import gpus
 from trtpipe.backends.timing import DeviceRunner
+from trtpipe.config.stage_settings import MeasureSettings, typical_shapes
 from trtpipe.config.toolchain import machine
 from trtpipe.engine.figures import EngineFigures
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.reference.runnable import runnable_graph, runnable_targets
+from trtpipe.stages.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trtpipe.artifact import Artifact, TensorSpec
     from trtpipe.backends.base import OpenRunner, Runner
-    from trtpipe.config.job import Job
-    from trtpipe.digest import JSON
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.latency.feeds import Material
     from trtpipe.latency.reports import Latency
     from trtpipe.progress import Progress
@@ -31,7 +33,7 @@ LATENCY = "latency.json"
 _CPU_NOTE = "measured on the CPU with onnxruntime: this is not a GPU latency"
 
 
-class Measure:
+class Measure(Stage[MeasureSettings]):
     """Times the engines this machine can run; without any, the lowered graph on the CPU, and says so."""
 
     name = "measure"
@@ -39,29 +41,31 @@ class Measure:
     version = 2
     packages = ("onnxruntime",)
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
+    def settings(self, request: BuildRequest) -> MeasureSettings:
+        """How to measure, on which shapes, within which budget; the machine is in the fingerprint."""
+        profile = request.profile
+        return MeasureSettings(
+            latency=profile.latency,
+            shapes=typical_shapes(profile) if profile.shapes else (),
+            precision=profile.precision,
+            backend=request.backend,
+            targets=tuple(target.name for target in request.targets),
+        )
+
+    def consumes(self, settings: MeasureSettings) -> tuple[str, ...]:
         """The engines, the lowered graph, and data to feed them."""
         return ("engine", "lowered", "evaluation-data", "calibration-data")
 
-    def skip(self, job: Job) -> str | None:
-        """Never."""
-        return None
-
-    def key(self, job: Job) -> JSON:
-        """How to measure, on which shapes, within which budget; the machine is in the fingerprint."""
-        return {
-            "latency": job.profile.latency.to_dict(),
-            "shapes": [{name: list(shape.opt) for name, shape in shapes.items()} for shapes in job.profile.shapes],
-        }
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
+    def fingerprint(self, settings: MeasureSettings, runtime: Settings) -> dict[str, str]:
         """This machine: the one stage whose result depends on it."""
         found = {name: str(value) for name, value in machine().items()}
         here = ", ".join(f"{gpu.name} {gpu.driver}" for gpu in gpus())
-        backend = load_backend(job.backend).fingerprint(job.settings)
-        return {**found, "threads": str(job.settings.threads), "gpus": here, **backend}
+        backend = load_backend(settings.backend).fingerprint(runtime)
+        return {**found, "threads": str(runtime.threads), "gpus": here, **backend}
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def run(
+        self, settings: MeasureSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """Measure one after the other."""
         from trtpipe.latency.feeds import Material
         from trtpipe.latency.reports import LatencyReport
@@ -69,16 +73,16 @@ class Measure:
         data = inputs.datasets.get("evaluation-data") or inputs.datasets.get("calibration-data")
         material = Material.of(data)
         found: list[Latency] = []
-        engines = inputs.engines(runnable_targets(job.backend, job.targets))
+        engines = inputs.engines(runnable_targets(settings.backend, settings.targets))
         for engine in engines:
-            with load_backend(job.backend).open(engine.path, job.settings) as runner:
-                found += _measured(runner, engine.label, job, inputs, material, progress, on_gpu=True)
+            with load_backend(settings.backend).open(engine.path, runtime) as runner:
+                found += _measured(runner, engine.label, settings, inputs, material, progress, on_gpu=True)
         if not engines:
-            with load_backend("onnxruntime").open(_timed_graph(job, inputs, workdir), job.settings) as runner:
-                found += _measured(runner, "lowered", job, inputs, material, progress, on_gpu=False)
+            with load_backend("onnxruntime").open(_timed_graph(settings, inputs, workdir), runtime) as runner:
+                found += _measured(runner, "lowered", settings, inputs, material, progress, on_gpu=False)
         for leftover in workdir.iterdir():
             leftover.unlink()
-        budget = job.profile.latency.max_p99
+        budget = settings.latency.max_p99
         report = LatencyReport(
             machine=machine(),
             measurements=tuple(found),
@@ -100,20 +104,26 @@ class Measure:
 
 
 def _measured(
-    runner: OpenRunner, label: str, job: Job, inputs: Inputs, material: Material, progress: Progress, *, on_gpu: bool
+    runner: OpenRunner,
+    label: str,
+    settings: MeasureSettings,
+    inputs: Inputs,
+    material: Material,
+    progress: Progress,
+    *,
+    on_gpu: bool,
 ) -> Iterator[Latency]:
     """One artifact on every shape."""
     from trtpipe.latency.feeds import points
     from trtpipe.latency.measuring import measure
 
-    settings = job.profile.latency
     specs = _specs(runner, inputs)
-    typical = [{name: shape.opt for name, shape in shapes.items()} for shapes in job.profile.shapes]
+    typical = list(settings.shapes)
     if not typical and isinstance(runner, DeviceRunner):
         typical = list(runner.typical)
-    for shapes in points(specs, typical, material.sample, settings.batches):
+    for shapes in points(specs, typical, material.sample, settings.latency.batches):
         feed, words = material.feed(specs, shapes)
-        yield measure(runner, feed, words, settings, label, progress, on_gpu=on_gpu)
+        yield measure(runner, feed, words, settings.latency, label, progress, on_gpu=on_gpu)
 
 
 def _specs(runner: Runner, inputs: Inputs) -> tuple[TensorSpec, ...]:
@@ -132,11 +142,11 @@ def _figures(engine: Artifact) -> EngineFigures | None:
     return EngineFigures.of(EngineRecord.read(engine.sidecar), engine.files[0].size)
 
 
-def _timed_graph(job: Job, inputs: Inputs, workdir: Path) -> Path:
+def _timed_graph(settings: MeasureSettings, inputs: Inputs, workdir: Path) -> Path:
     """The graph to time on the CPU: bfloat16 has no CPU kernels, so it is emulated."""
-    lowered, half = inputs.path("lowered"), job.profile.precision.half
+    lowered, half = inputs.path("lowered"), settings.precision.half
     native = half is None or half.cpu_kernels
-    return lowered if native else runnable_graph(lowered, job.profile.precision, workdir)[0]
+    return lowered if native else runnable_graph(lowered, settings.precision, workdir)[0]
 
 
 def _notes(found: list[Latency], budget: float | None) -> Iterator[str]:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Literal
 from trtpipe.artifact import Draft
 from trtpipe.autocast.half_precision import EXTENTS, prepare_half
 from trtpipe.backends.base import load_backend
+from trtpipe.config.stage_settings import NotNeeded, ObserveSettings
 from trtpipe.errors import InputError
 from trtpipe.isolation.reducer import ReductionHere
+from trtpipe.stages.stage import Resumable, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
     from trtpipe.autocast.range_probes import Probe
     from trtpipe.autocast.tensor_ranges import Extents
     from trtpipe.calibration.statistics import Statistics
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.data.dataset import Dataset
-    from trtpipe.digest import JSON
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
@@ -33,7 +35,7 @@ STATISTICS = "statistics.npz"
 OBSERVED = "observed.onnx"
 
 
-class Observe:
+class Observe(Stage[ObserveSettings], Resumable):
     """One streaming pass over the data: statistics of what will be quantized, extremes of what 16 bits must hold."""
 
     name = "observe"
@@ -42,30 +44,33 @@ class Observe:
     resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
+    def settings(self, request: BuildRequest) -> ObserveSettings | NotNeeded:
+        """What the pass is for, which tolerates bad samples; only 8-bit precisions need ranges, and 16-bit ones go by
+        real data where there is some.
+        """
+        precision, data = request.profile.precision, request.recipe.data
+        extents = precision.half is not None and bool(data.source)  # random data says nothing about real extremes
+        if not precision.calibrated and not extents:
+            without = "; without data, fixed rules judge them" if precision.half else ""
+            return NotNeeded(reason=f"{precision} needs no ranges{without}")
+        return ObserveSettings(
+            ranges=precision.calibrated,
+            attention=precision.compared,
+            extents=extents,
+            skip_bad_samples=data.skip_bad_samples,
+        )
+
+    def consumes(self, settings: ObserveSettings) -> tuple[str, ...]:
         """The simplified graph and the calibration data."""
         return ("simplified", "calibration-data")
 
-    def skip(self, job: Job) -> str | None:
-        """Only 8-bit precisions need ranges; 16-bit ones go by real data where there is some."""
-        precision = job.profile.precision
-        if precision.calibrated or (precision.half and job.recipe.data.source):
-            return None
-        return f"{precision} needs no ranges" + ("; without data, fixed rules judge them" if precision.half else "")
-
-    def key(self, job: Job) -> JSON:
-        """How samples become feeds (their content is an input), and what for; neither the method nor the kept nodes."""
-        data = job.recipe.data.to_dict()
-        del data["source"]
-        precision = job.profile.precision
-        extents = precision.half is not None and bool(job.recipe.data.source)
-        return {"ranges": precision.calibrated, "attention": precision.compared, "data": data, "extents": extents}
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
+    def fingerprint(self, settings: ObserveSettings, runtime: Settings) -> dict[str, str]:
         """The runner of the pass."""
-        return load_backend("onnxruntime").fingerprint(job.settings)
+        return load_backend("onnxruntime").fingerprint(runtime)
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def run(
+        self, settings: ObserveSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """Run the observed graph on every feed."""
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.statistics import Statistics
@@ -73,16 +78,13 @@ class Observe:
         from trtpipe.calibration.tally import Tally
         from trtpipe.passes.clean_up import load_clean
 
-        precision = job.profile.precision
         model = load_clean(inputs.path("simplified"))
-        tensors = tensors_of(model, attention=precision.compared) if precision.calibrated else ()
-        half = precision.half is not None and bool(
-            job.recipe.data.source
-        )  # random data says nothing about real extremes
+        tensors = tensors_of(model, attention=settings.attention) if settings.ranges else ()
+        half = settings.extents
         dataset = inputs.datasets.get("calibration-data")
         if dataset is None and (tensors or half):
             raise InputError(
-                f"{job.profile.precision} needs calibration data, and none was given",
+                "the precision needs calibration data, and none was given",
                 "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
             )
         extents = None
@@ -92,7 +94,9 @@ class Observe:
             written, probes = write_observed(model, workdir / OBSERVED, tensors, half=half)
             del model  # whoever runs it reads the file
             try:
-                statistics, extents = self._observe(job, tensors, probes if half else None, dataset, workdir, progress)
+                statistics, extents = self._observe(
+                    settings, tensors, probes if half else None, dataset, workdir, runtime, progress
+                )
             finally:
                 for name in written:
                     (workdir / name).unlink(missing_ok=True)
@@ -108,11 +112,12 @@ class Observe:
 
     def _observe(
         self,
-        job: Job,
+        settings: ObserveSettings,
         tensors: tuple[str, ...],
         probes: Mapping[str, tuple[Probe, ...]] | None,
         dataset: Dataset,
         workdir: Path,
+        runtime: Settings,
         progress: Progress,
     ) -> tuple[Statistics, Extents | None]:
         from trtpipe.autocast.tensor_ranges import ExtentTally
@@ -120,10 +125,10 @@ class Observe:
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.tally import TALLY
 
-        with load_backend("onnxruntime").open(workdir / OBSERVED, job.settings) as runner:
+        with load_backend("onnxruntime").open(workdir / OBSERVED, runtime) as runner:
             tally = ExtentTally(runner.reduced(TALLY, tensors), probes or {})
             checkpoints = Checkpoints(workdir) if probes is None else None  # extents are not in them
-            statistics = collect(tally, dataset, tensors, progress, job.recipe.data.skip_bad_samples, checkpoints)
+            statistics = collect(tally, dataset, tensors, progress, settings.skip_bad_samples, checkpoints)
         return statistics, None if probes is None else tally.finish(statistics.samples)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft, Record
 from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
+from trtpipe.config.stage_settings import NotNeeded, ReferenceSettings, synthetic_shapes
 from trtpipe.errors import InputError, InternalError
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.reference.runnable import verification_data
 from trtpipe.report.stage_records import load_reference, save_reference
+from trtpipe.stages.stage import SOURCE, Stage
 
 if TYPE_CHECKING:
-    from trtpipe.config.job import Job
-    from trtpipe.digest import JSON
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
@@ -47,7 +49,7 @@ class ReferenceReply(Record):
     files_read: tuple[str, ...]
 
 
-class Reference:
+class Reference(Stage[ReferenceSettings]):
     """PyTorch's own outputs on evenly spread samples of the verification data."""
 
     name = "reference"
@@ -55,48 +57,48 @@ class Reference:
     version = 1
     packages = ("torch", "numpy")
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
+    def settings(self, request: BuildRequest) -> ReferenceSettings | NotNeeded:
+        """The shapes of synthetic data; an ONNX source is its own reference."""
+        if not isinstance(request.source, FactorySource | Pt2Source | ModuleSource):
+            return NotNeeded(reason="the source is ONNX")
+        return ReferenceSettings(synthetic=synthetic_shapes(request))
+
+    def consumes(self, settings: ReferenceSettings) -> tuple[str, ...]:
         """The source, the exported model's interface, and the data."""
-        return ("source", "model", "evaluation-data", "calibration-data")
+        return (SOURCE, "model", "evaluation-data", "calibration-data")
 
-    def skip(self, job: Job) -> str | None:
-        """An ONNX source is its own reference."""
-        torch = isinstance(job.source, FactorySource | Pt2Source | ModuleSource)
-        return None if torch else "the source is ONNX"
-
-    def key(self, job: Job) -> JSON:
-        """The shapes of synthetic data."""
-        return {"shapes": [{name: list(shape) for name, shape in each.items()} for each in job.every_opt_shapes]}
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
+    def fingerprint(self, settings: ReferenceSettings, runtime: Settings) -> dict[str, str]:
         """No back-end."""
         return {}
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def run(
+        self, settings: ReferenceSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """Run the program in a child process; a module in hand runs here, because it lives here."""
         from trtpipe.data.subsample import spread_feeds
         from trtpipe.preflight.onnx_io import read_contract
 
+        source = inputs.source
         contract = read_contract(inputs.path("model"))
         feeds = spread_feeds(
-            verification_data(inputs.datasets, inputs.graph(), job.every_opt_shapes).dataset, _MOST_FEEDS, _MOST_BYTES
+            verification_data(inputs.datasets, inputs.graph(), settings.synthetic).dataset, _MOST_FEEDS, _MOST_BYTES
         )
         names = tuple(spec.name for spec in contract.outputs)
         read: tuple[str, ...] = ()
-        if isinstance(job.source, ModuleSource):
+        if isinstance(source, ModuleSource):
             from trtpipe.exporter.torch_export import run_module
 
-            save_reference(workdir / REFERENCE, feeds, run_module(job.source.module, feeds, names))
-        elif isinstance(job.source, FactorySource | Pt2Source):
+            save_reference(workdir / REFERENCE, feeds, run_module(source.module, feeds, names))
+        elif isinstance(source, FactorySource | Pt2Source):
             save_reference(workdir / _FEEDS, feeds, [])
-            request = _request(job.source, workdir, names)
+            request = _request(source, workdir, names)
             read = call(
                 "trtpipe.stages.reference:run_saved",
                 request,
                 ReferenceReply,
-                limits=limits_for(job.settings),
+                limits=limits_for(runtime),
                 progress=progress,
-                what=f"running {job.source.label}",
+                what=f"running {source.label}",
                 workdir=workdir,
             ).files_read
             (workdir / _FEEDS).unlink()

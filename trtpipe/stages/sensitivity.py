@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FP16
-from trtpipe.config.stage_settings import QuantizationSettings
+from trtpipe.config.stage_settings import NotNeeded, SensitivitySettings, trial_settings
 from trtpipe.errors import InputError, StageError
 from trtpipe.quantization.group_noise import noise_alone, noise_of
 from trtpipe.quantization.simulator import switchboard
 from trtpipe.reference.reference_outputs import exact_outputs
+from trtpipe.stages.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.artifact import Feed
-    from trtpipe.config.job import Job
-    from trtpipe.digest import JSON
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
@@ -31,7 +32,7 @@ SENSITIVITY = "sensitivity.json"
 _FEED_BYTES = 256 << 20
 
 
-class Sensitivity:
+class Sensitivity(Stage[SensitivitySettings]):
     """Lowers every group alone, and all together, and compares outputs with the float32 graph's.
 
     Args:
@@ -48,32 +49,24 @@ class Sensitivity:
         self._samples = samples
         self._half = half
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
+    def settings(self, request: BuildRequest) -> SensitivitySettings | NotNeeded:
+        """What is quantized, how many samples, and which; only 8-bit precisions have something to choose."""
+        trials = trial_settings(request)
+        if trials is None:
+            return NotNeeded(reason=f"{request.profile.precision} is not chosen layer by layer")
+        return SensitivitySettings(trials=trials, samples=self._samples, half=self._half)
+
+    def consumes(self, settings: SensitivitySettings) -> tuple[str, ...]:
         """The graph, its ranges, and samples."""
         return ("simplified", "ranges", "calibration-data")
 
-    def skip(self, job: Job) -> str | None:
-        """Only 8-bit precisions have something to choose."""
-        precision = job.profile.precision
-        return None if precision.quantized else f"{precision} is not chosen layer by layer"
-
-    def key(self, job: Job) -> JSON:
-        """The precision, what stays high anyway, how far weights reach, and how many samples."""
-        return {
-            "precision": job.profile.precision,
-            "keep": list(job.profile.keep),
-            "int8_nodes": list(job.profile.int8_nodes) if job.profile.precision.mixed else None,
-            "weights": job.recipe.weights,
-            "samples": self._samples,
-            "half": self._half,
-            "shapes": {name: list(shape) for name, shape in job.opt_shapes.items()},
-        }
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
+    def fingerprint(self, settings: SensitivitySettings, runtime: Settings) -> dict[str, str]:
         """The runner."""
-        return load_backend("onnxruntime").fingerprint(job.settings)
+        return load_backend("onnxruntime").fingerprint(runtime)
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def run(
+        self, settings: SensitivitySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """One run of every sample for each group."""
         from trtpipe.calibration.ranges import Ranges
         from trtpipe.quantization.output_noise import OutputNoise
@@ -81,18 +74,17 @@ class Sensitivity:
         from trtpipe.quantization.sensitivity import Sensitivity as Report
 
         simplified, ranges = inputs.path("simplified"), Ranges.read(inputs.path("ranges"))
-        dataset, settings = inputs.datasets.get("calibration-data"), QuantizationSettings.of(job)
-        assert settings is not None
+        dataset, quantization = inputs.datasets.get("calibration-data"), settings.trials.quantization
         if dataset is None:
             raise InputError("sensitivity is judged on real samples, and no data was given", "add --calib-data DATA")
         feeds, expected = exact_outputs(
             simplified,
             dataset,
-            self._samples,
+            settings.samples,
             _FEED_BYTES,
             workdir,
-            job.settings,
-            tolerant=job.recipe.data.skip_bad_samples > 0,
+            runtime,
+            tolerant=settings.trials.tolerant,
             stack=True,
         )
         measure = OutputNoise(expected)
@@ -101,8 +93,7 @@ class Sensitivity:
                 "sensitivity is judged by the model's float outputs, and it has none that differ from 0",
                 "give another model, or data that reaches its outputs",
             )
-        eight = job.profile.precision.quantized_format
-        board = switchboard(settings, simplified, ranges, eight, workdir, job.settings)
+        board = switchboard(quantization, simplified, ranges, quantization.precision.quantized_format, workdir, runtime)
         if not board.groups:
             raise StageError(
                 "no node of this model can be lowered, so there is nothing to choose", "see trtpipe inspect"
@@ -111,13 +102,13 @@ class Sensitivity:
             noise = noise_alone(desk, measure, feeds, progress, "sensitivity")
             everything = float(noise_of(desk, range(len(board.groups)), measure, feeds).mean())
         half: Sequence[float | None] = [None] * len(noise)
-        if self._half:
-            second = switchboard(settings, simplified, ranges, FP16, workdir, job.settings)
+        if settings.half:
+            second = switchboard(quantization, simplified, ranges, FP16, workdir, runtime)
             with second.open() as desk:
                 half = noise_alone(desk, measure, feeds, progress, f"sensitivity in {FP16}")
         board.close()
         report = Report(
-            precision=job.profile.precision,
+            precision=quantization.precision,
             data=dataset.name,
             samples=sum(map(_rows, feeds)),
             groups=tuple(

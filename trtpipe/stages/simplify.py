@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft
+from trtpipe.config.stage_settings import SimplifySettings, typical_shapes
 from trtpipe.errors import StageError, WorkerError
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 from trtpipe.isolation.remote_runner import expect_children
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract
+from trtpipe.stages.stage import Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
-    from trtpipe.config.job import Job
-    from trtpipe.digest import JSON
+    from trtpipe.config.profile import OptimizationProfile
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
@@ -27,7 +32,7 @@ FEEDS = "feeds.npz"
 _CHECKED_FEEDS = 2
 
 
-class Simplify:
+class Simplify(Stage[SimplifySettings]):
     """Runs onnxsim and our own passes in a child process; the input goes on where they fail or change the result."""
 
     name = "simplify"
@@ -35,43 +40,42 @@ class Simplify:
     version = 8
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
+    def settings(self, request: BuildRequest) -> SimplifySettings:
+        """Whether onnxsim runs, the opset, the shapes of the check, and what is fixed of the inputs."""
+        profile = request.profile
+        return SimplifySettings(
+            onnxsim=request.simplify,
+            opset=max([LEAST_OPSET, *(form.opset for form in profile.precision.formats)]),
+            shapes=typical_shapes(profile)[0],
+            fixed=_fixed(profile.shapes),
+        )
+
+    def consumes(self, settings: SimplifySettings) -> tuple[str, ...]:
         """The exported model, and data to check the result on."""
         return ("model", "calibration-data", "evaluation-data")
 
-    def skip(self, job: Job) -> str | None:
-        """Never: even without onnxsim the opset and the types are settled here."""
-        return None
-
-    def key(self, job: Job) -> JSON:
-        """Whether onnxsim runs, the opset, the shapes of the check, and what is fixed of the inputs."""
-        return {
-            "onnxsim": job.simplify,
-            "opset": _opset(job),
-            "shapes": {n: list(s) for n, s in job.opt_shapes.items()},
-            "fixed": {n: list(s) for n, s in _fixed(job).items()},
-        }
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
+    def fingerprint(self, settings: SimplifySettings, runtime: Settings) -> dict[str, str]:
         """No back-end."""
         return {}
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def run(
+        self, settings: SimplifySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """Try with onnxsim, then without, then without any rewriting that could change what is computed."""
-        expect_children(job.settings)
+        expect_children(runtime)
         size = inputs.artifacts["model"].size
         request = SimplifyRequest(
             model=str(inputs.path("model")),
             workdir=str(workdir),
-            onnxsim=job.simplify,
-            opset=_opset(job),
+            onnxsim=settings.onnxsim,
+            opset=settings.opset,
             feeds=_write_feeds(inputs, workdir),
-            shapes=job.opt_shapes,
-            fixed=_fixed(job),
+            shapes=settings.shapes,
+            fixed=settings.fixed,
         )
         while True:
             try:
-                reply = self._attempt(job, request, size, progress)
+                reply = _attempt(request, size, runtime, progress)
                 break
             except (StageError, WorkerError) as error:
                 if not request.rewrite or (isinstance(error, WorkerError) and error.phase == RUN):
@@ -82,23 +86,24 @@ class Simplify:
         (workdir / FEEDS).unlink(missing_ok=True)
         return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json")), ()
 
-    def _attempt(self, job: Job, request: SimplifyRequest, size: int, progress: Progress) -> SimplifyReply:
-        return call(
-            "trtpipe.exporter.simplification:simplify",
-            request,
-            SimplifyReply,
-            limits=limits_for(job.settings, work=LIGHT, size=size),
-            progress=progress,
-            what=f"simplifying {Path(request.model).name}",
-            workdir=Path(request.workdir),
-            reads=(Path(request.model).parent,),
-        )
-
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The interface is what it was."""
         broken = read_contract(inputs.path("model")).difference(read_contract(draft.path))
         if broken:
             raise StageError(f"simplification changed the interface: {broken}", "run again with --no-simplify")
+
+
+def _attempt(request: SimplifyRequest, size: int, runtime: Settings, progress: Progress) -> SimplifyReply:
+    return call(
+        "trtpipe.exporter.simplification:simplify",
+        request,
+        SimplifyReply,
+        limits=limits_for(runtime, work=LIGHT, size=size),
+        progress=progress,
+        what=f"simplifying {Path(request.model).name}",
+        workdir=Path(request.workdir),
+        reads=(Path(request.model).parent,),
+    )
 
 
 def _humbler(request: SimplifyRequest, failure: str, progress: Progress) -> SimplifyRequest:
@@ -140,16 +145,11 @@ def plain(value: np.ndarray) -> np.ndarray:
     return value if own else value.view(f"u{value.dtype.itemsize}")
 
 
-def _fixed(job: Job) -> dict[str, tuple[int | None, ...]]:
+def _fixed(profiles: Sequence[OptimizationProfile]) -> dict[str, tuple[int | None, ...]]:
     """Of every input with ranges, the numbers that never vary; nothing of one that some profile leaves out."""
-    profiles = job.profile.shapes
     names = [name for name in profiles[0] if all(name in each for each in profiles)] if profiles else []
     corners = {name: [c for each in profiles for c in (each[name].min, each[name].max)] for name in names}
     return {
         name: tuple(numbers[0] if len(set(numbers)) == 1 else None for numbers in zip(*shapes, strict=False))
         for name, shapes in corners.items()
     }
-
-
-def _opset(job: Job) -> int:
-    return max([LEAST_OPSET, *(form.opset for form in job.profile.precision.formats)])

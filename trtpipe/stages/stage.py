@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
 
+from trtpipe.artifact import Record
 from trtpipe.errors import InternalError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.artifact import Artifact, Draft
-    from trtpipe.config.job import Job
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.source import Source
+    from trtpipe.config.stage_settings import BuildRequest, NotNeeded
     from trtpipe.config.target import Target
     from trtpipe.data.dataset import Dataset
-    from trtpipe.digest import JSON
     from trtpipe.progress import Progress
 
+S = TypeVar("S", bound=Record)
+S_contra = TypeVar("S_contra", bound=Record, contravariant=True)
 
-class Stage(Protocol):
-    """One arrow of the pipeline.
+#: What a stage may consume besides artifacts and data: the model's source, plug-in libraries, the user's metric.
+SOURCE, PLUGINS, METRIC = "source", "plugins", "metric"
+
+
+class Stage(Protocol[S]):
+    """One arrow of the pipeline, with the record of its settings.
 
     Attributes:
         name: the verb; also the command's name.
@@ -41,34 +49,42 @@ class Stage(Protocol):
     @property
     def packages(self) -> tuple[str, ...]: ...
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
-        """Labels of the inputs it needs: artifact kinds (``engine`` stands for all), data-set roles, ``source``."""
+    def settings(self, request: BuildRequest) -> S | NotNeeded:
+        """Exactly what of a request decides the bytes; or why the request does not need the stage."""
 
-    def skip(self, job: Job) -> str | None:
-        """Why this job does not need the stage, or ``None``."""
+    def consumes(self, settings: S) -> tuple[str, ...]:
+        """Labels of the inputs it needs: artifact kinds (``engine`` stands for all), roles of data sets, ``source``,
+        ``plugins``, ``metric``.
+        """
 
-    def key(self, job: Job) -> JSON:
-        """Exactly the settings that change the bytes."""
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
+    def fingerprint(self, settings: S, runtime: Settings) -> dict[str, str]:
         """Versions and devices of the back-end it uses, if any; part of the key."""
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
-        """Make the artifact inside ``workdir``, and say which files outside ``inputs`` were read."""
+    def run(
+        self, settings: S, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
+        """Make the artifact inside ``workdir``, and say which files outside ``inputs`` were read.
+
+        Args:
+            runtime: limits, threads and folders of this machine: what may differ from one machine to another and not
+                change the bytes.
+        """
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """Raise StageError when the draft is not what the stage promises."""
 
 
 @runtime_checkable
-class Shareable(Protocol):
+class Shareable(Protocol[S_contra]):
     """A stage that can make the artifacts of several targets in one piece of work."""
 
-    def together(self, job: Job) -> tuple[Target, ...]:
-        """Those of the job's targets that may share; fewer than two: none do."""
+    def together(self, request: BuildRequest) -> tuple[Target, ...]:
+        """Those of the request's targets that may share; fewer than two: none do."""
 
-    def run_together(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, ...]:
-        """As ``run``, for all of ``job.together`` at once and in that order.
+    def run_together(
+        self, settings: S_contra, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, ...]:
+        """As ``run``, for all targets together that ``settings`` names, in that order.
 
         Raises:
             StageError: it cannot be done for one of them; they may still be made one by one.
@@ -87,19 +103,25 @@ class Resumable(Protocol):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a stage finds on its table: artifacts by label, and data sets by role.
+    """What a stage is given by content: artifacts by label, data sets by role, and what else the user brings.
 
     Attributes:
         artifacts: ``model``, ``simplified``, ``ranges``, ``lowered``, ``engine:sm89``, ...
         datasets: ``calibration-data`` and ``evaluation-data``.
         keys: label -> digest of the key the artifact was stored under, where it came from the store.
-        source: digest of the source as the key has it; empty where only the export can tell.
+        source: where the model comes from.
+        source_digest: its digest as the key has it; empty where only the export can tell.
+        plugins: plug-in libraries, absolute.
+        metric: the user's own metric: ``path/file.py:function`` or ``package.module:function``; empty for none.
     """
 
-    artifacts: Mapping[str, Artifact]
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
-    source: str = ""
+    source: Source | None = None
+    source_digest: str = ""
+    plugins: tuple[Path, ...] = ()
+    metric: str = ""
 
     def path(self, label: str) -> Path:
         """Main file of the artifact called ``label``."""

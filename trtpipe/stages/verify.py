@@ -10,9 +10,12 @@ from trtpipe.accuracy.judging import PYTORCH, judged
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FULL_PRECISION
+from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
+from trtpipe.config.target import find_target
 from trtpipe.errors import InputError, StageError
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
+from trtpipe.stages.stage import METRIC, Stage
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.custom import Metric
@@ -20,9 +23,9 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.recording import Recording
     from trtpipe.accuracy.reports import Comparison, MetricValue, Overflow
     from trtpipe.artifact import Artifact
-    from trtpipe.config.job import Job
     from trtpipe.config.recipe import EvaluationSettings
-    from trtpipe.digest import JSON
+    from trtpipe.config.settings import Settings
+    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.reference.runnable import VerificationData
     from trtpipe.stages.stage import Inputs
@@ -35,7 +38,7 @@ _UNSEEN = "the engines are compiled from it, and only they show its accuracy; wh
 _MANY_DIFFER = 0.05
 
 
-class Verify:
+class Verify(Stage[VerifySettings]):
     """Compares outputs with Polygraphy and measures the task metric. A failed check is a verdict, not an error."""
 
     name = "verify"
@@ -43,70 +46,66 @@ class Verify:
     version = 5
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
-    def consumes(self, job: Job) -> tuple[str, ...]:
-        """The graphs; PyTorch's outputs; the engines this machine can run; the evaluation data, else the calibration
-        data."""
-        labels = ["model", "simplified", "lowered", "reference", "evaluation-data", "calibration-data"]
-        return (*labels, "engine") if runnable_targets(job.backend, job.targets) else tuple(labels)
-
-    def skip(self, job: Job) -> str | None:
-        """Never."""
-        return None
-
-    def key(self, job: Job) -> JSON:
-        """Precision, tolerances, metric and the shapes of synthetic data."""
-        from trtpipe.accuracy.custom import described
-
-        return {
-            "precision": job.profile.precision,
-            "tolerance": job.profile.tolerance.to_dict(),
-            "accuracy": job.profile.accuracy.to_dict(),
-            "evaluation": described(job.recipe.evaluation),
-            "metric_demanded": _demanded(job.recipe.evaluation),
-            "shapes": [{name: list(shape) for name, shape in each.items()} for each in job.every_opt_shapes],
-            "targets": [target.name for target in job.targets],
-            **({"program": True} if _from_program(job) else {}),
-        }
-
-    def fingerprint(self, job: Job) -> dict[str, str]:
-        """The reference runner, and the back-end where it runs engines."""
-        found = load_backend("onnxruntime").fingerprint(job.settings)
-        return (
-            {**found, **load_backend(job.backend).fingerprint(job.settings)}
-            if runnable_targets(job.backend, job.targets)
-            else found
+    def settings(self, request: BuildRequest) -> VerifySettings:
+        """Precision, tolerances, metric, the shapes of synthetic data, and which engines there may be."""
+        evaluation, profile = request.recipe.evaluation, request.profile
+        return VerifySettings(
+            precision=profile.precision,
+            tolerance=profile.tolerance,
+            metric=MetricSettings.of(evaluation),
+            demanded=evaluation is not None and "metric" in evaluation.model_fields_set,
+            max_drop=None if evaluation is None else profile.accuracy.max_drop,
+            synthetic=synthetic_shapes(request),
+            backend=request.backend,
+            targets=tuple(target.name for target in request.targets),
         )
 
-    def run(self, job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def consumes(self, settings: VerifySettings) -> tuple[str, ...]:
+        """The graphs; PyTorch's outputs; the engines this machine can run; the evaluation data, else the calibration
+        data; the user's metric.
+        """
+        labels = ("model", "simplified", "lowered", "reference", "evaluation-data", "calibration-data", METRIC)
+        return (*labels, "engine") if runnable_targets(settings.backend, settings.targets) else labels
+
+    def fingerprint(self, settings: VerifySettings, runtime: Settings) -> dict[str, str]:
+        """The reference runner, the back-end where it runs engines, and why engines do not run here."""
+        found = {**load_backend("onnxruntime").fingerprint(runtime), **_not_run(settings)}
+        if runnable_targets(settings.backend, settings.targets):
+            found |= load_backend(settings.backend).fingerprint(runtime)
+        return found
+
+    def run(
+        self, settings: VerifySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
+    ) -> tuple[Draft, tuple[Path, ...]]:
         """Run everything side by side, one feed at a time."""
         from trtpipe.accuracy.recording import Recording
         from trtpipe.accuracy.reports import ParityReport
 
-        data = verification_data(inputs.datasets, inputs.graph(), job.every_opt_shapes)
+        data = verification_data(inputs.datasets, inputs.graph(), settings.synthetic)
         if data.synthetic:
             progress.warn(
                 "no data was given: parity is checked on seeded random inputs, which says little about accuracy"
             )
         recording = Recording()
         with ExitStack() as stack:
-            contenders = _contenders(job, inputs, workdir, stack)
-            run, metrics = _measured(job, contenders, data, progress, recording)
-            overflows = _overflows(job, contenders)
-            pytorch = _against_pytorch(job, inputs, contenders)
+            contenders = _contenders(settings, inputs, workdir, runtime, stack)
+            run, metrics = _measured(settings, inputs.metric, contenders, data, progress, recording)
+            overflows = _overflows(settings, contenders)
+            pytorch = _against_pytorch(settings, inputs, contenders)
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
         _tell_of_integers(run.comparisons, contenders[0].label, progress)
-        not_run = _not_run(job)
+        not_run = _not_run(settings)
         if PROGRAM in not_run:
             progress.warn(f"{PROGRAM}: {not_run[PROGRAM]}")
         recording.save(workdir / OUTPUTS)
         report = ParityReport(
-            precision=job.profile.precision,
+            precision=settings.precision,
             reference=contenders[0].label,
             data=data.dataset.name,
             data_digest=data.dataset.digest(),
-            evaluation=_evaluation_words(job.recipe.evaluation) if metrics else "",
-            evaluation_digest=_evaluation_digest(job.recipe.evaluation) if metrics else "",
+            evaluation=_evaluation_words(settings.metric, inputs.metric) if metrics else "",
+            evaluation_digest=_evaluation_digest(inputs.metric) if metrics else "",
             synthetic=data.synthetic,
             feeds=run.feeds,
             samples=run.samples,
@@ -114,7 +113,7 @@ class Verify:
             links=run.links,
             pytorch=pytorch,
             metrics=metrics,
-            max_drop=job.profile.accuracy.max_drop if metrics else None,
+            max_drop=settings.max_drop if metrics else None,
             digests={c.label: inputs.artifacts[c.label].files[0].sha256 for c in contenders},
             outputs_kept=len(recording.feeds),
             not_run=not_run,
@@ -133,7 +132,9 @@ class Verify:
             raise StageError("nothing was compared", "give at least one sample and one artifact besides the reference")
 
 
-def _contenders(job: Job, inputs: Inputs, workdir: Path, stack: ExitStack) -> list[Contender]:
+def _contenders(
+    settings: VerifySettings, inputs: Inputs, workdir: Path, runtime: Settings, stack: ExitStack
+) -> list[Contender]:
     """Everything that can run here, opened: the reference first, each with the name of what it was made from."""
     from trtpipe.accuracy.parity import Contender
 
@@ -144,27 +145,35 @@ def _contenders(job: Job, inputs: Inputs, workdir: Path, stack: ExitStack) -> li
             continue
         before = found[-1].label if found else ""
         if label == "lowered" and found:
-            found.append(open_watched(inputs.path(label), job.profile.precision, workdir, job.settings, stack, before))
+            found.append(open_watched(inputs.path(label), settings.precision, workdir, runtime, stack, before))
         else:
-            runner = stack.enter_context(onnx.open(inputs.path(label), job.settings))
+            runner = stack.enter_context(onnx.open(inputs.path(label), runtime))
             found.append(Contender(label, runner, FULL_PRECISION, before=before))
-    before = found[0].label if _from_program(job) else found[-1].label
-    for engine in inputs.engines(runnable_targets(job.backend, job.targets)):
-        found.append(_engine(job, engine, before, stack))
+    before = found[0].label if _from_program(settings) else found[-1].label
+    for engine in inputs.engines(runnable_targets(settings.backend, settings.targets)):
+        found.append(_engine(settings, engine, before, runtime, stack))
     return found
 
 
-def _engine(job: Job, engine: Artifact, before: str, stack: ExitStack) -> Contender:
+def _engine(settings: VerifySettings, engine: Artifact, before: str, runtime: Settings, stack: ExitStack) -> Contender:
     from trtpipe.accuracy.parity import Contender
 
-    runner = stack.enter_context(load_backend(job.backend).open(engine.path, job.settings))
-    return Contender(engine.label, runner, job.profile.precision, before=before)
+    runner = stack.enter_context(load_backend(settings.backend).open(engine.path, runtime))
+    return Contender(engine.label, runner, settings.precision, before=before)
 
 
 def _measured(
-    job: Job, contenders: list[Contender], data: VerificationData, progress: Progress, recording: Recording
+    settings: VerifySettings,
+    function: str,
+    contenders: list[Contender],
+    data: VerificationData,
+    progress: Progress,
+    recording: Recording,
 ) -> tuple[ParityRun, tuple[MetricValue, ...]]:
     """Parity, and the task metric of every contender.
+
+    Args:
+        function: where the user's own metric is, if there is one.
 
     Raises:
         InputError: a metric that was asked for cannot be measured.
@@ -173,14 +182,14 @@ def _measured(
     from trtpipe.accuracy.metrics import make_meter
     from trtpipe.accuracy.parity import compare
 
-    evaluation = job.recipe.evaluation
+    evaluation = None if settings.metric is None else settings.metric.evaluation(function)
     whole = whole_metric(evaluation)
     per_feed = evaluation is not None and data.labeled and whole is None
     meter = make_meter(evaluation) if evaluation and per_feed else None
-    run = compare(contenders[0], contenders[1:], data.dataset, job.profile.tolerance, meter, progress, recording)
+    run = compare(contenders[0], contenders[1:], data.dataset, settings.tolerance, meter, progress, recording)
     if evaluation and whole:
         return run, _evaluated(whole, evaluation, contenders, progress)
-    if evaluation and _demanded(evaluation) and not run.metrics:
+    if evaluation and settings.demanded and not run.metrics:
         raise InputError(
             f"{data.dataset.name}: no labels, so {evaluation.metric} cannot be measured",
             "add labels (--labels NAME for an .npz), or remove the metric",
@@ -203,7 +212,7 @@ def _evaluated(
     return tuple(values)
 
 
-def _against_pytorch(job: Job, inputs: Inputs, contenders: list[Contender]) -> tuple[Comparison, ...]:
+def _against_pytorch(settings: VerifySettings, inputs: Inputs, contenders: list[Contender]) -> tuple[Comparison, ...]:
     """Every contender against what PyTorch said to the samples of the reference stage."""
     if "reference" not in inputs.artifacts:
         return ()
@@ -214,7 +223,7 @@ def _against_pytorch(job: Job, inputs: Inputs, contenders: list[Contender]) -> t
     feeds, outputs = load_reference(inputs.path("reference"))
     source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), FULL_PRECISION)
     direct = [Contender(c.label, c.runner, c.precision, c.note) for c in contenders]
-    return compare(source, direct, Feeds(feeds), job.profile.tolerance, None, NullProgress()).comparisons
+    return compare(source, direct, Feeds(feeds), settings.tolerance, None, NullProgress()).comparisons
 
 
 def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progress: Progress) -> None:
@@ -228,39 +237,34 @@ def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progr
                 )
 
 
-def _overflows(job: Job, contenders: list[Contender]) -> tuple[Overflow, ...]:
+def _overflows(settings: VerifySettings, contenders: list[Contender]) -> tuple[Overflow, ...]:
     from trtpipe.reference.storage import StorageWatch
 
     watches = [contender.runner for contender in contenders if isinstance(contender.runner, StorageWatch)]
-    half = job.profile.precision.half
+    half = settings.precision.half
     return () if half is None else tuple(found for watch in watches for found in watch.overflows(half))
 
 
-def _demanded(evaluation: EvaluationSettings | None) -> bool:
-    """Whether the user named the metric, so that labels must be there."""
-    return evaluation is not None and "metric" in evaluation.model_fields_set
-
-
-def _evaluation_words(evaluation: EvaluationSettings | None) -> str:
-    if evaluation is None:
+def _evaluation_words(metric: MetricSettings | None, function: str) -> str:
+    if metric is None:
         return ""
-    metric = evaluation.metric.replace("\\", "/").rpartition("/")[2]  # a folder changes nothing
-    return f"{metric} of {evaluation.output}" if evaluation.output else metric
+    name = metric.name or function.replace("\\", "/").rpartition("/")[2]  # a folder changes nothing
+    return f"{name} of {metric.output}" if metric.output else name
 
 
-def _evaluation_digest(evaluation: EvaluationSettings | None) -> str:
+def _evaluation_digest(function: str) -> str:
     from trtpipe.accuracy.custom import fingerprint
 
-    return fingerprint(evaluation.metric) if evaluation is not None and evaluation.own else ""
+    return fingerprint(function) if function else ""
 
 
-def _not_run(job: Job) -> dict[str, str]:
-    backend = load_backend(job.backend)
-    refusals = {target.name: backend.runs(target) for target in job.targets}
+def _not_run(settings: VerifySettings) -> dict[str, str]:
+    backend = load_backend(settings.backend)
+    refusals = {name: backend.runs(find_target(name)) for name in settings.targets}
     engines = {f"engine:{name}": refusal.reason for name, refusal in refusals.items() if refusal is not None}
-    return {PROGRAM: _UNSEEN, **engines} if engines and _from_program(job) else engines
+    return {PROGRAM: _UNSEEN, **engines} if engines and _from_program(settings) else engines
 
 
-def _from_program(job: Job) -> bool:
+def _from_program(settings: VerifySettings) -> bool:
     """Whether the engines are compiled from PyTorch's program, not from the lowered graph."""
-    return load_backend(job.backend).consumes == PROGRAM
+    return load_backend(settings.backend).consumes == PROGRAM

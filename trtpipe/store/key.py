@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Raised when the meaning of a key's fields changes, so that older keys are never met again.
-SCHEMA = 1
+SCHEMA = 2
 
 
 def _own_copy(value: dict[str, Any]) -> dict[str, Any]:
