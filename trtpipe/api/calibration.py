@@ -89,11 +89,11 @@ def import_trt_cache(cache: Path, simplified: Path, out: Path, keep: Sequence[st
     """
     from trtpipe.calibration.trt_cache import apply_trt_cache, read_trt_cache
     from trtpipe.passes.clean_up import load_clean
-    from trtpipe.stages.observe import tensors_of
+    from trtpipe.stages.observe import observed_tensors
 
     path = out if out.suffix in JSON and not out.is_dir() else out / RANGES
     check_writable(path.parent)
-    result = apply_trt_cache(read_trt_cache(cache), tensors_of(load_clean(simplified), tuple(keep)))
+    result = apply_trt_cache(read_trt_cache(cache), observed_tensors(load_clean(simplified), tuple(keep)))
     with translate_os_errors(path, f"write {path}", elsewhere="choose another output with -o"):
         path.parent.mkdir(parents=True, exist_ok=True)
         result.ranges.write(path)

@@ -1,4 +1,4 @@
-"""What was found to lessen the output's error, for lowering to apply: part of ``ranges.json``."""
+"""PTQ corrections that were found, for lowering to apply: part of ``ranges.json``."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _readable(text: str) -> str:
 Vector = Annotated[str, AfterValidator(_readable)]
 
 
-class Trial(Record):
-    """One way to correction that was tried.
+class CorrectionTrial(Record):
+    """One correction that was tried.
 
     Attributes:
         correction: its name, with its parameter.
@@ -43,7 +43,7 @@ class Trial(Record):
 
 
 class Smoothing(Record):
-    """How the channels of one activation are evened out.
+    """How the channels of one activation are smoothed.
 
     Attributes:
         factors: what they are divided by.
@@ -60,20 +60,20 @@ class Corrections(Record):
     """Corrections of a quantized model.
 
     Attributes:
-        smoothing: activation -> how it is evened out.
+        smoothing: activation -> how it is smoothed.
         biases: output of a weighted node -> what to add to its bias.
-        high: node to leave in high precision -> why.
+        kept: node to keep in higher precision -> why.
         trials: what was tried, in order; the first is the model without corrections.
     """
 
     smoothing: dict[str, Smoothing] = {}
     biases: dict[str, Vector] = {}
-    high: dict[str, str] = {}
-    trials: tuple[Trial, ...] = ()
+    kept: dict[str, str] = {}
+    trials: tuple[CorrectionTrial, ...] = ()
 
     @property
     def noise(self) -> float | None:
-        """Noise over signal in dB with everything in 8 bits and what was taken; ``None`` if nothing was tried."""
+        """Noise over signal in dB with everything quantized and what was taken; ``None`` if nothing was tried."""
         return next((trial.noise for trial in reversed(self.trials) if trial.taken), None)
 
     @property

@@ -153,7 +153,7 @@ class Tuner:
             method=method,
             weights=weights,
             corrections=corrections.taken,
-            high=tuple(corrections.high),
+            kept=tuple(corrections.kept),
             unfit=len(ranges.unfit),
             noise=corrections.noise,
         )
@@ -282,7 +282,7 @@ class Tuner:
             return profile.model_copy(update={"int8_nodes": tuple(map(escape, nodes))})
         if len(kept) == len(groups):
             return profile.model_copy(update={"keep": ("*",)})
-        high = (*calibration.high, *(node for index in kept for node in groups[index].nodes))
+        high = (*calibration.kept, *(node for index in kept for node in groups[index].nodes))
         return profile.model_copy(update={"keep": (*profile.keep, *map(escape, high))})
 
     def _last(self, job: Job, stages: tuple[Stage[Any], ...], progress: Progress = NullProgress()) -> Artifact:  # noqa: B008

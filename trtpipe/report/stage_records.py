@@ -11,7 +11,7 @@ from trtpipe.artifact import IOContract, Record
 from trtpipe.config.formats import Precision
 from trtpipe.errors import InputError
 from trtpipe.passes.decisions import NodeDecision, WorkShare
-from trtpipe.quantization.search import Trial
+from trtpipe.quantization.engine_search import EngineTrial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ class LowerRecord(Record):
     counts: dict[str, int]
     nodes: tuple[NodeDecision, ...]
     samples: int = 0
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[EngineTrial, ...] = ()
     work: WorkShare | None = None
     notes: tuple[str, ...] = ()
 
