@@ -103,7 +103,7 @@ def test_shards_merge_to_the_whole_and_give_its_ranges(model: Path, job: Callabl
     assert merged.tensors == load_statistics(tmp_path / "whole" / "statistics.npz").tensors
     trtpipe.ranges_from_statistics(job("mse", source=""), model, [tmp_path / "merged.npz"], tmp_path / "ranges.json")
     assert Ranges.read(tmp_path / "ranges.json").tensors == Ranges.read(tmp_path / "whole" / "ranges.json").tensors
-    with pytest.raises(InputError, match="auto judges ranges by the model's output"):
+    with pytest.raises(InputError, match="auto chooses ranges by the model's output"):
         trtpipe.ranges_from_statistics(job("auto", source=""), model, [tmp_path / "merged.npz"], tmp_path / "auto.json")
 
 
