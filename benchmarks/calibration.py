@@ -4,7 +4,7 @@
                                      [--peer-samples 128] [--peer-memory 10] [--rounds 3] [--out RESULT.json]
 
 ``plain`` is onnxruntime running the same samples and nothing else; ``trtpipe`` is the pass over the data with all that
-belongs to it (every statistic, the account of the data, its digest). Both take the time of the work alone, and the peak
+belongs to it (every statistic, the data summary, its digest). Both take the time of the work alone, and the peak
 memory of their process (graphs run in it, not in a child as they do in a build, so that their time is counted).
 What follows it, whatever the number of samples, has a figure of its own at the end: the ranges of 120 tensors by every
 method.

@@ -32,7 +32,7 @@ from chance import Answers, answers, chance
 
 import trtpipe
 from trtpipe.backends.base import load_backend
-from trtpipe.calibration.methods import CHOICES
+from trtpipe.calibration.methods import COMPARED_METHODS
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
@@ -156,7 +156,7 @@ def tried_on(folder: Path, case: ModuleType, work: Path, data: DataSettings) -> 
     found: dict[str, Answers] = {"float32": answered(case, simplified, settings)}
     chosen: dict[str, int] = {}
     seconds = 0.0
-    for name, method, percentile in [(str(c), c.method, c.percentile) for c in CHOICES] + [(AUTO, AUTO, None)]:
+    for name, method, percentile in [(str(c), c.method, c.percentile) for c in COMPARED_METHODS] + [(AUTO, AUTO, None)]:
         begin = time.perf_counter()
         recipe = CalibrationRecipe(method=method, percentile=percentile or 99.99, corrections="none", data=data)
         profile = trtpipe.DeploymentProfile(precision="int8")

@@ -41,11 +41,11 @@ def plain(name: str, samples: int, path: Path) -> Callable[[], None]:
 
 
 def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
-    """What ``trtpipe calibrate`` does with the data: every statistic, and the account with its digest."""
+    """What ``trtpipe calibrate`` does with the data: every statistic, and the data summary with its digest."""
     import trtpipe
     from trtpipe.backends.base import load_backend
     from trtpipe.calibration.collect import collect
-    from trtpipe.calibration.tally import TALLY
+    from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER
     from trtpipe.config.recipe import DataSettings
     from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import open_dataset
@@ -66,7 +66,7 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
 
     def work() -> None:
         with stack:
-            collect(runner.reduced(TALLY, tensors), dataset, tensors, trtpipe.NullProgress())
+            collect(runner.reduced(STATISTICS_REDUCER, tensors), dataset, tensors, trtpipe.NullProgress())
 
     return work
 
@@ -91,12 +91,12 @@ def quantize(model: Path, data: Path, work: Path) -> None:
 
 
 def paired(name: str, path: Path, rounds: int = 64) -> float:
-    """Median CPU time of one sample observed, with its statistics and account, over that of plain inference."""
+    """Median CPU time of one sample observed, with its statistics and data summary, over that of plain inference."""
     import onnxruntime
 
     from trtpipe.backends.base import load_backend
-    from trtpipe.calibration.data_summary import AccountBuilder
-    from trtpipe.calibration.tally import TALLY
+    from trtpipe.calibration.data_summary import DataSummaryBuilder
+    from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER
     from trtpipe.config.recipe import DataSettings
     from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import open_dataset
@@ -111,16 +111,16 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     tensors = observed_tensors(model)
     write_observed(model, observed, tensors, half=False)
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
-    account = AccountBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
+    summary = DataSummaryBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
     times: list[tuple[float, float]] = []
     with load_backend("onnxruntime").open(observed, Settings.in_child()) as runner:
-        reduction = runner.reduced(TALLY, tensors)
+        reduction = runner.reduced(STATISTICS_REDUCER, tensors)
         for feed in feeds(name, rounds):
             begin = time.process_time()
             session.run(None, feed)
             middle = time.process_time()
             reduction.run(feed)
-            account.add(feed)
+            summary.add(feed)
             times.append((middle - begin, time.process_time() - middle))
     alone, ours_too = np.median(np.array(times), axis=0)
     return float(ours_too / alone)
@@ -134,13 +134,13 @@ def stream() -> Iterator[dict[str, np.ndarray]]:
 
 def every_range(statistics: object) -> None:
     """The ranges by every method."""
-    from trtpipe.calibration.methods import CHOICES
+    from trtpipe.calibration.methods import COMPARED_METHODS
     from trtpipe.calibration.ranges import range_of
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.config.formats import DEFAULT_QUANTIZED
 
     assert isinstance(statistics, Statistics)
-    for choice in CHOICES:
+    for choice in COMPARED_METHODS:
         for tensor, found in statistics.tensors.items():
             range_of(tensor, found, choice, DEFAULT_QUANTIZED.quantized_format)
 

@@ -100,10 +100,10 @@ def reports(model: Path, folder: Path) -> dict[str, object]:
     goals = [find_target(name) for name in THREE]
     profile = DeploymentProfile()
     facts: dict[str, EngineRecord] = {
-        "shared": rtx.build_shared(model, profile, goals, folder / "shared.plan", settings, NullProgress())  # type: ignore[attr-defined]
+        "shared": rtx.build(model, profile, goals, folder / "shared.plan", settings, NullProgress())
     }
     for goal in goals:
-        facts[goal.name] = rtx.build(model, profile, goal, folder / f"{goal}.plan", settings, NullProgress())
+        facts[goal.name] = rtx.build(model, profile, (goal,), folder / f"{goal}.plan", settings, NullProgress())
     return {
         name: {
             "kernels": each.layers,
@@ -130,7 +130,7 @@ def child(folder: Path, rounds: int) -> dict[str, float]:
     walls, processors, bare = [], [], []
     for _ in range(rounds):
         begin, before = time.perf_counter(), _spent()
-        facts = rtx.build(path, DeploymentProfile(), sm89, path.with_suffix(".plan"), settings, NullProgress())
+        facts = rtx.build(path, DeploymentProfile(), (sm89,), path.with_suffix(".plan"), settings, NullProgress())
         walls.append(time.perf_counter() - begin - facts.build_seconds)
         processors.append(_spent() - before)
         before = _spent()

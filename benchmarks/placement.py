@@ -72,7 +72,12 @@ def measure(source: Path, passes: list[GraphPass], shape: tuple[int, ...], targe
     graph = folder / "graph.onnx"
     save_model(model, graph)
     facts = load_backend("tensorrt-rtx").build(
-        graph, DeploymentProfile(), find_target(target), folder / "e.plan", Settings(cache_dir=folder), NullProgress()
+        graph,
+        DeploymentProfile(),
+        (find_target(target),),
+        folder / "e.plan",
+        Settings(cache_dir=folder),
+        NullProgress(),
     )
     assert facts.report is not None
     return facts.report

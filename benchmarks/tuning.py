@@ -35,7 +35,7 @@ from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
 from trtpipe.data.dataset import open_dataset
-from trtpipe.data.subsample import spread_feeds
+from trtpipe.data.selection import subsample_feeds
 from trtpipe.pipeline.pipeline import opened, stages_named
 from trtpipe.pipeline.tuner import BEFORE
 from trtpipe.preflight import folder_size
@@ -153,7 +153,7 @@ def sensitivity_cost(made: Job, workdir: Path, samples: int = 128) -> dict[str, 
     simplified = artifacts(made, BEFORE)[1]
     begin = tree_cpu()
     artifacts(made, BEFORE)
-    feeds = spread_feeds(open_dataset(made.recipe.data, read_contract(simplified)), samples, 256 << 20)
+    feeds = subsample_feeds(open_dataset(made.recipe.data, read_contract(simplified)), samples, 256 << 20)
     middle = tree_cpu()
     found = trtpipe.sensitivity(made, samples=samples)
     spent = tree_cpu() - middle - (middle - begin)
@@ -166,7 +166,7 @@ def sensitivity_cost(made: Job, workdir: Path, samples: int = 128) -> dict[str, 
 
 def plain_seconds(made: Job, simplified: Path, feeds: list[Feed]) -> float:
     """CPU seconds of bare onnxruntime for all feeds, the least of three."""
-    with load_backend("onnxruntime").open(simplified, replace(made.settings, apart=False)) as runner:
+    with load_backend("onnxruntime").open(simplified, replace(made.settings, isolate=False)) as runner:
         names = {spec.name for spec in runner.inputs}
         wanted = [{name: value for name, value in feed.items() if name in names} for feed in feeds]
         runner.infer(wanted[0])
@@ -228,7 +228,7 @@ def peak(made: Job, what: str, samples: int) -> dict[str, object]:
         if what == "pass":
             trtpipe.sensitivity(made, samples=samples)
         else:
-            feeds = spread_feeds(open_dataset(made.recipe.data, read_contract(simplified)), samples, 256 << 20)
+            feeds = subsample_feeds(open_dataset(made.recipe.data, read_contract(simplified)), samples, 256 << 20)
             with load_backend("onnxruntime").open(simplified, made.settings) as runner:
                 for _ in run_every(runner, feeds, {}):
                     pass

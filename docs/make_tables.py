@@ -28,7 +28,7 @@ def options() -> list[str]:
     """Every builder option, and what TensorRT-RTX makes of it."""
     rows = ["| key | trtexec | TensorRT-RTX |", "|---|---|---|"]
     for option in OPTIONS:
-        made = f"no effect: {option.idle}" if option.idle else "takes it"
+        made = f"no effect: {option.ignored}" if option.ignored else "takes it"
         if option.refused:
             made = f"refuses it: {option.refused}"
         rows.append(f"| `{option.name}` | `{option.trtexec}` | {made} |")

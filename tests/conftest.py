@@ -112,7 +112,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (export, simplify, null):
         monkeypatch.setattr(module, "call", call)
-    monkeypatch.setattr(check_corners, "call_apart", call)
+    monkeypatch.setattr(check_corners, "call_isolated", call)
 
 
 @pytest.fixture

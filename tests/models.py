@@ -9,9 +9,9 @@ import onnx
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
-from trtpipe.calibration.tally import Tally
+from trtpipe.calibration.statistics_arrays import StatisticsReducer
 from trtpipe.isolation.imports import no_telemetry
-from trtpipe.isolation.reducer import ReductionHere
+from trtpipe.isolation.reducer import LocalReduction
 
 no_telemetry()
 
@@ -47,9 +47,9 @@ def save(proto: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def tallied(run: Callable[[Feed], Feed], names: Sequence[str]) -> ReductionHere:
+def statistics_reduction(run: Callable[[Feed], Feed], names: Sequence[str]) -> LocalReduction:
     """A function in the place of a model, whose outputs are counted as those of a model would be."""
-    return ReductionHere(run, Tally(names))
+    return LocalReduction(run, StatisticsReducer(names))
 
 
 def run(proto: onnx.ModelProto, feed: Feed, outputs: Sequence[str] | None = None) -> Feed:

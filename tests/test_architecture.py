@@ -49,7 +49,7 @@ LAYERS = (
     "__main__",
 )
 #: Imports that still go upwards: (module, what it imports).
-CIRCLES = {("isolation.fork_server", "backends.onnxruntime")}
+CIRCLES: set[tuple[str, str]] = set()
 LEVELS = {name: level for level, name in enumerate(LAYERS)}
 
 #: What the command line reaches through the public names alone.
@@ -62,15 +62,15 @@ BEHIND_THE_API = {
 SHARED_BY_STAGES = {"export", "stage"}
 
 #: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
-DOORS = {"base", "choice", "compatibility", "gpu", "plan", "timing"}
-GUESTS = {"api.inspection": {"null"}, "isolation.fork_server": {"onnxruntime"}}
+DOORS = {"base", "choice", "compatibility", "engine_file", "gpu", "timing"}
+GUESTS = {"api.inspection": {"null"}}
 
 #: package -> where it may be imported: beginnings of paths
 ROOMS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("backends/",),
     "tensorrt_rtx": ("backends/",),
     "pynvml": ("backends/trt/nvml",),
-    "onnxruntime": ("backends/", "isolation/"),
+    "onnxruntime": ("backends/",),
     "polygraphy": ("backends/", "accuracy/"),
     "onnxsim": ("isolation/", "exporter/simplification"),
     "torch_tensorrt": ("backends/torch_tensorrt",),
@@ -214,6 +214,14 @@ def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Modu
         room = other.partition(".")[0]
         if module.room not in allowed.get(room, {module.room}):
             yield f"imports {other}"
+
+
+def only_the_api_and_the_pipeline_know_the_job(module: Module) -> Iterator[str]:
+    """So that a stage can read nothing that its settings, which are its key, do not hold."""
+    if module.room not in ("api", "pipeline") and module.name not in ("config.job", "cli.session"):
+        for name in module.imports():
+            if our_module(name) == "config.job":
+                yield f"imports {name}"
 
 
 def packages_stay_in_their_rooms(module: Module) -> Iterator[str]:
@@ -372,6 +380,10 @@ RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
     only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store: (
         ("stages/x.py", "from trtpipe.store import ArtifactStore"),
         ("doctor.py", "from trtpipe.pipeline.pipeline import STAGES"),
+    ),
+    only_the_api_and_the_pipeline_know_the_job: (
+        ("stages/x.py", "if TYPE_CHECKING:\n    from trtpipe.config.job import Job"),
+        ("quantization/x.py", "def f():\n    import trtpipe.config.job"),
     ),
     packages_stay_in_their_rooms: (
         ("accuracy/x.py", "def f():\n    import torch"),

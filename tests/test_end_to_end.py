@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 import trtpipe
-from trtpipe.backends.plan import read_header
+from trtpipe.backends.engine_file import read_header
 from trtpipe.cli.app import root
 from trtpipe.engine.record import EngineRecord
 

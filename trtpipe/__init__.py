@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from trtpipe.api.tuning import TuneResult, sensitivity, tune
     from trtpipe.artifact import Artifact, IOContract, TensorSpec
-    from trtpipe.calibration.merging import merge_statistics
+    from trtpipe.calibration.statistics_file import merge_statistics
     from trtpipe.config.profile import DeploymentProfile, ShapeRange
     from trtpipe.config.recipe import CalibrationRecipe
     from trtpipe.config.settings import Settings
@@ -59,8 +59,7 @@ if TYPE_CHECKING:
     from trtpipe.regression.baseline import Baseline
     from trtpipe.regression.gate import CheckReport
     from trtpipe.report.manifest import Manifest
-    from trtpipe.report.plots import plot_statistics
-    from trtpipe.report.plots_sensitivity import plot_sensitivity
+    from trtpipe.report.plots import plot_sensitivity, plot_statistics
     from trtpipe.store import ArtifactStore
     from trtpipe.views.page import write_report
 
@@ -78,7 +77,7 @@ _HOMES = {
     "CheckReport": "trtpipe.regression.gate",
     "DeploymentProfile": "trtpipe.config.profile",
     "Diagnosis": "trtpipe.api.doctor",
-    "EngineRecord": "trtpipe.backends.base",
+    "EngineRecord": "trtpipe.engine.record",
     "HostError": "trtpipe.errors",
     "IOContract": "trtpipe.artifact",
     "InputError": "trtpipe.errors",
@@ -123,9 +122,9 @@ _HOMES = {
     "lower": "trtpipe.api.stages",
     "make_job": "trtpipe.api.stages",
     "measure": "trtpipe.api.stages",
-    "merge_statistics": "trtpipe.calibration.merging",
+    "merge_statistics": "trtpipe.calibration.statistics_file",
     "plan": "trtpipe.api.stages",
-    "plot_sensitivity": "trtpipe.report.plots_sensitivity",
+    "plot_sensitivity": "trtpipe.report.plots",
     "plot_statistics": "trtpipe.report.plots",
     "reevaluate": "trtpipe.api.check",
     "save_baseline": "trtpipe.api.check",

@@ -22,7 +22,10 @@ R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
-    """A frozen, strict, JSON-serializable value: the base of everything trtpipe writes to disk."""
+    """A frozen, strict, JSON-serializable value: the base of everything trtpipe writes to disk.
+
+    A record whose files outlive a build has a field ``schema_version``; files of other versions are refused.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -55,8 +58,10 @@ class Record(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "document"
+            schema = cls.model_fields.get("schema_version")
+            version = "" if schema is None else f" of schema version {schema.default}"
             raise InputError(
-                f"{path}: {field}: {first['msg']} (expected a {cls.__name__} record)",
+                f"{path}: {field}: {first['msg']} (expected a {cls.__name__} record{version})",
                 "use the file as trtpipe wrote it, or make it again with the command that wrote it",
             ) from error
 

@@ -31,10 +31,10 @@ class TestWhole:
         )
         assert (found.name, found.value, found.samples, found.others, found.scores) == ("acc", 2.0, 4, {"b": 7.0}, None)
 
-    def test_another_figure_by_name(self, metric):
+    def test_another_metric_by_name(self, metric):
         f = metric("def f(run): return {'a': 1.0, 'b': 2.0}")
         assert evaluate(f, answer, "b").value == 2
-        with pytest.raises(InputError, match="gives no figure 'c'") as caught:
+        with pytest.raises(InputError, match="gives no metric 'c'") as caught:
             evaluate(f, answer, "c")
         assert "a, b" in caught.value.remedy
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from trtpipe.accuracy import comparing
+from trtpipe.accuracy import comparison
 from trtpipe.accuracy.metrics import TopK
 from trtpipe.accuracy.parity import Contender, compare
 from trtpipe.config.formats import Precision
@@ -47,7 +47,7 @@ class Data:
             yield Sample({"x": np.zeros((self._rows, 1))}, None if self._labels is None else self._labels[index])
 
 
-def judged(wanted, found, tolerance=LOOSE, precision="fp32", **options):
+def compared(wanted, found, tolerance=LOOSE, precision="fp32", **options):
     """The comparison of one contender's feeds with the reference's, by output name."""
     run = compare(
         Contender("model", Replay(*wanted), Precision.fp32),
@@ -75,7 +75,7 @@ def one(values):
 class TestFigures:
     def test_they_are_numpys(self):
         wanted, found = arrays(0)
-        result = judged(one(wanted), one(found))["y"]
+        result = compared(one(wanted), one(found))["y"]
         w, f = np.concatenate(wanted).astype(np.float64), np.concatenate(found).astype(np.float64)
         gap = np.abs(f - w)
         assert result.max_abs == pytest.approx(gap.max(), rel=1e-5)
@@ -90,24 +90,24 @@ class TestFigures:
 
     def test_chunks_change_no_mean_and_no_extreme(self, monkeypatch):
         wanted, found = arrays(1, feeds=7)
-        whole = judged(one(wanted), one(found))["y"]
+        whole = compared(one(wanted), one(found))["y"]
         for feeds, elements in ((1, 10**9), (3, 10**9), (64, 21), (64, 1)):
-            monkeypatch.setattr(comparing, "_CHUNK_FEEDS", feeds)
-            monkeypatch.setattr(comparing, "_CHUNK_ELEMENTS", elements)
-            parts = judged(one(wanted), one(found))["y"]
+            monkeypatch.setattr(comparison, "_CHUNK_FEEDS", feeds)
+            monkeypatch.setattr(comparison, "_CHUNK_ELEMENTS", elements)
+            parts = compared(one(wanted), one(found))["y"]
             for name in ("max_abs", "max_rel", "mean_abs", "mean_rel", "scale", "snr_db"):
                 assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-5), name
             assert parts.worst_feed == whole.worst_feed
 
     def test_feeds_of_different_sizes_weigh_by_their_elements(self, monkeypatch):
-        monkeypatch.setattr(comparing, "_CHUNK_FEEDS", 1)
+        monkeypatch.setattr(comparison, "_CHUNK_FEEDS", 1)
         wanted = [np.zeros((1, 10), np.float32), np.zeros((9, 10), np.float32)]
         found = [np.full((1, 10), 10, np.float32), np.zeros((9, 10), np.float32)]
-        assert judged(one(wanted), one(found))["y"].mean_abs == pytest.approx(1.0)
+        assert compared(one(wanted), one(found))["y"].mean_abs == pytest.approx(1.0)
 
     def test_equal_outputs(self):
         wanted, _ = arrays(2)
-        result = judged(one(wanted), one(wanted), Tolerance(atol=0, rtol=0, stat="elemwise", min_cosine=0.99999))["y"]
+        result = compared(one(wanted), one(wanted), Tolerance(atol=0, rtol=0, stat="elemwise", min_cosine=0.99999))["y"]
         assert (result.max_abs, result.mean_abs, result.snr_db) == (0, 0, math.inf)
         assert result.cosine == pytest.approx(1)
         assert result.passed
@@ -115,16 +115,16 @@ class TestFigures:
     def test_every_output_on_its_own(self):
         wanted = [{"a": np.ones(3, np.float32), "b": np.ones(3, np.float32)}]
         found = [{"b": np.ones(3, np.float32), "a": np.full(3, 2, np.float32)}]
-        result = judged(wanted, found)
+        result = compared(wanted, found)
         assert list(result) == ["a", "b"]
         assert (result["a"].max_abs, result["b"].max_abs) == (1, 0)
 
     def test_half_outputs_are_compared_in_float32(self):
         wanted, found = [np.full((1, 4), 60000, np.float32)], [np.full((1, 4), 59000, np.float16)]
-        assert judged(one(wanted), one(found))["y"].max_abs == 60000 - np.float32(np.float16(59000))
+        assert compared(one(wanted), one(found))["y"].max_abs == 60000 - np.float32(np.float16(59000))
 
     def test_scalars_and_empty_outputs(self):
-        result = judged(
+        result = compared(
             [{"s": np.float32(1).reshape(()), "e": np.zeros((0, 4), np.float32)}] * 2,
             [{"s": np.float32(3).reshape(()), "e": np.zeros((0, 4), np.float32)}] * 2,
         )
@@ -138,39 +138,39 @@ class TestOddValues:
         wanted, found = arrays(3, noise=0)
         found[2] = found[2].copy()
         found[2][1, 4] = bad
-        result = judged(one(wanted), one(found), Tolerance(atol=1e9, rtol=1e9, stat="mean", min_cosine=-1))["y"]
+        result = compared(one(wanted), one(found), Tolerance(atol=1e9, rtol=1e9, stat="mean", min_cosine=-1))["y"]
         assert not result.passed
         assert not math.isfinite(result.max_abs)
         assert result.worst_feed == 2
 
     @pytest.mark.parametrize("chunk", [1, 64])
     def test_bad_early_is_bad_at_the_end(self, monkeypatch, chunk):
-        monkeypatch.setattr(comparing, "_CHUNK_FEEDS", chunk)
+        monkeypatch.setattr(comparison, "_CHUNK_FEEDS", chunk)
         wanted, found = arrays(4, noise=0)
         found[0] = np.full_like(found[0], np.nan)
-        result = judged(one(wanted), one(found))["y"]
+        result = compared(one(wanted), one(found))["y"]
         assert math.isnan(result.max_abs)
         assert not result.passed
 
     def test_equal_infinities_are_equal(self):
         wanted = [np.array([[np.inf, -np.inf, 1, 2]], np.float32)]
-        result = judged(one(wanted), one(wanted), Tolerance(atol=0, rtol=0, stat="elemwise", min_cosine=-1))["y"]
+        result = compared(one(wanted), one(wanted), Tolerance(atol=0, rtol=0, stat="elemwise", min_cosine=-1))["y"]
         assert result.max_abs == 0
 
     def test_infinities_of_different_signs_are_not(self):
         wanted = [np.array([[np.inf, 1, 2]], np.float32)]
         found = [np.array([[-np.inf, 1, 2]], np.float32)]
-        assert not judged(one(wanted), one(found), Tolerance(atol=1e9, stat="max", min_cosine=-1))["y"].passed
+        assert not compared(one(wanted), one(found), Tolerance(atol=1e9, stat="max", min_cosine=-1))["y"].passed
 
     def test_zeros_everywhere(self):
         zeros = [np.zeros((2, 3), np.float32)]
-        result = judged(one(zeros), one(zeros), Tolerance())["y"]
+        result = compared(one(zeros), one(zeros), Tolerance())["y"]
         assert result.max_abs == 0
         assert result.passed
 
     def test_all_wrong_where_the_reference_is_zero(self):
         zeros = [np.zeros((2, 3), np.float32)]
-        result = judged(one(zeros), one([np.ones((2, 3), np.float32)]), Tolerance())["y"]
+        result = compared(one(zeros), one([np.ones((2, 3), np.float32)]), Tolerance())["y"]
         assert result.snr_db == -math.inf
         assert not result.passed
 
@@ -179,16 +179,16 @@ class TestIntegers:
     def test_the_share_that_differs_is_what_counts(self):
         wanted = [np.array([[1, 2, 3, 4]], np.int64), np.array([[5, 6, 7, 8]], np.int64)]
         found = [np.array([[1, 2, 3, 900]], np.int64), np.array([[5, 6, 7, 8]], np.int64)]
-        result = judged(one(wanted), one(found), Tolerance(min_agreement=7 / 8))["y"]
+        result = compared(one(wanted), one(found), Tolerance(min_agreement=7 / 8))["y"]
         assert (result.max_abs, result.mean_abs, result.cosine, result.agreement) == (1, 1 / 8, None, 7 / 8)
         assert (result.worst_feed, result.worst_index) == (0, (0, 3))
         assert result.passed
-        assert not judged(one(wanted), one(found), Tolerance(min_agreement=0.876))["y"].passed
+        assert not compared(one(wanted), one(found), Tolerance(min_agreement=0.876))["y"].passed
 
     def test_no_distance_excuses_them(self):
         """Seven classes off is as wrong as one."""
         wanted, found = [np.array([1, 2])], [np.array([8, 3])]
-        assert not judged(one(wanted), one(found), Tolerance(atol=1e9, rtol=1e9, min_cosine=-1), "int8")["y"].passed
+        assert not compared(one(wanted), one(found), Tolerance(atol=1e9, rtol=1e9, min_cosine=-1), "int8")["y"].passed
 
     @pytest.mark.parametrize(
         ("precision", "wrong", "passed"),
@@ -202,13 +202,13 @@ class TestIntegers:
         """Of 1000 values, in a model that gives nothing else: what nothing judges would pass."""
         wanted, found = np.zeros(1000, dtype), np.zeros(1000, dtype)
         found[:wrong] = 1
-        assert judged(one([wanted]), one([found]), Tolerance(), precision)["y"].passed is passed
+        assert compared(one([wanted]), one([found]), Tolerance(), precision)["y"].passed is passed
 
     def test_an_output_can_have_its_own_share(self):
         wanted = [{"a": np.zeros(4, np.int32), "b": np.zeros(4, np.int32)}]
         found = [{"a": np.array([0, 0, 0, 1], np.int32), "b": np.array([0, 0, 0, 1], np.int32)}]
         own = Tolerance(outputs={"b": OutputTolerance(min_agreement=0.5)})
-        result = judged(wanted, found, own, "int8")
+        result = compared(wanted, found, own, "int8")
         assert (result["a"].passed, result["b"].passed) == (False, True)
 
     @pytest.mark.parametrize(
@@ -224,21 +224,21 @@ class TestIntegers:
         """The tail of a top-k changes places at the slightest rounding."""
         scores = np.ones(4, np.float32)
         wanted, found = ({"scores": scores, "best": np.arange(4) + step} for step in (0, 1))
-        result = judged([wanted], [found], tolerance, precision)
+        result = compared([wanted], [found], tolerance, precision)
         assert result["best"].agreement == 0
         assert (result["scores"].passed, result["best"].passed) == (True, passed)
 
     def test_floats_have_no_share(self):
-        assert judged(one([np.ones(2, np.float32)]), one([np.ones(2, np.float32)]))["y"].agreement is None
+        assert compared(one([np.ones(2, np.float32)]), one([np.ones(2, np.float32)]))["y"].agreement is None
 
     @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int32, np.uint64])
     def test_of_any_kind(self, dtype):
         wanted, found = [np.array([0, 1, 1], dtype)], [np.array([1, 1, 1], dtype)]
-        assert judged(one(wanted), one(found))["y"].mean_abs == pytest.approx(1 / 3)
+        assert compared(one(wanted), one(found))["y"].mean_abs == pytest.approx(1 / 3)
 
     def test_large_ones_do_not_lose_their_last_digit(self):
         wanted, found = [np.array([2**60], np.int64)], [np.array([2**60 + 1], np.int64)]
-        assert judged(one(wanted), one(found))["y"].max_abs == 1
+        assert compared(one(wanted), one(found))["y"].max_abs == 1
 
 
 class TestTolerance:
@@ -248,7 +248,7 @@ class TestTolerance:
     found = [np.array([[11, 9, 11, 105]], np.float32)]
 
     def passes(self, precision="fp32", **fields) -> bool:
-        return judged(one(self.wanted), one(self.found), Tolerance(**fields), precision)["y"].passed
+        return compared(one(self.wanted), one(self.found), Tolerance(**fields), precision)["y"].passed
 
     @pytest.mark.parametrize(
         ("stat", "atol", "rtol", "expected"),
@@ -283,17 +283,17 @@ class TestTolerance:
         assert not self.passes(stat="max", atol=9, rtol=0, min_cosine=cosine + 1e-5)
 
     def test_the_precision_fills_what_is_left_open(self):
-        result = judged(one(self.wanted), one(self.found), Tolerance(atol=50), "int8")["y"]
+        result = compared(one(self.wanted), one(self.found), Tolerance(atol=50), "int8")["y"]
         assert result.tolerance.stat == "mean"
         assert result.tolerance.atol == 50
         assert result.passed
-        assert not judged(one(self.wanted), one(self.found), Tolerance(), "fp32")["y"].passed
+        assert not compared(one(self.wanted), one(self.found), Tolerance(), "fp32")["y"].passed
 
     def test_an_output_can_have_its_own(self):
         wanted = [{"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}]
         found = [{"a": np.full(2, 2, np.float32), "b": np.full(2, 2, np.float32)}]
         own = Tolerance(atol=0, rtol=0, stat="max", min_cosine=-1, outputs={"b": OutputTolerance(atol=1)})
-        result = judged(wanted, found, own)
+        result = compared(wanted, found, own)
         assert (result["a"].passed, result["b"].passed) == (False, True)
 
 
@@ -337,7 +337,7 @@ class TestRun:
 
     def test_outputs_of_different_shapes(self):
         with pytest.raises(StageError, match=r"output 'y' has shape \[2, 3\], the reference's has \[3, 2\]"):
-            judged(one([np.zeros((3, 2), np.float32)]), one([np.zeros((2, 3), np.float32)]))
+            compared(one([np.zeros((3, 2), np.float32)]), one([np.zeros((2, 3), np.float32)]))
 
     def test_a_label_that_is_no_class_stops_the_run(self):
         with pytest.raises(InputError, match="label 7 does not fit"):

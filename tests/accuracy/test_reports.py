@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
 import math
+
+import pytest
 
 from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity, ParityReport
 from trtpipe.config.profile import OutputTolerance
+from trtpipe.errors import InputError
 
 
 def output(passed: bool = True, **fields) -> OutputParity:
@@ -58,3 +62,17 @@ def test_equal_reports_are_equal_files(tmp_path):
             tmp_path / name
         )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("edit", "field"),
+    [
+        (lambda old: old | {"schema_version": 1}, "schema_version"),
+        (lambda old: {name: old[name] for name in old if name != "schema_version"} | {"broke": "lower"}, "broke"),
+    ],
+)
+def test_other_schema_versions_are_refused_by_name(tmp_path, edit, field):
+    path = tmp_path / "parity.json"
+    path.write_text(json.dumps(edit(report().to_dict())))
+    with pytest.raises(InputError, match=rf"parity\.json: {field}: .*ParityReport record of schema version 2"):
+        ParityReport.read(path)

@@ -42,7 +42,7 @@ class TestRejudge:
         tight = trtpipe.reevaluate(bundle / "parity.json", profile(**TIGHT)).parity
         assert tight is not None
         assert not tight.passed
-        assert tight.broke == "lower"
+        assert tight.failing_stage == "lower"
         same = trtpipe.reevaluate(bundle, profile(atol=100.0), bundle / "again.json")
         assert same.out == bundle / "again.json"
         after = trtpipe.ParityReport.read(bundle / "again.json")
@@ -163,8 +163,8 @@ class TestBaseline:
         assert report.passed
         metric = named(report)["top1 of lowered"]
         assert metric.status == "ok"
-        assert "0 fell and 0 rose of 16: p = 1" in metric.message
-        assert "shows a loss of 0.3125" in metric.message  # five of sixteen samples
+        assert "Not statistically significant (p = 1). McNemar exact, 0 regressed, 0 improved of 16;" in metric.message
+        assert "Minimum detectable drop (80 % power): 0.3125" in metric.message  # five of sixteen samples
         assert named(report)["latency"].status == "skipped"
 
     def test_rebuilds_with_nothing_changed_are_none(self, world, heard_all, baseline, tmp_path):
@@ -184,7 +184,7 @@ class TestBaseline:
                 trtpipe.ParityReport.read(f / "parity.json") for f in (world.folder / "out", world.folder / "new")
             )
             lower = new.metrics[-1].value < old.metrics[-1].value
-            assert report.holds("accuracy") is not lower
+            assert report.gate_passed("accuracy") is not lower
             assert "1 of" in named(report)["weights"].message
 
     def test_a_metric_that_falls_on_many_samples_is_caught_whatever_changed(self, world, heard_all, baseline):
@@ -195,9 +195,9 @@ class TestBaseline:
             tensor.CopyFrom(onnx.numpy_helper.from_array(changed.astype(np.float32), tensor.name))
         onnx.save(proto, world.model)
         report = trtpipe.check(self.again(world, heard_all), baseline)
-        assert not report.holds("accuracy")
+        assert not report.gate_passed("accuracy")
         finding = named(report)["top1 of lowered"]
-        assert "luck is no good explanation" in finding.message
+        assert "Regression. Statistically significant (p = " in finding.message
         assert finding.message.startswith("1.0000 before, 0.0000 now")
 
     def test_settings_that_changed_are_named(self, world, heard_all, baseline):
@@ -211,7 +211,7 @@ class TestBaseline:
         assert trtpipe.check(out, tmp_path / "b.json").passed
         coarse = {"evaluation": None, "method": "percentile", "percentile": 60.0}
         worse = trtpipe.check(self.again(world, heard_all, recipe=coarse), tmp_path / "b.json")
-        assert not worse.holds("accuracy")
+        assert not worse.gate_passed("accuracy")
         assert named(worse)["parity of lowered, output y"].status == "failed"
 
     @pytest.mark.parametrize(("before", "now", "held"), [(1.0, 1.0, True), (0.98, 0.96, True), (0.98, 0.95, False),
@@ -232,8 +232,8 @@ class TestBaseline:
 
         report = check_build(build(now), baseline_of(build(before)), "b.json")
         finding = named(report)["parity of lowered, output y"]
-        assert finding.message == f"{before:.2%} of the values equal before, {now:.2%} now"
-        assert report.holds("accuracy") is held
+        assert finding.message == f"exact match {before:.2%} before, {now:.2%} now"
+        assert report.gate_passed("accuracy") is held
 
 
 class TestBaselinesThatDoNotFit:

@@ -21,8 +21,8 @@ from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.backends import compatibility
 from trtpipe.backends.base import Refusal
+from trtpipe.backends.engine_file import RTX_TARGETS
 from trtpipe.backends.null import NullEngine
-from trtpipe.backends.plan import RTX_TARGETS
 from trtpipe.calibration.statistics import Statistics, TensorStatistics
 from trtpipe.calibration.statistics_file import save_statistics
 from trtpipe.engine.record import EngineRecord, ProgramRecord
@@ -166,7 +166,7 @@ class TestEngine:
         assert found.obstacles[1].startswith("this machine has no NVIDIA GPU")
         facts().model_copy(update={"digests": {"plan": "0" * 64}}).write(tmp_path / "a.plan.json")
         assert trtpipe.inspect(path).notes == (
-            "its content is not that of the engine that the file beside it describes",
+            "its content is not that of the engine in its record: the digests differ",
         )
 
     def test_contradictions_are_noted(self, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ class TestEngine:
         facts("sm120", "tensorrt").write(tmp_path / "a.plan.json")
         notes = trtpipe.inspect(path).notes
         assert len(notes) == 3
-        for words in ("cut short", "speaks of tensorrt,", "says sm120, the engine is for sm89"):
+        for words in ("truncated", "says tensorrt,", "says sm120, the engine is for sm89"):
             assert any(words in note for note in notes)
 
     def test_stand_in_of_the_null_back_end(self, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from models import conv_net, embedding, save
 import trtpipe
 from trtpipe.artifact import IOContract
 from trtpipe.backends import compatibility
-from trtpipe.backends.plan import RTX_TARGETS
+from trtpipe.backends.engine_file import RTX_TARGETS
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import InputError
@@ -46,9 +46,9 @@ def net(tmp_path):
 class TestGraphs:
     def test_a_graph_is_as_fast_as_itself(self, job, net, tmp_path):
         found = trtpipe.compare_latency(job("some.npz", batches=(1, 4)), net, net, tmp_path / "out")
-        assert [race.shapes["x"] for race in found.races] == [(1, 3, 8, 8), (4, 3, 8, 8)]
-        assert all(0.2 < race.low <= race.ratio <= race.high < 5 for race in found.races)
-        assert all("some.npz" in race.data for race in found.races)
+        assert [pair.shapes["x"] for pair in found.pairs] == [(1, 3, 8, 8), (4, 3, 8, 8)]
+        assert all(0.2 < pair.low <= pair.ratio <= pair.high < 5 for pair in found.pairs)
+        assert all("some.npz" in pair.data for pair in found.pairs)
         assert not found.on_gpu
         assert "onnxruntime" in found.runner
         assert "no GPU latencies" in found.notes[0]
@@ -58,8 +58,8 @@ class TestGraphs:
     def test_bfloat16_which_the_cpu_cannot_compute_is_emulated(self, job, net, tmp_path):
         half = dataclasses.replace(job(), profile=trtpipe.DeploymentProfile(precision="bf16"))
         lowered = trtpipe.lower(half, net, tmp_path / "bf16.onnx").out
-        [race] = trtpipe.compare_latency(job(), net, lowered).races
-        assert race.new > 0
+        [pair] = trtpipe.compare_latency(job(), net, lowered).pairs
+        assert pair.new > 0
 
     def test_graphs_with_other_inputs_are_not_compared(self, job, net, tmp_path):
         with pytest.raises(InputError, match="their inputs differ"):
@@ -98,7 +98,7 @@ class TestEnginesWithoutGpu:
         monkeypatch.setattr(compatibility, "version", lambda name: "1.7.1.116")
         monkeypatch.setattr("trtpipe.backends.gpu.gpus", lambda: ())
         found = trtpipe.compare_latency(job(), plan(tmp_path / "a.plan", 3), plan(tmp_path / "b.plan", 5))
-        assert (found.races, found.on_gpu, found.runner) == ((), False, "")
+        assert (found.pairs, found.on_gpu, found.runner) == ((), False, "")
         assert found.notes[0].startswith("nothing was timed: ")
         assert "no NVIDIA GPU" in found.notes[0]
         assert {name: (each.kernels, each.bytes_written) for name, each in found.engines.items()} == {

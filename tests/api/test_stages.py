@@ -141,7 +141,7 @@ class TestStageByStage:
         """Its engine in float32 may lie in the store, under the digest of the same program."""
         monkeypatch.setattr(stages, "load_backend", lambda name: TorchTensorRT())
         wanted = dataclasses.replace(job(precision=precision), backend="torch-tensorrt")
-        with pytest.raises(BuildError, match="knows nothing of our calibration"):
+        with pytest.raises(BuildError, match="already quantized"):
             stages.compile(wanted, tmp_path / "net.py:factory", tmp_path / "out")
 
     def test_results_without_a_place(self, job, net):
@@ -182,7 +182,7 @@ class TestPlans:
 
     def test_an_engine_that_cannot_run_here(self, job, net, plan):
         for call in (lambda: stages.verify(job(), plan, None, net), lambda: stages.measure(job(), plan, None)):
-            with pytest.raises(HostError, match=r"sm89\.plan cannot run here: null engines hold no computation"):
+            with pytest.raises(HostError, match=r"sm89\.plan cannot run here: null engines are placeholders"):
                 call()
 
     def test_which_target_it_is_for(self, job, net, plan):

@@ -225,14 +225,14 @@ class TestTune:
     def test_the_same_twice_and_without_new_evaluations(self, job, tmp_path, monkeypatch):
         budget = trtpipe.Budget(max_drop=0.05)
         first = trtpipe.tune(job(), budget, tmp_path / "a.toml")
-        monkeypatch.setattr("trtpipe.accuracy.measuring.measure_metric", lambda *args: pytest.fail("evaluated again"))
+        monkeypatch.setattr("trtpipe.accuracy.metrics.measure_metric", lambda *args: pytest.fail("evaluated again"))
         assert trtpipe.tune(job(), budget, tmp_path / "b.toml").tuning == first.tuning
         assert (tmp_path / "a.toml").read_bytes() == (tmp_path / "b.toml").read_bytes()
 
     def test_an_interrupted_search_goes_on(self, job, tmp_path, monkeypatch):
-        from trtpipe.accuracy import measuring
+        from trtpipe.accuracy import metrics
 
-        real, calls = measuring.measure_metric, []
+        real, calls = metrics.measure_metric, []
 
         def interrupted(*args):
             calls.append(args[0])
@@ -240,7 +240,7 @@ class TestTune:
                 raise KeyboardInterrupt
             return real(*args)
 
-        monkeypatch.setattr(measuring, "measure_metric", interrupted)
+        monkeypatch.setattr(metrics, "measure_metric", interrupted)
         with pytest.raises(KeyboardInterrupt):
             trtpipe.tune(job(), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml")
         assert not (tmp_path / "t.toml").exists()

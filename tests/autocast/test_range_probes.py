@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from models import branches, conv_net, looped, model, normal, run, tallied, with_outputs
+from models import branches, conv_net, looped, model, normal, run, statistics_reduction, with_outputs
 
 from trtpipe.autocast.range_probes import add_probes
 from trtpipe.autocast.tensor_ranges import ExtentTally
@@ -21,7 +21,7 @@ def measured(proto: onnx.ModelProto, *feeds: dict[str, np.ndarray]):
     probes = add_probes(loaded)
     expose(loaded, tuple(probes))
     probed = ir.serde.serialize_model(loaded)
-    tally = ExtentTally(tallied(lambda feed: run(probed, feed), ()), probes)
+    tally = ExtentTally(statistics_reduction(lambda feed: run(probed, feed), ()), probes)
     for feed in feeds:
         tally.run(feed)
     return tally.finish(len(feeds))

@@ -8,13 +8,13 @@ from trtpipe.artifact import IOContract
 from trtpipe.backends import compatibility
 from trtpipe.backends.base import Refusal
 from trtpipe.backends.compatibility import contradictions, obstacles
+from trtpipe.backends.engine_file import PlanHeader
 from trtpipe.backends.gpu import Gpu
-from trtpipe.backends.plan import PlanHeader
 from trtpipe.config.profile import BuildSettings
 from trtpipe.engine.record import EngineRecord
 
 HEADER = PlanHeader(flavor="tensorrt-rtx", version="1.7.1.116", targets=("sm89",), size_ok=True)
-FACTS = EngineRecord(
+RECORD = EngineRecord(
     flavor="tensorrt-rtx",
     version="1.7.1.116",
     target="sm89",
@@ -48,21 +48,21 @@ def reasons(*arguments):
 
 def test_an_engine_that_fits(here):
     here("1.7.1.116", (8, 9))
-    assert obstacles(HEADER, FACTS) == ()
-    assert contradictions(HEADER, FACTS, "a" * 64) == ()
+    assert obstacles(HEADER, RECORD) == ()
+    assert contradictions(HEADER, RECORD, "a" * 64) == ()
 
 
 def test_the_flavor_is_not_installed(here):
     here("", (8, 9))
-    assert reasons(HEADER, FACTS) == ["backend needs the package"]
+    assert reasons(HEADER, RECORD) == ["backend needs the package"]
 
 
 @pytest.mark.parametrize("installed", ["1.6.1.120", "1.8.0.1", "2.7.1", "1.7.2"])
 def test_another_release_built_it(here, installed):
     here(installed, (8, 9))
-    [reason] = reasons(HEADER, FACTS)
+    [reason] = reasons(HEADER, RECORD)
     assert reason.startswith(f"tensorrt-rtx 1.7.1.116 built it, {installed} is installed")
-    assert "tensorrt-rtx==1.7.1.*" in obstacles(HEADER, FACTS)[0].remedy
+    assert "tensorrt-rtx==1.7.1.*" in obstacles(HEADER, RECORD)[0].remedy
 
 
 @pytest.mark.parametrize(
@@ -70,24 +70,24 @@ def test_another_release_built_it(here, installed):
 )
 def test_a_version_compatible_engine_runs_on_later_releases_of_its_major_version(here, installed, fits):
     here(installed, (8, 9))
-    facts = FACTS.model_copy(update={"options": BuildSettings(version_compatible=True)})
-    assert (obstacles(HEADER, facts) == ()) is fits
+    record = RECORD.model_copy(update={"options": BuildSettings(version_compatible=True)})
+    assert (obstacles(HEADER, record) == ()) is fits
 
 
 def test_another_build_of_one_release_fits(here):
     here("1.7.1.118", (8, 9))
-    assert obstacles(HEADER, FACTS) == ()
+    assert obstacles(HEADER, RECORD) == ()
 
 
 def test_a_version_that_nobody_tells_is_no_obstacle(here, monkeypatch):
     here("1.7.1.116", (8, 9))
     monkeypatch.setattr(compatibility, "version", lambda name: None)
-    assert obstacles(HEADER, FACTS) == ()
+    assert obstacles(HEADER, RECORD) == ()
 
 
 def test_no_gpu_and_another_gpu(here):
     here("1.7.1.116")
-    assert reasons(HEADER, FACTS) == ["this machine has no NVIDIA GPU"]
+    assert reasons(HEADER, RECORD) == ["this machine has no NVIDIA GPU"]
     here("1.7.1.116", (12, 0))
     assert reasons(HEADER, None) == ["this machine's GPU is GPU (12, 0) (sm120), the engine is for sm89"]
 
@@ -105,23 +105,23 @@ def test_a_header_that_does_not_say_is_no_obstacle(here):
 
 def test_every_obstacle_is_named(here):
     here("1.5.0.114")
-    assert len(obstacles(HEADER, FACTS)) == 2
+    assert len(obstacles(HEADER, RECORD)) == 2
 
 
 @pytest.mark.parametrize(
-    ("plan", "facts", "words"),
+    ("plan", "record", "words"),
     [
-        (header(size_ok=False), None, "cut short"),
-        (HEADER, {"flavor": "tensorrt"}, "speaks of tensorrt, the engine is of tensorrt-rtx"),
+        (header(size_ok=False), None, "truncated"),
+        (HEADER, {"flavor": "tensorrt"}, "says tensorrt, the engine is of tensorrt-rtx"),
         (HEADER, {"target": "sm120"}, "says sm120, the engine is for sm89"),
-        (HEADER, {"digests": {"plan": "b" * 64}}, "not that of the engine that the file beside it describes"),
+        (HEADER, {"digests": {"plan": "b" * 64}}, "digests differ"),
     ],
 )
-def test_what_does_not_belong_together(plan, facts, words):
-    known = None if facts is None else FACTS.model_copy(update=facts)
+def test_what_does_not_belong_together(plan, record, words):
+    known = None if record is None else RECORD.model_copy(update=record)
     [note] = contradictions(plan, known, "a" * 64)
     assert words in note
 
 
 def test_a_sidecar_of_an_older_release_has_no_digest_and_is_believed():
-    assert contradictions(HEADER, FACTS.model_copy(update={"digests": {}}), "c" * 64) == ()
+    assert contradictions(HEADER, RECORD.model_copy(update={"digests": {}}), "c" * 64) == ()

@@ -1,4 +1,4 @@
-"""The same promises of every back-end that is installed here: what the stages above the door rely on."""
+"""The same promises of every back-end that is installed here: what the stages rely on."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_it_refuses_with_a_remedy_or_it_builds(backend, conv_net, tmp_path, sett
         assert refusal.reason
         assert refusal.remedy
         with pytest.raises((HostError, InternalError)):
-            backend.build(conv_net, PROFILE, SM89, plan, settings, heard)
+            backend.build(conv_net, PROFILE, (SM89,), plan, settings, heard)
         assert not plan.exists()
         return
-    facts = backend.build(conv_net, PROFILE, SM89, plan, settings, heard)
-    assert (facts.flavor, facts.target) == (backend.name, "sm89")
-    assert [(spec.name, spec.dtype) for spec in facts.io.inputs] == [("x", "float32")]
-    assert [(spec.name, spec.dtype) for spec in facts.io.outputs] == [("y", "float32")]
+    record = backend.build(conv_net, PROFILE, (SM89,), plan, settings, heard)
+    assert (record.flavor, record.target) == (backend.name, "sm89")
+    assert [(spec.name, spec.dtype) for spec in record.io.inputs] == [("x", "float32")]
+    assert [(spec.name, spec.dtype) for spec in record.io.outputs] == [("y", "float32")]
     assert plan.stat().st_size > 0
     assert heard.reports
     left = {entry.name for entry in tmp_path.iterdir() if entry != settings.cache_dir}
@@ -79,7 +79,7 @@ def test_what_it_opens_runs(backend, conv_net, tmp_path, settings, heard):
     target = conv_net
     if backend.refuses(conv_net, PROFILE, SM89) is None:
         target = tmp_path / "e.plan"
-        backend.build(conv_net, PROFILE, SM89, target, settings, heard)
+        backend.build(conv_net, PROFILE, (SM89,), target, settings, heard)
     with ExitStack() as stack:
         try:
             runner = stack.enter_context(backend.open(target, settings))

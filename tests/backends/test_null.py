@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fault_injection import fault
 
 from trtpipe.backends.null import Null, NullBehavior
 from trtpipe.config.profile import BuildSettings, DeploymentProfile
@@ -13,7 +14,7 @@ SM89, SM120 = find_target("sm89"), find_target("sm120")
 
 def build(model, plan, settings, progress, target=SM89, behavior=None, **limits):
     profile = DeploymentProfile(build=BuildSettings(**limits))
-    return Null(behavior).build(model, profile, target, plan, settings, progress)
+    return Null(behavior).build(model, profile, (target,), plan, settings, progress)
 
 
 def test_plans_depend_on_content_and_target_alone(conv_net, tmp_path, settings, heard):
@@ -28,9 +29,9 @@ def test_plans_depend_on_content_and_target_alone(conv_net, tmp_path, settings, 
 
 def test_its_runner_keeps_the_contract(conv_net, tmp_path, settings, heard):
     plan = tmp_path / "e.plan"
-    facts = build(conv_net, plan, settings, heard)
+    record = build(conv_net, plan, settings, heard)
     with Null().open(plan, settings) as runner:
-        assert (runner.inputs, runner.outputs) == (facts.io.inputs, facts.io.outputs)
+        assert (runner.inputs, runner.outputs) == (record.io.inputs, record.io.outputs)
         first = runner.infer({"x": np.zeros((5, 3, 16, 16), np.float32)})
         again = runner.infer({"x": np.ones((5, 3, 16, 16), np.float32)})
         with pytest.raises(InputError, match="feed names"):
@@ -52,13 +53,13 @@ def test_it_refuses_and_fails_when_told(conv_net, tmp_path, settings, heard):
     assert refusal is not None
     assert refusal.reason == "too blue"
     with pytest.raises(BuildError):
-        build(conv_net, tmp_path / "e.plan", settings, heard, behavior=NullBehavior(build="fail"))
+        build(conv_net, tmp_path / "e.plan", settings, heard, behavior=NullBehavior(task=fault("fail")))
     assert not (tmp_path / "e.plan").exists()
 
 
 def test_the_profiles_limits_are_in_force(conv_net, tmp_path, settings, heard):
     with pytest.raises(WorkerError, match=r"time limit of 500 ms while building sm89 from model\.onnx"):
-        build(conv_net, tmp_path / "e.plan", settings, heard, behavior=NullBehavior(build="hang"), time_limit=0.5)
+        build(conv_net, tmp_path / "e.plan", settings, heard, behavior=NullBehavior(task=fault("hang")), time_limit=0.5)
 
 
 def test_a_plan_of_another_make_is_no_null_plan(tmp_path, settings):

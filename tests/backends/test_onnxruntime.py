@@ -165,11 +165,11 @@ def test_a_model_it_cannot_load(write_model, settings):
 
 
 def test_it_builds_and_runs_no_engines(conv_net, tmp_path, settings, heard):
-    room, target = OnnxRuntime(), find_target("sm89")
-    assert room.refuses(conv_net, DeploymentProfile(), target) is not None
-    assert room.runs(target) is not None
+    backend, target = OnnxRuntime(), find_target("sm89")
+    assert backend.refuses(conv_net, DeploymentProfile(), target) is not None
+    assert backend.runs(target) is not None
     with pytest.raises(InternalError):
-        room.build(conv_net, DeploymentProfile(), target, tmp_path / "e.plan", settings, heard)
+        backend.build(conv_net, DeploymentProfile(), (target,), tmp_path / "e.plan", settings, heard)
 
 
 def test_threads_change_no_result(conv_net, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from backends.recording_tensorrt import RecordingTensorRT
 from backends.trt_api_snapshot import APIS
 
-from trtpipe.backends.plan import read_header
+from trtpipe.backends.engine_file import read_header
 from trtpipe.backends.tensorrt import TensorRT
 from trtpipe.backends.trt.builder import build
 from trtpipe.backends.trt.request import BuildRequest
@@ -32,14 +32,14 @@ def built(trt, model, tmp_path, timings="", **options):
 
 
 def test_a_plain_build(trt, conv_net, tmp_path):
-    facts = built(trt, conv_net, tmp_path)
+    record = built(trt, conv_net, tmp_path)
     strongly = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     assert f"Builder.create_network({strongly})" in trt.calls
     assert "IBuilderConfig.profiling_verbosity = DETAILED" in trt.calls
     assert "IOptimizationProfile.set_shape('x', (1, 3, 16, 16), (2, 3, 16, 16), (4, 3, 16, 16))" in trt.calls
     assert not [call for call in trt.calls if "set_flag" in call or "timing" in call]
-    assert (facts.version, facts.targets) == (trt.__version__, ("sm89",))
-    assert [spec.shape for spec in facts.io.inputs] == [("N", 3, 16, 16)]
+    assert (record.version, record.targets) == (trt.__version__, ("sm89",))
+    assert [spec.shape for spec in record.io.inputs] == [("N", 3, 16, 16)]
     assert trt.__version__.startswith(read_header(tmp_path / "e.plan").version.rsplit(".", 1)[0])
 
 
@@ -99,7 +99,7 @@ def test_large_plans_are_streamed_where_the_version_can(trt, conv_net, tmp_path)
 
 
 class TestInAChild:
-    """The whole room of TensorRT, with the fake behind ``import tensorrt`` and a nvidia-smi that lists an L4."""
+    """The whole back-end, with the fake behind ``import tensorrt`` and a nvidia-smi that lists an L4."""
 
     @pytest.fixture
     def backend(self, recording_tensorrt):
@@ -110,8 +110,8 @@ class TestInAChild:
         plan = tmp_path / "e.plan"
         target = find_target("sm89")
         assert backend.refuses(conv_net, profile, target) is None
-        facts = backend.build(conv_net, profile, target, plan, settings, heard)
-        assert (facts.flavor, facts.version, facts.target, facts.targets) == (
+        record = backend.build(conv_net, profile, (target,), plan, settings, heard)
+        assert (record.flavor, record.version, record.target, record.targets) == (
             "tensorrt",
             "11.4.0.106",
             "sm89",
@@ -121,10 +121,10 @@ class TestInAChild:
         (kept,) = (settings.cache_dir / "timings").iterdir()
         assert kept.read_bytes().endswith(b"timings")
         plan.unlink()
-        backend.build(conv_net, profile, target, plan, settings, heard)
+        backend.build(conv_net, profile, (target,), plan, settings, heard)
         assert plan.is_file()
 
     def test_without_timings(self, backend, conv_net, tmp_path, settings, heard):
         profile = DeploymentProfile(shapes=SHAPES, build=BuildSettings(timing_cache=False))
-        backend.build(conv_net, profile, find_target("sm89"), tmp_path / "e.plan", settings, heard)
+        backend.build(conv_net, profile, (find_target("sm89"),), tmp_path / "e.plan", settings, heard)
         assert not (settings.cache_dir / "timings").exists()

@@ -9,12 +9,13 @@ import pytest
 
 from trtpipe.api import stages
 from trtpipe.backends import base, torch_tensorrt, torch_tensorrt_build
+from trtpipe.backends.engine_file import RTX_TARGETS, read_header
 from trtpipe.backends.gpu import has_driver
-from trtpipe.backends.plan import RTX_TARGETS, read_header
 from trtpipe.backends.torch_tensorrt import TorchTensorRT
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
+from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError, HostError, InternalError
 
 SM89 = find_target("sm89")
@@ -96,7 +97,7 @@ class TestAsking:
         for precision in ("int8", "fp8", "best"):
             refusal = backend.refuses(None, DeploymentProfile(precision=precision), SM89)
             assert refusal is not None
-            assert "was quantized beforehand" in refusal.reason
+            assert "already quantized" in refusal.reason
         refusal = backend.refuses(None, profile, SM89)
         if package == "torch-tensorrt-rtx":
             assert refusal is None
@@ -112,7 +113,7 @@ class TestAsking:
 
     def test_a_graph_is_never_built(self, tmp_path, settings, heard):
         with pytest.raises(InternalError):
-            TorchTensorRT().build(Path("a.onnx"), DeploymentProfile(), SM89, tmp_path / "e.plan", settings, heard)
+            TorchTensorRT().build(Path("a.onnx"), DeploymentProfile(), (SM89,), tmp_path / "e.plan", settings, heard)
 
 
 @installed
@@ -129,34 +130,34 @@ class TestBuilding:
             settings = Settings(cache_dir=tmp_path / "cache", worker_seconds=300.0)
             job = stages.make_job(profile=profile, settings=settings)
             stages.compile(job, Path(f"{tmp_path / 'nets.py'}:{function}"), tmp_path / "out", heard)
-            return base.EngineRecord.read(tmp_path / "out" / f"{targets[0]}.plan.json")
+            return EngineRecord.read(tmp_path / "out" / f"{targets[0]}.plan.json")
 
         return compile_
 
     @pytest.mark.parametrize(("precision", "type_"), [("fp32", "Float"), ("fp16", "Half"), ("bf16", "BFloat16")])
     def test_a_residual_net_with_two_profiles(self, make, tmp_path, precision, type_):
-        facts = make("images", (BATCHES, LARGE), precision, output_names=("logits",))
-        assert facts.route.startswith("torch-tensorrt")
-        assert [spec.name for spec in facts.io.inputs] == ["input"]
-        assert [spec.name for spec in facts.io.outputs] == ["logits"]
-        assert {spec.dtype for spec in (*facts.io.inputs, *facts.io.outputs)} == {"float32"}
-        assert [profile["input"].max[0] for profile in facts.profiles] == [8, 16]
-        assert facts.report is not None
-        assert facts.precisions[type_] >= 6, "six convolutions and a fully connected layer, some fused"
-        if facts.flavor == "tensorrt-rtx":
+        record = make("images", (BATCHES, LARGE), precision, output_names=("logits",))
+        assert record.route.startswith("torch-tensorrt")
+        assert [spec.name for spec in record.io.inputs] == ["input"]
+        assert [spec.name for spec in record.io.outputs] == ["logits"]
+        assert {spec.dtype for spec in (*record.io.inputs, *record.io.outputs)} == {"float32"}
+        assert [profile["input"].max[0] for profile in record.profiles] == [8, 16]
+        assert record.report is not None
+        assert record.precisions[type_] >= 6, "six convolutions and a fully connected layer, some fused"
+        if record.flavor == "tensorrt-rtx":
             header = read_header(tmp_path / "out" / "sm89.plan")
-            assert (header.flavor, header.targets, header.version) == (facts.flavor, ("sm89",), facts.version)
+            assert (header.flavor, header.targets, header.version) == (record.flavor, ("sm89",), record.version)
 
     def test_sequences_of_any_length(self, make):
-        facts = make("words", LENGTHS, "fp16")
-        assert [spec.name for spec in facts.io.outputs] == ["classes"]
-        assert facts.precisions["Half"] >= 4
-        assert facts.io.inputs[0].dtype == "int64"
+        record = make("words", LENGTHS, "fp16")
+        assert [spec.name for spec in record.io.outputs] == ["classes"]
+        assert record.precisions["Half"] >= 4
+        assert record.io.inputs[0].dtype == "int64"
 
     def test_an_operator_without_converter_is_named(self, make):
         with pytest.raises(BuildError, match=r"no converter for .*linalg_inv") as caught:
             make("inverse")
-        assert "by way of ONNX" in caught.value.remedy
+        assert "through ONNX" in caught.value.remedy
         assert "linalg_eigh" in caught.value.message
         assert "getitem" not in caught.value.message, "it only takes apart what eigh returns"
 
@@ -174,7 +175,7 @@ class TestBuilding:
             pass
 
 
-def test_a_layer_that_tensorrt_refuses_is_explained_in_its_words(tmp_path):
+def test_a_layer_that_tensorrt_refuses_is_reported_with_its_message(tmp_path):
     """The converter only meets a tensor without a rank, later."""
     request = SimpleNamespace(model=str(tmp_path / "program.pt2"))
     error = RuntimeError("While executing %linear : target=torch.ops.aten.linear.default\nlater")

@@ -18,14 +18,13 @@ from backends.trt_api_snapshot import APIS, Api, parameters, returned
 import trtpipe.backends
 from trtpipe.backends.trt import options
 
-ROOM = Path(trtpipe.backends.__file__).parent
+FOLDER = Path(trtpipe.backends.__file__).parent
 RTX = tuple(name for name in APIS if name.startswith("tensorrt_rtx"))
 CLASSIC = tuple(name for name in APIS if name not in RTX)
 
 #: file -> the versions it is for
 FILES = {
     "trt/builder.py": (*CLASSIC, *RTX),
-    "trt/capabilities.py": RTX,
     "trt/inspector.py": (*CLASSIC, *RTX),
     "trt/errors.py": (*CLASSIC, *RTX),
     "trt/options.py": (*CLASSIC, *RTX),
@@ -53,6 +52,8 @@ NAMES = {
     "_context": "IExecutionContext",
     "severity": "",
     "kind": "",
+    "entry": "",
+    "entries": "",
     "runner": "",
     "_runner": "",
 }
@@ -152,7 +153,7 @@ def fits(call: ast.Call, signature: str) -> bool:
 
 def uses(file: str, api: Api) -> Uses:
     found = Uses(api)
-    found.visit(ast.parse((ROOM / file).read_text(encoding="utf-8")))
+    found.visit(ast.parse((FOLDER / file).read_text(encoding="utf-8")))
     return found
 
 
@@ -210,8 +211,8 @@ def test_every_guard_is_needed():
 
 def test_files_that_are_handed_trt_are_all_checked():
     handed = {
-        path.relative_to(ROOM).as_posix()
-        for path in ROOM.rglob("*.py")
+        path.relative_to(FOLDER).as_posix()
+        for path in FOLDER.rglob("*.py")
         if "trt: Any" in path.read_text(encoding="utf-8")
     }
     assert handed <= set(FILES)

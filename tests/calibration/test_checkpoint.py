@@ -1,4 +1,4 @@
-"""Calibration that is killed goes on where it was, and ends with the very bytes of a run that never stopped."""
+"""A killed calibration resumes, and gives the same bytes as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 from models import conv_net, normal, save
 
 from trtpipe.calibration.checkpoint import Checkpoints, State
-from trtpipe.calibration.convergence import Point
-from trtpipe.calibration.data_summary import Progressed, Tally
+from trtpipe.calibration.convergence import RangeSnapshot
+from trtpipe.calibration.data_summary import InputTotals, SummaryState
 from trtpipe.calibration.statistics import Statistics
-from trtpipe.data.bad_samples import Skipped
+from trtpipe.data.sample import Skipped
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Yields feeds of its own; in the walk in which the model runs (the first one makes the digest) it ends the process.
+#: Yields its own feeds; in the second iteration, in which the model runs, it kills the process.
 DATA = """
 import os, signal
 from pathlib import Path
@@ -47,7 +47,7 @@ import trtpipe
 from trtpipe.calibration import checkpoint
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
-checkpoint.SECONDS, checkpoint._SHARE = 0.0, 1e9
+checkpoint.SECONDS, checkpoint._WRITE_FRACTION = 0.0, 1e9
 class Heard(trtpipe.NullProgress):
     def note(self, message): print(message)
 folder, samples = Path(sys.argv[1]), sys.argv[2]
@@ -82,7 +82,7 @@ def left(folder: Path, cache: str) -> list[str]:
 def test_killed_at_several_points(folder: Path) -> None:
     _, said, expected = calibrated(folder, "whole")
     assert expected
-    assert "going on" not in said
+    assert "resuming" not in said
     assert left(folder, "whole") == []
     for point, how in ((0, signal.SIGKILL), (2, signal.SIGKILL), (17, signal.SIGKILL), (29, signal.SIGKILL)):
         (folder / "kill").write_text(f"{point} {int(how)}")
@@ -92,7 +92,7 @@ def test_killed_at_several_points(folder: Path) -> None:
     (folder / "kill").unlink()
     code, said, statistics = calibrated(folder, "broken")
     assert code == 0
-    assert re.search("going on behind sample 2[78], where an earlier run was interrupted", said)
+    assert re.search("resuming after sample 2[78]: an earlier run was interrupted there", said)
     assert statistics == expected
     assert left(folder, "broken") == []
 
@@ -115,18 +115,18 @@ class TestCheckpoints:
 
     @pytest.fixture
     def state(self) -> State:
-        tally = Tally(count=3, minimum=0.1, maximum=2.5, total="7/3", floating=True)
+        totals = InputTotals(count=3, minimum=0.1, maximum=2.5, total="7/3", floating=True)
         return State(
-            taken=4,
-            account=Progressed(samples=3, feeds=3, tallies={"x": tally, "empty": Tally()}),
-            course=(Point(samples=1, ranges=(0.1, 1 / 3)),),
+            feeds=4,
+            data_summary=SummaryState(samples=3, feeds=3, inputs={"x": totals, "empty": InputTotals()}),
+            snapshots=(RangeSnapshot(samples=1, ranges=(0.1, 1 / 3)),),
             skipped=(Skipped(index=2, reason="r", input="x", nonfinite=1, values=9),),
         )
 
     def test_comes_back_as_it_was(self, tmp_path: Path, statistics: Statistics, state: State) -> None:
         keeper = Checkpoints(tmp_path)
         assert keeper.load() is None
-        keeper.save(statistics, state.model_copy(update={"taken": 1}))
+        keeper.save(statistics, state.model_copy(update={"feeds": 1}))
         keeper.save(statistics, state)
         found = Checkpoints(tmp_path).load()
         assert found is not None
@@ -151,7 +151,7 @@ class TestCheckpoints:
         elif damage == "gone":
             path.unlink()
         else:
-            record.write_text(json.dumps({"taken": 4}))
+            record.write_text(json.dumps({"feeds": 4}))
         assert keeper.load() is None
 
     def test_is_not_due_at_once(self, tmp_path: Path) -> None:

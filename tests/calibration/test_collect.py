@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from models import tallied
+from models import statistics_reduction
 
 from trtpipe.calibration.collect import collect
-from trtpipe.calibration.ranges import derive_ranges
+from trtpipe.calibration.ranges import ranges_from_statistics
 from trtpipe.config.recipe import DataSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.data.synthetic import RandomDataset
@@ -46,15 +46,15 @@ def data(tmp_path: Path, contract: MakeContract) -> Any:
 
 
 def test_statistics_are_of_every_value(data: Any, listener: Listener) -> None:
-    statistics = collect(tallied(run, ["y", "x"]), data(50), ["y", "x"], listener)
+    statistics = collect(statistics_reduction(run, ["y", "x"]), data(50), ["y", "x"], listener)
     y = run({"x": X})["y"]
     assert sorted(statistics.tensors) == ["x", "y"]
     assert statistics.tensors["y"].count == y.size
     assert statistics.tensors["y"].zeros == np.count_nonzero(y == 0)
     assert statistics.tensors["x"].minimum == X.min()
-    assert statistics.account is not None
-    assert (statistics.account.samples, statistics.account.feeds) == (120, 3)
-    assert statistics.account.digest == data().digest()
+    assert statistics.data_summary is not None
+    assert (statistics.data_summary.samples, statistics.data_summary.feeds) == (120, 3)
+    assert statistics.data_summary.digest == data().digest()
     assert listener.calls == [("calibrate", done, 120) for done in (0, 50, 100, 120)]
 
 
@@ -64,7 +64,9 @@ def test_batch_size_changes_no_range(data: Any) -> None:
         return {"y": np.round(feed["x"] * 64) @ np.arange(-4, 4, dtype=np.float32)[:, None]}
 
     found = {
-        batch: derive_ranges(collect(tallied(exact, ["y"]), data(batch), ["y"], NullProgress()), "percentile", 99.0)
+        batch: ranges_from_statistics(
+            collect(statistics_reduction(exact, ["y"]), data(batch), ["y"], NullProgress()), "percentile", 99.0
+        )
         for batch in (1, 2, 7, 120)
     }
     assert len({ranges.tensors["y"].to_json() for ranges in found.values()}) == 1
@@ -81,9 +83,9 @@ def test_the_first_nan_is_reported_with_tensor_and_place_and_the_reader_stops(da
         return {"y": feed["x"] * (np.nan if calls == 3 else 1)}
 
     with pytest.raises(
-        InputError, match=r": feed 2, behind sample 20: tensor 'y' became NaN or infinite \(80 values\)$"
+        InputError, match=r": feed 2, after sample 20: tensor 'y' became NaN or infinite \(80 values\)$"
     ):
-        collect(tallied(broken, ["y"]), data(10), ["y"], NullProgress())
+        collect(statistics_reduction(broken, ["y"]), data(10), ["y"], NullProgress())
     assert calls == 3
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("trtpipe-data")]
 
@@ -93,7 +95,7 @@ def test_a_bad_sample_stops_the_run(data: Any, tmp_path: Path) -> None:
     bad[33, 3] = np.inf
     np.save(tmp_path / "x.npy", bad)
     with pytest.raises(InputError, match=r"x\.npy: row 33: input 'x' holds NaN or infinity"):
-        collect(tallied(run, ["y"]), data(10), ["y"], NullProgress())
+        collect(statistics_reduction(run, ["y"]), data(10), ["y"], NullProgress())
 
 
 def test_no_samples(contract: MakeContract) -> None:
@@ -102,10 +104,12 @@ def test_no_samples(contract: MakeContract) -> None:
             yield from ()
 
     with pytest.raises(InputError, match="there are no samples"):
-        collect(tallied(run, ["y"]), Nothing(contract(x=("float32", (1, 8))), {}, 1), ["y"], NullProgress())
+        collect(
+            statistics_reduction(run, ["y"]), Nothing(contract(x=("float32", (1, 8))), {}, 1), ["y"], NullProgress()
+        )
 
 
-def test_observing_nothing_still_accounts_for_the_data(data: Any) -> None:
-    statistics = collect(tallied(run, []), data(), [], NullProgress())
+def test_observing_no_tensor_still_summarizes_the_data(data: Any) -> None:
+    statistics = collect(statistics_reduction(run, []), data(), [], NullProgress())
     assert statistics.tensors == {}
     assert statistics.samples == 120

@@ -6,11 +6,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from trtpipe.calibration.histogram import density_of
-from trtpipe.calibration.methods import CANDIDATES, CHOICES, METHODS, Choice, entropy, least_error
+from trtpipe.calibration.methods import (
+    AUTO_METHODS,
+    COMPARED_METHODS,
+    METHODS,
+    CalibrationMethod,
+    entropy_amax,
+    mse_amax,
+)
 from trtpipe.calibration.quantizer import quantizer_of
-from trtpipe.calibration.statistics import TensorStatistics
-from trtpipe.config.formats import find_format
+from trtpipe.calibration.statistics import CumulativeHistogram, TensorStatistics
+from trtpipe.config.formats import INT8, find_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,13 +66,13 @@ class TestMeanSquaredError:
     def test_the_expected_error_is_the_measured_one(self, name: str, precision: str) -> None:
         x = DISTRIBUTIONS[name]().astype(np.float32).astype(np.float64)
         amax = np.abs(x).max() * np.array([1, 0.5, 0.2, 0.05])
-        expected = quantizer_of(find_format(precision)).expected_error(density_of(seen(x)), amax)
+        expected = quantizer_of(find_format(precision)).expected_error(CumulativeHistogram.of(seen(x)), amax)
         measured = [measured_error(x, a, precision) for a in amax]
         np.testing.assert_allclose(expected, measured, rtol=0.04)
 
     def test_no_amax_is_much_better_than_the_chosen_one(self, name: str, precision: str) -> None:
         x = DISTRIBUTIONS[name]().astype(np.float32).astype(np.float64)
-        found = measured_error(x, least_error(seen(x), 0, find_format(precision)), precision)
+        found = measured_error(x, mse_amax(seen(x), 0, find_format(precision)), precision)
         best = min(measured_error(x, a, precision) for a in np.abs(x).max() * np.geomspace(0.02, 1, 60))
         assert found <= 1.02 * best
 
@@ -75,16 +81,16 @@ class TestEntropy:
     def test_a_literal_transcription_agrees(self) -> None:
         for name in ("normal", "laplace", "outlier", "relu"):
             tensor = seen(DISTRIBUTIONS[name]())
-            bins = np.diff(density_of(tensor).below(np.linspace(0, tensor.largest, 2049), 0))
+            bins = np.diff(CumulativeHistogram.of(tensor).below(np.linspace(0, tensor.largest, 2049), 0))
             amax = min((_literal_entropy(bins) + 0.5) * tensor.largest / 2048, tensor.largest)
-            assert entropy(tensor, 0, "int8") == pytest.approx(amax, rel=1e-12)
+            assert entropy_amax(tensor, 0, INT8) == pytest.approx(amax, rel=1e-12)
 
     def test_an_outlier_is_cut_off(self) -> None:
-        assert entropy(seen(DISTRIBUTIONS["outlier"]()), 0, "int8") < 6
+        assert entropy_amax(seen(DISTRIBUTIONS["outlier"]()), 0, "int8") < 6
 
     def test_a_uniform_distribution_is_kept_whole(self) -> None:
         x = rng().uniform(-2, 2, COUNT)
-        assert entropy(seen(x), 0, "int8") > 1.9
+        assert entropy_amax(seen(x), 0, INT8) > 1.9
 
 
 def _literal_entropy(bins: np.ndarray) -> int:
@@ -134,8 +140,8 @@ class TestEveryMethod:
 
 
 def test_the_choices_are_the_documented_ones() -> None:
-    assert {str(choice) for choice in CHOICES} == {
+    assert {str(choice) for choice in COMPARED_METHODS} == {
         "max", "mse", "entropy", "percentile 99.9", "percentile 99.99", "percentile 99.999", "percentile 99.9999",
     }  # fmt: skip
-    assert {str(choice) for choice in CHOICES} > {str(choice) for choice in CANDIDATES}
-    assert str(Choice("percentile", 99.9999)) == "percentile 99.9999"
+    assert {str(choice) for choice in COMPARED_METHODS} > {str(choice) for choice in AUTO_METHODS}
+    assert str(CalibrationMethod("percentile", 99.9999)) == "percentile 99.9999"

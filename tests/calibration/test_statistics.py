@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trtpipe.calibration.data_summary import DataAccount
+from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.calibration.statistics import BINS, RESOLUTION, Statistics, TensorStatistics, counted_rows
 from trtpipe.errors import InputError, InternalError
 
@@ -27,8 +27,8 @@ def seen(*parts: np.ndarray) -> TensorStatistics:
     return statistics
 
 
-def account(digest: str, samples: int = 1) -> DataAccount:
-    return DataAccount(source="s", samples=samples, feeds=1, digest=digest, inputs={})
+def summary(digest: str, samples: int = 1) -> DataSummary:
+    return DataSummary(source="s", samples=samples, feeds=1, digest=digest, inputs={})
 
 
 def bin_of(value: float) -> int:
@@ -190,23 +190,23 @@ class TestFeatureMaps:
 
 
 class TestStatistics:
-    def collected(self, parts: Iterable[np.ndarray], *accounts: DataAccount) -> Statistics:
+    def collected(self, parts: Iterable[np.ndarray], *summaries: DataSummary) -> Statistics:
         statistics = Statistics.empty(["b", "a"])
         for part in parts:
             statistics.update({"a": part, "b": -part, "not observed": part})
-        statistics.accounts = accounts
+        statistics.data_summaries = summaries
         return statistics
 
     def test_merge(self) -> None:
         x = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
-        one = self.collected([x[:10]], account("2", 10))
-        two = self.collected([x[10:]], account("1", 20))
+        one = self.collected([x[:10]], summary("2", 10))
+        two = self.collected([x[10:]], summary("1", 20))
         whole = self.collected([x])
         assert list(whole.tensors) == ["a", "b"]
         assert one.merge(two) == two.merge(one)
         assert one.merge(two).tensors == whole.tensors
         assert (one.merge(two).samples, one.merge(two).feeds) == (30, 2)
-        assert [part.digest for part in one.merge(two).accounts] == ["1", "2"]
+        assert [part.digest for part in one.merge(two).data_summaries] == ["1", "2"]
         assert one.tensors["a"].count == 50
 
     def test_a_tensor_without_value_is_our_bug(self) -> None:

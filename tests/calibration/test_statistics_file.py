@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trtpipe.calibration.data_summary import DataAccount, InputAccount
+from trtpipe.calibration.data_summary import DataSummary, InputSummary
 from trtpipe.calibration.statistics import Statistics
-from trtpipe.calibration.statistics_file import load_statistics, save_statistics
+from trtpipe.calibration.statistics_file import load_statistics, merge_statistics, save_statistics
 from trtpipe.config.recipe import ImageSettings
 from trtpipe.errors import InputError
 
@@ -29,6 +29,19 @@ save_statistics(statistics, Path(sys.argv[1]))
 """
 
 
+VALUES = np.random.default_rng(0).standard_normal((60, 50)).astype(np.float32)
+
+
+def shard(path: Path, rows: np.ndarray, name: str = "t") -> Path:
+    statistics = Statistics.empty([name])
+    for row in rows:
+        statistics.update({name: row})
+    summary = DataSummary(source=path.name, samples=len(rows), feeds=len(rows), digest=f"{rows.sum():064}", inputs={})
+    statistics.data_summaries = (summary,)
+    save_statistics(statistics, path)
+    return path
+
+
 @pytest.fixture
 def statistics() -> Statistics:
     made = Statistics.empty(["relu/out", "zero", "never", "naïve\nname", "bad"])
@@ -41,13 +54,13 @@ def statistics() -> Statistics:
         "bad": np.float32([np.nan, 1e-42]),
     }.items():
         made.tensors[name].update(values)
-    made.accounts = (
-        DataAccount(
+    made.data_summaries = (
+        DataSummary(
             source="imgs",
             samples=3,
             feeds=2,
             digest="d" * 64,
-            inputs={"x": InputAccount(minimum=-1.5, maximum=0.1, mean=1 / 3, zeros=0)},
+            inputs={"x": InputSummary(minimum=-1.5, maximum=0.1, mean=1 / 3, zeros=0)},
             preprocessing=ImageSettings(resize=(3, 4)),
             seed=3,
             warnings=("few",),
@@ -167,3 +180,51 @@ class TestDamage:
             load_statistics(saved)
         with pytest.raises(InputError, match="cannot be read"):
             load_statistics(tmp_path / "missing.npz")
+
+
+def test_files_of_an_older_version_are_refused_by_name(saved: Path) -> None:
+    with np.load(saved) as file:
+        arrays = {name: file[name] for name in file.files}
+    about = arrays["about"].tobytes().replace(b'"schema_version": 2', b'"schema_version": 1')
+    np.savez(saved, **{**arrays, "about": np.frombuffer(about, np.uint8)})
+    with pytest.raises(InputError, match="schema_version"):
+        load_statistics(saved)
+
+
+class TestMerging:
+    def test_shards_of_any_size_in_any_order_give_one_file(self, tmp_path: Path) -> None:
+        parts = [shard(tmp_path / f"{i}.npz", rows) for i, rows in enumerate(np.split(VALUES, [7, 8, 40]))]
+        merge_statistics(parts, tmp_path / "a.npz")
+        merge_statistics(parts[::-1], tmp_path / "b.npz")
+        assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+        whole = Statistics.empty(["t"])
+        whole.update({"t": VALUES})
+        found = load_statistics(tmp_path / "a.npz")
+        assert found.tensors == whole.tensors
+        assert found.samples == 60
+        assert len(found.data_summaries) == 4
+        assert not list(tmp_path.glob(".trtpipe-*"))
+
+    def test_merging_merged_files_is_the_same(self, tmp_path: Path) -> None:
+        a, b, c = (shard(tmp_path / f"{i}.npz", rows) for i, rows in enumerate(np.split(VALUES, 3)))
+        merge_statistics([a, b], tmp_path / "ab.npz")
+        merge_statistics([tmp_path / "ab.npz", c], tmp_path / "ab_c.npz")
+        merge_statistics([a, b, c], tmp_path / "abc.npz")
+        assert (tmp_path / "ab_c.npz").read_bytes() == (tmp_path / "abc.npz").read_bytes()
+
+    def test_refusals_leave_the_output_as_it_was(self, tmp_path: Path) -> None:
+        a = shard(tmp_path / "a.npz", VALUES[:5])
+        other = shard(tmp_path / "other.npz", VALUES[5:9], name="u")
+        out = tmp_path / "out.npz"
+        out.write_text("before")
+        (tmp_path / "broken.npz").write_bytes(a.read_bytes()[:100])
+        for paths, words in (
+            ([], "no statistics to merge"),
+            ([a, other], r"other\.npz: of another model than .*a\.npz: tensor 't'"),
+            ([a, a], r"a\.npz: of the same samples as .*a\.npz"),
+            ([a, tmp_path / "broken.npz"], r"broken\.npz: cannot be read"),
+            ([tmp_path / "missing.npz"], r"missing\.npz"),
+        ):
+            with pytest.raises(InputError, match=words):
+                merge_statistics(paths, out)
+        assert out.read_text() == "before"

@@ -157,8 +157,8 @@ class TestReuse:
         assert run("verify", "--reuse", good / "parity.json").exit_code == 0
         result = run("verify", "--reuse", good, "--atol", "0", "--rtol", "0", "-o", tmp_path / "again.json")
         assert result.exit_code == 3
-        assert "the first stage that broke: lower" in result.stdout
-        assert trtpipe.ParityReport.read(tmp_path / "again.json").broke == "lower"
+        assert "first failing stage: lower" in result.stdout
+        assert trtpipe.ParityReport.read(tmp_path / "again.json").failing_stage == "lower"
 
     def test_the_share_of_integers_that_have_to_be_equal(self, run: Run, good: Path, tmp_path: Path) -> None:
         result = run("verify", "--reuse", good, "--min-agreement", "y:0.75", "-o", tmp_path / "again.json")

@@ -17,19 +17,26 @@ if TYPE_CHECKING:
     ("name", "kind", "words"),
     [
         ("model.onnx", "model", ["ai.onnx 20", "x: float32[2x8]", "MatMul", "exported by"]),
-        ("simplified.onnx", "model", ["simplified by", "trtpipe alone: 2 nodes"]),
+        ("simplified.onnx", "model", ["simplified by", "trtpipe only: 2 -> 2 nodes"]),
         (
             "lowered.onnx",
             "model",
-            ["1 QuantizeLinear", "2 DequantizeLinear", "lowered to  int8: 1 float32, 1 int8", "because"],
+            [
+                "1 QuantizeLinear",
+                "2 DequantizeLinear",
+                "int8: 1 float32, 1 int8",
+                "INT8 coverage",
+                "100.0 % of 64 MACs",
+                "reason",
+            ],
         ),
         ("sm89.plan", "engine", ["null", "sm89", "y: float32[2x4]"]),
         ("ranges.json", "ranges", ["percentile 99.99 %", "128 from", "amax", "method"]),
-        ("statistics.npz", "statistics", ["128 from", "1024", "not finite"]),
+        ("statistics.npz", "statistics", ["128 from", "1024", "NaN or infinite"]),
         ("parity.json", "parity", ["PASSED", "cosine", "onnxruntime", "engine:sm89: null engines"]),
-        ("latency.json", "latency", ["not judged", "p99", "not a GPU latency", "CoV"]),
+        ("latency.json", "latency", ["not evaluated", "p99", "not a GPU latency", "CoV"]),
         ("manifest.json", "manifest", ["PASSED", "model.onnx", "onnx-ir", "128 samples from", "sm89.plan"]),
-        ("lowered.onnx.json", "facts", ["lowered to"]),
+        ("lowered.onnx.json", "model metadata", ["lowered to"]),
     ],
 )
 def test_shows_kind_and_contents(run: Run, bundle: Path, name: str, kind: str, words: list[str]) -> None:
@@ -62,16 +69,14 @@ def test_long_lists_are_cut_unless_verbose(run: Run, bundle: Path, tmp_path: Pat
     assert "tensor29" in full.stdout
 
 
-def test_ranges_tell_the_method_of_each_tensor_and_which_were_never_seen(
-    run: Run, bundle: Path, tmp_path: Path
-) -> None:
+def test_ranges_tell_the_method_of_each_tensor_and_which_have_no_values(run: Run, bundle: Path, tmp_path: Path) -> None:
     ranges = json.loads((bundle / "ranges.json").read_text())
     ((_, one),) = ranges["tensors"].items()
     ranges["tensors"] = {"a": one, "b": one | {"method": "mse", "percentile": None}}
     (tmp_path / "r.json").write_text(json.dumps(ranges | {"method": "auto", "percentile": None, "unseen": ["c", "d"]}))
     lines = [line.split() for line in run("inspect", tmp_path / "r.json").stdout.splitlines()]
     assert ["method", "auto"] in lines
-    assert lines[lines.index(["unseen", "c"]) + 1] == ["d"]
+    assert lines[lines.index(["no", "values", "c"]) + 1] == ["d"]
     (first,) = (words for words in lines if words[:1] == ["a"])
     (second,) = (words for words in lines if words[:1] == ["b"])
     assert first[2:5] == ["percentile", "99.99", "%"]
@@ -107,7 +112,7 @@ def test_explaining_a_node(run: Run, bundle: Path) -> None:
         result = run("inspect", bundle / file, "--explain", product)
         assert result.exit_code == 0
         assert "weighted operator with a constant weight" in result.stdout
-        assert "multiply-accumulates" in result.stdout
+        assert "MACs" in result.stdout
         assert "relu" not in result.stdout
         document = json.loads(run("inspect", bundle / file, "--explain", "*", "--json").stdout)
         assert [node["node"] for node in document["nodes"]] == names

@@ -58,7 +58,7 @@ class TestLines:
             "compile sm89: parsing",
             r"note: a note\x1b[2J",
             r"warning: a warning\nof two lines",
-            "compile sm89: built in 0 us",
+            "compile sm89: done in 0 us",
             "verify: FAILED in 0 us",
         ]
 
@@ -87,7 +87,7 @@ class TestLines:
             "calibrate: 30 of 52 (57 %)",
             "calibrate: 40 of 52 (76 %)",
             "calibrate: 50 of 52 (96 %)",
-            "calibrate: built in 53.0 s",
+            "calibrate: done in 53.0 s",
         ]
 
     def test_unknown_total(self, clock: Clock) -> None:
@@ -134,7 +134,7 @@ class TestLive:
         with Live() as listener:
             play(listener)
         text = screen.getvalue()
-        for line in ("export           from the cache", "compile sm89     built", "verify           FAILED"):
+        for line in ("export           from the cache", "compile sm89     done", "verify           FAILED"):
             assert line in text
         assert r"a note\x1b[2J" in text
         assert r"warning: a warning\nof two lines" in text

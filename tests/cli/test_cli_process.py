@@ -66,7 +66,7 @@ def test_json_alone_on_stdout_with_progress_on_stderr(bundle: Path, cache: Path,
     words = ("measure", bundle / "lowered.onnx", "--duration", "20ms", "--json", "-v", "--cache-dir", cache)
     out, errors = trtpipe_process(*words).communicate()
     assert json.loads(out)["command"] == "measure"
-    assert "measure: built in " in errors
+    assert "measure: done in " in errors
 
 
 def test_interrupted_run_leaves_the_output_as_it_was(bundle: Path, cache: Path, tmp_path: Path) -> None:
@@ -104,5 +104,5 @@ def test_terminal_gets_a_moving_display(bundle: Path, cache: Path) -> None:
     os.close(master)
     assert process.returncode == 0
     assert b"\x1b[" in shown
-    assert "measure          built" in shown.decode().replace("\x1b[32m", "").replace("\x1b[0m", "")
+    assert "measure          done" in shown.decode().replace("\x1b[32m", "").replace("\x1b[0m", "")
     assert "\x1b" not in out

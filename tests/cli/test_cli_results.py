@@ -78,8 +78,8 @@ def test_exit_code_is_that_of_the_worst(
     assert exit_code(made) == finish(Session(), "build", made) == code
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("PASSED" if code == 0 else "FAILED")
-    assert ("accuracy holds" in last) == accurate
-    assert ("latency holds" in last) == fast
+    assert ("accuracy within tolerance" in last) == accurate
+    assert ("latency within limit" in last) == fast
     assert ("not built: sm89" in last) == failed
 
 
@@ -87,7 +87,7 @@ def test_latency_on_a_gpu_is_judged_with_its_budget(capsys: pytest.CaptureFixtur
     finish(Session(), "build", result(fast=False, out=tmp_path))
     out = capsys.readouterr().out
     assert "FAILED engine:sm89 median 2 ms, p99 5 ms (TensorRT on an RTX 4090)" in out
-    assert "allowed is a p99 of 4 ms" in out
+    assert "p99 limit 4 ms" in out
     assert out.splitlines()[-1] == f"next:   trtpipe inspect {tmp_path}/latency.json"
 
 

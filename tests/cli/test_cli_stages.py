@@ -80,8 +80,8 @@ class TestChain:
         assert run(*words, "--allow-random-calibration").exit_code == 0
         ranges = trtpipe.inspect(tmp_path / "ranges.json").ranges
         assert ranges is not None
-        assert ranges.account is not None
-        assert "synthetic" in ranges.account.source
+        assert ranges.data_summary is not None
+        assert "synthetic" in ranges.data_summary.source
 
     def test_compile_for_several_targets_into_a_folder(self, run: Run, bundle: Path, tmp_path: Path) -> None:
         words = ("compile", bundle / "lowered.onnx", "--backend", "null", "--target", "sm89", "--target", "sm120")
@@ -247,7 +247,7 @@ class TestVerify:
         result = run(command, bundle / "sm89.plan", *reference, "-q")
         assert result.exit_code == 6
         assert result.stderr.splitlines() == [
-            f"error: {bundle}/sm89.plan cannot run here: null engines hold no computation",
+            f"error: {bundle}/sm89.plan cannot run here: null engines are placeholders, for tests only",
             "  try: build with --backend tensorrt-rtx or tensorrt",
         ]
 
@@ -280,8 +280,8 @@ class TestMeasure:
         assert "95% interval" in result.stdout
         assert "no GPU latencies" in result.stdout
         document = json.loads(run(*words, "--json").stdout)
-        [race] = document["comparison"]["races"]
-        assert race["low"] <= race["ratio"] <= race["high"]
+        [pair] = document["comparison"]["pairs"]
+        assert pair["low"] <= pair["ratio"] <= pair["high"]
         assert trtpipe.inspect(tmp_path / "c.json").comparison is not None
 
     def test_a_fixed_batch_is_not_swept(self, run: Run, bundle: Path) -> None:

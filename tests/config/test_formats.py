@@ -31,7 +31,7 @@ from trtpipe.config.formats import (
 )
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.target import find_target
-from trtpipe.engine.agreement import SERVED_BY
+from trtpipe.engine.agreement import SATISFIED_BY
 from trtpipe.engine.report import BITS
 from trtpipe.errors import InternalError
 from trtpipe.quantization.qdq import InsertQDQ
@@ -155,12 +155,12 @@ class TestTable:
     def test_engine_reports_know_every_row(self, form: Format) -> None:
         assert {BITS[word] for word in form.engine} == {form.bits}
         if form is not FP32:
-            assert SERVED_BY[form.label] >= set(form.engine)
+            assert SATISFIED_BY[form.label] >= set(form.engine)
 
     def test_a_16_bit_node_is_served_by_narrower_kernels_and_not_the_other_way(self) -> None:
-        assert SERVED_BY["float16"] >= {"Half", "Int8", "FP8"}
-        assert SERVED_BY["int8"] == {"Int8", "INT8"}
-        assert "Half" not in SERVED_BY["bfloat16"]
+        assert SATISFIED_BY["float16"] >= {"Half", "Int8", "FP8"}
+        assert SATISFIED_BY["int8"] == {"Int8", "INT8"}
+        assert "Half" not in SATISFIED_BY["bfloat16"]
 
 
 class TestPrecisions:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trtpipe.backends.plan import RTX_TARGETS
+from trtpipe.backends.engine_file import RTX_TARGETS
 from trtpipe.config.target import TARGETS, Support, find_target
 from trtpipe.errors import InputError
 

@@ -56,7 +56,7 @@ class TestFeeds:
         dataset = open_dataset(DataSettings(source=npz(tmp_path, x=X)), contract(x=("float32", (4, 3, 4))))
         assert [sample.rows for sample in dataset] == [4, 4]
         assert (dataset.size, dataset.samples) == (2, 8)
-        assert "last 2 sample(s) were left out" in dataset.warnings[0]
+        assert "last 2 sample(s) were not used" in dataset.warnings[0]
 
     def test_rows_with_a_batch_axis_are_feeds(self, tmp_path: Path, contract: MakeContract) -> None:
         source = npz(tmp_path, x=X.reshape(5, 2, 3, 4), y=np.arange(10).reshape(5, 2))
@@ -106,61 +106,61 @@ class TestMemory:
         assert peak < 16 * row_bytes
 
 
-class TestComplaints:
+class TestErrors:
     @pytest.fixture
     def model(self, contract: MakeContract) -> Any:
         return contract(image=("float32", ("N", 3, 4)))
 
-    def complaint(self, model: Any, source: str, **settings: Any) -> InputError:
+    def error_of(self, model: Any, source: str, **settings: Any) -> InputError:
         with pytest.raises(InputError) as error:
             list(open_dataset(DataSettings(source=source, **settings), model))
         assert "calib.np" in error.value.message
         return error.value
 
     def test_unknown_array(self, tmp_path: Path, model: Any) -> None:
-        error = self.complaint(model, npz(tmp_path, image=X, imagee=X))
-        assert "array 'imagee' is no input" in error.message
+        error = self.error_of(model, npz(tmp_path, image=X, imagee=X))
+        assert "array 'imagee' is not an input" in error.message
         assert "did you mean 'image'?" in error.remedy
 
     def test_missing_array(self, tmp_path: Path, model: Any) -> None:
-        error = self.complaint(model, npz(tmp_path, labels=np.arange(10)), labels="labels")
+        error = self.error_of(model, npz(tmp_path, labels=np.arange(10)), labels="labels")
         assert "no array for input 'image'" in error.message
 
     def test_missing_labels(self, tmp_path: Path, model: Any) -> None:
-        error = self.complaint(model, npz(tmp_path, image=X, label=np.arange(10)), labels="labels")
+        error = self.error_of(model, npz(tmp_path, image=X, label=np.arange(10)), labels="labels")
         assert "no array 'labels' for the labels" in error.message
         assert "did you mean 'label'?" in error.remedy
 
     def test_different_lengths(self, tmp_path: Path, model: Any) -> None:
-        error = self.complaint(model, npz(tmp_path, image=X, label=np.arange(9)), labels="label")
+        error = self.error_of(model, npz(tmp_path, image=X, label=np.arange(9)), labels="label")
         assert "image: 10, the labels: 9" in error.message
 
     def test_no_sample_axis(self, tmp_path: Path, model: Any) -> None:
-        error = self.complaint(model, npz(tmp_path, image=X[0]))
+        error = self.error_of(model, npz(tmp_path, image=X[0]))
         assert "has shape [3, 4], the model takes image: float32[Nx3x4]" in error.message
-        assert "a single number" in self.complaint(model, npz(tmp_path, image=np.float32(1))).message
+        assert "a single number" in self.error_of(model, npz(tmp_path, image=np.float32(1))).message
 
     def test_wrong_row_is_named_by_its_place_in_the_file(self, tmp_path: Path, model: Any) -> None:
         bad = X.copy()
         bad[7, 0, 0] = np.nan
-        error = self.complaint(model, npz(tmp_path, image=bad))
+        error = self.error_of(model, npz(tmp_path, image=bad))
         assert "calib.npz: row 7: input 'image' holds NaN" in error.message
 
     def test_no_rows_and_too_few_rows(self, tmp_path: Path, model: Any) -> None:
-        assert "there are no samples" in self.complaint(model, npz(tmp_path, image=X[:0])).message
-        assert "10 samples, fewer than the 11" in self.complaint(model, npz(tmp_path, image=X), samples=11).message
+        assert "there are no samples" in self.error_of(model, npz(tmp_path, image=X[:0])).message
+        assert "10 samples, fewer than the 11" in self.error_of(model, npz(tmp_path, image=X), samples=11).message
 
     def test_npy_for_two_inputs(self, tmp_path: Path, contract: MakeContract) -> None:
         model = contract(a=("float32", None), b=("float32", None))
-        assert "feeds one input, the model has 2: a, b" in self.complaint(model, npy(tmp_path, X)).message
+        assert "feeds one input, the model has 2: a, b" in self.error_of(model, npy(tmp_path, X)).message
 
     def test_npy_with_objects(self, tmp_path: Path, model: Any) -> None:
         np.save(tmp_path / "calib.npy", np.array([{}], dtype=object), allow_pickle=True)
-        assert "holds Python objects" in self.complaint(model, str(tmp_path / "calib.npy")).message
+        assert "holds Python objects" in self.error_of(model, str(tmp_path / "calib.npy")).message
 
     def test_npy_that_is_none(self, tmp_path: Path, model: Any) -> None:
         whole = npy(tmp_path, X)
         data = (tmp_path / "calib.npy").read_bytes()
         for broken in (data[:-1], data[:40], b"", b"hello"):
             (tmp_path / "calib.npy").write_bytes(broken)
-            assert "cannot be read" in self.complaint(model, whole).message
+            assert "cannot be read" in self.error_of(model, whole).message

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from models import tallied
+from models import statistics_reduction
 
 from trtpipe.calibration.collect import collect
 from trtpipe.config.recipe import DataSettings
@@ -87,7 +87,7 @@ def test_the_first_bad_sample_stops_with_index_and_name(opened: Any, write: Any)
     with pytest.raises(
         InputError, match=r"(row 4|sample '004'|sample 4): input 'x' holds NaN .*\(sample 4\)$"
     ) as caught:
-        collect(tallied(identity, ["y"]), opened(write), ["y"], NullProgress())
+        collect(statistics_reduction(identity, ["y"]), opened(write), ["y"], NullProgress())
     assert "--skip-bad-samples" in caught.value.remedy
 
 
@@ -95,33 +95,33 @@ def test_the_first_bad_sample_stops_with_index_and_name(opened: Any, write: Any)
 @pytest.mark.parametrize("write", SOURCES)
 def test_bad_samples_are_skipped_and_recorded(opened: Any, write: Any, batch: int) -> None:
     dataset = opened(write, skip_bad_samples=2, batch=batch)
-    statistics = collect(tallied(identity, ["y"]), dataset, ["y"], NullProgress(), tolerated=2)
+    statistics = collect(statistics_reduction(identity, ["y"]), dataset, ["y"], NullProgress(), max_bad_samples=2)
     good = np.delete(values(), BAD, axis=0)
-    account = statistics.account
-    assert account is not None
+    summary = statistics.data_summary
+    assert summary is not None
     assert statistics.tensors["y"].count == good.size
     assert statistics.tensors["y"].maximum == good.max()
-    assert account.samples == 18
-    assert [(each.index, each.nonfinite, each.values) for each in account.skipped] == [(4, 1, 3), (9, 2, 3)]
-    assert account.inputs["x"].nonfinite == pytest.approx(3 / 60)
-    assert account.inputs["x"].mean == pytest.approx(good.astype(np.float64).mean())
-    assert any("2 bad sample(s) were skipped" in warning for warning in account.warnings)
+    assert summary.samples == 18
+    assert [(each.index, each.nonfinite, each.values) for each in summary.skipped] == [(4, 1, 3), (9, 2, 3)]
+    assert summary.inputs["x"].nonfinite == pytest.approx(3 / 60)
+    assert summary.inputs["x"].mean == pytest.approx(good.astype(np.float64).mean())
+    assert any("2 bad sample(s) were skipped" in warning for warning in summary.warnings)
 
 
 @pytest.mark.parametrize("write", SOURCES)
 def test_one_bad_sample_more_than_allowed_stops(opened: Any, write: Any) -> None:
     dataset = opened(write, skip_bad_samples=1)
     with pytest.raises(InputError, match=r"\(sample 9\)$") as caught:
-        collect(tallied(identity, ["y"]), dataset, ["y"], NullProgress(), tolerated=1)
+        collect(statistics_reduction(identity, ["y"]), dataset, ["y"], NullProgress(), max_bad_samples=1)
     assert "1 bad samples were skipped already" in caught.value.remedy
 
 
 def test_a_fixed_batch_that_can_no_longer_be_filled_is_left_out(opened: Any) -> None:
     dataset = opened(as_npz, rows=4, skip_bad_samples=2)
-    statistics = collect(tallied(identity, ["y"]), dataset, ["y"], NullProgress(), tolerated=2)
+    statistics = collect(statistics_reduction(identity, ["y"]), dataset, ["y"], NullProgress(), max_bad_samples=2)
     assert (statistics.samples, statistics.feeds) == (16, 4)
-    assert statistics.account is not None
-    assert any("the last 2 sample(s) were left out" in warning for warning in statistics.account.warnings)
+    assert statistics.data_summary is not None
+    assert any("the last 2 sample(s) were not used" in warning for warning in statistics.data_summary.warnings)
 
 
 def test_samples_the_model_fails_on_count_too(opened: Any) -> None:
@@ -130,13 +130,21 @@ def test_samples_the_model_fails_on_count_too(opened: Any) -> None:
             raise InputError("cannot run this", "mend it")
         return {"y": feed["x"] * (np.nan if feed["x"][0, 0] == values()[14, 0] else 1)}
 
-    with pytest.raises(InputError, match=r"behind sample 14: tensor 'y' became NaN .*\(sample 14\)"):
-        collect(tallied(picky, ["y"]), opened(as_npz, skip_bad_samples=3), ["y"], NullProgress(), tolerated=3)
-    statistics = collect(tallied(picky, ["y"]), opened(as_npz, skip_bad_samples=4), ["y"], NullProgress(), tolerated=4)
-    assert statistics.account is not None
+    with pytest.raises(InputError, match=r"after sample 14: tensor 'y' became NaN .*\(sample 14\)"):
+        collect(
+            statistics_reduction(picky, ["y"]),
+            opened(as_npz, skip_bad_samples=3),
+            ["y"],
+            NullProgress(),
+            max_bad_samples=3,
+        )
+    statistics = collect(
+        statistics_reduction(picky, ["y"]), opened(as_npz, skip_bad_samples=4), ["y"], NullProgress(), max_bad_samples=4
+    )
+    assert statistics.data_summary is not None
     assert statistics.tensors["y"].count == 16 * 3
-    assert len(statistics.account.skipped) == 4
-    assert statistics.account.samples == 16
+    assert len(statistics.data_summary.skipped) == 4
+    assert statistics.data_summary.samples == 16
 
 
 def test_a_broken_image_is_named_or_skipped(tmp_path: Path, contract: MakeContract, picture: Any) -> None:
@@ -145,8 +153,8 @@ def test_a_broken_image_is_named_or_skipped(tmp_path: Path, contract: MakeContra
         picture(tmp_path / "i" / f"{index}.png")
     (tmp_path / "i" / "3.png").write_bytes((tmp_path / "i" / "3.png").read_bytes()[:60])
 
-    def images(tolerated: int) -> Dataset:
-        settings = DataSettings(source=str(tmp_path / "i"), skip_bad_samples=tolerated)
+    def images(allowed: int) -> Dataset:
+        settings = DataSettings(source=str(tmp_path / "i"), skip_bad_samples=allowed)
         return open_dataset(settings, contract(x=("float32", ("N", 3, 6, 8))))
 
     with pytest.raises(InputError, match=r"3\.png.*\(sample 3\)"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trtpipe.config.recipe import DataSettings
-from trtpipe.data.batching import StackedDataset, joined, read_ahead
+from trtpipe.data.batching import BatchedDataset, batched, read_ahead
 from trtpipe.data.sample import Sample
 from trtpipe.data.selection import select
 from trtpipe.errors import InputError
@@ -27,7 +27,7 @@ def data_threads() -> list[str]:
 
 class TestJoined:
     def test_stacks_values_and_labels(self) -> None:
-        first, second = joined(rows(5), 3, "d")
+        first, second = batched(rows(5), 3, "d", fixed=False, dropped=[])
         assert first.feed["x"].tolist() == [[0, 0], [1, 1], [2, 2]]
         assert first.labels is not None
         assert first.labels.tolist() == [0, 10, 20]
@@ -35,9 +35,9 @@ class TestJoined:
 
     def test_different_shapes_in_one_batch_are_refused(self) -> None:
         ragged = [Sample({"x": np.zeros((1, n))}) for n in (2, 3)]
-        assert len(list(joined(ragged, 1, "d"))) == 2
+        assert len(list(batched(ragged, 1, "d", fixed=False, dropped=[]))) == 2
         with pytest.raises(InputError, match=r"d: samples of one batch differ in shape: \[2\] and \[3\]"):
-            list(joined(ragged, 2, "d"))
+            list(batched(ragged, 2, "d", fixed=False, dropped=[]))
 
 
 class TestReadAhead:
@@ -87,21 +87,21 @@ class TestStackedDataset:
         return []
 
     @pytest.fixture
-    def dataset(self, closed: list[bool]) -> StackedDataset:
+    def dataset(self, closed: list[bool]) -> BatchedDataset:
         def read() -> Generator[Sample, None, None]:
             try:
                 yield from rows(10)
             finally:
                 closed.append(True)
 
-        return StackedDataset("ten", "d", 10, select(10, DataSettings(batch=4), None, "d"), read, lambda: "abc")
+        return BatchedDataset("ten", "d", 10, select(10, DataSettings(batch=4), None, "d"), read, lambda: "abc")
 
-    def test_walks_again_and_again(self, dataset: StackedDataset) -> None:
+    def test_walks_again_and_again(self, dataset: BatchedDataset) -> None:
         walks = [[sample.feed["x"][:, 0].tolist() for sample in dataset] for _ in range(2)]
         assert walks == [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]] * 2
         assert (dataset.size, dataset.samples, dataset.digest()) == (3, 10, "abc")
 
-    def test_closing_early_ends_the_thread_and_the_source(self, dataset: StackedDataset, closed: list[bool]) -> None:
+    def test_closing_early_ends_the_thread_and_the_source(self, dataset: BatchedDataset, closed: list[bool]) -> None:
         walk = iter(dataset)
         next(walk)
         assert data_threads() != []

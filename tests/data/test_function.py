@@ -70,7 +70,7 @@ class TestFeeds:
         dataset = opened(SINGLES, contract(x=("float32", (2, 2))))
         assert dataset.warnings == ()
         assert [s.rows for s in dataset] == [2, 2]
-        assert dataset.warnings == ("the last 1 sample(s) were left out: they do not fill a batch of 2",)
+        assert dataset.warnings == ("the last 1 sample(s) were not used: they do not fill a batch of 2",)
         with pytest.raises(InputError, match="5 samples do not fill one batch of 8"):
             list(opened(SINGLES, contract(x=("float32", (8, 2)))))
 
@@ -106,9 +106,9 @@ class TestDigest:
         assert opened(SINGLES.replace("= i\n", "= i + 1\n")).digest() != base
 
 
-class TestComplaints:
+class TestErrors:
     @pytest.mark.parametrize(
-        ("body", "complaint"),
+        ("body", "message"),
         [
             (
                 "def feeds():\n    yield [[1., 2.]]\n    {}['key']\n",
@@ -117,7 +117,7 @@ class TestComplaints:
             ("def feeds(n):\n    yield n\n", "sample 0 failed: TypeError: feeds() missing 1 required"),
             ("def feeds():\n    pass\n", "sample 0 failed: TypeError: 'NoneType' object is not iterable"),
             ("def feeds():\n    yield from ()\n", "there are no samples"),
-            ("def feeds():\n    yield 'text'\n", "yielded str, which is no feed for inputs x"),
+            ("def feeds():\n    yield 'text'\n", "yielded str, which is not a feed for inputs x"),
             ("def feeds():\n    yield {'y': 1}\n", "sample 0: the model has no input 'y'"),
             ("def feeds():\n    yield {'x': [[1], [1, 2]]}\n", "sample 0: not arrays of numbers"),
             ("def feeds():\n    yield [[1., 2.]]\n    yield [[1., 2., 3.]]\n", r"sample 1: input 'x' has shape [1, 3]"),
@@ -125,8 +125,8 @@ class TestComplaints:
             ("def feeds():\n    yield [[1, 2]]\n", "has type int64, the model takes float32"),
         ],
     )
-    def test_name_the_function_and_the_sample(self, opened: Open, body: str, complaint: str) -> None:
-        pattern = complaint if "\\(" in complaint else re.escape(complaint)
+    def test_name_the_function_and_the_sample(self, opened: Open, body: str, message: str) -> None:
+        pattern = message if "\\(" in message else re.escape(message)
         with pytest.raises(InputError, match=rf"data\.py:feeds: .*{pattern}"):
             list(opened(body))
 
@@ -137,7 +137,7 @@ class TestComplaints:
 
     def test_a_bare_array_for_two_inputs(self, opened: Open, contract: MakeContract) -> None:
         io = contract(a=("float32", None), b=("float32", None))
-        with pytest.raises(InputError, match="yielded ndarray, which is no feed for inputs a, b"):
+        with pytest.raises(InputError, match="yielded ndarray, which is not a feed for inputs a, b"):
             list(opened("def feeds():\n    yield np.zeros(3)\n", io))
 
     def test_the_users_generator_is_closed(self, opened: Open, tmp_path: Path) -> None:

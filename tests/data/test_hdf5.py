@@ -93,7 +93,7 @@ def test_nothing_outside_the_file_is_read(opened: Callable[..., Dataset], tmp_pa
             opened(fill)
 
 
-def test_complaints(opened: Callable[..., Dataset]) -> None:
+def test_errors(opened: Callable[..., Dataset]) -> None:
     for fill, words in (
         (lambda file: file.create_group("x"), "'x' is a group"),
         (lambda file: file.create_dataset("x", data=["a", "b"]), "dataset 'x' has type object"),

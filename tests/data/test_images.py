@@ -74,7 +74,7 @@ class TestListing:
             (tmp_path / name).write_text("x")
         os.mkfifo(tmp_path / "pipe.png")
         listing = list_images(tmp_path)
-        assert (len(listing.files), listing.left_out) == (1, 3)
+        assert (len(listing.files), listing.ignored) == (1, 3)
 
     def test_links_inside_are_used_linked_folders_are_not_followed(self, tmp_path: Path, picture: Picture) -> None:
         folder = tmp_path / "imgs"
@@ -86,16 +86,16 @@ class TestListing:
         (tmp_path / "alias").symlink_to(folder)
         for where in (folder, tmp_path / "alias"):
             listing = list_images(where)
-            assert ([path.name for path in listing.files], listing.left_out) == (["1.png", "around.png", "link.png"], 2)
+            assert ([path.name for path in listing.files], listing.ignored) == (["1.png", "around.png", "link.png"], 2)
 
     @pytest.mark.parametrize("target", ["../elsewhere/1.png", "hop.png", "/etc/passwd"])
-    def test_links_that_lead_out_are_refused(self, tmp_path: Path, picture: Picture, target: str) -> None:
+    def test_links_to_outside_are_refused(self, tmp_path: Path, picture: Picture, target: str) -> None:
         folder = tmp_path / "imgs"
         picture(folder / "sub" / "1.png")
         picture(tmp_path / "elsewhere" / "1.png")
         (folder / "sub" / ".hop").symlink_to(tmp_path / "elsewhere")  # by way of a link inside
         (folder / "bad.png").symlink_to("sub/.hop/1.png" if target == "hop.png" else target)
-        with pytest.raises(InputError, match=r"imgs/bad\.png: a link that leads out of the folder"):
+        with pytest.raises(InputError, match=r"imgs/bad\.png: a link to outside the folder"):
             list_images(folder)
 
 
@@ -134,7 +134,7 @@ class TestFeeds:
         dataset = open_dataset(DataSettings(source=str(folder)), contract(image=("float16", ("N", 3, 4, 4))))
         assert next(iter(dataset)).feed["image"].dtype == np.float16
 
-    def test_settings_are_kept_for_the_account(self, folder: Path, model: IOContract) -> None:
+    def test_settings_are_kept_for_the_summary(self, folder: Path, model: IOContract) -> None:
         settings = ImageSettings(resize=4, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         dataset = open_dataset(DataSettings(source=str(folder), image=settings), model)
         assert dataset.preprocessing == settings
@@ -186,8 +186,8 @@ class TestDigest:
         assert len(digests) == 2
 
 
-class TestComplaints:
-    def complaint(self, folder: Path, model: IOContract, **settings: Any) -> InputError:
+class TestErrors:
+    def message(self, folder: Path, model: IOContract, **settings: Any) -> InputError:
         with pytest.raises(InputError) as error:
             list(open_dataset(DataSettings(source=str(folder), **settings), model))
         assert str(folder) in error.value.message
@@ -195,28 +195,28 @@ class TestComplaints:
 
     def test_one_bad_image_among_many_is_named(self, folder: Path, model: IOContract) -> None:
         (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:-30])
-        assert "5.png: damaged" in self.complaint(folder, model, batch=4).message
+        assert "5.png: damaged" in self.message(folder, model, batch=4).message
 
     def test_one_image_of_another_size_is_named(self, folder: Path, model: IOContract) -> None:
         Image.new("RGB", (5, 4)).save(folder / "5.png")
-        error = self.complaint(folder, model)
+        error = self.message(folder, model)
         assert "5.png: input 'image' has shape [1, 3, 4, 5], the model takes image: float32[?x3x4x4]" in error.message
 
     def test_empty_folder_and_too_few(self, tmp_path: Path, folder: Path, model: IOContract) -> None:
         (tmp_path / "empty").mkdir()
-        assert "there are no samples" in self.complaint(tmp_path / "empty", model).message
-        assert "10 samples, fewer than the 11" in self.complaint(folder, model, samples=11).message
+        assert "there are no samples" in self.message(tmp_path / "empty", model).message
+        assert "10 samples, fewer than the 11" in self.message(folder, model, samples=11).message
 
     def test_models_that_do_not_take_one_image(self, folder: Path, contract: MakeContract, model: IOContract) -> None:
         two = contract(image=("float32", None), mask=("bool", None))
-        assert "feeds one input, the model has 2: image, mask" in self.complaint(folder, two).message
-        error = self.complaint(folder, model, image=ImageSettings(input="imgae"))
+        assert "feeds one input, the model has 2: image, mask" in self.message(folder, two).message
+        error = self.message(folder, model, image=ImageSettings(input="imgae"))
         assert "no input 'imgae'" in error.message
         assert "did you mean 'image'?" in error.remedy
         tokens = contract(image=("int64", ("N", 3, 4, 4)))
-        assert "has type float32, the model takes int64" in self.complaint(folder, tokens).message
+        assert "has type float32, the model takes int64" in self.message(folder, tokens).message
 
-    def test_what_was_left_out_is_a_warning(self, folder: Path, model: IOContract) -> None:
+    def test_ignored_entries_are_a_warning(self, folder: Path, model: IOContract) -> None:
         (folder / "notes.txt").touch()
         dataset = open_dataset(DataSettings(source=str(folder)), model)
-        assert dataset.warnings == ("1 entries that are no PNG, JPEG, BMP, WEBP, GIF files were left out",)
+        assert dataset.warnings == ("1 entries that are not PNG, JPEG, BMP, WEBP, GIF files were ignored",)

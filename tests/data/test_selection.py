@@ -3,15 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.recipe import DataSettings
-from trtpipe.data.selection import select
+from trtpipe.data.selection import select, subsample_feeds
+from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
 
 
 def test_takes_all_in_order_when_no_number_is_asked_for() -> None:
     selection = select(5, DataSettings(), None, "d")
     assert selection.indices == (0, 1, 2, 3, 4)
-    assert (selection.seed, selection.words, selection.warnings) == (None, "5 of 5", ())
+    assert (selection.seed, selection.description, selection.warnings) == (None, "5 of 5", ())
 
 
 def test_choice_is_sorted_without_repeats_and_decided_by_the_seed() -> None:
@@ -22,7 +24,7 @@ def test_choice_is_sorted_without_repeats_and_decided_by_the_seed() -> None:
         assert 0 <= indices[0] <= indices[-1] < 1000
     assert len(set(chosen.values())) == 3
     assert select(1000, DataSettings(samples=50, seed=1), None, "d").indices == chosen[1]
-    assert select(1000, DataSettings(samples=50, seed=1), None, "d").words == "50 of 1000, seed 1"
+    assert select(1000, DataSettings(samples=50, seed=1), None, "d").description == "50 of 1000, seed 1"
 
 
 def test_choice_is_uniform() -> None:
@@ -41,7 +43,7 @@ def test_last_feed_may_be_smaller_when_the_batch_is_free() -> None:
 def test_a_fixed_batch_drops_the_remainder_and_says_so() -> None:
     selection = select(10, DataSettings(batch=7), 4, "d")
     assert (len(selection.indices), selection.feeds, selection.batch, selection.dropped) == (8, 2, 4, 2)
-    assert selection.warnings == ("the last 2 sample(s) were left out: they do not fill a batch of 4",)
+    assert selection.warnings == ("the last 2 sample(s) were not used: they do not fill a batch of 4",)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,22 @@ def test_a_fixed_batch_drops_the_remainder_and_says_so() -> None:
 def test_complaints(total: int, samples: int | None, fixed: int | None, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         select(total, DataSettings(samples=samples), fixed, "d")
+
+
+CONTRACT = IOContract(inputs=(TensorSpec(name="x", dtype="float32", shape=(1, 100)),), outputs=())
+
+
+@pytest.mark.parametrize(("total", "most", "step"), [(1, 8, 1), (8, 8, 1), (9, 8, 2), (17, 8, 4), (100, 8, 16)])
+def test_subsamples_are_evenly_spaced(total: int, most: int, step: int) -> None:
+    dataset = RandomDataset(CONTRACT, {}, total)
+    feeds = subsample_feeds(dataset, most, 1 << 30)
+    every = [sample.feed["x"] for sample in dataset]
+    assert len(feeds) <= most
+    for found, wanted in zip(feeds, every[::step], strict=True):
+        np.testing.assert_array_equal(found["x"], wanted)
+
+
+def test_bytes_limit_subsamples_too_but_one_feed_always_comes() -> None:
+    dataset = RandomDataset(CONTRACT, {}, 40)
+    assert len(subsample_feeds(dataset, 64, 10 * 400)) == 10
+    assert len(subsample_feeds(dataset, 64, 1)) == 1

@@ -50,7 +50,7 @@ def test_the_seed_decides_and_the_name_tells(model: IOContract) -> None:
     assert first.name == "synthetic, seeded random (3 feeds, seed 5)"
 
 
-def test_complaints(contract: MakeContract, model: IOContract) -> None:
+def test_errors(contract: MakeContract, model: IOContract) -> None:
     with pytest.raises(InputError, match="no input 'imag'") as error:
         RandomDataset(model, {"imag": (1,)}, 1)
     assert "did you mean 'image'?" in error.value.remedy

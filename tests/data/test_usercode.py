@@ -58,17 +58,17 @@ class TestFiles:
         assert [list(function.items()) for function in functions] == [[("a/data.py", "a")], [("b/data.py", "b")]]
 
     @pytest.mark.parametrize(
-        ("body", "complaint"),
+        ("body", "message"),
         [
             ("import nonexistent_package_x\n", r"ModuleNotFoundError: No module named 'nonexistent_package_x' \(data"),
             ("def feeds(:\n", "SyntaxError"),
             ("\n\nraise SystemExit(3)\n", r"SystemExit: 3 \(data.py, line 3\)"),
         ],
     )
-    def test_a_file_that_cannot_be_loaded(self, tmp_path: Path, body: str, complaint: str) -> None:
+    def test_a_file_that_cannot_be_loaded(self, tmp_path: Path, body: str, message: str) -> None:
         (tmp_path / "data.py").write_text(body)
         before = private_modules(), list(sys.path)
-        with pytest.raises(InputError, match=rf"data\.py: loading it failed: {complaint}"):
+        with pytest.raises(InputError, match=rf"data\.py: loading it failed: {message}"):
             load_function(f"{tmp_path / 'data.py'}:feeds")
         assert (private_modules(), sys.path) == before
 

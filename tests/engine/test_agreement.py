@@ -29,7 +29,7 @@ def test_a_few_raised_nodes_are_named_but_not_fatal():
     [found] = judge(layers, *((node, "Conv", "fp8") for node in ("stem", "a", "b")))
     assert found.raised == ("stem",)
     assert not found.lost
-    assert found.note == "the builder raised 1 of 3 nodes lowered to fp8: stem"
+    assert found.note == "in higher precision than lowered: 1 of 3 fp8 nodes: stem"
 
 
 def test_most_raised_is_lost():

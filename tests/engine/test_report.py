@@ -44,7 +44,7 @@ def test_what_computes_in_what():
 
 
 def test_one_line():
-    assert REPORT.summary == "3 kernels, 2.0 MB activations, products in Half 1, Int8 1, 1 separate Q/DQ"
+    assert REPORT.summary == "3 kernels, 2.0 MB activations, Conv/GEMM layers: 1 FP16, 1 INT8, 1 separate Q/DQ"
     assert EngineReport(source="s", layers=(STEER,)).summary == "0 kernels"
 
 

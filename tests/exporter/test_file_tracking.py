@@ -1,4 +1,4 @@
-"""Reading hooks into the interpreter for good, so it is watched in processes of its own."""
+"""FileTracker's audit hook cannot be removed, so it is tested in child processes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 HEADER = """
 import sys, os, json
 from pathlib import Path
-from trtpipe.exporter.file_tracking import Reading
-reading = Reading(Path("own"))
+from trtpipe.exporter.file_tracking import FileTracker
+tracker = FileTracker(Path("own"))
 sys.path.insert(0, os.getcwd())
-with reading:
+with tracker:
 """
 
 
 @pytest.fixture
 def watched(tmp_path):
-    """Names of the files that Reading saw while ``code`` ran in a folder with some files."""
+    """Names of the files that FileTracker recorded while ``code`` ran in a folder with some files."""
     for name in (
         "data.txt",
         "own/scratch.bin",
@@ -38,7 +38,7 @@ def watched(tmp_path):
     def run(code: str, after: str = "") -> list[str]:
         program = HEADER + "\n".join(f"    {line}" for line in code.strip().splitlines()) + f"\n{after}"
         answer = subprocess.run(
-            [sys.executable, "-B", "-c", f"{program}\nprint(json.dumps(reading.files()))"],
+            [sys.executable, "-B", "-c", f"{program}\nprint(json.dumps(tracker.files()))"],
             capture_output=True, text=True, check=True, cwd=tmp_path,
         )  # fmt: skip
         found = [Path(path) for path in json.loads(answer.stdout.splitlines()[-1])]

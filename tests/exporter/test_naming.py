@@ -5,7 +5,7 @@ import pytest
 from models import conv_net, feed_for, model, normal, run
 
 from trtpipe.errors import InputError, StageError
-from trtpipe.exporter.naming import name_dimensions, name_interface, refuse_frozen, strip
+from trtpipe.exporter.naming import check_dynamic, name_dimensions, name_interface, strip_metadata
 from trtpipe.exporter.request import TorchRequest
 
 
@@ -78,10 +78,10 @@ def test_a_symbol_with_one_value_is_that_number_and_refused_where_it_should_vary
     loaded.graph.inputs[0].shape = ir.Shape(["2", 3, 8, 8])
     name_dimensions(loaded)
     assert list(loaded.graph.inputs[0].shape) == [2, 3, 8, 8]
-    refuse_frozen([("x", tuple(loaded.graph.inputs[0].shape))], request(x=((2, 3, 8, 8),) * 3))
+    check_dynamic([("x", tuple(loaded.graph.inputs[0].shape))], request(x=((2, 3, 8, 8),) * 3))
     with pytest.raises(StageError, match=r"dimension 0 of input 'x' is 1\.\.8 in the profile, .* fixes it to 2"):
-        refuse_frozen([("x", (2, 3, 8, 8))], request(x=((1, 3, 8, 8), (2, 3, 8, 8), (8, 3, 8, 8))))
-    refuse_frozen([("x", ("batch", 3, 8, 8))], request(x=((1, 3, 8, 8), (2, 3, 8, 8), (8, 3, 8, 8))))
+        check_dynamic([("x", (2, 3, 8, 8))], request(x=((1, 3, 8, 8), (2, 3, 8, 8), (8, 3, 8, 8))))
+    check_dynamic([("x", ("batch", 3, 8, 8))], request(x=((1, 3, 8, 8), (2, 3, 8, 8), (8, 3, 8, 8))))
 
 
 def test_metadata_is_dropped_wherever_it_is():
@@ -91,5 +91,5 @@ def test_metadata_is_dropped_wherever_it_is():
     for place in places:
         place.metadata_props["trace"] = "/home/somebody/model.py"
     node.doc_string = loaded.doc_string = "/home/somebody/model.py"
-    strip(loaded)
+    strip_metadata(loaded)
     assert b"somebody" not in ir.serde.serialize_model(loaded).SerializeToString()

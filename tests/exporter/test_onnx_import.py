@@ -140,7 +140,7 @@ def test_initializers_listed_as_inputs_are_no_inputs(export, tmp_path):
     ],
 )
 def test_what_no_engine_takes_is_named(export, tmp_path, graph, words):
-    with pytest.raises(InputError, match=rf"given.onnx: {words}; engines take and give tensors of numbers only"):
+    with pytest.raises(InputError, match=rf"given.onnx: {words}; inputs and outputs of engines are tensors of numbers"):
         export(save(model(graph), tmp_path / "given.onnx"))
 
 

@@ -173,7 +173,7 @@ class TestOnnxsimFails:
             return proto, True
 
         monkeypatch.setattr(onnxsim, "simplify", foreign)
-        with pytest.raises(StageError, match=r"operators of the domain 'com\.microsoft', which TensorRT lacks"):
+        with pytest.raises(StageError, match=r"operators of the domain 'com\.microsoft', which TensorRT does not have"):
             simplified(model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
 
     def test_by_renaming_the_interface(self, simplified, monkeypatch):
@@ -202,7 +202,7 @@ def test_the_products_of_an_attention_stay_products(simplified):
 
 
 @pytest.mark.parametrize("with_onnxsim", [True, False])
-def test_branches_that_fixed_sizes_settle_go(simplified, with_onnxsim):
+def test_branches_that_fixed_sizes_resolve_are_inlined(simplified, with_onnxsim):
     proto = model(
         "(float[N,M,4] x) => (float[N,4] z) { h = Relu(x) s = Shape(h) n = Gather(s, one) c = Equal(n, one) "
         "y = If(c) <then_branch = t () => (float[N,4] a) { k = Constant<value_ints=[1]>() a = Squeeze(h, k) }, "
@@ -214,7 +214,7 @@ def test_branches_that_fixed_sizes_settle_go(simplified, with_onnxsim):
     assert facts.notes == ()
     fixed, facts = simplified(proto, onnxsim=with_onnxsim, shapes={"x": (2, 1, 4)}, fixed={"x": (None, 1, 4)})
     assert [node.op_type for node in fixed.graph.node] == ["Relu", "Squeeze", "Abs"]
-    assert "gave way to its branch" in facts.notes[0]
+    assert "was replaced by its branch" in facts.notes[0]
     assert fixed.graph.input == varied.graph.input
 
 

@@ -61,5 +61,5 @@ def built(flavor: str, tmp_path: Path) -> Built:
     refusal = backend.refuses(path, PROFILE, target)
     if refusal is not None:
         pytest.skip(refusal.reason)
-    backend.build(path, PROFILE, target, plan, settings, NullProgress()).write(tmp_path / "e.plan.json")
+    backend.build(path, PROFILE, (target,), plan, settings, NullProgress()).write(tmp_path / "e.plan.json")
     return Built(backend, path, plan, settings)

@@ -7,7 +7,6 @@ import pytest
 
 import trtpipe
 from trtpipe.backends.gpu import gpus
-from trtpipe.backends.timing import DeviceRunner
 from trtpipe.backends.trt import cudart
 from trtpipe.backends.trt.nvml import read_state
 from trtpipe.config.profile import LatencySettings
@@ -55,16 +54,15 @@ def test_the_engine_is_captured_as_a_graph_and_answers_the_same(built):
     assert not timed(built, cuda_graph=False).cuda_graph
     with built.backend.open(built.plan, built.settings) as runner:
         before = runner.infer(feed(3))["y"]
-        with runner.stopwatch(feed(3), cuda_graph=True, transfers=True) as watch:
-            watch.start()
-            watch.finish()
+        with runner.gpu.timer(feed(3), cuda_graph=True, transfers=True) as timer:
+            timer.start()
+            timer.finish()
         np.testing.assert_allclose(runner.infer(feed(3))["y"], before, atol=0.05)
 
 
 def test_every_profile_can_be_timed(built):
     with built.backend.open(built.plan, built.settings) as runner:
-        assert isinstance(runner, DeviceRunner)
-        assert runner.typical == ({"x": (2, 3, 16, 16)}, {"x": (8, 3, 16, 16)})
+        assert runner.gpu.opt_shapes == ({"x": (2, 3, 16, 16)}, {"x": (8, 3, 16, 16)})
     for batch in (1, 4, 8, 16):
         assert timed(built, batch).shapes == {"x": (batch, 3, 16, 16)}
 
@@ -99,4 +97,4 @@ def test_the_whole_command(built, flavor):
     assert all(figure.on_gpu and flavor in figure.runner for figure in report.measurements)
     compared = trtpipe.compare_latency(job, built.plan, built.plan)
     assert compared.on_gpu
-    assert all(0.7 < race.ratio < 1.4 for race in compared.races)
+    assert all(0.7 < pair.ratio < 1.4 for pair in compared.pairs)

@@ -74,7 +74,7 @@ def here(task: str, request: Any, reply: Any, **rest: Any) -> Any:
 
 def build(folder: Path, percentile: float) -> None:
     world = World(folder)
-    settings = Settings(cache_dir=folder / "cache", apart=False)
+    settings = Settings(cache_dir=folder / "cache", isolate=False)
     stages.build(world.job(recipe={"percentile": percentile}, settings=settings), folder / "out")
 
 
@@ -187,7 +187,7 @@ def verdict(way: str, status: int, words: str) -> list[str]:
 def sweep(ways: list[str], points: int, seed: int) -> dict[str, Any]:
     for module in (export, simplify, null):
         setattr(module, "call", here)  # noqa: B010  replaced on purpose
-    mac_count.call_apart = check_corners.call_apart = here  # type: ignore[assignment]
+    mac_count.call_isolated = check_corners.call_isolated = here  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(dir=MEMORY) as top:
         scene = Scene(Path(top))
         return {way: swept(way, points, seed, scene) for way in ways}

@@ -16,15 +16,15 @@ from trtpipe.errors import (
     WorkerCrashed,
     WorkerError,
 )
-from trtpipe.isolation.exit_status import NO_SPACE_STATUS, Ending, Outcome, death, last_words, raise_from
+from trtpipe.isolation.exit_status import NO_SPACE_STATUS, Ending, Outcome, error_of, last_lines, raise_from
 
 
 class Private(InputError):
     """An error class that the parent need not know."""
 
 
-def ending(status: int, stopped: str = "", limit: float = 0.0, phase: str = "", words: str = "") -> Ending:
-    return Ending(status=status, stopped=stopped, limit=limit, phase=phase, words=words)
+def ending(status: int, stopped: str = "", limit: float = 0.0, phase: str = "", output: str = "") -> Ending:
+    return Ending(status=status, stopped=stopped, limit=limit, phase=phase, output=output)
 
 
 @pytest.mark.parametrize(
@@ -38,34 +38,34 @@ def ending(status: int, stopped: str = "", limit: float = 0.0, phase: str = "", 
         ),
         (ending(-int(signal.SIGFPE)), WorkerCrashed, "the worker process crashed (SIGFPE) while X"),
         (
-            ending(-9, "time", 5.0, words="at node q"),
+            ending(-9, "time", 5.0, output="at node q"),
             OutOfTime,
-            "stopped after the time limit of 5.0 s while X; its last words: at node q",
+            "stopped after the time limit of 5.0 s while X; last output: at node q",
         ),
         (ending(-9, "cancelled"), Cancelled, "cancelled while X"),
         (ending(-9), OutOfMemory, "killed (SIGKILL) while X; most likely the system ran out of memory"),
         (ending(-63), WorkerCrashed, "the worker process crashed (signal 63) while X"),
         (
-            ending(3, words="a\nb"),
+            ending(3, output="a\nb"),
             WorkerError,
-            "the worker process ended with exit status 3 while X; its last words: a | b",
+            "the worker process ended with exit status 3 while X; last output: a | b",
         ),
-        (ending(-6, words="terminate called\n what(): std::bad_alloc"), OutOfMemory, "out of memory while X"),
+        (ending(-6, output="terminate called\n what(): std::bad_alloc"), OutOfMemory, "out of memory while X"),
     ],
 )
-def test_deaths_in_words(end, kind, message):
-    error = death(end, "X")
+def test_errors_in_words(end, kind, message):
+    error = error_of(end, "X")
     assert type(error) is kind
     assert error.message == message
 
 
 def test_a_disk_too_full_for_the_answer():
-    assert isinstance(death(ending(NO_SPACE_STATUS), "X"), HostError)
+    assert isinstance(error_of(ending(NO_SPACE_STATUS), "X"), HostError)
 
 
-def test_last_words_leave_out_noise_and_control_characters():
+def test_last_lines_leave_out_noise_and_control_characters():
     text = "one\n\n[E] (cudaError 35: driver is insufficient)\n\x1b[31mtwo\x07\nthree\n" + "f" * 500
-    assert last_words(text) == "[31mtwo | three | " + "f" * 200
+    assert last_lines(text) == "[31mtwo | three | " + "f" * 200
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -32,29 +32,6 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
     assert "colorsys" not in sys.modules
 
 
-DEFERRED = """
-import sys
-from trtpipe.isolation.imports import defer_sympy
-
-defer_sympy()
-import onnx_ir as ir
-
-assert "sympy.core" not in sys.modules
-shape = ir.Shape(["n", 3])
-assert "sympy.core" not in sys.modules
-assert (shape[0] * 2 + 1).evaluate({"n": 4}) == 9
-import sympy
-assert str(sympy.Symbol("n") + 1) == "n + 1"
-assert ir.SymbolicDim("Max(n, 2)").evaluate({"n": 1}) == 2
-"""
-
-
-def test_sympy_waits_until_it_is_asked() -> None:
-    subprocess.run(
-        [sys.executable, "-c", DEFERRED], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True
-    )
-
-
 RUN = """
 import sys
 from pathlib import Path

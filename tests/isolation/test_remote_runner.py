@@ -22,11 +22,11 @@ from models import CASES, conv_net, feed_for, model, normal, save
 from onnx import TensorProto, helper
 
 from trtpipe.artifact import Record
-from trtpipe.backends.onnxruntime import OnnxRuntime, opened_here
+from trtpipe.backends.onnxruntime import OPENER, OnnxRuntime, opened_here
 from trtpipe.config.settings import Settings
 from trtpipe.errors import HostError, InputError, InternalError, StageError, WorkerError
-from trtpipe.isolation.fork_client import nursery
-from trtpipe.isolation.remote_runner import call_apart, opened_apart, opening_apart
+from trtpipe.isolation.fork_client import server_of
+from trtpipe.isolation.remote_runner import call_isolated, open_remote, open_remote_in_turn
 from trtpipe.isolation.worker import Limits
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def children_of(process: int) -> set[int]:
     return found
 
 
-def home() -> int:
-    process = nursery(os.getpid())._process
+def server() -> int:
+    process = server_of(os.getpid())._process
     assert process is not None
     return process.pid
 
@@ -71,14 +71,14 @@ def home() -> int:
 def test_outputs_are_those_of_this_process_bit_by_bit(tmp_path: Path, settings: Settings, name: str) -> None:
     path = save(CASES[name](), tmp_path / "model.onnx")
     feed = feed_for(CASES[name]())
-    with opened_apart(path, settings) as apart, opened_here(path, 0) as here:
-        assert (apart.inputs, apart.outputs, apart.device) == (here.inputs, here.outputs, here.device)
-        found, expected = apart.infer(feed), here.infer(feed)
+    with open_remote(OPENER, path, settings) as remote, opened_here(path, 0) as here:
+        assert (remote.inputs, remote.outputs, remote.device) == (here.inputs, here.outputs, here.device)
+        found, expected = remote.infer(feed), here.infer(feed)
         assert list(found) == list(expected)
         for output, values in expected.items():
             assert found[output].dtype == values.dtype
             np.testing.assert_array_equal(found[output], values)
-        assert apart.time(feed) > 0
+        assert remote.time(feed) > 0
 
 
 def test_every_type_and_empty_and_strided_arrays_pass(tmp_path: Path, settings: Settings) -> None:
@@ -88,7 +88,9 @@ def test_every_type_and_empty_and_strided_arrays_pass(tmp_path: Path, settings: 
     given = ", ".join(f"{kind}[N,M] i_{kind}" for kind in kinds)
     taken = ", ".join(f"{kind}[N,M] o_{kind}" for kind in kinds)
     nodes = " ".join(f"o_{kind} = Identity(i_{kind})" for kind in kinds)
-    with opened_apart(save(model(f"({given}) => ({taken}) {{ {nodes} }}"), tmp_path / "m.onnx"), settings) as runner:
+    with open_remote(
+        OPENER, save(model(f"({given}) => ({taken}) {{ {nodes} }}"), tmp_path / "m.onnx"), settings
+    ) as runner:
         for shape in ((3, 5), (0, 4), (1, 1)):
             numbers = np.arange(2 * shape[0] * shape[1]).reshape(shape[1], 2 * shape[0])[:, ::2].T  # strided
             feed = {f"i_{kind}": numbers.astype(str if kind == "string" else dtype) for kind, dtype in kinds.items()}
@@ -98,7 +100,7 @@ def test_every_type_and_empty_and_strided_arrays_pass(tmp_path: Path, settings: 
 
 
 def test_outputs_stay_when_the_next_run_comes_and_when_all_is_over(tmp_path: Path, settings: Settings) -> None:
-    with opened_apart(save(conv_net(), tmp_path / "m.onnx"), settings) as runner:
+    with open_remote(OPENER, save(conv_net(), tmp_path / "m.onnx"), settings) as runner:
         first, second = (runner.infer({"x": normal(2, 3, 8, 8, seed=seed)})["y"] for seed in (1, 2))
         kept = first.copy()
         runner.infer({"x": normal(512, 3, 8, 8)})  # larger: the shared memory grows
@@ -108,19 +110,19 @@ def test_outputs_stay_when_the_next_run_comes_and_when_all_is_over(tmp_path: Pat
 
 def test_feeds_that_travel_together_give_what_each_gives_alone(tmp_path: Path, settings: Settings) -> None:
     feeds = [{"x": normal(rows, 3, 8, 8, seed=rows)} for rows in (1, 4, 2)]
-    with opened_apart(save(conv_net(), tmp_path / "m.onnx"), settings) as runner:
+    with open_remote(OPENER, save(conv_net(), tmp_path / "m.onnx"), settings) as runner:
         together = runner.infer_all(feeds)
         runner.infer(feeds[1])  # writes over the memory
         for feed, found in zip(feeds, together, strict=True):
             np.testing.assert_array_equal(found["y"], runner.infer(feed)["y"])
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_graphs_take_turns(tmp_path: Path, settings: Settings, apart: bool) -> None:
+@pytest.mark.parametrize("isolate", [True, False])
+def test_graphs_take_turns(tmp_path: Path, settings: Settings, isolate: bool) -> None:
     feed = {"x": np.ones(3, np.float32)}
     for name, op in (("add", "Add"), ("mul", "Mul"), ("broken", "NoSuchOp")):
         save(model(f"(float[N] x) => (float[N] {name}) {{ {name} = {op}(x, x) }}"), tmp_path / f"{name}.onnx")
-    with OnnxRuntime().in_turn(replace(settings, apart=apart)) as turn:
+    with OnnxRuntime().in_turn(replace(settings, isolate=isolate)) as turn:
         assert turn(tmp_path / "add.onnx").infer(feed)["add"].tolist() == [2, 2, 2]
         runner = turn(tmp_path / "mul.onnx")
         assert [output.name for output in runner.outputs] == ["mul"]
@@ -132,31 +134,31 @@ def test_graphs_take_turns(tmp_path: Path, settings: Settings, apart: bool) -> N
 @linux_only
 def test_graphs_that_take_turns_share_a_child(tmp_path: Path, settings: Settings) -> None:
     path = save(conv_net(), tmp_path / "m.onnx")
-    with opening_apart(settings) as turn:
+    with open_remote_in_turn(OPENER, settings) as turn:
         turn(path)
-        first = children_of(home())
+        first = children_of(server())
         turn(path)
-        assert children_of(home()) == first
+        assert children_of(server()) == first
 
 
 @divides_deadly
 def test_data_that_crash_a_graph_that_ran_before_cost_one_error(tmp_path: Path, settings: Settings) -> None:
     path = save(divided(), tmp_path / "divided.onnx")
-    with opened_apart(path, settings) as runner:
+    with open_remote(OPENER, path, settings) as runner:
         assert runner.infer(ONES)["z"].tolist() == [1, 1, 1]
         for _ in range(2):  # and it stays dead
             with pytest.raises(WorkerError, match=r"crashed \(SIGFPE\) while running divided\.onnx"):
                 runner.infer(DEADLY)
         with pytest.raises(WorkerError):
             runner.infer(ONES)
-    with opened_apart(path, settings) as runner:
+    with open_remote(OPENER, path, settings) as runner:
         assert runner.infer(ONES)["z"].tolist() == [1, 1, 1]
 
 
 @divides_deadly
 def test_one_crash_leaves_other_graphs_alone(tmp_path: Path, settings: Settings) -> None:
     path = save(divided(), tmp_path / "m.onnx")
-    with opened_apart(path, settings) as one, opened_apart(path, settings) as other:
+    with open_remote(OPENER, path, settings) as one, open_remote(OPENER, path, settings) as other:
         with pytest.raises(WorkerError):
             one.infer(DEADLY)
         assert other.infer(ONES)["z"].tolist() == [1, 1, 1]
@@ -168,7 +170,7 @@ def test_a_graph_that_never_ends_is_stopped(tmp_path: Path) -> None:
     path = save(proto, tmp_path / "graph.onnx")
     started = time.monotonic()
     with (
-        opened_apart(path, Settings(cache_dir=tmp_path, worker_seconds=2.0)) as runner,
+        open_remote(OPENER, path, Settings(cache_dir=tmp_path, worker_seconds=2.0)) as runner,
         pytest.raises(WorkerError, match=r"time limit of 2\.0 s while running graph\.onnx"),
     ):
         runner.infer({"x": np.zeros((2, 4), np.float32)})
@@ -186,70 +188,73 @@ def test_a_graph_that_takes_all_memory_is_stopped(tmp_path: Path) -> None:
     settings = Settings(cache_dir=tmp_path, worker_seconds=60.0, worker_memory=500 << 20)
     with (
         pytest.raises(WorkerError, match=r"memory limit of 524 MB while (opening|running) g\.onnx"),
-        opened_apart(save(proto, tmp_path / "g.onnx"), settings) as runner,
+        open_remote(OPENER, save(proto, tmp_path / "g.onnx"), settings) as runner,
     ):
         runner.infer({"x": np.zeros((2, 4), np.float32)})
 
 
 def test_refusals_are_those_of_this_process(tmp_path: Path, settings: Settings) -> None:
-    with opened_apart(save(conv_net(), tmp_path / "m.onnx"), settings) as runner:
+    with open_remote(OPENER, save(conv_net(), tmp_path / "m.onnx"), settings) as runner:
         for feed in ({}, {"x": np.zeros((2, 4, 8, 8), np.float32)}, {"x": np.zeros((2, 3, 8, 8))}):
             with pytest.raises(InputError, match=r"m\.onnx: onnxruntime cannot run this feed"):
                 runner.infer(feed)
         assert runner.infer({"x": normal(2, 3, 8, 8)})["y"].shape == (2, 5)
     (tmp_path / "noise.onnx").write_bytes(b"noise")
-    with pytest.raises((StageError, InputError), match=r"noise\.onnx"), opened_apart(tmp_path / "noise.onnx", settings):
+    with (
+        pytest.raises((StageError, InputError), match=r"noise\.onnx"),
+        open_remote(OPENER, tmp_path / "noise.onnx", settings),
+    ):
         pass
 
 
 @linux_only
 def test_children_end_with_their_graphs_and_leave_nothing_open(tmp_path: Path, settings: Settings) -> None:
     path = save(conv_net(), tmp_path / "m.onnx")
-    with opened_apart(path, settings):
+    with open_remote(OPENER, path, settings):
         pass
-    before, handles = children_of(home()), len(list(HANDLES.iterdir()))
+    before, handles = children_of(server()), len(list(HANDLES.iterdir()))
     for _ in range(3):
-        with opened_apart(path, settings) as runner:
-            assert len(children_of(home()) - before) == 1
+        with open_remote(OPENER, path, settings) as runner:
+            assert len(children_of(server()) - before) == 1
             runner.infer({"x": normal(2, 3, 8, 8)})
-    with suppress(KeyError), opened_apart(path, settings):
+    with suppress(KeyError), open_remote(OPENER, path, settings):
         raise KeyError
-    assert children_of(home()) == before
+    assert children_of(server()) == before
     assert len(list(HANDLES.iterdir())) == handles
 
 
 @linux_only
-def test_a_nursery_that_was_killed_is_started_again(tmp_path: Path, settings: Settings) -> None:
+def test_a_fork_server_that_was_killed_is_started_again(tmp_path: Path, settings: Settings) -> None:
     path = save(conv_net(), tmp_path / "m.onnx")
-    with opened_apart(path, settings) as runner:
-        killed = home()
+    with open_remote(OPENER, path, settings) as runner:
+        killed = server()
         os.kill(killed, signal.SIGKILL)
         deadline = time.monotonic() + 20
         while killed in children_of(os.getpid()) and time.monotonic() < deadline:
             time.sleep(0.01)
         with pytest.raises(WorkerError, match=r"while running m\.onnx"):
             runner.infer({"x": normal(2, 3, 8, 8)})
-    with opened_apart(path, settings) as runner:
+    with open_remote(OPENER, path, settings) as runner:
         assert runner.infer({"x": normal(2, 3, 8, 8)})["y"].shape == (2, 5)
-    assert home() != killed
+    assert server() != killed
 
 
 @linux_only
-def test_an_interrupted_wish_is_not_answered_to_the_next(tmp_path: Path, settings: Settings) -> None:
+def test_the_reply_to_an_interrupted_request_is_not_taken_for_the_next(tmp_path: Path, settings: Settings) -> None:
     path = save(conv_net(), tmp_path / "model.onnx")
-    nursery(os.getpid()).close()  # waking it takes longer than the interruption does to come
+    server_of(os.getpid()).close()  # starting it takes longer than the interruption does to come
     usual = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(KeyboardInterrupt), opened_apart(path, settings):
+        with pytest.raises(KeyboardInterrupt), open_remote(OPENER, path, settings):
             raise AssertionError("opened before the interruption came")
     finally:
         signal.signal(signal.SIGALRM, usual)
     feed = feed_for(conv_net())
-    with opened_apart(path, settings) as apart, opened_here(path, 0) as here:
-        assert len(children_of(home())) == 1
+    with open_remote(OPENER, path, settings) as remote, opened_here(path, 0) as here:
+        assert len(children_of(server())) == 1
         for output, values in here.infer(feed).items():
-            np.testing.assert_array_equal(apart.infer(feed)[output], values)
+            np.testing.assert_array_equal(remote.infer(feed)[output], values)
 
 
 def test_all_end_with_the_parent_even_in_the_middle_of_a_run(tmp_path: Path) -> None:
@@ -260,9 +265,10 @@ def test_all_end_with_the_parent_even_in_the_middle_of_a_run(tmp_path: Path) -> 
         import sys, threading
         from pathlib import Path
         import numpy as np
-        from trtpipe.isolation.remote_runner import opened_apart
+        from trtpipe.backends.onnxruntime import OPENER
+        from trtpipe.isolation.remote_runner import open_remote
         from trtpipe.config.settings import Settings
-        with opened_apart(Path(sys.argv[1]), Settings(cache_dir=Path("/nowhere"))) as runner:
+        with open_remote(OPENER, Path(sys.argv[1]), Settings(cache_dir=Path("/nowhere"))) as runner:
             print("open", flush=True)
             runner.infer({"x": np.zeros((2, 4), np.float32)})
     """)
@@ -284,13 +290,13 @@ def running() -> set[int]:
     return {child for parent in (int(p.name) for p in Path("/proc").glob("[0-9]*")) for child in children_of(parent)}
 
 
-class Ask(Record):
+class Question(Record):
     """What the tasks below are asked."""
 
     path: str = ""
 
 
-class Told(Record):
+class Answer(Record):
     """What they answer."""
 
     text: str
@@ -307,16 +313,16 @@ def test_a_task_sees_its_own_folder_only(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         save(conv_net(), tmp_path / name / "m.onnx")
     request = CountRequest(model=str(tmp_path / "mine" / "m.onnx"), shapes={"x": (2, 3, 8, 8)})
-    found = call_apart(COUNT, request, Counts, limits=LIMITS, what="counting", reads=(tmp_path / "mine",))
+    found = call_isolated(COUNT, request, Counts, limits=LIMITS, what="counting", reads=(tmp_path / "mine",))
     assert [macs for macs in found.macs if macs is not None]
     other = request.model_copy(update={"model": str(tmp_path / "yours" / "m.onnx")})
     with pytest.raises((HostError, InputError), match=r"m\.onnx"):
-        call_apart(COUNT, other, Counts, limits=LIMITS, what="counting", reads=(tmp_path / "mine",))
+        call_isolated(COUNT, other, Counts, limits=LIMITS, what="counting", reads=(tmp_path / "mine",))
 
 
 def test_a_task_of_others_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InternalError, match="not inside"):
-        call_apart("os:system", Ask(), Told, limits=LIMITS, what="a test", reads=())
+    with pytest.raises(InternalError, match="takes no Record"):
+        call_isolated("os:system", Question(), Answer, limits=LIMITS, what="a test", reads=())
 
 
 @pytest.fixture
@@ -339,10 +345,10 @@ def crowded() -> Iterator[None]:
 @linux_only
 def test_too_many_open_files_are_named(tmp_path: Path, settings: Settings, request: pytest.FixtureRequest) -> None:
     path = save(conv_net(), tmp_path / "m.onnx")
-    with opened_apart(path, settings):
+    with open_remote(OPENER, path, settings):
         pass
     request.getfixturevalue("crowded")
-    with pytest.raises(HostError, match=r"m\.onnx: Too many open files"), opened_apart(path, settings):
+    with pytest.raises(HostError, match=r"m\.onnx: Too many open files"), open_remote(OPENER, path, settings):
         pass
     with pytest.raises(HostError, match=r"cannot read m\.onnx: too many open files"), opened_here(path, 0):
         pass
@@ -356,7 +362,8 @@ def test_a_program_with_a_thousand_files_open_runs_graphs_too(tmp_path: Path) ->
         import os, resource
         from pathlib import Path
         import numpy as np
-        from trtpipe.isolation.remote_runner import opened_apart
+        from trtpipe.backends.onnxruntime import OPENER
+        from trtpipe.isolation.remote_runner import open_remote
         from trtpipe.config.settings import Settings
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -364,7 +371,7 @@ def test_a_program_with_a_thousand_files_open_runs_graphs_too(tmp_path: Path) ->
         for _ in range(1100):
             os.open(os.devnull, os.O_RDONLY)
         feed = dict(np.load({str(tmp_path / "feed.npz")!r}))
-        with opened_apart(Path({str(path)!r}), Settings(cache_dir=Path({str(tmp_path)!r}))) as runner:
+        with open_remote(OPENER, Path({str(path)!r}), Settings(cache_dir=Path({str(tmp_path)!r}))) as runner:
             print(runner.infer(feed)["y"].shape)
     """)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)

@@ -119,7 +119,7 @@ def test_it_has_no_network(tried: dict[str, str]) -> None:
 def test_a_task_that_reads_more_than_it_was_given_is_refused(conv_net: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    request = NullRequest(model=str(conv_net), plan=str(work / "p"), target="sm89", misbehavior=None)
+    request = NullRequest(model=str(conv_net), plan=str(work / "p"), target="sm89")
 
     def build(reads: tuple[Path, ...] | None, *, confined: bool = True) -> EngineRecord:
         limits = Limits(seconds=60.0, memory=4 << 30, confined=confined)

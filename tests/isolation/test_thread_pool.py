@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from fault_injection import fault
 
 from trtpipe.backends.null import NullRequest
 from trtpipe.engine.record import EngineRecord
@@ -86,10 +87,10 @@ def test_who_stops_listening_ends_the_children(conv_model):
     cancelled = []
 
     def hang(progress):
-        request = NullRequest(model=str(conv_model), plan=str(conv_model) + ".plan", target="sm89", misbehavior="hang")
+        request = NullRequest(model=str(conv_model), plan=str(conv_model) + ".plan", target="sm89")
         try:
             call(
-                "trtpipe.backends.null:build_task", request, EngineRecord, limits=Limits(60.0, 4 << 30),
+                fault("hang"), request, EngineRecord, limits=Limits(60.0, 4 << 30),
                 progress=progress, what="building", workdir=conv_model.parent, reads=(conv_model.parent,),
             )  # fmt: skip
         except Cancelled as error:

@@ -12,17 +12,17 @@ SHAPES = {"x": (1, 3)}
 
 
 def rounds(ratio, spread=0.01, seed=0, count=30):
-    """Both runners share the machine's moods; the second one takes ``ratio`` times as long."""
+    """Load slows both runners equally; the second one takes ``ratio`` times as long."""
     generator = np.random.default_rng(seed)
-    mood = 1 + generator.random((count, 1))
-    return mood * np.array([1.0, ratio]) * (1 + spread * generator.normal(size=(count, 2)))
+    load = 1 + generator.random((count, 1))
+    return load * np.array([1.0, ratio]) * (1 + spread * generator.normal(size=(count, 2)))
 
 
 @pytest.mark.parametrize(
     ("ratio", "slower", "faster"),
     [(1.0, False, ""), (1.02, False, "old"), (1.1, True, "old"), (2.0, True, "old"), (0.8, False, "new")],
 )
-def test_a_real_difference_shows_through_the_machines_moods(ratio, slower, faster):
+def test_a_difference_is_found_in_spite_of_other_load(ratio, slower, faster):
     seconds = rounds(ratio)
     found = judge(seconds, SHAPES, "data")
     assert is_slower(seconds) is slower
@@ -37,18 +37,18 @@ def test_times_are_milliseconds_of_each():
     assert (found.old, found.new, found.ratio, found.low, found.high) == pytest.approx((2, 4, 2, 2, 2))
 
 
-def test_equal_runners_are_never_called_slower():
+def test_equal_runners_are_never_slower():
     assert not any(is_slower(rounds(1.0, spread=0.2, seed=seed)) for seed in range(100))
 
 
-def test_equal_runners_are_seldom_told_apart():
-    """A 95 % interval leaves out the truth in about one of twenty cases."""
+def test_equal_runners_seldom_differ():
+    """A 95 % interval misses the true value in about one of twenty cases."""
     wrong = sum(judge(rounds(1.0, spread=0.2, seed=seed), SHAPES, "").faster != "" for seed in range(100))
     assert wrong <= 12
 
 
 class Named:
-    device, inputs, outputs = "", (), ()
+    device, inputs, outputs, gpu = "", (), (), None
 
     def __init__(self, name, calls):
         self.name = name
@@ -59,7 +59,7 @@ class Named:
         return 0.001
 
 
-def test_both_run_in_turns_and_take_turns_at_beginning(monkeypatch):
+def test_both_run_in_alternating_order(monkeypatch):
     monkeypatch.setattr(alternating, "_ROUND_SECONDS", 0.0)
     calls = []
     old, new = Named("old", calls), Named("new", calls)

@@ -9,7 +9,7 @@ from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.data.sample import Sample
 from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
-from trtpipe.latency.feeds import Material, points
+from trtpipe.latency.feeds import InputSource, points
 
 
 def spec(name, *dims, dtype="float32"):
@@ -22,7 +22,7 @@ IDS = spec("ids", "batch", "length", dtype="int64")
 
 
 class TestPoints:
-    def test_typical_shapes_come_first_then_the_samples_then_ones(self):
+    def test_opt_shapes_come_first_then_the_samples_then_ones(self):
         sample = {"x": np.zeros((2, 3, 8, 8), np.float32)}
         assert points([IMAGE], [{"x": (4, 3, 16, 16)}], sample, ()) == ({"x": (4, 3, 16, 16)},)
         assert points([IMAGE], [], sample, ()) == ({"x": (2, 3, 8, 8)},)
@@ -37,8 +37,8 @@ class TestPoints:
         assert points(nameless, [{"x": (2, 3), "w": (5, 9)}], None, (6,)) == ({"x": (6, 3), "w": (5, 9)},)
 
     def test_every_profile_at_every_batch_and_nothing_twice(self):
-        typical = [{"ids": (1, 16)}, {"ids": (1, 64)}, {"ids": (8, 64)}]
-        found = points([IDS], typical, None, (2, 4))
+        opt = [{"ids": (1, 16)}, {"ids": (1, 64)}, {"ids": (8, 64)}]
+        found = points([IDS], opt, None, (2, 4))
         assert [shapes["ids"] for shapes in found] == [(2, 16), (4, 16), (2, 64), (4, 64)]
 
     def test_what_cannot_be_done_is_refused(self):
@@ -60,30 +60,30 @@ class Tokens:
 
 class TestValues:
     def test_a_real_sample_is_taken_as_it_is(self):
-        feed, words = Material.of(Tokens()).feed([IDS], {"ids": (1, 3)})
+        feed, words = InputSource.of(Tokens()).feed([IDS], {"ids": (1, 3)})
         assert feed["ids"].tolist() == [[101, 999, 7]]
         assert words == "first sample of sentences"
 
-    def test_a_real_sample_is_cut_or_repeated_so_that_indices_stay_in_range(self):
-        feed, words = Material.of(Tokens()).feed([IDS], {"ids": (2, 5)})
+    def test_a_real_sample_is_cropped_or_tiled_so_that_indices_stay_in_range(self):
+        feed, words = InputSource.of(Tokens()).feed([IDS], {"ids": (2, 5)})
         assert feed["ids"].tolist() == [[101, 999, 7, 101, 999]] * 2
-        assert words.endswith("cut or repeated to the shape")
-        feed, _ = Material.of(Tokens()).feed([IDS], {"ids": (1, 2)})
+        assert words.endswith("cropped or tiled to the shape")
+        feed, _ = InputSource.of(Tokens()).feed([IDS], {"ids": (1, 2)})
         assert feed["ids"].tolist() == [[101, 999]]
 
     def test_given_values_are_taken_and_not_the_samples(self):
         rate, sizes = spec("rate", dtype="int64"), spec("sizes", 2, dtype="int64")
-        material = Material({"rate": np.array(8000), "sizes": np.array([1, 1])}, "data")
+        material = InputSource({"rate": np.array(8000), "sizes": np.array([1, 1])}, "data")
         feed, _ = material.feed([rate, sizes], {"rate": (16000,), "sizes": (3, 4)})
         assert (feed["rate"].shape, int(feed["rate"]), feed["sizes"].tolist()) == ((), 16000, [3, 4])
 
     def test_a_sample_of_another_rank_is_refused(self):
         with pytest.raises(InputError, match=r"shape \[1, 3\] cannot fill \[2, 3, 4\]"):
-            Material.of(Tokens()).feed([IDS], {"ids": (2, 3, 4)})
+            InputSource.of(Tokens()).feed([IDS], {"ids": (2, 3, 4)})
 
     @pytest.mark.parametrize("dataset", [None, RandomDataset(IOContract(inputs=(IDS,), outputs=()), {}, 2)])
     def test_without_real_data_integers_fit_any_table(self, dataset):
-        feed, words = Material.of(dataset).feed([IDS, IMAGE], {"ids": (4, 9), "x": (1, 3, 2, 2)})
+        feed, words = InputSource.of(dataset).feed([IDS, IMAGE], {"ids": (4, 9), "x": (1, 3, 2, 2)})
         assert set(np.unique(feed["ids"])) == {0, 1}
         assert ((feed["x"] >= 0) & (feed["x"] < 1)).all()
         assert words == "synthetic: floats uniform in [0, 1), integers 0 or 1"

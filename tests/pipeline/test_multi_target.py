@@ -10,8 +10,8 @@ import pytest
 
 from trtpipe.api import stages
 from trtpipe.backends.base import missing
+from trtpipe.backends.engine_file import read_header
 from trtpipe.backends.null import Null
-from trtpipe.backends.plan import read_header
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError, InputError, OutOfMemory, OutOfTime
 from trtpipe.pipeline.pipeline import opened, stages_named
@@ -36,22 +36,17 @@ class Sharing(Null):
         self.bad = set()
         self.wait = lambda: None
 
-    def build(self, model, profile, target, plan, settings, progress):
-        self.wait()
-        return self._build(model, profile, (target,), plan, settings, progress)
-
     def shareable(self, targets):
         return tuple(targets)
 
-    def build_shared(self, model, profile, targets, plan, settings, progress):
-        facts = self._build(model, profile, targets, plan, settings, progress)
-        return facts.model_copy(update={"targets": self.asked[-1]})
-
-    def _build(self, model, profile, targets, *rest):
+    def build(self, model, profile, targets, *rest):
+        if len(targets) == 1:
+            self.wait()
         self.asked.append(tuple(target.name for target in targets))
         if failing := self.bad & set(self.asked[-1]):
             raise BuildError(f"{min(failing)} cannot fuse", "use another target")
-        return super().build(model, profile, targets[0], *rest)
+        record = super().build(model, profile, targets[:1], *rest)
+        return record.model_copy(update={"targets": self.asked[-1]})
 
 
 @pytest.fixture
@@ -99,7 +94,7 @@ class TestShared:
             backend.asked.append("shared")
             raise error("too much", "use more")
 
-        monkeypatch.setattr(backend, "build_shared", fail)
+        monkeypatch.setattr(backend, "build", fail)
         with pytest.raises(error):
             compiled(new_world, heard_all, new_world.job(targets=TARGETS))
         assert backend.asked == ["shared"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -120,17 +119,17 @@ def _scaled(tensor):
 #: Where the same statistics are found again, ranges are not chosen again.
 CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "nothing": ({}, (), ""),
-    "precision to fp8": ({"precision": "fp8"}, (CALIBRATE, *AFTER_LOWER), "settings.precision"),
+    "precision to fp8": ({"precision": "fp8"}, (CALIBRATE, *AFTER_LOWER), "settings.format"),
     "percentile": ({"recipe": {"percentile": 99.0}}, ALL[3:], "settings.percentile"),
     "method": ({"recipe": {"method": "max"}}, ALL[3:], "settings.method"),
     "method that goes by the format": ({"recipe": {"method": "mse"}}, ALL[3:], "settings.method"),
-    "kept nodes": ({"keep": ["*"]}, (CALIBRATE, *AFTER_LOWER), "settings.keep"),
+    "kept nodes": ({"keep": ["*"]}, (CALIBRATE, *AFTER_LOWER), "settings.trials.quantization.keep"),
     "another target": ({"targets": ["sm120"]}, ("compile sm120", VERIFY, MEASURE, BUNDLE), "never built before"),
     "one target more": (
         {"targets": ["sm89", "sm120"]}, ("compile sm120", VERIFY, MEASURE, BUNDLE), "never built before"
     ),
     "tolerance": ({"tolerance": {"atol": 50.0}}, (VERIFY, BUNDLE), "settings.tolerance.atol"),
-    "accuracy gate": ({"accuracy": {"max_drop": 0.5}}, (VERIFY, BUNDLE), "settings.accuracy.max_drop"),
+    "accuracy gate": ({"accuracy": {"max_drop": 0.5}}, (VERIFY, BUNDLE), "settings.max_drop"),
     "latency settings": (
         {"latency": {"warmup": 0.0001, "duration": 0.002}}, (MEASURE, BUNDLE), "settings.latency.duration"
     ),
@@ -138,18 +137,18 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
         {"latency": PROFILE["latency"] | {"max_p99": 1.0}}, (MEASURE, BUNDLE), "settings.latency.max_p99"
     ),
     "builder option": ({"build": {"opt_level": 1}}, (COMPILE, MEASURE, BUNDLE), "settings.build.opt_level"),
-    "limits of the builder": ({"build": {"time_limit": 99.0}}, (BUNDLE,), "settings.settings.profile.build.time_limit"),
-    "a description": ({"description": "words"}, (BUNDLE,), "settings.settings.profile.description"),
-    "shapes": ({"shapes": WIDER}, (SIMPLIFY, LOWER, COMPILE, VERIFY, MEASURE, BUNDLE), "settings.shapes.x"),
+    "limits of the builder": ({"build": {"time_limit": 99.0}}, (BUNDLE,), "settings.profile.build.time_limit"),
+    "a description": ({"description": "words"}, (BUNDLE,), "settings.profile.description"),
+    "shapes": ({"shapes": WIDER}, (SIMPLIFY, CALIBRATE, LOWER, COMPILE, VERIFY, MEASURE, BUNDLE), "settings.shapes.x"),
     "no simplification": ({"simplify": False}, (SIMPLIFY, OBSERVE, CALIBRATE, *AFTER_LOWER), "settings.onnxsim"),
-    "calibration data": (change_calibration_data, ALL[1:], "inputs.calibration-data"),
+    "calibration data": (change_calibration_data, ALL[2:], "inputs.calibration-data"),
     "evaluation data": (change_evaluation_data, (SIMPLIFY, VERIFY, MEASURE, BUNDLE), "inputs.evaluation-data"),
     "weights": (change_weights, ALL, "inputs.source"),
     "a node's name": (rename_a_node, (EXPORT, SIMPLIFY, OBSERVE, CALIBRATE, *AFTER_LOWER), "inputs.source"),
     "threads": ({"settings": {"threads": 1}}, (MEASURE, BUNDLE), "backend.threads"),  # they decide a latency on the CPU
     "limits of child processes": ({"settings": {"worker_seconds": 77.0, "worker_memory": 10**10}}, (), ""),
     "calibration batch": (
-        {"recipe": {"data": {"batch": 8}}}, (OBSERVE, CALIBRATE, LOWER, BUNDLE), "settings.data.batch"
+        {"recipe": {"data": {"batch": 8}}}, (OBSERVE, CALIBRATE, LOWER, BUNDLE), "inputs.calibration-data"
     ),
 }  # fmt: skip
 
@@ -346,8 +345,8 @@ class TestRandomData:
         steps = new_world.run(new_world.job(recipe=none, allow_random=True), heard_all)
         (made,) = (step.artifact for step in steps if step.label == CALIBRATE)
         ranges = Ranges.read(made.path)
-        assert "synthetic, seeded random" in ranges.account.source
-        assert "synthetic" in json.dumps(Manifest.read(steps[-1].artifact.path).calibration)
+        assert "synthetic, seeded random" in ranges.data_summary.source
+        assert "synthetic" in Manifest.read(steps[-1].artifact.path).calibration.source
 
 
 class TestGiven:

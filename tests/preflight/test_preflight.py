@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from trtpipe.errors import InputError
 from trtpipe.preflight import Budgets, Cleared, check_model, digest_model, seal_model
-from trtpipe.preflight.files import open_model
+from trtpipe.preflight.sealing import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,11 +92,11 @@ class TestRefusals:
         ("name", "words"),
         [
             ("function bomb of 30 levels", "call each other more than 16 deep"),
-            ("function bomb, flat and wide", "written out it has 6.4e+07 nodes; 100000 is the limit"),
+            ("function bomb, flat and wide", "with its functions expanded it has 6.4e+07 nodes; 100000 is the limit"),
             ("function that calls itself", "function 'A' calls itself"),
             ("functions in a circle", "function 'A' calls itself"),
             ("a chain of 100,001 nodes", "more than 100000 nodes"),
-            ("a circle", "node 'matmul': its input 'loop' is made only after it"),
+            ("a circle", "node 'matmul': its input 'loop' is produced only after it"),
             ("a required attribute missing", "lacks the attribute 'to'"),
             ("dimensions that overflow to the right number", "would hold 5.53e+19 elements"),
             ("values in two fields", "tensor 'w' holds its values twice"),

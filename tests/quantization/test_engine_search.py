@@ -13,7 +13,7 @@ from trtpipe.backends.null import Null
 from trtpipe.calibration.ranges import Ranges, TensorRange
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineReport
-from trtpipe.errors import BuildError
+from trtpipe.errors import BuildError, OutOfMemory, OutOfTime
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.lower import Lower
 
@@ -153,6 +153,17 @@ class TestWhatBuildersDo:
         assert "placements could not be compared" in facts.notes[0]
         assert facts.notes[0].endswith(": no luck")
         assert any("no luck" in note for note in heard_all.notes)
+
+    @pytest.mark.parametrize("error", [OutOfTime, OutOfMemory])
+    def test_a_limit_of_the_machine_does_not_choose(self, go, builder, error):
+        def fail(*args):
+            if b"QuantizeLinear" in args[1].read_bytes():
+                raise error("the limit was reached", "raise it")
+            return self.facts(*args)
+
+        builder(fail)
+        with pytest.raises(error, match="the limit was reached"):
+            go(conv_net(), images(), shapes=IMAGES)
 
     def test_only_float16_can_be_built(self, go, builder):
         def fail(*args):

@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from trtpipe.accuracy.meter import Scores
 from trtpipe.accuracy.reports import MetricValue
-from trtpipe.accuracy.scores import Scores
 from trtpipe.regression.significance import compare_metric, mcnemar_p
 
 
@@ -25,20 +25,20 @@ def metric(parts, kind="hits", weights=None, **fields):
     )
 
 
-def flipped(hits, fell, rose=0):
+def flipped(hits, regressed, improved=0):
     new = hits.copy()
-    new[np.flatnonzero(hits == 1)[:fell]] = 0
-    new[np.flatnonzero(hits == 0)[:rose]] = 1
+    new[np.flatnonzero(hits == 1)[:regressed]] = 0
+    new[np.flatnonzero(hits == 0)[:improved]] = 1
     return new
 
 
 HITS = (np.arange(1000) % 10 != 0).astype(float)
 
 
-@pytest.mark.parametrize(("fell", "rose"), [(0, 0), (1, 0), (0, 1), (5, 0), (4, 1), (3, 5), (7, 2)])
-def test_mcnemar_is_the_share_of_all_coin_tosses(fell, rose):
-    tosses = [sum(toss) for toss in product((0, 1), repeat=fell + rose)]
-    assert mcnemar_p(fell, rose) == pytest.approx(np.mean([heads >= fell for heads in tosses]))
+@pytest.mark.parametrize(("regressed", "improved"), [(0, 0), (1, 0), (0, 1), (5, 0), (4, 1), (3, 5), (7, 2)])
+def test_mcnemar_is_the_share_of_all_coin_tosses(regressed, improved):
+    tosses = [sum(toss) for toss in product((0, 1), repeat=regressed + improved)]
+    assert mcnemar_p(regressed, improved) == pytest.approx(np.mean([heads >= regressed for heads in tosses]))
 
 
 def test_mcnemar_with_thousands_of_changes():
@@ -96,14 +96,14 @@ class TestHits:
 
 
 class TestOtherScores:
-    @pytest.mark.parametrize(("fell", "rose"), [(1, 0), (3, 0), (4, 0), (5, 0), (4, 2), (6, 1), (2, 3), (9, 3)])
-    def test_of_0_and_1_it_is_mcnemar(self, fell, rose):
+    @pytest.mark.parametrize(("worse", "better"), [(1, 0), (3, 0), (4, 0), (5, 0), (4, 2), (6, 1), (2, 3), (9, 3)])
+    def test_of_0_and_1_it_is_mcnemar(self, worse, better):
         """Also in words of ten letters each: the unit of the scores decides nothing."""
-        old, new = HITS, flipped(HITS, fell, rose)
-        exact = sum(sum(toss) >= fell for toss in product((0, 1), repeat=fell + rose)) / 2 ** (fell + rose)
+        old, new = HITS, flipped(HITS, worse, better)
+        exact = sum(sum(toss) >= worse for toss in product((0, 1), repeat=worse + better)) / 2 ** (worse + better)
         for kind, weights in (("means", None), ("ratio", np.full(1000, 10.0))):
             test = compare_metric(metric(old, kind, weights), metric(new, kind, weights))
-            assert test.p == pytest.approx(exact, abs=0 if fell + rose <= 10 else 0.02)
+            assert test.p == pytest.approx(exact, abs=0 if worse + better <= 10 else 0.02)
 
     def test_three_images_that_fall_are_no_proof(self):
         """Three coins show the same side one time in eight, whatever share of a thousand samples they are."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from models import tallied
+from models import statistics_reduction
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.calibration.collect import collect
@@ -21,10 +21,12 @@ def test_figures_of_a_collection(tmp_path):
     def half_zero(feed):
         return {"y": np.where(feed["x"] < 0.5, 0, -feed["x"]).astype(np.float32)}
 
-    save_statistics(collect(tallied(half_zero, ["y"]), data, ["y"], NullProgress()), tmp_path / "statistics.npz")
+    save_statistics(
+        collect(statistics_reduction(half_zero, ["y"]), data, ["y"], NullProgress()), tmp_path / "statistics.npz"
+    )
     found = summarize_statistics(tmp_path / "statistics.npz")
     assert found.samples == 8
-    assert found.account.digest == data.digest()
+    assert found.data_summary.digest == data.digest()
     assert list(found.tensors) == ["y"]
     y = found.tensors["y"]
     assert (y.count, y.nonfinite) == (40, 0)

@@ -9,7 +9,7 @@ from models import conv_net, save
 import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft, IOContract
-from trtpipe.calibration.data_summary import DataAccount
+from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.source import OnnxSource
 from trtpipe.errors import StageError
@@ -26,7 +26,7 @@ PARITY = ParityReport(
     reasons=("output 'y' differs",), passed=False,
 )  # fmt: skip
 LATENCY = LatencyReport(machine={}, measurements=(), passed=True, notes=("measured on the CPU",))
-ACCOUNT = DataAccount(source="calib.npz", samples=9, feeds=9, digest="d" * 64, inputs={})
+SUMMARY = DataSummary(source="calib.npz", samples=9, feeds=9, digest="d" * 64, inputs={})
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def inputs(tmp_path):
     model = made["model"]
     made["model"] = type(model)("model", folder, (*model.files, entry))
     for kind, record in (
-        ("ranges", Ranges(method="max", samples=9, account=ACCOUNT, tensors={})),
+        ("ranges", Ranges(method="max", samples=9, data_summary=SUMMARY, tensors={})),
         ("parity", PARITY),
         ("latency", LATENCY),
     ):
@@ -93,7 +93,7 @@ def test_verdicts_notes_and_the_account_of_the_data(go, inputs):
     assert [(verdict.gate, verdict.passed) for verdict in manifest.verdicts] == [("accuracy", False), ("latency", None)]
     assert not manifest.passed
     assert manifest.notes == ("model: odd producer", "latency: measured on the CPU")  # lowered came without a sidecar
-    assert manifest.calibration["samples"] == 9
+    assert manifest.calibration.samples == 9
 
 
 def test_neither_time_nor_place(go, inputs, workdir, tmp_path):

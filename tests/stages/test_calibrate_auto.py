@@ -10,7 +10,7 @@ import pytest
 from models import model, normal, run, save
 
 import trtpipe
-from trtpipe.calibration.methods import CHOICES
+from trtpipe.calibration.methods import COMPARED_METHODS
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def test_auto_is_as_good_as_the_best_method(make, tmp_path: Path) -> None:  # ty
         found = run(onnx.load(tmp_path / "out" / "lowered.onnx"), evaluation)
         return float(np.mean([np.mean(found[n].argmax(1) == expected[n].argmax(1)) for n in expected]))
 
-    scores = {str(choice): score(choice.method, choice.percentile) for choice in CHOICES}
+    scores = {str(choice): score(choice.method, choice.percentile) for choice in COMPARED_METHODS}
     auto = score("auto", None)
     assert min(scores.values()) < 0.9, "the outliers matter"
     assert auto >= max(scores.values()) - 0.001, scores

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import onnx
 import pytest
+from fault_injection import fault
 from fixtures_stages import consumed, fingerprint_of, needs, run_stage
 from models import conv_net, embedding, model, normal, save
 
@@ -110,7 +111,7 @@ class TestNull:
 )
 def test_builds_that_go_wrong_in_their_own_process(go, monkeypatch, behavior, error):
     original = Null.__init__
-    monkeypatch.setattr(Null, "__init__", lambda self: original(self, NullBehavior(build=behavior)))
+    monkeypatch.setattr(Null, "__init__", lambda self: original(self, NullBehavior(task=fault(behavior))))
     with pytest.raises(error):
         go(conv_net(), shapes=BATCHES)
 
@@ -160,7 +161,7 @@ class TestCheck:
 
     def test_one_that_silently_computes_in_float32(self, judge):
         lowered = (("a", "int8"), ("b", "int8"), ("c", "float32"))
-        with pytest.raises(StageError, match=r"raised 2 of 2 nodes lowered to int8: a, b"):
+        with pytest.raises(StageError, match=r"in higher precision than lowered: 2 of 2 int8 nodes: a, b"):
             judge(lowered=lowered, report=computing(a="Float", b="Float", c="Float"))
         judge(lowered=lowered, report=computing(a="Float", b="Int8", c="Float"))
         judge(lowered=(("c", "float32"),), report=computing(c="Float"))

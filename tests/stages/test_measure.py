@@ -12,7 +12,7 @@ from trtpipe.config.toolchain import machine
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import StageError
-from trtpipe.isolation.remote_runner import ApartRunner
+from trtpipe.isolation.remote_runner import RemoteRunner
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.stages.measure import Measure
@@ -81,8 +81,8 @@ class TestShapesAndData:
         values = np.random.default_rng(0).normal(size=(6, 3, 8, 8)).astype(np.float32)
         np.savez(tmp_path / "some.npz", x=values)
         fed = []
-        original = ApartRunner.time
-        monkeypatch.setattr(ApartRunner, "time", lambda self, feed: fed.append(feed) or original(self, feed))
+        original = RemoteRunner.time
+        monkeypatch.setattr(RemoteRunner, "time", lambda self, feed: fed.append(feed) or original(self, feed))
         report = go(given=table(lowered=conv_net(), labels="", **{role: str(tmp_path / "some.npz")}))
         assert "some.npz" in report.measurements[0].data
         np.testing.assert_array_equal(fed[0]["x"], values[:4])
@@ -112,7 +112,8 @@ class TestEngines:
                 clock.now += seconds
                 return seconds
 
-            return nullcontext(SimpleNamespace(time=time, device=f"a clock on {path.stem}", inputs=(), outputs=()))
+            runner = SimpleNamespace(time=time, gpu=None, device=f"a clock on {path.stem}", inputs=(), outputs=())
+            return nullcontext(runner)
 
         monkeypatch.setattr(Null, "runs", lambda self, target: None)
         monkeypatch.setattr(Null, "open", opened)
@@ -174,6 +175,6 @@ def test_what_its_key_holds(make_job, monkeypatch):
     fingerprint = fingerprint_of(STAGE, make_job())
     assert fingerprint["cpu"] == str(machine()["cpu"])
     assert fingerprint["threads"] == "0"
-    assert consumed(STAGE, make_job()) == ("engine", "lowered", "evaluation-data", "calibration-data")
+    assert consumed(STAGE, make_job()) == ("engine", "lowered", "samples")
     monkeypatch.setattr("trtpipe.stages.measure.gpus", lambda: (Gpu("u", "NVIDIA L4", (8, 9), "570.1", None),))
     assert fingerprint_of(STAGE, make_job())["gpus"] == "NVIDIA L4 570.1"

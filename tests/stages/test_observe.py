@@ -47,7 +47,7 @@ def test_the_largest_magnitude_of_every_tensor_that_will_be_quantized(go, tmp_pa
     assert ranges.tensors["x"].amax == np.abs(x).max()
     assert ranges.tensors["f"].amax == pytest.approx(np.abs(f).max(), rel=1e-5)
     assert (ranges.method, ranges.samples) == ("max", 40)
-    assert ranges.account.samples == 40
+    assert ranges.data_summary.samples == 40
 
 
 def test_percentiles(go, tmp_path):

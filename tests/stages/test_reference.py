@@ -15,7 +15,7 @@ from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import stages_for
 from trtpipe.pipeline.run_state import artifact_from_file
-from trtpipe.report.stage_records import load_reference, save_reference
+from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 from trtpipe.stages import reference
 from trtpipe.stages.reference import Reference
 from trtpipe.stages.stage import Inputs
@@ -147,5 +147,5 @@ class TestVerify:
         found = report(model=graph(1.5), lowered=graph(1.5))
         assert [c.passed for c in found.comparisons] == [True]
         assert not found.passed
-        assert found.broke == "export"
+        assert found.failing_stage == "export"
         assert "model: output 'y' differs from pytorch: mean 0.5" in found.reasons[0]

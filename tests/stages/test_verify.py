@@ -89,9 +89,9 @@ class TestAgreement:
     def test_links_of_the_chain_name_the_stage_that_broke(self, go):
         good = go(model=conv_net(), simplified=conv_net(), lowered=conv_net())
         assert [(link.artifact, link.against) for link in good.links] == [("lowered", "simplified")]
-        assert good.broke == ""
-        assert go(model=conv_net(), simplified=shifted(2.0), lowered=shifted(2.0)).broke == "simplify"
-        assert go(model=conv_net(), simplified=conv_net(), lowered=shifted(2.0)).broke == "lower"
+        assert good.failing_stage == ""
+        assert go(model=conv_net(), simplified=shifted(2.0), lowered=shifted(2.0)).failing_stage == "simplify"
+        assert go(model=conv_net(), simplified=conv_net(), lowered=shifted(2.0)).failing_stage == "lower"
 
     def test_the_digests_are_those_of_the_very_files(self, go, tmp_path):
         report = go(model=conv_net(), lowered=shifted(0.0))
@@ -110,10 +110,10 @@ class TestAgreement:
         right = model("(float[N,3,8,8] x) => (int64[N,8,8] label) { label = ArgMax<axis=1, keepdims=0>(x) }")
         wrong = model("(float[N,3,8,8] x) => (int64[N,8,8] label) { m = Neg(x) label = ArgMax<axis=1, keepdims=0>(m) }")
         report = go(model=right, simplified=right, lowered=wrong, precision="int8")
-        assert report.broke == "lower"
+        assert report.failing_stage == "lower"
         [reason] = report.reasons
-        assert reason.startswith("lowered: output 'label' equals model's in ")
-        assert "; 90.00% are asked for (the first that differs: feed 0, element [" in reason
+        assert reason.startswith("lowered: output 'label' against model: exact match ")
+        assert ", limit 90.00% (first difference: feed 0, element [" in reason
         assert go(model=right, simplified=right, lowered=right, precision="int8").passed
         assert go(model=right, lowered=wrong, precision="int8", tolerance={"min_agreement": 0}).passed
 
@@ -127,7 +127,10 @@ class TestAgreement:
         assert warning.startswith("lowered: ")
         assert "--min-agreement label:SHARE" in warning
         tolerance = {"outputs": {"label": {"min_agreement": 0.9}}}
-        assert go(model=right, simplified=right, lowered=wrong, precision="int8", tolerance=tolerance).broke == "lower"
+        assert (
+            go(model=right, simplified=right, lowered=wrong, precision="int8", tolerance=tolerance).failing_stage
+            == "lower"
+        )
 
     @pytest.mark.parametrize(("amount", "passed"), [(0.005, True), (0.5, False)])
     def test_tolerances_are_the_profiles(self, go, amount, passed):
@@ -249,7 +252,7 @@ class TestEngines:
     def test_those_that_cannot_run_are_listed_with_the_reason(self, go, engines):
         report = go(given=engines, targets=["sm89", "sm120"])
         assert set(report.not_run) == {"engine:sm89", "engine:sm120"}
-        assert all("null engines hold no computation" in reason for reason in report.not_run.values())
+        assert all("null engines are placeholders, for tests only" in reason for reason in report.not_run.values())
         assert [comparison.artifact for comparison in report.comparisons] == ["lowered"]
 
     def test_those_that_run_are_compared_too(self, go, engines, monkeypatch, make_job):

@@ -1,4 +1,4 @@
-"""Metrics of the user's own: a function for each feed, or one that runs the whole evaluation itself."""
+"""User-defined metrics: a function of one feed's outputs and labels, or one that runs the whole evaluation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from trtpipe.accuracy.metrics import joined
-from trtpipe.accuracy.scores import Scores
+from trtpipe.accuracy.meter import Scores, concatenated
 from trtpipe.data.usercode import importable, load_function
 from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.errors import InputError, TrtpipeError
@@ -80,8 +79,8 @@ def fingerprint(source: str) -> str:
     return sha256_json([place.name, source.rpartition(":")[2], [[path.name, sha256_file(path)] for path in files]])
 
 
-def described(evaluation: EvaluationSettings | None) -> dict[str, JSON]:
-    """What of an evaluation decides its result, besides the data."""
+def evaluation_key(evaluation: EvaluationSettings | None) -> dict[str, JSON]:
+    """Everything that decides an evaluation's result besides the data."""
     if evaluation is None:
         return {}
     found = evaluation.to_dict()
@@ -115,30 +114,30 @@ class CustomMeter:
         Raises:
             InputError: the function raised, or gave anything but finite numbers.
         """
-        found = _called(self._function, outputs, labels)
+        found = _call(self._function, outputs, labels)
         try:
             values = np.atleast_1d(np.asarray(found, np.float64)).ravel()
         except (TypeError, ValueError):
             _refuse(self._function, f"returned {type(found).__name__}, not numbers")
-        if not _kept(values):
+        if not _is_finite(values):
             _refuse(self._function, "returned NaN, infinity or a number beyond 3e38")
         self._values.append(values)
 
     def scores(self) -> Scores:
-        """What the function said of every row (or feed)."""
-        return Scores.of("means", joined(self._values))
+        """The function's value for every row (or feed)."""
+        return Scores.of("means", concatenated(self._values))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate(run)`` said.
+    """The result of ``evaluate(run)``.
 
     Attributes:
-        name: of the figure that counts.
-        value: it.
-        samples: how many it rests on; 0 if the function does not say.
+        name: of the metric that the gate reads.
+        value: of that metric.
+        samples: how many were evaluated; 0 if the function does not say.
         scores: of single samples, where the function gives them.
-        others: its other figures.
+        others: its other metrics.
     """
 
     name: str
@@ -154,28 +153,28 @@ def evaluate(metric: Metric, run: Callable[[Feed], Feed], key: str) -> Evaluatio
     Args:
         metric: takes ``run``, which maps input arrays to output arrays, both by name; returns a dictionary of numbers.
             ``n`` is the number of samples; ``per_sample`` may hold the score of each, whose mean is the metric.
-        key: which figure counts; empty for the first one.
+        key: the metric that the gate reads; empty for the first one.
 
     Raises:
-        InputError: the function raised, returned something else, or the figure is NaN or missing.
+        InputError: the function raised, returned something else, or the metric is NaN or missing.
     """
-    found = _called(metric, run)
+    found = _call(metric, run)
     if not isinstance(found, Mapping):
         _refuse(metric, f"returned {type(found).__name__}, not a dictionary of numbers")
-    figures = {str(name): float(value) for name, value in found.items() if isinstance(value, numbers.Real)}
-    names = [name for name in figures if name not in (COUNT, PER_SAMPLE)]
+    values = {str(name): float(value) for name, value in found.items() if isinstance(value, numbers.Real)}
+    names = [name for name in values if name not in (COUNT, PER_SAMPLE)]
     if not names:
         _refuse(metric, "returned no number")
     name = key or names[0]
-    if name not in figures:
-        raise InputError(f"{metric.source} gives no figure {name!r}", f"figures: {', '.join(names)}")
-    if not math.isfinite(figures[name]):
-        _refuse(metric, f"returned {figures[name]} for {name!r}")
-    scores = _per_sample(metric, found, figures[name])
-    others = {other: figures[other] for other in names if other != name and math.isfinite(figures[other])}
-    count = figures.get(COUNT, 0.0)
+    if name not in values:
+        raise InputError(f"{metric.source} gives no metric {name!r}", f"metrics: {', '.join(names)}")
+    if not math.isfinite(values[name]):
+        _refuse(metric, f"returned {values[name]} for {name!r}")
+    scores = _per_sample(metric, found, values[name])
+    others = {other: values[other] for other in names if other != name and math.isfinite(values[other])}
+    count = values.get(COUNT, 0.0)
     samples = scores.samples if scores else int(count) if 0 <= count < 1e15 else 0
-    return Evaluation(name, figures[name], samples, scores, others)
+    return Evaluation(name, values[name], samples, scores, others)
 
 
 def _per_sample(metric: Metric, found: Mapping[Any, Any], value: float) -> Scores | None:
@@ -185,18 +184,18 @@ def _per_sample(metric: Metric, found: Mapping[Any, Any], value: float) -> Score
         parts = np.asarray(found[PER_SAMPLE], np.float64).ravel()
     except (TypeError, ValueError):
         _refuse(metric, f"returned {PER_SAMPLE!r} that holds no numbers")
-    if not parts.size or not _kept(parts):
+    if not parts.size or not _is_finite(parts):
         _refuse(metric, f"returned {PER_SAMPLE!r} with NaN, infinity, a number beyond 3e38 or nothing in it")
     return Scores.of("hits" if np.isin(parts, (0, 1)).all() else "means", parts, whole=value)
 
 
-def _kept(values: np.ndarray) -> bool:
+def _is_finite(values: np.ndarray) -> bool:
     """Whether all are finite in float32, as scores are kept."""
     with np.errstate(over="ignore"):
         return bool(np.isfinite(values.astype(np.float32)).all())
 
 
-def _called(metric: Metric, *arguments: Any) -> Any:
+def _call(metric: Metric, *arguments: Any) -> Any:
     try:
         with importable(metric.folder):
             return metric.call(*arguments)
@@ -204,7 +203,7 @@ def _called(metric: Metric, *arguments: Any) -> Any:
         raise  # from ``run``: the artifact's own failure
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{metric.source} raised {type(error).__name__}: {error}", "run the function by itself and mend it"
+            f"{metric.source} raised {type(error).__name__}: {error}", "run the function by itself and fix it"
         ) from error
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.accuracy.metrics import chosen
-from trtpipe.accuracy.scores import Scores
+from trtpipe.accuracy.meter import Scores, select_output
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class MeanAveragePrecision:
         """
         if labels is None or labels.ndim != 3 or labels.shape[2] != 5:
             raise InputError("map needs the objects of each image", "give labels [rows, objects, 5], padded with -1")
-        found = _detections([chosen(outputs, name)[1] for name in self._names or tuple(outputs)])
+        found = _detections([select_output(outputs, name)[1] for name in self._names or tuple(outputs)])
         if len(found) != len(labels):
             raise InputError(f"detections of {len(found)} images for {len(labels)} labels", "check the labels")
         self._found += found

@@ -1,60 +1,34 @@
-"""Task metrics, accumulated feed by feed; each keeps what every sample contributed."""
+"""The task metrics, by name; and one artifact's metric by itself, where nothing is compared."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.accuracy.scores import Scores
+from trtpipe.accuracy.custom import CustomMeter, evaluate, load_metric
+from trtpipe.accuracy.detection import MeanAveragePrecision
+from trtpipe.accuracy.meter import Scores, concatenated, select_output
+from trtpipe.accuracy.reports import MetricValue
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trtpipe.accuracy.custom import Evaluation, Metric
+    from trtpipe.accuracy.meter import Meter
     from trtpipe.artifact import Feed
+    from trtpipe.backends.base import Runner
     from trtpipe.config.recipe import EvaluationSettings
-
-
-class Meter(Protocol):
-    """Measures one artifact.
-
-    Attributes:
-        metric: its name.
-        lower_is_better: whether a fall is good (error rates).
-        needs_labels: whether feeds without labels say nothing.
-    """
-
-    @property
-    def metric(self) -> str: ...
-
-    @property
-    def lower_is_better(self) -> bool: ...
-
-    @property
-    def needs_labels(self) -> bool: ...
-
-    def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
-        """Add one feed: its outputs, the reference's, and its labels, one entry a row.
-
-        Raises:
-            InputError: the outputs or labels do not fit the metric.
-        """
-
-    def scores(self) -> Scores:
-        """What every sample contributed."""
+    from trtpipe.data.dataset import Dataset
 
 
 def make_meter(settings: EvaluationSettings) -> Callable[[], Meter]:
-    """What makes a meter for each artifact, by the metric's name.
+    """A function that makes one meter for each artifact.
 
     Raises:
-        InputError: a function of the user's cannot be loaded.
+        InputError: a user-defined function cannot be loaded.
     """
-    from trtpipe.accuracy.custom import CustomMeter, load_metric
-    from trtpipe.accuracy.detection import MeanAveragePrecision
-    from trtpipe.accuracy.transcripts import WordErrorRate
-
     metric, output = settings.metric, settings.output
     named: dict[str, Callable[[], Meter]] = {
         "top1": lambda: TopK(metric, output),
@@ -67,6 +41,78 @@ def make_meter(settings: EvaluationSettings) -> Callable[[], Meter]:
         return named[metric]
     function = load_metric(metric)
     return lambda: CustomMeter(function, lower_is_better=settings.lower_is_better)
+
+
+def measure_metric(
+    label: str, runner: Runner, reference: Runner, settings: EvaluationSettings, dataset: Dataset | None
+) -> MetricValue:
+    """Run an artifact on the evaluation data.
+
+    Args:
+        reference: the FP32 graph, for metrics that compare with its outputs.
+        dataset: the evaluation data; a function that runs the whole evaluation needs none.
+
+    Raises:
+        InputError: there is no labeled data, the metric does not fit it, or a user-defined function failed.
+    """
+    metric = load_metric(settings.metric) if settings.own else None
+    if metric and metric.whole:
+        return value_of(label, runner.device, evaluate(metric, runner.infer, settings.output), settings)
+    meter = make_meter(settings)()
+    if dataset is None:
+        raise InputError(f"{settings.metric} needs evaluation data", "add --eval-data DATA")
+    for sample in dataset:
+        if sample.labels is None and meter.needs_labels:
+            continue
+        outputs = runner.infer(_wanted(runner, sample.feed))
+        wanted = outputs if meter.needs_labels else reference.infer(_wanted(reference, sample.feed))
+        meter.update(outputs, wanted, sample.labels)
+    value = meter_value(label, runner.device, meter)
+    if not value.samples:
+        raise InputError(
+            f"{dataset.name}: no labels, so {settings.metric} cannot be measured",
+            "add labels (--labels NAME for an .npz), or choose --metric cosine",
+        )
+    return value
+
+
+def meter_value(label: str, device: str, meter: Meter) -> MetricValue:
+    """The metric of the artifact ``label`` that ran on ``device``; 0 samples where none had a label."""
+    scores = meter.scores()
+    return MetricValue(
+        artifact=label,
+        runner=device,
+        metric=meter.metric,
+        value=scores.value,
+        samples=scores.samples,
+        lower_is_better=meter.lower_is_better,
+        scores=scores,
+    )
+
+
+def value_of(label: str, device: str, found: Evaluation, settings: EvaluationSettings) -> MetricValue:
+    """The result of a user-defined ``evaluate(run)`` as a metric value."""
+    return MetricValue(
+        artifact=label,
+        runner=device,
+        metric=found.name,
+        value=found.value,
+        samples=found.samples,
+        lower_is_better=settings.lower_is_better,
+        scores=found.scores,
+        others=found.others,
+    )
+
+
+def whole_metric(settings: EvaluationSettings | None) -> Metric | None:
+    """The user-defined function, if it runs the whole evaluation."""
+    metric = load_metric(settings.metric) if settings and settings.own else None
+    return metric if metric and metric.whole else None
+
+
+def _wanted(runner: Runner, feed: Feed) -> Feed:
+    names = {spec.name for spec in runner.inputs}
+    return {name: value for name, value in feed.items() if name in names}
 
 
 _RANKS = {"top1": 1, "top5": 5}
@@ -99,7 +145,7 @@ class TopK:
         Raises:
             InputError: there is no such output, or its shape does not fit the labels.
         """
-        name, scores = chosen(outputs, self._output)
+        name, scores = select_output(outputs, self._output)
         if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise InputError(f"{self.metric} needs one class number for each row", "choose a metric that fits the data")
         if scores.size == 0 or scores.shape[0] != len(labels) or scores.size % len(labels):
@@ -126,7 +172,7 @@ class TopK:
 
     def scores(self) -> Scores:
         """1 for every hit."""
-        return Scores.of("hits", joined(self._hits))
+        return Scores.of("hits", concatenated(self._hits))
 
 
 class Cosine:
@@ -150,7 +196,7 @@ class Cosine:
         Raises:
             InputError: there is no such output, or it has no batch axis.
         """
-        name, mine = chosen(outputs, self._output)
+        name, mine = select_output(outputs, self._output)
         if not mine.ndim or mine.dtype.kind != "f":
             raise InputError(f"output {name!r} holds no rows of floats for cosine", "name another output")
         a, b = (value.reshape(len(value), -1).astype(np.float64) for value in (mine, wanted[name]))
@@ -160,23 +206,83 @@ class Cosine:
         self._values.append(np.where(norms == 0, (a == b).all(axis=1).astype(np.float64), found))
 
     def scores(self) -> Scores:
-        """The similarity of every row; NaN counts as -1, the worst there is."""
-        values = joined(self._values)
+        """The similarity of every row; NaN counts as -1, the lowest value."""
+        values = concatenated(self._values)
         return Scores.of("means", np.where(np.isnan(values), -1.0, values))
 
 
-def chosen(outputs: Feed, name: str) -> tuple[str, np.ndarray]:
-    """The output called ``name`` (empty: the first one), with its name.
+#: The class that connectionist temporal classification (Graves et al. 2006) reads as "nothing new", by convention.
+_BLANK = 0
 
-    Raises:
-        InputError: there is none.
+
+class WordErrorRate:
+    """Substitutions, deletions and insertions over the number of tokens in the labels.
+
+    Tokens are whatever the labels count in: words, characters or word pieces.
+
+    Args:
+        output: token numbers ``[batch, length]`` (integers; negative ones are padding), or scores
+            ``[batch, steps, classes]``, which are read greedily as CTC: the best class of each step, repeats
+            collapsed, class 0 dropped. Empty for the first output.
     """
-    if name and name not in outputs:
-        raise InputError(f"no output is called {name!r}", f"outputs: {', '.join(outputs)}")
-    found = name or next(iter(outputs))
-    return found, outputs[found]
+
+    metric = "wer"
+    lower_is_better = True
+    needs_labels = True
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+        self._errors: list[float] = []
+        self._words: list[float] = []
+
+    def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
+        """Add one feed.
+
+        Args:
+            labels: integers ``[batch, length]``, padded with -1.
+
+        Raises:
+            InputError: outputs or labels have another shape.
+        """
+        name, found = select_output(outputs, self._output)
+        if labels is None or labels.ndim != 2 or labels.dtype.kind not in "iu":
+            raise InputError(
+                "wer needs rows of token numbers as labels", "give integers [rows, length], padded with -1"
+            )
+        said = [row[row >= 0].tolist() for row in labels]
+        understood = _tokens(name, found)
+        if len(said) != len(understood):
+            raise InputError(f"output {name!r} has {len(understood)} rows for {len(said)} labels", "check the labels")
+        self._errors += [float(edit_distance(a, b)) for a, b in zip(said, understood, strict=True)]
+        self._words += [float(len(row)) for row in said]
+
+    def scores(self) -> Scores:
+        """Edits and tokens of every sample."""
+        return Scores.of("ratio", np.array(self._errors), np.array(self._words))
 
 
-def joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Arrays of many feeds as one; empty for none."""
-    return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
+def _tokens(name: str, output: np.ndarray) -> list[list[int]]:
+    if output.ndim == 2 and output.dtype.kind in "iu":
+        return [row[row >= 0].tolist() for row in output]
+    if output.ndim == 3 and output.dtype.kind == "f":
+        return [_collapsed(row) for row in output.argmax(axis=2)]
+    raise InputError(
+        f"output {name!r} is {output.dtype}{list(output.shape)}; wer reads token numbers [batch, length] or scores "
+        "[batch, steps, classes]",
+        "name the right output under [evaluation], or give a function of your own as the metric",
+    )
+
+
+def _collapsed(classes: np.ndarray) -> list[int]:
+    kept = np.flatnonzero(np.diff(classes, prepend=_BLANK - 1))
+    return [int(value) for value in classes[kept] if value != _BLANK]
+
+
+def edit_distance(a: list[int], b: list[int]) -> int:
+    """Levenshtein distance: the least number of substitutions, deletions and insertions from ``a`` to ``b``."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    return row[-1]

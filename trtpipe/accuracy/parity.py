@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from trtpipe.accuracy.comparing import Pair
+from trtpipe.accuracy.comparison import OutputComparison
+from trtpipe.accuracy.metrics import meter_value
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from trtpipe.accuracy.metrics import Meter
-    from trtpipe.accuracy.recording import Recording
+    from trtpipe.accuracy.meter import Meter
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import Runner
     from trtpipe.config.formats import Precision
@@ -32,6 +30,13 @@ class Samples(Protocol):
     def __iter__(self) -> Iterator[Sample]: ...
 
 
+class OutputRecorder(Protocol):
+    """Keeps outputs of a parity run."""
+
+    def add(self, outputs: Mapping[str, Feed]) -> None:
+        """Take one feed's outputs: artifact -> output name -> array."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """An artifact that is compared with the reference.
@@ -40,7 +45,7 @@ class Contender:
         label: the artifact's.
         runner: opened.
         precision: decides the tolerance.
-        note: what the runner's device does not say (``bfloat16 storage emulated``).
+        note: added to the device's name (``bfloat16 storage emulated``).
         before: label of the contender it was made from; empty for the reference.
     """
 
@@ -74,18 +79,18 @@ class ParityRun:
 
 @dataclass(frozen=True)
 class _Match:
-    """Who is compared with whom."""
+    """Two artifacts whose outputs are compared."""
 
     contender: Contender
     against: str
-    pair: Pair
+    outputs: OutputComparison
 
     def comparison(self) -> Comparison:
         return Comparison(
             artifact=self.contender.label,
             against=self.against,
             runner=self.contender.device,
-            outputs=self.pair.results(),
+            outputs=self.outputs.results(),
         )
 
 
@@ -94,19 +99,19 @@ def compare(
     others: Iterable[Contender],
     dataset: Samples,
     tolerance: Tolerance,
-    meter: Callable[[], Meter] | None,
+    make_meter: Callable[[], Meter] | None,
     progress: Progress,
-    recording: Recording | None = None,
+    recorder: OutputRecorder | None = None,
 ) -> ParityRun:
     """Run every contender on every feed and compare its outputs.
 
     Args:
-        reference: what is right by definition.
-        others: who is judged, each after the one it was made from.
+        reference: the artifact all others are compared with.
+        others: the artifacts to check, each after the one it was made from.
         dataset: the samples; the metric is measured on those with labels.
         tolerance: the profile's; each contender's precision fills the gaps.
-        meter: makes a meter for each contender; ``None`` for no metric.
-        recording: keeps outputs, so that they can be judged again.
+        make_meter: makes a meter for each contender; ``None`` for no metric.
+        recorder: keeps outputs, so that other tolerances can be applied later.
 
     Raises:
         InputError: a runner refuses a feed, or the metric does not fit the outputs.
@@ -120,48 +125,29 @@ def compare(
         for contender in contenders
         if contender.before not in ("", reference.label)
     ]
-    meters = {contender.label: meter() for contender in everyone} if meter else {}
+    meters = {contender.label: make_meter() for contender in everyone} if make_meter else {}
+    devices = {contender.label: contender.device for contender in everyone}
     feeds = samples = 0
     for sample in track(progress, "verify", dataset, dataset.size):
         found = {contender.label: contender.runner.infer(sample.feed) for contender in everyone}
         for match in (*whole, *links):
-            match.pair.add(found[match.contender.label], found[match.against])
+            match.outputs.add(found[match.contender.label], found[match.against])
         for label, each in meters.items():
-            _measure(each, found[label], found[reference.label], sample.labels)
-        if recording is not None:
-            recording.add(found)
+            if sample.labels is not None or not each.needs_labels:
+                each.update(found[label], found[reference.label], sample.labels)
+        if recorder is not None:
+            recorder.add(found)
         feeds += 1
         samples += sample.rows
+    metrics = (meter_value(label, devices[label], each) for label, each in meters.items())
     return ParityRun(
         comparisons=tuple(match.comparison() for match in whole),
         links=tuple(match.comparison() for match in links),
-        metrics=_values(meters, {contender.label: contender.device for contender in everyone}),
+        metrics=tuple(value for value in metrics if value.samples),
         feeds=feeds,
         samples=samples,
     )
 
 
 def _match(contender: Contender, against: str, tolerance: Tolerance) -> _Match:
-    return _Match(contender, against, Pair(tolerance, contender.precision))
-
-
-def _measure(meter: Meter, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
-    if labels is not None or not meter.needs_labels:
-        meter.update(outputs, wanted, labels)
-
-
-def _values(meters: Mapping[str, Meter], devices: Mapping[str, str]) -> tuple[MetricValue, ...]:
-    """The metric of every contender; none where not a single sample had a label."""
-    return tuple(
-        MetricValue(
-            artifact=label,
-            runner=devices[label],
-            metric=meter.metric,
-            value=scores.value,
-            samples=scores.samples,
-            lower_is_better=meter.lower_is_better,
-            scores=scores,
-        )
-        for label, meter in meters.items()
-        if (scores := meter.scores()).samples
-    )
+    return _Match(contender, against, OutputComparison(tolerance, contender.precision))

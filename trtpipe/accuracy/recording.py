@@ -79,18 +79,18 @@ def load_outputs(path: Path) -> dict[str, list[Feed]]:
 
 
 class Replay:
-    """A runner that gives back outputs it was given, in their order."""
+    """A runner that returns saved outputs, in their order."""
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
 
-    def __init__(self, answers: list[Feed], device: str) -> None:
-        self._answers = iter(answers)
+    def __init__(self, outputs: list[Feed], device: str) -> None:
+        self._saved = iter(outputs)
         self.device = device
 
     def infer(self, feed: Feed) -> Feed:
-        """The next answer, whatever the feed."""
-        return next(self._answers)
+        """The next saved outputs, whatever the feed."""
+        return next(self._saved)
 
 
 class Feeds:
@@ -119,9 +119,12 @@ def replay(
     """
     contenders = [
         Contender(
-            label, Replay(answers, "saved outputs"), precisions.get(label, FULL_PRECISION), before=before.get(label, "")
+            label,
+            Replay(outputs, "saved outputs"),
+            precisions.get(label, FULL_PRECISION),
+            before=before.get(label, ""),
         )
-        for label, answers in saved.items()
+        for label, outputs in saved.items()
     ]
     count = len(next(iter(saved.values()), []))
     return compare(contenders[0], contenders[1:], Feeds([{}] * count), tolerance, None, NullProgress())

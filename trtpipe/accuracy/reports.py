@@ -1,10 +1,12 @@
-"""What a verification found: ``parity.json``."""
+"""The result of a verification: ``parity.json``."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import FiniteFloat
 
-from trtpipe.accuracy.scores import Scores
+from trtpipe.accuracy.meter import Scores
 from trtpipe.artifact import Record
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import OutputTolerance
@@ -14,20 +16,20 @@ class OutputParity(Record):
     """One output of one artifact against the reference, over all samples.
 
     Attributes:
-        max_abs, max_rel: largest absolute and relative difference of any element.
+        max_abs, max_rel: largest absolute and relative difference over all elements.
         mean_abs, mean_rel, median_abs: of the differences of all elements; the median is that of chunks of samples,
             averaged.
-        scale: mean magnitude of the reference's elements: what ``mean_abs`` is to be seen against.
+        scale: mean magnitude of the reference's elements, to compare ``mean_abs`` with.
         cosine: cosine similarity of the flattened outputs; ``None`` for integer outputs, whose differences are 0
-            (equal) or 1 (not equal).
-        agreement: share of equal values; ``None`` for float outputs.
-        snr_db: signal-to-noise ratio in dB over all samples; infinite when there is no difference. What is no float has
-            no signal: -infinite when there is one.
+            (exact match) or 1.
+        agreement: share of exact matches; ``None`` for float outputs.
+        snr_db: signal-to-noise ratio in dB over all samples; infinite when there is no difference. Integers have no
+            signal: -infinite when there is a difference.
         worst_feed, worst_index: the feed with the largest absolute difference, and the element in its output.
         top1_agreement, top5_agreement: share of rows whose best class in the reference is the best (among the five
             best) here; ``None`` where the output is not [rows, classes].
-        tolerance: what was in force.
-        passed: whether the tolerance holds.
+        tolerance: the limits in force.
+        passed: whether the output is within tolerance.
     """
 
     output: str
@@ -54,7 +56,7 @@ class Comparison(Record):
     Attributes:
         artifact: its label (``lowered``, ``engine:sm89``).
         against: the other one's; ``pytorch`` for the outputs of the source itself.
-        runner: where it ran, in words.
+        runner: the runtime and device it ran on.
     """
 
     artifact: str
@@ -72,10 +74,10 @@ class MetricValue(Record):
     """A task metric of one artifact.
 
     Attributes:
-        samples: how many it rests on; 0 where a function of the user's does not say.
-        lower_is_better: whether it is an error.
-        scores: what every sample contributed, where that is known.
-        others: further figures of a function of the user's, which are not judged.
+        samples: how many were evaluated; 0 where a user-defined function does not say.
+        lower_is_better: true for error rates.
+        scores: the score of every sample, where known.
+        others: further metrics of a user-defined function, which no gate reads.
     """
 
     artifact: str
@@ -96,8 +98,8 @@ class Overflow(Record):
     """A tensor that 16-bit storage turns into infinity.
 
     Attributes:
-        node: what computes it.
-        largest: its largest finite magnitude, before it is stored.
+        node: the node that computes it.
+        largest: its largest finite magnitude before storage.
     """
 
     tensor: str
@@ -110,23 +112,24 @@ class ParityReport(Record):
 
     Attributes:
         reference: label of the artifact all others are compared with.
-        data: what the samples are, in words; ``synthetic`` if they are random.
-        evaluation: the metric and what it reads, in words; empty for none. Figures are comparable where it is equal.
-        evaluation_digest: of a function of the user's and the files beside it; empty for other metrics.
+        data: name of the data set; ``synthetic`` if the samples are random.
+        evaluation: the metric and the output it reads; empty for none. Metrics are comparable where it is equal.
+        evaluation_digest: of a user-defined function and the files beside it; empty for other metrics.
         comparisons: of every artifact with the reference.
-        links: of every artifact with the one it was made from, where that is not the reference; they tell where
-            something broke, and are not judged by themselves.
+        links: of every artifact with the one it was made from, where that is not the reference; they locate the failing
+            stage and enter no gate.
         pytorch: of every artifact with the outputs of the PyTorch source, on the samples the reference stage ran.
         metrics: the task metric of every artifact, where labels exist.
-        max_drop: how far the lowered model's metric may fall below the reference's.
+        max_drop: limit of how much worse than the reference's a metric may be.
         digests: sha256 of every file that was run: the engine that is verified is the very file that ships.
-        outputs_kept: feeds whose outputs ``outputs.json`` holds, to be judged again under other tolerances.
-        broke: the first stage whose result differs, when the verdict is "failed"; empty where nothing says which.
+        outputs_kept: feeds whose outputs ``outputs.json`` holds, to apply other tolerances to.
         not_run: engines that no device here can run, and why; and PyTorch's program where these are compiled from it.
-        overflows: what 16-bit storage cannot hold on this data, largest first.
-        reasons: why the verdict is what it is, one line each, when it is "failed".
+        overflows: tensors that exceed the 16-bit range on this data, largest first.
+        reasons: one line for each reason of a failure.
+        failing_stage: the first failing stage; empty if the verdict is "passed".
     """
 
+    schema_version: Literal[2] = 2
     precision: Precision
     reference: str
     data: str
@@ -146,5 +149,5 @@ class ParityReport(Record):
     not_run: dict[str, str] = {}
     overflows: tuple[Overflow, ...] = ()
     reasons: tuple[str, ...] = ()
-    broke: str = ""
+    failing_stage: str = ""
     passed: bool

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.api.results import JSON, BuildResult, run_stages
-from trtpipe.calibration.merging import merge_statistics
+from trtpipe.calibration.statistics_file import merge_statistics
 from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import InputError

@@ -43,8 +43,8 @@ def reevaluate(parity: Path, profile: DeploymentProfile, out: Path | None = None
     Raises:
         InputError: one of the files is missing or damaged, or they do not belong together.
     """
-    from trtpipe.accuracy.judging import judged
     from trtpipe.accuracy.recording import load_outputs, replay
+    from trtpipe.accuracy.verdict import with_verdict
     from trtpipe.config.shapes import check_outputs
 
     path = parity / PARITY if parity.is_dir() else parity
@@ -73,7 +73,7 @@ def reevaluate(parity: Path, profile: DeploymentProfile, out: Path | None = None
             "max_drop": profile.accuracy.max_drop if gate else report.max_drop,
         }
     )
-    again = judged(again)
+    again = with_verdict(again)
     where = None if out is None else write_record(again, out, PARITY)
     return BuildResult(steps=(), out=where, parity=again)
 
@@ -192,7 +192,7 @@ def _hardware(found: Mapping[str, str | int]) -> dict[str, str | int]:
 
 
 def _race(figure: Latency, name: str, build: Build, old: Build, settings: Settings, progress: Progress) -> Finding:
-    """One artifact of both builds in turns. Only a GPU's figures are judged, as everywhere."""
+    """One artifact of both builds in turns. Only GPU latencies enter the gate."""
     from trtpipe.config.profile import LatencySettings
     from trtpipe.data.synthetic import RandomDataset
     from trtpipe.latency.alternating import alternate, is_slower, judge

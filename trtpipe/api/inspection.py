@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Record
 from trtpipe.backends.compatibility import contradictions, obstacles
+from trtpipe.backends.engine_file import PlanHeader, read_header
 from trtpipe.backends.null import NullEngine
-from trtpipe.backends.plan import PlanHeader, read_header
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord, ProgramRecord
@@ -26,7 +26,18 @@ from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyReco
 from trtpipe.report.statistics import StatisticsSummary, summarize_statistics
 
 Kind: TypeAlias = Literal[
-    "model", "program", "engine", "ranges", "statistics", "parity", "latency", "comparison", "manifest", "facts"
+    "model",
+    "program",
+    "engine",
+    "ranges",
+    "statistics",
+    "parity",
+    "latency",
+    "comparison",
+    "manifest",
+    "model metadata",
+    "program metadata",
+    "engine metadata",
 ]
 
 _MOST_JSON = 256 << 20
@@ -40,12 +51,12 @@ _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxy
         frozenset({"tensors", "method"}): ("ranges", "ranges", Ranges),
         frozenset({"comparisons", "reference"}): ("parity", "parity", ParityReport),
         frozenset({"measurements", "machine"}): ("latency", "latency", LatencyReport),
-        frozenset({"races", "machine"}): ("comparison", "comparison", LatencyComparison),
-        frozenset({"exporter", "precision", "contract"}): ("facts", "captured", ProgramRecord),
-        frozenset({"exporter", "contract"}): ("facts", "exported", ExportRecord),
-        frozenset({"simplified", "nodes_before"}): ("facts", "simplified", SimplifyRecord),
-        frozenset({"counts", "nodes"}): ("facts", "lowered", LowerRecord),
-        frozenset({"flavor", "io"}): ("facts", "engine", EngineRecord),
+        frozenset({"pairs", "machine"}): ("comparison", "comparison", LatencyComparison),
+        frozenset({"exporter", "precision", "contract"}): ("program metadata", "captured", ProgramRecord),
+        frozenset({"exporter", "contract"}): ("model metadata", "exported", ExportRecord),
+        frozenset({"simplified", "nodes_before"}): ("model metadata", "simplified", SimplifyRecord),
+        frozenset({"counts", "nodes"}): ("model metadata", "lowered", LowerRecord),
+        frozenset({"flavor", "io"}): ("engine metadata", "engine", EngineRecord),
         frozenset({"model", "target", "io"}): ("engine", "stand_in", NullEngine),
     }
 )
@@ -56,18 +67,18 @@ class Inspection(Record):
 
     Attributes:
         path: as given.
-        kind: what the file is; ``facts`` for the JSON beside a graph or an engine.
+        kind: of the file; ``... metadata`` for the JSON beside a graph, a program or an engine.
         size: bytes.
         graph: of a model.
-        exported, simplified, lowered: what the stage that made a model wrote beside it.
+        exported, simplified, lowered: the record that a stage wrote beside a model.
         program: of a ``.pt2`` file.
-        captured: what lies beside a program that trtpipe wrote.
+        captured: the record beside a program that trtpipe exported.
         plan: the header of an engine.
-        engine: what the builder wrote beside an engine.
+        engine: engine metadata, as the builder reported it.
         stand_in: the content of a null back-end's engine.
-        comparison: two engines or graphs in turns.
-        notes: what does not fit together.
-        obstacles: why an engine cannot run on this machine, as far as can be told without loading it.
+        comparison: two engines or graphs, measured alternately.
+        notes: contradictions between the file and its metadata.
+        obstacles: why an engine cannot run on this machine, by its header and metadata.
     """
 
     path: str
@@ -200,7 +211,7 @@ def _beside(path: Path) -> _Sections:
         kind, sections = _json(sidecar)
     except InputError:
         return {}
-    return sections if kind == "facts" else {}
+    return sections if kind.endswith(" metadata") else {}
 
 
 def _fit(sections: _Sections, sha256: str) -> dict[str, tuple[str, ...]]:

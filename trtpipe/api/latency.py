@@ -12,11 +12,10 @@ from trtpipe.api.inspection import inspect
 from trtpipe.api.results import PLAN
 from trtpipe.api.stages import runnable_engine, undamaged
 from trtpipe.backends.base import load_backend
-from trtpipe.backends.timing import DeviceRunner
 from trtpipe.config.toolchain import machine
-from trtpipe.engine.figures import EngineFigures
+from trtpipe.engine.record import EngineFigures
 from trtpipe.errors import HostError, InputError
-from trtpipe.latency.reports import LatencyComparison, Race
+from trtpipe.latency.reports import LatencyComparison, PairedComparison
 from trtpipe.pipeline.pipeline import opened
 from trtpipe.pipeline.publish import check_writable
 from trtpipe.pipeline.run_state import Table
@@ -74,9 +73,9 @@ def _graphs(job: Job, old: Path, new: Path, progress: Progress) -> LatencyCompar
         TemporaryDirectory() as scratch,
     ):
         pair = [_runnable(path, Path(scratch, name)) for name, path in (("old", old), ("new", new))]
-        runner, races = _timed(job, "onnxruntime", pair, artifacts, progress)
+        runner, pairs = _timed(job, "onnxruntime", pair, artifacts, progress)
     return LatencyComparison(
-        machine=machine(), old=str(old), new=str(new), runner=runner, on_gpu=False, races=races, notes=(_CPU_NOTE,)
+        machine=machine(), old=str(old), new=str(new), runner=runner, on_gpu=False, pairs=pairs, notes=(_CPU_NOTE,)
     )
 
 
@@ -86,7 +85,7 @@ def _runnable(graph: Path, workdir: Path) -> Path:
     if lowered is None or lowered.precision.half is None or lowered.precision.half.cpu_kernels:
         return graph
     workdir.mkdir()
-    return runnable_graph(graph, lowered.precision, workdir)[0]
+    return runnable_graph(graph, lowered.precision.half, workdir)[0]
 
 
 def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progress) -> LatencyComparison:
@@ -99,7 +98,7 @@ def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progr
         )
     lowered = graph or old.with_name("lowered.onnx")
     runner = ""
-    races: tuple[Race, ...] = ()
+    pairs: tuple[PairedComparison, ...] = ()
     notes: tuple[str, ...] = ()
     try:
         for path in (old, new):
@@ -110,9 +109,9 @@ def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progr
         given = {"engine:old": old, "engine:new": new, **({"lowered": lowered} if lowered.is_file() else {})}
         with opened(job, progress) as pipeline, pipeline.given(given) as artifacts:
             pair = [artifacts["engine:old"].path, artifacts["engine:new"].path]
-            runner, races = _timed(job, job.backend, pair, artifacts, progress)
+            runner, pairs = _timed(job, job.backend, pair, artifacts, progress)
     return LatencyComparison(
-        machine=machine(), old=str(old), new=str(new), runner=runner, on_gpu=bool(races), races=races,
+        machine=machine(), old=str(old), new=str(new), runner=runner, on_gpu=bool(pairs), pairs=pairs,
         engines={
             name: EngineFigures.of(found.engine, found.size)
             for name, found in plans.items()
@@ -124,16 +123,18 @@ def _engines(job: Job, old: Path, new: Path, graph: Path | None, progress: Progr
 
 def _timed(
     job: Job, backend: str, pair: list[Path], table: dict[str, Artifact], progress: Progress
-) -> tuple[str, tuple[Race, ...]]:
-    """Where both ran, and the races."""
+) -> tuple[str, tuple[PairedComparison, ...]]:
+    """Where both ran, and the comparison on every shape."""
     with ExitStack() as stack:
         runners = [stack.enter_context(load_backend(backend).open(path, job.settings)) for path in pair]
-        return runners[0].device, tuple(_races(job, runners, table, progress))
+        return runners[0].device, tuple(_paired(job, runners, table, progress))
 
 
-def _races(job: Job, runners: list[OpenRunner], table: dict[str, Artifact], progress: Progress) -> Iterator[Race]:
+def _paired(
+    job: Job, runners: list[OpenRunner], table: dict[str, Artifact], progress: Progress
+) -> Iterator[PairedComparison]:
     from trtpipe.latency.alternating import alternate, judge
-    from trtpipe.latency.feeds import Material, points
+    from trtpipe.latency.feeds import InputSource, points
 
     tables = Table(dict(table), complete_shapes=False)
     contract = tables.contract()
@@ -143,11 +144,11 @@ def _races(job: Job, runners: list[OpenRunner], table: dict[str, Artifact], prog
             f"their inputs differ: {', '.join(map(str, old.inputs))}; and {', '.join(map(str, new.inputs))}",
             "compare two of the same model",
         )
-    material = Material.of(tables.dataset("evaluation-data", job) or tables.dataset("calibration-data", job))
+    source = InputSource.of(tables.dataset("evaluation-data", job) or tables.dataset("calibration-data", job))
     specs = old.inputs if contract is None else contract.inputs
     typical = [{name: shape.opt for name, shape in shapes.items()} for shapes in job.profile.shapes]
-    if not typical and isinstance(old, DeviceRunner):
-        typical = list(old.typical)
-    for shapes in points(specs, typical, material.sample, job.profile.latency.batches):
-        feed, words = material.feed(specs, shapes)
+    if not typical and old.gpu is not None:
+        typical = list(old.gpu.opt_shapes)
+    for shapes in points(specs, typical, source.sample, job.profile.latency.batches):
+        feed, words = source.feed(specs, shapes)
         yield judge(alternate(old, new, feed, job.profile.latency, progress), shapes, words)

@@ -11,8 +11,7 @@ from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.pipeline import Step, opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder
 from trtpipe.progress import NullProgress, Progress
-from trtpipe.report.manifest import Manifest
-from trtpipe.report.verdict import Verdict, verdicts
+from trtpipe.report.manifest import Manifest, Verdict, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,12 +48,12 @@ class BuildResult:
 
     @property
     def accurate(self) -> bool:
-        """Whether the accuracy gate holds (true where nothing was judged)."""
+        """Whether the accuracy gate passed; true where it was not evaluated."""
         return self.parity is None or self.parity.passed
 
     @property
     def fast(self) -> bool:
-        """Whether the latency gate holds (true where nothing was judged)."""
+        """Whether the latency gate passed; true where it was not evaluated."""
         return self.latency is None or self.latency.passed
 
     @property

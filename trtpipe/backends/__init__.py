@@ -1,1 +1,1 @@
-"""The rooms that hold vendor packages, each behind the same narrow door (``base.Backend``)."""
+"""The back-ends, each behind the interface ``base.Backend``; the only place where their packages are imported."""

@@ -1,23 +1,24 @@
-"""The door of a back-end, and the explicit list of the rooms behind it."""
+"""The interface of a back-end and of what it opens, and the table of the back-ends there are."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from trtpipe.artifact import TensorSpec
 from trtpipe.errors import HostError, InternalError
-from trtpipe.isolation.reducer import ReductionHere, load_reducer
+from trtpipe.isolation.reducer import LocalReduction, load_reducer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from trtpipe.artifact import Feed
+    from trtpipe.backends.timing import DeviceRunner
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.settings import Settings
     from trtpipe.config.target import Target
@@ -39,7 +40,7 @@ class Runner(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs, in words fit for a report (``onnxruntime 1.32.0 on CPU``)."""
+        """Where it runs, for reports: ``onnxruntime 1.32.0 on CPU``."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
@@ -52,57 +53,55 @@ class Runner(Protocol):
 
 
 class OpenRunner(Runner, Protocol):
-    """What a back-end opens: a runner that can also hand its outputs to a reducer, and time itself."""
+    """What a back-end opens. A class that derives from it runs in this process unless it says otherwise."""
+
+    @property
+    def gpu(self) -> DeviceRunner | None:
+        """What an engine on a GPU offers in addition; ``None`` for every other runner."""
+        return None
 
     def infer_all(self, feeds: Sequence[Feed]) -> list[Feed]:
-        """As ``infer`` for every feed; many small ones are quicker together."""
+        """As ``infer`` for every feed; many small ones are faster together."""
+        return [self.infer(feed) for feed in feeds]
 
     def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
-        """What runs the model and hands its outputs to a reducer.
+        """Run the model and hand its outputs to a reducer.
 
         Args:
             reducer: ``trtpipe.module:Class`` of the reducer, made from ``names``.
         """
+        return LocalReduction(self.infer, load_reducer(reducer, names))
 
     def time(self, feed: Feed) -> float:
-        """Run once and forget the result; the seconds it took, until it lay in memory."""
+        """Run once and drop the result.
 
-
-class SimpleRunner:
-    """Everything happens in this process, and time is time on the clock."""
-
-    def infer(self, feed: Feed) -> Feed:
-        """Run once."""
-        raise NotImplementedError
-
-    def infer_all(self, feeds: Sequence[Feed]) -> list[Feed]:
-        """Run once for each."""
-        return [self.infer(feed) for feed in feeds]
-
-    def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
-        """What runs the model and hands its outputs to a reducer."""
-        return ReductionHere(self.infer, load_reducer(reducer, names))
-
-    def time(self, feed: Feed) -> float:
-        """Seconds of one run, on the clock."""
+        Returns:
+            Seconds until the outputs are in host memory.
+        """
         begin = time.perf_counter()
         self.infer(feed)
         return time.perf_counter() - begin
 
 
 class Backend(Protocol):
-    """A few questions; domain types only.
+    """Builds engines and opens them. Derive from it: what only some back-ends can do has a default here."""
 
-    Attributes:
-        name: as the user names it.
-        consumes: the kind of artifact it builds from: ``lowered`` (an ONNX graph) or ``program`` (PyTorch's).
-        quick_reports: whether a build needs no device, takes seconds and reports the layers of the engine, so that
-            several lowered graphs can be compared by building them.
-    """
+    @property
+    def name(self) -> str:
+        """As the user names it, and its key in ``BACKENDS``."""
 
-    name: str
-    consumes: Literal["lowered", "program"]
-    quick_reports: bool
+    @property
+    def consumes(self) -> Literal["lowered", "program"]:
+        """The kind of artifact it builds from: a lowered ONNX graph, or a PyTorch program."""
+        return "lowered"
+
+    @property
+    def quick_reports(self) -> bool:
+        """Whether a build needs no device, takes seconds and reports the layers of the engine.
+
+        Several lowered graphs can then be compared by building them.
+        """
+        return False
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
         """What of this back-end enters a key: versions, and the device where it matters. Imports no vendor package."""
@@ -116,21 +115,29 @@ class Backend(Protocol):
     def runs(self, target: Target) -> Refusal | None:
         """Why an engine for ``target`` cannot run on this machine, or ``None`` if it can. Imports no vendor package."""
 
+    def shareable(self, targets: Sequence[Target]) -> tuple[Target, ...]:
+        """Those of ``targets`` that one engine can serve; empty where every target needs an engine of its own."""
+        return ()
+
     def build(
         self,
         model: Path,
         profile: DeploymentProfile,
-        target: Target,
+        targets: Sequence[Target],
         plan: Path,
         settings: Settings,
         progress: Progress,
     ) -> EngineRecord:
         """Build an engine and write its plain bytes to ``plan``.
 
+        Args:
+            targets: one, or several that are ``shareable``.
+
         Raises:
-            BuildError: the graph cannot be built for the target.
+            BuildError: the graph cannot be built for one of ``targets``.
+            InputError: the profile's shapes do not fit the model.
             WorkerError: the child process that built crashed, hung or ran out of memory.
-            HostError: the package or the device is missing.
+            HostError: the package or the device is missing, or the disk is full.
         """
 
     def open(self, model: Path, settings: Settings) -> AbstractContextManager[OpenRunner]:
@@ -140,35 +147,26 @@ class Backend(Protocol):
             HostError: it cannot run on this machine.
         """
 
+    @contextmanager
+    def in_turn(self, settings: Settings) -> Iterator[Callable[[Path], OpenRunner]]:
+        """A function that opens the models of one folder, each in place of the one before.
 
-@runtime_checkable
-class SharesPlans(Protocol):
-    """A back-end that can build one plan for several targets at once."""
+        It raises what ``open`` raises.
+        """
+        with ExitStack() as last:
 
-    def shareable(self, targets: Sequence[Target]) -> tuple[Target, ...]:
-        """Those of ``targets`` that may share a plan."""
+            def turn(model: Path) -> OpenRunner:
+                last.close()
+                return last.enter_context(self.open(model, settings))
 
-    def build_shared(
-        self,
-        model: Path,
-        profile: DeploymentProfile,
-        targets: Sequence[Target],
-        plan: Path,
-        settings: Settings,
-        progress: Progress,
-    ) -> EngineRecord:
-        """As ``build``, for all of ``targets``; fails if it cannot be built for one of them."""
+            yield turn
 
-
-@runtime_checkable
-class OpensInTurn(Protocol):
-    """A back-end that can open one graph after another for less than each by itself."""
-
-    def in_turn(self, settings: Settings) -> AbstractContextManager[Callable[[Path], OpenRunner]]:
-        """What opens the graphs of one folder, each in place of the one before; raises what ``open`` raises."""
+    def prestart(self, settings: Settings) -> None:
+        """Models will be opened soon: start now what takes time to start, in parallel with other work."""
+        return
 
 
-#: name -> (module that must be installed, "module:class" of the room)
+#: name -> (module that must be installed, "module:class" of the back-end)
 BACKENDS: dict[str, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "trtpipe.backends.tensorrt:TensorRT"),
     "tensorrt-rtx": ("tensorrt_rtx", "trtpipe.backends.tensorrt_rtx:TensorRTRTX"),
@@ -194,7 +192,7 @@ def missing(name: str) -> Refusal | None:
 
 
 def load_backend(name: str) -> Backend:
-    """The room called ``name``.
+    """The back-end called ``name``.
 
     Raises:
         HostError: its package is not installed.

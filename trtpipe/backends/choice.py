@@ -1,4 +1,4 @@
-"""Which back-end compiles when the user leaves it open, and for which targets."""
+"""The default back-end and the default targets on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def choose_backend(wanted: str) -> tuple[str, str]:
         wanted: a name, or ``auto``.
 
     Raises:
-        HostError: it is not installed; for ``auto``, none is.
+        HostError: it is not installed; for ``auto``: none that can build here is.
     """
     if wanted != "auto":
         if refusal := missing(wanted):

@@ -1,4 +1,4 @@
-"""Does an engine fit itself, and this machine? Answered from its header and sidecar, before anything loads it."""
+"""Whether an engine agrees with its record, and runs on this machine: from its header, without loading it."""
 
 from __future__ import annotations
 
@@ -12,62 +12,62 @@ from trtpipe.config.toolchain import version
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trtpipe.backends.plan import PlanHeader
+    from trtpipe.backends.engine_file import PlanHeader
     from trtpipe.engine.record import EngineRecord
 
-#: Parts of a version that have to agree; builds of one release may differ.
+#: Parts of a version that must agree; builds of one release may differ.
 _RELEASE = 3
 
 
-def contradictions(header: PlanHeader, facts: EngineRecord | None, sha256: str) -> tuple[str, ...]:
-    """What is wrong with a plan by itself: it was cut short, or the file beside it is of another one.
+def contradictions(header: PlanHeader, record: EngineRecord | None, sha256: str) -> tuple[str, ...]:
+    """What is wrong with a plan: it is truncated, or its record belongs to another one.
 
     Args:
         sha256: of the plan.
     """
-    return tuple(_contradictions(header, facts, sha256))
+    return tuple(_contradictions(header, record, sha256))
 
 
-def obstacles(header: PlanHeader, facts: EngineRecord | None) -> tuple[Refusal, ...]:
-    """Why the engine cannot run on this machine, as far as can be told without loading it; the first counts most."""
-    return tuple(_obstacles(header, facts))
+def obstacles(header: PlanHeader, record: EngineRecord | None) -> tuple[Refusal, ...]:
+    """Why the engine cannot run on this machine, as far as can be told without loading it; most important first."""
+    return tuple(_obstacles(header, record))
 
 
-def _contradictions(header: PlanHeader, facts: EngineRecord | None, sha256: str) -> Iterator[str]:
+def _contradictions(header: PlanHeader, record: EngineRecord | None, sha256: str) -> Iterator[str]:
     if header.size_ok is False:
-        yield "the file is not as long as its header says: it was cut short"
-    if facts is None:
+        yield "the file is not as long as its header says: it is truncated"
+    if record is None:
         return
-    if facts.flavor != header.flavor:
-        yield f"the file beside it speaks of {facts.flavor}, the engine is of {header.flavor}"
-    if header.targets is not None and facts.target not in header.targets:
-        yield f"the file beside it says {facts.target}, the engine is for {', '.join(header.targets)}"
-    if facts.digests.get("plan", sha256) != sha256:
-        yield "its content is not that of the engine that the file beside it describes"
+    if record.flavor != header.flavor:
+        yield f"its record says {record.flavor}, the engine is of {header.flavor}"
+    if header.targets is not None and record.target not in header.targets:
+        yield f"its record says {record.target}, the engine is for {', '.join(header.targets)}"
+    if record.digests.get("plan", sha256) != sha256:
+        yield "its content is not that of the engine in its record: the digests differ"
 
 
-def _obstacles(header: PlanHeader, facts: EngineRecord | None) -> Iterator[Refusal]:
+def _obstacles(header: PlanHeader, record: EngineRecord | None) -> Iterator[Refusal]:
     if (absent := missing(header.flavor)) is not None:
         yield absent
     else:
         here = version(header.flavor)
-        if here is not None and not _accepts(here, header.version, facts):
+        if here is not None and not _accepts(here, header.version, record):
             yield Refusal(
                 f"{header.flavor} {header.version} built it, {here} is installed: an engine runs on the release "
                 "that built it",
                 f"build it again here, or pip install '{header.flavor}=={'.'.join(_release(header.version))}.*'",
             )
-    names = (facts.target,) if facts is not None else header.targets or ()
+    names = (record.target,) if record is not None else header.targets or ()
     refusals = [refusal for name in names if (refusal := cannot_run(find_target(name))) is not None]
     if refusals and len(refusals) == len(names) and not header.and_later:
         yield refusals[0]
 
 
-def _accepts(here: str, built: str, facts: EngineRecord | None) -> bool:
-    """Whether the release ``here`` runs what ``built`` made: the same, or, if asked for, a later one of its major."""
+def _accepts(here: str, built: str, record: EngineRecord | None) -> bool:
+    """Whether release ``here`` runs an engine of ``built``: the same one, or, if version-compatible, a later one."""
     if _release(here) == _release(built):
         return True
-    compatible = facts is not None and facts.options is not None and facts.options.version_compatible
+    compatible = record is not None and record.options is not None and record.options.version_compatible
     return compatible and _release(here)[:1] == _release(built)[:1] and _numbers(here) > _numbers(built)
 
 

@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, asked of the driver's own tool and without loading CUDA."""
+"""The NVIDIA GPUs of this machine, from ``nvidia-smi``, without loading CUDA."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Gpu:
     """One GPU.
 
     Attributes:
-        uuid: the driver's identifier, fit for ``CUDA_VISIBLE_DEVICES``.
+        uuid: the driver's identifier, for ``CUDA_VISIBLE_DEVICES``.
         capability: (major, minor).
         driver: the driver's version.
-        memory: bytes; ``None`` where it shares the machine's memory (Jetson).
+        memory: bytes; ``None`` if it shares host memory (Jetson).
     """
 
     uuid: str
@@ -37,12 +37,12 @@ class Gpu:
 
     @property
     def target(self) -> str:
-        """The capability as targets are named: ``sm89``."""
+        """The target of its compute capability: ``sm89``."""
         return f"sm{self.capability[0]}{self.capability[1]}"
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that ``nvidia-smi`` lists; none where it is missing, hangs or fails."""
+    """The GPUs that ``nvidia-smi`` lists; none if it is missing, hangs or fails."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
@@ -57,7 +57,7 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:
-    """GPUs from ``nvidia-smi``'s answer; a line whose GPU has no known capability is left out."""
+    """GPUs in the output of ``nvidia-smi``, without those of unknown compute capability."""
     found = []
     for row in csv.reader(text.splitlines(), skipinitialspace=True):
         if len(row) == len(_QUERY.split(",")):
@@ -70,7 +70,7 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
 
 
 def cannot_run(target: Target) -> Refusal | None:
-    """Why an engine for ``target`` cannot run on this machine, or ``None`` if one of its GPUs fits."""
+    """Why an engine for ``target`` cannot run on this machine, or ``None`` if it can."""
     here = gpus()
     if not here:
         return Refusal("this machine has no NVIDIA GPU", f"verify and measure on a machine with an {target} GPU")
@@ -81,7 +81,7 @@ def cannot_run(target: Target) -> Refusal | None:
 
 
 def has_driver() -> bool:
-    """Whether the CUDA driver's library can be loaded. A machine may have it and yet no GPU."""
+    """Whether the CUDA driver's library can be loaded. A machine without a GPU may have it too."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         ctypes.CDLL(name)
@@ -91,7 +91,7 @@ def has_driver() -> bool:
 
 
 def _capability(text: str, name: str) -> tuple[int, int] | None:
-    """From ``8.9``; a Jetson's tool says ``[N/A]``, so there the first word of the name (``Orin``) has to do."""
+    """From ``8.9``; on a Jetson it is ``[N/A]``, so the first word of the name (``Orin``) is used."""
     major, dot, minor = text.partition(".")
     if dot and major.isdigit() and minor.isdigit():
         return int(major), int(minor)

@@ -1,7 +1,7 @@
-"""The null back-end: engines that are small, deterministic and run anywhere; and, when told to, every kind of failure.
+"""The null back-end: placeholder engines, for tests only.
 
-It builds in a real worker process and opens what it built, so all that lies above the door of a back-end can be tested
-with no TensorRT: success by default, and each misbehavior as the real thing.
+It builds in a real worker process and opens what it built, so that all code above a back-end can be tested without
+TensorRT. Tests can name another task for the worker to run, such as one that crashes.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from trtpipe.artifact import IOContract, Record
-from trtpipe.backends.base import Refusal, SimpleRunner
+from trtpipe.backends.base import Backend, OpenRunner, Refusal
 from trtpipe.config.profile import ShapeRange
 from trtpipe.digest import sha256_bytes, sha256_file
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
-from trtpipe.isolation.fault_injection import Misbehavior, misbehave
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
 
@@ -36,82 +35,78 @@ _VERSION = "1"
 
 
 class NullBehavior(Record):
-    """What a null back-end does.
+    """How a null back-end behaves.
 
     Attributes:
-        build: how the build goes wrong; ``None``: it succeeds.
-        refusal: the reason ``refuses`` gives; empty: it accepts every model.
+        task: the task that builds, by its dotted name.
+        refusal: the reason that ``refuses`` gives; empty: it accepts every model.
     """
 
-    build: Misbehavior | None = None
+    task: str = "trtpipe.backends.null:build_task"
     refusal: str = ""
 
 
 class NullRequest(Record):
-    """One build: paths, the target's name, the optimization profiles, and how it goes wrong."""
+    """One build: paths, the target's name and the optimization profiles."""
 
     model: str
     plan: str
     target: str
     shapes: tuple[dict[str, ShapeRange], ...] = ()
-    misbehavior: Misbehavior | None
 
 
 class NullEngine(Record):
-    """The content of a null plan: the model's digest, the target and the model's I/O."""
+    """The content of a placeholder: the model's digest, the target and the model's I/O."""
 
     model: str
     target: str
     io: IOContract
 
 
-class Null:
+class Null(Backend):
     """The back-end that needs nothing installed."""
 
     name = "null"
-    consumes: Literal["lowered", "program"] = "lowered"
-    quick_reports = False
 
     def __init__(self, behavior: NullBehavior | None = None) -> None:
         self._behavior = behavior or NullBehavior()
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
-        """The version of the null plan's layout."""
+        """The version of the placeholder's layout."""
         return {"null": _VERSION}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """What it was told to refuse; nothing by default."""
+        """As ``NullBehavior.refusal`` says; nothing by default."""
         return Refusal(self._behavior.refusal, "choose another back-end") if self._behavior.refusal else None
 
     def runs(self, target: Target) -> Refusal | None:
-        """Always refused: a null engine opens, but holds no computation to verify or to time."""
-        return Refusal("null engines hold no computation", "build with --backend tensorrt-rtx or tensorrt")
+        """Never: a placeholder opens, but holds no computation to verify or to time."""
+        return Refusal("null engines are placeholders, for tests only", "build with --backend tensorrt-rtx or tensorrt")
 
     def build(
         self,
         model: Path,
         profile: DeploymentProfile,
-        target: Target,
+        targets: Sequence[Target],
         plan: Path,
         settings: Settings,
         progress: Progress,
     ) -> EngineRecord:
-        """Write a plan that is a function of the model's content and the target.
+        """Write a placeholder that is a function of the model's content and the target; one for each target.
 
         Raises:
             InputError: ``model`` is no ONNX file.
-            TrtpipeError: whatever its misbehavior amounts to.
+            TrtpipeError: as ``NullBehavior.task`` fails.
         """
-        options = profile.build
+        (target,), options = targets, profile.build
         request = NullRequest(
             model=str(model),
             plan=str(plan),
             target=target.name,
             shapes=profile.shapes,
-            misbehavior=self._behavior.build,
         )
         return call(
-            "trtpipe.backends.null:build_task",
+            self._behavior.task,
             request,
             EngineRecord,
             limits=limits_for(settings, options.time_limit, options.memory_limit, size=folder_size(model.parent)),
@@ -123,23 +118,23 @@ class Null:
 
     @contextmanager
     def open(self, model: Path, settings: Settings) -> Iterator[NullRunner]:
-        """Open a null plan.
+        """Open a placeholder.
 
         Raises:
-            InputError: the file is no null plan.
+            InputError: the file is none.
         """
         yield NullRunner(NullEngine.read(model))
 
 
-class NullRunner(SimpleRunner):
-    """Answers every feed with the same arrays, drawn from the model's digest and the output's name."""
+class NullRunner(OpenRunner):
+    """Gives the same arrays for every feed, drawn from the model's digest and the output's name."""
 
     def __init__(self, engine: NullEngine) -> None:
         self._engine = engine
 
     @property
     def device(self) -> str:
-        """``null engine``: its numbers mean nothing."""
+        """``null engine``: its numbers have no meaning."""
         return "null engine"
 
     @property
@@ -180,20 +175,15 @@ class NullRunner(SimpleRunner):
 
 
 def build_task(request: NullRequest, report: Report) -> EngineRecord:
-    """Build a null plan, or misbehave (in the worker process)."""
+    """Write a placeholder (in the worker process)."""
     from trtpipe.preflight.onnx_io import read_contract
 
     started = time.monotonic()
     report("building", 0, 1)
-    if request.misbehavior not in (None, "no-file", "short-file"):
-        misbehave(request.misbehavior)
     model = Path(request.model)
     contract = read_contract(model)
     engine = NullEngine(model=sha256_file(model), target=request.target, io=contract)
-    if request.misbehavior != "no-file":
-        engine.write(Path(request.plan))
-    if request.misbehavior == "short-file":
-        Path(request.plan).write_bytes(b"")
+    engine.write(Path(request.plan))
     report("building", 1, 1)
     return EngineRecord(
         flavor=Null.name,

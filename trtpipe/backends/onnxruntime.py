@@ -1,29 +1,29 @@
 """onnxruntime on the CPU: the reference runner.
 
-``session.disable_quant_qdq`` keeps Q/DQ pairs as they are written instead of fusing them into integer kernels, so INT8
-numbers are those of the explicit scheme that TensorRT follows. What this runner cannot show is FP16 overflow: its CPU
-kernels compute FP16 nodes in FP32.
+``session.disable_quant_qdq`` keeps Q/DQ pairs instead of fusing them into integer kernels, so INT8 results are those of
+explicit quantization, as in TensorRT. This runner does not show FP16 overflow: its CPU kernels compute FP16 nodes in
+FP32.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.backends.base import Refusal, SimpleRunner
+from trtpipe.backends.base import Backend, OpenRunner, Refusal
 from trtpipe.config.formats import FORMATS, FP32
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.toolchain import version
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
-from trtpipe.isolation.reducer import ReductionHere, load_reducer
-from trtpipe.isolation.remote_runner import DEVICE, ApartRunner, opening_apart
-from trtpipe.preflight.protowire import read_without_weights
+from trtpipe.isolation.reducer import LocalReduction, load_reducer
+from trtpipe.isolation.remote_runner import Opener, open_remote, open_remote_in_turn, prestart
+from trtpipe.preflight.wire import read_without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from trtpipe.isolation.reducer import Reduction
     from trtpipe.progress import Progress
 
-#: What onnxruntime says of a file that holds no model, and of one that the disk fails to give.
+#: How child processes open models.
+OPENER = Opener("trtpipe.backends.onnxruntime:opened_here", (__name__, "ml_dtypes", "onnx", "onnxruntime"))
+#: In onnxruntime's message for a file that is no model, and for one that cannot be read from the disk.
 _UNREADABLE = "INVALID_PROTOBUF"
 
 
-class OnnxRunner(SimpleRunner):
+class OnnxRunner(OpenRunner):
     """An open onnxruntime session."""
 
     def __init__(self, session: ort.InferenceSession, model: Path) -> None:
@@ -56,7 +58,7 @@ class OnnxRunner(SimpleRunner):
     @property
     def device(self) -> str:
         """``onnxruntime <version> on CPU``."""
-        return DEVICE.format(version("onnxruntime"))
+        return f"onnxruntime {version('onnxruntime')} on CPU"
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -78,20 +80,20 @@ class OnnxRunner(SimpleRunner):
             return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
 
     def peek(self, feed: Feed) -> Feed:
-        """Run once; the arrays are onnxruntime's own, and gone with the next run. Raises what ``infer`` raises."""
+        """Run once; the arrays are onnxruntime's own, valid until the next run. Raises what ``infer`` raises."""
         import onnxruntime as ort
 
-        if any(value.dtype.kind in "OSU" for value in feed.values()):  # it takes text another way only
+        if any(value.dtype.kind in "OSU" for value in feed.values()):  # text has to go through ``run``
             return self.infer(feed)
-        self._lent = ()  # so that this run can use the memory again
+        self._lent = ()  # so that this run can reuse the memory
         with self._run():
             given = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feed.items()}
             self._lent = self._session.run_with_ort_values(self._names, given)
             return {name: _seen(value) for name, value in zip(self._names, self._lent, strict=True)}
 
     def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
-        """What runs the model and hands its outputs to a reducer, where they lie."""
-        return ReductionHere(self.peek, load_reducer(reducer, names))
+        """Run the model and hand its outputs to a reducer without copying them."""
+        return LocalReduction(self.peek, load_reducer(reducer, names))
 
     @contextmanager
     def _run(self) -> Iterator[None]:
@@ -104,19 +106,17 @@ class OnnxRunner(SimpleRunner):
             ) from error
 
 
-class OnnxRuntime:
-    """The room of onnxruntime. It opens ONNX files; it builds nothing."""
+class OnnxRuntime(Backend):
+    """Opens ONNX files; builds nothing."""
 
     name = "onnxruntime"
-    consumes: Literal["lowered", "program"] = "lowered"
-    quick_reports = False
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
         """The package's version."""
         return {"onnxruntime": version("onnxruntime") or "absent"}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """Always: there is nothing to build."""
+        """Always: it builds nothing."""
         return Refusal("onnxruntime builds no engines", "choose --backend tensorrt-rtx or tensorrt")
 
     def runs(self, target: Target) -> Refusal | None:
@@ -127,7 +127,7 @@ class OnnxRuntime:
         self,
         model: Path,
         profile: DeploymentProfile,
-        target: Target,
+        targets: Sequence[Target],
         plan: Path,
         settings: Settings,
         progress: Progress,
@@ -135,30 +135,33 @@ class OnnxRuntime:
         raise InternalError("onnxruntime builds no engines")
 
     @contextmanager
-    def open(self, model: Path, settings: Settings) -> Iterator[OnnxRunner | ApartRunner]:
-        """Open an ONNX file, in a child process unless this is one (``settings.apart``).
+    def open(self, model: Path, settings: Settings) -> Iterator[OpenRunner]:
+        """Open an ONNX file, in a child process unless this is one (``settings.isolate``).
 
         Raises:
             StageError: onnxruntime cannot load the model; the message carries its reason.
             WorkerError: it crashes, or takes too long or too much memory, now or when it runs.
         """
-        with self.in_turn(settings) as turn:
-            yield turn(model)
+        if settings.isolate:
+            with open_remote(OPENER, model, settings) as remote:
+                yield remote
+        else:
+            with opened_here(model, settings.threads) as runner:
+                yield runner
 
     @contextmanager
-    def in_turn(self, settings: Settings) -> Iterator[Callable[[Path], OnnxRunner | ApartRunner]]:
-        """What opens the graphs of one folder, each in place of the one before; raises what ``open`` raises."""
-        if settings.apart:
-            with opening_apart(settings) as turn:
+    def in_turn(self, settings: Settings) -> Iterator[Callable[[Path], OpenRunner]]:
+        """A function that opens the graphs of one folder, each in place of the one before, in one child process."""
+        if settings.isolate:
+            with open_remote_in_turn(OPENER, settings) as turn:
                 yield turn
         else:
-            with ExitStack() as last:
-
-                def turn_here(model: Path) -> OnnxRunner:
-                    last.close()
-                    return last.enter_context(opened_here(model, settings.threads))
-
+            with super().in_turn(settings) as turn_here:
                 yield turn_here
+
+    def prestart(self, settings: Settings) -> None:
+        """Start the process that forks the children now, beside other work."""
+        prestart(OPENER, settings)
 
 
 @contextmanager
@@ -176,7 +179,7 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # Graphs are run in turn, a sample at a time: waiting threads of one session must not take cores from the next.
+    # Graphs run in turn, one sample at a time: waiting threads of one session must not take cores from the next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with translate_os_errors(model, f"read {model.name}", elsewhere="use another disk"):
         options.graph_optimization_level = ort.GraphOptimizationLevel(_safe_level(model))
@@ -185,7 +188,7 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
         except StageError as error:
             if _UNREADABLE not in error.message:
                 raise
-            _read_through(model)  # where that fails, the disk was to blame, and is named
+            _read_through(model)  # where that fails, the disk is the cause, and is named
             session = _session(model, options)
     yield OnnxRunner(session, model)
 
@@ -209,15 +212,15 @@ def _read_through(model: Path) -> None:
 
 
 def _safe_level(model: Path) -> int:
-    """The highest graph optimization level at which onnxruntime can be trusted with the types in ``model``.
+    """The highest graph optimization level at which onnxruntime is correct for the types in ``model``.
 
-    What goes wrong above it, as measured, stands in the table of formats.
+    The table of formats tells what goes wrong above it.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
     proto = onnx.ModelProto()
-    with suppress(ValueError, DecodeError):  # onnxruntime says what is wrong with it
+    with suppress(ValueError, DecodeError):  # onnxruntime reports what is wrong with it
         proto.ParseFromString(read_without_weights(model))
     types = frozenset(_constant_types(proto.graph))
     codes = onnx.TensorProto.DataType
@@ -241,7 +244,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _seen(value: ort.OrtValue) -> np.ndarray:
-    """The numbers where they lie; a copy of what is none of numpy's own types."""
+    """The array without copying; a copy for types that numpy itself does not have."""
     import numpy as np
 
     kind = _DTYPES.get(value.data_type(), value.data_type()[len("tensor(") : -1])

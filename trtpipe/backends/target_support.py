@@ -1,24 +1,38 @@
-"""Whether a version of a TensorRT flavor builds for a target at all."""
+"""What a target cannot do, found without a build: a TensorRT version that lacks it, an element type it lacks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import Refusal
+from trtpipe.config.formats import FORMATS
 from trtpipe.config.target import TARGETS, Support, Target
+from trtpipe.preflight.onnx_io import dtype_name, read_proto
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import onnx
+
+#: ONNX element types that TensorRT lacks; its parser refuses them without naming the tensor.
+_UNKNOWN = (
+    "INT16", "UINT16", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "STRING", "FLOAT8E5M2", "FLOAT8E4M3FNUZ",
+    "FLOAT8E5M2FNUZ", "FLOAT8E8M0", "UINT4", "UINT2", "INT2",
+)  # fmt: skip
+#: Attributes that hold the code of an element type.
+_TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
+_PRODUCTS = frozenset({"MatMul", "Gemm"})
 
 
 def refuse_target(flavor: str, support: Support | None, version: str, target: Target) -> Refusal | None:
-    """Why ``flavor`` in ``version`` builds no engines for ``target``, by the table of targets.
+    """Why ``version`` of a TensorRT flavor builds no engines for ``target``, by the table of targets.
 
     Args:
-        support: the versions that do; ``None``: none does, and the flavor is TensorRT-RTX.
+        support: the versions that do; ``None``: none of TensorRT-RTX does.
     """
     if support is None:
-        known = _names(other for other in TARGETS if other.rtx is not None)
+        known = ", ".join(other.name for other in TARGETS if other.rtx is not None)
         return Refusal(
             f"{flavor} builds no engines for {target} ({target.family})",
             f"use --backend tensorrt on a machine with that GPU, or a target it knows: {known}",
@@ -31,5 +45,82 @@ def refuse_target(flavor: str, support: Support | None, version: str, target: Ta
     return None
 
 
-def _names(targets: Iterable[Target]) -> str:
-    return ", ".join(target.name for target in targets)
+def refuse_types(model: Path, target: Target) -> Refusal | None:
+    """Why an element type in ``model`` rules ``target`` out: TensorRT lacks it, or the GPU cannot compute in it.
+
+    Raises:
+        InputError: ``model`` is no readable ONNX file.
+    """
+    import onnx
+
+    proto = read_proto(model)
+    codes = onnx.TensorProto.DataType
+    unknown = {codes.Value(name) for name in _UNKNOWN if name in codes.keys()}  # noqa: SIM118  no mapping
+    for code, place in _stored_types(proto.graph):
+        if code in unknown:
+            return Refusal(
+                f"{model.name}: {place} is {dtype_name(code)}, a type that TensorRT does not have",
+                "convert it outside the model: every target takes int32, int64, float32 and float16",
+            )
+    lacking = {codes.Value(form.onnx): form for form in FORMATS if form.capability > target.capability}
+    for code, place in _types(proto):
+        form = lacking.get(code)
+        if form is not None:
+            able = ", ".join(other.name for other in TARGETS if form.capability <= other.capability)
+            return Refusal(
+                f"{model.name}: {place} is {form.storage}, which {target} ({target.family}) cannot compute",
+                f"choose another precision, or a target that can: {able}",
+            )
+    return None
+
+
+def find_float32_product(model: Path) -> str | None:
+    """The name of a MatMul or Gemm that multiplies by a float32 weight, if there is one."""
+    import onnx
+
+    for graph in _graphs(read_proto(model).graph):
+        weights = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+        for node in graph.node:
+            if node.op_type in _PRODUCTS and weights.intersection(node.input[:2]):
+                return str(node.name or node.output[0])
+    return None
+
+
+def _stored_types(graph: onnx.GraphProto) -> Iterator[tuple[int, str]]:
+    """(element type code, name) of the inputs, outputs and constants."""
+    for what, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            yield value.type.tensor_type.elem_type, f"{what} {value.name!r}"
+    for inner in _graphs(graph):
+        for tensor in inner.initializer:
+            yield tensor.data_type, f"constant {tensor.name!r}"
+
+
+def _types(proto: onnx.ModelProto) -> Iterator[tuple[int, str]]:
+    """Every (element type code, tensor or node) in a model."""
+    for graph in _graphs(proto.graph):
+        for tensor in graph.initializer:
+            yield tensor.data_type, f"tensor {tensor.name!r}"
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield value.type.tensor_type.elem_type, f"tensor {value.name!r}"
+        yield from _types_of_nodes(graph.node)
+    for function in proto.functions:
+        yield from _types_of_nodes(function.node)
+
+
+def _types_of_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[tuple[int, str]]:
+    for node in nodes:
+        place = f"node {node.name or node.output[0]!r} ({node.op_type})"
+        for attribute in node.attribute:
+            if attribute.name in _TYPE_ATTRIBUTES:
+                yield attribute.i, place
+            if attribute.HasField("t"):
+                yield attribute.t.data_type, place
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
+                yield from _graphs(inner)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from trtpipe.backends.base import Refusal
-from trtpipe.backends.element_types import refuse_types
+from trtpipe.backends.base import Backend, Refusal
 from trtpipe.backends.gpu import Gpu, cannot_run, gpus
-from trtpipe.backends.target_support import refuse_target
+from trtpipe.backends.target_support import refuse_target, refuse_types
 from trtpipe.backends.trt.builder import build
 from trtpipe.backends.trt.options import refuse_options
 from trtpipe.backends.trt.request import BuildRequest, build_in_worker
@@ -22,10 +21,10 @@ from trtpipe.errors import HostError
 from trtpipe.isolation.worker import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from trtpipe.backends.base import Runner
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.settings import Settings
     from trtpipe.config.target import Target
@@ -34,24 +33,22 @@ if TYPE_CHECKING:
 _WITHOUT_GPU = "use --backend tensorrt-rtx, which needs no GPU to build, or a machine with the target's GPU"
 
 
-class TensorRT:
-    """The room of TensorRT."""
+class TensorRT(Backend):
+    """Builds on the GPU it builds for."""
 
     name: Final = "tensorrt"
-    consumes: Literal["lowered", "program"] = "lowered"
-    quick_reports = False
 
     @cached_property
     def _gpus(self) -> tuple[Gpu, ...]:
         return gpus()
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
-        """The package's version and the GPUs: TensorRT chooses kernels by timing them on the GPU it finds."""
+        """The package's version and the GPUs: TensorRT selects kernels by timing them on the GPU."""
         found = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in self._gpus)
         return {self.name: version(self.name) or "absent", "gpu": found or "none"}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """No GPU of the target's kind here, a target or option this version lacks, or a type the target lacks.
+        """No GPU of the target here, a target or option this version lacks, or a type the target lacks.
 
         Raises:
             InputError: ``model`` is no readable ONNX file.
@@ -71,26 +68,23 @@ class TensorRT:
         return None if model is None else refuse_types(model, target)
 
     def runs(self, target: Target) -> Refusal | None:
-        """Whether a GPU of the target's kind is here."""
+        """Whether a GPU of the target is here."""
         return cannot_run(target)
 
     def build(
         self,
         model: Path,
         profile: DeploymentProfile,
-        target: Target,
+        targets: Sequence[Target],
         plan: Path,
         settings: Settings,
         progress: Progress,
     ) -> EngineRecord:
-        """Build in a worker process and write ``plan`` when it is complete.
+        """Build in a worker process, for one target, and write ``plan`` when it is complete.
 
-        Raises:
-            BuildError: the graph cannot be built for ``target``.
-            InputError: the profile's shapes do not fit the model.
-            WorkerError: the build crashed, took too long or too much memory.
-            HostError: this machine has no GPU of that kind, TensorRT cannot be loaded, or the disk is full.
+        It raises what ``Backend.build`` raises.
         """
+        (target,) = targets
         gpu = self._gpu_for(target)
         if gpu is None:
             raise HostError(f"TensorRT needs an {target} GPU in this machine to build for it", _WITHOUT_GPU)
@@ -102,18 +96,18 @@ class TensorRT:
             self.name,
             model,
             profile,
-            (target,),
+            targets,
             plan,
             settings,
             progress,
             device=gpu.uuid if mixed else "",
             timings=kept,
             opens=True,
-            confined=False,  # what the CUDA driver of every machine needs is not known
+            confined=False,  # which files a CUDA driver reads differs between machines
         )
 
     @contextmanager
-    def open(self, model: Path, settings: Settings) -> Iterator[Runner]:
+    def open(self, model: Path, settings: Settings) -> Iterator[OpenRunner]:
         """Open a plan on this machine's GPU.
 
         Raises:

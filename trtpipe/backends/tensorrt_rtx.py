@@ -1,30 +1,28 @@
-"""TensorRT-RTX: builds engines for GeForce and RTX GPUs on any machine; opening one needs a GPU."""
+"""TensorRT-RTX: builds engines for RTX GPUs on any machine; opening one needs a GPU."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from trtpipe.backends.base import Refusal
-from trtpipe.backends.element_types import find_float32_product, refuse_types
+from trtpipe.backends.base import Backend, Refusal
+from trtpipe.backends.engine_file import check_rtx_plan
 from trtpipe.backends.gpu import cannot_run, has_driver
-from trtpipe.backends.plan import check_rtx_plan
-from trtpipe.backends.target_support import refuse_target
-from trtpipe.backends.trt.builder import build
-from trtpipe.backends.trt.capabilities import for_capabilities
+from trtpipe.backends.target_support import find_float32_product, refuse_target, refuse_types
+from trtpipe.backends.trt.builder import Configure, build
 from trtpipe.backends.trt.options import refuse_options
 from trtpipe.backends.trt.request import BuildRequest, build_in_worker
 from trtpipe.backends.trt.runner import open_engine, require_driver
 from trtpipe.config.toolchain import version
 from trtpipe.engine.record import EngineRecord
-from trtpipe.errors import HostError
+from trtpipe.errors import BuildError, HostError
 from trtpipe.isolation.worker import Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from trtpipe.backends.base import Runner
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.settings import Settings
     from trtpipe.config.target import Target
@@ -33,15 +31,14 @@ if TYPE_CHECKING:
 _TURING = "sm75"
 
 
-class TensorRTRTX:
-    """The room of TensorRT-RTX."""
+class TensorRTRTX(Backend):
+    """Builds without a GPU, for one target or for several at once."""
 
     name: Final = "tensorrt-rtx"
-    consumes: Literal["lowered", "program"] = "lowered"
     quick_reports = True
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
-        """The package's version: the machine does not matter."""
+        """The package's version: an engine does not depend on the machine."""
         return {self.name: version(self.name) or "absent"}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
@@ -68,33 +65,14 @@ class TensorRTRTX:
         return None
 
     def runs(self, target: Target) -> Refusal | None:
-        """Whether a GPU of the target's kind is here."""
+        """Whether a GPU of the target is here."""
         return cannot_run(target)
 
-    def build(
-        self,
-        model: Path,
-        profile: DeploymentProfile,
-        target: Target,
-        plan: Path,
-        settings: Settings,
-        progress: Progress,
-    ) -> EngineRecord:
-        """Build in a worker process and write ``plan`` when it is complete and its header is right.
-
-        Raises:
-            BuildError: the graph cannot be built for ``target``.
-            InputError: the profile's shapes do not fit the model.
-            WorkerError: the build crashed, took too long or too much memory.
-            HostError: TensorRT-RTX cannot be loaded, or the disk is full.
-        """
-        return self.build_shared(model, profile, (target,), plan, settings, progress)
-
     def shareable(self, targets: Sequence[Target]) -> tuple[Target, ...]:
-        """All but Turing, which a shared plan would be cut down to, as NVIDIA's support matrix warns."""
+        """All but Turing: a shared plan is compiled for its least capable target (NVIDIA's support matrix)."""
         return tuple(target for target in targets if target.rtx is not None and target.name != _TURING)
 
-    def build_shared(
+    def build(
         self,
         model: Path,
         profile: DeploymentProfile,
@@ -103,16 +81,15 @@ class TensorRTRTX:
         settings: Settings,
         progress: Progress,
     ) -> EngineRecord:
-        """One plan for several targets, which is compiled as for the least of them.
+        """Build in a worker process and write ``plan`` when it is complete and its header is right.
 
-        Raises:
-            TrtpipeError: as ``build`` does, if it cannot be built for one of ``targets``.
+        It raises what ``Backend.build`` raises.
         """
         task = "trtpipe.backends.tensorrt_rtx:build_task"
         return build_in_worker(task, self.name, model, profile, targets, plan, settings, progress)
 
     @contextmanager
-    def open(self, model: Path, settings: Settings) -> Iterator[Runner]:
+    def open(self, model: Path, settings: Settings) -> Iterator[OpenRunner]:
         """Open a plan on this machine's GPU.
 
         Raises:
@@ -126,9 +103,32 @@ class TensorRTRTX:
 def build_task(request: BuildRequest, report: Report) -> EngineRecord:
     """Build one engine (in the worker process)."""
     trt = _load()
-    facts = build(trt, request, report, for_capabilities(trt, request))
+    return checked(build(trt, request, report, set_capabilities(trt, request)), request)
+
+
+def set_capabilities(trt: Any, request: BuildRequest) -> Configure:
+    """Name the compute capabilities to build for: without them TensorRT-RTX builds for the GPU that is here."""
+
+    def configure(config: Any) -> None:
+        config.num_compute_capabilities = len(request.targets)
+        for index, target in enumerate(request.targets):
+            capability = getattr(trt.ComputeCapability, target.upper(), None)  # every version knows other GPUs
+            if capability is None or not config.set_compute_capability(capability, index):
+                raise BuildError(
+                    f"TensorRT-RTX {trt.__version__} builds no engines for {target}", "choose another target"
+                )
+
+    return configure
+
+
+def checked(record: EngineRecord, request: BuildRequest) -> EngineRecord:
+    """The record of an engine whose header was checked, with a warning where it could not be.
+
+    Raises:
+        BuildError: the plan is truncated, or for other targets.
+    """
     unchecked = check_rtx_plan(Path(request.plan), request.targets)
-    return facts.model_copy(update={"warnings": (*facts.warnings, *unchecked)})
+    return record.model_copy(update={"warnings": (*record.warnings, *unchecked)})
 
 
 def _load() -> Any:

@@ -1,12 +1,11 @@
-"""What a runner on a GPU offers to those who time it."""
+"""What an engine that is open on a GPU offers to those who measure it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from trtpipe.artifact import Record
-from trtpipe.backends.base import OpenRunner
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -15,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class DeviceState(Record):
-    """A GPU at one moment; a figure that the driver does not tell is ``None``.
+    """A GPU at one moment; ``None`` for what the driver does not report.
 
     Attributes:
         sm_mhz, memory_mhz: clocks now.
-        max_sm_mhz: the highest clock it has.
+        max_sm_mhz: its highest clock.
         temperature: degrees Celsius.
         watts: power drawn.
-        throttled: what holds the clocks down, in NVML's words.
+        throttled: reasons for reduced clocks, in NVML's terms.
         processes: programs that use it for computing, this one included.
     """
 
@@ -37,12 +36,12 @@ class DeviceState(Record):
 
 
 @dataclass(frozen=True)
-class Lap:
+class QueryTimes:
     """One query of an engine, as trtexec divides it, in seconds.
 
     Attributes:
-        enqueue: what the host took to launch the kernels.
-        h2d, compute, d2h: transfers in, kernels, transfers out, by the GPU's clock.
+        enqueue: host time to launch the kernels.
+        h2d, compute, d2h: input transfers, kernels, output transfers, by CUDA events.
     """
 
     enqueue: float
@@ -56,8 +55,8 @@ class Lap:
         return self.h2d + self.compute + self.d2h
 
 
-class Stopwatch(Protocol):
-    """Queries of one feed, timed on the device. Up to two may be under way.
+class Timer(Protocol):
+    """Times queries of one feed. Up to two may be enqueued.
 
     Attributes:
         cuda_graph: whether the kernels are launched as one CUDA graph.
@@ -68,22 +67,21 @@ class Stopwatch(Protocol):
     notes: tuple[str, ...]
 
     def start(self) -> None:
-        """Enqueue a query; waits for nothing."""
+        """Enqueue a query, and do not wait for it."""
 
-    def finish(self) -> Lap:
-        """Wait for the oldest query under way."""
+    def finish(self) -> QueryTimes:
+        """Wait for the oldest query that is enqueued."""
 
 
-@runtime_checkable
-class DeviceRunner(OpenRunner, Protocol):
-    """An engine on a GPU: a runner that can also be timed there."""
+class DeviceRunner(Protocol):
+    """An engine on a GPU, beyond what every runner offers."""
 
     @property
-    def typical(self) -> tuple[dict[str, tuple[int, ...]], ...]:
-        """For each optimization profile, the shape of every input that it was optimized for."""
+    def opt_shapes(self) -> tuple[dict[str, tuple[int, ...]], ...]:
+        """For each optimization profile, the opt shape of every input."""
 
-    def stopwatch(self, feed: Feed, *, cuda_graph: bool, transfers: bool) -> AbstractContextManager[Stopwatch]:
-        """Make ready to time queries of ``feed``.
+    def timer(self, feed: Feed, *, cuda_graph: bool, transfers: bool) -> AbstractContextManager[Timer]:
+        """Prepare to time queries of ``feed``.
 
         Args:
             cuda_graph: launch the kernels as one CUDA graph, where the engine can be captured.
@@ -91,4 +89,4 @@ class DeviceRunner(OpenRunner, Protocol):
         """
 
     def state(self) -> DeviceState | None:
-        """The GPU now; ``None`` where nothing tells."""
+        """The GPU now; ``None`` where its state cannot be read."""

@@ -1,7 +1,7 @@
-"""Torch-TensorRT: engines from PyTorch's own exported program, without ONNX, to compare the two routes by.
+"""Torch-TensorRT: engines from a program exported by PyTorch, without ONNX.
 
-Two packages share the name ``torch_tensorrt``: ``torch-tensorrt`` on TensorRT, which builds on the GPU it builds for,
-and ``torch-tensorrt-rtx`` on TensorRT-RTX, which can do without one.
+Two packages are imported as ``torch_tensorrt``: ``torch-tensorrt`` uses TensorRT, which builds on the GPU it builds
+for; ``torch-tensorrt-rtx`` uses TensorRT-RTX, which needs none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from trtpipe.backends.base import Refusal, load_backend, missing
+from trtpipe.backends.base import Backend, Refusal, load_backend, missing
 from trtpipe.backends.gpu import Gpu, cannot_run, gpus, has_driver
 from trtpipe.backends.target_support import refuse_target
 from trtpipe.backends.trt.options import refuse_options
@@ -20,7 +20,7 @@ from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import HostError, InternalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from trtpipe.backends.base import OpenRunner
@@ -32,12 +32,11 @@ if TYPE_CHECKING:
 _PACKAGES = ("torch-tensorrt-rtx", "torch-tensorrt")
 
 
-class TorchTensorRT:
-    """The room of Torch-TensorRT."""
+class TorchTensorRT(Backend):
+    """Builds from PyTorch programs, with the TensorRT flavor that its package uses."""
 
     name = "torch-tensorrt"
-    consumes: Literal["lowered", "program"] = "program"
-    quick_reports = False
+    consumes: Literal["program"] = "program"
 
     @cached_property
     def _gpus(self) -> tuple[Gpu, ...]:
@@ -45,7 +44,7 @@ class TorchTensorRT:
 
     @property
     def flavor(self) -> Literal["tensorrt", "tensorrt-rtx"]:
-        """The TensorRT whose engines it makes."""
+        """The TensorRT flavor whose engines it builds."""
         return "tensorrt-rtx" if version("torch-tensorrt-rtx") else "tensorrt"
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
@@ -60,7 +59,7 @@ class TorchTensorRT:
         return found if self.flavor == "tensorrt-rtx" else {**found, "gpu": here or "none"}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """An ONNX graph, 8 bits, or a target that its TensorRT builds nothing for."""
+        """An ONNX graph, 8-bit quantization, or a target or option that its TensorRT flavor lacks."""
         if model is not None and model.suffix == ".onnx":
             return Refusal(
                 f"{model.name}: torch-tensorrt compiles PyTorch programs, and this is an ONNX graph",
@@ -68,8 +67,8 @@ class TorchTensorRT:
             )
         if profile.precision.quantized:
             return Refusal(
-                f"torch-tensorrt knows nothing of our calibration: {profile.precision} there means a PyTorch model "
-                "that was quantized beforehand",
+                f"torch-tensorrt does not apply trtpipe's calibration: {profile.precision} there needs a PyTorch model "
+                "that is already quantized",
                 "build it with --fp16, --bf16 or --fp32, or choose --backend tensorrt-rtx or tensorrt",
             )
         here = version(self.flavor) or ""
@@ -88,14 +87,14 @@ class TorchTensorRT:
         return None
 
     def runs(self, target: Target) -> Refusal | None:
-        """Whether a GPU of the target's kind is here."""
+        """Whether a GPU of the target is here."""
         return cannot_run(target)
 
     def build(
         self,
         model: Path,
         profile: DeploymentProfile,
-        target: Target,
+        targets: Sequence[Target],
         plan: Path,
         settings: Settings,
         progress: Progress,
@@ -105,11 +104,7 @@ class TorchTensorRT:
         Args:
             model: a ``program.pt2`` with its JSON beside it.
 
-        Raises:
-            BuildError: the program cannot be built for ``target``; the message names the operators.
-            InputError: the profile's shapes do not fit the program.
-            WorkerError: the build crashed, took too long or too much memory.
-            HostError: the package, its TensorRT or a GPU is missing, or the disk is full.
+        It raises what ``Backend.build`` raises; a BuildError names the operators.
         """
         if model.suffix == ".onnx":
             raise InternalError("torch-tensorrt was asked to build from an ONNX graph")
@@ -120,7 +115,7 @@ class TorchTensorRT:
             self.flavor,
             model,
             profile,
-            (target,),
+            targets,
             plan,
             settings,
             progress,
@@ -130,7 +125,7 @@ class TorchTensorRT:
 
     @contextmanager
     def open(self, model: Path, settings: Settings) -> Iterator[OpenRunner]:
-        """Open a plan on this machine's GPU, by its own TensorRT.
+        """Open a plan on this machine's GPU, with its TensorRT flavor.
 
         Raises:
             HostError: there is no driver, or the plan was not built for this GPU.

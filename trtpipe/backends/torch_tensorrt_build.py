@@ -1,21 +1,23 @@
-"""The work of the Torch-TensorRT room: an exported program -> TensorRT's network -> an engine.
+"""Torch-TensorRT in the worker process: an exported program -> TensorRT's network -> an engine.
 
-Torch-TensorRT lowers the program and converts it; the network it arrives at is built like any other (``trt.builder``),
-so profiles, options, reports and errors are those of every TensorRT back-end.
+Torch-TensorRT lowers the program and converts it to a network, which is built like any other (``trt.builder``), with
+the same profiles, options, reports and errors.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
+import types
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends.plan import check_rtx_plan
+from trtpipe.backends.tensorrt_rtx import checked, set_capabilities
 from trtpipe.backends.trt.builder import build_network
-from trtpipe.backends.trt.capabilities import for_capabilities
 from trtpipe.backends.trt.errors import Log, tidy
 from trtpipe.backends.trt.request import BuildRequest
 from trtpipe.config.target import find_target
@@ -24,23 +26,26 @@ from trtpipe.errors import BuildError, HostError, TrtpipeError
 from trtpipe.isolation.worker import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from trtpipe.artifact import IOContract, TensorSpec
     from trtpipe.config.profile import ShapeRange
 
-_OTHER_ROUTE = "build by way of ONNX: --backend tensorrt-rtx or tensorrt"
+_OTHER_ROUTE = "build through ONNX: --backend tensorrt-rtx or tensorrt"
 
-#: What torch 2.13 says of a program, once saved and loaded, with an input size such as ``s0 + 1``.
+#: In torch 2.13's message for a program that was saved and loaded and has an input size such as ``s0 + 1``.
 _TIED_SIZES = "expected sympy.Symbol"
+
+#: Bytes; the converter compares tensors with it.
+_MEMORY = 24 << 30
 
 
 class _Built(Exception):
-    """Carries the result past what Torch-TensorRT would do with an engine: load it, which needs a GPU."""
+    """Carries the result out of Torch-TensorRT, which would load the engine next, and that needs a GPU."""
 
-    def __init__(self, facts: EngineRecord) -> None:
+    def __init__(self, record: EngineRecord) -> None:
         super().__init__("built")
-        self.facts = facts
+        self.record = record
 
 
 def build_task(request: BuildRequest, report: Report) -> EngineRecord:
@@ -53,21 +58,21 @@ def build_task(request: BuildRequest, report: Report) -> EngineRecord:
         OSError: the plan cannot be written.
     """
     started = time.monotonic()
-    program_facts = ProgramRecord.read(Path(request.model).with_name(f"{Path(request.model).name}.json"))
+    contract = ProgramRecord.read(Path(request.model).with_name(f"{Path(request.model).name}.json")).contract
     report("loading torch-tensorrt", 0, None)
     tt = _load(request)
     import torch
 
     program = torch.export.load(request.model)
-    log = _build_instead_of_it(tt, request, report, program_facts.contract, started)
-    logging.getLogger("torch_tensorrt").setLevel(logging.CRITICAL + 1)  # what it says comes as an exception too
+    log = _build_instead_of_it(tt, request, report, contract, started)
+    logging.getLogger("torch_tensorrt").setLevel(logging.CRITICAL + 1)  # its messages come as exceptions too
     report("converting", 0, None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tt.dynamo.convert_exported_program_to_serialized_trt_engine(
                 program,
-                arg_inputs=_specs(tt, torch, program_facts.contract, request.shapes),
+                arg_inputs=_specs(tt, torch, contract, request.shapes),
                 immutable_weights=True,
                 require_full_compilation=True,
             )
@@ -84,9 +89,7 @@ def _load(request: BuildRequest) -> Any:
             import torch_tensorrt
 
             return torch_tensorrt
-        from trtpipe.backends.torch_tensorrt_shim import without_gpu
-
-        with without_gpu(find_target(request.targets[0]).capability):
+        with _without_gpu(torch, find_target(request.targets[0]).capability):
             import torch_tensorrt
 
             return torch_tensorrt
@@ -95,6 +98,40 @@ def _load(request: BuildRequest) -> Any:
             f"torch-tensorrt cannot be loaded: {error}",
             "in an environment of its own: pip install 'trtpipe[torch-tensorrt]'",
         ) from error
+
+
+@contextmanager
+def _without_gpu(torch: Any, capability: tuple[int, int]) -> Iterator[None]:
+    """Import torch-tensorrt-rtx inside this, on a machine where PyTorch has no CUDA (worker processes only).
+
+    The package asks for the current GPU on import and while it converts. For the rest of this process such questions
+    are answered for a GPU of ``capability``. Its C++ runtime, which needs libtorch_cuda, is hidden: the package works
+    without the file. Nothing is emulated: TensorRT-RTX needs no GPU to build.
+    """
+    answers: dict[str, Any] = {
+        "get_device_capability": lambda *_: capability,
+        "current_device": lambda: 0,
+        "get_device_properties": lambda *_: types.SimpleNamespace(
+            name="build target", major=capability[0], minor=capability[1], total_memory=_MEMORY,
+            multi_processor_count=1, uuid="build target",
+        ),
+        "mem_get_info": lambda *_: (_MEMORY, _MEMORY),
+        "device_count": lambda: 1,
+    }  # fmt: skip
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, answer)
+    if not hasattr(torch._C, "_CudaDeviceProperties"):  # named in an annotation; PyTorch without CUDA lacks it
+        torch._C._CudaDeviceProperties = type("_CudaDeviceProperties", (), {})
+    real = os.path.isfile
+
+    def isfile(path: Any) -> bool:
+        return "libtorchtrt" not in os.fspath(path) and real(path)
+
+    os.path.isfile = isfile
+    try:
+        yield
+    finally:
+        os.path.isfile = real
 
 
 def _specs(tt: Any, torch: Any, contract: IOContract, profiles: tuple[Mapping[str, ShapeRange], ...]) -> list[Any]:
@@ -116,7 +153,7 @@ def _spec(tt: Any, torch: Any, spec: TensorSpec, ranges: list[ShapeRange]) -> An
 
 
 def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contract: IOContract, started: float) -> Log:
-    """Have Torch-TensorRT stop where its network is complete, and build that here; the log of all TensorRT says."""
+    """Have Torch-TensorRT stop once its network is complete, and build that here; the log of TensorRT's messages."""
     try:
         from torch_tensorrt.dynamo.conversion import _TRTInterpreter as conversion
 
@@ -127,7 +164,7 @@ def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contrac
         interpreter.run  # noqa: B018 - replaced below
     except (ImportError, AttributeError) as error:
         raise HostError(
-            f"torch-tensorrt {tt.__version__} is put together otherwise than expected: {error}",
+            f"torch-tensorrt {tt.__version__} lacks what trtpipe uses: {error}",
             "install a version from 2.11 to 2.14",
         ) from error
 
@@ -140,25 +177,24 @@ def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contrac
         construct(self)
         network = self.ctx.net
         _name(network, contract)
-        configure = for_capabilities(trt, request) if "rtx" in request.flavor else None
-        facts = build_network(trt, self.builder, network, log, request, report, configure, started)
-        raise _Built(facts)
+        configure = set_capabilities(trt, request) if "rtx" in request.flavor else None
+        raise _Built(build_network(trt, self.builder, network, log, request, report, configure, started))
 
     interpreter.run = run
     return log
 
 
 def _operators(unconverted: Iterable[str]) -> list[str]:
-    """The names of operators: ``call_function aten.histc.default``; getitem only takes apart what another returns."""
+    """Operators in entries such as ``call_function aten.histc.default``, without getitem, which is a consequence."""
     names = sorted({words.rpartition(" ")[2] for words in unconverted})
     return [name for name in names if name != "_operator.getitem"] or names
 
 
 def _name(network: Any, contract: IOContract) -> None:
-    """Inputs and outputs under the names of the ONNX route, so that the same data feeds both engines.
+    """Give inputs and outputs the names they have in an ONNX export, so that the same data feeds both engines.
 
     Raises:
-        BuildError: there are not as many as the program has.
+        BuildError: their number is not that of the program.
     """
     for kind, specs, count, get in (
         ("inputs", contract.inputs, network.num_inputs, network.get_input),
@@ -178,10 +214,10 @@ def _name(network: Any, contract: IOContract) -> None:
 
 
 def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> EngineRecord:
-    """What came of it: our own result or error, which Torch-TensorRT has wrapped, or its own.
+    """The result, or the error: ours, which Torch-TensorRT has wrapped, or its own.
 
-    A layer that TensorRT refuses shows only later, as a tensor without a rank, in a converter that can do nothing for
-    it: then TensorRT's own first words tell why.
+    A layer that TensorRT refuses fails only later, in a converter that meets a tensor without a rank: then TensorRT's
+    first error is the reason.
 
     Raises:
         TrtpipeError: it failed.
@@ -191,12 +227,10 @@ def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> E
         if isinstance(last, TrtpipeError | OSError):
             raise last
         if isinstance(last, _Built):
-            facts = last.facts
-            unchecked = check_rtx_plan(Path(request.plan), request.targets) if "rtx" in request.flavor else ()
-            package = "torch-tensorrt-rtx" if "rtx" in request.flavor else "torch-tensorrt"
-            return facts.model_copy(
-                update={"route": f"{package} {tt.__version__}", "warnings": (*facts.warnings, *unchecked)}
-            )
+            record, package = last.record, "torch-tensorrt"
+            if "rtx" in request.flavor:
+                record, package = checked(record, request), "torch-tensorrt-rtx"
+            return record.model_copy(update={"route": f"{package} {tt.__version__}"})
         error, last = last, last.__cause__
     text = str(error)
     words = (text.strip().splitlines() or [""])[0]
@@ -205,7 +239,7 @@ def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> E
     if log.errors:
         why = tidy(log.errors[0])
     elif _TIED_SIZES in text:
-        why = "PyTorch cannot rewrite a saved program in which a size of an input follows from another's"
+        why = "PyTorch cannot rewrite a saved program in which one input size depends on another"
     else:
         why = f"{type(error).__name__}: {words[:400]}"
     raise BuildError(

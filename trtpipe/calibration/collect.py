@@ -1,4 +1,4 @@
-"""The streaming pass of calibration: run the model on every feed, keep statistics only."""
+"""The calibration pass: run the model on every feed, keep statistics only."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from trtpipe.calibration.checkpoint import Checkpoints, State
-from trtpipe.calibration.convergence import Course
-from trtpipe.calibration.data_summary import AccountBuilder
+from trtpipe.calibration.convergence import ConvergenceMonitor
+from trtpipe.calibration.data_summary import DataSummaryBuilder
 from trtpipe.calibration.statistics import Statistics
-from trtpipe.calibration.statistics_arrays import add_columns
-from trtpipe.data.bad_samples import Flaw, Skipped, tolerate
-from trtpipe.data.sample import Sample
-from trtpipe.data.selection import empty
+from trtpipe.calibration.statistics_arrays import add_arrays
+from trtpipe.data.bad_samples import BadSample, skip_bad_sample
+from trtpipe.data.selection import no_samples
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trtpipe.data.sample import Dataset
+    from trtpipe.data.sample import Dataset, Sample, Skipped
     from trtpipe.isolation.reducer import Reduction
     from trtpipe.progress import Progress
 
@@ -28,36 +27,36 @@ def collect(
     dataset: Dataset,
     tensors: Iterable[str],
     progress: Progress,
-    tolerated: int = 0,
+    max_bad_samples: int = 0,
     checkpoints: Checkpoints | None = None,
 ) -> Statistics:
     """Statistics of ``tensors`` over all of ``dataset``; memory use does not depend on the number of samples.
 
     Args:
-        reduction: the model, whose outputs go to a ``Tally`` of ``tensors``.
+        reduction: the model, whose outputs go to a ``StatisticsReducer`` of ``tensors``.
         dataset: the samples.
         tensors: names of the tensors to observe; they hold floats.
         progress: told of phase ``calibrate``, in samples.
-        tolerated: bad samples that may be skipped, those the data set itself skips included.
-        checkpoints: where to go on from, and where to leave what an interruption would lose.
+        max_bad_samples: bad samples that may be skipped, those the data set itself skips included.
+        checkpoints: where to resume from, and where to save.
 
     Raises:
-        InputError: there are no samples, one bad sample too many, or a tensor became NaN or infinite.
+        InputError: there are no samples, too many bad samples, or a tensor became NaN or infinite.
     """
-    work = _Pass(reduction, dataset, Statistics.empty(tensors), tolerated)
+    work = _Pass(reduction, dataset, Statistics.empty(tensors), max_bad_samples)
     if checkpoints is not None and (found := checkpoints.load()) is not None:
         work.restore(*found)
-        progress.note(f"going on behind sample {work.account.samples}, where an earlier run was interrupted")
-    passed = work.taken
-    progress.advance("calibrate", work.account.samples, dataset.samples)
+        progress.note(f"resuming after sample {work.summary.samples}: an earlier run was interrupted there")
+    done = work.feeds
+    progress.advance("calibrate", work.summary.samples, dataset.samples)
     with closing(iter(dataset)) as samples:
         for index, sample in enumerate(samples):
-            if index < passed:
+            if index < done:
                 continue
-            work.take(sample)
-            progress.advance("calibrate", work.account.samples, dataset.samples)
+            work.run(sample)
+            progress.advance("calibrate", work.summary.samples, dataset.samples)
             if checkpoints is not None and checkpoints.due:
-                checkpoints.save(work.sofar(), work.save())
+                checkpoints.save(work.current(), work.state())
     statistics = work.finish()
     if checkpoints is not None:
         checkpoints.remove()
@@ -65,87 +64,81 @@ def collect(
 
 
 class _Pass:
-    """A pass under way."""
+    """A pass in progress."""
 
-    def __init__(self, reduction: Reduction, dataset: Dataset, statistics: Statistics, tolerated: int) -> None:
+    def __init__(self, reduction: Reduction, dataset: Dataset, statistics: Statistics, max_bad_samples: int) -> None:
         self._reduction = reduction
         self._dataset = dataset
-        self._tolerated = tolerated
-        self._course = Course()
+        self._max_bad_samples = max_bad_samples
+        self._monitor = ConvergenceMonitor()
         self._skipped: list[Skipped] = []
         self._statistics = statistics
-        self.account = AccountBuilder(dataset)
-        self.taken = 0
+        self.summary = DataSummaryBuilder(dataset)
+        self.feeds = 0
 
-    def take(self, sample: Sample) -> None:
-        """Run one feed and count what it gives; one that cannot be used leaves no trace but in the account."""
+    def run(self, sample: Sample) -> None:
+        """Run one feed and count its values; a bad one is recorded as skipped and changes nothing else."""
         try:
             self._reduction.run(sample.feed)
         except InputError as error:
-            named = self._named(error)
-            if not self._tolerated:
-                raise named from error
-            self._skip(named, sample.rows)
+            where = f"{self._dataset.name}: feed {self.feeds}, after sample {self._position}"
+            located = InputError(f"{where}: {error.message}", error.remedy)
+            if not self._max_bad_samples:
+                raise located from error
+            before = sum(each.rows for each in self._dataset.skipped)
+            bad = BadSample(self._position, located)
+            skip_bad_sample(bad, self._max_bad_samples, self._skipped, before, sample.rows)
         else:
-            self.account.add(sample.feed)
-            if self._course.due(self.account.samples):
-                self._course.note(self.sofar(), self.account.samples)
-        self.taken += 1
+            self.summary.add(sample.feed)
+            if self._monitor.due(self.summary.samples):
+                self._monitor.record(self.current(), self.summary.samples)
+        self.feeds += 1
 
-    def sofar(self) -> Statistics:
-        """The statistics of all that was taken."""
-        add_columns(self._statistics, self._reduction.result())
+    def current(self) -> Statistics:
+        """The statistics of all feeds so far."""
+        add_arrays(self._statistics, self._reduction.result())
         return self._statistics
 
-    def save(self) -> State:
+    def state(self) -> State:
         return State(
-            taken=self.taken,
-            account=self.account.save(),
-            course=self._course.save(),
+            feeds=self.feeds,
+            data_summary=self.summary.state,
+            snapshots=self._monitor.snapshots,
             skipped=tuple(self._skipped),
         )
 
     def restore(self, statistics: Statistics, state: State) -> None:
         self._statistics = statistics
-        self.taken = state.taken
-        self.account.restore(state.account)
-        self._course.restore(state.course)
+        self.feeds = state.feeds
+        self.summary.state = state.data_summary
+        self._monitor.snapshots = state.snapshots
         self._skipped = list(state.skipped)
 
     def finish(self) -> Statistics:
-        """The statistics with their account.
+        """The statistics with the summary of the data.
 
         Raises:
-            InputError: there were no samples, or one too many was skipped.
+            InputError: there were no samples, or too many bad ones.
         """
-        if not self.account.feeds:
-            raise empty(self._dataset.name)
-        statistics = self.sofar()
-        settling = self._course.settling(statistics, self.account.samples)
+        if not self.summary.state.feeds:
+            raise no_samples(self._dataset.name)
+        statistics = self.current()
+        convergence = self._monitor.convergence(statistics, self.summary.samples)
         skipped = tuple(sorted((*self._dataset.skipped, *self._skipped), key=lambda each: (each.index, each.reason)))
-        lost = sum(each.rows for each in skipped)
-        if lost > self._tolerated:
+        rows = sum(each.rows for each in skipped)
+        if rows > self._max_bad_samples:
             raise InputError(
-                f"{self._dataset.name}: {lost} bad samples, of which {self._tolerated} may be skipped; "
+                f"{self._dataset.name}: {rows} bad samples, of which {self._max_bad_samples} may be skipped; "
                 f"the last: {skipped[-1].reason}",
                 "correct the data, or raise --skip-bad-samples",
             )
-        statistics.accounts = (self.account.finish(settling, skipped),)
+        statistics.data_summaries = (self.summary.finish(convergence, skipped),)
         return statistics
 
-    def _named(self, error: InputError) -> InputError:
-        """``error`` with the place in the data."""
-        place = f"feed {self.taken}, behind sample {self._before}"
-        return InputError(f"{self._dataset.name}: {place}: {error.message}", error.remedy)
-
-    def _skip(self, error: InputError, rows: int) -> None:
-        before = sum(each.rows for each in self._dataset.skipped)
-        tolerate(Flaw(self._before, error), self._tolerated, self._skipped, before, rows)
-
     @property
-    def _before(self) -> int:
-        """Samples that came before this feed, those left out included."""
-        index = self.account.samples + sum(each.rows for each in self._skipped)
+    def _position(self) -> int:
+        """Number of samples before this feed, skipped ones included."""
+        index = self.summary.samples + sum(each.rows for each in self._skipped)
         for each in self._dataset.skipped:  # may be one ahead of this feed
             index += each.rows if each.index <= index else 0
         return index

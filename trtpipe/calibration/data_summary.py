@@ -1,4 +1,4 @@
-"""What data was used, in numbers: computed while it passes by."""
+"""A summary of the data that was used: computed in one pass, in constant memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 
 from trtpipe.artifact import Record
 from trtpipe.config.recipe import ImageSettings
-from trtpipe.data.bad_samples import Skipped
 from trtpipe.data.input_checks import is_float
-from trtpipe.data.sample import Sample
+from trtpipe.data.sample import Sample, Skipped
 from trtpipe.digest import sha256_json
 
 if TYPE_CHECKING:
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 FEW_SAMPLES = 100
 
 
-class InputAccount(Record):
-    """What one input was fed: the extremes, the mean, and the share of zeros (0 to 1) over all values used.
+class InputSummary(Record):
+    """The values of one input: the extremes, the mean, and the fraction of zeros (0 to 1) over all values used.
 
-    ``nonfinite`` is the share of NaN and infinity over all values offered: samples with one are never used.
+    ``nonfinite`` is the fraction of NaN and infinity over all values read: samples with one are never used.
     """
 
     minimum: float
@@ -37,57 +36,57 @@ class InputAccount(Record):
     nonfinite: float = 0.0
 
 
-class Settling(Record):
-    """How far the ranges still moved while the last part of the data came in: at the 99.99th percentile.
+class Convergence(Record):
+    """How much the ranges (99.99th percentile) changed over the last part of the data.
 
     Attributes:
-        since: samples seen at the point compared with: the last quarter began there, or a little earlier.
-        moved: largest change of a range from there to the end, relative to the end.
-        tensor: whose that is; empty without tensors.
-        enough: samples after which no range moved by more than 2 % any more; beyond the samples used it is an
+        since: samples seen at the point of comparison: at most three quarters of all.
+        change: largest change of a range from there to the end, relative to the end.
+        tensor: the tensor with that change.
+        samples_needed: samples after which no range changed by more than 2 %; beyond the samples used it is an
             estimate, by the square-root law of sampling error.
     """
 
     since: int
-    moved: float
+    change: float
     tensor: str
-    enough: int
+    samples_needed: int
 
 
-class DataAccount(Record):
-    """What data a result rests on.
+class DataSummary(Record):
+    """The data a result is based on.
 
     Attributes:
         source: what the data is, in words.
-        samples: rows consumed.
+        samples: rows used.
         feeds: runs of the model.
         digest: content of the data: independent of paths, times and batch size.
-        inputs: input name -> what it was fed.
+        inputs: input name -> its values.
         preprocessing: how files became tensors; ``None`` if the data came as tensors.
         seed: what the samples were chosen or made with; ``None`` if all were used.
-        settling: how far the ranges still moved at the end; ``None`` for merged data and for very little.
-        skipped: bad samples that were left out, as the user allowed.
-        warnings: what makes the data doubtful.
+        convergence: of the ranges; ``None`` for merged data and for very few samples.
+        skipped: bad samples that were skipped, as the user allowed.
+        warnings: reasons to doubt the data.
     """
 
     source: str
     samples: int
     feeds: int
     digest: str
-    inputs: dict[str, InputAccount]
+    inputs: dict[str, InputSummary]
     preprocessing: ImageSettings | None = None
     seed: int | None = None
-    settling: Settling | None = None
+    convergence: Convergence | None = None
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
-class Tally(Record):
-    """Running numbers of one input. The sum is exact over rows, so batch size and order do not change the mean.
+class InputTotals(Record):
+    """Totals of one input so far. The sum is exact over rows, so batch size and order do not change the mean.
 
     Attributes:
-        count, zeros: values seen, and how many were 0.
-        minimum, maximum: of them; None before the first.
+        count, zeros: number of values, and of zeros among them.
+        minimum, maximum: of the values; ``None`` before the first.
         total: their sum, as a fraction.
         floating: whether the input takes floats.
     """
@@ -99,84 +98,120 @@ class Tally(Record):
     total: str = "0"
     floating: bool = False
 
+    def with_values(self, value: np.ndarray) -> InputTotals:
+        """The totals with the values of one more feed."""
+        if not value.size:
+            return self
+        low, high = float(value.min()), float(value.max())
+        rows = value if value.ndim else value[np.newaxis]
+        sums = (Fraction(float(np.asarray(row).astype(np.float64).sum())) for row in rows)
+        return InputTotals(
+            count=self.count + value.size,
+            zeros=self.zeros + value.size - int(np.count_nonzero(value)),
+            minimum=low if self.minimum is None else min(self.minimum, low),
+            maximum=high if self.maximum is None else max(self.maximum, high),
+            total=str(sum(sums, Fraction(self.total))),
+            floating=is_float(value.dtype),
+        )
 
-class Progressed(Record):
-    """An account half-way, as it rests between an interruption and the resumption."""
+    def summary(self, skipped: list[Skipped]) -> InputSummary | None:
+        """The summary, with the NaN and infinities of the samples ``skipped``; ``None`` before the first value."""
+        if self.minimum is None or self.maximum is None:
+            return None
+        return InputSummary(
+            minimum=self.minimum,
+            maximum=self.maximum,
+            mean=float(Fraction(self.total) / self.count),
+            zeros=self.zeros / self.count,
+            nonfinite=sum(each.nonfinite for each in skipped) / (self.count + sum(each.values for each in skipped)),
+        )
 
-    samples: int
-    feeds: int
-    tallies: dict[str, Tally]
+    def warnings(self, name: str) -> list[str]:
+        """Reasons to doubt the values of the input ``name``."""
+        if self.minimum is None or self.maximum is None:
+            return []
+        if self.count > 1 and self.minimum == self.maximum:
+            return [f"input {name!r} is {self.minimum:g} everywhere"]
+        if self.floating and self.minimum >= 0 and 100 < self.maximum <= 255:
+            return [f"input {name!r} spans {self.minimum:g} to {self.maximum:g}: these look like pixels not normalized"]
+        return []
 
 
-class AccountBuilder:
-    """Keeps the account of a data set while a consumer walks through it."""
+class SummaryState(Record):
+    """A summary in progress, as a checkpoint holds it."""
+
+    samples: int = 0
+    feeds: int = 0
+    inputs: dict[str, InputTotals] = {}
+
+
+class DataSummaryBuilder:
+    """Builds the summary of a data set, feed by feed."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._tallies: dict[str, _Tally] = {}
-        self.samples = 0
-        self.feeds = 0
+        self.state = SummaryState()
+
+    @property
+    def samples(self) -> int:
+        """Rows added so far."""
+        return self.state.samples
 
     def add(self, feed: Feed) -> None:
-        """Take note of one feed."""
-        self.samples += Sample(feed).rows
-        self.feeds += 1
-        for name, value in feed.items():
-            self._tallies.setdefault(name, _Tally()).add(value)
+        """Add one feed."""
+        totals = {name: self.state.inputs.get(name, InputTotals()).with_values(value) for name, value in feed.items()}
+        self.state = SummaryState(
+            samples=self.state.samples + Sample(feed).rows,
+            feeds=self.state.feeds + 1,
+            inputs={**self.state.inputs, **totals},
+        )
 
-    def save(self) -> Progressed:
-        """What was noted so far."""
-        tallies = {name: tally.save() for name, tally in self._tallies.items()}
-        return Progressed(samples=self.samples, feeds=self.feeds, tallies=tallies)
-
-    def restore(self, state: Progressed) -> None:
-        """Go on from what was noted earlier."""
-        self.samples, self.feeds = state.samples, state.feeds
-        self._tallies = {name: _Tally(tally) for name, tally in state.tallies.items()}
-
-    def finish(self, settling: Settling | None = None, skipped: tuple[Skipped, ...] = ()) -> DataAccount:
-        """The account of all feeds added; asks the data set for its digest.
+    def finish(self, convergence: Convergence | None = None, skipped: tuple[Skipped, ...] = ()) -> DataSummary:
+        """The summary of all feeds added; computes the digest of the data set.
 
         Args:
-            skipped: bad samples that were left out.
+            convergence: of the ranges.
+            skipped: bad samples that were skipped.
         """
+        samples, inputs = self.state.samples, self.state.inputs
         warnings = [*self._dataset.warnings]
         if skipped:
-            lost = sum(each.rows for each in skipped)
-            warnings.append(f"{lost} bad sample(s) were skipped, the first of them: {skipped[0].reason}")
-        if self.samples < FEW_SAMPLES:
-            warnings.append(f"only {self.samples} samples: ranges found on so few may not hold; use a few hundred")
-        if settling is not None and settling.enough > self.samples:
+            rows = sum(each.rows for each in skipped)
+            warnings.append(f"{rows} bad sample(s) were skipped, the first of them: {skipped[0].reason}")
+        if samples < FEW_SAMPLES:
+            warnings.append(f"only {samples} samples: ranges from so few may not hold; use a few hundred")
+        if convergence is not None and convergence.samples_needed > samples:
             warnings.append(
-                f"the range of {settling.tensor!r} still moved by {settling.moved:.1%} after sample {settling.since}: "
-                f"about {settling.enough} samples would do"
+                f"range not converged: that of {convergence.tensor!r} changed by {convergence.change:.1%} "
+                f"after sample {convergence.since}; use more samples (about {convergence.samples_needed})"
             )
-        for name, tally in self._tallies.items():
-            warnings.extend(tally.warnings(name))
-        return DataAccount(
+        for name, totals in inputs.items():
+            warnings.extend(totals.warnings(name))
+        found = {n: totals.summary([each for each in skipped if each.input == n]) for n, totals in inputs.items()}
+        return DataSummary(
             source=self._dataset.name,
-            samples=self.samples,
-            feeds=self.feeds,
+            samples=samples,
+            feeds=self.state.feeds,
             digest=self._dataset.digest(),
-            inputs={name: tally.finish(_lost(name, skipped)) for name, tally in self._tallies.items() if tally.count},
+            inputs={name: summary for name, summary in found.items() if summary is not None},
             preprocessing=self._dataset.preprocessing,
             seed=self._dataset.seed,
-            settling=settling,
+            convergence=convergence,
             skipped=skipped,
             warnings=tuple(warnings),
         )
 
 
-def combined(accounts: Iterable[DataAccount]) -> DataAccount | None:
-    """One account for several data sets; ``None`` for none. A single one stays as it is.
+def combined(summaries: Iterable[DataSummary]) -> DataSummary | None:
+    """One summary for several data sets; ``None`` for none. A single one stays as it is.
 
-    Extremes are exact; means and shares of zeros are weighted with the number of samples.
+    Extremes are exact; means and fractions are weighted with the number of samples.
     """
-    parts = list(accounts)
+    parts = list(summaries)
     if len(parts) < 2:
         return parts[0] if parts else None
     names = sorted({name for part in parts for name in part.inputs})
-    return DataAccount(
+    return DataSummary(
         source=" + ".join(part.source for part in parts),
         samples=sum(part.samples for part in parts),
         feeds=sum(part.feeds for part in parts),
@@ -187,70 +222,13 @@ def combined(accounts: Iterable[DataAccount]) -> DataAccount | None:
     )
 
 
-def _combined_input(parts: list[DataAccount], name: str) -> InputAccount:
+def _combined_input(parts: list[DataSummary], name: str) -> InputSummary:
     inputs = [part.inputs[name] for part in parts]
     weights = [part.samples for part in parts]
-    return InputAccount(
+    return InputSummary(
         minimum=min(part.minimum for part in inputs),
         maximum=max(part.maximum for part in inputs),
         mean=float(np.average([part.mean for part in inputs], weights=weights)),
         zeros=float(np.average([part.zeros for part in inputs], weights=weights)),
         nonfinite=float(np.average([part.nonfinite for part in inputs], weights=weights)),
     )
-
-
-def _lost(name: str, skipped: tuple[Skipped, ...]) -> tuple[int, int]:
-    mine = [each for each in skipped if each.input == name]
-    return sum(each.nonfinite for each in mine), sum(each.values for each in mine)
-
-
-class _Tally:
-    """A Tally that grows."""
-
-    def __init__(self, state: Tally | None = None) -> None:
-        start = state or Tally()
-        self.count = start.count
-        self.zeros = start.zeros
-        self.minimum = np.inf if start.minimum is None else start.minimum
-        self.maximum = -np.inf if start.maximum is None else start.maximum
-        self.sum = Fraction(start.total)
-        self.floating = start.floating
-
-    def save(self) -> Tally:
-        return Tally(
-            count=self.count,
-            zeros=self.zeros,
-            minimum=self.minimum if self.count else None,
-            maximum=self.maximum if self.count else None,
-            total=str(self.sum),
-            floating=self.floating,
-        )
-
-    def add(self, value: np.ndarray) -> None:
-        if not value.size:
-            return
-        self.count += value.size
-        self.zeros += value.size - int(np.count_nonzero(value))
-        self.minimum = min(self.minimum, float(value.min()))
-        self.maximum = max(self.maximum, float(value.max()))
-        self.floating = is_float(value.dtype)
-        for row in value if value.ndim else value[np.newaxis]:
-            self.sum += Fraction(float(np.asarray(row).astype(np.float64).sum()))
-
-    def finish(self, lost: tuple[int, int]) -> InputAccount:
-        """``lost``: how many values were NaN or infinite, of how many in samples that were left out for it."""
-        nonfinite, values = lost
-        return InputAccount(
-            minimum=self.minimum,
-            maximum=self.maximum,
-            mean=float(self.sum / self.count),
-            zeros=self.zeros / self.count,
-            nonfinite=nonfinite / (self.count + values),
-        )
-
-    def warnings(self, name: str) -> list[str]:
-        if self.count > 1 and self.minimum == self.maximum:
-            return [f"input {name!r} is {self.minimum:g} everywhere"]
-        if self.floating and self.minimum >= 0 and 100 < self.maximum <= 255:
-            return [f"input {name!r} spans {self.minimum:g} to {self.maximum:g}: these look like pixels not normalized"]
-        return []

@@ -1,4 +1,4 @@
-"""The ways to choose a range from a tensor's statistics. A new one is a function and a line in METHODS."""
+"""Calibration methods: from a tensor's statistics to its amax. A new one is a function and a line in METHODS."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from trtpipe.calibration.histogram import density_of
 from trtpipe.calibration.quantizer import quantizer_of
+from trtpipe.calibration.statistics import CumulativeHistogram
 from trtpipe.config.methods import SingleMethod
 
 if TYPE_CHECKING:
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 #: TensorRT's entropy calibration: bins up to the largest magnitude, and levels they are merged into.
 ENTROPY_BINS = 2048
 ENTROPY_LEVELS = 128
-#: Numbers of bins that are compared at a time: what belongs to them stays in the processor's second cache.
+#: Numbers of bins that are compared at a time: their data stays in the L2 cache.
 _ENTROPY_BLOCK = 120
 #: Bins in a level at most.
 _WIDEST = -(-ENTROPY_BINS // ENTROPY_LEVELS)
 
-#: Shares of the largest magnitude that ``mse`` tries, descending from 1.
-_SHARES = np.exp2(-np.arange(16 * 32 + 1) / 32)
+#: Fractions of the largest magnitude that ``mse`` tries, descending from 1.
+_FRACTIONS = np.exp2(-np.arange(16 * 32 + 1) / 32)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A method with all it needs to know.
+class CalibrationMethod:
+    """A calibration method and its parameter.
 
     Attributes:
         method: a name in METHODS.
-        percentile: share of the values to keep, in percent; only ``percentile`` reads it.
+        percentile: the calibration percentile, 0 to 100; only ``percentile`` reads it.
     """
 
     method: SingleMethod
@@ -46,38 +46,37 @@ class Choice:
         return self.method if self.percentile is None else f"{self.method} {self.percentile:g}"
 
 
-#: Every method worth comparing.
-CHOICES: tuple[Choice, ...] = (
-    Choice("mse"),
-    Choice("percentile", 99.99),
-    Choice("percentile", 99.999),
-    Choice("percentile", 99.9999),
-    Choice("max"),
-    Choice("entropy"),
-    Choice("percentile", 99.9),
+#: The methods that reports and ``auto`` compare.
+COMPARED_METHODS: tuple[CalibrationMethod, ...] = (
+    CalibrationMethod("mse"),
+    CalibrationMethod("percentile", 99.99),
+    CalibrationMethod("percentile", 99.999),
+    CalibrationMethod("percentile", 99.9999),
+    CalibrationMethod("max"),
+    CalibrationMethod("entropy"),
+    CalibrationMethod("percentile", 99.9),
 )
-#: What ``auto`` chooses from; among equals it takes the first.
-CANDIDATES: tuple[Choice, ...] = CHOICES[:5]
-#: These clip so much that they can lose everything on data a little louder than the calibration data: ``auto`` takes
-#: them only for a gain that large that the others must have failed (see docs/calibration.md).
-DARING: tuple[Choice, ...] = CHOICES[5:]
+#: What ``auto`` selects from; on a tie, the first.
+AUTO_METHODS: tuple[CalibrationMethod, ...] = COMPARED_METHODS[:5]
+#: These clip so much that they can fail on data slightly larger than the calibration data: ``auto`` selects them only
+#: for a very large gain (see docs/calibration.md).
+AGGRESSIVE_METHODS: tuple[CalibrationMethod, ...] = COMPARED_METHODS[5:]
 
-#: A method gets a tensor's statistics (at least one value), the percentile and the format, and gives the amax.
-RangeMethod: TypeAlias = "Callable[[TensorStatistics, float, Format], float]"
+#: Takes a tensor's statistics (at least one value), the percentile and the format; returns the amax.
+AmaxFunction: TypeAlias = "Callable[[TensorStatistics, float, Format], float]"
 
 
-def largest(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
-    """The exact largest magnitude."""
+def max_amax(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
+    """The largest magnitude, exactly."""
     del percentile, precision
     return tensor.largest
 
 
-def clipped(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
+def percentile_amax(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
     """The magnitude below which ``percentile`` % of all values lie, zeros included.
 
-    It is what ``numpy.percentile`` gives for the magnitudes themselves, up to the resolution of the histogram:
-    the relative error is at most 2**-7 (0.8 %), and none at 100 % or where all values have one magnitude.
-    Below 2**-126 the error is at most 2**-133 instead.
+    Equal to ``numpy.percentile`` of the magnitudes up to the resolution of the histogram: the relative error is at most
+    2**-7 (0.8 %), and none at 100 % or where all values have one magnitude. Below 2**-126 the error is at most 2**-133.
     """
     del precision
     rank = percentile / 100 * (tensor.count - 1)
@@ -87,21 +86,21 @@ def clipped(tensor: TensorStatistics, percentile: float, precision: Format) -> f
     return low + (rank - below) * (high - low)
 
 
-def least_error(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
-    """The amax with the least expected squared error, among 32 an octave over 16 octaves below the largest magnitude.
+def mse_amax(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
+    """The amax with the least expected squared error, among 32 per octave over 16 octaves below the largest magnitude.
 
-    If several are equally good, the largest of them.
+    On a tie, the largest.
     """
     del percentile
     if not tensor.largest:
         return 0.0
-    density = density_of(tensor)
-    candidates = tensor.largest * _SHARES
-    return float(candidates[np.argmin(quantizer_of(precision).expected_error(density, candidates))])
+    histogram = CumulativeHistogram.of(tensor)
+    candidates = tensor.largest * _FRACTIONS
+    return float(candidates[np.argmin(quantizer_of(precision).expected_error(histogram, candidates))])
 
 
-def entropy(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
-    """TensorRT's entropy calibration: the amax whose 128 levels lose least information on the distribution.
+def entropy_amax(tensor: TensorStatistics, percentile: float, precision: Format) -> float:
+    """TensorRT's entropy calibration: the amax whose 128 levels lose the least information about the distribution.
 
     The magnitudes are binned into 2048 equal bins up to the largest one. For every i from 128, the first i bins (the
     rest added to the last of them) are compared with the same bins merged into 128 levels and spread evenly over
@@ -111,20 +110,20 @@ def entropy(tensor: TensorStatistics, percentile: float, precision: Format) -> f
     del percentile, precision
     if not tensor.largest:
         return 0.0
-    density = density_of(tensor)
+    histogram = CumulativeHistogram.of(tensor)
     edges = np.linspace(0, tensor.largest, ENTROPY_BINS + 1)
-    divergences = _divergences(np.diff(density.below(edges, 0)))
+    divergences = _divergences(np.diff(histogram.below(edges, 0)))
     best = ENTROPY_LEVELS + int(np.argmin(divergences))
     return min((best + 0.5) * tensor.largest / ENTROPY_BINS, tensor.largest)
 
 
-METHODS: Mapping[SingleMethod, RangeMethod] = MappingProxyType(
-    {"max": largest, "percentile": clipped, "mse": least_error, "entropy": entropy}
+METHODS: Mapping[SingleMethod, AmaxFunction] = MappingProxyType(
+    {"max": max_amax, "percentile": percentile_amax, "mse": mse_amax, "entropy": entropy_amax}
 )
 
 
 def _divergences(bins: np.ndarray) -> np.ndarray:
-    """D(P || Q) in nats for every number of bins kept, from 128 to all; infinite where Q cannot stand for P.
+    """D(P || Q) in nats for every number of bins kept, from 128 to all; infinite where Q is 0 and P is not.
 
     With P's bins p, a level m of sum S and N bins that are not empty has q = S / N in each of those, so that
     D = sum(p log p) - sum over m of (sum of p in m) * log(S / N); the sums come from cumulative ones.
@@ -136,10 +135,10 @@ def _divergences(bins: np.ndarray) -> np.ndarray:
     )
     beyond, last = total - mass[kept], bins[kept - 1]
     levels = _levels(mass, filled)
-    blocks = (_places()[start : start + _ENTROPY_BLOCK] for start in range(0, len(kept), _ENTROPY_BLOCK))
+    blocks = (_level_indices()[start : start + _ENTROPY_BLOCK] for start in range(0, len(kept), _ENTROPY_BLOCK))
     crossed = np.concatenate([levels.take(block).sum(axis=1) for block in blocks])
     with np.errstate(divide="ignore", invalid="ignore"):
-        start = kept * (ENTROPY_LEVELS - 1) // ENTROPY_LEVELS  # of the last level, which also takes what is beyond
+        start = kept * (ENTROPY_LEVELS - 1) // ENTROPY_LEVELS  # of the last level, which also holds the rest
         top = mass[kept] - mass[start]
         own = top + beyond
         crossed += np.where(own > 0, own * np.log(top / (filled[kept] - filled[start])), 0.0)
@@ -152,7 +151,7 @@ def _divergences(bins: np.ndarray) -> np.ndarray:
 def _levels(mass: np.ndarray, filled: np.ndarray) -> np.ndarray:
     """S log(S / N) of every level there can be, float64[first bin, width - 1]; 0 where it is empty.
 
-    Whatever number of bins is kept, levels begin and end at the same few places: this is a seventh of the logarithms.
+    Levels begin and end at the same few indices for every number of bins kept: this saves six of seven logarithms.
 
     Args:
         mass, filled: cumulative mass and number of filled bins, float64[bins + 1].
@@ -166,12 +165,12 @@ def _levels(mass: np.ndarray, filled: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _places() -> np.ndarray:
-    """intp[numbers of bins kept, 127]: where all levels but the last of each are in ``_levels``, flattened."""
+def _level_indices() -> np.ndarray:
+    """intp[numbers of bins kept, 127]: indices of all levels but the last into ``_levels``, flattened."""
     kept = np.arange(ENTROPY_LEVELS, ENTROPY_BINS + 1)
     edges = kept[:, np.newaxis] * np.arange(ENTROPY_LEVELS) // ENTROPY_LEVELS
-    places: np.ndarray = edges[:, :-1] * _WIDEST + np.diff(edges, axis=1) - 1
-    return places
+    indices: np.ndarray = edges[:, :-1] * _WIDEST + np.diff(edges, axis=1) - 1
+    return indices
 
 
 def _times_log(values: np.ndarray) -> np.ndarray:
@@ -180,7 +179,7 @@ def _times_log(values: np.ndarray) -> np.ndarray:
 
 
 def _magnitude(tensor: TensorStatistics, cumulative: np.ndarray, rank: int) -> float:
-    """The magnitude number ``rank`` (from 0) in ascending order; within its bin, magnitudes count as evenly spread."""
+    """The magnitude number ``rank`` (from 0) in ascending order, if those of a bin are evenly distributed in it."""
     if rank >= tensor.count - 1:
         return tensor.largest
     if rank < tensor.zeros:

@@ -1,4 +1,4 @@
-"""What rounding to a quantized format costs: the values each format can hold, and the error expected of a density."""
+"""8-bit quantization error: the values each format can hold, and the error expected for a histogram."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.histogram import Density
+    from trtpipe.calibration.statistics import CumulativeHistogram
     from trtpipe.config.formats import Format
 
 
 @dataclass(frozen=True)
 class Quantizer:
-    """A symmetric quantized format, in units of its largest value.
+    """A symmetric 8-bit format, in units of its largest value.
 
     Attributes:
         dead: magnitudes below become 0: half the smallest step.
-        edges: upper ends of the segments in which values are equally far apart, ascending; the last one is 1.
-        steps: how far apart they are in each segment.
+        edges: upper ends of the segments of equal step, ascending; the last one is 1.
+        steps: the distance between two values in each segment.
     """
 
     dead: float
     edges: tuple[float, ...]
     steps: tuple[float, ...]
 
-    def expected_error(self, density: Density, amax: np.ndarray) -> np.ndarray:
-        """The sum of squared errors to expect if ``amax`` becomes the largest value the format holds.
+    def expected_error(self, histogram: CumulativeHistogram, amax: np.ndarray) -> np.ndarray:
+        """The expected sum of squared errors if ``amax`` becomes the largest value the format holds.
 
         A value x errs by x itself in the dead zone, by step**2 / 12 on average where values are rounded, and by
         x - amax where it is clipped (Wu et al. 2020, arXiv:2004.09602, section 3.2; Bennett 1948 for step**2 / 12).
 
         Args:
-            density: of the magnitudes.
+            histogram: of the magnitudes.
             amax: float64[n], candidates above 0.
 
         Returns:
             float64[n].
         """
         bounds = np.outer([self.dead, *self.edges], amax)
-        counts = np.diff(density.below(bounds, 0), axis=0)
+        counts = np.diff(histogram.below(bounds, 0), axis=0)
         rounded = np.sum(counts * (np.outer(self.steps, amax) ** 2 / 12), axis=0)
-        above = [density.totals[power] - density.below(amax, power) for power in (0, 1, 2)]
+        above = [histogram.totals[power] - histogram.below(amax, power) for power in (0, 1, 2)]
         clipped = above[2] - 2 * amax * above[1] + amax**2 * above[0]
-        error: np.ndarray = density.below(bounds[0], 2) + rounded + np.maximum(clipped, 0)
+        error: np.ndarray = histogram.below(bounds[0], 2) + rounded + np.maximum(clipped, 0)
         return error
 
 

@@ -1,4 +1,4 @@
-"""From statistics to ranges: how large a magnitude each tensor's scale has to cover."""
+"""From statistics to ranges: the amax that each tensor's scale covers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pydantic import Field
 
 from trtpipe.artifact import Record
 from trtpipe.calibration.corrections import Corrections
-from trtpipe.calibration.data_summary import DataAccount
-from trtpipe.calibration.histogram import density_of
-from trtpipe.calibration.methods import METHODS, Choice
+from trtpipe.calibration.data_summary import DataSummary
+from trtpipe.calibration.methods import METHODS, CalibrationMethod
 from trtpipe.calibration.quantizer import quantizer_of
+from trtpipe.calibration.statistics import CumulativeHistogram
 from trtpipe.config.formats import INT8
 from trtpipe.config.methods import Method, SingleMethod
 from trtpipe.errors import InputError
@@ -30,8 +30,8 @@ class TensorRange(Record):
     Attributes:
         amax: the magnitude that becomes the largest quantized value; a float32 value, 0 only for a tensor that
             never held anything but zeros.
-        method: what chose it.
-        percentile: its parameter, in percent; ``None`` where the method has none.
+        method: the calibration method.
+        percentile: its parameter, 0 to 100; ``None`` where the method has none.
         minimum, maximum: the exact extremes seen.
         note: what is unusual about it; mostly empty.
     """
@@ -48,85 +48,87 @@ class Ranges(Record):
     """The ``ranges.json``.
 
     Attributes:
-        method: the method asked for.
-        percentile: its parameter, in percent; ``None`` where the method has none.
-        samples: samples the ranges rest on.
-        account: the data they were found on; ``None`` if nothing is known of it.
+        method: the calibration method asked for.
+        percentile: its parameter, 0 to 100; ``None`` where the method has none.
+        samples: samples the ranges are based on.
+        data_summary: of the calibration data; ``None`` if it is unknown.
         tensors: tensor name -> its range.
-        unseen: tensors that never held a value, for example in a branch that was never taken; their nodes stay in
-            high precision.
-        unfit: tensors too wide for 8 bits -> why; their nodes stay in high precision.
-        corrections: what lessens the output's error besides; empty if nothing was found, or looked for.
+        unseen: tensors that never held a value, for example in a branch that was never taken; their nodes are kept in
+            higher precision.
+        not_quantizable: tensors too wide for 8 bits -> why; their nodes are kept in higher precision.
+        corrections: PTQ corrections; empty if none was found, or looked for.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     method: Method
     percentile: float | None = None
     samples: int
-    account: DataAccount | None = None
+    data_summary: DataSummary | None = None
     tensors: dict[str, TensorRange]
     unseen: tuple[str, ...] = ()
-    unfit: dict[str, str] = {}
+    not_quantizable: dict[str, str] = {}
     corrections: Corrections = Corrections()
 
 
-#: Methods for which ``percentile`` means something.
+#: Methods that read ``percentile``.
 _PARAMETRIC = frozenset({"percentile"})
-#: How far below what is rounded to 0 a tensor's typical value may lie. For INT8 that is 1/1016 of the range: an eighth
-#: of a step. Of some 200 tensors of real models a spectrogram comes nearest, with 1/560.
+#: How far below the magnitude that is rounded to 0 a tensor's median may lie. For INT8 that is 1/1016 of the range: an
+#: eighth of a step. Of some 200 tensors of real models a spectrogram comes nearest, with 1/560.
 _TYPICAL = 4.0
 
 
-def derive_ranges(statistics: Statistics, method: SingleMethod, percentile: float, precision: Format = INT8) -> Ranges:
-    """Choose every tensor's range by one method.
+def ranges_from_statistics(
+    statistics: Statistics, method: SingleMethod, percentile: float, precision: Format = INT8
+) -> Ranges:
+    """Every tensor's range by one calibration method.
 
     Args:
         statistics: of all tensors that get a scale.
         method: a name in METHODS.
-        percentile: share of the values a clipping method keeps, in percent (above 50, at most 100).
+        percentile: the calibration percentile (above 50, at most 100).
         precision: the format whose largest value ``amax`` becomes.
 
     Raises:
         InputError: no tensor held any value, or one held NaN or infinity.
     """
-    choice = Choice(method, percentile if method in _PARAMETRIC else None)
+    choice = CalibrationMethod(method, percentile if method in _PARAMETRIC else None)
     seen, unseen = split_unseen(statistics)
     found = {name: range_of(name, tensor, choice, precision) for name, tensor in seen.items()}
-    tensors, unfit = split_unfit(statistics, found, precision)
+    tensors, not_quantizable = split_not_quantizable(statistics, found, precision)
     return Ranges(
         method=method,
         percentile=choice.percentile,
         samples=statistics.samples,
-        account=statistics.account,
+        data_summary=statistics.data_summary,
         tensors=tensors,
         unseen=unseen,
-        unfit=unfit,
+        not_quantizable=not_quantizable,
     )
 
 
-def split_unfit(
+def split_not_quantizable(
     statistics: Statistics, ranges: Mapping[str, TensorRange], precision: Format
 ) -> tuple[dict[str, TensorRange], dict[str, str]]:
-    """The ranges that 8 bits can be used with; and of the other tensors, why not.
+    """The ranges that can be quantized to 8 bits; and of the other tensors, why not.
 
-    One scale has to reach a tensor's largest values. Where these are no values like the others, as the filling of what
-    a mask hides, so little is left for the others that all of them become 0, and statistics cannot tell whether they
-    matter. (The method ``auto`` can: it looks at the outputs.)
+    One scale has to cover a tensor's largest values. Where these are far above all others, such as the fill value of a
+    mask, all others would be rounded to 0, and statistics cannot tell whether they matter. (The method ``auto`` can: it
+    compares outputs.)
     """
     dead = quantizer_of(precision).dead
-    unfit = {}
+    refused = {}
     for name, found in ranges.items():
-        typical = density_of(statistics.tensors[name]).median
+        typical = CumulativeHistogram.of(statistics.tensors[name]).median
         if 0 < typical * _TYPICAL < dead * found.amax:
-            unfit[name] = (
-                f"{name!r} reaches {found.amax:.3g}, and half of its values other than 0 lie below {typical:.3g}: "
-                f"{precision} would round those to 0"
+            refused[name] = (
+                f"the range of {name!r} is {found.amax:.3g}, the median of its nonzero magnitudes {typical:.3g}: "
+                f"{precision} would round most values to 0"
             )
-    return {name: found for name, found in ranges.items() if name not in unfit}, unfit
+    return {name: found for name, found in ranges.items() if name not in refused}, refused
 
 
 def split_unseen(statistics: Statistics) -> tuple[dict[str, TensorStatistics], tuple[str, ...]]:
-    """The tensors that held values, in order of their names; and the names of those that never did.
+    """The tensors that held values, sorted by name; and the names of those that never did.
 
     Raises:
         InputError: there are tensors, but none held a value.
@@ -140,7 +142,7 @@ def split_unseen(statistics: Statistics) -> tuple[dict[str, TensorStatistics], t
     return seen, unseen
 
 
-def range_of(name: str, tensor: TensorStatistics, choice: Choice, precision: Format) -> TensorRange:
+def range_of(name: str, tensor: TensorStatistics, choice: CalibrationMethod, precision: Format) -> TensorRange:
     """The range of one tensor that held at least one value.
 
     Raises:

@@ -1,15 +1,14 @@
-"""What a model's tensors were seen to hold: exact extremes and a histogram of magnitudes, in constant memory.
+"""Statistics of a model's tensors: exact extremes and a histogram of magnitudes, in constant memory.
 
 The histogram's grid is a part of the float32 format itself: a value's bin is its exponent and the leading 7 bits of
 its mantissa. So it needs no range in advance, a bin is never wider than 2**-7 (0.8 %) of its lower edge, and counts
-from anywhere simply add up: the result is the same to the last bit for every batch size, order and way of sharding.
-(Below 2**-126, where float32 itself gets coarser, bins are 2**-133 wide.)
+of shards add up: the result is bit-exact for every batch size, order and way of sharding. (Below 2**-126, where float32
+itself gets coarser, bins are 2**-133 wide.)
 
-The largest feature maps hold far more values than a histogram needs, and neighbors in them are alike. Of maps of
+The largest feature maps hold far more values than a histogram needs, and neighbors in them are similar. Of maps of
 100,000 values a sample and more only every n-th row is counted (see ``counted_rows``); extremes are always those of all
-values. Which row comes first differs from channel to channel and from sample to sample: always the same ones would
-count the borders, where padding shows, too often or never. It follows from the sample's own values, so the result still
-does not depend on batch and order.
+values. The first row differs between channels and samples: a fixed one would count the borders, where padding shows,
+too often or never. It is computed from the sample's own values, so the result does not depend on batch and order.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.calibration.data_summary import DataAccount, combined
+from trtpipe.calibration.data_summary import DataSummary, combined
 from trtpipe.errors import InputError, InternalError
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ BINS = 0x7F80
 #: Upper bound of a bin's width relative to its lower edge, for magnitudes from 2**-126.
 RESOLUTION = 2.0**-7
 
-#: Values counted at a time: their bits and bins stay in the processor's second cache.
+#: Values counted at a time: their bits and bins stay in the L2 cache.
 _CHUNK = 1 << 15
 #: Values of one sample's feature map that are enough, and the largest step from one counted row to the next.
 _ENOUGH, _LARGEST_STEP = 50_000, 16
@@ -42,12 +41,12 @@ _HALF = np.uint32(16)
 
 @dataclass(eq=False)
 class TensorStatistics:
-    """What one tensor was seen to hold.
+    """Statistics of one tensor.
 
     Attributes:
         count: finite values counted.
-        zeros: how many of them were exactly 0.
-        nonfinite: NaNs and infinities seen; they enter nothing else.
+        zeros: exact zeros among them.
+        nonfinite: NaNs and infinities seen; they are in none of the other numbers.
         minimum, maximum: exact extremes of all values seen, as float32 values; +inf and -inf before the first value.
         histogram: int64[BINS], counts of the magnitudes \\|x\\| by their bin.
     """
@@ -71,17 +70,15 @@ class TensorStatistics:
 
     @property
     def filled(self) -> np.ndarray:
-        """The histogram up to the bin of the largest magnitude; nothing lies beyond."""
+        """The histogram up to the bin of the largest magnitude; the rest is 0."""
         return self.histogram[: (int(np.float32(self.largest).view(np.uint32)) >> 16) + 1]
 
     def update(self, values: np.ndarray) -> None:
-        """Take in an array of any shape and float type; temporaries stay under a megabyte if it is
-        contiguous float32, otherwise it is converted first.
-        """
+        """Add an array of any shape and float type; temporaries stay under a megabyte if it is contiguous float32."""
         self._add(_Values(values))
 
     def merge(self, other: TensorStatistics) -> TensorStatistics:
-        """The statistics of both taken together; exact, associative and commutative."""
+        """The statistics of both together; exact, associative and commutative."""
         return TensorStatistics(
             count=self.count + other.count,
             zeros=self.zeros + other.zeros,
@@ -100,8 +97,8 @@ class TensorStatistics:
             self.maximum = max(self.maximum, values.high)
             self._count(values, 1)
 
-    def _take_back(self, values: _Values, minimum: float, maximum: float) -> None:
-        """Be as before the finite ``values`` were added, when the extremes were these."""
+    def _remove(self, values: _Values, minimum: float, maximum: float) -> None:
+        """Undo the addition of the finite ``values``, before which the extremes were these."""
         self.minimum, self.maximum = minimum, maximum
         self._count(values, -1)
 
@@ -127,11 +124,64 @@ class TensorStatistics:
     __hash__ = None  # type: ignore[assignment]  # mutable
 
 
+@dataclass(frozen=True, eq=False)
+class CumulativeHistogram:
+    """Cumulative sums over the nonzero magnitudes of a tensor: of their number, and of their moments.
+
+    Inside one bin (never wider than 0.8 % of its magnitude) values count as evenly distributed. All sums are computed
+    from integer counts in one fixed order, so equal statistics give equal numbers.
+
+    Attributes:
+        magnitudes: float64[2 * filled bins], ascending: lower and upper edge of every filled bin, clipped to the
+            smallest and the largest magnitude seen.
+        moments: float64[3, 2 * filled bins]: sums of 1, x and x**2 over all magnitudes x up to that edge.
+    """
+
+    magnitudes: np.ndarray
+    moments: np.ndarray
+
+    @classmethod
+    def of(cls, tensor: TensorStatistics) -> CumulativeHistogram:
+        """That of a tensor's magnitudes, zeros left out."""
+        counts = tensor.histogram.copy()
+        counts[0] -= tensor.zeros
+        filled = np.flatnonzero(counts)
+        bits = filled.astype(np.uint32) << _HALF
+        edges = np.stack([bits, bits + np.uint32(1 << 16)]).view(np.float32).astype(np.float64)
+        low, high = np.clip(edges, tensor.smallest, tensor.largest)
+        mass = counts[filled].astype(np.float64)
+        middle = (low + high) / 2
+        each = np.stack([mass, mass * middle, mass * (middle**2 + (high - low) ** 2 / 12)])
+        sums = np.concatenate([np.zeros((3, 1)), np.cumsum(each, axis=1)], axis=1)
+        return cls(
+            np.stack([low, high], axis=1).reshape(-1), np.stack([sums[:, :-1], sums[:, 1:]], axis=2).reshape(3, -1)
+        )
+
+    @property
+    def totals(self) -> np.ndarray:
+        """float64[3]: the sums over all magnitudes."""
+        return self.moments[:, -1] if self.magnitudes.size else np.zeros(3)
+
+    @property
+    def median(self) -> float:
+        """The median magnitude; 0 if there are none."""
+        if not self.magnitudes.size:
+            return 0.0
+        return float(np.interp(self.totals[0] / 2, self.moments[0], self.magnitudes))
+
+    def below(self, magnitudes: np.ndarray, moment: int) -> np.ndarray:
+        """The sum of x**moment over all magnitudes x up to each of ``magnitudes`` (float64, any shape)."""
+        if not self.magnitudes.size:
+            return np.zeros(magnitudes.shape)
+        found: np.ndarray = np.interp(magnitudes, self.magnitudes, self.moments[moment], left=0.0)
+        return found
+
+
 def counted_rows(shape: tuple[int, ...]) -> int:
     """The step from one counted row to the next along axis 2 of an array [batch, channel, row, ...]; 1 for all rows.
 
     The largest one, up to 16, that leaves 50,000 values a sample: a tail of 1 in 10,000 is then 5 values of each
-    sample. Arrays with fewer axes are counted in full: what lies side by side in them is not alike.
+    sample. Arrays with fewer axes are counted in full: neighbors in them are not similar.
     """
     if len(shape) < 4:
         return 1
@@ -139,15 +189,16 @@ def counted_rows(shape: tuple[int, ...]) -> int:
 
 
 def _staggered(sample: np.ndarray, step: int, start: int) -> Iterator[np.ndarray]:
-    """Every ``step``-th row of every channel of an array [channel, row, ...], in pieces: the first row is ``start`` in
-    the first channel, and the next one in the next channel.
+    """Every ``step``-th row of every channel of an array [channel, row, ...], in pieces.
+
+    The first row is ``start`` in the first channel, and one more in each next channel.
     """
     for channel in range(min(step, sample.shape[0])):
         yield sample[channel::step, (start + channel) % step :: step]
 
 
 def _cut(piece: np.ndarray) -> Iterator[np.ndarray]:
-    """An array as arrays of one chunk at most, which are views of it."""
+    """Views of an array, each of one chunk at most."""
     if piece.size <= _CHUNK:
         yield piece
     elif len(piece) == 1:
@@ -159,7 +210,7 @@ def _cut(piece: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class _Values:
-    """An array as float32 in a row, with its extremes (NaN if it holds one)."""
+    """An array as flat float32, with its extremes (NaN if it holds one)."""
 
     def __init__(self, values: np.ndarray) -> None:
         with np.errstate(over="ignore"):
@@ -174,7 +225,7 @@ class _Values:
             self.low, self.high = float(self._lows.min(initial=np.inf)), float(self._highs.max(initial=-np.inf))
 
     def counted(self) -> Iterator[np.ndarray]:
-        """The bits of the magnitudes for the histogram, uint32, some at a time, in memory that the next ones take."""
+        """The bits of the magnitudes to count, uint32, in chunks; each chunk is overwritten by the next."""
         buffer = np.empty(_CHUNK, np.uint32)
         filled = 0
         for piece in self._pieces():
@@ -187,7 +238,7 @@ class _Values:
         yield buffer[:filled]
 
     def _pieces(self) -> Iterator[np.ndarray]:
-        """The bits of the values to count, in pieces of one chunk at most."""
+        """The bits of the values to count, uint32, in pieces of one chunk at most."""
         if self._step == 1:
             yield from _cut(self.flat.view(np.uint32))
             return
@@ -206,15 +257,15 @@ class _Values:
 
 @dataclass
 class Statistics:
-    """Statistics of a model's tensors, and of the data they were found on.
+    """Statistics of a model's tensors, and a summary of the data they are based on.
 
     Attributes:
-        tensors: tensor name -> what it was seen to hold.
-        accounts: one for each data set that went in, in an order that does not depend on the order of merging.
+        tensors: tensor name -> its statistics.
+        data_summaries: one for each data set, in an order that does not depend on the order of merging.
     """
 
     tensors: dict[str, TensorStatistics]
-    accounts: tuple[DataAccount, ...] = ()
+    data_summaries: tuple[DataSummary, ...] = ()
 
     @classmethod
     def empty(cls, names: Iterable[str]) -> Statistics:
@@ -222,52 +273,53 @@ class Statistics:
         return cls({name: TensorStatistics() for name in sorted(names)})
 
     @property
-    def account(self) -> DataAccount | None:
-        """All data together; ``None`` if nothing is known of it."""
-        return combined(self.accounts)
+    def data_summary(self) -> DataSummary | None:
+        """Of all data together; ``None`` if it is unknown."""
+        return combined(self.data_summaries)
 
     @property
     def samples(self) -> int:
-        """Samples (rows) the statistics rest on."""
-        return sum(account.samples for account in self.accounts)
+        """Samples (rows) the statistics are based on."""
+        return sum(summary.samples for summary in self.data_summaries)
 
     @property
     def feeds(self) -> int:
-        """Runs of the model the statistics rest on."""
-        return sum(account.feeds for account in self.accounts)
+        """Runs of the model the statistics are based on."""
+        return sum(summary.feeds for summary in self.data_summaries)
 
     def update(self, outputs: Mapping[str, np.ndarray]) -> None:
-        """Take in the values of all tensors from one run, or none of them; other tensors in ``outputs`` are ignored.
+        """Add the values of all tensors of one run, or of none of them; other tensors in ``outputs`` are ignored.
 
         Raises:
             InputError: one holds NaN or infinity.
         """
         if missing := [name for name in self.tensors if name not in outputs]:
             raise InternalError(f"the run gave no value for the observed tensor {missing[0]!r}")
-        taken: list[tuple[TensorStatistics, _Values, float, float]] = []
-        for name, tensor in self.tensors.items():  # one after the other: what was just read is still in the cache
+        added: list[tuple[TensorStatistics, _Values, float, float]] = []
+        for name, tensor in self.tensors.items():  # one by one: what was just read is still in the cache
             values = _Values(outputs[name])
             if values.nonfinite:
-                for each in taken:
-                    each[0]._take_back(*each[1:])
+                for each in added:
+                    each[0]._remove(*each[1:])
                 raise InputError(
                     f"tensor {name!r} became NaN or infinite ({values.nonfinite} values)",
-                    "check the data's normalization and this sample; the model itself overflows in float32 on it",
+                    "check this sample and the data's normalization; the model overflows in float32 on it",
                 )
-            taken.append((tensor, values, tensor.minimum, tensor.maximum))
+            added.append((tensor, values, tensor.minimum, tensor.maximum))
             tensor._add(values)
 
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both taken together; exact, associative and commutative.
 
         Raises:
-            InputError: they are of different tensors, so of different models.
+            InputError: they are of different models: the tensors differ.
         """
         if different := sorted(self.tensors.keys() ^ other.tensors.keys()):
             raise InputError(
                 f"statistics of different models cannot be merged: tensor {different[0]!r} is in one of them only",
                 "merge statistics that were collected on the same model",
             )
-        accounts = sorted((*self.accounts, *other.accounts), key=lambda account: (account.digest, account.to_json()))
+        both = (*self.data_summaries, *other.data_summaries)
+        summaries = sorted(both, key=lambda summary: (summary.digest, summary.to_json()))
         tensors = {name: tensor.merge(other.tensors[name]) for name, tensor in self.tensors.items()}
-        return Statistics(tensors, tuple(accounts))
+        return Statistics(tensors, tuple(summaries))

@@ -1,35 +1,39 @@
-"""Statistics at rest: an ``.npz`` without pickle. Equal statistics give equal bytes."""
+"""Statistics files: an ``.npz`` without pickle, equal bytes for equal statistics; and merging those of shards."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import zipfile
+from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import ValidationError
 
 from trtpipe.artifact import Record
-from trtpipe.calibration.data_summary import DataAccount
+from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.calibration.statistics import Statistics
-from trtpipe.calibration.statistics_arrays import COLUMNS, from_columns, to_columns
+from trtpipe.calibration.statistics_arrays import ARRAYS, from_arrays, to_arrays
 from trtpipe.data.npz import opened, read_members, reading
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
 _REMEDY = "use the file as trtpipe wrote it, or calibrate again"
 
 #: array -> type. ``about`` is the JSON of _About.
-_ARRAYS = {"about": np.uint8, **COLUMNS}
+_ARRAYS = {"about": np.uint8, **ARRAYS}
 
 
 class _About(Record):
-    """What the arrays do not say: whose they are, and on which data they were found."""
+    """The names of the tensors, and the data the statistics are based on."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     tensors: tuple[str, ...]
-    accounts: tuple[DataAccount, ...]
+    data_summaries: tuple[DataSummary, ...]
 
 
 def save_statistics(statistics: Statistics, path: Path) -> None:
@@ -38,8 +42,8 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    about = _About(tensors=tuple(sorted(statistics.tensors)), accounts=statistics.accounts).to_json()
-    arrays = {"about": np.frombuffer(about.encode(), np.uint8), **to_columns(statistics)}
+    about = _About(tensors=tuple(sorted(statistics.tensors)), data_summaries=statistics.data_summaries).to_json()
+    arrays = {"about": np.frombuffer(about.encode(), np.uint8), **to_arrays(statistics)}
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980 unless told otherwise
@@ -65,16 +69,55 @@ def load_statistics(path: Path) -> Statistics:
     try:
         about = _About.model_validate_json(arrays["about"].tobytes())
     except ValidationError as error:
-        raise InputError(f"{path}: its description is damaged: {error.errors()[0]['msg']}", _REMEDY) from error
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its description"
+        raise InputError(f"{path}: {where}: {first['msg']}", _REMEDY) from error
     try:
-        found = from_columns(about.tensors, arrays)
+        found = from_arrays(about.tensors, arrays)
     except (IndexError, ValueError) as error:
         raise InputError(f"{path}: its numbers contradict each other", _REMEDY) from error
-    return Statistics(found.tensors, about.accounts)
+    return Statistics(found.tensors, about.data_summaries)
+
+
+def merge_statistics(paths: Sequence[Path], out: Path) -> Statistics:
+    """Merge the statistics files of shards into ``out``: the same file as from one pass over all their samples.
+
+    The order of ``paths`` does not matter. ``out`` is replaced atomically.
+
+    Raises:
+        InputError: there are no files, one is damaged, two are of different models, or two are of the same samples.
+        OSError: ``out`` cannot be written.
+    """
+    if not paths:
+        raise InputError("no statistics to merge", "name at least one statistics.npz")
+    parts: list[Statistics] = []
+    origin: dict[str, Path] = {}
+    for path in paths:
+        part = load_statistics(path)
+        for summary in part.data_summaries:  # the same samples would count twice
+            if summary.digest in origin:
+                raise InputError(f"{path}: of the same samples as {origin[summary.digest]}", "name every shard once")
+            origin[summary.digest] = path
+        if parts and (different := sorted(parts[0].tensors.keys() ^ part.tensors.keys())):
+            raise InputError(
+                f"{path}: of another model than {paths[0]}: tensor {different[0]!r} is in one of them only",
+                "merge statistics that were collected on the same model with the same --keep",
+            )
+        parts.append(part)
+    merged = reduce(Statistics.merge, parts)
+    descriptor, name = tempfile.mkstemp(prefix=".trtpipe-", dir=out.parent)
+    os.close(descriptor)
+    try:
+        save_statistics(merged, Path(name))
+        Path(name).chmod(0o644)
+        Path(name).replace(out)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return merged
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Ours are stored as they are; so no small file can ask for much memory."""
+    """Ours are stored uncompressed; so no small file can ask for much memory."""
     with reading(path), opened(path) as archive:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise InputError(f"{path}: compressed, so not a statistics file", _REMEDY)

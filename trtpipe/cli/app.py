@@ -14,14 +14,13 @@ from trtpipe.cli.boundary import guarded
 from trtpipe.cli.groups import LazyGroup
 from trtpipe.cli.session import Session
 from trtpipe.cli.text import emit
-from trtpipe.isolation.imports import defer_sympy
 
 SECTIONS = {
     "Whole pipeline": ("build",),
     "Single stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
     "Accuracy": ("sensitivity", "tune", "check", "diff"),
-    "Looking": ("inspect", "report", "doctor"),
-    "Housekeeping": ("cache",),
+    "Inspect": ("inspect", "report", "doctor"),
+    "Cache": ("cache",),
 }
 
 EXIT_CODES = {
@@ -70,5 +69,4 @@ def root(context: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point of the command ``trtpipe``."""
-    defer_sympy()
     root.main(arguments)

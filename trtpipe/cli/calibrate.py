@@ -61,7 +61,7 @@ def command(
     cache: Path | None,
     plot: Path | None,
 ) -> int:
-    """Find the ranges of activations in one pass over real data.
+    """Calibrate activation ranges on real data, in one pass.
 
     MODEL is a simplified graph. The statistics behind the ranges are written beside them; with --statistics, ranges
     come from statistics collected before, here or elsewhere (a folder stands for the statistics.npz in it). To merge

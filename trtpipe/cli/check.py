@@ -51,9 +51,9 @@ def command(
 ) -> int:
     """Compare a build with a baseline: a regression gate for CI.
 
-    BUILD is a folder that trtpipe build wrote. Metrics are compared sample by sample with a paired test, so that luck
-    is not called a regression; the output says how small a change this data could show. Exit code 3 if accuracy got
-    worse, 4 if only latency did.
+    BUILD is a folder that trtpipe build wrote. Metrics are compared sample by sample with a paired significance
+    test, and the output gives the minimum detectable drop of this data. Exit code 3 if accuracy regressed, 4 if only
+    latency did.
     """
     import trtpipe
 
@@ -100,12 +100,12 @@ def _write(junit: Path | None, markdown: Path | None, report: CheckReport) -> No
 
 
 def _shown(session: Session, report: CheckReport) -> int:
-    accurate, fast = report.holds("accuracy"), report.holds("latency")
+    accurate, fast = report.gate_passed("accuracy"), report.gate_passed("latency")
     code = ACCURACY_FAILED if not accurate else 0 if fast else LATENCY_FAILED
     if session.json:
         print_json({"command": "check", "exit_code": code, "passed": code == 0, "report": report.to_dict()})
         return code
     rows = [(each.name, _WORDS[each.status], each.message.replace(". ", ".\n")) for each in report.findings]
-    emit(table(("what", "verdict", "figures"), rows))
+    emit(table(("check", "verdict", "details"), rows))
     emit(line(f"{'PASSED' if code == 0 else 'FAILED'} | {report.build} against {report.baseline}"))
     return code

@@ -15,7 +15,7 @@ from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
 from trtpipe.config.units import format_bytes, printable
 from trtpipe.errors import InputError
-from trtpipe.views.sections import sections
+from trtpipe.views.results import sections
 
 if TYPE_CHECKING:
     from trtpipe import Inspection

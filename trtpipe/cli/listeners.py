@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Seconds between two signs of life of one phase: often enough for a CI that kills silent jobs.
 _HEARTBEAT = 10.0
 #: How a step's outcome reads.
-OUTCOMES = {"hit": "from the cache", "built": "built", "failed": "FAILED"}
+OUTCOMES = {"hit": "from the cache", "built": "done", "failed": "FAILED"}
 
 
 class Lines:

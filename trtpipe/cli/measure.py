@@ -13,7 +13,7 @@ from trtpipe.cli.session import Session
 from trtpipe.cli.tables import show
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import pass_session
-from trtpipe.views.timings import comparison, latency
+from trtpipe.views.results import comparison, latency
 
 if TYPE_CHECKING:
     from trtpipe import LatencyComparison

@@ -213,7 +213,7 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
             at=("percentile",),
             type=float,
             metavar="99.99",
-            help="Share of the values that a range keeps, in percent.",
+            help="Calibration percentile, 0 to 100.",
         ),
         weights_option,
         recipe_option(

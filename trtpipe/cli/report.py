@@ -26,7 +26,7 @@ _path = click.Path(path_type=Path)
 @options.common_options
 @pass_session
 def command(session: Session, build: Path, out: Path | None, plots: bool) -> int:
-    """Write a build as one HTML page to send around.
+    """Write a build as a self-contained HTML report.
 
     BUILD is a folder that trtpipe build wrote. The page needs no other file, no network and no script: verdicts,
     accuracy, latency, engines layer by layer, the precision of every node and why, and the calibration.

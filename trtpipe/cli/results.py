@@ -11,14 +11,14 @@ from trtpipe.cli.tables import line, show, table
 from trtpipe.cli.text import emit
 from trtpipe.config.units import format_bytes, format_seconds, printable
 from trtpipe.errors import BuildError
-from trtpipe.views.models import explanation
+from trtpipe.views.artifacts import explanation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from trtpipe import Artifact, BuildResult, Step
     from trtpipe.cli.session import Session
-    from trtpipe.report.verdict import Verdict
+    from trtpipe.report.manifest import Verdict
 
 ACCURACY_FAILED = 3
 LATENCY_FAILED = 4
@@ -79,7 +79,7 @@ def show_plan(session: Session, steps: Sequence[Step]) -> int:
         )
         return 0
     rows = [(step.label, "cached" if step.state == "hit" else step.state, step.because) for step in steps]
-    emit(table(("step", "state", "because"), rows))
+    emit(table(("step", "state", "reason"), rows))
     return 0
 
 
@@ -128,7 +128,7 @@ def _steps_table(steps: Sequence[Step], verdicts: Sequence[Verdict], *, detailed
             _remark(step, by_stage.get(step.label)),
         ]
         rows.append([*row, step.because, step.key[:12]] if detailed else row)
-    headers = ["stage", "artifact", "size", "time", "verdict", *(["because", "key"] if detailed else [])]
+    headers = ["stage", "artifact", "size", "time", "verdict", *(["reason", "key"] if detailed else [])]
     return table(headers, rows, right=("size", "time"))
 
 
@@ -159,13 +159,17 @@ def _engine_summary(artifact: Artifact | None) -> str:
 
 def _conclusion(result: BuildResult, verdicts: Sequence[Verdict]) -> str:
     word = "PASSED" if exit_code(result) == 0 else "FAILED"
-    parts = [f"{verdict.gate} {_GATES[verdict.passed]}" for verdict in verdicts]
+    parts = [_gate(verdict) for verdict in verdicts]
     if result.failed:
         parts.insert(0, "not built: " + ", ".join(step.label.removeprefix("compile ") for step in result.failed))
     return " | ".join([word, *(parts or ["made " + ", ".join(a.files[0].name for a in result.artifacts)])])
 
 
-_GATES = {True: "holds", False: "does not hold", None: "not judged"}
+def _gate(verdict: Verdict) -> str:
+    if verdict.passed is None:
+        return f"{verdict.gate} gate: not evaluated"
+    within = {"accuracy": "tolerance", "latency": "limit"}[verdict.gate]
+    return f"{verdict.gate} within {within}" if verdict.passed else f"{verdict.gate} gate failed"
 
 
 def _inspection(result: BuildResult) -> list[str]:

@@ -135,7 +135,7 @@ def _show(result: TuneResult, detailed: bool) -> None:
             ]
         )
     )  # fmt: skip
-    loss = f"a loss of {tuning.tuned.loss(tuning.reference):+.4g}, allowed are {tuning.allowed:.4g}"
+    loss = f"a loss of {tuning.tuned.loss(tuning.reference):+.4g}, limit {tuning.allowed:.4g}"
     if not tuning.met and not tuning.complete:
         emit(line(f"FAILED | time was up before anything held the budget: {loss}. Run again to go on"))
     elif not tuning.met:

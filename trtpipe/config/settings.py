@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment decides. None of it may change the bytes of an artifact.
+    """Settings from the environment. None of them may change the bytes of an artifact.
 
     Attributes:
-        cache_dir: where the artifact store rests (``TRTPIPE_CACHE_DIR``; default: the user's cache folder).
+        cache_dir: the folder of the artifact store (``TRTPIPE_CACHE_DIR``; default: the user's cache folder).
         worker_seconds: time limit of one child process (``TRTPIPE_WORKER_SECONDS``); ``None``: by the work and the
             model's size.
         worker_memory: memory limit of one child process in bytes (``TRTPIPE_WORKER_MEMORY_GB``); ``None``: by the
             model's size, and at most 90 % of the machine's memory.
-        sandbox: whether child processes that work on files from anyone are confined to them (``TRTPIPE_SANDBOX``).
+        sandbox: whether child processes that read untrusted files are confined to them (``TRTPIPE_SANDBOX``).
         engine_seconds, engine_memory: limits of the build of one engine, in seconds and bytes, from the profile's
             ``[build]`` table; ``None``: as for other child processes.
         jobs: engines that may be built at once (``TRTPIPE_JOBS``); ``None``: by cores and free memory.
         threads: threads onnxruntime may use (``TRTPIPE_THREADS``); 0 means its own default.
-        apart: whether onnxruntime runs graphs in a child process; in a child it runs them there (``in_child``).
+        isolate: whether onnxruntime runs models in a child process; inside a child it does not (``in_child``).
     """
 
     cache_dir: Path
@@ -36,7 +36,7 @@ class Settings:
     worker_memory: int | None = None
     threads: int = 0
     sandbox: bool = True
-    apart: bool = True
+    isolate: bool = True
     jobs: int | None = None
     engine_seconds: float | None = None
     engine_memory: int | None = None
@@ -61,14 +61,14 @@ class Settings:
 
     @classmethod
     def in_child(cls) -> Settings:
-        """Those of a child process, which is there to be lost."""
-        return replace(cls.from_environment(), apart=False)
+        """The settings inside a child process, which isolates nothing further."""
+        return replace(cls.from_environment(), isolate=False)
 
 
 def _cache_dir(env: Mapping[str, str]) -> Path:
     name, chosen = "TRTPIPE_CACHE_DIR", env.get("TRTPIPE_CACHE_DIR")
     base = env.get("XDG_CACHE_HOME", "")
-    if not chosen and Path(base).is_absolute():  # the specification says to ignore a relative one
+    if not chosen and Path(base).is_absolute():  # the XDG specification ignores relative paths
         return Path(base) / "trtpipe"
     try:
         return Path(chosen or Path(env.get("HOME") or "~", ".cache", "trtpipe")).expanduser()

@@ -7,10 +7,12 @@ that equal work has equal records.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeAlias
+
+from pydantic import PlainSerializer, PlainValidator
 
 from trtpipe.artifact import Record
-from trtpipe.config.formats import Precision
+from trtpipe.config.formats import FORMATS, Format, Precision, find_format
 from trtpipe.config.methods import Method
 from trtpipe.config.profile import (
     BuildSettings,
@@ -29,6 +31,16 @@ if TYPE_CHECKING:
     from trtpipe.config.source import Source
     from trtpipe.config.target import Target
 
+
+def _named(value: object) -> Format:
+    form = value if isinstance(value, Format) else find_format(str(value))
+    if form is None:
+        raise ValueError(f"{value} is no format; formats: {', '.join(map(str, FORMATS))}")
+    return form
+
+
+#: A row of the table of formats, under its name in JSON.
+NamedFormat: TypeAlias = Annotated[Format, PlainValidator(_named), PlainSerializer(str)]
 #: Input name -> shape.
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
@@ -120,12 +132,14 @@ class EngineSearchSettings(Record):
     """For which engines ``best`` compares placements of 8-bit nodes.
 
     Attributes:
+        precision: what the graphs are lowered to.
         backend: the back-end that builds; empty where no target is named.
         targets: names of the GPUs to build for, sorted; none where placements are not compared.
         shapes: the typical input shapes, for which engines are built.
         build: options of the builder.
     """
 
+    precision: Precision
     backend: str = ""
     targets: tuple[str, ...] = ()
     shapes: Shapes = {}
@@ -141,8 +155,10 @@ class EngineSearchSettings(Record):
         if not request.profile.precision.compared:
             return None
         if not request.targets or not quick:
-            return cls(backend=request.backend if request.targets else "")
+            precision = request.profile.precision
+            return cls(precision=precision, backend=request.backend if request.targets else "")
         return cls(
+            precision=request.profile.precision,
             backend=request.backend,
             targets=tuple(sorted({target.name for target in request.targets})),
             shapes=typical_shapes(request.profile)[0],
@@ -191,11 +207,11 @@ class CaptureSettings(Record):
 
     Attributes:
         program: how PyTorch exports.
-        precision: whose 16-bit format heavy operators compute in; ``fp32`` where it has none.
+        half: the 16-bit format that the program computes in; ``None`` for none.
     """
 
     program: TorchExportSettings
-    precision: Precision
+    half: NamedFormat | None
 
 
 class SimplifySettings(Record):
@@ -246,14 +262,14 @@ class CalibrateSettings(Record):
     """Of the stage ``calibrate``.
 
     Attributes:
-        format: name of the quantized format that ranges are for.
+        format: the quantized format that ranges are for.
         method: how ranges are chosen.
         percentile: share of magnitudes kept, in percent; ``None`` for other methods.
         corrections: whether corrections are looked for.
         trials: what the quantized model is run for, by method ``auto`` and by corrections; ``None`` for neither.
     """
 
-    format: str
+    format: NamedFormat
     method: Method
     percentile: float | None
     corrections: bool
@@ -372,14 +388,14 @@ class MeasureSettings(Record):
     Attributes:
         latency: how to measure, and the budget.
         shapes: the typical shapes of every optimization profile.
-        precision: what the lowered graph computes in; what CPUs cannot, is emulated.
+        emulated: the 16-bit format of the lowered graph, where CPUs have to emulate it; else ``None``.
         backend: the back-end that builds engines.
         targets: names of the GPUs that engines are built for.
     """
 
     latency: LatencySettings
     shapes: tuple[Shapes, ...]
-    precision: Precision
+    emulated: NamedFormat | None
     backend: str
     targets: tuple[str, ...]
 

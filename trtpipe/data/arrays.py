@@ -1,4 +1,4 @@
-"""Samples from ``.npz`` and ``.npy`` files: one array an input, the first axis counts the samples."""
+"""Samples from ``.npz`` and ``.npy`` files: one array per input, the first axis counts the samples."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from trtpipe.data.bad_samples import Flaw, attempted, sound
-from trtpipe.data.batching import StackedDataset
+from trtpipe.data.bad_samples import BadSample, good_samples, try_sample
+from trtpipe.data.batching import BatchedDataset
 from trtpipe.data.input_checks import checked, free_batch, static_batch, suggestion
 from trtpipe.data.npz import read_header, read_members, reading
 from trtpipe.data.sample import Sample, content_digest
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Column:
-    """One array of samples: its shape, and how to read some of its rows in ascending order."""
+class SampleArray:
+    """One array of samples: its shape, and how to read rows in ascending order."""
 
     shape: tuple[int, ...]
     rows: Callable[[Iterable[int]], Generator[np.ndarray, None, None]]
@@ -52,11 +52,11 @@ def open_npz(data: DataSettings, contract: IOContract) -> Dataset:
         InputError: the file is damaged, an array is missing or unknown, or shapes do not fit.
     """
     path = Path(data.source)
-    columns = {name: Column(member.shape, member.rows) for name, member in read_members(path).items()}
-    return open_columns(data, contract, columns)
+    arrays = {name: SampleArray(member.shape, member.rows) for name, member in read_members(path).items()}
+    return open_arrays(data, contract, arrays)
 
 
-def open_columns(data: DataSettings, contract: IOContract, columns: dict[str, Column]) -> Dataset:
+def open_arrays(data: DataSettings, contract: IOContract, arrays: dict[str, SampleArray]) -> Dataset:
     """Samples from named arrays: one for each input, and the labels where the recipe names them.
 
     Raises:
@@ -64,18 +64,18 @@ def open_columns(data: DataSettings, contract: IOContract, columns: dict[str, Co
     """
     path = Path(data.source)
     inputs = [spec.name for spec in contract.inputs]
-    if data.labels and data.labels not in columns:
-        raise InputError(f"{path}: no array {data.labels!r} for the labels", suggestion(data.labels, columns, "arrays"))
-    for name in columns:
+    if data.labels and data.labels not in arrays:
+        raise InputError(f"{path}: no array {data.labels!r} for the labels", suggestion(data.labels, arrays, "arrays"))
+    for name in arrays:
         if name not in inputs and name != data.labels:
             raise InputError(
-                f"{path}: array {name!r} is no input of the model",
+                f"{path}: array {name!r} is not an input of the model",
                 f"{suggestion(name, inputs, 'inputs')}; if it holds the labels, set labels = {name!r} in the recipe",
             )
-    if missing := [name for name in inputs if name not in columns]:
-        raise InputError(f"{path}: no array for input {missing[0]!r}", suggestion(missing[0], columns, "arrays"))
-    labels = columns[data.labels] if data.labels else None
-    return _dataset(data, contract, {name: columns[name] for name in inputs}, labels)
+    if missing := [name for name in inputs if name not in arrays]:
+        raise InputError(f"{path}: no array for input {missing[0]!r}", suggestion(missing[0], arrays, "arrays"))
+    labels = arrays[data.labels] if data.labels else None
+    return _dataset(data, contract, {name: arrays[name] for name in inputs}, labels)
 
 
 def open_npy(data: DataSettings, contract: IOContract) -> Dataset:
@@ -96,7 +96,7 @@ def open_npy(data: DataSettings, contract: IOContract) -> Dataset:
     def rows(indices: Iterable[int]) -> Generator[np.ndarray, None, None]:
         yield from (np.array(array[index, ...]) for index in indices)
 
-    return _dataset(data, contract, {contract.inputs[0].name: Column(array.shape, rows)}, None)
+    return _dataset(data, contract, {contract.inputs[0].name: SampleArray(array.shape, rows)}, None)
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -107,69 +107,71 @@ def _mapped(path: Path) -> np.ndarray:
         return np.memmap(path, header.dtype, "r", header.length, header.shape, order)
 
 
-def _dataset(data: DataSettings, contract: IOContract, columns: dict[str, Column], labels: Column | None) -> Dataset:
+def _dataset(
+    data: DataSettings, contract: IOContract, arrays: dict[str, SampleArray], labels: SampleArray | None
+) -> Dataset:
     path = Path(data.source)
-    total = _common_length(path, columns, labels)
-    batch_axis = _has_batch_axis(path, columns, contract.inputs)
-    if batch_axis:  # every row is a feed by itself: nothing to stack
+    total = _common_length(path, arrays, labels)
+    batch_axis = _has_batch_axis(path, arrays, contract.inputs)
+    if batch_axis:  # every row is a feed: nothing to batch
         selection = select(total, data.model_copy(update={"batch": 1}), None, str(path))
         expected = contract
     else:
         selection = select(total, data, static_batch(contract), str(path))
         expected = free_batch(contract)
 
-    def read() -> Generator[Sample | Flaw, None, None]:
-        return _read(path, selection, columns, labels, expected, batched=bool(batch_axis))
+    def read() -> Generator[Sample | BadSample, None, None]:
+        return _read(path, selection, arrays, labels, expected, batched=bool(batch_axis))
 
-    return StackedDataset(
-        name=f"{path.name} ({selection.words})",
+    return BatchedDataset(
+        name=f"{path.name} ({selection.description})",
         where=str(path),
         samples=len(selection.indices) * batch_axis if batch_axis else len(selection.indices),
         selection=selection,
         read=read,
-        fingerprint=lambda: content_digest(sound(read(), data.skip_bad_samples, [])),
-        remarks=selection.warnings,
-        tolerated=data.skip_bad_samples,
+        fingerprint=lambda: content_digest(good_samples(read(), data.skip_bad_samples, [])),
+        known_warnings=selection.warnings,
+        max_bad_samples=data.skip_bad_samples,
     )
 
 
 def _read(
     path: Path,
     selection: Selection,
-    columns: dict[str, Column],
-    labels: Column | None,
+    arrays: dict[str, SampleArray],
+    labels: SampleArray | None,
     contract: IOContract,
     *,
     batched: bool,
-) -> Generator[Sample | Flaw, None, None]:
+) -> Generator[Sample | BadSample, None, None]:
     with ExitStack() as stack:
 
-        def rows(column: Column) -> Iterator[np.ndarray]:
-            return stack.enter_context(closing(column.rows(selection.indices)))
+        def rows(array: SampleArray) -> Iterator[np.ndarray]:
+            return stack.enter_context(closing(array.rows(selection.indices)))
 
-        streams = [rows(column) for column in columns.values()]
+        streams = [rows(array) for array in arrays.values()]
         classes: Iterator[np.ndarray | None] = rows(labels) if labels else repeat(None)
         for position, (index, label, *values) in enumerate(zip(selection.indices, classes, *streams, strict=False)):
-            several = label is not None and label.ndim and not batched  # numbers a sample
-            sample = Sample(dict(zip(columns, values, strict=True)), label[np.newaxis] if several else label)
-            yield attempted(position, partial(checked, sample, contract, f"{path}: row {index}"))
+            several = label is not None and label.ndim and not batched  # several numbers per sample
+            sample = Sample(dict(zip(arrays, values, strict=True)), label[np.newaxis] if several else label)
+            yield try_sample(position, partial(checked, sample, contract, f"{path}: row {index}"))
 
 
-def _common_length(path: Path, columns: dict[str, Column], labels: Column | None) -> int:
+def _common_length(path: Path, arrays: dict[str, SampleArray], labels: SampleArray | None) -> int:
     lengths: dict[str, int] = {}
-    for name, column in {**columns, **({"the labels": labels} if labels else {})}.items():
-        if not column.shape:
+    for name, array in {**arrays, **({"the labels": labels} if labels else {})}.items():
+        if not array.shape:
             raise InputError(f"{path}: array {name!r} is a single number", "store samples along the first axis")
-        lengths[name] = column.shape[0]
+        lengths[name] = array.shape[0]
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise InputError(
-            f"{path}: arrays have different numbers of samples ({found})", "store one row a sample in each"
+            f"{path}: arrays have different numbers of samples ({found})", "store one row per sample in each"
         )
     return next(iter(lengths.values()), 0)
 
 
-def _has_batch_axis(path: Path, columns: dict[str, Column], specs: tuple[TensorSpec, ...]) -> int:
+def _has_batch_axis(path: Path, arrays: dict[str, SampleArray], specs: tuple[TensorSpec, ...]) -> int:
     """Length of the batch axis inside the rows of an array; 0 if all rows are single samples.
 
     Raises:
@@ -177,7 +179,7 @@ def _has_batch_axis(path: Path, columns: dict[str, Column], specs: tuple[TensorS
     """
     found = 0
     for spec in specs:
-        shape = columns[spec.name].shape
+        shape = arrays[spec.name].shape
         if spec.shape is None or len(shape) == len(spec.shape):
             continue
         if len(shape) != len(spec.shape) + 1:

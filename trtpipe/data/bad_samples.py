@@ -1,35 +1,17 @@
-"""Bad samples: they stop the walk through the data, unless a few may be skipped; then they are remembered."""
+"""Bad samples stop the iteration, unless some may be skipped; then they are recorded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trtpipe.artifact import Record
+from trtpipe.data.sample import Skipped
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from trtpipe.data.sample import Sample
-
-
-class Skipped(Record):
-    """A sample that was left out.
-
-    Attributes:
-        index: its position among the chosen samples, from 0; of the first row, where a whole batch failed.
-        reason: what is wrong with it; names the file, row or sample.
-        input, nonfinite, values: where an input held NaN or infinity: its name, how often, and of how many values.
-        rows: samples lost with it.
-    """
-
-    index: int
-    reason: str
-    input: str = ""
-    nonfinite: int = 0
-    values: int = 0
-    rows: int = 1
 
 
 class NonFiniteInput(InputError):
@@ -48,62 +30,58 @@ class NonFiniteInput(InputError):
 
 
 @dataclass(frozen=True)
-class Flaw:
-    """A sample that could not be made, in the place of the sample."""
+class BadSample:
+    """What a source yields in place of a sample that cannot be used."""
 
     index: int
     error: InputError
 
     def skipped(self, rows: int = 1) -> Skipped:
-        """The flaw as it is recorded."""
-        reason = self.error.message
-        if not isinstance(self.error, NonFiniteInput):
-            return Skipped(index=self.index, reason=reason, rows=rows)
-        return Skipped(
-            index=self.index,
-            reason=reason,
-            input=self.error.input,
-            nonfinite=self.error.nonfinite,
-            values=self.error.values,
-            rows=rows,
-        )
+        """The record of the sample as skipped."""
+        error = self.error
+        found = Skipped(index=self.index, reason=error.message, rows=rows)
+        if not isinstance(error, NonFiniteInput):
+            return found
+        return found.model_copy(update={"input": error.input, "nonfinite": error.nonfinite, "values": error.values})
 
 
-def attempted(index: int, make: Callable[[], Sample]) -> Sample | Flaw:
+def try_sample(index: int, make: Callable[[], Sample]) -> Sample | BadSample:
     """The sample, or what is wrong with it."""
     try:
         return make()
     except InputError as error:
-        return Flaw(index, error)
+        return BadSample(index, error)
 
 
-def sound(items: Iterable[Sample | Flaw], tolerated: int, found: list[Skipped]) -> Iterator[Sample]:
-    """The good samples of ``items``; up to ``tolerated`` bad ones go to ``found``.
+def good_samples(items: Iterable[Sample | BadSample], max_bad_samples: int, skipped: list[Skipped]) -> Iterator[Sample]:
+    """The good samples of ``items``; up to ``max_bad_samples`` bad ones are added to ``skipped``.
 
     Raises:
-        InputError: one bad sample too many; the message has its index and its name.
+        InputError: too many bad samples; the message has the index and the name of the last one.
     """
     for item in items:
-        if isinstance(item, Flaw):
-            tolerate(item, tolerated, found)
+        if isinstance(item, BadSample):
+            skip_bad_sample(item, max_bad_samples, skipped)
         else:
             yield item
 
 
-def tolerate(flaw: Flaw, tolerated: int, found: list[Skipped], before: int = 0, rows: int = 1) -> None:
-    """Record a bad sample, or stop.
+def skip_bad_sample(
+    bad: BadSample, max_bad_samples: int, skipped: list[Skipped], before: int = 0, rows: int = 1
+) -> None:
+    """Add a bad sample to ``skipped``, or stop.
 
     Args:
         before: samples skipped elsewhere.
         rows: samples that are lost with this one.
 
     Raises:
-        InputError: more than ``tolerated`` samples would be lost.
+        InputError: more than ``max_bad_samples`` samples would be lost.
     """
-    if before + sum(each.rows for each in found) + rows > tolerated:
-        more = f"{tolerated} bad samples were skipped already; " if tolerated else ""
+    if before + sum(each.rows for each in skipped) + rows > max_bad_samples:
+        more = f"{max_bad_samples} bad samples were skipped already; " if max_bad_samples else ""
         raise InputError(
-            f"{flaw.error.message} (sample {flaw.index})",
-            f"{more}{flaw.error.remedy}; or leave out up to N bad samples with --skip-bad-samples N",
-        ) from flaw.error
-    found.append(flaw.skipped(rows))
+            f"{bad.error.message} (sample {bad.index})",
+            f"{more}{bad.error.remedy}; or skip up to N bad samples with --skip-bad-samples N",
+        ) from bad.error
+    skipped.append(bad.skipped(rows))

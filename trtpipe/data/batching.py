@@ -1,4 +1,4 @@
-"""From single samples to feeds: stacked to batches, and read ahead while the consumer computes."""
+"""From single samples to feeds: stacked into batches, and read ahead while the consumer computes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from trtpipe.data.bad_samples import Flaw, Skipped, sound
-from trtpipe.data.sample import Sample
+from trtpipe.data.bad_samples import BadSample, good_samples
+from trtpipe.data.sample import Sample, Skipped
 from trtpipe.data.selection import dropped_warning, no_full_batch
 from trtpipe.errors import InputError
 
@@ -26,28 +26,28 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class StackedDataset:
-    """A Dataset over a source whose samples are counted in advance. A new source is one function that builds this.
+class BatchedDataset:
+    """A Dataset over a source whose number of samples is known. A new source is one function that builds this.
 
     Attributes:
         name, samples, preprocessing: as Dataset has them.
-        where: the source, for complaints.
+        where: the source, for error messages.
         selection: which samples are used, and how many a feed.
-        read: starts reading: yields the chosen samples, checked, each with a batch axis; or what is wrong with one.
+        read: yields the selected samples, checked, each with a batch axis; or what is wrong with one.
         fingerprint: computes the content digest; called once at most.
-        remarks: warnings known from the start.
-        tolerated: how many bad samples a walk may leave out.
+        known_warnings: warnings known before the first iteration.
+        max_bad_samples: how many bad samples an iteration may skip.
     """
 
     name: str
     where: str
     samples: int
     selection: Selection
-    read: Callable[[], Generator[Sample | Flaw, None, None]]
+    read: Callable[[], Generator[Sample | BadSample, None, None]]
     fingerprint: Callable[[], str]
-    remarks: tuple[str, ...] = ()
+    known_warnings: tuple[str, ...] = ()
     preprocessing: ImageSettings | None = None
-    tolerated: int = 0
+    max_bad_samples: int = 0
     _skipped: list[Skipped] = field(default_factory=list, init=False)
     _dropped: list[int] = field(default_factory=list, init=False)
 
@@ -66,37 +66,22 @@ class StackedDataset:
         self._skipped.clear()
         self._dropped.clear()
         with closing(self.read()) as rows:
-            good = sound(rows, self.tolerated, self._skipped)
-            yield from read_ahead(self._whole(joined(good, self.selection.batch, self.where)))
+            good = good_samples(rows, self.max_bad_samples, self._skipped)
+            batch, fixed = self.selection.batch, self.selection.fixed
+            yield from read_ahead(batched(good, batch, self.where, fixed=fixed, dropped=self._dropped))
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Bad samples the last walk left out."""
+        """Bad samples skipped by the last iteration."""
         return tuple(self._skipped)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was left out; complete once the data was walked through."""
-        return (*self.remarks, *(dropped_warning(rows, self.selection.batch) for rows in self._dropped))
-
-    def _whole(self, feeds: Iterator[Sample]) -> Iterator[Sample]:
-        """Where the batch size is fixed, and bad samples were skipped, the last feed may not be full: it is left out.
-
-        Raises:
-            InputError: there is no full one.
-        """
-        full = 0
-        for feed in feeds:
-            if not self.selection.fixed or feed.rows == self.selection.batch:
-                full += 1
-                yield feed
-            elif full:
-                self._dropped.append(feed.rows)
-            else:
-                raise no_full_batch(self.where, feed.rows, self.selection.batch)
+        """What was not used; complete after an iteration."""
+        return (*self.known_warnings, *(dropped_warning(rows, self.selection.batch) for rows in self._dropped))
 
     def digest(self) -> str:
-        """The sha256 of the content that is really used."""
+        """The sha256 of the content that is used."""
         return self._digest
 
     @cached_property
@@ -104,19 +89,31 @@ class StackedDataset:
         return self.fingerprint()
 
 
-def joined(samples: Iterable[Sample], batch: int, where: str) -> Iterator[Sample]:
+def batched(samples: Iterable[Sample], batch: int, where: str, *, fixed: bool, dropped: list[int]) -> Iterator[Sample]:
     """Samples stacked along the batch axis, ``batch`` at a time; the last may hold fewer.
 
+    Args:
+        where: the source, for error messages.
+        fixed: whether the model takes full batches only; then a last one that is not full is dropped.
+        dropped: receives the number of samples dropped.
+
     Raises:
-        InputError: samples of one batch differ in shape.
+        InputError: samples of one batch differ in shape; or only full batches can be used, and there is none.
     """
-    iterator = iter(samples)
+    iterator, first = iter(samples), True
     while group := list(islice(iterator, batch)):
-        yield group[0] if len(group) == 1 else _concatenated(group, where)
+        feed = group[0] if len(group) == 1 else _stacked(group, where)
+        if not fixed or feed.rows == batch:
+            yield feed
+        elif first:
+            raise no_full_batch(where, feed.rows, batch)
+        else:
+            dropped.append(feed.rows)
+        first = False
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield ``items``, making the next one in a thread meanwhile. Its exceptions come out here; closing ends it."""
+    """Yield ``items``, making the next one in a thread meanwhile. Its exceptions are raised here; closing ends it."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="trtpipe-data") as pool:
         upcoming = pool.submit(next, items, end)
@@ -125,7 +122,7 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
             yield item  # type: ignore[misc]  # anything but ``end`` is a T
 
 
-def _concatenated(group: list[Sample], where: str) -> Sample:
+def _stacked(group: list[Sample], where: str) -> Sample:
     feed = {}
     for name in group[0].feed:
         parts = [sample.feed[name] for sample in group]

@@ -1,4 +1,4 @@
-"""From the recipe's words for data to a Dataset: the explicit list of the sources, and the door to them."""
+"""From a recipe's data settings to a Dataset: the table of data sources."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ if TYPE_CHECKING:
     from trtpipe.artifact import IOContract
     from trtpipe.config.recipe import DataSettings
 
-__all__ = ["SOURCES", "Dataset", "Sample", "Source", "open_dataset"]
+__all__ = ["SOURCES", "DataSource", "Dataset", "Sample", "open_dataset"]
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A kind of data trtpipe reads.
 
     Attributes:
-        words: what the user writes to get it.
-        recognizes: whether a source string means this kind.
+        description: what the user gives, for messages.
+        recognizes: whether a source string is of this kind.
         open: makes the Dataset; raises InputError if the data cannot be used.
         takes_images: whether ``[data.image]`` applies.
-        takes_labels: whether ``labels`` names an array in it.
+        takes_labels: whether ``labels`` can name an array in it.
     """
 
-    words: str
+    description: str
     recognizes: Callable[[str], bool]
     open: Callable[[DataSettings, IOContract], Dataset]
     takes_images: bool = False
     takes_labels: bool = False
 
 
-SOURCES: tuple[Source, ...] = (
-    Source("a folder of images", images.recognizes, images.open_images, takes_images=True),
-    Source("an .npz file", arrays.recognizes_npz, arrays.open_npz, takes_labels=True),
-    Source("an .npy file", arrays.recognizes_npy, arrays.open_npy),
-    Source("an .h5 file", hdf5.recognizes, hdf5.open_hdf5, takes_labels=True),
-    Source(
+SOURCES: tuple[DataSource, ...] = (
+    DataSource("a folder of images", images.recognizes, images.open_images, takes_images=True),
+    DataSource("an .npz file", arrays.recognizes_npz, arrays.open_npz, takes_labels=True),
+    DataSource("an .npy file", arrays.recognizes_npy, arrays.open_npy),
+    DataSource("an .h5 file", hdf5.recognizes, hdf5.open_hdf5, takes_labels=True),
+    DataSource(
         "tar shards (.tar or .tar.gz, or shard-{000..012}.tar)",
         shards.recognizes,
         shards.open_shards,
         takes_images=True,
     ),
-    Source("path/file.py:function or package.module:function", function.recognizes, function.open_function),
+    DataSource("path/file.py:function or package.module:function", function.recognizes, function.open_function),
 )
 
 
 def open_dataset(data: DataSettings, contract: IOContract) -> Dataset:
-    """The samples ``data`` speaks of, as the model with ``contract`` takes them.
+    """The samples that ``data`` names, as the model with ``contract`` takes them.
 
     Raises:
         InputError: there is no such data, or it does not fit the model.
@@ -63,19 +63,19 @@ def open_dataset(data: DataSettings, contract: IOContract) -> Dataset:
     source = _source(data.source)
     if data.image is not None and not source.takes_images:
         raise InputError(
-            f"{data.source}: image preprocessing applies to a folder of images or tar shards, not to {source.words}",
-            "remove the image table, or give images",
+            f"{data.source}: this is {source.description}, and image preprocessing applies to images only",
+            "remove the image table, or give a folder of images or tar shards",
         )
     if data.labels and not source.takes_labels:
         raise InputError(
-            f"{data.source}: labels {data.labels!r} names an array of an .npz or .h5 file, but this is {source.words}",
-            "remove the key labels: image folders, shards and functions bring their own",
+            f"{data.source}: this is {source.description}, which has no array {data.labels!r} for the labels",
+            "remove the key labels, which is for .npz and .h5 files",
         )
     return source.open(data, contract)
 
 
-def _source(text: str) -> Source:
-    known = "; ".join(source.words for source in SOURCES)
+def _source(text: str) -> DataSource:
+    known = "; ".join(source.description for source in SOURCES)
     if not text:
         raise InputError("no data is given", f"give one of: {known}")
     for source in SOURCES:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtpipe.data.bad_samples import Flaw, Skipped, attempted, sound
-from trtpipe.data.batching import joined, read_ahead
+from trtpipe.data.bad_samples import BadSample, good_samples, try_sample
+from trtpipe.data.batching import batched, read_ahead
 from trtpipe.data.input_checks import checked, free_batch, is_single, static_batch
-from trtpipe.data.sample import Sample, content_digest
-from trtpipe.data.selection import dropped_warning, empty, no_full_batch, too_few
+from trtpipe.data.sample import Sample, Skipped, content_digest
+from trtpipe.data.selection import dropped_warning, no_samples, too_few
 from trtpipe.data.usercode import UserFunction, load_function
 from trtpipe.errors import InputError
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 def recognizes(source: str) -> bool:
     """Whether ``source`` names a function in a file or a module."""
-    place, colon, name = source.rpartition(":")
-    return bool(place and colon) and name.isidentifier()
+    module, colon, name = source.rpartition(":")
+    return bool(module and colon) and name.isidentifier()
 
 
 def open_function(data: DataSettings, contract: IOContract) -> Dataset:
@@ -38,9 +38,9 @@ def open_function(data: DataSettings, contract: IOContract) -> Dataset:
     - an array, for a model with one input;
     - ``(feed, labels)``, with either of the two above and one integer for each row.
 
-    Feeds carry the batch axis; if the first one does not, all are taken as single samples and stacked to
-    ``data.batch`` (or the batch size the model is fixed to). Arrays are anything ``numpy.asarray`` understands.
-    The function is called anew for each walk through the data, so it must yield the same each time.
+    Feeds have the batch axis; if the first one does not, all are taken as single samples and stacked to ``data.batch``
+    (or the model's fixed batch size). Arrays are anything ``numpy.asarray`` takes. The function is called again for
+    each iteration, so it must yield the same each time.
 
     Raises:
         InputError: there is no such function, or loading it fails.
@@ -49,9 +49,9 @@ def open_function(data: DataSettings, contract: IOContract) -> Dataset:
 
 
 class FunctionDataset:
-    """The stream of samples a function yields. Its length is not known in advance.
+    """The samples a function yields. Their number is not known in advance.
 
-    ``data.samples`` counts rows: feeds are taken until there are as many, the last one whole.
+    ``data.samples`` counts rows: feeds are used until there are as many, the last one as a whole.
     """
 
     seed = None
@@ -65,8 +65,8 @@ class FunctionDataset:
         self._batch = self._fixed_batch or data.batch
         self._wanted = data.samples
         self._where = data.source
-        self._dropped = 0
-        self._tolerated = data.skip_bad_samples
+        self._dropped: list[int] = []
+        self._max_bad_samples = data.skip_bad_samples
         self._skipped: list[Skipped] = []
         self.samples = data.samples
 
@@ -77,19 +77,19 @@ class FunctionDataset:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was left out in the last walk."""
-        return (dropped_warning(self._dropped, self._batch),) if self._dropped else ()
+        """What the last iteration did not use."""
+        return tuple(dropped_warning(rows, self._batch) for rows in self._dropped)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Bad samples the last walk left out."""
+        """Bad samples skipped by the last iteration."""
         return tuple(self._skipped)
 
     def __iter__(self) -> Generator[Sample, None, None]:
-        """Call the function and yield its feeds, one read ahead: all of the function runs outside the caller's thread.
+        """Call the function and yield its feeds, one read ahead: the function runs in a thread of its own.
 
         Raises:
-            InputError: the function failed, yielded something unfit for the model, or too few samples.
+            InputError: the function failed, yielded something that does not fit the model, or too few samples.
         """
         with closing(self._feeds()) as feeds:
             yield from read_ahead(feeds)
@@ -97,13 +97,18 @@ class FunctionDataset:
     def _feeds(self) -> Generator[Sample, None, None]:
         with closing(self._raw()) as stream:
             self._skipped.clear()
+            self._dropped.clear()
             head = list(_up_to_the_first_sample(stream))
             if not head:
-                raise empty(self._where)
+                raise no_samples(self._where)
             single = any(isinstance(item, Sample) and is_single(item.feed, self._contract) for item in head)
             contract = free_batch(self._contract) if single else self._contract
-            samples = self._counted(sound(self._checked(chain(head, stream), contract), self._tolerated, self._skipped))
-            yield from self._stacked(samples) if single else samples
+            items = self._checked(chain(head, stream), contract)
+            samples = self._counted(good_samples(items, self._max_bad_samples, self._skipped))
+            fixed = self._fixed_batch is not None
+            yield from (
+                batched(samples, self._batch, self._where, fixed=fixed, dropped=self._dropped) if single else samples
+            )
 
     def digest(self) -> str:
         """The sha256 of what the function yields; runs it once."""
@@ -113,17 +118,17 @@ class FunctionDataset:
     def _digest(self) -> str:
         return content_digest(self)
 
-    def _raw(self) -> Generator[Sample | Flaw, None, None]:
+    def _raw(self) -> Generator[Sample | BadSample, None, None]:
         """What the function yields, as arrays, before any check."""
         for index, item in enumerate(self._function.items()):
-            yield attempted(index, partial(self._sample, item, f"{self._where}: sample {index}"))
+            yield try_sample(index, partial(self._sample, item, f"{self._where}: sample {index}"))
 
-    def _checked(self, items: Iterator[Sample | Flaw], contract: IOContract) -> Iterator[Sample | Flaw]:
+    def _checked(self, items: Iterator[Sample | BadSample], contract: IOContract) -> Iterator[Sample | BadSample]:
         for index, item in enumerate(items):
-            if isinstance(item, Flaw):
+            if isinstance(item, BadSample):
                 yield item
             else:
-                yield attempted(index, partial(checked, item, contract, f"{self._where}: sample {index}"))
+                yield try_sample(index, partial(checked, item, contract, f"{self._where}: sample {index}"))
 
     def _sample(self, item: Any, where: str) -> Sample:
         feed, labels = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
@@ -139,12 +144,12 @@ class FunctionDataset:
         if len(names) == 1 and (hasattr(feed, "__array__") or isinstance(feed, (list, int, float))):
             return {names[0]: _copy(feed)}
         raise InputError(
-            f"{where}: the function yielded {type(feed).__name__}, which is no feed for inputs {', '.join(names)}",
-            "yield a dict input name -> array, or (dict, labels); a bare array will do for a model with one input",
+            f"{where}: the function yielded {type(feed).__name__}, which is not a feed for inputs {', '.join(names)}",
+            "yield a dict input name -> array, or (dict, labels); or an array, for a model with one input",
         )
 
     def _counted(self, samples: Iterator[Sample]) -> Iterator[Sample]:
-        """The samples up to the number wanted."""
+        """The samples, up to the number asked for."""
         taken = 0
         for sample in samples:
             taken += sample.rows
@@ -154,21 +159,8 @@ class FunctionDataset:
         if self._wanted is not None:
             raise too_few(self._where, taken, self._wanted)
 
-    def _stacked(self, samples: Iterator[Sample]) -> Iterator[Sample]:
-        """Single samples as batches; what does not fill a batch of a fixed size is left out."""
-        full = 0
-        for sample in joined(samples, self._batch, self._where):
-            if self._fixed_batch is None or sample.rows == self._fixed_batch:
-                full += 1
-                yield sample
-                self._dropped = 0
-            elif not full:
-                raise no_full_batch(self._where, sample.rows, self._batch)
-            else:
-                self._dropped = sample.rows
 
-
-def _up_to_the_first_sample(items: Iterator[Sample | Flaw]) -> Iterator[Sample | Flaw]:
+def _up_to_the_first_sample(items: Iterator[Sample | BadSample]) -> Iterator[Sample | BadSample]:
     for item in items:
         yield item
         if isinstance(item, Sample):
@@ -176,5 +168,5 @@ def _up_to_the_first_sample(items: Iterator[Sample | Flaw]) -> Iterator[Sample |
 
 
 def _copy(value: Any) -> np.ndarray:
-    """An array of our own: a function may refill its buffers before the next yield."""
+    """A copy: the function may overwrite its buffers before the next yield."""
     return np.array(np.asarray(value))

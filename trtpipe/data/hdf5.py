@@ -1,4 +1,4 @@
-"""Samples from an HDF5 file: one dataset an input at the top level, the first axis counts the samples."""
+"""Samples from an HDF5 file: one dataset per input at the top level, the first axis counts the samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtpipe.data.arrays import Column, open_columns
+from trtpipe.data.arrays import SampleArray, open_arrays
 from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def recognizes(source: str) -> bool:
 
 
 def open_hdf5(data: DataSettings, contract: IOContract) -> Dataset:
-    """Samples from an HDF5 file, read row by row. Nothing outside the file is ever opened.
+    """Samples from an HDF5 file, read row by row. Nothing outside the file is opened.
 
     Raises:
         InputError: the file is damaged, refers to other files, a dataset is missing or unknown, or does not fit.
@@ -39,11 +39,11 @@ def open_hdf5(data: DataSettings, contract: IOContract) -> Dataset:
     _require_h5py()
     path = Path(data.source)
     with _reading(path) as file:
-        columns = {name: _column(path, file, name) for name in file}
-    return open_columns(data, contract, columns)
+        arrays = {name: _array(path, file, name) for name in file}
+    return open_arrays(data, contract, arrays)
 
 
-def _column(path: Path, file: Any, name: str) -> Column:
+def _array(path: Path, file: Any, name: str) -> SampleArray:
     import h5py
 
     where = f"{path}: dataset {name!r}"
@@ -58,7 +58,7 @@ def _column(path: Path, file: Any, name: str) -> Column:
         raise InputError(f"{where} has type {found.dtype}", "store numbers")
     if found.dtype.itemsize * math.prod(found.shape[1:] or (1,)) > _MOST_BYTES:
         raise InputError(f"{where}: one sample takes more than 4 GiB", "store the samples along the first axis")
-    return Column(tuple(found.shape), partial(_rows, path, name))
+    return SampleArray(tuple(found.shape), partial(_rows, path, name))
 
 
 def _rows(path: Path, name: str, indices: Iterable[int]) -> Generator[np.ndarray, None, None]:
@@ -78,7 +78,7 @@ def _require_h5py() -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Any]:
-    """The open file; every way a damaged one shows itself becomes an InputError that names it."""
+    """The open file; every error of a damaged one becomes an InputError that names it."""
     import h5py
 
     try:

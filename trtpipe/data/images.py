@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.config.recipe import ImageSettings
-from trtpipe.data.bad_samples import Flaw, attempted
-from trtpipe.data.batching import StackedDataset
+from trtpipe.data.bad_samples import BadSample, try_sample
+from trtpipe.data.batching import BatchedDataset
 from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch, suggestion
 from trtpipe.data.pixels import FORMATS, load_tensor, require_pillow
 from trtpipe.data.sample import Sample
@@ -32,17 +32,17 @@ _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"})
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder of images.
+    """The contents of a folder of images.
 
     Attributes:
         files: the images in sorted order of their paths.
         labels: the class of each, or ``None`` if the folder is not laid out as ``<class>/<image>``.
-        left_out: number of entries that are no images.
+        ignored: number of entries that are not images.
     """
 
     files: tuple[Path, ...]
     labels: tuple[int, ...] | None
-    left_out: int
+    ignored: int
 
 
 def recognizes(source: str) -> bool:
@@ -51,7 +51,7 @@ def recognizes(source: str) -> bool:
 
 
 def open_images(data: DataSettings, contract: IOContract) -> Dataset:
-    """Samples from the images under a folder, decoded a batch at a time.
+    """Samples from the images under a folder, decoded one batch at a time.
 
     Raises:
         InputError: there are no images or too few, or the model does not take one image.
@@ -79,20 +79,20 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
         tensor = load_tensor(path, settings, raw)[np.newaxis]
         return checked(Sample({spec.name: tensor}, label), expected, str(path))
 
-    def read() -> Generator[Sample | Flaw, None, None]:
+    def read() -> Generator[Sample | BadSample, None, None]:
         for position in range(len(files)):
-            yield attempted(position, partial(sample, position))
+            yield try_sample(position, partial(sample, position))
 
-    return StackedDataset(
-        name=f"images under {folder.resolve().name} ({selection.words})",
+    return BatchedDataset(
+        name=f"images under {folder.resolve().name} ({selection.description})",
         where=str(folder),
         samples=len(files),
         selection=selection,
         read=read,
         fingerprint=lambda: _fingerprint(files, labels),
-        remarks=(*selection.warnings, *_left_out(listing.left_out)),
+        known_warnings=(*selection.warnings, *_ignored(listing.ignored)),
         preprocessing=settings,
-        tolerated=data.skip_bad_samples,
+        max_bad_samples=data.skip_bad_samples,
     )
 
 
@@ -102,11 +102,11 @@ def list_images(folder: Path) -> Listing:
     With every image in a sub-folder, the sub-folders of ``folder`` are the classes, numbered in sorted order.
 
     Raises:
-        InputError: a folder cannot be listed, or an image is a link that leads out of ``folder``.
+        InputError: a folder cannot be listed, or an image is a link to outside ``folder``.
     """
     top = folder.resolve()
     found: list[tuple[str, ...]] = []
-    left_out = 0
+    ignored = 0
     for root, folders, names in os.walk(folder, onerror=_unlistable):
         here = Path(root)
         linked = {name for name in folders if (here / name).is_symlink()}
@@ -114,23 +114,23 @@ def list_images(folder: Path) -> Listing:
         images = [name for name in names if Path(name).suffix.lower() in _SUFFIXES and (here / name).is_file()]
         visible = [name for name in images if not name.startswith(".")]
         for name in visible:
-            _refuse_to_leave(top, here / name)
-        left_out += len(linked) + sum(not name.startswith(".") for name in names) - len(visible)
+            _refuse_outside(top, here / name)
+        ignored += len(linked) + sum(not name.startswith(".") for name in names) - len(visible)
         found.extend((here / name).relative_to(folder).parts for name in visible)
     found.sort()
     labels = None
     if all(len(parts) > 1 for parts in found):
         classes = {name: index for index, name in enumerate(_class_names(folder))}
         labels = tuple(classes[parts[0]] for parts in found)
-    return Listing(tuple(folder.joinpath(*parts) for parts in found), labels, left_out)
+    return Listing(tuple(folder.joinpath(*parts) for parts in found), labels, ignored)
 
 
-def _refuse_to_leave(top: Path, path: Path) -> None:
-    """Data may come from anyone, and an archive of theirs may hold links to anything."""
+def _refuse_outside(top: Path, path: Path) -> None:
+    """Data may come from anyone, and an archive may hold links to anything."""
     if path.is_symlink() and not path.resolve().is_relative_to(top):
         raise InputError(
-            f"{path}: a link that leads out of the folder",
-            "copy the images themselves into it, or hard-link them, or give the folder in which they are",
+            f"{path}: a link to outside the folder",
+            "copy the images into it, or hard-link them, or give the folder they are in",
         )
 
 
@@ -142,12 +142,12 @@ def _unlistable(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be listed: {error.strerror}", "make the folder readable") from error
 
 
-def _left_out(count: int) -> tuple[str, ...]:
-    return (f"{count} entries that are no {', '.join(FORMATS)} files were left out",) if count else ()
+def _ignored(count: int) -> tuple[str, ...]:
+    return (f"{count} entries that are not {', '.join(FORMATS)} files were ignored",) if count else ()
 
 
 def _image_input(folder: Path, settings: ImageSettings, contract: IOContract) -> TensorSpec:
-    """The one input the images feed."""
+    """The one input the images are for."""
     names = [spec.name for spec in contract.inputs]
     if settings.input and settings.input not in names:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Does a sample fit the model? Every complaint names the sample and the input, and what was expected."""
+"""Does a sample fit the model? Errors name the sample, the input, and what was expected."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def checked(sample: Sample, contract: IOContract, where: str) -> Sample:
     """``sample`` as the model takes it: inputs in contract order, in the model's types, with a batch axis.
 
-    Conversions that lose nothing of substance are made: one floating type to another, integers that fit into
-    another integer type. An array of one dimension less than the model's input gets a batch axis of length 1.
+    Floating types are converted to each other, integers to another integer type that holds them. An array of one
+    dimension less than the model's input gets a batch axis of length 1.
 
     Args:
-        sample: arrays as the source holds them; labels of any integer type, one a row.
+        sample: arrays as the source holds them; labels of any integer type, one per row.
         contract: the model's inputs.
-        where: the source and the sample, for complaints: ``calib.npz: row 17``.
+        where: the source and the sample, for error messages: ``calib.npz: row 17``.
 
     Raises:
         InputError: a missing or unknown input, a wrong type, rank or dimension, NaN or infinity, or bad labels.
@@ -58,7 +58,7 @@ def is_single(feed: Feed, contract: IOContract) -> bool:
 
 
 def free_batch(contract: IOContract) -> IOContract:
-    """``contract`` with inputs of any batch size: what a single row, before stacking, has to fit."""
+    """``contract`` with inputs of any batch size: what a single sample has to fit before batching."""
     inputs = tuple(
         spec.model_copy(update={"shape": (None, *spec.shape[1:])}) if spec.shape else spec for spec in contract.inputs
     )
@@ -66,7 +66,7 @@ def free_batch(contract: IOContract) -> IOContract:
 
 
 def static_batch(contract: IOContract) -> int | None:
-    """The batch size the model is fixed to; ``None`` if it takes any."""
+    """The model's fixed batch size; ``None`` if it takes any."""
     return next((spec.shape[0] for spec in contract.inputs if spec.shape and isinstance(spec.shape[0], int)), None)
 
 
@@ -166,7 +166,7 @@ def _labels(labels: np.ndarray | None, rows: int, where: str) -> np.ndarray | No
 
 
 def _structured(labels: np.ndarray, rows: int, where: str) -> np.ndarray | None:
-    """Labels of several numbers a row (boxes, transcripts), with the batch axis; ``None`` where there is one a row."""
+    """Labels of several numbers per row (boxes, transcripts), with the batch axis; ``None`` for one per row."""
     if labels.ndim < 2 or labels.size == rows:
         return None
     if labels.dtype.kind not in "iuf":

@@ -38,7 +38,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in front of an array's values in a file: their type, shape and order, and its own length."""
+    """The header of an array in a file: type, shape and order of the values, and its own length in bytes."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -53,7 +53,7 @@ class Member:
     Attributes:
         path: the file.
         entry: the array's name inside the zip.
-        header: the type and shape of the array, and where its values begin.
+        header: type and shape of the array, and where its values begin.
     """
 
     path: Path
@@ -68,7 +68,7 @@ class Member:
     def rows(self, indices: Iterable[int]) -> Generator[np.ndarray, None, None]:
         """Yield the array's rows at ``indices`` (ascending), holding one at a time.
 
-        An array stored column by column is loaded whole: its rows do not lie together.
+        An array in column-major order is loaded whole: its rows are not contiguous.
 
         Raises:
             InputError: the file is damaged.
@@ -107,13 +107,13 @@ class Member:
         return np.frombuffer(data, self.header.dtype).reshape(shape)
 
 
-class _Remembering(io.FileIO):
-    """Remembers an error of the disk, which zipfile takes for a sign that the file is none of its own."""
+class _ErrorRecorder(io.FileIO):
+    """Records a disk error, which zipfile reports as a file that is no zip."""
 
     error: OSError | None = None
 
     @contextmanager
-    def _remembering(self) -> Iterator[None]:
+    def _recording(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -121,31 +121,31 @@ class _Remembering(io.FileIO):
             raise
 
     def readinto(self, buffer: Any, /) -> int | None:
-        with self._remembering():
+        with self._recording():
             return super().readinto(buffer)
 
     def readall(self) -> bytes:
-        with self._remembering():
+        with self._recording():
             return super().readall()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        with self._remembering():
+        with self._recording():
             return super().seek(offset, whence)
 
     def tell(self) -> int:
-        with self._remembering():
+        with self._recording():
             return super().tell()
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The zip file at ``path``, to be read.
+    """The zip file at ``path``, open for reading.
 
     Raises:
-        BadZipFile: it is none.
+        BadZipFile: it is not a zip file.
         OSError: it cannot be read.
     """
-    raw = _Remembering(path)
+    raw = _ErrorRecorder(path)
     with io.BufferedReader(raw) as stream:
         try:
             archive = zipfile.ZipFile(stream)
@@ -159,7 +159,7 @@ def read_members(path: Path) -> dict[str, Member]:
     """The arrays of an ``.npz`` file by name. Only headers are read.
 
     Raises:
-        InputError: not such a file, damaged, or it holds something else than arrays of numbers.
+        InputError: not such a file, damaged, or it holds other things than arrays of numbers.
     """
     members: dict[str, Member] = {}
     with reading(path), opened(path) as archive:
@@ -174,7 +174,7 @@ def read_members(path: Path) -> dict[str, Member]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn every way a damaged file shows itself into an InputError that names the file."""
+    """Turn every error of a damaged file into an InputError that names the file."""
     try:
         yield
     except _DAMAGE as error:
@@ -186,11 +186,11 @@ def read_header(stream: IO[bytes], size: int, where: str) -> Header:
 
     Args:
         stream: at the header.
-        size: bytes of header and values together; a header that promises another number is refused.
-        where: file and array, for complaints.
+        size: bytes of header and values together; a header that says otherwise is refused.
+        where: file and array, for error messages.
 
     Raises:
-        InputError: the array holds something else than numbers.
+        InputError: the array does not hold numbers.
         ValueError: damaged.
     """
     version = np.lib.format.read_magic(stream)

@@ -40,14 +40,14 @@ def require_pillow() -> None:
 def load_tensor(path: Path, settings: ImageSettings, raw: bool, content: IO[bytes] | None = None) -> np.ndarray:
     """One image as a tensor without batch axis: [C, H, W] or [H, W, C], as ``settings.layout`` says.
 
-    Alpha channels are dropped, 16-bit greys lose their low byte, and EXIF orientation is not applied: all as in
-    the usual training pipelines (Pillow's ``convert("RGB")``).
+    Alpha channels are dropped, 16-bit grays lose their low byte, and EXIF orientation is not applied: as in the usual
+    training pipelines (Pillow's ``convert("RGB")``).
 
     Args:
-        path: a PNG, JPEG, BMP, WEBP or GIF file with a single frame; only its name, for complaints, with ``content``.
+        path: a PNG, JPEG, BMP, WEBP or GIF file with a single frame; with ``content`` only a name for error messages.
         settings: how to resize, crop, scale and lay out.
-        raw: give the pixels as uint8 0..255, neither scaled nor normalized, instead of float32.
-        content: the image itself, where it is no file of its own.
+        raw: return the pixels as uint8 0..255, neither scaled nor normalized, instead of float32.
+        content: the image, if it is not a file of its own.
 
     Raises:
         InputError: not such an image, damaged, too large, or too small for the crop; the message names the file.
@@ -68,7 +68,7 @@ def _decoded(path: Path, settings: ImageSettings, content: IO[bytes] | None) -> 
     try:
         with PIL.Image.open(path if content is None else content, formats=FORMATS) as image:
             _refuse_size(path, image.size)
-            # A photo with an extra picture inside ("MPO") is a photo, an animation is not.
+            # "MPO" is a photo with an extra picture inside, not an animation.
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 raise InputError(f"{path}: an animated image is not one sample", "give images with a single frame")
             image.load()
@@ -83,7 +83,7 @@ def _decoded(path: Path, settings: ImageSettings, content: IO[bytes] | None) -> 
 
 
 def _opaque(image: Image) -> Image:
-    """The image in a mode that converts to RGB without loss of meaning."""
+    """The image in a mode that converts to RGB correctly."""
     import PIL.Image
 
     if image.mode.startswith("I"):  # 16-bit gray: Pillow would clip to 255

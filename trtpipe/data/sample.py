@@ -1,4 +1,4 @@
-"""What a source of data gives: samples, and the door every source stands behind."""
+"""Samples, and the interface of every data source."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from trtpipe.artifact import Record
 from trtpipe.digest import canonical_json
 
 if TYPE_CHECKING:
@@ -15,16 +16,15 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.config.recipe import ImageSettings
-    from trtpipe.data.bad_samples import Skipped
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model eats in one run, with the batch axis.
+    """The inputs of one run, with the batch axis.
 
     Attributes:
         feed: input name -> array, in the order of the model's inputs.
-        labels: int64[rows], the class of each row of the batch; for tasks of another kind int64 or float32[rows, ...]
+        labels: int64[rows], the class of each row of the batch; for other tasks int64 or float32[rows, ...]
             (boxes, transcripts); ``None`` where the data has no labels.
     """
 
@@ -37,24 +37,42 @@ class Sample:
         return next((value.shape[0] for value in self.feed.values() if value.ndim), 1)
 
 
+class Skipped(Record):
+    """A bad sample that was skipped.
+
+    Attributes:
+        index: its position among the selected samples, from 0; of the first row, where a whole batch failed.
+        reason: what is wrong with it; names the file, row or sample.
+        input, nonfinite, values: where an input held NaN or infinity: its name, how many, and of how many values.
+        rows: samples lost with it.
+    """
+
+    index: int
+    reason: str
+    input: str = ""
+    nonfinite: int = 0
+    values: int = 0
+    rows: int = 1
+
+
 class Dataset(Protocol):
-    """Samples that can be walked any number of times, in the same order each time."""
+    """Samples that can be iterated any number of times, in the same order each time."""
 
     @property
     def name(self) -> str:
-        """What the data is, in words fit for a report: ``images under imgs (256 of 1000, seed 0)``."""
+        """What the data is, for reports: ``images under imgs (256 of 1000, seed 0)``."""
 
     @property
     def size(self) -> int | None:
-        """Number of feeds, where it is known in advance."""
+        """Number of feeds; ``None`` if it is not known in advance."""
 
     @property
     def samples(self) -> int | None:
-        """Number of samples (rows of all feeds), where it is known in advance."""
+        """Number of samples (rows of all feeds); ``None`` if it is not known in advance."""
 
     @property
     def seed(self) -> int | None:
-        """The seed that chose or made the samples; ``None`` if none did."""
+        """The seed that selected or made the samples; ``None`` if none did."""
 
     @property
     def preprocessing(self) -> ImageSettings | None:
@@ -62,21 +80,21 @@ class Dataset(Protocol):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know of the data; complete once the data was walked through."""
+        """What the user should know of the data; complete after an iteration."""
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Bad samples the last walk left out, so far."""
+        """Bad samples skipped by the last iteration, so far."""
 
     def __iter__(self) -> Generator[Sample, None, None]:
-        """Walk the samples; memory use does not depend on their number.
+        """Iterate over the samples; memory use does not depend on their number.
 
         Raises:
             InputError: a sample cannot be read or does not fit the model; the message names it.
         """
 
     def digest(self) -> str:
-        """The sha256 of the content that is really used: never of paths or times, nor of the batch size."""
+        """The sha256 of the content that is used: never of paths or times, nor of the batch size."""
 
 
 def content_digest(samples: Iterable[Sample]) -> str:

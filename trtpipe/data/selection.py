@@ -1,7 +1,8 @@
-"""Which samples of a source are used: a seeded choice, in a stable order."""
+"""Which samples of a source are used: a seeded selection, in a stable order; and subsampling of feeds."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,20 +11,22 @@ import numpy as np
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
+    from trtpipe.artifact import Feed
     from trtpipe.config.recipe import DataSettings
+    from trtpipe.data.sample import Dataset
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen samples of a source that knows how many it has.
+    """The selected samples of a source whose number of samples is known.
 
     Attributes:
         indices: positions in the source, ascending.
         total: samples in the source.
         batch: samples stacked into one feed; the last feed may have fewer.
-        dropped: samples left out because they do not fill a batch of a fixed size.
-        seed: what the choice was made with; ``None`` if all were taken.
-        fixed: whether only whole batches can be used.
+        dropped: samples not used because they do not fill a batch of a fixed size.
+        seed: of the selection; ``None`` if all are used.
+        fixed: whether the model takes full batches only.
     """
 
     indices: tuple[int, ...]
@@ -39,34 +42,34 @@ class Selection:
         return -(-len(self.indices) // self.batch)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """For reports: ``256 of 1000, seed 0``."""
         seed = "" if self.seed is None else f", seed {self.seed}"
         return f"{len(self.indices)} of {self.total}{seed}"
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was left out."""
+        """What is not used."""
         return (dropped_warning(self.dropped, self.batch),) if self.dropped else ()
 
 
 def select(total: int, data: DataSettings, fixed_batch: int | None, where: str) -> Selection:
-    """Choose ``data.samples`` of ``total`` samples with ``data.seed``; a fixed batch size is filled or not used.
+    """Select ``data.samples`` of ``total`` samples with ``data.seed``, in full batches if the batch size is fixed.
 
     Args:
         total: samples in the source.
         data: how many are wanted, the seed, and the batch size if the model does not fix it.
         fixed_batch: the batch size the model is fixed to; ``None`` if it takes any.
-        where: the source, for complaints.
+        where: the source, for error messages.
 
     Raises:
         InputError: the source is empty, has fewer samples than asked for, or cannot fill one batch.
     """
     if total == 0:
-        raise empty(where)
+        raise no_samples(where)
     if data.samples is not None and total < data.samples:
         raise too_few(where, total, data.samples)
-    chosen = range(total) if data.samples is None or data.samples == total else _choice(total, data.samples, data.seed)
+    chosen = range(total) if data.samples is None or data.samples == total else _random(total, data.samples, data.seed)
     batch = fixed_batch or data.batch
     dropped = len(chosen) % batch if fixed_batch else 0
     indices = tuple(chosen)[: len(chosen) - dropped]
@@ -76,13 +79,13 @@ def select(total: int, data: DataSettings, fixed_batch: int | None, where: str) 
     return Selection(indices, total, batch, dropped, seed, fixed_batch is not None)
 
 
-def empty(where: str) -> InputError:
-    """The complaint about a source without samples."""
+def no_samples(where: str) -> InputError:
+    """The error for a source without samples."""
     return InputError(f"{where}: there are no samples", "give data the model can run on")
 
 
 def too_few(where: str, found: int, wanted: int) -> InputError:
-    """The complaint about a source with fewer samples than asked for."""
+    """The error for a source with fewer samples than asked for."""
     return InputError(
         f"{where}: there are {found} samples, fewer than the {wanted} asked for",
         f"set samples to {found} or less, or give more data",
@@ -90,19 +93,45 @@ def too_few(where: str, found: int, wanted: int) -> InputError:
 
 
 def no_full_batch(where: str, found: int, batch: int) -> InputError:
-    """The complaint about a source that cannot fill one batch of a model with a fixed batch size."""
+    """The error for a source that cannot fill one batch of a model with a fixed batch size."""
     return InputError(
-        f"{where}: {found} samples do not fill one batch of {batch}, the size the model is fixed to",
+        f"{where}: {found} samples do not fill one batch of {batch}, the model's fixed batch size",
         f"give at least {batch} samples, or a model with a dynamic batch axis",
     )
 
 
 def dropped_warning(dropped: int, batch: int) -> str:
-    """The warning about samples left over behind the last full batch."""
-    return f"the last {dropped} sample(s) were left out: they do not fill a batch of {batch}"
+    """The warning about samples after the last full batch."""
+    return f"the last {dropped} sample(s) were not used: they do not fill a batch of {batch}"
 
 
-def _choice(total: int, wanted: int, seed: int) -> list[int]:
+def subsample_feeds(dataset: Dataset, most: int, most_bytes: int) -> list[Feed]:
+    """Every n-th feed of ``dataset``, for the smallest power of two n within both limits; at least one feed.
+
+    Memory use does not depend on the length of the data set. The same data set gives the same feeds.
+
+    Args:
+        most: number of feeds.
+        most_bytes: of all their arrays together.
+    """
+    kept: list[Feed] = []
+    stride = 1
+    with closing(iter(dataset)) as samples:
+        for index, sample in enumerate(samples):
+            if index % stride:
+                continue
+            kept.append(sample.feed)
+            while len(kept) > 1 and (len(kept) > most or _bytes(kept) > most_bytes):
+                kept = kept[::2]
+                stride *= 2
+    return kept
+
+
+def _bytes(feeds: list[Feed]) -> int:
+    return sum(value.nbytes for feed in feeds for value in feed.values())
+
+
+def _random(total: int, wanted: int, seed: int) -> list[int]:
     generator = np.random.Generator(np.random.PCG64(seed))
     chosen: list[int] = np.sort(generator.choice(total, wanted, replace=False)).tolist()
     return chosen

@@ -1,52 +1,90 @@
 """Samples from tar shards in WebDataset layout: files of one name and several extensions are one sample.
 
-``0001.jpg`` feeds a model with one input, prepared as the image table says; ``0001.npy`` feeds it as it is;
-``0001.<input>.npy`` feeds one input of several; ``0001.cls`` holds the class number. Everything else is passed over.
+``0001.jpg`` feeds a model with one input, preprocessed as the image table says; ``0001.npy`` feeds it as it is;
+``0001.<input>.npy`` feeds one input of several; ``0001.cls`` holds the class number. Other files are ignored.
+Members are read as a stream and never extracted; only regular files are accepted.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import re
-from contextlib import closing
+import tarfile
+import zlib
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trtpipe.config.recipe import ImageSettings
-from trtpipe.data.bad_samples import Flaw, attempted
-from trtpipe.data.batching import StackedDataset
+from trtpipe.data.bad_samples import BadSample, try_sample
+from trtpipe.data.batching import BatchedDataset
 from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch
 from trtpipe.data.npz import read_header, reading
 from trtpipe.data.pixels import load_tensor, require_pillow
 from trtpipe.data.sample import Sample
 from trtpipe.data.selection import select
-from trtpipe.data.tar import SUFFIXES, TarEntry, read_tar
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Iterator
 
     from trtpipe.artifact import Feed, IOContract
     from trtpipe.config.recipe import DataSettings
     from trtpipe.data.sample import Dataset
 
+#: Extensions of tar files, in lower case; all but the first are compressed.
+_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+#: Bytes a single member may have.
+_MOST_BYTES = 1 << 30
+#: Bytes a header of a member may have: more than any name needs.
+_MOST_HEADER = 1 << 20
+
+_HEADER_TYPES = frozenset(
+    {
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    }
+)
+
+_TAR_ERRORS = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
 _IMAGES = frozenset({"png", "jpg", "jpeg", "bmp", "webp", "gif"})
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 100_000
 
 
+@dataclass(frozen=True)
+class _TarEntry:
+    """One regular file of a tar.
+
+    Attributes:
+        key: its path up to the first dot of its name: the same for all files of a sample.
+        extension: what follows that dot, in lower case.
+        content: its bytes; empty if only headers are read.
+    """
+
+    key: str
+    extension: str
+    content: bytes
+
+
 def recognizes(source: str) -> bool:
     """Whether ``source`` is a tar file, plain or gzipped, or several: ``shard-{000..012}.tar`` or ``shards/*.tar``."""
-    return source.lower().endswith(SUFFIXES) and bool(shard_paths(source))
+    return source.lower().endswith(_SUFFIXES) and bool(shard_paths(source))
 
 
 def shard_paths(source: str) -> tuple[Path, ...]:
-    """The existing files that ``source`` means: a range of numbers as written, a ``*`` in sorted order.
+    """The existing files that ``source`` names: a range of numbers as written, a ``*`` in sorted order.
 
     Raises:
         InputError: one file of a range is missing.
@@ -88,12 +126,12 @@ def open_shards(data: DataSettings, contract: IOContract) -> Dataset:
     settings = data.image or ImageSettings()
     expected = free_batch(contract)
 
-    def sample(name: str, entries: list[TarEntry]) -> Sample:
+    def sample(name: str, entries: list[_TarEntry]) -> Sample:
         return checked(_sample(entries, contract, settings, name), expected, name)
 
-    def read() -> Generator[Sample | Flaw, None, None]:
+    def read() -> Generator[Sample | BadSample, None, None]:
         for position, (name, entries) in enumerate(_entries(chosen)):
-            yield attempted(position, partial(sample, name, entries))
+            yield try_sample(position, partial(sample, name, entries))
 
     def fingerprint() -> str:
         digest = hashlib.sha256()
@@ -104,45 +142,43 @@ def open_shards(data: DataSettings, contract: IOContract) -> Dataset:
             digest.update(b"\n")
         return digest.hexdigest()
 
-    return StackedDataset(
-        name=f"{len(shards)} tar shard(s) ({selection.words})",
+    return BatchedDataset(
+        name=f"{len(shards)} tar shard(s) ({selection.description})",
         where=where,
         samples=len(chosen),
         selection=selection,
         read=read,
         fingerprint=fingerprint,
-        remarks=selection.warnings,
-        tolerated=data.skip_bad_samples,
+        known_warnings=selection.warnings,
+        max_bad_samples=data.skip_bad_samples,
         preprocessing=settings if pictured else None,
     )
 
 
 def _index(shard: Path) -> list[tuple[str, frozenset[str]]]:
-    """(key, extensions) of every sample of a shard, in its order; the files of a sample lie side by side."""
+    """(key, extensions) of every sample of a shard, in its order; the files of a sample are adjacent."""
     found = [
         (key, frozenset(entry.extension for entry in group))
-        for key, group in groupby(read_tar(shard, None), key=lambda entry: entry.key)
+        for key, group in groupby(_read_tar(shard, None), key=lambda entry: entry.key)
     ]
     seen: set[str] = set()
     for key, _ in found:
         if key in seen:
-            raise InputError(
-                f"{shard}: the files of sample {key!r} do not lie side by side", "pack the shard sorted by name"
-            )
+            raise InputError(f"{shard}: the files of sample {key!r} are not adjacent", "pack the shard sorted by name")
         seen.add(key)
     return found
 
 
-def _entries(chosen: Iterable[tuple[Path, str]]) -> Generator[tuple[str, list[TarEntry]], None, None]:
-    """(name for complaints, files) of the chosen samples, shard after shard."""
+def _entries(chosen: Iterable[tuple[Path, str]]) -> Generator[tuple[str, list[_TarEntry]], None, None]:
+    """(name for error messages, files) of the selected samples, shard by shard."""
     for shard, group in groupby(chosen, key=lambda place: place[0]):
         wanted = frozenset(key for _, key in group)
-        with closing(read_tar(shard, wanted)) as entries:
+        with closing(_read_tar(shard, wanted)) as entries:
             for key, files in groupby(entries, key=lambda entry: entry.key):
                 yield f"{shard}: sample {key!r}", list(files)
 
 
-def _sample(entries: list[TarEntry], contract: IOContract, settings: ImageSettings, where: str) -> Sample:
+def _sample(entries: list[_TarEntry], contract: IOContract, settings: ImageSettings, where: str) -> Sample:
     inputs = {spec.name.lower(): spec for spec in contract.inputs}
     only = contract.inputs[0] if len(contract.inputs) == 1 else None
     feed: Feed = {}
@@ -172,5 +208,75 @@ def _array(content: bytes, where: str) -> np.ndarray:
 def _label(content: bytes, where: str) -> np.ndarray:
     text = content[:32].decode("ascii", "replace").strip()
     if not text.isdigit():
-        raise InputError(f"{where}: the class is {text!r}", "store one whole number in .cls files")
+        raise InputError(f"{where}: the class is {text!r}", "store one integer in .cls files")
     return np.array([int(text)])
+
+
+def _read_tar(path: Path, wanted: frozenset[str] | None) -> Generator[_TarEntry, None, None]:
+    """The files of a tar, plain or gzipped, in its order, one in memory at a time; nothing is written to the disk.
+
+    Args:
+        wanted: keys whose content is read, the others are skipped; ``None`` for headers only.
+
+    Raises:
+        InputError: the tar is damaged or compressed otherwise, or has a link, a device, or a path to outside.
+    """
+    with _reading_tar(path), _opened(path) as archive:
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]  # else it keeps the header of every file
+            if member.isdir():
+                continue
+            name = _safe_name(member, path)
+            stem, _, extension = name.name.partition(".")
+            key = str(name.with_name(stem)) if stem else str(name)
+            content = b""
+            if wanted is not None:
+                if key not in wanted:
+                    continue
+                stream = archive.extractfile(member)
+                content = stream.read(member.size) if stream is not None else b""
+                if len(content) != member.size:
+                    raise EOFError(f"{member.name!r} ends early")
+            yield _TarEntry(key, extension.lower(), content)
+
+
+def _safe_name(member: tarfile.TarInfo, path: Path) -> PurePosixPath:
+    name = PurePosixPath(member.name)
+    where = f"{path}: member {member.name!r}"
+    if not member.isreg() or member.issparse():
+        raise InputError(f"{where} is not a regular file", "pack plain files only: no links, devices or sparse files")
+    if name.is_absolute() or ".." in name.parts or not name.name:
+        raise InputError(f"{where} is a path outside the archive", "pack files under relative names without '..'")
+    if member.size > _MOST_BYTES:
+        raise InputError(f"{where} has {member.size} bytes, more than a sample may have", "store smaller samples")
+    return name
+
+
+class _Bounded(tarfile.TarInfo):
+    """A member with a bounded header: a small gzip can hold a header of gigabytes."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADER_TYPES and self.size > _MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        # documented as an extension point
+        return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    with ExitStack() as stack:
+        if path.name.lower().endswith(_SUFFIXES[1:]):
+            stream = stack.enter_context(gzip.open(path, "rb"))
+            yield stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_Bounded))
+        else:
+            yield stack.enter_context(tarfile.open(path, "r:", tarinfo=_Bounded))
+
+
+@contextmanager
+def _reading_tar(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _TAR_ERRORS as error:
+        raise InputError(
+            f"{path}: cannot be read: {error}", "give tar files, plain or compressed with gzip (.tar.gz)"
+        ) from error

@@ -1,4 +1,4 @@
-"""Seeded random feeds, for runs without data. Never calibration data unless the user says so."""
+"""Seeded random feeds, for runs without data. Calibration data only if the user asks for it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from trtpipe.config.shapes import gives_values
 from trtpipe.data.input_checks import is_float, numpy_type, suggestion
 from trtpipe.data.sample import Sample, content_digest
-from trtpipe.data.selection import empty
+from trtpipe.data.selection import no_samples
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
     from trtpipe.artifact import IOContract, TensorSpec
-    from trtpipe.data.bad_samples import Skipped
+    from trtpipe.data.sample import Skipped
 
 
 class RandomDataset:
@@ -30,7 +30,7 @@ class RandomDataset:
             values decide shapes, its values.
         samples: number of feeds, each of the full shape.
         seed: equal seeds give equal feeds.
-        others: more such shapes; the feeds take turns.
+        others: more such shapes; the feeds use them in turn.
 
     Raises:
         InputError: a shape does not fit the model, an input's rank is unknown, or there are no samples.
@@ -52,11 +52,11 @@ class RandomDataset:
         self.size = samples
         self.seed = seed
         if samples < 1:
-            raise empty(self.name)
+            raise no_samples(self.name)
 
     @property
     def name(self) -> str:
-        """What the data is; says that it is not real."""
+        """What the data is, and that it is not real."""
         return f"synthetic, seeded random ({self.size} feeds, seed {self.seed})"
 
     @property
@@ -66,7 +66,7 @@ class RandomDataset:
         return sum(rows[index % len(rows)] for index in range(self.size))
 
     def __iter__(self) -> Generator[Sample, None, None]:
-        """The feeds; each depends on the seed and its own number only."""
+        """The feeds; each depends only on the seed and its index."""
         for index in range(self.size):
             yield self._feed(index)
 
@@ -86,7 +86,7 @@ class RandomDataset:
 
 @dataclass(frozen=True)
 class _Input:
-    """How one input is fed: random, unless its values are given."""
+    """How the values of one input are made: random, unless they are given."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

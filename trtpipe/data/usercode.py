@@ -1,4 +1,4 @@
-"""Loading a function from the user's file or module, and telling its failures from ours."""
+"""Loading a function from the user's file or module; its exceptions become InputErrors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class UserFunction:
     """A function of the user that takes no arguments and gives an iterable.
 
     Attributes:
-        source: as the user wrote it, for complaints.
+        source: as the user wrote it, for error messages.
         label: the same without folders, for reports.
         folder: importable while the user's code runs.
         call: the function.
@@ -66,24 +66,24 @@ def load_function(source: str) -> UserFunction:
     Raises:
         InputError: no such file, module or function, or loading it fails.
     """
-    place, _, name = source.rpartition(":")
-    folder = Path(place).resolve().parent if place.endswith(".py") else Path.cwd()
+    path, _, name = source.rpartition(":")
+    folder = Path(path).resolve().parent if path.endswith(".py") else Path.cwd()
     try:
         with importable(folder):
-            module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+            module = _load_file(Path(path)) if path.endswith(".py") else importlib.import_module(path)
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise _failure(f"{place}: loading it", error, folder) from error
+        raise _failure(f"{path}: loading it", error, folder) from error
     function = getattr(module, name, None)
     if not callable(function):
         known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-        raise InputError(f"{place}: there is no function {name!r}", suggestion(name, known, "functions"))
-    return UserFunction(source, f"{Path(place).name}:{name}", folder, function)
+        raise InputError(f"{path}: there is no function {name!r}", suggestion(name, known, "functions"))
+    return UserFunction(source, f"{Path(path).name}:{name}", folder, function)
 
 
 def _failure(where: str, error: BaseException, folder: Path) -> InputError:
-    """The complaint about an exception the user's code raised: what it was, and the last line in the user's files."""
+    """The error for an exception in the user's code: the exception, and the last line in the user's files."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
     line = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return InputError(
@@ -116,5 +116,5 @@ def importable(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(ValueError):  # the user's code may have taken it out itself
+        with suppress(ValueError):  # the user's code may have removed it
             sys.path.remove(str(folder))

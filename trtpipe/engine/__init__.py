@@ -1,1 +1,1 @@
-"""Engines as their builders describe them: what is in them, what they cost, whether they are what was asked for."""
+"""What is known of a built engine: its record, its layers, and whether it computes in the lowered precision."""

@@ -1,4 +1,4 @@
-"""Whether an engine computes what was lowered: the record of the lowering against the builder's own report."""
+"""Whether an engine computes in the lowered precision: the lowering record against the builder's report."""
 
 from __future__ import annotations
 
@@ -15,33 +15,30 @@ if TYPE_CHECKING:
     from trtpipe.passes.decisions import NodeDecision
 
 _QUANTIZED = frozenset(word for form in FORMATS if form.quantized for word in form.engine)
-#: A precision of the lowering record -> the types of the engine that carry it out. A node lowered to 16 bits is well
-#: served by a kernel that also reads or writes 8 bits, whatever it holds in registers.
-SERVED_BY: Mapping[str, frozenset[str]] = MappingProxyType(
+#: A format, as the lowering record names it -> the engine types that satisfy it. A kernel that also reads or writes
+#: quantized values satisfies 16 bits, whatever it holds in registers.
+SATISFIED_BY: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        form.label: frozenset(form.engine).union(
-            *(each.engine for each in FORMATS if each.quantized and form in HALVES)
-        )
-        for form in reversed(FORMATS)
-        if form.quantized or form in HALVES
+        **{form.label: frozenset(form.engine) for form in FORMATS if form.quantized},
+        **{form.label: _QUANTIZED.union(form.engine) for form in HALVES},
     }
 )
-#: Generated kernels are named after what they do, in order: ``__myl_CastMulCast_myl0_3``.
+#: Generated kernels are named after their operations: ``__myl_CastMulCast_myl0_3``.
 _CAST = "Cast"
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-#: Computed in float32 behind its pair whatever was asked for (TensorRT-RTX 1.7). It says nothing about the rest.
+#: Computed in float32 behind its Q/DQ pair in any case (TensorRT-RTX 1.7), which says nothing about other nodes.
 _NEVER_IN_8_BITS = frozenset({"ConvTranspose"})
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the nodes lowered to one precision fared.
+    """In what the nodes lowered to one precision compute.
 
     Attributes:
-        precision: as the lowering record names it.
+        precision: as in the lowering record.
         found: nodes that are in some layer of the engine; folded ones are in none.
-        raised: those that only layers of wider types hold.
-        excused: how many of these no build would have kept, where other nodes are there to judge by.
+        raised: those that are only in layers of wider types.
+        excused: how many of these no build computes in that precision, if there are other nodes to judge by.
     """
 
     precision: str
@@ -51,14 +48,14 @@ class Agreement:
 
     @property
     def lost(self) -> bool:
-        """Whether the engine is not what was lowered: more than half of the nodes that can be found were raised."""
+        """Whether the engine ignores the lowering: more than half of the nodes found were raised."""
         return 2 * (len(self.raised) - self.excused) > self.found - self.excused
 
     @property
     def note(self) -> str:
-        """In words, with the names."""
+        """A sentence with the names of the nodes."""
         return (
-            f"the builder raised {len(self.raised)} of {self.found} nodes lowered to {self.precision}: "
+            f"in higher precision than lowered: {len(self.raised)} of {self.found} {self.precision} nodes: "
             f"{', '.join(self.raised)}"
         )
 
@@ -66,20 +63,22 @@ class Agreement:
 def compare(decisions: Sequence[NodeDecision], report: EngineReport) -> tuple[Agreement, ...]:
     """One agreement for every lowered precision that can be judged.
 
-    A node is judged by the products it is in, or else by all layers it is in. A generated kernel that casts inside
-    does not tell what it computes in; it counts as what was asked for. Of a precision whose nodes no layer names, only
-    whether any kernel touches its type can be told; this is judged where convolutions or matrix products were lowered.
+    A node is judged by the Conv and GEMM layers it is in, or else by all layers it is in. A generated kernel with casts
+    inside does not show its type and counts as correct. If no layer names the nodes of a precision, all that is checked
+    is whether any kernel uses its type, and only if Conv, Gemm or MatMul nodes were lowered to it.
     """
     holders: dict[str, list[EngineLayer]] = {}
     for layer in report.kernels:
         for node in layer.nodes:
             holders.setdefault(node, []).append(layer)
     found = []
-    for precision, types in SERVED_BY.items():
+    for precision, types in SATISFIED_BY.items():
         wanted = [each for each in decisions if each.precision == precision]
         nodes = [each.node for each in wanted if each.node in holders]
         if nodes:
-            raised = tuple(node for node in nodes if not any(_serves(layer, types) for layer in _judged(holders[node])))
+            raised = tuple(
+                node for node in nodes if not any(_satisfies(layer, types) for layer in _judged(holders[node]))
+            )
             never = _NEVER_IN_8_BITS if is_quantized(precision) else frozenset()
             excused = [each.node for each in wanted if each.node in raised and each.op in never]
             found.append(Agreement(precision, len(nodes), raised, len(excused) if len(excused) < len(nodes) else 0))
@@ -92,5 +91,5 @@ def _judged(layers: list[EngineLayer]) -> list[EngineLayer]:
     return [layer for layer in layers if layer.is_product] or layers
 
 
-def _serves(layer: EngineLayer, types: frozenset[str]) -> bool:
+def _satisfies(layer: EngineLayer, types: frozenset[str]) -> bool:
     return bool(layer.types & types) or (not layer.is_product and _CAST in layer.name)

@@ -1,6 +1,6 @@
-"""The engine's own word: its fused layers, their types, the ONNX nodes inside each, and the bytes they move.
+"""The layers of an engine: their types, the ONNX nodes fused into each, and the bytes they move.
 
-Filled by the back-ends from what the builder says of the finished engine; nothing here is measured.
+All of it is reported by the builder (not measured).
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from trtpipe.config.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: TensorRT's element types -> bits; what is not listed counts as 32.
+#: TensorRT's element types -> bits; others count as 32.
 BITS: dict[str, int] = {
     "Int64": 64,
     "Int32": 32,
     **dict.fromkeys(("Bool", "UInt8", "E8M0"), 8),
     **{word: form.bits for form in FORMATS for word in form.engine},
 }
+#: Element types as reports for people name them, where not just in capitals.
+_SHORT = {word: form.name.upper() for form in FORMATS for word in form.engine}
 _UNKNOWN_BITS = 32
 
-#: Parts of the kinds of layers that multiply matrices; attention's kernel shows only in its name.
+#: Substrings of the types of Conv and GEMM layers; a fused attention kernel is known by its name only.
 _PRODUCTS = ("correlation", "conv", "gemm", "runtime_fusion", "matrix")
 _ATTENTION = "_gemm_mha"
 
@@ -35,8 +37,8 @@ class EngineTensor(Record):
 
     Attributes:
         name: the builder's name.
-        type: ``Float``, ``Half``, ``BFloat16``, ``Int8``, ``FP8``, ... as the builder says it.
-        dims: extents as the layer sees them, which may be padded or merged; -1 where it depends on the input.
+        type: the builder's name of the element type: ``Float``, ``Half``, ``BFloat16``, ``Int8``, ``FP8``, ...
+        dims: shape in this layer, which may be padded or merged; -1 if it depends on the input.
     """
 
     name: str
@@ -44,7 +46,7 @@ class EngineTensor(Record):
     dims: tuple[int, ...]
 
     def bytes(self, free: int) -> int:
-        """Size, with every free dimension ``free`` long."""
+        """Size in bytes, with ``free`` for every dimension of -1."""
         return prod(free if dim < 0 else dim for dim in self.dims) * BITS.get(self.type, _UNKNOWN_BITS) // 8
 
 
@@ -53,11 +55,11 @@ class EngineLayer(Record):
 
     Attributes:
         name: the builder's name.
-        kind: its word for what the layer is: ``correlation`` (convolution), ``gemm``, ``kgen`` (generated elementwise
-            code), ``runtime_fusion`` (a product with elementwise code around it), ``maxpool``, ``shape_call``, ...
-        inputs, constants, outputs: what it reads, what of that is in the plan, what it writes.
-        nodes: names of the ONNX nodes fused into it; a node may be in several layers, or in none when it was folded.
-        tactic: the kernel's name; TensorRT-RTX chooses kernels only on the GPU and says ``__myelin_CASK_STUB``.
+        kind: the builder's layer type: ``correlation`` (convolution), ``gemm``, ``kgen`` (generated elementwise code),
+            ``runtime_fusion`` (a GEMM fused with elementwise code), ``maxpool``, ``shape_call``, ...
+        inputs, constants, outputs: activations it reads, weights it reads, activations it writes.
+        nodes: names of the ONNX nodes fused into it; a node may be in several layers, or in none if it was folded.
+        tactic: the kernel's name; TensorRT-RTX selects kernels on the GPU and reports ``__myelin_CASK_STUB``.
     """
 
     name: str
@@ -70,43 +72,43 @@ class EngineLayer(Record):
 
     @property
     def is_kernel(self) -> bool:
-        """Whether it touches tensors; layers that do not only steer others."""
+        """Whether it reads or writes tensors; other layers only control them."""
         return bool(self.inputs or self.outputs)
 
     @property
     def is_product(self) -> bool:
-        """Whether it convolves or multiplies matrices."""
+        """Whether it is a Conv or GEMM layer, or a fused attention."""
         kind = self.kind.lower()
         return self.is_attention or any(part in kind for part in _PRODUCTS)
 
     @property
     def is_attention(self) -> bool:
-        """Whether it does all of an attention: two products with a softmax between them."""
+        """Whether it is a fused attention: two GEMMs with a softmax between them."""
         return _ATTENTION in self.name
 
     @property
     def computes_in(self) -> str:
-        """The type of its first input, or of its first output where it has no input."""
+        """The type of its first input, or of its first output if it has no input."""
         first = next(iter((*self.inputs, *self.outputs)), None)
         return "" if first is None else first.type
 
     @property
     def types(self) -> frozenset[str]:
-        """Every type it touches."""
+        """Every type it reads or writes."""
         return frozenset(tensor.type for tensor in (*self.inputs, *self.constants, *self.outputs))
 
 
 class EngineReport(Record):
-    """What the builder says of a finished engine.
+    """What the builder reports of a finished engine.
 
     Attributes:
-        source: where it was read: the builder's log, or TensorRT's engine inspector.
-        layers: in the order of execution; one list an optimization profile where there are several.
-        free: the length that every dimension of -1 counts as: the shortest of the typical lengths of the inputs'
-            dynamic dimensions. Byte counts are exact for engines with static shapes; for others they are too small
-            where the builder merged dimensions.
-        activation_memory, weight_memory, scratch_memory: bytes, as the builder reports them, for the largest shapes.
-        separate: names of QuantizeLinear and DequantizeLinear nodes that became kernels of their own.
+        source: the builder's log, or TensorRT's engine inspector.
+        layers: in the order of execution, for each optimization profile.
+        free: the length that a dimension of -1 counts as: the smallest opt length of the inputs' dynamic dimensions.
+            Byte counts are exact for static shapes; with dynamic ones they are too small where the builder merged
+            dimensions.
+        activation_memory, weight_memory, scratch_memory: bytes, for the max shapes.
+        separate: names of QuantizeLinear and DequantizeLinear nodes that became separate kernels.
     """
 
     source: str
@@ -119,7 +121,7 @@ class EngineReport(Record):
 
     @property
     def kernels(self) -> tuple[EngineLayer, ...]:
-        """The layers that touch tensors."""
+        """The layers that read or write tensors."""
         return tuple(layer for layer in self.layers if layer.is_kernel)
 
     @property
@@ -129,34 +131,35 @@ class EngineReport(Record):
 
     @property
     def products(self) -> dict[str, int]:
-        """Type -> how many convolutions and matrix products compute in it."""
+        """Type -> how many Conv and GEMM layers compute in it."""
         return dict(sorted(Counter(layer.computes_in for layer in self.kernels if layer.is_product).items()))
 
     @property
     def bytes_written(self) -> int:
-        """Activation bytes that all kernels write."""
+        """Bytes of activations that all kernels write."""
         return self._sum(layer.outputs for layer in self.kernels)
 
     @property
     def bytes_read(self) -> int:
-        """Activation bytes that all kernels read."""
+        """Bytes of activations that all kernels read."""
         return self._sum(layer.inputs for layer in self.kernels)
 
     @property
     def constant_bytes(self) -> int:
-        """Weight bytes that all kernels read."""
+        """Bytes of weights that all kernels read."""
         return self._sum(layer.constants for layer in self.kernels)
 
     @property
     def summary(self) -> str:
-        """One line: kernels, bytes of activations and weights, and what the products compute in."""
+        """One line: kernels, memory of activations and weights, and the types of the Conv and GEMM layers."""
         parts = [f"{len(self.kernels)} kernels"]
         if self.activation_memory is not None:
             parts.append(f"{format_bytes(self.activation_memory)} activations")
         if self.weight_memory is not None:
             parts.append(f"{format_bytes(self.weight_memory)} weights")
         if self.products:
-            parts.append("products in " + ", ".join(f"{word} {count}" for word, count in self.products.items()))
+            counts = ", ".join(f"{count} {_SHORT.get(type_, type_.upper())}" for type_, count in self.products.items())
+            parts.append(f"Conv/GEMM layers: {counts}")
         if self.separate:
             parts.append(f"{len(self.separate)} separate Q/DQ")
         return ", ".join(parts)

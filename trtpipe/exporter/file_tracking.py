@@ -1,4 +1,4 @@
-"""Which files of the user's a piece of code reads: the inputs nobody declared."""
+"""File tracking: which files of the user's some code reads, so that undeclared inputs are known."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 import trtpipe
 
-#: folders in which installed packages, editable ones too, describe themselves; plug-in systems read them all
+#: metadata folders of installed packages, editable ones too; plug-in systems read them all
 _METADATA = (".egg-info", ".dist-info")
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/lib/", "/usr/share/")
 
 
-class Reading:
-    """Records, while entered, every regular file that Python code or safetensors opens for reading, and every module
-    that is imported, leaving out the system, the interpreter, installed packages and trtpipe itself.
+class FileTracker:
+    """While entered, records every regular file that Python code or safetensors opens for reading, and every module
+    that is imported; except those of the system, the interpreter, installed packages and trtpipe itself.
 
-    Audit hooks cannot be removed, so this belongs into a child process of its own.
+    Audit hooks cannot be removed, so use it in a child process only.
 
     Args:
-        own: a folder whose files do not count, because the work itself writes and reads them.
+        own: a folder whose files are not recorded: the work folder.
     """
 
     def __init__(self, own: Path) -> None:
@@ -32,10 +32,10 @@ class Reading:
         self._active = False
         self._before: set[str] = set()
 
-    def __enter__(self) -> Reading:
+    def __enter__(self) -> FileTracker:
         self._before = set(sys.modules)
         sys.addaudithook(self._hook)
-        _announce_safetensors()
+        _audit_safetensors()
         self._active = True
         return self
 
@@ -60,25 +60,25 @@ class Reading:
             self._opened.add(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100  must not resolve or stat here
 
 
-def _announce_safetensors() -> None:
-    """safetensors opens files in native code, which no audit hook sees: say it for it."""
+def _audit_safetensors() -> None:
+    """Raise the audit event for safetensors, which opens files in native code."""
     if importlib.util.find_spec("safetensors") is None:
         return
     import safetensors
 
     native = safetensors.safe_open
 
-    def announced(filename: Any, *args: Any, **options: Any) -> Any:
+    def audited(filename: Any, *args: Any, **options: Any) -> Any:
         sys.audit("open", os.fspath(filename), "rb", 0)
         return native(filename, *args, **options)
 
-    setattr(safetensors, "safe_open", announced)  # noqa: B010  a type is replaced by a function on purpose
+    setattr(safetensors, "safe_open", audited)  # noqa: B010  a type is replaced by a function on purpose
 
 
 def _real(path: str) -> Path | None:
-    """The file itself, or ``None`` if there is none (any more), or it is a device, kernel or compiled file."""
+    """The file; ``None`` if it does not exist (any more), or is a device, kernel or compiled file."""
     found = Path(path)
-    if found.parent.name == "__pycache__":  # it holds the time of its source, and the source counts by itself
+    if found.parent.name == "__pycache__":  # it holds the time of its source, which is recorded itself
         return None
     if str(found).startswith(_SYSTEM) or found.parent.suffix in _METADATA or not found.is_file():
         return None

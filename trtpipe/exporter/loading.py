@@ -1,4 +1,4 @@
-"""Where PyTorch programs come from: a factory in a file or a package, or a ``.pt2`` file. Both run the user's code."""
+"""Loading PyTorch programs: a factory in a file or a package, or a ``.pt2`` file. Both run the user's code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from trtpipe.errors import HostError, InputError
 
 try:
-    import torch as torch  # noqa: PLC0414  others take it from here, and give the same complaint
+    import torch as torch  # noqa: PLC0414  other modules import it from here, for the same error
 except ImportError as error:
     raise HostError(
         "exporting a PyTorch model needs the package 'torch', which is not installed",
@@ -46,13 +46,14 @@ def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] |
     ]
     if needed:
         raise InputError(
-            f"{label} needs arguments ({', '.join(needed)})", "name a function that takes none; wrap it if need be"
+            f"{label} needs arguments ({', '.join(needed)})",
+            "name a function without arguments; wrap this one if needed",
         )
     try:
         made = factory()
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and mend it"
+            f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and fix it"
         ) from error
     examples = None
     if isinstance(made, tuple):
@@ -85,15 +86,15 @@ def _import(module: str) -> Any:
     try:
         spec.loader.exec_module(loaded)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "mend the file") from error
+        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "fix the file") from error
     return loaded
 
 
 def parameters_of(function: Any) -> list[tuple[str, inspect.Parameter]]:
-    """The parameters of a callable, by name; none of one that does not tell."""
+    """The parameters of a callable, by name; none for a callable without a signature."""
     try:
         return list(inspect.signature(function).parameters.items())
-    except (TypeError, ValueError):  # built-in callables have no signature: let the call itself speak
+    except (TypeError, ValueError):  # built-in callables: errors of the call itself are reported
         return []
 
 

@@ -1,9 +1,9 @@
-"""What PyTorch's exporter leaves odd in a graph: names of inputs, outputs and dimensions, and traces of the machine."""
+"""Names of inputs, outputs and dimensions of a graph from PyTorch's exporter; and removal of its metadata."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
     from trtpipe.exporter.request import TorchRequest
 
+T = TypeVar("T")
+
 _SYMBOL = re.compile(r"[^\W\d]\w*")
 
 
 def name_interface(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Name the graph's inputs and outputs; whatever else has one of these names gets another.
+    """Name the graph's inputs and outputs; other values with one of these names are renamed.
 
     Raises:
-        InputError: there are too few or too many names, or one stands twice.
+        InputError: there are too few or too many names, or one is given twice.
     """
-    wanted = [*_paired(list(model.graph.inputs), inputs, "input"), *_paired(model.graph.outputs, outputs, "output")]
+    wanted = [*paired(model.graph.inputs, inputs, "input"), *paired(model.graph.outputs, outputs, "output")]
     names: dict[str, ir.Value] = {}
     for value, name in wanted:
         if names.setdefault(name, value) is not value:
@@ -42,7 +44,12 @@ def name_interface(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str
         value.name = name
 
 
-def _paired(values: Sequence[ir.Value], names: Sequence[str], what: str) -> list[tuple[ir.Value, str]]:
+def paired(values: Sequence[T], names: Sequence[str], what: str) -> list[tuple[T, str]]:
+    """Every input or output (``what``) with its name.
+
+    Raises:
+        InputError: there are too few or too many names.
+    """
     if len(values) != len(names):
         raise InputError(
             f"{len(names)} {what} names were given ({', '.join(names)}), the model has {len(values)} {what}s",
@@ -52,9 +59,9 @@ def _paired(values: Sequence[ir.Value], names: Sequence[str], what: str) -> list
 
 
 def name_dimensions(model: ir.Model) -> None:
-    """Give torch's symbols (``s77``) names that say where they come from: ``batch``, or ``<input>_<axis>``.
+    """Rename torch's symbols (``s77``) to ``batch`` or ``<input>_<axis>``.
 
-    A symbol that torch found to have one value only (it writes ``2``) becomes that number.
+    A symbol that has one value only (torch writes ``"2"``) becomes that number.
     """
     names: dict[str, str] = {}
     for value in model.graph.inputs:
@@ -69,7 +76,7 @@ def name_dimensions(model: ir.Model) -> None:
 
 
 def _renamed(dim: int | str | None, names: Mapping[str, str]) -> int | str | None:
-    """A dimension, which may be a formula (``2*s77``), in other names."""
+    """A dimension, which may be a formula (``2*s77``), with its symbols renamed."""
     return _SYMBOL.sub(lambda found: names.get(found[0], found[0]), dim) if isinstance(dim, str) else dim
 
 
@@ -78,8 +85,8 @@ def _dimensions(value: ir.Value) -> list[int | str | None]:
     return [int(dim) if isinstance(dim, str) and dim.isdigit() else dim for dim in dims]
 
 
-def refuse_frozen(inputs: Iterable[tuple[str, Sequence[object]]], request: TorchRequest) -> None:
-    """A dimension asked to be dynamic must not have become a constant.
+def check_dynamic(inputs: Iterable[tuple[str, Sequence[object]]], request: TorchRequest) -> None:
+    """Check that no dimension that has to be dynamic has become a constant.
 
     Args:
         inputs: of the exported model: name and shape; a fixed dimension is an int.
@@ -98,8 +105,8 @@ def refuse_frozen(inputs: Iterable[tuple[str, Sequence[object]]], request: Torch
                 )
 
 
-def strip(model: ir.Model) -> None:
-    """Drop metadata: it holds paths and stack traces of the exporting machine, so equal models would differ."""
+def strip_metadata(model: ir.Model) -> None:
+    """Remove metadata: it holds paths and stack traces of this machine, so equal models would differ."""
     common.ClearMetadataAndDocStringPass()(model)
     for part in (model, model.graph):
         part.doc_string = None

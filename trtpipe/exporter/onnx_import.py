@@ -12,7 +12,14 @@ from trtpipe.errors import InputError
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.graph_pass import graphs_of
-from trtpipe.preflight.onnx_io import blaming, contract_of_proto, load_model, named_dimension, read_proto, save_model
+from trtpipe.preflight.onnx_io import (
+    attributed_to,
+    contract_of_proto,
+    load_model,
+    named_dimension,
+    read_proto,
+    save_model,
+)
 from trtpipe.report.stage_records import ExportRecord
 
 if TYPE_CHECKING:
@@ -20,13 +27,13 @@ if TYPE_CHECKING:
 
 
 def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
-    """Write the model anew, with its external data, and have ONNX's checker look at what was written.
+    """Copy the model with its external data, and run ONNX's checker on the copy.
 
     Raises:
-        InputError: the file is no valid ONNX model.
+        InputError: the file is not a valid ONNX model.
     """
     label = Path(request.label)
-    with blaming(label):
+    with attributed_to(label):
         report("check", 0, 2)
         return _rewritten(Path(request.source), label, Path(request.workdir) / MODEL, report)
 
@@ -36,24 +43,24 @@ def _rewritten(sealed: Path, label: Path, path: Path, report: Report) -> ExportR
     model = load_model(sealed)
     refuse_interface(proto.graph, label)
     _open_dimensions(model)
-    _name_twins(model)
+    _make_names_unique(model)
     names = save_model(model, path)
     report("check", 1, 2)
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split()) or "no reason given"  # the node's name may stand in a later line
+        reason = " ".join(str(error).split()) or "no reason given"  # the node's name may be in a later line
         raise InputError(f"{label}: not a valid ONNX model: {reason}", "correct the node named above") from error
-    facts = describe(
+    record = export_record(
         model, f"ONNX file by {proto.producer_name or 'an unknown producer'} {proto.producer_version}".strip()
     )
-    facts.model_copy(update={"contract": contract_of_proto(proto)}).write(path.with_name(f"{MODEL}.json"))
+    record.model_copy(update={"contract": contract_of_proto(proto)}).write(path.with_name(f"{MODEL}.json"))
     report("check", 2, 2)
     return ExportReply(names=names)
 
 
 def refuse_interface(graph: onnx.GraphProto, source: Path) -> None:
-    """Raise InputError for an input or output that no engine can have: text, a sequence, an optional, a map."""
+    """Raise InputError for an input or output that an engine cannot have: text, a sequence, an optional, a map."""
     for side, values in (("input", graph.input), ("output", graph.output)):
         for value in values:
             kind = value.type.WhichOneof("value") or "tensor_type"
@@ -61,13 +68,13 @@ def refuse_interface(graph: onnx.GraphProto, source: Path) -> None:
                 continue
             words = "text" if kind == "tensor_type" else f"of kind {kind.removesuffix('_type')}"
             raise InputError(
-                f"{source}: {side} {value.name!r} is {words}; engines take and give tensors of numbers only",
-                "move that part of the model in front of the engine, or behind it",
+                f"{source}: {side} {value.name!r} is {words}; inputs and outputs of engines are tensors of numbers",
+                "move that part of the model before or after the engine",
             )
 
 
 def _open_dimensions(model: ir.Model) -> None:
-    """Write dimensions that mean "any size" in the one way all tools understand; TensorRT ties equal symbols."""
+    """Write dimensions of any size in the form that all tools read; TensorRT takes equal symbols for equal sizes."""
     import onnx_ir as ir
 
     for value in (*model.graph.inputs, *model.graph.outputs):
@@ -76,8 +83,8 @@ def _open_dimensions(model: ir.Model) -> None:
             value.shape = ir.Shape([named_dimension(dim) for dim in dims])
 
 
-def _name_twins(model: ir.Model) -> None:
-    """Give nodes of one graph that share a name names of their own: onnxruntime takes no such graph."""
+def _make_names_unique(model: ir.Model) -> None:
+    """Rename nodes of one graph with equal names: onnxruntime refuses such a graph."""
     for graph in graphs_of(model):
         given = {node.name for node in graph}
         counts: Counter[str | None] = Counter()
@@ -91,8 +98,8 @@ def _name_twins(model: ir.Model) -> None:
             node.name = other
 
 
-def describe(model: ir.Model, exporter: str) -> ExportRecord:
-    """The facts of a loaded model."""
+def export_record(model: ir.Model, exporter: str) -> ExportRecord:
+    """The record of a loaded model."""
     from trtpipe.preflight.onnx_io import contract_of
 
     values = [value for graph in graphs_of(model) for value in graph.initializers.values()]

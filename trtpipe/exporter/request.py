@@ -1,18 +1,23 @@
-"""What export asks of a child process, and what the child answers."""
+"""Requests of the stages export, capture and simplify to their child processes, and the replies."""
 
 from __future__ import annotations
 
 from trtpipe.artifact import Record
-from trtpipe.config.formats import FULL_PRECISION, Precision
+from trtpipe.config.stage_settings import NamedFormat
 
 MODEL = "model.onnx"
+PROGRAM = "program.pt2"
+SIMPLIFIED = "simplified.onnx"
+
+#: The phase of simplify in which a library first runs the model.
+RUN = "run the model"
 
 
 class OnnxRequest(Record):
-    """Check the sealed model ``source`` and write it anew, external data and all, into ``workdir``.
+    """Check the sealed model ``source`` and copy it with its external data into ``workdir``.
 
     Attributes:
-        label: how the user calls it.
+        label: its path as the user gave it.
     """
 
     source: str
@@ -24,10 +29,10 @@ class TorchRequest(Record):
     """Export a PyTorch program.
 
     Attributes:
-        module, function: the factory; ``function`` is empty for a ``.pt2`` file, whose path ``module`` then is.
+        module, function: the factory; for a ``.pt2`` file ``module`` is its path and ``function`` is empty.
         shapes: input name -> (min, opt, max) of every input with a range in the profile.
-        input_names, output_names: names to give; empty for the program's own.
-        precision: whose 16-bit format heavy operators shall compute in; an ONNX export leaves that to lowering.
+        input_names, output_names: names to use; empty for the program's own.
+        half: 16-bit format of heavy operators; none for float32, and for an ONNX export: lowering decides there.
     """
 
     module: str
@@ -37,24 +42,14 @@ class TorchRequest(Record):
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    precision: Precision = FULL_PRECISION
+    half: NamedFormat | None = None
 
 
 class ExportReply(Record):
-    """Names of the files written into the work folder, and every file of the user's that was read."""
+    """Names of the files written into the work folder, and paths of all files of the user's that were read."""
 
     names: tuple[str, ...]
     files_read: tuple[str, ...] = ()
-
-
-PROGRAM = "program.pt2"
-
-
-SIMPLIFIED = "simplified.onnx"
-
-
-#: The phase in which the model is run as it came, the first time that any library runs it.
-RUN = "run the model"
 
 
 class SimplifyRequest(Record):
@@ -66,8 +61,8 @@ class SimplifyRequest(Record):
         opset: least opset of the result.
         feeds: an ``.npz`` with real samples for the numerical check; empty for seeded random ones.
         shapes: shapes of dynamic inputs, for random samples.
-        fixed: those of their dimensions, or values, that are the same in every profile at every corner.
-        notes: what an earlier attempt left to say.
+        fixed: dimensions, or values, that are the same in every profile at min, opt and max.
+        notes: of an earlier attempt.
     """
 
     model: str

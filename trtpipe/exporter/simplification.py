@@ -1,4 +1,4 @@
-"""The work of ``simplify``, done in a child process: onnxsim and shape inference can crash or hang on bad models."""
+"""The work of ``simplify``, done in a child process: onnxsim and shape inference may crash or hang on bad models."""
 
 from __future__ import annotations
 
@@ -36,20 +36,19 @@ if TYPE_CHECKING:
 
 #: protobuf holds less than 2 GB, and onnxsim and the opset converter work on one protobuf.
 _PROTOBUF_LIMIT = 1_900_000_000
-#: Largest accepted difference relative to the output's largest magnitude, and share of equal integers.
-_RELATIVE, _EQUAL_SHARE = 1e-3, 0.99
-#: onnxsim's fusions into operators that only onnxruntime has, or that TensorRT has no importer for: its parser, and the
-#: rules of lowering, want the products of an attention to be products.
+#: Largest accepted difference relative to the output's largest magnitude, and least fraction of equal integers.
+_RELATIVE, _EQUAL_FRACTION = 1e-3, 0.99
+#: onnxsim's fusions into operators that TensorRT's parser does not import; it and lowering need the MatMuls of an
+#: attention as such.
 _FOR_ONNXRUNTIME = ("fuse_attention", "fuse_gqa", "fuse_rope", "fuse_rms_norm")
-_SETTLED = "every If whose condition follows from sizes, or from values that all shapes fix, gave way to its branch"
+_RESOLVED = "every If whose condition follows from fixed sizes or values was replaced by its branch"
 #: Types first: whether an operator is expanded, and into what, depends on them.
 _EXPANSION = (Borrowed(InlinePass(), "inline_functions"), InferTypes(), ExpandFunctions())
 
 
 def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
-    """Simplify, raise the opset, fold and fuse, infer types and shapes; then compare the result with the input.
-
-    Compared on real samples, or on random ones.
+    """Simplify, raise the opset, fold and fuse, infer types and shapes; then compare the result with the input, on real
+    samples or on random ones.
 
     Raises:
         StageError: onnxsim failed, or the result differs from the input. The caller may try again without onnxsim.
@@ -73,16 +72,16 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     if rewrite:
         try:
             model = raise_opset(model, request.opset)
-            clean_up(model)  # the converter writes what were attributes as nodes of constants
+            clean_up(model)  # the converter turns attributes into Constant nodes
         except StageError as error:
             notes.append(error.message)
     shapes = [Borrowed(ShapeInferencePass(check_type=False, strict_mode=False), "infer_shapes")] if small else []
     passes: list[GraphPass] = [InferTypes()]
     if request.rewrite:
-        settled = [SettleBranches(request.fixed)] if small else []
-        passes += [FoldConstants(), *settled, *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
+        resolved = [SettleBranches(request.fixed)] if small else []
+        passes += [FoldConstants(), *resolved, *shapes, FoldBatchNorm(), FuseLayerNorm(), *shapes, InferTypes()]
     results = run_passes(model, passes)
-    notes += [_SETTLED for result in results if result.name == SettleBranches.name and result.modified]
+    notes += [_RESOLVED for result in results if result.name == SettleBranches.name and result.modified]
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
     report("simplify", 2, 3)
@@ -90,7 +89,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     if unchecked and onnxsim:
         raise StageError(f"its result could not be checked: {unchecked}", "run again with --no-simplify")
     notes += [unchecked] * bool(unchecked)
-    facts = SimplifyRecord(
+    record = SimplifyRecord(
         simplified=onnxsim,
         nodes_before=nodes_before,
         nodes_after=_count(model),
@@ -99,13 +98,13 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
         parity=differences,
         notes=tuple(notes),
     )
-    facts.write(path.with_name(f"{SIMPLIFIED}.json"))
+    record.write(path.with_name(f"{SIMPLIFIED}.json"))
     report("simplify", 3, 3)
     return SimplifyReply(names=names)
 
 
 def _onnxsim(source: Path, rewritten: ir.Model | None) -> ir.Model:
-    """What onnxsim makes of the file, or of the model made from it."""
+    """onnxsim's result for the file, or for the rewritten model."""
     import onnx
 
     with without("torch"):
@@ -120,22 +119,22 @@ def _onnxsim(source: Path, rewritten: ir.Model | None) -> ir.Model:
         raise StageError(f"onnxsim failed: {reason}", "run again with --no-simplify") from error
     if foreign := sorted(_domains(simplified) - domains):
         raise StageError(
-            f"onnxsim brought in operators of the domain {foreign[0]!r}, which TensorRT lacks",
+            f"onnxsim added operators of the domain {foreign[0]!r}, which TensorRT does not have",
             "run again with --no-simplify",
         )
     return ir.serde.deserialize_model(simplified)
 
 
 def _domains(proto: onnx.ModelProto) -> set[str]:
-    """Of the operators in the main graph."""
+    """The domains of the operators in the main graph."""
     return {node.domain for node in proto.graph.node} | {"", "ai.onnx"}
 
 
 def _run(model: Path, request: SimplifyRequest, contract: IOContract) -> tuple[list[Feed], list[Feed], str]:
-    """Feeds, the model's outputs for them, and why there are none where it cannot be run.
+    """Feeds, the model's outputs for them, and the reason if it cannot be run.
 
-    This is the first time that a library runs a model from anyone; if that kills or blocks the process, the parent
-    gives up instead of trying without onnxsim.
+    This is the first time that a library runs the model; if that kills or blocks the process, the parent does not retry
+    without onnxsim.
     """
     try:
         feeds = _feeds(request, contract)
@@ -146,13 +145,13 @@ def _run(model: Path, request: SimplifyRequest, contract: IOContract) -> tuple[l
 
 
 def _compare(wanted: list[Feed], result: Path, feeds: list[Feed]) -> tuple[OutputDifference, ...]:
-    """Differences per output."""
+    """The difference of each output."""
     if not wanted:
         return ()
     try:
         with load_backend("onnxruntime").open(result, Settings.in_child()) as runner:
             found = [runner.infer(feed) for feed in feeds]
-    except InputError as error:  # the same feed ran before
+    except InputError as error:  # the same feed worked before
         raise StageError(f"simplification broke the graph: {error.message}", "run again with --no-simplify") from error
     return tuple(_difference(name, wanted, found) for name in wanted[0])
 
@@ -166,7 +165,7 @@ def _feeds(request: SimplifyRequest, contract: IOContract) -> list[Feed]:
             feed, position = key.split("_")
             spec = contract.inputs[int(position)]
             feeds.setdefault(feed, {})[spec.name] = _restored(stored[key], numpy_type(spec, request.model))
-    return list(feeds.values()) or [{}]  # a model without inputs runs on nothing
+    return list(feeds.values()) or [{}]  # a model without inputs
 
 
 def _restored(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -187,7 +186,7 @@ def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDiffe
         finite = a[np.isfinite(a)] if a.dtype.kind == "f" else np.zeros(0)
         bound = _RELATIVE * max(1.0, float(np.abs(finite).max()) if finite.size else 1.0)
         exact = a.dtype.kind != "f"
-        if (gap == 0).mean() < _EQUAL_SHARE if exact else not gap.max() <= bound:
+        if (gap == 0).mean() < _EQUAL_FRACTION if exact else not gap.max() <= bound:
             raise StageError(
                 f"simplification changed output {name!r} by up to {gap.max():.3g}", "run again with --no-simplify"
             )
@@ -196,7 +195,7 @@ def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDiffe
 
 
 def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Absolute difference in float64; equal infinities and NaN in the same place count as equal."""
+    """Absolute difference in float64; equal infinities, and NaN at the same position, count as equal."""
     if a.dtype.kind not in "biuf":
         return np.asarray(a != b, np.float64)
     x, y = a.astype(np.float64), b.astype(np.float64)

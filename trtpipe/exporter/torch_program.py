@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.formats import FP32
 from trtpipe.engine.record import ProgramRecord
-from trtpipe.errors import InputError, StageError
-from trtpipe.exporter.contexts import quiet
-from trtpipe.exporter.file_tracking import Reading
-from trtpipe.exporter.loading import load_program
-from trtpipe.exporter.naming import refuse_frozen
+from trtpipe.exporter.naming import check_dynamic, paired
 from trtpipe.exporter.request import PROGRAM, ExportReply, TorchRequest
-from trtpipe.exporter.torch_export import Exported, to_program
+from trtpipe.exporter.torch_export import Exported, export_error, load_and_export, quiet, to_program
 from trtpipe.isolation.worker import Report
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def capture_task(request: TorchRequest, report: Report) -> ExportReply:
@@ -31,12 +24,7 @@ def capture_task(request: TorchRequest, report: Report) -> ExportReply:
         InputError: the factory cannot be found, raises, or returns no module; shapes do not fit.
         StageError: the program cannot be exported.
     """
-    report("load", 0, None)
-    with Reading(Path(request.workdir)) as reading:
-        program, examples = load_program(request.module, request.function)
-        report("export", 0, None)
-        reply = capture_module(program, examples, request)
-    return reply.model_copy(update={"files_read": reading.files()})
+    return load_and_export(request, report, capture_module)
 
 
 def capture_module(module: object, examples: tuple[Any, ...] | None, request: TorchRequest) -> ExportReply:
@@ -44,15 +32,15 @@ def capture_module(module: object, examples: tuple[Any, ...] | None, request: To
 
     Raises:
         InputError: not a module; example inputs are missing, shapes or names do not fit.
-        StageError: torch.export gives up, or the code fixes a size that has to be dynamic.
+        StageError: torch.export fails, or the code fixes a size that has to be dynamic.
     """
     exported = to_program(module, examples, request)
-    half, program = request.precision.half, exported.program
+    half, program = request.half, exported.program
     if half is not None:
         program = _mixed(program, getattr(torch, half.storage))
     contract = _contract(program, exported, request)
-    refuse_frozen(((spec.name, spec.shape or ()) for spec in contract.inputs), request)
-    for part in program.graph_module.modules():  # what would tell of this machine, or differ from run to run
+    check_dynamic(((spec.name, spec.shape or ()) for spec in contract.inputs), request)
+    for part in program.graph_module.modules():  # metadata that depends on this machine, or differs between runs
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             for trace in ("stack_trace", "from_node", "custom"):
                 node.meta.pop(trace, None)
@@ -60,17 +48,17 @@ def capture_module(module: object, examples: tuple[Any, ...] | None, request: To
     path = Path(request.workdir) / PROGRAM
     with quiet():
         torch.export.save(program, path)
-    facts = ProgramRecord(
+    record = ProgramRecord(
         exporter=f"torch {torch.__version__} (torch.export)", precision=(half or FP32).storage, contract=contract
     )
-    facts.write(path.with_name(f"{PROGRAM}.json"))
+    record.write(path.with_name(f"{PROGRAM}.json"))
     return ExportReply(names=(PROGRAM, f"{PROGRAM}.json"))
 
 
 class _Mixed(torch.nn.Module):
-    """A program with 16-bit weights: float32 in and out.
+    """A program with 16-bit weights, and float32 inputs and outputs.
 
-    Where the program itself makes float32 tensors, autocast brings what enters heavy operators back to 16 bits.
+    Autocast converts float32 tensors that the program makes to 16 bits where they enter heavy operators.
     """
 
     def __init__(self, inner: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -79,27 +67,27 @@ class _Mixed(torch.nn.Module):
         self.dtype = dtype
 
     def forward(self, *arguments: torch.Tensor) -> object:
-        """The inner program's answer, its 16-bit outputs as float32."""
+        """The outputs of the inner program, 16-bit ones as float32."""
         narrow = [value.to(self.dtype) if value.is_floating_point() else value for value in arguments]
         with torch.autocast("cpu", self.dtype):
-            answer = self.inner(*narrow)
-        return torch.utils._pytree.tree_map(self._widened, answer)
+            result = self.inner(*narrow)
+        return torch.utils._pytree.tree_map(self._widened, result)
 
     def _widened(self, value: object) -> object:
         return value.float() if isinstance(value, torch.Tensor) and value.dtype == self.dtype else value
 
 
 def _mixed(program: torch.export.ExportedProgram, dtype: torch.dtype) -> torch.export.ExportedProgram:
-    """The program with casts written into it."""
+    """The program in mixed precision, with explicit casts."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
-        program.graph.erase_node(node)  # they insist on float32
+        program.graph.erase_node(node)  # they require float32
     _cast_states(program.graph, dtype)
     program.graph_module.recompile()
     arguments = []
     dynamic = []
     for value in _inputs(program):
         ranges = _ranges(program, value)
-        arguments.append(torch.zeros([_exported_with(dim, ranges.get(axis)) for axis, dim in enumerate(value.shape)],
+        arguments.append(torch.zeros([_example_size(dim, ranges.get(axis)) for axis, dim in enumerate(value.shape)],
                                      dtype=value.dtype))  # fmt: skip
         dynamic.append({axis: torch.export.Dim.AUTO(min=low, max=high) for axis, (low, high) in ranges.items()})
     try:
@@ -110,20 +98,17 @@ def _mixed(program: torch.export.ExportedProgram, dtype: torch.dtype) -> torch.e
             decomposed: torch.export.ExportedProgram = mixed.run_decompositions({})
             return decomposed
     except Exception as error:
-        lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise StageError(
-            f"torch cannot export the program in {dtype}: {lines[0]}",
-            "build with --fp32, or with --backend tensorrt-rtx, which lowers the ONNX graph",
-        ) from error
+        remedy = "build with --fp32, or with --backend tensorrt-rtx, which lowers the ONNX graph"
+        raise export_error(f"the program in {dtype}", error, remedy) from error
 
 
 def _cast_states(graph: torch.fx.Graph, dtype: torch.dtype) -> None:
-    """What enters recurrent layers, such as states that begin as zeros in float32: autocast does not reach them."""
+    """Cast the inputs of recurrent layers, such as initial states in float32: autocast does not."""
     recurrent = [torch.ops.aten.lstm.input, torch.ops.aten.gru.input,
                  torch.ops.aten.rnn_tanh.input, torch.ops.aten.rnn_relu.input]  # fmt: skip
 
     def cast(value: torch.fx.Node) -> torch.fx.Node:
-        if value.op == "placeholder":  # narrow already
+        if value.op == "placeholder":  # 16 bits already
             return value
         return graph.call_function(torch.ops.aten.to.dtype, (value, dtype))
 
@@ -134,7 +119,7 @@ def _cast_states(graph: torch.fx.Graph, dtype: torch.dtype) -> None:
 
 
 def _ranges(program: torch.export.ExportedProgram, value: torch.Tensor) -> dict[int, tuple[int, int]]:
-    """Axis -> smallest and largest size, of every axis that is dynamic."""
+    """Axis -> smallest and largest size, of every dynamic axis."""
     found = {}
     dims: list[int | torch.SymInt] = list(value.shape)
     for axis, dim in enumerate(dims):
@@ -145,12 +130,12 @@ def _ranges(program: torch.export.ExportedProgram, value: torch.Tensor) -> dict[
 
 
 def _is_fixed(dim: int | torch.SymInt) -> bool:
-    """Whether a size is one number; torch keeps one that the code has fixed as a symbol with a value."""
+    """Whether a size is one number; torch keeps a size that the code fixes as a symbol with a value."""
     return isinstance(dim, int) or bool(dim.node.expr.is_number)
 
 
-def _exported_with(dim: int | torch.SymInt, limits: tuple[int, int] | None) -> int:
-    """The size that the program was exported with, so that all it relies on holds; else a small one that fits."""
+def _example_size(dim: int | torch.SymInt, limits: tuple[int, int] | None) -> int:
+    """The size the program was exported with, so that its guards hold; else a small one within the limits."""
     if limits is None:
         return int(dim)
     hint = dim.node.hint if isinstance(dim, torch.SymInt) else None
@@ -158,13 +143,13 @@ def _exported_with(dim: int | torch.SymInt, limits: tuple[int, int] | None) -> i
 
 
 def _inputs(program: torch.export.ExportedProgram) -> list[torch.Tensor]:
-    """The program's own inputs, as torch.export describes them."""
+    """The program's user inputs, as torch.export describes them."""
     names = set(program.graph_signature.user_inputs)
     return [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
 
 
 def _contract(program: torch.export.ExportedProgram, exported: Exported, request: TorchRequest) -> IOContract:
-    """Inputs and outputs under the names that the ONNX export gives them."""
+    """Inputs and outputs under the names of the ONNX export."""
     results = list(program.graph.output_node().args[0])[-len(program.graph_signature.user_outputs) :]
     outputs = [node.meta["val"] for node in results if isinstance(node, torch.fx.Node)]
     inputs = _inputs(program)
@@ -172,22 +157,13 @@ def _contract(program: torch.export.ExportedProgram, exported: Exported, request
     return IOContract(
         inputs=tuple(
             _spec(name, value, symbols)
-            for name, value in _paired(request.input_names or exported.inputs, inputs, "input")
+            for value, name in paired(inputs, request.input_names or exported.inputs, "input")
         ),
         outputs=tuple(
             _spec(name, value, symbols)
-            for name, value in _paired(request.output_names or exported.output_names(len(outputs)), outputs, "output")
+            for value, name in paired(outputs, request.output_names or exported.output_names(len(outputs)), "output")
         ),
     )
-
-
-def _paired(names: Sequence[str], values: Sequence[torch.Tensor], what: str) -> list[tuple[str, torch.Tensor]]:
-    if len(names) != len(values):
-        raise InputError(
-            f"{len(names)} {what} names were given ({', '.join(names)}), the model has {len(values)} {what}s",
-            f"give one name per {what}",
-        )
-    return list(zip(names, values, strict=True))
 
 
 def _spec(name: str, value: torch.Tensor, symbols: dict[str, str]) -> TensorSpec:

@@ -1,4 +1,4 @@
-"""Every way a child process can end, and the typed error each of them becomes."""
+"""How child processes end, and the typed error that each end becomes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trtpipe.errors import (
     WorkerError,
 )
 
-#: Exit status of a child that could not write its answer because the disk is full.
+#: Exit status of a child that could not write its reply because the disk is full.
 NO_SPACE_STATUS = 75
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO})
@@ -34,18 +34,18 @@ _CRASHED = (
     "the model drives a native library into a bug: check it with onnx.checker, "
     "then remove or replace the nodes named last"
 )
-#: Lines that say nothing about the cause: TensorRT without a driver repeats the first after every message.
+#: Lines unrelated to the cause: without a driver TensorRT repeats the first after every message.
 _NOISE = ("cudaError 35", "CUDA lazy loading is not enabled")
 _LAST_LINES, _LINE_LENGTH = 3, 200
 
 
 class Outcome(Record):
-    """What the child writes when its task is over.
+    """What the child writes at the end of its task.
 
     Attributes:
-        kind: ``done``, a TrtpipeError that the task raised (``error``), memory or disk space it did not get, a file
-            the system kept from it (``denied``), or anything else it raised (``bug``).
-        reply: the task's answer, when done.
+        kind: ``done``, a TrtpipeError that the task raised (``error``), a lack of memory or disk space, a file
+            that the system denied it, or any other exception (``bug``).
+        reply: the task's reply, when done.
         error: the class of a TrtpipeError.
         message: the error's message; for ``space`` the file, for ``bug`` the traceback.
     """
@@ -58,7 +58,7 @@ class Outcome(Record):
 
     @classmethod
     def of_error(cls, error: Exception, folder: str) -> Outcome:
-        """Describe what the task raised; ``folder`` is named where a full disk's error names no file."""
+        """Describe what the task raised; ``folder`` is named if a full disk's error names no file."""
         if isinstance(error, TrtpipeError):
             return cls(kind="error", error=_known_class(error), message=error.message, remedy=error.remedy)
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
@@ -76,28 +76,28 @@ class Ending:
 
     Attributes:
         status: its exit status; negative: the signal that ended it.
-        stopped: why the parent ended it, empty if it did not.
+        stopped: why the parent ended it; empty if it ended by itself.
         limit: the limit it exceeded, in seconds or bytes.
         phase: the last phase it reported.
-        words: the end of what it printed.
+        output: the end of what it printed.
     """
 
     status: int
     stopped: Literal["", "time", "memory", "cancelled"]
     limit: float
     phase: str
-    words: str
+    output: str
 
     @property
     def clean(self) -> bool:
-        """Whether it ended by itself and in good order, so that its answer counts."""
+        """Whether it ended by itself and without error, so that its reply counts."""
         return self.status == 0 and not self.stopped
 
 
 def raise_from(outcome: Outcome, what: str) -> NoReturn:
     """Raise in the parent what the task raised in the child."""
     if outcome.kind == "error":
-        kind: type[TrtpipeError] = getattr(trtpipe.errors, outcome.error)
+        kind: type[TrtpipeError] = vars(trtpipe.errors)[outcome.error]
         raise kind(outcome.message, outcome.remedy)
     if outcome.kind == "memory":
         detail = f" ({outcome.message})" if outcome.message else ""
@@ -109,12 +109,12 @@ def raise_from(outcome: Outcome, what: str) -> NoReturn:
     raise InternalError(f"an unexpected error while {what}:\n{outcome.message}")
 
 
-def death(ending: Ending, what: str) -> TrtpipeError:
-    """The error for a child that left no answer."""
+def error_of(ending: Ending, what: str) -> TrtpipeError:
+    """The error for a child that left no reply."""
     if ending.status == NO_SPACE_STATUS and not ending.stopped:
         return _no_space("the temporary folder", what)
-    words = last_words(ending.words)
-    said = f"; its last words: {words}" if words else ""
+    tail = last_lines(ending.output)
+    said = f"; last output: {tail}" if tail else ""
     while_ = f"while {what}{_phase(ending)}"
     kind: type[WorkerError] = WorkerError
     if ending.stopped == "cancelled":
@@ -128,26 +128,26 @@ def death(ending: Ending, what: str) -> TrtpipeError:
     elif ending.status == -signal.SIGKILL:
         message = f"killed (SIGKILL) {while_}; most likely the system ran out of memory{said}"
         kind, remedy = OutOfMemory, _MORE_MEMORY
-    elif "std::bad_alloc" in ending.words:
+    elif "std::bad_alloc" in ending.output:
         kind, message, remedy = OutOfMemory, f"out of memory {while_}", _MORE_MEMORY
     elif ending.status < 0:
         name = _signal_name(-ending.status)
         kind, message, remedy = WorkerCrashed, f"the worker process crashed ({name}) {while_}{said}", _CRASHED
     else:
-        how = "without an answer" if ending.status == 0 else f"with exit status {ending.status}"
+        how = "without a reply" if ending.status == 0 else f"with exit status {ending.status}"
         message, remedy = f"the worker process ended {how} {while_}{said}", _CRASHED
     return kind(message, remedy, ending.phase)
 
 
-def last_words(text: str) -> str:
-    """The last telling lines of what a process printed, on one line, without control characters and known noise."""
+def last_lines(text: str) -> str:
+    """The last relevant lines that a process printed, on one line, without control characters and known noise."""
     lines = ("".join(c if c.isprintable() else " " for c in line).strip() for line in text.splitlines())
-    telling = [line for line in lines if line and not any(noise in line for noise in _NOISE)]
-    return " | ".join(line[:_LINE_LENGTH] for line in telling[-_LAST_LINES:])
+    relevant = [line for line in lines if line and not any(noise in line for noise in _NOISE)]
+    return " | ".join(line[:_LINE_LENGTH] for line in relevant[-_LAST_LINES:])
 
 
 def _known_class(error: TrtpipeError) -> str:
-    """The name of the nearest class of ``error`` that the parent is sure to have."""
+    """The name of the nearest class of ``error`` in ``trtpipe.errors``, which the parent has too."""
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == trtpipe.errors.__name__)
 
 

@@ -1,4 +1,4 @@
-"""The parent's side of the nursery: the process that forks, and every child of it, watched like any worker."""
+"""The parent's side of the fork server: the server process, and every child of it, watched like any worker."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from trtpipe.isolation.exit_status import Ending, death
+from trtpipe.isolation.exit_status import Ending, error_of
 from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch
+from trtpipe.isolation.messages import LINE_BYTES, ForkReply, ForkRequest, MessageStream
 from trtpipe.isolation.worker import TAIL_BYTES, boot
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trtpipe.errors import TrtpipeError
-    from trtpipe.isolation.fork_server import Wish
     from trtpipe.isolation.worker import Limits
 
 
-class Nursery:
-    """The process that forks. Started when first needed, and again should somebody kill it."""
+class ForkServer:
+    """The server process. Started when first needed, and again after it was killed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,40 +36,38 @@ class Nursery:
         self._control: socket.socket | None = None
         atexit.register(self.close)
 
-    def ask(self, wish: Wish, handles: list[int]) -> int:
-        """One wish and its answer.
+    def ask(self, request: ForkRequest, handles: list[int]) -> int:
+        """Send a request and wait for the reply: a process id or an exit status.
 
         Raises:
-            OSError: the nursery has ended, or cannot be started.
+            OSError: the server has ended, or cannot be started.
         """
-        from trtpipe.isolation.fork_server import LINE_BYTES, Answer
-
         with self._lock:
-            control = self._awake()
+            control = self._started(request.preload)
             try:
-                socket.send_fds(control, [wish.model_dump_json().encode()], handles)
-                answer = control.recv(LINE_BYTES)
+                socket.send_fds(control, [request.model_dump_json().encode()], handles)
+                reply = control.recv(LINE_BYTES)
             except OSError:
-                answer = b""
-            except BaseException:  # an interruption: its answer must not be taken for the next one's
+                reply = b""
+            except BaseException:  # an interruption: the reply must not be taken for that of the next request
                 self.close()
                 raise
-            if not answer:
+            if not reply:
                 self.close()
                 raise BrokenPipeError
-            return Answer.model_validate_json(answer).number
+            return ForkReply.model_validate_json(reply).number
 
-    def wake(self) -> None:
-        """Start it, if it is not awake, without waiting for what it imports.
+    def start(self, preload: Sequence[str]) -> None:
+        """Start the server, unless it runs, without waiting for its imports.
 
         Raises:
             OSError: it cannot be started.
         """
         with self._lock:
-            self._awake()
+            self._started(preload)
 
     def close(self) -> None:
-        """End it, and with it all it forked."""
+        """End the server, and with it all its children."""
         if self._control is not None:
             self._control.close()
         if self._process is not None:
@@ -75,14 +75,14 @@ class Nursery:
             self._process.wait()
         self._control = self._process = None
 
-    def _awake(self) -> socket.socket:
+    def _started(self, preload: Sequence[str]) -> socket.socket:
         if self._control is not None and self._process is not None and self._process.poll() is None:
             return self._control
         self.close()
         mine, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [*boot("trtpipe.isolation.fork_server"), str(theirs.fileno())],
+                [*boot("trtpipe.isolation.fork_server"), str(theirs.fileno()), *preload],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -94,38 +94,42 @@ class Nursery:
 
 
 @cache
-def nursery(process: int) -> Nursery:
-    """The one of this process; a fork of it gets its own."""
-    return Nursery()
+def server_of(process: int) -> ForkServer:
+    """The fork server of this process; a fork of it gets its own."""
+    return ForkServer()
 
 
 class Child:
-    """One child with its graph, watched like every worker: each answer has the time limit for itself."""
+    """One child of the fork server, watched like every worker; the time limit applies to each reply.
 
-    def __init__(self, wish: Wish, limits: Limits) -> None:
-        from trtpipe.isolation.shared_arrays import Arena, Letters
+    Raises:
+        OSError: the server cannot be started, or has ended.
+    """
+
+    def __init__(self, request: ForkRequest, limits: Limits) -> None:
+        from trtpipe.isolation.shared_arrays import SharedMemory
 
         self._limits = limits
         self._tail = bytearray()
-        self._died: TrtpipeError | None = None
-        self._home = nursery(os.getpid())
+        self._error: TrtpipeError | None = None
+        self._server = server_of(os.getpid())
         with ExitStack() as stack:
-            self.arena = Arena.new()
-            stack.callback(self.arena.close)
-            self._stream, theirs = socket.socketpair()
-            stack.enter_context(self._stream)
-            self._words, printed = os.pipe()
-            stack.callback(os.close, self._words)
+            self.memory = SharedMemory.new()
+            stack.callback(self.memory.close)
+            stream, theirs = socket.socketpair()
+            stack.enter_context(stream)
+            self._output, printed = os.pipe()
+            stack.callback(os.close, self._output)
             with theirs:
                 try:
-                    self._number = self._home.ask(wish, [theirs.fileno(), self.arena.fileno(), printed])
+                    self._number = self._server.ask(request, [theirs.fileno(), self.memory.fileno(), printed])
                 finally:
                     os.close(printed)
-            self._memory = MemoryWatch(self._number, limits.memory)
-            self._letters = Letters(self._stream)
+            self._memory_watch = MemoryWatch(self._number, limits.memory)
+            self._messages = MessageStream(stream)
             self._selector = stack.enter_context(selectors.DefaultSelector())
-            self._selector.register(self._stream, selectors.EVENT_READ)
-            self._selector.register(self._words, selectors.EVENT_READ)
+            self._selector.register(stream, selectors.EVENT_READ)
+            self._selector.register(self._output, selectors.EVENT_READ)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Child:
@@ -135,21 +139,21 @@ class Child:
         self._end()
         self._stack.close()
 
-    def tell(self, letter: bytes, what: str) -> None:
-        """Send the child something.
+    def send(self, message: bytes, what: str) -> None:
+        """Send the child a message.
 
         Raises:
-            WorkerError: it is no more.
+            WorkerError: it has ended.
         """
-        if self._died is not None:
-            raise self._died
+        if self._error is not None:
+            raise self._error
         try:
-            self._letters.send(letter)
+            self._messages.send(message)
         except OSError:
-            raise self._death("", what) from None
+            raise self._failure("", what) from None
 
-    def hear(self, what: str) -> bytes:
-        """What the child answers.
+    def receive(self, what: str) -> bytes:
+        """Wait for the child's reply.
 
         Raises:
             WorkerError: it ends first, or takes too long or too much memory.
@@ -157,47 +161,45 @@ class Child:
         deadline = time.monotonic() + self._limits.seconds
         while True:
             try:
-                if (letter := self._listen(POLL_SECONDS)) is not None:
-                    return letter
+                if (message := self._poll(POLL_SECONDS)) is not None:
+                    return message
             except (EOFError, OSError, ValidationError):
-                raise self._death("", what) from None
+                raise self._failure("", what) from None
             if time.monotonic() > deadline:
-                raise self._death("time", what)
-            if self._memory.exceeded():
-                raise self._death("memory", what)
+                raise self._failure("time", what)
+            if self._memory_watch.exceeded():
+                raise self._failure("memory", what)
 
-    def _listen(self, seconds: float) -> bytes | None:
-        letter = None
+    def _poll(self, seconds: float) -> bytes | None:
+        message = None
         for key, _ in self._selector.select(seconds):
-            if key.fd == self._words:
-                self._take_words()
+            if key.fd == self._output:
+                self._read_output()
             else:
-                letter = self._letters.take()
-        return letter
+                message = self._messages.poll()
+        return message
 
-    def _take_words(self) -> None:
-        data = os.read(self._words, TAIL_BYTES)
+    def _read_output(self) -> None:
+        data = os.read(self._output, TAIL_BYTES)
         if not data:
-            self._selector.unregister(self._words)
+            self._selector.unregister(self._output)
         self._tail += data
         del self._tail[:-TAIL_BYTES]
 
-    def _death(self, stopped: Literal["", "time", "memory"], what: str) -> TrtpipeError:
-        """What the child's end is called."""
+    def _failure(self, stopped: Literal["", "time", "memory"], what: str) -> TrtpipeError:
+        """End the child; the error that describes how it ended."""
         status = self._end()
-        while self._words in self._selector.get_map() and any(
-            key.fd == self._words for key, _ in self._selector.select(0)
+        while self._output in self._selector.get_map() and any(
+            key.fd == self._output for key, _ in self._selector.select(0)
         ):
-            self._take_words()
+            self._read_output()
         limit = self._limits.memory if stopped == "memory" else self._limits.seconds
-        words = bytes(self._tail).decode("utf-8", errors="replace")
-        self._died = death(Ending(status=status, stopped=stopped, limit=limit, phase="", words=words), what)
-        return self._died
+        output = bytes(self._tail).decode("utf-8", errors="replace")
+        self._error = error_of(Ending(status=status, stopped=stopped, limit=limit, phase="", output=output), what)
+        return self._error
 
     def _end(self) -> int:
-        from trtpipe.isolation.fork_server import Wish
-
         number, self._number = self._number, 0
-        with suppress(OSError):  # the nursery was killed, and took the child along
-            return self._home.ask(Wish(end=number), []) if number else 0
+        with suppress(OSError):  # the server was killed, and its children with it
+            return self._server.ask(ForkRequest(end=number), []) if number else 0
         return -9

@@ -1,143 +1,100 @@
-"""The child's side of ``apart``: a process that has imported what is slow to import, and forks a child for every wish.
+"""The server's side of ``remote_runner``: a process that imports slow libraries once and forks a child per request.
 
-It never looks at a model itself, so it lives as long as its parent; what it forks is confined before it opens anything.
+The server never opens a model itself, so it lives as long as its parent; a child is confined before it opens one.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn
 
-from pydantic import TypeAdapter
-
-from trtpipe.artifact import Record, TensorSpec
 from trtpipe.isolation.exit_status import Outcome
-from trtpipe.isolation.imports import defer_sympy, no_telemetry
-from trtpipe.isolation.linux import be_the_first_to_go, die_with
+from trtpipe.isolation.imports import load_name, no_telemetry
+from trtpipe.isolation.linux import end_with_parent, prefer_as_oom_victim
+from trtpipe.isolation.messages import (
+    HANDLES,
+    LINE_BYTES,
+    MODEL_REPLY,
+    MODEL_REQUEST,
+    ForkReply,
+    ForkRequest,
+    Interface,
+    MessageStream,
+    ModelReply,
+    ModelRequest,
+)
 from trtpipe.isolation.sandbox import confine
-from trtpipe.isolation.shared_arrays import Arena, Letters, Parcel
+from trtpipe.isolation.shared_arrays import SharedMemory
 from trtpipe.isolation.worker_main import STACK_BYTES, resolve
 
 if TYPE_CHECKING:
-    from trtpipe.artifact import Feed
-    from trtpipe.backends.onnxruntime import OnnxRunner
+    from trtpipe.artifact import Feed, Record
     from trtpipe.isolation.reducer import Reduction
+    from trtpipe.isolation.remote_runner import ModelOpener, OpenModel
 
-Act: TypeAlias = Literal["infer", "time", "open", "reducer", "reduce", "result"]
-
-#: Handles that go with a request for a child: its conversation, its shared memory, where it prints.
-HANDLES = 3
-LINE_BYTES = 1 << 16
-
-
-class Wish(Record):
-    """What the parent asks for: a child that runs ``model`` or does ``task``, or the end of child ``end``."""
-
-    model: str = ""
-    task: str = ""
-    places: str = ""
-    threads: int = 0
-    end: int = 0
-
-
-class Answer(Record):
-    """The child's process id, or the exit status of one that ended."""
-
-    number: int
-
-
-class Order(NamedTuple):
-    """What an open graph is to do.
-
-    Attributes:
-        act: ``infer`` the feeds and give the outputs, or only the ``time`` it takes; ``open`` another graph instead;
-            get a ``reducer``, ``reduce`` what one feed gives, and give its ``result``.
-        feeds: in shared memory.
-        what: the other graph's path, or the reducer's ``module:Class``.
-        names: what the reducer is made from.
-    """
-
-    act: Act
-    feeds: list[list[Parcel]]
-    what: str = ""
-    names: tuple[str, ...] = ()
-
-
-class Found(NamedTuple):
-    """What came of the runs: outputs in shared memory, and the seconds they took."""
-
-    outputs: list[list[Parcel]]
-    seconds: float
-
-
-class Opened(Record):
-    """The model's inputs and outputs as onnxruntime names them."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-ORDER, FOUND = TypeAdapter(Order), TypeAdapter(Found)
+_CLOSED = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Serve wishes from the socket whose handle ``arguments`` name, until the parent ends."""
+    """Serve requests until the parent ends.
+
+    Args:
+        arguments: the handle of the socket, and modules to import as long as no request waits.
+    """
     no_telemetry()
-    defer_sympy()
-    gc.disable()  # all this stays
-    import ml_dtypes  # noqa: F401 - all that a child would import
-    import onnx  # noqa: F401
-    import onnxruntime  # noqa: F401
-
-    import trtpipe.backends.onnxruntime
-    import trtpipe.preflight.onnx_io  # noqa: F401
-
-    control = socket.socket(fileno=int(arguments[0]))
-    if not _has_wish(control):  # woken before there is one: time for what only tasks need
-        _import_for_tasks()
-    gc.freeze()
-    gc.enable()
+    handle, *modules = arguments
+    control = socket.socket(fileno=int(handle))
+    for module in modules:
+        if not _has_request(control):
+            _preload([module])
     children: set[int] = set()
     while True:
         line, handles, _, _ = socket.recv_fds(control, LINE_BYTES, HANDLES)
         if not line:
             break
-        wish = Wish.model_validate_json(line)
-        if wish.task:
-            _import_for_tasks()
-        number = _end(wish.end, children) if wish.end else _bear(wish, handles, control, children)
-        control.sendall(Answer(number=number).model_dump_json().encode())
+        request = ForkRequest.model_validate_json(line)
+        _preload(request.preload)
+        number = _end(request.end, children) if request.end else _fork(request, handles, control, children)
+        control.sendall(ForkReply(number=number).model_dump_json().encode())
     for child in tuple(children):
         _end(child, children)
     os._exit(0)
 
 
-def _has_wish(control: socket.socket) -> bool:
-    """Whether one waits. ``select`` would not do: a parent with a thousand files open hands down higher handles."""
+def _has_request(control: socket.socket) -> bool:
+    """Whether a request waits. Not by ``select``: the handle is above 1024 if the parent has many open files."""
     waiting = select.poll()
     waiting.register(control, select.POLLIN)
     return bool(waiting.poll(0))
 
 
-def _import_for_tasks() -> None:
-    """What tasks work on graphs with: half a second that not every child need spend."""
-    import onnx_ir.passes.common  # noqa: F401
+def _preload(modules: Sequence[str]) -> None:
+    """Import modules, which stay for good: the garbage collector need not look at them, in children either."""
+    missing = [module for module in modules if module not in sys.modules]
+    if missing:
+        gc.disable()
+        for module in missing:
+            importlib.import_module(module)
+        gc.freeze()
+        gc.enable()
 
 
-def _bear(wish: Wish, handles: list[int], control: socket.socket, children: set[int]) -> int:
-    """Fork a child for one graph."""
-    nursery = os.getpid()
+def _fork(request: ForkRequest, handles: list[int], control: socket.socket, children: set[int]) -> int:
+    """Fork a child for one request."""
+    server = os.getpid()
     child = os.fork()
     if child:
         children.add(child)
@@ -147,111 +104,107 @@ def _bear(wish: Wish, handles: list[int], control: socket.socket, children: set[
     try:
         control.close()
         os.setsid()
-        die_with(nursery)
-        be_the_first_to_go()
-        _live(wish, handles)
-    except BaseException:  # noqa: BLE001 - a copy of the nursery must never go on as one
+        end_with_parent(server)
+        prefer_as_oom_victim()
+        _run_child(request, handles)
+    except BaseException:  # noqa: BLE001 - the child must never continue as a second server
         traceback.print_exc()
     finally:
         os._exit(1)
 
 
 def _end(child: int, children: set[int]) -> int:
-    """Kill a child, if it is still there; its exit status, negative for a signal."""
+    """Kill a child if it still runs; its exit status, negative for a signal."""
     if child not in children:
         return -signal.SIGKILL
     children.discard(child)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
-    with suppress(ProcessLookupError):  # it may not have made its group yet
+    with suppress(ProcessLookupError):  # it may not have created its group yet
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _live(wish: Wish, handles: list[int]) -> None:
-    """What a child does: open the graph, say what it is, run it on what comes."""
-    stream, memory, words = handles
-    os.dup2(words, 1)
-    os.dup2(words, 2)
-    if wish.places:
-        confine(**json.loads(wish.places))
+def _run_child(request: ForkRequest, handles: list[int]) -> None:
+    stream, memory, output = handles
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if request.confinement:
+        confine(**json.loads(request.confinement))
     threading.stack_size(STACK_BYTES)
-    thread = threading.Thread(target=_serve, args=(wish, Letters(socket.socket(fileno=stream)), Arena(memory)))
+    messages = MessageStream(socket.socket(fileno=stream))
+    thread = threading.Thread(target=_serve, args=(request, messages, SharedMemory(memory)))
     thread.start()
     thread.join()
 
 
-def _serve(wish: Wish, letters: Letters, arena: Arena) -> None:
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has heard enough
+def _serve(request: ForkRequest, messages: MessageStream, memory: SharedMemory) -> None:
+    with suppress(*_CLOSED):  # the parent needs no more replies
         try:
-            if wish.task:
-                letters.send(_done(_perform(wish.task, letters.wait())))
+            if request.task:
+                messages.send(_done(_run_task(request.task, messages.receive())))
             else:
-                _run_all(wish, letters, arena)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+                _serve_models(request, messages, memory)
+        except _CLOSED:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent gets it with its traceback
-            letters.send(_told(error))
-    os._exit(0)  # no clean-up: native libraries crash in theirs
+            messages.send(_failed(error))
+    os._exit(0)  # no clean-up: native libraries crash during theirs
 
 
-def _perform(task: str, text: bytes) -> Record:
+def _run_task(task: str, text: bytes) -> Record:
     function, request = resolve(task)
     return function(request.model_validate_json(text), lambda phase, done, total: None)
 
 
-def _run_all(wish: Wish, letters: Letters, arena: Arena) -> NoReturn:
-    """Run one graph after another until the parent has heard enough, which ends in an EOFError."""
-    model = wish.model
+def _serve_models(request: ForkRequest, messages: MessageStream, memory: SharedMemory) -> NoReturn:
+    """Open one model after another until the parent closes the stream, which ends in an EOFError."""
+    opener: ModelOpener = load_name(request.opener)
+    path = request.model
     while True:
-        model = _run_graph(Path(model), wish.threads, letters, arena)
-
-
-def _run_graph(model: Path, threads: int, letters: Letters, arena: Arena) -> str:
-    """Run the graph until the parent asks for another one: which."""
-    from trtpipe.backends.onnxruntime import opened_here
-
-    with opened_here(model, threads) as runner:
-        letters.send(_done(Opened(inputs=runner.inputs, outputs=runner.outputs)))
-        desk = _Desk(runner, arena)
-        while (order := ORDER.validate_json(letters.wait())).act != "open":
-            letters.send(desk.answer(order))
-    return order.what
+        with opener(Path(path), request.threads) as runner:
+            found = Interface(device=runner.device, inputs=runner.inputs, outputs=runner.outputs)
+            messages.send(_done(found))
+            session = _Session(runner, memory)
+            while (received := MODEL_REQUEST.validate_json(messages.receive())).action != "open":
+                messages.send(session.reply(received))
+        path = received.name
 
 
 def _done(reply: Record) -> bytes:
     return Outcome(kind="done", reply=reply.to_dict()).model_dump_json().encode()
 
 
-class _Desk:
-    """Does what is ordered of one open graph."""
+def _failed(error: Exception) -> bytes:
+    return Outcome.of_error(error, "shared memory").model_dump_json().encode()
 
-    def __init__(self, runner: OnnxRunner, arena: Arena) -> None:
+
+class _Session:
+    """Handles the requests to one open model."""
+
+    def __init__(self, runner: OpenModel, memory: SharedMemory) -> None:
         self._runner = runner
-        self._arena = arena
+        self._memory = memory
         self._reduction: Reduction | None = None
 
-    def answer(self, order: Order) -> bytes:
-        """What came of it, or why nothing did."""
+    def reply(self, request: ModelRequest) -> bytes:
+        """The reply to a request, or the error it raised."""
         try:
-            feeds = [self._arena.unpack(feed, copy=False) for feed in order.feeds]
+            feeds = [self._memory.unpack(feed, copy=False) for feed in request.feeds]
             begin = time.perf_counter()
-            outputs = self._do(order, feeds)
+            outputs = self._run(request, feeds)
             seconds = time.perf_counter() - begin
-            return FOUND.dump_json(Found([] if order.act == "time" else self._arena.pack(outputs), seconds))
+            kept = [] if request.action == "time" else self._memory.pack(outputs)
+            return MODEL_REPLY.dump_json(ModelReply(kept, seconds))
         except Exception as error:  # noqa: BLE001
-            return _told(error)
+            return _failed(error)
 
-    def _do(self, order: Order, feeds: list[Feed]) -> list[Feed]:
-        if order.act == "reducer":
-            self._reduction = self._runner.reduced(order.what, order.names)
+    def _run(self, request: ModelRequest, feeds: list[Feed]) -> list[Feed]:
+        if request.action == "reducer":
+            self._reduction = self._runner.reduced(request.name, request.tensors)
             return []
-        if order.act in ("reduce", "result"):
+        if request.action in ("reduce", "result"):
             assert self._reduction is not None
             return [self._reduction.run(feed) for feed in feeds] or [self._reduction.result()]
         run = self._runner.peek if len(feeds) == 1 else self._runner.infer
         return [run(feed) for feed in feeds]
-
-
-def _told(error: Exception) -> bytes:
-    return Outcome.of_error(error, "shared memory").model_dump_json().encode()

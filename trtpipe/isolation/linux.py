@@ -1,4 +1,4 @@
-"""What the kernel can tell and do about processes. Each function does nothing, or says ``None``, where it cannot."""
+"""The Linux kernel's facilities for processes and memory. Where they are missing, functions do nothing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PR_SET_PDEATHSIG = 1
 #: Positions in ``/proc/<pid>/stat``, counted behind the command's closing parenthesis.
 _GROUP, _RESIDENT_PAGES = 2, 21
 _STAT_BYTES = 1 << 12
-#: How often a child is looked after.
+#: Seconds between two checks of a child.
 POLL_SECONDS = 0.03
-#: Looking at the memory of a whole group may take this share of the parent's time.
-_LOOKING = 0.01
+#: Share of the parent's time that measuring a process group's memory may take.
+_WATCH_SHARE = 0.01
 
 
 def group_memory(group: int) -> int | None:
@@ -49,7 +49,7 @@ def process_memory(process: int) -> int:
 
 
 class MemoryWatch:
-    """Looks at the memory of a process group: of its leader always, of all seldom enough to take little of the time.
+    """Watches the memory of a process group: its leader at every check, all processes less often, to save time.
 
     Args:
         group: the process group.
@@ -62,19 +62,19 @@ class MemoryWatch:
         self._next = 0.0
 
     def exceeded(self) -> bool:
-        """Whether the leader is over the limit, or the group was when it was time to look."""
+        """Whether the leader is over the limit, or the group was when it was last due for a check."""
         if process_memory(self._group) > self._limit:
             return True
         now = time.monotonic()
         if now < self._next:
             return False
         found = group_memory(self._group) or 0
-        self._next = now + max(POLL_SECONDS, (time.monotonic() - now) / _LOOKING)
+        self._next = now + max(POLL_SECONDS, (time.monotonic() - now) / _WATCH_SHARE)
         return found > self._limit
 
 
 def machine_memory() -> int:
-    """Memory this process may hope for, in bytes: the machine's, or its control group's limit where that is less."""
+    """Memory available to this process, in bytes: the machine's, or its control group's limit if that is less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError):  # no limit reads "max"
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
@@ -82,7 +82,7 @@ def machine_memory() -> int:
 
 
 def free_memory() -> int:
-    """Memory that nobody needs at the moment, in bytes; what ``machine_memory`` says where the kernel does not tell."""
+    """Free memory in bytes; ``machine_memory`` where the kernel does not report it."""
     total = free = machine_memory()
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -93,18 +93,18 @@ def free_memory() -> int:
     return max(0, min(free, total))
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when ``parent`` ends, however it ends."""
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when ``parent`` ends, for whatever reason."""
     if sys.platform != "linux":
         return
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:  # it ended before we could ask
+    if os.getppid() != parent:  # it ended before the call
         os._exit(1)
 
 
-def be_the_first_to_go() -> None:
-    """When memory runs out, this process shall be killed rather than any other; and it leaves no core file."""
+def prefer_as_oom_victim() -> None:
+    """Have the kernel kill this process first when memory runs out, and write no core file."""
     import resource
 
     with suppress(OSError, ValueError):

@@ -1,9 +1,10 @@
-"""Large outputs need not travel: what makes little of them goes to the runner, wherever that is."""
+"""Reducers take the outputs of many runs where the model runs, so that large arrays need not leave that process."""
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Protocol
+
+from trtpipe.isolation.imports import load_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -12,34 +13,34 @@ if TYPE_CHECKING:
 
 
 class Reducer(Protocol):
-    """What makes little of the values of many runs, beside the runner: large arrays need not travel."""
+    """Reduces the outputs of many runs to a small result, such as histograms."""
 
     def take(self, feed: Feed, outputs: Feed) -> Feed:
-        """Take in one run, or raise and take in nothing of it; the arrays are good until the next one.
+        """Add one run, or raise and add nothing of it; the arrays are valid until the next one.
 
         Returns:
-            The outputs that are not its business.
+            The outputs that the reducer does not take.
         """
 
     def result(self) -> Feed:
-        """What all runs came to since it was last asked."""
+        """The result of all runs since it was last asked for."""
 
 
 class Reduction(Protocol):
-    """Runs of a model whose outputs go to a reducer, wherever it runs."""
+    """Runs of a model whose outputs go to a reducer, in this process or another."""
 
     def run(self, feed: Feed) -> Feed:
-        """Run once; the outputs that the reducer leaves."""
+        """Run once; the outputs that the reducer does not take."""
 
     def result(self) -> Feed:
-        """What all runs came to since it was last asked."""
+        """The result of all runs since it was last asked for."""
 
 
-class ReductionHere:
+class LocalReduction:
     """A reduction in this process.
 
     Args:
-        run: the model; the arrays it gives need be good only until it is called again.
+        run: the model; the arrays it returns need be valid only until it is called again.
     """
 
     def __init__(self, run: Callable[[Feed], Feed], reducer: Reducer) -> None:
@@ -47,16 +48,15 @@ class ReductionHere:
         self._reducer = reducer
 
     def run(self, feed: Feed) -> Feed:
-        """Run once; the outputs that the reducer leaves."""
+        """Run once; the outputs that the reducer does not take."""
         return self._reducer.take(feed, self._run(feed))
 
     def result(self) -> Feed:
-        """What all runs came to since it was last asked."""
+        """The result of all runs since it was last asked for."""
         return self._reducer.result()
 
 
 def load_reducer(reducer: str, names: Sequence[str]) -> Reducer:
-    """The reducer called ``trtpipe.module:Class``, made from ``names``."""
-    module, _, attribute = reducer.partition(":")
-    made: Reducer = getattr(importlib.import_module(module), attribute)(names)
+    """The reducer called ``trtpipe.module:Class``, made from tensor ``names``."""
+    made: Reducer = load_name(reducer)(names)
     return made

@@ -1,8 +1,8 @@
-"""onnxruntime in processes of its own: a graph that crashes, hangs or swells ends as a typed error, not the parent.
+"""Models that run in child processes: one that crashes, hangs or runs out of memory ends as a typed error.
 
-One child is confined to one graph, or to one folder whose graphs take turns. All are forked from a nursery that has
-imported onnxruntime once, half a second that not every graph need wait for. Arrays lie in memory that both processes
-share. Short tasks can be had done there.
+A child is confined to one model, or to one folder whose models it opens in turn. Children are forked from a server that
+has imported the runtime once: half a second that not every model need wait for. Arrays lie in shared memory. Short
+tasks can run in such children too. How a model is opened is the caller's: a function given by name (``Opener``).
 """
 
 from __future__ import annotations
@@ -10,186 +10,229 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from trtpipe.config.toolchain import version
 from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Outcome, raise_from
-from trtpipe.isolation.fork_client import Child, nursery
+from trtpipe.isolation.fork_client import Child, server_of
+from trtpipe.isolation.messages import MODEL_REPLY, MODEL_REQUEST, ForkRequest, Interface, ModelRequest
 from trtpipe.isolation.worker import LIGHT, limits_for
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Feed, R, Record, TensorSpec
     from trtpipe.config.settings import Settings
-    from trtpipe.isolation.fork_server import Act, Found, Wish
+    from trtpipe.isolation.messages import Action, ModelReply
     from trtpipe.isolation.reducer import Reduction
     from trtpipe.isolation.worker import Limits
 
-DEVICE = "onnxruntime {} on CPU"
+#: What tasks on graphs import: half a second that not every child need spend.
+_TASK_MODULES = ("onnx", "trtpipe.preflight.onnx_io", "onnx_ir.passes.common")
 
 
-class ApartRunner:
-    """A graph that is open in another process.
-
-    Args:
-        child: the process, which has been asked to open it.
-        what: the graph's name.
-    """
-
-    def __init__(self, child: Child, name: str) -> None:
-        from trtpipe.isolation.fork_server import Opened
-
-        self._child = child
-        self._name = name
-        opened = Opened.model_validate(_done(child.hear(f"opening {name}"), f"opening {name}"))
-        self._inputs, self._outputs = opened.inputs, opened.outputs
+class OpenModel(Protocol):
+    """A model that is open in this process."""
 
     @property
     def device(self) -> str:
-        """``onnxruntime <version> on CPU``."""
-        return DEVICE.format(version("onnxruntime"))
+        """The runtime and its device, in words."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def infer(self, feed: Feed) -> Feed:
+        """Run once."""
+
+    def peek(self, feed: Feed) -> Feed:
+        """Run once; the arrays are valid until the next run."""
+
+    def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
+        """Runs whose outputs go to a reducer."""
+
+
+#: Opens the model at a path with so many threads (0: the runtime's default).
+ModelOpener: TypeAlias = Callable[[Path, int], AbstractContextManager[OpenModel]]
+
+
+@dataclass(frozen=True)
+class Opener:
+    """How children open models.
+
+    Attributes:
+        function: ``package.module:function`` of a ``ModelOpener``.
+        preload: modules that the fork server imports before it forks the first child.
+    """
+
+    function: str
+    preload: tuple[str, ...] = ()
+
+
+class RemoteRunner:
+    """A model that is open in another process.
+
+    Args:
+        child: the process, which has been asked to open the model.
+        name: the model's name in messages.
+    """
+
+    #: Not an engine on a GPU.
+    gpu: None = None
+
+    def __init__(self, child: Child, name: str) -> None:
+        self._child = child
+        self._name = name
+        self._interface = Interface.model_validate(_reply(child.receive(f"opening {name}"), f"opening {name}"))
+
+    @property
+    def device(self) -> str:
+        """The runtime and its device: ``onnxruntime <version> on CPU``."""
+        return self._interface.device
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The model's inputs."""
-        return self._inputs
+        return self._interface.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The model's outputs."""
-        return self._outputs
+        return self._interface.outputs
 
     def infer(self, feed: Feed) -> Feed:
         """Run once.
 
         Raises:
-            InputError: onnxruntime refuses the feed, or fails on it.
-            WorkerError: it crashed, or took too long or too much memory.
+            InputError: the runtime rejects the feed, or fails on it.
+            WorkerError: the child crashed, or took too long or too much memory.
         """
         return self.infer_all([feed])[0]
 
     def infer_all(self, feeds: Sequence[Feed]) -> list[Feed]:
         """Run once for each feed, all with one message; raises what ``infer`` raises."""
-        return self._given(self._ask("infer", feeds))
+        return self.copies(self.ask("infer", feeds))
 
     def reduced(self, reducer: str, names: Sequence[str]) -> Reduction:
-        """What runs the model and hands its outputs to a reducer, in the child."""
-        return _ReductionApart(self, reducer, tuple(names))
+        """Runs whose outputs go to a reducer in the child."""
+        return _RemoteReduction(self, reducer, tuple(names))
 
     def time(self, feed: Feed) -> float:
-        """Seconds of one run, in the child; raises what ``infer`` raises."""
-        return self._ask("time", [feed]).seconds
+        """Seconds of one run, measured in the child; raises what ``infer`` raises."""
+        return self.ask("time", [feed]).seconds
 
-    def _given(self, found: Found) -> list[Feed]:
-        """Copies of what lies in the shared memory."""
-        return [self._child.arena.unpack(each, copy=True) for each in found.outputs]
+    def copies(self, reply: ModelReply) -> list[Feed]:
+        """Copies of the arrays in shared memory."""
+        return [self._child.memory.unpack(each, copy=True) for each in reply.outputs]
 
-    def _ask(self, act: Act, feeds: Sequence[Feed] = (), what: str = "", names: tuple[str, ...] = ()) -> Found:
-        from trtpipe.isolation.fork_server import FOUND, ORDER, Order
-
+    def ask(
+        self, action: Action, feeds: Sequence[Feed] = (), name: str = "", tensors: tuple[str, ...] = ()
+    ) -> ModelReply:
+        """Send a request and wait for the reply; raises what ``infer`` raises."""
         running = f"running {self._name}"
-        self._child.tell(ORDER.dump_json(Order(act, self._child.arena.pack(feeds), what, names)), running)
-        letter = self._child.hear(running)
-        return FOUND.validate_json(letter) if letter.startswith(b"[") else FOUND.validate_python(_done(letter, running))
+        request = ModelRequest(action, self._child.memory.pack(feeds), name, tensors)
+        self._child.send(MODEL_REQUEST.dump_json(request), running)
+        message = self._child.receive(running)
+        if message.startswith(b"["):
+            return MODEL_REPLY.validate_json(message)
+        return MODEL_REPLY.validate_python(_reply(message, running))
 
 
-class _ReductionApart:
-    """A reduction in the child; its methods raise what ``ApartRunner.infer`` raises, and what the reducer raises."""
+class _RemoteReduction:
+    """A reduction in the child; its methods raise what ``RemoteRunner.infer`` and the reducer raise."""
 
-    def __init__(self, runner: ApartRunner, reducer: str, names: tuple[str, ...]) -> None:
+    def __init__(self, runner: RemoteRunner, reducer: str, names: tuple[str, ...]) -> None:
         self._runner = runner
-        runner._ask("reducer", what=reducer, names=names)
+        runner.ask("reducer", name=reducer, tensors=names)
 
     def run(self, feed: Feed) -> Feed:
-        """Run once; the outputs that the reducer leaves."""
-        return self._runner._given(self._runner._ask("reduce", [feed]))[0]
+        """Run once; the outputs that the reducer does not take."""
+        return self._runner.copies(self._runner.ask("reduce", [feed]))[0]
 
     def result(self) -> Feed:
-        """What all runs came to since it was last asked."""
-        return self._runner._given(self._runner._ask("result"))[0]
+        """The result of all runs since it was last asked for."""
+        return self._runner.copies(self._runner.ask("result"))[0]
 
 
-def _done(letter: bytes, what: str) -> dict[str, object]:
-    outcome = Outcome.model_validate_json(letter)
+def _reply(message: bytes, what: str) -> dict[str, object]:
+    outcome = Outcome.model_validate_json(message)
     if outcome.kind != "done":
         raise_from(outcome, what)
     return outcome.reply
 
 
-def expect_children(settings: Settings) -> None:
-    """Graphs will run before long: start what forks their children now, beside other work."""
-    if settings.apart:
-        with suppress(OSError):  # whoever needs it tries again, and is told
-            nursery(os.getpid()).wake()
+def prestart(opener: Opener, settings: Settings) -> None:
+    """Start the fork server now, beside other work, because models will be opened before long."""
+    if settings.isolate:
+        with suppress(OSError):  # reported when a child is needed
+            server_of(os.getpid()).start((*opener.preload, *_TASK_MODULES))
 
 
 @contextmanager
-def opened_apart(model: Path, settings: Settings) -> Iterator[ApartRunner]:
-    """Open an ONNX file in a child that may read its folder, and nothing else.
+def open_remote(opener: Opener, model: Path, settings: Settings) -> Iterator[RemoteRunner]:
+    """Open a model in a child that may read its folder, and nothing else.
 
     Raises:
-        StageError: onnxruntime cannot load the model; the message carries its reason.
-        WorkerError: it crashes, or takes too long or too much memory.
+        StageError: the runtime cannot load the model; the message carries its reason.
+        WorkerError: the child crashes, or takes too long or too much memory.
         HostError: no child can be started.
     """
-    with opening_apart(settings) as turn:
+    with open_remote_in_turn(opener, settings) as turn:
         yield turn(model)
 
 
 @contextmanager
-def opening_apart(settings: Settings) -> Iterator[Callable[[Path], ApartRunner]]:
-    """What opens ONNX files of one folder in one child, each in place of the one before; raises what
-    ``opened_apart`` raises.
+def open_remote_in_turn(opener: Opener, settings: Settings) -> Iterator[Callable[[Path], RemoteRunner]]:
+    """Yield a function that opens models of one folder in one child, each in place of the one before; it raises what
+    ``open_remote`` raises.
     """
-    from trtpipe.isolation.fork_server import ORDER, Order, Wish
-
-    born: list[Child] = []
+    children: list[Child] = []
     with ExitStack() as stack:
 
-        def turn(model: Path) -> ApartRunner:
+        def turn(model: Path) -> RemoteRunner:
             folder, what = model.parent.absolute(), f"running {model.name}"
             path = str(folder / model.name)
-            if born:
-                born[0].tell(ORDER.dump_json(Order("open", [], path)), what)
+            if children:
+                children[0].send(MODEL_REQUEST.dump_json(ModelRequest("open", [], path)), what)
             else:
                 with _starting(what):
                     limits = limits_for(settings, work=LIGHT, size=folder_size(folder))
-                wish = Wish(model=path, places=_places((folder,), limits), threads=settings.threads)
-                born.append(stack.enter_context(_born(wish, limits, what)))
-            return ApartRunner(born[0], model.name)
+                    request = ForkRequest(
+                        opener=opener.function,
+                        model=path,
+                        threads=settings.threads,
+                        preload=opener.preload,
+                        confinement=_confinement((folder,), limits),
+                    )
+                    children.append(stack.enter_context(Child(request, limits)))
+            return RemoteRunner(children[0], model.name)
 
         yield turn
 
 
-def call_apart(task: str, request: Record, reply: type[R], *, limits: Limits, what: str, reads: Sequence[Path]) -> R:
-    """Run a short ``task`` of ours in a child that may write nothing: as ``worker.call``, without half a second of
-    imports, without progress and without a folder.
+def call_isolated(task: str, request: Record, reply: type[R], *, limits: Limits, what: str, reads: Sequence[Path]) -> R:
+    """Run a short ``task`` on a graph in a child of the fork server, which may write nothing: as ``worker.call``, but
+    without half a second of imports, progress and a work folder.
 
     Raises:
         TrtpipeError: the very error that the task raised.
-        WorkerError: the child crashed, ran out of time or memory, or ended without an answer.
+        WorkerError: the child crashed, ran out of time or memory, or ended without a reply.
         HostError: no child can be started.
     """
-    from trtpipe.isolation.fork_server import Wish
-
-    with _born(Wish(task=task, places=_places(reads, limits)), limits, what) as child:
-        child.tell(request.model_dump_json().encode(), what)
-        return reply.model_validate(_done(child.hear(what), what))
-
-
-def _places(reads: Sequence[Path], limits: Limits) -> str:
-    return json.dumps({"reads": [str(path.absolute()) for path in reads], "writes": []}) if limits.confined else ""
-
-
-@contextmanager
-def _born(wish: Wish, limits: Limits, what: str) -> Iterator[Child]:
+    fork = ForkRequest(task=task, preload=_TASK_MODULES, confinement=_confinement(reads, limits))
     with ExitStack() as stack:
         with _starting(what):
-            child = stack.enter_context(Child(wish, limits))
-        yield child
+            child = stack.enter_context(Child(fork, limits))
+        child.send(request.model_dump_json().encode(), what)
+        return reply.model_validate(_reply(child.receive(what), what))
+
+
+def _confinement(reads: Sequence[Path], limits: Limits) -> str:
+    return json.dumps({"reads": [str(path.absolute()) for path in reads], "writes": []}) if limits.confined else ""
 
 
 @contextmanager

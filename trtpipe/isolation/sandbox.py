@@ -1,8 +1,8 @@
-"""What a child process may touch: its inputs, its work folder, the system's libraries; no network at all.
+"""Confinement of child processes to their inputs, their work folder and the system's libraries, without network.
 
 Landlock (https://docs.kernel.org/userspace-api/landlock.html) confines files, and needs no privileges; seccomp refuses
 sockets other than local ones. Both are one-way: nothing the process does later undoes them. Where the kernel has
-neither, the child runs as before, and ``doctor`` says so.
+neither, the child runs unconfined, and ``doctor`` reports it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
 _READING = _EXECUTE | _READ_FILE | _READ_DIR
 _MAKE_AND_REMOVE = sum(1 << bit for bit in range(4, 13))
-#: Version of Landlock that brought a right.
+#: Version of Landlock that introduced a right.
 _REFER_SINCE, _TRUNCATE_SINCE, _TCP_SINCE, _SCOPES_SINCE = 2, 3, 4, 6
 _BIND_AND_CONNECT, _SIGNALS_AND_ABSTRACT_SOCKETS = 3, 3
-#: Where interpreters, libraries, drivers and what they ask about the machine lie.
+#: Folders of interpreters, libraries, drivers and of what they read about the machine.
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/opt", "/etc", "/sys", "/dev", "/run/nvidia-persistenced")
-#: Of all processes a child sees itself; of the machine what libraries ask for.
+#: A child sees no process but itself, and of the machine what libraries read.
 _PROC = (
     "self",
     "cpuinfo",
@@ -64,18 +64,18 @@ def landlock_version() -> int:
 
 
 def has_seccomp() -> bool:
-    """Whether system calls can be refused here."""
+    """Whether system calls can be filtered here."""
     known = sys.platform == "linux" and sys.byteorder == "little" and platform.machine() in _MACHINES
     return known and Path("/proc/sys/kernel/seccomp").is_dir()
 
 
 def confine(reads: Iterable[str], writes: Iterable[str]) -> None:
-    """Confine this process, and all it starts, for good: to reading ``reads`` and the system, and writing ``writes``.
+    """Confine this process and all it starts, irrevocably: to reading ``reads`` and the system, and writing ``writes``.
 
-    Must be called before there are threads. What the kernel cannot do is left out.
+    Must be called before threads are started. What the kernel does not support is left out.
 
     Raises:
-        OSError: the kernel can, and refuses.
+        OSError: the kernel supports it, and refuses.
     """
     if sys.platform != "linux":
         return
@@ -113,7 +113,7 @@ def _restrict_files(libc: ctypes.CDLL, version: int, reads: Iterable[str], write
 
 
 def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
-    """One rule; a path that is not there needs none."""
+    """Add a rule; a path that does not exist needs none."""
     try:
         handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
@@ -128,8 +128,8 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
 
 
 def _interpreter() -> set[str]:
-    """Where this interpreter takes modules from; an empty entry means the working folder, which is nobody's library:
-    of it only this package is one, where it lies there.
+    """Folders that this interpreter imports from. An empty entry means the working folder, of which only this package,
+    if it is there, is included.
     """
     own = str(Path(__file__).resolve().parents[1])
     return {path for path in (*sys.path, sys.prefix, sys.base_prefix, sys.exec_prefix, own) if path}
@@ -140,7 +140,7 @@ def _devices() -> list[str]:
 
 
 def _refuse_network(libc: ctypes.CDLL) -> None:
-    """A filter of system calls: sockets are local or talk to the kernel, or are refused with EACCES."""
+    """Filter system calls: sockets are local or talk to the kernel, or are refused with EACCES."""
     architecture, socket = _MACHINES[platform.machine()]
     load, equal, above, give = 0x20, 0x15, 0x35, 0x06
     allow, refuse = 0x7FFF0000, 0x00050000 | errno.EACCES
@@ -149,7 +149,7 @@ def _refuse_network(libc: ctypes.CDLL) -> None:
         (equal, 0, 9, architecture),
         (load, 0, 0, 0),  # the call's number
         (above, 6, 0, 0x40000000),  # the numbers of another calling convention
-        (equal, 5, 0, _IO_URING_SETUP),  # it could open sockets without the call
+        (equal, 5, 0, _IO_URING_SETUP),  # it can open sockets without that call
         (equal, 0, 5, socket),
         (load, 0, 0, 16),  # the first argument: the family
         (equal, 3, 0, _LOCAL),

@@ -1,15 +1,13 @@
-"""Arrays in memory that two processes share: names, types and places travel as JSON, the numbers not at all."""
+"""Arrays in memory that two processes share: names, dtypes and offsets travel in messages, the values do not."""
 
 from __future__ import annotations
 
 import math
 import mmap
 import os
-import socket
-import struct
 import tempfile
 from itertools import accumulate
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,17 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.artifact import Feed
+    from trtpipe.isolation.messages import ArrayRef
 
-#: name, numpy's name of the type, shape, and where the numbers lie in bytes; strings travel as they are.
-Parcel: TypeAlias = tuple[str, str, tuple[int, ...], int | tuple[str, ...]]
-
-_ALIGNED = 64
-_TEXT = "OSU"
-_LENGTH = struct.Struct("=Q")
+_ALIGNMENT = 64
+_STRING_KINDS = "OSU"
 
 
-class Arena:
-    """A piece of shared memory behind a file handle. One side packs and the other unpacks, in turns.
+class SharedMemory:
+    """Shared memory behind a file handle. One side packs and the other unpacks, in turns.
 
     Args:
         handle: of an anonymous file; this object closes it.
@@ -38,134 +33,89 @@ class Arena:
         self._memory: mmap.mmap | None = None
 
     @classmethod
-    def new(cls) -> Arena:
-        """An empty one, which can grow but never shrink: nobody is left with memory that is no more.
+    def new(cls) -> SharedMemory:
+        """Empty shared memory that can grow but never shrink, so that no mapping loses its pages.
 
         Raises:
             OSError: there are too many open files.
         """
-        return cls(_anonymous())
+        return cls(_anonymous_file())
 
     def fileno(self) -> int:
         """The handle, for the other process."""
         return self._handle
 
     def close(self) -> None:
-        """Give the handle back; arrays that still lie here keep their memory."""
+        """Close the handle; arrays that were unpacked without copying keep their memory."""
         self._memory = None
         os.close(self._handle)
 
-    def pack(self, feeds: Sequence[Feed]) -> list[list[Parcel]]:
-        """Lay arrays down, over whatever lay here before.
+    def pack(self, feeds: Sequence[Feed]) -> list[list[ArrayRef]]:
+        """Write arrays, over those packed before.
 
         Raises:
             OSError: there is no memory left.
         """
         sizes = [
-            0 if value.dtype.kind in _TEXT else -(-value.nbytes // _ALIGNED) * _ALIGNED
+            0 if value.dtype.kind in _STRING_KINDS else -(-value.nbytes // _ALIGNMENT) * _ALIGNMENT
             for feed in feeds
             for value in feed.values()
         ]
-        self._reach(sum(sizes), grow=True)
-        places = accumulate(sizes, initial=0)
-        return [[self._lay(name, value, next(places)) for name, value in feed.items()] for feed in feeds]
+        self._map(sum(sizes), grow=True)
+        offsets = accumulate(sizes, initial=0)
+        return [[self._write(name, value, next(offsets)) for name, value in feed.items()] for feed in feeds]
 
-    def _lay(self, name: str, value: np.ndarray, place: int) -> Parcel:
-        if value.dtype.kind in _TEXT:
+    def _write(self, name: str, value: np.ndarray, offset: int) -> ArrayRef:
+        if value.dtype.kind in _STRING_KINDS:
             return name, "str", value.shape, tuple(map(str, value.ravel()))
-        self._at(place, value.dtype, value.shape)[...] = value
-        return name, value.dtype.name, value.shape, place
+        self._view(offset, value.dtype, value.shape)[...] = value
+        return name, value.dtype.name, value.shape, offset
 
-    def unpack(self, parcels: list[Parcel], *, copy: bool) -> Feed:
-        """What was laid down.
+    def unpack(self, arrays: list[ArrayRef], *, copy: bool) -> Feed:
+        """The arrays that the other side packed.
 
         Args:
-            copy: give copies; otherwise the arrays are good until somebody packs again.
+            copy: return copies; otherwise the arrays are valid until either side packs again.
 
         Raises:
-            ValueError, TypeError: the other side told nonsense.
+            ValueError, TypeError: the message does not describe arrays.
         """
         found: Feed = {}
-        for name, kind, shape, place in parcels:
-            if not isinstance(place, int):
-                found[name] = np.array(place, object).reshape(shape)
+        for name, kind, shape, offset in arrays:
+            if not isinstance(offset, int):
+                found[name] = np.array(offset, object).reshape(shape)
                 continue
             dtype = _dtype(kind)
-            self._reach(place + math.prod(shape) * dtype.itemsize, grow=False)
-            values = self._at(place, dtype, shape)
+            self._map(offset + math.prod(shape) * dtype.itemsize, grow=False)
+            values = self._view(offset, dtype, shape)
             found[name] = values.copy() if copy else values
         return found
 
-    def _at(self, place: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    def _view(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         count = math.prod(shape)
         if not count or self._memory is None:
             return np.empty(shape, dtype)
-        return np.frombuffer(self._memory, dtype, count, place).reshape(shape)
+        return np.frombuffer(self._memory, dtype, count, offset).reshape(shape)
 
-    def _reach(self, size: int, *, grow: bool) -> None:
+    def _map(self, size: int, *, grow: bool) -> None:
         """Map at least ``size`` bytes."""
         if size <= (0 if self._memory is None else len(self._memory)):
             return
-        there = os.fstat(self._handle).st_size
-        if grow and there < size:
-            there = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-            os.ftruncate(self._handle, there)
-        self._memory = mmap.mmap(self._handle, there)
-
-
-class Letters:
-    """Messages over a stream between two processes: a length, then so many bytes.
-
-    Args:
-        most: bytes that a message may have.
-    """
-
-    def __init__(self, stream: socket.socket, most: int = 1 << 28) -> None:
-        self._stream = stream
-        self._most = most
-        self._came = bytearray()
-
-    def send(self, letter: bytes) -> None:
-        """Raises OSError where nobody listens any more."""
-        self._stream.sendall(_LENGTH.pack(len(letter)) + letter)
-
-    def take(self) -> bytes | None:
-        """The next message, or ``None`` where only a part of it is there. Waits for something to come.
-
-        Raises:
-            EOFError: the other side has ended, or sends what is no message.
-        """
-        data = self._stream.recv(1 << 16)
-        self._came += data
-        size = _LENGTH.unpack_from(self._came)[0] if len(self._came) >= _LENGTH.size else 0
-        if not data or size > self._most:
-            raise EOFError
-        end = _LENGTH.size + size
-        if len(self._came) < max(end, _LENGTH.size + 1):
-            return None
-        letter = bytes(self._came[_LENGTH.size : end])
-        del self._came[:end]
-        return letter
-
-    def wait(self) -> bytes:
-        """The next message.
-
-        Raises:
-            EOFError: as for ``take``.
-        """
-        while (letter := self.take()) is None:
-            pass
-        return letter
+        length = os.fstat(self._handle).st_size
+        if grow and length < size:
+            length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+            os.ftruncate(self._handle, length)
+        self._memory = mmap.mmap(self._handle, length)
 
 
 def _dtype(name: str) -> np.dtype:
-    import ml_dtypes  # noqa: F401 - teaches numpy the names of the small float types
+    import ml_dtypes  # noqa: F401 - registers the names of the small float types with numpy
 
     return np.dtype(name)
 
 
-def _anonymous() -> int:
-    """A file without a name, in memory where the system has such files."""
+def _anonymous_file() -> int:
+    """A file without a name, in memory where the system supports that."""
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
             return os.dup(file.fileno())

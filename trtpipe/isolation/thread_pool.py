@@ -1,7 +1,7 @@
-"""Several pieces of work at once, each waiting for a child process in a thread of its own.
+"""Several tasks at once, each waiting for a child process in a thread of its own.
 
-What they report reaches the listener in the caller's thread. When the caller is interrupted, or one piece fails in a
-way that stops the run, the children of the others are ended first.
+Progress is reported in the caller's thread. When the caller is interrupted, or a task fails in a way that stops the
+run, the children of the others are ended first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Task(Generic[T]):
-    """One piece of work, and what its reports are headed with."""
+    """A task, and the name that prefixes its progress reports."""
 
     name: str
     work: Callable[[Progress], T]
@@ -31,7 +31,7 @@ class Task(Generic[T]):
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """What became of the task at ``index``: its result, or what it raised; and how long it ran."""
+    """The outcome of the task at ``index``: its result or what it raised, and the seconds it took."""
 
     index: int
     result: T | None
@@ -40,18 +40,18 @@ class Outcome(Generic[T]):
 
 
 def run_tasks(tasks: Sequence[Task[T]], at_once: int, progress: Progress) -> Generator[Outcome[T], None, None]:
-    """Run the tasks, at most ``at_once`` at a time and begun in their order; yield outcomes as they come.
+    """Run the tasks, at most ``at_once`` at a time and started in order; yield outcomes as they complete.
 
-    One at a time runs in the caller's thread. Closing the iterator ends what still runs.
+    With one at a time they run in the caller's thread. Closing the iterator ends the tasks that still run.
     """
     if at_once < 2 or len(tasks) < 2:
         for index, task in enumerate(tasks):
             yield _outcome(index, task, progress)
         return
-    yield from _Crew(tasks, at_once).run(progress)
+    yield from _Pool(tasks, at_once).run(progress)
 
 
-class _Crew(Generic[T]):
+class _Pool(Generic[T]):
     """Threads that take tasks until none is left."""
 
     def __init__(self, tasks: Sequence[Task[T]], size: int) -> None:
@@ -59,7 +59,7 @@ class _Crew(Generic[T]):
         self._next = iter(range(len(tasks)))
         self._take = threading.Lock()
         self._stop = threading.Event()
-        self._said: queue.Queue[Callable[[Progress], None] | Outcome[T]] = queue.Queue()
+        self._events: queue.Queue[Callable[[Progress], None] | Outcome[T]] = queue.Queue()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(size, len(tasks)))]
 
     def run(self, progress: Progress) -> Iterator[Outcome[T]]:
@@ -68,12 +68,12 @@ class _Crew(Generic[T]):
         try:
             left = len(self._tasks)
             while left:
-                said = self._said.get()
-                if isinstance(said, Outcome):
+                event = self._events.get()
+                if isinstance(event, Outcome):
                     left -= 1
-                    yield said
+                    yield event
                 else:
-                    said(progress)
+                    event(progress)
         finally:
             self._stop.set()
             for thread in self._threads:
@@ -86,11 +86,11 @@ class _Crew(Generic[T]):
             if index is None:
                 return
             task = self._tasks[index]
-            self._said.put(_outcome(index, task, _Relay(task.name, self._said.put, self._stop)))
+            self._events.put(_outcome(index, task, _Relay(task.name, self._events.put, self._stop)))
 
 
 class _Relay:
-    """Passes reports on to the thread that listens, headed with the task they come from."""
+    """Forwards progress to the caller's thread, prefixed with the task's name."""
 
     def __init__(self, name: str, put: Callable[[Callable[[Progress], None]], None], stop: threading.Event) -> None:
         self._name = name
@@ -99,27 +99,27 @@ class _Relay:
 
     @property
     def stopped(self) -> bool:
-        """Whether nobody waits for the work any more."""
+        """Whether the work was cancelled."""
         return self._stop.is_set()
 
     def begin(self, step: str) -> None:
-        """Pass on."""
+        """Forward."""
         self._put(lambda progress: progress.begin(step))
 
     def advance(self, phase: str, done: int, total: int | None) -> None:
-        """Pass on, with the task's name."""
+        """Forward, with the task's name."""
         self._put(lambda progress: progress.advance(f"{self._name}: {phase}", done, total))
 
     def note(self, message: str) -> None:
-        """Pass on."""
+        """Forward."""
         self._put(lambda progress: progress.note(message))
 
     def warn(self, message: str) -> None:
-        """Pass on."""
+        """Forward."""
         self._put(lambda progress: progress.warn(message))
 
     def end(self, step: str, outcome: str) -> None:
-        """Pass on."""
+        """Forward."""
         self._put(lambda progress: progress.end(step, outcome))
 
 

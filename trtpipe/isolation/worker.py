@@ -1,8 +1,8 @@
-"""Run a task in a child process, so that a crash, a hang or a memory hog in a native library costs one typed error.
+"""Run a task in a child process, so that a crash, a hang or a memory leak in a native library ends as a typed error.
 
-TensorRT, onnxsim and onnx's shape inference can all kill or block the process they run in. ``call`` starts a fresh
-Python for one task, confines it to its inputs and its work folder where the kernel can, watches its clock and its
-memory, and turns every way it can end into a reply or an error.
+TensorRT, onnxsim and onnx's shape inference can all crash or block the process they run in. ``call`` starts a new
+interpreter for one task, confines it to its inputs and its work folder where the kernel supports that, watches its time
+and memory, and turns every way it can end into a reply or an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.artifact import R, Record
 from trtpipe.errors import HostError
-from trtpipe.isolation.exit_status import Ending, Outcome, death, raise_from
+from trtpipe.isolation.exit_status import Ending, Outcome, error_of, raise_from
 from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
 from trtpipe.progress import Stoppable
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
     from trtpipe.progress import Progress
 
-#: How a task reports: phase, units done, units in all (``None`` where nobody knows).
+#: How a task reports progress: phase, units done, total units (``None`` if unknown).
 Report: TypeAlias = Callable[[str, int, int | None], None]
 
-#: Takes the parent's import path before anything is imported, so that the working folder cannot shadow a module.
+#: Sets the parent's import path before anything is imported, so that the working folder cannot shadow a module.
 _BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split({separator!r}); from {module} import main; main(sys.argv[1:])"
 _SHARE_OF_MEMORY = 0.9
-#: What a build takes: measured with TensorRT-RTX at 0.13 GB and 2.5 to 3.2 bytes for each byte of the model.
+#: Memory of a build: measured with TensorRT-RTX at 0.13 GB and 2.5 to 3.2 bytes for each byte of the model.
 _BUILD_MEMORY, _BUILD_MEMORY_A_BYTE = 512 << 20, 4
 TAIL_BYTES = 64 * 1024
 _READ_BYTES = 1 << 20
@@ -50,7 +50,7 @@ _REPORT_LINE = TypeAdapter(tuple[str, int, int | None])
 
 @dataclass(frozen=True)
 class Limits:
-    """What one child process may use: wall time in seconds, resident memory in bytes; and whether it is confined."""
+    """Limits of one child process: wall time in seconds, resident memory in bytes; and whether it is confined."""
 
     seconds: float
     memory: int
@@ -59,17 +59,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """Seconds a kind of work may take where nobody says otherwise: for any model, and for each MB of this one."""
+    """Default time limit of a kind of work: seconds for any model, and for each MB of this one."""
 
     seconds: float
     a_megabyte: float
 
 
-#: Reading, checking and rewriting a model: seconds where all is well.
+#: Reading, checking and rewriting a model, which usually takes seconds.
 LIGHT = Allowance(50.0, 2.0)
-#: Building an engine or running somebody's code: TensorRT may try kernels for half an hour.
+#: Building an engine or running user code: TensorRT may time kernels for half an hour.
 HEAVY = Allowance(3600.0, 10.0)
-#: Memory where nobody says otherwise: for any model, and for each byte of this one.
+#: Default memory limit: bytes for any model, and for each byte of this one.
 _MEMORY, _MEMORY_A_BYTE = 16 << 30, 16
 
 
@@ -81,7 +81,7 @@ def limits_for(
     work: Allowance = HEAVY,
     size: int = 0,
 ) -> Limits:
-    """The limits in force: the caller's own, then the settings', then those that follow from the model's size.
+    """The limits that apply: the caller's, else those of the settings, else defaults from the model's size.
 
     Args:
         size: bytes of the model, its external data included.
@@ -95,16 +95,16 @@ def limits_for(
 
 
 def boot(module: str) -> list[str]:
-    """The command of a process that calls ``main(arguments)`` of ``module``; the arguments go behind it."""
+    """The command of a process that calls ``main(arguments)`` of ``module``; append the arguments."""
     return [sys.executable, "-c", _BOOT.format(separator=os.pathsep, module=module), os.pathsep.join(sys.path)]
 
 
 def affordable(count: int, size: int, wanted: int | None) -> int:
-    """How many of ``count`` builds may run at once: as many as there are cores, and as fit into free memory.
+    """How many of ``count`` builds may run at once: at most one per core, and as many as fit into free memory.
 
     Args:
         size: bytes of the model.
-        wanted: what the user asks for; it is taken at its word.
+        wanted: the number that the user asks for, which is used as it is.
     """
     need = _BUILD_MEMORY + _BUILD_MEMORY_A_BYTE * size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -122,25 +122,25 @@ def call(
     workdir: Path | None = None,
     reads: Sequence[Path] | None = None,
 ) -> R:
-    """Run ``task`` in a child process and wait for its answer.
+    """Run ``task`` in a child process and wait for its reply.
 
     Args:
-        task: ``trtpipe.module:function``, a function ``(request: SomeRecord, report: Report) -> SomeRecord`` whose
+        task: ``package.module:function``, a function ``(request: SomeRecord, report: Report) -> SomeRecord`` whose
             annotations can be evaluated at run time.
-        request: what the function gets, by way of JSON.
+        request: the function's argument, passed as JSON.
         reply: the record the function returns.
-        what: the work in words that go with "while", such as ``building sm89 from lowered.onnx``.
-        workdir: where the child's private scratch folder is made (default: the system's temporary folder). The
-            folder is gone when this returns.
+        what: the work, as it reads after "while": ``building sm89 from lowered.onnx``.
+        workdir: where the child's private scratch folder is created (default: the system's temporary folder). It
+            is removed before this returns.
         reads: files and folders the child may read, besides ``workdir``, which it may write too, and the system's
-            own; ``None`` where it runs the user's code, which may do whatever the user may.
+            own; ``None`` if it runs the user's code, which may do whatever the user may.
 
     Raises:
         TrtpipeError: the very error that the task raised.
-        WorkerError: the child crashed, ran out of time or memory, or ended without an answer.
-        HostError: no space is left on a device the child wrote to.
+        WorkerError: the child crashed, ran out of time or memory, or ended without a reply.
+        HostError: no space is left on a device that the child wrote to.
         InternalError: the task raised anything else; the message holds the child's traceback.
-        KeyboardInterrupt: as everywhere; the child is killed first.
+        KeyboardInterrupt: after the child was killed.
     """
     with ExitStack() as stack:
         try:
@@ -148,8 +148,8 @@ def call(
             scratch = tempfile.TemporaryDirectory(prefix="trtpipe-", dir=where, ignore_cleanup_errors=True)
             folder = stack.enter_context(scratch)
             Path(folder, "request.json").write_text(request.model_dump_json(), encoding="utf-8")
-            places = _places(reads, where, folder) if limits.confined else ""
-            child = stack.enter_context(_Child(task, folder, places, limits, progress))
+            confinement = _confinement(reads, where, folder) if limits.confined else ""
+            child = stack.enter_context(_Child(task, folder, confinement, limits, progress))
         except OSError as error:
             place = error.filename or workdir or tempfile.gettempdir()
             raise HostError(
@@ -159,14 +159,14 @@ def call(
         ending = child.watch()
         outcome = _outcome(Path(folder, "reply.json")) if ending.clean else None
     if outcome is None:
-        raise death(ending, what)
+        raise error_of(ending, what)
     if outcome.kind != "done":
         raise_from(outcome, what)
     return reply.model_validate(outcome.reply)
 
 
-def _places(reads: Sequence[Path] | None, workdir: Path | None, scratch: str) -> str:
-    """What the child may touch, as JSON; empty if anything."""
+def _confinement(reads: Sequence[Path] | None, workdir: Path | None, scratch: str) -> str:
+    """What the child may read and write, as JSON; empty for everything."""
     if reads is None:
         return ""
     writes = [scratch] if workdir is None else [str(workdir), scratch]
@@ -181,16 +181,16 @@ def _outcome(path: Path) -> Outcome | None:
 
 
 class _Child:
-    """One running child. Its standard output carries progress; its standard error carries what libraries print."""
+    """One running child. Its standard output carries progress, its standard error what libraries print."""
 
-    def __init__(self, task: str, folder: str, places: str, limits: Limits, progress: Progress) -> None:
+    def __init__(self, task: str, folder: str, confinement: str, limits: Limits, progress: Progress) -> None:
         self._limits = limits
         self._progress = progress
         self._tail = bytearray()
         self._line = b""
         self._phase = ""
         self._process = subprocess.Popen(
-            [*boot("trtpipe.isolation.worker_main"), task, folder, str(os.getpid()), places],
+            [*boot("trtpipe.isolation.worker_main"), task, folder, str(os.getpid()), confinement],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -199,7 +199,7 @@ class _Child:
         )
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ, self._take_progress)  # type: ignore[arg-type]
-        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_words)  # type: ignore[arg-type]
+        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_output)  # type: ignore[arg-type]
 
     def __enter__(self) -> _Child:
         return self
@@ -212,23 +212,23 @@ class _Child:
                 pipe.close()
 
     def watch(self) -> Ending:
-        """Wait until the child has ended by itself or by our hand."""
+        """Wait until the child has ended, or end it when a limit is exceeded."""
         started = time.monotonic()
         stopped = self._wait(started + self._limits.seconds)
         self._kill()
-        self._listen(0)  # what it wrote last
+        self._read(0)  # what it wrote last
         return Ending(
             status=self._process.returncode,
             stopped=stopped,
             limit=self._limits.memory if stopped == "memory" else self._limits.seconds,
             phase=self._phase,
-            words=bytes(self._tail).decode("utf-8", errors="replace"),
+            output=bytes(self._tail).decode("utf-8", errors="replace"),
         )
 
     def _wait(self, deadline: float) -> Literal["", "time", "memory", "cancelled"]:
         memory = MemoryWatch(self._process.pid, self._limits.memory)
         while self._process.poll() is None:
-            self._listen(POLL_SECONDS)
+            self._read(POLL_SECONDS)
             if isinstance(self._progress, Stoppable) and self._progress.stopped:
                 return "cancelled"
             if time.monotonic() > deadline:
@@ -237,8 +237,8 @@ class _Child:
                 return "memory"
         return ""
 
-    def _listen(self, seconds: float) -> None:
-        if not self._selector.get_map():  # both pipes are closed: it is about to end
+    def _read(self, seconds: float) -> None:
+        if not self._selector.get_map():  # both pipes are closed, so it is about to end
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
         for key, _ in self._selector.select(seconds) if self._selector.get_map() else ():
@@ -248,7 +248,7 @@ class _Child:
             else:
                 self._selector.unregister(key.fileobj)
 
-    def _take_words(self, data: bytes) -> None:
+    def _take_output(self, data: bytes) -> None:
         self._tail += data
         del self._tail[:-TAIL_BYTES]
 
@@ -258,12 +258,12 @@ class _Child:
         for line in lines:
             try:
                 self._phase, done, total = _REPORT_LINE.validate_json(line)
-            except ValidationError:  # something in the interpreter's start-up greets on standard output
+            except ValidationError:  # the interpreter's start-up may print to standard output
                 continue
             self._progress.advance(self._phase, done, total)
 
     def _kill(self) -> None:
-        """End the whole process group; harmless when it is gone already."""
+        """Kill the whole process group, if it still exists."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -1,8 +1,7 @@
-"""The child's side of ``worker.call``: one task, one answer, and out."""
+"""The child's side of ``worker.call``: runs one task, writes its reply and exits."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import tempfile
@@ -17,53 +16,52 @@ from typing import Any, NoReturn
 from trtpipe.artifact import Record
 from trtpipe.errors import InternalError
 from trtpipe.isolation.exit_status import NO_SPACE_STATUS, Outcome
-from trtpipe.isolation.imports import defer_sympy, no_telemetry
-from trtpipe.isolation.linux import be_the_first_to_go, die_with
+from trtpipe.isolation.imports import load_name, no_telemetry
+from trtpipe.isolation.linux import end_with_parent, prefer_as_oom_victim
 from trtpipe.isolation.sandbox import confine
 
 #: TensorRT walks graphs recursively: a chain of a few thousand layers overflows the usual 8 MiB.
 STACK_BYTES = 512 << 20
 _REPORT_SECONDS = 0.05
-_HOME = "trtpipe."
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Run the task that ``arguments`` name (task, scratch folder, parent's process id, places as JSON) and exit."""
-    task, folder, parent, places = arguments
-    die_with(int(parent))
-    be_the_first_to_go()
+    """Run a task and exit.
+
+    Args:
+        arguments: the task's name, its scratch folder, the parent's process id, and the confinement as JSON.
+    """
+    task, folder, parent, confinement = arguments
+    end_with_parent(int(parent))
+    prefer_as_oom_victim()
     no_telemetry()
-    defer_sympy()
-    if places:
-        confine(**json.loads(places))
+    if confinement:
+        confine(**json.loads(confinement))
     report = _Reporter(_take_stdout())
-    tempfile.tempdir = folder  # what libraries leave behind when killed goes with the folder
+    tempfile.tempdir = folder  # files that libraries leave behind when killed are removed with it
     os.putenv("TMPDIR", folder)
     status = [1]
     threading.stack_size(STACK_BYTES)
-    thread = threading.Thread(target=lambda: status.append(_answer(task, Path(folder), report)), daemon=True)
+    thread = threading.Thread(target=lambda: status.append(_reply(task, Path(folder), report)), daemon=True)
     thread.start()
     thread.join()
-    os._exit(status[-1])  # no clean-up: native libraries crash in theirs, after the answer is written
+    os._exit(status[-1])  # no clean-up: native libraries crash during theirs, after the reply is written
 
 
-def resolve(task: str, home: str = _HOME) -> tuple[Callable[[Any, Any], Record], type[Record]]:
+def resolve(task: str) -> tuple[Callable[[Any, Any], Record], type[Record]]:
     """The function called ``package.module:function`` and the record it takes.
 
     Raises:
-        InternalError: the module is not inside ``home``, or the function takes no record called ``request``.
+        InternalError: the function takes no record called ``request``, so it was not written as a task.
     """
-    module, _, name = task.partition(":")
-    if not module.startswith(home):
-        raise InternalError(f"task {task!r} is not inside {home!r}")
-    function = getattr(importlib.import_module(module), name)
+    function = load_name(task)
     request = typing.get_type_hints(function).get("request")
     if not (isinstance(request, type) and issubclass(request, Record)):
         raise InternalError(f"task {task!r} takes no Record called 'request'")
     return function, request
 
 
-def _answer(task: str, folder: Path, report: _Reporter) -> int:
+def _reply(task: str, folder: Path, report: _Reporter) -> int:
     """Run the task and write its outcome; the exit status."""
     try:
         outcome = _perform(task, folder, report)
@@ -86,16 +84,16 @@ def _perform(task: str, folder: Path, report: _Reporter) -> Outcome:
 
 
 def _take_stdout() -> int:
-    """Keep the real standard output for progress, and send what anybody prints to standard error."""
+    """Keep standard output for progress, and redirect what libraries print to standard error."""
     kept = os.dup(1)
     os.dup2(2, 1)
     return kept
 
 
 class _Reporter:
-    """Writes progress as one line of JSON a report, at most every 50 ms but for the first and last step of a phase.
+    """Writes progress reports as lines of JSON, at most every 50 ms except for the first and last step of a phase.
 
-    The first one counts where a crash is to be blamed on a phase that had only just begun.
+    The first one matters when a phase crashes at its beginning.
     """
 
     def __init__(self, stream: int) -> None:
@@ -107,5 +105,5 @@ class _Reporter:
         now = time.monotonic()
         if phase != self._phase or done == total or now - self._last >= _REPORT_SECONDS:
             self._last, self._phase = now, phase
-            with suppress(BrokenPipeError):  # nobody listens any more
+            with suppress(BrokenPipeError):  # the parent has closed its end
                 os.write(self._stream, json.dumps([phase, done, total]).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""On which shapes, and with which values, to measure."""
+"""The input shapes and values of a measurement."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Material:
-    """Where the values come from.
+class InputSource:
+    """Where input values come from.
 
     Attributes:
-        sample: a real one; ``None``: there is no data.
+        sample: a real sample; ``None``: there is no data.
         name: of the data set.
     """
 
@@ -34,18 +34,18 @@ class Material:
     name: str = ""
 
     @classmethod
-    def of(cls, dataset: Dataset | None) -> Material:
-        """The first sample of a data set; nothing of one that is random itself."""
+    def of(cls, dataset: Dataset | None) -> InputSource:
+        """The first sample of a data set; none if the data set is random."""
         if dataset is None or isinstance(dataset, RandomDataset):
             return cls()
         sample = next(iter(dataset), None)
         return cls() if sample is None else cls(sample.feed, dataset.name)
 
     def feed(self, inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[Feed, str]:
-        """Values of these shapes, and what they are in words.
+        """Values of these shapes, and a description of them.
 
-        A real sample is cut or repeated along every axis: its values stay those of real data, indices into tables stay
-        in range. Without one, floats are uniform in [0, 1) and integers 0 or 1.
+        A real sample is cropped or tiled along every axis: its values stay realistic, and indices into tables stay in
+        range. Without one, floats are uniform in [0, 1) and integers 0 or 1.
 
         Raises:
             InputError: a shape fits neither the model nor the sample.
@@ -55,27 +55,27 @@ class Material:
             return next(iter(random)).feed, "synthetic: floats uniform in [0, 1), integers 0 or 1"
         fitted = {spec.name: _fitted(spec, self.sample[spec.name], shapes[spec.name]) for spec in inputs}
         as_it_is = all(fitted[name].shape == value.shape for name, value in self.sample.items())
-        return fitted, f"first sample of {self.name}{'' if as_it_is else ', cut or repeated to the shape'}"
+        return fitted, f"first sample of {self.name}{'' if as_it_is else ', cropped or tiled to the shape'}"
 
 
 def points(
-    inputs: Sequence[TensorSpec], typical: Sequence[Mapping[str, tuple[int, ...]]], sample: Feed | None,
+    inputs: Sequence[TensorSpec], opt_shapes: Sequence[Mapping[str, tuple[int, ...]]], sample: Feed | None,
     batches: Sequence[int],
 ) -> tuple[Shapes, ...]:  # fmt: skip
-    """The shapes to measure on: every typical set of shapes, at every batch size.
+    """The shapes to measure: all opt shapes, at every batch size.
 
     Args:
-        inputs: of the model; where their open dimensions have names, those called like the first input's first
-            dimension are the batch, else every open first dimension is.
-        typical: of every optimization profile, or what the user asked for; inputs may be missing.
-        sample: gives the shapes of inputs without a typical one.
-        batches: empty: as the typical shapes have it.
+        inputs: of the model. The batch is every dynamic dimension with the name of the first input's first dimension;
+            without names, every dynamic first dimension.
+        opt_shapes: of every optimization profile, or as the user asked; inputs may be missing.
+        sample: gives the shapes of inputs that are missing there.
+        batches: batch sizes; empty: those of ``opt_shapes``.
 
     Raises:
         InputError: batch sizes are given and the model has a fixed one, or an input's rank is unknown.
     """
     found = []
-    for known in typical or ({},):
+    for known in opt_shapes or ({},):
         shapes = {spec.name: _shape(spec, known, sample) for spec in inputs}
         found += [_with_batch(inputs, shapes, batch) for batch in batches] or [shapes]
     return tuple(shapes for index, shapes in enumerate(found) if shapes not in found[:index])
@@ -96,7 +96,7 @@ def _shape(spec: TensorSpec, known: Mapping[str, tuple[int, ...]], sample: Feed 
 def _with_batch(inputs: Sequence[TensorSpec], shapes: Shapes, batch: int) -> Shapes:
     firsts = [spec.shape[0] for spec in inputs if spec.shape and not isinstance(spec.shape[0], int)]
     if not firsts:
-        raise InputError("the batch size is fixed in the model", "export it with a dynamic batch, or leave out --batch")
+        raise InputError("the batch size is fixed in the model", "export it with a dynamic batch, or omit --batch")
     symbol = firsts[0]
 
     def length(spec: TensorSpec, axis: int, now: int) -> int:
@@ -108,7 +108,7 @@ def _with_batch(inputs: Sequence[TensorSpec], shapes: Shapes, batch: int) -> Sha
 
 
 def _fitted(spec: TensorSpec, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """``value`` cut or repeated along every axis; of an input whose values are given, these."""
+    """``value`` cropped or tiled along every axis; the given values for a shape tensor."""
     if spec.shape is not None and gives_values(spec.dtype, spec.shape, shape):
         return np.array(shape, value.dtype).reshape(value.shape)
     if value.ndim != len(shape) or 0 in value.shape:

@@ -1,14 +1,14 @@
-"""What a measurement found: ``latency.json``."""
+"""The records of a measurement: ``latency.json`` and ``comparison.json``."""
 
 from __future__ import annotations
 
 from trtpipe.artifact import Record
 from trtpipe.backends.timing import DeviceState
-from trtpipe.engine.figures import EngineFigures
+from trtpipe.engine.record import EngineFigures
 
 
-def shapes_in_words(shapes: dict[str, tuple[int, ...]]) -> str:
-    """``x:1x3x224x224,y:1x128``, as the command line takes them."""
+def shapes_as_text(shapes: dict[str, tuple[int, ...]]) -> str:
+    """``x:1x3x224x224,y:1x128``, as on the command line."""
     return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
@@ -16,7 +16,7 @@ class Times(Record):
     """A series of times, in milliseconds.
 
     Attributes:
-        p90, p95, p99: percentiles as trtexec takes them: times that were really measured.
+        p90, p95, p99: percentiles as trtexec takes them: times that were measured, not interpolated.
         cov: coefficient of variation (standard deviation over mean) in percent.
     """
 
@@ -31,30 +31,29 @@ class Times(Record):
 
 
 class Latency(Times):
-    """One inference, again and again. The metrics, and their names, are trtexec's.
+    """Repeated inferences of one feed. The metrics and their names are those of trtexec.
 
     On a GPU the times of this record itself are trtexec's "Latency": the transfers and the kernels of one query, by
-    the GPU's own clock. On the CPU they are the wall time of one run.
+    CUDA events. On the CPU they are the wall time of one run.
 
     Attributes:
         artifact: label of what ran.
-        runner: where it ran, in words.
-        on_gpu: whether this is a GPU latency at all.
+        runner: where it ran, as ``Runner.device``.
+        on_gpu: whether this is a GPU latency.
         shapes: the input shapes.
-        data: which values the inputs had, in words.
-        iterations: runs that count, after the warm-up.
-        throughput_qps: inferences a second, by the wall clock.
-        wall_seconds: from the first enqueued query that counts until the last one is complete.
-        parts: on a GPU ``gpu_compute`` (the kernels), ``enqueue`` (what the host takes to launch them), ``h2d`` and
-            ``d2h`` (the transfers, where they are part of it), and ``end_to_end``: the wall time of a whole inference
+        data: description of the input values.
+        iterations: runs after the warm-up.
+        throughput_qps: inferences per second of wall time.
+        wall_seconds: from enqueueing the first query after the warm-up until the last one is complete.
+        parts: on a GPU ``gpu_compute`` (the kernels), ``enqueue`` (host time to launch them), ``h2d`` and
+            ``d2h`` (the transfers, if they count), and ``end_to_end``: the wall time of a whole inference
             through Polygraphy's TrtRunner, from arrays in host memory to arrays in host memory.
         windows: medians of up to ten windows of successive runs.
-        spread: how far the windows' medians lie apart, in percent of the overall median.
-        stable: whether the figures can be trusted: windows within 10 %, and on a GPU kernel times that vary by no more
-            than 2.5 %.
+        spread: largest minus smallest median of the windows, in percent of their median.
+        stable: windows within 10 %, and on a GPU a coefficient of variation of the kernel times up to 2.5 %.
         cuda_graph: whether the kernels were launched as one CUDA graph.
-        before, after: the GPU's clocks after the warm-up and at the end; ``None`` where they cannot be read.
-        notes: what to know before quoting these figures.
+        before, after: state of the GPU after the warm-up and at the end; ``None`` if it cannot be read.
+        notes: what limits these figures.
     """
 
     artifact: str
@@ -77,19 +76,19 @@ class Latency(Times):
 
     @property
     def on(self) -> str:
-        """The input shapes in words: ``x:1x3x224x224``."""
-        return shapes_in_words(self.shapes)
+        """The input shapes as text: ``x:1x3x224x224``."""
+        return shapes_as_text(self.shapes)
 
 
 class LatencyReport(Record):
-    """``latency.json``: the figures, the machine, and the verdict where there is a budget.
+    """``latency.json``: the figures, the machine, and the verdict if there is a budget.
 
     Attributes:
         machine: CPU, cores, memory and OS.
         measurements: one for every artifact and shape.
-        engines: what the builder says of each engine: kernels and bytes, to compare builds by where no GPU is. This is
-            no latency.
-        max_p99: the budget in milliseconds; it is judged on GPU figures only, on every shape.
+        engines: kernels and bytes of each engine, to compare builds without a GPU: reported by the builder (not
+            measured).
+        max_p99: the budget in milliseconds, checked for GPU figures on every shape.
         passed: the verdict; true without a budget.
         notes: what the figures do not show.
     """
@@ -102,18 +101,18 @@ class LatencyReport(Record):
     notes: tuple[str, ...] = ()
 
 
-class Race(Record):
-    """Two artifacts in turns, on inputs of one shape.
+class PairedComparison(Record):
+    """Two artifacts timed in turns, on inputs of one shape.
 
     Attributes:
         shapes: of the inputs.
-        data: which values they had.
-        rounds: how often both had their turn.
+        data: description of their values.
+        rounds: how often both were timed.
         old, new: median over the rounds of the time of a run, in milliseconds.
         ratio: median over the rounds of new / old.
         low, high: its confidence interval.
-        confidence: that ``ratio`` lies between them.
-        faster: which one is faster, as far as the interval tells: ``old``, ``new``, or ``""`` where 1 is inside it.
+        confidence: level of that interval.
+        faster: ``old`` or ``new``; empty if the interval contains 1.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -129,8 +128,8 @@ class Race(Record):
 
     @property
     def on(self) -> str:
-        """The input shapes in words."""
-        return shapes_in_words(self.shapes)
+        """The input shapes as text."""
+        return shapes_as_text(self.shapes)
 
 
 class LatencyComparison(Record):
@@ -138,10 +137,10 @@ class LatencyComparison(Record):
 
     Attributes:
         old, new: the files.
-        runner: where both ran; empty where nothing could be timed.
+        runner: where both ran; empty if neither could be timed.
         on_gpu: whether these are GPU latencies.
-        races: one for every shape; none where nothing could be timed.
-        engines: ``old`` and ``new`` as their builder describes them, where both are engines. This is no latency.
+        pairs: one for every shape; none if neither could be timed.
+        engines: figures of ``old`` and ``new`` if both are engines, reported by the builder (not measured).
         notes: what the figures do not show.
     """
 
@@ -150,6 +149,6 @@ class LatencyComparison(Record):
     new: str
     runner: str
     on_gpu: bool
-    races: tuple[Race, ...]
+    pairs: tuple[PairedComparison, ...]
     engines: dict[str, EngineFigures] = {}
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Figures of a series of times: trtexec's, and the interval of a ratio."""
+"""Statistics of a series of times, as trtexec has them, and the confidence interval of a ratio."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def times(seconds: Sequence[float] | np.ndarray) -> Times:
     """Distribution of a series of times.
 
     Args:
-        seconds: one a run, at least one.
+        seconds: one per run, at least one.
     """
     ms = np.sort(np.asarray(seconds, np.float64)) * 1e3
     mean = float(ms.mean())
@@ -44,7 +44,7 @@ def windows(seconds: Sequence[float] | np.ndarray) -> tuple[float, ...]:
 
 
 def spread(medians: Sequence[float]) -> float:
-    """How far windows lie apart: the largest minus the smallest, in percent of their median."""
+    """The largest window minus the smallest, in percent of their median."""
     middle = float(np.median(medians))
     return (max(medians) - min(medians)) / middle * 100 if middle else 0.0
 
@@ -52,7 +52,7 @@ def spread(medians: Sequence[float]) -> float:
 def interval(ratios: np.ndarray, confidence: float = CONFIDENCE, seed: int = 0) -> tuple[float, float]:
     """Confidence interval of the median of ``ratios`` (float64[rounds]), by the percentile bootstrap.
 
-    Rounds are drawn again with replacement 10,000 times (Efron, Tibshirani: An Introduction to the Bootstrap, 1993,
+    Rounds are resampled with replacement 10,000 times (Efron, Tibshirani: An Introduction to the Bootstrap, 1993,
     chapter 13). Equal ratios and seeds give equal intervals.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -63,7 +63,7 @@ def interval(ratios: np.ndarray, confidence: float = CONFIDENCE, seed: int = 0) 
 
 
 def _percentile(ascending: np.ndarray, percent: float) -> float:
-    """trtexec's: the largest time that is left when the slowest ``100 - percent`` of the runs, rounded down, are not
-    counted (``findPercentile`` in samples/common/sampleReporting.cpp, TensorRT 11.1)."""
+    """As trtexec: the largest time without the slowest ``100 - percent`` percent of the runs, rounded down
+    (``findPercentile`` in samples/common/sampleReporting.cpp, TensorRT 11.1)."""
     count = len(ascending)
     return float(ascending[max(count - 1 - int((100 - percent) * count / 100), 0)])

@@ -16,7 +16,7 @@ from trtpipe.config.toolchain import versions
 from trtpipe.digest import sha256_json
 from trtpipe.dynamic.check_corners import check_corners
 from trtpipe.errors import InputError, InternalError
-from trtpipe.stages.stage import METRIC, PLUGINS, SOURCE, Inputs, Resumable
+from trtpipe.stages.stage import METRIC, PLUGINS, SAMPLES, SOURCE, Inputs, Resumable
 from trtpipe.store import ArtifactStore, Key
 
 if TYPE_CHECKING:
@@ -167,10 +167,11 @@ class Maker:
 
     def _inputs(self, wanted: tuple[str, ...], job: Job, table: Table) -> Inputs:
         artifacts = {label: a for label, a in table.artifacts.items() if label in wanted or a.kind in wanted}
-        roles: list[str] = [role for role in ("calibration-data", "evaluation-data") if role in wanted]
-        datasets: dict[str, Dataset] = {
-            role: data for role in roles if (data := table.dataset(role, self._job)) is not None
-        }
+        datasets: dict[str, Dataset] = {}
+        for role in ("evaluation-data", "calibration-data"):
+            sought = role in wanted or (SAMPLES in wanted and not datasets)
+            if sought and (data := table.dataset(role, self._job)) is not None:
+                datasets[role] = data
         keys = {label: table.keys[label] for label in artifacts if label in table.keys}
         return replace(brought(job, wanted), artifacts=artifacts, datasets=datasets, keys=keys)
 
@@ -179,7 +180,7 @@ class Maker:
             stage=stage.name,
             stage_version=stage.version,
             target=None if job.target is None else job.target.name,
-            inputs=_digests(job, inputs),
+            inputs=input_digests(job, inputs),
             settings=settings.to_dict(),
             toolchain=versions(stage.packages),
             backend=stage.fingerprint(settings, job.runtime),
@@ -216,7 +217,7 @@ def brought(job: Job, wanted: tuple[str, ...]) -> Inputs:
     )
 
 
-def _digests(job: Job, inputs: Inputs) -> dict[str, str]:
+def input_digests(job: Job, inputs: Inputs) -> dict[str, str]:
     """Label -> digest of the content of everything that is consumed."""
     digests = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
     for role, dataset in inputs.datasets.items():

@@ -154,7 +154,7 @@ class Tuner:
             weights=weights,
             corrections=corrections.taken,
             kept=tuple(corrections.kept),
-            unfit=len(ranges.unfit),
+            unfit=len(ranges.not_quantizable),
             noise=corrections.noise,
         )
 

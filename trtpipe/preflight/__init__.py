@@ -1,10 +1,9 @@
-"""Models from anyone are looked at here first: nothing native has seen a byte of them before they pass."""
+"""Checks on models from untrusted sources, before any native library reads them."""
 
 from __future__ import annotations
 
-from trtpipe.preflight.budgets import Budgets
-from trtpipe.preflight.model import External
-from trtpipe.preflight.preflight import Cleared, check_model
+from trtpipe.preflight.checks import Cleared, check_model
+from trtpipe.preflight.model import Budgets, External
 from trtpipe.preflight.sealing import digest_model, folder_size, seal_model
 
 __all__ = ["Budgets", "Cleared", "External", "check_model", "digest_model", "folder_size", "seal_model"]

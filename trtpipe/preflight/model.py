@@ -1,16 +1,75 @@
-"""What is known of a model before anything native reads it: names, operators, types and lengths, no values."""
+"""What is known of a model before anything native reads it, the budgets it must keep to, and how it is refused.
+
+The facts are names, operators, types and lengths; no values.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+#: Fields of a file that are read: a bound on memory for messages without content.
+MOST_FIELDS = 4_000_000
 #: Names of a value, a node or an operator. ``str`` once they are known to be clean.
 Name = str
 
 
+class Refused(ValueError):
+    """What is wrong with the model. ``check_model`` adds the file and makes it an InputError."""
+
+    lead = "not a valid ONNX model: "
+
+    def __init__(self, message: str, remedy: str = "give an .onnx file as an exporter wrote it") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
+class Malformed(Refused):
+    """The bytes are no protobuf message of this kind."""
+
+    lead = "not an ONNX model, or cut short: "
+
+
+class UnknownOperator(Refused):
+    """An operator that neither ONNX nor a known vendor defines; the file itself may be valid."""
+
+    lead = ""
+
+
+class TooLarge(Refused):
+    """A model beyond a budget."""
+
+    lead = "too large a model: "
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What a model may take. Real models stay far below; larger ones make native libraries hang or crash.
+
+    Attributes:
+        file_bytes: of the ``.onnx`` file itself: protobuf ends at 2 GiB.
+        nodes: in all graphs and bodies, with every function call expanded.
+        parts: fields of the file that are read.
+        attributes: of one node.
+        depth: nesting of bodies, and of calls of functions.
+        elements: of one tensor.
+        rank: dimensions of one tensor.
+        name: characters of one name.
+    """
+
+    file_bytes: int = (1 << 31) - 1
+    nodes: int = 100_000
+    parts: int = MOST_FIELDS
+    attributes: int = 1000
+    depth: int = 16
+    elements: int = 1 << 40
+    rank: int = 64
+    name: int = 4096
+
+
 @dataclass(frozen=True)
 class External:
-    """Where a tensor's values lie outside the file: ``location`` is relative to the model's folder."""
+    """The place of a tensor's values outside the file: ``location`` is relative to the model's folder."""
 
     tensor: str
     location: str
@@ -85,7 +144,7 @@ class Graph:
 
 @dataclass
 class Function:
-    """A function of the model's own, with the opsets its nodes are from."""
+    """A function that the model defines, with the opsets of its nodes."""
 
     domain: Name = ""
     name: Name = ""
@@ -95,7 +154,7 @@ class Function:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What nodes call it by."""
+        """The identity that nodes call it by."""
         return self.domain, self.name, self.overload
 
 

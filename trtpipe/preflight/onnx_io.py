@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.errors import InputError
-from trtpipe.preflight.files import open_external, open_model
 from trtpipe.preflight.model import External
-from trtpipe.preflight.protowire import read_without_weights, with_weights
+from trtpipe.preflight.reading import VALUE_BITS
+from trtpipe.preflight.sealing import open_external, open_model
+from trtpipe.preflight.wire import read_without_weights, with_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 #: data can be memory-mapped, so big models need no second copy in memory.
 INLINE_LIMIT = 512 * 1024 * 1024
 
-#: The version of the format since which a model names its opsets.
+#: The version of the format since which a model states its opsets.
 _OPSETS_SINCE = 3
 
 _ANY_SIZE = frozenset({None, "", "?", "-1", "None"})
@@ -51,7 +52,7 @@ def read_proto(path: Path, *, weights: bool = False) -> onnx.ModelProto:
     """Parse the graph of ``path``; external data stays on disk and is checked for confinement and length.
 
     Args:
-        weights: whether values of more than 1 kB that lie in the file itself are read too.
+        weights: whether values of more than 1 kB in the file itself are read too.
 
     Raises:
         InputError: the file is missing, a folder, empty, truncated, not ONNX, or its external data is missing,
@@ -69,14 +70,14 @@ def read_proto(path: Path, *, weights: bool = False) -> onnx.ModelProto:
     if not proto.graph.node and not proto.graph.output:
         raise InputError(f"{path}: holds no graph (truncated, or not an ONNX model)", _GIVE_MODEL)
     if not proto.opset_import and proto.ir_version >= _OPSETS_SINCE:
-        raise InputError(f"{path}: names no opset (truncated, or not an ONNX model)", _GIVE_MODEL)
+        raise InputError(f"{path}: states no opset (truncated, or not an ONNX model)", _GIVE_MODEL)
     for ref in external_refs(proto, path):
         os.close(open_external(path, External(ref.tensor, ref.location, ref.offset, ref.length)))
     return proto
 
 
 def load_model(path: Path) -> ir.Model:
-    """Load ``path`` into onnx-ir. External tensors stay memory-mapped on disk until they are read.
+    """Load ``path`` into onnx-ir. External tensors stay memory-mapped until they are read.
 
     Raises:
         InputError: as for ``read_proto``.
@@ -84,7 +85,7 @@ def load_model(path: Path) -> ir.Model:
     import onnx_ir as ir
 
     proto = read_proto(path, weights=True)
-    with blaming(path):
+    with attributed_to(path):
         model = ir.serde.deserialize_model(proto)
     ir.external_data.set_base_dir(model.graph, path.parent)
     _load_attributes(model)
@@ -107,7 +108,7 @@ def save_model(model: ir.Model, path: Path) -> tuple[str, ...]:
     weights = sum(value.const_value.nbytes for value in _initializers(model) if value.const_value is not None)
     data_name = f"{path.name}.data"
     if weights <= INLINE_LIMIT:
-        ir.external_data.load_to_model(model)  # left external, they would still name the file they came from
+        ir.external_data.load_to_model(model)  # otherwise they would still name the file they came from
         with path.open("wb") as stream:
             stream.writelines(_serialized(model))
         return (path.name,)
@@ -143,22 +144,20 @@ def read_contract(path: Path) -> IOContract:
         InputError: as for ``read_proto``.
     """
     proto = read_proto(path)
-    with blaming(path):
+    with attributed_to(path):
         return contract_of_proto(proto)
 
 
 @contextmanager
-def blaming(path: Path) -> Iterator[None]:
-    """Blame the file for what its garbled names, types and numbers make libraries say while they work on it.
+def attributed_to(path: Path) -> Iterator[None]:
+    """Attribute what libraries raise over malformed names, types and numbers to the file they come from.
 
     Raises:
         InputError: the file is damaged.
     """
-    import onnx_ir as ir
-
     try:
         yield
-    except (ir.serde.SerdeError, ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # onnx-ir's own errors are RuntimeErrors
         raise InputError(f"{path}: not a valid ONNX model: {_innermost(error)}", _GIVE_MODEL) from error
 
 
@@ -183,11 +182,10 @@ def contract_of(model: ir.Model) -> IOContract:
 
 def dtype_name(code: int) -> str:
     """numpy's name of an ONNX element type code (``TensorProto.FLOAT`` -> ``float32``)."""
-    import onnx_ir as ir
+    import onnx
 
-    dtype = ir.DataType(code)
-    special = {ir.DataType.STRING: "str", ir.DataType.UNDEFINED: "unknown"}
-    return special[dtype] if dtype in special else dtype.numpy().name
+    special: dict[int, str] = {onnx.TensorProto.STRING: "str", onnx.TensorProto.UNDEFINED: "unknown"}
+    return special[code] if code in special else onnx.helper.tensor_dtype_to_np_dtype(code).name
 
 
 def named_dimension(dim: int | str | None) -> int | str | None:
@@ -204,7 +202,7 @@ def external_refs(proto: onnx.ModelProto, model: Path) -> Iterator[ExternalRef]:
     """Every external tensor of the file ``model``, in initializers, attributes and subgraphs.
 
     Raises:
-        InputError: a tensor does not say where its data lies.
+        InputError: a tensor does not state where its data is.
     """
     import onnx
 
@@ -214,26 +212,25 @@ def external_refs(proto: onnx.ModelProto, model: Path) -> Iterator[ExternalRef]:
             try:
                 offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
                 least = _bytes_of(tensor)
-            except (ValueError, TypeError) as error:
+            except ValueError as error:
                 raise InputError(f"{model}: external data of tensor {tensor.name!r}: {error}", _GIVE_MODEL) from error
             location = entries.get("location", "")
             yield ExternalRef(tensor.name, location, model.parent / location, offset, max(length, least))
 
 
 def _bytes_of(tensor: onnx.TensorProto) -> int:
-    """What the tensor's type and dimensions take: a length need not be written, or may be wrong.
+    """Bytes that the tensor's type and dimensions take: the stated length may be missing or wrong.
 
     Raises:
-        ValueError, TypeError: a type nobody knows, or text.
+        ValueError: an unknown type, or strings.
     """
-    import onnx_ir as ir
-
-    elements = math.prod(int(dim) for dim in tensor.dims)
-    return math.ceil(elements * ir.DataType(tensor.data_type).itemsize)  # 4-bit types take half a byte
+    if tensor.data_type not in VALUE_BITS:
+        raise ValueError(f"element type {tensor.data_type} has no size")
+    return -(-math.prod(map(int, tensor.dims)) * VALUE_BITS[tensor.data_type] // 8)
 
 
 def _innermost(error: BaseException) -> str:
-    """What was wrong at the bottom of a chain of errors, on one line."""
+    """The first cause in a chain of errors, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())
@@ -251,7 +248,7 @@ def _load_attributes(model: ir.Model) -> None:
 
 
 def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor anywhere in a model."""
+    """Every tensor of a model."""
     yield from _tensors_of(proto.graph)
     for function in proto.functions:
         for node in function.node:

@@ -1,15 +1,33 @@
-"""From bytes to ``Model``: every name is checked for control characters, every tensor for its length, on the way."""
+"""From bytes to ``Model``: names are checked for control characters, tensors for type, dimensions and length.
+
+Arithmetic is done with Python's own integers, which cannot overflow.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from trtpipe.preflight.budgets import Budgets, Garbled, Refused, TooLarge
-from trtpipe.preflight.model import Attribute, Function, Graph, Model, Name, Node, Tensor, Value
-from trtpipe.preflight.tensors import check_dims, check_tensor
-from trtpipe.preflight.wire import Wire, content, loaded, numbers, signed
+from trtpipe.preflight.model import (
+    Attribute,
+    Budgets,
+    External,
+    Function,
+    Graph,
+    Malformed,
+    Model,
+    Name,
+    Node,
+    Refused,
+    Tensor,
+    TooLarge,
+    Value,
+)
+from trtpipe.preflight.wire import WireReader, content, loaded, numbers, signed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trtpipe.preflight.wire import Span
 
 #: Numbers of AttributeProto's fields that hold a value.
@@ -17,26 +35,51 @@ _INTEGER, _TENSOR, _GRAPH, _TENSORS, _GRAPHS, _SPARSE, _SPARSES, _TYPE, _TYPES =
 _VALUES = frozenset({2, _INTEGER, 4, 7, 8, 9, _TENSOR, _GRAPH, _TENSORS, _GRAPHS, _SPARSE, _SPARSES, _TYPE, _TYPES})
 #: Bytes of one value in the packed data fields of TensorProto; 0 where its length varies.
 _PACKED = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}
-_STRINGS = 6
-#: What may be nested in a value's type: a sequence of maps of tensors is as deep as ONNX itself goes.
+#: Nesting of a value's type: a sequence of maps of tensors is as deep as ONNX itself goes.
 _DEEPEST_TYPE = 8
-#: Weights, declared values and notes there may be for every node.
+#: Weights, declared values and metadata entries there may be for each node.
 _A_NODE = 10
 _SIMPLIFY = "split the model, or simplify it"
 _NOT_LAST = bytes(range(128, 256))
 _CHUNK = 1 << 16
+#: TensorProto.DataType -> bits of a value (onnx.proto); strings have no fixed size.
+_TEXT_TYPE = 8
+VALUE_BITS = {
+    **dict.fromkeys((2, 3, 9, 17, 18, 19, 20, 24), 8),
+    **dict.fromkeys((4, 5, 10, 16), 16),
+    **dict.fromkeys((1, 6, 12), 32),
+    **dict.fromkeys((7, 11, 13, 14), 64),
+    15: 128,
+    **dict.fromkeys((21, 22, 23), 4),
+    **dict.fromkeys((25, 26), 2),
+}
+#: TensorProto.DataType -> (number of the field that may hold its values, fields' values per value of the tensor).
+_FLOATS, _INT32S, _STRINGS, _INT64S, _DOUBLES, _UINT64S = 4, 5, 6, 7, 10, 11
+_DATA_FIELDS = {
+    **dict.fromkeys((2, 3, 4, 5, 6, 9, 10, 16, 17, 18, 19, 20, 24), (_INT32S, 1)),
+    1: (_FLOATS, 1),
+    14: (_FLOATS, 2),
+    7: (_INT64S, 1),
+    8: (_STRINGS, 1),
+    11: (_DOUBLES, 1),
+    15: (_DOUBLES, 2),
+    **dict.fromkeys((12, 13), (_UINT64S, 1)),
+}
+#: Every element type of ONNX.
+ELEMENT_TYPES = frozenset({*VALUE_BITS, _TEXT_TYPE})
+_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 
 
 class Reader:
     """Reads one model.
 
     Args:
-        budgets: see there.
+        budgets: what the model may take.
     """
 
     def __init__(self, budgets: Budgets) -> None:
         self._budgets = budgets
-        self._wire = Wire(budgets.parts)
+        self._wire = WireReader(budgets.parts)
         self._nodes = 0
         self._model = Model()
 
@@ -47,7 +90,7 @@ class Reader:
             Refused: it is beyond a budget, or contradicts itself.
         """
         data = span[0]
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             if number == 7 and end >= 0:
                 if self._model.graph is not None:
                     raise Refused("it holds two graphs")
@@ -69,7 +112,7 @@ class Reader:
         span = loaded(span)
         data = span[0]
         self._count_nodes(span)
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             if end < 0:
                 continue
             if number == 1:
@@ -88,7 +131,7 @@ class Reader:
         node = Node()
         span = loaded(span)
         data = span[0]
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             if end < 0:
                 continue
             if number == 1:
@@ -110,8 +153,8 @@ class Reader:
         return node
 
     def _count_nodes(self, span: Span) -> None:
-        """Before any node is looked at: who has too many is told at once."""
-        for count, (number, _, _) in enumerate(self._wire.fields(span)):
+        """Count the nodes before any is read, so that a model with too many is refused at once."""
+        for count, (number, *_) in enumerate(self._wire.fields(span)):
             self._nodes += number == 1
             if self._nodes > self._budgets.nodes:
                 raise TooLarge(f"it has more than {self._budgets.nodes} nodes", _SIMPLIFY)
@@ -122,7 +165,7 @@ class Reader:
         attribute = Attribute()
         span = loaded(span)
         data = span[0]
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             if number in _VALUES:
                 attribute.held.add(number)
             if end < 0:
@@ -150,7 +193,7 @@ class Reader:
         function = Function()
         span = loaded(span)
         data = span[0]
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             if end < 0:
                 continue
             part = (data, begin, end)
@@ -175,7 +218,7 @@ class Reader:
 
     def _opset(self, span: Span, opsets: dict[Name, int]) -> None:
         domain, version = "", 0
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             if number == 1 and end >= 0:
                 domain = self._name((span[0], begin, end))
             elif number == 2 and end < 0:
@@ -186,7 +229,7 @@ class Reader:
         tensor = Tensor()
         span = loaded(span, _CHUNK)
         data = span[0]
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             part = (data, begin, end)
             if number == 1:
                 tensor.dims += [begin] if end < 0 else numbers(content(part))
@@ -212,7 +255,7 @@ class Reader:
     def _sparse(self, span: Span) -> Name:
         """A sparse tensor's name, which is that of its values."""
         name, dims = "", []
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             if number in (1, 2) and end >= 0:
                 tensor = self._tensor((span[0], begin, end))
                 name = tensor.name if number == 1 else name
@@ -223,7 +266,7 @@ class Reader:
 
     def _entry(self, span: Span) -> tuple[str, str]:
         key = value = ""
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             if end >= 0 and number == 1:
                 key = self._name((span[0], begin, end))
             elif end >= 0 and number == 2:
@@ -233,7 +276,7 @@ class Reader:
     def _value(self, span: Span) -> Value:
         value = Value()
         span = loaded(span)
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             if number == 1 and end >= 0:
                 value.name = self._name((span[0], begin, end))
             elif number == 2 and end >= 0:
@@ -246,10 +289,10 @@ class Reader:
         if depth > _DEEPEST_TYPE:
             raise Refused("a value's type is nested too deeply")
         data = span[0]
-        for number, begin, end in self._wire.fields(span):
+        for number, begin, end, _ in self._wire.fields(span):
             if end < 0:
                 continue
-            for inner, first, last in self._wire.fields((data, begin, end)) if number in (1, 4, 5, 8, 9) else ():
+            for inner, first, last, _ in self._wire.fields((data, begin, end)) if number in (1, 4, 5, 8, 9) else ():
                 if inner == 2 and last >= 0 and number in (1, 8):
                     self._shape((data, first, last), dims)
                 elif last >= 0:  # the element type of a sequence, a map or an optional
@@ -257,8 +300,8 @@ class Reader:
 
     def _shape(self, span: Span, dims: list[int]) -> None:
         data = span[0]
-        for number, begin, end in self._wire.fields(span):
-            for inner, first, last in self._wire.fields((data, begin, end)) if number == 1 and end >= 0 else ():
+        for number, begin, end, _ in self._wire.fields(span):
+            for inner, first, last, _ in self._wire.fields((data, begin, end)) if number == 1 and end >= 0 else ():
                 if inner == 1 and last < 0:
                     dims.append(signed(first))
                 elif inner == 2 and last >= 0:
@@ -267,7 +310,7 @@ class Reader:
             raise Refused(f"a value has more than {self._budgets.rank} dimensions")
 
     def _name(self, span: Span) -> Name:
-        """A name. Control characters could rule a terminal, end a line of a log, or cut a C string short.
+        """A name. Control characters could drive a terminal, end a line of a log, or truncate a C string.
 
         Raises:
             Refused: it is not UTF-8, too long, or holds control characters.
@@ -278,7 +321,7 @@ class Reader:
         try:
             name = content(span).decode()
         except UnicodeDecodeError as error:
-            raise Garbled("a name is not UTF-8") from error
+            raise Malformed("a name is not UTF-8") from error
         if not name.isprintable() and any(char < " " or "\x7f" <= char < "\xa0" for char in name):
             raise Refused(f"the name {name!r} holds control characters", "rename it")
         return name
@@ -294,3 +337,80 @@ def _count(number: int, span: Span) -> int:
         return (end - begin) // width
     pieces = range(begin, end, _CHUNK)
     return sum(len(content((data, at, min(at + _CHUNK, end))).translate(None, _NOT_LAST)) for at in pieces)
+
+
+def check_dims(name: str, dims: Sequence[int], budgets: Budgets) -> int:
+    """The number of elements; unknown dimensions (0 and below, in a value's type) count as one.
+
+    Raises:
+        Refused: there are more than the budget.
+    """
+    elements = math.prod(dim for dim in dims if dim > 0)
+    if elements > budgets.elements:
+        raise Refused(f"tensor {name!r} of shape {list(dims)} would hold {elements:.3g} elements", "correct its shape")
+    return elements
+
+
+def check_tensor(tensor: Tensor, budgets: Budgets) -> External | None:
+    """Check a tensor; the place of its values if they are not in the file.
+
+    Raises:
+        Refused: it has an unknown type, impossible dimensions, or a number of values that does not match them.
+    """
+    what = f"tensor {tensor.name!r}"
+    if tensor.data_type not in ELEMENT_TYPES:
+        raise Refused(f"{what} is of type {tensor.data_type}, which ONNX does not define")
+    dims = [dim - (1 << 64) if dim >> 63 else dim for dim in tensor.dims]
+    if any(dim < 0 for dim in dims):
+        raise Refused(f"{what} has the shape {dims}", "correct its shape")
+    check_dims(tensor.name, dims, budgets)
+    if tensor.is_external:
+        return _external(tensor, what)
+    elements = math.prod(dims)
+    given = {number for number, count in tensor.counts.items() if count}
+    if ((tensor.raw or 0) and given) or len(given) > 1:
+        raise Refused(f"{what} holds its values twice, in fields that may differ")
+    if not given:
+        _check_raw(tensor, what, elements)
+        return None
+    field, times = _DATA_FIELDS.get(tensor.data_type, (0, 1))
+    [number] = given
+    if field and (number != field or tensor.counts[number] != elements * times):
+        raise Refused(f"{what} of shape {dims} holds {tensor.counts[number]} values, {elements * times} are needed")
+    return None
+
+
+def _check_raw(tensor: Tensor, what: str, elements: int) -> None:
+    if tensor.data_type == _TEXT_TYPE:
+        if elements or tensor.raw:
+            raise Refused(f"{what} lacks its strings")
+        return
+    needed = -(-elements * VALUE_BITS[tensor.data_type] // 8)
+    if (tensor.raw or 0) != needed:
+        raise Refused(f"{what} holds {tensor.raw or 0} bytes of values, {needed} are needed")
+
+
+def _external(tensor: Tensor, what: str) -> External:
+    where = f"external data of {what}"
+    keys = [key for key, _ in tensor.entries]
+    entries = dict(tensor.entries)
+    if len(entries) != len(keys) or not set(keys) <= _KEYS:
+        raise Refused(f"{where}: the entries {keys} are not those of the format")
+    if tensor.raw or any(tensor.counts.values()):
+        raise Refused(f"{where}: it holds values in the model too, which may differ")
+    if tensor.data_type == _TEXT_TYPE:
+        raise Refused(f"{where}: strings cannot be stored in another file")
+    try:
+        offset, length = (_byte_count(entries.get(key, "0")) for key in ("offset", "length"))
+    except ValueError as error:
+        raise Refused(f"{where}: {error}") from error
+    if length < 0:
+        raise Refused(f"{where} is {length} bytes long")
+    needed = -(-math.prod(tensor.dims) * VALUE_BITS[tensor.data_type] // 8)
+    return External(tensor.name, entries.get("location", ""), offset, max(length, needed))
+
+
+def _byte_count(text: str) -> int:
+    if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20):
+        raise ValueError(f"{text!r} is no number of bytes")
+    return int(text)

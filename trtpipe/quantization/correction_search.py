@@ -60,10 +60,10 @@ def find_corrections(
     Returns:
         The corrections; none if the outputs tell nothing.
     """
-    from trtpipe.data.subsample import spread_feeds
+    from trtpipe.data.selection import subsample_feeds
 
     trials = TrialRunner(graph, plan, workdir)
-    feeds = spread_feeds(dataset, FEEDS, FEED_BYTES)
+    feeds = subsample_feeds(dataset, FEEDS, FEED_BYTES)
     with trials.exact() as runner:
         maxima = Maxima(trials.groups)
 
@@ -140,7 +140,7 @@ def _smoothings(
     trials: TrialRunner, ranges: Ranges, runner: Runner, feeds: list[Feed], maxima: Maxima
 ) -> dict[float, dict[str, Smoothing]]:
     """Strength -> how every activation would be smoothed, and its range then."""
-    from trtpipe.calibration.methods import Choice
+    from trtpipe.calibration.methods import CalibrationMethod
     from trtpipe.calibration.ranges import range_of
     from trtpipe.calibration.statistics import TensorStatistics
     from trtpipe.quantization.smooth_quant import smoothing_factors
@@ -163,7 +163,8 @@ def _smoothings(
     candidates: dict[float, dict[str, Smoothing]] = {}
     for (name, strength), divisor in factors.items():
         old = ranges.tensors[name]
-        new = range_of(name, statistics[name, strength], Choice(old.method, old.percentile), trials.plan.format)
+        method = CalibrationMethod(old.method, old.percentile)
+        new = range_of(name, statistics[name, strength], method, trials.plan.format)
         entry = Smoothing(factors=packed(divisor), inserted=groups[name].fold is None, amax=new.amax)
         candidates.setdefault(strength, {})[name] = entry
     return candidates

@@ -31,7 +31,7 @@ from trtpipe.config.stage_settings import asked_of_builder
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
 from trtpipe.engine.report import EngineReport
-from trtpipe.errors import BuildError, WorkerError
+from trtpipe.errors import BuildError, Cancelled, OutOfMemory, OutOfTime, WorkerError
 from trtpipe.quantization.plan import SCALES_BEHIND, SCALES_INSIDE
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ class _Builds:
     ) -> None:
         shapes = {name: ShapeRange(min=dims, opt=dims, max=dims) for name, dims in settings.shapes.items()}
         self._profile = DeploymentProfile(
-            precision="best",
+            precision=settings.precision,
             shapes=(shapes,) if shapes else (),
             build=asked_of_builder(settings.build, plugins, runtime),
         )
@@ -363,7 +363,9 @@ class _Builds:
             if refusal := backend.refuses(graph, self._profile, target):
                 self._failed(words, refusal.reason)
                 return None
-            facts = backend.build(graph, self._profile, target, plan, self._runtime, self._progress)
+            facts = backend.build(graph, self._profile, (target,), plan, self._runtime, self._progress)
+        except (OutOfTime, OutOfMemory, Cancelled):
+            raise  # a limit of this machine may not choose what is quantized
         except (BuildError, WorkerError) as error:
             self._failed(words, error.message)
             return None

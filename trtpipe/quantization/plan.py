@@ -210,7 +210,7 @@ class QuantizationPlan:
     def calibrated(self, ranges: Ranges) -> QuantizationPlan:
         """The plan with all that calibration found."""
         amax = {name: found.amax for name, found in ranges.tensors.items()}
-        reasons = {**ranges.unfit, **dict.fromkeys(ranges.unseen, UNREACHED)}
+        reasons = {**ranges.not_quantizable, **dict.fromkeys(ranges.unseen, UNREACHED)}
         return self.with_ranges(amax, reasons).with_corrections(ranges.corrections)
 
     def smoothed(self, amax: Mapping[str, float], inserted: frozenset[str]) -> QuantizationPlan:

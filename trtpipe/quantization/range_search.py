@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from trtpipe.calibration.methods import CANDIDATES, DARING, Choice
-from trtpipe.calibration.ranges import Ranges, TensorRange, derive_ranges, range_of, split_unseen
+from trtpipe.calibration.methods import AGGRESSIVE_METHODS, AUTO_METHODS, CalibrationMethod
+from trtpipe.calibration.ranges import Ranges, TensorRange, range_of, ranges_from_statistics, split_unseen
 from trtpipe.errors import InputError
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.simulator import simulate
@@ -43,7 +43,7 @@ TRIALS = 64
 #: Ranges nearer than this to one another are not told apart.
 _ALIKE = 0.02
 
-#: dB: whole-model candidates this near to the best one count as equal; the first of them in CANDIDATES wins.
+#: dB: whole-model candidates this near to the best one count as equal; the first of them in AUTO_METHODS wins.
 _TIE = 1.0
 
 #: dB: a single tensor's range is changed for no less, ...
@@ -81,7 +81,7 @@ def evaluating(
             "method auto goes by the model's float outputs, and it has none that differ from 0",
             "choose another method, for example --method mse",
         )
-    simulator = simulate(graph, plan.calibrated(derive_ranges(statistics, "max", 100.0, plan.format)), workdir)
+    simulator = simulate(graph, plan.calibrated(ranges_from_statistics(statistics, "max", 100.0, plan.format)), workdir)
     try:
         with simulator.open() as session:
             runner = session.set(range(len(simulator.groups)))
@@ -99,7 +99,8 @@ def search_ranges(statistics: Statistics, evaluate: Evaluator, precision: Format
     """Find the ranges with which the evaluator sees least noise.
 
     1. Every candidate method is tried for the whole model. Where the best are as good as equal, the order of
-       CANDIDATES decides: differences so small do not show in a task's metric. One of DARING must be better by 12 dB.
+       AUTO_METHODS decides: differences so small do not show in a task's metric. One of AGGRESSIVE_METHODS must be
+       better by 12 dB.
     2. From there on, tensor after tensor is given another candidate's range; what helps stays. Tensors that
        differ most between the candidates come first; ``TRIALS`` bounds the work.
 
@@ -109,10 +110,10 @@ def search_ranges(statistics: Statistics, evaluate: Evaluator, precision: Format
     seen, unseen = split_unseen(statistics)
     options = {
         choice: {name: range_of(name, tensor, choice, precision) for name, tensor in seen.items()}
-        for choice in (*CANDIDATES, *DARING)
+        for choice in (*AUTO_METHODS, *AGGRESSIVE_METHODS)
     }
     total = len(options) + TRIALS
-    noises: dict[Choice, np.ndarray] = {}
+    noises: dict[CalibrationMethod, np.ndarray] = {}
     for done, (choice, ranges) in enumerate(options.items(), start=1):
         noises[choice] = evaluate(_amax(ranges))
         progress.advance("choose ranges", done, total)
@@ -125,20 +126,22 @@ def search_ranges(statistics: Statistics, evaluate: Evaluator, precision: Format
                 chosen[name], least = rival, noise
         progress.advance("choose ranges", done, total)
     progress.advance("choose ranges", total, total)
-    return Ranges(method="auto", samples=statistics.samples, account=statistics.account, tensors=chosen, unseen=unseen)
+    return Ranges(
+        method="auto", samples=statistics.samples, data_summary=statistics.data_summary, tensors=chosen, unseen=unseen
+    )
 
 
-def _start(noises: Mapping[Choice, np.ndarray]) -> Choice:
+def _start(noises: Mapping[CalibrationMethod, np.ndarray]) -> CalibrationMethod:
     """The method to begin with, for the whole model."""
-    lowest = min(noises[choice].mean() for choice in CANDIDATES)
-    daring = min(DARING, key=lambda choice: noises[choice].mean())
+    lowest = min(noises[choice].mean() for choice in AUTO_METHODS)
+    daring = min(AGGRESSIVE_METHODS, key=lambda choice: noises[choice].mean())
     if noises[daring].mean() < lowest - _DARING_GAIN:
         return daring
-    return next(choice for choice in CANDIDATES if noises[choice].mean() <= lowest + _TIE)
+    return next(choice for choice in AUTO_METHODS if noises[choice].mean() <= lowest + _TIE)
 
 
 def _trials(
-    options: Mapping[Choice, Mapping[str, TensorRange]], start: Choice, limit: int
+    options: Mapping[CalibrationMethod, Mapping[str, TensorRange]], start: CalibrationMethod, limit: int
 ) -> Iterator[tuple[str, TensorRange, float]]:
     """(tensor, range to try instead, dB it must gain), at most ``limit``: first the tensors on which methods differ
     most.
@@ -153,7 +156,7 @@ def _trials(
         first = options[start][name]
         tried = [first]
         for choice, ranges in options.items():
-            rival, daring = ranges[name], choice in DARING
+            rival, daring = ranges[name], choice in AGGRESSIVE_METHODS
             if count == limit:
                 return
             if daring and rival.amax > _DARING_SHARE * first.amax:

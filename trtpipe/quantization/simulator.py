@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.backends.base import OpensInTurn, load_backend
+from trtpipe.backends.base import load_backend
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.quantization.graph_partition import find_cuts, nodes_inside
 
@@ -91,9 +91,7 @@ class Simulator:
     @contextmanager
     def open(self) -> Iterator[SimulatorSession]:
         """Where the graph runs, with one choice of groups after another."""
-        backend = load_backend("onnxruntime")
-        assert isinstance(backend, OpensInTurn)
-        with backend.in_turn(self._runtime) as turn:
+        with load_backend("onnxruntime").in_turn(self._runtime) as turn:
             yield SimulatorSession(self, turn)
 
     def choose(self, groups: Collection[int], begin: Cut | None, show: Collection[str]) -> Path:

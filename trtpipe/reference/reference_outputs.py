@@ -127,7 +127,7 @@ def exact_outputs(
         stack: join small feeds to batches where the graph treats samples alike in any.
         logits: whether an output that saturates gives way to its logits.
     """
-    from trtpipe.data.subsample import spread_feeds
+    from trtpipe.data.selection import subsample_feeds
     from trtpipe.passes.logits import show_logits
     from trtpipe.preflight.onnx_io import save_model
 
@@ -139,7 +139,7 @@ def exact_outputs(
     forget(simplified)
     try:
         with load_backend("onnxruntime").open(workdir / "exact.onnx", runtime) as runner:
-            feeds = spread_feeds(dataset, most, most_bytes)
+            feeds = subsample_feeds(dataset, most, most_bytes)
             batches = stacked(runner, feeds) if stack and not tolerant else feeds
             return run_all(runner, batches, tolerant)
     finally:

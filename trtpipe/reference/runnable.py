@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.accuracy.parity import Contender
-    from trtpipe.config.formats import Precision
+    from trtpipe.config.formats import Format, Precision
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import Shapes
     from trtpipe.data.dataset import Dataset
@@ -71,15 +71,15 @@ def runnable_targets(backend: str, targets: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name in targets if load_backend(backend).runs(find_target(name)) is None)
 
 
-def runnable_graph(path: Path, precision: Precision, workdir: Path) -> tuple[Path, str]:
+def runnable_graph(path: Path, half: Format | None, workdir: Path) -> tuple[Path, str]:
     """The graph the CPU runs for ``path``: 16-bit graphs with their storage emulated, all others as they are."""
-    if precision.half is None:
+    if half is None:
         return path, ""
     from trtpipe.preflight.onnx_io import save_model
 
     emulated = workdir / "emulated.onnx"
     save_model(_emulated(path), emulated)
-    return emulated, f"{precision.half.storage} storage emulated"
+    return emulated, f"{half.storage} storage emulated"
 
 
 def open_watched(

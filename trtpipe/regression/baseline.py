@@ -1,19 +1,16 @@
-"""What a good build looked like: ``baseline.json``, small enough to be committed beside the model's code."""
+"""``baseline.json``: the record of a good build, small enough to be committed beside the model's code."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, Record
-from trtpipe.engine.figures import EngineFigures
+from trtpipe.engine.record import EngineFigures
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trtpipe.regression.bundle import Build
 
 
@@ -21,8 +18,8 @@ class Update(Record):
     """Why a baseline was replaced.
 
     Attributes:
-        reason: in the words of who did it.
-        metrics: what the metrics were before, by artifact.
+        reason: as the user gave it.
+        metrics: artifact -> metric of the replaced baseline.
     """
 
     reason: str
@@ -35,12 +32,12 @@ class Baseline(Record):
     Attributes:
         contract: the model's inputs and outputs.
         weights: name -> digest of every constant of the exported model.
-        artifacts: digests, keys and sizes of everything in the bundle.
-        settings, toolchain: as the manifest has them.
-        evaluation, evaluation_digest: as the parity report has them.
+        artifacts: digests, keys and sizes of all artifacts of the bundle.
+        settings, toolchain: those of the manifest.
+        evaluation, evaluation_digest: those of the parity report.
         comparisons: parity with the reference.
-        engines: what the builders said, by target.
-        latency: how fast it was; compared on the same machine only.
+        engines: target -> engine metadata.
+        latency: compared on the same machine only.
         history: earlier baselines that this one replaced, oldest first.
     """
 
@@ -87,18 +84,3 @@ def baseline_of(build: Build, history: tuple[Update, ...] = ()) -> Baseline:
         latency=build.latency,
         history=history,
     )
-
-
-def weight_digests(model: Path) -> dict[str, str]:
-    """Name -> digest (16 hex digits) of every constant, those of bodies included."""
-    from trtpipe.preflight.onnx_io import load_model
-
-    found: dict[str, str] = {}
-    loaded = load_model(model)
-    for graph in (loaded.graph, *loaded.graph.subgraphs()):
-        for name, value in graph.initializers.items():
-            if value.const_value is not None:
-                array = value.const_value.numpy()
-                head = f"{array.dtype.name}{array.shape}".encode()
-                found[str(name)] = hashlib.sha256(head + array.tobytes()).hexdigest()[:16]
-    return found

@@ -1,7 +1,8 @@
-"""A bundle in a folder, read back: what checks and comparisons of builds look at."""
+"""A bundle read back from its folder, for checks and comparisons of builds."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import FileEntry
-from trtpipe.engine.figures import EngineFigures
-from trtpipe.engine.record import EngineRecord
+from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
@@ -24,7 +24,7 @@ class Build:
     """A bundle whose files are those its manifest lists.
 
     Attributes:
-        folder: where it lies.
+        folder: the bundle.
     """
 
     folder: Path
@@ -43,8 +43,6 @@ class Build:
     @cached_property
     def weights(self) -> dict[str, str]:
         """Name -> digest of every constant of the exported model."""
-        from trtpipe.regression.baseline import weight_digests
-
         return weight_digests(self.path("model"))
 
     def path(self, label: str) -> Path:
@@ -58,7 +56,7 @@ def entries(artifacts: tuple[ManifestEntry, ...]) -> dict[str, ManifestEntry]:
 
 
 def read_build(folder: Path) -> Build:
-    """Read the bundle in ``folder`` and make sure that its files are those it was made of.
+    """Read the bundle in ``folder`` and check its files against the manifest.
 
     Raises:
         InputError: there is no bundle, a file of it is missing or was changed, or it holds no verification.
@@ -89,3 +87,18 @@ def read_build(folder: Path) -> Build:
             if label.startswith("engine:") and len(entry.files) > 1
         },
     )
+
+
+def weight_digests(model: Path) -> dict[str, str]:
+    """Name -> digest (16 hex digits) of every constant, those of bodies included."""
+    from trtpipe.preflight.onnx_io import load_model
+
+    found: dict[str, str] = {}
+    loaded = load_model(model)
+    for graph in (loaded.graph, *loaded.graph.subgraphs()):
+        for name, value in graph.initializers.items():
+            if value.const_value is not None:
+                array = value.const_value.numpy()
+                head = f"{array.dtype.name}{array.shape}".encode()
+                found[str(name)] = hashlib.sha256(head + array.tobytes()).hexdigest()[:16]
+    return found

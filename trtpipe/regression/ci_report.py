@@ -1,4 +1,4 @@
-"""The outcome of ``check`` for machines and for people: JUnit XML, and Markdown for a pull request."""
+"""The result of ``check`` as JUnit XML, and as Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIGNS = {"ok": "passed", "failed": "**FAILED**", "note": "note", "skipped": "no
 
 
 def junit(report: CheckReport) -> str:
-    """JUnit XML: one test case a finding, as every CI system reads it."""
+    """JUnit XML: one test case for each finding."""
     failed = sum(finding.status == "failed" for finding in report.findings)
     skipped = sum(finding.status == "skipped" for finding in report.findings)
     suite = ET.Element(
@@ -35,7 +35,7 @@ def markdown(report: CheckReport) -> str:
     """A table for a pull request, failures first."""
     head = "No regression" if report.passed else "**Regression**"
     lines = [f"### trtpipe check: {head}", "", f"`{report.build}` against `{report.baseline}`", ""]
-    lines += ["| what | verdict | figures |", "|---|---|---|"]
+    lines += ["| check | verdict | details |", "|---|---|---|"]
     order = ("failed", "note", "ok", "skipped")
     for finding in sorted(report.findings, key=lambda each: order.index(each.status)):
         cells = (finding.name, _SIGNS[finding.status], finding.message)

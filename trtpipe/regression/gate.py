@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from trtpipe.artifact import Record
 from trtpipe.errors import InputError
 from trtpipe.regression.bundle import Build, entries
-from trtpipe.regression.significance import Test, compare_metric
+from trtpipe.regression.significance import SignificanceTest, compare_metric
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.reports import MetricValue, OutputParity
     from trtpipe.regression.baseline import Baseline
 
 Status: TypeAlias = Literal["ok", "failed", "note", "skipped"]
-#: Without a metric, parity decides: noise of more than this times the baseline's power (3 dB) is a regression.
+#: Without a metric, parity decides: an SNR lower than the baseline's by more than this is a regression.
 _MORE_NOISE_DB = 3.0
 
 
 class Finding(Record):
-    """One thing that was compared.
+    """The result of one comparison.
 
     Attributes:
         gate: which exit code a failure has: ``accuracy`` (3) or ``latency`` (4); a finding of ``size`` or ``build``
             only informs.
-        name: what it is about.
-        status: ``failed`` for a regression, ``note`` for a change worth reading.
-        message: the figures.
+        name: the compared value, such as ``top1 of lowered``.
+        status: ``failed`` for a regression, ``note`` for a change that fails no gate.
+        message: values and verdict.
     """
 
     gate: Literal["accuracy", "latency", "size", "build"]
@@ -39,10 +39,10 @@ class Finding(Record):
 
 
 class CheckReport(Record):
-    """The outcome of ``check``.
+    """The result of ``check``.
 
     Attributes:
-        baseline, build: what was compared, in words.
+        baseline, build: names of what was compared.
         findings: in order of importance.
     """
 
@@ -50,24 +50,24 @@ class CheckReport(Record):
     build: str
     findings: tuple[Finding, ...]
 
-    def holds(self, gate: Literal["accuracy", "latency"]) -> bool:
+    def gate_passed(self, gate: Literal["accuracy", "latency"]) -> bool:
         """Whether no finding of ``gate`` failed."""
         return not any(finding.gate == gate and finding.status == "failed" for finding in self.findings)
 
     @property
     def passed(self) -> bool:
-        """Whether nothing got worse."""
-        return self.holds("accuracy") and self.holds("latency")
+        """Whether both gates passed."""
+        return self.gate_passed("accuracy") and self.gate_passed("latency")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of the model since the baseline.
+    """How the model differs from the baseline's.
 
     Attributes:
-        weights: names of constants that differ, came or went.
-        all_weights: how many there are.
-        replaced: artifacts that differ although nothing that goes into them does.
+        weights: names of constants that were changed, added or removed.
+        all_weights: the number of constants in both.
+        replaced: artifacts with the same cache key and different content.
     """
 
     weights: tuple[str, ...]
@@ -76,21 +76,21 @@ class Change:
 
     @property
     def suspicious(self) -> str:
-        """Why a fall cannot be put down to luck in the samples; empty where it can.
+        """Why any loss is a regression, statistically significant or not; empty where the test decides.
 
-        Training again moves nearly all weights, and then the samples have to tell whether the new model is worse. A few
-        moved weights, or an artifact that changed by itself, are a change of this model: damage, until someone gives
-        a reason.
+        A retrained model differs in nearly all weights, and only a test on the samples can tell whether it is worse. A
+        few changed weights, or an artifact whose content changed under the same key, are damage to this very model
+        until a reason is given.
         """
         if self.replaced:
-            return f"{', '.join(self.replaced)} changed although its key did not"
+            return f"{', '.join(self.replaced)}: same cache key, different content"
         if self.weights and 2 * len(self.weights) <= self.all_weights:
             return f"{len(self.weights)} of {self.all_weights} weights changed ({_some(self.weights)})"
         return ""
 
 
 def check_build(build: Build, baseline: Baseline, name: str) -> CheckReport:
-    """Compare everything but latency, which needs both builds at hand.
+    """Compare everything but latency, which needs both builds on this machine.
 
     Raises:
         InputError: the baseline is of another model, other data or another metric, or it is damaged.
@@ -134,7 +134,7 @@ def _comparable(build: Build, baseline: Baseline, name: str) -> None:
 
 
 def _intact(baseline: Baseline, name: str) -> None:
-    """Complain of damaged scores even where the test at hand does not read them."""
+    """Raise InputError for damaged scores, even where no test reads them."""
     for value in baseline.metrics:
         try:
             if value.scores is not None:
@@ -168,7 +168,9 @@ def _change(build: Build, baseline: Baseline) -> Change:
 def _own_gate(build: Build) -> Iterator[Finding]:
     """The build's own accuracy gate, against its reference."""
     if not build.parity.passed:
-        yield Finding(gate="accuracy", name="own gate", status="failed", message="; ".join(build.parity.reasons))
+        yield Finding(
+            gate="accuracy", name="accuracy gate of the build", status="failed", message="; ".join(build.parity.reasons)
+        )
 
 
 def _metrics(build: Build, baseline: Baseline, change: Change) -> Iterator[Finding]:
@@ -180,33 +182,31 @@ def _metrics(build: Build, baseline: Baseline, change: Change) -> Iterator[Findi
 
 def _metric(old: MetricValue, new: MetricValue, max_drop: float, change: Change) -> Finding:
     test, loss = compare_metric(old, new), new.loss(old)
-    status: Status = "ok"
-    why = ""
+    status: Status = "note" if loss > 0 else "ok"
+    verdict = ""
     if test.significant and loss > 0:
-        status, why = "failed", "a regression: luck is no good explanation"
+        status, verdict = "failed", "Regression"
     elif loss > 0 and change.suspicious:
-        status, why = "failed", f"a regression: {change.suspicious}, so it is no matter of luck"
+        status, verdict = "failed", f"Regression: {change.suspicious}"
     elif test.p is None and loss > max_drop:
-        status, why = "failed", f"a regression: more than the {max_drop:g} allowed"
-    elif loss > 0:
-        status, why = "note", "no regression: this much happens by luck"
-    return Finding(gate="accuracy", name=f"{new.metric} of {new.artifact}", status=status,
-                   message=f"{old.value:.4f} before, {new.value:.4f} now. {_words(test, loss, why)}")  # fmt: skip
+        status, verdict = "failed", f"Regression: loss {loss:.4g}, limit {max_drop:g}"
+    parts = [f"{old.value:.4f} before, {new.value:.4f} now", verdict, *_significance(test)]
+    message = ". ".join(part for part in parts if part) + "."
+    return Finding(gate="accuracy", name=f"{new.metric} of {new.artifact}", status=status, message=message)
 
 
-def _words(test: Test, loss: float, why: str) -> str:
-    parts = [why[:1].upper() + why[1:]] if why else []
+def _significance(test: SignificanceTest) -> Iterator[str]:
     if test.p is None:
-        parts.append(test.name[:1].upper() + test.name[1:])
+        yield test.name[:1].upper() + test.name[1:]
     else:
-        parts.append(f"{test.name}: p = {test.p:.3g}, 95 % interval of the loss {test.low:+.4g} to {test.high:+.4g}")
+        yield f"{'Statistically' if test.significant else 'Not statistically'} significant (p = {test.p:.3g})"
+        yield f"{test.name[:1].upper()}{test.name[1:]}; 95 % interval of the loss {test.low:+.4g} to {test.high:+.4g}"
     if test.detectable:
-        parts.append(f"This data shows a loss of {test.detectable:.4g} or more four times out of five")
-    return ". ".join(parts) + "."
+        yield f"Minimum detectable drop (80 % power): {test.detectable:.4g}"
 
 
 def _function(build: Build, baseline: Baseline) -> Iterator[Finding]:
-    """Another content of a function of the user's: no reason to refuse, as any file beside it counts."""
+    """A changed user-defined metric: a note only, because the digest covers every file beside it."""
     old, new = baseline.evaluation_digest, build.parity.evaluation_digest
     if old and new and old != new:
         yield Finding(
@@ -214,12 +214,12 @@ def _function(build: Build, baseline: Baseline) -> Iterator[Finding]:
             name="metric",
             status="note",
             message=f"the file of {build.parity.evaluation}, or one beside it, changed: if that is the metric or its "
-            "data, the figures cannot be compared",
+            "data, the metric values are not comparable",
         )
 
 
 def _parity(build: Build, baseline: Baseline) -> Iterator[Finding]:
-    """Signal-to-noise ratio of every output; it decides only where there is no metric."""
+    """The SNR of every output; it enters the gate only where there is no metric."""
     old = {(c.artifact, output.output): output for c in baseline.comparisons for output in c.outputs}
     decides = not build.parity.metrics
     for comparison in build.parity.comparisons:
@@ -233,11 +233,11 @@ def _output(artifact: str, old: OutputParity, new: OutputParity, *, decides: boo
     if new.agreement is None:
         fell = 0.0 if old.snr_db == new.snr_db else old.snr_db - new.snr_db
         worse = math.isnan(new.snr_db) or fell > _MORE_NOISE_DB
-        words = f"signal to noise {old.snr_db:.1f} dB before, {new.snr_db:.1f} dB now; "
+        words = f"SNR {old.snr_db:.1f} dB before, {new.snr_db:.1f} dB now; "
         words += f"mean difference {old.mean_abs:.3g} before, {new.mean_abs:.3g} now"
     else:  # a difference is 1: their mean is both their share and their power
         worse = new.mean_abs > 2 * old.mean_abs
-        words = f"{1 - old.mean_abs:.2%} of the values equal before, {1 - new.mean_abs:.2%} now"
+        words = f"exact match {1 - old.mean_abs:.2%} before, {1 - new.mean_abs:.2%} now"
     return Finding(
         gate="accuracy",
         name=f"parity of {artifact}, output {new.output}",
@@ -256,11 +256,11 @@ def _weights(change: Change) -> Iterator[Finding]:
         )
     if change.replaced:
         yield Finding(gate="build", name="artifacts", status="note",
-                      message=f"{', '.join(change.replaced)}: other content under the same key")  # fmt: skip
+                      message=f"{', '.join(change.replaced)}: same cache key, different content")  # fmt: skip
 
 
 def _builds(build: Build, baseline: Baseline) -> Iterator[Finding]:
-    """Settings and tools that differ: mostly the cause of whatever else does."""
+    """Settings and tools that differ: usually the cause of every other difference."""
     for name, old, new in (
         ("settings", baseline.settings, build.manifest.settings),
         ("toolchain", baseline.toolchain, build.manifest.toolchain),

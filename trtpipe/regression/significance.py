@@ -1,15 +1,14 @@
-"""Is a metric worse, or was it luck? Paired tests on the same samples, and what they could have shown.
+"""Is a metric significantly worse? Paired tests on the same samples, and their minimum detectable drop.
 
 - 0/1 scores: McNemar's exact test (McNemar 1947; the exact binomial form, e.g. Dietterich 1998): of the samples whose
-  score changed, ``b`` fell and ``c`` rose; without a real change each is as likely as the other, so ``b`` follows
-  Binomial(b + c, 1/2).
+  score changed, ``b`` regressed and ``c`` improved; under the null hypothesis ``b`` follows Binomial(b + c, 1/2).
 - Any other scores: the paired randomization test (Fisher 1935; Noreen 1989), of which McNemar's is the case of 0 and 1:
-  without a real change either score of a sample may as well be the other's. Swap them at random, and count how often
-  the loss is as large; with few changed samples in every way there is. A bootstrap (Efron & Tibshirani 1993) gives the
-  interval of the loss, but no p: where few samples changed it would take three falls for proof, which luck brings about
-  one time in eight. Seeded, so the same data give the same answer.
-- No scores of single samples, but a share and its sample count: the two-proportion z-test, which is blind to pairing
-  and so needs a larger fall.
+  under the null hypothesis the two scores of a sample are exchangeable. Swap them at random, and count how often the
+  loss is as large; with few changed samples, over all permutations. A bootstrap (Efron & Tibshirani 1993) gives the
+  interval of the loss, but no p: with few changed samples it would call three regressions significant, which have
+  p = 1/8. Seeded, so equal data give equal results.
+- No scores of single samples, but a share and its sample count: the two-proportion z-test, which ignores pairing and
+  so needs a larger drop.
 
 All are one-sided: only a worse metric is a regression.
 """
@@ -25,30 +24,30 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trtpipe.accuracy.meter import Scores
     from trtpipe.accuracy.reports import MetricValue
-    from trtpipe.accuracy.scores import Scores
 
-#: A fall is called one if luck would explain it less often than this.
+#: The significance level, one-sided.
 ALPHA = 0.05
 #: Normal quantiles: of ALPHA one-sided, of 80 % power, of a 95 % interval.
 _Z_ALPHA, _Z_POWER, _Z_INTERVAL = 1.6449, 0.8416, 1.96
-#: The fewest samples that must all fall to make p < ALPHA: 0.5 ** 5 = 0.031.
-_LEAST_FLIPS = 5
+#: The fewest regressed samples, with none improved, that give p < ALPHA: 0.5 ** 5 = 0.031.
+_LEAST_CHANGED = 5
 _RESAMPLES = 2000
-#: Up to so many changed samples every way to swap them is looked at: 2 ** 10 of them.
-_EVERY_WAY = 10
+#: Up to so many changed samples all permutations are enumerated: 2 ** 10 of them.
+_EXACT_LIMIT = 10
 _CHUNK = 4_000_000
 
 
 @dataclass(frozen=True)
-class Test:
-    """The outcome of a test.
+class SignificanceTest:
+    """The result of a one-sided test for a loss.
 
     Attributes:
-        name: which test.
-        p: how often luck alone would do as much; ``None`` if nothing could be tested.
-        low, high: a 95 % interval of the loss.
-        detectable: the smallest loss this data would show four times out of five; ``None`` if unknown.
+        name: the test, with its counts.
+        p: the p-value; ``None`` if no test applies.
+        low, high: the 95 % interval of the loss.
+        detectable: the minimum detectable drop at 80 % power; ``None`` if unknown.
     """
 
     name: str
@@ -59,12 +58,12 @@ class Test:
 
     @property
     def significant(self) -> bool:
-        """Whether luck is no good explanation."""
+        """Whether p is below ALPHA."""
         return self.p is not None and self.p < ALPHA
 
 
-def compare_metric(old: MetricValue, new: MetricValue) -> Test:
-    """Test whether ``new`` is worse than ``old``; both measured on the same samples."""
+def compare_metric(old: MetricValue, new: MetricValue) -> SignificanceTest:
+    """SignificanceTest whether ``new`` is worse than ``old``; both measured on the same samples."""
     loss = new.loss(old)
     if old.scores and new.scores and old.scores.samples == new.scores.samples and old.scores.samples:
         sign = 1.0 if old.lower_is_better else -1.0
@@ -74,25 +73,27 @@ def compare_metric(old: MetricValue, new: MetricValue) -> Test:
     count = min(old.samples, new.samples)
     if count > 0 and 0 <= old.value <= 1 and 0 <= new.value <= 1:
         return _two_proportions(old.value, new.value, loss, count)
-    return Test("none: no scores of single samples", None, loss, loss, None)
+    return SignificanceTest("not tested: no scores of single samples", None, loss, loss, None)
 
 
-def mcnemar_p(fell: int, rose: int) -> float:
-    """P(at least ``fell`` heads of ``fell + rose`` fair coins), exact; in logarithms, so that no count is too large."""
-    count = fell + rose
-    logs = [math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(fell, count + 1)]
+def mcnemar_p(regressed: int, improved: int) -> float:
+    """P(X >= ``regressed``) for X of Binomial(``regressed + improved``, 1/2), exact; by logarithms, for any count."""
+    count = regressed + improved
+    logs = [
+        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(regressed, count + 1)
+    ]
     return min(1.0, math.fsum(math.exp(log - count * math.log(2)) for log in logs))
 
 
-def _mcnemar(old: Scores, new: Scores, sign: float) -> Test:
+def _mcnemar(old: Scores, new: Scores, sign: float) -> SignificanceTest:
     a, b = old.arrays()[0], new.arrays()[0]
-    fell, rose = int((sign * (b - a) > 0).sum()), int((sign * (b - a) < 0).sum())
+    regressed, improved = int((sign * (b - a) > 0).sum()), int((sign * (b - a) < 0).sum())
     count = len(a)
-    loss, spread = (fell - rose) / count, math.sqrt(fell + rose) / count  # McNemar's standard error
-    detectable = max(_LEAST_FLIPS / count, (_Z_ALPHA + _Z_POWER) * spread)
-    return Test(
-        f"McNemar exact, {fell} fell and {rose} rose of {count}",
-        mcnemar_p(fell, rose),
+    loss, spread = (regressed - improved) / count, math.sqrt(regressed + improved) / count  # McNemar's standard error
+    detectable = max(_LEAST_CHANGED / count, (_Z_ALPHA + _Z_POWER) * spread)
+    return SignificanceTest(
+        f"McNemar exact, {regressed} regressed, {improved} improved of {count}",
+        mcnemar_p(regressed, improved),
         max(-1.0, loss - _Z_INTERVAL * spread),
         min(1.0, loss + _Z_INTERVAL * spread),
         detectable,
@@ -131,28 +132,28 @@ class _Sums:
         return loss
 
 
-def _randomization(old: Scores, new: Scores, sign: float) -> Test:
+def _randomization(old: Scores, new: Scores, sign: float) -> SignificanceTest:
     sums = _Sums(*old.arrays(), *new.arrays(), sign)
     worse = sign * (sums.new - sums.old)
     changed = np.flatnonzero((worse != 0) | (sums.new_weights != sums.old_weights))
     count = len(worse)
-    name = f"paired randomization, {(worse > 0).sum()} fell and {(worse < 0).sum()} rose of {count}"
+    name = f"paired randomization, {(worse > 0).sum()} regressed, {(worse < 0).sum()} improved of {count}"
     if not changed.size:
-        return Test(name, 1.0, 0.0, 0.0, None)
+        return SignificanceTest(name, 1.0, 0.0, 0.0, None)
     generator = np.random.default_rng(0)
     found = _in_chunks(count, lambda rows: sums.picked(generator.integers(0, count, (rows, count))))
     low, high = (float(x) for x in np.percentile(found, [2.5, 97.5]))
-    one = float(np.abs(worse[changed]).mean() / max(sums.old_weights.sum(), 1.0))  # what a changed sample costs
-    detectable = max(_LEAST_FLIPS * one, (_Z_ALPHA + _Z_POWER) * float(found.std()))
-    return Test(name, _swapping_p(sums, changed, generator), low, high, detectable)
+    one = float(np.abs(worse[changed]).mean() / max(sums.old_weights.sum(), 1.0))  # mean loss of a changed sample
+    detectable = max(_LEAST_CHANGED * one, (_Z_ALPHA + _Z_POWER) * float(found.std()))
+    return SignificanceTest(name, _permutation_p(sums, changed, generator), low, high, detectable)
 
 
-def _swapping_p(sums: _Sums, changed: np.ndarray, generator: np.random.Generator) -> float:
-    """How often the loss is at least as large when old and new are swapped at random."""
+def _permutation_p(sums: _Sums, changed: np.ndarray, generator: np.random.Generator) -> float:
+    """The share of random swaps of old and new whose loss is at least as large."""
     size = len(changed)
     least = float(sums.swapped(np.zeros((1, size), bool), changed)[0])
     least -= 1e-9 * abs(least)  # sums in another order are rounded otherwise
-    if size <= _EVERY_WAY:
+    if size <= _EXACT_LIMIT:
         every = (np.arange(2**size)[:, np.newaxis] >> np.arange(size) & 1).astype(bool)
         return float((sums.swapped(every, changed) >= least).mean())
     found = _in_chunks(size, lambda rows: sums.swapped(generator.random((rows, size)) < 0.5, changed))
@@ -165,9 +166,9 @@ def _in_chunks(width: int, losses: Callable[[int], np.ndarray]) -> np.ndarray:
     return np.concatenate([losses(min(per, _RESAMPLES - start)) for start in range(0, _RESAMPLES, per)])
 
 
-def _two_proportions(old: float, new: float, loss: float, count: int) -> Test:
+def _two_proportions(old: float, new: float, loss: float, count: int) -> SignificanceTest:
     spread = math.sqrt((old * (1 - old) + new * (1 - new)) / count)
     p = 0.5 * math.erfc(loss / spread / math.sqrt(2)) if spread else float(loss <= 0)
     half = _Z_INTERVAL * spread
-    detectable = max(_LEAST_FLIPS / count, (_Z_ALPHA + _Z_POWER) * spread)
-    return Test(f"two proportions of {count}, not paired", p, loss - half, loss + half, detectable)
+    detectable = max(_LEAST_CHANGED / count, (_Z_ALPHA + _Z_POWER) * spread)
+    return SignificanceTest(f"two proportions of {count}, not paired", p, loss - half, loss + half, detectable)

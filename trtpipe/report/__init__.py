@@ -1,1 +1,1 @@
-"""What people look at."""
+"""The records of a build, and summaries of its files."""

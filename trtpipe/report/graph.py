@@ -1,4 +1,4 @@
-"""A model in figures, read from its protobuf without loading the weights."""
+"""Summary of an ONNX model, read from its protobuf without loading the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trtpipe.artifact import IOContract, Record
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import onnx
@@ -22,10 +22,10 @@ class GraphSummary(Record):
     Attributes:
         opsets: operator set domain (``ai.onnx`` for ONNX's own) -> version.
         nodes: in the graph, its subgraphs and its functions.
-        operators: operator -> how often it stands there; others than ONNX's own with their domain.
-        quantize, dequantize, casts: how many nodes move tensors between precisions.
-        weights: element type -> bytes of the constants that have it.
-        external: files beside the model that hold weights.
+        operators: operator -> count; those outside ``ai.onnx`` with their domain.
+        quantize, dequantize, casts: counts of QuantizeLinear, DequantizeLinear and Cast nodes.
+        weights: element type -> bytes of constants.
+        external: external data files.
     """
 
     ir_version: int
@@ -82,8 +82,8 @@ def _summary(proto: onnx.ModelProto, path: Path) -> GraphSummary:
     )
 
 
-def _nodes(nodes: object) -> Iterator[onnx.NodeProto]:
-    for node in nodes:  # type: ignore[attr-defined]
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
         yield node
         for graph in _subgraphs(node):
             yield from _nodes(graph.node)

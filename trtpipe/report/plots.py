@@ -1,4 +1,4 @@
-"""Pictures of calibration statistics: one PNG a tensor, its histogram with every method's threshold."""
+"""Plots as PNG files: histograms of calibrated tensors with every method's threshold, and sensitivity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.config.formats import INT8
+from trtpipe.config.formats import FP16, INT8
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import HostError, InputError
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
     from trtpipe.calibration.statistics import TensorStatistics
     from trtpipe.config.formats import Format
+    from trtpipe.quantization.sensitivity import Sensitivity
 
 _BARS = 200
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+#: Groups of layers in a plot of sensitivity.
+_MOST_GROUPS = 60
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def plot_statistics(
@@ -59,10 +62,10 @@ def plot_statistics(
 
 def thresholds(name: str, tensor: TensorStatistics, precision: Format) -> dict[str, float]:
     """Method -> amax, for every method worth comparing."""
-    from trtpipe.calibration.methods import CHOICES
+    from trtpipe.calibration.methods import COMPARED_METHODS
     from trtpipe.calibration.ranges import range_of
 
-    return {str(choice): range_of(name, tensor, choice, precision).amax for choice in CHOICES}
+    return {str(choice): range_of(name, tensor, choice, precision).amax for choice in COMPARED_METHODS}
 
 
 def bars_of(tensor: TensorStatistics, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,10 +74,10 @@ def bars_of(tensor: TensorStatistics, count: int) -> tuple[np.ndarray, np.ndarra
     Returns:
         Edges, float64[count + 1] from 0 to the largest magnitude (1 if there is none); counts, float64[count].
     """
-    from trtpipe.calibration.histogram import density_of
+    from trtpipe.calibration.statistics import CumulativeHistogram
 
     edges = np.linspace(0, tensor.largest or 1.0, count + 1)
-    return edges, np.maximum(np.diff(density_of(tensor).below(edges, 0)), 0)
+    return edges, np.maximum(np.diff(CumulativeHistogram.of(tensor).below(edges, 0)), 0)
 
 
 def _draw(name: str, tensor: TensorStatistics, precision: Format, path: Path) -> None:
@@ -86,7 +89,7 @@ def _draw(name: str, tensor: TensorStatistics, precision: Format, path: Path) ->
     axes = figure.add_subplot()
     axes.stairs(counts, edges, fill=True, color="#cccccc")
     if tensor.count and not tensor.nonfinite:
-        for (method, amax), color in zip(thresholds(name, tensor, precision).items(), _COLOURS, strict=True):
+        for (method, amax), color in zip(thresholds(name, tensor, precision).items(), _COLORS, strict=True):
             axes.axvline(amax, color=color, label=f"{method}: {amax:.4g}")
         axes.legend(title=f"amax for {precision}")
     axes.set_yscale("log", nonpositive="clip")
@@ -95,6 +98,37 @@ def _draw(name: str, tensor: TensorStatistics, precision: Format, path: Path) ->
     axes.set_title(name, parse_math=False)
     FigureCanvasAgg(figure)
     figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def plot_sensitivity(found: Sensitivity, path: Path) -> None:
+    """Draw ``found`` into a PNG file: noise over signal power of every group alone, on a logarithmic axis.
+
+    Raises:
+        HostError: matplotlib is not installed, or ``path`` cannot be written to.
+    """
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = found.ranked[:_MOST_GROUPS]
+    figure = Figure(figsize=(9, 1.5 + 0.22 * len(shown)), layout="constrained")
+    axes = figure.add_subplot()
+    rows = range(len(shown))
+    least = min((group.noise for group in shown if group.noise > 0), default=1e-12) / 10
+    axes.barh(rows, [max(group.noise, least) for group in shown], color=_COLORS[1], label=found.precision)
+    halves = [group.half_noise for group in shown]
+    if any(noise is not None for noise in halves):
+        axes.barh(rows, [max(noise or 0.0, least) for noise in halves], height=0.4, color=_COLORS[0], label=FP16.name)
+        axes.legend()
+    axes.set_yticks(rows, [group.name for group in shown], fontsize=7, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("noise over signal power at the outputs, this group alone")
+    axes.set_title(f"{len(shown)} of {len(found.groups)} groups, {found.samples} samples")
+    FigureCanvasAgg(figure)
+    with translate_os_errors(path, f"write {path}", elsewhere="choose another file"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def require_matplotlib() -> None:

@@ -1,4 +1,4 @@
-"""A program of PyTorch's in figures, read from its ``.pt2`` archive without PyTorch."""
+"""Summary of a PyTorch program, read from its ``.pt2`` archive without PyTorch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ProgramSummary(Record):
     Attributes:
         torch: the version of PyTorch that wrote it.
         nodes: calls in its graph.
-        operators: operator -> how often it is called.
+        operators: operator -> number of calls.
         weight_bytes: of parameters, buffers and constants.
     """
 
@@ -76,7 +76,7 @@ def summarize_program(path: Path) -> ProgramSummary:
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    """One file of an archive, if it is no bomb."""
+    """One file of an archive; a very large one is refused (zip bomb)."""
     if archive.getinfo(name).file_size > _MOST_JSON:
         raise zipfile.BadZipFile(f"{name} is too large")
     return archive.read(name)

@@ -1,24 +1,24 @@
-"""Calibration statistics in figures."""
+"""Summary of calibration statistics."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.calibration.data_summary import DataAccount
+from trtpipe.calibration.data_summary import DataSummary
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 class TensorSummary(Record):
-    """What one tensor held.
+    """Statistics of one tensor.
 
     Attributes:
-        count: values seen.
+        count: number of values.
         zeros: share of zeros among them, 0 to 1.
-        minimum, maximum: the extremes; infinite if nothing was seen.
-        nonfinite: how often NaN or infinity came along.
+        minimum, maximum: infinite if there is no value.
+        nonfinite: number of NaN and infinite values.
     """
 
     count: int
@@ -29,10 +29,10 @@ class TensorSummary(Record):
 
 
 class StatisticsSummary(Record):
-    """A ``statistics.npz``: the tensors, and the data they were seen on."""
+    """A ``statistics.npz``: its tensors, and the data they were collected on."""
 
     samples: int
-    account: DataAccount | None
+    data_summary: DataSummary | None
     tensors: dict[str, TensorSummary]
 
 
@@ -40,7 +40,7 @@ def summarize_statistics(path: Path) -> StatisticsSummary:
     """Describe the statistics at ``path``.
 
     Raises:
-        InputError: it is no statistics file.
+        InputError: ``path`` is not a statistics file.
     """
     from trtpipe.calibration.statistics_file import load_statistics
 
@@ -55,4 +55,4 @@ def summarize_statistics(path: Path) -> StatisticsSummary:
         )
         for name, tensor in found.tensors.items()
     }
-    return StatisticsSummary(samples=found.samples, account=found.account, tensors=tensors)
+    return StatisticsSummary(samples=found.samples, data_summary=found.data_summary, tensors=tensors)

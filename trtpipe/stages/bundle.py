@@ -14,12 +14,12 @@ from trtpipe.config.toolchain import versions
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
-from trtpipe.report.manifest import Manifest, ManifestEntry
+from trtpipe.report.manifest import Manifest, ManifestEntry, Verdict, verdicts
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
-from trtpipe.report.verdict import Verdict, verdicts
 from trtpipe.stages.stage import Stage
 
 if TYPE_CHECKING:
+    from trtpipe.calibration.data_summary import DataSummary
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.digest import JSON
@@ -106,7 +106,7 @@ class Bundle(Stage[BundleSettings]):
 
 
 def _verdicts(inputs: Inputs) -> tuple[Verdict, ...]:
-    """The verdicts of the accuracy and the latency gate, where they were judged."""
+    """The verdicts of the accuracy and the latency gate, where there is a report."""
     parity = ParityReport.read(inputs.path("parity")) if "parity" in inputs.artifacts else None
     latency = LatencyReport.read(inputs.path("latency")) if "latency" in inputs.artifacts else None
     return verdicts(parity, latency)
@@ -127,13 +127,12 @@ def _settings(settings: BundleSettings) -> dict[str, JSON]:
     return quoted
 
 
-def _calibration(inputs: Inputs) -> dict[str, JSON] | None:
+def _calibration(inputs: Inputs) -> DataSummary | None:
     if "ranges" not in inputs.artifacts:
         return None
     from trtpipe.calibration.ranges import Ranges
 
-    account = Ranges.read(inputs.path("ranges")).account
-    return None if account is None else account.to_dict()
+    return Ranges.read(inputs.path("ranges")).data_summary
 
 
 def _notes(inputs: Inputs) -> tuple[str, ...]:

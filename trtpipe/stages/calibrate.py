@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.formats import find_format
 from trtpipe.config.stage_settings import CalibrateSettings, NotNeeded, trial_settings
 from trtpipe.errors import InputError, StageError
 from trtpipe.stages.stage import Stage
@@ -42,7 +41,7 @@ class Calibrate(Stage[CalibrateSettings]):
         corrections = recipe.corrections == "auto" and bool(recipe.data.source)  # only on real data
         quick = load_backend(request.backend).quick_reports
         return CalibrateSettings(
-            format=precision.quantized_format.name,
+            format=precision.quantized_format,
             method=recipe.method,
             percentile=recipe.percentile if recipe.method == "percentile" else None,
             corrections=corrections,
@@ -61,14 +60,13 @@ class Calibrate(Stage[CalibrateSettings]):
         self, settings: CalibrateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
         """Derive the ranges."""
-        from trtpipe.calibration.ranges import derive_ranges
+        from trtpipe.calibration.ranges import ranges_from_statistics
         from trtpipe.calibration.statistics_file import load_statistics
 
-        statistics, form = load_statistics(inputs.path("statistics")), find_format(settings.format)
-        assert form is not None
+        statistics = load_statistics(inputs.path("statistics"))
         if settings.trials is None:
             assert settings.method != "auto"
-            ranges = derive_ranges(statistics, settings.method, settings.percentile or 100.0, form)
+            ranges = ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
         else:
             ranges = _tried(settings, settings.trials, inputs, statistics, workdir, runtime, progress)
         ranges.write(workdir / RANGES)
@@ -93,7 +91,7 @@ def _tried(
     progress: Progress,
 ) -> Ranges:
     """Ranges and corrections, as far as they need the quantized model to be run."""
-    from trtpipe.calibration.ranges import derive_ranges
+    from trtpipe.calibration.ranges import ranges_from_statistics
     from trtpipe.quantization.correction_search import find_corrections
     from trtpipe.quantization.fallback_search import find_fallback
     from trtpipe.quantization.mac_count import CountedGraph
@@ -104,7 +102,7 @@ def _tried(
     whole = plan(graph.load(), trials.quantization)
     dataset, tolerant = inputs.datasets.get("calibration-data"), trials.tolerant
     if settings.method != "auto":
-        ranges = derive_ranges(statistics, settings.method, settings.percentile or 100.0, whole.format)
+        ranges = ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, whole.format)
     elif dataset is None:
         raise InputError(
             "method auto chooses ranges by the model's output on real samples, and no data was given",

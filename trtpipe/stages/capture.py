@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
 from trtpipe.config.stage_settings import CaptureSettings, NotNeeded, TorchExportSettings
 from trtpipe.engine.record import ProgramRecord
@@ -44,8 +43,7 @@ class Capture(Stage[CaptureSettings]):
         if load_backend(request.backend).consumes != "program":
             return NotNeeded(reason=f"{request.backend} compiles the lowered graph")
         profile = request.profile
-        precision = profile.precision if profile.precision.half else FULL_PRECISION
-        return CaptureSettings(program=TorchExportSettings.of(profile), precision=precision)
+        return CaptureSettings(program=TorchExportSettings.of(profile), half=profile.precision.half)
 
     def consumes(self, settings: CaptureSettings) -> tuple[str, ...]:
         """The source alone."""
@@ -67,7 +65,7 @@ class Capture(Stage[CaptureSettings]):
             )
         loaded = source if isinstance(source, FactorySource | Pt2Source) else None
         request = torch_request(settings.program, _NO_OPSET, workdir, loaded)
-        request = request.model_copy(update={"precision": settings.precision})
+        request = request.model_copy(update={"half": settings.half or ""})
         if isinstance(source, ModuleSource):
             from trtpipe.exporter.torch_program import capture_module
 

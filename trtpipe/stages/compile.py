@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import SharesPlans, load_backend
+from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.shapes import check_shapes
@@ -69,14 +69,14 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
         target, profile = find_target(settings.target), _profile(settings, inputs, runtime)
         model = _checked(settings.backend, profile, inputs, (target,))
         plan = workdir / f"{target}.plan"
-        facts = load_backend(settings.backend).build(model, profile, target, plan, runtime, progress)
+        facts = load_backend(settings.backend).build(model, profile, (target,), plan, runtime, progress)
         facts = _completed(settings, facts, plan, plan.name, inputs, progress)
         return _draft(facts, plan), ()
 
     def together(self, request: BuildRequest) -> tuple[Target, ...]:
         """The targets that may share a plan, by the back-end's rules and the profile's wish; none it refuses anyway."""
         backend, profile = load_backend(request.backend), request.profile
-        if not isinstance(backend, SharesPlans) or not profile.build.shared_plan:
+        if not profile.build.shared_plan:
             return ()
         able = [
             target
@@ -90,12 +90,10 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
     ) -> tuple[Draft, ...]:
         """Build one plan for all of ``settings.together``: each gets a file of its own with the same bytes."""
         backend = load_backend(settings.backend)
-        if not isinstance(backend, SharesPlans):
-            raise InternalError(f"back-end {settings.backend!r} was asked to share a plan")
         targets, profile = tuple(map(find_target, settings.together)), _profile(settings, inputs, runtime)
         model = _checked(settings.backend, profile, inputs, targets)
         plan = workdir / "shared.plan"
-        facts = backend.build_shared(model, profile, targets, plan, runtime, progress)
+        facts = backend.build(model, profile, targets, plan, runtime, progress)
         facts = _completed(settings, facts, plan, ", ".join(settings.together), inputs, progress)
         drafts = []
         for target in targets:

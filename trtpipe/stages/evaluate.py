@@ -63,7 +63,7 @@ class Evaluate(Stage[EvaluateSettings]):
         self, settings: EvaluateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
         """Run it on all samples."""
-        from trtpipe.accuracy.measuring import measure_metric
+        from trtpipe.accuracy.metrics import measure_metric
 
         metric, dataset = settings.metric, inputs.datasets.get("evaluation-data")
         if metric is None or (dataset is None and metric.name):
@@ -74,7 +74,7 @@ class Evaluate(Stage[EvaluateSettings]):
         onnx, path = load_backend("onnxruntime"), inputs.path(settings.of)
         with ExitStack() as stack:
             if settings.of == "lowered":
-                path, _ = runnable_graph(path, settings.precision, workdir)
+                path, _ = runnable_graph(path, settings.precision.half, workdir)
             runner = stack.enter_context(onnx.open(path, runtime))
             reference = runner
             if _looks_at_float32(settings):

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.gpu import gpus
-from trtpipe.backends.timing import DeviceRunner
 from trtpipe.config.stage_settings import MeasureSettings, typical_shapes
 from trtpipe.config.toolchain import machine
-from trtpipe.engine.figures import EngineFigures
-from trtpipe.engine.record import EngineRecord
+from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.reference.runnable import runnable_graph, runnable_targets
-from trtpipe.stages.stage import Stage
+from trtpipe.stages.stage import SAMPLES, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.backends.base import OpenRunner, Runner
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
-    from trtpipe.latency.feeds import Material
+    from trtpipe.latency.feeds import InputSource
     from trtpipe.latency.reports import Latency
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
@@ -44,17 +42,18 @@ class Measure(Stage[MeasureSettings]):
     def settings(self, request: BuildRequest) -> MeasureSettings:
         """How to measure, on which shapes, within which budget; the machine is in the fingerprint."""
         profile = request.profile
+        half = profile.precision.half
         return MeasureSettings(
             latency=profile.latency,
             shapes=typical_shapes(profile) if profile.shapes else (),
-            precision=profile.precision,
+            emulated=None if half is None or half.cpu_kernels else half,
             backend=request.backend,
             targets=tuple(target.name for target in request.targets),
         )
 
     def consumes(self, settings: MeasureSettings) -> tuple[str, ...]:
         """The engines, the lowered graph, and data to feed them."""
-        return ("engine", "lowered", "evaluation-data", "calibration-data")
+        return ("engine", "lowered", SAMPLES)
 
     def fingerprint(self, settings: MeasureSettings, runtime: Settings) -> dict[str, str]:
         """This machine: the one stage whose result depends on it."""
@@ -67,19 +66,19 @@ class Measure(Stage[MeasureSettings]):
         self, settings: MeasureSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
         """Measure one after the other."""
-        from trtpipe.latency.feeds import Material
+        from trtpipe.latency.feeds import InputSource
         from trtpipe.latency.reports import LatencyReport
 
         data = inputs.datasets.get("evaluation-data") or inputs.datasets.get("calibration-data")
-        material = Material.of(data)
+        source = InputSource.of(data)
         found: list[Latency] = []
         engines = inputs.engines(runnable_targets(settings.backend, settings.targets))
         for engine in engines:
             with load_backend(settings.backend).open(engine.path, runtime) as runner:
-                found += _measured(runner, engine.label, settings, inputs, material, progress, on_gpu=True)
+                found += _measured(runner, engine.label, settings, inputs, source, progress, on_gpu=True)
         if not engines:
             with load_backend("onnxruntime").open(_timed_graph(settings, inputs, workdir), runtime) as runner:
-                found += _measured(runner, "lowered", settings, inputs, material, progress, on_gpu=False)
+                found += _measured(runner, "lowered", settings, inputs, source, progress, on_gpu=False)
         for leftover in workdir.iterdir():
             leftover.unlink()
         budget = settings.latency.max_p99
@@ -108,7 +107,7 @@ def _measured(
     label: str,
     settings: MeasureSettings,
     inputs: Inputs,
-    material: Material,
+    source: InputSource,
     progress: Progress,
     *,
     on_gpu: bool,
@@ -119,10 +118,10 @@ def _measured(
 
     specs = _specs(runner, inputs)
     typical = list(settings.shapes)
-    if not typical and isinstance(runner, DeviceRunner):
-        typical = list(runner.typical)
-    for shapes in points(specs, typical, material.sample, settings.latency.batches):
-        feed, words = material.feed(specs, shapes)
+    if not typical and runner.gpu is not None:
+        typical = list(runner.gpu.opt_shapes)
+    for shapes in points(specs, typical, source.sample, settings.latency.batches):
+        feed, words = source.feed(specs, shapes)
         yield measure(runner, feed, words, settings.latency, label, progress, on_gpu=on_gpu)
 
 
@@ -144,9 +143,7 @@ def _figures(engine: Artifact) -> EngineFigures | None:
 
 def _timed_graph(settings: MeasureSettings, inputs: Inputs, workdir: Path) -> Path:
     """The graph to time on the CPU: bfloat16 has no CPU kernels, so it is emulated."""
-    lowered, half = inputs.path("lowered"), settings.precision.half
-    native = half is None or half.cpu_kernels
-    return lowered if native else runnable_graph(lowered, settings.precision, workdir)[0]
+    return runnable_graph(inputs.path("lowered"), settings.emulated, workdir)[0]
 
 
 def _notes(found: list[Latency], budget: float | None) -> Iterator[str]:

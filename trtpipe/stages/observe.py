@@ -14,7 +14,7 @@ from trtpipe.autocast.half_precision import EXTENTS, prepare_half
 from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import NotNeeded, ObserveSettings
 from trtpipe.errors import InputError
-from trtpipe.isolation.reducer import ReductionHere
+from trtpipe.isolation.reducer import LocalReduction
 from trtpipe.stages.stage import Resumable, Stage
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class Observe(Stage[ObserveSettings], Resumable):
         """Run the observed graph on every feed."""
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.statistics import Statistics
+        from trtpipe.calibration.statistics_arrays import StatisticsReducer
         from trtpipe.calibration.statistics_file import save_statistics
-        from trtpipe.calibration.tally import Tally
         from trtpipe.passes.clean_up import load_clean
 
         model = load_clean(inputs.path("simplified"))
@@ -101,8 +101,8 @@ class Observe(Stage[ObserveSettings], Resumable):
                 for name in written:
                     (workdir / name).unlink(missing_ok=True)
         else:  # the data is looked at, but the model need not run
-            statistics = collect(ReductionHere(lambda feed: {}, Tally(())), dataset, (), progress)
-        for warning in statistics.account.warnings if statistics.account else ():
+            statistics = collect(LocalReduction(lambda feed: {}, StatisticsReducer(())), dataset, (), progress)
+        for warning in statistics.data_summary.warnings if statistics.data_summary else ():
             progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)
         if extents is None:
@@ -123,10 +123,10 @@ class Observe(Stage[ObserveSettings], Resumable):
         from trtpipe.autocast.tensor_ranges import ExtentTally
         from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
-        from trtpipe.calibration.tally import TALLY
+        from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER
 
         with load_backend("onnxruntime").open(workdir / OBSERVED, runtime) as runner:
-            tally = ExtentTally(runner.reduced(TALLY, tensors), probes or {})
+            tally = ExtentTally(runner.reduced(STATISTICS_REDUCER, tensors), probes or {})
             checkpoints = Checkpoints(workdir) if probes is None else None  # extents are not in them
             statistics = collect(tally, dataset, tensors, progress, settings.skip_bad_samples, checkpoints)
         return statistics, None if probes is None else tally.finish(statistics.samples)

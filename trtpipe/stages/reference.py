@@ -13,9 +13,9 @@ from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.config.stage_settings import NotNeeded, ReferenceSettings, synthetic_shapes
 from trtpipe.errors import InputError, InternalError
 from trtpipe.isolation.worker import Report, call, limits_for
+from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 from trtpipe.reference.runnable import verification_data
-from trtpipe.report.stage_records import load_reference, save_reference
-from trtpipe.stages.stage import SOURCE, Stage
+from trtpipe.stages.stage import SAMPLES, SOURCE, Stage
 
 if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
@@ -65,7 +65,7 @@ class Reference(Stage[ReferenceSettings]):
 
     def consumes(self, settings: ReferenceSettings) -> tuple[str, ...]:
         """The source, the exported model's interface, and the data."""
-        return (SOURCE, "model", "evaluation-data", "calibration-data")
+        return (SOURCE, "model", SAMPLES)
 
     def fingerprint(self, settings: ReferenceSettings, runtime: Settings) -> dict[str, str]:
         """No back-end."""
@@ -75,12 +75,12 @@ class Reference(Stage[ReferenceSettings]):
         self, settings: ReferenceSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
         """Run the program in a child process; a module in hand runs here, because it lives here."""
-        from trtpipe.data.subsample import spread_feeds
+        from trtpipe.data.selection import subsample_feeds
         from trtpipe.preflight.onnx_io import read_contract
 
         source = inputs.source
         contract = read_contract(inputs.path("model"))
-        feeds = spread_feeds(
+        feeds = subsample_feeds(
             verification_data(inputs.datasets, inputs.graph(), settings.synthetic).dataset, _MOST_FEEDS, _MOST_BYTES
         )
         names = tuple(spec.name for spec in contract.outputs)
@@ -122,7 +122,7 @@ def run_saved(request: ReferenceRequest, report: Report) -> ReferenceReply:
     Raises:
         InputError: the program cannot be loaded, or fails on a sample.
     """
-    from trtpipe.exporter.file_tracking import Reading
+    from trtpipe.exporter.file_tracking import FileTracker
     from trtpipe.exporter.loading import load_program
     from trtpipe.exporter.torch_export import run_module
 
@@ -131,9 +131,9 @@ def run_saved(request: ReferenceRequest, report: Report) -> ReferenceReply:
     if not feeds:
         raise InputError("there is no sample to run", "give at least one sample")
     report("load", 0, None)
-    with Reading(workdir) as reading:
+    with FileTracker(workdir) as tracker:
         program, _ = load_program(request.module, request.function)
         report("run", 0, None)
         outputs = run_module(program, feeds, request.outputs)
     save_reference(workdir / REFERENCE, feeds, outputs)
-    return ReferenceReply(files_read=reading.files())
+    return ReferenceReply(files_read=tracker.files())

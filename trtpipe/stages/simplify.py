@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft
+from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import SimplifySettings, typical_shapes
 from trtpipe.errors import StageError, WorkerError
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
-from trtpipe.isolation.remote_runner import expect_children
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.stages.stage import Stage
+from trtpipe.stages.stage import SAMPLES, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Simplify(Stage[SimplifySettings]):
 
     def consumes(self, settings: SimplifySettings) -> tuple[str, ...]:
         """The exported model, and data to check the result on."""
-        return ("model", "calibration-data", "evaluation-data")
+        return ("model", SAMPLES)
 
     def fingerprint(self, settings: SimplifySettings, runtime: Settings) -> dict[str, str]:
         """No back-end."""
@@ -62,7 +62,7 @@ class Simplify(Stage[SimplifySettings]):
         self, settings: SimplifySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
         """Try with onnxsim, then without, then without any rewriting that could change what is computed."""
-        expect_children(runtime)
+        load_backend("onnxruntime").prestart(runtime)
         size = inputs.artifacts["model"].size
         request = SimplifyRequest(
             model=str(inputs.path("model")),

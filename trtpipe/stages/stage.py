@@ -25,6 +25,8 @@ S_contra = TypeVar("S_contra", bound=Record, contravariant=True)
 
 #: What a stage may consume besides artifacts and data: the model's source, plug-in libraries, the user's metric.
 SOURCE, PLUGINS, METRIC = "source", "plugins", "metric"
+#: Samples to compare outputs on: the evaluation data, or the calibration data where there is none.
+SAMPLES = "samples"
 
 
 class Stage(Protocol[S]):
@@ -53,8 +55,8 @@ class Stage(Protocol[S]):
         """Exactly what of a request decides the bytes; or why the request does not need the stage."""
 
     def consumes(self, settings: S) -> tuple[str, ...]:
-        """Labels of the inputs it needs: artifact kinds (``engine`` stands for all), roles of data sets, ``source``,
-        ``plugins``, ``metric``.
+        """Labels of the inputs it needs: artifact kinds (``engine`` stands for all), roles of data sets, ``samples``,
+        ``source``, ``plugins``, ``metric``.
         """
 
     def fingerprint(self, settings: S, runtime: Settings) -> dict[str, str]:

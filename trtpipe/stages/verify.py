@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.accuracy.judging import PYTORCH, judged
+from trtpipe.accuracy.verdict import PYTORCH, with_verdict
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FULL_PRECISION
@@ -15,7 +15,7 @@ from trtpipe.config.target import find_target
 from trtpipe.errors import InputError, StageError
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
-from trtpipe.stages.stage import METRIC, Stage
+from trtpipe.stages.stage import METRIC, SAMPLES, Stage
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.custom import Metric
@@ -43,7 +43,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 5
+    version = 6
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> VerifySettings:
@@ -61,10 +61,8 @@ class Verify(Stage[VerifySettings]):
         )
 
     def consumes(self, settings: VerifySettings) -> tuple[str, ...]:
-        """The graphs; PyTorch's outputs; the engines this machine can run; the evaluation data, else the calibration
-        data; the user's metric.
-        """
-        labels = ("model", "simplified", "lowered", "reference", "evaluation-data", "calibration-data", METRIC)
+        """The graphs; PyTorch's outputs; the engines this machine can run; samples; the user's metric."""
+        labels = ("model", "simplified", "lowered", "reference", SAMPLES, METRIC)
         return (*labels, "engine") if runnable_targets(settings.backend, settings.targets) else labels
 
     def fingerprint(self, settings: VerifySettings, runtime: Settings) -> dict[str, str]:
@@ -120,7 +118,7 @@ class Verify(Stage[VerifySettings]):
             overflows=overflows,
             passed=True,
         )
-        judged(report).write(workdir / PARITY)
+        with_verdict(report).write(workdir / PARITY)
         return Draft("parity", workdir, (PARITY, OUTPUTS)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
@@ -178,8 +176,7 @@ def _measured(
     Raises:
         InputError: a metric that was asked for cannot be measured.
     """
-    from trtpipe.accuracy.measuring import whole_metric
-    from trtpipe.accuracy.metrics import make_meter
+    from trtpipe.accuracy.metrics import make_meter, whole_metric
     from trtpipe.accuracy.parity import compare
 
     evaluation = None if settings.metric is None else settings.metric.evaluation(function)
@@ -202,7 +199,7 @@ def _evaluated(
 ) -> tuple[MetricValue, ...]:
     """What ``evaluate(run)`` of the user's says of every contender."""
     from trtpipe.accuracy.custom import evaluate
-    from trtpipe.accuracy.measuring import value_of
+    from trtpipe.accuracy.metrics import value_of
 
     values = []
     for done, contender in enumerate(contenders):
@@ -218,7 +215,7 @@ def _against_pytorch(settings: VerifySettings, inputs: Inputs, contenders: list[
         return ()
     from trtpipe.accuracy.parity import Contender, compare
     from trtpipe.accuracy.recording import Feeds, Replay
-    from trtpipe.report.stage_records import load_reference
+    from trtpipe.reference.pytorch_outputs import load_reference
 
     feeds, outputs = load_reference(inputs.path("reference"))
     source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), FULL_PRECISION)

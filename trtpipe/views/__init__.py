@@ -1,1 +1,1 @@
-"""How what trtpipe knows is laid out for people: blocks of facts and tables, and a page made of them."""
+"""The layout of records for people: blocks of facts and tables, and an HTML report made of them."""

@@ -1,4 +1,4 @@
-"""The two shapes in which anything is shown: facts and tables. The command line prints them, a page is made of them."""
+"""Facts and tables, of which all output is made: the command line prints them, the HTML report shows them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: Rows shown of a list that may be long.
+#: Rows shown of a long list.
 SOME = 20
-VERDICTS = {True: "PASSED", False: "FAILED", None: "not judged"}
+VERDICTS = {True: "PASSED", False: "FAILED", None: "not evaluated"}
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Table:
     """Rows under headers.
 
     Attributes:
-        right: headers of the columns that are aligned to the right.
-        left_out: rows that are not shown.
+        right: headers of right-aligned columns.
+        left_out: number of rows not shown.
     """
 
     headers: tuple[str, ...]
@@ -52,5 +52,5 @@ def table(
 
 
 def notes(texts: Iterable[str]) -> list[tuple[str, str]]:
-    """Facts that are remarks."""
+    """Notes as facts."""
     return [("note", text) for text in texts]

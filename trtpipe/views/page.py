@@ -1,4 +1,4 @@
-"""A build as one HTML page: self-contained, without scripts, and harmless whatever the model's names hold."""
+"""A build as a self-contained HTML report: no scripts, and all names escaped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.formats import INT8
 from trtpipe.config.units import printable
@@ -14,16 +16,19 @@ from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import REPORT, write_file
 from trtpipe.regression.bundle import entries, read_build
+from trtpipe.report.plots import bars_of, thresholds
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
-from trtpipe.views import calibration, engines, models, outcomes, timings
+from trtpipe.views import artifacts, results
 from trtpipe.views.blocks import VERDICTS, Block, Facts, facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from trtpipe.calibration.statistics import TensorStatistics
+    from trtpipe.config.formats import Format
     from trtpipe.regression.bundle import Build
 
-#: Tables longer than this are folded up.
+#: Longer tables are collapsed.
 _LONG = 25
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
@@ -39,14 +44,18 @@ td.right, th.right { text-align: right; font-variant-numeric: tabular-nums; }
 summary { cursor: pointer; } svg { max-width: 760px; font-size: 12px; } svg text { fill: currentColor; }
 .bars { fill: #8886; }
 """
+#: Sizes of a histogram and its legend, in SVG user units.
+_WIDTH, _HEIGHT, _LEGEND = 560, 140, 190
+_BARS = 140
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
 
 
 def write_report(build: str | Path, out: str | Path | None = None, *, plots: bool = False) -> Path:
-    """Write what is known of a build as one HTML page that needs nothing else.
+    """Write a self-contained HTML report of a build.
 
     Args:
         build: the folder that ``build`` wrote.
-        out: the file to write; by default ``report.html`` in that folder, which goes when the folder is built anew.
+        out: the file to write; by default ``report.html`` in that folder, which the next build into it removes.
         plots: draw every calibrated tensor's histogram, with each method's threshold.
 
     Returns:
@@ -68,7 +77,7 @@ def page(build: Build, *, plots: bool) -> str:
     title = f"{Path(manifest.source).name or manifest.source}, {manifest.precision}"
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
-        # even if a name got through as markup, nothing could run or be fetched
+        # a second line of defense: nothing can run or be fetched even if markup got through
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
         '<meta name="viewport" content="width=device-width">',
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
@@ -82,19 +91,19 @@ def page(build: Build, *, plots: bool) -> str:
 
 def _sections(build: Build) -> Iterator[tuple[str, Iterable[Block]]]:
     present = entries(build.manifest.artifacts)
-    yield "Build", outcomes.manifest(build.manifest)
-    yield "Accuracy", outcomes.parity(build.parity)
+    yield "Build", results.manifest(build.manifest)
+    yield "Accuracy", results.parity(build.parity)
     if build.latency is not None:
-        yield "Latency", timings.latency(build.latency)
+        yield "Latency", results.latency(build.latency)
     for label in present:
         if label.startswith("engine:") and (beside := _beside(build, label)).is_file():
-            yield f"Engine for {_text(label.partition(':')[2])}", engines.engine(EngineRecord.read(beside), None)
-    yield "Precision of every node", models.lowered(LowerRecord.read(_beside(build, "lowered")), None)
+            yield f"Engine for {_text(label.partition(':')[2])}", artifacts.engine(EngineRecord.read(beside), None)
+    yield "Precision of every node", artifacts.lowered(LowerRecord.read(_beside(build, "lowered")), None)
     if "ranges" in present:
-        yield "Calibration", calibration.ranges(Ranges.read(build.path("ranges")), None)
-    yield "Source", models.exported(ExportRecord.read(_beside(build, "model")))
+        yield "Calibration", artifacts.ranges(Ranges.read(build.path("ranges")), None)
+    yield "Source", artifacts.exported(ExportRecord.read(_beside(build, "model")))
     if "simplified" in present and (beside := _beside(build, "simplified")).is_file():
-        yield "Simplified", models.simplified(SimplifyRecord.read(beside))
+        yield "Simplified", artifacts.simplified(SimplifyRecord.read(beside))
     yield "Settings", [facts(_flat("", build.manifest.settings))]
 
 
@@ -115,7 +124,6 @@ def _beside(build: Build, label: str) -> Path:
 
 def _plots(build: Build) -> Iterator[str]:
     from trtpipe.calibration.statistics_file import load_statistics
-    from trtpipe.views.histogram import histogram_svg
 
     present = entries(build.manifest.artifacts)
     if not {"statistics", "ranges"} <= present.keys():
@@ -154,5 +162,42 @@ def _cell(tag: str, text: str, right: bool) -> str:
 
 
 def _text(text: str) -> str:
-    """Anybody's words: no markup, nothing invisible; line breaks stay."""
+    """Escaped text: no markup, no invisible characters; line breaks stay."""
     return escape("\n".join(map(printable, text.split("\n"))))
+
+
+def histogram_svg(name: str, tensor: TensorStatistics, precision: Format, taken: float) -> str:
+    """One ``<svg>`` element: counts on a logarithmic axis over the magnitude, a line for each method's amax.
+
+    Args:
+        taken: the calibrated amax, drawn thick.
+    """
+    edges, counts = bars_of(tensor, _BARS)
+    heights = np.log10(np.maximum(counts, 0) + 1)
+    heights = heights / (heights.max() or 1.0) * _HEIGHT
+    top = edges[-1]
+    points = " ".join(
+        f"{_WIDTH * left / top:.1f},{_HEIGHT - height:.1f} {_WIDTH * right / top:.1f},{_HEIGHT - height:.1f}"
+        for left, right, height in zip(edges, edges[1:], heights, strict=False)
+    )
+    cuts = thresholds(name, tensor, precision) if tensor.count and not tensor.nonfinite else {}
+    lines = "".join(
+        _line(_WIDTH * amax / top, color, 1) + _label(index, f"{method}: {amax:.4g}", color)
+        for index, ((method, amax), color) in enumerate(zip(cuts.items(), _COLORS, strict=False))
+    )
+    return (
+        f'<svg viewBox="0 0 {_WIDTH + _LEGEND} {_HEIGHT + 18}" role="img"><title>{escape(printable(name))}</title>'
+        f'<polygon class="bars" points="0,{_HEIGHT} {points} {_WIDTH},{_HEIGHT}"/>'
+        f"{_line(_WIDTH * taken / top, 'currentColor', 3)}{lines}"
+        f'<text x="0" y="{_HEIGHT + 14}">0</text>'
+        f'<text x="{_WIDTH}" y="{_HEIGHT + 14}" text-anchor="end">{top:.4g}</text></svg>'
+    )
+
+
+def _line(x: float, color: str, width: int) -> str:
+    x = min(x, float(_WIDTH))
+    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}" stroke="{color}" stroke-width="{width}"/>'
+
+
+def _label(index: int, text: str, color: str) -> str:
+    return f'<text x="{_WIDTH + 12}" y="{14 + 18 * index}" style="fill:{color}">{escape(text)}</text>'

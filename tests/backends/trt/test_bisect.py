@@ -4,7 +4,7 @@ import onnx
 import pytest
 from models import model, normal, save
 
-from trtpipe.backends.trt.bisect import blamed
+from trtpipe.backends.trt.bisect import with_failing_node
 from trtpipe.errors import BuildError, WorkerCrashed
 
 CHAIN = model(
@@ -34,10 +34,10 @@ class Builder:
             raise BuildError(f"{path.name}: {self.words} {len(self.tried)}", "change it")
 
 
-def blame(builder, proto, tmp_path, message="m.onnx: CHECK failed at 4711"):
+def bisect(builder, proto, tmp_path, message="m.onnx: CHECK failed at 4711"):
     workdir = tmp_path / "work"
     workdir.mkdir()
-    error = blamed(BuildError(message, "change it"), save(proto, tmp_path / "m.onnx"), builder, workdir)
+    error = with_failing_node(BuildError(message, "change it"), save(proto, tmp_path / "m.onnx"), builder, workdir)
     assert isinstance(error, BuildError)
     assert error.remedy == "change it"
     assert list(workdir.iterdir()) == []
@@ -45,21 +45,21 @@ def blame(builder, proto, tmp_path, message="m.onnx: CHECK failed at 4711"):
 
 
 @pytest.mark.parametrize(("proto", "node"), [(CHAIN, node) for node in CHAIN.graph.node])
-def test_the_node_that_a_failure_comes_with_is_found(proto, node, tmp_path):
+def test_the_failing_node_is_found(proto, node, tmp_path):
     builder = Builder(node.op_type)
-    message = blame(builder, proto, tmp_path)
-    assert message == f"m.onnx: CHECK failed at 4711; it comes with node {node.name!r} ({node.op_type})"
+    message = bisect(builder, proto, tmp_path)
+    assert message == f"m.onnx: CHECK failed at 4711; the failing node is {node.name!r} ({node.op_type})"
     assert len(builder.tried) <= 3  # halves of six
 
 
 def test_what_bodies_read_counts(tmp_path):
     builder = Builder("Neg")
-    assert "it comes with node 'neg_1' (Neg)" in blame(builder, BRANCH, tmp_path)
+    assert "the failing node is 'neg_1' (Neg)" in bisect(builder, BRANCH, tmp_path)
 
 
-def test_another_failure_of_a_beginning_is_no_sign(tmp_path):
+def test_another_failure_of_a_partial_graph_does_not_count(tmp_path):
     builder = Builder("Neg", words="something else")
-    assert "it comes with node 'add_5' (Add)" in blame(builder, CHAIN, tmp_path)
+    assert "the failing node is 'add_5' (Add)" in bisect(builder, CHAIN, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_another_failure_of_a_beginning_is_no_sign(tmp_path):
 )
 def test_a_message_that_names_a_node_needs_no_search(message, addition, tmp_path):
     builder = Builder("Tanh")
-    assert blame(builder, CHAIN, tmp_path, message) == message + addition
+    assert bisect(builder, CHAIN, tmp_path, message) == message + addition
     assert builder.tried == []
 
 
-def test_the_node_that_a_crash_comes_with_is_found(tmp_path):
+def test_the_node_that_crashes_the_builder_is_found(tmp_path):
     """A crash says little and never the same: that it crashes again is what counts."""
     tried = []
 
@@ -87,7 +87,7 @@ def test_the_node_that_a_crash_comes_with_is_found(tmp_path):
 
     (tmp_path / "work").mkdir()
     first = WorkerCrashed("the worker process crashed (SIGSEGV) while building", "check it", "building")
-    error = blamed(first, save(CHAIN, tmp_path / "m.onnx"), crash, tmp_path / "work")
+    error = with_failing_node(first, save(CHAIN, tmp_path / "m.onnx"), crash, tmp_path / "work")
     assert isinstance(error, WorkerCrashed)
-    assert error.message.endswith("; it comes with node 'tanh_2' (Tanh)")
+    assert error.message.endswith("; the failing node is 'tanh_2' (Tanh)")
     assert error.phase == "building"

@@ -44,7 +44,7 @@ PROVOKED = {
     "mixed-types": (
         "(float[2,64] x, float16[2,64] z) => (float[2,64] y) { y = Add(x, z) }", {}, "sm89", {},
     ),
-    "scratch": (
+    "workspace": (
         "(float[8,64,112,112] x) => (float[8,64,112,112] y) { a = Conv<pads=[1,1,1,1]>(x, w) b = Softmax<axis=1>(a)"
         " c = Conv<pads=[1,1,1,1]>(b, w) y = Add(c, b) }",
         {"w": np.ones((64, 64, 3, 3), np.float32)}, "sm89", {"workspace": 1 << 10},
@@ -120,7 +120,7 @@ def test_the_real_message_finds_its_entry(name, write_model):
 )
 def test_files_that_are_no_model(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
-    assert failure(tmp_path / "m.onnx", "sm89", {}).remedy.startswith("the file is no ONNX model, or is cut short")
+    assert failure(tmp_path / "m.onnx", "sm89", {}).remedy.startswith("the file is no ONNX model, or is truncated")
 
 
 @rtx_only
@@ -214,7 +214,7 @@ class Speaker:
         ERROR, WARNING = 1, 2
 
 
-def test_what_nobody_knows_is_passed_on_whole():
+def test_an_unknown_message_is_passed_on_in_full():
     log = Log(Speaker)
     message = "the flux capacitor overflowed " + "again and " * 100 + "again"
     log.logger.log(1, message)
@@ -225,6 +225,6 @@ def test_what_nobody_knows_is_passed_on_whole():
     assert "and the third" in error.message
 
 
-def test_a_builder_that_says_nothing():
+def test_a_log_without_errors():
     error = build_error(Log(Speaker), "m.onnx", "sm89")
-    assert error.message == "m.onnx: cannot be built for sm89: the builder gives no reason"
+    assert error.message == "m.onnx: cannot be built for sm89: no reason given"

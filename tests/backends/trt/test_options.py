@@ -6,7 +6,7 @@ import pytest
 
 from trtpipe.backends.base import missing
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
-from trtpipe.backends.trt.options import OPTIONS, idle_options, refuse_options
+from trtpipe.backends.trt.options import OPTIONS, ignored_options, refuse_options
 from trtpipe.config.profile import BuildSettings, DeploymentProfile
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
@@ -23,9 +23,9 @@ def refusal(flavor, version, target=SM89, *, driver=False, **options):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"hardware_compatibility": "ampere+"}, "the targets named"),
-        ({"refit": True}, "needs a GPU"),
-        ({"strip_weights": True}, "needs a GPU"),
+        ({"hardware_compatibility": "ampere+"}, "named targets"),
+        ({"refit": True}, "on a GPU only"),
+        ({"strip_weights": True}, "on a GPU only"),
         ({"dla_core": 0}, "GPUs only"),
         ({"version_compatible": True}, "lean runtime"),
     ],
@@ -52,7 +52,7 @@ def test_where_there_is_a_gpu_rtx_may_try_a_refit():
 
 @pytest.mark.parametrize(
     ("version", "target", "reason"),
-    [("11.4.0", ORIN, "TensorRT 11.4.0 builds for no DLA"), ("10.3.0", SM89, "sm89 (Ada) has no DLA")],
+    [("11.4.0", ORIN, "TensorRT 11.4.0 does not support DLA"), ("10.3.0", SM89, "sm89 (Ada) has no DLA")],
 )
 def test_dla_is_for_orin_and_tensorrt_10(version, target, reason):
     assert refusal("tensorrt", version, target, dla_core=0).reason == reason
@@ -62,16 +62,16 @@ def test_orin_has_it():
     assert refusal("tensorrt", "10.3.0", ORIN, dla_core=0, gpu_fallback=True) is None
 
 
-def test_idle_options_are_named_and_no_others():
+def test_ignored_options_are_named_and_no_others():
     given = BuildSettings(opt_level=2, max_aux_streams=0, sparsity=True, timing_cache=True, workspace=1)
-    said = idle_options(given, "tensorrt-rtx")
+    said = ignored_options(given, "tensorrt-rtx")
     assert [text.partition(" ")[0] for text in said] == ["opt_level", "timing_cache", "sparsity", "max_aux_streams"]
-    assert idle_options(given, "tensorrt") == ()
-    assert idle_options(BuildSettings(), "tensorrt-rtx") == ()
+    assert ignored_options(given, "tensorrt") == ()
+    assert ignored_options(BuildSettings(), "tensorrt-rtx") == ()
 
 
-def test_no_option_is_both_idle_and_refused():
-    assert not [option.name for option in OPTIONS if option.idle and option.refused]
+def test_no_option_is_both_ignored_and_refused():
+    assert not [option.name for option in OPTIONS if option.ignored and option.refused]
     assert all(option.remedy for option in OPTIONS if option.refused)
 
 
@@ -93,23 +93,23 @@ class TestForReal:
         plan = tmp_path / f"{len(list(tmp_path.glob('*.plan')))}.plan"
         profile = DeploymentProfile(build=BuildSettings(**options))
         assert TensorRTRTX().refuses(model, profile, SM89) is None
-        facts = TensorRTRTX().build(model, profile, SM89, plan, settings, heard)
-        return sha256_file(plan), facts
+        record = TensorRTRTX().build(model, profile, (SM89,), plan, settings, heard)
+        return sha256_file(plan), record
 
-    def test_idle_options_leave_the_plan_as_it_is(self, write_model, tmp_path, settings, heard):
+    def test_ignored_options_leave_the_plan_as_it_is(self, write_model, tmp_path, settings, heard):
         plain, _ = self.plan(write_model, tmp_path, settings, heard)
-        idle, facts = self.plan(
+        ignored, record = self.plan(
             write_model, tmp_path, settings, heard, opt_level=0, max_aux_streams=0, sparsity=True, timing_cache=True
         )
-        assert idle == plain
-        assert len(facts.notes) == 4
-        assert all("has no effect in TensorRT-RTX" in note for note in facts.notes)
+        assert ignored == plain
+        assert len(record.notes) == 4
+        assert all("has no effect in TensorRT-RTX" in note for note in record.notes)
 
     def test_weight_streaming_changes_it(self, write_model, tmp_path, settings, heard):
         plain, _ = self.plan(write_model, tmp_path, settings, heard)
-        streamed, facts = self.plan(write_model, tmp_path, settings, heard, weight_streaming=True)
+        streamed, record = self.plan(write_model, tmp_path, settings, heard, weight_streaming=True)
         assert streamed != plain
-        assert facts.notes == ()
+        assert record.notes == ()
 
     def test_a_library_that_is_none(self, write_model, tmp_path, settings, heard):
         library = tmp_path / "libnone.so"

@@ -62,7 +62,7 @@ def test_what_fits(inputs, profiles):
             "same min, opt and max",
         ),
         ((SETTLED,), ({"rate": span((8000,), (8000,), (16000,))},), "have 1 dimensions, the model has 0", "give 0"),
-        ((SIZES,), (), "the values of input 'sizes' decide shapes", "make 'sizes' a constant"),
+        ((SIZES,), (), "the values of input 'sizes' determine shapes", "make 'sizes' a constant"),
         ((SIZES,), ({"sizes": span((1,), (1,), (1,))},), "are 1 values, the input holds 2", "give 2 values"),
         ((SCALAR,), ({"steps": span((1, 1), (1, 1), (1, 1))},), "are 2 values, the input holds 1", "give 1 values"),
     ],

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from recording_cuda import TRT, RecordingCudart, RecordingEngine
 
-from trtpipe.backends.timing import DeviceRunner
 from trtpipe.backends.trt import runner
 from trtpipe.backends.trt.cudart import Cudart
 from trtpipe.backends.trt.runner import EngineRunner
@@ -29,7 +28,7 @@ def cuda():
 
 @pytest.fixture
 def watch(cuda):
-    """A stopwatch, with what was enqueued before it was ready."""
+    """A timer, with what was enqueued before it was ready."""
 
     def make(**options):
         engine = RecordingEngine(cuda)
@@ -41,14 +40,14 @@ def watch(cuda):
 
 def test_a_query_is_copies_and_kernels_between_events(cuda, watch):
     manager, _ = watch()
-    with manager as stopwatch:
+    with manager as timer:
         del cuda.calls[:]
-        stopwatch.start()
+        timer.start()
         assert cuda.calls == [
             *("EventRecord", "MemcpyAsync in", "EventRecord", "execute", "EventRecord", "MemcpyAsync out"),
             "EventRecord",
         ]
-        lap = stopwatch.finish()
+        lap = timer.finish()
     assert (lap.h2d, lap.compute, lap.d2h) == pytest.approx((0.002, 0.010, 0.002))
     assert lap.latency == pytest.approx(0.014)
     assert lap.enqueue > 0
@@ -56,23 +55,23 @@ def test_a_query_is_copies_and_kernels_between_events(cuda, watch):
 
 def test_without_transfers_only_kernels_are_part_of_a_query(cuda, watch):
     manager, _ = watch(transfers=False)
-    with manager as stopwatch:
+    with manager as timer:
         del cuda.calls[:]
-        stopwatch.start()
+        timer.start()
         assert "Memcpy" not in "".join(cuda.calls)
-        lap = stopwatch.finish()
+        lap = timer.finish()
     assert (lap.h2d, lap.latency, lap.d2h) == pytest.approx((0, 0.010, 0))
 
 
 def test_two_queries_may_be_under_way_and_end_in_their_order(cuda, watch):
     manager, context = watch()
-    with manager as stopwatch:
-        stopwatch.start()
+    with manager as timer:
+        timer.start()
         context.seconds = 0.020
-        stopwatch.start()
-        first, second = stopwatch.finish(), stopwatch.finish()
-        stopwatch.start()
-        third = stopwatch.finish()
+        timer.start()
+        first, second = timer.finish(), timer.finish()
+        timer.start()
+        third = timer.finish()
     assert [lap.compute for lap in (first, second, third)] == pytest.approx([0.010, 0.020, 0.020])
 
 
@@ -91,16 +90,16 @@ def test_inputs_reach_the_gpu_and_shape_inputs_stay_on_the_host(cuda, watch):
 
 def test_a_graph_is_captured_after_a_first_run_and_launched_from_then_on(cuda, watch):
     manager, _ = watch(cuda_graph=True)
-    with manager as stopwatch:
-        assert stopwatch.cuda_graph
-        assert stopwatch.notes == ()
+    with manager as timer:
+        assert timer.cuda_graph
+        assert timer.notes == ()
         begin = cuda.calls.index("StreamBeginCapture")
         assert cuda.calls[begin - 2 : begin + 5] == ["execute", "StreamSynchronize", *CAPTURE]
         del cuda.calls[:]
-        stopwatch.start()
+        timer.start()
         assert "GraphLaunch" in cuda.calls
         assert "execute" not in cuda.calls
-        assert stopwatch.finish().compute == pytest.approx(0.010)
+        assert timer.finish().compute == pytest.approx(0.010)
 
 
 def test_tensorrt_rtx_waits_for_the_kernels_of_this_shape_before_they_are_captured(cuda):
@@ -118,12 +117,12 @@ def test_tensorrt_rtx_waits_for_the_kernels_of_this_shape_before_they_are_captur
 def test_a_graph_that_cuda_cannot_make_ready_is_no_error_either(cuda, watch):
     cuda.fail["cudaGraphInstantiateWithFlags"] = 801  # cudaErrorNotSupported
     manager, _ = watch(cuda_graph=True)
-    with manager as stopwatch:
-        assert not stopwatch.cuda_graph
-        assert "cannot be captured" in stopwatch.notes[0]
+    with manager as timer:
+        assert not timer.cuda_graph
+        assert "cannot be captured" in timer.notes[0]
         assert "GetLastError" in cuda.calls
-        stopwatch.start()
-        assert stopwatch.finish().compute == pytest.approx(0.010)
+        timer.start()
+        assert timer.finish().compute == pytest.approx(0.010)
     assert not cuda.alive
 
 
@@ -133,22 +132,22 @@ def test_an_engine_that_cannot_be_captured_is_launched_as_it_is_and_says_so(cuda
     manager, context = watch(cuda_graph=True)
     original = context.execute_async_v3
     context.execute_async_v3 = lambda stream: original(stream) and not (cuda.capturing and how == "TensorRT refuses")
-    with manager as stopwatch:
-        assert not stopwatch.cuda_graph
-        assert "cannot be captured" in stopwatch.notes[0]
+    with manager as timer:
+        assert not timer.cuda_graph
+        assert "cannot be captured" in timer.notes[0]
         if how == "cuda refuses":
             assert "GetLastError" in cuda.calls  # a failed capture must not fail the next call
         del cuda.calls[:]
-        stopwatch.start()
+        timer.start()
         assert "execute" in cuda.calls
-        assert stopwatch.finish().compute == pytest.approx(0.010)
+        assert timer.finish().compute == pytest.approx(0.010)
 
 
 @pytest.mark.parametrize("graph", [True, False])
 def test_everything_is_given_back_after_the_last_query_is_done(cuda, watch, graph):
     manager, _ = watch(cuda_graph=graph)
-    with manager as stopwatch:
-        stopwatch.start()
+    with manager as timer:
+        timer.start()
         del cuda.calls[:]
     assert cuda.calls[0] == "StreamSynchronize"
     assert cuda.calls[-1] == "StreamDestroy"
@@ -188,16 +187,16 @@ class TestRunner:
         return EngineRunner(TRT, RecordingEngine(cuda), polygraphys, "e.plan", "tensorrt")
 
     def test_it_can_be_timed(self, runner):
-        assert isinstance(runner, DeviceRunner)
-        assert runner.typical == ({"x": (2, 4), "n": (1,)}, {"x": (6, 4), "n": (1,)})
+        assert runner.gpu is runner
+        assert runner.opt_shapes == ({"x": (2, 4), "n": (1,)}, {"x": (6, 4), "n": (1,)})
 
     def test_a_feed_of_another_type_is_refused_before_its_bytes_are_copied(self, runner, cuda):
         with pytest.raises(InputError, match="'x' is float32, the feed has float64"):
-            runner.stopwatch({**FEED, "x": FEED["x"].astype(np.float64)}, cuda_graph=False, transfers=True)
+            runner.timer({**FEED, "x": FEED["x"].astype(np.float64)}, cuda_graph=False, transfers=True)
         assert cuda.calls == []
 
     def test_the_profile_that_fits_is_used(self, runner):
-        with runner.stopwatch({**FEED, "x": np.ones((7, 4), np.float32)}, cuda_graph=False, transfers=True):
+        with runner.timer({**FEED, "x": np.ones((7, 4), np.float32)}, cuda_graph=False, transfers=True):
             assert runner._engine.context.profile == 1
 
     def test_figures_are_the_devices(self, runner):

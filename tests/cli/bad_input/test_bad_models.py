@@ -227,8 +227,8 @@ class TestFactory:
     @pytest.mark.parametrize(
         ("function", "error", "remedy"),
         [
-            ("raises", ":raises raised RuntimeError: the weights are gone", "mend it"),
-            ("leaves", ":leaves raised SystemExit: no weights, no model", "mend it"),
+            ("raises", ":raises raised RuntimeError: the weights are gone", "fix it"),
+            ("leaves", ":leaves raised SystemExit: no weights, no model", "fix it"),
             ("text", ":text returned a str, not an nn.Module", "return an nn.Module"),
             ("needs", ":needs needs arguments (width)", "takes none"),
             ("rases", " has no function 'rases'", "raises"),
@@ -246,7 +246,7 @@ class TestFactory:
         path.write_text("import no_such_package")
         error, remedy = refused(f"{path}:factory")
         assert error == f"{path} raised ModuleNotFoundError when loaded: No module named 'no_such_package'"
-        assert remedy == "mend the file"
+        assert remedy == "fix the file"
 
     def test_file_that_does_not_exist(self, refused: Refused, tmp_path: Path) -> None:
         error, remedy = refused(f"{tmp_path}/nowhere.py:factory")

@@ -126,11 +126,11 @@ class TestCache:
         (warning,) = (line for line in result.stderr.splitlines() if line.startswith("warning: corrupt"))
         assert warning.startswith(f"warning: corrupt cache entry set aside, {stage}")
         assert str(stored.parent) in warning
-        assert f"{'compile sm89' if stage == 'compile' else stage}: built in " in result.stderr
+        assert f"{'compile sm89' if stage == 'compile' else stage}: done in " in result.stderr
         assert snapshot(earlier) == before
         again = run(*words)
         assert again.exit_code == 0
-        assert "built in" not in again.stderr
+        assert "done in" not in again.stderr
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ class TestFullDisk:
         ballast.unlink()
         again = run("build", model, "-o", earlier, *quick, "--cache-dir", cache)
         assert again.exit_code == 0
-        assert "built in" not in again.stderr, "what was there before is still there"
+        assert "done in" not in again.stderr, "what was there before is still there"
 
     @pytest.mark.parametrize("under", ["output", "cache"])
     def test_that_shows_only_when_files_are_flushed(

@@ -1,7 +1,7 @@
-"""The node behind a failure that names none: found by building ever shorter beginnings of the graph.
+"""Bisects a graph to find the node that makes a build fail, where the error names none.
 
-Delta debugging in its simplest form (Zeller and Hildebrandt 2002): the graph's nodes are in topological order, so a
-beginning of the list is a graph of its own, whose outputs are the values that the rest would have read.
+Delta debugging in its simplest form (Zeller and Hildebrandt 2002): the nodes are in topological order, so the first N
+of them are a graph, whose outputs are the values that the others would read.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 #: Builds the model at a path, or raises.
 Attempt: TypeAlias = Callable[[Path], object]
 
-#: The search ends after this time, with the nodes left in question.
+#: After this time the search ends, with several nodes left.
 _SECONDS = 120.0
-#: Larger graphs are not copied again and again.
+#: Larger graphs are not bisected: every step writes one.
 _MOST_BYTES = 256 << 20
 
 
-def blamed(error: StageError, model: Path, attempt: Attempt, workdir: Path) -> StageError:
-    """``error``, with the node that brings it about where its message names none.
+def with_failing_node(error: StageError, model: Path, attempt: Attempt, workdir: Path) -> StageError:
+    """``error``, with the node that causes it if its message names none.
 
     Args:
         model: the graph that could not be built.
         attempt: builds another graph with the same settings.
-        workdir: where the beginnings of the graph are written, and removed again.
+        workdir: for the partial graphs, which are removed again.
     """
     try:
         nodes = list(_load(model).graph)
-    except InputError:  # no readable model: the builder has said so
+    except InputError:  # no readable model, as the error says
         return error
     named = _named(error.message, nodes)
     if named is not None:
@@ -53,9 +53,9 @@ def blamed(error: StageError, model: Path, attempt: Attempt, workdir: Path) -> S
     with tempfile.TemporaryDirectory(dir=workdir) as folder:
         fine, failing = _search(error, model, attempt, Path(folder) / model.name, len(nodes))
     if failing == len(nodes) and fine == 0 and len(nodes) > 1:
-        return error  # there was no time for a single build
+        return error  # no time for a single build
     suspects = ", ".join(f"{node_label(node)!r} ({node.op_type})" for node in nodes[fine:failing][:3])
-    return _with(error, f"it comes with node {suspects}")
+    return _with(error, f"the failing node is {suspects}")
 
 
 def _with(error: StageError, addition: str) -> StageError:
@@ -66,23 +66,23 @@ def _with(error: StageError, addition: str) -> StageError:
 
 
 def _search(error: StageError, model: Path, attempt: Attempt, path: Path, count: int) -> tuple[int, int]:
-    """How many nodes can be built, and how many cannot; one more unless time ran out."""
+    """How many nodes can be built, and how many cannot: one more, unless time ran out."""
     deadline = time.monotonic() + _SECONDS
     fine, failing = 0, count
     while failing - fine > 1 and time.monotonic() < deadline:
         middle = (fine + failing) // 2
-        _write_beginning(model, middle, path)
-        if _fails_alike(error, attempt, path):
+        _write_first_nodes(model, middle, path)
+        if _fails_equally(error, attempt, path):
             failing = middle
         else:
             fine = middle
     return fine, failing
 
 
-def _fails_alike(error: StageError, attempt: Attempt, path: Path) -> bool:
+def _fails_equally(error: StageError, attempt: Attempt, path: Path) -> bool:
     try:
         attempt(path)
-    except WorkerError as other:  # its last words differ from crash to crash
+    except WorkerError as other:  # the end of the log differs from crash to crash
         return type(other) is type(error)
     except TrtpipeError as other:
         return _shape(other.message) == _shape(error.message)
@@ -94,8 +94,8 @@ def _shape(message: str) -> str:
     return re.sub(r"\d+", "#", message.partition(": ")[2])
 
 
-def _write_beginning(model: Path, count: int, path: Path) -> None:
-    """The first ``count`` nodes as a graph that returns what the others, or the user, would have read."""
+def _write_first_nodes(model: Path, count: int, path: Path) -> None:
+    """The first ``count`` nodes as a graph that returns what the others, or the user, would read."""
     loaded = _load(model)
     graph = loaded.graph
     nodes = list(graph)
@@ -109,7 +109,7 @@ def _write_beginning(model: Path, count: int, path: Path) -> None:
     ]
     graph.outputs.clear()
     for node in reversed(nodes[count:]):
-        graph.remove(node)  # what it reads keeps it among its readers, which nobody asks any more
+        graph.remove(node)  # stays in ``uses()`` of its inputs, which are not read again
     graph.outputs.extend(outputs)
     save_model(loaded, path)
 
@@ -132,9 +132,9 @@ def _load(model: Path) -> ir.Model:
 
 
 def _named(message: str, nodes: list[ir.Node]) -> ir.Node | None:
-    """The first node that a message names: in quotes or, if it looks like a name, in the builder's own words.
+    """The first node that a message names: in quotes or, if it looks like a name, as a word.
 
-    TensorRT adds to names: ``Conv_0_12`` and ``Conv_0_OutputLayer`` are parts of ``Conv_0``.
+    TensorRT extends names: ``Conv_0_12`` and ``Conv_0_OutputLayer`` are parts of ``Conv_0``.
     """
     words = re.findall(r"[^\s'\"(),;:]+", message)
     for node in nodes:

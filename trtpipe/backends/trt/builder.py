@@ -1,7 +1,7 @@
-"""Building an engine with TensorRT 10.3 and newer, TensorRT 11 or TensorRT-RTX: one way for all of them.
+"""Builds an engine with TensorRT 10.3 or newer, TensorRT 11 or TensorRT-RTX, all in the same way.
 
-Precision lies in the graph (Q/DQ pairs and casts), so every network is strongly typed and no precision flag is set.
-The ``trt`` module always comes as an argument: this file imports none.
+The graph determines precision (Q/DQ pairs and casts), so every network is strongly typed and no precision flag is set.
+The ``trt`` module is an argument: this file imports none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.backends.trt.errors import Log, build_error, parse_error
-from trtpipe.backends.trt.inspector import describe
+from trtpipe.backends.trt.inspector import read_layers
 from trtpipe.backends.trt.options import apply_options, load_plugins
 from trtpipe.backends.trt.shapes import NetworkInput, check_shapes, profiles_in_force
 from trtpipe.backends.trt.timing_cache import keep_timings, use_timings
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from trtpipe.backends.trt.request import BuildRequest
 
-#: Sets what only one flavor has on the builder's configuration.
+#: Sets on the builder configuration what only one TensorRT flavor has.
 Configure: TypeAlias = Callable[[Any], None]
 
-#: TensorRT's element types -> ours.
+#: TensorRT element types -> numpy names.
 _DTYPES = {word.upper(): form.storage for form in FORMATS for word in form.engine}
 
 
@@ -39,7 +39,7 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
     """Parse, build and write one engine (in the worker process).
 
     Raises:
-        BuildError: the graph cannot be parsed or built; the message names the node where TensorRT does.
+        BuildError: the graph cannot be parsed or built; the message names the node if TensorRT does.
         InputError: the shape ranges do not fit the model.
         HostError: TensorRT does not start on this machine.
         OSError: the plan cannot be written.
@@ -48,7 +48,7 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
     log = Log(trt)
     builder = _builder(trt, log, request.flavor)
     load_plugins(trt, request.options)
-    network = builder.create_network(_strongly_typed(trt))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     report("parsing", 0, None)
     _parse(trt, network, log, request.model)
     return build_network(trt, builder, network, log, request, report, configure, started)
@@ -64,11 +64,11 @@ def build_network(
     configure: Configure | None,
     started: float,
 ) -> EngineRecord:
-    """Build and write the engine of a network that is there already (in the worker process).
+    """Build and write the engine of a complete network (in the worker process).
 
     Args:
-        log: what the builder was made with.
-        started: when work on the network began, as ``time.monotonic()`` has it.
+        log: whose logger the builder uses.
+        started: ``time.monotonic()`` when work on the network began.
 
     Raises:
         BuildError, InputError, OSError: as for ``build``.
@@ -84,7 +84,7 @@ def build_network(
     if not _write_plan(trt, builder, network, config, Path(request.plan)):
         raise build_error(log, name, request.wanted)
     keep_timings(config, request.timings)
-    engine = describe(trt, network, log, Path(request.plan), _free_length(network, request), opens=request.opens)
+    engine = read_layers(trt, network, log, Path(request.plan), _free_length(network, request), opens=request.opens)
     return EngineRecord(
         flavor=request.flavor,
         version=trt.__version__,
@@ -101,7 +101,7 @@ def build_network(
         activation_bytes=log.sizes.get("Activation"),
         report=engine,
         build_seconds=time.monotonic() - started,
-        warnings=log.telling_warnings(),
+        warnings=log.first_warnings(),
     )
 
 
@@ -109,7 +109,7 @@ def _builder(trt: Any, log: Log, flavor: str) -> Any:
     try:
         trt.init_libnvinfer_plugins(log.logger, "")
         return trt.Builder(log.logger)
-    except (TypeError, RuntimeError) as error:  # pybind's words for "the library gave no object"
+    except (TypeError, RuntimeError) as error:  # pybind raises them when the library returns no object
         reason = "; ".join(log.errors) or str(error)
         raise HostError(
             f"{flavor} does not start here: {reason}",
@@ -117,19 +117,14 @@ def _builder(trt: Any, log: Log, flavor: str) -> Any:
         ) from error
 
 
-def _strongly_typed(trt: Any) -> int:
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
-
-
 def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
     parser = trt.OnnxParser(network, log.logger)
-    named = _named_properly(Path(model))
-    if not (parser.parse_from_file(model) if named is None else parser.parse(named, model)):
+    renamed = _without_meaningless_names(Path(model))
+    if not (parser.parse_from_file(model) if renamed is None else parser.parse(renamed, model)):
         raise parse_error(parser, log, Path(model).name)
-    if network.num_outputs == 0:  # the parser takes an empty file for a model
-        raise BuildError(f"{Path(model).name}: holds no graph", "give an .onnx file as an exporter wrote it")
-    attention = getattr(trt.LayerType, "ATTENTION_INPUT", None)
+    if network.num_outputs == 0:  # the parser accepts an empty file
+        raise BuildError(f"{Path(model).name}: holds no graph", "give an .onnx file as an exporter writes it")
+    attention = getattr(trt.LayerType, "ATTENTION_INPUT", None)  # 10.3 lacks it
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if attention is not None and layer.type == attention:
@@ -138,21 +133,21 @@ def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
 
 
 def _let_decompose(boundary: Any) -> None:
-    """Allow an attention to be built from several kernels; else it only builds where one kernel does all of it."""
+    """Allow an attention to be built from several kernels; by default it needs a fused one."""
     boundary.attention.decomposable = True
 
 
-def _named_properly(model: Path) -> bytes | None:
-    """The model without names of dimensions that only say "any size"; ``None`` where it has no such names.
+def _without_meaningless_names(model: Path) -> bytes | None:
+    """The model without dimension names that only mean "any size"; ``None`` if it has none.
 
-    TensorRT takes dimensions of one name for one number.
+    TensorRT requires dimensions of one name to be equal.
     """
     import onnx
 
     try:
         if not _meaningless(read_proto(model)):
             return None
-    except InputError:  # the parser says why it is no model
+    except InputError:  # the parser reports what is wrong
         return None
     proto = onnx.load(model, load_external_data=False)
     for dim in _meaningless(proto):
@@ -176,7 +171,7 @@ def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:
 
 
 def _configure(trt: Any, config: Any, request: BuildRequest, report: Report) -> None:
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the log then lists the engine's layers
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the log then lists the layers of the engine
     config.progress_monitor = _progress_monitor(trt, report)
     apply_options(trt, config, request.options, request.flavor)
 
@@ -197,20 +192,20 @@ def _add_profiles(builder: Any, network: Any, config: Any, request: BuildRequest
 
 
 def _write_plan(trt: Any, builder: Any, network: Any, config: Any, plan: Path) -> int:
-    """Build and write the engine; the bytes written, 0 if the build failed."""
+    """Build and write the engine; returns the bytes written, 0 if the build failed."""
     with plan.open("wb") as stream:
-        if not hasattr(builder, "build_serialized_network_to_stream"):
+        if not hasattr(builder, "build_serialized_network_to_stream"):  # 10.3 lacks it
             memory = builder.build_serialized_network(network, config)
             return 0 if memory is None else stream.write(memoryview(memory))
         writer = _stream_writer(trt, stream)
         built = builder.build_serialized_network_to_stream(network, config, writer)
-        if writer.error is not None:  # TensorRT itself takes no notice
+        if writer.error is not None:  # TensorRT itself ignores it
             raise writer.error
         return int(writer.written) if built else 0
 
 
 def _free_length(network: Any, request: BuildRequest) -> int:
-    """The shortest typical length of a dynamic dimension of the first optimization profile; 1 where there is none."""
+    """The smallest opt length of a dynamic dimension in the first optimization profile; 1 if there is none."""
     shapes = request.shapes[0] if request.shapes else {}
     known = (entry for entry in _network_inputs(network) if entry.name in shapes and not entry.holds_shape)
     pairs = (pair for entry in known for pair in zip(entry.dims, shapes[entry.name].opt, strict=False))
@@ -263,6 +258,6 @@ def _spec(tensor: Any) -> TensorSpec:
 
 
 def dtype_name(dtype: Any) -> str:
-    """numpy's name of one of TensorRT's element types."""
+    """numpy's name of a TensorRT element type."""
     name = str(dtype.name)
     return _DTYPES.get(name, name.lower())

@@ -1,7 +1,7 @@
 """The few calls of the CUDA runtime that timing needs: events, graphs and pinned memory.
 
-Polygraphy finds and loads the library; its own wrapper has none of these calls. Types are those of
-``cuda_runtime_api.h``, unchanged from CUDA 12 to 13.
+Polygraphy finds and loads the library; its own wrapper lacks most of these calls. Types are those of
+``cuda_runtime_api.h``, equal in CUDA 12 and 13.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from trtpipe.errors import HostError, StageError
 
 LIBRARY_REMEDY = (
-    "install the CUDA toolkit or pip install nvidia-cuda-runtime-cu12, and see that LD_LIBRARY_PATH names its folder"
+    "install the CUDA toolkit or pip install nvidia-cuda-runtime-cu12, and add its folder to LD_LIBRARY_PATH"
 )
 
 _pointer, _result = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
@@ -47,17 +47,17 @@ CALLS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     }
 )
 TO_DEVICE, TO_HOST = 1, 2  # cudaMemcpyKind
-_SPIN = 0  # cudaEventDefault: the waiting thread spins, as in trtexec, which adds least to what is measured
+_SPIN = 0  # cudaEventDefault: the waiting thread spins, as in trtexec, which adds the least overhead
 _THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
 
 
 class Cudart:
     """The CUDA runtime; handles and addresses are plain integers, and 0 is none.
 
-    Every method raises StageError, with CUDA's own words, where CUDA returns an error.
+    Every method raises StageError, with CUDA's message, if CUDA returns an error.
 
     Args:
-        library: what ctypes loaded.
+        library: as ctypes loaded it.
     """
 
     def __init__(self, library: Any) -> None:
@@ -71,15 +71,15 @@ class Cudart:
         return self._made("cudaMalloc", max(size, 1))
 
     def free(self, address: int) -> None:
-        """Give back memory on the GPU."""
+        """Free memory on the GPU."""
         self._call("cudaFree", address)
 
     def malloc_host(self, size: int) -> int:
-        """Pinned memory of the host, which alone can be copied while the host goes on; at least one byte."""
+        """Pinned host memory, which copies asynchronously; at least one byte."""
         return self._made("cudaMallocHost", max(size, 1))
 
     def free_host(self, address: int) -> None:
-        """Give back pinned memory."""
+        """Free pinned memory."""
         self._call("cudaFreeHost", address)
 
     def copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
@@ -91,11 +91,11 @@ class Cudart:
         return self._made("cudaStreamCreate")
 
     def wait_stream(self, stream: int) -> None:
-        """Wait until everything enqueued is done."""
+        """Wait until all enqueued work is done."""
         self._call("cudaStreamSynchronize", stream)
 
     def destroy_stream(self, stream: int) -> None:
-        """Give back a stream."""
+        """Destroy a stream."""
         self._call("cudaStreamDestroy", stream)
 
     def event(self) -> int:
@@ -103,7 +103,7 @@ class Cudart:
         return self._made("cudaEventCreateWithFlags", _SPIN)
 
     def record(self, event: int, stream: int) -> None:
-        """Enqueue: note the time."""
+        """Enqueue: record the time."""
         self._call("cudaEventRecord", event, stream)
 
     def wait_event(self, event: int) -> None:
@@ -117,19 +117,19 @@ class Cudart:
         return ms.value / 1e3
 
     def destroy_event(self, event: int) -> None:
-        """Give back an event."""
+        """Destroy an event."""
         self._call("cudaEventDestroy", event)
 
     def begin_capture(self, stream: int) -> None:
-        """From now on what this thread enqueues is written down instead of done."""
+        """Capture what this thread enqueues from now on, instead of executing it."""
         self._call("cudaStreamBeginCapture", stream, _THREAD_LOCAL)
 
     def end_capture(self, stream: int) -> int:
-        """What was written down, ready to launch; 0 where something cannot be part of a graph."""
+        """The captured graph, ready to launch; 0 if something cannot be captured."""
         graph = ctypes.c_void_p()
         status = self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
         if status or not graph.value:
-            self._library.cudaGetLastError()  # a failed capture is no error of the calls to come
+            self._library.cudaGetLastError()  # a failed capture must not be reported by later calls
             return 0
         executable = ctypes.c_void_p()
         status = self._library.cudaGraphInstantiateWithFlags(ctypes.byref(executable), graph.value, 0)
@@ -139,32 +139,32 @@ class Cudart:
         return 0 if status else executable.value or 0
 
     def launch(self, graph: int, stream: int) -> None:
-        """Enqueue all of a graph."""
+        """Enqueue a graph."""
         self._call("cudaGraphLaunch", graph, stream)
 
     def destroy_graph(self, graph: int) -> None:
-        """Give back a graph."""
+        """Destroy a graph."""
         self._call("cudaGraphExecDestroy", graph)
 
     def bus_id(self) -> str:
-        """The PCI address of the GPU in use, as NVML takes it: ``0000:65:00.0``."""
+        """The PCI address of the current GPU, in NVML's format: ``0000:65:00.0``."""
         device, text = ctypes.c_int(), ctypes.create_string_buffer(32)
         self._call("cudaGetDevice", ctypes.byref(device))
         self._call("cudaDeviceGetPCIBusId", text, len(text), device.value)
         return text.value.decode()
 
     def _made(self, name: str, *arguments: Any) -> int:
-        """Call something that makes a handle."""
+        """Call a function that creates a handle."""
         handle = ctypes.c_void_p()
         self._call(name, ctypes.byref(handle), *arguments)
         return handle.value or 0
 
     def _call(self, name: str, *arguments: Any) -> None:
         if status := getattr(self._library, name)(*arguments):
-            words = self._library.cudaGetErrorString(status) or b"an unknown error"
+            text = self._library.cudaGetErrorString(status) or b"an unknown error"
             raise StageError(
-                f"{name} fails: {words.decode(errors='replace')} (cudaError {status})",
-                "look at nvidia-smi: the GPU's memory may be taken, or its driver too old",
+                f"{name} fails: {text.decode(errors='replace')} (cudaError {status})",
+                "check nvidia-smi: the GPU's memory may be in use, or its driver too old",
             )
 
 
@@ -172,7 +172,7 @@ def load() -> Cudart:
     """The CUDA runtime that Polygraphy uses.
 
     Raises:
-        HostError: it is not there, or lacks one of the calls.
+        HostError: it is missing, or lacks one of the calls.
     """
     from polygraphy import cuda
     from polygraphy.exception import PolygraphyException

@@ -1,7 +1,7 @@
-"""What TensorRT's messages mean and what to do about them: data, searched from top to bottom.
+"""The error guide: causes and remedies of TensorRT's messages, searched from top to bottom.
 
-Every entry was met with a real builder, or stands in NVIDIA's documentation; tests/backends/trt/test_error_guide.py
-provokes those that TensorRT-RTX has without a GPU.
+Every entry comes from a real builder or from NVIDIA's documentation; tests/backends/trt/test_error_guide.py provokes
+those that TensorRT-RTX has without a GPU.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ class Advice:
     """One kind of failure.
 
     Attributes:
-        name: what tests and the documentation call it.
+        name: its name in tests and documentation.
         pattern: a regular expression that its messages match.
         cause: why it happens.
         remedy: what to do.
-        whole: the cause is general, so the message is passed on to its last word.
+        whole: the cause is general, so the message is passed on in full.
     """
 
     name: str
@@ -51,13 +51,13 @@ GUIDE: tuple[Advice, ...] = (
     Advice(
         "quantized-constant",
         r"only allowed before DQ|not consumed by .*IDequantizeLayer",
-        "a quantized weight reaches something else than a DequantizeLinear: a Transpose, or the body of an If",
+        "a quantized weight is read by something other than a DequantizeLinear: a Transpose, or the body of an If",
         "put the weight and its DequantizeLinear into the same graph as its user, or keep that node in float32",
     ),
     Advice(
         "quantized-tensor",
         r"not produced by .*IQuantizeLayer",
-        "an 8-bit tensor comes from something else than a QuantizeLinear",
+        "an 8-bit tensor is written by something other than a QuantizeLinear",
         "let inputs be float, or quantize them inside the model",
     ),
     Advice(
@@ -67,10 +67,10 @@ GUIDE: tuple[Advice, ...] = (
         "cast the operands of that node to one type",
     ),
     Advice(
-        "scratch",
+        "workspace",
         r"OutOfMemory|workspace limit|insufficient workspace|out of memory",
-        "no kernel fits into the memory the builder may use",
-        "allow more scratch memory (--workspace), or smaller max shapes",
+        "no kernel fits into the workspace limit",
+        "raise the workspace limit (--workspace), or give smaller max shapes",
     ),
     Advice(
         "profile",
@@ -94,36 +94,36 @@ GUIDE: tuple[Advice, ...] = (
         "no-kernel",
         r"has no runners",
         "the parser knows the operator, but there is no kernel for it",
-        "move that node behind the engine, or replace it",
+        "move that node out of the engine, or replace it",
     ),
     Advice(
         "refit",
         r"graph_jit\.cpp.*CUDA_SUCCESS",
-        "TensorRT-RTX compiles such an engine on a GPU, and this machine has none",
-        "leave out refit and strip_weights, or build on a GPU",
+        "TensorRT-RTX builds refittable and weight-stripped engines on a GPU only, and this machine has none",
+        "leave out refit and strip_weights, or build on a machine with a GPU",
     ),
     Advice(
         "lean-runtime",
         r"libnvinfer_lean",
-        "a version-compatible engine carries a runtime of its own, which is not installed",
+        "a version-compatible engine contains the lean runtime, which is not installed",
         "add exclude_lean_runtime, or install TensorRT's lean runtime",
     ),
     Advice(
         "attention",
         r"Attention operation was not supported|is_decomposable",
-        "one kernel for the whole attention is wanted, and there is none for this type",
+        "a fused attention kernel is required, and there is none for this type",
         "export at opset 22 or lower, which has no Attention operator",
     ),
     Advice(
         "zero-point",
         r"[Nn]on-zero zero point|shiftIsAllZeros",
-        "TensorRT only quantizes symmetrically",
+        "TensorRT supports symmetric quantization only",
         "quantize with every zero point 0",
     ),
     Advice(
         "blocks",
         r"blocking dimension",
-        "a weight is quantized in blocks along an axis that no kernel reads so",
+        "a weight is block-quantized along an axis that no kernel supports",
         "block along the last or second-to-last axis of the weight",
     ),
     Advice(
@@ -135,32 +135,32 @@ GUIDE: tuple[Advice, ...] = (
     Advice(
         "constant-input",
         r"must be an initializer|(?:should|must) (?:be|resolve to) (?:an? )?(?:\w+-time )?constant|as an initializer",
-        "that input has to be known when the engine is built",
+        "the value of that input has to be known at build time",
         "make it a constant of the model",
     ),
     Advice(
         "external-data",
         r"import initializer|Failed to open file|external weights",
-        "weights beside the model are missing, cut short or of a type TensorRT does not have",
+        "the model's external data is missing, truncated or of a type TensorRT does not have",
         "make the model self-contained again: trtpipe export",
     ),
     Advice(
         "no-model",
         r"Failed to parse the ONNX model",
-        "the file is no ONNX model, or is cut short",
+        "the file is no ONNX model, or is truncated",
         "export the model again; a small text file may be a Git LFS pointer",
     ),
     Advice(
         "connections",
         r"sort the model topologically|was not registered",
-        "a node reads what no node before it writes",
+        "a node reads a tensor that no earlier node writes",
         "check the graph's connections: python -m onnx.checker MODEL",
     ),
     Advice(
         "branches",
         r"equal ranks when condition|ScopeType::kUNDEFINED|graphScope\.cpp",
-        "the branches of an If give tensors of different rank, or hold more of such branches",
-        "let trtpipe build settle the If: give the size or value it asks for one min, opt and max",
+        "the branches of an If return tensors of different rank, or contain such an If",
+        "let trtpipe build resolve the If: give the size or value it depends on the same min, opt and max",
     ),
     Advice(
         "nesting",
@@ -171,26 +171,26 @@ GUIDE: tuple[Advice, ...] = (
     Advice(
         "dla",
         r"Applying DLA optimizations without DLA|DLA core|not supported on DLA",
-        "the accelerator does not exist here, or cannot run that layer",
+        "there is no DLA here, or it cannot run that layer",
         "add gpu_fallback, or leave dla_core out",
     ),
     Advice(
         "capability",
         r"[Cc]ompute capability cannot be|getCurrentCC",
-        "the builder does not know for which GPU to build",
+        "no GPU to build for was given",
         "name the GPU with --target",
     ),
     Advice(
         "no-implementation",
         r"implementation for node",
         "no kernel fits that node in this type and memory",
-        "keep that node in float32, allow more --workspace, or replace it",
+        "keep that node in float32, raise the workspace limit (--workspace), or replace it",
     ),
     Advice(
         "graph-compiler",
         r"Myelin",
-        "TensorRT's graph compiler fails on this combination of nodes, which is a bug of its own",
-        "keep the node named in float32, split it, or try another version of TensorRT",
+        "TensorRT's graph compiler fails on this combination of nodes, which is a bug in TensorRT",
+        "keep the node named above in float32, split it, or try another version of TensorRT",
         whole=True,
     ),
 )
@@ -199,11 +199,11 @@ _UNKNOWN = Advice(
     "unknown",
     "",
     "",
-    "replace the node named, keep it in float32, or try another target or back-end",
+    "replace the node named above, keep it in float32, or try another target or back-end",
     whole=True,
 )
 
 
 def advice_for(text: str) -> Advice:
-    """The first entry that knows a message; one without a cause where none does."""
+    """The first entry that matches a message; one without a cause if none does."""
     return next((advice for advice in GUIDE if re.search(advice.pattern, text)), _UNKNOWN)

@@ -1,4 +1,4 @@
-"""What TensorRT says when it cannot: its log, made into one line that names the node, and one that says what to do."""
+"""TensorRT's log, and errors made of it: a message that names the node, and a remedy."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import re
 from typing import Any
 
 from trtpipe.backends.trt.error_guide import advice_for
-from trtpipe.backends.trt.layer_info import DUMP_MARK
 from trtpipe.errors import BuildError
 
-#: Said after every message where there is no driver, and by every builder after the first in a process.
+#: Occurs in the message that lists the layers of an engine, and in no other.
+DUMP_MARK = "Layers:\nName: "
+#: Repeated for every message without a driver, and for every builder after the first in a process.
 _NOISE = ("cudaError 35", "The logger passed into createInfer")
 _MOST_WARNINGS, _MOST_ERRORS, _LENGTH = 20, 5, 400
 _BYTES = re.compile(r"(?:Total|Max) (?P<what>Activation|Weights|Scratch) Memory: (?P<bytes>\d+)")
 
-#: The builder's words for a type that only Q/DQ layers and plug-ins may touch; it lists the latter at length.
+#: The builder's message for a type that only Q/DQ layers and plug-ins may use; it lists the plug-ins at length.
 _BOUND_TYPE = re.compile(r"Tensor (?P<name>\S+) has datatype (?P<type>\w+) but is not (?P<how>consumed|produced) by .*")
 _BOUND_TO = {"consumed": "only DequantizeLinear can read", "produced": "only QuantizeLinear can produce"}
 
-#: Wrapping that means nothing to a user, taken off in this order.
+#: Prefixes and source positions without meaning for a user, removed in this order.
 _WRAPPING = (
     r"^\w+\.cpp:\d+: ",
     r"^\[\w+\.cpp::[^\]]*\] ",
@@ -32,12 +33,12 @@ _WRAPPING = (
 
 
 class Log:
-    """Collects what TensorRT says. ``logger`` is the object to hand to TensorRT.
+    """Collects TensorRT's messages. ``logger`` is the object to pass to TensorRT.
 
     Attributes:
         errors, warnings: each message once, in order, without noise.
-        dump: the message that lists the engine's layers; empty until there is one.
-        sizes: ``Activation``, ``Weights`` and ``Scratch`` -> bytes, as the builder reports them.
+        dump: the message that lists the engine's layers, if there is one.
+        sizes: ``Activation``, ``Weights`` and ``Scratch`` -> bytes, reported by the builder (not measured).
     """
 
     def __init__(self, trt: Any) -> None:
@@ -67,7 +68,7 @@ class Log:
         elif found := _BYTES.search(message):
             self.sizes[found["what"]] = int(found["bytes"])
 
-    def telling_warnings(self) -> tuple[str, ...]:
+    def first_warnings(self) -> tuple[str, ...]:
         """The first warnings, cut to a readable length."""
         return tuple(message[:_LENGTH] for message in self.warnings[:_MOST_WARNINGS])
 
@@ -78,27 +79,27 @@ def parse_error(parser: Any, log: Log, model: str) -> BuildError:
     raw = " ".join([*(error.desc() for error in errors), *log.errors])
     whole = advice_for(raw).whole
     reasons = list(dict.fromkeys(_parser_reason(error, log, whole=whole) for error in errors))
-    reasons = reasons or _said(log, whole=whole)
+    reasons = reasons or _reasons(log, whole=whole)
     more = f"; and {len(reasons) - _MOST_ERRORS} more" if len(reasons) > _MOST_ERRORS else ""
-    reason = "; ".join(reasons[:_MOST_ERRORS]) or "it gives no reason"
+    reason = "; ".join(reasons[:_MOST_ERRORS]) or "no reason given"
     return BuildError(f"{model}: TensorRT cannot parse it: {reason}{more}", remedy_for(raw))
 
 
 def build_error(log: Log, model: str, target: str) -> BuildError:
-    """Why the builder gave up, as far as its log says. What the guide does not know is passed on whole."""
+    """Why the build failed, as far as the log tells. What the error guide does not know is passed on in full."""
     raw = " ".join(log.errors)
-    reasons = _said(log, whole=advice_for(raw).whole) or ["the builder gives no reason"]
+    reasons = _reasons(log, whole=advice_for(raw).whole) or ["no reason given"]
     return BuildError(f"{model}: cannot be built for {target}: {'; '.join(reasons)}", remedy_for(raw))
 
 
 def remedy_for(text: str) -> str:
-    """Why TensorRT says ``text``, where that is known, and what to do about it."""
+    """The cause of ``text``, where the error guide knows it, and what to do."""
     advice = advice_for(text)
     return f"{advice.cause}: {advice.remedy}" if advice.cause else advice.remedy
 
 
 def tidy(message: str, *, whole: bool = False) -> str:
-    """A message of TensorRT's on one line, without file names, line numbers and error codes; cut unless ``whole``."""
+    """A TensorRT message on one line, without file names, line numbers and error codes; cut unless ``whole``."""
     text = " ".join(message.split())
     for wrapping in _WRAPPING:
         text = re.sub(wrapping, "", text)
@@ -113,9 +114,9 @@ def _is_noise(message: str) -> bool:
     return any(noise in message for noise in _NOISE)
 
 
-def _said(log: Log, *, whole: bool) -> list[str]:
-    said = list(dict.fromkeys(tidy(message, whole=whole) for message in log.errors))
-    return said if whole else said[:2]
+def _reasons(log: Log, *, whole: bool) -> list[str]:
+    found = list(dict.fromkeys(tidy(message, whole=whole) for message in log.errors))
+    return found if whole else found[:2]
 
 
 def _parser_reason(error: Any, log: Log, *, whole: bool) -> str:
@@ -126,8 +127,8 @@ def _parser_reason(error: Any, log: Log, *, whole: bool) -> str:
         if description == "false"
         else "; ".join(tidy(line, whole=whole) for line in lines)
     )
-    if "import initializer" in reason:  # only the log knows why
-        reason = "; ".join([reason, *(tidy(said) for said in log.errors if not said.startswith("ModelImporter"))])
+    if "import initializer" in reason:  # the reason is in the log
+        reason = "; ".join([reason, *(tidy(found) for found in log.errors if not found.startswith("ModelImporter"))])
     if not error.node_operator():
         return reason
     name = error.node_name() or f"number {error.node()}"

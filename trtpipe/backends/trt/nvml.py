@@ -1,4 +1,4 @@
-"""The GPU's clocks, temperature and what slows it down, asked of NVML through nvidia-ml-py where that is installed."""
+"""Clocks, temperature and throttling of a GPU, read from NVML if nvidia-ml-py is installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from trtpipe.backends.timing import DeviceState
 
-#: What holds clocks down, and NVML's bit for it. An idle GPU, and clocks that a user has set, are no throttling.
+#: Throttling reasons and their NVML bits. Reduced clocks of an idle GPU, or set by a user, are not throttling.
 _REASONS = {
     "power cap": "nvmlClocksEventReasonSwPowerCap",
     "hardware slowdown": "nvmlClocksEventReasonHwSlowdown",
@@ -18,7 +18,7 @@ _REASONS = {
 
 
 def read_state(bus_id: str) -> DeviceState | None:
-    """The GPU at a PCI address now; ``None`` without nvidia-ml-py, or where NVML does not know it (Jetson).
+    """The GPU at a PCI address now; ``None`` without nvidia-ml-py, or if NVML does not know it (Jetson).
 
     Args:
         bus_id: as ``0000:65:00.0``.
@@ -43,7 +43,7 @@ def _read(nvml: Any, gpu: Any) -> DeviceState:
     def asked(call: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return call(gpu, *arguments)
-        except nvml.NVMLError:  # not every GPU tells everything
+        except nvml.NVMLError:  # not every GPU reports everything
             return None
 
     bits = asked(nvml.nvmlDeviceGetCurrentClocksEventReasons) or 0
@@ -56,6 +56,6 @@ def _read(nvml: Any, gpu: Any) -> DeviceState:
         max_sm_mhz=asked(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM),
         temperature=asked(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
         watts=None if milliwatts is None else milliwatts / 1e3,
-        throttled=tuple(words for words, name in _REASONS.items() if bits & getattr(nvml, name)),
+        throttled=tuple(reason for reason, name in _REASONS.items() if bits & getattr(nvml, name)),
         processes=None if running is None else len(running),
     )

@@ -1,7 +1,7 @@
-"""Builder options: what each is called, what it does in which flavor, and how it reaches the builder's configuration.
+"""Builder options: their names, their effect in each TensorRT flavor, and setting them on the builder configuration.
 
-What TensorRT-RTX makes of an option was found by building with versions 1.5 to 1.7 on a machine without a GPU and
-comparing the plans byte by byte: an option that left them equal has no effect.
+The effect of an option in TensorRT-RTX was found by building with versions 1.5 to 1.7 on a machine without a GPU: an
+option that leaves the plan equal, byte for byte, has no effect.
 """
 
 from __future__ import annotations
@@ -25,38 +25,39 @@ class Option:
 
     Attributes:
         name: its key in a profile's ``[build]`` table.
-        trtexec: what trtexec calls it.
-        idle: why it has no effect in TensorRT-RTX; empty where it has one, or is refused.
-        refused: why TensorRT-RTX cannot build with it; empty where it can.
-        remedy: what to do instead of what is refused.
+        trtexec: trtexec's option.
+        ignored: why TensorRT-RTX ignores it; empty if it has an effect, or is refused.
+        refused: why TensorRT-RTX cannot build with it; empty if it can.
+        remedy: what to do instead.
     """
 
     name: str
     trtexec: str
-    idle: str = ""
+    ignored: str = ""
     refused: str = ""
     remedy: str = ""
 
 
-_JIT = "it leaves the choice of kernels to the user's GPU"
-_NO_GPU_REFIT = "its compiler needs a GPU for an engine whose weights can be exchanged, and this machine has none"
+_JIT = "kernels are selected on the deployment GPU"
+_NO_GPU_REFIT = "refittable and weight-stripped engines are built on a GPU only, and this machine has none"
+_ON_A_GPU = "leave it out, or build on a machine with a GPU"
 
 OPTIONS: tuple[Option, ...] = (
     Option("workspace", "--memPoolSize=workspace:N"),
-    Option("opt_level", "--builderOptimizationLevel=N", idle=_JIT),
-    Option("timing_cache", "--timingCacheFile=FILE", idle=_JIT),
+    Option("opt_level", "--builderOptimizationLevel=N", ignored=_JIT),
+    Option("timing_cache", "--timingCacheFile=FILE", ignored=_JIT),
     Option("version_compatible", "--versionCompatible"),
     Option("exclude_lean_runtime", "--excludeLeanRuntime"),
     Option(
         "hardware_compatibility",
         "--hardwareCompatibilityLevel=LEVEL",
-        refused="its plans are for the targets named and no others",
+        refused="its engines run on the named targets only",
         remedy="name every GPU with --target",
     ),
     Option("weight_streaming", "--allowWeightStreaming"),
-    Option("strip_weights", "--stripWeights", refused=_NO_GPU_REFIT, remedy="leave it out, or build on a GPU"),
-    Option("refit", "--refit", refused=_NO_GPU_REFIT, remedy="leave it out, or build on a GPU"),
-    Option("sparsity", "--sparsity=enable", idle=_JIT),
+    Option("strip_weights", "--stripWeights", refused=_NO_GPU_REFIT, remedy=_ON_A_GPU),
+    Option("refit", "--refit", refused=_NO_GPU_REFIT, remedy=_ON_A_GPU),
+    Option("sparsity", "--sparsity=enable", ignored=_JIT),
     Option(
         "dla_core",
         "--useDLACore=N",
@@ -69,11 +70,11 @@ OPTIONS: tuple[Option, ...] = (
         refused="it builds for GPUs only",
         remedy="use --backend tensorrt on a Jetson Orin",
     ),
-    Option("max_aux_streams", "--maxAuxStreams=N", idle="it schedules streams on the user's GPU"),
+    Option("max_aux_streams", "--maxAuxStreams=N", ignored="streams are scheduled on the deployment GPU"),
     Option("plugins", "--staticPlugins=FILE"),
 )
 
-#: A builder flag for each option that is one.
+#: Options that are builder flags.
 _FLAGS = {
     "version_compatible": "VERSION_COMPATIBLE",
     "exclude_lean_runtime": "EXCLUDE_LEAN_RUNTIME",
@@ -84,14 +85,14 @@ _FLAGS = {
     "gpu_fallback": "GPU_FALLBACK",
 }
 _LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
-#: The last major version of TensorRT with DLA.
+#: The first major version of TensorRT without DLA.
 _DLA_ENDED = 11
 
 
 def refuse_options(
     options: BuildSettings, flavor: Flavor, version: str, target: Target, *, driver: bool
 ) -> Refusal | None:
-    """Why ``flavor`` cannot build for ``target`` with these options, as far as can be told without it.
+    """Why ``flavor`` cannot build for ``target`` with these options, as far as can be told without a build.
 
     Args:
         version: of the flavor.
@@ -102,20 +103,20 @@ def refuse_options(
     if options.dla_core is None:
         return None
     if version.partition(".")[0].isdigit() and int(version.partition(".")[0]) >= _DLA_ENDED:
-        return Refusal(f"TensorRT {version} builds for no DLA", "leave dla_core out, or use TensorRT 10")
+        return Refusal(f"TensorRT {version} does not support DLA", "leave dla_core out, or use TensorRT 10")
     if not target.dla:
         return Refusal(f"{target} ({target.family}) has no DLA", "leave dla_core out, or use --target orin")
     return None
 
 
-def idle_options(options: BuildSettings, flavor: Flavor) -> tuple[str, ...]:
-    """A sentence for every option that was given and has no effect in ``flavor``."""
+def ignored_options(options: BuildSettings, flavor: Flavor) -> tuple[str, ...]:
+    """A note for every option that was given and has no effect in ``flavor``."""
     if flavor == "tensorrt":
         return ()
     return tuple(
-        f"{option.name} has no effect in TensorRT-RTX: {option.idle}"
+        f"{option.name} has no effect in TensorRT-RTX: {option.ignored}"
         for option in OPTIONS
-        if option.idle and is_given(options, option.name)
+        if option.ignored and is_given(options, option.name)
     )
 
 
@@ -125,22 +126,22 @@ def is_given(options: BuildSettings, name: str) -> bool:
 
 
 def apply_options(trt: Any, config: Any, options: BuildSettings, flavor: Flavor) -> None:
-    """Set all that is given and has an effect, but for plug-ins and the timing cache.
+    """Set the options that are given and have an effect, except plug-ins and the timing cache.
 
     Raises:
         BuildError: this version lacks an option, or does not take its value.
     """
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
-    silent = {option.name for option in OPTIONS if option.idle} if flavor == "tensorrt-rtx" else set()
-    if options.opt_level is not None and "opt_level" not in silent:
+    ignored = {option.name for option in OPTIONS if option.ignored} if flavor == "tensorrt-rtx" else set()
+    if options.opt_level is not None and "opt_level" not in ignored:
         config.builder_optimization_level = options.opt_level
-    if options.max_aux_streams is not None and "max_aux_streams" not in silent:
+    if options.max_aux_streams is not None and "max_aux_streams" not in ignored:
         config.max_aux_streams = options.max_aux_streams
     for name, flag in _FLAGS.items():
-        if getattr(options, name) and name not in silent:
+        if getattr(options, name) and name not in ignored:
             config.set_flag(_member(trt, trt.BuilderFlag, flag, name))
-    if options.strip_weights and not options.refit:  # as trtexec: what comes back is what was there
+    if options.strip_weights and not options.refit:  # as trtexec: the same weights are put back
         config.set_flag(_member(trt, trt.BuilderFlag, "REFIT_IDENTICAL", "strip_weights"))
     if options.hardware_compatibility != "none":
         level = _LEVELS[options.hardware_compatibility]
@@ -178,14 +179,14 @@ def _refused_by_rtx(options: BuildSettings, *, driver: bool) -> Refusal | None:
             return Refusal(f"TensorRT-RTX does not build with {option.name}: {option.refused}", option.remedy)
     if options.version_compatible and not options.exclude_lean_runtime:
         return Refusal(
-            "TensorRT-RTX does not build with version_compatible alone: it comes without a lean runtime to put in",
+            "TensorRT-RTX does not build with version_compatible alone: it has no lean runtime to include",
             "add exclude_lean_runtime",
         )
     return None
 
 
 def _member(trt: Any, kind: Any, name: str, option: str) -> Any:
-    """A member of one of TensorRT's enums that not every version has."""
+    """A member of a TensorRT enum that older versions lack, such as SAME_COMPUTE_CAPABILITY in 10.3."""
     found = getattr(kind, name, None)
     if found is None:
         raise BuildError(f"TensorRT {trt.__version__} has no {option}", f"leave {option} out, or use a newer version")

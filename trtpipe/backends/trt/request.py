@@ -1,11 +1,11 @@
-"""Asking a child process for an engine: what a build needs to know, and the parent's side of it."""
+"""Builds an engine in a child process: the request, and what the parent does before and after."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.backends.trt.options import Flavor, idle_options
+from trtpipe.backends.trt.options import Flavor, ignored_options
 from trtpipe.backends.trt.timing_cache import TimingStore
 from trtpipe.config.plugins import plugin_digests, plugin_paths
 from trtpipe.config.profile import BuildSettings, ShapeRange
@@ -29,13 +29,13 @@ class BuildRequest(Record):
 
     Attributes:
         model, plan: paths; the plan is written as it grows.
-        flavor: its name, for messages and for what options mean.
+        flavor: for messages, and for the effect of options.
         targets: the capabilities the plan is for.
         shapes: optimization profiles; for an input whose values decide shapes the range is one of values.
         options: of the builder; plug-ins as absolute paths.
-        timings: a file with what earlier builds measured, which the build brings up to date; empty: none is kept.
-        device: the GPU to build on, as ``CUDA_VISIBLE_DEVICES`` takes it; empty: the builder's own choice.
-        opens: whether this process can open the engine afterwards, to ask its inspector.
+        timings: a timing cache of earlier builds, which the build updates; empty: none.
+        device: the GPU to build on, for ``CUDA_VISIBLE_DEVICES``; empty: the builder's choice.
+        opens: whether the worker can open the engine afterwards, for its inspector.
     """
 
     model: str
@@ -50,7 +50,7 @@ class BuildRequest(Record):
 
     @property
     def wanted(self) -> str:
-        """The targets in words."""
+        """The targets, for messages."""
         return ", ".join(self.targets)
 
 
@@ -72,7 +72,8 @@ def build_in_worker(
     """Run ``task`` on a BuildRequest in a child process; ``plan`` appears when it is complete, or not at all.
 
     Args:
-        timings: where timed kernels are kept from build to build; ``None``: nowhere.
+        timings: the timing cache to use and update; ``None``: none.
+        opens, confined: whether the worker can open the engine; whether it runs in the sandbox.
 
     Raises:
         TrtpipeError: as ``build`` and ``worker.call`` do.
@@ -108,20 +109,20 @@ def build_in_worker(
     try:
         if timings is not None:
             timings.fetch(timed)
-        facts = attempt(model)
+        record = attempt(model)
         if not part.is_file():
             raise WorkerError(f"no engine was written while building {request.wanted} from {model.name}", "build again")
         if timings is not None:
             timings.keep(timed)
         part.replace(plan)
     except (BuildError, WorkerCrashed) as error:
-        from trtpipe.backends.trt.bisect import blamed
+        from trtpipe.backends.trt.bisect import with_failing_node
 
-        if len(targets) > 1:  # each will be built by itself, and told by itself
+        if len(targets) > 1:  # each target is built again separately, with an error of its own
             raise
-        raise blamed(error, model, attempt, plan.parent) from error
+        raise with_failing_node(error, model, attempt, plan.parent) from error
     finally:
         part.unlink(missing_ok=True)
         timed.unlink(missing_ok=True)
-    notes = (*facts.notes, *idle_options(options, flavor))
-    return facts.model_copy(update={"plugins": plugin_digests(options), "notes": notes})
+    notes = (*record.notes, *ignored_options(options, flavor))
+    return record.model_copy(update={"plugins": plugin_digests(options), "notes": notes})

@@ -1,6 +1,6 @@
-"""Running an engine on the GPU of this machine, by way of Polygraphy's TensorRT runner.
+"""Runs an engine on the GPU of this machine with Polygraphy's TensorRT runner.
 
-Polygraphy serves one TensorRT flavor a process and settles which at the first import of its TensorRT part.
+A process can use Polygraphy with one TensorRT flavor: the one at the first import of its TensorRT module.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.backends.base import SimpleRunner
+from trtpipe.backends.base import OpenRunner
 from trtpipe.backends.gpu import gpus, has_driver
 from trtpipe.backends.trt.builder import dtype_name
 from trtpipe.backends.trt.cudart import LIBRARY_REMEDY, load
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.artifact import Feed
-    from trtpipe.backends.timing import DeviceState, Stopwatch
+    from trtpipe.backends.timing import DeviceRunner, DeviceState, Timer
 
 
 def require_driver(flavor: str) -> None:
@@ -45,7 +45,7 @@ def open_engine(trt: Any, plan: Path, flavor: str) -> Iterator[EngineRunner]:
     """Load the plan onto the GPU and make it ready to infer.
 
     Raises:
-        HostError: the plan does not load on this machine, or this process already serves the other flavor.
+        HostError: the plan does not load on this machine, or this process has opened one of the other flavor.
     """
     _bind_polygraphy(trt, rtx=flavor == "tensorrt-rtx")
     from polygraphy.backend.trt import TrtRunner
@@ -72,8 +72,8 @@ def open_engine(trt: Any, plan: Path, flavor: str) -> Iterator[EngineRunner]:
             runner.deactivate()
 
 
-class EngineRunner(SimpleRunner):
-    """An engine that is ready to infer."""
+class EngineRunner(OpenRunner):
+    """An engine that is ready to infer; also implements ``DeviceRunner``."""
 
     def __init__(self, trt: Any, engine: Any, runner: Any, name: str, flavor: str) -> None:
         self._trt = trt
@@ -91,7 +91,7 @@ class EngineRunner(SimpleRunner):
     def device(self) -> str:
         """Flavor, version and GPU: ``tensorrt 11.4.0 on NVIDIA L4``.
 
-        Of different GPUs CUDA chooses one; where NVML does not tell which, all are named.
+        CUDA chooses among different GPUs; if NVML does not report which, all are named.
         """
         names = list(dict.fromkeys(gpu.name for gpu in gpus()))
         if len(names) > 1 and (state := self.state()) is not None:
@@ -109,10 +109,15 @@ class EngineRunner(SimpleRunner):
         return self._outputs
 
     @property
-    def typical(self) -> tuple[dict[str, tuple[int, ...]], ...]:
-        """For each optimization profile, the shape of every input that it was optimized for."""
+    def gpu(self) -> DeviceRunner:
+        """This runner itself."""
+        return self
+
+    @property
+    def opt_shapes(self) -> tuple[dict[str, tuple[int, ...]], ...]:
+        """For each optimization profile, the opt shape of every input."""
         return tuple(
-            {spec.name: self._typical(spec, index) for spec in self._inputs}
+            {spec.name: self._opt_shape(spec, index) for spec in self._inputs}
             for index in range(self._engine.num_optimization_profiles)
         )
 
@@ -138,8 +143,8 @@ class EngineRunner(SimpleRunner):
             ) from error
         return {spec.name: np.array(found[spec.name]) for spec in self._outputs}  # Polygraphy reuses its buffers
 
-    def stopwatch(self, feed: Feed, *, cuda_graph: bool, transfers: bool) -> AbstractContextManager[Stopwatch]:
-        """Queries of ``feed``, timed by CUDA events; an execution context of its own is made for them.
+    def timer(self, feed: Feed, *, cuda_graph: bool, transfers: bool) -> AbstractContextManager[Timer]:
+        """Prepare to time queries of ``feed`` by CUDA events, in an execution context of their own.
 
         Raises:
             HostError: the CUDA runtime library cannot be used.
@@ -157,7 +162,7 @@ class EngineRunner(SimpleRunner):
         return opened(self._trt, self._engine, cuda, feed, index, cuda_graph=cuda_graph, transfers=transfers)
 
     def state(self) -> DeviceState | None:
-        """The GPU now; ``None`` where nothing tells."""
+        """The GPU now; ``None`` where its state cannot be read."""
         return read_state(load().bus_id())
 
     def _admitted(self, feed: Feed) -> tuple[Feed, int]:
@@ -180,8 +185,8 @@ class EngineRunner(SimpleRunner):
             "feed shapes inside the ranges the engine was built for, or build it with wider ones",
         )
 
-    def _typical(self, spec: TensorSpec, index: int) -> tuple[int, ...]:
-        if self._engine.is_shape_inference_io(spec.name):  # its profile is about values
+    def _opt_shape(self, spec: TensorSpec, index: int) -> tuple[int, ...]:
+        if self._engine.is_shape_inference_io(spec.name):  # its profile holds values
             return tuple(self._engine.get_tensor_shape(spec.name))
         return tuple(self._engine.get_tensor_profile_shape(spec.name, index)[1])
 
@@ -210,7 +215,7 @@ def _bind_polygraphy(trt: Any, *, rtx: bool) -> None:
 
 
 def _not_here(plan: Path, log: Log) -> HostError:
-    reason = "; ".join(tidy(message) for message in log.errors[:2]) or "TensorRT gives no reason"
+    reason = "; ".join(tidy(message) for message in log.errors[:2]) or "no reason given"
     return HostError(
         f"{plan.name}: cannot be opened on this machine: {reason}",
         "an engine runs on the GPU and the TensorRT version it was built for: build it for this machine",

@@ -1,4 +1,4 @@
-"""Shape ranges against the inputs of a network: TensorRT accepts most mistakes in silence, so they are found here."""
+"""Checks optimization profiles against the inputs of a network: TensorRT silently accepts most mistakes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class NetworkInput:
 
     Attributes:
         dims: the length of each dimension, -1 where it is dynamic.
-        names: the symbolic name of each dimension, where it has one.
-        holds_shape: whether its values decide shapes, so that a range of values is needed, not of dimensions.
+        names: the symbolic name of each dimension, if it has one.
+        holds_shape: a shape tensor: its values determine shapes, so its profile holds values, not dimensions.
     """
 
     name: str
@@ -31,7 +31,7 @@ class NetworkInput:
 
     @property
     def needs_range(self) -> bool:
-        """Whether the builder cannot do without a range for it."""
+        """Whether it needs an entry in every optimization profile."""
         return self.holds_shape or -1 in self.dims
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ def check_shapes(inputs: Sequence[NetworkInput], profiles: Sequence[Optimization
 def profiles_in_force(
     inputs: Sequence[NetworkInput], profiles: Sequence[OptimizationProfile]
 ) -> tuple[OptimizationProfile, ...]:
-    """What of ``profiles`` the engine is built with: the ranges of dynamic inputs, and of those whose values count."""
+    """The part of ``profiles`` that the engine is built with: dynamic inputs and shape tensors."""
     needed = [entry.name for entry in inputs if entry.needs_range]
     return tuple({name: profile[name] for name in needed} for profile in profiles) if needed else ()
 
@@ -79,8 +79,8 @@ def _unknown(name: str, inputs: list[str], model: str) -> InputError:
 def _missing(entry: NetworkInput, model: str) -> InputError:
     if entry.holds_shape:
         return InputError(
-            f"{model}: the values of input {entry.name!r} decide shapes, and no range is given for them",
-            f"give its smallest, typical and largest values as its shapes, or make {entry.name!r} a constant",
+            f"{model}: the values of input {entry.name!r} determine shapes, and no range is given for them",
+            f"give its min, opt and max values as its shapes, or make {entry.name!r} a constant",
         )
     example = "x".join(str(dim) if dim >= 0 else "1" for dim in entry.dims)
     return InputError(
@@ -93,7 +93,7 @@ def _check_range(entry: NetworkInput, given: ShapeRange, model: str) -> None:
     place = f"{model}: shapes of input {entry.name!r}"
     count = entry.dims[0] if entry.dims else 1
     if not entry.needs_range and len(entry.dims) < 2 and len(given.opt) == count and given.min == given.max:
-        return  # values that settled a branch before the builder came
+        return  # values that resolved an If before the build
     if entry.holds_shape:
         if len(given.opt) != count:
             raise InputError(
@@ -117,7 +117,7 @@ def _check_range(entry: NetworkInput, given: ShapeRange, model: str) -> None:
 
 
 def _check_names(inputs: Sequence[NetworkInput], profile: OptimizationProfile, model: str) -> None:
-    """Dimensions of one name are one number at run time: ranges that differ cannot all be used."""
+    """Dimensions of one name are equal at run time, so they need equal ranges."""
     seen: dict[str, tuple[str, tuple[int, int, int]]] = {}
     for entry in inputs:
         given = profile.get(entry.name)

@@ -1,8 +1,8 @@
-"""Queries of an engine, timed by CUDA events in the way of trtexec 11 (samples/common/sampleInference.cpp).
+"""Times queries of an engine by CUDA events, as trtexec 11 does (samples/common/sampleInference.cpp).
 
 Copy the inputs in, launch the kernels, copy the outputs out, with an event before and after each; two queries may be
-under way, so that the GPU need not wait for the host. Other than in trtexec all of it is one stream: the copies of one
-query never overlap the kernels of the next.
+enqueued, so that the GPU does not wait for the host. Unlike trtexec it uses one stream: the copies of one query never
+overlap the kernels of the next.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends.timing import Lap
+from trtpipe.backends.timing import QueryTimes
 from trtpipe.backends.trt.cudart import TO_DEVICE, TO_HOST
 from trtpipe.errors import StageError
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
     from trtpipe.backends.trt.cudart import Cudart
 
-#: Queries that may be under way.
+#: Queries that may be enqueued.
 _DEPTH = 2
 _NO_GRAPH = "the engine cannot be captured as a CUDA graph: its kernels were launched one by one"
 
 
 @dataclass(frozen=True)
 class _Buffer:
-    """A tensor's memory: on the GPU, and pinned on the host; in bytes."""
+    """Memory of a tensor: addresses on the GPU and of pinned host memory, size in bytes."""
 
     device: int
     host: int
@@ -40,7 +40,7 @@ class _Buffer:
 
 @dataclass(frozen=True)
 class _Events:
-    """What one query records."""
+    """CUDA events of one query."""
 
     begin: int
     launched: int
@@ -48,12 +48,8 @@ class _Events:
     end: int
 
 
-class EngineStopwatch:
-    """Implements ``Stopwatch``.
-
-    Attributes:
-        cuda_graph, notes: see there.
-    """
+class EngineTimer:
+    """Implements ``Timer`` by CUDA events."""
 
     def __init__(
         self, cuda: Cudart, context: Any, stream: int, inputs: list[_Buffer], outputs: list[_Buffer], stack: ExitStack
@@ -70,7 +66,7 @@ class EngineStopwatch:
         self._running: deque[tuple[_Events, float]] = deque()
 
     def capture(self, stack: ExitStack) -> None:
-        """Write the launches down as a CUDA graph, if the engine can be captured; they must have run once before."""
+        """Capture the launches as a CUDA graph, if the engine allows it; they must have run once before."""
         self._cuda.begin_capture(self._stream)
         enqueued = self._context.execute_async_v3(self._stream)
         graph = self._cuda.end_capture(self._stream)
@@ -82,7 +78,7 @@ class EngineStopwatch:
             self.notes = (_NO_GRAPH,)
 
     def start(self) -> None:
-        """Enqueue a query; waits for nothing."""
+        """Enqueue a query, and do not wait for it."""
         cuda, stream = self._cuda, self._stream
         events = self._free.popleft()
         cuda.record(events.begin, stream)
@@ -98,13 +94,13 @@ class EngineStopwatch:
         cuda.record(events.end, stream)
         self._running.append((events, took))
 
-    def finish(self) -> Lap:
-        """Wait for the oldest query under way."""
+    def finish(self) -> QueryTimes:
+        """Wait for the oldest query that is enqueued."""
         events, enqueue = self._running.popleft()
         self._cuda.wait_event(events.end)
         self._free.append(events)
         elapsed = self._cuda.elapsed
-        return Lap(
+        return QueryTimes(
             enqueue=enqueue,
             h2d=elapsed(events.begin, events.launched) if self._inputs else 0.0,
             compute=elapsed(events.launched, events.computed),
@@ -112,22 +108,22 @@ class EngineStopwatch:
         )
 
     def enqueue(self) -> None:
-        """Launch the kernels, and nothing else.
+        """Launch the kernels, without transfers.
 
         Raises:
-            StageError: TensorRT does not.
+            StageError: TensorRT cannot enqueue the engine.
         """
         if self.cuda_graph:
             self._cuda.launch(self._graph, self._stream)
         elif not self._context.execute_async_v3(self._stream):
-            raise StageError("TensorRT cannot enqueue the engine", "run trtpipe verify: it says what TensorRT says")
+            raise StageError("TensorRT cannot enqueue the engine", "run trtpipe verify: it shows TensorRT's messages")
 
 
 @contextmanager
 def opened(
     trt: Any, engine: Any, cuda: Cudart, feed: Feed, profile: int, *, cuda_graph: bool, transfers: bool
-) -> Iterator[EngineStopwatch]:
-    """A stopwatch with a context, a stream and buffers of its own.
+) -> Iterator[EngineTimer]:
+    """A timer with an execution context, a stream and buffers of its own.
 
     Args:
         feed: C-contiguous arrays of the engine's types, for every input.
@@ -142,29 +138,30 @@ def opened(
         context = _context(trt, engine)
         if context is None or not context.set_optimization_profile_async(profile, stream):
             raise StageError(
-                "TensorRT makes no execution context for the engine",
-                "see that the GPU's memory is not taken: nvidia-smi",
+                "TensorRT cannot create an execution context for the engine",
+                "check with nvidia-smi that the GPU has free memory",
             )
         cuda.wait_stream(stream)
         inputs = _bind_inputs(trt, engine, context, cuda, feed, stream, stack)
         outputs = _bind_outputs(trt, engine, context, cuda, stack)
         cuda.wait_stream(stream)
-        watch = EngineStopwatch(cuda, context, stream, inputs if transfers else [], outputs if transfers else [], stack)
-        watch.enqueue()  # what happens only once must not be captured
+        timer = EngineTimer(cuda, context, stream, inputs if transfers else [], outputs if transfers else [], stack)
+        timer.enqueue()  # one-time work must not be captured
         cuda.wait_stream(stream)
         if cuda_graph:
-            watch.capture(stack)
-        stack.callback(cuda.wait_stream, stream)  # before anything above is given back
-        yield watch
+            timer.capture(stack)
+        stack.callback(cuda.wait_stream, stream)  # before anything above is freed
+        yield timer
 
 
 def _context(trt: Any, engine: Any) -> Any:
-    """An execution context; ``None`` where TensorRT makes none.
+    """An execution context; ``None`` if TensorRT creates none.
 
-    Left to itself TensorRT-RTX compiles kernels for a new shape in the background and runs general ones meanwhile
-    (DynamicShapesKernelSpecializationStrategy.LAZY). A CUDA graph captured in that time would hold the general ones for
-    good, however long the warm-up; so the first run is told to wait for its own.
+    By default TensorRT-RTX compiles kernels for a new shape in the background and runs generic ones meanwhile
+    (DynamicShapesKernelSpecializationStrategy.LAZY). A CUDA graph captured in that time would keep the generic ones,
+    however long the warm-up; EAGER makes the first run wait for the specialized ones.
     """
+    # TensorRT-RTX only: TensorRT selects kernels at build time.
     strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
     if strategies is None:
         return engine.create_execution_context()
@@ -176,7 +173,7 @@ def _context(trt: Any, engine: Any) -> Any:
 def _bind_inputs(
     trt: Any, engine: Any, context: Any, cuda: Cudart, feed: Feed, stream: int, stack: ExitStack
 ) -> list[_Buffer]:
-    """Give the context its inputs, copied once; those that are part of a query."""
+    """Copy the inputs once and bind them; those to transfer in each query."""
     found = []
     for name, value in feed.items():
         _accepted(context.set_input_shape(name, value.shape), name)
@@ -192,7 +189,7 @@ def _bind_inputs(
 
 
 def _bind_outputs(trt: Any, engine: Any, context: Any, cuda: Cudart, stack: ExitStack) -> list[_Buffer]:
-    """Give the context memory for the largest outputs there can be; those that are part of a query."""
+    """Bind memory for the largest possible outputs; those to transfer in each query."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     found = []
     for name in names:
@@ -225,5 +222,5 @@ def _event(cuda: Cudart, stack: ExitStack) -> int:
 def _accepted(answer: bool, name: str) -> None:
     if not answer:
         raise StageError(
-            f"TensorRT does not take the shape or the memory of {name!r}", "feed shapes the engine was built for"
+            f"TensorRT rejects the shape or the memory of {name!r}", "feed shapes the engine was built for"
         )

@@ -1,7 +1,7 @@
-"""What TensorRT measured in earlier builds: kept in the cache folder, so that no kernel is timed twice.
+"""Timing caches, kept in the cache folder, so that later builds need not time the same kernels again.
 
-A timing cache belongs to one version of TensorRT, one kind of GPU and one driver; the file is named by the digest of
-these, and holds the digest of its own content. It is only ever an aid: one that is missing or damaged is built anew.
+A timing cache belongs to one TensorRT version, GPU model and driver. The file name is the digest of these, and the file
+begins with the digest of its content. A file that is missing or damaged costs time, nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DIGEST_LENGTH = 64
 
 @dataclass(frozen=True)
 class TimingStore:
-    """Where the timings of one TensorRT on one kind of GPU are kept.
+    """The timing cache of one TensorRT version and GPU model.
 
     Attributes:
         path: the file; it may not exist.
@@ -33,11 +33,11 @@ class TimingStore:
 
     @classmethod
     def of(cls, cache_dir: Path, identity: Mapping[str, str]) -> TimingStore:
-        """The place for ``identity``: everything that timings depend on."""
+        """The timing cache for ``identity``: everything that timings depend on."""
         return cls(cache_dir / _FOLDER / f"{sha256_json(dict(identity))}.cache")
 
     def fetch(self, into: Path) -> None:
-        """Copy what is kept to ``into``; nothing where there is nothing whole."""
+        """Copy the stored timings to ``into``, if there are any and they are complete."""
         try:
             data = self.path.read_bytes()
         except OSError:
@@ -46,7 +46,7 @@ class TimingStore:
             into.write_bytes(data[_DIGEST_LENGTH:])
 
     def keep(self, made: Path) -> None:
-        """Keep what a build left at ``made``. A folder that cannot be written costs the timings, never the engine."""
+        """Store the timings that a build wrote to ``made``. Failing to write loses the timings, never the engine."""
         if not made.is_file():
             return
         data = made.read_bytes()
@@ -58,7 +58,7 @@ class TimingStore:
 
 
 def use_timings(config: Any, path: str) -> None:
-    """Give the builder the timings at ``path`` (in the worker process), or an empty cache where none there fit."""
+    """Load the timings at ``path`` (in the worker process); an empty timing cache if TensorRT rejects them."""
     if not path:
         return
     stored = Path(path).read_bytes() if Path(path).is_file() else b""
@@ -68,7 +68,7 @@ def use_timings(config: Any, path: str) -> None:
 
 
 def keep_timings(config: Any, path: str) -> None:
-    """Write what the builder knows now to ``path`` (in the worker process)."""
+    """Write the builder's timings to ``path`` (in the worker process)."""
     cache = config.get_timing_cache() if path else None
     if cache is not None:
         Path(path).write_bytes(memoryview(cache.serialize()))

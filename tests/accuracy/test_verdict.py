@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity, ParityReport
+from trtpipe.accuracy.verdict import stage_of, with_verdict
+from trtpipe.config.profile import OutputTolerance
+
+
+def comparison(artifact, against, passed=True):
+    output = OutputParity(
+        output="y", max_abs=1, max_rel=1, mean_abs=0.5, mean_rel=1, median_abs=1, scale=2, cosine=0.9, snr_db=3,
+        worst_feed=4, worst_index=(0, 2), tolerance=OutputTolerance(), passed=passed,
+    )  # fmt: skip
+    return Comparison(artifact=artifact, against=against, runner="CPU", outputs=(output,))
+
+
+def report(failing=(), metrics=(), pytorch=True, **fields):
+    """A whole chain; ``failing`` are pairs (artifact, against)."""
+
+    def made(*pairs):
+        return tuple(comparison(*pair, passed=pair not in failing) for pair in pairs)
+
+    return with_verdict(
+        ParityReport(
+            precision="int8", reference="model", data="d", data_digest="0", synthetic=False, feeds=5, samples=5,
+            pytorch=made(*((a, "pytorch") for a in ("model", "simplified", "lowered"))) if pytorch else (),
+            comparisons=made(("simplified", "model"), ("lowered", "model"), ("engine:sm89", "model")),
+            links=made(("lowered", "simplified"), ("engine:sm89", "lowered")),
+            metrics=metrics, max_drop=0.01, passed=True, **fields,
+        )
+    )  # fmt: skip
+
+
+def value(artifact, number, lower_is_better=False):
+    return MetricValue(
+        artifact=artifact, runner="CPU", metric="m", value=number, samples=9, lower_is_better=lower_is_better
+    )
+
+
+def test_a_whole_chain_that_holds():
+    found = report()
+    assert (found.passed, found.reasons, found.failing_stage) == (True, (), "")
+
+
+@pytest.mark.parametrize(
+    ("failing", "stage"),
+    [
+        ([("model", "pytorch"), ("simplified", "pytorch")], "export"),
+        ([("simplified", "model"), ("lowered", "model"), ("engine:sm89", "model")], "simplify"),
+        ([("lowered", "model"), ("lowered", "simplified"), ("engine:sm89", "model")], "lower"),
+        ([("engine:sm89", "model"), ("engine:sm89", "lowered")], "compile sm89"),
+        ([("lowered", "model")], "lower"),  # each link holds, but together they do not
+        ([("engine:sm89", "model"), ("lowered", "simplified")], "lower"),
+    ],
+)
+def test_the_first_stage_that_broke_is_named(failing, stage):
+    found = report(failing)
+    assert not found.passed
+    assert found.failing_stage == stage
+
+
+@pytest.mark.parametrize("pair", [("lowered", "simplified"), ("engine:sm89", "lowered"), ("lowered", "pytorch")])
+def test_links_alone_decide_nothing(pair):
+    assert report([pair]).passed
+
+
+def test_reasons_say_where():
+    [reason] = report([("lowered", "model")]).reasons
+    assert "mean 0.5 of 2, max 1 (feed 4, element [0, 2]), cosine 0.9000" in reason
+
+
+@pytest.mark.parametrize(("lower_is_better", "lowered", "passed"), [
+    (False, 0.895, True), (False, 0.85, False), (False, 0.99, True),
+    (True, 0.905, True), (True, 0.95, False), (True, 0.1, True),
+])  # fmt: skip
+def test_a_metric_that_falls_or_an_error_that_rises(lower_is_better, lowered, passed):
+    found = report(metrics=(value("model", 0.9, lower_is_better), value("lowered", lowered, lower_is_better)))
+    assert found.passed is passed
+    assert found.failing_stage == ("" if passed else "lower")
+    if not passed:
+        assert ("above" if lower_is_better else "below") in found.reasons[0]
+
+
+def test_a_metric_cannot_be_nan():
+    """NaN compares false with every bound, so that what forgets to ask lets it pass."""
+    with pytest.raises(ValidationError, match="finite number"):
+        value("lowered", float("nan"))
+
+
+def test_stages_by_their_artifacts():
+    assert [stage_of(a) for a in ("model", "simplified", "lowered", "engine:sm90")] == [
+        "export", "simplify", "lower", "compile sm90",
+    ]  # fmt: skip

@@ -1,0 +1,60 @@
+"""Each Protocol and the classes that satisfy it: mypy checks these assignments in ``make lint``, nothing runs them.
+
+Add a new class to the tuple of its Protocol; tests/test_protocols.py fails for a Protocol without one. A class that
+derives from its Protocol has to be instantiated, here or in the package: only then mypy finds a missing method.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trtpipe.accuracy.custom import CustomMeter
+    from trtpipe.accuracy.detection import MeanAveragePrecision
+    from trtpipe.accuracy.meter import Meter
+    from trtpipe.accuracy.metrics import Cosine, TopK, WordErrorRate
+    from trtpipe.accuracy.parity import OutputRecorder, Samples
+    from trtpipe.accuracy.recording import Recording
+    from trtpipe.backends.base import Backend, OpenRunner, Runner
+    from trtpipe.backends.null import Null, NullRunner
+    from trtpipe.backends.onnxruntime import OnnxRunner, OnnxRuntime, opened_here
+    from trtpipe.backends.tensorrt import TensorRT
+    from trtpipe.backends.tensorrt_rtx import TensorRTRTX
+    from trtpipe.backends.timing import DeviceRunner, Timer
+    from trtpipe.backends.torch_tensorrt import TorchTensorRT
+    from trtpipe.backends.trt.runner import EngineRunner
+    from trtpipe.backends.trt.timer import EngineTimer
+    from trtpipe.calibration.statistics_arrays import StatisticsReducer
+    from trtpipe.config.job import Job
+    from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, Source
+    from trtpipe.config.stage_settings import BuildRequest
+    from trtpipe.data.batching import BatchedDataset
+    from trtpipe.data.function import FunctionDataset
+    from trtpipe.data.sample import Dataset
+    from trtpipe.data.synthetic import RandomDataset
+    from trtpipe.isolation.reducer import LocalReduction, Reducer, Reduction
+    from trtpipe.isolation.remote_runner import ModelOpener, OpenModel, RemoteRunner, _RemoteReduction
+    from trtpipe.latency.measuring import HostTimer
+    from trtpipe.pipeline.pipeline import STAGES
+    from trtpipe.progress import NullProgress, Progress
+    from trtpipe.stages.evaluate import Evaluate
+    from trtpipe.stages.sensitivity import Sensitivity
+    from trtpipe.stages.stage import Stage
+
+    backends: tuple[Backend, ...] = (Null(), OnnxRuntime(), TensorRT(), TensorRTRTX(), TorchTensorRT())
+    runners: tuple[type[Runner], ...] = (RemoteRunner, EngineRunner, NullRunner, OnnxRunner)
+    open_runners: tuple[type[OpenRunner], ...] = (RemoteRunner, EngineRunner, NullRunner, OnnxRunner)
+    open_models: tuple[type[OpenModel], ...] = (OnnxRunner,)
+    model_openers: tuple[ModelOpener, ...] = (opened_here,)
+    device_runners: tuple[type[DeviceRunner], ...] = (EngineRunner,)
+    timers: tuple[type[Timer], ...] = (EngineTimer, HostTimer)
+    reducers: tuple[type[Reducer], ...] = (StatisticsReducer,)
+    reductions: tuple[type[Reduction], ...] = (LocalReduction, _RemoteReduction)
+    datasets: tuple[type[Dataset], ...] = (FunctionDataset, RandomDataset, BatchedDataset)
+    samples: tuple[type[Samples], ...] = (FunctionDataset, RandomDataset, BatchedDataset)
+    meters: tuple[type[Meter], ...] = (Cosine, CustomMeter, MeanAveragePrecision, TopK, WordErrorRate)
+    listeners: tuple[type[Progress], ...] = (NullProgress,)
+    stages: tuple[Stage[Any], ...] = (*STAGES, Evaluate("model"), Sensitivity())
+    sources: tuple[type[Source], ...] = (FactorySource, ModuleSource, OnnxSource, Pt2Source)
+    requests: tuple[type[BuildRequest], ...] = (Job,)
+    recorders: tuple[type[OutputRecorder], ...] = (Recording,)

@@ -1,0 +1,509 @@
+"""Keys hold what stages read, and no more: each field that a user can set, and the stages that it concerns."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from pydantic import BaseModel
+from world import World, write_data
+
+from trtpipe.accuracy.reports import ParityReport
+from trtpipe.backends.base import BACKENDS
+from trtpipe.backends.null import Null
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.config import stage_settings
+from trtpipe.config.job import Job
+from trtpipe.config.profile import DeploymentProfile, LatencySettings
+from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.config.settings import Settings
+from trtpipe.config.source import FactorySource, OnnxSource
+from trtpipe.config.stage_settings import BuildRequest, NotNeeded
+from trtpipe.config.target import find_target
+from trtpipe.data.dataset import open_dataset
+from trtpipe.pipeline.executor import by_hand, input_digests
+from trtpipe.pipeline.pipeline import STAGES, opened, stages_named
+from trtpipe.preflight.onnx_io import read_contract
+from trtpipe.stages.evaluate import Evaluate
+from trtpipe.stages.sensitivity import Sensitivity
+from trtpipe.stages.stage import Inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trtpipe.stages.stage import Stage
+
+EVERY: tuple[Stage[Any], ...] = (*STAGES, Evaluate("lowered"), Sensitivity())
+
+
+def span(low: int, typical: int, high: int) -> dict[str, dict[str, list[int]]]:
+    return {"x": {"min": [low, 4], "opt": [typical, 4], "max": [high, 4]}}
+
+
+IMAGE = {"channels": "RGB", "mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}
+#: A request to which every field matters, as far as that can be: see ``every_field_matters``.
+PROFILE: dict[str, Any] = {
+    "precision": "best",
+    "targets": ["sm89"],
+    "backend": "null",
+    "shapes": [span(1, 2, 8)],
+    "build": {"version_compatible": True, "dla_core": 0},
+}
+RECIPE: dict[str, Any] = {
+    "data": {"source": "calib", "image": IMAGE},
+    "evaluation": {"source": "eval", "metric": "score.py:score", "image": IMAGE},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Whom a field concerns.
+
+    Attributes:
+        value: another value than the request has.
+        stages: whose settings it changes.
+        kind: ``settings``; ``content`` (it says where or how to get an input, whose digest counts); ``pipeline`` (it
+            counts as what the pipeline makes of it); ``runtime`` (it is no part of any result); ``words``.
+    """
+
+    value: object
+    stages: str
+    kind: str = "settings"
+
+
+PLAN = "calibrate lower sensitivity bundle"
+BUILD = "compile lower bundle"
+TABLE: dict[str, Row] = {
+    "profile.description": Row("words", "bundle", "words"),
+    "profile.precision": Row("int8", "capture observe compile verify evaluate calibrate lower sensitivity bundle"),
+    "profile.targets": Row(["sm120"], "lower compile verify measure bundle"),
+    "profile.backend": Row("tensorrt", "lower compile verify measure bundle"),
+    "profile.shapes": Row(
+        [span(1, 4, 16)], "export capture simplify calibrate lower compile measure sensitivity bundle"
+    ),
+    "profile.auto_shapes": Row(True, "bundle", "pipeline"),
+    "profile.keep": Row(["a"], PLAN),
+    "profile.int8_nodes": Row(["a"], PLAN),
+    "profile.tolerance.atol": Row(0.5, "verify bundle"),
+    "profile.tolerance.rtol": Row(0.5, "verify bundle"),
+    "profile.tolerance.stat": Row("max", "verify bundle"),
+    "profile.tolerance.min_cosine": Row(0.5, "verify bundle"),
+    "profile.tolerance.min_agreement": Row(0.5, "verify bundle"),
+    "profile.tolerance.outputs": Row({"y": {"atol": 0.5}}, "verify bundle"),
+    "profile.accuracy.max_drop": Row(0.5, "verify bundle"),
+    "profile.latency.warmup": Row(0.5, "measure bundle"),
+    "profile.latency.duration": Row(0.5, "measure bundle"),
+    "profile.latency.iterations": Row(5, "measure bundle"),
+    "profile.latency.cuda_graph": Row(False, "measure bundle"),
+    "profile.latency.transfers": Row(False, "measure bundle"),
+    "profile.latency.batches": Row([4], "measure bundle"),
+    "profile.latency.max_p99": Row(0.5, "measure bundle"),
+    "profile.build.workspace": Row(1 << 20, BUILD),
+    "profile.build.opt_level": Row(1, BUILD),
+    "profile.build.timing_cache": Row(False, BUILD),
+    "profile.build.version_compatible": Row(False, BUILD),
+    "profile.build.exclude_lean_runtime": Row(True, BUILD),
+    "profile.build.hardware_compatibility": Row("ampere+", BUILD),
+    "profile.build.weight_streaming": Row(True, BUILD),
+    "profile.build.strip_weights": Row(True, BUILD),
+    "profile.build.refit": Row(True, BUILD),
+    "profile.build.sparsity": Row(True, BUILD),
+    "profile.build.dla_core": Row(1, BUILD),
+    "profile.build.gpu_fallback": Row(True, BUILD),
+    "profile.build.max_aux_streams": Row(1, BUILD),
+    "profile.build.plugins": Row(["plugin.so"], "bundle", "content"),
+    "profile.build.shared_plan": Row(False, "bundle", "pipeline"),
+    "profile.build.time_limit": Row(5.0, "bundle", "runtime"),
+    "profile.build.memory_limit": Row(1 << 30, "bundle", "runtime"),
+    "profile.export.opset": Row(18, "export bundle"),
+    "profile.export.input_names": Row(["a"], "export capture bundle"),
+    "profile.export.output_names": Row(["a"], "export capture bundle"),
+    "recipe.description": Row("words", "", "words"),
+    "recipe.method": Row("max", "calibrate bundle"),
+    "recipe.percentile": Row(99.0, "calibrate bundle"),
+    "recipe.weights": Row("mse", PLAN),
+    "recipe.corrections": Row("none", "calibrate"),
+    "recipe.data.source": Row("elsewhere", "", "content"),
+    "recipe.data.labels": Row("y", "", "content"),
+    "recipe.data.samples": Row(5, "", "content"),
+    "recipe.data.seed": Row(5, "", "content"),
+    "recipe.data.batch": Row(5, "", "content"),
+    "recipe.data.skip_bad_samples": Row(5, "observe calibrate sensitivity"),
+    "recipe.evaluation.source": Row("elsewhere", "", "content"),
+    "recipe.evaluation.labels": Row("y", "", "content"),
+    "recipe.evaluation.samples": Row(5, "", "content"),
+    "recipe.evaluation.seed": Row(5, "", "content"),
+    "recipe.evaluation.batch": Row(5, "", "content"),
+    "recipe.evaluation.skip_bad_samples": Row(5, "", "content"),
+    "recipe.evaluation.metric": Row("top5", "verify evaluate"),
+    "recipe.evaluation.output": Row("y", "verify evaluate"),
+    "recipe.evaluation.lower_is_better": Row(True, "verify evaluate"),
+    **{
+        f"recipe.{data}.image.{name}": Row(value, "", "content")
+        for data in ("data", "evaluation")
+        for name, value in {
+            "input": "x", "resize": 8, "crop": [8, 8], "channels": "BGR", "layout": "HWC", "interpolation": "nearest",
+            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
+        }.items()
+    },
+}  # fmt: skip
+#: What else a request holds.
+REQUEST: dict[str, Row] = {
+    "source": Row(OnnxSource(Path("net.onnx")), "export reference bundle", "content"),
+    "backend": Row("tensorrt", "lower compile verify measure bundle"),
+    "targets": Row((find_target("sm120"),), "lower verify measure bundle"),
+    "target": Row(find_target("sm120"), "compile"),
+    "together": Row((find_target("sm89"), find_target("sm86")), "compile"),
+    "simplify": Row(False, "simplify bundle"),
+    "allow_random": Row(True, "", "content"),
+}
+
+
+def leaves(record: type[BaseModel], prefix: str) -> Iterator[str]:
+    """Dotted names of all fields, those of records in fields instead of these."""
+    for name, info in record.model_fields.items():
+        kinds = (info.annotation, *typing.get_args(info.annotation))
+        inner = next((each for each in kinds if isinstance(each, type) and issubclass(each, BaseModel)), None)
+        if inner is None or typing.get_origin(info.annotation) in (dict, tuple):
+            yield f"{prefix}.{name}"
+        else:
+            yield from leaves(inner, f"{prefix}.{name}")
+
+
+def with_field(record: dict[str, Any], path: list[str], value: object) -> dict[str, Any]:
+    name, *rest = path
+    return {**record, name: with_field(record.get(name) or {}, rest, value) if rest else value}
+
+
+def request(profile: dict[str, Any] = PROFILE, recipe: dict[str, Any] = RECIPE) -> Job:
+    found = DeploymentProfile.model_validate(profile)
+    targets = tuple(map(find_target, found.targets))
+    settings = Settings(cache_dir=Path("cache"))
+    job = Job(FactorySource("net.py", "net"), found, CalibrationRecipe.model_validate(recipe), found.backend, targets,
+              settings)  # fmt: skip
+    return job.for_target(targets[0])
+
+
+def settings(job: Job) -> dict[str, dict[str, Any]]:
+    return {stage.name: stage.settings(job).to_dict() for stage in EVERY}
+
+
+def changed(before: Job, after: Job) -> set[str]:
+    one, other = settings(before), settings(after)
+    return {name for name in one if one[name] != other[name]}
+
+
+@pytest.fixture
+def every_field_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The back-end compiles PyTorch programs, and builds so quickly that engines are compared; so does another one."""
+    monkeypatch.setattr(Null, "consumes", "program")
+    monkeypatch.setattr(Null, "quick_reports", True)
+    monkeypatch.setitem(BACKENDS, "tensorrt", ("trtpipe", "trtpipe.backends.null:Null"))
+
+
+class TestTable:
+    def test_every_field_is_in_it(self) -> None:
+        assert set(TABLE) == {*leaves(DeploymentProfile, "profile"), *leaves(CalibrationRecipe, "recipe")}
+        assert set(REQUEST) | {"profile", "recipe"} == {name for name in vars(BuildRequest) if name[0] != "_"}
+
+    @pytest.mark.usefixtures("every_field_matters")
+    @pytest.mark.parametrize("name", TABLE)
+    def test_a_field_changes_the_settings_of_just_these_stages(self, name: str) -> None:
+        row, (which, *path) = TABLE[name], name.split(".")
+        base = {"profile": PROFILE, "recipe": RECIPE}
+        after = base | {which: with_field(base[which], path, row.value)}
+        assert changed(request(), request(**after)) == set(row.stages.split())
+
+    @pytest.mark.usefixtures("every_field_matters")
+    @pytest.mark.parametrize("name", REQUEST)
+    def test_so_does_what_else_is_asked_for(self, name: str) -> None:
+        found = replace(request(), **{name: REQUEST[name].value})
+        assert changed(request(), found) == set(REQUEST[name].stages.split())
+
+    @pytest.mark.parametrize("row", [row for row in TABLE.values() if row.kind in ("runtime", "words")])
+    def test_what_is_for_people_or_for_the_machine_is_quoted_at_most(self, row: Row) -> None:
+        assert set(row.stages.split()) <= {"bundle"}
+
+    @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Settings)])
+    def test_the_machine_changes_nothing(self, field: str) -> None:
+        values = {"cache_dir": Path("elsewhere"), "sandbox": False, "apart": False}
+        job = request()
+        assert changed(job, replace(job, settings=replace(job.settings, **{field: values.get(field, 7)}))) == set()
+
+    def test_limits_of_a_build_reach_the_machine(self) -> None:
+        limited = request({**PROFILE, "build": {"time_limit": 5.0, "memory_limit": 1 << 30}}).runtime
+        assert (limited.engine_seconds, limited.engine_memory) == (5.0, 1 << 30)
+
+    def test_random_samples_follow_the_shapes_and_given_ones_do_not(self) -> None:
+        bare, wide = (
+            {"targets": ["sm89"], "backend": "null", "shapes": [span(*sizes)]} for sizes in ((1, 2, 8), (1, 4, 8))
+        )
+        assert {"reference", "verify"} <= changed(request(bare, {}), request(wide, {}))
+        data = {"data": {"source": "calib"}}
+        assert not {"reference", "verify"} & changed(request(bare, data), request(wide, data))
+
+    def test_what_does_not_apply_is_no_part_of_a_record(self) -> None:
+        int8 = {**PROFILE, "precision": "int8"}
+        assert changed(request(int8), request({**int8, "int8_nodes": ["a"]})) == {"bundle"}
+        plain = {"method": "max", "corrections": "none", "data": {"source": "calib"}}
+        assert "calibrate" not in changed(request(int8, plain), request(int8, {**plain, "percentile": 99.0}))
+        assert "calibrate" not in changed(request(int8, plain), request({**int8, "keep": ["a"]}, plain))
+        fp32 = {**PROFILE, "precision": "fp32"}
+        assert changed(request(fp32), request({**fp32, "keep": ["a"]})) == {"bundle"}
+        assert changed(request(fp32), request(fp32, {**RECIPE, "weights": "mse", "method": "max"})) == set()
+
+
+class TestContent:
+    """What the user brings counts by its content, whatever it is called."""
+
+    @pytest.fixture
+    def digests(self, tmp_path: Path) -> Any:
+        proto = helper.make_model(helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", [_value("x", "n", 4)],
+                                                    [_value("y", "n", 4)]))  # fmt: skip
+        onnx.save(proto, tmp_path / "net.onnx")
+        np.savez(tmp_path / "calib.npz", x=np.arange(32, dtype=np.float32).reshape(8, 4))
+        (tmp_path / "score.py").write_text("def score(outputs, labels): return 0.0\n")
+        (tmp_path / "plugin.so").write_bytes(b"code")
+
+        def of(job: Job) -> dict[str, str]:
+            data = open_dataset(job.recipe.data, read_contract(tmp_path / "net.onnx"))
+            inputs = by_hand(Evaluate("model"), job, Inputs({}, {"calibration-data": data})).inputs
+            return input_digests(job, replace(inputs, plugins=tuple(map(Path, job.profile.build.plugins))))
+
+        return of
+
+    def given(self, folder: Path, **data: object) -> Job:
+        recipe = {"data": {"source": str(folder / "calib.npz"), **data},
+                  "evaluation": {"metric": f"{folder / 'score.py'}:score"}}  # fmt: skip
+        return request({**PROFILE, "build": {"plugins": [str(folder / "plugin.so")]}}, recipe)
+
+    def test_a_copy_elsewhere_is_the_same(self, digests: Any, tmp_path: Path) -> None:
+        copies = tmp_path / "copies"
+        copies.mkdir()
+        for name in ("calib.npz", "score.py", "plugin.so"):
+            (copies / name).write_bytes((tmp_path / name).read_bytes())
+        first = digests(self.given(copies))
+        assert set(first) == {"calibration-data", "metric", "plugins"}
+        assert digests(self.given(tmp_path))["calibration-data"] == first["calibration-data"]
+        assert digests(self.given(tmp_path))["plugins"] == first["plugins"]
+        moved = copies.rename(tmp_path / "moved")
+        assert digests(self.given(moved)) == first
+
+    @pytest.mark.parametrize(
+        ("name", "label"),
+        [("calib.npz", "calibration-data"), ("score.py", "metric"), ("plugin.so", "plugins")],
+    )
+    def test_other_content_counts(self, digests: Any, tmp_path: Path, name: str, label: str) -> None:
+        first = digests(self.given(tmp_path))
+        if name == "calib.npz":
+            np.savez(tmp_path / name, x=np.ones((8, 4), np.float32))
+        else:
+            (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"\n")
+        assert digests(self.given(tmp_path))[label] != first[label]
+
+    @pytest.mark.parametrize("data", [{"samples": 4}, {"samples": 4, "seed": 3}, {"batch": 2}])
+    def test_so_does_what_is_taken_of_it(self, digests: Any, tmp_path: Path, data: dict[str, int]) -> None:
+        first, found = digests(self.given(tmp_path)), digests(self.given(tmp_path, **data))
+        assert {label for label in first if first[label] != found[label]} == {"calibration-data"}
+
+    def test_the_seed_counts_only_where_it_chooses(self, digests: Any, tmp_path: Path) -> None:
+        assert digests(self.given(tmp_path)) == digests(self.given(tmp_path, seed=3))
+
+
+def _value(name: str, *shape: str | int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+#: Fields that no run here reads: record.field -> why.
+UNREAD = {
+    "CompileSettings.together": "run_together reads it; for run it is empty",
+    "LatencySettings.cuda_graph": "only a GPU runs CUDA graphs",
+    "LatencySettings.transfers": "only a GPU is transferred to",
+}
+RECORDS = (
+    LatencySettings,
+    *(each for each in vars(stage_settings).values() if isinstance(each, type) and issubclass(each, BaseModel)
+      and each.__module__ == stage_settings.__name__ and each is not NotNeeded),
+)  # fmt: skip
+
+
+def fields(record: type[BaseModel]) -> set[str]:
+    """``Record.field`` of a settings record and of those within it."""
+    found = set()
+    for name, info in record.model_fields.items():
+        found.add(f"{record.__name__}.{name}")
+        for each in (info.annotation, *typing.get_args(info.annotation)):
+            if each in RECORDS:
+                found |= fields(each)
+    return found
+
+
+@dataclass
+class Watch:
+    """What stages read while they run: of their settings, and of the jobs themselves."""
+
+    jobs: list[Job] = field(default_factory=list)
+    at_work: list[str] = field(default_factory=list)
+    read: dict[str, set[str]] = field(default_factory=dict)
+    request_read: set[str] = field(default_factory=set)
+
+    def note(self, record: object, name: str) -> None:
+        self.read.setdefault(self.at_work[-1], set()).add(name)
+
+    def note_request(self, record: object, name: str) -> None:
+        if any(record is each for job in self.jobs for each in (job.__dict__["profile"], job.__dict__["recipe"])):
+            self.request_read.add(name)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    watched = Watch()
+
+    def spy(record: type[BaseModel], note: Any) -> None:
+        original = record.__getattribute__
+
+        def get(self: BaseModel, name: str) -> Any:
+            if watched.at_work and (name in record.model_fields or name == "to_dict"):
+                for each in record.model_fields if name == "to_dict" else (name,):
+                    note(self, f"{record.__name__}.{each}")
+            return original(self, name)
+
+        monkeypatch.setattr(record, "__getattribute__", get)
+
+    def around(stage: type[Any]) -> None:
+        original = stage.run
+
+        def run(self: Stage[Any], *arguments: Any) -> Any:
+            watched.at_work.append(self.name)
+            try:
+                return original(self, *arguments)
+            finally:
+                watched.at_work.pop()
+
+        monkeypatch.setattr(stage, "run", run)
+
+    for record in RECORDS:
+        spy(record, watched.note)
+    for record in (DeploymentProfile, CalibrationRecipe):
+        spy(record, watched.note_request)
+    for stage in {type(each) for each in EVERY}:
+        around(stage)
+    return watched
+
+
+def unread(watched: Watch, *stages: Stage[Any]) -> dict[str, set[str]]:
+    """Stage -> fields of its settings that it did not read."""
+    found = {stage.name: fields(_record(stage)) - watched.read.get(stage.name, set()) - set(UNREAD) for stage in stages}
+    return {name: each for name, each in found.items() if each}
+
+
+def _record(stage: Stage[Any]) -> type[BaseModel]:
+    """The record ``S`` of a ``Stage[S]``."""
+    (found,) = typing.get_args(type(stage).__orig_bases__[0])  # type: ignore[attr-defined]
+    return found
+
+
+@pytest.mark.usefixtures("in_process")
+class TestWhatStagesRead:
+    def test_of_an_onnx_file(
+        self, tmp_path: Path, heard_all: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Every field of every stage's settings, over builds of one model; and nothing of the request."""
+        world = World(tmp_path)
+        write_world(world)
+        jobs = [
+            world.job(recipe={"method": "auto", "corrections": "none"}),
+            world.job(recipe={"method": "percentile"}),
+            world.job(precision="bf16"),
+            world.job(precision="fp32", recipe={"data": {}, "evaluation": None}),
+        ]
+        best = world.job(precision="best")
+        watch.jobs += [*jobs, best]
+        for job in jobs:
+            world.run(job, heard_all)
+        monkeypatch.setattr(Null, "quick_reports", True)
+        world.run(best, heard_all)
+        with opened(best, heard_all) as pipeline:
+            before = stages_named("export", "simplify", "observe", "calibrate")
+            pipeline.run((*before, Sensitivity()), {})
+            pipeline.run((*before, *stages_named("lower"), Evaluate("lowered")), {})
+        seen = [stage for stage in EVERY if stage.name not in ("export", "capture", "reference")]
+        assert unread(watch, *seen) == {}
+        assert watch.request_read == set()
+
+    def test_of_a_pytorch_source(
+        self, tmp_path: Path, heard_all: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("torch")
+        (tmp_path / "net.py").write_text("import torch\ndef net(): return torch.nn.Linear(4, 4), (torch.ones(2, 4),)\n")
+        source = FactorySource(str(tmp_path / "net.py"), "net")
+        settings = Settings(cache_dir=tmp_path / "cache")
+        profile = DeploymentProfile.model_validate({"backend": "null", "precision": "fp16"})
+        job = Job(source, profile, CalibrationRecipe(), "null", (find_target("sm89"),), settings)
+        watch.jobs.append(job)
+        with opened(job, heard_all) as pipeline:
+            pipeline.run(stages_named("export", "reference"), {})
+            monkeypatch.setattr(Null, "consumes", "program")
+            pipeline.run(stages_named("capture"), {})
+        assert unread(watch, *stages_named("export", "capture", "reference")) == {}
+        assert watch.request_read == set()
+
+
+def write_world(world: World) -> None:
+    from models import conv_net, save
+
+    save(conv_net(), world.model)
+    write_data(world.folder)
+
+
+def uneven(folder: Path) -> None:
+    """c0 does little work on heavy tails and makes most of the noise; c1 and c2 do the rest."""
+    rng = np.random.default_rng(0)
+    weights, nodes = [], []
+    for name, source, size, channels in (("c0", "x", 1, 16), ("c1", "t0", 3, 16), ("c2", "r1", 3, 16)):
+        weight = rng.normal(size=(16, channels, size, size)) / (channels * size * size) ** 0.5
+        weights.append(onnx.numpy_helper.from_array(weight.astype(np.float32), f"{name}_w"))
+        nodes.append(helper.make_node("Conv", [source, f"{name}_w"], [name], name, pads=[size // 2] * 4))
+    nodes.insert(1, helper.make_node("Tanh", ["c0"], ["t0"], "t0"))
+    nodes.insert(3, helper.make_node("LeakyRelu", ["c1"], ["r1"], "r1"))
+    shape = ("n", 16, 12, 12)
+    graph = helper.make_graph(nodes, "g", [_value("x", *shape)], [_value("c2", *shape)], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), folder / "net.onnx")
+    samples = np.clip(rng.standard_t(2, size=(32, 16, 12, 12)), -150, 150).astype(np.float32)
+    np.savez(folder / "calib.npz", x=samples)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_another_choice_of_nodes_does_not_get_the_corrections_of_the_first(tmp_path: Path, heard_all: Any) -> None:
+    """Corrections are searched for the nodes that int8_nodes names, so these are part of the key of the ranges."""
+    uneven(tmp_path)
+    world, shapes = World(tmp_path), {"x": {"min": [1, 16, 12, 12], "opt": [1, 16, 12, 12], "max": [4, 16, 12, 12]}}
+
+    def build(nodes: tuple[str, ...], cache: str) -> tuple[Ranges, list[float]]:
+        job = world.job(
+            precision="best",
+            int8_nodes=nodes,
+            shapes=shapes,
+            recipe={"method": "max", "data": {"source": str(tmp_path / "calib.npz")}, "evaluation": None},
+            settings=Settings(cache_dir=tmp_path / cache),
+        )
+        made = {step.artifact.kind: step.artifact for step in world.run(job, heard_all) if step.artifact is not None}
+        compared = ParityReport.read(made["parity"].path).comparisons
+        snr = [output.snr_db for each in compared if each.artifact == "lowered" for output in each.outputs]
+        return Ranges.read(made["ranges"].path), snr
+
+    some, _ = build(("c1", "c2"), "warm")
+    warm, warm_snr = build(("*",), "warm")
+    fresh, fresh_snr = build(("*",), "fresh")
+    assert warm == fresh
+    assert warm_snr == fresh_snr
+    assert min(warm_snr) > 25.0
+    assert set(warm.corrections.high) == {"c0"}
+    assert set(some.corrections.high) == set()

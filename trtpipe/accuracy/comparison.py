@@ -1,0 +1,290 @@
+"""Difference metrics of two streams of outputs, computed by Polygraphy's Comparator in bounded memory."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtpipe.accuracy.reports import OutputParity
+from trtpipe.errors import StageError
+from trtpipe.isolation.imports import without
+
+if TYPE_CHECKING:
+    from polygraphy.comparator import OutputCompareResult
+
+    from trtpipe.artifact import Feed
+    from trtpipe.config.formats import Precision
+    from trtpipe.config.profile import OutputTolerance, Tolerance
+
+_CHUNK_FEEDS = 64
+_CHUNK_ELEMENTS = 4_000_000
+
+
+class OutputComparison:
+    """The outputs of one artifact against those of another, feed by feed.
+
+    One Polygraphy comparison takes milliseconds whatever its size, so outputs are compared in chunks of feeds and then
+    dropped; only sums remain.
+
+    Args:
+        tolerance: the profile's; ``precision`` fills its gaps.
+    """
+
+    def __init__(self, tolerance: Tolerance, precision: Precision) -> None:
+        self._tolerance = tolerance
+        self._precision: Precision = precision
+        self._metrics: dict[str, OutputMetrics] = {}
+        self._chunk: list[tuple[Feed, Feed]] = []
+        self._elements = 0
+        self._feeds = 0
+
+    def add(self, found: Feed, wanted: Feed) -> None:
+        """Add the outputs of one feed, each name -> array.
+
+        Raises:
+            StageError: an output differs in shape.
+        """
+        mine, theirs = _comparable(found, wanted)
+        for name, value in wanted.items():
+            metrics = self._metrics.setdefault(name, OutputMetrics(is_float=value.dtype.kind not in "biu"))
+            metrics.worst.add(mine[name], theirs[name], value.shape, self._feeds)
+            metrics.agreement.add(found[name], value)
+        self._feeds += 1
+        self._chunk.append((mine, theirs))
+        self._elements += sum(value.size for value in theirs.values())
+        if len(self._chunk) >= _CHUNK_FEEDS or self._elements >= _CHUNK_ELEMENTS:
+            self._flush()
+
+    def results(self) -> tuple[OutputParity, ...]:
+        """The metrics of every output over all feeds, and whether it is within tolerance."""
+        self._flush()
+        return tuple(metrics.result(name, self._rule(name, metrics)) for name, metrics in self._metrics.items())
+
+    def _rule(self, name: str, metrics: OutputMetrics) -> OutputTolerance:
+        """The tolerance for an output. Integers beside floats, in a lowered graph, need an explicit one.
+
+        Indices of nearly equal scores, as of a top-k, swap at the slightest rounding, so no default bound fits them;
+        the float outputs decide.
+        """
+        rule = self._tolerance.for_output(name, self._precision)
+        asked = self._tolerance.min_agreement is not None or name in self._tolerance.outputs
+        alone = not any(other.is_float for other in self._metrics.values())
+        if metrics.is_float or asked or alone or not self._precision.formats:
+            return rule
+        return rule.model_copy(update={"min_agreement": None})
+
+    @without("torch")  # results are computed when they are read
+    def _flush(self) -> None:
+        """Compare the feeds of this chunk."""
+        if not self._chunk:
+            return
+        mine = {name: np.concatenate([found[name] for found, _ in self._chunk]) for name in self._metrics}
+        theirs = {name: np.concatenate([wanted[name] for _, wanted in self._chunk]) for name in self._metrics}
+        self._chunk, self._elements = [], 0
+        rules = {name: self._tolerance.for_output(name, self._precision) for name in theirs}
+        for name, (result, cosine) in _compared(mine, theirs, rules).items():
+            self._metrics[name].add(result, cosine, mine[name], theirs[name])
+
+
+@without("torch")
+def _compared(
+    mine: Feed, theirs: Feed, rules: Mapping[str, OutputTolerance]
+) -> dict[str, tuple[OutputCompareResult, float]]:
+    """Polygraphy's metrics for one chunk: differences, and cosine similarity, for every output."""
+    from polygraphy.comparator import (
+        Comparator,
+        CosineSimilarityCompareFunc,
+        IterationResult,
+        RunResults,
+        SimpleCompareFunc,
+    )
+    from polygraphy.logger import G_LOGGER
+
+    results = RunResults()
+    for name, outputs in (("found", mine), ("wanted", theirs)):
+        results.append((name, [IterationResult(outputs, runtime=0.0, runner_name=name)]))
+    differences = SimpleCompareFunc(
+        atol={name: rule.atol for name, rule in rules.items()},
+        rtol={name: rule.rtol for name, rule in rules.items()},
+        check_error_stat={name: rule.stat for name, rule in rules.items()},
+        infinities_compare_equal=True,
+    )
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's, on empty or infinite outputs; the metrics show them
+        by_function = Comparator.compare_accuracy(results, compare_func=[differences, CosineSimilarityCompareFunc()])
+    simple, cosine = (next(iter(result.values()))[0] for result in by_function)
+    return {name: (simple[name], float(cosine[name].cosine_similarity)) for name in theirs}
+
+
+def _comparable(found: Feed, wanted: Feed) -> tuple[Feed, Feed]:
+    """Outputs as Polygraphy gets them: flat; integers and booleans as 1 (differs) or 0 (exact match).
+
+    The distance between two class indices has no meaning; the share that differs has.
+    """
+    mine, theirs = {}, {}
+    for name, value in wanted.items():
+        other = found[name]
+        if other.shape != value.shape:
+            raise StageError(
+                f"output {name!r} has shape {list(other.shape)}, the reference's has {list(value.shape)}",
+                "an output whose shape depends on the data cannot be compared; leave it out of the model",
+            )
+        if value.dtype.kind in "biu":
+            mine[name], theirs[name] = (other != value).ravel().astype(np.float32), np.zeros(value.size, np.float32)
+        else:
+            mine[name] = other.ravel().astype(np.float32, copy=False)
+            theirs[name] = value.ravel().astype(np.float32, copy=False)
+    return mine, theirs
+
+
+@dataclass
+class ClassAgreement:
+    """Top-1 and top-5 agreement: how often the reference's best class is the best, or among the five best, here."""
+
+    rows: int = 0
+    top1: int = 0
+    top5: int = 0
+
+    def add(self, mine: np.ndarray, theirs: np.ndarray) -> None:
+        """Add the rows of two outputs of shape [rows, classes]; other shapes are ignored."""
+        if theirs.ndim != 2 or theirs.shape[1] < 2 or theirs.dtype.kind != "f":
+            return
+        best = theirs.argmax(axis=1)
+        own = np.take_along_axis(mine, best[:, np.newaxis], axis=1)
+        before = np.arange(mine.shape[1]) < best[:, np.newaxis]
+        rank = (mine > own).sum(axis=1) + ((mine == own) & before).sum(axis=1)
+        known = ~np.isnan(own[:, 0])
+        self.rows += len(best)
+        self.top1 += int(((rank < 1) & known).sum())
+        self.top5 += int(((rank < 5) & known).sum())
+
+    def share(self, hits: int) -> float | None:
+        """``hits`` of all rows; ``None`` where there are no classes."""
+        return hits / self.rows if self.rows else None
+
+
+@dataclass
+class LargestDifference:
+    """The largest absolute difference so far, and its place."""
+
+    gap: float = -1.0
+    feed: int = 0
+    index: tuple[int, ...] = ()
+
+    def add(self, mine: np.ndarray, theirs: np.ndarray, shape: tuple[int, ...], feed: int) -> None:
+        """Add one feed's flat values; ``shape`` is the output's own."""
+        if not theirs.size:
+            return
+        with np.errstate(invalid="ignore"):
+            gaps = np.where(mine == theirs, 0.0, np.abs(mine - theirs))
+        where = int(gaps.argmax())  # the first NaN, if there is one
+        if self.gap < 0 or exceeds(float(gaps[where]), self.gap):
+            self.gap, self.feed = float(gaps[where]), feed
+            self.index = tuple(int(i) for i in np.unravel_index(where, shape))
+
+
+@dataclass
+class OutputMetrics:
+    """The metrics of one output. Means are weighted by elements, so chunking does not change them."""
+
+    is_float: bool
+    elements: int = 0
+    elements_passed: bool = True
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    mean_abs: float = 0.0
+    mean_rel: float = 0.0
+    median_abs: float = 0.0
+    cosine: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
+    scale: dict[str, float] = field(default_factory=lambda: {"max": 0.0, "mean": 0.0, "median": 0.0})
+    worst: LargestDifference = field(default_factory=LargestDifference)
+    agreement: ClassAgreement = field(default_factory=ClassAgreement)
+
+    def add(self, result: OutputCompareResult, cosine: float, mine: np.ndarray, theirs: np.ndarray) -> None:
+        """Add one chunk's metrics. A NaN makes the sums NaN, and NaN never passes."""
+        count = theirs.size
+        if not count:
+            return
+        self.elements += count
+        self.elements_passed &= bool(result)
+        self.max_abs = _larger(self.max_abs, result.max_absdiff)
+        self.max_rel = _larger(self.max_rel, result.max_reldiff)
+        self.mean_abs += result.mean_absdiff * count
+        self.mean_rel += result.mean_reldiff * count
+        self.median_abs += result.median_absdiff * count
+        self.cosine += cosine * count
+        magnitude = np.abs(theirs, dtype=np.float64)
+        self.scale["max"] = _larger(self.scale["max"], float(magnitude.max()))
+        self.scale["mean"] += float(magnitude.sum())
+        self.scale["median"] += float(np.median(magnitude)) * count
+        with np.errstate(all="ignore"):
+            difference = np.where(mine == theirs, 0.0, mine.astype(np.float64) - theirs)
+            self.signal += float(np.square(magnitude).sum())
+            self.noise += float(np.square(difference).sum())
+
+    def result(self, name: str, tolerance: OutputTolerance) -> OutputParity:
+        """The metrics over all elements, and whether they are within ``tolerance``."""
+        count = max(self.elements, 1)
+        cosine = self.cosine / count if self.elements else 1.0
+        agreement = 1 - self.noise / count  # of integers and booleans, the noise is the number of differences
+        if self.is_float:
+            passed = self._close(tolerance, count) and _at_least(cosine, tolerance.min_cosine)
+            passed = passed and not math.isnan(self.max_abs)
+        else:
+            passed = _at_least(agreement, tolerance.min_agreement)
+        return OutputParity(
+            output=name,
+            max_abs=self.max_abs,
+            max_rel=self.max_rel,
+            mean_abs=self.mean_abs / count,
+            mean_rel=self.mean_rel / count,
+            median_abs=self.median_abs / count,
+            scale=self.scale["mean"] / count,
+            cosine=cosine if self.is_float else None,
+            agreement=None if self.is_float else agreement,
+            snr_db=decibel(self.signal, self.noise),
+            worst_feed=self.worst.feed,
+            worst_index=self.worst.index,
+            top1_agreement=self.agreement.share(self.agreement.top1),
+            top5_agreement=self.agreement.share(self.agreement.top5),
+            tolerance=tolerance,
+            passed=passed,
+        )
+
+    def _close(self, tolerance: OutputTolerance, count: int) -> bool:
+        errors = {"max": self.max_abs, "mean": self.mean_abs / count, "median": self.median_abs / count}
+        if tolerance.stat not in errors:
+            return self.elements_passed
+        scale = self.scale[tolerance.stat] / (1 if tolerance.stat == "max" else count)
+        return errors[tolerance.stat] <= (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * scale
+
+
+def _at_least(found: float, least: float | None) -> bool:
+    """Whether ``found`` reaches ``least``; true where there is no limit."""
+    return least is None or found >= least
+
+
+def _larger(a: float, b: float) -> float:
+    """The larger one; NaN counts as larger than any number."""
+    return b if exceeds(b, a) else a
+
+
+def exceeds(a: float, b: float) -> bool:
+    """Whether ``a`` is larger than ``b``; NaN is larger than any number."""
+    return not math.isnan(b) and not a <= b
+
+
+def decibel(signal: float, noise: float) -> float:
+    """The ratio of two powers in dB; infinite without noise, NaN where either is not finite."""
+    if noise == 0:
+        return math.inf
+    if not (math.isfinite(signal) and math.isfinite(noise)):
+        return math.nan
+    return 10 * math.log10(signal / noise) if signal else -math.inf

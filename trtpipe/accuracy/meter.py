@@ -1,0 +1,122 @@
+"""What a metric is made of: a meter that takes outputs feed by feed, and the scores of single samples it gives."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from trtpipe.artifact import Record
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from trtpipe.artifact import Feed
+
+Kind: TypeAlias = Literal["hits", "means", "ratio"]
+
+
+class Scores(Record):
+    """A metric sample by sample: what paired tests need, packed small enough for a JSON file.
+
+    Attributes:
+        kind: ``hits``: 0 or 1 a sample, and the metric is their mean; ``means``: any number a sample, likewise;
+            ``ratio``: the metric is the sum of the parts over the sum of the weights (errors over words).
+        samples: how many.
+        parts: float32[samples], little-endian, deflated, base64.
+        weights: likewise, for ``ratio``; empty otherwise.
+        whole: the metric of all samples together, where it is no mean of the parts (a detector's mean average
+            precision, whose parts are those of single images).
+    """
+
+    kind: Kind
+    samples: int
+    parts: str
+    weights: str = ""
+    whole: float | None = None
+
+    @classmethod
+    def of(cls, kind: Kind, parts: np.ndarray, weights: np.ndarray | None = None, whole: float | None = None) -> Scores:
+        """Pack ``parts`` (and ``weights``), each of shape [samples]."""
+        packed = "" if weights is None else _packed(weights)
+        return cls(kind=kind, samples=len(parts), parts=_packed(parts), weights=packed, whole=whole)
+
+    @property
+    def value(self) -> float:
+        """The metric over all samples; 0 if there are none."""
+        if self.whole is not None:
+            return self.whole
+        parts, weights = self.arrays()
+        total = float(weights.sum())
+        return float(parts.sum()) / total if total else 0.0
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """float64[samples] parts and weights (ones, unless this is a ratio).
+
+        Raises:
+            InputError: the text is damaged.
+        """
+        parts = _unpacked(self.parts, self.samples)
+        return parts, _unpacked(self.weights, self.samples) if self.kind == "ratio" else np.ones(self.samples)
+
+
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(np.asarray(values, "<f4").tobytes(), 9)).decode()
+
+
+def _unpacked(text: str, count: int) -> np.ndarray:
+    try:
+        values = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), "<f4").astype(np.float64)
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise InputError(f"the scores of single samples are damaged: {error}", "measure again") from error
+    if len(values) != count:
+        raise InputError(f"{len(values)} scores for {count} samples: the record is damaged", "measure again")
+    return values
+
+
+class Meter(Protocol):
+    """Computes a metric of one artifact.
+
+    Attributes:
+        metric: its name.
+        lower_is_better: true for error rates.
+        needs_labels: whether feeds without labels are left out.
+    """
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def lower_is_better(self) -> bool: ...
+
+    @property
+    def needs_labels(self) -> bool: ...
+
+    def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
+        """Add one feed: its outputs, the reference's, and its labels, one entry a row.
+
+        Raises:
+            InputError: the outputs or labels do not fit the metric.
+        """
+
+    def scores(self) -> Scores:
+        """The score of every sample."""
+
+
+def select_output(outputs: Feed, name: str) -> tuple[str, np.ndarray]:
+    """The output called ``name`` (empty: the first one), with its name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name and name not in outputs:
+        raise InputError(f"no output is called {name!r}", f"outputs: {', '.join(outputs)}")
+    found = name or next(iter(outputs))
+    return found, outputs[found]
+
+
+def concatenated(parts: list[np.ndarray]) -> np.ndarray:
+    """Arrays of many feeds as one; empty for none."""
+    return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)

@@ -1,0 +1,89 @@
+"""The verdict on a parity report: which comparisons count, the reasons of a failure, and the first failing stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from trtpipe.accuracy.reports import Comparison, OutputParity, ParityReport
+
+PYTORCH = "pytorch"
+
+
+def with_verdict(report: ParityReport) -> ParityReport:
+    """The report with its verdict and, where that is "failed", the reasons and the first failing stage.
+
+    The gate holds every artifact against the reference, the exported model against PyTorch, and the task metric.
+    """
+    failed: dict[str, list[str]] = {}
+    for comparison in (*report.pytorch, *report.comparisons):
+        if comparison.against != PYTORCH or comparison.artifact == report.reference:
+            for output in comparison.outputs:
+                if not output.passed:
+                    failed.setdefault(comparison.artifact, []).append(_difference(comparison, output))
+    for artifact, reason in (*_overflows(report), *_drops(report)):
+        failed.setdefault(artifact, []).append(reason)
+    reasons = tuple(reason for found in failed.values() for reason in found)
+    stage = _failing_stage(report, list(failed)) if failed else ""
+    return report.model_copy(update={"reasons": reasons, "passed": not reasons, "failing_stage": stage})
+
+
+def stage_of(artifact: str) -> str:
+    """The stage that makes an artifact."""
+    kind, _, target = artifact.partition(":")
+    names = {"model": "export", "simplified": "simplify", "lowered": "lower", "engine": f"compile {target}"}
+    return names.get(kind, kind)
+
+
+def _difference(comparison: Comparison, output: OutputParity) -> str:
+    where = f"feed {output.worst_feed}, element {list(output.worst_index)}"
+    if output.agreement is not None:
+        return (
+            f"{comparison.artifact}: output {output.output!r} against {comparison.against}: exact match "
+            f"{output.agreement:.2%} of values, limit {output.tolerance.min_agreement or 0:.2%} "
+            f"(first difference: {where})"
+        )
+    cosine = "" if output.cosine is None else f", cosine {output.cosine:.4f}"
+    return (
+        f"{comparison.artifact}: output {output.output!r} differs from {comparison.against}: "
+        f"mean {output.mean_abs:.3g} of {output.scale:.3g}, max {output.max_abs:.3g} "
+        f"({where}){cosine}"
+    )
+
+
+def _overflows(report: ParityReport) -> Iterator[tuple[str, str]]:
+    """Tensors of the lowered graph that exceed the 16-bit range."""
+    if report.overflows:
+        worst, count = report.overflows[0], len(report.overflows)
+        counted = "1 tensor overflows" if count == 1 else f"{count} tensors overflow"
+        yield (
+            "lowered",
+            f"lowered: {counted} in 16-bit storage; {worst.tensor!r} of node "
+            f"{worst.node!r} reaches {worst.largest:.3g}",
+        )
+
+
+def _drops(report: ParityReport) -> Iterator[tuple[str, str]]:
+    """Artifacts whose metric is worse than the reference's by more than the limit."""
+    reference = next((value for value in report.metrics if value.artifact == report.reference), None)
+    for value in report.metrics:
+        if reference is not None and not value.loss(reference) <= (report.max_drop or 0.0) + 1e-12:
+            side = "above" if value.lower_is_better else "below"
+            yield (
+                value.artifact,
+                f"{value.artifact}: {value.metric} {value.value:.4f} is {value.loss(reference):.3g} {side} "
+                f"{report.reference}'s {reference.value:.4f}; limit {report.max_drop}",
+            )
+
+
+def _failing_stage(report: ParityReport, failed: Sequence[str]) -> str:
+    """The stage of the first failing link of the chain; if every link passes, of the first artifact that failed."""
+    chain = [c for c in report.pytorch if c.artifact == report.reference]
+    linked = {comparison.artifact for comparison in report.links}
+    chain += [c for c in report.comparisons if c.artifact not in linked]
+    chain += report.links
+    order = [report.reference, *(comparison.artifact for comparison in report.comparisons)]
+    failing = [comparison.artifact for comparison in chain if not comparison.passed]
+    return stage_of(min(failing or failed, key=order.index))

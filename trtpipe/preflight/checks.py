@@ -1,0 +1,320 @@
+"""Checks on a model before any native library opens it: budgets, contradictions, cycles, unknown operators.
+
+Measured without them: a file of 1.9 kB whose functions call each other twice hangs the ONNX checker, onnxruntime and
+TensorRT-RTX; a function that calls itself kills TensorRT-RTX; a chain of 200,000 nodes takes it 20 seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trtpipe.errors import InputError
+from trtpipe.preflight.model import Budgets, Malformed, Refused, TooLarge, UnknownOperator
+from trtpipe.preflight.reading import ELEMENT_TYPES, Reader
+from trtpipe.preflight.wire import FileBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import onnx
+
+    from trtpipe.preflight.model import Attribute, External, Function, Graph, Model, Node
+
+_DEFAULT = Budgets()
+#: The version of the format since which a model states its opsets.
+_OPSETS_SINCE = 3
+#: Domains of operators outside ONNX's own schemas that TensorRT or onnxruntime provide.
+_VENDORS = frozenset({"com.microsoft", "trt", "trt.plugins", "ai.onnx.preview.training"})
+_REPLACE = "replace the operator, or export the model without it"
+_CORRECT = "correct the node named above"
+#: AttributeProto.AttributeType -> number of the field that holds such a value.
+_FIELDS = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9, 9: 10, 10: 11, 11: 22, 12: 23, 13: 14, 14: 15}
+#: AttributeProto.AttributeType by number, as schemas name them.
+_KINDS = ("FLOAT", "INT", "STRING", "TENSOR", "GRAPH", "FLOATS", "INTS", "STRINGS", "TENSORS", "GRAPHS")
+_TYPES = dict(enumerate((*_KINDS, "SPARSE_TENSOR", "SPARSE_TENSORS", "TYPE_PROTO", "TYPE_PROTOS"), start=1))
+#: Attributes of ONNX's operators that name an element type; 0 leaves the choice to the operator.
+_ELEMENT_TYPES = frozenset({"to", "dtype", "output_dtype", "output_datatype"})
+#: Writers may omit numbers and strings that are zero or empty; these types they may not.
+_MUST_BE_HELD = frozenset({4, 5, 11, 13})
+_EXPAND = "expand the functions, or export the model without them"
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """A model that passed.
+
+    Attributes:
+        nodes: with every function call expanded.
+        external: the tensors whose values are in other files.
+    """
+
+    nodes: int
+    external: tuple[External, ...]
+
+
+def check_model(path: Path, handle: int, *, name: Path | None = None, budgets: Budgets = _DEFAULT) -> Cleared:
+    """Check the ``.onnx`` file that is open as ``handle``; values are neither read nor kept.
+
+    Args:
+        path: the file that messages name, unless ``name`` is given.
+
+    Raises:
+        InputError: the model is beyond a budget, malformed, contradicts itself, or uses unknown operators.
+    """
+    size = os.fstat(handle).st_size
+    try:
+        if size > budgets.file_bytes:
+            raise TooLarge(f"it has {size} bytes; protobuf holds less than 2 GiB", "save it with external data")
+        model = Reader(budgets).model((FileBytes(handle), 0, size))
+        nodes = check_functions(model, budgets)
+        _check_meaning(model)
+    except Refused as refusal:
+        raise InputError(f"{name or path}: {refusal.lead}{refusal.message}", refusal.remedy) from refusal
+    return Cleared(nodes, tuple(model.external))
+
+
+def _check_meaning(model: Model) -> None:
+    if model.graph is None or not (model.graph.nodes or model.graph.outputs):
+        raise Malformed("it holds no graph")
+    if not model.opsets and model.ir_version >= _OPSETS_SINCE:
+        raise Malformed("it states no opset")
+    operators, scopes = Operators(model), Scopes()
+    operators.check(model.graph, model.opsets)
+    scopes.check(model.graph)
+    for function in model.functions:
+        operators.check(function.graph, {**model.opsets, **function.opsets})
+        scopes.check(function.graph, f"function {function.name!r}")
+
+
+class Operators:
+    """Is every node a known operator with the inputs and attributes it requires? Schemas are looked up once."""
+
+    def __init__(self, model: Model) -> None:
+        self._local = {function.key for function in model.functions}
+        self._schemas: dict[tuple[str, str, int], onnx.defs.OpSchema | None] = {}
+
+    def check(self, graph: Graph, opsets: Mapping[str, int]) -> None:
+        """Check all nodes of ``graph`` and of its bodies.
+
+        Raises:
+            Refused: an unknown operator; inputs, outputs or attributes that are missing, too many, or of the wrong
+                kind.
+        """
+        for node in graph.nodes:
+            for attribute in node.attributes:
+                _check_attribute(node, attribute)
+            self._check_node(node, opsets)
+            for body in node.bodies:
+                self.check(body, opsets)
+
+    def _check_node(self, node: Node, opsets: Mapping[str, int]) -> None:
+        names = [attribute.name for attribute in node.attributes]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise Refused(f"{node.label} has the attribute {twice!r} twice", _CORRECT)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if domain in _VENDORS or (node.domain, node.op_type, node.overload) in self._local:
+            return
+        opset = opsets.get(domain, 1)
+        schema = self._schema(node.op_type, domain, opset)
+        if schema is None:
+            full = f"{domain}::{node.op_type}" if domain else node.op_type
+            raise UnknownOperator(f"{node.label} uses the unknown operator {full} (opset {opset})", _REPLACE)
+        _check_sides(node, schema)
+        _check_attributes(node, schema)
+
+    def _schema(self, op_type: str, domain: str, opset: int) -> onnx.defs.OpSchema | None:
+        import onnx
+
+        key = (op_type, domain, opset)
+        if key not in self._schemas:
+            try:
+                self._schemas[key] = onnx.defs.get_schema(op_type, min(max(opset, 0), 1 << 30), domain)
+            except onnx.defs.SchemaError:
+                self._schemas[key] = None
+        return self._schemas[key]
+
+
+def _check_sides(node: Node, schema: onnx.defs.OpSchema) -> None:
+    import onnx
+
+    sides = (
+        ("inputs", node.inputs, schema.min_input, schema.max_input, schema.inputs),
+        ("outputs", node.outputs, schema.min_output, schema.max_output, schema.outputs),
+    )
+    for side, names, least, most, formals in sides:
+        if not least <= len(names) <= most:
+            bound = str(least) if least == most else f"{least} to {most}" if most < 1 << 30 else f"{least} or more"
+            raise Refused(f"{node.label} ({node.op_type}) has {len(names)} {side}, and needs {bound}", _CORRECT)
+        for name, formal in zip(names, formals, strict=False):
+            if not name and formal.option == onnx.defs.OpSchema.FormalParameterOption.Single:
+                raise Refused(f"{node.label} ({node.op_type}) lacks its {side[:-1]} {formal.name!r}", _CORRECT)
+
+
+def _check_attributes(node: Node, schema: onnx.defs.OpSchema) -> None:
+    given = {attribute.name: attribute for attribute in node.attributes}
+    for name, wanted in schema.attributes.items():
+        if wanted.required and name not in given:
+            raise Refused(f"{node.label} ({node.op_type}) lacks the attribute {name!r}", _CORRECT)
+    for name, attribute in given.items():
+        known = schema.attributes.get(name)
+        kind = "" if known is None else str(known.type).rpartition(".")[2]
+        if kind and attribute.type and kind != _TYPES.get(attribute.type):
+            raise Refused(f"{node.label} ({node.op_type}): attribute {name!r} is of the wrong type", _CORRECT)
+        named = kind == "INT" and name in _ELEMENT_TYPES and not attribute.reference
+        if named and attribute.integer not in ELEMENT_TYPES | {0}:
+            raise Refused(f"{node.label} ({node.op_type}): {name!r} is {attribute.integer}, which is no type", _CORRECT)
+
+
+def _check_attribute(node: Node, attribute: Attribute) -> None:
+    """An attribute holds values of the one type it declares."""
+    where = f"{node.label}: attribute {attribute.name!r}"
+    if attribute.type and attribute.type not in _FIELDS:
+        raise Refused(f"{where} is of type {attribute.type}, which ONNX does not define", _CORRECT)
+    if attribute.reference:
+        return
+    field = _FIELDS.get(attribute.type)
+    other = attribute.held - {field}
+    if attribute.type and other:
+        raise Refused(f"{where} holds other values than its type says", _CORRECT)
+    if attribute.type in _MUST_BE_HELD and not attribute.held:
+        raise Refused(f"{where} holds no value", _CORRECT)
+
+
+class Scopes:
+    """Does every value have one producer that precedes its consumers? Names are looked up as ONNX scopes them."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}  # name -> number of enclosing graphs that define it
+
+    def check(self, graph: Graph, what: str = "the graph") -> None:
+        """Check a graph and the bodies in it.
+
+        Raises:
+            Refused: a value is produced twice, or not before it is used, or an output is not produced at all.
+        """
+        own: set[str] = set()
+        listed = [value.name for value in graph.inputs]
+        if twice := _twice(listed) or _twice(graph.constants):
+            raise Refused(f"{what} declares {twice!r} twice")
+        for name in (*listed, *graph.constants):
+            self._add(name, own)
+        later = {name for node in graph.nodes for name in node.outputs}
+        for node in graph.nodes:
+            self._check_node(node, own, later)
+        outputs = [value.name for value in graph.outputs]
+        if twice := _twice(outputs):
+            raise Refused(f"{what} lists its output {twice!r} twice")
+        for name in outputs:
+            if name not in self._seen:
+                raise Refused(f"{what} has an output {name!r} that no node produces")
+        for name in own:
+            self._seen[name] -= 1
+            if not self._seen[name]:
+                del self._seen[name]
+
+    def _check_node(self, node: Node, own: set[str], later: set[str]) -> None:
+        if not any(node.outputs):
+            raise Refused(f"{node.label} has no outputs", "remove it")
+        for name in node.inputs:
+            if name and name not in self._seen:
+                if name in later:
+                    why = "is produced only after it: the nodes form a cycle, or are out of order"
+                else:
+                    why = "is produced by no node"
+                raise Refused(f"{node.label}: its input {name!r} {why}", _CORRECT)
+        for body in node.bodies:
+            self.check(body, f"a body of {node.label}")
+        for name in filter(None, node.outputs):
+            if name in own:
+                raise Refused(f"{node.label}: {name!r} is produced twice", _CORRECT)
+            self._add(name, own)
+
+    def _add(self, name: str, own: set[str]) -> None:
+        if name not in own:
+            own.add(name)
+            self._seen[name] = self._seen.get(name, 0) + 1
+
+
+def _twice(names: list[str]) -> str | None:
+    """A name that occurs more than once."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Nodes of a function when expanded, and how deep its calls are nested."""
+
+    nodes: int
+    depth: int
+
+
+def check_functions(model: Model, budgets: Budgets) -> int:
+    """The number of nodes with every call expanded.
+
+    Raises:
+        Refused: a function calls itself, two have the same name, or the whole is beyond a budget.
+    """
+    functions: dict[tuple[str, str, str], Function] = {}
+    for function in model.functions:
+        if function.key in functions:
+            raise Refused(f"function {function.name!r} is defined twice", _EXPAND)
+        functions[function.key] = function
+    sizes: dict[tuple[str, str, str], _Size] = {}
+    for function in model.functions:
+        _measure(function, functions, sizes, budgets, ())
+    total = _size_of(model.graph, functions, sizes).nodes if model.graph else 0
+    if total > budgets.nodes:
+        raise TooLarge(f"with its functions expanded it has {total:.3g} nodes; {budgets.nodes} is the limit", _EXPAND)
+    return total
+
+
+def _measure(
+    function: Function,
+    functions: dict[tuple[str, str, str], Function],
+    sizes: dict[tuple[str, str, str], _Size],
+    budgets: Budgets,
+    callers: tuple[tuple[str, str, str], ...],
+) -> None:
+    """Put a function's size into ``sizes``, after those of the functions it calls."""
+    if function.key in sizes:
+        return
+    if function.key in callers:
+        raise Refused(f"function {function.name!r} calls itself", _EXPAND)
+    if len(callers) >= budgets.depth:
+        raise TooLarge(f"functions call each other more than {budgets.depth} deep", _EXPAND)
+    for node in _all_nodes(function.graph):
+        called = functions.get((node.domain, node.op_type, node.overload))
+        if called is not None:
+            _measure(called, functions, sizes, budgets, (*callers, function.key))
+    sizes[function.key] = size = _size_of(function.graph, functions, sizes)
+    if size.depth > budgets.depth:
+        raise TooLarge(f"functions call each other more than {budgets.depth} deep", _EXPAND)
+
+
+def _size_of(
+    graph: Graph,
+    functions: dict[tuple[str, str, str], Function],
+    sizes: dict[tuple[str, str, str], _Size],
+) -> _Size:
+    nodes, depth = 0, 0
+    for node in _all_nodes(graph):
+        called = sizes.get((node.domain, node.op_type, node.overload))
+        nodes += 1 if called is None else called.nodes
+        depth = max(depth, 0 if called is None else called.depth)
+    return _Size(nodes, depth + 1)
+
+
+def _all_nodes(graph: Graph) -> Iterator[Node]:
+    for node in graph.nodes:
+        yield node
+        for body in node.bodies:
+            yield from _all_nodes(body)

@@ -1,0 +1,248 @@
+"""Layout of results: verification, latency, the manifest, and everything that ``inspect`` finds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.config.units import format_bytes
+from trtpipe.views import artifacts
+from trtpipe.views.blocks import SOME, VERDICTS, Block, Table, facts, notes, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from trtpipe.accuracy.reports import MetricValue, ParityReport
+    from trtpipe.api.inspection import Inspection
+    from trtpipe.engine.record import EngineFigures
+    from trtpipe.latency.reports import Latency, LatencyComparison, LatencyReport, Times
+    from trtpipe.report.manifest import Manifest
+
+_HEADERS = ("min", "median", "mean", "p90", "p95", "p99", "max")
+#: The parts of a GPU latency, in trtexec's words.
+_PARTS = {
+    "gpu_compute": "GPU compute",
+    "enqueue": "enqueue",
+    "h2d": "H2D",
+    "d2h": "D2H",
+    "end_to_end": "end to end, through Polygraphy",
+}
+
+
+def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:
+    """The sections of a file.
+
+    Args:
+        detailed: whether long lists are shown in full.
+    """
+    limit = None if detailed else SOME
+    if found.graph is not None:
+        yield from artifacts.graph(found.graph, limit)
+    if found.program is not None:
+        yield from artifacts.program(found.program, limit)
+    if found.captured is not None:
+        yield artifacts.captured(found.captured)
+    if found.exported is not None:
+        yield from artifacts.exported(found.exported)
+    if found.simplified is not None:
+        yield from artifacts.simplified(found.simplified)
+    if found.lowered is not None:
+        yield from artifacts.lowered(found.lowered, limit)
+    if found.plan is not None:
+        yield artifacts.plan(found.plan, found.obstacles)
+    if found.engine is not None:
+        yield from artifacts.engine(found.engine, limit)
+    if found.stand_in is not None:
+        yield facts([("flavor", "null: a placeholder engine, for tests only"), ("target", found.stand_in.target)])
+    if found.ranges is not None:
+        yield from artifacts.ranges(found.ranges, limit)
+    if found.statistics is not None:
+        yield from artifacts.statistics(found.statistics, limit)
+    yield from _reports(found)
+
+
+def _reports(found: Inspection) -> Iterator[Block]:
+    if found.parity is not None:
+        yield from parity(found.parity)
+    if found.latency is not None:
+        yield from latency(found.latency)
+    if found.comparison is not None:
+        yield from comparison(found.comparison)
+    if found.manifest is not None:
+        yield from manifest(found.manifest)
+
+
+def parity(report: ParityReport) -> Iterator[Block]:
+    """Parity of every artifact with its reference."""
+    kind = "synthetic data" if report.synthetic else "real data"
+    yield facts(
+        [
+            ("verdict", "\n".join([VERDICTS[report.passed], *report.reasons])),
+            *((("first failing stage", report.failing_stage),) if report.failing_stage else ()),
+            ("precision", report.precision),
+            ("reference", report.reference),
+            ("data", f"{report.samples} samples, {kind}: {report.data}"),
+            *(("metric", _metric(value)) for value in report.metrics),
+            *(("not run", f"{artifact}: {reason}") for artifact, reason in report.not_run.items()),
+        ]
+    )
+    rows = [
+        (
+            comparison.artifact,
+            comparison.against,
+            output.output,
+            f"{output.mean_abs:.3g}",
+            f"{output.max_abs:.3g}",
+            "" if output.cosine is None else f"{output.cosine:.6f}",
+            "" if output.agreement is not None else f"{output.snr_db:.1f}",
+            _share(output.top1_agreement),
+            _share(output.agreement),
+            VERDICTS[output.passed],
+            comparison.runner,
+        )
+        for comparison in (*report.pytorch, *report.comparisons, *report.links)
+        for output in comparison.outputs
+    ]
+    headers = (
+        "artifact",
+        "against",
+        "output",
+        "mean",
+        "max",
+        "cosine",
+        "SNR dB",
+        "top-1 agreement",
+        "exact match",
+        "verdict",
+        "runner",
+    )
+    yield table(headers, rows)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
+def _metric(value: MetricValue) -> str:
+    others = "".join(f", {name} {figure:.4g}" for name, figure in value.others.items())
+    count = f" on {value.samples}" if value.samples else ""
+    return f"{value.artifact}: {value.metric} {value.value:.4f}{count}{others}, {value.runner}"
+
+
+def manifest(found: Manifest) -> Iterator[Block]:
+    """The verdicts, the build and its files."""
+    yield facts(
+        [
+            ("verdict", VERDICTS[found.passed]),
+            ("source", found.source),
+            ("precision", found.precision),
+            ("built by", f"trtpipe {found.trtpipe}, {found.backend}, for {', '.join(found.targets)}"),
+            ("tools", ", ".join(f"{name} {version}" for name, version in found.toolchain.items())),
+            *artifacts.coverage(found.precision, found.work),
+            *_calibration(found),
+            *((verdict.gate, f"{VERDICTS[verdict.passed]}: {verdict.summary}") for verdict in found.verdicts),
+            *notes(found.notes),
+        ]
+    )
+    rows = [
+        (entry.label, file.name, format_bytes(file.size), file.sha256[:12])
+        for entry in found.artifacts
+        for file in entry.files
+    ]
+    yield table(("artifact", "file", "size", "sha256"), rows, right=("size",))
+
+
+def _calibration(found: Manifest) -> list[tuple[str, str]]:
+    data = found.calibration
+    return [] if data is None else [("calibration", f"{data.samples} samples from {data.source}")]
+
+
+def latency(report: LatencyReport) -> Iterator[Block]:
+    """A ``latency.json``."""
+    evaluated = report.max_p99 is not None and any(figure.on_gpu for figure in report.measurements)
+    yield facts(
+        [
+            ("verdict", VERDICTS[report.passed if evaluated else None]),
+            ("budget", "none" if report.max_p99 is None else f"p99 of {report.max_p99:g} ms"),
+            ("unit", "milliseconds"),
+            ("machine", _machine(report.machine)),
+            *notes(report.notes),
+            *(("note", f"{each.artifact}, {each.on}: {note}") for each in report.measurements for note in each.notes),
+        ]
+    )
+    rows = [row for figure in report.measurements for row in _rows(figure)]
+    headers = ("artifact", "shapes", *_HEADERS, "CoV", "qps", "stable", "runner")
+    yield table(headers, rows, right=(*_HEADERS, "CoV", "qps"))
+    if report.engines:
+        yield _engines(report.engines)
+
+
+def comparison(found: LatencyComparison) -> Iterator[Block]:
+    """Two engines or graphs, measured alternately."""
+    yield facts(
+        [
+            ("old", found.old),
+            ("new", found.new),
+            *([("runner", found.runner)] if found.runner else []),
+            ("machine", _machine(found.machine)),
+            *notes(found.notes),
+        ]
+    )
+    if found.pairs:
+        headers = ("shapes", "old ms", "new ms", "new / old", f"{found.pairs[0].confidence:.0%} interval", "faster")
+        rows = [
+            (
+                pair.on,
+                f"{pair.old:.4g}",
+                f"{pair.new:.4g}",
+                f"{pair.ratio:.3f}",
+                f"{pair.low:.3f} to {pair.high:.3f}",
+                pair.faster or "not significant",
+            )
+            for pair in found.pairs
+        ]
+        yield table(headers, rows, right=headers[1:5])
+    if found.engines:
+        yield _engines(found.engines)
+
+
+def _rows(measured: Latency) -> Iterator[tuple[str, ...]]:
+    """The latency, then its parts."""
+    runner = measured.runner if measured.on_gpu else f"{measured.runner}, not a GPU latency"
+    counts = (f"{measured.throughput_qps:.1f}", "yes" if measured.stable else "NO", runner)
+    yield (measured.artifact, measured.on, *_times(measured), *counts)
+    for name, times in measured.parts.items():
+        yield (f"  {_PARTS.get(name, name)}", "", *_times(times), "", "", "")
+
+
+def _times(times: Times) -> tuple[str, ...]:
+    ms = (times.min, times.median, times.mean, times.p90, times.p95, times.p99, times.max)
+    return (*(f"{value:.3f}" for value in ms), f"{times.cov:.1f} %")
+
+
+def _engines(engines: Mapping[str, EngineFigures]) -> Table:
+    """What the builder reports of engines; nothing here is measured."""
+    rows = [
+        (
+            name,
+            "" if each.kernels is None else str(each.kernels),
+            *(
+                "" if size is None else format_bytes(size)
+                for size in (each.bytes_read, each.bytes_written, each.weight_bytes, each.activation_bytes, each.size)
+            ),
+        )
+        for name, each in engines.items()
+    ]
+    headers = (
+        "reported by the builder (not measured)",
+        "kernels",
+        "read",
+        "written",
+        "weights",
+        "activation memory",
+        "plan",
+    )
+    return table(headers, rows, right=headers[1:])
+
+
+def _machine(machine: Mapping[str, str | int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in machine.items())
