@@ -18,28 +18,24 @@ from models import (
     shared_weight,
     transposed,
 )
+from planning import planned, prepared, settings
 
-from trtpipe.passes.clean_up import clean_up
-from trtpipe.quantization.plan import ATTENTION_HIGH, ATTENTION_LOW, Placement, place
-
-
-def placed(proto: onnx.ModelProto, keep: tuple[str, ...] = ()) -> Placement:
-    """The placement in a graph whose shapes are inferred, as after simplification."""
-    loaded = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
-    clean_up(loaded)
-    return place(loaded, keep)
+from trtpipe.quantization.plan import ATTENTION_KEPT, ATTENTION_RULE, plan
 
 
 def summary(proto: onnx.ModelProto, keep: tuple[str, ...] = ()) -> list[tuple[object, ...]]:
     """(operator, activation tensors, weight tensor, axis) of every point."""
     return [
-        (p.node.op_type, p.tensors, None if p.weight is None else p.node.inputs[p.weight].name, p.axis)
-        for p in placed(proto, keep).points
+        (point.op, point.tensors, None if point.weight is None else point.kernel, point.axis)
+        for point in planned(proto, keep).points
     ]
 
 
 def reasons(proto: onnx.ModelProto, keep: tuple[str, ...] = ()) -> dict[str, str]:
-    return {node.outputs[0].name: reason for node, reason in placed(proto, keep).high.items()}
+    """Output of a node that is kept in higher precision -> why."""
+    loaded = prepared(proto)
+    kept = plan(loaded, settings(keep=keep)).kept
+    return {str(n.outputs[0].name): kept[str(n.name)] for n in loaded.graph.all_nodes() if n.name in kept}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +94,7 @@ def test_nodes_that_stay_say_why(proto, reason):
 
 
 def test_the_user_keeps_nodes_by_shell_patterns():
-    assert [point.node.name for point in placed(residual(), ("conv_2", "unknown*")).points] == ["conv_1"]
+    assert [point.node for point in planned(residual(), ("conv_2", "unknown*")).points] == ["conv_1"]
     assert reasons(residual(), ("conv_2",))["b"] == "kept by pattern 'conv_2'"
     assert summary(residual(), ("conv_*",)) == []
     assert len(summary(residual(), ("CONV_*",))) == 2  # case matters, as in ONNX
@@ -108,13 +104,13 @@ def test_operators_of_other_domains_are_none_of_ours():
     proto = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", w=normal(4, 4))
     proto.graph.node[0].domain = "somewhere"
     proto.opset_import.append(onnx.helper.make_opsetid("somewhere", 1))
-    placement = placed(proto)
-    assert (placement.points, placement.high) == ((), {})
+    found = planned(proto)
+    assert (found.points, found.kept) == ((), {})
 
 
 def test_tensors_come_once_and_in_graph_order():
-    assert placed(residual()).tensors == ("r",)
-    assert placed(both_sides()).tensors == ("x", "a")
+    assert planned(residual()).tensors == ("r",)
+    assert planned(both_sides()).tensors == ("x", "a")
 
 
 class TestResidualAdds:
@@ -156,7 +152,7 @@ class TestResidualAdds:
 
     def test_the_reason(self):
         proto = model("(float[N,16] x) => (float[N,16] y) { a = MatMul(x, w) y = Add(a, x) }", w=normal(16, 16))
-        assert "not read in 8 bits" in reasons(proto)["y"]
+        assert "no quantized consumer" in reasons(proto)["y"]
 
 
 class TestPools:
@@ -172,7 +168,7 @@ class TestPools:
     def test_not_where_its_input_is_in_high_precision(self):
         proto = model(self.INCEPTION.replace("{}", "z = Relu(x)"), w=normal(16, 16, 1, 1))
         assert summary(proto) == [("Conv", ("p",), "w", 0)]
-        assert "not in 8 bits for another reader" in reasons(proto)["p"]
+        assert "not quantized for another reader" in reasons(proto)["p"]
 
 
 class TestOneScale:
@@ -183,13 +179,13 @@ class TestOneScale:
             "m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(r) z = Conv(m, w) q = Conv(r, w) }",
             w=normal(16, 16, 1, 1), v=normal(16, 32, 1, 1),
         )  # fmt: skip
-        [group] = placed(proto).groups
+        [group] = planned(proto).groups
         assert sorted(group) == ["c", "m", "r", "x"]
 
     def test_not_across_what_computes(self):
         proto = model("(float[N,16] x) => (float[N,16] y) { a = MatMul(x, w) r = Relu(a) y = MatMul(r, w) }",
                       w=normal(16, 16))  # fmt: skip
-        assert placed(proto).groups == ()
+        assert planned(proto).groups == ()
 
     def test_not_between_parts_of_a_value_that_is_not_in_8_bits(self):
         proto = model(
@@ -197,11 +193,11 @@ class TestOneScale:
             "y = MatMul(a, w) z = MatMul(b, w) }",
             w=normal(8, 8),
         )  # fmt: skip
-        assert placed(proto).groups == ()
+        assert planned(proto).groups == ()
 
 
-class TestWhatDoesNotPay:
-    """Left high, cheapest first, while 95 % of the work stays in 8 bits."""
+class TestUnprofitable:
+    """Skipped, cheapest first, while 95 % of the work is quantized."""
 
     def net(self, width: int, image: int = 32, depth: int = 64) -> onnx.ModelProto:
         return model(
@@ -212,10 +208,10 @@ class TestWhatDoesNotPay:
 
     def test_a_narrow_head(self):
         assert [op for op, *_ in summary(self.net(10))] == ["Conv"]
-        assert reasons(self.net(10))["y"] == "8 bits do not pay: 10 output channels, fewer than 16"
+        assert reasons(self.net(10))["y"] == "quantization not profitable: 10 output channels, fewer than 16"
 
     def test_a_vector(self):
-        assert reasons(self.net(20))["y"] == "8 bits do not pay: a matrix times a single vector"
+        assert reasons(self.net(20))["y"] == "quantization not profitable: a matrix times a single vector"
 
     def test_a_shallow_sum(self):
         proto = model(
@@ -244,17 +240,19 @@ class TestWhatDoesNotPay:
 def test_products_of_attention_stay_high_and_others_do_not():
     wide = model("(float[N,S,16] x) => (float[N,S,S] y) { k = Transpose<perm=[0,2,1]>(x) y = MatMul(x, k) }")
     assert summary(wide) == [("MatMul", ("x", "k"), None, 0)]
-    assert placed(wide).groups == (("x", "k"),)
+    assert planned(wide).groups == (("x", "k"),)
     found = reasons(embedding())
-    assert found["s"] == found["a"] == ATTENTION_HIGH
+    assert found["s"] == found["a"] == ATTENTION_KEPT
 
 
 def test_products_of_attention_where_a_builder_may_be_asked():
-    loaded = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(embedding()))
-    clean_up(loaded)
-    found = {str(point.node.outputs[0].name): point for point in place(loaded, attention=True).points}
-    assert {name for name, point in found.items() if point.rule == ATTENTION_LOW} == {"s", "a"}
-    assert all(found[name].activations == (0, 1) for name in ("s", "a"))
+    loaded = prepared(embedding())
+    found = plan(loaded, settings(attention=True))
+    outputs = {str(node.name): str(node.outputs[0].name) for node in loaded.graph.all_nodes()}
+    products = {outputs[point.node]: point for point in found.points if point.rule == ATTENTION_RULE}
+    assert products.keys() == {"s", "a"}
+    assert {point.node for point in products.values()} == found.attention
+    assert all(point.activations == (0, 1) for point in products.values())
 
 
 def test_a_product_of_a_value_with_itself_has_one_pair():
@@ -272,30 +270,31 @@ def test_a_body_that_nothing_can_be_observed_in_is_refused():
     assert reasons(proto)["a"] == "inside an If in a Scan, where no ranges can be observed"
 
 
-def test_without_thrift_the_plan_holds_all_that_may_be_in_8_bits_at_any_shapes():
+def test_the_plan_can_hold_all_that_may_be_quantized_at_any_shapes():
     proto = model(
         "(float[N,300] x) => (float[N,8] y) { a = MatMul(x, v) y = MatMul(a, w) }", v=normal(300, 64), w=normal(64, 8)
     )
     loaded = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
-    thrifty, whole = place(loaded), place(loaded, thrifty=False)
-    assert thrifty.tensors == ("x",)
-    assert list(thrifty.high.values()) == ["8 bits do not pay: 8 output channels, fewer than 16"]
+    found, whole = plan(loaded, settings()), plan(loaded, settings(), skip_unprofitable=False)
+    assert found.tensors == ("x",)
+    assert list(found.kept.values()) == ["quantization not profitable: 8 output channels, fewer than 16"]
     assert whole.tensors == ("x", "a")
-    assert not whole.high
+    assert not whole.kept
 
 
-def test_leaving_nodes_high_for_a_reason_changes_nothing_else():
-    """Nor does it use up the share of the work that may stay high because 8 bits do not pay."""
+def test_keeping_nodes_changes_nothing_else():
+    """Nor does it use up the share of the work that may be skipped as unprofitable."""
     proto = model(
         "(float[64,512] x) => (float[64,128] y, float[64,8] z) { a = MatMul(x, wa) b = MatMul(a, wb) y = MatMul(b, wc) "
         "z = MatMul(b, wd) }",
         wa=normal(512, 64), wb=normal(64, 5120), wc=normal(5120, 128), wd=normal(5120, 8),
     )  # fmt: skip
     graph = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
-    whole, part = place(graph), place(graph, left={"matmul_0": "it harms"})
-    assert [point.node.name for point in whole.points] == ["matmul_0", "matmul_1", "matmul_2"]
-    assert [point.node.name for point in part.points] == ["matmul_1", "matmul_2"]
-    assert {node.name: reason for node, reason in part.high.items()} == {
-        "matmul_0": "it harms",
-        "matmul_3": "8 bits do not pay: 8 output channels, fewer than 16",
+    whole = plan(graph, settings())
+    part = whole.keep({"matmul_0": "sensitive", "matmul_3": "kept already", "unknown": "no node"})
+    assert [point.node for point in whole.points] == ["matmul_0", "matmul_1", "matmul_2"]
+    assert [point.node for point in part.points] == ["matmul_1", "matmul_2"]
+    assert part.kept == {
+        "matmul_0": "sensitive",
+        "matmul_3": "quantization not profitable: 8 output channels, fewer than 16",
     }

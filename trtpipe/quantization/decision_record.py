@@ -47,13 +47,13 @@ def record(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, ...]:
     patterns = recognize(model)
     return tuple(
         NodeDecision(
-            node=(label := node_label(node)),
+            node=node_label(node),
             op=node.op_type,
             precision=plan.format.label if node in points else _computes_in(node),
             reason=points[node].rule
             if node in points
-            else plan.kept.get(label) or _why_not_quantizable(node, patterns, carriers),
-            macs=plan.macs.get(label),
+            else plan.kept.get(node_label(node)) or _why_not_quantizable(node, patterns, carriers),
+            macs=plan.macs.get(str(node.outputs[0].name)) if node.outputs else None,
         )
         for node in model.graph.all_nodes()
     )

@@ -51,7 +51,8 @@ class QuantPoint:
     """A node that reads some of its inputs quantized.
 
     Attributes:
-        node: its label.
+        node: its label, as reports and ``keep`` patterns name it; nodes of different bodies may share one.
+        result: name of its first output, which no other value has.
         op: its operator.
         activations: indices of the inputs that get a Q/DQ pair.
         inputs: names of these inputs, one for each index.
@@ -62,6 +63,7 @@ class QuantPoint:
     """
 
     node: str
+    result: str
     op: str
     activations: tuple[int, ...]
     inputs: tuple[str, ...]
@@ -81,12 +83,12 @@ class _Joining:
     """An Add or a pool, which is quantized only where its neighbors are.
 
     Attributes:
-        node: its label.
-        readers: (weighted node, tensor it reads): one of these nodes quantized makes the result be read quantized.
-        sharers: of a pool, nodes one of which has to read its input quantized too; ``None`` for an Add.
+        result: of the node.
+        readers: (result of a weighted node, tensor it reads): one of them quantized makes ``result`` be read quantized.
+        sharers: of a pool, results of nodes one of which has to read its input quantized too; ``None`` for an Add.
     """
 
-    node: str
+    result: str
     readers: frozenset[tuple[str, str]]
     sharers: frozenset[str] | None
 
@@ -102,7 +104,7 @@ class QuantizationPlan:
         weights: how the scales of weights are chosen.
         points: the nodes that are quantized, in graph order.
         kept: every node that was considered and is kept in higher precision -> why.
-        macs: multiply-accumulates of every weighted node whose shapes are known.
+        macs: result of a weighted node whose shapes are known -> its multiply-accumulates.
         amax: tensor -> its largest magnitude that counts; empty before ``with_ranges``.
         corrections: what is done besides; empty before ``with_corrections``.
         smoothable: the points when the corrections were found, which decide what can be smoothed.
@@ -176,8 +178,7 @@ class QuantizationPlan:
         Args:
             reasons: label of a node -> why it is kept in higher precision; nodes that are no points are ignored.
         """
-        now = self.nodes
-        return self._without({node: why for node, why in reasons.items() if node in now})
+        return self._without({point: reasons[point.node] for point in self.points if point.node in reasons})
 
     def keep_all_but(self, nodes: Iterable[str], reason: str) -> QuantizationPlan:
         """The plan with no points but ``nodes``."""
@@ -198,9 +199,9 @@ class QuantizationPlan:
         """
         found = replace(self, amax=dict(amax))
         while refused := {
-            point.node: why for point in found.points if (why := found._without_range(point, reasons or {})) is not None
+            point: why for point in found.points if (why := found._without_range(point, reasons or {})) is not None
         }:
-            found = found.keep(refused)
+            found = found._without(refused)
         return found
 
     def with_corrections(self, corrections: Corrections) -> QuantizationPlan:
@@ -233,22 +234,25 @@ class QuantizationPlan:
                 return f"its input {name!r} is so small that its scale would lose digits in {self.scales.storage}"
         return None
 
-    def _without(self, reasons: Mapping[str, str]) -> QuantizationPlan:
-        """Leave out nodes, and then every Add and pool whose neighbors are not quantized."""
+    def _without(self, reasons: Mapping[QuantPoint, str]) -> QuantizationPlan:
+        """Leave out points, and then every Add and pool whose neighbors are not quantized."""
         dropped = dict(reasons)
-        left = {point.node for point in self.points if point.op in WEIGHTED and point.node not in dropped}
-        now = self.nodes
+        points = {point.result: point for point in self.points if point not in dropped}
+        left = {result for result, point in points.items() if point.op in WEIGHTED}
         for joining in self._joinings:
-            if joining.node not in now or joining.node in dropped:
+            if joining.result not in points:
                 continue
-            if not any(node in left and tensor not in self._inserted for node, tensor in joining.readers):
-                dropped[joining.node] = "no quantized consumer reads its result, so higher precision costs nothing"
+            if not any(reader in left and tensor not in self._inserted for reader, tensor in joining.readers):
+                dropped[points[joining.result]] = (
+                    "no quantized consumer reads its result, so higher precision costs nothing"
+                )
             elif joining.sharers is not None and not joining.sharers & left:
-                dropped[joining.node] = "its input is not quantized for another reader"
+                dropped[points[joining.result]] = "its input is not quantized for another reader"
             else:
-                left.add(joining.node)
-        points = tuple(point for point in self.points if point.node in left)
-        return replace(self, points=points, kept={**self.kept, **dropped})
+                left.add(joining.result)
+        kept = {point.node: reason for point, reason in dropped.items()}
+        left_points = tuple(point for point in self.points if point.result in left)
+        return replace(self, points=left_points, kept={**self.kept, **kept})
 
 
 def plan(model: ir.Model, settings: QuantizationSettings, *, skip_unprofitable: bool = True) -> QuantizationPlan:
@@ -287,8 +291,8 @@ def plan(model: ir.Model, settings: QuantizationSettings, *, skip_unprofitable: 
 
 def bound(model: ir.Model, points: Iterable[QuantPoint]) -> list[tuple[QuantPoint, ir.Node]]:
     """The points with their nodes in a copy of the graph that was planned."""
-    nodes = {node_label(node): node for node in model.graph.all_nodes()}
-    return [(point, nodes[point.node]) for point in points]
+    nodes = {node.outputs[0].name: node for node in model.graph.all_nodes() if node.outputs}
+    return [(point, nodes[point.result]) for point in points]
 
 
 class _Analysis:
@@ -305,7 +309,7 @@ class _Analysis:
         self._works: dict[ir.Node, Work] = {}
         sizes = sizes_of(model, settings.shapes)
         works = ((node, work_of(node, sizes)) for node in self.nodes)
-        self.macs = {node_label(node): work.macs for node, work in works if work is not None}
+        self.macs = {_result(node): work.macs for node, work in works if work is not None}
 
     def weighted(self, node: ir.Node) -> None:
         """A Conv, ConvTranspose, Gemm or MatMul: all its inputs."""
@@ -346,8 +350,8 @@ class _Analysis:
         assert value is not None
         if node.op_type != "Add":
             rule = "a pool between tensors that are quantized anyway"
-            sharers = frozenset(node_label(user) for user in self._quantized_users(value))
-        self.joinings.append(_Joining(node_label(node), self._readers(node.outputs[0]), sharers))
+            sharers = frozenset(_result(user) for user in self._quantized_users(value))
+        self.joinings.append(_Joining(_result(node), self._readers(node.outputs[0]), sharers))
         self.points[node] = _point(node, (index,), rule)
 
     def sources(self) -> dict[str, frozenset[str]]:
@@ -375,7 +379,7 @@ class _Analysis:
         found: set[tuple[str, str]] = set()
         for current in queue:
             found |= {
-                (node_label(user), str(current.name))
+                (_result(user), str(current.name))
                 for user in self._quantized_users(current)
                 if user.op_type in WEIGHTED
             }
@@ -398,6 +402,7 @@ def _point(
     names = ["" if value is None else str(value.name) for value in node.inputs]
     return QuantPoint(
         node=node_label(node),
+        result=_result(node),
         op=node.op_type,
         activations=activations,
         inputs=tuple(names[index] for index in activations),
@@ -406,6 +411,10 @@ def _point(
         kernel="" if weight is None else names[weight],
         axis=axis,
     )
+
+
+def _result(node: ir.Node) -> str:
+    return str(node.outputs[0].name) if node.outputs else ""
 
 
 def _of_positions(node: ir.Node, work: Work | None, patterns: Patterns) -> str | None:

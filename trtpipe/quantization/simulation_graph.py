@@ -48,10 +48,10 @@ def group_points(plan: QuantizationPlan) -> tuple[tuple[QuantPoint, ...], ...]:
             leader[find(name)] = find(names[0])
     for point in plan.points:
         for key in (*point.tensors, *([("weight", point.kernel)] if point.kernel else [])):
-            leader[find(key)] = find(("node", point.node))
+            leader[find(key)] = find(("node", point.result))
     members: dict[object, list[QuantPoint]] = {}
     for point in plan.points:
-        members.setdefault(find(("node", point.node)), []).append(point)
+        members.setdefault(find(("node", point.result)), []).append(point)
     return tuple(map(tuple, members.values()))
 
 
@@ -101,7 +101,7 @@ def add_branches(model: ir.Model, points: Sequence[QuantPoint], lower: Lowering)
         points: of this model; types must be inferred.
 
     Returns:
-        Node -> name of its condition, a boolean scalar constant.
+        Result of a point -> name of its condition, a boolean scalar constant.
     """
     fresh = FreshNames(model)
     names: dict[str, str] = {}
@@ -110,7 +110,7 @@ def add_branches(model: ir.Model, points: Sequence[QuantPoint], lower: Lowering)
         off = ir.tensor(np.array(False), name=name)
         flag = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL), const_value=off)
         model.graph.register_initializer(flag)
-        names[point.node] = name
+        names[point.result] = name
         _branch(model.graph, point, node, flag, lower, fresh)
     return names
 
@@ -208,7 +208,7 @@ def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Ma
 
     Args:
         scales: from ``scale_inputs``.
-        shifts: weighted node -> what is added to its bias when it is lowered.
+        shifts: result of a weighted node -> what is added to its bias when it is lowered.
     """
 
     form = plan.format
@@ -231,7 +231,7 @@ def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Ma
         axis = [ir.AttrInt64("axis", point.axis)] if form.granularity == "channel" else []
         whole = branch.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
         node.replace_input_with(point.weight, whole)
-        shift = shifts.get(point.node)
+        shift = shifts.get(point.result)
         if shift is None:
             return node.outputs[0]
         spread = shift.reshape(-1, *(1,) * (kernel.ndim - 2)) if node.op_type.startswith("Conv") else shift

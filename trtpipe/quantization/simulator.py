@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.backends.base import load_backend
-from trtpipe.passes.graph_pass import node_label
 from trtpipe.quantization.graph_partition import find_cuts, nodes_inside
 
 if TYPE_CHECKING:
@@ -37,12 +36,14 @@ class LayerGroup:
 
     Attributes:
         nodes: how reports and ``keep`` patterns name them.
+        results: of the nodes.
         operators: of the nodes.
         macs: multiply-accumulates at the typical shapes.
         first: position of the first of them among the nodes of the main graph.
     """
 
     nodes: tuple[str, ...]
+    results: tuple[str, ...]
     operators: tuple[str, ...]
     macs: int
     first: int
@@ -101,8 +102,7 @@ class Simulator:
         from trtpipe.quantization.graph_partition import behind
         from trtpipe.quantization.simulation_graph import resolve
 
-        nodes = frozenset(node for index in groups for node in self.groups[index].nodes)
-        true = [condition for node, condition in self._conditions.items() if node in nodes]
+        true = [self._conditions[result] for index in groups for result in self.groups[index].results]
         chosen = resolve(self._proto, self._conditions.values(), true)
         for name in show:
             chosen.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
@@ -160,14 +160,15 @@ def simulate(graph: CountedGraph, plan: QuantizationPlan, workdir: Path, half: F
     groups = tuple(
         LayerGroup(
             tuple(point.node for point in points),
+            tuple(point.result for point in points),
             tuple(dict.fromkeys(point.op for point in points)),
-            sum(plan.macs.get(point.node, 0) for point in points),
-            min(positions[point.node] for point in points),
+            sum(plan.macs.get(point.result, 0) for point in points),
+            min(positions[point.result] for point in points),
         )
         for points in group_points(plan)
     )
     show_logits(model)
-    macs = {node: plan.macs.get(node_label(node), 0) for node in model.graph.all_nodes()}
+    macs = {node: plan.macs.get(str(node.outputs[0].name), 0) for node in model.graph.all_nodes() if node.outputs}
     cuts = find_cuts(model, macs)
     lowering, scales = _lowering(model, plan, half)
     conditions = add_branches(model, plan.points, lowering)
@@ -183,20 +184,17 @@ def _lowering(model: ir.Model, plan: QuantizationPlan, half: Format | None) -> t
     """How points are lowered, and the inputs that take scales."""
     from trtpipe.calibration.corrections import unpacked
     from trtpipe.quantization.bias_correction import correctable
-    from trtpipe.quantization.plan import bound
     from trtpipe.quantization.simulation_graph import quantized, rounded_to, scale_inputs
 
     if half is not None:
         return rounded_to(half), {}
-    known, biases = correctable(model, plan), plan.corrections.biases
-    outputs = {str(node.outputs[0].name): point.node for point, node in bound(model, plan.points)}
-    shifts = {outputs[name]: unpacked(text) for name, text in biases.items() if name in known}
+    known = correctable(model, plan)
+    shifts = {name: unpacked(text) for name, text in plan.corrections.biases.items() if name in known}
     inputs = scale_inputs(model, plan)
     return quantized(plan, inputs, shifts), {tensor: str(value.name) for tensor, value in inputs.items()}
 
 
 def _positions(model: ir.Model) -> dict[str, int]:
-    """Node -> position of the node of the main graph that it is, or lies in."""
-    return {
-        node_label(each): position for position, node in enumerate(model.graph) for each in (node, *nodes_inside(node))
-    }
+    """Result of a node -> position of the node of the main graph that it is, or lies in."""
+    nodes = [(each, position) for position, node in enumerate(model.graph) for each in (node, *nodes_inside(node))]
+    return {str(node.outputs[0].name): position for node, position in nodes if node.outputs}
