@@ -48,7 +48,11 @@ _FAR = 1e4
 #: largest accepted difference, as a share of the output's largest magnitude
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2, "int8": 4e-2, "fp8": 1e-1}
 #: files whose tasks run in a child process for users; here a crash ends the pool's worker, which is one
-_CHILDREN = (trtpipe.stages.export, trtpipe.stages.simplify, trtpipe.backends.trt.request)
+_CHILDREN = (
+    (trtpipe.stages.export, "call_forked"),
+    (trtpipe.stages.simplify, "call_forked"),
+    (trtpipe.backends.trt.request, "call"),
+)
 
 
 _Infer: TypeAlias = Callable[[Path, dict[str, Any]], dict[str, Any]]
@@ -341,8 +345,8 @@ def _dynamic(info: onnx.ValueInfoProto) -> bool:
 def _in_this_process() -> Iterator[None]:
     """Let the stages call their tasks here instead of in a child process a task: two hundred times faster."""
     with ExitStack() as stack:
-        for module in _CHILDREN:
-            stack.enter_context(patch.object(module, "call", _call_here))
+        for module, name in _CHILDREN:
+            stack.enter_context(patch.object(module, name, _call_here))
         yield
 
 

@@ -110,9 +110,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         made = function(record.model_validate_json(request.model_dump_json()), (progress or NullProgress()).advance)
         return reply.model_validate(made.to_dict())
 
-    for module in (export, simplify, null):
+    for module in (export, null):
         monkeypatch.setattr(module, "call", call)
-    monkeypatch.setattr(check_corners, "call_isolated", call)
+    for module in (export, simplify, check_corners):
+        monkeypatch.setattr(module, "call_forked", call)
 
 
 @pytest.fixture

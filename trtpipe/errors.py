@@ -4,16 +4,16 @@
 
     Exception
     ├── TrtpipeError            says what is wrong (message) and what to do (remedy)
-    │   ├── InputError          what the user handed over cannot be used            exit 2
+    │   ├── InputError          an input of the user cannot be used                 exit 2
     │   │   └── RecipeError     a calibration recipe or deployment profile          exit 2
     │   ├── StageError          a stage could not do its work on this model         exit 5
     │   │   ├── BuildError      the graph cannot be built for the target            exit 5
-    │   │   └── WorkerError      a child process ended without an answer         exit 5
-    │   │       ├── WorkerCrashed   a native library crashed in it              exit 5
-    │   │       ├── OutOfTime       it hung, or took longer than it may         exit 5
-    │   │       ├── OutOfMemory     it took more memory than it may, or there is  exit 5
-    │   │       └── Cancelled       nobody waits for it any more                exit 5
-    │   ├── HostError    a package, device, permission or disk space         exit 6
+    │   │   └── WorkerError     a child process ended without a reply               exit 5
+    │   │       ├── WorkerCrashed   a native library crashed in it                  exit 5
+    │   │       ├── OutOfTime       it hung, or exceeded its time limit             exit 5
+    │   │       ├── OutOfMemory     it exceeded its memory limit or the machine's   exit 5
+    │   │       └── Cancelled       the run that needed it was stopped              exit 5
+    │   ├── HostError           lacks a package, device, permission or disk         exit 6
     │   └── StoreCorrupt        a stored artifact does not match its digest         exit 6
     └── InternalError           a bug in trtpipe itself                             exit 1
 
@@ -34,7 +34,7 @@ class TrtpipeError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message, remedy)  # both, so that a copy sent between processes is whole
+        super().__init__(message, remedy)  # both, so that copying keeps them
         self.message = message
         self.remedy = remedy
 
@@ -43,7 +43,7 @@ class TrtpipeError(Exception):
 
 
 class InputError(TrtpipeError):
-    """Something the user handed over cannot be used: a file, an option, a shape, data."""
+    """An input of the user cannot be used: a file, an option, a shape, data."""
 
 
 class RecipeError(InputError):
@@ -61,10 +61,10 @@ class BuildError(StageError):
 
 
 class WorkerError(StageError):
-    """A child process ended without an answer.
+    """A child process ended without a reply.
 
     Args:
-        phase: what it was doing, as far as it had told.
+        phase: the last phase of work that it reported.
     """
 
     def __init__(self, message: str, remedy: str, phase: str = "") -> None:
@@ -85,7 +85,7 @@ class OutOfMemory(WorkerError):
 
 
 class Cancelled(WorkerError):
-    """The child process was ended because nobody waits for its answer any more."""
+    """The child process was ended because the run that needed it was stopped."""
 
 
 class HostError(TrtpipeError):

@@ -13,8 +13,8 @@ from trtpipe.calibration.methods import (
     CalibrationMethod,
     entropy_amax,
     mse_amax,
+    quantizer_of,
 )
-from trtpipe.calibration.quantizer import quantizer_of
 from trtpipe.calibration.statistics import CumulativeHistogram, TensorStatistics
 from trtpipe.config.formats import INT8, find_format
 

@@ -55,7 +55,7 @@ def test_ranges_and_report(cache: Callable[[str], Path]) -> None:
 
 
 def test_a_cache_of_another_model_is_refused(cache: Callable[[str], Path]) -> None:
-    with pytest.raises(InputError, match="none of the model's 1 tensors is in the cache, which knows 3"):
+    with pytest.raises(InputError, match="none of the model's 1 tensors is in the cache, which has 3"):
         apply_trt_cache(read_trt_cache(cache(CACHE)), ["x"])
 
 

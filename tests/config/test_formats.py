@@ -12,7 +12,7 @@ import pytest
 from planning import Quantize
 
 from trtpipe.autocast.convert import CastPrecision
-from trtpipe.calibration.quantizer import quantizer_of
+from trtpipe.calibration.methods import quantizer_of
 from trtpipe.config.formats import (
     BF16,
     DEFAULT_QUANTIZED,

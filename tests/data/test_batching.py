@@ -25,7 +25,7 @@ def data_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("trtpipe-data")]
 
 
-class TestJoined:
+class TestBatched:
     def test_stacks_values_and_labels(self) -> None:
         first, second = batched(rows(5), 3, "d", fixed=False, dropped=[])
         assert first.feed["x"].tolist() == [[0, 0], [1, 1], [2, 2]]
@@ -81,7 +81,7 @@ class TestReadAhead:
         assert data_threads() == []
 
 
-class TestStackedDataset:
+class TestBatchedDataset:
     @pytest.fixture
     def closed(self) -> list[bool]:
         return []
@@ -94,18 +94,18 @@ class TestStackedDataset:
             finally:
                 closed.append(True)
 
-        return BatchedDataset("ten", "d", 10, select(10, DataSettings(batch=4), None, "d"), read, lambda: "abc")
+        return BatchedDataset("ten", select(10, DataSettings(batch=4), None, "d"), read, lambda: "abc")
 
-    def test_walks_again_and_again(self, dataset: BatchedDataset) -> None:
-        walks = [[sample.feed["x"][:, 0].tolist() for sample in dataset] for _ in range(2)]
-        assert walks == [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]] * 2
+    def test_iterates_again_and_again(self, dataset: BatchedDataset) -> None:
+        iterations = [[sample.feed["x"][:, 0].tolist() for sample in dataset] for _ in range(2)]
+        assert iterations == [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]] * 2
         assert (dataset.size, dataset.samples, dataset.digest()) == (3, 10, "abc")
 
     def test_closing_early_ends_the_thread_and_the_source(self, dataset: BatchedDataset, closed: list[bool]) -> None:
-        walk = iter(dataset)
-        next(walk)
+        iteration = iter(dataset)
+        next(iteration)
         assert data_threads() != []
         assert not closed
-        walk.close()
+        iteration.close()
         assert data_threads() == []
         assert closed == [True]

@@ -185,9 +185,10 @@ def verdict(way: str, status: int, words: str) -> list[str]:
 
 
 def sweep(ways: list[str], points: int, seed: int) -> dict[str, Any]:
-    for module in (export, simplify, null):
+    for module in (export, null):
         setattr(module, "call", here)  # noqa: B010  replaced on purpose
-    mac_count.call_isolated = check_corners.call_isolated = here  # type: ignore[assignment]
+    for module in (export, simplify, mac_count, check_corners):
+        setattr(module, "call_forked", here)  # noqa: B010  replaced on purpose
     with tempfile.TemporaryDirectory(dir=MEMORY) as top:
         scene = Scene(Path(top))
         return {way: swept(way, points, seed, scene) for way in ways}

@@ -17,17 +17,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
+from fault_injection import fault
+from fixtures_backends import Heard
 from hostile.models import add, loop, plain, tensor
 from models import CASES, conv_net, feed_for, model, normal, save
 from onnx import TensorProto, helper
 
 from trtpipe.artifact import Record
+from trtpipe.backends.null import NullRequest
 from trtpipe.backends.onnxruntime import OPENER, OnnxRuntime, opened_here
 from trtpipe.config.settings import Settings
-from trtpipe.errors import HostError, InputError, InternalError, StageError, WorkerError
+from trtpipe.engine.record import EngineRecord
+from trtpipe.errors import (
+    BuildError,
+    Cancelled,
+    HostError,
+    InputError,
+    InternalError,
+    OutOfMemory,
+    OutOfTime,
+    StageError,
+    WorkerCrashed,
+    WorkerError,
+)
 from trtpipe.isolation.fork_client import server_of
-from trtpipe.isolation.remote_runner import call_isolated, open_remote, open_remote_in_turn
+from trtpipe.isolation.remote_runner import call_forked, open_remote, open_remote_in_turn
 from trtpipe.isolation.worker import Limits
+from trtpipe.progress import NullProgress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -313,16 +329,62 @@ def test_a_task_sees_its_own_folder_only(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         save(conv_net(), tmp_path / name / "m.onnx")
     request = CountRequest(model=str(tmp_path / "mine" / "m.onnx"), shapes={"x": (2, 3, 8, 8)})
-    found = call_isolated(COUNT, request, Counts, limits=LIMITS, what="counting", reads=(tmp_path / "mine",))
+    found = call_forked(COUNT, request, Counts, limits=LIMITS, what="counting", reads=(tmp_path / "mine",))
     assert [macs for macs in found.macs if macs is not None]
     other = request.model_copy(update={"model": str(tmp_path / "yours" / "m.onnx")})
     with pytest.raises((HostError, InputError), match=r"m\.onnx"):
-        call_isolated(COUNT, other, Counts, limits=LIMITS, what="counting", reads=(tmp_path / "mine",))
+        call_forked(COUNT, other, Counts, limits=LIMITS, what="counting", reads=(tmp_path / "mine",))
+
+
+def forked(model: Path, task: str, limits: Limits, progress: NullProgress | None = None) -> EngineRecord:
+    request = NullRequest(model=str(model), plan=str(model.with_name("e.plan")), target="sm89")
+    return call_forked(
+        task, request, EngineRecord, limits=limits, what="building", reads=(model.parent,), workdir=model.parent,
+        progress=progress,
+    )  # fmt: skip
+
+
+def test_a_task_reports_progress_and_writes_into_its_work_folder(tmp_path: Path, heard: Heard) -> None:
+    path = save(conv_net(), tmp_path / "m.onnx")
+    assert forked(path, "trtpipe.backends.null:build_task", LIMITS, heard).target == "sm89"
+    assert heard.reports == [("building", 0, 1), ("building", 1, 1)]
+    assert {file.name for file in tmp_path.iterdir()} == {"m.onnx", "e.plan"}
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("crash", WorkerCrashed), ("abort", WorkerCrashed), ("divide", WorkerCrashed), ("killed", OutOfMemory),
+        ("huge", OutOfMemory), ("leak", OutOfMemory), ("hang", OutOfTime), ("chatter", OutOfTime),
+        ("vanish", WorkerError), ("fail", BuildError), ("bug", InternalError), ("full-disk", HostError),
+    ],
+)  # fmt: skip
+def test_however_a_task_ends_it_is_a_typed_error(tmp_path: Path, name: str, error: type[Exception]) -> None:
+    path = save(conv_net(), tmp_path / "m.onnx")
+    limits = Limits(seconds=1.5 if error is OutOfTime else 60.0, memory=600_000_000)
+    with pytest.raises(error) as caught:
+        forked(path, fault(name), limits)
+    assert type(caught.value) is error
+    if isinstance(caught.value, WorkerError) and name != "huge":
+        assert caught.value.phase == "building"
+    assert {file.name for file in tmp_path.iterdir()} == {"m.onnx"}
+
+
+def test_a_cancelled_task_is_ended(tmp_path: Path) -> None:
+    class Cancelling(NullProgress):
+        stopped = False
+
+        def advance(self, phase: str, done: int, total: int | None) -> None:
+            self.stopped = True
+
+    with pytest.raises(Cancelled):
+        forked(save(conv_net(), tmp_path / "m.onnx"), fault("hang"), LIMITS, Cancelling())
 
 
 def test_a_task_of_others_is_none(tmp_path: Path) -> None:
     with pytest.raises(InternalError, match="takes no Record"):
-        call_isolated("os:system", Question(), Answer, limits=LIMITS, what="a test", reads=())
+        call_forked("os:system", Question(), Answer, limits=LIMITS, what="a test", reads=())
 
 
 @pytest.fixture

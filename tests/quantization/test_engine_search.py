@@ -71,9 +71,7 @@ class TestWithoutComparing:
     def test_a_back_end_that_is_not_compared(self, go):
         graph, facts = go(conv_net(), images(), shapes=IMAGES)
         assert facts.trials == ()
-        assert facts.notes == (
-            "null builds are not compared: every node that may computes in int8",
-        )
+        assert facts.notes == ("null builds are not compared: every node that may computes in int8",)
         assert {"int8", "float16"} <= set(facts.counts)
         assert any(array.dtype == np.int8 for array in weights_of(graph).values())
 
@@ -200,7 +198,9 @@ class TestRealEngines:
         graph, facts = go(conv_net(), images(), shapes=IMAGES, backend="tensorrt-rtx")
         assert facts.notes[0].startswith("int8 is not profitable on sm89, all stays in float16")
         reasons = {node.node: node.reason for node in facts.nodes if node.op in ("Conv", "Gemm")}
-        assert any(reason.endswith("not quantized: costs less in float16 than in int8 on sm89") for reason in reasons.values())
+        assert any(
+            reason.endswith("not quantized: costs less in float16 than in int8 on sm89") for reason in reasons.values()
+        )
         assert {node.precision for node in facts.nodes if node.op in ("Conv", "Gemm")} == {"float16"}
         assert not any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
         kernels = [trial.kernels for trial in facts.trials]

@@ -72,7 +72,7 @@ class TestFallback:
         assert "simplification changed output 'y' by up to 1" in heard_all.warnings[0]
 
     def test_when_the_child_dies(self, go, heard_all, monkeypatch):
-        task, calls = stage_module.call, []
+        task, calls = stage_module.call_forked, []
 
         def die_once(*args, **options):
             calls.append(args)
@@ -80,7 +80,7 @@ class TestFallback:
                 raise WorkerError("the worker crashed", "try again")
             return task(*args, **options)
 
-        monkeypatch.setattr(stage_module, "call", die_once)
+        monkeypatch.setattr(stage_module, "call_forked", die_once)
         self.given_up(go, heard_all, "the worker crashed")
 
     def test_half_written_results_of_the_first_attempt_are_removed(self, go, monkeypatch, workdir):
@@ -121,7 +121,7 @@ class TestFallback:
             calls.append(args)
             raise WorkerError("the worker crashed", "try again", stage_module.RUN)
 
-        monkeypatch.setattr(stage_module, "call", die)
+        monkeypatch.setattr(stage_module, "call_forked", die)
         with pytest.raises(WorkerError, match="the worker crashed"):
             go(conv_net())
         assert len(calls) == 1

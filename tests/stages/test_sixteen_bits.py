@@ -13,6 +13,7 @@ from fixtures_stages import needs, run_stage
 from models import FLOAT_MAX, model, normal, run, weights_of
 
 from trtpipe.backends import base
+from trtpipe.config.formats import Precision
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.reference.runnable import runnable_graph
@@ -116,7 +117,7 @@ def test_is_right_with_16_bit_storage(lower, tmp_path, name, measured, precision
     lowered, facts = lower(proto, precision, feed if measured else None)
     assert facts.samples == (ROWS if measured else 0)
     expected = run(proto, feed)["y"]
-    found = run(onnx.load(runnable_graph(lowered, precision, tmp_path)[0]), feed)["y"]
+    found = run(onnx.load(runnable_graph(lowered, Precision(precision).half, tmp_path)[0]), feed)["y"]
     assert np.isfinite(expected).all()
     assert np.abs(found - expected).max() <= CLOSE[precision] * np.abs(expected).max()
 
@@ -178,7 +179,7 @@ class TestBest:
         assert operators.count("DequantizeLinear") == 4
         assert operators.count("Cast") == 2  # at the ends, none between a DequantizeLinear and its reader
         expected = run(model(self.GRAPH, w=normal(8, 8), v=normal(8, 8, seed=1)), {"x": x})["y"]
-        for proto in (graph, onnx.load(runnable_graph(path, "best", tmp_path)[0])):
+        for proto in (graph, onnx.load(runnable_graph(path, Precision.best.half, tmp_path)[0])):
             np.testing.assert_allclose(run(proto, {"x": x})["y"], expected, atol=0.1)
 
     def test_scales_are_float16_numbers_and_weights_were_divided_by_them(self, best):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trtpipe.store.locks import acquire, claim, is_at, locked, release, share, try_locked
+from trtpipe.store.files import acquire, claim, is_at, locked, release, share, try_locked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HOLD = """
 import sys, time
 from pathlib import Path
-from trtpipe.store.locks import locked
+from trtpipe.store.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

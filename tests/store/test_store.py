@@ -94,7 +94,7 @@ def test_a_corrupt_entry_is_set_aside_reported_and_replaced(
     assert store.peek(key) is not None
     assert store.lookup(key) is None
     assert len(listener.warnings) == 1
-    assert "compile:sm89 is made again" in listener.warnings[0]
+    assert "compile:sm89 is built again" in listener.warnings[0]
     assert str(path) in listener.warnings[0]
     (aside,) = (store.root / "corrupt").iterdir()
     assert (aside / "sm89.plan").read_bytes() == b"enginE"
@@ -187,7 +187,7 @@ def test_a_cache_removed_under_way_is_said_to_be(store: ArtifactStore, key: Key)
     with store.workdir() as folder:
         made = draft(folder)
         shutil.rmtree(store.root)
-        with pytest.raises(InternalError, match="a stage promised"):
+        with pytest.raises(InternalError, match="a stage listed"):
             store.put(key, made, 0)
 
 
@@ -210,7 +210,7 @@ def test_lock_admits_one_at_a_time_and_says_who_waits(store: ArtifactStore, key:
         inside.append("first")
     thread.join()
     assert inside == ["first", "second"]
-    assert listener.notes == ["waiting for another process that makes compile:sm89"]
+    assert listener.notes == ["waiting for another process that builds compile:sm89"]
 
 
 def test_locks_of_different_keys_are_independent(store: ArtifactStore, key: Key) -> None:

@@ -1,4 +1,4 @@
-"""Do the ranges still change as more data comes in? And so, how many samples are needed."""
+"""Convergence of the ranges over the calibration data, and how many samples are needed for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PTQ corrections that were found, for lowering to apply: part of ``ranges.json``."""
+"""The PTQ corrections of a quantized model, which lowering applies: part of ``ranges.json``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _readable(text: str) -> str:
     try:
         data = b64decode(text, validate=True)
     except NoBase64 as error:
-        raise ValueError("it is no base64") from error
+        raise ValueError("it is not base64") from error
     if len(data) % _WORD.itemsize or not np.isfinite(np.frombuffer(data, _WORD)).all():
         raise ValueError("it must hold finite float32 numbers")
     return text
@@ -33,8 +33,8 @@ class CorrectionTrial(Record):
 
     Attributes:
         correction: its name, with its parameter.
-        noise: noise over signal at the model's outputs, in dB, the mean over held samples.
-        taken: whether it is among the corrections; the model without any, on which they build, always is.
+        noise: output noise: noise over signal at the model's outputs, in dB, the mean over samples.
+        taken: whether it was adopted; always true for the model without corrections.
     """
 
     correction: str
@@ -43,12 +43,12 @@ class CorrectionTrial(Record):
 
 
 class Smoothing(Record):
-    """How the channels of one activation are smoothed.
+    """SmoothQuant of one activation.
 
     Attributes:
-        factors: what they are divided by.
-        inserted: by a multiplication; otherwise by folding the factors into constants.
-        amax: the range of the tensor that is quantized then.
+        factors: per-channel divisors.
+        inserted: whether a multiplication is inserted; otherwise the factors are folded into constants.
+        amax: the range of the smoothed tensor, which is quantized.
     """
 
     factors: Vector
@@ -60,9 +60,9 @@ class Corrections(Record):
     """Corrections of a quantized model.
 
     Attributes:
-        smoothing: activation -> how it is smoothed.
-        biases: output of a weighted node -> what to add to its bias.
-        kept: node to keep in higher precision -> why.
+        smoothing: activation -> its SmoothQuant factors.
+        biases: output of a Conv or Gemm -> what to add to its bias.
+        kept: node kept in higher precision -> why.
         trials: what was tried, in order; the first is the model without corrections.
     """
 
@@ -73,20 +73,20 @@ class Corrections(Record):
 
     @property
     def noise(self) -> float | None:
-        """Noise over signal in dB with everything quantized and what was taken; ``None`` if nothing was tried."""
+        """Output noise in dB with the corrections that were adopted; ``None`` if nothing was tried."""
         return next((trial.noise for trial in reversed(self.trials) if trial.taken), None)
 
     @property
     def taken(self) -> tuple[str, ...]:
-        """The corrections that were taken."""
+        """The corrections that were adopted."""
         return tuple(trial.correction for trial in self.trials[1:] if trial.taken)
 
 
 def packed(vector: np.ndarray) -> Vector:
-    """A vector as the record holds it."""
+    """A vector in the form of the record."""
     return b64encode(np.asarray(vector, _WORD).tobytes()).decode()
 
 
 def unpacked(text: Vector) -> np.ndarray:
-    """A vector of the record as float32 array."""
+    """A vector of the record as a float32 array."""
     return np.frombuffer(b64decode(text), _WORD).astype(np.float32)

@@ -10,8 +10,7 @@ from pydantic import Field
 from trtpipe.artifact import Record
 from trtpipe.calibration.corrections import Corrections
 from trtpipe.calibration.data_summary import DataSummary
-from trtpipe.calibration.methods import METHODS, CalibrationMethod
-from trtpipe.calibration.quantizer import quantizer_of
+from trtpipe.calibration.methods import METHODS, CalibrationMethod, quantizer_of
 from trtpipe.calibration.statistics import CumulativeHistogram
 from trtpipe.config.formats import INT8
 from trtpipe.config.methods import Method, SingleMethod

@@ -1,7 +1,7 @@
-"""Import of the calibration caches that TensorRT 8 to 10 wrote: they end with TensorRT 11, their scales need not.
+"""Import of calibration caches of TensorRT 8 to 10, which TensorRT 11 no longer reads.
 
-The file is text: a header ``TRT-<version>-EntropyCalibration2`` or ``TRT-<version>-MinMaxCalibration``, then one line a
-tensor, ``<name>: <scale>``, the scale as the 8 hex digits of a big-endian float32. A tensor's amax is 127 * scale.
+The file is text: a header ``TRT-<version>-EntropyCalibration2`` or ``TRT-<version>-MinMaxCalibration``, then one line
+per tensor, ``<name>: <scale>``, the scale as the 8 hex digits of a big-endian float32. A tensor's amax is 127 * scale.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class TrtCache:
     """A calibration cache.
 
     Attributes:
-        calibrator: TensorRT's word for the method, from the header.
-        method: ours.
+        calibrator: TensorRT's name of the method, from the header.
+        method: our name of it.
         scales: tensor -> scale, above 0, or 0 where TensorRT saw zeros only; in the file's order.
     """
 
@@ -56,8 +56,8 @@ class CacheImport:
 
     Attributes:
         ranges: of the tensors that matched.
-        matched: tensors of the model that the cache knows.
-        missing: tensors that need a range, which the cache does not know: their nodes stay in float32.
+        matched: tensors of the model that are in the cache.
+        missing: tensors that need a range and are not in the cache: their nodes are kept in float32.
         unused: tensors of the cache that need no range in this model.
     """
 
@@ -93,17 +93,17 @@ def read_trt_cache(path: Path) -> TrtCache:
 
 
 def apply_trt_cache(cache: TrtCache, tensors: Iterable[str]) -> CacheImport:
-    """Give every one of ``tensors`` that the cache knows its range.
+    """The ranges of those of ``tensors`` that are in the cache.
 
     Raises:
-        InputError: the cache knows none of them.
+        InputError: none of them is in the cache.
     """
     wanted = tuple(tensors)
     matched = tuple(name for name in wanted if name in cache.scales)
     if wanted and not matched:
         raise InputError(
-            f"none of the model's {len(wanted)} tensors is in the cache, which knows {len(cache.scales)}",
-            "the names must be those of the ONNX file the cache was made with; calibrate anew if they changed",
+            f"none of the model's {len(wanted)} tensors is in the cache, which has {len(cache.scales)}",
+            "the names must be those of the ONNX file the cache was made with; calibrate again if they changed",
         )
     return CacheImport(
         ranges=Ranges(method=cache.method, samples=0, tensors={name: _range(cache, name) for name in sorted(matched)}),
@@ -136,5 +136,7 @@ def _entry(line: str, where: str) -> tuple[str, float]:
         raise InputError(f"{where}: not '<tensor>: <8 hex digits>'", _REMEDY)
     (scale,) = struct.unpack(">f", bytes.fromhex(found[2]))
     if not isfinite(scale) or scale < 0 or scale * 127 > _LARGEST:
-        raise InputError(f"{where}: tensor {found[1]!r} has scale {scale}", "calibrate anew: this scale is of no use")
+        raise InputError(
+            f"{where}: tensor {found[1]!r} has scale {scale}", "calibrate again: this scale cannot be used"
+        )
     return found[1], scale

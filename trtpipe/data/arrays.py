@@ -124,14 +124,11 @@ def _dataset(
         return _read(path, selection, arrays, labels, expected, batched=bool(batch_axis))
 
     return BatchedDataset(
-        name=f"{path.name} ({selection.description})",
-        where=str(path),
-        samples=len(selection.indices) * batch_axis if batch_axis else len(selection.indices),
+        title=path.name,
         selection=selection,
         read=read,
         fingerprint=lambda: content_digest(good_samples(read(), data.skip_bad_samples, [])),
-        known_warnings=selection.warnings,
-        max_bad_samples=data.skip_bad_samples,
+        rows=batch_axis or 1,
     )
 
 

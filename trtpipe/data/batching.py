@@ -30,26 +30,34 @@ class BatchedDataset:
     """A Dataset over a source whose number of samples is known. A new source is one function that builds this.
 
     Attributes:
-        name, samples, preprocessing: as Dataset has them.
-        where: the source, for error messages.
+        title: what the data is, without the selection.
         selection: which samples are used, and how many a feed.
         read: yields the selected samples, checked, each with a batch axis; or what is wrong with one.
         fingerprint: computes the content digest; called once at most.
-        known_warnings: warnings known before the first iteration.
-        max_bad_samples: how many bad samples an iteration may skip.
+        rows: rows of each sample.
+        known_warnings: warnings known before the first iteration, besides those of the selection.
+        preprocessing: as Dataset has it.
     """
 
-    name: str
-    where: str
-    samples: int
+    title: str
     selection: Selection
     read: Callable[[], Generator[Sample | BadSample, None, None]]
     fingerprint: Callable[[], str]
+    rows: int = 1
     known_warnings: tuple[str, ...] = ()
     preprocessing: ImageSettings | None = None
-    max_bad_samples: int = 0
     _skipped: list[Skipped] = field(default_factory=list, init=False)
     _dropped: list[int] = field(default_factory=list, init=False)
+
+    @property
+    def name(self) -> str:
+        """What the data is, and how much of it is used."""
+        return f"{self.title} ({self.selection.description})"
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.selection.indices) * self.rows
 
     @property
     def size(self) -> int:
@@ -66,9 +74,9 @@ class BatchedDataset:
         self._skipped.clear()
         self._dropped.clear()
         with closing(self.read()) as rows:
-            good = good_samples(rows, self.max_bad_samples, self._skipped)
-            batch, fixed = self.selection.batch, self.selection.fixed
-            yield from read_ahead(batched(good, batch, self.where, fixed=fixed, dropped=self._dropped))
+            chosen = self.selection
+            good = good_samples(rows, chosen.max_bad_samples, self._skipped)
+            yield from read_ahead(batched(good, chosen.batch, chosen.where, fixed=chosen.fixed, dropped=self._dropped))
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -78,7 +86,8 @@ class BatchedDataset:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was not used; complete after an iteration."""
-        return (*self.known_warnings, *(dropped_warning(rows, self.selection.batch) for rows in self._dropped))
+        dropped = (dropped_warning(rows, self.selection.batch) for rows in self._dropped)
+        return (*self.selection.warnings, *self.known_warnings, *dropped)
 
     def digest(self) -> str:
         """The sha256 of the content that is used."""

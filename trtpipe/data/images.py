@@ -84,15 +84,12 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
             yield try_sample(position, partial(sample, position))
 
     return BatchedDataset(
-        name=f"images under {folder.resolve().name} ({selection.description})",
-        where=str(folder),
-        samples=len(files),
+        title=f"images under {folder.resolve().name}",
         selection=selection,
         read=read,
         fingerprint=lambda: _fingerprint(files, labels),
-        known_warnings=(*selection.warnings, *_ignored(listing.ignored)),
+        known_warnings=_ignored(listing.ignored),
         preprocessing=settings,
-        max_bad_samples=data.skip_bad_samples,
     )
 
 

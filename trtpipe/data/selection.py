@@ -21,20 +21,24 @@ class Selection:
     """The selected samples of a source whose number of samples is known.
 
     Attributes:
+        where: the source, for error messages.
         indices: positions in the source, ascending.
         total: samples in the source.
         batch: samples stacked into one feed; the last feed may have fewer.
         dropped: samples not used because they do not fill a batch of a fixed size.
         seed: of the selection; ``None`` if all are used.
         fixed: whether the model takes full batches only.
+        max_bad_samples: how many bad samples an iteration may skip.
     """
 
+    where: str
     indices: tuple[int, ...]
     total: int
     batch: int
     dropped: int
     seed: int | None
-    fixed: bool = False
+    fixed: bool
+    max_bad_samples: int
 
     @property
     def feeds(self) -> int:
@@ -76,7 +80,7 @@ def select(total: int, data: DataSettings, fixed_batch: int | None, where: str) 
     if not indices:
         raise no_full_batch(where, len(chosen), batch)
     seed = None if isinstance(chosen, range) else data.seed
-    return Selection(indices, total, batch, dropped, seed, fixed_batch is not None)
+    return Selection(where, indices, total, batch, dropped, seed, fixed_batch is not None, data.skip_bad_samples)
 
 
 def no_samples(where: str) -> InputError:

@@ -116,9 +116,8 @@ def open_shards(data: DataSettings, contract: IOContract) -> Dataset:
         HostError: there are images, and Pillow is not installed.
     """
     shards = shard_paths(data.source)
-    where = data.source
     order = [(shard, key, extensions) for shard in shards for key, extensions in _index(shard)]
-    selection = select(len(order), data, static_batch(contract), where)
+    selection = select(len(order), data, static_batch(contract), data.source)
     chosen = [order[index][:2] for index in selection.indices]
     pictured = any(_IMAGES & extensions for _, _, extensions in order)
     if pictured:
@@ -143,14 +142,10 @@ def open_shards(data: DataSettings, contract: IOContract) -> Dataset:
         return digest.hexdigest()
 
     return BatchedDataset(
-        name=f"{len(shards)} tar shard(s) ({selection.description})",
-        where=where,
-        samples=len(chosen),
+        title=f"{len(shards)} tar shard(s)",
         selection=selection,
         read=read,
         fingerprint=fingerprint,
-        known_warnings=selection.warnings,
-        max_bad_samples=data.skip_bad_samples,
         preprocessing=settings if pictured else None,
     )
 

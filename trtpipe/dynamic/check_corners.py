@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.dynamic.corners import Complaint, CornersReply, CornersRequest
 from trtpipe.errors import InputError
-from trtpipe.isolation.remote_runner import call_isolated
+from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, limits_for
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def check_corners(
         WorkerError: ONNX's shape inference crashes on the graph, or takes too long or too much memory.
     """
     progress.advance("shapes", 0, None)
-    reply = call_isolated(
+    reply = call_forked(
         "trtpipe.dynamic.corners:corners_task",
         CornersRequest(model=str(graph.path), profiles=profiles),
         CornersReply,

@@ -14,6 +14,7 @@ from trtpipe.isolation.worker import Report
 from trtpipe.passes.graph_pass import graphs_of
 from trtpipe.preflight.onnx_io import (
     attributed_to,
+    contract_of,
     contract_of_proto,
     load_model,
     named_dimension,
@@ -100,13 +101,21 @@ def _make_names_unique(model: ir.Model) -> None:
 
 def export_record(model: ir.Model, exporter: str) -> ExportRecord:
     """The record of a loaded model."""
-    from trtpipe.preflight.onnx_io import contract_of
-
-    values = [value for graph in graphs_of(model) for value in graph.initializers.values()]
     return ExportRecord(
         exporter=exporter,
         opset=model.graph.opset_imports.get("", 0),
-        nodes=sum(len(graph) for graph in graphs_of(model)),
-        weight_bytes=sum(value.const_value.nbytes for value in values if value.const_value is not None),
+        nodes=node_count(model),
+        weight_bytes=weight_bytes(model),
         contract=contract_of(model),
     )
+
+
+def node_count(model: ir.Model) -> int:
+    """Number of nodes, in subgraphs too."""
+    return sum(len(graph) for graph in graphs_of(model))
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers, in subgraphs too."""
+    values = (value.const_value for graph in graphs_of(model) for value in graph.initializers.values())
+    return sum(value.nbytes for value in values if value is not None)

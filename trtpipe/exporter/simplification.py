@@ -14,6 +14,7 @@ from trtpipe.config.settings import Settings
 from trtpipe.data.input_checks import numpy_type
 from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError, StageError
+from trtpipe.exporter.onnx_import import node_count, weight_bytes
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 from trtpipe.isolation.imports import without
 from trtpipe.isolation.worker import Report
@@ -22,7 +23,7 @@ from trtpipe.passes.expand_functions import ExpandFunctions
 from trtpipe.passes.fold_batch_norm import FoldBatchNorm
 from trtpipe.passes.fold_constants import FoldConstants
 from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
-from trtpipe.passes.graph_pass import Borrowed, GraphPass, graphs_of, run_passes
+from trtpipe.passes.graph_pass import Borrowed, GraphPass, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.resolve_branches import SettleBranches
@@ -56,8 +57,8 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     notes = list(request.notes)
     source = Path(request.model)
     original = load_model(source)
-    nodes_before = _count(original)
-    small = _weight_bytes(original) < _PROTOBUF_LIMIT
+    nodes_before = node_count(original)
+    small = weight_bytes(original) < _PROTOBUF_LIMIT
     if request.onnxsim and not small:
         notes.append("onnxsim was not tried: the weights exceed protobuf's 2 GB")
     onnxsim = request.onnxsim and small
@@ -92,7 +93,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     record = SimplifyRecord(
         simplified=onnxsim,
         nodes_before=nodes_before,
-        nodes_after=_count(model),
+        nodes_after=node_count(model),
         opset=model.graph.opset_imports.get("", 0),
         contract=contract_of(model),
         parity=differences,
@@ -202,12 +203,3 @@ def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     same = (x == y) | (np.isnan(x) & np.isnan(y))
     with np.errstate(invalid="ignore"):
         return np.where(same, 0.0, np.abs(x - y))
-
-
-def _count(model: ir.Model) -> int:
-    return sum(len(graph) for graph in graphs_of(model))
-
-
-def _weight_bytes(model: ir.Model) -> int:
-    values = (value for graph in graphs_of(model) for value in graph.initializers.values())
-    return sum(value.const_value.nbytes for value in values if value.const_value is not None)

@@ -13,18 +13,18 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
-
 from trtpipe.isolation.exit_status import Ending, error_of
 from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch
 from trtpipe.isolation.messages import LINE_BYTES, ForkReply, ForkRequest, MessageStream
 from trtpipe.isolation.worker import TAIL_BYTES, boot
+from trtpipe.progress import Stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.errors import TrtpipeError
     from trtpipe.isolation.worker import Limits
+    from trtpipe.progress import Progress
 
 
 class ForkServer:
@@ -100,16 +100,21 @@ def server_of(process: int) -> ForkServer:
 
 
 class Child:
-    """One child of the fork server, watched like every worker; the time limit applies to each reply.
+    """One child of the fork server, watched like every worker.
+
+    Attributes:
+        phase: the last phase that its task reported.
 
     Raises:
         OSError: the server cannot be started, or has ended.
     """
 
-    def __init__(self, request: ForkRequest, limits: Limits) -> None:
+    def __init__(self, request: ForkRequest, limits: Limits, progress: Progress) -> None:
         from trtpipe.isolation.shared_arrays import SharedMemory
 
+        self.phase = ""
         self._limits = limits
+        self._progress = progress
         self._tail = bytearray()
         self._error: TrtpipeError | None = None
         self._server = server_of(os.getpid())
@@ -152,27 +157,32 @@ class Child:
         except OSError:
             raise self._failure("", what) from None
 
-    def receive(self, what: str) -> bytes:
-        """Wait for the child's reply.
+    def receive(self, what: str, deadline: float | None = None) -> bytes:
+        """Wait for the child's next message.
+
+        Args:
+            deadline: on the monotonic clock (default: the time limit from now).
 
         Raises:
             WorkerError: it ends first, or takes too long or too much memory.
         """
-        deadline = time.monotonic() + self._limits.seconds
+        end = time.monotonic() + self._limits.seconds if deadline is None else deadline
         while True:
             try:
                 if (message := self._poll(POLL_SECONDS)) is not None:
                     return message
-            except (EOFError, OSError, ValidationError):
+            except (EOFError, OSError):
                 raise self._failure("", what) from None
-            if time.monotonic() > deadline:
+            if isinstance(self._progress, Stoppable) and self._progress.stopped:
+                raise self._failure("cancelled", what)
+            if time.monotonic() > end:
                 raise self._failure("time", what)
             if self._memory_watch.exceeded():
                 raise self._failure("memory", what)
 
     def _poll(self, seconds: float) -> bytes | None:
-        message = None
-        for key, _ in self._selector.select(seconds):
+        message = self._messages.received()
+        for key, _ in self._selector.select(seconds) if message is None else ():
             if key.fd == self._output:
                 self._read_output()
             else:
@@ -186,7 +196,7 @@ class Child:
         self._tail += data
         del self._tail[:-TAIL_BYTES]
 
-    def _failure(self, stopped: Literal["", "time", "memory"], what: str) -> TrtpipeError:
+    def _failure(self, stopped: Literal["", "time", "memory", "cancelled"], what: str) -> TrtpipeError:
         """End the child; the error that describes how it ended."""
         status = self._end()
         while self._output in self._selector.get_map() and any(
@@ -195,7 +205,9 @@ class Child:
             self._read_output()
         limit = self._limits.memory if stopped == "memory" else self._limits.seconds
         output = bytes(self._tail).decode("utf-8", errors="replace")
-        self._error = error_of(Ending(status=status, stopped=stopped, limit=limit, phase="", output=output), what)
+        self._error = error_of(
+            Ending(status=status, stopped=stopped, limit=limit, phase=self.phase, output=output), what
+        )
         return self._error
 
     def _end(self) -> int:

@@ -38,7 +38,7 @@ from trtpipe.isolation.messages import (
 )
 from trtpipe.isolation.sandbox import confine
 from trtpipe.isolation.shared_arrays import SharedMemory
-from trtpipe.isolation.worker_main import STACK_BYTES, resolve
+from trtpipe.isolation.worker_main import STACK_BYTES, Reporter, resolve, use_scratch
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Feed, Record
@@ -52,16 +52,15 @@ def main(arguments: Sequence[str]) -> NoReturn:
     """Serve requests until the parent ends.
 
     Args:
-        arguments: the handle of the socket, and modules to import as long as no request waits.
+        arguments: the handle of the socket, and modules to import while no request waits.
     """
     no_telemetry()
     handle, *modules = arguments
     control = socket.socket(fileno=int(handle))
-    for module in modules:
-        if not _has_request(control):
-            _preload([module])
     children: set[int] = set()
     while True:
+        while modules and not _has_request(control):
+            _preload([modules.pop(0)])
         line, handles, _, _ = socket.recv_fds(control, LINE_BYTES, HANDLES)
         if not line:
             break
@@ -87,7 +86,8 @@ def _preload(modules: Sequence[str]) -> None:
     if missing:
         gc.disable()
         for module in missing:
-            importlib.import_module(module)
+            with suppress(ImportError):  # the child that needs it reports it
+                importlib.import_module(module)
         gc.freeze()
         gc.enable()
 
@@ -142,7 +142,7 @@ def _serve(request: ForkRequest, messages: MessageStream, memory: SharedMemory) 
     with suppress(*_CLOSED):  # the parent needs no more replies
         try:
             if request.task:
-                messages.send(_done(_run_task(request.task, messages.receive())))
+                messages.send(_done(_run_task(request, messages)))
             else:
                 _serve_models(request, messages, memory)
         except _CLOSED:
@@ -152,9 +152,11 @@ def _serve(request: ForkRequest, messages: MessageStream, memory: SharedMemory) 
     os._exit(0)  # no clean-up: native libraries crash during theirs
 
 
-def _run_task(task: str, text: bytes) -> Record:
-    function, request = resolve(task)
-    return function(request.model_validate_json(text), lambda phase, done, total: None)
+def _run_task(request: ForkRequest, messages: MessageStream) -> Record:
+    if request.scratch:
+        use_scratch(request.scratch)
+    function, argument = resolve(request.task)
+    return function(argument.model_validate_json(messages.receive()), Reporter(messages.send))
 
 
 def _serve_models(request: ForkRequest, messages: MessageStream, memory: SharedMemory) -> NoReturn:

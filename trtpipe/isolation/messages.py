@@ -34,6 +34,7 @@ class ForkRequest(Record):
         task: ``package.module:function``, as for ``worker.call``.
         preload: modules that the server imports first, so that this child and later ones have them.
         confinement: what the child may read and write, as JSON; empty for everything the user may.
+        scratch: the task's folder for temporary files; empty for the system's.
         end: the process id of the child to end.
     """
 
@@ -43,6 +44,7 @@ class ForkRequest(Record):
     task: str = ""
     preload: tuple[str, ...] = ()
     confinement: str = ""
+    scratch: str = ""
     end: int = 0
 
 
@@ -85,6 +87,8 @@ class Interface(Record):
 
 
 MODEL_REQUEST, MODEL_REPLY = TypeAdapter(ModelRequest), TypeAdapter(ModelReply)
+#: A task's progress: phase, units done, total units.
+PROGRESS = TypeAdapter(tuple[str, int, int | None])
 
 
 class MessageStream:
@@ -107,16 +111,14 @@ class MessageStream:
         """
         self._stream.sendall(_LENGTH.pack(len(message)) + message)
 
-    def poll(self) -> bytes | None:
-        """Wait for bytes; the next message, or ``None`` while only part of it has arrived.
+    def received(self) -> bytes | None:
+        """The next message if it has arrived in full.
 
         Raises:
-            EOFError: the other side has ended, or sends something other than messages.
+            EOFError: the other side sends something other than messages.
         """
-        data = self._stream.recv(1 << 16)
-        self._received += data
         size = _LENGTH.unpack_from(self._received)[0] if len(self._received) >= _LENGTH.size else 0
-        if not data or size > self._limit:
+        if size > self._limit:
             raise EOFError
         end = _LENGTH.size + size
         if len(self._received) < max(end, _LENGTH.size + 1):
@@ -125,8 +127,20 @@ class MessageStream:
         del self._received[:end]
         return message
 
+    def poll(self) -> bytes | None:
+        """Wait for bytes; the next message if it has arrived in full.
+
+        Raises:
+            EOFError: the other side has ended, or sends something other than messages.
+        """
+        if not (data := self._stream.recv(1 << 16)):
+            raise EOFError
+        self._received += data
+        return self.received()
+
     def receive(self) -> bytes:
         """Wait for the next message; raises what ``poll`` raises."""
-        while (message := self.poll()) is None:
-            pass
+        message = self.received()
+        while message is None:
+            message = self.poll()
         return message

@@ -1,14 +1,15 @@
 """Models that run in child processes: one that crashes, hangs or runs out of memory ends as a typed error.
 
 A child is confined to one model, or to one folder whose models it opens in turn. Children are forked from a server that
-has imported the runtime once: half a second that not every model need wait for. Arrays lie in shared memory. Short
-tasks can run in such children too. How a model is opened is the caller's: a function given by name (``Opener``).
+has imported the runtime once: half a second that not every model need wait for. Arrays lie in shared memory. Tasks on
+graphs run in such children too. How a model is opened is the caller's: a function given by name (``Opener``).
 """
 
 from __future__ import annotations
 
-import json
 import os
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Outcome, raise_from
 from trtpipe.isolation.fork_client import Child, server_of
-from trtpipe.isolation.messages import MODEL_REPLY, MODEL_REQUEST, ForkRequest, Interface, ModelRequest
-from trtpipe.isolation.worker import LIGHT, limits_for
+from trtpipe.isolation.messages import MODEL_REPLY, MODEL_REQUEST, PROGRESS, ForkRequest, Interface, ModelRequest
+from trtpipe.isolation.worker import LIGHT, confinement_of, limits_for
 from trtpipe.preflight import folder_size
+from trtpipe.progress import NullProgress
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Feed, R, Record, TensorSpec
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from trtpipe.isolation.messages import Action, ModelReply
     from trtpipe.isolation.reducer import Reduction
     from trtpipe.isolation.worker import Limits
+    from trtpipe.progress import Progress
 
 #: What tasks on graphs import: half a second that not every child need spend.
 _TASK_MODULES = ("onnx", "trtpipe.preflight.onnx_io", "onnx_ir.passes.common")
@@ -169,7 +172,7 @@ def prestart(opener: Opener, settings: Settings) -> None:
     """Start the fork server now, beside other work, because models will be opened before long."""
     if settings.isolate:
         with suppress(OSError):  # reported when a child is needed
-            server_of(os.getpid()).start((*opener.preload, *_TASK_MODULES))
+            server_of(os.getpid()).start((*_TASK_MODULES, *opener.preload))
 
 
 @contextmanager
@@ -206,33 +209,54 @@ def open_remote_in_turn(opener: Opener, settings: Settings) -> Iterator[Callable
                         model=path,
                         threads=settings.threads,
                         preload=opener.preload,
-                        confinement=_confinement((folder,), limits),
+                        confinement=confinement_of((folder,), (), limits),
                     )
-                    children.append(stack.enter_context(Child(request, limits)))
+                    children.append(stack.enter_context(Child(request, limits, NullProgress())))
             return RemoteRunner(children[0], model.name)
 
         yield turn
 
 
-def call_isolated(task: str, request: Record, reply: type[R], *, limits: Limits, what: str, reads: Sequence[Path]) -> R:
-    """Run a short ``task`` on a graph in a child of the fork server, which may write nothing: as ``worker.call``, but
-    without half a second of imports, progress and a work folder.
+def call_forked(
+    task: str,
+    request: Record,
+    reply: type[R],
+    *,
+    limits: Limits,
+    what: str,
+    reads: Sequence[Path],
+    workdir: Path | None = None,
+    progress: Progress | None = None,
+) -> R:
+    """Run a ``task`` on a graph in a child of the fork server: as ``worker.call``, but without a second of imports.
+
+    Args:
+        workdir: the folder that the child may write to; a scratch folder in it is removed before this returns.
 
     Raises:
-        TrtpipeError: the very error that the task raised.
-        WorkerError: the child crashed, ran out of time or memory, or ended without a reply.
-        HostError: no child can be started.
+        TrtpipeError, WorkerError, HostError, InternalError: as for ``worker.call``.
     """
-    fork = ForkRequest(task=task, preload=_TASK_MODULES, confinement=_confinement(reads, limits))
+    listener = progress or NullProgress()
     with ExitStack() as stack:
         with _starting(what):
-            child = stack.enter_context(Child(fork, limits))
+            writes = [] if workdir is None else [workdir.absolute(), Path(stack.enter_context(_scratch(workdir)))]
+            fork = ForkRequest(
+                task=task,
+                preload=(*_TASK_MODULES, task.partition(":")[0]),
+                confinement=confinement_of(reads, writes, limits),
+                scratch=str(writes[-1]) if writes else "",
+            )
+            child = stack.enter_context(Child(fork, limits, listener))
         child.send(request.model_dump_json().encode(), what)
-        return reply.model_validate(_reply(child.receive(what), what))
+        deadline = time.monotonic() + limits.seconds
+        while (message := child.receive(what, deadline)).startswith(b"["):
+            child.phase, done, total = PROGRESS.validate_json(message)
+            listener.advance(child.phase, done, total)
+        return reply.model_validate(_reply(message, what))
 
 
-def _confinement(reads: Sequence[Path], limits: Limits) -> str:
-    return json.dumps({"reads": [str(path.absolute()) for path in reads], "writes": []}) if limits.confined else ""
+def _scratch(workdir: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="trtpipe-", dir=workdir.absolute(), ignore_cleanup_errors=True)
 
 
 @contextmanager

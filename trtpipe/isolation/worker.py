@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from trtpipe.artifact import R, Record
 from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Ending, Outcome, error_of, raise_from
 from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
+from trtpipe.isolation.messages import PROGRESS
 from trtpipe.progress import Stoppable
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ _SHARE_OF_MEMORY = 0.9
 _BUILD_MEMORY, _BUILD_MEMORY_A_BYTE = 512 << 20, 4
 TAIL_BYTES = 64 * 1024
 _READ_BYTES = 1 << 20
-_REPORT_LINE = TypeAdapter(tuple[str, int, int | None])
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ def call(
             scratch = tempfile.TemporaryDirectory(prefix="trtpipe-", dir=where, ignore_cleanup_errors=True)
             folder = stack.enter_context(scratch)
             Path(folder, "request.json").write_text(request.model_dump_json(), encoding="utf-8")
-            confinement = _confinement(reads, where, folder) if limits.confined else ""
+            writes: list[Path | str] = [folder] if where is None else [where, folder]
+            confinement = "" if reads is None else confinement_of(reads, writes, limits)
             child = stack.enter_context(_Child(task, folder, confinement, limits, progress))
         except OSError as error:
             place = error.filename or workdir or tempfile.gettempdir()
@@ -165,12 +166,12 @@ def call(
     return reply.model_validate(outcome.reply)
 
 
-def _confinement(reads: Sequence[Path] | None, workdir: Path | None, scratch: str) -> str:
-    """What the child may read and write, as JSON; empty for everything."""
-    if reads is None:
+def confinement_of(reads: Sequence[Path], writes: Sequence[Path | str], limits: Limits) -> str:
+    """What a child may read and write, as JSON; empty for everything."""
+    if not limits.confined:
         return ""
-    writes = [scratch] if workdir is None else [str(workdir), scratch]
-    return json.dumps({"reads": [str(path.absolute()) for path in reads], "writes": writes})
+    places = {"reads": reads, "writes": writes}
+    return json.dumps({name: [str(Path(path).absolute()) for path in paths] for name, paths in places.items()})
 
 
 def _outcome(path: Path) -> Outcome | None:
@@ -257,7 +258,7 @@ class _Child:
         self._line = rest[-TAIL_BYTES:]
         for line in lines:
             try:
-                self._phase, done, total = _REPORT_LINE.validate_json(line)
+                self._phase, done, total = PROGRESS.validate_json(line)
             except ValidationError:  # the interpreter's start-up may print to standard output
                 continue
             self._progress.advance(self._phase, done, total)

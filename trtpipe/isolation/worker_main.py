@@ -37,9 +37,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
     no_telemetry()
     if confinement:
         confine(**json.loads(confinement))
-    report = _Reporter(_take_stdout())
-    tempfile.tempdir = folder  # files that libraries leave behind when killed are removed with it
-    os.putenv("TMPDIR", folder)
+    stream = _take_stdout()
+    report = Reporter(lambda line: os.write(stream, line + b"\n"))
+    use_scratch(folder)
     status = [1]
     threading.stack_size(STACK_BYTES)
     thread = threading.Thread(target=lambda: status.append(_reply(task, Path(folder), report)), daemon=True)
@@ -61,7 +61,7 @@ def resolve(task: str) -> tuple[Callable[[Any, Any], Record], type[Record]]:
     return function, request
 
 
-def _reply(task: str, folder: Path, report: _Reporter) -> int:
+def _reply(task: str, folder: Path, report: Reporter) -> int:
     """Run the task and write its outcome; the exit status."""
     try:
         outcome = _perform(task, folder, report)
@@ -76,11 +76,17 @@ def _reply(task: str, folder: Path, report: _Reporter) -> int:
     return 0
 
 
-def _perform(task: str, folder: Path, report: _Reporter) -> Outcome:
+def _perform(task: str, folder: Path, report: Reporter) -> Outcome:
     function, request = resolve(task)
     text = (folder / "request.json").read_text(encoding="utf-8")
     reply = function(request.model_validate_json(text), report)
     return Outcome(kind="done", reply=reply.to_dict())
+
+
+def use_scratch(folder: str) -> None:
+    """Have libraries put temporary files into ``folder``, which the parent removes even if this process is killed."""
+    tempfile.tempdir = folder
+    os.putenv("TMPDIR", folder)
 
 
 def _take_stdout() -> int:
@@ -90,14 +96,14 @@ def _take_stdout() -> int:
     return kept
 
 
-class _Reporter:
-    """Writes progress reports as lines of JSON, at most every 50 ms except for the first and last step of a phase.
+class Reporter:
+    """Sends progress reports as JSON, at most every 50 ms except for the first and last step of a phase.
 
     The first one matters when a phase crashes at its beginning.
     """
 
-    def __init__(self, stream: int) -> None:
-        self._stream = stream
+    def __init__(self, send: Callable[[bytes], object]) -> None:
+        self._send = send
         self._last = 0.0
         self._phase = ""
 
@@ -106,4 +112,4 @@ class _Reporter:
         if phase != self._phase or done == total or now - self._last >= _REPORT_SECONDS:
             self._last, self._phase = now, phase
             with suppress(BrokenPipeError):  # the parent has closed its end
-                os.write(self._stream, json.dumps([phase, done, total]).encode() + b"\n")
+                self._send(json.dumps([phase, done, total]).encode())

@@ -181,10 +181,16 @@ def contract_of(model: ir.Model) -> IOContract:
 
 
 def dtype_name(code: int) -> str:
-    """numpy's name of an ONNX element type code (``TensorProto.FLOAT`` -> ``float32``)."""
+    """numpy's name of an ONNX element type code (``TensorProto.FLOAT`` -> ``float32``).
+
+    Raises:
+        ValueError: ONNX has no such type.
+    """
     import onnx
 
     special: dict[int, str] = {onnx.TensorProto.STRING: "str", onnx.TensorProto.UNDEFINED: "unknown"}
+    if code not in onnx.TensorProto.DataType.values():
+        raise ValueError(f"unknown element type {code}")
     return special[code] if code in special else onnx.helper.tensor_dtype_to_np_dtype(code).name
 
 

@@ -26,7 +26,7 @@ from trtpipe.preflight.model import (
 from trtpipe.preflight.wire import WireReader, content, loaded, numbers, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from trtpipe.preflight.wire import Span
 
@@ -91,7 +91,11 @@ class Reader:
         """
         data = span[0]
         for number, begin, end, _ in self._wire.fields(span):
-            if number == 7 and end >= 0:
+            if number == 1 and end < 0:
+                self._model.ir_version = begin
+            elif number == 20:
+                raise Refused("it holds instructions for training", "export the model for inference")
+            elif number == 7 and end >= 0:
                 if self._model.graph is not None:
                     raise Refused("it holds two graphs")
                 self._model.graph = self._graph((data, begin, end), 1)
@@ -99,58 +103,36 @@ class Reader:
                 self._opset((data, begin, end), self._model.opsets)
             elif number == 25 and end >= 0:
                 self._model.functions.append(self._function((data, begin, end)))
-            elif number == 20:
-                raise Refused("it holds instructions for training", "export the model for inference")
-            elif number == 1 and end < 0:
-                self._model.ir_version = begin
         return self._model
+
+    def _parts(self, span: Span) -> Iterator[tuple[int, Span]]:
+        """(number, content) of the fields of a message that are messages or bytes."""
+        span = loaded(span)
+        data = span[0]
+        for number, begin, end, _ in self._wire.fields(span):
+            if end >= 0:
+                yield number, (data, begin, end)
 
     def _graph(self, span: Span, depth: int) -> Graph:
         if depth > self._budgets.depth:
             raise TooLarge(f"its bodies are nested more than {self._budgets.depth} deep", "simplify the model")
         graph = Graph()
         span = loaded(span)
-        data = span[0]
         self._count_nodes(span)
-        for number, begin, end, _ in self._wire.fields(span):
-            if end < 0:
-                continue
+        for number, part in self._parts(span):
             if number == 1:
-                graph.nodes.append(self._node((data, begin, end), depth))
+                graph.nodes.append(self._node(part, depth))
             elif number == 5:
-                graph.constants.append(self._tensor((data, begin, end)).name)
+                graph.constants.append(self._tensor(part).name)
             elif number == 15:
-                graph.constants.append(self._sparse((data, begin, end)))
-            elif number in (11, 12, 13):
-                value = self._value((data, begin, end))
-                if number != 13:
-                    (graph.inputs if number == 11 else graph.outputs).append(value)
+                graph.constants.append(self._sparse(part))
+            elif number == 11:
+                graph.inputs.append(self._value(part))
+            elif number == 12:
+                graph.outputs.append(self._value(part))
+            elif number == 13:
+                self._value(part)
         return graph
-
-    def _node(self, span: Span, depth: int) -> Node:
-        node = Node()
-        span = loaded(span)
-        data = span[0]
-        for number, begin, end, _ in self._wire.fields(span):
-            if end < 0:
-                continue
-            if number == 1:
-                node.inputs.append(self._name((data, begin, end)))
-            elif number == 2:
-                node.outputs.append(self._name((data, begin, end)))
-            elif number == 3:
-                node.name = self._name((data, begin, end))
-            elif number == 4:
-                node.op_type = self._name((data, begin, end))
-            elif number == 7:
-                node.domain = self._name((data, begin, end))
-            elif number == 8:
-                node.overload = self._name((data, begin, end))
-            elif number == 5:
-                node.attributes.append(self._attribute((data, begin, end), node, depth))
-                if len(node.attributes) > self._budgets.attributes:
-                    raise TooLarge(f"{node.label} has more than {self._budgets.attributes} attributes", _SIMPLIFY)
-        return node
 
     def _count_nodes(self, span: Span) -> None:
         """Count the nodes before any is read, so that a model with too many is refused at once."""
@@ -161,11 +143,33 @@ class Reader:
             if count > _A_NODE * self._budgets.nodes:
                 raise TooLarge("its graph has more parts than any real model's", _SIMPLIFY)
 
+    def _node(self, span: Span, depth: int) -> Node:
+        node = Node()
+        for number, part in self._parts(span):
+            if number == 1:
+                node.inputs.append(self._name(part))
+            elif number == 2:
+                node.outputs.append(self._name(part))
+            elif number == 3:
+                node.name = self._name(part)
+            elif number == 4:
+                node.op_type = self._name(part)
+            elif number == 7:
+                node.domain = self._name(part)
+            elif number == 8:
+                node.overload = self._name(part)
+            elif number == 5:
+                node.attributes.append(self._attribute(part, node, depth))
+                if len(node.attributes) > self._budgets.attributes:
+                    raise TooLarge(f"{node.label} has more than {self._budgets.attributes} attributes", _SIMPLIFY)
+        return node
+
     def _attribute(self, span: Span, node: Node, depth: int) -> Attribute:
         attribute = Attribute()
         span = loaded(span)
         data = span[0]
         for number, begin, end, _ in self._wire.fields(span):
+            part = (data, begin, end)
             if number in _VALUES:
                 attribute.held.add(number)
             if end < 0:
@@ -173,9 +177,7 @@ class Reader:
                     attribute.type = begin
                 elif number == _INTEGER:
                     attribute.integer = signed(begin)
-                continue
-            part = (data, begin, end)
-            if number == 1:
+            elif number == 1:
                 attribute.name = self._name(part)
             elif number == 21:
                 attribute.reference = self._name(part)
@@ -191,21 +193,17 @@ class Reader:
 
     def _function(self, span: Span) -> Function:
         function = Function()
-        span = loaded(span)
-        data = span[0]
-        for number, begin, end, _ in self._wire.fields(span):
-            if end < 0:
-                continue
-            part = (data, begin, end)
+        for number, part in self._parts(span):
             if number == 1:
                 function.name = self._name(part)
             elif number == 10:
                 function.domain = self._name(part)
             elif number == 13:
                 function.overload = self._name(part)
-            elif number in (4, 5):
-                names = function.graph.inputs if number == 4 else function.graph.outputs
-                names.append(Value(self._name(part)))
+            elif number == 4:
+                function.graph.inputs.append(Value(self._name(part)))
+            elif number == 5:
+                function.graph.outputs.append(Value(self._name(part)))
             elif number == 7:
                 function.graph.nodes.append(self._node(part, 1))
             elif number == 9:
@@ -240,7 +238,8 @@ class Reader:
             elif number == 9 and end >= 0:
                 tensor.raw = end - begin
             elif number == 13 and end >= 0:
-                tensor.entries.append(self._entry(part))
+                entry = {key: self._name(text) for key, text in self._parts(part) if key in (1, 2)}
+                tensor.entries.append((entry.get(1, ""), entry.get(2, "")))
             elif number == 14 and end < 0:
                 tensor.is_external = begin == 1
             elif number == _STRINGS or number in _PACKED:
@@ -256,31 +255,22 @@ class Reader:
         """A sparse tensor's name, which is that of its values."""
         name, dims = "", []
         for number, begin, end, _ in self._wire.fields(span):
+            part = (span[0], begin, end)
             if number in (1, 2) and end >= 0:
-                tensor = self._tensor((span[0], begin, end))
+                tensor = self._tensor(part)
                 name = tensor.name if number == 1 else name
             elif number == 3:
-                dims += [begin] if end < 0 else numbers(content((span[0], begin, end)))
+                dims += [begin] if end < 0 else numbers(content(part))
         check_dims(name, dims, self._budgets)
         return name
 
-    def _entry(self, span: Span) -> tuple[str, str]:
-        key = value = ""
-        for number, begin, end, _ in self._wire.fields(span):
-            if end >= 0 and number == 1:
-                key = self._name((span[0], begin, end))
-            elif end >= 0 and number == 2:
-                value = self._name((span[0], begin, end))
-        return key, value
-
     def _value(self, span: Span) -> Value:
         value = Value()
-        span = loaded(span)
-        for number, begin, end, _ in self._wire.fields(span):
-            if number == 1 and end >= 0:
-                value.name = self._name((span[0], begin, end))
-            elif number == 2 and end >= 0:
-                self._type((span[0], begin, end), value.dims, 1)
+        for number, part in self._parts(span):
+            if number == 1:
+                value.name = self._name(part)
+            elif number == 2:
+                self._type(part, value.dims, 1)
         check_dims(value.name, value.dims, self._budgets)
         return value
 
@@ -288,24 +278,20 @@ class Reader:
         """Collect the sizes of a TypeProto."""
         if depth > _DEEPEST_TYPE:
             raise Refused("a value's type is nested too deeply")
-        data = span[0]
-        for number, begin, end, _ in self._wire.fields(span):
-            if end < 0:
-                continue
-            for inner, first, last, _ in self._wire.fields((data, begin, end)) if number in (1, 4, 5, 8, 9) else ():
-                if inner == 2 and last >= 0 and number in (1, 8):
-                    self._shape((data, first, last), dims)
-                elif last >= 0:  # the element type of a sequence, a map or an optional
-                    self._type((data, first, last), dims if number == 9 else [], depth + 1)
+        for number, part in self._parts(span):
+            for inner, field in self._parts(part) if number in (1, 4, 5, 8, 9) else ():
+                if inner == 2 and number in (1, 8):
+                    self._shape(field, dims)
+                else:  # the element type of a sequence, a map or an optional
+                    self._type(field, dims if number == 9 else [], depth + 1)
 
     def _shape(self, span: Span, dims: list[int]) -> None:
-        data = span[0]
-        for number, begin, end, _ in self._wire.fields(span):
-            for inner, first, last, _ in self._wire.fields((data, begin, end)) if number == 1 and end >= 0 else ():
-                if inner == 1 and last < 0:
-                    dims.append(signed(first))
-                elif inner == 2 and last >= 0:
-                    self._name((data, first, last))
+        for number, part in self._parts(span):
+            for inner, begin, end, _ in self._wire.fields(part) if number == 1 else ():
+                if inner == 1 and end < 0:
+                    dims.append(signed(begin))
+                elif inner == 2 and end >= 0:
+                    self._name((part[0], begin, end))
         if len(dims) > self._budgets.rank:
             raise Refused(f"a value has more than {self._budgets.rank} dimensions")
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from trtpipe.artifact import Record
-from trtpipe.isolation.remote_runner import call_isolated
+from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, Report, limits_for
 from trtpipe.passes.graph_pass import GraphPass, PassResult, graphs_of, run_passes
 from trtpipe.passes.macs import MACS, work_of
@@ -71,7 +71,7 @@ class CountedGraph:
 
     @cached_property
     def _counts(self) -> Counts:
-        return call_isolated(
+        return call_forked(
             "trtpipe.quantization.mac_count:count_task",
             CountRequest(model=str(self.path), shapes=self._shapes),
             Counts,

@@ -65,7 +65,7 @@ class Capture(Stage[CaptureSettings]):
             )
         loaded = source if isinstance(source, FactorySource | Pt2Source) else None
         request = torch_request(settings.program, _NO_OPSET, workdir, loaded)
-        request = request.model_copy(update={"half": settings.half or ""})
+        request = request.model_copy(update={"half": settings.half})
         if isinstance(source, ModuleSource):
             from trtpipe.exporter.torch_program import capture_module
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
+from trtpipe.backends.base import load_backend
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
 from trtpipe.config.stage_settings import ExportStageSettings, TorchExportSettings
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest, TorchRequest
+from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.preflight import folder_size, seal_model
 from trtpipe.report.stage_records import ExportRecord
@@ -88,8 +90,9 @@ class Export(Stage[ExportStageSettings]):
 def _copy(source: OnnxSource, digest: str, workdir: Path, runtime: Settings, progress: Progress) -> ExportReply:
     """Seal the model, and have a child check it and write it anew, which sees nothing but the private copy."""
     with tempfile.TemporaryDirectory(prefix="sealed-", dir=workdir) as folder:
+        load_backend("onnxruntime").prestart(runtime)
         sealed = seal_model(source.path, Path(folder), digest)
-        return call(
+        return call_forked(
             "trtpipe.exporter.onnx_import:copy_checked",
             OnnxRequest(source=str(sealed), workdir=str(workdir), label=source.label),
             ExportReply,

@@ -84,7 +84,7 @@ class Observe(Stage[ObserveSettings], Resumable):
         dataset = inputs.datasets.get("calibration-data")
         if dataset is None and (tensors or half):
             raise InputError(
-                "the precision needs calibration data, and none was given",
+                "an 8-bit precision needs calibration data, and none was given",
                 "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
             )
         extents = None

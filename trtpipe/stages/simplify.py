@@ -12,7 +12,8 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import SimplifySettings, typical_shapes
 from trtpipe.errors import StageError, WorkerError
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
-from trtpipe.isolation.worker import LIGHT, call, limits_for
+from trtpipe.isolation.remote_runner import call_forked
+from trtpipe.isolation.worker import LIGHT, limits_for
 from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.stages.stage import SAMPLES, Stage
@@ -94,7 +95,7 @@ class Simplify(Stage[SimplifySettings]):
 
 
 def _attempt(request: SimplifyRequest, size: int, runtime: Settings, progress: Progress) -> SimplifyReply:
-    return call(
+    return call_forked(
         "trtpipe.exporter.simplification:simplify",
         request,
         SimplifyReply,

@@ -1,4 +1,4 @@
-"""Where artifacts rest, and how they are found again."""
+"""The store of artifacts, found by the key of what they were made from."""
 
 from trtpipe.store.entry import Entry, Stored
 from trtpipe.store.housekeeping import PruneReport, VerifyReport

@@ -1,4 +1,4 @@
-"""Entries: one artifact at rest, the record beside it, and the check that both are what was written.
+"""Entries: one stored artifact, its record, and the check that neither has changed.
 
 An entry is a folder named by its key's digest. It holds the artifact's files and ``record.json``, which is written
 last and carries its own digest, so that every single byte of the folder is covered by one.
@@ -28,14 +28,14 @@ RECORD_LIMIT = 16 << 20
 
 
 class Entry(Record):
-    """What ``record.json`` says.
+    """The content of ``record.json``.
 
     Attributes:
         layout: version of this record.
         digest: the key's digest, which is also the folder's name.
         key: everything that decided the artifact.
         kind, target, files: as in Artifact.
-        seconds: what the build took.
+        seconds: the time the build took.
     """
 
     layout: Literal[1] = 1
@@ -47,7 +47,7 @@ class Entry(Record):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     def artifact(self, folder: Path) -> Artifact:
-        """The artifact, resting in ``folder``."""
+        """The artifact, stored in ``folder``."""
         return Artifact(kind=self.kind, folder=folder, files=self.files, target=self.target)
 
 
@@ -56,7 +56,7 @@ class Stored:
     """An entry as the store lists it.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         size: bytes on disk, record included.
         last_used: when it was last looked up or stored, in seconds since 1970.
     """
@@ -73,10 +73,10 @@ def seal(content: JSON) -> bytes:
 
 
 def unseal(data: bytes) -> Any:
-    """The content of what :func:`seal` made.
+    """The content that :func:`seal` was given.
 
     Raises:
-        ValueError: any byte differs from what was sealed.
+        ValueError: any byte differs from the sealed record.
     """
     try:
         content = json.loads(data)["content"]
@@ -94,10 +94,10 @@ def is_entry_name(name: str) -> bool:
 
 
 def read_entry(folder: Path) -> Entry:
-    """Read and check the record of the entry in ``folder``; its other files are not looked at.
+    """Read and check the record of the entry in ``folder``; its other files are not checked.
 
     Raises:
-        StoreCorrupt: the record is unreadable, changed, or names another key than the folder does.
+        StoreCorrupt: the record is unreadable, changed, or names a key other than the folder's.
     """
     path = folder / RECORD
     try:
@@ -112,7 +112,7 @@ def read_entry(folder: Path) -> Entry:
 
 
 def check_entry(folder: Path, *, content: bool = True) -> Entry:
-    """Read the entry in ``folder`` and check that its files are all there, none besides, and unchanged.
+    """Read the entry in ``folder`` and check that it holds exactly its files, unchanged.
 
     Args:
         content: hash every file; without it only names, sizes and kinds of the files are checked.

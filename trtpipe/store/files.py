@@ -1,21 +1,31 @@
-"""Files that survive a crash: durable writes, and reads that accept nothing but plain files of our own."""
+"""Files that survive a crash, and locks between processes.
+
+Writes are durable; reads accept nothing but plain files of this user. Locks are ``flock``, so that the kernel releases
+those of a killed process. A lock's file is removed by its holder; whoever acquires the lock therefore checks that the
+file still has its name, and otherwise tries again: only one process can hold the file that exists.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from trtpipe.errors import InternalError, StoreCorrupt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-#: What opening answers when something other than a readable plain file is there. Anything else (no handles left,
-#: a failing disk) says nothing about the content, and must not cost a good entry.
+_POLL_SECONDS = 0.02
+
+#: Errors of opening something other than a readable plain file. Any other error (no handles left, a failing disk)
+#: says nothing about the content, so the entry is kept.
 _NOT_PLAIN = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.EACCES}
 
 
@@ -35,7 +45,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk, where the folder may be read and the file system can."""
+    """Flush the names in a folder to the disk, if the folder may be read and the file system supports it."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except PermissionError:
@@ -62,10 +72,10 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def take(source: Path, destination: Path, *, move: bool) -> None:
-    """Bring a stage's file to ``destination``, read-only and flushed to the disk.
+    """Copy or move a stage's file to ``destination``, read-only and flushed to the disk.
 
     Args:
-        move: rename instead of copying; only for files on the same file system that nobody else names.
+        move: rename instead of copying; only for files on the same file system without other links.
 
     Raises:
         InternalError: ``source`` is missing or not a plain file.
@@ -73,7 +83,7 @@ def take(source: Path, destination: Path, *, move: bool) -> None:
     try:
         status = os.lstat(source)
     except FileNotFoundError as error:
-        raise InternalError(f"a stage promised {source.name} and did not write it") from error
+        raise InternalError(f"a stage listed {source.name} and did not write it") from error
     if not stat.S_ISREG(status.st_mode):
         raise InternalError(f"a stage made {source.name}, which is not a plain file")
     if move and status.st_nlink == 1:  # a second link could change the content later
@@ -92,7 +102,7 @@ def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
     """A handle on a plain file of our own. Follows no link and never blocks on a pipe or a device.
 
     Raises:
-        StoreCorrupt: something else is there, or nothing.
+        StoreCorrupt: it is something else, or missing.
         OSError: the machine cannot open files at the moment.
     """
     try:
@@ -125,7 +135,7 @@ def names_in(folder: Path) -> set[str]:
     """The names in a folder of our own.
 
     Raises:
-        StoreCorrupt: it is missing, a link, not a folder, or belongs to somebody else.
+        StoreCorrupt: it is missing, a link, not a folder, or belongs to another user.
     """
     try:
         status = os.lstat(folder)
@@ -136,3 +146,84 @@ def names_in(folder: Path) -> set[str]:
         if error.errno in _NOT_PLAIN:
             raise corrupt(f"{folder}: {os.strerror(error.errno)}") from error
         raise
+
+
+def acquire(path: Path, *, wait: bool = True) -> int:
+    """A handle that holds the lock ``path`` alone; see :func:`release`.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is false.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if is_at(handle, path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def release(handle: int, path: Path) -> None:
+    """Release the lock and remove its file; a file that cannot be removed does no harm."""
+    with suppress(OSError):
+        path.unlink()
+    os.close(handle)
+
+
+@contextmanager
+def locked(path: Path, patience: float = 0, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock, after waiting for it without limit; ``waiting`` is called once after ``patience`` seconds."""
+    end = time.monotonic() + patience
+    handle = None
+    while handle is None:
+        try:
+            handle = acquire(path, wait=waiting is None)
+        except BlockingIOError:
+            time.sleep(_POLL_SECONDS)
+            if waiting is not None and time.monotonic() > end:
+                waiting()
+                waiting = None
+    try:
+        yield
+    finally:
+        release(handle, path)
+
+
+@contextmanager
+def try_locked(path: Path) -> Iterator[bool]:
+    """Hold the lock if no other process does; yields whether that succeeded."""
+    try:
+        handle = acquire(path, wait=False)
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        release(handle, path)
+
+
+def share(handle: int) -> None:
+    """Hold a shared lock on an open file, until the handle is closed or the process ends."""
+    fcntl.flock(handle, fcntl.LOCK_SH)
+
+
+def claim(handle: int) -> bool:
+    """Lock an open file exclusively; ``False`` if others hold a shared lock."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_at(handle: int, path: Path) -> bool:
+    """Whether ``path`` still names the open file."""
+    try:
+        there = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return os.path.samestat(os.fstat(handle), there)

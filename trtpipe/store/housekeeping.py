@@ -1,4 +1,4 @@
-"""Taking entries away: those that are corrupt, those that are old, and all of them."""
+"""Removal of entries: corrupt ones, old ones, and all of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from trtpipe.errors import StoreCorrupt
 from trtpipe.store.entry import RECORD, Stored, check_entry, read_entry
-from trtpipe.store.files import open_plain
-from trtpipe.store.locks import claim, locked, try_locked
-from trtpipe.store.scratch import drop_partial, partial_folders, scratch
+from trtpipe.store.files import claim, locked, open_plain, try_locked
+from trtpipe.store.layout import drop_partial, partial_folders, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,17 +23,17 @@ if TYPE_CHECKING:
     from trtpipe.store.layout import Layout
 
 _ASIDE = re.compile(r"[a-z][a-z0-9_-]*-[0-9a-f]{64}-[0-9a-f]{8}")
-_FACT = re.compile(r"[0-9a-f]{64}\.json")
+_MEMO = re.compile(r"[0-9a-f]{64}\.json")
 
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What a prune did.
+    """The result of a prune.
 
     Attributes:
         removed, freed: number and bytes of the entries removed, those set aside as corrupt included.
         kept, size: number and bytes of the entries left.
-        in_use: how many of those left would have gone, had nobody been using them.
+        in_use: how many of those left were not removed because they are in use.
     """
 
     removed: int
@@ -46,7 +45,7 @@ class PruneReport:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a check of all entries found: entries and bytes looked at, and one line for each corrupt entry."""
+    """The result of checking all entries: entries and bytes checked, and one line for each corrupt entry."""
 
     checked: int
     size: int
@@ -55,7 +54,7 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class _Occupied:
-    """A place where an entry, or the wreck of one, stands: its bytes and when it was last used."""
+    """The folder of an entry, intact or not: its bytes and when it was last used."""
 
     place: Path
     size: int
@@ -65,7 +64,7 @@ class _Occupied:
 def listing(layout: Layout) -> Iterator[Stored]:
     """Every entry with a readable record, least recently used first. Contents are not hashed."""
     for found in _occupied(layout):
-        with suppress(StoreCorrupt):  # verify() is what reports those
+        with suppress(StoreCorrupt):  # reported by verify()
             yield Stored(read_entry(found.place), found.place, found.size, found.last_used)
 
 
@@ -83,9 +82,9 @@ def total_size(layout: Layout) -> int:
 
 
 def quarantine(layout: Layout, place: Path) -> bool:
-    """Move the entry at ``place`` out of the way if it is still corrupt; says whether it was.
+    """Move the entry at ``place`` to ``corrupt/`` if it is still corrupt; returns whether it was.
 
-    Another process may have moved it already, and built a good one since: hence the second look under the lock.
+    Another process may have replaced it by an intact one, so it is checked again under the lock.
     """
     layout.create()
     with locked(layout.removal_lock):
@@ -98,7 +97,7 @@ def quarantine(layout: Layout, place: Path) -> bool:
 
 
 def verify(layout: Layout) -> VerifyReport:
-    """Hash every entry; the corrupt ones are moved aside."""
+    """Hash every entry; corrupt ones are moved to ``corrupt/``."""
     found = _occupied(layout)
     faults = []
     for occupied in found:
@@ -112,13 +111,13 @@ def verify(layout: Layout) -> VerifyReport:
 
 def prune(layout: Layout, max_bytes: int | None, max_age_seconds: float | None) -> PruneReport:
     """Remove corrupt entries, entries unused for longer than allowed, and then the least recently used ones until
-    the rest fits. Entries that somebody reads or builds stay.
+    the rest fits. Entries in use are kept.
     """
     removed = freed = in_use = 0
     with scratch(layout, "prune the cache") as trash:
         for path in _inside(layout.corrupt, _ASIDE):
             size = _tree_size(path)
-            with suppress(FileNotFoundError):  # another prune was faster
+            with suppress(FileNotFoundError):  # another process removed it
                 path.rename(trash / path.name)
                 removed, freed = removed + 1, freed + size
         found = _occupied(layout)
@@ -136,11 +135,11 @@ def prune(layout: Layout, max_bytes: int | None, max_age_seconds: float | None) 
 
 
 def clear(layout: Layout) -> PruneReport:
-    """Remove everything nobody uses at the moment: entries, corrupt and partial ones, and small facts."""
+    """Remove everything that is not in use: entries, corrupt and partial ones, and memos."""
     drop_partial(layout, 0)
     with scratch(layout, "clear the cache") as trash:
-        for path in _inside(layout.memo, _FACT):
-            with suppress(FileNotFoundError):  # another clear was faster
+        for path in _inside(layout.memo, _MEMO):
+            with suppress(FileNotFoundError):  # another process removed it
                 path.rename(trash / path.name)
     return prune(layout, max_bytes=-1, max_age_seconds=None)
 
@@ -149,13 +148,13 @@ def _remove(layout: Layout, occupied: _Occupied, trash: Path) -> bool:
     """Move one entry to ``trash`` unless it is being built, read, or was used since it was listed."""
     place = occupied.place
     with locked(layout.removal_lock), try_locked(layout.key_lock(place.name)) as unbuilt:
-        if not os.path.lexists(place):  # another prune was faster
+        if not os.path.lexists(place):  # another process removed it
             return True
         if not unbuilt or _last_used(place) != occupied.last_used:
             return False
         try:
             handle = open_plain(place / RECORD, os.O_RDWR)
-        except StoreCorrupt:  # a wreck has no readers
+        except StoreCorrupt:  # a damaged entry has no readers
             handle = None
         try:
             if handle is not None and not claim(handle):
@@ -180,13 +179,13 @@ def _occupied(layout: Layout, stage: str = "*") -> list[_Occupied]:
     found = []
     for place in layout.places(stage):
         with suppress(FileNotFoundError):  # removed meanwhile
-            size = _tree_size(place) or _tree_size(place)  # none is empty: one went and another came meanwhile
+            size = _tree_size(place) or _tree_size(place)  # 0 if the entry was replaced meanwhile
             found.append(_Occupied(place, size, _last_used(place)))
     return sorted(found, key=lambda occupied: (occupied.last_used, occupied.place.name))
 
 
 def _last_used(place: Path) -> float:
-    """When the entry was last looked up: the time stamp of its record, or of the place itself without one."""
+    """When the entry was last looked up: the modification time of its record, or of the folder without one."""
     try:
         return os.lstat(place / RECORD).st_mtime
     except OSError:
@@ -194,7 +193,7 @@ def _last_used(place: Path) -> float:
 
 
 def _inside(folder: Path, names: re.Pattern[str]) -> list[Path]:
-    """What the store itself has put into ``folder``; whatever else the user keeps there is left alone."""
+    """What the store itself has put into ``folder``; other files there are not touched."""
     return sorted(path for path in folder.glob("*") if names.fullmatch(path.name))
 
 

@@ -1,17 +1,17 @@
-"""Where things lie in a store, who may own it, and the locks that keep processes out of each other's way.
+"""The folders of a store, their owner, and the locks and work folders in them.
 
 ::
 
     <root>/                                          0700, ours
       v1/<stage>/<digest[:2]>/<digest>/              entries: only ever renamed into place or out of it, whole
-      tmp/<id>/ and <id>.lock                        private work folders; an unlocked one is an orphan
-      partial/<digest>/                              what an interrupted build left to the next one of the same key
+      tmp/<id>/ and <id>.lock                        private work folders; an unlocked one is left from a killed process
+      partial/<digest>/                              what an interrupted build left for the next one of the same key
       locks/<digest>.lock                            one builder per key
-      locks/removal.lock                             one process at a time takes entries away
-      corrupt/<stage>-<digest>-<id>/                 entries that failed their check, for a look at them
-      memo/<sha256 of name>.json                     small facts
+      locks/removal.lock                             one process at a time removes entries
+      corrupt/<stage>-<digest>-<id>/                 entries that failed their check, for inspection
+      memo/<sha256 of name>.json                     small JSON values
 
-What makes it safe: an entry appears by one ``rename`` of a complete, flushed folder, and disappears by one ``rename``
+An entry appears by one ``rename`` of a complete, flushed folder, and disappears by one ``rename``
 under the removal lock. A reader holds a shared lock on the entry's record while it uses the files; the removal of
 an entry needs that lock alone.
 """
@@ -20,54 +20,37 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+import shutil
 import stat
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import HostError
-from trtpipe.store.files import make_folder
+from trtpipe.store.files import acquire, make_folder, release, try_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trtpipe.store.key import Key
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGEST, _SCRATCH = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
+#: What an interrupted build left is removed after a week.
+_PARTIAL_SECONDS = 7 * 24 * 3600.0
 _ELSEWHERE = "choose another folder with --cache-dir"
 
 
-@dataclass(frozen=True)
 class Layout:
-    """The folders of the store in ``root`` (absolute)."""
+    """The folders and locks of the store in ``root`` (absolute)."""
 
-    root: Path
-
-    @property
-    def entries(self) -> Path:
-        return self.root / "v1"
-
-    @property
-    def tmp(self) -> Path:
-        return self.root / "tmp"
-
-    @property
-    def partial(self) -> Path:
-        return self.root / "partial"
-
-    @property
-    def locks(self) -> Path:
-        return self.root / "locks"
-
-    @property
-    def corrupt(self) -> Path:
-        return self.root / "corrupt"
-
-    @property
-    def memo(self) -> Path:
-        return self.root / "memo"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.entries, self.tmp, self.partial = root / "v1", root / "tmp", root / "partial"
+        self.locks, self.corrupt, self.memo = root / "locks", root / "corrupt", root / "memo"
+        self.removal_lock = self.locks / "removal.lock"
 
     def place(self, key: Key) -> Path:
         """The folder of the entry for ``key``, whether or not it is there."""
@@ -75,14 +58,14 @@ class Layout:
         return self.entries / key.stage / digest[:2] / digest
 
     def places(self, stage: str = "*") -> Iterator[Path]:
-        """Everything that stands where an entry stands, of one stage or of all."""
+        """Everything in the place of an entry, of one stage or of all."""
         for path in self.entries.glob(f"{stage}/[0-9a-f][0-9a-f]/*"):
             if _DIGEST.fullmatch(path.name):
                 yield path
 
     @contextmanager
     def translate(self, doing: str, needed: int | None = None) -> Iterator[None]:
-        """Say what the operating system refuses in terms of this store; see :func:`translate_os_errors`."""
+        """Turn errors of the operating system into those of this store; see :func:`translate_os_errors`."""
         with translate_os_errors(self.root, doing, needed=needed, elsewhere=_ELSEWHERE):
             try:
                 yield
@@ -91,10 +74,10 @@ class Layout:
                 raise HostError(message, "run the command again") from error
 
     def create(self) -> None:
-        """Make the store's folders where they are missing.
+        """Create the store's folders where they are missing.
 
         Raises:
-            HostError: the folder cannot be written, or is not this user's alone.
+            HostError: the folder cannot be written, or others may write to it.
         """
         if os.path.lexists(self.root):
             self.check_owner()
@@ -103,7 +86,7 @@ class Layout:
                 self.make(folder)
 
     def make(self, folder: Path) -> None:
-        """Make a folder of the store, durably; none on the way may be a link, because it could lead anywhere.
+        """Create a folder of the store, durably; none of its parents in the store may be a link.
 
         Raises:
             HostError: one is a link.
@@ -114,9 +97,9 @@ class Layout:
         make_folder(folder)
 
     def check_owner(self) -> None:
-        """Refuse an existing folder in which another user could have planted an engine: engines are native code.
+        """Refuse an existing folder to which another user could have written an engine: engines are native code.
 
-        An empty folder of our own is made private instead.
+        An empty folder of this user is made private instead.
 
         Raises:
             HostError: not a folder, another user's, or open to writing by others.
@@ -140,11 +123,6 @@ class Layout:
         """The lock of the one builder of a key."""
         return self.locks / f"{digest}.lock"
 
-    @property
-    def removal_lock(self) -> Path:
-        """The lock that is the right to take entries away."""
-        return self.locks / "removal.lock"
-
 
 def _beginnings(path: Path) -> list[Path]:
     """``a/b/c`` as ``a``, ``a/b``, ``a/b/c``."""
@@ -153,3 +131,90 @@ def _beginnings(path: Path) -> list[Path]:
 
 def _unusable(root: Path, why: str, first: str = "") -> HostError:
     return HostError(f"cannot use the cache {root}: {why}", f"{first}{_ELSEWHERE}")
+
+
+@contextmanager
+def scratch(layout: Layout, doing: str) -> Iterator[Path]:
+    """A new empty folder, locked while it is in use and removed afterwards in any case.
+
+    Raises:
+        HostError: it cannot be created; the message names ``doing`` as what was not possible.
+    """
+    folder = layout.tmp / secrets.token_hex(8)
+    with layout.translate(doing):
+        layout.create()
+        handle = acquire(_lock_of(folder))  # before the folder exists, so that no sweep finds it unlocked
+    try:
+        with layout.translate(doing):
+            folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        with layout.translate(doing):
+            _discard(folder, handle)
+
+
+@contextmanager
+def resumable(layout: Layout, digest: str, doing: str) -> Iterator[Path]:
+    """The work folder of the one builder of a key, which must hold its lock. It is empty, or holds what a killed
+    or interrupted build of the same key left. Any other end of the build, success or failure, removes it.
+
+    Raises:
+        HostError: it cannot be created; the message names ``doing`` as what was not possible.
+    """
+    folder = layout.partial / digest
+    with layout.translate(doing):
+        layout.create()
+        layout.partial.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.utime(folder)
+    try:
+        yield folder
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException:  # an interruption
+        with suppress(OSError):
+            folder.rmdir()  # only if there is nothing in it
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def partial_folders(layout: Layout) -> Iterator[Path]:
+    """The folders that interrupted builds have left."""
+    yield from sorted(folder for folder in layout.partial.glob("*") if _DIGEST.fullmatch(folder.name))
+
+
+def drop_partial(layout: Layout, older_than_seconds: float) -> None:
+    """Remove what interrupted builds left that long ago, unless the key is being built again."""
+    for folder in partial_folders(layout):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime >= older_than_seconds:
+                with try_locked(layout.key_lock(folder.name)) as unbuilt:
+                    if unbuilt:
+                        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(layout: Layout) -> None:
+    """Remove the work folders of processes that have ended, as far as possible.
+
+    Only folders named and locked as :func:`scratch` does it are touched.
+    """
+    with suppress(OSError):
+        for lock in layout.tmp.glob("*.lock"):
+            if _SCRATCH.fullmatch(lock.stem):
+                with suppress(BlockingIOError):  # its owner is running
+                    _discard(lock.with_suffix(""), acquire(lock, wait=False))
+    drop_partial(layout, _PARTIAL_SECONDS)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
+
+
+def _discard(folder: Path, handle: int) -> None:
+    """Remove a work folder, then its lock; a folder that cannot be removed keeps its lock's file for a later sweep."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        os.close(handle)
+    else:
+        release(handle, _lock_of(folder))

@@ -1,4 +1,4 @@
-"""The artifact store: finished work, found again by what it was made from."""
+"""The artifact store: finished artifacts, found by the key of what they were made from."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ from trtpipe.store.entry import (
     seal,
     unseal,
 )
-from trtpipe.store.files import corrupt, open_plain, read_plain, sync_folder, take, write_new
-from trtpipe.store.layout import Layout
-from trtpipe.store.locks import is_at, locked, share
-from trtpipe.store.scratch import resumable, scratch, sweep
+from trtpipe.store.files import corrupt, is_at, locked, open_plain, read_plain, share, sync_folder, take, write_new
+from trtpipe.store.layout import Layout, resumable, scratch, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,20 +36,20 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _MOST_PINS = 128
-_MOST_NEIGHBOURS = 50
+_MOST_NEIGHBORS = 50
 _QUIET_SECONDS = 1.0
 
 
 class ArtifactStore:
-    """Artifacts at rest in one folder, shared by any number of processes of one user.
+    """Artifacts stored in one folder, shared by any number of processes of one user.
 
-    What ``lookup`` and ``put`` hand out is verified, and no process prunes it until this store is closed (by
+    Artifacts from ``lookup`` and ``put`` are verified, and no process prunes them until this store is closed (by
     ``close``, the end of a ``with`` block, or the end of the process); that holds for the last 128 artifacts.
 
     Args:
         root: the cache folder; created with mode 0700 when something is first stored. Opening an existing one
             removes what killed processes left behind.
-        progress: told when a corrupt entry was set aside, and when another process is waited for.
+        progress: receives a warning for each corrupt entry, and a note while waiting for another process.
 
     Raises:
         HostError: from any method: the folder cannot be used, is another user's or is open to others, the disk
@@ -81,11 +79,11 @@ class ArtifactStore:
         self.close()
 
     def close(self) -> None:
-        """Give the artifacts handed out so far free for pruning. The store can still be used."""
+        """Release the artifacts returned so far for pruning. The store can still be used."""
         _release(self._pins)
 
     def peek(self, key: Key) -> Entry | None:
-        """The entry for ``key`` if one seems to be there: names and sizes are checked, contents are not hashed."""
+        """The entry for ``key`` if there is one: names and sizes are checked, contents are not hashed."""
         place = self._layout.place(key)
         with self._layout.translate("read the cache"):
             try:
@@ -101,18 +99,18 @@ class ArtifactStore:
         """
         place = self._layout.place(key)
         with self._layout.translate("read the cache"):
-            for _ in range(_ATTEMPTS):  # again when another process replaces the entry at this very moment
+            for _ in range(_ATTEMPTS):  # again if another process replaces the entry meanwhile
                 if not os.path.lexists(place):
                     break
                 try:
                     return self._open(place, key)
                 except StoreCorrupt as fault:
                     if housekeeping.quarantine(self._layout, place):
-                        self._progress.warn(f"corrupt cache entry set aside, {key.label} is made again: {fault}")
+                        self._progress.warn(f"corrupt cache entry set aside, {key.label} is built again: {fault}")
         return None
 
     def _open(self, place: Path, key: Key) -> Artifact:
-        """Pin the entry at ``place`` and check it; the pin comes first, so that no prune can come between."""
+        """Pin the entry at ``place`` and check it; the pin comes first, so that it cannot be pruned meanwhile."""
         record = place / RECORD
         handle = open_plain(record)
         try:
@@ -122,7 +120,7 @@ class ArtifactStore:
             entry = check_entry(place)
             if canonical_json(entry.key.document) != canonical_json(key.document):
                 raise corrupt(f"{place}: holds the entry of another key")
-            with suppress(OSError):  # a cache that cannot be written still serves
+            with suppress(OSError):  # a read-only cache can still be used
                 os.utime(handle)
         except BaseException:
             os.close(handle)
@@ -131,13 +129,13 @@ class ArtifactStore:
         return entry.artifact(place)
 
     def put(self, key: Key, draft: Draft, seconds: float) -> Artifact:
-        """Store what a stage has made. If another process has stored the same key meanwhile, its artifact is kept.
+        """Store a stage's result. If another process has stored the same key meanwhile, its artifact is kept.
 
         Files in a work folder of this store are moved, others are copied; they become read-only. The entry appears
-        whole or not at all, even if the machine stops.
+        complete or not at all, even if the machine stops.
 
         Args:
-            seconds: what the build took.
+            seconds: the time the build took.
         """
         doing = f"store the result of {key.label}"
         above = draft.folder.absolute().parents
@@ -147,11 +145,11 @@ class ArtifactStore:
             return self._install(staging, key, _fill(staging, key, draft, seconds, move=move))
 
     def _install(self, staging: Path, key: Key, entry: Entry) -> Artifact:
-        """Rename a complete entry into its place, pinned already so that no prune can take it at once."""
+        """Rename a complete entry into its place, pinned so that it cannot be pruned at once."""
         place = self._layout.place(key)
         self._layout.make(place.parent)
         for _ in range(_ATTEMPTS):
-            if (winner := self.lookup(key)) is not None:  # also moves a corrupt entry out of the way
+            if (winner := self.lookup(key)) is not None:  # also moves a corrupt entry aside
                 return winner
             handle = open_plain(staging / RECORD)
             share(handle)
@@ -169,12 +167,12 @@ class ArtifactStore:
 
     @contextmanager
     def lock(self, key: Key) -> Iterator[None]:
-        """Be the only builder of ``key`` among all processes. Look up again inside: the one before may have built it.
+        """Be the only builder of ``key`` among all processes. Look up again inside: another may have built it before.
 
-        The lock of a killed process is free at once.
+        The lock of a killed process is released at once.
         """
         doing = f"lock {key.label} in the cache"
-        waiting = f"waiting for another process that makes {key.label}"
+        waiting = f"waiting for another process that builds {key.label}"
         path = self._layout.key_lock(key.digest)
         with ExitStack() as stack:
             with self._layout.translate(doing):
@@ -184,15 +182,15 @@ class ArtifactStore:
 
     @contextmanager
     def workdir(self) -> Iterator[Path]:
-        """A private, empty folder on the store's file system; removed afterwards, whatever happened."""
+        """A private, empty folder on the store's file system; removed afterwards in any case."""
         with scratch(self._layout, "make a work folder") as folder:
             yield folder
 
     @contextmanager
     def resumable(self, key: Key) -> Iterator[Path]:
-        """A work folder for the holder of ``key``'s lock, which a killed or interrupted build leaves to the next one.
+        """A work folder for the holder of ``key``'s lock, which a killed or interrupted build leaves for the next one.
 
-        It is removed when the build ends in any other way, and after a week in which nobody took it up again.
+        It is removed when the build ends in any other way, and after a week without another build.
         """
         with resumable(self._layout, key.digest, "make a work folder") as folder:
             yield folder
@@ -204,12 +202,12 @@ class ArtifactStore:
         there is none.
         """
         with self._layout.translate("read the cache"):
-            recent = housekeeping.recent(self._layout, key.stage, _MOST_NEIGHBOURS)
+            recent = housekeeping.recent(self._layout, key.stage, _MOST_NEIGHBORS)
             others = [entry.key for entry in recent if entry.key.target == key.target and entry.key != key]
         return min((key.differences(other) for other in others), key=len, default=None)
 
     def remember(self, name: str, value: JSON) -> None:
-        """Keep a small fact under ``name`` (any text); an older value is replaced in one step."""
+        """Store a small JSON value under ``name`` (any text); an older value is replaced atomically."""
         with scratch(self._layout, f"remember {name}") as folder, self._layout.translate(f"remember {name}"):
             self._layout.make(self._layout.memo)
             write_new(folder / "memo", seal({"name": name, "value": value}))
@@ -217,7 +215,7 @@ class ArtifactStore:
             sync_folder(self._layout.memo)
 
     def recall(self, name: str) -> JSON:
-        """The JSON value kept under ``name``; ``None`` if there is none, or if it is damaged."""
+        """The JSON value stored under ``name``; ``None`` if there is none, or if it is damaged."""
         with self._layout.translate(f"recall {name}"):
             try:
                 content = unseal(read_plain(self._memo(name), RECORD_LIMIT))
@@ -248,18 +246,18 @@ class ArtifactStore:
 
     def prune(self, max_bytes: int | None = None, max_age_seconds: float | None = None) -> housekeeping.PruneReport:
         """Remove corrupt entries, entries unused for longer than ``max_age_seconds``, and then the least recently used
-        ones until the rest fits into ``max_bytes``. Entries that any process reads or builds stay.
+        ones until the rest fits into ``max_bytes``. Entries in use by any process are kept.
         """
         with self._layout.translate("prune the cache"):
             return housekeeping.prune(self._layout, max_bytes, max_age_seconds)
 
     def clear(self) -> housekeeping.PruneReport:
-        """Remove everything that nobody uses at the moment, remembered facts included."""
+        """Remove everything that is not in use, remembered values included."""
         with self._layout.translate("clear the cache"):
             return housekeeping.clear(self._layout)
 
     def _pin(self, digest: str, handle: int) -> None:
-        """Keep a shared lock on an entry's record; the oldest pin gives way when there are too many."""
+        """Keep a shared lock on an entry's record; beyond the limit the oldest is released."""
         stale = [self._pins.pop(digest)] if digest in self._pins else []
         self._pins[digest] = handle
         while len(self._pins) > _MOST_PINS:
@@ -275,7 +273,7 @@ def _release(pins: OrderedDict[str, int]) -> None:
 
 
 def _fill(staging: Path, key: Key, draft: Draft, seconds: float, *, move: bool) -> Entry:
-    """Make ``staging`` a complete entry, flushed to the disk; the record comes last."""
+    """Make ``staging`` a complete entry, flushed to the disk; the record is written last."""
     if bad := [name for name in draft.names if not is_entry_name(name)]:
         raise InternalError(f"stage {key.stage!r} names a file {bad[0]!r}, which cannot be stored")
     for name in draft.names:
