@@ -10,17 +10,26 @@ from models import (
     conv_net,
     depthwise,
     embedding,
+    feed_for,
     listed_initializers,
     looped,
     model,
     normal,
     residual,
+    save,
     shared_weight,
     transposed,
 )
 from planning import planned, prepared, settings
 
-from trtpipe.quantization.plan import ATTENTION_KEPT, ATTENTION_RULE, plan
+import trtpipe
+from trtpipe.calibration.corrections import Corrections, packed
+from trtpipe.calibration.ranges import Ranges
+from trtpipe.config.formats import FP16, FP32, INT8
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+from trtpipe.quantization.apply_corrections import apply_corrections
+from trtpipe.quantization.plan import ATTENTION_KEPT, ATTENTION_RULE, QuantizationPlan, plan
+from trtpipe.quantization.qdq import scale_loss
 
 
 def summary(proto: onnx.ModelProto, keep: tuple[str, ...] = ()) -> list[tuple[object, ...]]:
@@ -298,3 +307,150 @@ def test_keeping_nodes_changes_nothing_else():
         "matmul_0": "sensitive",
         "matmul_3": "quantization not profitable: 8 output channels, fewer than 16",
     }
+
+
+def block() -> ir.Model:
+    """A residual block, a pool beside it, and a second product that the sum feeds."""
+    return prepared(
+        model(
+            "(float[1,16,8,8] x) => (float[1,16,8,8] y, float[1,16,4,4] z) { "
+            "a = Conv<pads=[1,1,1,1]>(x, w) r = Relu(a) b = Conv<pads=[1,1,1,1]>(r, v) s = Add(b, x) y = Conv(s, u) "
+            "p = AveragePool<kernel_shape=[2,2],strides=[2,2]>(s) z = Conv(p, u) }",
+            w=normal(16, 16, 3, 3), v=normal(16, 16, 3, 3), u=normal(16, 16, 1, 1),
+        )
+    )  # fmt: skip
+
+
+class TestKeeping:
+    """``keep`` gives a smaller plan; the plan it is called on stays what it was."""
+
+    def test_what_joined_a_node_goes_with_it(self):
+        whole = plan(block(), settings())
+        assert [point.result for point in whole.points] == ["a", "b", "s", "y", "p", "z"]
+        reader = next(point.node for point in whole.points if point.result == "z")
+        part = whole.keep({reader: "sensitive"})
+        assert [point.result for point in part.points] == ["a", "b", "s", "y"]
+        assert part.kept[reader] == "sensitive"
+        assert len(part.kept) == 2, "the pool, too"
+        both = part.keep({next(point.node for point in part.points if point.result == "y"): "sensitive"})
+        assert [point.result for point in both.points] == ["a", "b"]
+        assert len(whole.points) == 6
+        assert not whole.kept
+
+    def test_the_first_reason_stands(self):
+        whole = plan(block(), settings())
+        once = whole.keep({whole.points[0].node: "first"})
+        assert once.keep({whole.points[0].node: "second"}).kept == once.kept
+
+    def test_nodes_that_are_no_points_are_ignored(self):
+        whole = plan(block(), settings())
+        assert whole.keep({"unknown": "no reason"}) == whole
+
+    def test_all_but_some(self):
+        whole = plan(block(), settings())
+        wanted = whole.points[1].node
+        assert whole.keep_all_but({wanted}, "not chosen").nodes == {wanted}
+
+    def test_int8_nodes(self):
+        whole = plan(block(), settings())
+        found = plan(block(), settings("best", int8_nodes=(whole.points[0].node, "nothing*")))
+        assert found.nodes == {whole.points[0].node}
+        assert found.kept[whole.points[1].node] == "not among the nodes that may compute in int8"
+
+    def test_the_plan_serves_every_copy_of_the_graph(self):
+        assert plan(block(), settings()) == plan(block(), settings())
+
+
+class TestRanges:
+    def test_nodes_without_a_usable_range_are_kept(self):
+        found = plan(block(), settings()).with_ranges({"x": 2.0, "s": 0.0, "p": 0.0}, {"r": "'r' is too wide"})
+        assert [point.result for point in found.points] == ["a"]
+        reasons = {point.result: found.kept.get(point.node, "") for point in plan(block(), settings()).points}
+        assert reasons["b"] == "'r' is too wide"
+        assert "zero in all samples" in reasons["y"]
+        assert "no quantized consumer" in reasons["s"]
+
+    def test_scales_that_float16_does_not_hold(self):
+        """INT8 divides by 127, and the smallest normal float16 is 2**-14."""
+        amax = {"x": 2.0, "r": 127 * 2.0**-14, "s": 126 * 2.0**-14, "p": 126 * 2.0**-14}
+        plain, half = (plan(block(), settings(each)).with_ranges(amax) for each in ("int8", "best"))
+        assert len(plain.points) == 6
+        assert [point.result for point in half.points] == ["a", "b"]
+
+    def test_one_scale_for_what_only_moves(self):
+        proto = model(
+            "(float[1,16,8,8] x) => (float[1,16,8,8] y, float[1,16,4,4] z) { y = Conv(x, w) "
+            "m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(x) z = Conv(m, w) }",
+            w=normal(16, 16, 1, 1),
+        )
+        found = planned(proto).with_ranges({"x": 0.0, "m": 3.0})
+        assert found.limits == {"x": 3.0, "m": 3.0}, "a tensor that was always 0 takes the scale of its group"
+        rest = found.keep({found.points[1].node: "sensitive"})
+        assert rest.groups == ()
+
+
+class TestCorrections:
+    def corrected(self, kept: dict[str, str]) -> tuple[QuantizationPlan, ir.Model, QuantizationPlan]:
+        """The plan with biases for all and these nodes kept, the corrected graph, and its plan."""
+        loaded = block()
+        whole = plan(loaded, settings()).with_ranges(dict.fromkeys(("x", "r", "s", "p"), 1.0))
+        ones = packed(np.ones(16, np.float32))
+        found = whole.with_corrections(Corrections(biases={"a": ones, "b": ones}, kept=kept))
+        return found, loaded, apply_corrections(loaded, found)
+
+    def test_only_biases_of_quantized_nodes_are_corrected(self):
+        loaded = block()
+        second = next(str(node.name) for node in loaded.graph if node.outputs[0].name == "b")
+        found, loaded, _ = self.corrected({second: "sensitive"})
+        assert found.kept[second] == "sensitive"
+        biases = {str(node.outputs[0].name): len(node.inputs) > 2 for node in loaded.graph if node.op_type == "Conv"}
+        assert biases == {"a": True, "b": False, "y": False, "z": False}
+
+    def test_behind_an_inserted_multiplication_no_tensor_shares_a_scale_and_nothing_joins(self):
+        whole = plan(block(), settings()).with_ranges(dict.fromkeys(("x", "r", "s", "p"), 1.0))
+        found = whole.smoothed({"s": 0.5}, frozenset({"s"}))
+        assert [point.result for point in found.points] == ["a", "b", "y", "p", "z"], "the sum is not read quantized"
+        assert found.limits["s"] == 0.5
+
+    @pytest.mark.parametrize(("scale", "kept"), [(1.0, False), (1e-5, True)])
+    def test_weights_whose_scales_float16_does_not_hold_are_kept(self, scale, kept):
+        proto = model(
+            "(float[1,16,8,8] x) => (float[1,16,8,8] y) { y = Conv(x, w) }", w=normal(16, 16, 1, 1, scale=scale)
+        )
+        for precision in ("int8", "best"):
+            loaded = prepared(proto)
+            found = apply_corrections(loaded, plan(loaded, settings(precision)).with_ranges({"x": 1.0}))
+            assert bool(found.kept) == (kept and precision == "best")
+
+    def test_the_loss_of_a_weight_is_that_of_its_squared_error(self):
+        """Two channels: one needs twice the smallest normal float16, one a tenth of it."""
+        least = 2.0**-14
+        weight = np.array([[127 * 2 * least], [127 * least / 10]], np.float32)
+        wanted, held = 2**2 + 0.1**2, 2**2 + 1**2
+        assert scale_loss(weight, 0, INT8, FP16) == pytest.approx(10 * np.log10(held / wanted), rel=1e-5)
+        assert scale_loss(weight, 0, INT8, FP32) == 0
+
+
+@pytest.mark.parametrize("precision", ["int8", "best"])
+def test_a_build_plans_once_a_stage(precision, tmp_path, monkeypatch):
+    """Observing, calibrating and lowering make a plan each; all trials between work on it."""
+    made: list[str] = []
+
+    def counting(*args, **more):
+        made.append("plan")
+        return plan(*args, **more)
+
+    monkeypatch.setattr("trtpipe.quantization.plan.plan", counting)
+    proto = conv_net()
+    path = save(onnx.shape_inference.infer_shapes(proto), tmp_path / "simplified.onnx")
+    np.savez(tmp_path / "data.npz", **feed_for(proto, seed=1, dim=96))
+    job = trtpipe.make_job(
+        profile=trtpipe.DeploymentProfile(precision=precision),
+        recipe=CalibrationRecipe(data=DataSettings(source=str(tmp_path / "data.npz"), batch=4), method="auto"),
+        settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+        engines=False,
+    )
+    trtpipe.calibrate(job, path, tmp_path)
+    trtpipe.lower(job, path, tmp_path, tmp_path / "ranges.json")
+    assert Ranges.read(tmp_path / "ranges.json").corrections.trials, "there were trials"
+    assert len(made) == 3

@@ -202,3 +202,24 @@ class TestSeveralTargets:
         best, trials = search(plain("ab"), self.both(one, other))
         assert best == Candidate(frozenset())
         assert {trial.nodes for trial in trials} == {0}
+
+
+class TestAccuracy:
+    def test_the_cheapest_that_is_accurate_enough(self):
+        """Each node costs less quantized; what holds the product of attention is refused."""
+        asked: list[Candidate] = []
+
+        def accepts(candidate: Candidate) -> bool:
+            asked.append(candidate)
+            return "attention" not in candidate.nodes
+
+        nodes = {"conv": "weighted", "add": "joining", "attention": "product"}
+        best, trials = search(nodes, World(dict.fromkeys(nodes, (10, 4))), accepts)
+        assert best == Candidate(frozenset({"conv", "add"}))
+        assert asked[0].nodes == nodes.keys(), "the cheapest is asked first"
+        assert asked[-1] == best, "and nothing after the first that is accepted"
+        assert max(trial.nodes for trial in trials) == 3
+
+    def test_none_is(self):
+        best, _ = search(plain("ab"), World({"a": (10, 4), "b": (10, 4)}), lambda candidate: False)
+        assert best == Candidate(frozenset())

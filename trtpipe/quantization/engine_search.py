@@ -61,8 +61,6 @@ _ROUNDS = 3
 LEAST_GAIN = 0.05
 #: What differs between two rules of one kind: names of tensors.
 _QUOTED = re.compile(r"'[^']*'")
-#: A fresh copy of the graph, lowered by a plan.
-Write: TypeAlias = "Callable[[QuantizationPlan], ir.Model]"
 
 
 @dataclass(frozen=True)
@@ -249,7 +247,7 @@ def choose(
     settings: EngineSearchSettings,
     plan: QuantizationPlan,
     inputs: Sequence[ir.Value],
-    write: Write,
+    write: Callable[[QuantizationPlan], ir.Model],
     accepts: Callable[[QuantizationPlan], bool],
     workdir: Path,
     plugins: tuple[Path, ...],
@@ -285,18 +283,16 @@ def choose(
 
     builds = _Builds(settings, lambda candidate: write(chosen(candidate)), workdir, plugins, runtime, progress)
     nodes = {point.node: _QUOTED.sub("...", point.rule) for point in plan.points}
-    refused: list[Candidate] = []
+    asked: list[bool] = []
 
     def accurate(candidate: Candidate) -> bool:
-        if accepts(chosen(candidate)):
-            return True
-        refused.append(candidate)
-        return False
+        asked.append(accepts(chosen(candidate)))
+        return asked[-1]
 
     candidate, trials = search(nodes, builds, accurate)
     note = _note(candidate, trials, len(nodes), settings.targets, builds.failure, plan)
-    if refused:
-        note += f"; not taken, as less accurate than {form} everywhere: {len(refused)} cheaper candidates"
+    if False in asked:
+        note += f"; not taken, as less accurate than {form} everywhere: {asked.count(False)} cheaper candidates"
     return EngineChoice(plan if candidate is None else chosen(candidate), trials, note)
 
 

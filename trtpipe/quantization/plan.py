@@ -303,7 +303,7 @@ class _Analysis:
         self.points: dict[ir.Node, QuantPoint] = {}
         self.kept: dict[ir.Node, str] = {}
         self.joinings: list[_Joining] = []
-        self._settings = settings
+        self._keep, self._attention = settings.keep, settings.attention
         self._owners = owners_of(model)
         self._patterns = recognize(model)
         self._works: dict[ir.Node, Work] = {}
@@ -319,7 +319,7 @@ class _Analysis:
             self._works[node] = work
         point = self._refused(node) or _of_positions(node, work, self._patterns) or _weighted_point(node)
         if isinstance(point, QuantPoint) and node in self._patterns.products_of_attention:
-            point = replace(point, rule=ATTENTION_RULE) if self._settings.attention else ATTENTION_KEPT
+            point = replace(point, rule=ATTENTION_RULE) if self._attention else ATTENTION_KEPT
         if isinstance(point, QuantPoint):
             self.points[node] = point
         else:
@@ -367,7 +367,7 @@ class _Analysis:
 
     def _refused(self, node: ir.Node) -> str | None:
         """Why no rule applies to ``node`` at all."""
-        if (pattern := pattern_of(node_label(node), self._settings.keep)) is not None:
+        if (pattern := pattern_of(node_label(node), self._keep)) is not None:
             return f"kept by pattern {pattern!r}"
         return _unobservable(node, self._owners)
 

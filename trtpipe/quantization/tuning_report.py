@@ -9,7 +9,7 @@ from trtpipe.artifact import Record
 from trtpipe.config.methods import Method
 from trtpipe.config.recipe import WeightMethod
 from trtpipe.errors import InputError
-from trtpipe.quantization.layer_search import Trial
+from trtpipe.quantization.layer_search import LayerTrial
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,6 @@ class Tuning(Record):
     share: float
     reached: float
     evaluations: int
-    trials: tuple[Trial, ...]
+    trials: tuple[LayerTrial, ...]
     graph: str
     words: str

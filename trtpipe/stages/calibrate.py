@@ -30,7 +30,7 @@ class Calibrate(Stage[CalibrateSettings]):
 
     name = "calibrate"
     produces = "ranges"
-    version = 10
+    version = 11
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def settings(self, request: BuildRequest) -> CalibrateSettings | NotNeeded:
@@ -102,7 +102,7 @@ def _tried(
     whole = plan(graph.load(), trials.quantization)
     dataset, tolerant = inputs.datasets.get("calibration-data"), trials.tolerant
     if settings.method != "auto":
-        ranges = ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, whole.format)
+        ranges = ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
     elif dataset is None:
         raise InputError(
             "method auto chooses ranges by the model's output on real samples, and no data was given",
@@ -110,7 +110,7 @@ def _tried(
         )
     else:
         with evaluating(whole, graph, statistics, dataset, workdir, tolerant=tolerant) as evaluate:
-            ranges = search_ranges(statistics, evaluate, whole.format, progress)
+            ranges = search_ranges(statistics, evaluate, settings.format, progress)
     if not settings.corrections or dataset is None or not ranges.tensors:
         return ranges
     whole = whole.calibrated(ranges)

@@ -38,7 +38,7 @@ class Lower(Stage[LowerSettings]):
 
     name = "lower"
     produces = "lowered"
-    version = 15
+    version = 16
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def settings(self, request: BuildRequest) -> LowerSettings:
@@ -79,8 +79,9 @@ class Lower(Stage[LowerSettings]):
         extents = extents_in(inputs.artifacts.get("statistics")) if precision.half else None
         shapes = {} if settings.quantization is None else settings.quantization.shapes
         graph = CountedGraph(inputs.path("simplified"), shapes, runtime)
-        choice = _chosen(settings, graph, extents, inputs, workdir, progress)
-        model, decisions = _lowered(settings, graph, None if choice is None else choice.plan, extents)
+        model = graph.load()
+        choice = _chosen(settings, graph, model, extents, inputs, workdir, progress)
+        decisions = _lower(settings, model, None if choice is None else choice.plan, extents)
         path = workdir / LOWERED
         names = save_model(model, path)
         trials = () if choice is None else choice.trials
@@ -115,13 +116,13 @@ def _backend(settings: LowerSettings) -> str:
     return settings.search.backend if settings.search is not None and settings.search.targets else ""
 
 
-def _lowered(
+def _lower(
     settings: LowerSettings,
-    graph: CountedGraph,
+    model: ir.Model,
     plan: QuantizationPlan | None,
     extents: Extents | None,
-) -> tuple[ir.Model, tuple[NodeDecision, ...]]:
-    """A lowered copy of the graph: quantized by ``plan``, cast to 16 bits, or quantized and the rest cast."""
+) -> tuple[NodeDecision, ...]:
+    """Lower a graph in place: quantize it by ``plan``, cast it to 16 bits, or quantize it and cast the rest."""
     from trtpipe.autocast.convert import CastPrecision
     from trtpipe.passes.graph_pass import node_label, run_passes
     from trtpipe.quantization.apply_corrections import write_plan
@@ -129,28 +130,32 @@ def _lowered(
     from trtpipe.quantization.per_tensor_scales import SplitScales
 
     half = settings.precision.half
-    model = graph.load()
     if half is not None:
         prepare_half(model)
     nodes = {node_label(node) for node in model.graph.all_nodes()}
     quantized = () if plan is None else write_plan(model, plan)
     if half is None:
-        return model, quantized
+        return quantized
     cast = run_passes(model, [CastPrecision(half, settings.keep, extents)])[0].decisions
     if plan is not None and plan.style == SCALES_BEHIND:
         run_passes(model, [SplitScales()])
-    return model, merged(quantized, cast, nodes)
+    return merged(quantized, cast, nodes)
 
 
 def _chosen(
     settings: LowerSettings,
     graph: CountedGraph,
+    model: ir.Model,
     extents: Extents | None,
     inputs: Inputs,
     workdir: Path,
     progress: Progress,
 ) -> EngineChoice | None:
-    """What is quantized; ``None`` for nothing."""
+    """What is quantized; ``None`` for nothing.
+
+    Args:
+        model: a copy of the graph; it stays as it is.
+    """
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.quantization.accuracy_check import AccuracyCheck
     from trtpipe.quantization.apply_corrections import apply_corrections
@@ -158,14 +163,15 @@ def _chosen(
 
     if settings.quantization is None:
         return None
-    model = graph.load()
     whole = plan(model, settings.quantization).calibrated(Ranges.read(inputs.path("ranges")))
     if settings.search is None:
         return EngineChoice(whole)
-    whole = whole.keep(apply_corrections(model, whole).kept)
+    whole = whole.keep(apply_corrections(graph.load(), whole).kept)
 
     def write(candidate: QuantizationPlan) -> ir.Model:
-        return _lowered(settings, graph, candidate, extents)[0]
+        copy = graph.load()
+        _lower(settings, copy, candidate, extents)
+        return copy
 
     dataset = inputs.datasets.get("calibration-data")
     check = None if dataset is None else AccuracyCheck(graph, whole, write, dataset, workdir)

@@ -51,7 +51,7 @@ class Observe(Stage[ObserveSettings], Resumable):
         precision, data = request.profile.precision, request.recipe.data
         extents = precision.half is not None and bool(data.source)  # random data says nothing about real extremes
         if not precision.calibrated and not extents:
-            without = "; without data, fixed rules judge them" if precision.half else ""
+            without = "; without data, fixed rules decide" if precision.half else ""
             return NotNeeded(reason=f"{precision} needs no ranges{without}")
         return ObserveSettings(
             ranges=precision.calibrated,

@@ -1,4 +1,4 @@
-"""sensitivity: the simplified graph and ranges -> ``sensitivity.json``: how much each group of layers harms.
+"""sensitivity: the simplified graph and ranges -> ``sensitivity.json``: the quantization sensitivity of layers.
 
 Not on the way to an engine: it is asked for, by ``trtpipe sensitivity`` and ``trtpipe tune``, and kept like any result.
 """
@@ -32,7 +32,7 @@ SENSITIVITY = "sensitivity.json"
 _FEED_BYTES = 256 << 20
 
 
-class Sensitivity(Stage[SensitivitySettings]):
+class MeasureSensitivity(Stage[SensitivitySettings]):
     """Lowers every group alone, and all together, and compares outputs with the float32 graph's.
 
     Args:
@@ -42,7 +42,7 @@ class Sensitivity(Stage[SensitivitySettings]):
 
     name = "sensitivity"
     produces = "sensitivity"
-    version = 4
+    version = 5
     packages = ("onnxruntime", "numpy", "onnx-ir", "onnx")
 
     def __init__(self, samples: int = 64, *, half: bool = False) -> None:
@@ -71,13 +71,12 @@ class Sensitivity(Stage[SensitivitySettings]):
         from trtpipe.calibration.ranges import Ranges
         from trtpipe.quantization.mac_count import CountedGraph
         from trtpipe.quantization.plan import plan
-        from trtpipe.quantization.sensitivity import GroupSensitivity
-        from trtpipe.quantization.sensitivity import Sensitivity as Report
+        from trtpipe.quantization.sensitivity import GroupSensitivity, Sensitivity
 
         simplified, ranges = inputs.path("simplified"), Ranges.read(inputs.path("ranges"))
         dataset, quantization = inputs.datasets.get("calibration-data"), settings.trials.quantization
         if dataset is None:
-            raise InputError("sensitivity is judged on real samples, and no data was given", "add --calib-data DATA")
+            raise InputError("sensitivity is measured on real samples, and no data was given", "add --calib-data DATA")
         feeds, expected = exact_outputs(
             simplified,
             dataset,
@@ -91,7 +90,7 @@ class Sensitivity(Stage[SensitivitySettings]):
         measure = OutputNoise(expected)
         if not measure.informative:
             raise InputError(
-                "sensitivity is judged by the model's float outputs, and it has none that differ from 0",
+                "sensitivity is measured by the model's float outputs, and it has none that differ from 0",
                 "give another model, or data that reaches its outputs",
             )
         graph = CountedGraph(simplified, quantization.shapes, runtime)
@@ -110,7 +109,7 @@ class Sensitivity(Stage[SensitivitySettings]):
             with second.open() as session:
                 half = noise_alone(session, measure, feeds, progress, f"sensitivity in {FP16}")
         simulator.close()
-        report = Report(
+        report = Sensitivity(
             precision=quantization.precision,
             data=dataset.name,
             samples=sum(map(_rows, feeds)),
@@ -126,16 +125,16 @@ class Sensitivity(Stage[SensitivitySettings]):
                 for group, alone, in_half in zip(simulator.groups, noise, half, strict=True)
             ),
             all_noise=everything,
-            never=simulator.not_lowered,
+            not_lowered=simulator.not_lowered,
         )
         report.write(workdir / SENSITIVITY)
         return Draft("sensitivity", workdir, (SENSITIVITY,)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """There is at least one group."""
-        from trtpipe.quantization.sensitivity import Sensitivity as Report
+        from trtpipe.quantization.sensitivity import Sensitivity
 
-        if not Report.read(draft.path).groups:
+        if not Sensitivity.read(draft.path).groups:
             raise StageError("there is nothing to choose", "see trtpipe inspect")
 
 
