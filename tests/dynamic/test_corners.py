@@ -58,7 +58,7 @@ class TestTrapsAreReal:
         settings = Settings(cache_dir=tmp_path / "cache")
         plan = tmp_path / "e.plan"
         load_backend("tensorrt-rtx").build(
-            path, DeploymentProfile(shapes=(profile,)), find_target("sm89"), plan, settings, NullProgress()
+            path, DeploymentProfile(shapes=(profile,)), (find_target("sm89"),), plan, settings, NullProgress()
         )
         assert plan.stat().st_size > 0
         types = {"ids": np.int64}
