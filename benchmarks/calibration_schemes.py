@@ -51,12 +51,12 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     from trtpipe.data.dataset import open_dataset
     from trtpipe.passes.clean_up import load_clean
     from trtpipe.preflight.onnx_io import read_contract
-    from trtpipe.stages.observe import tensors_of, write_observed
+    from trtpipe.stages.observe import observed_tensors, write_observed
 
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
     observed = path.with_name(f"{name}-observed.onnx")
     model = load_clean(path)
-    tensors = tensors_of(model)
+    tensors = observed_tensors(model)
     write_observed(model, observed, tensors, half=False)
     del model  # a build opens the graph in a child
     dataset = open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path))
@@ -98,13 +98,13 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     from trtpipe.data.dataset import open_dataset
     from trtpipe.passes.clean_up import load_clean
     from trtpipe.preflight.onnx_io import read_contract
-    from trtpipe.stages.observe import tensors_of, write_observed
+    from trtpipe.stages.observe import observed_tensors, write_observed
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     observed, model = path.with_name(f"{name}-observed.onnx"), load_clean(path)
-    tensors = tensors_of(model)
+    tensors = observed_tensors(model)
     write_observed(model, observed, tensors, half=False)
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
     summary = DataSummaryBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))

@@ -19,9 +19,10 @@ from benchmarks_common import machine_line
 
 from trtpipe.autocast.convert import CastPrecision
 from trtpipe.backends.base import load_backend
-from trtpipe.config.formats import FP8, FP16, INT8
+from trtpipe.config.formats import FP16, Precision
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.settings import Settings
+from trtpipe.config.stage_settings import QuantizationSettings
 from trtpipe.config.target import find_target
 from trtpipe.engine.report import EngineReport
 from trtpipe.passes.clean_up import clean_up
@@ -31,9 +32,9 @@ from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.preflight.onnx_io import load_model, save_model
 from trtpipe.progress import NullProgress
-from trtpipe.quantization.cost import engine_cost
+from trtpipe.quantization.engine_search import engine_cost
 from trtpipe.quantization.per_tensor_scales import SplitScales
-from trtpipe.quantization.plan import place
+from trtpipe.quantization.plan import plan
 from trtpipe.quantization.qdq import InsertQDQ
 
 #: model -> shape of its input for a batch of one
@@ -42,16 +43,21 @@ MODELS = {"resnet50": (3, 224, 224), "minilm": (128,)}
 
 def styles(source: Path) -> dict[str, list[GraphPass]]:
     """The ways that are compared."""
-    ranges = dict.fromkeys(place(prepared(source)).tensors, 1.0)
+    model = prepared(source)
+
+    def written(precision: Precision) -> InsertQDQ:
+        found = plan(model, QuantizationSettings(precision=precision))
+        return InsertQDQ(found.with_ranges(dict.fromkeys(found.tensors, 1.0)))
+
     half = CastPrecision(FP16)
-    over_half = InsertQDQ(INT8, ranges, (), "max", FP16)
+    over_half = written(Precision.best)
     return {
         "float32": [],
         "float16": [half],
-        "int8 over float32": [InsertQDQ(INT8, ranges)],
+        "int8 over float32": [written(Precision.int8)],
         "int8 over float16": [over_half, half],
         "int8 over float16, scales behind convolutions": [over_half, half, SplitScales()],
-        "fp8 over float32": [InsertQDQ(FP8, ranges)],
+        "fp8 over float32": [written(Precision.fp8)],
     }
 
 

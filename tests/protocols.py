@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from trtpipe.pipeline.pipeline import STAGES
     from trtpipe.progress import NullProgress, Progress
     from trtpipe.stages.evaluate import Evaluate
-    from trtpipe.stages.sensitivity import Sensitivity
+    from trtpipe.stages.sensitivity import MeasureSensitivity
     from trtpipe.stages.stage import Stage
 
     backends: tuple[Backend, ...] = (Null(), OnnxRuntime(), TensorRT(), TensorRTRTX(), TorchTensorRT())
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     samples: tuple[type[Samples], ...] = (FunctionDataset, RandomDataset, BatchedDataset)
     meters: tuple[type[Meter], ...] = (Cosine, CustomMeter, MeanAveragePrecision, TopK, WordErrorRate)
     listeners: tuple[type[Progress], ...] = (NullProgress,)
-    stages: tuple[Stage[Any], ...] = (*STAGES, Evaluate("model"), Sensitivity())
+    stages: tuple[Stage[Any], ...] = (*STAGES, Evaluate("model"), MeasureSensitivity())
     sources: tuple[type[Source], ...] = (FactorySource, ModuleSource, OnnxSource, Pt2Source)
     requests: tuple[type[BuildRequest], ...] = (Job,)
     recorders: tuple[type[OutputRecorder], ...] = (Recording,)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from planning import Quantize
 
 from trtpipe.autocast.convert import CastPrecision
 from trtpipe.calibration.methods import quantizer_of
@@ -34,8 +35,7 @@ from trtpipe.config.target import find_target
 from trtpipe.engine.agreement import SATISFIED_BY
 from trtpipe.engine.report import BITS
 from trtpipe.errors import InternalError
-from trtpipe.quantization.qdq import InsertQDQ
-from trtpipe.quantization.weights import quantize_weight
+from trtpipe.quantization.qdq import quantize_weight
 
 FLOATS = [form for form in FORMATS if form.kind == "float"]
 #: A format of 8 bits that no GPU has: E5M2 as ml_dtypes codes it.
@@ -234,7 +234,7 @@ class TestANewRow:
 
     def test_pairs_are_written_in_it(self) -> None:
         model = product()
-        InsertQDQ(MADE_UP, {"x": 3.0}).call(model)
+        Quantize(MADE_UP, {"x": 3.0}).call(model)
         types = {
             node.inputs[2].dtype for node in model.graph if node.op_type.endswith("quantizeLinear") and node.inputs[2]
         }
@@ -243,13 +243,13 @@ class TestANewRow:
         assert ir.DataType.FLOAT8E4M3FN not in stored | types
 
     def test_its_pairs_are_recorded_under_its_name(self) -> None:
-        [decision] = InsertQDQ(MADE_UP, {"x": 3.0}).call(product()).decisions
+        [decision] = Quantize(MADE_UP, {"x": 3.0}).call(product()).decisions
         assert decision.precision == "made_up"
 
     def test_an_opset_it_does_not_know_is_refused(self) -> None:
         later = replace(MADE_UP, opset=99)
         with pytest.raises(Exception, match="made_up needs 99"):
-            InsertQDQ(later, {"x": 3.0}).requires(product())
+            Quantize(later, {"x": 3.0}).requires(product())
 
     @pytest.mark.parametrize(("largest", "lowered"), [(65504.0, True), (1.0, False)])
     def test_casts_go_to_it_where_its_largest_value_allows(self, largest: float, lowered: bool) -> None:

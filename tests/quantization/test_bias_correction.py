@@ -5,11 +5,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from models import conv_net, feed_for, model, normal, run, transposed, with_outputs
+from planning import settings
 
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.quantization.bias_correction import CorrectBias, correct_means, correctable, measure_means
-from trtpipe.quantization.plan import place
+from trtpipe.quantization.plan import plan
 
 
 def chain() -> onnx.ModelProto:
@@ -30,7 +31,7 @@ def chain() -> onnx.ModelProto:
 def loaded(proto: onnx.ModelProto) -> tuple[ir.Model, dict[str, int]]:
     found = ir.serde.deserialize_model(proto)
     clean_up(found)
-    return found, correctable(found, place(found))
+    return found, correctable(found, plan(found, settings()))
 
 
 def test_every_kind_of_bias_is_corrected() -> None:
@@ -122,5 +123,5 @@ def test_loops_are_not() -> None:
         go=np.bool_(True),
     )
     found, nodes = loaded(proto)
-    assert any(point.node.op_type == "Gemm" for point in place(found).points)
+    assert any(point.op == "Gemm" for point in plan(found, settings()).points)
     assert nodes == {}

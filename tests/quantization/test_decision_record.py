@@ -6,16 +6,16 @@ import numpy as np
 import onnx
 import pytest
 from models import CASES, model, normal, residual
+from planning import Quantize
 
 from trtpipe.config.formats import INT8
 from trtpipe.passes.decisions import NodeDecision
-from trtpipe.quantization.qdq import InsertQDQ
 
 
 @pytest.fixture
 def told(apply):
     def tell(proto: onnx.ModelProto, amax: dict[str, float]) -> dict[str, NodeDecision]:
-        return {each.node: each for each in apply(proto, InsertQDQ(INT8, amax))[1]}
+        return {each.node: each for each in apply(proto, Quantize(INT8, amax))[1]}
 
     return tell
 
@@ -31,7 +31,7 @@ def test_no_node_is_forgotten(apply, name):
     amax = dict.fromkeys(
         [v.name for v in proto.graph.input] + [o for n in all_nodes(proto.graph) for o in n.output], 3.0
     )
-    decisions = apply(proto, InsertQDQ(INT8, amax))[1]
+    decisions = apply(proto, Quantize(INT8, amax))[1]
     assert len(decisions) == len(all_nodes(proto.graph))
     assert all(each.reason and each.precision for each in decisions)
 
@@ -43,7 +43,7 @@ def test_no_node_is_forgotten(apply, name):
         ("y = LayerNormalization(x, s)", "normalization", {"s": normal(4)}),
         ("y = Gelu(x)", "activation", {}),
         ("y = Mul(x, x)", "element by element", {}),
-        ("y = Transpose(x)", "moves values only", {}),
+        ("y = Transpose(x)", "data-movement op", {}),
         ("i = ArgMax(x) f = Cast<to=1>(i) y = Mul(f, x)", "", {}),
         ("y = TopK(x, k)", "no rule", {"k": np.array([1])}),
     ],
@@ -77,6 +77,6 @@ def test_moves_between_quantized_nodes_and_their_work(told):
         w=normal(16, 16, 1, 1),
     )  # fmt: skip
     found = told(onnx.shape_inference.infer_shapes(proto), {"m": 3.0})
-    assert "pass through" in found["maxpool_0"].reason
+    assert "quantized values through it" in found["maxpool_0"].reason
     assert found["maxpool_0"].macs is None
     assert found["conv_1"].macs == 2 * 16 * 16 * 16

@@ -1,4 +1,4 @@
-"""Leaving a few groups high where 8 bits harm much: which ones, how many, and whether it helps on other samples."""
+"""Higher-precision fallback: which groups are kept, how many, and whether it helps on other samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from world import asked
 import trtpipe
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
-from trtpipe.quantization.fallback_search import MOST_WORK, POOR, harmful
-from trtpipe.quantization.simulator import SwitchedGroup
+from trtpipe.quantization.fallback_search import MOST_WORK, POOR, sensitive
+from trtpipe.quantization.simulator import LayerGroup
 from trtpipe.report.stage_records import LowerRecord
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ class Built:
         return float(np.square(found - expected).sum() / np.square(expected).sum())
 
 
-def test_the_harmful_layer_is_left_high_and_other_samples_gain(tmp_path: Path) -> None:
+def test_the_sensitive_layer_is_kept_and_other_samples_gain(tmp_path: Path) -> None:
     ill, well = (Built(spectrogram(), sounds(1), tmp_path / each, corrections=each) for each in ("none", "auto"))
-    assert list(well.corrections.high) == ["matmul_0"]
-    assert well.corrections.trials[-1].correction == "1 of 4 groups left high"
+    assert list(well.corrections.kept) == ["matmul_0"]
+    assert well.corrections.trials[-1].correction == "1 of 4 groups in higher precision"
     assert well.corrections.trials[-1].taken
     assert well.nodes["matmul_0"].precision == "float32"
     assert "alone" in well.nodes["matmul_0"].reason
@@ -61,29 +61,29 @@ def test_the_harmful_layer_is_left_high_and_other_samples_gain(tmp_path: Path) -
     assert well.noise(sounds(2)) < ill.noise(sounds(2)) / 4
 
 
-def test_models_that_8_bits_hardly_harm_are_left_alone(tmp_path: Path) -> None:
+def test_models_that_are_hardly_sensitive_are_left_alone(tmp_path: Path) -> None:
     proto = conv_net()
     built = Built(proto, feed_for(proto, seed=1, dim=96), tmp_path)
     assert built.corrections.noise is not None
     assert built.corrections.noise < POOR
-    assert not built.corrections.high
-    assert not any("left high" in trial.correction for trial in built.corrections.trials)
+    assert not built.corrections.kept
+    assert not any("higher precision" in trial.correction for trial in built.corrections.trials)
 
 
-def groups(*macs: int) -> list[SwitchedGroup]:
-    return [SwitchedGroup((f"n{index}",), ("Conv",), each, index) for index, each in enumerate(macs)]
+def groups(*macs: int) -> list[LayerGroup]:
+    return [LayerGroup((f"n{index}",), (f"y{index}",), ("Conv",), each, index) for index, each in enumerate(macs)]
 
 
-class TestHarmful:
+class TestSensitive:
     def test_most_noise_for_its_work_comes_first_and_no_more_than_needed(self) -> None:
-        assert harmful(groups(10, 10, 1000), [0.5, 0.0001, 0.0002]) == {0}
-        assert harmful(groups(10, 10, 1000), [0.5, 0.1, 0.0002]) == {0, 1}
+        assert sensitive(groups(10, 10, 1000), [0.5, 0.0001, 0.0002]) == {0}
+        assert sensitive(groups(10, 10, 1000), [0.5, 0.1, 0.0002]) == {0, 1}
 
     def test_work_is_limited(self) -> None:
         assert MOST_WORK == 0.1
-        assert harmful(groups(100, 100, 800), [0.5, 0.6, 0.0001]) == {1}
-        assert harmful(groups(500, 500), [0.5, 0.5]) == frozenset()
+        assert sensitive(groups(100, 100, 800), [0.5, 0.6, 0.0001]) == {1}
+        assert sensitive(groups(500, 500), [0.5, 0.5]) == frozenset()
 
     @pytest.mark.parametrize("alone", [[0.0, 0.0, 0.0], [1e-4, 1e-4, 1e-4]])
     def test_quiet_models_lose_nothing(self, alone: list[float]) -> None:
-        assert harmful(groups(1, 1, 1000), alone) == frozenset()
+        assert sensitive(groups(1, 1, 1000), alone) == frozenset()

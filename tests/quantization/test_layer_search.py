@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trtpipe.quantization.layer_search import OutOfTime, Search
+from trtpipe.quantization.layer_search import Search, TimeBudgetSpent
 from trtpipe.quantization.sensitivity import GroupSensitivity
 
 
@@ -116,7 +116,7 @@ def test_16_bits_have_to_hold_too():
 def test_16_bits_that_were_not_evaluated_are_not_promised():
     def limited(kept):
         if kept:
-            raise OutOfTime
+            raise TimeBudgetSpent
         return 0.3
 
     assert Search(groups([1.0, 2.0]), limited, 0.01, 11, exact=False).run() is None
@@ -134,7 +134,7 @@ def test_out_of_time_gives_the_best_so_far():
 
     def limited(kept):
         if len(calls) == 5:
-            raise OutOfTime
+            raise TimeBudgetSpent
         calls.append(kept)
         return loss(kept)
 
@@ -142,7 +142,7 @@ def test_out_of_time_gives_the_best_so_far():
     assert kept is not None
     assert loss(kept) <= 0.005
     assert len(search.trials) == 5
-    assert searched(noise, lambda kept: (_ for _ in ()).throw(OutOfTime), 0.005)[1] == tuple(range(30))
+    assert searched(noise, lambda kept: (_ for _ in ()).throw(TimeBudgetSpent), 0.005)[1] == tuple(range(30))
 
 
 def test_the_same_search_twice():

@@ -48,7 +48,7 @@ def test_what_is_lost_counts_a_lot_but_not_infinitely(bad):
 def test_equal_infinities_are_no_noise():
     mask = Y.copy()
     mask[0, 0] = -np.inf
-    assert not OutputNoise([{"y": mask}]).telling
+    assert not OutputNoise([{"y": mask}]).informative
     measure = OutputNoise([{"y": Y, "z": mask}])
     np.testing.assert_array_equal(measure.shares(0, {"y": Y, "z": mask}), [0.0])
 
@@ -60,7 +60,7 @@ def test_silence_does_not_decide():
 
 @pytest.mark.parametrize("outputs", [{"k": np.arange(3)}, {"y": np.zeros(3, np.float32)}, {}])
 def test_outputs_that_say_nothing(outputs):
-    assert not OutputNoise([outputs]).telling
+    assert not OutputNoise([outputs]).informative
 
 
 def test_decibels_are_averaged_over_outputs():

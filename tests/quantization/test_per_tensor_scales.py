@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import pytest
 from models import conv_net, depthwise, model, normal, run, weights_of
+from planning import Quantize
 
 from trtpipe.autocast.convert import CastPrecision
 from trtpipe.config.formats import FP16, INT8
 from trtpipe.quantization.per_tensor_scales import SplitScales
-from trtpipe.quantization.qdq import InsertQDQ
 
-HALF = (InsertQDQ(INT8, {"x": 3.0, "r": 2.0, "f": 2.0, "a": 2.0}, (), "max", FP16), CastPrecision(FP16))
+HALF = (Quantize(INT8, {"x": 3.0, "r": 2.0, "f": 2.0, "a": 2.0}, (), "max", FP16), CastPrecision(FP16))
 
 
 def two_convs(bias: bool = True, spread: float = 1.0) -> onnx.ModelProto:
@@ -62,7 +62,7 @@ def test_no_sum_overflows_whatever_the_data(apply, amax):
         "(float[N,64,3,3] x) => (float[N,2,1,1] y) { c = Conv(x, w) y = Relu(c) }",
         w=np.stack([np.full((64, 3, 3), 0.5), np.full((64, 3, 3), 1e-2)]).astype(np.float32),
     )  # fmt: skip
-    passes = (InsertQDQ(INT8, {"x": amax}, (), "max", FP16), CastPrecision(FP16), SplitScales())
+    passes = (Quantize(INT8, {"x": amax}, (), "max", FP16), CastPrecision(FP16), SplitScales())
     lowered, _ = apply(proto, *passes)
     makers = {output: node for node in lowered.graph.node for output in node.output}
     [conv] = [node for node in lowered.graph.node if node.op_type == "Conv"]
@@ -82,7 +82,7 @@ def test_other_nets_still_check(apply, proto):
 
 def test_what_it_leaves_alone(apply):
     proto = two_convs()
-    single = InsertQDQ(INT8, {"x": 3.0, "a": 2.0})
+    single = Quantize(INT8, {"x": 3.0, "a": 2.0})
     for passes in ((), (single,), (CastPrecision(FP16),)):
         untouched, split = apply(proto, *passes)[0], apply(proto, *passes, SplitScales())[0]
         assert split.graph == untouched.graph

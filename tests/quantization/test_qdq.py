@@ -25,11 +25,11 @@ from models import (
     with_outputs,
 )
 from numpy.lib.stride_tricks import sliding_window_view
+from planning import Quantize
 
 from trtpipe.config.formats import FP16, INT8, find_format
 from trtpipe.errors import StageError
-from trtpipe.quantization.qdq import InsertQDQ
-from trtpipe.quantization.weights import quantize_weight
+from trtpipe.quantization.qdq import quantize_weight
 
 FP8 = ml_dtypes.float8_e4m3fn
 
@@ -119,7 +119,7 @@ def spread_out(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_are_within_half_a_step_of_the_originals(apply, name, precision):
     proto, axes = WEIGHTS[name]
-    lowered, _ = apply(proto, InsertQDQ(find_format(precision), dict.fromkeys(onnx_floats(proto), 1.0) | {"x": 1.0}))
+    lowered, _ = apply(proto, Quantize(find_format(precision), dict.fromkeys(onnx_floats(proto), 1.0) | {"x": 1.0}))
     before, after = weights_of(proto), weights_of(lowered)
     found = weight_quantizers(lowered)
     assert len(found) == len(axes)
@@ -149,7 +149,7 @@ def test_weights_are_within_half_a_step_of_the_originals(apply, name, precision)
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_scales_of_faint_channels_are_neither_zero_nor_subnormal(apply, precision):
-    lowered, _ = apply(faint_channels(), InsertQDQ(find_format(precision), {"x": 1e-44}))
+    lowered, _ = apply(faint_channels(), Quantize(find_format(precision), {"x": 1e-44}))
     scales = [weights_of(lowered)[node.input[1]] for node in nodes(lowered, "DequantizeLinear")]
     assert all((scale >= np.finfo(np.float32).tiny).all() for scale in scales)
     zero_channel = weights_of(lowered)[weight_quantizers(lowered)[0].input[0]][0]
@@ -185,7 +185,7 @@ def test_onnxruntime_computes_what_numpy_computes(apply, name, precision):
     proto, axis, reference = REFERENCES[name]
     x = feed_for(proto)["x"]
     amax = float(np.abs(x).max()) * 0.7  # so that some values saturate
-    lowered, [decision] = apply(proto, InsertQDQ(find_format(precision), {"x": amax}))
+    lowered, [decision] = apply(proto, Quantize(find_format(precision), {"x": amax}))
     assert decision.precision == precision
     fake = fake_int8 if precision == "int8" else fake_fp8
     expected = reference(fake(x, amax), fake_weight(weights_of(proto)["w"], axis, precision))
@@ -199,7 +199,7 @@ def test_onnxruntime_computes_what_numpy_computes(apply, name, precision):
 def test_every_case_stays_a_valid_model_with_the_same_interface_and_about_the_same_result(apply, name, precision):
     proto = CASES[name]()
     feed = feed_for(proto)
-    lowered, decisions = apply(proto, InsertQDQ(find_format(precision), ranges(proto, feed)))
+    lowered, decisions = apply(proto, Quantize(find_format(precision), ranges(proto, feed)))
     assert [(v.name, v.type) for v in lowered.graph.input] == [(v.name, v.type) for v in proto.graph.input]
     assert [(v.name, v.type) for v in lowered.graph.output] == [(v.name, v.type) for v in proto.graph.output]
     assert all(decision.reason for decision in decisions)
@@ -211,7 +211,7 @@ def test_every_case_stays_a_valid_model_with_the_same_interface_and_about_the_sa
 
 def test_one_pair_a_tensor_and_the_others_still_read_the_original(apply):
     proto = residual()
-    lowered, _ = apply(proto, InsertQDQ(INT8, {"r": 3.0}))
+    lowered, _ = apply(proto, Quantize(INT8, {"r": 3.0}))
     [quantize] = nodes(lowered, "QuantizeLinear")
     assert quantize.input[0] == "r"
     [dequantize] = [node for node in nodes(lowered, "DequantizeLinear") if node.input[0] == quantize.output[0]]
@@ -223,7 +223,7 @@ def test_one_pair_a_tensor_and_the_others_still_read_the_original(apply):
 def test_a_weight_read_along_two_axes_is_quantized_along_both(apply):
     proto = shared_weight()
     w = weights_of(proto)["w"]
-    lowered, _ = apply(proto, InsertQDQ(INT8, {"x": 1.0}))
+    lowered, _ = apply(proto, Quantize(INT8, {"x": 1.0}))
     after = weights_of(lowered)
     columns, rows = weight_quantizers(lowered)
     assert [axis_of(columns), axis_of(rows)] == [1, 0]
@@ -237,7 +237,7 @@ def test_a_weight_that_somebody_else_reads_stays(apply):
         "(float[N,4] x) => (float[N,4] y) { a = MatMul(x, w) b = Add(a, w) c = MatMul(b, w) y = Relu(c) }",
         w=normal(4, 4),
     )
-    lowered, _ = apply(proto, InsertQDQ(INT8, {"x": 1.0, "b": 1.0}))
+    lowered, _ = apply(proto, Quantize(INT8, {"x": 1.0, "b": 1.0}))
     np.testing.assert_array_equal(weights_of(lowered)["w"], normal(4, 4))
     assert len(weight_quantizers(lowered)) == 1
     assert nodes(lowered, "Add")[0].input[1] == "w"
@@ -245,13 +245,13 @@ def test_a_weight_that_somebody_else_reads_stays(apply):
 
 def test_graph_outputs_keep_their_exact_values(apply):
     proto = model("(float[N,4] x) => (float[N,4] r, float[N,4] y) { r = Relu(x) y = MatMul(r, w) }", w=normal(4, 4))
-    lowered, _ = apply(proto, InsertQDQ(INT8, {"r": 1.0}))
+    lowered, _ = apply(proto, Quantize(INT8, {"r": 1.0}))
     x = normal(3, 4)
     np.testing.assert_array_equal(run(lowered, {"x": x})["r"], np.maximum(x, 0))
 
 
 def test_branches_hold_their_own_pairs_and_constants(apply):
-    lowered, decisions = apply(branches(), InsertQDQ(INT8, {"r": 1.0}))
+    lowered, decisions = apply(branches(), Quantize(INT8, {"r": 1.0}))
     assert {each.op: each.precision for each in decisions}["MatMul"] == "int8"
     assert not nodes(lowered, "QuantizeLinear")
     (branch,) = nodes(lowered, "If")
@@ -265,7 +265,7 @@ def test_a_branch_computes_in_8_bits_and_the_other_as_before(apply, precision):
     proto, weights = branches(), weights_of(branches())
     x = normal(2, 4)
     r = np.maximum(x, 0)
-    lowered, _ = apply(proto, InsertQDQ(find_format(precision), {"r": float(r.max())}))
+    lowered, _ = apply(proto, Quantize(find_format(precision), {"r": float(r.max())}))
     fake = fake_int8 if precision == "int8" else fake_fp8
     h = fake(r, r.max()).astype(np.float64) @ fake_weight(weights["w"], 1, precision)
     taken, other = ({"x": x, "c": np.asarray(c)} for c in (True, False))
@@ -283,7 +283,7 @@ def test_two_branches_share_no_pair_and_no_constant(apply):
     )  # fmt: skip
     x = normal(2, 4)
     r = np.maximum(x, 0)
-    lowered, decisions = apply(proto, InsertQDQ(INT8, {"r": float(r.max())}))
+    lowered, decisions = apply(proto, Quantize(INT8, {"r": float(r.max())}))
     assert [each.precision for each in decisions if each.op == "MatMul"] == ["int8", "int8"]
     bodies = [attribute.g for attribute in nodes(lowered, "If")[0].attribute]
     names = [{tensor.name for tensor in body.initializer} for body in bodies]
@@ -298,7 +298,7 @@ def test_two_branches_share_no_pair_and_no_constant(apply):
 
 def test_the_body_of_a_loop_holds_its_own_pair_and_constants(apply):
     proto, x = looped(), normal(1, 4)
-    lowered, decisions = apply(proto, InsertQDQ(INT8, {"state": 2.0}))
+    lowered, decisions = apply(proto, Quantize(INT8, {"state": 2.0}))
     assert {each.op: each.precision for each in decisions}["MatMul"] == "int8"
     body = next(a.g for a in lowered.graph.node[0].attribute if a.name == "body")
     assert len(body.initializer) == 5
@@ -317,14 +317,14 @@ def test_the_body_of_a_loop_holds_its_own_pair_and_constants(apply):
 )
 def test_a_tensor_without_a_range_stays_in_float32(apply, amax, reason):
     proto = gemm(transposed=True)
-    lowered, [decision] = apply(proto, InsertQDQ(INT8, amax))
+    lowered, [decision] = apply(proto, Quantize(INT8, amax))
     assert (decision.precision, decision.reason) == ("float32", reason)
     assert [node.op_type for node in lowered.graph.node] == ["Gemm"]
     np.testing.assert_array_equal(weights_of(lowered)["w"], weights_of(proto)["w"])
 
 
 def test_why_a_tensor_has_no_range_is_told(apply):
-    _, [decision] = apply(gemm(transposed=True), InsertQDQ(INT8, {}, unfit={"x": "'x' reaches 1e+30"}))
+    _, [decision] = apply(gemm(transposed=True), Quantize(INT8, {}, reasons={"x": "'x' reaches 1e+30"}))
     assert (decision.precision, decision.reason) == ("float32", "'x' reaches 1e+30")
 
 
@@ -334,7 +334,7 @@ def test_names_that_are_taken_already(apply):
         "a = MatMul(x_dequantized, w) b = MatMul(x, w) c = Mul(a, x_scale) y = Add(b, c) }",
         w=normal(4, 4), x_scale=np.float32(3), w_axis1_scale=np.float32(5),
     )  # fmt: skip
-    lowered, _ = apply(proto, InsertQDQ(INT8, {"x": 4.0, "x_dequantized": 4.0}))
+    lowered, _ = apply(proto, Quantize(INT8, {"x": 4.0, "x_dequantized": 4.0}))
     x = normal(3, 4)
     exact = run(proto, {"x": x})["y"]
     np.testing.assert_allclose(run(lowered, {"x": x})["y"], exact, atol=0.1 * np.abs(exact).max())
@@ -342,8 +342,8 @@ def test_names_that_are_taken_already(apply):
 
 def test_lowering_twice_changes_nothing_more(apply):
     proto, amax = conv_net(), {"x": 3.0, "f": 2.0}
-    once, _ = apply(proto, InsertQDQ(INT8, amax))
-    twice, decisions = apply(once, InsertQDQ(INT8, amax))
+    once, _ = apply(proto, Quantize(INT8, amax))
+    twice, decisions = apply(once, Quantize(INT8, amax))
     assert twice.SerializeToString() == once.SerializeToString()
     assert {each.reason for each in decisions if each.op in ("Conv", "Gemm")} == {
         "the model itself quantizes what it reads"
@@ -352,8 +352,8 @@ def test_lowering_twice_changes_nothing_more(apply):
 
 def test_bytes_do_not_depend_on_the_order_of_the_ranges(apply):
     forwards, backwards = (dict.fromkeys(names, 1.0) for names in (("x", "f", "r"), ("r", "f", "x")))
-    first, _ = apply(conv_net(), InsertQDQ(INT8, forwards))
-    second, _ = apply(conv_net(), InsertQDQ(INT8, backwards))
+    first, _ = apply(conv_net(), Quantize(INT8, forwards))
+    second, _ = apply(conv_net(), Quantize(INT8, backwards))
     assert first.SerializeToString() == second.SerializeToString()
 
 
@@ -361,16 +361,16 @@ def test_bytes_do_not_depend_on_the_order_of_the_ranges(apply):
 def test_opsets_without_such_pairs_are_refused(apply, precision, opset):
     proto = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", opset=opset, w=normal(4, 4))
     with pytest.raises(StageError, match=f"opset {opset} .* {precision} needs {opset + 1}"):
-        apply(proto, InsertQDQ(find_format(precision), {"x": 1.0}))
+        apply(proto, Quantize(find_format(precision), {"x": 1.0}))
     nothing = model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }", opset=opset)
-    apply(nothing, InsertQDQ(find_format(precision), {}))  # needs no pairs
+    apply(nothing, Quantize(find_format(precision), {}))  # needs no pairs
     newer = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", opset=opset + 1, w=normal(4, 4))
-    apply(newer, InsertQDQ(find_format(precision), {"x": 1.0}))
+    apply(newer, Quantize(find_format(precision), {"x": 1.0}))
 
 
 def test_the_file_shrinks_to_about_a_quarter(apply):
     proto = model("(float[N,256] x) => (float[N,256] y) { y = MatMul(x, w) }", w=normal(256, 256))
-    lowered, _ = apply(proto, InsertQDQ(INT8, {"x": 1.0}))
+    lowered, _ = apply(proto, Quantize(INT8, {"x": 1.0}))
     assert lowered.ByteSize() < 0.27 * proto.ByteSize()
 
 
@@ -396,21 +396,21 @@ class TestScalesInFloat16:
         weight *= self.SPREAD / np.abs(weight).max(axis=0)
         proto = model("(float[N,4] x) => (float[N,6] y) { y = MatMul(x, w) }", w=weight)
         for amax in (1e-2, 3.0, 1e30):
-            found = self.scales(apply(proto, InsertQDQ(INT8, {"x": amax}, scales=FP16))[0])
+            found = self.scales(apply(proto, Quantize(INT8, {"x": amax}, scales=FP16))[0])
             np.testing.assert_array_equal(found, found.astype(np.float16).astype(np.float32))
             assert found.min() >= 2.0**-14
             assert np.isfinite(found).all()
 
     def test_an_activation_whose_scale_would_lose_digits_stays_high(self, apply):
         proto = model("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", w=normal(4, 4))
-        lowered, [decision] = apply(proto, InsertQDQ(INT8, {"x": 1e-9}, scales=FP16))
+        lowered, [decision] = apply(proto, Quantize(INT8, {"x": 1e-9}, scales=FP16))
         assert [node.op_type for node in lowered.graph.node] == ["MatMul"]
         assert "scale would lose digits" in decision.reason
 
     def test_weights_are_quantized_with_the_rounded_scale(self, apply):
         weight = normal(64, 6)
         proto = model("(float[N,64] x) => (float[N,6] y) { y = MatMul(x, w) }", w=weight)
-        lowered, _ = apply(proto, InsertQDQ(INT8, {"x": 3.0}, scales=FP16))
+        lowered, _ = apply(proto, Quantize(INT8, {"x": 3.0}, scales=FP16))
         found = weights_of(lowered)
         scale = found["w_axis1_scale"]
         exact = np.abs(weight).max(axis=0) / np.float32(127)
@@ -420,7 +420,7 @@ class TestScalesInFloat16:
     def test_a_faint_channel_errs_by_no_more_than_half_the_least_scale(self, apply):
         weight = normal(8, 2) * np.float32([1, 1e-5])
         proto = model("(float[N,8] x) => (float[N,2] y) { y = MatMul(x, w) }", w=weight)
-        found = weights_of(apply(proto, InsertQDQ(INT8, {"x": 3.0}, scales=FP16))[0])
+        found = weights_of(apply(proto, Quantize(INT8, {"x": 3.0}, scales=FP16))[0])
         error = found["w_axis1_quantized"] * found["w_axis1_scale"] - weight
         assert np.abs(error[:, 1]).max() <= 2.0**-15
 
@@ -431,7 +431,7 @@ def test_tensors_between_which_values_only_move_get_the_larger_scale(apply):
         "y = Conv(m, w) z = Conv(x, w) }",
         w=normal(4, 4, 1, 1),
     )  # fmt: skip
-    found = weights_of(apply(proto, InsertQDQ(INT8, {"x": 2.0, "m": 3.0}))[0])
+    found = weights_of(apply(proto, Quantize(INT8, {"x": 2.0, "m": 3.0}))[0])
     assert found["x_scale"] == found["m_scale"] == np.float32(3) / np.float32(127)
 
 
@@ -440,7 +440,7 @@ def test_the_skip_input_of_a_residual_add_is_rounded_and_the_other_is_not(apply)
         "(float[1,4,4,4] x) => (float[1,4,4,4] y) { a = Conv(x, w) s = Add(a, x) r = Relu(s) y = Conv(r, w) }",
         w=normal(4, 4, 1, 1),
     )  # fmt: skip
-    lowered, decisions = apply(proto, InsertQDQ(INT8, {"x": 3.0, "r": 9.0}))
+    lowered, decisions = apply(proto, Quantize(INT8, {"x": 3.0, "r": 9.0}))
     [add] = nodes(lowered, "Add")
     assert list(add.input) == ["a", "x_dequantized"]
     assert [each.op for each in decisions if each.precision == "int8"] == ["Conv", "Add", "Conv"]

@@ -3,15 +3,22 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from models import model
+from models import model, normal
+from planning import planned, settings
 
-from trtpipe.quantization.scale_groups import joint_amax, scale_groups
+from trtpipe.passes.graph_pass import run_passes
+from trtpipe.passes.infer_types import InferTypes
+from trtpipe.quantization.plan import plan
 
 
 def groups(body: str, *names: str, **constants: np.ndarray) -> tuple[tuple[str, ...], ...]:
-    loaded = ir.serde.deserialize_model(model(f"(float[1,2,4,4] x) => (float y) {{ {body} }}", **constants))
-    values = {v.name: v for v in (*loaded.graph.inputs, *(o for n in loaded.graph for o in n.outputs))}
-    return scale_groups([values[name] for name in names])
+    """Of these tensors, each read by a product."""
+    readers = "".join(f" read_{name} = MatMul({name}, weight)" for name in names)
+    loaded = ir.serde.deserialize_model(
+        model(f"(float[1,2,4,4] x) => (float y) {{ {body}{readers} }}", weight=normal(4, 32), **constants)
+    )
+    run_passes(loaded, [InferTypes()])
+    return plan(loaded, settings()).groups
 
 
 @pytest.mark.parametrize(
@@ -44,5 +51,12 @@ def test_chains_join_what_lies_far_apart():
 
 
 def test_the_joint_range_is_the_largest():
-    amax = {"a": 1.0, "b": 3.0, "c": 2.0}
-    assert joint_amax(amax, [("a", "b"), ("c", "unseen")]) == {"a": 3.0, "b": 3.0, "c": 2.0}
+    proto = model(
+        "(float[1,16,4,4] x) => (float[1,16,4,4] y, float[1,16,2,2] z, float[1,16,4,4] q) { y = Conv(x, w) "
+        "m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(x) z = Conv(m, w) s = Sigmoid(x) q = Conv(s, w) }",
+        w=normal(16, 16, 1, 1),
+    )
+    found = planned(proto).with_ranges({"x": 1.0, "m": 3.0, "s": 2.0})
+    assert found.groups == (("x", "m"),)
+    assert found.limits == {"x": 3.0, "m": 3.0, "s": 2.0}
+    assert found.amax["x"] == 1.0

@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
-from trtpipe.quantization.search import LEAST_GAIN, SCALES_BEHIND, SCALES_INSIDE, Placement, Reports, search
+from trtpipe.quantization.engine_search import LEAST_GAIN, Candidate, Reports, search
+from trtpipe.quantization.plan import SCALES_BEHIND, SCALES_INSIDE
 
 MEGA = 1_000_000
 
@@ -19,23 +20,23 @@ class World:
         self.prices = prices
         self.step = step
         self.behind = behind
-        self.built: list[Placement] = []
+        self.built: list[Candidate] = []
         self.fails: set[int] = set()
 
-    def __call__(self, placement: Placement) -> Reports | None:
-        report = self.report(placement)
+    def __call__(self, candidate: Candidate) -> Reports | None:
+        report = self.report(candidate)
         return None if report is None else {"sm89": report}
 
-    def report(self, placement: Placement) -> EngineReport | None:
-        self.built.append(placement)
-        if len(placement.nodes) in self.fails:
+    def report(self, candidate: Candidate) -> EngineReport | None:
+        self.built.append(candidate)
+        if len(candidate.nodes) in self.fails:
             return None
         layers, was = [], False
         for node, (high, low) in self.prices.items():
-            lowered = node in placement.nodes
+            lowered = node in candidate.nodes
             if lowered and not was:
                 layers.append(self._layer(self.step, "x", node))
-            extra = self.behind if lowered and placement.style == SCALES_BEHIND else 0
+            extra = self.behind if lowered and candidate.style == SCALES_BEHIND else 0
             layers.append(self._layer((low if lowered else high) + extra, node, "y", node))
             was = lowered
         return EngineReport(source="s", layers=tuple(layers))
@@ -56,14 +57,14 @@ def plain(nodes) -> dict[str, str]:
 def test_all_of_it_where_all_pays():
     world = World({"a": (10, 4), "b": (10, 4)})
     best, trials = search(plain("ab"), world)
-    assert best == Placement(frozenset({"a", "b"}), SCALES_INSIDE)
+    assert best == Candidate(frozenset({"a", "b"}), SCALES_INSIDE)
     assert [trial.nodes for trial in trials[:3]] == [0, 2, 2]
     assert trials[1].activation_bytes == 8 * MEGA
 
 
 def test_none_of_it_where_nothing_pays():
     best, _ = search(plain("ab"), World({"a": (10, 14), "b": (10, 12)}))
-    assert best == Placement(frozenset())
+    assert best == Candidate(frozenset())
 
 
 def test_only_the_nodes_that_pay():
@@ -83,7 +84,7 @@ def test_steps_between_precisions_count():
 @pytest.mark.parametrize(("behind", "style"), [(3, SCALES_INSIDE), (-3, SCALES_BEHIND)])
 def test_the_cheaper_style(behind, style):
     best, _ = search(plain("a"), World({"a": (20, 10)}, behind=behind))
-    assert best == Placement(frozenset({"a"}), style)
+    assert best == Candidate(frozenset({"a"}), style)
 
 
 def test_a_small_gain_is_not_worth_the_accuracy():
@@ -102,8 +103,8 @@ def test_nothing_is_built_twice():
 
 
 def test_nodes_of_one_kernel_go_together():
-    def build(placement: Placement) -> Reports:
-        price = 30 if placement.nodes else 40
+    def build(candidate: Candidate) -> Reports:
+        price = 30 if candidate.nodes else 40
         kernel = World({})._layer(price, "x", "y", "q", "k").model_copy(update={"kind": "gemm"})
         return {"sm89": EngineReport(source="s", layers=(kernel,))}
 
@@ -115,9 +116,9 @@ def test_nodes_of_one_kernel_go_together():
 def test_a_pattern_that_does_not_pay_goes_as_a_whole():
     """No kernel names the additions, so only an engine without them shows what they cost."""
 
-    def build(placement: Placement) -> Reports:
-        adds = len(placement.nodes & {"add1", "add2"})
-        weighted = len(placement.nodes & {"a", "b"})
+    def build(candidate: Candidate) -> Reports:
+        adds = len(candidate.nodes & {"add1", "add2"})
+        weighted = len(candidate.nodes & {"a", "b"})
         kernel = World({})._layer(100 - 20 * weighted + 5 * adds, "x", "y")
         return {"sm89": EngineReport(source="s", layers=(kernel,))}
 
@@ -126,13 +127,13 @@ def test_a_pattern_that_does_not_pay_goes_as_a_whole():
     assert best.nodes == {"a", "b"}
 
 
-def test_a_placement_that_changes_nothing_is_none():
+def test_a_candidate_that_changes_nothing_is_none():
     """Additions only join their neighbors: alone they leave the graph as it is in 16 bits."""
     world = World({"a": (10, 20), "b": (40, 10), "add": (1, 1)})
-    high = world(Placement(frozenset()))
+    high = world(Candidate(frozenset()))
 
-    def build(placement: Placement) -> Reports | None:
-        return high if placement.nodes <= {"add"} else world(placement)
+    def build(candidate: Candidate) -> Reports | None:
+        return high if candidate.nodes <= {"add"} else world(candidate)
 
     best, trials = search({"a": "weighted", "b": "weighted", "add": "joining"}, build)
     assert best is not None
@@ -167,8 +168,8 @@ class TestSeveralTargets:
 
     @staticmethod
     def both(one: World, other: World):
-        def build(placement: Placement) -> Reports | None:
-            reports = {"sm89": one.report(placement), "sm120": other.report(placement)}
+        def build(candidate: Candidate) -> Reports | None:
+            reports = {"sm89": one.report(candidate), "sm120": other.report(candidate)}
             return None if None in reports.values() else reports  # type: ignore[return-value]
 
         return build
@@ -180,7 +181,7 @@ class TestSeveralTargets:
         assert best is not None
         assert best.nodes == {"b"}
         assert [trial.target for trial in trials[:4]] == ["sm89", "sm120"] * 2
-        assert search(plain("ab"), one)[0] == Placement(frozenset("ab"))
+        assert search(plain("ab"), one)[0] == Candidate(frozenset("ab"))
 
     def test_each_counts_by_its_own_size(self):
         """A saving of half on a small engine outweighs a loss of 4 % on one ten times as large, in shares of each."""
@@ -195,9 +196,30 @@ class TestSeveralTargets:
         assert best is not None
         assert best.nodes == nodes
 
-    def test_a_placement_that_one_of_them_refuses(self):
+    def test_a_candidate_that_one_of_them_refuses(self):
         one, other = World({"a": (10, 4), "b": (10, 4)}), World({"a": (10, 4), "b": (10, 4)})
         other.fails = {2}
         best, trials = search(plain("ab"), self.both(one, other))
-        assert best == Placement(frozenset())
+        assert best == Candidate(frozenset())
         assert {trial.nodes for trial in trials} == {0}
+
+
+class TestAccuracy:
+    def test_the_cheapest_that_is_accurate_enough(self):
+        """Each node costs less quantized; what holds the product of attention is refused."""
+        asked: list[Candidate] = []
+
+        def accepts(candidate: Candidate) -> bool:
+            asked.append(candidate)
+            return "attention" not in candidate.nodes
+
+        nodes = {"conv": "weighted", "add": "joining", "attention": "product"}
+        best, trials = search(nodes, World(dict.fromkeys(nodes, (10, 4))), accepts)
+        assert best == Candidate(frozenset({"conv", "add"}))
+        assert asked[0].nodes == nodes.keys(), "the cheapest is asked first"
+        assert asked[-1] == best, "and nothing after the first that is accepted"
+        assert max(trial.nodes for trial in trials) == 3
+
+    def test_none_is(self):
+        best, _ = search(plain("ab"), World({"a": (10, 4), "b": (10, 4)}), lambda candidate: False)
+        assert best == Candidate(frozenset())

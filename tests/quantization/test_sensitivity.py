@@ -12,5 +12,5 @@ def test_ranks_harm_and_additivity():
                      for n, m, e in (("a", 100, 0.1), ("b", 1, 0.05), ("c", 0, 0.05))),
     )  # fmt: skip
     assert [group.name for group in made.ranked] == ["a", "b", "c"]
-    assert [group.harm for group in made.groups] == pytest.approx([0.001, 0.05, 0.05])
+    assert [group.noise_per_mac for group in made.groups] == pytest.approx([0.001, 0.05, 0.05])
     assert made.additivity == pytest.approx(1.5)

@@ -7,10 +7,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 from models import conv_net, depthwise, feed_for, model, normal, residual, run, transposed, with_outputs
+from planning import settings
 
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import run_passes
-from trtpipe.quantization.plan import place
+from trtpipe.quantization.plan import plan
 from trtpipe.quantization.smooth_quant import Factors, Smooth, smooth_groups, smoothing_factors
 
 if TYPE_CHECKING:
@@ -48,17 +49,19 @@ def smoothed(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str], l
     """The model with all groups divided by uneven factors, what was renamed, and the names of the groups."""
     loaded = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
     clean_up(loaded)
-    placement = place(loaded)
-    groups = smooth_groups(loaded, placement)
+    points = plan(loaded, settings()).points
+    groups = smooth_groups(loaded, points)
     wanted = {
-        group.name: Factors(np.exp(normal(group.channels, seed=7)), group.folds is None)
+        group.name: Factors(np.exp(normal(group.channels, seed=7)), group.fold is None)
         for group in groups
     }  # fmt: skip
-    smooth = Smooth(wanted, placement)
+    smooth = Smooth(wanted, points)
     run_passes(loaded, [smooth])
     rewritten = ir.serde.serialize_model(loaded)
     onnx.checker.check_model(rewritten, full_check=True)
-    return rewritten, smooth.renamed, [group.name for group in groups]
+    inserted = {name for name in smooth.smoothed if wanted[name].inserted}
+    renamed = {name: f"{name}_smoothed" if name in inserted else name for name in smooth.smoothed}
+    return rewritten, renamed, [group.name for group in groups]
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -138,7 +141,7 @@ def test_factors_of_another_model_are_ignored() -> None:
     loaded = ir.serde.deserialize_model(product(PRODUCTS["GELU"][0]))
     clean_up(loaded)
     for wrong in (Factors(np.ones(7, np.float32), True), Factors(np.full(32, 2, np.float32), False)):
-        smooth = Smooth({"h": wrong}, place(loaded))
+        smooth = Smooth({"h": wrong}, plan(loaded, settings()).points)
         (result,) = run_passes(loaded, [smooth])
         assert not result.modified
-        assert not smooth.renamed
+        assert not smooth.smoothed

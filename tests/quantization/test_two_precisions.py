@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from trtpipe.passes.decisions import NodeDecision
-from trtpipe.quantization.two_precisions import merged
+from trtpipe.quantization.decision_record import merged
 
 
 def decision(node: str, precision: str, reason: str) -> NodeDecision:
@@ -19,6 +19,6 @@ def test_what_became_of_every_node_with_both_reasons():
     found = {d.node: (d.precision, d.reason) for d in merged(eight, half, {"a", "b", "c"})}
     assert found == {
         "a": ("int8", "weighted; its results are float16"),
-        "b": ("float16", "fits; not in 8 bits: too narrow"),
+        "b": ("float16", "fits; not quantized: too narrow"),
         "c": ("float32", "too large"),
     }

@@ -5,7 +5,7 @@ import pytest
 from models import FLOAT_MAX
 
 from trtpipe.config.formats import INT8, find_format
-from trtpipe.quantization.weights import quantize_weight
+from trtpipe.quantization.qdq import quantize_weight
 
 
 class TestWeightsByLeastError:

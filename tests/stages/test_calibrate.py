@@ -108,7 +108,7 @@ def test_shards_merge_to_the_whole_and_give_its_ranges(model: Path, job: Callabl
         [tmp_path / "merged.npz"], tmp_path / "ranges.json", simplified=model, **asked(job("mse", source=""))
     )
     assert Ranges.read(tmp_path / "ranges.json").tensors == Ranges.read(tmp_path / "whole" / "ranges.json").tensors
-    with pytest.raises(InputError, match="auto judges ranges by the model's output"):
+    with pytest.raises(InputError, match="auto chooses ranges by the model's output"):
         trtpipe.ranges_from_statistics(
             [tmp_path / "merged.npz"], tmp_path / "auto.json", simplified=model, **asked(job("auto", source=""))
         )

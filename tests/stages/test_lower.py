@@ -164,7 +164,7 @@ def test_what_its_key_holds(make_job):
     assert key() != key(precision="fp16") != key(precision="fp16", keep=["a"])
     assert consumed(STAGE, make_job(precision="int8")) == ("simplified", "ranges")
     assert consumed(STAGE, make_job(precision="fp16")) == ("simplified", "statistics")
-    assert consumed(STAGE, make_job(precision="best")) == ("simplified", "ranges", "statistics")
+    assert consumed(STAGE, make_job(precision="best")) == ("simplified", "ranges", "statistics", "calibration-data")
     assert key(precision="best") != key(precision="best", int8_nodes=["conv_*"])
     assert key(precision="int8") == key(precision="int8", int8_nodes=["conv_*"])
     assert needs(STAGE, make_job())

@@ -32,7 +32,7 @@ from trtpipe.pipeline.executor import by_hand, input_digests
 from trtpipe.pipeline.pipeline import STAGES, opened, stages_named
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.stages.evaluate import Evaluate
-from trtpipe.stages.sensitivity import Sensitivity
+from trtpipe.stages.sensitivity import MeasureSensitivity
 from trtpipe.stages.stage import Inputs
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from trtpipe.stages.stage import Stage
 
-EVERY: tuple[Stage[Any], ...] = (*STAGES, Evaluate("lowered"), Sensitivity())
+EVERY: tuple[Stage[Any], ...] = (*STAGES, Evaluate("lowered"), MeasureSensitivity())
 
 
 def span(low: int, typical: int, high: int) -> dict[str, dict[str, list[int]]]:
@@ -432,7 +432,7 @@ class TestWhatStagesRead:
         world.run(best, heard_all)
         with opened(best, heard_all) as pipeline:
             before = stages_named("export", "simplify", "observe", "calibrate")
-            pipeline.run((*before, Sensitivity()), {})
+            pipeline.run((*before, MeasureSensitivity()), {})
             pipeline.run((*before, *stages_named("lower"), Evaluate("lowered")), {})
         seen = [stage for stage in EVERY if stage.name not in ("export", "capture", "reference")]
         assert unread(watch, *seen) == {}
@@ -505,5 +505,5 @@ def test_another_choice_of_nodes_does_not_get_the_corrections_of_the_first(tmp_p
     assert warm == fresh
     assert warm_snr == fresh_snr
     assert min(warm_snr) > 25.0
-    assert set(warm.corrections.high) == {"c0"}
-    assert set(some.corrections.high) == set()
+    assert set(warm.corrections.kept) == {"c0"}
+    assert set(some.corrections.kept) == set()

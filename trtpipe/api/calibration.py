@@ -151,12 +151,12 @@ def import_trt_cache(cache: PathLike, simplified: PathLike, out: PathLike, keep:
     """
     from trtpipe.calibration.trt_cache import apply_trt_cache, read_trt_cache
     from trtpipe.passes.clean_up import load_clean
-    from trtpipe.stages.observe import tensors_of
+    from trtpipe.stages.observe import observed_tensors
 
     given, graph, where = path_of(cache, "cache"), path_of(simplified, "simplified"), path_of(out, "out")
     path = where if where.suffix in JSON and not where.is_dir() else where / RANGES
     check_writable(path.parent)
-    tensors = tensors_of(load_clean(graph), tuple(keep))
+    tensors = observed_tensors(load_clean(graph), tuple(keep))
     result = apply_trt_cache(read_trt_cache(given), tensors)
     with translate_os_errors(path, f"write {path}", elsewhere="choose another output with -o"):
         path.parent.mkdir(parents=True, exist_ok=True)

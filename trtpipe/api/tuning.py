@@ -19,7 +19,7 @@ from trtpipe.pipeline.tuner import BEFORE, Tuner
 from trtpipe.progress import NullProgress, Progress
 from trtpipe.quantization.sensitivity import Sensitivity
 from trtpipe.quantization.tuning_report import Budget, Tuning
-from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
+from trtpipe.stages.sensitivity import MeasureSensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -97,7 +97,7 @@ def sensitivity(
             found.append(Sensitivity.read(artifact.path))
             return None if where is None else publish_file(artifact, where, JSON)
 
-        stages = (*stages_named(*BEFORE), SensitivityStage(samples, half=half))
+        stages = (*stages_named(*BEFORE), MeasureSensitivity(samples, half=half))
         run_published(job, stages, {}, publish, progress or NullProgress())
     return found[0]
 

@@ -1,8 +1,7 @@
-"""What 16-bit precisions share: the extents lowering goes by, and which nodes ``best`` leaves in 16 bits."""
+"""What 16-bit precisions share: the extents lowering goes by."""
 
 from __future__ import annotations
 
-from glob import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,20 +29,3 @@ def extents_in(artifact: Artifact | None) -> Extents | None:
     if artifact is None or all(entry.name != EXTENTS for entry in artifact.files):
         return None
     return Extents.read(artifact.folder / EXTENTS)
-
-
-def left_in_half(
-    model: ir.Model, int8_nodes: tuple[str, ...] | None, wanted: frozenset[str] | None = None
-) -> list[str]:
-    """Patterns of all nodes that ``best`` leaves in 16 bits: none of ``int8_nodes`` names them, or they are not among
-    ``wanted``. Other precisions, for which ``int8_nodes`` is ``None``, leave none.
-    """
-    from trtpipe.passes.graph_pass import node_label
-    from trtpipe.passes.node_names import pattern_of
-
-    if int8_nodes is None:
-        return []
-    labels = [node_label(node) for node in model.graph.all_nodes()]
-    allowed = {label for label in labels if pattern_of(label, int8_nodes) is not None}
-    taken = allowed if wanted is None else allowed & wanted
-    return [escape(label) for label in labels if label not in taken]

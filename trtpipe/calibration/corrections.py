@@ -28,7 +28,7 @@ def _readable(text: str) -> str:
 Vector = Annotated[str, AfterValidator(_readable)]
 
 
-class Trial(Record):
+class CorrectionTrial(Record):
     """One correction that was tried.
 
     Attributes:
@@ -62,14 +62,14 @@ class Corrections(Record):
     Attributes:
         smoothing: activation -> its SmoothQuant factors.
         biases: output of a Conv or Gemm -> what to add to its bias.
-        high: node kept in higher precision -> why.
+        kept: node kept in higher precision -> why.
         trials: what was tried, in order; the first is the model without corrections.
     """
 
     smoothing: dict[str, Smoothing] = {}
     biases: dict[str, Vector] = {}
-    high: dict[str, str] = {}
-    trials: tuple[Trial, ...] = ()
+    kept: dict[str, str] = {}
+    trials: tuple[CorrectionTrial, ...] = ()
 
     @property
     def noise(self) -> float | None:

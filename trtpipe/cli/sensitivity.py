@@ -76,7 +76,7 @@ def command(session: Session, source: str, samples: int, half: bool, plot: Path 
 
 
 def _show(found: Sensitivity, limit: int | None) -> None:
-    total = sum(group.macs for group in found.groups) + found.never or 1
+    total = sum(group.macs for group in found.groups) + found.not_lowered or 1
     rows = [
         (
             group.name + (f" and {len(group.nodes) - 1} more" if len(group.nodes) > 1 else ""),

@@ -97,6 +97,8 @@ class QuantizationSettings(Record):
         int8_nodes: patterns of node names that may compute in INT8; ``None`` for precisions other than ``best``.
         weights: how far each channel of a weight reaches.
         shapes: the typical input shapes, at which the work of a node is counted.
+        attention: whether the two products of an attention may be quantized. Whether they gain by it depends on the
+            builder and the size of the heads, so only where engines are compared.
     """
 
     precision: Precision
@@ -104,10 +106,15 @@ class QuantizationSettings(Record):
     int8_nodes: tuple[str, ...] | None = None
     weights: WeightMethod = "max"
     shapes: Shapes = {}
+    attention: bool = False
 
     @classmethod
-    def of(cls, request: BuildRequest) -> QuantizationSettings | None:
-        """Those of a request; ``None`` for a precision without 8-bit operators."""
+    def of(cls, request: BuildRequest, *, quick: bool) -> QuantizationSettings | None:
+        """Those of a request; ``None`` for a precision without 8-bit operators.
+
+        Args:
+            quick: whether the back-end builds quickly and says what is in its engines.
+        """
         profile = request.profile
         if profile.precision.quantized is None:
             return None
@@ -117,6 +124,7 @@ class QuantizationSettings(Record):
             int8_nodes=profile.int8_nodes if profile.precision.mixed else None,
             weights=request.recipe.weights,
             shapes=typical_shapes(profile)[0],
+            attention=profile.precision.compared and quick and bool(request.targets),
         )
 
 
@@ -458,9 +466,13 @@ def synthetic_shapes(request: BuildRequest) -> tuple[Shapes, ...]:
     return typical_shapes(request.profile)
 
 
-def trial_settings(request: BuildRequest) -> TrialSettings | None:
-    """How a quantized model is tried on samples; ``None`` for a precision without 8-bit operators."""
-    quantization = QuantizationSettings.of(request)
+def trial_settings(request: BuildRequest, *, quick: bool) -> TrialSettings | None:
+    """How a quantized model is tried on samples; ``None`` for a precision without 8-bit operators.
+
+    Args:
+        quick: whether the back-end builds quickly and says what is in its engines.
+    """
+    quantization = QuantizationSettings.of(request, quick=quick)
     if quantization is None:
         return None
     return TrialSettings(quantization=quantization, tolerant=request.recipe.data.skip_bad_samples > 0)

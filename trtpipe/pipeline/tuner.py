@@ -20,13 +20,13 @@ from trtpipe.errors import InternalError
 from trtpipe.passes.decisions import WorkShare
 from trtpipe.pipeline.pipeline import stages_named
 from trtpipe.progress import NullProgress, Progress, track
-from trtpipe.quantization.layer_search import OutOfTime, Search, Trial
+from trtpipe.quantization.layer_search import LayerTrial, Search, TimeBudgetSpent
 from trtpipe.quantization.sensitivity import GroupSensitivity, Sensitivity
 from trtpipe.quantization.tuning_report import Budget, Calibration, Tuning
 from trtpipe.regression.significance import compare_metric
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.evaluate import Evaluate
-from trtpipe.stages.sensitivity import Sensitivity as SensitivityStage
+from trtpipe.stages.sensitivity import MeasureSensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,7 @@ class Tuner:
     def _search(self, calibrations: list[Calibration], reference: MetricValue, allowed: float) -> Tuned:
         calibrations, chosen = self._on_metric(calibrations, reference, allowed)
         groups: tuple[GroupSensitivity, ...] = ()
-        trials: tuple[Trial, ...] = ()
+        trials: tuple[LayerTrial, ...] = ()
         kept: tuple[int, ...] | None = ()
         if chosen.loss is None or not chosen.loss <= allowed + 1e-12:
             groups = self._sensitivity(chosen)
@@ -153,7 +153,7 @@ class Tuner:
             method=method,
             weights=weights,
             corrections=corrections.taken,
-            high=tuple(corrections.high),
+            kept=tuple(corrections.kept),
             unfit=len(ranges.not_quantizable),
             noise=corrections.noise,
         )
@@ -177,7 +177,7 @@ class Tuner:
                 if each not in found and (each == own or wanted):
                     found[each] = self._judge(each, (), ()).value.loss(reference)
                     holding += [each] if found[each] <= allowed + 1e-12 else []
-        except OutOfTime:
+        except TimeBudgetSpent:
             self._stopped = True
 
         def rank(each: Calibration) -> tuple[float, float]:
@@ -190,13 +190,13 @@ class Tuner:
 
     def _sensitivity(self, chosen: Calibration) -> tuple[GroupSensitivity, ...]:
         job = replace(self.job, recipe=self._recipe(chosen))
-        return Sensitivity.read(self._last(job, (*stages_named(*BEFORE), SensitivityStage())).path).groups
+        return Sensitivity.read(self._last(job, (*stages_named(*BEFORE), MeasureSensitivity())).path).groups
 
     def _judge(self, calibration: Calibration, groups: Sequence[GroupSensitivity], kept: Sequence[int]) -> _Judged:
         """The metric of what build makes if these groups are kept.
 
         Raises:
-            OutOfTime: its evaluation would not fit into the time.
+            TimeBudgetSpent: its evaluation would not fit into the time.
         """
         key = (calibration.method, calibration.weights, tuple(kept))
         if key not in self._judged:
@@ -212,7 +212,7 @@ class Tuner:
         if not all(step.state in ("hit", "skipped") for step in pipeline.plan(stages, {})):
             if self.seconds is not None and self._longest and begin - self._begin + self._longest > self.seconds:
                 self._stopped = True
-                raise OutOfTime
+                raise TimeBudgetSpent
             steps = pipeline.run(stages, {})
             self._longest = max(self._longest, time.monotonic() - begin)
         else:
@@ -227,7 +227,7 @@ class Tuner:
         chosen: Calibration,
         groups: Sequence[GroupSensitivity],
         kept: tuple[int, ...] | None,
-        trials: tuple[Trial, ...],
+        trials: tuple[LayerTrial, ...],
         reference: MetricValue,
         allowed: float,
     ) -> Tuned:
@@ -282,7 +282,7 @@ class Tuner:
             return profile.model_copy(update={"int8_nodes": tuple(map(escape, nodes))})
         if len(kept) == len(groups):
             return profile.model_copy(update={"keep": ("*",)})
-        high = (*calibration.high, *(node for index in kept for node in groups[index].nodes))
+        high = (*calibration.kept, *(node for index in kept for node in groups[index].nodes))
         return profile.model_copy(update={"keep": (*profile.keep, *map(escape, high))})
 
     def _last(self, job: Job, stages: tuple[Stage[Any], ...], progress: Progress = NullProgress()) -> Artifact:  # noqa: B008

@@ -1,50 +1,76 @@
-"""Apply the corrections that calibration found: before a graph is quantized, whether to judge it or to lower it."""
+"""Apply a plan to a copy of the graph it was made for: its corrections, then its Q/DQ pairs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import onnx_ir as ir
 
-    from trtpipe.calibration.corrections import Corrections
-    from trtpipe.calibration.ranges import Ranges
+    from trtpipe.passes.decisions import NodeDecision
+    from trtpipe.quantization.plan import QuantizationPlan
+
+#: dB by which the scales' format may raise the squared error of a weight.
+_MOST_LOSS = 1.0
 
 
-def apply_corrections(
-    model: ir.Model, ranges: Ranges, corrections: Corrections, keep: Sequence[str], left: Sequence[str] = ()
-) -> dict[str, float]:
-    """Even out activations and correct biases, in place; in float32 smoothing changes nothing, up to rounding.
+def apply_corrections(model: ir.Model, plan: QuantizationPlan, *, biases: bool = True) -> QuantizationPlan:
+    """Smooth activations and correct biases, in place; in float32 smoothing changes nothing, up to rounding.
+
+    All smoothing is applied, whatever is kept in higher precision: it is exact, and biases were corrected behind it.
+    Only biases of points are corrected.
 
     Args:
-        keep: patterns of the nodes the user keeps high, as calibration had them.
-        left: patterns of nodes that stay high besides; what only such nodes read is not corrected.
+        model: a copy of the graph that was planned.
+        biases: whether they are corrected.
 
     Returns:
-        Tensor -> the range it is quantized with, for all that may be quantized now.
+        The plan of the graph as it is now, without nodes whose weights need scales that their format does not hold.
     """
     from trtpipe.calibration.corrections import unpacked
     from trtpipe.passes.graph_pass import run_passes
     from trtpipe.passes.infer_types import InferTypes
     from trtpipe.quantization.bias_correction import CorrectBias, correctable
-    from trtpipe.quantization.plan import place
     from trtpipe.quantization.smooth_quant import Factors, Smooth
 
-    amax = {name: found.amax for name, found in ranges.tensors.items()}
-    read = set(place(model, (*keep, *left)).tensors) if left else None
-    wanted = {
-        name: Factors(unpacked(each.factors), each.inserted)
-        for name, each in corrections.smoothing.items()
-        if read is None or name in read
-    }
+    corrections = plan.corrections
+    wanted = {name: Factors(unpacked(each.factors), each.inserted) for name, each in corrections.smoothing.items()}
     if wanted:
-        smooth = Smooth(wanted, place(model, keep))
+        smooth = Smooth(wanted, plan.smoothable)
         run_passes(model, [smooth, InferTypes()])
-        amax |= {new: corrections.smoothing[old].amax for old, new in smooth.renamed.items()}
-    if corrections.biases:
-        known = correctable(model, place(model, (*keep, *left)))
-        biases = {name: unpacked(text) for name, text in corrections.biases.items()}
-        run_passes(model, [CorrectBias({name: bias for name, bias in biases.items() if known.get(name) == bias.size})])
-    return amax
+        amax = {name: corrections.smoothing[name].amax for name in smooth.smoothed}
+        plan = plan.smoothed(amax, frozenset(name for name in smooth.smoothed if wanted[name].inserted))
+    plan = plan.keep(_too_small(model, plan))
+    if biases and corrections.biases:
+        known = correctable(model, plan)
+        found = {name: unpacked(text) for name, text in corrections.biases.items()}
+        run_passes(model, [CorrectBias({name: bias for name, bias in found.items() if known.get(name) == bias.size})])
+    return plan
+
+
+def write_plan(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, ...]:
+    """Write a plan into a copy of the graph that was planned; what was decided for every node.
+
+    Raises:
+        StageError: the graph's opset has no Q/DQ of this format.
+    """
+    from trtpipe.passes.graph_pass import run_passes
+    from trtpipe.quantization.qdq import InsertQDQ
+
+    return run_passes(model, [InsertQDQ(apply_corrections(model, plan))])[0].decisions
+
+
+def _too_small(model: ir.Model, plan: QuantizationPlan) -> dict[str, str]:
+    """The points whose weights need scales so small that their format would lose digits."""
+    from trtpipe.config.formats import FP32
+    from trtpipe.passes.constants import array_of
+    from trtpipe.quantization.plan import bound
+    from trtpipe.quantization.qdq import scale_loss
+
+    found: dict[str, str] = {}
+    for point, node in bound(model, plan.points) if plan.scales is not FP32 else ():
+        kernel = None if point.weight is None else array_of(node.inputs[point.weight])
+        axis = point.axis if plan.format.granularity == "channel" else None
+        if kernel is not None and scale_loss(kernel, axis, plan.format, plan.scales) > _MOST_LOSS:
+            found[point.node] = f"its weight is so small that its scales would lose digits in {plan.scales.storage}"
+    return found

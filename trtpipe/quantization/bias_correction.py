@@ -16,14 +16,18 @@ import onnx_ir as ir
 from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, is_constant
 from trtpipe.passes.expose import expose_too
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, owners_of
+from trtpipe.quantization.plan import bound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trtpipe.quantization.plan import Placement
+    from trtpipe.quantization.plan import QuantizationPlan
+
+#: Feeds that it takes to find corrections on one half of them, and to evaluate them on the other.
+FEWEST = 8
 
 
-def correctable(model: ir.Model, placement: Placement) -> dict[str, int]:
+def correctable(model: ir.Model, plan: QuantizationPlan) -> dict[str, int]:
     """Output of a quantized node with a bias to correct -> its channels, in graph order.
 
     A Conv, ConvTranspose or Gemm may lack the bias, it gets one; a MatMul must have an Add of a constant behind it.
@@ -31,11 +35,11 @@ def correctable(model: ir.Model, placement: Placement) -> dict[str, int]:
     """
     owners = owners_of(model)
     return {
-        str(point.node.outputs[0].name): channels
-        for point in placement.points
+        str(node.outputs[0].name): channels
+        for point, node in bound(model, plan.points)
         if point.weight is not None
-        and (channels := _channels(point.node, point.axis)) is not None
-        and in_branches_only(point.node, owners)
+        and (channels := _channels(node, point.axis)) is not None
+        and in_branches_only(node, owners)
     }
 
 
@@ -242,3 +246,26 @@ def _kernel_rank(node: ir.Node) -> int:
     assert kernel is not None
     assert kernel.shape is not None
     return len(kernel.shape)
+
+
+def typical_correction(corrections: np.ndarray) -> np.ndarray:
+    """What to add for all feeds, drawn towards 0 as far as it may be chance.
+
+    ``c * max(0, 1 - var(c) / (n c**2))`` for the mean ``c`` over n feeds: the positive part of the estimator of James
+    and Stein (1961), with the target 0.
+
+    Args:
+        corrections: float64[feeds, channels], what every feed wanted; NaN for feeds that did not reach the node.
+
+    Returns:
+        float32[channels]; 0 from fewer than two feeds.
+    """
+    corrections = corrections[~np.isnan(corrections).any(axis=1)]
+    count = corrections.shape[0]
+    if count < 2:
+        return np.zeros(corrections.shape[1], np.float32)
+    mean = corrections.mean(axis=0)
+    chance = corrections.var(axis=0, ddof=1) / count
+    share = 1 - chance / np.maximum(mean**2, np.finfo(np.float64).tiny)
+    drawn: np.ndarray = (mean * np.clip(share, 0, 1)).astype(np.float32)
+    return drawn

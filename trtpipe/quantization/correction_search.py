@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.calibration.corrections import Corrections, Smoothing, Trial, packed
-from trtpipe.quantization.evaluator import FEED_BYTES, FEEDS
+from trtpipe.backends.base import load_backend
+from trtpipe.calibration.corrections import Corrections, CorrectionTrial, Smoothing, packed
+from trtpipe.config.formats import FP32
 from trtpipe.quantization.output_noise import OutputNoise
-from trtpipe.quantization.trial_runner import Bench, Maxima, along
+from trtpipe.quantization.range_search import FEED_BYTES, FEEDS, surely_less
 from trtpipe.reference.reference_outputs import run_all, run_known
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    import onnx_ir as ir
+
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import Runner
+    from trtpipe.backends.base import OpenRunner, Runner
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import QuantizationSettings
     from trtpipe.data.sample import Dataset
     from trtpipe.progress import Progress
+    from trtpipe.quantization.mac_count import CountedGraph
+    from trtpipe.quantization.plan import QuantizationPlan
+    from trtpipe.quantization.smooth_quant import SmoothGroup
 
 #: How much of the unevenness goes into the weights; 0.5 is the paper's, larger ones suit heavier tails.
 STRENGTHS = (0.5, 0.65, 0.8)
-#: dB that evening out must gain at least, and correcting biases; in any case more than chance (see ``surely_less``).
+#: dB that smoothing must gain at least, and correcting biases; in any case more than chance (see ``surely_less``).
 _GAIN, _CORRECTION_GAIN = 0.5, 0.2
+#: Share of the largest number of a 16-bit format that values may reach when they are smoothed.
+_ROOM = 0.5
 
 
 def find_corrections(
-    settings: QuantizationSettings,
-    simplified: Path,
+    plan: QuantizationPlan,
+    graph: CountedGraph,
     ranges: Ranges,
     dataset: Dataset,
     workdir: Path,
-    runtime: Settings,
     progress: Progress,
     *,
     tolerant: bool,
@@ -45,33 +51,34 @@ def find_corrections(
     """Try SmoothQuant with several strengths for the whole model, then bias correction on top of the best.
 
     Costs 5.5 runs of the quantized graph and 2.5 of the float32 graph on up to 32 samples; where there are no
-    activations to even out, 2.5 and 1.5.
+    activations to smooth, 2.5 and 1.5.
 
     Args:
+        plan: with ``ranges``.
         tolerant: leave out samples on which the float32 graph fails or is not finite.
 
     Returns:
-        The corrections; none if the outputs say nothing.
+        The corrections; none if the outputs tell nothing.
     """
     from trtpipe.data.selection import subsample_feeds
 
-    bench = Bench(settings, simplified, ranges, workdir, runtime)
+    trials = TrialRunner(graph, plan, workdir)
     feeds = subsample_feeds(dataset, FEEDS, FEED_BYTES)
-    with bench.exact() as runner:
-        maxima = Maxima(bench.groups)
+    with trials.exact() as runner:
+        maxima = Maxima(trials.groups)
 
         def taken(found: Feed) -> Feed:
             maxima.update(found)
-            return {name: found[name] for name in bench.outputs}
+            return {name: found[name] for name in trials.outputs}
 
         feeds, outputs = run_all(runner, feeds, tolerant, taken)
-        reference = OutputNoise(outputs, bench.outputs)
-        if not reference.telling or not bench.quantizes:
+        reference = OutputNoise(outputs, trials.outputs)
+        if not reference.informative or not plan.points:
             return Corrections()
-        candidates = _smoothings(bench, runner, feeds, maxima)
-    trials, best = _best_smoothing(bench, candidates, feeds, reference, progress)
-    biases = _corrections(bench, best, feeds, reference, trials)
-    return Corrections(smoothing=best.smoothing, biases=biases, trials=tuple(trials))
+        candidates = _smoothings(trials, ranges, runner, feeds, maxima)
+    found, best = _best_smoothing(trials, candidates, feeds, reference, progress)
+    biases = _biases(trials, best, feeds, reference, found)
+    return Corrections(smoothing=best.smoothing, biases=biases, trials=tuple(found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,65 +90,66 @@ class _Best:
 
 
 def _best_smoothing(
-    bench: Bench,
+    trials: TrialRunner,
     candidates: Mapping[float, dict[str, Smoothing]],
     feeds: list[Feed],
     reference: OutputNoise,
     progress: Progress,
-) -> tuple[list[Trial], _Best]:
-    from trtpipe.quantization.range_search import surely_less
-
+) -> tuple[list[CorrectionTrial], _Best]:
     total = len(candidates) + 1
-    first = bench.noise(Corrections(), feeds, reference)
+    first = trials.noise(Corrections(), feeds, reference)
     progress.advance("correction", 1, total)
     noises: dict[float, np.ndarray] = {}
     for done, (strength, candidate) in enumerate(candidates.items(), start=2):
-        noises[strength] = bench.noise(Corrections(smoothing=candidate), feeds, reference)
+        noises[strength] = trials.noise(Corrections(smoothing=candidate), feeds, reference)
         progress.advance("correction", done, total)
     best = min(noises, key=lambda strength: (noises[strength].mean(), strength)) if noises else None
     if best is not None and not surely_less(noises[best], first, _GAIN):
         best = None
-    trials = [Trial(correction="none", noise=float(first.mean()), taken=True)]
-    trials += [
-        Trial(correction=f"smooth {strength:g}", noise=float(noise.mean()), taken=strength == best)
+    found = [CorrectionTrial(correction="none", noise=float(first.mean()), taken=True)]
+    found += [
+        CorrectionTrial(correction=f"smooth {strength:g}", noise=float(noise.mean()), taken=strength == best)
         for strength, noise in noises.items()
     ]
-    return trials, _Best({}, first) if best is None else _Best(candidates[best], noises[best])
+    return found, _Best({}, first) if best is None else _Best(candidates[best], noises[best])
 
 
-def _corrections(
-    bench: Bench,
+def _biases(
+    trials: TrialRunner,
     best: _Best,
     feeds: list[Feed],
     reference: OutputNoise,
-    trials: list[Trial],
+    found: list[CorrectionTrial],
 ) -> dict[str, str]:
-    """Corrections of biases, found on every second feed and judged on the others; adds the trial to ``trials``."""
-    from trtpipe.quantization.bias_search import FEWEST, typical_correction
-    from trtpipe.quantization.range_search import surely_less
+    """Corrections of biases, found on every second feed and evaluated on the others; adds the trial to ``found``."""
+    from trtpipe.quantization.bias_correction import FEWEST, typical_correction
 
-    if len(feeds) < FEWEST or not bench.corrects:
+    if len(feeds) < FEWEST or not trials.corrects:
         return {}
-    wanted = bench.wanted_corrections(Corrections(smoothing=best.smoothing), feeds[::2])
-    found = {node: typical_correction(each) for node, each in wanted.items()}
-    biases = {node: packed(bias) for node, bias in found.items() if bias.any()}
-    noise = bench.noise(Corrections(smoothing=best.smoothing, biases=biases), feeds, reference)
+    wanted = trials.wanted_corrections(Corrections(smoothing=best.smoothing), feeds[::2])
+    typical = {node: typical_correction(each) for node, each in wanted.items()}
+    biases = {node: packed(bias) for node, bias in typical.items() if bias.any()}
+    noise = trials.noise(Corrections(smoothing=best.smoothing, biases=biases), feeds, reference)
     held = slice(1, None, 2)
     taken = surely_less(noise[held], best.noise[held], _CORRECTION_GAIN)
-    trials.append(Trial(correction="bias correction", noise=float(noise.mean()), taken=taken))
+    found.append(CorrectionTrial(correction="bias correction", noise=float(noise.mean()), taken=taken))
     return biases if taken else {}
 
 
-def _smoothings(bench: Bench, runner: Runner, feeds: list[Feed], maxima: Maxima) -> dict[float, dict[str, Smoothing]]:
-    """Strength -> how every activation would be evened out, and its range then."""
+def _smoothings(
+    trials: TrialRunner, ranges: Ranges, runner: Runner, feeds: list[Feed], maxima: Maxima
+) -> dict[float, dict[str, Smoothing]]:
+    """Strength -> how every activation would be smoothed, and its range then."""
     from trtpipe.calibration.methods import CalibrationMethod
     from trtpipe.calibration.ranges import range_of
     from trtpipe.calibration.statistics import TensorStatistics
     from trtpipe.quantization.smooth_quant import smoothing_factors
 
-    groups = {name: group for name, group in bench.groups.items() if maxima.seen[name].any()}
+    groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
     factors = {
-        (name, strength): smoothing_factors(maxima.seen[name], group.weight_maxima(), strength)
+        (name, strength): np.maximum(
+            smoothing_factors(maxima.seen[name], group.weight_maxima(), strength), maxima.between[name] / trials.largest
+        )
         for name, group in groups.items()
         for strength in STRENGTHS
     }
@@ -154,8 +162,159 @@ def _smoothings(bench: Bench, runner: Runner, feeds: list[Feed], maxima: Maxima)
                 statistics[name, strength].update(value / along(divisor, groups[name].axis, value.ndim))
     candidates: dict[float, dict[str, Smoothing]] = {}
     for (name, strength), divisor in factors.items():
-        old = bench.ranges.tensors[name]
-        new = range_of(name, statistics[name, strength], CalibrationMethod(old.method, old.percentile), bench.precision)
-        entry = Smoothing(factors=packed(divisor), inserted=groups[name].folds is None, amax=new.amax)
+        old = ranges.tensors[name]
+        method = CalibrationMethod(old.method, old.percentile)
+        new = range_of(name, statistics[name, strength], method, trials.plan.format)
+        entry = Smoothing(factors=packed(divisor), inserted=groups[name].fold is None, amax=new.amax)
         candidates.setdefault(strength, {})[name] = entry
     return candidates
+
+
+class TrialRunner:
+    """Builds and runs the graphs on which corrections of a plan are tried; files live in ``workdir`` meanwhile.
+
+    Attributes:
+        plan: with ranges.
+        groups: activations that can be smoothed; only for integers, because a floating-point type needs none of it.
+        outputs: names of the outputs to compare: those of the model, or what saturating operators make them from.
+        corrects: whether there are biases to correct.
+        largest: what values may reach when they are smoothed.
+    """
+
+    def __init__(self, graph: CountedGraph, plan: QuantizationPlan, workdir: Path) -> None:
+        from trtpipe.passes.logits import show_logits
+        from trtpipe.quantization.bias_correction import correctable
+        from trtpipe.quantization.smooth_quant import smooth_groups
+
+        self.plan, self._graph, self._workdir = plan, graph, workdir
+        model = graph.load()
+        smooth = smooth_groups(model, plan.points) if plan.format.kind == "integer" else ()
+        self.groups: dict[str, SmoothGroup] = {group.name: group for group in smooth}
+        self.corrects = bool(correctable(model, plan))
+        self.largest = np.inf if plan.scales is FP32 else _ROOM * plan.scales.largest
+        show_logits(model)
+        self.outputs = tuple(str(value.name) for value in model.graph.outputs)
+
+    @contextmanager
+    def exact(self) -> Iterator[OpenRunner]:
+        """The float32 graph that also gives the activations of ``groups``, and what lies before them."""
+        from trtpipe.passes.expose import expose_too
+        from trtpipe.passes.logits import show_logits
+
+        model = self._graph.load()
+        show_logits(model)
+        folds = [] if np.isinf(self.largest) else [group.fold for group in self.groups.values() if group.fold]
+        wanted = dict.fromkeys([*self.groups, *(str(value.name) for fold in folds for value in fold.between)])
+        expose_too(model, [name for name in wanted if name not in self.outputs])
+        with self._opened(model) as runner:
+            yield runner
+
+    def noise(self, corrections: Corrections, feeds: list[Feed], reference: OutputNoise) -> np.ndarray:
+        """float64[feeds]: noise over signal in dB of the graph quantized with ``corrections``."""
+        from trtpipe.passes.logits import show_logits
+
+        model, _ = self._quantized(corrections)
+        show_logits(model)
+        with self._opened(model) as runner:
+            return np.array([reference.decibels(index, run_known(runner, feed)) for index, feed in enumerate(feeds)])
+
+    def wanted_corrections(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, np.ndarray]:
+        """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones."""
+        from trtpipe.quantization.bias_correction import correct_means
+
+        model, outputs = self._quantized(corrections)
+        expected = self._exact_means(corrections, outputs, feeds)
+        names = correct_means(model, outputs)
+        added: dict[str, list[np.ndarray]] = {node: [] for node in names}
+        with self._opened(model) as runner:
+            single = {
+                spec.name: [size if isinstance(size, int) else 1 for size in spec.shape or ()] for spec in runner.inputs
+            }
+            for feed, means in zip(feeds, expected, strict=True):
+                given = {each.expected: _some(means[node], single[each.expected]) for node, each in names.items()}
+                found = run_known(runner, {**feed, **given})
+                for node, each in added.items():
+                    each.append(found[names[node].added])
+        return {node: channel_means(each, outputs[node]) for node, each in added.items()}
+
+    def _exact_means(self, corrections: Corrections, outputs: Mapping[str, int], feeds: list[Feed]) -> list[Feed]:
+        """Of every feed: node's output -> means. Smoothing moves factors over nodes, so they are those behind it."""
+        from trtpipe.quantization.apply_corrections import apply_corrections
+        from trtpipe.quantization.bias_correction import measure_means
+
+        model = self._graph.load()
+        apply_corrections(model, self.plan.with_corrections(corrections))
+        names = measure_means(model, outputs)
+        with self._opened(model) as runner:
+            runs = (run_known(runner, feed) for feed in feeds)
+            return [{node: found[mean] for node, mean in names.items()} for found in runs]
+
+    def _quantized(self, corrections: Corrections) -> tuple[ir.Model, dict[str, int]]:
+        """The quantized graph; and output of a quantized node with a bias to correct -> its channels."""
+        from trtpipe.passes.graph_pass import run_passes
+        from trtpipe.quantization.apply_corrections import apply_corrections
+        from trtpipe.quantization.bias_correction import correctable
+        from trtpipe.quantization.qdq import InsertQDQ
+
+        model = self._graph.load()
+        plan = apply_corrections(model, self.plan.with_corrections(corrections))
+        outputs = correctable(model, plan)
+        run_passes(model, [InsertQDQ(plan)])
+        return model, outputs
+
+    @contextmanager
+    def _opened(self, model: ir.Model) -> Iterator[OpenRunner]:
+        from trtpipe.preflight.onnx_io import save_model
+
+        path = self._workdir / "correction.onnx"
+        written = save_model(model, path)
+        try:
+            with load_backend("onnxruntime").open(path, self._graph.runtime) as runner:
+                yield runner
+        finally:
+            for name in written:
+                (self._workdir / name).unlink(missing_ok=True)
+
+
+class Maxima:
+    """The largest magnitude of every channel of some activations, and of what lies between each and its fold."""
+
+    def __init__(self, groups: Mapping[str, SmoothGroup]) -> None:
+        self.seen = {name: np.zeros(group.channels, np.float32) for name, group in groups.items()}
+        self.between = {name: np.zeros(group.channels, np.float32) for name, group in groups.items()}
+        self._groups = groups
+
+    def update(self, found: Feed) -> None:
+        """Take in one run."""
+        for name, group in self._groups.items():
+            _raise(self.seen[name], found[name], group.axis)
+            for value in group.fold.between if group.fold is not None else ():
+                if value.name in found:
+                    _raise(self.between[name], found[str(value.name)], group.axis)
+
+
+def _raise(maxima: np.ndarray, value: np.ndarray, axis: int) -> None:
+    """Raise the maxima of channels to those of ``value``."""
+    if value.size:
+        rows = np.moveaxis(np.abs(value), axis, 0)
+        np.maximum(maxima, rows.reshape(rows.shape[0], -1).max(axis=1), out=maxima)
+
+
+def along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """``vector`` shaped to spread along ``axis`` of an array of ``rank`` axes."""
+    return vector.reshape([-1 if index == axis % rank else 1 for index in range(rank)])
+
+
+def channel_means(found: list[np.ndarray], channels: int) -> np.ndarray:
+    """float64[feeds, channels] of float32[samples, channels, 1...] each; NaN for feeds that gave nothing."""
+    return np.stack(
+        [
+            each.astype(np.float64).reshape(-1, channels).mean(axis=0) if each.size else np.full(channels, np.nan)
+            for each in found
+        ]
+    )
+
+
+def _some(means: np.ndarray, shape: list[int]) -> np.ndarray:
+    """``means``, or zeros of ``shape`` where the branch was not taken: nobody reads them there."""
+    return means if means.size else np.zeros(shape, np.float32)

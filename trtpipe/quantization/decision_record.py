@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from trtpipe.config.formats import FP32
 from trtpipe.passes.constants import is_constant
 from trtpipe.passes.decisions import NodeDecision
 from trtpipe.passes.graph_pass import node_label
-from trtpipe.passes.macs import work_of
 from trtpipe.passes.operators import (
     ACTIVATIONS,
     ARITHMETIC,
@@ -21,14 +21,17 @@ from trtpipe.passes.operators import (
     moved_values,
 )
 from trtpipe.preflight.onnx_io import dtype_name
+from trtpipe.quantization.patterns import recognize
+from trtpipe.quantization.plan import bound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Sequence
 
-    from trtpipe.quantization.plan import Placement
+    from trtpipe.quantization.patterns import Patterns
+    from trtpipe.quantization.plan import QuantizationPlan
 
 _BY_OPERATOR: tuple[tuple[frozenset[str], str], ...] = (
-    (CONTAINERS, "control flow: its body is judged inside"),
+    (CONTAINERS, "control flow: the nodes of its body have reasons of their own"),
     (RECURRENT, "recurrent: its state is fed back, so rounding would add up over the steps"),
     (NORMALISATIONS, "normalization: its sums of squares want range and precision"),
     (SOFTMAXES, "softmax: exponentials want range and precision"),
@@ -37,61 +40,47 @@ _BY_OPERATOR: tuple[tuple[frozenset[str], str], ...] = (
 )
 
 
-def record(
-    model: ir.Model,
-    placement: Placement,
-    precisions: Mapping[ir.Node, str],
-    failed: Mapping[ir.Node, str],
-    sizes: Mapping[str, int],
-) -> tuple[NodeDecision, ...]:
-    """One decision for every node, in graph order; taken before the graph is rewritten.
-
-    Args:
-        placement: what was planned.
-        precisions: node -> 8-bit precision, for the nodes that are quantized.
-        failed: node -> why a planned node could not be quantized.
-        sizes: symbolic dimension -> size, to count multiply-accumulates with.
-    """
-    points = {point.node: point for point in placement.points}
-    carriers = {value for node in precisions for value in points[node].values}
+def record(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, ...]:
+    """One decision for every node, in graph order; taken before the graph is rewritten."""
+    points = {node: point for point, node in bound(model, plan.points)}
+    carriers = {node.inputs[index] for node, point in points.items() for index in point.activations}
+    patterns = recognize(model)
     return tuple(
         NodeDecision(
             node=node_label(node),
             op=node.op_type,
-            precision=precisions.get(node) or _computes_in(node),
+            precision=plan.format.label if node in points else _computes_in(node),
             reason=points[node].rule
-            if node in precisions
-            else failed.get(node) or _why_high(node, placement, carriers),
-            macs=None if (work := work_of(node, sizes)) is None else work.macs,
+            if node in points
+            else plan.kept.get(node_label(node)) or _why_not_quantizable(node, patterns, carriers),
+            macs=plan.macs.get(str(node.outputs[0].name)) if node.outputs else None,
         )
         for node in model.graph.all_nodes()
     )
 
 
-def _why_high(node: ir.Node, placement: Placement, carriers: set[ir.Value]) -> str:
-    if node in placement.high:
-        return placement.high[node]
+def _why_not_quantizable(node: ir.Node, patterns: Patterns, carriers: set[ir.Value | None]) -> str:
     if node.op_type in CONTAINERS:
-        return "control flow: its body is judged inside"
+        return "control flow: the nodes of its body have reasons of their own"
     if all(value.dtype is not None and value.dtype != ir.DataType.FLOAT for value in node.outputs):
         return "works on no float32 values: shapes, indices, masks, or what the model itself keeps in another type"
-    if node.outputs and all(value in placement.patterns.positions for value in node.outputs):
+    if node.outputs and all(value in patterns.positions for value in node.outputs):
         return "arithmetic on shapes or positions"
     if not is_standard(node):
         return f"operator of the domain {node.domain!r}, whose meaning is not known"
-    if node in placement.patterns.names:
-        return f"part of a spelled-out {placement.patterns.names[node]}: fuses as a whole, in high precision"
+    if node in patterns.names:
+        return f"part of a spelled-out {patterns.names[node]}: fuses as a whole, in higher precision"
     if node.op_type == "Gather" and is_constant(node.inputs[0]):
         return "embedding: looks up rows of a table"
     return _by_operator(node, carriers)
 
 
-def _by_operator(node: ir.Node, carriers: set[ir.Value]) -> str:
+def _by_operator(node: ir.Node, carriers: set[ir.Value | None]) -> str:
     moved = list(moved_values(node))
     if moved:
         if any(value in carriers for value in (*moved, *node.outputs)):
-            return "moves values: TensorRT lets the 8 bits of its neighbors pass through"
-        return "moves values only"
+            return "data-movement op: TensorRT moves quantized values through it"
+        return "data-movement op"
     for operators, reason in _BY_OPERATOR:
         if node.op_type in operators:
             return reason
@@ -103,3 +92,28 @@ def _computes_in(node: ir.Node) -> str:
     if dtype is None:
         return "unknown"
     return dtype_name(int(dtype))
+
+
+def merged(
+    quantized: Sequence[NodeDecision], half: Sequence[NodeDecision], nodes: Collection[str]
+) -> tuple[NodeDecision, ...]:
+    """What became of each of ``nodes``: where quantization was refused, both reasons.
+
+    Args:
+        quantized: the decisions about quantization.
+        half: the decisions about 16 bits, taken after them, also about nodes that are not among ``nodes``.
+    """
+    by_name = {decision.node: decision for decision in quantized}
+    return tuple(_both(by_name.get(decision.node), decision) for decision in half if decision.node in nodes)
+
+
+def _both(quantized: NodeDecision | None, half: NodeDecision) -> NodeDecision:
+    if quantized is None:
+        return half
+    if quantized.precision != FP32.label:
+        return quantized.model_copy(update={"reason": f"{quantized.reason}; its results are {half.precision}"})
+    if quantized.macs is None:  # no candidate for quantization
+        return half
+    return half.model_copy(
+        update={"reason": f"{half.reason}; not quantized: {quantized.reason}", "macs": quantized.macs}
+    )

@@ -1,23 +1,41 @@
-"""``best``: which nodes compute in 8 bits, by building engines where the back-end does so quickly and says what is in
-them."""
+"""``best``: which nodes are worth quantizing, by building engines and comparing what they cost.
+
+A handful of builds: everything in 16 bits; all points quantized, in each style; the cheapest of these without the nodes
+of one pattern (residual additions, pools, products of attention, ...), pattern by pattern; then without the nodes that
+cost more quantized than in 16 bits, until nothing changes. Nodes that share a kernel are taken out together.
+
+One graph serves all targets, so each candidate is built for each of them, and what counts is its cost relative to 16
+bits, the mean over the targets. The cheapest wins that saves enough, costs none of them more than 16 bits, and is
+accurate enough; so the answer is never worse than 16 bits by this measure.
+
+The cost of an engine is estimated from its report, by the roofline model (Williams, Waterman, Patterson 2009) for every
+kernel: it takes as long as the bytes it moves, or as the arithmetic it does, whichever is longer; and every kernel has
+a fixed price. All is said in bytes, as time times memory bandwidth, so no clock enters. The constants are round figures
+of the GPUs that TensorRT serves (data sheets of RTX 3090 to H200: 75 to 330 dense float16 operations in the time of one
+byte, twice that or more in 8 bits; a launch is one or two microseconds). They rank candidates; they predict no latency.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import prod, sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
+from trtpipe.artifact import Record
 from trtpipe.backends.base import load_backend
-from trtpipe.config.formats import FP32, is_quantized
+from trtpipe.config.formats import FORMATS, FP32
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.stage_settings import asked_of_builder
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
+from trtpipe.engine.report import EngineReport
 from trtpipe.errors import BuildError, Cancelled, OutOfMemory, OutOfTime, WorkerError
-from trtpipe.quantization.search import LEAST_GAIN, Placement, Reports, Trial, search
+from trtpipe.quantization.plan import SCALES_BEHIND, SCALES_INSIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     import onnx_ir as ir
@@ -25,86 +43,261 @@ if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import EngineSearchSettings, Shapes
     from trtpipe.config.target import Target
-    from trtpipe.engine.report import EngineReport
-    from trtpipe.passes.decisions import NodeDecision
+    from trtpipe.engine.report import EngineLayer, EngineTensor
     from trtpipe.progress import Progress
+    from trtpipe.quantization.plan import QuantizationPlan
 
-#: What differs between two reasons of one kind: names of tensors.
+#: Operations that tensor cores do in the time in which memory moves one byte, by the type they read.
+_OPERATIONS: dict[str, float] = {word: 64 * FP32.bits / form.bits for form in FORMATS for word in form.engine}
+_OTHER_OPERATIONS = 64.0
+#: What launching one kernel costs, in bytes.
+KERNEL_BYTES = 1_000_000
+STYLES = (SCALES_INSIDE, SCALES_BEHIND)
+#: A node on its own is taken in only if 8 bits cost less than this share of 16: between nodes in 16 bits it needs
+#: kernels of its own that quantize, which only a build with just those nodes shows.
+_SHARES = (1.0, 0.75, 0.6)
+_ROUNDS = 3
+#: 8 bits cost accuracy, and the estimate is rough: they must save at least this share of the cost of 16 bits.
+LEAST_GAIN = 0.05
+#: What differs between two rules of one kind: names of tensors.
 _QUOTED = re.compile(r"'[^']*'")
-#: A fresh copy of the graph, lowered with a placement (``None``: every node that may), and what was decided.
-LowerTo: TypeAlias = "Callable[[Placement | None], tuple[ir.Model, tuple[NodeDecision, ...]]]"
 
 
 @dataclass(frozen=True)
-class Choice:
+class Candidate:
+    """Which nodes are quantized, and how that is written."""
+
+    nodes: frozenset[str]
+    style: str = SCALES_INSIDE
+
+
+_HALF = Candidate(frozenset())
+
+
+class EngineTrial(Record):
+    """One engine that was built for comparison.
+
+    Attributes:
+        target: the GPU it was built for.
+        style: how scales were written into the graph; empty where nothing is quantized.
+        nodes: how many nodes are quantized.
+        kernels: of the engine.
+        activation_bytes: written and read by all kernels.
+        weight_bytes: read by all kernels.
+        cost: the estimate that decided, in bytes.
+    """
+
+    target: str = ""
+    style: str
+    nodes: int
+    kernels: int
+    activation_bytes: int
+    weight_bytes: int
+    cost: float
+
+
+#: Target -> what is in the engine built for it.
+Reports: TypeAlias = Mapping[str, EngineReport]
+#: Builds a candidate's engines and says what is in them: the very same reports for the same graph, ``None`` where one
+#: cannot be built.
+Build: TypeAlias = Callable[[Candidate], "Reports | None"]
+
+
+def search(
+    nodes: Mapping[str, str], build: Build, accepts: Callable[[Candidate], bool] = lambda candidate: True
+) -> tuple[Candidate | None, tuple[EngineTrial, ...]]:
+    """The cheapest candidate and every trial made; ``None`` if no engine could be built.
+
+    Args:
+        nodes: those that may be quantized -> the pattern each belongs to.
+        build: called with a few candidates, never twice with the same.
+        accepts: whether a candidate is accurate enough; asked of the cheapest first, until one is.
+    """
+    found = _Search(build)
+    found.attempt(_HALF)
+    for style in STYLES if nodes else ():
+        found.attempt(Candidate(frozenset(nodes), style))
+    if _HALF in found.tried and found.lowered:
+        for pattern in sorted(set(nodes.values())):
+            whole = found.cheapest
+            rest = frozenset(node for node in whole.nodes if nodes[node] != pattern)
+            if rest:
+                found.attempt(Candidate(rest, whole.style))
+        whole = found.cheapest
+        for share in _SHARES:
+            found.attempt(found.fewer(whole, share))
+        for _ in range(_ROUNDS):
+            if not found.attempt(found.fewer(found.cheapest, 1.0)):
+                break
+    return found.best(accepts), tuple(found.trials())
+
+
+class _Search:
+    """What was built so far."""
+
+    def __init__(self, build: Build) -> None:
+        self.tried: dict[Candidate, Reports] = {}
+        self._build = build
+
+    @property
+    def lowered(self) -> list[Candidate]:
+        """Those with quantized nodes."""
+        return [candidate for candidate in self.tried if candidate.nodes]
+
+    @property
+    def cheapest(self) -> Candidate:
+        """Of those with quantized nodes."""
+        return min(self.lowered, key=self._rank)
+
+    def best(self, accepts: Callable[[Candidate], bool]) -> Candidate | None:
+        """The cheapest of all that are worth their accuracy, and have it."""
+        if _HALF not in self.tried:
+            return next(filter(accepts, sorted(self.tried, key=self._rank)), None)
+        worth = [
+            candidate
+            for candidate in self.lowered
+            if self._cost(candidate) <= 1 - LEAST_GAIN and max(self._costs(candidate)) <= 1
+        ]
+        return next(filter(accepts, sorted(worth, key=self._rank)), _HALF)
+
+    def attempt(self, candidate: Candidate) -> bool:
+        """Whether its engines are new, and could be built: the same graph again is no other candidate."""
+        reports = None if candidate in self.tried or (not candidate.nodes and self.tried) else self._build(candidate)
+        if reports is None or any(reports is known for known in self.tried.values()):
+            return False
+        self.tried[candidate] = reports
+        return True
+
+    def fewer(self, candidate: Candidate, share: float) -> Candidate:
+        """The nodes whose kernels cost less than ``share`` quantized, taken by groups whose products share a kernel."""
+        nodes, before, after = candidate.nodes, self.tried[_HALF], self.tried[candidate]
+        groups: dict[str, set[str]] = {node: {node} for node in sorted(nodes)}
+        for report in (*before.values(), *after.values()):
+            for layer in report.kernels:
+                together = [node for node in layer.nodes if node in groups and layer.is_product]
+                merged: set[str] = set().union(*(groups[node] for node in together))
+                groups |= dict.fromkeys(merged, merged)
+        half, quantized = _node_costs(before.values(), nodes), _node_costs(after.values(), nodes)
+        kept = (node for node, group in groups.items() if _sum(quantized, group) < share * _sum(half, group))
+        return Candidate(frozenset(kept), candidate.style)
+
+    def trials(self) -> Iterable[EngineTrial]:
+        """One an engine."""
+        for candidate, reports in self.tried.items():
+            for target, report in reports.items():
+                yield _trial(candidate, target, report)
+
+    def _rank(self, candidate: Candidate) -> tuple[float, int]:
+        return self._cost(candidate), len(candidate.nodes)
+
+    def _cost(self, candidate: Candidate) -> float:
+        costs = self._costs(candidate)
+        return sum(costs) / len(costs)
+
+    def _costs(self, candidate: Candidate) -> list[float]:
+        """For each target, relative to 16 bits; in bytes where these could not be built."""
+        costs = {target: engine_cost(report) for target, report in self.tried[candidate].items()}
+        if _HALF not in self.tried:
+            return list(costs.values())
+        half = {target: engine_cost(report) for target, report in self.tried[_HALF].items()}
+        return [cost / half[target] if half[target] else 1.0 for target, cost in costs.items()]
+
+
+def _node_costs(reports: Iterable[EngineReport], nodes: frozenset[str]) -> dict[str, float]:
+    """The cost of the kernels around each node, the sum over the targets."""
+    costs: dict[str, float] = {}
+    for report in reports:
+        for node, cost in costs_by_node(report, nodes).items():
+            costs[node] = costs.get(node, 0.0) + cost
+    return costs
+
+
+def _sum(costs: Mapping[str, float], group: set[str]) -> float:
+    return sum(costs.get(node, 0.0) for node in group)
+
+
+def _trial(candidate: Candidate, target: str, report: EngineReport) -> EngineTrial:
+    return EngineTrial(
+        target=target,
+        style=candidate.style if candidate.nodes else "",
+        nodes=len(candidate.nodes),
+        kernels=len(report.kernels),
+        activation_bytes=report.bytes_written + report.bytes_read,
+        weight_bytes=report.constant_bytes,
+        cost=engine_cost(report),
+    )
+
+
+@dataclass(frozen=True)
+class EngineChoice:
     """What was found.
 
     Attributes:
-        placement: the cheapest; ``None``: every node that may computes in 8 bits.
+        plan: the cheapest that is accurate enough.
         trials: what was built to find it.
         note: the result in words.
-        targets: the GPUs that were built for.
-        first: what was decided for every node when all that may were lowered to 8 bits.
     """
 
-    placement: Placement | None = None
-    trials: tuple[Trial, ...] = ()
+    plan: QuantizationPlan
+    trials: tuple[EngineTrial, ...] = ()
     note: str = ""
-    targets: tuple[str, ...] = ()
-    first: tuple[NodeDecision, ...] = ()
-
-    def explained(self, decisions: tuple[NodeDecision, ...]) -> tuple[NodeDecision, ...]:
-        """The final decisions, each with the reason that holds: what 8 bits cost, or what was said before that."""
-        if self.placement is None:
-            return decisions
-        before = {decision.node: decision for decision in self.first}
-        return tuple(self._explained(decision, before.get(decision.node)) for decision in decisions)
-
-    def _explained(self, decision: NodeDecision, before: NodeDecision | None) -> NodeDecision:
-        assert self.placement is not None
-        if before is None or decision.node in self.placement.nodes:
-            return decision
-        if not is_quantized(before.precision):
-            return before if before.precision == decision.precision else decision
-        reason = f"costs less in {decision.precision} than in {before.precision} on {', '.join(self.targets)}"
-        return decision.model_copy(update={"reason": reason})
 
 
 def choose(
     settings: EngineSearchSettings,
-    lower_to: LowerTo,
+    plan: QuantizationPlan,
+    inputs: Sequence[ir.Value],
+    write: Callable[[QuantizationPlan], ir.Model],
+    accepts: Callable[[QuantizationPlan], bool],
     workdir: Path,
     plugins: tuple[Path, ...],
     runtime: Settings,
     progress: Progress,
-) -> Choice:
-    """The placement that costs least on the targets of ``settings``, at the typical shapes.
+) -> EngineChoice:
+    """The plan that costs least on the targets of ``settings``, at the typical shapes, and is accurate enough.
 
     Args:
-        lower_to: makes the graph for a placement.
+        plan: all that may be quantized.
+        inputs: of the graph.
+        write: lowers a copy of the graph by a plan.
+        accepts: whether a plan is accurate enough.
         workdir: graphs and engines lie here while they are compared.
         plugins: plug-in libraries of the builder.
     """
+    form, half = plan.format, plan.scales
+    inaccurate = f"less accurate than {form} everywhere, so it stays in {half.storage}"
     if not settings.targets:
         reason = f"{settings.backend} builds are not compared" if settings.backend else "no target is named"
-        form = settings.precision.quantized_format
-        return Choice(note=f"{reason}: every node that may computes in {form}, by NVIDIA's placement rules")
-    model, decisions = lower_to(None)
-    decisions = lower_to(Placement(frozenset(each.node for each in decisions)))[1]  # products of attention too
-    nodes = {each.node: _QUOTED.sub("...", each.reason) for each in decisions if is_quantized(each.precision)}
-    open_dims = [value.name for value in model.graph.inputs if not _known(value, settings.shapes)]
-    if open_dims or not nodes:
-        no_node = f"no node can compute in {settings.precision.quantized_format}"
-        reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else no_node
-        return Choice(note=f"placements were not compared: {reason}")
-    builds = _Builds(settings, lower_to, workdir, plugins, runtime, progress)
-    placement, trials = search(nodes, builds)
-    note = _note(placement, trials, len(nodes), settings, builds.failure)
-    return Choice(placement, trials, note, settings.targets, decisions)
+        if accepts(plan):
+            return EngineChoice(plan, note=f"{reason}: every node that may computes in {form}")
+        return EngineChoice(plan.keep_all_but((), inaccurate), note=f"{reason}: the quantized graph is {inaccurate}")
+    open_dims = [value.name for value in inputs if not _known(value, settings.shapes)]
+    if open_dims or not plan.points:
+        reason = f"input {open_dims[0]!r} has no typical shape" if open_dims else f"no node can compute in {form}"
+        return EngineChoice(plan, note=f"engines were not compared: {reason}")
+    where = ", ".join(settings.targets)
+
+    def chosen(candidate: Candidate) -> QuantizationPlan:
+        reason = f"costs less in {half.storage} than in {form} on {where}"
+        return replace(plan.keep_all_but(candidate.nodes, reason), style=candidate.style)
+
+    builds = _Builds(settings, lambda candidate: write(chosen(candidate)), workdir, plugins, runtime, progress)
+    nodes = {point.node: _QUOTED.sub("...", point.rule) for point in plan.points}
+    asked: list[bool] = []
+
+    def accurate(candidate: Candidate) -> bool:
+        asked.append(accepts(chosen(candidate)))
+        return asked[-1]
+
+    candidate, trials = search(nodes, builds, accurate)
+    note = _note(candidate, trials, len(nodes), settings.targets, builds.failure, plan)
+    if False in asked:
+        note += f"; not taken, as less accurate than {form} everywhere: {asked.count(False)} cheaper candidates"
+    return EngineChoice(plan if candidate is None else chosen(candidate), trials, note)
 
 
 class _Builds:
-    """Builds one engine a graph and target: placements that give the same graph share them.
+    """Builds one engine a graph and target: candidates that give the same graph share them.
 
     ``failure`` says why the first of those that could not be built was not.
     """
@@ -112,7 +305,7 @@ class _Builds:
     def __init__(
         self,
         settings: EngineSearchSettings,
-        lower_to: LowerTo,
+        write: Callable[[Candidate], ir.Model],
         workdir: Path,
         plugins: tuple[Path, ...],
         runtime: Settings,
@@ -127,18 +320,18 @@ class _Builds:
         self._settings = settings
         self._runtime = runtime
         self._targets = [find_target(name) for name in settings.targets]
-        self._lower_to = lower_to
+        self._write = write
         self._workdir = workdir
         self._progress = progress
         self._known: dict[str, Reports | None] = {}
         self.failure = ""
 
-    def __call__(self, placement: Placement) -> Reports | None:
+    def __call__(self, candidate: Candidate) -> Reports | None:
         from trtpipe.preflight.onnx_io import save_model
 
-        words = f"{len(placement.nodes)} nodes in {self._settings.precision.quantized_format}"
-        self._progress.advance(f"comparing placements: {words}", 0, None)
-        model, _ = self._lower_to(placement)
+        words = f"{len(candidate.nodes)} quantized nodes"
+        self._progress.advance(f"comparing engines: {words}", 0, None)
+        model = self._write(candidate)
         _freeze(model, self._settings.shapes)
         graph = self._workdir / "trial.onnx"
         files = [graph.with_name(name) for name in save_model(model, graph)]
@@ -196,39 +389,109 @@ def _freeze(model: ir.Model, shapes: Shapes) -> None:
 
 
 def _note(
-    placement: Placement | None, trials: tuple[Trial, ...], nodes: int, settings: EngineSearchSettings, failure: str
+    candidate: Candidate | None,
+    trials: tuple[EngineTrial, ...],
+    nodes: int,
+    targets: tuple[str, ...],
+    failure: str,
+    plan: QuantizationPlan,
 ) -> str:
-    targets, form, half = settings.targets, settings.precision.quantized_format, settings.precision.half or FP32
     where, why = ", ".join(targets), f": {failure}" if failure else ""
-    high = {trial.target: trial for trial in trials if not trial.nodes}
-    if placement is None or not high:
-        return f"placements could not be compared: too few of their engines could be built for {where}{why}"
-    if len(high) == len(trials):
-        return f"no engine with {form} could be built for {where}, all stays in {half.storage}{why}"
-    gains = "; ".join(_gain(high[target], _shown(placement, trials, target)) for target in targets)
+    form, rest = plan.format, plan.scales.storage
+    half = {trial.target: trial for trial in trials if not trial.nodes}
+    if candidate is None or not half:
+        return f"engines could not be compared: too few of them could be built for {where}{why}"
+    if len(half) == len(trials):
+        return f"no engine with {form} could be built for {where}, all stays in {rest}{why}"
+    gains = "; ".join(_gain(half[target], _shown(candidate, trials, target), rest) for target in targets)
     asked = f"(at least {LEAST_GAIN:.0%} is asked for{', the mean of all targets' * (len(targets) > 1)})"
-    if not placement.nodes:
-        return f"{form} does not pay on {where}, all stays in {half.storage}: estimated to save {asked} {gains}"
+    if not candidate.nodes:
+        return f"{form} is not profitable on {where}, all stays in {rest}: estimated to save {asked} {gains}"
     return (
-        f"{form} pays on {where} for {len(placement.nodes)} of {nodes} nodes, {placement.style}: "
+        f"{form} is profitable on {where} for {len(candidate.nodes)} of {nodes} nodes, {candidate.style}: "
         f"estimated to save {asked} {gains}"
     )
 
 
-def _shown(placement: Placement, trials: tuple[Trial, ...], target: str) -> Trial:
-    """The engine that was chosen; the cheapest with 8 bits where none was."""
-    lowered = [trial for trial in trials if trial.target == target and trial.nodes]
-    chosen = [trial for trial in lowered if (trial.nodes, trial.style) == (len(placement.nodes), placement.style)]
-    return min(chosen or lowered, key=lambda trial: trial.cost)
+def _shown(candidate: Candidate, trials: tuple[EngineTrial, ...], target: str) -> EngineTrial:
+    """The engine that was chosen; the cheapest quantized one where none was."""
+    quantized = [trial for trial in trials if trial.target == target and trial.nodes]
+    chosen = [trial for trial in quantized if (trial.nodes, trial.style) == (len(candidate.nodes), candidate.style)]
+    return min(chosen or quantized, key=lambda trial: trial.cost)
 
 
-def _gain(high: Trial, low: Trial) -> str:
-    gain = 1 - low.cost / max(high.cost, 1.0)
+def _gain(half: EngineTrial, quantized: EngineTrial, rest: str) -> str:
+    gain = 1 - quantized.cost / max(half.cost, 1.0)
     return (
-        f"{gain:.0%} on {high.target}: {low.kernels} kernels and {_megabytes(low)} moved, {high.kernels} and "
-        f"{_megabytes(high)} in float16"
+        f"{gain:.0%} on {half.target}: {quantized.kernels} kernels and {_megabytes(quantized)} moved, "
+        f"{half.kernels} and {_megabytes(half)} in {rest}"
     )
 
 
-def _megabytes(trial: Trial) -> str:
+def _megabytes(trial: EngineTrial) -> str:
     return f"{(trial.activation_bytes + trial.weight_bytes) / 1e6:.1f} MB"
+
+
+def engine_cost(report: EngineReport) -> float:
+    """The cost of all kernels, in bytes."""
+    return sum(layer_cost(layer, report.free) for layer in report.kernels)
+
+
+def layer_cost(layer: EngineLayer, free: int) -> float:
+    """The cost of one kernel, in bytes, with dynamic dimensions ``free`` long."""
+    moved = sum(tensor.bytes(free) for tensor in (*layer.inputs, *layer.constants, *layer.outputs))
+    speed = _OPERATIONS.get(layer.computes_in, _OTHER_OPERATIONS)
+    return KERNEL_BYTES + max(float(moved), operations(layer, free) / speed)
+
+
+def operations(layer: EngineLayer, free: int) -> float:
+    """Multiplications and additions of a convolution or matrix product; 0 for other kernels."""
+    if not layer.is_product or not layer.inputs or not layer.outputs:
+        return 0.0
+    data, result = _elements(layer.inputs[0], free), _elements(layer.outputs[0], free)
+    weight = max(layer.constants, key=lambda tensor: _elements(tensor, free), default=None)
+    if weight is not None and layer.kind == "correlation":
+        return 2.0 * result * prod(weight.dims[1:])  # [out, in / group, ...]
+    if weight is not None and len(weight.dims) > 1:  # M K, K N and M N elements, in whatever layout
+        return 2.0 * sqrt(data * result * _elements(weight, free))
+    if len(layer.inputs) > 1 and data:  # a batch of M K by K N; attention's kernel does two of these
+        rows = prod(free if dim < 0 else dim for dim in layer.inputs[0].dims[:-1])
+        batch = prod(free if dim < 0 else dim for dim in layer.inputs[0].dims[:-2])
+        depth = data // rows
+        columns = _elements(layer.inputs[1], free) / (batch * depth)
+        return (2 if layer.is_attention else 1) * 2.0 * data * columns
+    return 0.0
+
+
+def costs_by_node(report: EngineReport, nodes: Collection[str]) -> dict[str, float]:
+    """The cost of the kernels around each of ``nodes``, in bytes.
+
+    A kernel with several of them counts in equal parts; one with none of them counts for those whose results it reads,
+    as what comes after a convolution is part of its price, or else for those that read its results.
+    """
+    costs: dict[str, float] = {}
+    for layer, owners in _owners(report.kernels, frozenset(nodes)):
+        for node in owners:
+            costs[node] = costs.get(node, 0.0) + layer_cost(layer, report.free) / len(owners)
+    return costs
+
+
+def _owners(layers: Sequence[EngineLayer], nodes: frozenset[str]) -> list[tuple[EngineLayer, frozenset[str]]]:
+    """Each layer with those of ``nodes`` it counts for."""
+    own = [nodes & set(layer.nodes) for layer in layers]
+    makers: dict[str, frozenset[str]] = {}
+    for index, layer in enumerate(layers):
+        own[index] = own[index] or frozenset().union(*(makers.get(tensor.name, frozenset()) for tensor in layer.inputs))
+        makers |= {tensor.name: own[index] for tensor in layer.outputs}
+    readers: dict[str, frozenset[str]] = {}
+    for index in reversed(range(len(layers))):
+        layer = layers[index]
+        results = (readers.get(tensor.name, frozenset()) for tensor in layer.outputs)
+        own[index] = own[index] or frozenset().union(*results)
+        for tensor in layer.inputs:
+            readers[tensor.name] = readers.get(tensor.name, frozenset()) | own[index]
+    return list(zip(layers, own, strict=True))
+
+
+def _elements(tensor: EngineTensor, free: int) -> int:
+    return prod(free if dim < 0 else dim for dim in tensor.dims)

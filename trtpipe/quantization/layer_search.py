@@ -9,7 +9,7 @@ Let ``e_g`` be the noise a group of layers adds alone (``sensitivity``) and ``c_
    the first guess is where the noise left is the share of all noise that the budget is of the loss; each failure
    corrects the guess.
 4. Backward elimination (Zeller & Hildebrandt 2002, "delta debugging"): of what is kept, halves, quarters, ... single
-   groups are put back into 8 bits, the least harmful first, while the budget holds.
+   groups are put back into 8 bits, the least sensitive first, while the budget holds.
 5. What the noise did not foresee: with evaluations left, choices that keep less work, the least noise first; for up to
    a dozen groups.
 
@@ -40,7 +40,7 @@ _EXHAUSTIVE = 12
 _STEPS = 256
 
 
-class Trial(Record):
+class LayerTrial(Record):
     """One evaluation.
 
     Attributes:
@@ -54,7 +54,7 @@ class Trial(Record):
     holds: bool
 
 
-class OutOfTime(Exception):
+class TimeBudgetSpent(Exception):
     """The time budget is used up."""
 
 
@@ -64,7 +64,7 @@ class Search:
 
     Args:
         groups: with noise and multiply-accumulates, in graph order.
-        loss: how much worse than float32 the metric is with these groups kept; may raise OutOfTime.
+        loss: how much worse than float32 the metric is with these groups kept; may raise TimeBudgetSpent.
         allowed: the largest loss that is accepted.
         most: evaluations at most.
         exact: whether all groups kept is the float32 model itself, which loses nothing; else that is evaluated too.
@@ -75,7 +75,7 @@ class Search:
     allowed: float
     most: int
     exact: bool = True
-    trials: list[Trial] = field(default_factory=list)
+    trials: list[LayerTrial] = field(default_factory=list)
 
     @property
     def everything(self) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ class Search:
     def run(self) -> tuple[int, ...] | None:
         """The groups to keep; ``None`` if not even keeping all is known to hold the budget.
 
-        Ends early, with the best set known, when OutOfTime is raised.
+        Ends early, with the best set known, when TimeBudgetSpent is raised.
         """
         try:
             if self._holds(()):
@@ -94,7 +94,7 @@ class Search:
                 return None
             self._eliminate(self._bisect())
             self._others()
-        except OutOfTime:
+        except TimeBudgetSpent:
             pass
         return self.best()
 
@@ -135,7 +135,7 @@ class Search:
         current = list(kept)
         size = math.ceil(len(current) / 2)
         while size and current:
-            candidates = sorted(current, key=lambda index: (self.groups[index].harm, index))
+            candidates = sorted(current, key=lambda index: (self.groups[index].noise_per_mac, index))
             for start in range(0, len(candidates), size):
                 part = candidates[start : start + size]
                 smaller = [index for index in current if index not in part]
@@ -165,7 +165,7 @@ class Search:
             if trial.kept == chosen:
                 return trial.holds
         loss = self.loss(chosen)
-        self.trials.append(Trial(kept=chosen, loss=loss, holds=loss <= self.allowed + 1e-12))
+        self.trials.append(LayerTrial(kept=chosen, loss=loss, holds=loss <= self.allowed + 1e-12))
         return self.trials[-1].holds
 
 

@@ -1,17 +1,28 @@
-"""How much every node computes at the typical shapes, counted in a child process: shape inference can crash."""
+"""How much every node computes at the typical shapes: multiply-accumulates, counted once for all copies of a graph.
+
+A graph with open dimensions does not say how large its tensors are, so what a layer costs cannot be read off it. With
+the typical shapes of the inputs it can be inferred, in a child process, because shape inference can crash. The counts
+stay with the nodes, as metadata, for the later stages.
+"""
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 
 from trtpipe.artifact import Record
 from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, Report, limits_for
+from trtpipe.passes.graph_pass import GraphPass, PassResult, graphs_of, run_passes
+from trtpipe.passes.macs import MACS, work_of
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    from collections.abc import Mapping
 
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import Shapes
@@ -30,37 +41,91 @@ class Counts(Record):
     macs: tuple[str | None, ...]
 
 
-def count_work(model: ir.Model, simplified: Path, shapes: Shapes, runtime: Settings) -> None:
-    """Write the counts on the nodes of ``model``, which is ``simplified`` as ``clean_up`` leaves it.
+class CountedGraph:
+    """A simplified graph, of which each copy tells how much its nodes compute.
 
     Args:
-        shapes: the typical shapes of the inputs.
-
-    Raises:
-        WorkerError: shape inference crashes, or takes too long or too much memory.
+        path: the simplified graph.
+        shapes: the typical shapes of its inputs.
+        runtime: the limits of the child process.
     """
-    from trtpipe.passes.macs import MACS
 
-    counts = call_forked(
-        "trtpipe.quantization.mac_count:count_task",
-        CountRequest(model=str(simplified), shapes=shapes),
-        Counts,
-        limits=limits_for(runtime, work=LIGHT, size=folder_size(simplified.parent)),
-        what=f"counting the work of {simplified.name}",
-        reads=(simplified.parent,),
-    )
-    for node, macs in zip(model.graph.all_nodes(), counts.macs, strict=True):
-        if macs is not None:
-            node.metadata_props[MACS] = macs
+    def __init__(self, path: Path, shapes: Shapes, runtime: Settings) -> None:
+        self.path = path
+        self.runtime = runtime
+        self._shapes = shapes
+
+    def load(self) -> ir.Model:
+        """A fresh copy in the plain form.
+
+        Raises:
+            WorkerError: shape inference crashes, or takes too long or too much memory.
+        """
+        from trtpipe.passes.clean_up import load_clean
+
+        model = load_clean(self.path)
+        for node, macs in zip(model.graph.all_nodes(), self._counts.macs, strict=True) if self._shapes else ():
+            if macs is not None:
+                node.metadata_props[MACS] = macs
+        return model
+
+    @cached_property
+    def _counts(self) -> Counts:
+        return call_forked(
+            "trtpipe.quantization.mac_count:count_task",
+            CountRequest(model=str(self.path), shapes=self._shapes),
+            Counts,
+            limits=limits_for(self.runtime, work=LIGHT, size=folder_size(self.path.parent)),
+            what=f"counting the multiply-accumulates of {self.path.name}",
+            reads=(self.path.parent,),
+        )
 
 
 def count_task(request: CountRequest, report: Report) -> Counts:
     """Infer shapes and count (in the child process)."""
     from trtpipe.passes.clean_up import load_clean
-    from trtpipe.passes.graph_pass import run_passes
-    from trtpipe.passes.macs import MACS
-    from trtpipe.quantization.count_work import CountWork
 
     model = load_clean(Path(request.model))
     run_passes(model, [CountWork(request.shapes)])
     return Counts(macs=tuple(node.metadata_props.get(MACS) for node in model.graph.all_nodes()))
+
+
+class CountWork(GraphPass):
+    """Infer all shapes from those of the inputs, count, and put the graph's own shapes back.
+
+    Args:
+        shapes: input -> its typical shape; inputs that are not named keep their own.
+    """
+
+    name = "count_work"
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._shapes = shapes
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Nodes whose result's shape stays unknown get no count."""
+        if not self._shapes:
+            return PassResult(self.name, modified=False)
+        inputs = set(model.graph.inputs)
+        own = {value: value.shape for graph in graphs_of(model) for node in graph for value in node.outputs}
+        own |= {value: value.shape for value in inputs}
+        counts: dict[ir.Node, int] = {}
+        try:
+            for value in own:
+                value.shape = None
+            for value in inputs:
+                shape = self._shapes.get(value.name or "")
+                before = own[value]  # of a static input, the numbers given are values
+                static = before is not None and before.is_static()
+                value.shape = before if shape is None or static else ir.Shape(shape)
+            ShapeInferencePass(check_type=False, strict_mode=False)(model)
+            for node in model.graph.all_nodes():
+                work = work_of(node)
+                if work is not None and node.outputs[0].shape is not None and node.outputs[0].shape.is_static():
+                    counts[node] = work.macs
+        finally:
+            for value, before in own.items():
+                value.shape = before
+        for node, macs in counts.items():
+            node.metadata_props[MACS] = str(macs)
+        return PassResult(self.name, modified=bool(counts))

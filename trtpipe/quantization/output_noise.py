@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.progress import track
+from trtpipe.reference.reference_outputs import run_every
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from trtpipe.artifact import Feed
+    from trtpipe.progress import Progress
+    from trtpipe.quantization.graph_partition import Cut
+    from trtpipe.quantization.simulator import SimulatorSession
 
 #: Share of the mean power over all feeds that every feed is taken to have, so that silence does not decide.
 _FAINT = 1e-3
@@ -20,6 +27,8 @@ _OFFSET = 0.01
 _LOST = 1e6
 #: In dB, noise below this share of the signal (-120 dB) is none.
 _FLOOR = 1e-12
+#: Bytes of values that are held: half of the graph's weights, which are there twice, but between these bounds.
+_LEAST_BYTES, _MOST_BYTES = 64 << 20, 256 << 20
 
 
 class OutputNoise:
@@ -44,8 +53,8 @@ class OutputNoise:
         }
 
     @property
-    def telling(self) -> bool:
-        """Whether any output says something: holds finite floats that differ from 0."""
+    def informative(self) -> bool:
+        """Whether any output tells something: holds finite floats that differ from 0."""
         return bool(self._signal)
 
     def shares(self, index: int, found: Feed) -> np.ndarray:
@@ -75,3 +84,51 @@ def _signal(values: Sequence[np.ndarray]) -> np.ndarray:
 
 def _power(value: np.ndarray) -> float:
     return float(np.sum(np.square(value, dtype=np.float64)))
+
+
+def noise_alone(
+    session: SimulatorSession, measure: OutputNoise, feeds: list[Feed], progress: Progress, phase: str
+) -> list[float]:
+    """The noise of each group by itself; for groups behind a cut only what comes behind it is run."""
+    cuts, stored = _stored(session, feeds)
+    groups = session.simulator.groups
+    found: list[float] = []
+    for index in track(progress, phase, range(len(groups)), len(groups)):
+        cut = next((cut for cut in reversed(cuts) if cut.position < groups[index].first), None)
+        found.append(float(noise_of(session, (index,), measure, feeds if cut is None else stored, cut).mean()))
+    return found
+
+
+def _stored(session: SimulatorSession, feeds: list[Feed]) -> tuple[tuple[Cut, ...], list[Feed]]:
+    """The cuts whose values fit into memory, and the feeds with these values in float32."""
+    simulator = session.simulator
+    values = tuple(dict.fromkeys(name for cut in simulator.cuts for name in cut.values))
+    if not values:
+        return (), feeds
+    results = run_every(session.set((), show=values), feeds, simulator.scales(simulator.plan.limits))
+    first = next(results)
+    cuts, held = [], 0
+    most = min(max(simulator.weight_bytes // 2, _LEAST_BYTES), _MOST_BYTES)
+    for cut in simulator.cuts:
+        size = len(feeds) * sum(first[name].nbytes for name in cut.values)
+        if held + size <= most:
+            cuts.append(cut)
+            held += size
+    names = {name for cut in cuts for name in cut.values}
+    if not names:
+        return (), feeds
+    every = zip(feeds, chain([first], results), strict=True)
+    return tuple(cuts), [{**feed, **{name: found[name] for name in names}} for feed, found in every]
+
+
+def noise_of(
+    session: SimulatorSession,
+    groups: Collection[int],
+    measure: OutputNoise,
+    feeds: list[Feed],
+    begin: Cut | None = None,
+) -> np.ndarray:
+    """float64[feeds]: noise over signal power with these groups lowered, the mean over outputs."""
+    scales = session.simulator.scales(session.simulator.plan.limits)
+    results = run_every(session.set(groups, begin=begin), feeds, scales)
+    return np.array([measure.shares(index, found).mean() for index, found in enumerate(results)])

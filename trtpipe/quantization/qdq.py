@@ -19,19 +19,20 @@ from trtpipe.errors import StageError
 from trtpipe.passes.constants import add_constant, drop_unused_constants
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
 from trtpipe.quantization.decision_record import record
-from trtpipe.quantization.plan import QuantPoint, place
-from trtpipe.quantization.scale_groups import joint_amax
-from trtpipe.quantization.weights import quantize_weight, safe_scale
+from trtpipe.quantization.plan import bound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from trtpipe.config.formats import Format
     from trtpipe.config.recipe import WeightMethod
+    from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
+
+
+#: Shares of a channel's largest magnitude that ``mse`` tries, descending: 1 to 0.5.
+_SHARES = np.linspace(1, 0.5, 32, dtype=np.float32)
 
 
 class InsertQDQ(GraphPass):
-    """Quantize what ``place`` plans.
+    """Write a plan into the graph.
 
     1. Every activation that a quantized node reads gets one Q/DQ pair, shared by all such nodes of the same graph:
        bodies of If, Loop and Scan have pairs and constants of their own, because TensorRT takes no quantized constant
@@ -41,99 +42,52 @@ class InsertQDQ(GraphPass):
     4. Biases and everything else stay as they are; other consumers keep reading the original tensors.
 
     Args:
-        precision: the quantized format.
-        amax: tensor -> its largest magnitude that counts; a node that reads a tensor without one stays high.
-        keep: shell patterns of node names to leave high.
-        weights: how the scales of weights are chosen.
-        scales: the format in which TensorRT will hold the scales. They are float32 here in any case, but rounded to it
-            before anything is quantized with them.
-        sizes: symbolic dimension -> its size, to count multiply-accumulates with.
-        unfit: tensor -> why it has no range.
-        attention: whether the two products of an attention may be in 8 bits.
-        left: name of a node to leave high -> why.
+        plan: of this graph, with ranges; its corrections must be applied (see ``apply_plan``).
     """
 
     name = "insert_qdq"
 
-    def __init__(
-        self,
-        precision: Format,
-        amax: Mapping[str, float],
-        keep: Sequence[str] = (),
-        weights: WeightMethod = "max",
-        scales: Format = FP32,
-        sizes: Mapping[str, int] | None = None,
-        unfit: Mapping[str, str] | None = None,
-        attention: bool = False,
-        left: Mapping[str, str] | None = None,
-    ) -> None:
-        self._precision = precision
-        self._weights: WeightMethod = weights
-        self._scales = scales
-        self._amax = amax
-        self._keep = keep
-        self._sizes = sizes or {}
-        self._unfit = unfit or {}
-        self._attention = attention
-        self._left = left or {}
+    def __init__(self, plan: QuantizationPlan) -> None:
+        self._plan = plan
 
     def requires(self, model: ir.Model) -> None:
         """The opset must know Q/DQ of this kind, if any are to be inserted."""
-        opset = model.graph.opset_imports.get("", 0)
-        if opset < self._precision.opset and place(model, self._keep).points:
+        opset, form = model.graph.opset_imports.get("", 0), self._plan.format
+        if opset < form.opset and self._plan.points:
             raise StageError(
-                f"the model is at opset {opset} and could not be raised; {self._precision} needs "
-                f"{self._precision.opset}",
+                f"the model is at opset {opset} and could not be raised; {form} needs {form.opset}",
                 "export the model again at opset 17 or later",
             )
 
     def call(self, model: ir.Model) -> PassResult:
         """Insert the pairs."""
-        placement = place(model, self._keep, attention=self._attention, left=self._left)
-        amax = joint_amax(self._amax, placement.groups)
-        failed = {
-            point.node: reason for point in placement.points if (reason := self._no_range(point, amax)) is not None
-        }
-        points = [point for point in placement.points if point.node not in failed]
-        precisions: dict[ir.Node, str] = {point.node: self._precision.label for point in points}
-        decisions = record(model, placement, precisions, failed, self._sizes)
-        rewriter = _Rewriter(self._precision, self._weights, self._scales, model)
-        for point in points:
-            rewriter.quantize(point, amax)
+        plan = self._plan
+        decisions = record(model, plan)
+        rewriter = _Rewriter(plan, model)
+        for point, node in bound(model, plan.points):
+            rewriter.quantize(point, node)
         drop_unused_constants(model)
-        return PassResult(self.name, modified=bool(points), decisions=decisions)
-
-    def _no_range(self, point: QuantPoint, amax: Mapping[str, float]) -> str | None:
-        for name in point.tensors:
-            if name not in amax:
-                return self._unfit.get(name, f"no range for {name!r}: no calibration data reached it")
-            if not amax[name]:
-                return f"its input {name!r} was zero in all samples"
-            scale = amax[name] / self._precision.largest
-            if self._scales is not FP32 and scale < self._scales.normal:
-                return f"its input {name!r} is so small that its scale would lose digits in {self._scales.storage}"
-        return None
+        return PassResult(self.name, modified=bool(plan.points), decisions=decisions)
 
 
 class _Rewriter:
     """Puts the pairs into the graphs, each tensor's once a graph."""
 
-    def __init__(self, precision: Format, method: WeightMethod, scales: Format, model: ir.Model) -> None:
-        self._method: WeightMethod = method
-        self._scales = scales
-        self._format, self._element_type = precision, ir.DataType[precision.onnx]
+    def __init__(self, plan: QuantizationPlan, model: ir.Model) -> None:
+        self._plan, self._limits = plan, plan.limits
+        self._format, self._element_type = plan.format, ir.DataType[plan.format.onnx]
         self._fresh = FreshNames(model)
         self._activations: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
         self._weights: dict[tuple[ir.Value, ir.Graph, int], ir.Value] = {}
 
-    def quantize(self, point: QuantPoint, amax: Mapping[str, float]) -> None:
-        node, graph = point.node, point.node.graph
+    def quantize(self, point: QuantPoint, node: ir.Node) -> None:
+        graph = node.graph
         assert isinstance(graph, ir.Graph)
-        for index in point.activations:
+        for index, name in zip(point.activations, point.inputs, strict=True):
             value = node.inputs[index]
             assert value is not None
             if (value, graph) not in self._activations:
-                self._activations[value, graph] = self._activation_pair(graph, value, amax[value.name or ""])
+                self._activations[value, graph] = self._activation_pair(graph, value, self._limits[name])
             node.replace_input_with(index, self._activations[value, graph])
         kernel = None if point.weight is None else node.inputs[point.weight]
         if point.weight is None or kernel is None:
@@ -143,7 +97,7 @@ class _Rewriter:
         node.replace_input_with(point.weight, self._weights[kernel, graph, point.axis])
 
     def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float) -> ir.Value:
-        scale = np.asarray(safe_scale(np.float32(amax), self._format.largest, self._scales), np.float32)
+        scale = np.asarray(safe_scale(np.float32(amax), self._format.largest, self._plan.scales), np.float32)
         scale_value = add_constant(graph, self._fresh, f"{value.name}_scale", scale)
         zero = add_constant(graph, self._fresh, f"{value.name}_zero_point", np.zeros((), self._format.dtype))
         quantize = ir.node("QuantizeLinear", [value, scale_value, zero], name=self._fresh(f"{value.name}_quantize"))
@@ -165,7 +119,7 @@ class _Rewriter:
         assert value.const_value is not None
         array = value.const_value.numpy()
         channels = axis if self._format.granularity == "channel" else None
-        quantized, scale = quantize_weight(array, channels, self._format, self._method, self._scales)
+        quantized, scale = quantize_weight(array, channels, self._format, self._plan.weights, self._plan.scales)
         base = f"{value.name}_axis{axis}"
         inputs = [
             add_constant(graph, self._fresh, f"{base}_quantized", quantized),
@@ -181,3 +135,86 @@ class _Rewriter:
     def _name_output(self, node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
         output = node.outputs[0]
         output.name, output.dtype, output.shape = self._fresh(name), dtype, shape
+
+
+def quantize_weight(
+    array: np.ndarray,
+    axis: int | None,
+    form: Format,
+    method: WeightMethod = "max",
+    scales: Format = FP32,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantize a float32 weight symmetrically.
+
+    Args:
+        array: the weight, any shape.
+        axis: the axis with one scale per index; ``None`` for one scale in all.
+        form: a quantized format; its blocks and granularity are the caller's business.
+        method: ``max`` covers the largest magnitude of every channel; ``mse`` clips each channel where that lessens
+            its squared error, measured for every one of 32 shares of its largest magnitude.
+        scales: the format to round the scales to before anything is quantized with them.
+
+    Returns:
+        The 8-bit array of the same shape, and float32 scales: shape ``[array.shape[axis]]`` or ``[]``.
+    """
+    rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    scale = safe_scale(np.abs(rows).max(axis=1), form.largest)
+    if method == "mse":
+        scale = np.concatenate([_least_error(row, limit, form) for row, limit in zip(rows, scale, strict=True)])
+    scale = representable(scale, scales)
+    shaped = scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+    quantized = _steps(array, shaped, form).astype(form.dtype)
+    return quantized, scale.reshape(() if axis is None else -1)
+
+
+def _least_error(row: np.ndarray, largest: np.float32, form: Format) -> np.ndarray:
+    """float32[1]: the scale of one channel with the least squared error; of equally good ones the largest."""
+    scales = largest * _SHARES
+    errors = [np.sum((row - _rounded(row, scale, form) * float(scale)) ** 2) for scale in scales]
+    best: np.ndarray = np.maximum(scales[[np.argmin(errors)]], np.finfo(np.float32).tiny)
+    return best
+
+
+def _rounded(row: np.ndarray, scale: np.float32, form: Format) -> np.ndarray:
+    return _steps(row, scale, form).astype(form.dtype).astype(np.float64)
+
+
+def _steps(array: np.ndarray, scale: np.ndarray | np.float32, form: Format) -> np.ndarray:
+    """``array`` in units of ``scale``, clipped; in whole steps for INT8."""
+    steps: np.ndarray = np.clip(array / scale, -form.largest, form.largest)
+    if form.kind == "integer":
+        np.rint(steps, out=steps)
+    return steps
+
+
+def safe_scale(amax: np.ndarray | np.float32, largest: float, scales: Format = FP32) -> np.ndarray:
+    """``amax / largest`` as TensorRT will hold it; 1 where a channel is all zero."""
+    scale = np.asarray(amax, np.float32) / np.float32(largest)
+    return representable(np.where(scale > 0, scale, np.float32(1)), scales)
+
+
+def representable(scale: np.ndarray, scales: Format) -> np.ndarray:
+    """Positive scales as float32 numbers that ``scales`` holds exactly, never subnormal.
+
+    Subnormal numbers lose digits or flush to zero. A channel whose scale is raised to the least normal number gets
+    fewer steps, but its error stays below half of that number.
+    """
+    scale = np.minimum(scale, np.float32(scales.largest)).astype(scales.dtype).astype(np.float32)
+    floored: np.ndarray = np.maximum(scale, np.float32(scales.normal))
+    return floored
+
+
+def scale_loss(array: np.ndarray, axis: int | None, form: Format, scales: Format) -> float:
+    """By how much ``scales`` raises the squared error of a quantized weight, in dB, because it cannot hold steps so
+    small: 0 where all of them are normal numbers. The error of a channel is proportional to the square of its scale.
+
+    Args:
+        array, axis: as for ``quantize_weight``.
+    """
+    rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    wanted = np.abs(rows).max(axis=1).astype(np.float64) / form.largest
+    wanted = wanted[wanted > 0]
+    if not wanted.size:
+        return 0.0
+    held = np.maximum(wanted, scales.normal)
+    return float(10 * np.log10(np.square(held).sum() / np.square(wanted).sum()))

@@ -1,4 +1,4 @@
-"""The method ``auto``: per tensor the range that loses least, judged by the model's own output.
+"""The method ``auto``: per tensor the range that loses least, by the model's own output.
 
 Statistics alone cannot say how much of a tensor's rounding reaches the output. So the quantized model itself is run
 with different ranges, and the ranges whose output is nearest to that of the float32 model win: no labels are needed.
@@ -8,24 +8,36 @@ The number of runs is bounded, and the same data gives the same answer every tim
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from trtpipe.calibration.methods import AGGRESSIVE_METHODS, AUTO_METHODS, CalibrationMethod
-from trtpipe.calibration.ranges import Ranges, TensorRange, range_of, split_unseen
+from trtpipe.calibration.ranges import Ranges, TensorRange, range_of, ranges_from_statistics, split_unseen
+from trtpipe.errors import InputError
+from trtpipe.quantization.output_noise import OutputNoise
+from trtpipe.quantization.simulator import simulate
+from trtpipe.reference.reference_outputs import exact_outputs, run_every
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.config.formats import Format
+    from trtpipe.data.sample import Dataset
     from trtpipe.progress import Progress
+    from trtpipe.quantization.mac_count import CountedGraph
+    from trtpipe.quantization.plan import QuantizationPlan
 
 #: Tells how far the output is off if the tensors have these amax: float64[feeds], noise over signal in dB, so below 0.
-Judge: TypeAlias = Callable[[Mapping[str, float]], np.ndarray]
+Evaluator: TypeAlias = Callable[[Mapping[str, float]], np.ndarray]
 
-#: Runs of the judge at most, besides one for every candidate.
+#: Feeds to evaluate on, and bytes they may take.
+FEEDS, FEED_BYTES = 32, 64 << 20
+
+#: Runs of the evaluator at most, besides one for every candidate.
 TRIALS = 64
 
 #: Ranges nearer than this to one another are not told apart.
@@ -44,8 +56,47 @@ _DARING_GAIN = 12.0
 _DARING_SHARE = 0.25
 
 
-def search_ranges(statistics: Statistics, judge: Judge, precision: Format, progress: Progress) -> Ranges:
-    """Find the ranges with which the judge sees least noise.
+@contextmanager
+def evaluating(
+    plan: QuantizationPlan,
+    graph: CountedGraph,
+    statistics: Statistics,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    tolerant: bool,
+) -> Iterator[Evaluator]:
+    """An evaluator of ranges for a plan; its graph is in ``workdir`` meanwhile.
+
+    Args:
+        tolerant: leave out samples on which the float32 graph fails or is not finite.
+
+    Raises:
+        InputError: the outputs tell nothing, because they are all 0 or hold no floats.
+    """
+    feeds, expected = exact_outputs(graph.path, dataset, FEEDS, FEED_BYTES, workdir, graph.runtime, tolerant=tolerant)
+    noise = OutputNoise(expected)
+    if not noise.informative:
+        raise InputError(
+            "method auto goes by the model's float outputs, and it has none that differ from 0",
+            "choose another method, for example --method mse",
+        )
+    simulator = simulate(graph, plan.calibrated(ranges_from_statistics(statistics, "max", 100.0, plan.format)), workdir)
+    try:
+        with simulator.open() as session:
+            runner = session.set(range(len(simulator.groups)))
+
+            def evaluate(amax: Mapping[str, float]) -> np.ndarray:
+                results = run_every(runner, feeds, simulator.scales(amax))
+                return np.array([noise.decibels(index, found) for index, found in enumerate(results)])
+
+            yield evaluate
+    finally:
+        simulator.close()
+
+
+def search_ranges(statistics: Statistics, evaluate: Evaluator, precision: Format, progress: Progress) -> Ranges:
+    """Find the ranges with which the evaluator sees least noise.
 
     1. Every candidate method is tried for the whole model. Where the best are as good as equal, the order of
        AUTO_METHODS decides: differences so small do not show in a task's metric. One of AGGRESSIVE_METHODS must be
@@ -64,13 +115,13 @@ def search_ranges(statistics: Statistics, judge: Judge, precision: Format, progr
     total = len(options) + TRIALS
     noises: dict[CalibrationMethod, np.ndarray] = {}
     for done, (choice, ranges) in enumerate(options.items(), start=1):
-        noises[choice] = judge(_amax(ranges))
+        noises[choice] = evaluate(_amax(ranges))
         progress.advance("choose ranges", done, total)
     start = _start(noises)
     chosen, least = dict(options[start]), noises[start]
     for done, (name, rival, gain) in enumerate(_trials(options, start, TRIALS), start=len(options) + 1):
         if not _alike(chosen[name], rival):
-            noise = judge(_amax({**chosen, name: rival}))
+            noise = evaluate(_amax({**chosen, name: rival}))
             if surely_less(noise, least, gain):
                 chosen[name], least = rival, noise
         progress.advance("choose ranges", done, total)

@@ -1,4 +1,4 @@
-"""How much each group of layers harms the outputs when it alone is lowered: ``sensitivity.json``.
+"""Quantization sensitivity: the noise at the outputs when one group of layers alone is lowered; ``sensitivity.json``.
 
 The measure is noise power over signal power at the model's float outputs. It needs no labels. Rounding errors of
 different layers are nearly uncorrelated, so powers nearly add up (Lin et al. 2016, arXiv:1511.06393; Pandey et al.
@@ -30,7 +30,7 @@ class GroupSensitivity(Record):
     half_noise: float | None = None
 
     @property
-    def harm(self) -> float:
+    def noise_per_mac(self) -> float:
         """Noise for each multiply-accumulate that is gained by lowering it."""
         return self.noise / max(self.macs, 1)
 
@@ -41,9 +41,9 @@ class Sensitivity(Record):
     Attributes:
         precision: what groups are lowered to.
         data: what the samples are, in words; ``samples`` of them were used.
-        groups: in graph order; ``ranked`` gives the most harmful first.
+        groups: in graph order; ``ranked`` gives the most sensitive first.
         all_noise: noise with all groups lowered; over the sum of ``noise`` it tells how well powers add up.
-        never: multiply-accumulates of weighted nodes that cannot be lowered.
+        not_lowered: multiply-accumulates of weighted nodes that cannot be lowered.
     """
 
     precision: str
@@ -51,7 +51,7 @@ class Sensitivity(Record):
     samples: int
     groups: tuple[GroupSensitivity, ...]
     all_noise: float
-    never: int = 0
+    not_lowered: int = 0
 
     @property
     def ranked(self) -> tuple[GroupSensitivity, ...]:

@@ -1,14 +1,13 @@
-"""One graph that is float32 and lowered at once: every node has a switch, and every activation scale is an input.
+"""The graph of the fake-quantization simulator: every point in float32 and lowered, every activation scale an input.
 
-A switched node becomes an If whose branches hold the node as it was, and the node lowered: with its Q/DQ pair and its
-8-bit weight exactly as ``InsertQDQ`` writes them, or rounded to float16. Both sets of weights together are the memory
-of two models. Any choice of nodes and of ranges is a few flipped booleans and fed numbers away: weights are quantized
-once.
+A point becomes an If whose branches hold the node as it was, and the node lowered: with its Q/DQ pair and its quantized
+weight exactly as ``InsertQDQ`` writes them, or rounded to float16. Both sets of weights together are the memory of two
+models. Any choice of nodes and of ranges is a few conditions and fed numbers away: weights are quantized once.
 
-Switches are set before a graph is loaded (``resolve``), so that a runtime fuses what it would fuse: measured with
+Conditions are set before a graph is loaded (``resolve``), so that a runtime fuses what it would fuse: measured with
 onnxruntime 1.32, boolean inputs cost up to 2.2 times as much. Scales are inputs because many ranges are compared with
 all nodes lowered, and a number that is fed costs nothing, where a constant would mean to load the graph again. A scale
-cannot do what a switch does: no scale lets values pass unrounded, and the weight would stay rounded in any case.
+cannot do what a condition does: no scale lets values pass unrounded, and the weight would stay rounded in any case.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ import onnx_ir as ir
 
 from trtpipe.passes.graph_pass import FreshNames, node_label
 from trtpipe.quantization.graph_partition import reads
-from trtpipe.quantization.weights import quantize_weight
+from trtpipe.quantization.plan import bound
+from trtpipe.quantization.qdq import quantize_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,31 +29,12 @@ if TYPE_CHECKING:
     import onnx
 
     from trtpipe.config.formats import Format
-    from trtpipe.config.recipe import WeightMethod
-    from trtpipe.quantization.plan import Placement, QuantPoint
+    from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
 
 
-@dataclass(frozen=True)
-class Group:
-    """Weighted nodes that change their precision together.
-
-    Attributes:
-        name: the first node's.
-        points: the nodes, in graph order.
-    """
-
-    name: str
-    points: tuple[QuantPoint, ...]
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """How reports and ``keep`` patterns name the nodes."""
-        return tuple(node_label(point.node) for point in self.points)
-
-
-def group_points(placement: Placement) -> tuple[Group, ...]:
-    """Nodes that flip together: those that read one tensor, whose one pair they share; that share a weight; or whose
-    tensors share one scale.
+def group_points(plan: QuantizationPlan) -> tuple[tuple[QuantPoint, ...], ...]:
+    """Points that change their precision together, in graph order: those that read one tensor, whose one pair they
+    share; that share a weight; or whose tensors share one scale.
     """
     leader: dict[object, object] = {}
 
@@ -62,26 +43,20 @@ def group_points(placement: Placement) -> tuple[Group, ...]:
             key = leader[key]
         return key
 
-    for names in placement.groups:
+    for names in plan.groups:
         for name in names[1:]:
             leader[find(name)] = find(names[0])
-    for point in placement.points:
-        for key in _shared(point):
-            leader[find(key)] = find(point.node)
+    for point in plan.points:
+        for key in (*point.tensors, *([("weight", point.kernel)] if point.kernel else [])):
+            leader[find(key)] = find(("node", point.result))
     members: dict[object, list[QuantPoint]] = {}
-    for point in placement.points:
-        members.setdefault(find(point.node), []).append(point)
-    return tuple(Group(node_label(points[0].node), tuple(points)) for points in members.values())
-
-
-def _shared(point: QuantPoint) -> list[object]:
-    """What ties a node to others."""
-    weight = None if point.weight is None else point.node.inputs[point.weight]
-    return [*point.tensors, *([] if weight is None else [weight])]
+    for point in plan.points:
+        members.setdefault(find(("node", point.result)), []).append(point)
+    return tuple(map(tuple, members.values()))
 
 
 @dataclass(frozen=True)
-class Place:
+class Branch:
     """Where a lowered clone of a node stands.
 
     Attributes:
@@ -116,41 +91,41 @@ class Place:
 
 
 #: Lowers the clone of a point's node inside a branch; gives the branch's result.
-Lowering: TypeAlias = "Callable[[Place, QuantPoint, ir.Node], ir.Value]"
+Lowering: TypeAlias = "Callable[[Branch, QuantPoint, ir.Node], ir.Value]"
 
 
-def add_switches(model: ir.Model, points: Sequence[QuantPoint], lower: Lowering) -> dict[str, str]:
-    """Give every node of ``points`` a switch, off, in place.
+def add_branches(model: ir.Model, points: Sequence[QuantPoint], lower: Lowering) -> dict[str, str]:
+    """Make an If of every node of ``points``, with a condition that is false: not lowered; in place.
 
     Args:
         points: of this model; types must be inferred.
 
     Returns:
-        Node -> name of its boolean scalar constant.
+        Result of a point -> name of its condition, a boolean scalar constant.
     """
     fresh = FreshNames(model)
     names: dict[str, str] = {}
-    for number, point in enumerate(points):
-        name = fresh(f"switch_{number}")
+    for number, (point, node) in enumerate(bound(model, points)):
+        name = fresh(f"condition_{number}")
         off = ir.tensor(np.array(False), name=name)
         flag = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL), const_value=off)
         model.graph.register_initializer(flag)
-        names[node_label(point.node)] = name
-        _switch(model.graph, point, flag, lower, fresh)
+        names[point.result] = name
+        _branch(model.graph, point, node, flag, lower, fresh)
     return names
 
 
-def resolve(model: onnx.ModelProto, switches: Collection[str], on: Collection[str]) -> onnx.ModelProto:
-    """A copy of a switched graph in which only the branches that are chosen are left, and the constants they read.
+def resolve(model: onnx.ModelProto, conditions: Collection[str], true: Collection[str]) -> onnx.ModelProto:
+    """A copy in which only the branches that are chosen are left, and the constants they read.
 
     Args:
-        switches: names of all switches; ``on``: of those that are.
+        conditions: names of all conditions; ``true``: of those whose nodes are lowered.
     """
     import onnx
 
     chosen = onnx.ModelProto()
     chosen.CopyFrom(model)
-    _splice(chosen.graph, frozenset(switches), frozenset(on))
+    _splice(chosen.graph, frozenset(conditions), frozenset(true))
     used = {value.name for value in chosen.graph.output}.union(*map(reads, chosen.graph.node))
     kept = [tensor for tensor in chosen.graph.initializer if tensor.name in used]
     del chosen.graph.initializer[:]
@@ -158,16 +133,16 @@ def resolve(model: onnx.ModelProto, switches: Collection[str], on: Collection[st
     return chosen
 
 
-def _splice(graph: onnx.GraphProto, switches: frozenset[str], on: frozenset[str]) -> None:
+def _splice(graph: onnx.GraphProto, conditions: frozenset[str], true: frozenset[str]) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         bodies = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
-        if node.op_type != "If" or node.input[0] not in switches:
+        if node.op_type != "If" or node.input[0] not in conditions:
             for body in bodies.values():
-                _splice(body, switches, on)
+                _splice(body, conditions, true)
             nodes.append(node)
             continue
-        branch = bodies["then_branch" if node.input[0] in on else "else_branch"]
+        branch = bodies["then_branch" if node.input[0] in true else "else_branch"]
         for inner in branch.node:
             inner.output[:] = [node.output[0] if name == branch.output[0].name else name for name in inner.output]
             nodes.append(inner)
@@ -179,14 +154,14 @@ def _splice(graph: onnx.GraphProto, switches: frozenset[str], on: frozenset[str]
 def rounded_to(form: Format) -> Lowering:
     """Lowers to a 16-bit format as a CPU can show it: activations, weight and result rounded, the sums in float32."""
 
-    def lower(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
+    def lower(branch: Branch, point: QuantPoint, node: ir.Node) -> ir.Value:
         for index in point.activations:
             value = node.inputs[index]
             assert value is not None
-            node.replace_input_with(index, _rounded(place, node, value, form))
+            node.replace_input_with(index, _rounded(branch, node, value, form))
         if (kernel := _kernel(point, node)) is not None and point.weight is not None:
-            node.replace_input_with(point.weight, place.constant(kernel.astype(form.dtype).astype(np.float32)))
-        return _rounded(place, node, node.outputs[0], form)
+            node.replace_input_with(point.weight, branch.constant(kernel.astype(form.dtype).astype(np.float32)))
+        return _rounded(branch, node, node.outputs[0], form)
 
     return lower
 
@@ -197,85 +172,88 @@ def _kernel(point: QuantPoint, node: ir.Node) -> np.ndarray | None:
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
-def _rounded(place: Place, node: ir.Node, value: ir.Value, form: Format) -> ir.Value:
+def _rounded(branch: Branch, node: ir.Node, value: ir.Value, form: Format) -> ir.Value:
     dtype = ir.DataType[form.onnx]
     narrow = ir.AttrInt64("to", int(dtype))
     wide = ir.AttrInt64("to", int(ir.DataType.FLOAT))
-    rounded = place.before(node, "Cast", [value], dtype, narrow)
+    rounded = branch.before(node, "Cast", [value], dtype, narrow)
     producer = rounded.producer()
     assert producer is not None
-    made = ir.Node("", "Cast", [rounded], [wide], name=place.fresh("cast"))
-    made.outputs[0].name, made.outputs[0].dtype = place.fresh("cast_output"), ir.DataType.FLOAT
-    place.body.insert_after(producer, [made])
+    made = ir.Node("", "Cast", [rounded], [wide], name=branch.fresh("cast"))
+    made.outputs[0].name, made.outputs[0].dtype = branch.fresh("cast_output"), ir.DataType.FLOAT
+    branch.body.insert_after(producer, [made])
     return made.outputs[0]
 
 
-def scale_inputs(model: ir.Model, placement: Placement) -> dict[str, ir.Value]:
+def scale_inputs(model: ir.Model, plan: QuantizationPlan) -> dict[str, ir.Value]:
     """Give ``model`` a float32 scalar input for every scale, in place.
 
     Returns:
         Quantized tensor -> the input that takes its scale; tensors that share a scale have one.
     """
-    leaders = {name: group[0] for group in placement.groups for name in group}
+    leaders = {name: group[0] for group in plan.groups for name in group}
     fresh = FreshNames(model)
     made: dict[str, ir.Value] = {}
-    for name in placement.tensors:
+    for name in plan.tensors:
         leader = leaders.get(name, name)
         if leader not in made:
             kind = ir.TensorType(ir.DataType.FLOAT)
             made[leader] = ir.Value(name=fresh(f"{leader}__scale"), shape=ir.Shape([]), type=kind)
             model.graph.inputs.append(made[leader])
-    return {name: made[leaders.get(name, name)] for name in placement.tensors}
+    return {name: made[leaders.get(name, name)] for name in plan.tensors}
 
 
-def eight_bits(
-    form: Format, scales: Mapping[str, ir.Value], method: WeightMethod, shifts: Mapping[str, np.ndarray]
-) -> Lowering:
+def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Mapping[str, np.ndarray]) -> Lowering:
     """Lowers as ``InsertQDQ`` does.
 
     Args:
         scales: from ``scale_inputs``.
-        shifts: output of a weighted node -> what is added to its bias when it is lowered.
+        shifts: result of a weighted node -> what is added to its bias when it is lowered.
     """
 
-    def lower(place: Place, point: QuantPoint, node: ir.Node) -> ir.Value:
-        for index in point.activations:
+    form = plan.format
+
+    def lower(branch: Branch, point: QuantPoint, node: ir.Node) -> ir.Value:
+        for index, name in zip(point.activations, point.inputs, strict=True):
             data = node.inputs[index]
             assert data is not None
-            pair = [scales[str(data.name)], place.constant(np.zeros((), form.dtype))]
-            quantized = place.before(node, "QuantizeLinear", [data, *pair], ir.DataType[form.onnx])
+            pair = [scales[name], branch.constant(np.zeros((), form.dtype))]
+            quantized = branch.before(node, "QuantizeLinear", [data, *pair], ir.DataType[form.onnx])
             node.replace_input_with(
-                index, place.before(node, "DequantizeLinear", [quantized, *pair], ir.DataType.FLOAT)
+                index, branch.before(node, "DequantizeLinear", [quantized, *pair], ir.DataType.FLOAT)
             )
         kernel = _kernel(point, node)
         if kernel is None or point.weight is None:
             return node.outputs[0]
-        weight, steps = quantize_weight(kernel, point.axis if form.granularity == "channel" else None, form, method)
-        inputs = [place.constant(array) for array in (weight, steps, np.zeros(steps.shape, weight.dtype))]
+        channels = point.axis if form.granularity == "channel" else None
+        weight, steps = quantize_weight(kernel, channels, form, plan.weights, plan.scales)
+        inputs = [branch.constant(array) for array in (weight, steps, np.zeros(steps.shape, weight.dtype))]
         axis = [ir.AttrInt64("axis", point.axis)] if form.granularity == "channel" else []
-        whole = place.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
+        whole = branch.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
         node.replace_input_with(point.weight, whole)
-        shift = shifts.get(str(point.node.outputs[0].name))
+        shift = shifts.get(point.result)
         if shift is None:
             return node.outputs[0]
         spread = shift.reshape(-1, *(1,) * (kernel.ndim - 2)) if node.op_type.startswith("Conv") else shift
-        return place.before(node, "Add", [node.outputs[0], place.constant(spread)], ir.DataType.FLOAT)
+        return branch.before(node, "Add", [node.outputs[0], branch.constant(spread)], ir.DataType.FLOAT)
 
     return lower
 
 
-def _switch(root: ir.Graph, point: QuantPoint, flag: ir.Value, lower: Lowering, fresh: FreshNames) -> None:
+def _branch(
+    root: ir.Graph, point: QuantPoint, node: ir.Node, condition: ir.Value, lower: Lowering, fresh: FreshNames
+) -> None:
     """Replace a node by an If of itself, lowered and not."""
-    node, graph = point.node, point.node.graph
+    graph = node.graph
     assert isinstance(graph, ir.Graph)
     branches = []
     for name in ("then_branch", "else_branch"):
         clone = _clone(node, fresh)
         body = ir.Graph([], [], nodes=[clone], name=fresh(f"{name}_of_{node_label(node)}"))
         lowered = name == "then_branch"
-        body.outputs.append(lower(Place(body, root, fresh), point, clone) if lowered else clone.outputs[0])
+        body.outputs.append(lower(Branch(body, root, fresh), point, clone) if lowered else clone.outputs[0])
         branches.append(ir.AttrGraph(name, body))
-    choice = ir.Node("", "If", [flag], branches, num_outputs=1, name=fresh(f"if_{node_label(node)}"))
+    choice = ir.Node("", "If", [condition], branches, num_outputs=1, name=fresh(f"if_{node_label(node)}"))
     graph.insert_before(node, [choice])
     old, new = node.outputs[0], choice.outputs[0]
     new.type, new.shape = old.type, old.shape

@@ -1,15 +1,14 @@
-"""The switched graph on disk: what ``auto`` compares ranges on, and ``sensitivity`` groups of layers."""
+"""The fake-quantization simulator: one graph on disk in which any choice of points can be lowered, with any ranges."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trtpipe.backends.base import load_backend
-from trtpipe.passes.graph_pass import node_label
 from trtpipe.quantization.graph_partition import find_cuts, nodes_inside
 
 if TYPE_CHECKING:
@@ -21,64 +20,68 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
-    from trtpipe.calibration.ranges import Ranges
     from trtpipe.config.formats import Format
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import QuantizationSettings
     from trtpipe.quantization.graph_partition import Cut
-    from trtpipe.quantization.plan import Placement
-    from trtpipe.quantization.simulation_graph import Group, Lowering
+    from trtpipe.quantization.mac_count import CountedGraph
+    from trtpipe.quantization.plan import QuantizationPlan
+    from trtpipe.quantization.simulation_graph import Lowering
 
-_GRAPH, _WEIGHTS, _CHOSEN = "switched.onnx", "switched.data", "chosen.onnx"
+_GRAPH, _WEIGHTS, _CHOSEN = "simulated.onnx", "simulated.data", "chosen.onnx"
 
 
 @dataclass(frozen=True)
-class SwitchedGroup:
-    """Nodes that flip together.
+class LayerGroup:
+    """Nodes that change their precision together.
 
     Attributes:
         nodes: how reports and ``keep`` patterns name them.
+        results: of the nodes.
         operators: of the nodes.
         macs: multiply-accumulates at the typical shapes.
         first: position of the first of them among the nodes of the main graph.
     """
 
     nodes: tuple[str, ...]
+    results: tuple[str, ...]
     operators: tuple[str, ...]
     macs: int
     first: int
 
 
 @dataclass(frozen=True)
-class Switchboard:
-    """A graph with a switch for every node, and an input for every scale, in a work folder.
+class Simulator:
+    """A graph with a condition for every point, and an input for every scale, in a work folder.
 
     Attributes:
+        plan: what is lowered if all groups are.
         groups: in graph order; none where nothing can be lowered.
-        amax: tensor -> the range it was built with.
-        never: multiply-accumulates of weighted nodes that have no switch.
+        not_lowered: multiply-accumulates of weighted nodes that are in no group.
         cuts: where the graph can begin for groups that lie behind.
     """
 
-    groups: tuple[SwitchedGroup, ...]
-    amax: Mapping[str, float]
-    never: int
+    plan: QuantizationPlan
+    groups: tuple[LayerGroup, ...]
+    not_lowered: int
     cuts: tuple[Cut, ...]
     _folder: Path
     _proto: onnx.ModelProto
-    _switches: Mapping[str, str]
+    _conditions: Mapping[str, str]
     _scales: Mapping[str, str]
-    _largest: float
     _runtime: Settings
 
     def scales(self, amax: Mapping[str, float]) -> Feed:
         """What to feed for these ranges; of tensors that share a scale the largest counts, as in lowering."""
-        from trtpipe.quantization.weights import safe_scale
+        from trtpipe.quantization.qdq import safe_scale
 
         joint: dict[str, float] = {}
         for tensor, name in self._scales.items():
             joint[name] = max(amax[tensor], joint.get(name, 0.0))
-        return {name: np.asarray(safe_scale(np.float32(limit), self._largest)) for name, limit in joint.items()}
+        form, scales = self.plan.format, self.plan.scales
+        return {
+            name: np.asarray(safe_scale(np.float32(limit), form.largest, scales), np.float32)
+            for name, limit in joint.items()
+        }
 
     @property
     def weight_bytes(self) -> int:
@@ -87,10 +90,10 @@ class Switchboard:
         return path.stat().st_size if path.exists() else 0
 
     @contextmanager
-    def open(self) -> Iterator[Desk]:
+    def open(self) -> Iterator[SimulatorSession]:
         """Where the graph runs, with one choice of groups after another."""
         with load_backend("onnxruntime").in_turn(self._runtime) as turn:
-            yield Desk(self, turn)
+            yield SimulatorSession(self, turn)
 
     def choose(self, groups: Collection[int], begin: Cut | None, show: Collection[str]) -> Path:
         """The graph in which just these groups are lowered, in a file that the next choice writes over."""
@@ -99,9 +102,8 @@ class Switchboard:
         from trtpipe.quantization.graph_partition import behind
         from trtpipe.quantization.simulation_graph import resolve
 
-        nodes = frozenset(node for index in groups for node in self.groups[index].nodes)
-        on = [switch for node, switch in self._switches.items() if node in nodes]
-        chosen = resolve(self._proto, self._switches.values(), on)
+        true = [self._conditions[result] for index in groups for result in self.groups[index].results]
+        chosen = resolve(self._proto, self._conditions.values(), true)
         for name in show:
             chosen.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
         path = self._folder / _CHOSEN
@@ -115,15 +117,15 @@ class Switchboard:
 
 
 @dataclass(frozen=True)
-class Desk:
-    """A switchboard that is open: one choice of groups runs at a time, all in one child process.
+class SimulatorSession:
+    """A simulator that is open: one choice of groups runs at a time, all in one child process.
 
     Attributes:
-        board: the graph.
+        simulator: the graph.
         turn: opens a file in place of the one before.
     """
 
-    board: Switchboard
+    simulator: Simulator
     turn: Callable[[Path], OpenRunner]
 
     def set(self, groups: Collection[int], *, begin: Cut | None = None, show: Collection[str] = ()) -> OpenRunner:
@@ -133,97 +135,66 @@ class Desk:
             begin: take the values of this cut as inputs; no group may lie before it.
             show: values to give as outputs too.
         """
-        return self.turn(self.board.choose(groups, begin, show))
+        return self.turn(self.simulator.choose(groups, begin, show))
 
 
-def switchboard(
-    settings: QuantizationSettings,
-    simplified: Path,
-    ranges: Ranges,
-    workdir: Path,
-    runtime: Settings,
-    *,
-    half: Format | None = None,
-) -> Switchboard:
-    """Write the graph with its switches, corrected as ``ranges`` says; outputs that saturate give way to their inputs.
-
-    Nodes that read a tensor without a range stay as they are.
+def simulate(graph: CountedGraph, plan: QuantizationPlan, workdir: Path, half: Format | None = None) -> Simulator:
+    """Write the simulator of a plan, with its corrections; outputs that saturate give way to their inputs.
 
     Args:
-        half: lower the nodes to this 16-bit format instead of the quantized one of ``settings``.
+        graph: the graph that was planned.
+        plan: with ranges.
+        half: a 16-bit format that points are lowered to instead of being quantized.
     """
     import onnx
     import onnx_ir as ir
 
-    from trtpipe.autocast.half_precision import left_in_half
     from trtpipe.passes.logits import show_logits
-    from trtpipe.passes.macs import sizes_of, work_of
     from trtpipe.quantization.apply_corrections import apply_corrections
-    from trtpipe.quantization.mac_count import count_work
-    from trtpipe.quantization.plan import place
-    from trtpipe.quantization.simulation_graph import add_switches, group_points
-    from trtpipe.reference.reference_outputs import forget, plain_form
+    from trtpipe.quantization.simulation_graph import add_branches, group_points
+    from trtpipe.reference.reference_outputs import forget
 
-    model = plain_form(simplified)
-    count_work(model, simplified, settings.shapes, runtime)
-    keep, left = settings.keep, left_in_half(model, settings.int8_nodes)
-    smoothing = ranges.corrections.model_copy(update={"biases": {}})
-    amax = apply_corrections(model, ranges, smoothing, keep, left)
-    placement = _with_ranges(place(model, (*keep, *left), left=ranges.corrections.high), amax)
-    sizes = sizes_of(model, settings.shapes)
-    works = {node: work.macs for node in model.graph.all_nodes() if (work := work_of(node, sizes)) is not None}
+    model = graph.load()
+    plan = apply_corrections(model, plan, biases=False)
     positions = _positions(model)
-    groups = tuple(_described(group, works, positions) for group in group_points(placement))
+    groups = tuple(
+        LayerGroup(
+            tuple(point.node for point in points),
+            tuple(point.result for point in points),
+            tuple(dict.fromkeys(point.op for point in points)),
+            sum(plan.macs.get(point.result, 0) for point in points),
+            min(positions[point.result] for point in points),
+        )
+        for points in group_points(plan)
+    )
     show_logits(model)
-    cuts = find_cuts(model, works)
-    lowering, scales, largest = _lowering(settings, model, placement, ranges, half=half)
-    switches = add_switches(model, placement.points, lowering)
+    macs = {node: plan.macs.get(str(node.outputs[0].name), 0) for node in model.graph.all_nodes() if node.outputs}
+    cuts = find_cuts(model, macs)
+    lowering, scales = _lowering(model, plan, half)
+    conditions = add_branches(model, plan.points, lowering)
     ir.save(model, workdir / _GRAPH, external_data=_WEIGHTS, size_threshold_bytes=1024)
     proto = onnx.load(workdir / _GRAPH, load_external_data=False)
-    never = sum(works.values()) - sum(group.macs for group in groups)
-    del model, placement, lowering, works, positions
-    forget(simplified)
-    return Switchboard(groups, amax, never, cuts, workdir, proto, switches, scales, largest, runtime)
+    not_lowered = sum(plan.macs.values()) - sum(group.macs for group in groups)
+    del model, lowering, macs
+    forget(graph.path)
+    return Simulator(plan, groups, not_lowered, cuts, workdir, proto, conditions, scales, graph.runtime)
 
 
-def _lowering(
-    settings: QuantizationSettings, model: ir.Model, placement: Placement, ranges: Ranges, *, half: Format | None
-) -> tuple[Lowering, dict[str, str], float]:
-    """How nodes are lowered, the inputs that take scales, and the largest value of the format."""
+def _lowering(model: ir.Model, plan: QuantizationPlan, half: Format | None) -> tuple[Lowering, dict[str, str]]:
+    """How points are lowered, and the inputs that take scales."""
     from trtpipe.calibration.corrections import unpacked
     from trtpipe.quantization.bias_correction import correctable
-    from trtpipe.quantization.simulation_graph import eight_bits, rounded_to, scale_inputs
+    from trtpipe.quantization.simulation_graph import quantized, rounded_to, scale_inputs
 
     if half is not None:
-        return rounded_to(half), {}, 1.0
-    form = settings.precision.quantized_format
-    known = correctable(model, placement)
-    shifts = {name: unpacked(text) for name, text in ranges.corrections.biases.items() if name in known}
-    inputs = scale_inputs(model, placement)
-    names = {tensor: str(value.name) for tensor, value in inputs.items()}
-    return eight_bits(form, inputs, settings.weights, shifts), names, form.largest
+        return rounded_to(half), {}
+    known = correctable(model, plan)
+    shifts = {name: unpacked(text) for name, text in plan.corrections.biases.items() if name in known}
+    inputs = scale_inputs(model, plan)
+    return quantized(plan, inputs, shifts), {tensor: str(value.name) for tensor, value in inputs.items()}
 
 
-def _with_ranges(placement: Placement, amax: Mapping[str, float]) -> Placement:
-    points = tuple(point for point in placement.points if all(amax.get(name) for name in point.tensors))
-    left = {name for point in points for name in point.tensors}
-    groups = tuple(tuple(name for name in group if name in left) for group in placement.groups)
-    return replace(placement, points=points, groups=tuple(group for group in groups if len(group) > 1))
-
-
-def _positions(model: ir.Model) -> dict[ir.Node, int]:
-    """Node -> position of the node of the main graph that it is, or lies in."""
-    found: dict[ir.Node, int] = {}
-    for position, node in enumerate(model.graph):
-        found |= dict.fromkeys((node, *nodes_inside(node)), position)
-    return found
-
-
-def _described(group: Group, works: Mapping[ir.Node, int], positions: Mapping[ir.Node, int]) -> SwitchedGroup:
-    nodes = [point.node for point in group.points]
-    return SwitchedGroup(
-        tuple(map(node_label, nodes)),
-        tuple(dict.fromkeys(node.op_type for node in nodes)),
-        sum(works.get(node, 0) for node in nodes),
-        min(positions[node] for node in nodes),
-    )
+def _positions(model: ir.Model) -> dict[str, int]:
+    """Result of a node -> position of the node of the main graph that it is, or lies in."""
+    nodes = [(each, position) for position, node in enumerate(model.graph) for each in (node, *nodes_inside(node))]
+    return {str(node.outputs[0].name): position for node, position in nodes if node.outputs}

@@ -15,18 +15,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants
+from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, is_constant
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, owners_of
+from trtpipe.passes.operators import ACTIVATIONS, ARITHMETIC, is_standard
 from trtpipe.quantization.bias_correction import in_branches_only
-from trtpipe.quantization.smooth_folds import Scaling, foldable, pointwise
+from trtpipe.quantization.plan import bound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from trtpipe.quantization.plan import Placement, QuantPoint
+    from trtpipe.quantization.plan import QuantPoint
 
 #: Channels whose largest magnitude is below this share of the tensor's count as so large: a factor divides by it.
 _LEAST_SHARE = 1e-5
+#: f(c x) = c f(x) for every c above 0
+_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "Identity"})
+#: they pass on the last axis as it is, if its size stays
+_RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_NORMALISATIONS = frozenset({"LayerNormalization", "RMSNormalization"})
+_REACH = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +50,57 @@ class Factors:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """A constant input of a node that scales the node's result channel by channel.
+
+    Attributes:
+        node, index: whose input it is, and which.
+        axis: the constant's axis along which the channels lie.
+    """
+
+    node: ir.Node
+    index: int
+    axis: int
+
+    def divide(self, factors: np.ndarray, fresh: FreshNames) -> None:
+        """Divide it by ``factors``, float32[channels], for this node only."""
+        value, graph = self.node.inputs[self.index], self.node.graph
+        array = array_of(value)
+        assert value is not None
+        assert array is not None
+        assert isinstance(graph, ir.Graph)
+        shaped = factors.reshape([-1 if i == self.axis else 1 for i in range(array.ndim)])
+        self.node.replace_input_with(self.index, add_constant(graph, fresh, f"{value.name}_smoothed", array / shaped))
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Where factors fold into the graph before an activation.
+
+    Attributes:
+        scalings: the constants that, divided by factors, divide the activation by them.
+        between: values between these nodes and the activation, which are divided too.
+    """
+
+    scalings: tuple[Scaling, ...]
+    between: tuple[ir.Value, ...]
+
+
+@dataclass(frozen=True)
 class SmoothGroup:
-    """An activation whose channels can be evened out.
+    """An activation whose channels can be smoothed.
 
     Attributes:
         value: the activation, read in 8 bits.
         axis: its channel axis.
         readers: the weighted nodes that read it, and for each the axis of its weight along which the channels lie.
-        folds: constants before it that take the reciprocal factors; ``None`` if a multiplication has to be inserted.
+        fold: what before it takes the reciprocal factors; ``None`` if a multiplication has to be inserted.
     """
 
     value: ir.Value
     axis: int
-    readers: tuple[tuple[QuantPoint, int], ...]
-    folds: tuple[Scaling, ...] | None
+    readers: tuple[tuple[ir.Node, int], ...]
+    fold: Fold | None
 
     @property
     def name(self) -> str:
@@ -66,21 +110,21 @@ class SmoothGroup:
     @property
     def channels(self) -> int:
         """How many there are."""
-        point, axis = self.readers[0]
-        return int(_kernel(point).shape[axis])
+        node, axis = self.readers[0]
+        return int(_kernel(node).shape[axis])
 
     def weight_maxima(self) -> np.ndarray:
         """float32[channels]: the largest magnitude of the weights that each channel meets."""
         found = []
-        for point, axis in self.readers:
-            rows = np.moveaxis(np.abs(_kernel(point)), axis, 0)
+        for node, axis in self.readers:
+            rows = np.moveaxis(np.abs(_kernel(node)), axis, 0)
             found.append(rows.reshape(rows.shape[0], -1).max(axis=1))
         largest: np.ndarray = np.max(found, axis=0)
         return largest
 
 
-def smooth_groups(model: ir.Model, placement: Placement) -> tuple[SmoothGroup, ...]:
-    """What can be evened out for free, or for one multiplication, in graph order.
+def smooth_groups(model: ir.Model, points: Sequence[QuantPoint]) -> tuple[SmoothGroup, ...]:
+    """What can be smoothed for free, or for one multiplication, in graph order.
 
     1. All nodes that read the activation in 8 bits have constant weights, and their channels are told apart.
     2. The reciprocal factors fold into constants before it (see ``foldable``), which nothing else feels. Or it goes
@@ -89,10 +133,11 @@ def smooth_groups(model: ir.Model, placement: Placement) -> tuple[SmoothGroup, .
     3. It is no tensor of a loop's body, whose channels cannot be observed.
     """
     owners = owners_of(model)
-    readers: dict[ir.Value, list[QuantPoint]] = {}
-    for point in placement.points:
-        for value in point.values if in_branches_only(point.node, owners) else ():
-            readers.setdefault(value, []).append(point)
+    readers: dict[ir.Value, dict[ir.Node, QuantPoint]] = {}
+    for point, node in bound(model, points):
+        for value in (node.inputs[index] for index in point.activations) if in_branches_only(node, owners) else ():
+            assert value is not None
+            readers.setdefault(value, {})[node] = point
     found = (_group(value, points) for value, points in readers.items())
     return tuple(group for group in found if group is not None)
 
@@ -112,56 +157,56 @@ def smoothing_factors(activations: np.ndarray, weights: np.ndarray, strength: fl
 
 
 class Smooth(GraphPass):
-    """Even out activations by given factors; in float32 the model computes what it did, up to rounding.
+    """Smooth activations by given factors; in float32 the model computes what it did, up to rounding.
 
     Args:
-        wanted: activation -> its factors; those that are no such group of ``placement`` are ignored.
-        placement: of the model that the pass is applied to.
+        wanted: activation -> its factors; those that are no such group of ``points`` are ignored.
+        points: of the model that the pass is applied to.
 
     Attributes:
-        renamed: activation that was evened out -> the tensor that is quantized in its place.
+        smoothed: the activations that were smoothed.
     """
 
     name = "smooth"
 
-    def __init__(self, wanted: Mapping[str, Factors], placement: Placement) -> None:
+    def __init__(self, wanted: Mapping[str, Factors], points: Sequence[QuantPoint]) -> None:
         self._wanted = wanted
-        self._placement = placement
-        self.renamed: dict[str, str] = {}
+        self._points = points
+        self.smoothed: list[str] = []
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the constants."""
         fresh = FreshNames(model)
-        for group in smooth_groups(model, self._placement):
+        for group in smooth_groups(model, self._points):
             found = self._wanted.get(group.name)
-            if found is not None and found.inserted == (group.folds is None) and found.values.size == group.channels:
-                self.renamed[group.name] = _smooth(group, found.values, fresh)
+            if found is not None and found.inserted == (group.fold is None) and found.values.size == group.channels:
+                _smooth(group, found.values, fresh)
+                self.smoothed.append(group.name)
         drop_unused_constants(model)
-        return PassResult(self.name, modified=bool(self.renamed))
+        return PassResult(self.name, modified=bool(self.smoothed))
 
 
-def _group(value: ir.Value, points: list[QuantPoint]) -> SmoothGroup | None:
-    readers = [(point, axis) for point in points if (axis := _input_axis(point)) is not None]
-    axes = {1 if point.node.op_type.startswith("Conv") else -1 for point, _ in readers}
+def _group(value: ir.Value, points: dict[ir.Node, QuantPoint]) -> SmoothGroup | None:
+    readers = [(node, axis) for node, point in points.items() if (axis := _input_axis(node, point)) is not None]
+    axes = {1 if node.op_type.startswith("Conv") else -1 for node, _ in readers}
     if len(readers) < len(points) or len(axes) != 1:
         return None
-    if len({_kernel(point).shape[axis] for point, axis in readers}) != 1:
+    if len({_kernel(node).shape[axis] for node, axis in readers}) != 1:
         return None
-    axis, channels = axes.pop(), int(_kernel(points[0]).shape[readers[0][1]])
-    if {use.node for use in value.uses()} == {point.node for point in points} and not value.is_graph_output():
-        folds = foldable(value, axis, channels)
-        if folds is not None:
-            return SmoothGroup(value, axis, tuple(readers), folds)
-    inserted = axis == -1 and pointwise(value) and all(point.node.graph is value.graph for point in points)
+    axis, channels = axes.pop(), int(_kernel(readers[0][0]).shape[readers[0][1]])
+    if {use.node for use in value.uses()} == set(points) and not value.is_graph_output():
+        fold = foldable(value, axis, channels)
+        if fold is not None:
+            return SmoothGroup(value, axis, tuple(readers), fold)
+    inserted = axis == -1 and pointwise(value) and all(node.graph is value.graph for node in points)
     return SmoothGroup(value, axis, tuple(readers), None) if inserted else None
 
 
-def _input_axis(point: QuantPoint) -> int | None:
+def _input_axis(node: ir.Node, point: QuantPoint) -> int | None:
     """The axis of the weight along which the input channels lie; ``None`` where they cannot be told apart."""
-    node = point.node
     if point.weight != 1:
         return None
-    kernel = _kernel(point)
+    kernel = _kernel(node)
     attribute = node.attributes.get("group")
     groups = 1 if attribute is None else attribute.as_int()
     if node.op_type == "Conv":
@@ -178,8 +223,8 @@ def _input_axis(point: QuantPoint) -> int | None:
     return 0 if kernel.ndim == 2 else None
 
 
-def _kernel(point: QuantPoint) -> np.ndarray:
-    array = array_of(point.node.inputs[1])
+def _kernel(node: ir.Node) -> np.ndarray:
+    array = array_of(node.inputs[1])
     assert array is not None
     return array
 
@@ -191,22 +236,22 @@ def _bounded(maxima: np.ndarray) -> np.ndarray:
     return np.maximum(maxima, _LEAST_SHARE * largest) if largest else np.ones_like(maxima)
 
 
-def _smooth(group: SmoothGroup, factors: np.ndarray, fresh: FreshNames) -> str:
-    for point, axis in group.readers:
-        kernel, graph = _kernel(point), point.node.graph
+def _smooth(group: SmoothGroup, factors: np.ndarray, fresh: FreshNames) -> None:
+    for node, axis in group.readers:
+        kernel, graph = _kernel(node), node.graph
         assert isinstance(graph, ir.Graph)
         shaped = factors.reshape([-1 if i == axis else 1 for i in range(kernel.ndim)])
-        old = point.node.inputs[1]
+        old = node.inputs[1]
         assert old is not None
-        point.node.replace_input_with(1, add_constant(graph, fresh, f"{old.name}_smoothed", kernel * shaped))
-    if group.folds is not None:
-        for fold in group.folds:
-            fold.divide(factors, fresh)
-        return group.name
-    return _insert(group, factors, fresh)
+        node.replace_input_with(1, add_constant(graph, fresh, f"{old.name}_smoothed", kernel * shaped))
+    if group.fold is None:
+        _insert(group, factors, fresh)
+        return
+    for scaling in group.fold.scalings:
+        scaling.divide(factors, fresh)
 
 
-def _insert(group: SmoothGroup, factors: np.ndarray, fresh: FreshNames) -> str:
+def _insert(group: SmoothGroup, factors: np.ndarray, fresh: FreshNames) -> None:
     value, graph = group.value, group.value.graph
     assert isinstance(graph, ir.Graph)
     inverse = add_constant(graph, fresh, f"{value.name}_smoothing", np.float32(1) / factors)
@@ -216,6 +261,111 @@ def _insert(group: SmoothGroup, factors: np.ndarray, fresh: FreshNames) -> str:
     producer = value.producer()
     assert producer is not None
     graph.insert_after(producer, [node])
-    for point, _ in group.readers:
-        point.node.replace_input_with(0, made)
-    return made.name
+    for reader, _ in group.readers:
+        reader.replace_input_with(0, made)
+
+
+def foldable(value: ir.Value, axis: int, channels: int) -> Fold | None:
+    """The constants that, divided by factors, divide ``value`` by them; ``None`` if there are none.
+
+    They are the weight and bias of the convolution, product or normalization that makes it, behind any activations f
+    with f(c x) = c f(x); nothing else may read what lies between.
+
+    Args:
+        axis: the channel axis of ``value``: 1, or -1 for the last.
+        channels: its length.
+    """
+    found: list[Scaling] = []
+    between: list[ir.Value] = []
+    for _ in range(_REACH):
+        node = value.producer()
+        if node is None or not is_standard(node):
+            return None
+        if node.op_type in _HOMOGENEOUS or (axis == -1 and _keeps_last(node)):
+            source = node.inputs[0]
+        elif node.op_type == "Add" and (index := _bias_index(node, axis, channels)) is not None:
+            constant = node.inputs[index]
+            assert constant is not None
+            assert constant.shape is not None
+            rank = len(constant.shape)
+            found.append(Scaling(node, index, _channel_axis(constant, channels) if axis == 1 else rank - 1))
+            source = node.inputs[1 - index]
+        else:
+            ends = _ends(node, axis, channels)
+            return None if ends is None else Fold((*found, *ends), tuple(between))
+        if source is None or len(source.uses()) != 1 or source.is_graph_output() or source.graph is not node.graph:
+            return None
+        value = source
+        between.append(value)
+    return None
+
+
+def pointwise(value: ir.Value) -> bool:
+    """Whether a normalization or a pointwise operator makes ``value``, perhaps reshaped: one more factor fuses."""
+    for _ in range(_REACH):
+        node = value.producer()
+        if node is None or not is_standard(node):
+            return False
+        if node.op_type in _NORMALISATIONS | ACTIVATIONS | ARITHMETIC:
+            return True
+        source = node.inputs[0] if _keeps_last(node) else None
+        if source is None:
+            return False
+        value = source
+    return False
+
+
+def _keeps_last(node: ir.Node) -> bool:
+    if node.op_type not in _RESHAPES or node.inputs[0] is None:
+        return False
+    before, after = (value.shape for value in (node.inputs[0], node.outputs[0]))
+    if not before or not after or not isinstance(before[-1], int):
+        return False
+    return before[-1] == after[-1]
+
+
+def _bias_index(node: ir.Node, axis: int, channels: int) -> int | None:
+    """Which operand of an Add is one constant number per channel."""
+    for index, value in enumerate(node.inputs):
+        if value is None or not is_constant(value) or value.shape is None:
+            continue
+        sizes = [int(size) for size in value.shape if isinstance(size, int)]
+        if int(np.prod(sizes)) != channels:
+            continue
+        if axis == -1 and sizes[-1] == channels:
+            return index
+        rank = len(node.outputs[0].shape) if node.outputs[0].shape is not None else 0
+        if axis == 1 and rank > 1 and len(sizes) in (rank, rank - 1) and sizes[1 - rank] == channels:
+            return index
+    return None
+
+
+def _channel_axis(constant: ir.Value, channels: int) -> int:
+    assert constant.shape is not None
+    return [int(size) for size in constant.shape if isinstance(size, int)].index(channels)
+
+
+def _ends(node: ir.Node, axis: int, channels: int) -> tuple[Scaling, ...] | None:
+    """The scaling constants of the node that makes the activation."""
+    if (node.op_type in _NORMALISATIONS and axis == -1) or (node.op_type == "Conv" and axis == 1):
+        weights, along = [1, 2], 0
+    elif node.op_type == "Gemm" and axis == -1:
+        flag = node.attributes.get("transB")
+        weights, along = [1, 2], 0 if flag is not None and flag.as_int() else 1
+    elif node.op_type == "MatMul" and axis == -1:
+        weights, along = [1], 1
+    else:
+        return None
+    scalings: list[Scaling] = []
+    for index in weights:
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is None:
+            continue
+        array = array_of(value)
+        if array is None or array.dtype != np.float32:
+            return None
+        place = along if index == 1 else array.ndim - 1
+        if array.ndim <= place or place < 0 or array.shape[place] != channels:
+            return None
+        scalings.append(Scaling(node, index, place))
+    return tuple(scalings) if scalings else None

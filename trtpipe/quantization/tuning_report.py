@@ -9,7 +9,7 @@ from trtpipe.artifact import Record
 from trtpipe.config.methods import Method
 from trtpipe.config.recipe import WeightMethod
 from trtpipe.errors import InputError
-from trtpipe.quantization.layer_search import Trial
+from trtpipe.quantization.layer_search import LayerTrial
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Calibration(Record):
 
     Attributes:
         method, weights: as in a recipe.
-        corrections: evening out, bias correction and groups left high, as far as they helped.
-        high: the nodes of those groups; they stay high whatever else is kept.
+        corrections: smoothing, bias correction and groups kept in higher precision, as far as they helped.
+        kept: the nodes of those groups; they are kept whatever else is.
         unfit: tensors that it found too wide for 8 bits; what reads them stays high.
         noise: noise over signal at the outputs in dB, everything in 8 bits; ``None`` if it was not measured.
         loss: of the metric, everything in 8 bits; ``None`` if it was not evaluated.
@@ -57,7 +57,7 @@ class Calibration(Record):
     method: Method
     weights: WeightMethod
     corrections: tuple[str, ...] = ()
-    high: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     unfit: int = 0
     noise: float | None = None
     loss: float | None = None
@@ -94,6 +94,6 @@ class Tuning(Record):
     share: float
     reached: float
     evaluations: int
-    trials: tuple[Trial, ...]
+    trials: tuple[LayerTrial, ...]
     graph: str
     words: str

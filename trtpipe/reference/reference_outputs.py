@@ -117,6 +117,7 @@ def exact_outputs(
     *,
     tolerant: bool,
     stack: bool = False,
+    logits: bool = True,
 ) -> tuple[list[Feed], list[Feed]]:
     """Evenly spread feeds, and what the float32 graph answers: logits where an output saturates.
 
@@ -124,13 +125,15 @@ def exact_outputs(
         most, most_bytes: feeds at most, and bytes they may take.
         tolerant: leave out feeds on which the graph fails or is not finite.
         stack: join small feeds to batches where the graph treats samples alike in any.
+        logits: whether an output that saturates gives way to its logits.
     """
     from trtpipe.data.selection import subsample_feeds
     from trtpipe.passes.logits import show_logits
     from trtpipe.preflight.onnx_io import save_model
 
     model = plain_form(simplified)
-    show_logits(model)
+    if logits:
+        show_logits(model)
     written = save_model(model, workdir / "exact.onnx")
     del model
     forget(simplified)

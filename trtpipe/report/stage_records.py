@@ -5,7 +5,7 @@ from __future__ import annotations
 from trtpipe.artifact import IOContract, Record
 from trtpipe.config.formats import Precision
 from trtpipe.passes.decisions import NodeDecision, WorkShare
-from trtpipe.quantization.search import Trial
+from trtpipe.quantization.engine_search import EngineTrial
 
 
 class OutputDifference(Record):
@@ -72,6 +72,6 @@ class LowerRecord(Record):
     counts: dict[str, int]
     nodes: tuple[NodeDecision, ...]
     samples: int = 0
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[EngineTrial, ...] = ()
     work: WorkShare | None = None
     notes: tuple[str, ...] = ()

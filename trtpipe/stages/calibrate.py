@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
+    from trtpipe.config.stage_settings import BuildRequest, TrialSettings
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
@@ -30,7 +30,7 @@ class Calibrate(Stage[CalibrateSettings]):
 
     name = "calibrate"
     produces = "ranges"
-    version = 10
+    version = 11
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def settings(self, request: BuildRequest) -> CalibrateSettings | NotNeeded:
@@ -39,12 +39,13 @@ class Calibrate(Stage[CalibrateSettings]):
         if not precision.calibrated:
             return NotNeeded(reason=f"{precision} needs no ranges")
         corrections = recipe.corrections == "auto" and bool(recipe.data.source)  # only on real data
+        quick = load_backend(request.backend).quick_reports
         return CalibrateSettings(
             format=precision.quantized_format,
             method=recipe.method,
             percentile=recipe.percentile if recipe.method == "percentile" else None,
             corrections=corrections,
-            trials=trial_settings(request) if corrections or recipe.method == "auto" else None,
+            trials=trial_settings(request, quick=quick) if corrections or recipe.method == "auto" else None,
         )
 
     def consumes(self, settings: CalibrateSettings) -> tuple[str, ...]:
@@ -59,26 +60,15 @@ class Calibrate(Stage[CalibrateSettings]):
         self, settings: CalibrateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
         """Derive the ranges."""
+        from trtpipe.calibration.ranges import ranges_from_statistics
         from trtpipe.calibration.statistics_file import load_statistics
-        from trtpipe.quantization.correction_search import find_corrections
-        from trtpipe.quantization.fallback_search import rescue
 
         statistics = load_statistics(inputs.path("statistics"))
-        ranges = _ranges(settings, inputs, statistics, workdir, runtime, progress)
-        dataset, trials = inputs.datasets.get("calibration-data"), settings.trials
-        if settings.corrections and trials is not None and dataset is not None and ranges.tensors:
-            for search in (find_corrections, rescue):
-                corrections = search(
-                    trials.quantization,
-                    inputs.path("simplified"),
-                    ranges,
-                    dataset,
-                    workdir,
-                    runtime,
-                    progress,
-                    tolerant=trials.tolerant,
-                )
-                ranges = ranges.model_copy(update={"corrections": corrections})
+        if settings.trials is None:
+            assert settings.method != "auto"
+            ranges = ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
+        else:
+            ranges = _tried(settings, settings.trials, inputs, statistics, workdir, runtime, progress)
         ranges.write(workdir / RANGES)
         return Draft("ranges", workdir, (RANGES,)), ()
 
@@ -91,34 +81,40 @@ class Calibrate(Stage[CalibrateSettings]):
                 raise StageError(f"{RANGES}: tensor {name!r} has range {found.amax}", "look at the calibration data")
 
 
-def _ranges(
+def _tried(
     settings: CalibrateSettings,
+    trials: TrialSettings,
     inputs: Inputs,
     statistics: Statistics,
     workdir: Path,
     runtime: Settings,
     progress: Progress,
 ) -> Ranges:
+    """Ranges and corrections, as far as they need the quantized model to be run."""
     from trtpipe.calibration.ranges import ranges_from_statistics
-    from trtpipe.quantization.evaluator import judging
-    from trtpipe.quantization.range_search import search_ranges
+    from trtpipe.quantization.correction_search import find_corrections
+    from trtpipe.quantization.fallback_search import find_fallback
+    from trtpipe.quantization.mac_count import CountedGraph
+    from trtpipe.quantization.plan import plan
+    from trtpipe.quantization.range_search import evaluating, search_ranges
 
-    trials = settings.trials
+    graph = CountedGraph(inputs.path("simplified"), trials.quantization.shapes, runtime)
+    whole = plan(graph.load(), trials.quantization)
+    dataset, tolerant = inputs.datasets.get("calibration-data"), trials.tolerant
     if settings.method != "auto":
-        return ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
-    dataset = inputs.datasets.get("calibration-data")
-    if trials is None or dataset is None:
+        ranges = ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
+    elif dataset is None:
         raise InputError(
-            "method auto judges ranges by the model's output on real samples, and no data was given",
+            "method auto chooses ranges by the model's output on real samples, and no data was given",
             "add --data, or choose another method, for example --method mse",
         )
-    with judging(
-        trials.quantization,
-        inputs.path("simplified"),
-        statistics,
-        dataset,
-        workdir,
-        runtime,
-        tolerant=trials.tolerant,
-    ) as judge:
-        return search_ranges(statistics, judge, settings.format, progress)
+    else:
+        with evaluating(whole, graph, statistics, dataset, workdir, tolerant=tolerant) as evaluate:
+            ranges = search_ranges(statistics, evaluate, settings.format, progress)
+    if not settings.corrections or dataset is None or not ranges.tensors:
+        return ranges
+    whole = whole.calibrated(ranges)
+    corrections = find_corrections(whole, graph, ranges, dataset, workdir, progress, tolerant=tolerant)
+    whole = whole.with_corrections(corrections)
+    corrections = find_fallback(whole, graph, dataset, workdir, progress, tolerant=tolerant)
+    return ranges.model_copy(update={"corrections": corrections})

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.autocast.half_precision import extents_in, left_in_half, prepare_half
+from trtpipe.autocast.half_precision import extents_in, prepare_half
 from trtpipe.backends.base import load_backend
-from trtpipe.config.formats import FP32
+from trtpipe.config.formats import FP32, FULL_PRECISION
 from trtpipe.config.stage_settings import EngineSearchSettings, LowerSettings, QuantizationSettings
 from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.quantization.apply_corrections import apply_corrections
-from trtpipe.quantization.engine_search import Choice, choose
-from trtpipe.quantization.mac_count import count_work
-from trtpipe.quantization.search import SCALES_BEHIND, Placement
+from trtpipe.quantization.engine_search import EngineChoice, choose
+from trtpipe.quantization.mac_count import CountedGraph
+from trtpipe.quantization.plan import SCALES_BEHIND
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.stage import PLUGINS, Stage
 
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.passes.decisions import NodeDecision
-    from trtpipe.passes.graph_pass import GraphPass
     from trtpipe.progress import Progress
+    from trtpipe.quantization.plan import QuantizationPlan
     from trtpipe.stages.stage import Inputs
 
 LOWERED = "lowered.onnx"
@@ -39,7 +38,7 @@ class Lower(Stage[LowerSettings]):
 
     name = "lower"
     produces = "lowered"
-    version = 15
+    version = 16
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def settings(self, request: BuildRequest) -> LowerSettings:
@@ -50,18 +49,19 @@ class Lower(Stage[LowerSettings]):
         quick = profile.precision.compared and load_backend(request.backend).quick_reports
         return LowerSettings(
             precision=profile.precision,
-            keep=profile.keep if profile.precision.formats else (),
-            quantization=QuantizationSettings.of(request),
+            keep=profile.keep if profile.precision is not FULL_PRECISION else (),
+            quantization=QuantizationSettings.of(request, quick=quick),
             search=EngineSearchSettings.of(request, quick=quick),
         )
 
     def consumes(self, settings: LowerSettings) -> tuple[str, ...]:
-        """The simplified graph; ranges for 8 bits; for 16 bits what was measured, where there is data; for engines that
-        are compared, plug-ins.
+        """The simplified graph; ranges for 8 bits; for 16 bits what was measured, where there is data; for ``best``
+        samples to compare accuracy on; for engines that are compared, plug-ins.
         """
         ranges = () if settings.quantization is None else ("ranges",)
         statistics = ("statistics",) if settings.precision.half else ()
-        return ("simplified", *ranges, *statistics, *((PLUGINS,) if _backend(settings) else ()))
+        data = ("calibration-data",) if settings.search is not None else ()
+        return ("simplified", *ranges, *statistics, *data, *((PLUGINS,) if _backend(settings) else ()))
 
     def fingerprint(self, settings: LowerSettings, runtime: Settings) -> dict[str, str]:
         """The back-end whose engines are compared, for ``best``."""
@@ -77,24 +77,18 @@ class Lower(Stage[LowerSettings]):
 
         precision = settings.precision
         extents = extents_in(inputs.artifacts.get("statistics")) if precision.half else None
-        choice = Choice()
-        if settings.search is not None:
-            choice = choose(
-                settings.search,
-                lambda placement: _lowered(settings, inputs, extents, placement, runtime),
-                workdir,
-                inputs.plugins,
-                runtime,
-                progress,
-            )
-        model, lowered = _lowered(settings, inputs, extents, choice.placement, runtime)
-        decisions = choice.explained(lowered)
+        shapes = {} if settings.quantization is None else settings.quantization.shapes
+        graph = CountedGraph(inputs.path("simplified"), shapes, runtime)
+        model = graph.load()
+        choice = _chosen(settings, graph, model, extents, inputs, workdir, progress)
+        decisions = _lower(settings, model, None if choice is None else choice.plan, extents)
         path = workdir / LOWERED
         names = save_model(model, path)
-        notes = _notes(settings, decisions, compared=bool(choice.trials))
+        trials = () if choice is None else choice.trials
+        notes = _notes(settings, decisions, compared=bool(trials))
         for note in notes:
             progress.warn(note)
-        if choice.note:
+        if choice is not None and choice.note:
             progress.note(choice.note)
             notes.append(choice.note)
         facts = LowerRecord(
@@ -104,7 +98,7 @@ class Lower(Stage[LowerSettings]):
             nodes=decisions,
             samples=0 if extents is None else extents.samples,
             work=work_share(decisions) if settings.quantization is not None else None,
-            trials=choice.trials,
+            trials=trials,
             notes=tuple(notes),
         )
         facts.write(path.with_name(f"{LOWERED}.json"))
@@ -122,61 +116,78 @@ def _backend(settings: LowerSettings) -> str:
     return settings.search.backend if settings.search is not None and settings.search.targets else ""
 
 
-def _lowered(
+def _lower(
     settings: LowerSettings,
-    inputs: Inputs,
+    model: ir.Model,
+    plan: QuantizationPlan | None,
     extents: Extents | None,
-    placement: Placement | None,
-    runtime: Settings,
-) -> tuple[ir.Model, tuple[NodeDecision, ...]]:
-    """A lowered copy of the graph: to 8 bits, to 16, or to 8 and what is left to 16.
-
-    Args:
-        placement: which nodes ``best`` computes in 8 bits; ``None``: all that may.
-    """
+) -> tuple[NodeDecision, ...]:
+    """Lower a graph in place: quantize it by ``plan``, cast it to 16 bits, or quantize it and cast the rest."""
     from trtpipe.autocast.convert import CastPrecision
-    from trtpipe.passes.clean_up import load_clean
     from trtpipe.passes.graph_pass import node_label, run_passes
+    from trtpipe.quantization.apply_corrections import write_plan
+    from trtpipe.quantization.decision_record import merged
     from trtpipe.quantization.per_tensor_scales import SplitScales
-    from trtpipe.quantization.two_precisions import merged
 
-    precision, quantization = settings.precision, settings.quantization
-    model = load_clean(inputs.path("simplified"))
-    if precision.half:
+    half = settings.precision.half
+    if half is not None:
         prepare_half(model)
     nodes = {node_label(node) for node in model.graph.all_nodes()}
-    eight: tuple[NodeDecision, ...] = ()
-    if quantization is not None:
-        count_work(model, inputs.path("simplified"), quantization.shapes, runtime)
-        eight = run_passes(model, [_quantize(model, quantization, inputs, placement)])[0].decisions
-    if precision.half is None:
-        return model, eight
-    half = run_passes(model, [CastPrecision(precision.half, settings.keep, extents)])[0].decisions
-    if placement is not None and placement.style == SCALES_BEHIND:
+    quantized = () if plan is None else write_plan(model, plan)
+    if half is None:
+        return quantized
+    cast = run_passes(model, [CastPrecision(half, settings.keep, extents)])[0].decisions
+    if plan is not None and plan.style == SCALES_BEHIND:
         run_passes(model, [SplitScales()])
-    return model, merged(eight, half, nodes)
+    return merged(quantized, cast, nodes)
 
 
-def _quantize(
-    model: ir.Model, settings: QuantizationSettings, inputs: Inputs, placement: Placement | None
-) -> GraphPass:
+def _chosen(
+    settings: LowerSettings,
+    graph: CountedGraph,
+    model: ir.Model,
+    extents: Extents | None,
+    inputs: Inputs,
+    workdir: Path,
+    progress: Progress,
+) -> EngineChoice | None:
+    """What is quantized; ``None`` for nothing.
+
+    Args:
+        model: a copy of the graph; it stays as it is.
+    """
     from trtpipe.calibration.ranges import Ranges
-    from trtpipe.passes.decisions import UNREACHED
-    from trtpipe.passes.macs import sizes_of
-    from trtpipe.quantization.qdq import InsertQDQ
+    from trtpipe.quantization.accuracy_check import AccuracyCheck
+    from trtpipe.quantization.apply_corrections import apply_corrections
+    from trtpipe.quantization.plan import plan
 
-    precision, keep = settings.precision, settings.keep
-    ranges = Ranges.read(inputs.path("ranges"))
-    left = left_in_half(model, settings.int8_nodes, None if placement is None else placement.nodes)
-    amax = apply_corrections(model, ranges, ranges.corrections, keep, left)
-    sizes, high = sizes_of(model, settings.shapes), ranges.corrections.high
-    unfit = {**ranges.not_quantizable, **dict.fromkeys(ranges.unseen, UNREACHED)}
-    scales = precision.half or FP32
-    if precision.mixed:
-        keep = (*keep, *left)
-    attention = precision.compared and placement is not None  # whose products engines showed to pay, or are to show
-    form, weights = precision.quantized_format, settings.weights
-    return InsertQDQ(form, amax, keep, weights, scales, sizes, unfit, attention, high)
+    if settings.quantization is None:
+        return None
+    whole = plan(model, settings.quantization).calibrated(Ranges.read(inputs.path("ranges")))
+    if settings.search is None:
+        return EngineChoice(whole)
+    whole = whole.keep(apply_corrections(graph.load(), whole).kept)
+
+    def write(candidate: QuantizationPlan) -> ir.Model:
+        copy = graph.load()
+        _lower(settings, copy, candidate, extents)
+        return copy
+
+    dataset = inputs.datasets.get("calibration-data")
+    check = None if dataset is None else AccuracyCheck(graph, whole, write, dataset, workdir)
+    if check is None:
+        progress.note(f"no calibration data: the accuracy of {settings.precision} was not compared with {whole.format}")
+    return choose(
+        settings.search,
+        whole,
+        model.graph.inputs,
+        write,
+        check or (lambda candidate: True),
+        workdir,
+        inputs.plugins,
+        graph.runtime,
+        progress,
+    )
 
 
 def _notes(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:

@@ -51,7 +51,7 @@ class Observe(Stage[ObserveSettings], Resumable):
         precision, data = request.profile.precision, request.recipe.data
         extents = precision.half is not None and bool(data.source)  # random data says nothing about real extremes
         if not precision.calibrated and not extents:
-            without = "; without data, fixed rules judge them" if precision.half else ""
+            without = "; without data, fixed rules decide" if precision.half else ""
             return NotNeeded(reason=f"{precision} needs no ranges{without}")
         return ObserveSettings(
             ranges=precision.calibrated,
@@ -79,7 +79,7 @@ class Observe(Stage[ObserveSettings], Resumable):
         from trtpipe.passes.clean_up import load_clean
 
         model = load_clean(inputs.path("simplified"))
-        tensors = tensors_of(model, attention=settings.attention) if settings.ranges else ()
+        tensors = observed_tensors(model, attention=settings.attention) if settings.ranges else ()
         half = settings.extents
         dataset = inputs.datasets.get("calibration-data")
         if dataset is None and (tensors or half):
@@ -138,7 +138,7 @@ class Observe(Stage[ObserveSettings], Resumable):
         load_statistics(draft.path)
 
 
-def tensors_of(model: ir.Model, keep: tuple[str, ...] = (), *, attention: bool = False) -> tuple[str, ...]:
+def observed_tensors(model: ir.Model, keep: tuple[str, ...] = (), *, attention: bool = False) -> tuple[str, ...]:
     """Names of the tensors that may carry a Q/DQ pair, at whatever shapes the model will be used.
 
     The pass observes them without regard to kept nodes, so that keeping others costs no new pass.
@@ -147,9 +147,12 @@ def tensors_of(model: ir.Model, keep: tuple[str, ...] = (), *, attention: bool =
         model: from ``load_clean``.
         attention: what the two products of an attention read as well.
     """
-    from trtpipe.quantization.plan import place
+    from trtpipe.config.formats import DEFAULT_QUANTIZED
+    from trtpipe.config.stage_settings import QuantizationSettings
+    from trtpipe.quantization.plan import plan
 
-    return place(model, keep, thrifty=False, attention=attention).tensors
+    settings = QuantizationSettings(precision=DEFAULT_QUANTIZED, keep=keep, attention=attention)
+    return plan(model, settings, skip_unprofitable=False).tensors
 
 
 def write_observed(

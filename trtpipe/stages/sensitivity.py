@@ -1,4 +1,4 @@
-"""sensitivity: the simplified graph and ranges -> ``sensitivity.json``: how much each group of layers harms.
+"""sensitivity: the simplified graph and ranges -> ``sensitivity.json``: the quantization sensitivity of layers.
 
 Not on the way to an engine: it is asked for, by ``trtpipe sensitivity`` and ``trtpipe tune``, and kept like any result.
 """
@@ -13,8 +13,8 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FP16
 from trtpipe.config.stage_settings import NotNeeded, SensitivitySettings, trial_settings
 from trtpipe.errors import InputError, StageError
-from trtpipe.quantization.group_noise import noise_alone, noise_of
-from trtpipe.quantization.simulator import switchboard
+from trtpipe.quantization.output_noise import OutputNoise, noise_alone, noise_of
+from trtpipe.quantization.simulator import simulate
 from trtpipe.reference.reference_outputs import exact_outputs
 from trtpipe.stages.stage import Stage
 
@@ -32,7 +32,7 @@ SENSITIVITY = "sensitivity.json"
 _FEED_BYTES = 256 << 20
 
 
-class Sensitivity(Stage[SensitivitySettings]):
+class MeasureSensitivity(Stage[SensitivitySettings]):
     """Lowers every group alone, and all together, and compares outputs with the float32 graph's.
 
     Args:
@@ -42,7 +42,7 @@ class Sensitivity(Stage[SensitivitySettings]):
 
     name = "sensitivity"
     produces = "sensitivity"
-    version = 4
+    version = 5
     packages = ("onnxruntime", "numpy", "onnx-ir", "onnx")
 
     def __init__(self, samples: int = 64, *, half: bool = False) -> None:
@@ -51,7 +51,7 @@ class Sensitivity(Stage[SensitivitySettings]):
 
     def settings(self, request: BuildRequest) -> SensitivitySettings | NotNeeded:
         """What is quantized, how many samples, and which; only 8-bit precisions have something to choose."""
-        trials = trial_settings(request)
+        trials = trial_settings(request, quick=load_backend(request.backend).quick_reports)
         if trials is None:
             return NotNeeded(reason=f"{request.profile.precision} is not chosen layer by layer")
         return SensitivitySettings(trials=trials, samples=self._samples, half=self._half)
@@ -69,14 +69,14 @@ class Sensitivity(Stage[SensitivitySettings]):
     ) -> tuple[Draft, tuple[Path, ...]]:
         """One run of every sample for each group."""
         from trtpipe.calibration.ranges import Ranges
-        from trtpipe.quantization.output_noise import OutputNoise
-        from trtpipe.quantization.sensitivity import GroupSensitivity
-        from trtpipe.quantization.sensitivity import Sensitivity as Report
+        from trtpipe.quantization.mac_count import CountedGraph
+        from trtpipe.quantization.plan import plan
+        from trtpipe.quantization.sensitivity import GroupSensitivity, Sensitivity
 
         simplified, ranges = inputs.path("simplified"), Ranges.read(inputs.path("ranges"))
         dataset, quantization = inputs.datasets.get("calibration-data"), settings.trials.quantization
         if dataset is None:
-            raise InputError("sensitivity is judged on real samples, and no data was given", "add --calib-data DATA")
+            raise InputError("sensitivity is measured on real samples, and no data was given", "add --calib-data DATA")
         feeds, expected = exact_outputs(
             simplified,
             dataset,
@@ -88,26 +88,28 @@ class Sensitivity(Stage[SensitivitySettings]):
             stack=True,
         )
         measure = OutputNoise(expected)
-        if not measure.telling:
+        if not measure.informative:
             raise InputError(
-                "sensitivity is judged by the model's float outputs, and it has none that differ from 0",
+                "sensitivity is measured by the model's float outputs, and it has none that differ from 0",
                 "give another model, or data that reaches its outputs",
             )
-        board = switchboard(quantization, simplified, ranges, workdir, runtime)
-        if not board.groups:
+        graph = CountedGraph(simplified, quantization.shapes, runtime)
+        calibrated = plan(graph.load(), quantization).calibrated(ranges)
+        simulator = simulate(graph, calibrated, workdir)
+        if not simulator.groups:
             raise StageError(
                 "no node of this model can be lowered, so there is nothing to choose", "see trtpipe inspect"
             )
-        with board.open() as desk:
-            noise = noise_alone(desk, measure, feeds, progress, "sensitivity")
-            everything = float(noise_of(desk, range(len(board.groups)), measure, feeds).mean())
+        with simulator.open() as session:
+            noise = noise_alone(session, measure, feeds, progress, "sensitivity")
+            everything = float(noise_of(session, range(len(simulator.groups)), measure, feeds).mean())
         half: Sequence[float | None] = [None] * len(noise)
         if settings.half:
-            second = switchboard(quantization, simplified, ranges, workdir, runtime, half=FP16)
-            with second.open() as desk:
-                half = noise_alone(desk, measure, feeds, progress, f"sensitivity in {FP16}")
-        board.close()
-        report = Report(
+            second = simulate(graph, calibrated, workdir, half=FP16)
+            with second.open() as session:
+                half = noise_alone(session, measure, feeds, progress, f"sensitivity in {FP16}")
+        simulator.close()
+        report = Sensitivity(
             precision=quantization.precision,
             data=dataset.name,
             samples=sum(map(_rows, feeds)),
@@ -120,19 +122,19 @@ class Sensitivity(Stage[SensitivitySettings]):
                     noise=alone,
                     half_noise=in_half,
                 )
-                for group, alone, in_half in zip(board.groups, noise, half, strict=True)
+                for group, alone, in_half in zip(simulator.groups, noise, half, strict=True)
             ),
             all_noise=everything,
-            never=board.never,
+            not_lowered=simulator.not_lowered,
         )
         report.write(workdir / SENSITIVITY)
         return Draft("sensitivity", workdir, (SENSITIVITY,)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """There is at least one group."""
-        from trtpipe.quantization.sensitivity import Sensitivity as Report
+        from trtpipe.quantization.sensitivity import Sensitivity
 
-        if not Report.read(draft.path).groups:
+        if not Sensitivity.read(draft.path).groups:
             raise StageError("there is nothing to choose", "see trtpipe inspect")
 
 

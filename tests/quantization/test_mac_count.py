@@ -8,7 +8,7 @@ from models import branches, model, normal
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.macs import work_of
-from trtpipe.quantization.count_work import CountWork
+from trtpipe.quantization.mac_count import CountWork
 
 
 def counted(proto: onnx.ModelProto, **shapes: tuple[int, ...]) -> ir.Model:
