@@ -18,6 +18,7 @@ from test_architecture import LAYERS
 
 import trtpipe
 from trtpipe.cli.app import root
+from trtpipe.cli.groups import HELP_NAMES
 from trtpipe.cli.session import Session
 from trtpipe.config.formats import Precision
 
@@ -108,7 +109,11 @@ def parse(words: list[str]) -> None:
 def check_options(words: list[str]) -> None:
     """Look at the command and the options of a line that need not be complete."""
     command, rest = command_of(words)
-    known = {name for parameter in command.get_params(click.Context(command)) for name in parameter.opts}
+    known = {
+        name
+        for parameter in command.get_params(click.Context(command, help_option_names=HELP_NAMES))
+        for name in parameter.opts
+    }
     assert {word for word in rest if re.match(r"--?[a-z]", word)} <= known | {"--help"}
 
 
@@ -209,14 +214,28 @@ class TestPythonApi:
         assert re.search(r"^lowered top1 0\.9[5-9]", done.stdout, re.MULTILINE)
         assert trtpipe.Manifest.read(tmp_path / "build" / "digits" / "manifest.json").precision == "int8"
         assert trtpipe.inspect(tmp_path / "build" / "small" / "model.onnx").kind == "model"
+        assert done.stdout.splitlines()[-1] == "ranges.json statistics.npz"
 
     def test_functions_take_the_arguments_named(self) -> None:
         for cell, _ in table_headed("docs/python-api.md", "function"):
             match = re.fullmatch(r"`(\w+)\((.*)\)`", cell)
             assert match, cell
             function = getattr(trtpipe, match[1])
-            named = [name for name in match[2].split(", ") if name != "*"]
-            assert set(named) <= set(inspect.signature(function).parameters), cell
+            parameters = inspect.signature(function).parameters
+            by_place, _, by_name = match[2].partition(", *, ")
+            assert by_place.split(", ") == list(parameters)[: len(by_place.split(", "))], cell
+            for name in filter(None, by_name.split(", ")):
+                assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY, cell
+
+    def test_every_function_is_in_the_table(self) -> None:
+        told = {cell.strip("`").partition("(")[0] for cell, _ in table_headed("docs/python-api.md", "function")}
+        assert told == {name for name in trtpipe.__all__ if inspect.isfunction(getattr(trtpipe, name))}
+
+    def test_common_arguments_are_those_of_build(self) -> None:
+        told = {
+            name for cell, _ in table_headed("docs/python-api.md", "argument") for name in re.findall(r"`(\w+)`", cell)
+        }
+        assert told | {"out", "simplify", "allow_random"} == set(inspect.signature(trtpipe.build).parameters)
 
     def test_errors_have_the_exit_codes_told(self) -> None:
         told = {name.strip("`"): int(code) for name, _, code in table_headed("docs/python-api.md", "error")}

@@ -71,7 +71,7 @@ class TestResult:
         loud = run("build", model, "-o", tmp_path / "a", *own)
         quiet = run("build", model, "-o", tmp_path / "b", *own, "--rtol", "0.5", "-q")
         assert re.search(r"^export: cached$", loud.stderr, re.MULTILINE)
-        assert re.search(r"^lower: done in \d", loud.stderr, re.MULTILINE)
+        assert re.search(r"^bundle: done in \d", loud.stderr, re.MULTILINE)
         assert quiet.stderr.startswith("warning: no data was given")
         assert len(quiet.stderr.splitlines()) == 1
 

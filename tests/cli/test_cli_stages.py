@@ -76,7 +76,7 @@ class TestChain:
         words = ("calibrate", bundle / "simplified.onnx", "-o", tmp_path, "-q")
         refused = run(*words)
         assert refused.exit_code == 2
-        assert "needs calibration data, and none was given" in refused.stderr
+        assert "needs calibration data" in refused.stderr
         assert run(*words, "--allow-random-calibration").exit_code == 0
         ranges = trtpipe.inspect(tmp_path / "ranges.json").ranges
         assert ranges is not None
@@ -99,7 +99,7 @@ class TestChain:
         assert result.exit_code == 0, result.output
         assert "x 1x5 to 1x5, best at 1x5" in result.stderr
         shown = run("inspect", tmp_path / "out" / "sm89.plan").stdout
-        assert "x: 1x5 to 1x5, best at 1x5" in shown
+        assert "x: 1x5 to 1x5, opt 1x5" in shown
         assert run(*words, "-o", tmp_path / "out").exit_code == 2
 
     def test_compile_to_a_file(self, run: Run, bundle: Path, tmp_path: Path) -> None:

@@ -45,9 +45,10 @@ def calibrate(
 ) -> BuildResult:
     """``simplified.onnx`` and calibration data -> ``ranges.json`` and ``statistics.npz``, in one pass over the data.
 
-    The statistics stay in the store: asking for another method later costs no new pass.
+    The statistics are cached: another method needs no new pass over the data.
 
     Args:
+        simplified: what ``simplify`` wrote.
         out: a folder, or the name of the ranges' file; the statistics lie beside it.
         precision: ``int8`` (default), ``fp8`` or ``best``.
         recipe: the method, and how samples become feeds.
@@ -140,7 +141,7 @@ def import_trt_cache(cache: PathLike, simplified: PathLike, out: PathLike, keep:
         cache: the text file a calibrator wrote.
         simplified: the graph to lower; its tensor names must be those the cache was made with.
         out: a folder, or the file to write.
-        keep: shell patterns of node names that stay in high precision.
+        keep: shell patterns of node names to keep in higher precision.
 
     Returns:
         The ranges, and which tensors matched.
@@ -148,6 +149,10 @@ def import_trt_cache(cache: PathLike, simplified: PathLike, out: PathLike, keep:
     Raises:
         InputError: no such cache (the message names the line), or it knows none of the graph's tensors.
         HostError: ``out`` cannot be written.
+
+    Example:
+        >>> trtpipe.import_trt_cache("calibration.cache", "simplified.onnx", "imported.json").matched
+        ('x',)
     """
     from trtpipe.calibration.trt_cache import apply_trt_cache, read_trt_cache
     from trtpipe.passes.clean_up import load_clean

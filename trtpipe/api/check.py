@@ -1,4 +1,4 @@
-"""The public functions of accuracy: judging again, comparing builds, and finding what may stay in 8 bits."""
+"""The public functions of regression: other tolerances on a verification, baselines, and builds against them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def check(
         InputError: no such files; or the baseline is of another model, other data or another metric.
 
     Example:
-        >>> trtpipe.check("out", "baseline.json").holds("accuracy")
+        >>> trtpipe.check("out", "baseline.json").gate_passed("accuracy")
         True
     """
     from trtpipe.regression.baseline import Baseline
@@ -142,7 +142,7 @@ def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline
         InputError: the build failed its own gates, or there is a baseline and no reason.
 
     Example:
-        >>> trtpipe.save_baseline("out", "baseline.json").metrics[0].metric
+        >>> trtpipe.save_baseline("out", "good.json").metrics[0].metric
         'top1'
     """
     from trtpipe.regression.baseline import Baseline, Update, baseline_of

@@ -73,12 +73,15 @@ class BuildDiff(Record):
 def diff(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> BuildDiff:
     """Compare two folders that ``build`` wrote; they may be of any two models and precisions.
 
+    Args:
+        old, new: the folders.
+
     Raises:
         InputError: one of them is no bundle, or was edited.
 
     Example:
-        >>> [change.name for change in trtpipe.diff("old", "new").precisions]
-        ['conv_7']
+        >>> [(node.name, node.old, node.new) for node in trtpipe.diff("old", "new").precisions]
+        [('matmul_0 (MatMul)', 'int8', 'float32')]
     """
     a, b = read_build(path_of(old, "old")), read_build(path_of(new, "new"))
     return BuildDiff(

@@ -141,6 +141,10 @@ def diagnose(settings: Settings | None = None) -> Diagnosis:
 
     Args:
         settings: cache folder and limits (default: from the environment).
+
+    Example:
+        >>> trtpipe.diagnose().ready
+        True
     """
     settings = settings or Settings.from_environment()
     here = gpus()

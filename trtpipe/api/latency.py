@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.api.check import write_record
+from trtpipe.api.engines import runnable_engine, undamaged
 from trtpipe.api.inspection import inspect
 from trtpipe.api.paths import path_of, path_or_none
 from trtpipe.api.request import requested
 from trtpipe.api.results import PLAN
-from trtpipe.api.stages import runnable_engine, undamaged
 from trtpipe.backends.base import load_backend
 from trtpipe.config.toolchain import machine
 from trtpipe.engine.record import EngineFigures
@@ -63,8 +63,9 @@ def compare_latency(
         InputError: they are not two of a kind, or their inputs differ.
 
     Example:
-        >>> [race.ratio for race in trtpipe.compare_latency("old.plan", "new.plan").races]
-        [0.93]
+        >>> (pair,) = trtpipe.compare_latency("simplified.onnx", "lowered.onnx").pairs
+        >>> pair.low <= pair.ratio <= pair.high  # latency of the second over the first, with its confidence interval
+        True
     """
     one, other, where = path_of(old, "old"), path_of(new, "new"), path_or_none(out, "out")
     if where is not None:

@@ -101,8 +101,10 @@ def make_job(
 
     Example:
         >>> job = trtpipe.make_job("model.onnx", precision="fp16", targets=["sm89"])
-        >>> for step in trtpipe.dry_run(job):
-        ...     print(step.label, step.state)
+        >>> trtpipe.dry_run(job)[0].state
+        'to build'
+        >>> trtpipe.build(job, "fp16").accurate
+        True
     """
     listener = progress or NullProgress()
     if settings is not None and not isinstance(settings, Settings):

@@ -6,15 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.api.inspection import Inspection, inspect
+from trtpipe.api.engines import runnable_engine
 from trtpipe.api.paths import path_of, path_or_none
 from trtpipe.api.request import requested
 from trtpipe.api.results import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stage, run_stages
 from trtpipe.backends.base import Refusal, load_backend
-from trtpipe.backends.compatibility import obstacles
 from trtpipe.config.source import parse_source
-from trtpipe.config.target import find_target
-from trtpipe.errors import BuildError, HostError, InputError
+from trtpipe.errors import BuildError, InputError
 from trtpipe.pipeline.pipeline import Step, opened, stages_for
 from trtpipe.pipeline.publish import check_writable, publish_folder
 from trtpipe.progress import NullProgress, Progress
@@ -76,9 +74,11 @@ def build(
         TrtpipeError: a stage failed; ``out`` is as it was.
 
     Example:
-        >>> result = trtpipe.build("model.onnx", "out", precision="int8", calib_data="photos/", targets=["sm89"])
+        >>> result = trtpipe.build("model.onnx", "out", precision="int8", calib_data="photos.npz", targets=["sm89"])
         >>> result.accurate
         True
+        >>> result.out
+        PosixPath('out')
     """
     folder = path_of(out, "out")
     check_writable(folder)
@@ -125,14 +125,23 @@ def dry_run(
     allow_random: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Step, ...]:
-    """What ``build`` would do with these arguments: which steps come from the store, which are built, and why.
+    """What ``build`` would do with these arguments: which stages are cached, which would run, and why.
+
+    Args:
+        source: as ``build`` takes it; so are all other arguments.
+
+    Returns:
+        One step for every stage, one a target for compile. What depends on a stage that would run is undecided.
 
     Raises:
         InputError: an argument or file cannot be used.
 
     Example:
-        >>> [step.state for step in trtpipe.dry_run("model.onnx", precision="fp16", targets=["sm89"])]
-        ['to build', 'undecided', 'undecided', 'undecided', 'undecided', 'undecided', 'undecided']
+        >>> for step in trtpipe.dry_run("model.onnx", precision="fp16", targets=["sm89"])[:3]:
+        ...     print(step.label, step.state)
+        export to build
+        simplify undecided
+        observe skipped
     """
     with requested(
         source,
@@ -179,8 +188,8 @@ def export(
         StageError: it cannot be exported; the message names operator and line where PyTorch tells them.
 
     Example:
-        >>> trtpipe.export("model.py:factory", "model.onnx").out
-        PosixPath('model.onnx')
+        >>> trtpipe.export("model.py:factory", "exported.onnx").out
+        PosixPath('exported.onnx')
     """
     with requested(
         source,
@@ -357,7 +366,7 @@ def verify(
         HostError: ``candidate`` is a plan that this machine cannot run.
 
     Example:
-        >>> trtpipe.verify("lowered.onnx", "model.onnx", eval_data="held_out.npz").accurate
+        >>> trtpipe.verify("lowered.onnx", "model.onnx", eval_data="photos.npz").accurate
         True
     """
     file = path_of(candidate, "candidate")
@@ -404,8 +413,11 @@ def measure(
         InputError: there is data and a plan, and no graph.
 
     Example:
-        >>> [run.median for run in trtpipe.measure("model.plan").latency.measurements]  # milliseconds
-        [0.61]
+        >>> (found,) = trtpipe.measure("lowered.onnx").latency.measurements
+        >>> found.on_gpu
+        False
+        >>> 0 < found.median <= found.p99  # milliseconds
+        True
     """
     file = path_of(model, "model")
     with requested(
@@ -467,44 +479,3 @@ def _refusal(job: Job, target: Target) -> Refusal | None:
             "choose another precision, or a target that can",
         )
     return load_backend(job.backend).refuses(None, job.profile, target)
-
-
-def runnable_engine(job: Job, plan_file: Path) -> str:
-    """The label of a plan that can run here, as far as can be told without loading it.
-
-    Raises:
-        HostError: it cannot.
-        InputError: it is damaged, or nothing says what it is for.
-    """
-    target = _target_of(job, plan_file)
-    found = undamaged(plan_file)
-    refusals = obstacles(found.plan, found.engine) if found.plan is not None else ()
-    if not refusals and (refusal := load_backend(job.backend).runs(find_target(target))):
-        refusals = (refusal,)
-    if refusals:
-        raise HostError(f"{plan_file} cannot run here: {refusals[0].reason}", refusals[0].remedy)
-    return f"engine:{target}"
-
-
-def undamaged(plan_file: Path) -> Inspection:
-    """What is known of a plan.
-
-    Raises:
-        InputError: it is cut short, or the file beside it is of another one.
-    """
-    found = inspect(plan_file)
-    if found.notes:
-        raise InputError(f"{plan_file}: {found.notes[0]}", "build it again, or copy both files of it")
-    return found
-
-
-def _target_of(job: Job, plan_file: Path) -> str:
-    """The target a plan was built for: by its sidecar, else the job's only target."""
-    from trtpipe.engine.record import EngineRecord
-
-    sidecar = plan_file.with_name(f"{plan_file.name}.json")
-    if sidecar.is_file():
-        return EngineRecord.read(sidecar).target
-    if len(job.targets) == 1:
-        return job.targets[0].name
-    raise InputError(f"{plan_file}: which target is it for?", "add --target, for example --target sm89")

@@ -1,4 +1,4 @@
-"""The public functions that find out which layers may be in 8 bits."""
+"""The public functions of quantization sensitivity: which layers to keep in higher precision."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def sensitivity(
 
     Example:
         >>> found = trtpipe.sensitivity("model.onnx", calib_data="photos.npz")
-        >>> found.ranked[0].name  # the most sensitive group
-        'conv_7'
+        >>> [group.name for group in found.ranked]  # the most sensitive group first
+        ['matmul_4', 'matmul_0', 'matmul_2']
     """
     where = path_or_none(out, "out")
     with requested(

@@ -82,11 +82,17 @@ def load_statistics(path: Path) -> Statistics:
 def merge_statistics(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Statistics:
     """Merge the statistics files of shards into ``out``: the same file as from one pass over all their samples.
 
-    The order of ``paths`` does not matter. ``out`` is replaced atomically.
+    Args:
+        paths: the files; their order does not matter.
+        out: the file to write; replaced atomically.
 
     Raises:
         InputError: there are no files, one is damaged, two are of different models, or two are of the same samples.
         OSError: ``out`` cannot be written.
+
+    Example:
+        >>> trtpipe.merge_statistics(["a/statistics.npz", "b/statistics.npz"], "merged.npz").samples
+        64
     """
     if not paths:
         raise InputError("no statistics to merge", "name at least one statistics.npz")

@@ -11,7 +11,7 @@ import click
 import trtpipe
 from trtpipe.cli import options
 from trtpipe.cli.boundary import guarded
-from trtpipe.cli.groups import LazyGroup
+from trtpipe.cli.groups import HELP_NAMES, LazyGroup
 from trtpipe.cli.session import Session
 from trtpipe.cli.text import emit
 
@@ -55,7 +55,7 @@ class Root(LazyGroup):
     cls=Root,
     sections=SECTIONS,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": list(HELP_NAMES)},
     epilog="Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
 )
 @options.common_options

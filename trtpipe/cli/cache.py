@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicCommand
 from trtpipe.cli.results import print_json
 from trtpipe.cli.session import Session
 from trtpipe.cli.tables import line, table
@@ -35,7 +36,7 @@ def command(context: click.Context) -> None:
         emit(context.get_help())
 
 
-@command.command("list")
+@command.command("list", cls=TopicCommand)
 @options.json_option
 @options.common_options
 @pass_session
@@ -66,7 +67,7 @@ def list_entries(session: Session) -> int:
     return 0
 
 
-@command.command()
+@command.command(cls=TopicCommand)
 @options.json_option
 @options.common_options
 @pass_session
@@ -88,7 +89,7 @@ def verify(session: Session) -> int:
     return code
 
 
-@command.command()
+@command.command(cls=TopicCommand)
 @click.option("--max-size", metavar="10G", help="Remove least recently used entries until the rest fits.")
 @click.option("--max-age", metavar="30d", help="Remove entries unused for longer.")
 @options.json_option
@@ -102,7 +103,7 @@ def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
         return _show(session, "cache prune", store.prune(size, age))
 
 
-@command.command()
+@command.command(cls=TopicCommand)
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @options.json_option
 @options.common_options

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: A help page lists at most so many options; a command that has more says that ``--help-all`` lists them all.
 MOST_OPTIONS = 20
+HELP_NAMES = ("-h", "--help")
 
 _ALL = "trtpipe.help-all"
 
@@ -38,12 +39,17 @@ class TopicOption(click.Option):
 class TopicCommand(click.Command):
     """A command whose help lists its options by topic."""
 
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.context_settings = {"help_option_names": list(HELP_NAMES), **self.context_settings}
+        self._help_all = _help_all()
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """All parameters; with ``--help-all`` where there are more options than a page lists."""
         *own, usual = super().get_params(ctx)
         if sum(isinstance(each, click.Option) for each in own) < MOST_OPTIONS:
             return [*own, usual]
-        return [*own, _help_all(), usual]
+        return [*own, self._help_all, usual]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One list a topic, in the order in which the topics first occur."""

@@ -134,7 +134,7 @@ def _precision(precision: Precision) -> Decorator[Any]:
         store=set_precision(precision),
         is_flag=True,
         topic=PRECISION,
-        common=precision is not Precision.fp32,
+        common=bool(precision.formats),
         help=precision.help,
     )
 

@@ -137,7 +137,7 @@ def _show(result: TuneResult, detailed: bool) -> None:
     names = [*tuning.groups] if detailed else [*tuning.groups[:_ROWS]]
     more = len(tuning.groups) - len(names)
     kept = [*names, *([f"and {more} more: --verbose"] if more else [])]
-    metric = tuning.reference.metric
+    metric, form = tuning.reference.metric, result.profile.precision.quantized_format
     emit(
         facts(
             [
@@ -145,7 +145,7 @@ def _show(result: TuneResult, detailed: bool) -> None:
                 (f"{metric} in FP32", f"{tuning.reference.value:.4f}"),
                 (f"{metric} quantized", f"{tuning.lowered.value:.4f}"),
                 (f"{metric} tuned", f"{tuning.tuned.value:.4f} ({tuning.words})"),
-                (f"{_format(result)} coverage", _share(tuning)),
+                (f"{form.name.upper()} coverage", _share(tuning)),
                 ("evaluations", str(tuning.evaluations)),
                 ("kept in higher precision", "\n".join(kept) or "nothing"),
             ]
@@ -168,10 +168,6 @@ def _show(result: TuneResult, detailed: bool) -> None:
 def _share(tuning: Tuning) -> str:
     reached = f"; {tuning.reached:.1%} of those that samples reached" if tuning.reached != tuning.share else ""
     return f"{tuning.share:.1%} of MACs{reached}"
-
-
-def _format(result: TuneResult) -> str:
-    return "FP8" if result.profile.precision == "fp8" else "INT8"
 
 
 def _calibrations(tuning: Tuning) -> Iterator[str]:

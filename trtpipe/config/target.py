@@ -138,6 +138,10 @@ def find_target(text: str) -> Target:
 
     Raises:
         InputError: no such target; the remedy suggests the nearest name.
+
+    Example:
+        >>> trtpipe.find_target("RTX 4090").name
+        'sm89'
     """
     word = _plain(text)
     if version := re.fullmatch(r"(\d+)\.(\d)", word):

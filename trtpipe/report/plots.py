@@ -45,6 +45,10 @@ def plot_statistics(
     Raises:
         InputError: it is no statistics file, or has no such tensor.
         HostError: matplotlib is not installed, or ``folder`` cannot be written to.
+
+    Example:
+        >>> [path.name for path in trtpipe.plot_statistics("statistics.npz", "plots", tensors=["x"])]
+        ['000_x.png']
     """
     from trtpipe.calibration.statistics_file import load_statistics
     from trtpipe.data.input_checks import suggestion
@@ -111,8 +115,16 @@ def _draw(name: str, tensor: TensorStatistics, precision: Format, path: Path) ->
 def plot_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:
     """Draw ``found`` into a PNG file: noise over signal power of every group alone, on a logarithmic axis.
 
+    Args:
+        found: what ``sensitivity`` returned.
+        path: the file.
+
     Raises:
         HostError: matplotlib is not installed, or ``path`` cannot be written to.
+
+    Example:
+        >>> found = trtpipe.sensitivity("model.onnx", calib_data="photos.npz")
+        >>> trtpipe.plot_sensitivity(found, "sensitivity.png")
     """
     require_matplotlib()
     path = Path(path)

@@ -67,6 +67,10 @@ def write_report(
     Raises:
         InputError: there is no bundle, or a file of it was changed; or there are no statistics to plot.
         HostError: the file cannot be written.
+
+    Example:
+        >>> trtpipe.write_report("out")
+        PosixPath('out/report.html')
     """
     found = read_build(Path(build))
     path = Path(build) / REPORT if out is None else Path(out)

@@ -43,8 +43,8 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("arrays", "error", "remedy"),
         [
-            ({"z": GOOD}, "array 'z' is no input of the model", "inputs here: x"),
-            ({"x": GOOD, "extra": GOOD}, "array 'extra' is no input of the model", "labels = 'extra'"),
+            ({"z": GOOD}, "array 'z' is not an input of the model", "inputs here: x"),
+            ({"x": GOOD, "extra": GOOD}, "array 'extra' is not an input of the model", "labels = 'extra'"),
             ({}, "no array for input 'x'", "arrays here: none"),
             ({"x": GOOD[:, :7]}, "row 0: input 'x' has shape [1, 7], the model takes x: float32[", "shape"),
             ({"x": GOOD.reshape(4, 2, 2, 8)}, "array 'x' has shape [4, 2, 2, 8]", "along the first axis"),

@@ -230,7 +230,7 @@ class TestFactory:
             ("raises", ":raises raised RuntimeError: the weights are gone", "fix it"),
             ("leaves", ":leaves raised SystemExit: no weights, no model", "fix it"),
             ("text", ":text returned a str, not an nn.Module", "return an nn.Module"),
-            ("needs", ":needs needs arguments (width)", "takes none"),
+            ("needs", ":needs needs arguments (width)", "without arguments"),
             ("rases", " has no function 'rases'", "raises"),
         ],
     )

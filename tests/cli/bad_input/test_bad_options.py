@@ -166,7 +166,7 @@ PROFILES = [
     ),
     ('[build]\nworkspce = "4G"', "unknown key 'build.workspce'", "did you mean 'workspace'?"),
     ("[tolerance.outputs.y]\natoll = 1", "unknown key 'tolerance.outputs.y.atoll'", "did you mean 'atol'?"),
-    ('precision = "int9"', "precision: Input should be 'fp32', 'fp16'", "correct 'precision' (it is 'int9')"),
+    ('precision = "int9"', "precision: Input should be 'best', 'int8'", "correct 'precision' (it is 'int9')"),
     ('targets = "sm89"', "targets: must be a list", "correct 'targets' (it is 'sm89')"),
     ('targets = ["sm98"]', "targets.0: unknown target 'sm98'; did you mean 'sm90'?", "correct 'targets.0'"),
     ('[build]\nworkspace = "4X"', "build.workspace: '4X' is not a size", "correct 'build.workspace'"),
