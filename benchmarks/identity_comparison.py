@@ -14,10 +14,23 @@ import numpy as np
 import onnx
 
 #: Names that changed, from old to new; see ``--renamed``.
-RENAMED: Mapping[str, str] = {}
+RENAMED: Mapping[str, str] = {
+    "account": "data_summary",
+    "accounts": "data_summaries",
+    "settling": "convergence",
+    "moved": "change",
+    "enough": "samples_needed",
+    "unfit": "not_quantizable",
+    "broke": "failing_stage",
+    "repairs": "corrections",
+    "repairs.high": "kept",
+    "repair": "correction",
+    "flavour": "flavor",
+}
 #: Fields that may differ, as FILE:PATH with shell patterns; of names that changed the old one or the new one.
 IGNORED = (
     "*:schema_version",
+    "*.schema_version",
     "manifest.json:artifacts.*.key",
     "manifest.json:artifacts.*.digest",  # of files that are compared themselves
     "manifest.json:artifacts.*.sha256",
