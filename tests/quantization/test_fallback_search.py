@@ -76,14 +76,14 @@ def groups(*macs: int) -> list[LayerGroup]:
 
 class TestSensitive:
     def test_most_noise_for_its_work_comes_first_and_no_more_than_needed(self) -> None:
-        assert sensitive(groups(10, 10, 1000), [0.5, 0.0001, 0.0002]) == {0}
-        assert sensitive(groups(10, 10, 1000), [0.5, 0.1, 0.0002]) == {0, 1}
+        assert sensitive(groups(10, 10, 1000), [0.5, 0.0001, 0.0002], 102) == {0}
+        assert sensitive(groups(10, 10, 1000), [0.5, 0.1, 0.0002], 102) == {0, 1}
 
     def test_work_is_limited(self) -> None:
         assert MOST_WORK == 0.1
-        assert sensitive(groups(100, 100, 800), [0.5, 0.6, 0.0001]) == {1}
-        assert sensitive(groups(500, 500), [0.5, 0.5]) == frozenset()
+        assert sensitive(groups(100, 100, 800), [0.5, 0.6, 0.0001], 100) == {1}
+        assert sensitive(groups(500, 500), [0.5, 0.5], 100) == frozenset()
 
     @pytest.mark.parametrize("alone", [[0.0, 0.0, 0.0], [1e-4, 1e-4, 1e-4]])
     def test_quiet_models_lose_nothing(self, alone: list[float]) -> None:
-        assert sensitive(groups(1, 1, 1000), alone) == frozenset()
+        assert sensitive(groups(1, 1, 1000), alone, 100) == frozenset()

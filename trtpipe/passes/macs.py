@@ -33,7 +33,7 @@ class Work:
     channelwise: bool = False
 
 
-#: Metadata of a node: its multiply-accumulates at the typical shapes, where ``CountWork`` found them.
+#: Metadata of a node: its multiply-accumulates at the typical shapes, where ``count_macs`` found them.
 MACS = "trtpipe.macs"
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FP32
+from trtpipe.passes.graph_pass import run_passes
+from trtpipe.passes.infer_types import InferTypes
 from trtpipe.quantization.apply_corrections import write_plan
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.range_search import surely_less
-from trtpipe.reference.reference_outputs import exact_outputs, run_every
+from trtpipe.reference.emulation import EmulateHalf
+from trtpipe.reference.reference_outputs import exact_outputs, opened, run_every
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from trtpipe.artifact import Feed
     from trtpipe.data.sample import Dataset
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
@@ -49,38 +53,33 @@ class AccuracyCheck:
         dataset: Dataset,
         workdir: Path,
     ) -> None:
-        self._graph, self._write, self._workdir = graph, write, workdir
+        self._graph, self._write, self._dataset, self._workdir = graph, write, dataset, workdir
         self._baseline = replace(plan, scales=FP32).keep(dict.fromkeys(plan.attention, "float32 in the comparison"))
-        self._feeds, expected = exact_outputs(
-            graph.path, dataset, _FEEDS, _FEED_BYTES, workdir, graph.runtime, tolerant=True, logits=False
-        )
-        self._noise = OutputNoise(expected)
-        self._allowed: np.ndarray | None = None
 
     def __call__(self, plan: QuantizationPlan) -> bool:
         """Whether the graph lowered by ``plan`` is not noisier by more than ``MARGIN``, and than chance."""
-        if not plan.points or not self._noise.informative:
+        if not plan.points or not self._reference[1].informative:
             return True
-        if self._allowed is None:
-            model = self._graph.load()
-            write_plan(model, self._baseline)
-            self._allowed = self._decibels(model)
         return not surely_less(self._allowed, self._decibels(self._write(plan)), MARGIN, _SIGMAS)
+
+    @cached_property
+    def _reference(self) -> tuple[list[Feed], OutputNoise]:
+        """Samples, and what measures the noise of what a graph answers to them."""
+        feeds, expected = exact_outputs(
+            self._graph.path, self._dataset, _FEEDS, _FEED_BYTES, self._workdir, self._graph.runtime,
+            tolerant=True, logits=False,
+        )  # fmt: skip
+        return feeds, OutputNoise(expected)
+
+    @cached_property
+    def _allowed(self) -> np.ndarray:
+        model = self._graph.load()
+        write_plan(model, self._baseline)
+        return self._decibels(model)
 
     def _decibels(self, model: ir.Model) -> np.ndarray:
         """float64[feeds]: noise over signal at the outputs, with 16-bit storage emulated."""
-        from trtpipe.passes.graph_pass import run_passes
-        from trtpipe.passes.infer_types import InferTypes
-        from trtpipe.preflight.onnx_io import save_model
-        from trtpipe.reference.emulation import EmulateHalf
-
         run_passes(model, [InferTypes(), EmulateHalf()])
-        path = self._workdir / "compared.onnx"
-        names = save_model(model, path)
-        try:
-            with load_backend("onnxruntime").open(path, self._graph.runtime) as runner:
-                results = run_every(runner, self._feeds, {})
-                return np.array([self._noise.decibels(index, found) for index, found in enumerate(results)])
-        finally:
-            for name in names:
-                (self._workdir / name).unlink(missing_ok=True)
+        with opened(model, self._workdir, self._graph.runtime) as runner:
+            feeds, noise = self._reference
+            return np.array([noise.decibels(index, found) for index, found in enumerate(run_every(runner, feeds, {}))])

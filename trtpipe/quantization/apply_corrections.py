@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trtpipe.calibration.corrections import unpacked
+from trtpipe.config.formats import FP32
+from trtpipe.passes.constants import array_of
+from trtpipe.passes.graph_pass import run_passes
+from trtpipe.passes.infer_types import InferTypes
+from trtpipe.quantization.bias_correction import CorrectBias, correctable
+from trtpipe.quantization.plan import bound
+from trtpipe.quantization.qdq import InsertQDQ, scale_loss
+from trtpipe.quantization.smooth_quant import Factors, Smooth
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -27,12 +37,6 @@ def apply_corrections(model: ir.Model, plan: QuantizationPlan, *, biases: bool =
     Returns:
         The plan of the graph as it is now, without nodes whose weights need scales that their format does not hold.
     """
-    from trtpipe.calibration.corrections import unpacked
-    from trtpipe.passes.graph_pass import run_passes
-    from trtpipe.passes.infer_types import InferTypes
-    from trtpipe.quantization.bias_correction import CorrectBias, correctable
-    from trtpipe.quantization.smooth_quant import Factors, Smooth
-
     corrections = plan.corrections
     wanted = {name: Factors(unpacked(each.factors), each.inserted) for name, each in corrections.smoothing.items()}
     if wanted:
@@ -54,19 +58,11 @@ def write_plan(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, .
     Raises:
         StageError: the graph's opset has no Q/DQ of this format.
     """
-    from trtpipe.passes.graph_pass import run_passes
-    from trtpipe.quantization.qdq import InsertQDQ
-
     return run_passes(model, [InsertQDQ(apply_corrections(model, plan))])[0].decisions
 
 
 def _too_small(model: ir.Model, plan: QuantizationPlan) -> dict[str, str]:
     """The points whose weights need scales so small that their format would lose digits."""
-    from trtpipe.config.formats import FP32
-    from trtpipe.passes.constants import array_of
-    from trtpipe.quantization.plan import bound
-    from trtpipe.quantization.qdq import scale_loss
-
     found: dict[str, str] = {}
     for point, node in bound(model, plan.points) if plan.scales is not FP32 else ():
         kernel = None if point.weight is None else array_of(node.inputs[point.weight])

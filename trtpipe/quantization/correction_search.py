@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.backends.base import load_backend
 from trtpipe.calibration.corrections import Corrections, CorrectionTrial, Smoothing, packed
+from trtpipe.calibration.methods import CalibrationMethod
+from trtpipe.calibration.ranges import range_of
+from trtpipe.calibration.statistics import TensorStatistics
 from trtpipe.config.formats import FP32
+from trtpipe.data.selection import subsample_feeds
+from trtpipe.passes.expose import expose_too
+from trtpipe.passes.graph_pass import run_passes
+from trtpipe.passes.logits import show_logits
+from trtpipe.quantization.apply_corrections import apply_corrections
+from trtpipe.quantization.bias_correction import FEWEST, correct_means, correctable, measure_means, typical_correction
 from trtpipe.quantization.output_noise import OutputNoise
+from trtpipe.quantization.qdq import InsertQDQ
 from trtpipe.quantization.range_search import FEED_BYTES, FEEDS, surely_less
-from trtpipe.reference.reference_outputs import run_all, run_known
+from trtpipe.quantization.smooth_quant import smooth_groups, smoothing_factors
+from trtpipe.reference.reference_outputs import opened, run_all, run_known
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import onnx_ir as ir
@@ -60,8 +70,6 @@ def find_corrections(
     Returns:
         The corrections; none if the outputs tell nothing.
     """
-    from trtpipe.data.selection import subsample_feeds
-
     trials = TrialRunner(graph, plan, workdir)
     feeds = subsample_feeds(dataset, FEEDS, FEED_BYTES)
     with trials.exact() as runner:
@@ -122,8 +130,6 @@ def _biases(
     found: list[CorrectionTrial],
 ) -> dict[str, str]:
     """Corrections of biases, found on every second feed and evaluated on the others; adds the trial to ``found``."""
-    from trtpipe.quantization.bias_correction import FEWEST, typical_correction
-
     if len(feeds) < FEWEST or not trials.corrects:
         return {}
     wanted = trials.wanted_corrections(Corrections(smoothing=best.smoothing), feeds[::2])
@@ -140,11 +146,6 @@ def _smoothings(
     trials: TrialRunner, ranges: Ranges, runner: Runner, feeds: list[Feed], maxima: Maxima
 ) -> dict[float, dict[str, Smoothing]]:
     """Strength -> how every activation would be smoothed, and its range then."""
-    from trtpipe.calibration.methods import CalibrationMethod
-    from trtpipe.calibration.ranges import range_of
-    from trtpipe.calibration.statistics import TensorStatistics
-    from trtpipe.quantization.smooth_quant import smoothing_factors
-
     groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
     factors = {
         (name, strength): np.maximum(
@@ -182,9 +183,6 @@ class TrialRunner:
     """
 
     def __init__(self, graph: CountedGraph, plan: QuantizationPlan, workdir: Path) -> None:
-        from trtpipe.passes.logits import show_logits
-        from trtpipe.quantization.bias_correction import correctable
-        from trtpipe.quantization.smooth_quant import smooth_groups
 
         self.plan, self._graph, self._workdir = plan, graph, workdir
         model = graph.load()
@@ -195,23 +193,18 @@ class TrialRunner:
         show_logits(model)
         self.outputs = tuple(str(value.name) for value in model.graph.outputs)
 
-    @contextmanager
-    def exact(self) -> Iterator[OpenRunner]:
+    def exact(self) -> AbstractContextManager[OpenRunner]:
         """The float32 graph that also gives the activations of ``groups``, and what lies before them."""
-        from trtpipe.passes.expose import expose_too
-        from trtpipe.passes.logits import show_logits
 
         model = self._graph.load()
         show_logits(model)
         folds = [] if np.isinf(self.largest) else [group.fold for group in self.groups.values() if group.fold]
         wanted = dict.fromkeys([*self.groups, *(str(value.name) for fold in folds for value in fold.between)])
         expose_too(model, [name for name in wanted if name not in self.outputs])
-        with self._opened(model) as runner:
-            yield runner
+        return self._opened(model)
 
     def noise(self, corrections: Corrections, feeds: list[Feed], reference: OutputNoise) -> np.ndarray:
         """float64[feeds]: noise over signal in dB of the graph quantized with ``corrections``."""
-        from trtpipe.passes.logits import show_logits
 
         model, _ = self._quantized(corrections)
         show_logits(model)
@@ -220,7 +213,6 @@ class TrialRunner:
 
     def wanted_corrections(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, np.ndarray]:
         """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones."""
-        from trtpipe.quantization.bias_correction import correct_means
 
         model, outputs = self._quantized(corrections)
         expected = self._exact_means(corrections, outputs, feeds)
@@ -239,8 +231,6 @@ class TrialRunner:
 
     def _exact_means(self, corrections: Corrections, outputs: Mapping[str, int], feeds: list[Feed]) -> list[Feed]:
         """Of every feed: node's output -> means. Smoothing moves factors over nodes, so they are those behind it."""
-        from trtpipe.quantization.apply_corrections import apply_corrections
-        from trtpipe.quantization.bias_correction import measure_means
 
         model = self._graph.load()
         apply_corrections(model, self.plan.with_corrections(corrections))
@@ -251,10 +241,6 @@ class TrialRunner:
 
     def _quantized(self, corrections: Corrections) -> tuple[ir.Model, dict[str, int]]:
         """The quantized graph; and output of a quantized node with a bias to correct -> its channels."""
-        from trtpipe.passes.graph_pass import run_passes
-        from trtpipe.quantization.apply_corrections import apply_corrections
-        from trtpipe.quantization.bias_correction import correctable
-        from trtpipe.quantization.qdq import InsertQDQ
 
         model = self._graph.load()
         plan = apply_corrections(model, self.plan.with_corrections(corrections))
@@ -262,18 +248,8 @@ class TrialRunner:
         run_passes(model, [InsertQDQ(plan)])
         return model, outputs
 
-    @contextmanager
-    def _opened(self, model: ir.Model) -> Iterator[OpenRunner]:
-        from trtpipe.preflight.onnx_io import save_model
-
-        path = self._workdir / "correction.onnx"
-        written = save_model(model, path)
-        try:
-            with load_backend("onnxruntime").open(path, self._graph.runtime) as runner:
-                yield runner
-        finally:
-            for name in written:
-                (self._workdir / name).unlink(missing_ok=True)
+    def _opened(self, model: ir.Model) -> AbstractContextManager[OpenRunner]:
+        return opened(model, self._workdir, self._graph.runtime)
 
 
 class Maxima:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from trtpipe.quantization.plan import QuantizationPlan
 
 _BY_OPERATOR: tuple[tuple[frozenset[str], str], ...] = (
-    (CONTAINERS, "control flow: the nodes of its body have reasons of their own"),
     (RECURRENT, "recurrent: its state is fed back, so rounding would add up over the steps"),
     (NORMALISATIONS, "normalization: its sums of squares want range and precision"),
     (SOFTMAXES, "softmax: exponentials want range and precision"),

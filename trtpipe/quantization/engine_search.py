@@ -185,7 +185,15 @@ class _Search:
         """One an engine."""
         for candidate, reports in self.tried.items():
             for target, report in reports.items():
-                yield _trial(candidate, target, report)
+                yield EngineTrial(
+                    target=target,
+                    style=candidate.style if candidate.nodes else "",
+                    nodes=len(candidate.nodes),
+                    kernels=len(report.kernels),
+                    activation_bytes=report.bytes_written + report.bytes_read,
+                    weight_bytes=report.constant_bytes,
+                    cost=engine_cost(report),
+                )
 
     def _rank(self, candidate: Candidate) -> tuple[float, int]:
         return self._cost(candidate), len(candidate.nodes)
@@ -214,18 +222,6 @@ def _node_costs(reports: Iterable[EngineReport], nodes: frozenset[str]) -> dict[
 
 def _sum(costs: Mapping[str, float], group: set[str]) -> float:
     return sum(costs.get(node, 0.0) for node in group)
-
-
-def _trial(candidate: Candidate, target: str, report: EngineReport) -> EngineTrial:
-    return EngineTrial(
-        target=target,
-        style=candidate.style if candidate.nodes else "",
-        nodes=len(candidate.nodes),
-        kernels=len(report.kernels),
-        activation_bytes=report.bytes_written + report.bytes_read,
-        weight_bytes=report.constant_bytes,
-        cost=engine_cost(report),
-    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from trtpipe.calibration.corrections import CorrectionTrial
 from trtpipe.quantization.output_noise import OutputNoise, noise_alone, noise_of
 from trtpipe.quantization.range_search import surely_less
-from trtpipe.quantization.simulator import simulate
+from trtpipe.quantization.simulator import open_simulator
 from trtpipe.reference.reference_outputs import exact_outputs
 
 if TYPE_CHECKING:
@@ -63,54 +63,51 @@ def find_fallback(
     corrections = plan.corrections
     if corrections.noise is None or corrections.noise <= POOR:
         return corrections
-    simulator = simulate(graph, plan, workdir)
-    try:
-        if not 2 <= len(simulator.groups) <= _RUNS // _FEWEST:
+    with open_simulator(graph, plan, workdir) as session:
+        count = len(session.groups)
+        if not 2 <= count <= _RUNS // _FEWEST:
             return corrections
-        most = 2 * min(max(_RUNS // len(simulator.groups), _FEWEST), _MOST_FEEDS)
+        most = 2 * min(max(_RUNS // count, _FEWEST), _MOST_FEEDS)
         feeds, expected = exact_outputs(
             graph.path, dataset, most, _FEED_BYTES, workdir, graph.runtime, tolerant=tolerant
         )
         noise, held = OutputNoise(expected[::2]), OutputNoise(expected[1::2])
         if not noise.informative or not held.informative:
             return corrections
-        count = len(simulator.groups)
-        with simulator.open() as session:
-            alone = noise_alone(session, noise, feeds[::2], progress, "fallback")
-            kept = sensitive(simulator.groups, alone)
-            if not kept:
-                return corrections
-            rest = [index for index in range(count) if index not in kept]
-            before, after = (_decibels(noise_of(session, on, held, feeds[1::2])) for on in (range(count), rest))
-        taken = surely_less(after, before, _GAIN, _SIGMAS)
-        name = f"{len(kept)} of {count} groups in higher precision"
-        trial = CorrectionTrial(correction=name, noise=float(after.mean()), taken=taken)
-        reasons = {
-            node: f"sensitive: quantized alone, {10 * np.log10(alone[index]):.1f} dB noise over signal at the outputs"
-            for index in sorted(kept)
-            for node in simulator.groups[index].nodes
-        }
-        return corrections.model_copy(
-            update={"trials": (*corrections.trials, trial), "kept": reasons if taken else corrections.kept}
-        )
-    finally:
-        simulator.close()
+        alone = noise_alone(session, noise, feeds[::2], progress, "fallback")
+        total = sum(plan.macs.get(point.result, 0) for point in plan.points)
+        kept = sensitive(session.groups, alone, MOST_WORK * total)
+        if not kept:
+            return corrections
+        rest = [index for index in range(count) if index not in kept]
+        before, after = (_decibels(noise_of(session, on, held, feeds[1::2])) for on in (range(count), rest))
+    taken = surely_less(after, before, _GAIN, _SIGMAS)
+    name = f"{len(kept)} of {count} groups in higher precision"
+    trial = CorrectionTrial(correction=name, noise=float(after.mean()), taken=taken)
+    reasons = {
+        node: f"sensitive: quantized alone, {10 * np.log10(alone[index]):.1f} dB noise over signal at the outputs"
+        for index in sorted(kept)
+        for node in session.groups[index].nodes
+    }
+    return corrections.model_copy(
+        update={"trials": (*corrections.trials, trial), "kept": reasons if taken else corrections.kept}
+    )
 
 
-def sensitive(groups: Sequence[LayerGroup], alone: Sequence[float]) -> frozenset[int]:
+def sensitive(groups: Sequence[LayerGroup], alone: Sequence[float], most: float) -> frozenset[int]:
     """The groups to keep in higher precision.
 
     Most noise for their work first, until the rest is quiet enough, or the multiply-accumulates are spent.
 
     Args:
         alone: noise over signal power of each group by itself.
+        most: multiply-accumulates that may be kept.
     """
-    total = sum(group.macs for group in groups)
     left, spent, kept = float(sum(alone)), 0, set[int]()
     for index in sorted(range(len(groups)), key=lambda each: (-alone[each] / max(groups[each].macs, 1), each)):
         if left <= 10 ** (_ENOUGH / 10):
             break
-        if spent + groups[index].macs <= MOST_WORK * total:
+        if spent + groups[index].macs <= most:
             kept.add(index)
             spent += groups[index].macs
             left -= alone[index]

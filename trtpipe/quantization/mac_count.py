@@ -17,7 +17,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from trtpipe.artifact import Record
 from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, Report, limits_for
-from trtpipe.passes.graph_pass import GraphPass, PassResult, graphs_of, run_passes
+from trtpipe.passes.graph_pass import graphs_of
 from trtpipe.passes.macs import MACS, work_of
 from trtpipe.preflight import folder_size
 
@@ -86,46 +86,34 @@ def count_task(request: CountRequest, report: Report) -> Counts:
     from trtpipe.passes.clean_up import load_clean
 
     model = load_clean(Path(request.model))
-    run_passes(model, [CountWork(request.shapes)])
+    count_macs(model, request.shapes)
     return Counts(macs=tuple(node.metadata_props.get(MACS) for node in model.graph.all_nodes()))
 
 
-class CountWork(GraphPass):
-    """Infer all shapes from those of the inputs, count, and put the graph's own shapes back.
+def count_macs(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Write on every weighted node how much it computes; nodes whose result's shape stays unknown get no count.
 
     Args:
-        shapes: input -> its typical shape; inputs that are not named keep their own.
+        shapes: input -> its typical shape; inputs that are not named keep their own. The graph's own shapes stay.
     """
-
-    name = "count_work"
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._shapes = shapes
-
-    def call(self, model: ir.Model) -> PassResult:
-        """Nodes whose result's shape stays unknown get no count."""
-        if not self._shapes:
-            return PassResult(self.name, modified=False)
-        inputs = set(model.graph.inputs)
-        own = {value: value.shape for graph in graphs_of(model) for node in graph for value in node.outputs}
-        own |= {value: value.shape for value in inputs}
-        counts: dict[ir.Node, int] = {}
-        try:
-            for value in own:
-                value.shape = None
-            for value in inputs:
-                shape = self._shapes.get(value.name or "")
-                before = own[value]  # of a static input, the numbers given are values
-                static = before is not None and before.is_static()
-                value.shape = before if shape is None or static else ir.Shape(shape)
-            ShapeInferencePass(check_type=False, strict_mode=False)(model)
-            for node in model.graph.all_nodes():
-                work = work_of(node)
-                if work is not None and node.outputs[0].shape is not None and node.outputs[0].shape.is_static():
-                    counts[node] = work.macs
-        finally:
-            for value, before in own.items():
-                value.shape = before
-        for node, macs in counts.items():
-            node.metadata_props[MACS] = str(macs)
-        return PassResult(self.name, modified=bool(counts))
+    inputs = set(model.graph.inputs)
+    own = {value: value.shape for graph in graphs_of(model) for node in graph for value in node.outputs}
+    own |= {value: value.shape for value in inputs}
+    counts: dict[ir.Node, int] = {}
+    try:
+        for value in own:
+            value.shape = None
+        for value in inputs:
+            shape = shapes.get(value.name or "")
+            before = own[value]  # of a static input, the numbers given are values
+            value.shape = before if shape is None or (before is not None and before.is_static()) else ir.Shape(shape)
+        ShapeInferencePass(check_type=False, strict_mode=False)(model)
+        for node in model.graph.all_nodes():
+            work = work_of(node)
+            if work is not None and node.outputs[0].shape is not None and node.outputs[0].shape.is_static():
+                counts[node] = work.macs
+    finally:
+        for value, before in own.items():
+            value.shape = before
+    for node, macs in counts.items():
+        node.metadata_props[MACS] = str(macs)

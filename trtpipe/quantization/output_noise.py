@@ -91,7 +91,7 @@ def noise_alone(
 ) -> list[float]:
     """The noise of each group by itself; for groups behind a cut only what comes behind it is run."""
     cuts, stored = _stored(session, feeds)
-    groups = session.simulator.groups
+    groups = session.groups
     found: list[float] = []
     for index in track(progress, phase, range(len(groups)), len(groups)):
         cut = next((cut for cut in reversed(cuts) if cut.position < groups[index].first), None)
@@ -101,15 +101,14 @@ def noise_alone(
 
 def _stored(session: SimulatorSession, feeds: list[Feed]) -> tuple[tuple[Cut, ...], list[Feed]]:
     """The cuts whose values fit into memory, and the feeds with these values in float32."""
-    simulator = session.simulator
-    values = tuple(dict.fromkeys(name for cut in simulator.cuts for name in cut.values))
+    values = tuple(dict.fromkeys(name for cut in session.cuts for name in cut.values))
     if not values:
         return (), feeds
-    results = run_every(session.set((), show=values), feeds, simulator.scales(simulator.plan.limits))
+    results = run_every(session.set((), show=values), feeds, session.scales(session.plan.limits))
     first = next(results)
     cuts, held = [], 0
-    most = min(max(simulator.weight_bytes // 2, _LEAST_BYTES), _MOST_BYTES)
-    for cut in simulator.cuts:
+    most = min(max(session.weight_bytes // 2, _LEAST_BYTES), _MOST_BYTES)
+    for cut in session.cuts:
         size = len(feeds) * sum(first[name].nbytes for name in cut.values)
         if held + size <= most:
             cuts.append(cut)
@@ -129,6 +128,6 @@ def noise_of(
     begin: Cut | None = None,
 ) -> np.ndarray:
     """float64[feeds]: noise over signal power with these groups lowered, the mean over outputs."""
-    scales = session.simulator.scales(session.simulator.plan.limits)
+    scales = session.scales(session.plan.limits)
     results = run_every(session.set(groups, begin=begin), feeds, scales)
     return np.array([measure.shares(index, found).mean() for index, found in enumerate(results)])

@@ -7,16 +7,11 @@ only where the scale of its weight is one number, else it writes float32 (docs/e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_ir as ir
 
 from trtpipe.config.formats import FP16, INT8
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, node_label
-
-if TYPE_CHECKING:
-    pass
 
 #: The largest magnitude that a float16 accumulator may reach before the channel's scale is applied.
 _LARGEST = 2.0**15

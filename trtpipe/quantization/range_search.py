@@ -17,7 +17,7 @@ from trtpipe.calibration.methods import AGGRESSIVE_METHODS, AUTO_METHODS, Calibr
 from trtpipe.calibration.ranges import Ranges, TensorRange, range_of, ranges_from_statistics, split_unseen
 from trtpipe.errors import InputError
 from trtpipe.quantization.output_noise import OutputNoise
-from trtpipe.quantization.simulator import simulate
+from trtpipe.quantization.simulator import open_simulator
 from trtpipe.reference.reference_outputs import exact_outputs, run_every
 
 if TYPE_CHECKING:
@@ -81,18 +81,15 @@ def evaluating(
             "method auto goes by the model's float outputs, and it has none that differ from 0",
             "choose another method, for example --method mse",
         )
-    simulator = simulate(graph, plan.calibrated(ranges_from_statistics(statistics, "max", 100.0, plan.format)), workdir)
-    try:
-        with simulator.open() as session:
-            runner = session.set(range(len(simulator.groups)))
+    widest = plan.calibrated(ranges_from_statistics(statistics, "max", 100.0, plan.format))
+    with open_simulator(graph, widest, workdir) as session:
+        runner = session.set(range(len(session.groups)))
 
-            def evaluate(amax: Mapping[str, float]) -> np.ndarray:
-                results = run_every(runner, feeds, simulator.scales(amax))
-                return np.array([noise.decibels(index, found) for index, found in enumerate(results)])
+        def evaluate(amax: Mapping[str, float]) -> np.ndarray:
+            results = run_every(runner, feeds, session.scales(amax))
+            return np.array([noise.decibels(index, found) for index, found in enumerate(results)])
 
-            yield evaluate
-    finally:
-        simulator.close()
+        yield evaluate
 
 
 def search_ranges(statistics: Statistics, evaluate: Evaluator, precision: Format, progress: Progress) -> Ranges:

@@ -7,25 +7,37 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 
 from trtpipe.backends.base import load_backend
-from trtpipe.quantization.graph_partition import find_cuts, nodes_inside
+from trtpipe.calibration.corrections import unpacked
+from trtpipe.passes.logits import show_logits
+from trtpipe.quantization.apply_corrections import apply_corrections
+from trtpipe.quantization.bias_correction import correctable
+from trtpipe.quantization.graph_partition import behind, find_cuts, nodes_inside
+from trtpipe.quantization.qdq import safe_scale
+from trtpipe.quantization.simulation_graph import (
+    Lowering,
+    add_branches,
+    group_points,
+    quantized,
+    resolve,
+    rounded_to,
+    scale_inputs,
+)  # fmt: skip
+from trtpipe.reference.reference_outputs import forget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
-    import onnx
-    import onnx_ir as ir
-
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
     from trtpipe.config.formats import Format
-    from trtpipe.config.settings import Settings
     from trtpipe.quantization.graph_partition import Cut
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
-    from trtpipe.quantization.simulation_graph import Lowering
 
 _GRAPH, _WEIGHTS, _CHOSEN = "simulated.onnx", "simulated.data", "chosen.onnx"
 
@@ -50,8 +62,8 @@ class LayerGroup:
 
 
 @dataclass(frozen=True)
-class Simulator:
-    """A graph with a condition for every point, and an input for every scale, in a work folder.
+class SimulatorSession:
+    """A graph with a condition for every point, and an input for every scale; one choice of groups runs at a time.
 
     Attributes:
         plan: what is lowered if all groups are.
@@ -68,12 +80,10 @@ class Simulator:
     _proto: onnx.ModelProto
     _conditions: Mapping[str, str]
     _scales: Mapping[str, str]
-    _runtime: Settings
+    _turn: Callable[[Path], OpenRunner]
 
     def scales(self, amax: Mapping[str, float]) -> Feed:
         """What to feed for these ranges; of tensors that share a scale the largest counts, as in lowering."""
-        from trtpipe.quantization.qdq import safe_scale
-
         joint: dict[str, float] = {}
         for tensor, name in self._scales.items():
             joint[name] = max(amax[tensor], joint.get(name, 0.0))
@@ -89,45 +99,6 @@ class Simulator:
         path = self._folder / _WEIGHTS
         return path.stat().st_size if path.exists() else 0
 
-    @contextmanager
-    def open(self) -> Iterator[SimulatorSession]:
-        """Where the graph runs, with one choice of groups after another."""
-        with load_backend("onnxruntime").in_turn(self._runtime) as turn:
-            yield SimulatorSession(self, turn)
-
-    def choose(self, groups: Collection[int], begin: Cut | None, show: Collection[str]) -> Path:
-        """The graph in which just these groups are lowered, in a file that the next choice writes over."""
-        import onnx
-
-        from trtpipe.quantization.graph_partition import behind
-        from trtpipe.quantization.simulation_graph import resolve
-
-        true = [self._conditions[result] for index in groups for result in self.groups[index].results]
-        chosen = resolve(self._proto, self._conditions.values(), true)
-        for name in show:
-            chosen.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        path = self._folder / _CHOSEN
-        path.write_bytes((chosen if begin is None else behind(chosen, begin)).SerializeToString())
-        return path
-
-    def close(self) -> None:
-        """Remove the files."""
-        for name in (_GRAPH, _WEIGHTS, _CHOSEN):
-            (self._folder / name).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class SimulatorSession:
-    """A simulator that is open: one choice of groups runs at a time, all in one child process.
-
-    Attributes:
-        simulator: the graph.
-        turn: opens a file in place of the one before.
-    """
-
-    simulator: Simulator
-    turn: Callable[[Path], OpenRunner]
-
     def set(self, groups: Collection[int], *, begin: Cut | None = None, show: Collection[str] = ()) -> OpenRunner:
         """A runner of the graph in which just these groups are lowered, good until the next choice.
 
@@ -135,25 +106,26 @@ class SimulatorSession:
             begin: take the values of this cut as inputs; no group may lie before it.
             show: values to give as outputs too.
         """
-        return self.turn(self.simulator.choose(groups, begin, show))
+        true = [self._conditions[result] for index in groups for result in self.groups[index].results]
+        chosen = resolve(self._proto, self._conditions.values(), true)
+        for name in show:
+            chosen.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        path = self._folder / _CHOSEN
+        path.write_bytes((chosen if begin is None else behind(chosen, begin)).SerializeToString())
+        return self._turn(path)
 
 
-def simulate(graph: CountedGraph, plan: QuantizationPlan, workdir: Path, half: Format | None = None) -> Simulator:
-    """Write the simulator of a plan, with its corrections; outputs that saturate give way to their inputs.
+@contextmanager
+def open_simulator(
+    graph: CountedGraph, plan: QuantizationPlan, workdir: Path, half: Format | None = None
+) -> Iterator[SimulatorSession]:
+    """The simulator of a plan, with its corrections; outputs that saturate give way to their inputs.
 
     Args:
         graph: the graph that was planned.
         plan: with ranges.
         half: a 16-bit format that points are lowered to instead of being quantized.
     """
-    import onnx
-    import onnx_ir as ir
-
-    from trtpipe.passes.logits import show_logits
-    from trtpipe.quantization.apply_corrections import apply_corrections
-    from trtpipe.quantization.simulation_graph import add_branches, group_points
-    from trtpipe.reference.reference_outputs import forget
-
     model = graph.load()
     plan = apply_corrections(model, plan, biases=False)
     positions = _positions(model)
@@ -172,20 +144,21 @@ def simulate(graph: CountedGraph, plan: QuantizationPlan, workdir: Path, half: F
     cuts = find_cuts(model, macs)
     lowering, scales = _lowering(model, plan, half)
     conditions = add_branches(model, plan.points, lowering)
-    ir.save(model, workdir / _GRAPH, external_data=_WEIGHTS, size_threshold_bytes=1024)
-    proto = onnx.load(workdir / _GRAPH, load_external_data=False)
     not_lowered = sum(plan.macs.values()) - sum(group.macs for group in groups)
-    del model, lowering, macs
-    forget(graph.path)
-    return Simulator(plan, groups, not_lowered, cuts, workdir, proto, conditions, scales, graph.runtime)
+    try:
+        ir.save(model, workdir / _GRAPH, external_data=_WEIGHTS, size_threshold_bytes=1024)
+        proto = onnx.load(workdir / _GRAPH, load_external_data=False)
+        del model, lowering, macs
+        forget(graph.path)
+        with load_backend("onnxruntime").in_turn(graph.runtime) as turn:
+            yield SimulatorSession(plan, groups, not_lowered, cuts, workdir, proto, conditions, scales, turn)
+    finally:
+        for name in (_GRAPH, _WEIGHTS, _CHOSEN):
+            (workdir / name).unlink(missing_ok=True)
 
 
 def _lowering(model: ir.Model, plan: QuantizationPlan, half: Format | None) -> tuple[Lowering, dict[str, str]]:
     """How points are lowered, and the inputs that take scales."""
-    from trtpipe.calibration.corrections import unpacked
-    from trtpipe.quantization.bias_correction import correctable
-    from trtpipe.quantization.simulation_graph import quantized, rounded_to, scale_inputs
-
     if half is not None:
         return rounded_to(half), {}
     known = correctable(model, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,11 +44,11 @@ def plain_form(simplified: Path) -> ir.Model:
     return model
 
 
-def forget(simplified: Path) -> None:
+def forget(graph: Path) -> None:
     """Give back the memory of models that are no longer used, if they are large: their nodes and graphs refer to each
     other, so that it would wait for a garbage collection, and few are due while weights are large and objects few.
     """
-    if folder_size(simplified.parent) > _LARGE:
+    if folder_size(graph.parent) > _LARGE:
         gc.collect()
 
 
@@ -129,19 +130,31 @@ def exact_outputs(
     """
     from trtpipe.data.selection import subsample_feeds
     from trtpipe.passes.logits import show_logits
+
+    def graph() -> ir.Model:
+        model = plain_form(simplified)
+        if logits:
+            show_logits(model)
+        return model
+
+    with opened(graph(), workdir, runtime) as runner:
+        feeds = subsample_feeds(dataset, most, most_bytes)
+        batches = stacked(runner, feeds) if stack and not tolerant else feeds
+        return run_all(runner, batches, tolerant)
+
+
+@contextmanager
+def opened(model: ir.Model, workdir: Path, runtime: Settings) -> Iterator[OpenRunner]:
+    """A runner of ``model`` on the CPU; its files are in ``workdir`` meanwhile."""
     from trtpipe.preflight.onnx_io import save_model
 
-    model = plain_form(simplified)
-    if logits:
-        show_logits(model)
-    written = save_model(model, workdir / "exact.onnx")
-    del model
-    forget(simplified)
+    path = workdir / "opened.onnx"
+    written = save_model(model, path)
+    del model  # whoever runs it reads the file
+    forget(path)
     try:
-        with load_backend("onnxruntime").open(workdir / "exact.onnx", runtime) as runner:
-            feeds = subsample_feeds(dataset, most, most_bytes)
-            batches = stacked(runner, feeds) if stack and not tolerant else feeds
-            return run_all(runner, batches, tolerant)
+        with load_backend("onnxruntime").open(path, runtime) as runner:
+            yield runner
     finally:
         for name in written:
             (workdir / name).unlink(missing_ok=True)

@@ -13,8 +13,6 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FP16
 from trtpipe.config.stage_settings import NotNeeded, SensitivitySettings, trial_settings
 from trtpipe.errors import InputError, StageError
-from trtpipe.quantization.output_noise import OutputNoise, noise_alone, noise_of
-from trtpipe.quantization.simulator import simulate
 from trtpipe.reference.reference_outputs import exact_outputs
 from trtpipe.stages.stage import Stage
 
@@ -70,8 +68,10 @@ class MeasureSensitivity(Stage[SensitivitySettings]):
         """One run of every sample for each group."""
         from trtpipe.calibration.ranges import Ranges
         from trtpipe.quantization.mac_count import CountedGraph
+        from trtpipe.quantization.output_noise import OutputNoise, noise_alone, noise_of
         from trtpipe.quantization.plan import plan
         from trtpipe.quantization.sensitivity import GroupSensitivity, Sensitivity
+        from trtpipe.quantization.simulator import open_simulator
 
         simplified, ranges = inputs.path("simplified"), Ranges.read(inputs.path("ranges"))
         dataset, quantization = inputs.datasets.get("calibration-data"), settings.trials.quantization
@@ -95,20 +95,18 @@ class MeasureSensitivity(Stage[SensitivitySettings]):
             )
         graph = CountedGraph(simplified, quantization.shapes, runtime)
         calibrated = plan(graph.load(), quantization).calibrated(ranges)
-        simulator = simulate(graph, calibrated, workdir)
-        if not simulator.groups:
-            raise StageError(
-                "no node of this model can be lowered, so there is nothing to choose", "see trtpipe inspect"
-            )
-        with simulator.open() as session:
+        with open_simulator(graph, calibrated, workdir) as session:
+            groups, not_lowered = session.groups, session.not_lowered
+            if not groups:
+                raise StageError(
+                    "no node of this model can be lowered, so there is nothing to choose", "see trtpipe inspect"
+                )
             noise = noise_alone(session, measure, feeds, progress, "sensitivity")
-            everything = float(noise_of(session, range(len(simulator.groups)), measure, feeds).mean())
+            everything = float(noise_of(session, range(len(groups)), measure, feeds).mean())
         half: Sequence[float | None] = [None] * len(noise)
         if settings.half:
-            second = simulate(graph, calibrated, workdir, half=FP16)
-            with second.open() as session:
+            with open_simulator(graph, calibrated, workdir, half=FP16) as session:
                 half = noise_alone(session, measure, feeds, progress, f"sensitivity in {FP16}")
-        simulator.close()
         report = Sensitivity(
             precision=quantization.precision,
             data=dataset.name,
@@ -122,10 +120,10 @@ class MeasureSensitivity(Stage[SensitivitySettings]):
                     noise=alone,
                     half_noise=in_half,
                 )
-                for group, alone, in_half in zip(simulator.groups, noise, half, strict=True)
+                for group, alone, in_half in zip(groups, noise, half, strict=True)
             ),
             all_noise=everything,
-            not_lowered=simulator.not_lowered,
+            not_lowered=not_lowered,
         )
         report.write(workdir / SENSITIVITY)
         return Draft("sensitivity", workdir, (SENSITIVITY,)), ()
