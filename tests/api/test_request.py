@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
@@ -150,7 +151,7 @@ class TestData:
         """The 24 samples as batches of four, or one by one."""
         batches = [{"x": X[start : start + 4]} for start in range(0, 24, 4)]
         return {
-            "list of feeds": batches,
+            "list of feeds": [MappingProxyType(feed) for feed in batches],
             "tuple of feeds": tuple(batches),
             "list of arrays": [feed["x"] for feed in batches],
             "array": X,

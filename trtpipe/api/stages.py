@@ -313,7 +313,7 @@ def compile(  # noqa: A001  the pipeline's own word
 
     Raises:
         InputError: the graph or its shapes cannot be used.
-        BuildError: no target can be built for, such as in 8 bits from a program; or the builder gives up.
+        BuildError: no target can be built for, such as a quantized precision from a program; or the builder fails.
 
     Example:
         >>> trtpipe.compile("lowered.onnx", "model.plan", targets=["sm89"]).out

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from trtpipe.cli.wiring import negated, profile_option, session_option, setter, stacked
 from trtpipe.config.units import parse_bytes, parse_seconds
 
-TOPIC = "Engine builder"
-
+_TOPIC = "Engine builder"
 _SWITCHES = (
     ("--version-compatible", "version_compatible", "Version-compatible engine: runs on later TensorRT versions too."),
     ("--exclude-lean-runtime", "exclude_lean_runtime", "Do not include the lean runtime in such an engine."),
@@ -18,89 +19,32 @@ _SWITCHES = (
     ("--sparsity", "sparsity", "Allow kernels for 2:4 structured sparsity."),
     ("--gpu-fallback", "gpu_fallback", "Run layers that the DLA does not support on the GPU."),
 )
+_LEVELS = click.Choice(["none", "ampere+", "same-compute-capability"])
+
+_option = partial(profile_option, topic=_TOPIC, common=False)
+_bytes, _seconds = partial(_option, parse=parse_bytes), partial(_option, parse=parse_seconds)
 
 builder_options = stacked(
-    profile_option(
-        "--workspace",
-        at=("build", "workspace"),
-        parse=parse_bytes,
-        metavar="4G",
-        topic=TOPIC,
-        common=False,
-        help="Workspace limit.",
-    ),
-    profile_option(
-        "--opt-level",
-        at=("build", "opt_level"),
-        type=int,
-        topic=TOPIC,
-        common=False,
-        help="Builder optimization level, 0 to 5.",
-    ),
-    profile_option(
+    _bytes("--workspace", at=("build", "workspace"), metavar="4G", help="Workspace limit."),
+    _option("--opt-level", at=("build", "opt_level"), type=int, help="Builder optimization level, 0 to 5."),
+    _option(
         "--hardware-compatibility",
-        at=("build", "hardware_compatibility"),
-        type=click.Choice(["none", "ampere+", "same-compute-capability"]),
-        topic=TOPIC,
-        common=False,
-        help="Hardware compatibility level.",
+        at=("build", "hardware_compatibility"), type=_LEVELS, help="Hardware compatibility level.",
     ),
-    *(
-        profile_option(name, at=("build", key), is_flag=True, default=None, topic=TOPIC, common=False, help=words)
-        for name, key, words in _SWITCHES
-    ),
-    profile_option(
-        "--dla-core",
-        at=("build", "dla_core"),
-        type=int,
-        metavar="N",
-        topic=TOPIC,
-        common=False,
-        help="Build for a DLA core.",
-    ),
-    profile_option(
+    *(_option(name, at=("build", key), is_flag=True, default=None, help=words) for name, key, words in _SWITCHES),
+    _option("--dla-core", at=("build", "dla_core"), type=int, metavar="N", help="Build for a DLA core."),
+    _option(
         "--max-aux-streams",
-        at=("build", "max_aux_streams"),
-        type=int,
-        metavar="N",
-        topic=TOPIC,
-        common=False,
-        help="Maximum number of auxiliary CUDA streams.",
+        at=("build", "max_aux_streams"), type=int, metavar="N", help="Maximum number of auxiliary CUDA streams.",
     ),
-    profile_option(
+    _option(
         "--no-timing-cache",
-        at=("build", "timing_cache"),
-        parse=negated,
-        is_flag=True,
-        topic=TOPIC,
-        common=False,
-        help="Do not use the timing cache.",
+        at=("build", "timing_cache"), parse=negated, is_flag=True, help="Do not use the timing cache.",
     ),
-    profile_option(
-        "--time-limit",
-        at=("build", "time_limit"),
-        parse=parse_seconds,
-        metavar="10min",
-        topic=TOPIC,
-        common=False,
-        help="Build timeout, for each engine.",
-    ),
-    profile_option(
-        "--memory-limit",
-        at=("build", "memory_limit"),
-        parse=parse_bytes,
-        metavar="8G",
-        topic=TOPIC,
-        common=False,
-        help="Build memory limit, for each engine.",
-    ),
+    _seconds("--time-limit", at=("build", "time_limit"), metavar="10min", help="Build timeout, for each engine."),
+    _bytes("--memory-limit", at=("build", "memory_limit"), metavar="8G", help="Build memory limit, for each engine."),
     session_option(
-        "--jobs",
-        store=setter("jobs"),
-        type=click.IntRange(min=1),
-        metavar="N",
-        topic=TOPIC,
-        common=False,
+        "--jobs", store=setter("jobs"), type=click.IntRange(min=1), metavar="N", topic=_TOPIC, common=False,
         help="Number of engines to build in parallel (default: by cores and free memory).",
     ),
-)
+)  # fmt: skip

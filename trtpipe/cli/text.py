@@ -1,4 +1,4 @@
-"""Text on its way out: harmless to a terminal, and no trouble when nobody reads it any more."""
+"""Writing text to standard output and error: safe for terminals, and for closed pipes."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from functools import cached_property, partial
 from itertools import chain
@@ -148,7 +149,7 @@ class FunctionDataset:
             raise InputError(f"{where}: not arrays of numbers: {error}", "yield numpy arrays") from error
 
     def _feed(self, feed: Any, where: str) -> Feed:
-        if isinstance(feed, dict):
+        if isinstance(feed, Mapping):
             return {str(name): _copy(value) for name, value in feed.items()}
         names = [spec.name for spec in self._contract.inputs]
         if len(names) == 1 and (hasattr(feed, "__array__") or isinstance(feed, (list, int, float))):
