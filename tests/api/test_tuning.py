@@ -72,7 +72,7 @@ class TestSensitivity:
 
     def test_it_is_kept(self, job, heard_all, monkeypatch):
         first = trtpipe.sensitivity(job(), samples=4, progress=heard_all)
-        monkeypatch.setattr("trtpipe.stages.sensitivity.Sensitivity.run", lambda *args: pytest.fail("measured again"))
+        monkeypatch.setattr("trtpipe.stages.sensitivity.MeasureSensitivity.run", lambda *args: pytest.fail("measured again"))
         assert trtpipe.sensitivity(job(), samples=4) == first
 
     def test_what_comes_before_a_group_is_computed_once(self, job, monkeypatch):
@@ -84,20 +84,20 @@ class TestSensitivity:
         found = trtpipe.sensitivity(whole, samples=4)
         assert len(cut[0]) == 3
         monkeypatch.setattr(simulator, "find_cuts", lambda *args: ())
-        monkeypatch.setattr("trtpipe.stages.sensitivity.Sensitivity.version", 0)
+        monkeypatch.setattr("trtpipe.stages.sensitivity.MeasureSensitivity.version", 0)
         again = trtpipe.sensitivity(whole, samples=4)
         for first, second in zip(found.groups, again.groups, strict=True):
             assert first.noise == pytest.approx(second.noise, rel=1e-3)
 
     def test_values_that_do_not_fit_are_computed_again(self, job, monkeypatch):
-        from trtpipe.quantization import group_noise
+        from trtpipe.quantization import output_noise
 
-        stored, real = [], group_noise._stored
-        monkeypatch.setattr(group_noise, "_stored", lambda *args: stored.append(real(*args)) or stored[-1])
+        stored, real = [], output_noise._stored
+        monkeypatch.setattr(output_noise, "_stored", lambda *args: stored.append(real(*args)) or stored[-1])
         made = job()
         first = trtpipe.sensitivity(made, samples=4)
-        monkeypatch.setattr(group_noise, "_LEAST_BYTES", 2 * 64 * 32 * 4)  # the values of two cuts for 64 rows
-        monkeypatch.setattr("trtpipe.stages.sensitivity.Sensitivity.version", 0)
+        monkeypatch.setattr(output_noise, "_LEAST_BYTES", 2 * 64 * 32 * 4)  # the values of two cuts for 64 rows
+        monkeypatch.setattr("trtpipe.stages.sensitivity.MeasureSensitivity.version", 0)
         again = trtpipe.sensitivity(made, samples=4)
         assert [len(cuts) for cuts, _ in stored] == [3, 2]
         for one, other in zip(first.groups, again.groups, strict=True):
@@ -183,7 +183,7 @@ class TestTune:
         assert tuning.calibration.unfit == 0
         assert (tuning.met, tuning.share) == (True, 1)
 
-    def test_what_calibration_left_high_stays_high_when_more_is_kept(self, tmp_path):
+    def test_what_calibration_kept_is_kept_when_more_is(self, tmp_path):
         path = save(spectrogram(), tmp_path / "net.onnx")
         np.savez(tmp_path / "calib.npz", **sounds(1))
         feed = sounds(2)
@@ -201,7 +201,7 @@ class TestTune:
         )
         alone = trtpipe.sensitivity(made, samples=8)
         found = trtpipe.tune(made, trtpipe.Budget(max_drop=1e-4), tmp_path / "t.toml", recalibrate=False)
-        assert found.tuning.calibration.high == ("matmul_0",)
+        assert found.tuning.calibration.kept == ("matmul_0",)
         assert "matmul_0" not in {node for group in alone.groups for node in group.nodes}
         assert found.tuning.nodes, "the budget has to need more"
         assert set(found.profile.keep) == {"matmul_0", *found.tuning.nodes}

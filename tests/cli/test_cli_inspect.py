@@ -111,7 +111,7 @@ def test_explaining_a_node(run: Run, bundle: Path) -> None:
     for file in ("lowered.onnx", "lowered.onnx.json", "manifest.json"):
         result = run("inspect", bundle / file, "--explain", product)
         assert result.exit_code == 0
-        assert "weighted operator with a constant weight" in result.stdout
+        assert "Conv/GEMM with constant weight" in result.stdout
         assert "MACs" in result.stdout
         assert "relu" not in result.stdout
         document = json.loads(run("inspect", bundle / file, "--explain", "*", "--json").stdout)

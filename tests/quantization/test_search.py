@@ -7,8 +7,14 @@ import itertools
 import pytest
 
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
-from trtpipe.quantization.engine_search import LEAST_GAIN, Candidate, Reports, search
-from trtpipe.quantization.plan import SCALES_BEHIND, SCALES_INSIDE
+from trtpipe.quantization.engine_search import (
+    LEAST_GAIN,
+    SCALES_BEHIND,
+    SCALES_INSIDE,
+    Candidate,
+    Reports,
+    search,
+)
 
 MEGA = 1_000_000
 

@@ -32,7 +32,6 @@ from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import BuildError, Cancelled, OutOfMemory, OutOfTime, WorkerError
-from trtpipe.quantization.plan import SCALES_BEHIND, SCALES_INSIDE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -52,6 +51,9 @@ _OPERATIONS: dict[str, float] = {word: 64 * FP32.bits / form.bits for form in FO
 _OTHER_OPERATIONS = 64.0
 #: What launching one kernel costs, in bytes.
 KERNEL_BYTES = 1_000_000
+#: Ways to write the same arithmetic into a graph: each weight with a scale for each channel; or convolutions with one
+#: scale for their weight, and the channels' own behind them.
+SCALES_INSIDE, SCALES_BEHIND = "scales in the weights", "scales behind convolutions"
 STYLES = (SCALES_INSIDE, SCALES_BEHIND)
 #: A node on its own is taken in only if 8 bits cost less than this share of 16: between nodes in 16 bits it needs
 #: kernels of its own that quantize, which only a build with just those nodes shows.
@@ -275,7 +277,7 @@ def choose(
 
     def chosen(candidate: Candidate) -> QuantizationPlan:
         reason = f"costs less in {half.storage} than in {form} on {where}"
-        return replace(plan.keep_all_but(candidate.nodes, reason), style=candidate.style)
+        return replace(plan.keep_all_but(candidate.nodes, reason), split_scales=candidate.style == SCALES_BEHIND)
 
     builds = _Builds(settings, lambda candidate: write(chosen(candidate)), workdir, plugins, runtime, progress)
     nodes = {point.node: _QUOTED.sub("...", point.rule) for point in plan.points}

@@ -41,9 +41,6 @@ _CLIPPING = frozenset({"Relu", "LeakyRelu", "Clip"})
 #: Why the two products of an attention are not quantized; measured, see docs/lowering.md.
 ATTENTION_KEPT = "product of attention: fuses with its softmax into one kernel only in higher precision"
 ATTENTION_RULE = "a product of attention: both inputs"
-#: Ways to write the same arithmetic into a graph: each weight with a scale for each channel; or convolutions with one
-#: scale for their weight, and the channels' own behind them.
-SCALES_INSIDE, SCALES_BEHIND = "scales in the weights", "scales behind convolutions"
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class QuantizationPlan:
         amax: tensor -> its largest magnitude that counts; empty before ``with_ranges``.
         corrections: what is done besides; empty before ``with_corrections``.
         smoothable: the points when the corrections were found, which decide what can be smoothed.
-        style: how scales of weights are written.
+        split_scales: whether convolutions get one scale for their weight, and the channels' own behind them.
 
     Example:
         >>> plan(model, settings).keep({"/head/Conv": "sensitive"}).kept["/head/Conv"]
@@ -124,7 +121,7 @@ class QuantizationPlan:
     amax: Mapping[str, float] = field(default_factory=dict)
     corrections: Corrections = field(default_factory=Corrections)
     smoothable: tuple[QuantPoint, ...] = ()
-    style: str = SCALES_INSIDE
+    split_scales: bool = False
     _joinings: tuple[_Joining, ...] = ()
     _sources: Mapping[str, frozenset[str]] = field(default_factory=dict)
     _inserted: frozenset[str] = frozenset()

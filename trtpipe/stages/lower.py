@@ -14,8 +14,6 @@ from trtpipe.config.stage_settings import EngineSearchSettings, LowerSettings, Q
 from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.quantization.engine_search import EngineChoice, choose
-from trtpipe.quantization.mac_count import CountedGraph
-from trtpipe.quantization.plan import SCALES_BEHIND
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.stage import PLUGINS, Stage
 
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.passes.decisions import NodeDecision
     from trtpipe.progress import Progress
+    from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
     from trtpipe.stages.stage import Inputs
 
@@ -74,6 +73,7 @@ class Lower(Stage[LowerSettings]):
         """Rewrite the graph."""
         from trtpipe.passes.decisions import work_share
         from trtpipe.preflight.onnx_io import save_model
+        from trtpipe.quantization.mac_count import CountedGraph
 
         precision = settings.precision
         extents = extents_in(inputs.artifacts.get("statistics")) if precision.half else None
@@ -137,7 +137,7 @@ def _lower(
     if half is None:
         return quantized
     cast = run_passes(model, [CastPrecision(half, settings.keep, extents)])[0].decisions
-    if plan is not None and plan.style == SCALES_BEHIND:
+    if plan is not None and plan.split_scales:
         run_passes(model, [SplitScales()])
     return merged(quantized, cast, nodes)
 
