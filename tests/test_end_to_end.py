@@ -176,7 +176,7 @@ class TestDigits:
         assert told == pytest.approx(measured, abs=1e-9)
 
     def test_files_are_those_that_the_example_promises(self, digits: tuple[dict[str, Any], Path]) -> None:
-        text = (DIGITS / "README.md").read_text(encoding="utf-8").partition("## What you get")[2]
+        text = (DIGITS / "README.md").read_text(encoding="utf-8").partition("## Results")[2]
         promised = re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\|(.*?)\|", text, re.MULTILINE)))
         assert len(promised) > 8
         assert {name for name in promised if not (digits[1] / name).is_file()} == set()

@@ -72,7 +72,9 @@ class TestSensitivity:
 
     def test_it_is_kept(self, job, heard_all, monkeypatch):
         first = trtpipe.sensitivity(job(), samples=4, progress=heard_all)
-        monkeypatch.setattr("trtpipe.stages.sensitivity.MeasureSensitivity.run", lambda *args: pytest.fail("measured again"))
+        monkeypatch.setattr(
+            "trtpipe.stages.sensitivity.MeasureSensitivity.run", lambda *args: pytest.fail("measured again")
+        )
         assert trtpipe.sensitivity(job(), samples=4) == first
 
     def test_what_comes_before_a_group_is_computed_once(self, job, monkeypatch):

@@ -6,7 +6,7 @@ from models import normal
 from pydantic import ValidationError
 
 from trtpipe.calibration.corrections import Corrections, Smoothing, packed, unpacked
-from trtpipe.quantization.bias_search import typical_correction
+from trtpipe.quantization.bias_correction import typical_correction
 
 
 def test_vectors_come_back_to_the_bit() -> None:

@@ -444,13 +444,11 @@ def test_a_build_plans_once_a_stage(precision, tmp_path, monkeypatch):
     proto = conv_net()
     path = save(onnx.shape_inference.infer_shapes(proto), tmp_path / "simplified.onnx")
     np.savez(tmp_path / "data.npz", **feed_for(proto, seed=1, dim=96))
-    job = trtpipe.make_job(
-        profile=trtpipe.DeploymentProfile(precision=precision),
-        recipe=CalibrationRecipe(data=DataSettings(source=str(tmp_path / "data.npz"), batch=4), method="auto"),
-        settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
-        engines=False,
+    recipe = CalibrationRecipe(data=DataSettings(source=str(tmp_path / "data.npz"), batch=4), method="auto")
+    settings = trtpipe.Settings(cache_dir=tmp_path / "cache")
+    trtpipe.calibrate(path, tmp_path, precision=precision, recipe=recipe, settings=settings)
+    trtpipe.lower(
+        path, tmp_path, ranges=tmp_path / "ranges.json", precision=precision, recipe=recipe, settings=settings
     )
-    trtpipe.calibrate(job, path, tmp_path)
-    trtpipe.lower(job, path, tmp_path, tmp_path / "ranges.json")
     assert Ranges.read(tmp_path / "ranges.json").corrections.trials, "there were trials"
     assert len(made) == 3

@@ -106,3 +106,25 @@ class ProgramRecord(Record):
     exporter: str
     precision: str
     contract: IOContract
+
+
+class EngineTrial(Record):
+    """One engine that was built for comparison.
+
+    Attributes:
+        target: the GPU it was built for.
+        style: how scales were written into the graph; empty where nothing is quantized.
+        nodes: how many nodes are quantized.
+        kernels: of the engine.
+        activation_bytes: written and read by all kernels.
+        weight_bytes: read by all kernels.
+        cost: the estimate that decided, in bytes.
+    """
+
+    target: str = ""
+    style: str
+    nodes: int
+    kernels: int
+    activation_bytes: int
+    weight_bytes: int
+    cost: float

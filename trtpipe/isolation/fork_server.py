@@ -148,7 +148,7 @@ def _serve(request: ForkRequest, messages: MessageStream, memory: SharedMemory) 
         except _CLOSED:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent gets it with its traceback
-            messages.send(_failed(error))
+            messages.send(_failed(error, request.scratch or "shared memory"))
     os._exit(0)  # no clean-up: native libraries crash during theirs
 
 
@@ -177,8 +177,9 @@ def _done(reply: Record) -> bytes:
     return Outcome(kind="done", reply=reply.to_dict()).model_dump_json().encode()
 
 
-def _failed(error: Exception) -> bytes:
-    return Outcome.of_error(error, "shared memory").model_dump_json().encode()
+def _failed(error: Exception, place: str) -> bytes:
+    """The reply to what was raised; ``place`` is what is full where the error names no file."""
+    return Outcome.of_error(error, place).model_dump_json().encode()
 
 
 class _Session:
@@ -199,7 +200,7 @@ class _Session:
             kept = [] if request.action == "time" else self._memory.pack(outputs)
             return MODEL_REPLY.dump_json(ModelReply(kept, seconds))
         except Exception as error:  # noqa: BLE001
-            return _failed(error)
+            return _failed(error, "shared memory")
 
     def _run(self, request: ModelRequest, feeds: list[Feed]) -> list[Feed]:
         if request.action == "reducer":

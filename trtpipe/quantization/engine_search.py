@@ -23,13 +23,13 @@ from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
-from trtpipe.artifact import Record
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FORMATS, FP32
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.stage_settings import asked_of_builder
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
+from trtpipe.engine.record import EngineTrial
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import BuildError, Cancelled, OutOfMemory, OutOfTime, WorkerError
 
@@ -74,28 +74,6 @@ class Candidate:
 
 
 _HALF = Candidate(frozenset())
-
-
-class EngineTrial(Record):
-    """One engine that was built for comparison.
-
-    Attributes:
-        target: the GPU it was built for.
-        style: how scales were written into the graph; empty where nothing is quantized.
-        nodes: how many nodes are quantized.
-        kernels: of the engine.
-        activation_bytes: written and read by all kernels.
-        weight_bytes: read by all kernels.
-        cost: the estimate that decided, in bytes.
-    """
-
-    target: str = ""
-    style: str
-    nodes: int
-    kernels: int
-    activation_bytes: int
-    weight_bytes: int
-    cost: float
 
 
 #: Target -> what is in the engine built for it.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from trtpipe.artifact import IOContract, Record
 from trtpipe.config.formats import Precision
+from trtpipe.engine.record import EngineTrial
 from trtpipe.passes.decisions import NodeDecision, WorkShare
-from trtpipe.quantization.engine_search import EngineTrial
 
 
 class OutputDifference(Record):
