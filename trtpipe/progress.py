@@ -38,7 +38,7 @@ class Stoppable(Protocol):
 
 
 class NullProgress:
-    """A Progress that tells nobody."""
+    """A Progress that reports nothing."""
 
     def begin(self, step: str) -> None: ...
     def advance(self, phase: str, done: int, total: int | None) -> None: ...

@@ -97,7 +97,7 @@ class TestChain:
         words = ("compile", tmp_path / "m.onnx", "--backend", "null", "--target", "sm89", "--shapes", "auto")
         result = run(*words, "--calib-data", tmp_path / "data.npz", "-o", tmp_path / "out")
         assert result.exit_code == 0, result.output
-        assert "x 1x5 to 1x5, best at 1x5" in result.stderr
+        assert "x 1x5 to 1x5, opt 1x5" in result.stderr
         shown = run("inspect", tmp_path / "out" / "sm89.plan").stdout
         assert "x: 1x5 to 1x5, opt 1x5" in shown
         assert run(*words, "-o", tmp_path / "out").exit_code == 2

@@ -69,7 +69,7 @@ def test_what_is_given_stays_and_ties_the_rest():
 def test_how_it_came_about_is_told():
     found = infer_shapes(TEXT, Data(text(2, 5), text(2, 9)), {})
     assert found.note == (
-        "shapes from data, 2 feeds: ids 1x5 to 2x9, best at 2x5, mask 1x5 to 2x9, best at 2x5"
+        "shapes from data, 2 feeds: ids 1x5 to 2x9, opt 2x5, mask 1x5 to 2x9, opt 2x5"
     )  # fmt: skip
 
 

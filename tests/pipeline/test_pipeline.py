@@ -313,7 +313,7 @@ class TestInferredShapes:
         assert profile["x"].to_dict() == {"min": [1, 3, 8, 8], "opt": [4, 3, 8, 8], "max": [4, 3, 8, 8]}
         settings = Manifest.read(steps[-1].artifact.path).settings["profile"]
         assert (settings["auto_shapes"], settings["shapes"]) == (True, [{"x": profile["x"].to_dict()}])
-        assert "6 feeds: x 1x3x8x8 to 4x3x8x8, best at 4x3x8x8" in " ".join(heard_all.notes)
+        assert "6 feeds: x 1x3x8x8 to 4x3x8x8, opt 4x3x8x8" in " ".join(heard_all.notes)
         assert states(new_world.run(job, heard_all)) == dict.fromkeys(ALL, "hit")
         assert states(new_world.plan(job, heard_all)) == dict.fromkeys(ALL, "hit")
 

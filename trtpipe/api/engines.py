@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def runnable_engine(job: Job, plan_file: Path) -> str:
-    """The label of a plan that can run here, as far as can be told without loading it.
+    """The label of a plan that can run here, as far as is known without loading it.
 
     Raises:
         HostError: it cannot.

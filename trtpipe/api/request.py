@@ -90,7 +90,7 @@ def make_job(
         settings: cache folder and limits (default: from the environment).
         simplify: whether onnxsim may rewrite the graph.
         allow_random: whether calibration may use seeded random data where none is given.
-        progress: told which back-end and targets were chosen and why.
+        progress: gets notes on which back-end and targets were chosen, and why.
         engines: whether engines will be built or run; without, no back-end has to be installed.
 
     Raises:
@@ -168,10 +168,10 @@ def requested(
         feeds: dict[Role, Feeds] = {}
         found = recipe_from(recipe)
         wanted = profile_from(profile, precision=precision, targets=targets, shapes=shapes, keep=keep)
-        told = {} if built is None else inspect(built).built_as()
+        recorded = {} if built is None else inspect(built).built_as()
         if usual is not None:
-            told.setdefault("precision", usual)
-        wanted = _changed(wanted, {name: told[name] for name in told if name not in wanted.model_fields_set})
+            recorded.setdefault("precision", usual)
+        wanted = _changed(wanted, {name: recorded[name] for name in recorded if name not in wanted.model_fields_set})
         job = make_job(
             _held_model(source, stack),
             example_inputs=example_inputs,

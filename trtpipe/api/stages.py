@@ -465,7 +465,7 @@ def _refuse_early(job: Job) -> None:
 
 
 def _refuse_targets(job: Job) -> None:
-    """Complain if no target can be built for; one that is left goes on, and the others are told at their turn."""
+    """Complain if no target can be built for; if one is left, the build goes on, and the others fail in turn."""
     refusals = [refusal for target in job.targets if (refusal := _refusal(job, target)) is not None]
     if refusals and len(refusals) == len(job.targets):
         raise BuildError(refusals[0].reason, refusals[0].remedy)

@@ -1,7 +1,7 @@
 """FP16 and BF16: the graph computes in 16 bits, with casts only where 16 and 32 bits meet.
 
-The interface stays float32. Nodes that 16 bits would harm stay in float32, each for a stated reason; constants are
-never clamped. Casts are made once a value, so a value read by many nodes is converted once.
+The interface stays float32. Nodes too sensitive for 16 bits are kept in float32, each for a stated reason; constants
+are never clamped. Casts are made once a value, so a value read by many nodes is converted once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Arithmetic whose rounding is seen at its end, found backwards from there.
 
-16 bits round relatively, which harms no activation. Two ends are different. A position is judged absolutely: float16
-moves a box at pixel 600 by a quarter of a pixel, wherever on the way that happens. And a value that is divided by, or
+16 bits round relatively, which is accurate enough for activations. Two ends are different. A position is judged
+absolutely: float16 moves a box at pixel 600 by a quarter of a pixel, wherever on the way that happens. And a value that is divided by, or
 whose root or logarithm is taken, must not lose its digits on the way towards 0: a logarithm would become infinite.
 """
 
@@ -32,7 +32,7 @@ _CONTAINERS = frozenset({"If", "Loop", "Scan"})
 _VISIBLE = 0.125
 
 
-def exact_chains(model: ir.Model, half: Format, guard: RangeGuard | None) -> dict[ir.Node, str]:
+def precision_sensitive_chains(model: ir.Model, half: Format, guard: RangeGuard | None) -> dict[ir.Node, str]:
     """Nodes whose rounding would be seen -> why they stay in float32.
 
     Args:

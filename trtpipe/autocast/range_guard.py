@@ -130,6 +130,6 @@ def _floats(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _whole_exponent(node: ir.Node) -> bool:
-    """Whether a Pow multiplies its base with itself, so that small bases do no harm."""
+    """Whether a Pow multiplies its base with itself, so that small bases are safe."""
     exponent = node.inputs[1].const_value if node.inputs[1] is not None else None
     return exponent is not None and exponent.size == 1 and float(exponent.numpy().reshape(-1)[0]) >= 1

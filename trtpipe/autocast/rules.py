@@ -1,4 +1,4 @@
-"""Which nodes 16 bits would harm, and why."""
+"""Which nodes are too sensitive for 16 bits, and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.autocast.data_movement import PURE_MOVES, origin
-from trtpipe.autocast.precision_sensitive_chains import exact_chains
+from trtpipe.autocast.precision_sensitive_chains import precision_sensitive_chains
 from trtpipe.config.formats import BF16
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.infer_types import formal, schema_of
@@ -81,7 +81,7 @@ class HalfRules:
         self._keep = keep
         self._guard = guard
         self._opset_imports = model.graph.opset_imports
-        self._chains = exact_chains(model, half, guard)
+        self._chains = precision_sensitive_chains(model, half, guard)
         self._from_integers: set[ir.Value] = set()
         self._unfit: set[ir.Value] = set()
         self._inverse: set[ir.Value] = set()

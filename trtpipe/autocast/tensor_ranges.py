@@ -24,7 +24,7 @@ class Extent(Record):
 
     Attributes:
         minimum, maximum: its extremes.
-        smallest: its smallest magnitude other than 0; ``None`` where nobody divides by it, or takes its root or
+        smallest: its smallest magnitude other than 0; ``None`` where no node divides by it, or takes its root or
             logarithm.
         terms: the largest sum of magnitudes that one element was added up from; ``None`` if it is no sum.
     """

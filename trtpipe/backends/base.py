@@ -107,7 +107,7 @@ class Backend(Protocol):
         """What of this back-end enters a key: versions, and the device where it matters. Imports no vendor package."""
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """Why this model cannot be built here for ``target``, as far as can be told without building.
+        """Why this model cannot be built here for ``target``, as far as is known without building.
 
         Without a model the question is about the target alone.
         """

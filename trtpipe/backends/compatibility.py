@@ -29,7 +29,7 @@ def contradictions(header: PlanHeader, record: EngineRecord | None, sha256: str)
 
 
 def obstacles(header: PlanHeader, record: EngineRecord | None) -> tuple[Refusal, ...]:
-    """Why the engine cannot run on this machine, as far as can be told without loading it; most important first."""
+    """Why the engine cannot run on this machine, as far as is known without loading it; most important first."""
     return tuple(_obstacles(header, record))
 
 

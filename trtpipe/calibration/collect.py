@@ -36,7 +36,7 @@ def collect(
         reduction: the model, whose outputs go to a ``StatisticsReducer`` of ``tensors``.
         dataset: the samples.
         tensors: names of the tensors to observe; they hold floats.
-        progress: told of phase ``calibrate``, in samples.
+        progress: called with phase ``calibrate``, in samples.
         max_bad_samples: bad samples that may be skipped, those the data set itself skips included.
         checkpoints: where to resume from, and where to save.
 

@@ -85,8 +85,8 @@ class Session:
         """
         import trtpipe
 
-        told = trtpipe.inspect(path).built_as()
-        self.profile_overrides[:0] = [Override((key,), value, str(path)) for key, value in told.items()]
+        recorded = trtpipe.inspect(path).built_as()
+        self.profile_overrides[:0] = [Override((key,), value, str(path)) for key, value in recorded.items()]
 
     @contextmanager
     def listening(self) -> Iterator[Progress]:

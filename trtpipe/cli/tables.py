@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from trtpipe.views.blocks import Block
 
-#: Columns of a table that nobody's window limits.
+#: Columns of a table where no window limits it.
 _UNLIMITED = 240
 _STYLES = {"PASSED": "bold green", "FAILED": "bold red", "cached": "dim", "skipped": "dim", "missing": "bold red"}
 

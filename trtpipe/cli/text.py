@@ -28,7 +28,7 @@ def emit(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Write to standard error; where that is impossible there is nobody left to tell."""
+    """Write to standard error; where that is impossible there is no channel left."""
     with suppress(OSError):
         _write(sys.stderr, text)
 

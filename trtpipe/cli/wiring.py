@@ -163,5 +163,5 @@ def target_names(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def start_log(session: Session, path: Path) -> None:
-    """Opens the log file at once, so that an error is told before any work."""
+    """Opens the log file at once, so that an error is reported before any work."""
     session.log = LogFile(path)

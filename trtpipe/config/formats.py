@@ -267,7 +267,7 @@ class Precision(str, Enum):
         return self.quantized
 
 
-#: What everything else is compared with, and what is computed in where nobody names a precision.
+#: What everything else is compared with, and the precision where none is named.
 FULL_PRECISION = Precision.fp32
-#: What is calibrated for, and searched for sensitive layers, where nobody names a precision that is quantized.
+#: The quantized precision of calibration and of sensitivity analysis where none is named.
 DEFAULT_QUANTIZED = Precision.int8

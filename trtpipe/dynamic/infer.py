@@ -145,4 +145,4 @@ def _range(spec: TensorSpec, spans: Mapping[str, _Span]) -> ShapeRange:
 
 def _words(name: str, shape: ShapeRange) -> str:
     low, typical, high = ("x".join(map(str, dims)) for dims in (shape.min, shape.opt, shape.max))
-    return f"{name} {low} to {high}, best at {typical}"
+    return f"{name} {low} to {high}, opt {typical}"

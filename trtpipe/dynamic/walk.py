@@ -105,7 +105,7 @@ class Walker:
         types = {name: scope.types[name] for name in node.inputs if name in scope.types}
         contents = {name: scope.contents[name] for name in node.inputs if name in scope.contents}
         if len(types) != len(node.inputs) or node.schema is None:
-            return None  # a type that nobody knows: nor does anyone know what comes out
+            return None  # a type of unknown semantics: its result is unknown, too
         try:
             found = self._domains.infer(node, types, contents)
         except onnx.shape_inference.InferenceError as error:

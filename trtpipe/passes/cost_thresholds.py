@@ -28,7 +28,7 @@ LEAST_SHARE = 0.95
 
 
 def unprofitable(work: Work | None) -> str | None:
-    """Why quantization is not profitable for a node with this work; ``None`` if it is, or nobody knows."""
+    """Why quantization is not profitable for a node with this work; ``None`` if it is, or the work is unknown."""
     if work is None or work.channelwise:  # one filter a channel: no tensor core either way, and fewer bytes
         return None
     if work.depth < LEAST_DEPTH:

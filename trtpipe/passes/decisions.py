@@ -17,11 +17,11 @@ from trtpipe.passes.node_names import pattern_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Why a node stays high that lies where no calibration sample came, for example in a branch that was never taken.
+#: Why a node is kept in higher precision that no calibration sample reached, as in a branch that was never taken.
 UNREACHED = "no calibration sample reached it"
 #: What differs between two reasons of one kind: names of tensors and patterns.
 _QUOTED = re.compile(r"'[^']*'")
-#: Reasons named when much stays high.
+#: Reasons named when much is kept in higher precision.
 _REASONS = 3
 
 
@@ -46,10 +46,10 @@ class NodeDecision(Record):
 class WorkShare(Record):
     """Multiply-accumulates of all Conv, ConvTranspose, Gemm and MatMul nodes, and how many are in 8 bits.
 
-    Counted at the opt shapes; dimensions that nobody knows count as 1.
+    Counted at the opt shapes; unknown dimensions count as 1.
 
     Attributes:
-        unreached: of nodes that stay high because no calibration sample reached them.
+        unreached: of nodes kept in higher precision because no calibration sample reached them.
     """
 
     total: int

@@ -119,7 +119,7 @@ class Maker:
             learned = source.learn(self._store, read, FileEntry.of(draft.path).sha256)
             key = self._key(stage, prepared.job, prepared.settings, replace(prepared.inputs, source_digest=learned))
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
-        table.lay_down(artifact, key.digest)
+        table.add(artifact, key.digest)
         return Step(prepared.label, "built", because, artifact, key.digest, time.perf_counter() - begin)
 
     def check_corners(self, prepared: Prepared, table: Table) -> None:
@@ -136,7 +136,7 @@ class Maker:
 
     def found(self, prepared: Prepared, table: Table, artifact: Artifact, key: Key, begin: float) -> Step:
         """The step of an artifact that the store has."""
-        table.lay_down(artifact, key.digest)
+        table.add(artifact, key.digest)
         return Step(prepared.label, "hit", "nothing changed", artifact, key.digest, time.perf_counter() - begin)
 
     def because(self, key: Key | None) -> str:

@@ -157,7 +157,7 @@ class Fanout:
 
     def _put(self, each: _Missing, draft: Draft, seconds: float) -> None:
         artifact = self._store.put(each.key, draft, seconds)
-        self._table.lay_down(artifact, each.key.digest)
+        self._table.add(artifact, each.key.digest)
         label = each.work.label
         self._steps[label] = Step(label, "built", each.because, artifact, each.key.digest, seconds)
 

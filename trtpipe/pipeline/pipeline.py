@@ -113,7 +113,7 @@ class Pipeline:
             yield artifacts
 
     def plan(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
-        """What ``run`` would do, as far as it can be told without doing it."""
+        """What ``run`` would do, as far as that is known without doing it."""
         table = Table(dict(given), complete_shapes=_makes_engines(stages), datasets=self._datasets)
         return tuple(step for stage in stages for step in self._plan_stage(stage, table))
 

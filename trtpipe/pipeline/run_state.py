@@ -34,7 +34,7 @@ class Table:
     shapes_inferred: bool = False
     corners_checked: bool = False  # whether the model was seen to work at the profiles' corners
 
-    def lay_down(self, artifact: Artifact, key: str) -> None:
+    def add(self, artifact: Artifact, key: str) -> None:
         """Put a stage's result where the next stages find it, with the digest of its key."""
         self.artifacts[artifact.label] = artifact
         self.keys[artifact.label] = key

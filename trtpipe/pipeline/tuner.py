@@ -271,8 +271,9 @@ class Tuner:
     ) -> DeploymentProfile:
         """The job's, with the keys that say what is kept: float32, or for ``best`` 16 bits.
 
-        What calibration left high stays so: with more kept it would not find it again, and sensitivity left it out.
-        With all groups every node is kept: what is in none, as 8 bits did not pay, would be lowered for want of others.
+        What calibration kept in higher precision stays kept: with more kept, the fallback would not find it again, and
+        sensitivity left it out.
+        With all groups every node is kept: what is in none, as it is not profitable, would be quantized instead.
         """
         profile = self.job.profile
         if not kept:

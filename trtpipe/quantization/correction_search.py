@@ -292,5 +292,5 @@ def channel_means(found: list[np.ndarray], channels: int) -> np.ndarray:
 
 
 def _some(means: np.ndarray, shape: list[int]) -> np.ndarray:
-    """``means``, or zeros of ``shape`` where the branch was not taken: nobody reads them there."""
+    """``means``, or zeros of ``shape`` where the branch was not taken: no node reads them there."""
     return means if means.size else np.zeros(shape, np.float32)

@@ -100,7 +100,7 @@ class _Split:
             user.replace_input_with(index, steps[-1].outputs[0])
 
     def _weight(self, graph: ir.Graph, fresh: FreshNames, label: str) -> ir.Value:
-        """A DQ of the same weight with one scale; the old one goes when nobody reads it any more."""
+        """A DQ of the same weight with one scale; the old one is removed when nothing reads it any more."""
         old = self._dequantize
         scale = _initializer(graph, fresh(f"{label}_weight_scale"), np.asarray(self._common))
         zero = _initializer(graph, fresh(f"{label}_weight_zero_point"), np.zeros((), INT8.dtype))

@@ -40,7 +40,7 @@ FEEDS, FEED_BYTES = 32, 64 << 20
 #: Runs of the evaluator at most, besides one for every candidate.
 TRIALS = 64
 
-#: Ranges nearer than this to one another are not told apart.
+#: Ranges that differ by less than this count as equal.
 _ALIKE = 0.02
 
 #: dB: whole-model candidates this near to the best one count as equal; the first of them in AUTO_METHODS wins.

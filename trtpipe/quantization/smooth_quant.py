@@ -126,7 +126,7 @@ class SmoothGroup:
 def smooth_groups(model: ir.Model, points: Sequence[QuantPoint]) -> tuple[SmoothGroup, ...]:
     """What can be smoothed for free, or for one multiplication, in graph order.
 
-    1. All nodes that read the activation in 8 bits have constant weights, and their channels are told apart.
+    1. All nodes that read the activation in 8 bits have constant weights, and their channels are distinguishable.
     2. The reciprocal factors fold into constants before it (see ``foldable``), which nothing else feels. Or it goes
        into matrix products, and a normalization or a pointwise operator made it: then a multiplication is inserted,
        which fuses with that operator and with the quantization.
@@ -203,7 +203,7 @@ def _group(value: ir.Value, points: dict[ir.Node, QuantPoint]) -> SmoothGroup | 
 
 
 def _input_axis(node: ir.Node, point: QuantPoint) -> int | None:
-    """The axis of the weight along which the input channels lie; ``None`` where they cannot be told apart."""
+    """The axis of the weight along which the input channels lie; ``None`` where that is ambiguous."""
     if point.weight != 1:
         return None
     kernel = _kernel(node)

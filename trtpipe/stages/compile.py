@@ -164,7 +164,7 @@ def _checked(name: str, profile: DeploymentProfile, inputs: Inputs, targets: Seq
 def _completed(
     settings: CompileSettings, facts: EngineRecord, plan: Path, name: str, inputs: Inputs, progress: Progress
 ) -> EngineRecord:
-    """The facts with all that is worth knowing of the engine, which is also told."""
+    """The record, completed with digests and notes, which are also reported."""
     built_from = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
     digests = {"plan": sha256_file(plan), **built_from} if plan.is_file() else {}
     notes = (*facts.notes, *_notes(facts, inputs))

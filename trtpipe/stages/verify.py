@@ -34,7 +34,7 @@ PARITY, OUTPUTS = "parity.json", "outputs.json"
 PROGRAM = "program"
 #: The graphs' agreement must not pass for that of engines they were not made into.
 _UNSEEN = "the engines are compiled from it, and only they show its accuracy; what was compared is the ONNX route's"
-#: Share of integers that nothing judges, and that differ, from which on the user is told.
+#: Share of differing integers, without a criterion of their own, from which on there is a warning.
 _MANY_DIFFER = 0.05
 
 

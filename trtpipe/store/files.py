@@ -167,7 +167,7 @@ def acquire(path: Path, *, wait: bool = True) -> int:
 
 
 def release(handle: int, path: Path) -> None:
-    """Release the lock and remove its file; a file that cannot be removed does no harm."""
+    """Release the lock and remove its file; a file that cannot be removed is left."""
     with suppress(OSError):
         path.unlink()
     os.close(handle)

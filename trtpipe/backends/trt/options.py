@@ -92,7 +92,7 @@ _DLA_ENDED = 11
 def refuse_options(
     options: BuildSettings, flavor: Flavor, version: str, target: Target, *, driver: bool
 ) -> Refusal | None:
-    """Why ``flavor`` cannot build for ``target`` with these options, as far as can be told without a build.
+    """Why ``flavor`` cannot build for ``target`` with these options, as far as is known without a build.
 
     Args:
         version: of the flavor.
