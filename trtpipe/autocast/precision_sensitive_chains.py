@@ -1,8 +1,9 @@
 """Arithmetic whose rounding is seen at its end, found backwards from there.
 
 16 bits round relatively, which is accurate enough for activations. Two ends are different. A position is judged
-absolutely: float16 moves a box at pixel 600 by a quarter of a pixel, wherever on the way that happens. And a value that is divided by, or
-whose root or logarithm is taken, must not lose its digits on the way towards 0: a logarithm would become infinite.
+absolutely: float16 moves a box at pixel 600 by a quarter of a pixel, wherever on the way that happens. And a value that
+is divided by, or whose root or logarithm is taken, must not lose its digits on the way towards 0: a logarithm would
+become infinite.
 """
 
 from __future__ import annotations
