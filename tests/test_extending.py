@@ -14,7 +14,7 @@ import pytest
 from models import model as graph
 from models import save
 
-from trtpipe.backends.base import BACKENDS
+from trtpipe.backends.base import BACKENDS, EngineRequest
 from trtpipe.config.formats import FORMATS
 from trtpipe.config.profile import BuildSettings, DeploymentProfile
 from trtpipe.config.settings import Settings
@@ -90,7 +90,7 @@ def test_a_back_end(example, tmp_path: Path) -> None:
     assert backend.refuses(net, DeploymentProfile(), target) is None
     assert backend.refuses(net, DeploymentProfile(build=BuildSettings(strip_weights=True)), target) is not None
     plan = tmp_path / "sm89.plan"
-    record = backend.build(net, DeploymentProfile(), (target,), plan, settings, NullProgress())
+    record = backend.build(EngineRequest(net, DeploymentProfile(), (target,), plan, settings), NullProgress())
     assert (record.flavor, record.target, record.version) == ("reference", "sm89", onnx.__version__)
     with backend.open(plan, settings) as runner:
         assert runner.infer({"x": np.float32([[1, 2], [3, 4]])})["y"].tolist() == [[2, -2], [6, -4]]

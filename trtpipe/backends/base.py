@@ -35,6 +35,24 @@ class Refusal:
     remedy: str
 
 
+@dataclass(frozen=True)
+class EngineRequest:
+    """An engine to build.
+
+    Attributes:
+        model: what the back-end ``consumes``.
+        profile: shapes and options of the builder.
+        targets: one, or several that are ``shareable``.
+        plan: the file to write.
+    """
+
+    model: Path
+    profile: DeploymentProfile
+    targets: tuple[Target, ...]
+    plan: Path
+    settings: Settings
+
+
 class Runner(Protocol):
     """A model or engine that is ready to infer."""
 
@@ -119,22 +137,11 @@ class Backend(Protocol):
         """Those of ``targets`` that one engine can serve; empty where every target needs an engine of its own."""
         return ()
 
-    def build(
-        self,
-        model: Path,
-        profile: DeploymentProfile,
-        targets: Sequence[Target],
-        plan: Path,
-        settings: Settings,
-        progress: Progress,
-    ) -> EngineRecord:
-        """Build an engine and write its plain bytes to ``plan``.
-
-        Args:
-            targets: one, or several that are ``shareable``.
+    def build(self, request: EngineRequest, progress: Progress) -> EngineRecord:
+        """Build an engine and write its plain bytes to ``request.plan``, when it is complete.
 
         Raises:
-            BuildError: the graph cannot be built for one of ``targets``.
+            BuildError: the graph cannot be built for one of the targets.
             InputError: the profile's shapes do not fit the model.
             WorkerError: the child process that built crashed, hung or ran out of memory.
             HostError: the package or the device is missing, or the disk is full.
@@ -175,7 +182,8 @@ BACKENDS: dict[str, tuple[str, str]] = {
     "null": ("trtpipe", "trtpipe.backends.null:Null"),
 }
 
-_REMEDIES = {
+#: name -> how to install its package
+REMEDIES = {
     "tensorrt": "on a machine with an NVIDIA GPU: pip install 'trtpipe[tensorrt]'; without one: --backend tensorrt-rtx",
     "tensorrt-rtx": "pip install 'trtpipe[rtx]'",
     "torch-tensorrt": "in an environment of its own: pip install 'trtpipe[torch-tensorrt]'",
@@ -188,7 +196,7 @@ def missing(name: str) -> Refusal | None:
     package, _ = BACKENDS[name]
     if importlib.util.find_spec(package) is not None:
         return None
-    return Refusal(f"backend {name!r} needs the package {package!r}, which is not installed", _REMEDIES[name])
+    return Refusal(f"backend {name!r} needs the package {package!r}, which is not installed", REMEDIES[name])
 
 
 def load_backend(name: str) -> Backend:

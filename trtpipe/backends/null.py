@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import IOContract, Record
-from trtpipe.backends.base import Backend, OpenRunner, Refusal
+from trtpipe.backends.base import Backend, EngineRequest, OpenRunner, Refusal
 from trtpipe.config.profile import ShapeRange
 from trtpipe.digest import sha256_bytes, sha256_file
 from trtpipe.engine.record import EngineRecord
@@ -21,7 +21,7 @@ from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import numpy as np
 
@@ -83,36 +83,24 @@ class Null(Backend):
         """Never: a placeholder opens, but holds no computation to verify or to time."""
         return Refusal("null engines are placeholders, for tests only", "build with --backend tensorrt-rtx or tensorrt")
 
-    def build(
-        self,
-        model: Path,
-        profile: DeploymentProfile,
-        targets: Sequence[Target],
-        plan: Path,
-        settings: Settings,
-        progress: Progress,
-    ) -> EngineRecord:
+    def build(self, request: EngineRequest, progress: Progress) -> EngineRecord:
         """Write a placeholder that is a function of the model's content and the target; one for each target.
 
         Raises:
-            InputError: ``model`` is no ONNX file.
+            InputError: the model is no ONNX file.
             TrtpipeError: as ``NullBehavior.task`` fails.
         """
-        (target,), options = targets, profile.build
-        request = NullRequest(
-            model=str(model),
-            plan=str(plan),
-            target=target.name,
-            shapes=profile.shapes,
-        )
+        (target,), model, options = request.targets, request.model, request.profile.build
         return call(
             self._behavior.task,
-            request,
+            NullRequest(model=str(model), plan=str(request.plan), target=target.name, shapes=request.profile.shapes),
             EngineRecord,
-            limits=limits_for(settings, options.time_limit, options.memory_limit, size=folder_size(model.parent)),
+            limits=limits_for(
+                request.settings, options.time_limit, options.memory_limit, size=folder_size(model.parent)
+            ),
             progress=progress,
             what=f"building {target} from {model.name}",
-            workdir=plan.parent,
+            workdir=request.plan.parent,
             reads=(model.parent,),
         )
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.backends.base import Backend, OpenRunner, Refusal
+from trtpipe.backends.base import Backend, EngineRequest, OpenRunner, Refusal
 from trtpipe.config.formats import FORMATS, FP32
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.toolchain import version
@@ -123,15 +123,7 @@ class OnnxRuntime(Backend):
         """Always: it runs no engines."""
         return Refusal("onnxruntime runs no engines", "choose --backend tensorrt-rtx or tensorrt")
 
-    def build(
-        self,
-        model: Path,
-        profile: DeploymentProfile,
-        targets: Sequence[Target],
-        plan: Path,
-        settings: Settings,
-        progress: Progress,
-    ) -> EngineRecord:
+    def build(self, request: EngineRequest, progress: Progress) -> EngineRecord:
         raise InternalError("onnxruntime builds no engines")
 
     @contextmanager

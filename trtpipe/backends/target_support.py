@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import Refusal
+from trtpipe.backends.trt.flavor import TITLES, Flavor
 from trtpipe.config.formats import FORMATS
-from trtpipe.config.target import TARGETS, Support, Target
+from trtpipe.config.target import TARGETS, Target
 from trtpipe.preflight.onnx_io import dtype_name, read_proto
 
 if TYPE_CHECKING:
@@ -25,21 +26,18 @@ _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
 
 
-def refuse_target(flavor: str, support: Support | None, version: str, target: Target) -> Refusal | None:
-    """Why ``version`` of a TensorRT flavor builds no engines for ``target``, by the table of targets.
-
-    Args:
-        support: the versions that do; ``None``: none of TensorRT-RTX does.
-    """
+def refuse_target(flavor: Flavor, version: str, target: Target) -> Refusal | None:
+    """Why ``version`` of a TensorRT flavor builds no engines for ``target``, by the table of targets."""
+    support = target.rtx if flavor == "tensorrt-rtx" else target.tensorrt
     if support is None:
         known = ", ".join(other.name for other in TARGETS if other.rtx is not None)
         return Refusal(
-            f"{flavor} builds no engines for {target} ({target.family})",
+            f"{TITLES[flavor]} builds no engines for {target} ({target.family})",
             f"use --backend tensorrt on a machine with that GPU, or a target it knows: {known}",
         )
     if not support.includes(version):
         return Refusal(
-            f"{flavor} {version} builds no engines for {target} ({target.family}): {support} do",
+            f"{TITLES[flavor]} {version} builds no engines for {target} ({target.family}): {support} do",
             f"install {flavor} {support}",
         )
     return None

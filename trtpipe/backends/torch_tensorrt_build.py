@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends.tensorrt_rtx import checked, set_capabilities
 from trtpipe.backends.trt.builder import build_network
 from trtpipe.backends.trt.errors import Log, tidy
 from trtpipe.backends.trt.request import BuildRequest
@@ -177,8 +176,7 @@ def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contrac
         construct(self)
         network = self.ctx.net
         _name(network, contract)
-        configure = set_capabilities(trt, request) if "rtx" in request.flavor else None
-        raise _Built(build_network(trt, self.builder, network, log, request, report, configure, started))
+        raise _Built(build_network(trt, self.builder, network, log, request, report, started))
 
     interpreter.run = run
     return log
@@ -227,10 +225,7 @@ def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> E
         if isinstance(last, TrtpipeError | OSError):
             raise last
         if isinstance(last, _Built):
-            record, package = last.record, "torch-tensorrt"
-            if "rtx" in request.flavor:
-                record, package = checked(record, request), "torch-tensorrt-rtx"
-            return record.model_copy(update={"route": f"{package} {tt.__version__}"})
+            return last.record.model_copy(update={"route": f"torch-{request.flavor} {tt.__version__}"})
         error, last = last, last.__cause__
     text = str(error)
     words = (text.strip().splitlines() or [""])[0]

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
-from trtpipe.backends.base import load_backend
+from trtpipe.backends.base import EngineRequest, load_backend
 from trtpipe.config.formats import FORMATS, FP32
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.stage_settings import asked_of_builder
@@ -335,7 +335,8 @@ class _Builds:
             if refusal := backend.refuses(graph, self._profile, target):
                 self._failed(words, refusal.reason)
                 return None
-            facts = backend.build(graph, self._profile, (target,), plan, self._runtime, self._progress)
+            request = EngineRequest(graph, self._profile, (target,), plan, self._runtime)
+            facts = backend.build(request, self._progress)
         except (OutOfTime, OutOfMemory, Cancelled):
             raise  # a limit of this machine may not choose what is quantized
         except (BuildError, WorkerError) as error:

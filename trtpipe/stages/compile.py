@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import load_backend
+from trtpipe.backends.base import EngineRequest, load_backend
 from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.shapes import check_shapes
@@ -69,7 +69,8 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
         target, profile = find_target(settings.target), _profile(settings, inputs, runtime)
         model = _checked(settings.backend, profile, inputs, (target,))
         plan = workdir / f"{target}.plan"
-        facts = load_backend(settings.backend).build(model, profile, (target,), plan, runtime, progress)
+        request = EngineRequest(model, profile, (target,), plan, runtime)
+        facts = load_backend(settings.backend).build(request, progress)
         facts = _completed(settings, facts, plan, plan.name, inputs, progress)
         return _draft(facts, plan), ()
 
@@ -93,7 +94,7 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
         targets, profile = tuple(map(find_target, settings.together)), _profile(settings, inputs, runtime)
         model = _checked(settings.backend, profile, inputs, targets)
         plan = workdir / "shared.plan"
-        facts = backend.build(model, profile, targets, plan, runtime, progress)
+        facts = backend.build(EngineRequest(model, profile, targets, plan, runtime), progress)
         facts = _completed(settings, facts, plan, ", ".join(settings.together), inputs, progress)
         drafts = []
         for target in targets:

@@ -7,16 +7,15 @@ option that leaves the plan equal, byte for byte, has no effect.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from trtpipe.backends.base import Refusal
 from trtpipe.errors import BuildError
 
 if TYPE_CHECKING:
+    from trtpipe.backends.trt.flavor import Flavor
     from trtpipe.config.profile import BuildSettings
     from trtpipe.config.target import Target
-
-Flavor: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 
 
 @dataclass(frozen=True)

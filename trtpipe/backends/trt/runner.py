@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import TensorSpec
 from trtpipe.backends.base import OpenRunner
-from trtpipe.backends.gpu import gpus, has_driver
+from trtpipe.backends.gpu import gpus
 from trtpipe.backends.trt.builder import dtype_name
 from trtpipe.backends.trt.cudart import LIBRARY_REMEDY, load
 from trtpipe.backends.trt.errors import Log, tidy
@@ -25,19 +25,6 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.backends.timing import DeviceRunner, DeviceState, Timer
-
-
-def require_driver(flavor: str) -> None:
-    """Check that a CUDA driver is there, before anything heavy is imported.
-
-    Raises:
-        HostError: there is none.
-    """
-    if not has_driver():
-        raise HostError(
-            f"opening a {flavor} engine needs an NVIDIA GPU, and this machine has no CUDA driver",
-            "run this step on a machine with the target's GPU; building and accuracy on the CPU need none",
-        )
 
 
 @contextmanager
