@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.accuracy.meter import ranks
 from trtpipe.accuracy.reports import OutputParity
 from trtpipe.errors import StageError
 from trtpipe.isolation.imports import without
@@ -154,14 +155,10 @@ class ClassAgreement:
         """Add the rows of two outputs of shape [rows, classes]; other shapes are ignored."""
         if theirs.ndim != 2 or theirs.shape[1] < 2 or theirs.dtype.kind != "f":
             return
-        best = theirs.argmax(axis=1)
-        own = np.take_along_axis(mine, best[:, np.newaxis], axis=1)
-        before = np.arange(mine.shape[1]) < best[:, np.newaxis]
-        rank = (mine > own).sum(axis=1) + ((mine == own) & before).sum(axis=1)
-        known = ~np.isnan(own[:, 0])
-        self.rows += len(best)
-        self.top1 += int(((rank < 1) & known).sum())
-        self.top5 += int(((rank < 5) & known).sum())
+        found = ranks(mine, theirs.argmax(axis=1))
+        self.rows += len(found)
+        self.top1 += int((found < 1).sum())
+        self.top5 += int((found < 5).sum())
 
     def share(self, hits: int) -> float | None:
         """``hits`` of all rows; ``None`` where there are no classes."""

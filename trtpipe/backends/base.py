@@ -70,6 +70,12 @@ class Runner(Protocol):
         """Run once. ``feed`` must name every input; the result names every output."""
 
 
+def known_inputs(runner: Runner, feed: Feed) -> Feed:
+    """What of ``feed`` the model takes."""
+    names = {spec.name for spec in runner.inputs}
+    return {name: value for name, value in feed.items() if name in names}
+
+
 class OpenRunner(Runner, Protocol):
     """What a back-end opens. A class that derives from it runs in this process unless it says otherwise."""
 

@@ -72,11 +72,9 @@ class Null(Backend):
         self._behavior = behavior or NullBehavior()
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
-        """The version of the placeholder's layout."""
         return {"null": _VERSION}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """As ``NullBehavior.refusal`` says; nothing by default."""
         return Refusal(self._behavior.refusal, "choose another back-end") if self._behavior.refusal else None
 
     def runs(self, target: Target) -> Refusal | None:
@@ -115,25 +113,15 @@ class Null(Backend):
 
 
 class NullRunner(OpenRunner):
-    """Gives the same arrays for every feed, drawn from the model's digest and the output's name."""
+    """Gives the same arrays for every feed, drawn from the model's digest and the output's name: they mean nothing."""
+
+    device = "null engine"
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
     def __init__(self, engine: NullEngine) -> None:
         self._engine = engine
-
-    @property
-    def device(self) -> str:
-        """``null engine``: its numbers have no meaning."""
-        return "null engine"
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return self._engine.io.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs."""
-        return self._engine.io.outputs
+        self.inputs, self.outputs = engine.io.inputs, engine.io.outputs
 
     def infer(self, feed: Feed) -> Feed:
         """Outputs of the shapes and types in the I/O contract; named dimensions are as long as in ``feed``, others 1.

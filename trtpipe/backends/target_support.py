@@ -76,7 +76,7 @@ def find_float32_product(model: Path) -> str | None:
     """The name of a MatMul or Gemm that multiplies by a float32 weight, if there is one."""
     import onnx
 
-    for graph in _graphs(read_proto(model).graph):
+    for graph in graphs_in(read_proto(model).graph):
         weights = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
         for node in graph.node:
             if node.op_type in _PRODUCTS and weights.intersection(node.input[:2]):
@@ -89,14 +89,14 @@ def _stored_types(graph: onnx.GraphProto) -> Iterator[tuple[int, str]]:
     for what, values in (("input", graph.input), ("output", graph.output)):
         for value in values:
             yield value.type.tensor_type.elem_type, f"{what} {value.name!r}"
-    for inner in _graphs(graph):
+    for inner in graphs_in(graph):
         for tensor in inner.initializer:
             yield tensor.data_type, f"constant {tensor.name!r}"
 
 
 def _types(proto: onnx.ModelProto) -> Iterator[tuple[int, str]]:
     """Every (element type code, tensor or node) in a model."""
-    for graph in _graphs(proto.graph):
+    for graph in graphs_in(proto.graph):
         for tensor in graph.initializer:
             yield tensor.data_type, f"tensor {tensor.name!r}"
         for value in (*graph.input, *graph.output, *graph.value_info):
@@ -116,9 +116,10 @@ def _types_of_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[tuple[int, str]
                 yield attribute.t.data_type, place
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph, and the bodies of its nodes at any depth."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
-                yield from _graphs(inner)
+                yield from graphs_in(inner)

@@ -12,13 +12,16 @@ import re
 import time
 import types
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.backends.base import REMEDIES
 from trtpipe.backends.trt.builder import build_network
 from trtpipe.backends.trt.errors import Log, tidy
 from trtpipe.backends.trt.request import BuildRequest
+from trtpipe.config.profile import ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import BuildError, HostError, TrtpipeError
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from trtpipe.artifact import IOContract, TensorSpec
-    from trtpipe.config.profile import ShapeRange
 
 _OTHER_ROUTE = "build through ONNX: --backend tensorrt-rtx or tensorrt"
 
@@ -84,19 +86,13 @@ def _load(request: BuildRequest) -> Any:
     try:
         import torch
 
-        if torch.cuda.is_available():
-            import torch_tensorrt
-
-            return torch_tensorrt
-        with _without_gpu(torch, find_target(request.targets[0]).capability):
+        capability = find_target(request.targets[0]).capability
+        with nullcontext() if torch.cuda.is_available() else _without_gpu(torch, capability):
             import torch_tensorrt
 
             return torch_tensorrt
     except (ImportError, OSError) as error:
-        raise HostError(
-            f"torch-tensorrt cannot be loaded: {error}",
-            "in an environment of its own: pip install 'trtpipe[torch-tensorrt]'",
-        ) from error
+        raise HostError(f"torch-tensorrt cannot be loaded: {error}", REMEDIES["torch-tensorrt"]) from error
 
 
 @contextmanager
@@ -143,9 +139,7 @@ def _spec(tt: Any, torch: Any, spec: TensorSpec, ranges: list[ShapeRange]) -> An
     fixed = tuple(dim for dim in spec.shape or () if isinstance(dim, int))
     if len(fixed) == len(spec.shape or ()):
         return tt.Input(shape=fixed, dtype=dtype)
-    whole = ranges[0]
-    for other in ranges[1:]:
-        whole = whole.joined(other)
+    whole = reduce(ShapeRange.joined, ranges)
     if whole.min == whole.max:
         return tt.Input(shape=whole.opt, dtype=dtype)
     return tt.Input(min_shape=whole.min, opt_shape=whole.opt, max_shape=whole.max, dtype=dtype)

@@ -199,13 +199,11 @@ def _evaluated(
 ) -> tuple[MetricValue, ...]:
     """What ``evaluate(run)`` of the user's says of every contender."""
     from trtpipe.accuracy.custom import evaluate
-    from trtpipe.accuracy.metrics import value_of
 
     values = []
     for done, contender in enumerate(contenders):
         progress.advance(f"evaluate {contender.label}", done, len(contenders))
-        found = evaluate(metric, contender.runner.infer, evaluation.output)
-        values.append(value_of(contender.label, contender.device, found, evaluation))
+        values.append(evaluate(metric, contender.runner.infer, evaluation, contender.label, contender.device))
     return tuple(values)
 
 

@@ -168,7 +168,7 @@ def test_a_build_that_is_cancelled(conv_net, monkeypatch):
 
 #: What trtpipe never asks a builder for, or catches before it: entry -> graph, and what the test sets or takes away.
 MISUSED = {
-    "profile": ("(float[N,64] x) => (float[N,64] y) { y = Relu(x) }", "check_shapes"),
+    "profile": ("(float[N,64] x) => (float[N,64] y) { y = Relu(x) }", "check_profiles"),
     "attention": (
         "(float[1,2,8,16] q, float[1,2,8,16] k, float[1,2,8,16] v) => (float[1,2,8,16] y) { y = Attention(q, k, v) }",
         "_let_decompose",

@@ -12,7 +12,6 @@ from trtpipe.backends.gpu import Gpu, cannot_run, gpus, has_driver
 from trtpipe.backends.target_support import refuse_target
 from trtpipe.backends.trt.flavor import TITLES, Flavor, load
 from trtpipe.backends.trt.options import refuse_options
-from trtpipe.backends.trt.runner import open_engine
 from trtpipe.config.toolchain import version
 from trtpipe.errors import HostError
 
@@ -60,6 +59,8 @@ class FlavorBackend(Backend):
         Raises:
             HostError: there is no driver, or the plan was not built for this GPU and TensorRT.
         """
+        from trtpipe.backends.trt.runner import open_engine
+
         if not has_driver():  # seen before anything heavy is imported
             raise HostError(
                 f"opening a {TITLES[self.flavor]} engine needs an NVIDIA GPU, and this machine has no CUDA driver",

@@ -77,7 +77,9 @@ def build_network(
     inputs = _network_inputs(network)
     check_profiles(inputs, request.shapes, name)
     config = builder.create_builder_config()
-    _configure(trt, config, request, report)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the log then lists the layers of the engine
+    config.progress_monitor = _progress_monitor(trt, report)
+    apply_options(trt, config, request.options, request.flavor)
     if request.flavor == "tensorrt-rtx":
         name_targets(trt, config, request.targets)
     _add_profiles(builder, config, inputs, request, log)
@@ -166,12 +168,6 @@ def _meaningless(proto: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension
 def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     return tuple(NetworkInput(_spec(tensor), tensor.is_shape_tensor) for tensor in tensors)
-
-
-def _configure(trt: Any, config: Any, request: BuildRequest, report: Report) -> None:
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the log then lists the layers of the engine
-    config.progress_monitor = _progress_monitor(trt, report)
-    apply_options(trt, config, request.options, request.flavor)
 
 
 def name_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:

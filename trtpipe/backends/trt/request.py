@@ -87,7 +87,6 @@ def build_in_worker(
         opens=opens,
     )
     what = f"building {asked.wanted} from {model.name}"
-
     limits = limits_for(request.settings, options.time_limit, options.memory_limit, size=folder_size(model.parent))
 
     def attempt(path: Path) -> EngineRecord:

@@ -80,7 +80,6 @@ class EngineTimer:
             self.notes = (_NO_GRAPH,)
 
     def start(self) -> None:
-        """Enqueue a query, and do not wait for it."""
         cuda, stream = self._cuda, self._stream
         events = self._free.popleft()
         cuda.record(events.begin, stream)
@@ -97,7 +96,6 @@ class EngineTimer:
         self._running.append((events, took))
 
     def finish(self) -> QueryTimes:
-        """Wait for the oldest query that is enqueued."""
         events, enqueue = self._running.popleft()
         self._cuda.wait_event(events.end)
         self._free.append(events)
