@@ -180,8 +180,9 @@ class LargestDifference:
         with np.errstate(invalid="ignore"):
             gaps = np.where(mine == theirs, 0.0, np.abs(mine - theirs))
         where = int(gaps.argmax())  # the first NaN, if there is one
-        if self.gap < 0 or exceeds(float(gaps[where]), self.gap):
-            self.gap, self.feed = float(gaps[where]), feed
+        gap = float(gaps[where])
+        if not (math.isnan(self.gap) or gap <= self.gap):  # NaN counts as larger than any number
+            self.gap, self.feed = gap, feed
             self.index = tuple(int(i) for i in np.unravel_index(where, shape))
 
 
@@ -211,14 +212,14 @@ class OutputMetrics:
             return
         self.elements += count
         self.elements_passed &= bool(result)
-        self.max_abs = _larger(self.max_abs, result.max_absdiff)
-        self.max_rel = _larger(self.max_rel, result.max_reldiff)
+        self.max_abs = float(np.maximum(self.max_abs, result.max_absdiff))  # NaN if either is
+        self.max_rel = float(np.maximum(self.max_rel, result.max_reldiff))
         self.mean_abs += result.mean_absdiff * count
         self.mean_rel += result.mean_reldiff * count
         self.median_abs += result.median_absdiff * count
         self.cosine += cosine * count
         magnitude = np.abs(theirs, dtype=np.float64)
-        self.scale["max"] = _larger(self.scale["max"], float(magnitude.max()))
+        self.scale["max"] = float(np.maximum(self.scale["max"], magnitude.max()))
         self.scale["mean"] += float(magnitude.sum())
         self.scale["median"] += float(np.median(magnitude)) * count
         with np.errstate(all="ignore"):
@@ -266,16 +267,6 @@ class OutputMetrics:
 def _at_least(found: float, least: float | None) -> bool:
     """Whether ``found`` reaches ``least``; true where there is no limit."""
     return least is None or found >= least
-
-
-def _larger(a: float, b: float) -> float:
-    """The larger one; NaN counts as larger than any number."""
-    return b if exceeds(b, a) else a
-
-
-def exceeds(a: float, b: float) -> bool:
-    """Whether ``a`` is larger than ``b``; NaN is larger than any number."""
-    return not math.isnan(b) and not a <= b
 
 
 def decibel(signal: float, noise: float) -> float:

@@ -73,7 +73,7 @@ def build_task(request: BuildRequest, report: Report) -> EngineRecord:
             warnings.simplefilter("ignore")
             tt.dynamo.convert_exported_program_to_serialized_trt_engine(
                 program,
-                arg_inputs=_specs(tt, torch, contract, request.shapes),
+                arg_inputs=[_spec(tt, torch, each, request.shapes) for each in contract.inputs],
                 immutable_weights=True,
                 require_full_compilation=True,
             )
@@ -129,17 +129,12 @@ def _without_gpu(torch: Any, capability: tuple[int, int]) -> Iterator[None]:
         os.path.isfile = real
 
 
-def _specs(tt: Any, torch: Any, contract: IOContract, profiles: tuple[Mapping[str, ShapeRange], ...]) -> list[Any]:
-    return [_spec(tt, torch, spec, [profile[spec.name] for profile in profiles if spec.name in profile])
-            for spec in contract.inputs]  # fmt: skip
-
-
-def _spec(tt: Any, torch: Any, spec: TensorSpec, ranges: list[ShapeRange]) -> Any:
+def _spec(tt: Any, torch: Any, spec: TensorSpec, profiles: tuple[Mapping[str, ShapeRange], ...]) -> Any:
     dtype = getattr(torch, spec.dtype)
     fixed = tuple(dim for dim in spec.shape or () if isinstance(dim, int))
     if len(fixed) == len(spec.shape or ()):
         return tt.Input(shape=fixed, dtype=dtype)
-    whole = reduce(ShapeRange.joined, ranges)
+    whole = reduce(ShapeRange.joined, [profile[spec.name] for profile in profiles if spec.name in profile])
     if whole.min == whole.max:
         return tt.Input(shape=whole.opt, dtype=dtype)
     return tt.Input(min_shape=whole.min, opt_shape=whole.opt, max_shape=whole.max, dtype=dtype)
