@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from fixtures_stages import run_stage
 from models import model as graph
 from models import save
 
@@ -22,7 +23,11 @@ from trtpipe.config.target import find_target
 from trtpipe.data.dataset import SOURCES
 from trtpipe.errors import InputError, StageError
 from trtpipe.passes.graph_pass import run_passes
+from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.progress import NullProgress
+from trtpipe.stages import lower
+from trtpipe.stages.lower import Lower
+from trtpipe.stages.stage import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +72,22 @@ def test_a_graph_pass(example, capsys) -> None:
     )
     with pytest.raises(StageError):
         run_passes(names["model"], names["PASSES"])
+
+
+def test_a_graph_pass_listed_for_lowering(example, make_job, tmp_path: Path, heard_all, monkeypatch) -> None:
+    names = example("A graph pass")
+    net = graph("(float[2] x) => (float[2] y) { a = Relu(x) b = Relu(a) y = Neg(b) }")
+    given = Inputs({"simplified": artifact_from_file("simplified", save(net, tmp_path / "net.onnx"))})
+
+    def lowered(precision: str) -> list[str]:
+        (tmp_path / precision).mkdir(exist_ok=True)
+        draft, _ = run_stage(Lower(), make_job(precision=precision), given, tmp_path / precision, heard_all)
+        return [node.op_type for node in onnx.load(draft.path).graph.node]
+
+    assert lowered("fp32") == ["Relu", "Relu", "Neg"]
+    monkeypatch.setattr(lower, "lowering", names["lowering_and_more"])
+    assert lowered("fp32") == ["Relu", "Neg"]
+    assert lowered("fp16") == ["Cast", "Relu", "Neg", "Cast"]
 
 
 def test_a_stage(example, tmp_path: Path, in_process, capsys) -> None:

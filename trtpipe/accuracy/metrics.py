@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from trtpipe.accuracy.custom import Metric
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import Runner
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.data.dataset import Dataset
+    from trtpipe.isolation.reducer import Runner
 
 
 def make_meter(settings: EvaluationSettings) -> Callable[[], Meter]:

@@ -14,10 +14,10 @@ from trtpipe.progress import Progress, track
 if TYPE_CHECKING:
     from trtpipe.accuracy.meter import Meter
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import Runner
     from trtpipe.config.formats import Precision
     from trtpipe.config.profile import Tolerance
     from trtpipe.data.sample import Sample
+    from trtpipe.isolation.reducer import Runner
 
 
 class Samples(Protocol):

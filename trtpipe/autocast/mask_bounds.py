@@ -53,6 +53,10 @@ class BoundMasks(GraphPass):
         return PassResult(self.name, modified=bool(replaced or filled))
 
 
+#: Before values are measured for 16 bits, and before a graph is lowered to them.
+HALF_FORM: tuple[GraphPass, ...] = (BoundMasks(),)
+
+
 def _lowest(value: ir.Value) -> bool:
     """Whether a constant holds nothing but 0, 1 and the lowest floats, and at least one of those."""
     tensor = value.const_value

@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from trtpipe.artifact import TensorSpec
 from trtpipe.errors import HostError, InternalError
-from trtpipe.isolation.reducer import LocalReduction, load_reducer
+from trtpipe.isolation.reducer import LocalReduction, Runner, load_reducer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,23 +50,6 @@ class EngineRequest:
     targets: tuple[Target, ...]
     plan: Path
     settings: Settings
-
-
-class Runner(Protocol):
-    """A model or engine that is ready to infer."""
-
-    @property
-    def device(self) -> str:
-        """Where it runs, for reports: ``onnxruntime 1.32.0 on CPU``."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
-
-    def infer(self, feed: Feed) -> Feed:
-        """Run once. ``feed`` must name every input; the result names every output."""
 
 
 def known_inputs(runner: Runner, feed: Feed) -> Feed:

@@ -11,7 +11,7 @@ import numpy as np
 from trtpipe.config.formats import FP32
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
-from trtpipe.quantization.apply_corrections import write_plan
+from trtpipe.quantization.apply_corrections import WritePlan
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.range_search import surely_less
 from trtpipe.reference.emulation import EmulateHalf
@@ -74,7 +74,7 @@ class AccuracyCheck:
     @cached_property
     def _allowed(self) -> np.ndarray:
         model = self._graph.load()
-        write_plan(model, self._baseline)
+        run_passes(model, [WritePlan(self._baseline)])
         return self._decibels(model)
 
     def _decibels(self, model: ir.Model) -> np.ndarray:

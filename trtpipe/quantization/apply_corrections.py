@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trtpipe.calibration.corrections import unpacked
 from trtpipe.config.formats import FP32
 from trtpipe.passes.constants import array_of
-from trtpipe.passes.graph_pass import run_passes
+from trtpipe.passes.graph_pass import GraphPass, PassResult, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.quantization.bias_correction import CorrectBias, correctable
 from trtpipe.quantization.plan import bound
@@ -17,7 +17,6 @@ from trtpipe.quantization.smooth_quant import Factors, Smooth
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from trtpipe.passes.decisions import NodeDecision
     from trtpipe.quantization.plan import QuantizationPlan
 
 #: dB by which the scales' format may raise the squared error of a weight.
@@ -52,13 +51,24 @@ def apply_corrections(model: ir.Model, plan: QuantizationPlan, *, biases: bool =
     return plan
 
 
-def write_plan(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, ...]:
-    """Write a plan into a copy of the graph that was planned; what was decided for every node.
+class WritePlan(GraphPass):
+    """Write a plan into a copy of the graph that was planned: first its corrections, then its Q/DQ pairs.
 
     Raises:
         StageError: the graph's opset has no Q/DQ of this format.
     """
-    return run_passes(model, [InsertQDQ(apply_corrections(model, plan))])[0].decisions
+
+    name = "write_plan"
+
+    def __init__(self, plan: QuantizationPlan) -> None:
+        self._plan = plan
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Correct, then insert the pairs that the corrected plan has."""
+        corrections = self._plan.corrections
+        (written,) = run_passes(model, [InsertQDQ(apply_corrections(model, self._plan))])
+        modified = written.modified or bool(corrections.smoothing or corrections.biases)
+        return PassResult(self.name, modified=modified, decisions=written.decisions)
 
 
 def _too_small(model: ir.Model, plan: QuantizationPlan) -> dict[str, str]:

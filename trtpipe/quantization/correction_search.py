@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import OpenRunner, Runner
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.data.sample import Dataset
+    from trtpipe.isolation.reducer import Runner
     from trtpipe.progress import Progress
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan

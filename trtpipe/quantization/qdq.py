@@ -42,7 +42,7 @@ class InsertQDQ(GraphPass):
     4. Biases and everything else stay as they are; other consumers keep reading the original tensors.
 
     Args:
-        plan: of this graph, with ranges; its corrections must be applied (see ``apply_plan``).
+        plan: of this graph, with ranges; its corrections must be applied (see ``apply_corrections``).
     """
 
     name = "insert_qdq"

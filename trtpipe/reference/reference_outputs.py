@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import OpenRunner, Runner
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import Dataset
+    from trtpipe.isolation.reducer import Runner
 
 #: Bytes of outputs that are held at most.
 _OUTPUT_BYTES = 256 << 20

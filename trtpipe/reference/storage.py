@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.autocast.range_probes import Probe
-    from trtpipe.backends.base import Runner
     from trtpipe.config.formats import Format
+    from trtpipe.isolation.reducer import Runner
 
 
 class StorageWatch:
