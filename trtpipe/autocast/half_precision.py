@@ -16,10 +16,10 @@ EXTENTS = "extents.json"
 
 def prepare_half(model: ir.Model) -> None:
     """What comes before both measuring and lowering to 16 bits, in place: masks that the types can hold."""
-    from trtpipe.autocast.mask_bounds import BoundMasks
+    from trtpipe.autocast.mask_bounds import HALF_FORM
     from trtpipe.passes.graph_pass import run_passes
 
-    run_passes(model, [BoundMasks()])
+    run_passes(model, HALF_FORM)
 
 
 def extents_in(artifact: Artifact | None) -> Extents | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtpipe.autocast.data_movement import PURE_MOVES, origin
-from trtpipe.autocast.range_probes import DIVISORS
+from trtpipe.autocast.range_probes import divisor_of
+from trtpipe.passes.operators import PURE_MOVES, origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,8 +63,7 @@ def _positions(model: ir.Model, half: Format, guard: RangeGuard | None) -> Itera
 
 def _small_values(model: ir.Model, guard: RangeGuard | None) -> Iterator[tuple[ir.Value, str]]:
     for node in model.graph.all_nodes():
-        value = node.inputs[DIVISORS[node.op_type]] if node.op_type in DIVISORS else None
-        if value is None or value.const_value is not None or value.dtype != ir.DataType.FLOAT:
+        if (value := divisor_of(node)) is None:
             continue
         known = guard is not None and guard.knows(node)
         reason = guard.small_divisor(node) if guard is not None and known else None

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx_ir as ir
 
-from trtpipe.autocast.data_movement import PURE_MOVES, origin
+from trtpipe.passes.constants import add_constant
 from trtpipe.passes.graph_pass import FreshNames, graphs_of, owners_of
+from trtpipe.passes.operators import PURE_MOVES, computed_floats, origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Quantity = Literal["minimum", "maximum", "smallest", "terms"]
 
 #: operator -> the input whose small magnitudes matter
-DIVISORS = {"Div": 1, "Sqrt": 0, "Log": 0, "Reciprocal": 0, "Pow": 0}
+_DIVISORS = {"Div": 1, "Sqrt": 0, "Log": 0, "Reciprocal": 0, "Pow": 0}
 #: sums whose terms may cancel, so that a small result says nothing about what was added
 SUMS = frozenset({"ReduceSum", "ReduceMean", "CumSum"})
 _CONTAINERS = frozenset({"If", "Loop", "Scan"})
@@ -45,7 +46,7 @@ class Probe:
 def add_probes(model: ir.Model, only: Collection[ir.Value] | None = None) -> dict[str, tuple[Probe, ...]]:
     """Append to every graph of ``model``, in place, one value that holds the numbers of its float32 tensors.
 
-    Tensors that only show another one's elements get none of their own: see ``carriers.origin``.
+    Tensors that only show another one's elements get none of their own: see ``operators.origin``.
 
     Args:
         only: measure just these, and just their extremes.
@@ -82,11 +83,7 @@ class _Prober:
         self.nothing = self.constant(np.array(_NOTHING, np.float32))
 
     def constant(self, array: np.ndarray) -> ir.Value:
-        name = self._fresh("probe_constant")
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), const_value=ir.tensor(array, name=name))
-        value.dtype = ir.DataType.from_numpy(array.dtype)
-        self._graph.register_initializer(value)
-        return value
+        return add_constant(self._graph, self._fresh, "probe_constant", array)
 
     def op(self, op_type: str, inputs: list[ir.Value | None], attribute: tuple[str, int] | None = None) -> ir.Value:
         return self.append(ir.node(op_type, inputs, dict([attribute]) if attribute else None))
@@ -103,10 +100,14 @@ class _Prober:
     def finish(self) -> str:
         """The name of the value with all numbers."""
         name = self._fresh("probes")
-        node = ir.node("Concat", list(self._parts), {"axis": 0})
-        node.outputs[0].name, node.outputs[0].dtype = name, ir.DataType.FLOAT
-        self._graph.append(node)
+        self._graph.append(ir.node("Concat", self._parts, {"axis": 0}, outputs=[ir.val(name, ir.DataType.FLOAT)]))
         return name
+
+
+def divisor_of(node: ir.Node) -> ir.Value | None:
+    """The float32 tensor that ``node`` divides by, or takes a root, logarithm or power of; no constant."""
+    index = _DIVISORS.get(node.op_type)
+    return None if index is None else next(iter(computed_floats(node.inputs[index : index + 1])), None)
 
 
 def _wanted(graph: ir.Graph) -> Iterator[tuple[ir.Value, Quantity, Callable[[_Prober], ir.Value]]]:
@@ -117,9 +118,7 @@ def _wanted(graph: ir.Graph) -> Iterator[tuple[ir.Value, Quantity, Callable[[_Pr
     for node in graph:
         if node.op_type not in PURE_MOVES:
             values |= dict.fromkeys(value for value in node.outputs if value.dtype == ir.DataType.FLOAT and value.name)
-        index = DIVISORS.get(node.op_type)
-        source = None if index is None or index >= len(node.inputs) else node.inputs[index]
-        if source is not None and source.dtype == ir.DataType.FLOAT and source.const_value is None:
+        if (source := divisor_of(node)) is not None:
             divisors[origin(source)] = None
     yield from _extremes(values)
     for value in divisors:

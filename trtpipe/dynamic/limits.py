@@ -45,7 +45,7 @@ def wrong(
 
 def _beyond_table(node: NodeProto, types: Mapping[str, TypeProto], indices: np.ndarray) -> str | None:
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-    dims = _dims(types[node.input[0]])
+    dims = dims_of(types[node.input[0]])
     if dims is None or not -len(dims) <= axis < len(dims) or not indices.size:
         return None
     rows = dims[axis]
@@ -56,21 +56,22 @@ def _beyond_table(node: NodeProto, types: Mapping[str, TypeProto], indices: np.n
 
 
 def _other_count(before: TypeProto, after: TypeProto | None) -> str | None:
-    first, second = _dims(before), None if after is None else _dims(after)
+    first, second = dims_of(before), None if after is None else dims_of(after)
     if first is None or second is None or None in first or None in second:
         return None
     counts = [np.prod([dim or 0 for dim in dims], dtype=np.float64) for dims in (first, second)]
     return None if counts[0] == counts[1] else f"cannot make {_text(second)} of {_text(first)}"
 
 
-def _dims(kind: TypeProto) -> tuple[int | None, ...] | None:
+def dims_of(kind: TypeProto) -> tuple[int | None, ...] | None:
+    """The sizes of a tensor type, ``None`` for each that is not known; ``None`` if not even the rank is."""
     if not kind.tensor_type.HasField("shape"):
         return None
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.tensor_type.shape.dim)
 
 
 def _known(kind: TypeProto | None) -> list[int]:
-    return [] if kind is None else [dim for dim in _dims(kind) or () if dim is not None]
+    return [] if kind is None else [dim for dim in dims_of(kind) or () if dim is not None]
 
 
 def _text(dims: tuple[int | None, ...]) -> str:
@@ -78,7 +79,7 @@ def _text(dims: tuple[int | None, ...]) -> str:
 
 
 def _size(kind: TypeProto) -> str:
-    dims = _dims(kind)
+    dims = dims_of(kind)
     return "an unknown shape" if dims is None else _text(dims)
 
 

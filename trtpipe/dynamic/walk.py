@@ -20,7 +20,8 @@ from onnx import TypeProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
-from trtpipe.dynamic.limits import not_taken, wrong
+from trtpipe.dynamic.limits import dims_of, not_taken, wrong
+from trtpipe.passes.fold_constants import evaluator_of
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -171,10 +172,9 @@ class Walker:
 
 def shape_of(kind: TypeProto | None) -> Shape | None:
     """The shape of a tensor type, where every dimension is known."""
-    if kind is None or not kind.tensor_type.HasField("shape"):
-        return None
-    dims = kind.tensor_type.shape.dim
-    return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+    dims = None if kind is None else dims_of(kind)
+    known = tuple(dim for dim in dims or () if dim is not None)
+    return known if dims is not None and len(known) == len(dims) else None
 
 
 def _elements(kind: TypeProto | None) -> int | None:
@@ -210,10 +210,8 @@ class _Domains:
     def evaluator(self, node: _Node) -> ReferenceEvaluator:
         key = id(node)  # of ours, which live as long as the model does
         if key not in self._evaluators:
-            inputs = [onnx.ValueInfoProto(name=name) for name in node.inputs]
-            outputs = [onnx.ValueInfoProto(name=name) for name in node.proto.output if name]
-            graph = helper.make_graph([node.proto], "one", inputs, outputs)
-            self._evaluators[key] = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._imports))
+            outputs = [name for name in node.proto.output if name]
+            self._evaluators[key] = evaluator_of(node.proto, node.inputs, outputs, self._imports)
         return self._evaluators[key]
 
 

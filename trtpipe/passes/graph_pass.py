@@ -102,10 +102,11 @@ def node_label(node: ir.Node) -> str:
 
 
 class FreshNames:
-    """Names that no value of ``model`` has yet; each is given out once."""
+    """Names that no value of ``model``, or no node, has yet; each is given out once."""
 
-    def __init__(self, model: ir.Model) -> None:
-        self._taken = {value.name for graph in graphs_of(model) for value in _values(graph)}
+    def __init__(self, model: ir.Model, *, of_nodes: bool = False) -> None:
+        named = iter if of_nodes else _values
+        self._taken = {each.name for graph in graphs_of(model) for each in named(graph)}
 
     def __call__(self, wanted: str) -> str:
         """``wanted``, or ``wanted_2``, ``wanted_3``, ... where it is taken."""
@@ -132,11 +133,13 @@ def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
 
 def owners_of(model: ir.Model) -> dict[ir.Graph, ir.Node]:
     """Every body in the model -> the node (If, Loop, Scan) it belongs to; the main graph is not among them."""
-    owners: dict[ir.Graph, ir.Node] = {}
-    for node in model.graph.all_nodes():
-        for attribute in node.attributes.values():
-            if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
-                owners[attribute.as_graph()] = node
-            elif isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPHS:
-                owners |= dict.fromkeys(attribute.as_graphs(), node)
-    return owners
+    return {body: node for node in model.graph.all_nodes() for body in bodies_of(node)}
+
+
+def bodies_of(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs among a node's attributes, in their order."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()

@@ -59,7 +59,7 @@ def _work(node: ir.Node, sizes: Mapping[str, int] | None) -> Work | None:
         return _convolution(node, kernel, result, kernel[0] if kernel else None)
     if node.op_type == "ConvTranspose":
         width = kernel[1] if kernel else None
-        groups = _integer(node, "group", 1)
+        groups = node.attributes.get_int("group", 1)
         work = _convolution(node, kernel, data, width * groups if width is not None else None)
         return work and Work(work.macs, work.rows, _count(kernel[:1]) // groups, work.width, work.channelwise)
     return _product(node, data, kernel, result)
@@ -102,20 +102,15 @@ def _convolution(node: ir.Node, kernel: _Shape, positions: _Shape, width: int | 
     channels = positions[1] if len(positions) > 1 else None
     spread = _count(positions) if positions else (channels or kernel[0] or 1)
     rows = _fixed((*positions[:1], *positions[2:])) if positions else None
-    groups = _integer(node, "group", 1)
-    return Work(spread * depth, rows, depth, width, channelwise=groups > 1 and groups == _channels_in(node, kernel))
-
-
-def _channels_in(node: ir.Node, kernel: _Shape) -> int | None:
-    if node.op_type == "ConvTranspose":
-        return kernel[0]
-    return None if kernel[1] is None else kernel[1] * _integer(node, "group", 1)
+    groups = node.attributes.get_int("group", 1)
+    single = kernel[0] == groups if node.op_type == "ConvTranspose" else kernel[1] == 1
+    return Work(spread * depth, rows, depth, width, channelwise=groups > 1 and single)
 
 
 def _product(node: ir.Node, left: _Shape, right: _Shape, result: _Shape) -> Work | None:
     if node.op_type == "Gemm":
-        left = left[::-1] if _integer(node, "transA", 0) else left
-        right = right[::-1] if _integer(node, "transB", 0) else right
+        left = left[::-1] if node.attributes.get_int("transA", 0) else left
+        right = right[::-1] if node.attributes.get_int("transB", 0) else right
     depth = (left[-1] if left else None) or (right[-2] if len(right) > 1 else _count(right[:1]) if right else None)
     if depth is None or not (left or right):
         return None
@@ -124,8 +119,3 @@ def _product(node: ir.Node, left: _Shape, right: _Shape, result: _Shape) -> Work
     if not result:
         result = (*left[:-1], width)
     return Work(_count(result) * depth, rows, depth, width or 0)
-
-
-def _integer(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
