@@ -74,16 +74,8 @@ def to_arrays(statistics: Statistics) -> dict[str, np.ndarray]:
 
 def add_arrays(statistics: Statistics, arrays: Mapping[str, np.ndarray]) -> None:
     """Add to ``statistics`` the ``to_arrays`` of other statistics of the same tensors."""
-    begin = 0
     for number, name in enumerate(sorted(statistics.tensors)):
-        tensor, end = statistics.tensors[name], int(arrays["ends"][number])
-        tensor.count += int(arrays["count"][number])
-        tensor.zeros += int(arrays["zeros"][number])
-        tensor.nonfinite += int(arrays["nonfinite"][number])
-        tensor.minimum = min(tensor.minimum, float(arrays["minimum"][number]))
-        tensor.maximum = max(tensor.maximum, float(arrays["maximum"][number]))
-        tensor.histogram[arrays["bins"][begin:end]] += arrays["counts"][begin:end]
-        begin = end
+        statistics.tensors[name] = statistics.tensors[name].merge(_tensor(arrays, number))
 
 
 def from_arrays(names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Statistics:

@@ -2,11 +2,13 @@
 
 TensorRT builds engines for shapes at which the model cannot work, without a word: sequences longer than the table of
 positions, sizes of two inputs that have to be equal and are not. Here every corner is walked (``walk``), in a child and
-before anything long begins, and what does not fit is put down to the dimension that brings it about (``blame``).
+before anything long begins, and what does not fit is put down to the dimension that brings it about (``cause_of``).
 """
 
 from __future__ import annotations
 
+import time
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -20,18 +22,23 @@ from trtpipe.config.shapes import gives_values
 from trtpipe.errors import InputError, TrtpipeError
 from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, Report, limits_for
-from trtpipe.preflight.onnx_io import dtype_name
+from trtpipe.preflight.onnx_io import dtype_name, named_dimension
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trtpipe.artifact import Artifact
     from trtpipe.config.profile import OptimizationProfile
-    from trtpipe.dynamic.walk import Walker
+    from trtpipe.dynamic.walk import Shape, Walker
     from trtpipe.progress import Progress
 
 Corner: TypeAlias = Literal["min", "opt", "max"]
 
+#: (input, axis)
+_Where: TypeAlias = "tuple[str, int]"
+
+#: The search for a cause ends after this time: the node alone is named then.
+_SECONDS = 20.0
 #: A complaint is put to the test only where the model's tensors up to it have fewer elements than this.
 _MOST_ELEMENTS = 1 << 28
 #: Corners as messages name them, in the order they are walked.
@@ -129,7 +136,6 @@ def corners_task(request: CornersRequest, report: Report) -> CornersReply:
     """Walk all corners (in the worker process)."""
     import onnx
 
-    from trtpipe.dynamic.blame import cause_of
     from trtpipe.dynamic.walk import Walker
 
     walker = Walker(onnx.load(request.model, load_external_data=False))
@@ -141,15 +147,15 @@ def corners_task(request: CornersRequest, report: Report) -> CornersReply:
             found = walker.misfit(shapes, contents)
             if found is None or _runs(request.model, walker, shapes, contents):
                 continue
-            cause = cause_of(walker, shapes, contents, dims)
+            blamed, works = cause_of(walker, shapes, contents, dims)
             complaint = Complaint(
                 profile=index,
                 corner=corner,
                 node=found.node,
                 op=found.op,
                 reason=found.reason,
-                places=tuple(Place(input=name, axis=axis, size=shapes[name][axis]) for name, axis in cause.places),
-                works=cause.works,
+                places=tuple(Place(input=name, axis=axis, size=shapes[name][axis]) for name, axis in blamed),
+                works=works,
             )
             return CornersReply(complaint=complaint)
     return CornersReply()
@@ -202,3 +208,75 @@ def _runs(
     except TrtpipeError:
         return False
     return True
+
+
+def cause_of(
+    walker: Walker,
+    shapes: Mapping[str, Shape],
+    contents: Mapping[str, np.ndarray],
+    ranges: Mapping[str, ShapeRange],
+) -> tuple[tuple[_Where, ...], int | None]:
+    """Why ``walker`` complains at ``shapes``: the dimensions to blame, and the nearest size at which the model works.
+
+    None where the search found none; two, without a size, where they contradict each other.
+
+    One dimension is to blame if the model works with it at another size, which neither makes it equal to another one
+    nor is 1 (that broadcasts); the nearest such size is found by bisection. Two contradict each other if the model
+    works once they are equal. Dimensions of one symbolic name move together.
+    """
+    deadline = time.monotonic() + _SECONDS
+    groups = _groups(walker, ranges)
+
+    def works(**sizes: int) -> bool:
+        return walker.misfit(_with(shapes, groups, sizes), contents) is None
+
+    def size(name: str) -> int:
+        place, axis = groups[name][0]
+        return shapes[place][axis]
+
+    for name in groups:
+        taken = {1, *(size(other) for other in groups)}
+        others = _others(ranges, groups[name][0], size(name)) - taken
+        for other in sorted(others, key=lambda other: abs(other - size(name))):
+            if time.monotonic() > deadline:
+                return (), None
+            if works(**{name: other}):
+                good, bad = other, size(name)
+                while abs(bad - good) > 1:
+                    middle = (good + bad) // 2
+                    good, bad = (middle, bad) if works(**{name: middle}) else (good, middle)
+                return (groups[name][0],), good
+    for first, second in combinations(groups, 2):
+        if time.monotonic() > deadline:
+            return (), None
+        if size(first) != size(second) and (works(**{first: size(second)}) or works(**{second: size(first)})):
+            return (groups[first][0], groups[second][0]), None
+    return (), None
+
+
+def _groups(walker: Walker, ranges: Mapping[str, ShapeRange]) -> dict[str, list[_Where]]:
+    """The open dimensions, by symbolic name where they have one."""
+    found: dict[str, list[_Where]] = {}
+    for name, given in ranges.items():
+        dims = walker.inputs[name].tensor_type.shape.dim if name in walker.inputs else ()
+        for axis, dim in enumerate(dims):
+            if named_dimension(dim.dim_value) is None and axis < len(given.opt):
+                found.setdefault(str(named_dimension(dim.dim_param) or f"{name}.{axis}"), []).append((name, axis))
+    return found
+
+
+def _others(ranges: Mapping[str, ShapeRange], place: _Where, size: int) -> set[int]:
+    """Other sizes to try: those of the range, and some beyond it."""
+    name, axis = place
+    bounds = {ranges[name].min[axis], ranges[name].opt[axis], ranges[name].max[axis]}
+    return bounds | {max(size // 2, 1), max(size // 4, 1), 2 * size, 4 * size}
+
+
+def _with(
+    shapes: Mapping[str, Shape], groups: Mapping[str, list[_Where]], sizes: Mapping[str, int]
+) -> dict[str, Shape]:
+    found = {name: list(shape) for name, shape in shapes.items()}
+    for group, size in sizes.items():
+        for name, axis in groups[group]:
+            found[name][axis] = size
+    return {name: tuple(shape) for name, shape in found.items()}

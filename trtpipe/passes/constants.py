@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from trtpipe.passes.graph_pass import graphs_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from trtpipe.passes.graph_pass import FreshNames
 
 
@@ -61,6 +60,11 @@ def drop_unused(model: ir.Model) -> None:
 def along(vector: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
     """``vector`` shaped to spread along ``axis`` of an array of ``rank`` axes; a single number where that is None."""
     return vector.reshape([-1 if axis is not None and index == axis % rank else 1 for index in range(rank)])
+
+
+def channel_rows(array: np.ndarray, axis: int | None) -> np.ndarray:
+    """``array`` as [channels along ``axis``, everything else]; as one row where that is None."""
+    return array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:

@@ -7,8 +7,7 @@ tests show which forms of the others it refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
@@ -19,18 +18,13 @@ from trtpipe.passes.infer_types import InferTypes, schema_of
 from trtpipe.passes.operators import is_standard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-_Condition: TypeAlias = Callable[[ir.Node], bool]
 
 #: Where functions made here live until they are inlined.
 _DOMAIN = "trtpipe.expanded"
 #: Most levels of functions that call functions; ONNX's own need fewer.
 _MOST_ROUNDS = 4
-
-
-def _always(node: ir.Node) -> bool:
-    return True
 
 
 def _several_outputs(node: ir.Node) -> bool:
@@ -49,19 +43,16 @@ def _attention_of_many_parts(node: ir.Node) -> bool:
     return key is not None and value is not None and list(key) != list(value)
 
 
+_EXPANDED = frozenset(
+    {
+        "AffineGrid", "CausalConvWithState", "Celu", "CenterCropPad", "LinearAttention", "MeanVarianceNormalization",
+        "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss", "SwiGLU",
+    }
+)  # fmt: skip
 #: operator -> when it is expanded
-_EXPANDED: dict[str, _Condition] = {
-    "AffineGrid": _always,
+_EXPANDED_IF: dict[str, Callable[[ir.Node], bool]] = {
     "Attention": _attention_of_many_parts,
-    "CausalConvWithState": _always,
-    "Celu": _always,
-    "CenterCropPad": _always,
     "LayerNormalization": _several_outputs,
-    "LinearAttention": _always,
-    "MeanVarianceNormalization": _always,
-    "NegativeLogLikelihoodLoss": _always,
-    "SoftmaxCrossEntropyLoss": _always,
-    "SwiGLU": _always,
 }
 
 
@@ -91,8 +82,8 @@ class ExpandFunctions(GraphPass):
 
 
 def _wanted(node: ir.Node) -> bool:
-    condition = _EXPANDED.get(node.op_type) if is_standard(node) else None
-    return condition is not None and condition(node)
+    condition = _EXPANDED_IF.get(node.op_type)
+    return is_standard(node) and (node.op_type in _EXPANDED or (condition is not None and condition(node)))
 
 
 def _make_call(model: ir.Model, node: ir.Node, index: int, fresh: FreshNames) -> bool:

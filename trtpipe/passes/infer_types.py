@@ -16,15 +16,8 @@ from trtpipe.passes.graph_pass import GraphPass, PassResult, bodies_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_FIXED = {
-    "tensor(float)": ir.DataType.FLOAT,
-    "tensor(int64)": ir.DataType.INT64,
-    "tensor(int32)": ir.DataType.INT32,
-    "tensor(bool)": ir.DataType.BOOL,
-    "tensor(uint8)": ir.DataType.UINT8,
-    "tensor(int8)": ir.DataType.INT8,
-    "tensor(string)": ir.DataType.STRING,
-}
+#: what schemas call a type -> the type
+_FIXED = {f"tensor({dtype.name.lower()})": dtype for dtype in ir.DataType}
 #: operators whose output type is an attribute: op -> (attribute, type where it is absent)
 _BY_ATTRIBUTE: dict[str, tuple[str, ir.DataType]] = {
     "Cast": ("to", ir.DataType.UNDEFINED),
@@ -36,12 +29,9 @@ _BY_ATTRIBUTE: dict[str, tuple[str, ir.DataType]] = {
     "BlackmanWindow": ("output_datatype", ir.DataType.FLOAT),
 }
 _CONSTANT_ATTRIBUTES: dict[str, ir.DataType] = {
-    "value_float": ir.DataType.FLOAT,
-    "value_floats": ir.DataType.FLOAT,
-    "value_int": ir.DataType.INT64,
-    "value_ints": ir.DataType.INT64,
-    "value_string": ir.DataType.STRING,
-    "value_strings": ir.DataType.STRING,
+    **dict.fromkeys(("value_float", "value_floats"), ir.DataType.FLOAT),
+    **dict.fromkeys(("value_int", "value_ints"), ir.DataType.INT64),
+    **dict.fromkeys(("value_string", "value_strings"), ir.DataType.STRING),
 }
 #: operators whose output has the type of one input, unless an attribute says otherwise
 _LIKE_INPUT: dict[str, int] = {

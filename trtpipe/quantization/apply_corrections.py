@@ -8,7 +8,6 @@ from trtpipe.calibration.corrections import unpacked
 from trtpipe.config.formats import FP32
 from trtpipe.passes.constants import array_of
 from trtpipe.passes.graph_pass import run_passes
-from trtpipe.passes.infer_types import InferTypes
 from trtpipe.quantization.bias_correction import CorrectBias, correctable
 from trtpipe.quantization.plan import bound
 from trtpipe.quantization.qdq import InsertQDQ, scale_loss
@@ -41,7 +40,7 @@ def apply_corrections(model: ir.Model, plan: QuantizationPlan, *, biases: bool =
     wanted = {name: Factors(unpacked(each.factors), each.inserted) for name, each in corrections.smoothing.items()}
     if wanted:
         smooth = Smooth(wanted, plan.smoothable)
-        run_passes(model, [smooth, InferTypes()])
+        run_passes(model, [smooth])
         amax = {name: corrections.smoothing[name].amax for name in smooth.smoothed}
         plan = plan.smoothed(amax, frozenset(name for name in smooth.smoothed if wanted[name].inserted))
     plan = plan.keep(_too_small(model, plan))

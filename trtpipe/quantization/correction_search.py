@@ -13,6 +13,7 @@ from trtpipe.calibration.ranges import range_of
 from trtpipe.calibration.statistics import TensorStatistics
 from trtpipe.config.formats import FP32
 from trtpipe.data.selection import subsample_feeds
+from trtpipe.passes.constants import along, channel_rows
 from trtpipe.passes.expose import expose_too
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.logits import show_logits
@@ -195,7 +196,6 @@ class TrialRunner:
 
     def exact(self) -> AbstractContextManager[OpenRunner]:
         """The float32 graph that also gives the activations of ``groups``, and what lies before them."""
-
         model = self._graph.load()
         show_logits(model)
         folds = [] if np.isinf(self.largest) else [group.fold for group in self.groups.values() if group.fold]
@@ -205,15 +205,13 @@ class TrialRunner:
 
     def noise(self, corrections: Corrections, feeds: list[Feed], reference: OutputNoise) -> np.ndarray:
         """float64[feeds]: noise over signal in dB of the graph quantized with ``corrections``."""
-
         model, _ = self._quantized(corrections)
         show_logits(model)
         with self._opened(model) as runner:
-            return np.array([reference.decibels(index, run_known(runner, feed)) for index, feed in enumerate(feeds)])
+            return reference.decibels(run_known(runner, feed) for feed in feeds)
 
     def wanted_corrections(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, np.ndarray]:
         """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones."""
-
         model, outputs = self._quantized(corrections)
         expected = self._exact_means(corrections, outputs, feeds)
         names = correct_means(model, outputs)
@@ -231,7 +229,6 @@ class TrialRunner:
 
     def _exact_means(self, corrections: Corrections, outputs: Mapping[str, int], feeds: list[Feed]) -> list[Feed]:
         """Of every feed: node's output -> means. Smoothing moves factors over nodes, so they are those behind it."""
-
         model = self._graph.load()
         apply_corrections(model, self.plan.with_corrections(corrections))
         names = measure_means(model, outputs)
@@ -241,7 +238,6 @@ class TrialRunner:
 
     def _quantized(self, corrections: Corrections) -> tuple[ir.Model, dict[str, int]]:
         """The quantized graph; and output of a quantized node with a bias to correct -> its channels."""
-
         model = self._graph.load()
         plan = apply_corrections(model, self.plan.with_corrections(corrections))
         outputs = correctable(model, plan)
@@ -256,8 +252,9 @@ class Maxima:
     """The largest magnitude of every channel of some activations, and of what lies between each and its fold."""
 
     def __init__(self, groups: Mapping[str, SmoothGroup]) -> None:
-        self.seen = {name: np.zeros(group.channels, np.float32) for name, group in groups.items()}
-        self.between = {name: np.zeros(group.channels, np.float32) for name, group in groups.items()}
+        self.seen, self.between = (
+            {name: np.zeros(group.channels, np.float32) for name, group in groups.items()} for _ in range(2)
+        )
         self._groups = groups
 
     def update(self, found: Feed) -> None:
@@ -272,13 +269,7 @@ class Maxima:
 def _raise(maxima: np.ndarray, value: np.ndarray, axis: int) -> None:
     """Raise the maxima of channels to those of ``value``."""
     if value.size:
-        rows = np.moveaxis(np.abs(value), axis, 0)
-        np.maximum(maxima, rows.reshape(rows.shape[0], -1).max(axis=1), out=maxima)
-
-
-def along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
-    """``vector`` shaped to spread along ``axis`` of an array of ``rank`` axes."""
-    return vector.reshape([-1 if index == axis % rank else 1 for index in range(rank)])
+        np.maximum(maxima, channel_rows(np.abs(value), axis).max(axis=1), out=maxima)
 
 
 def channel_means(found: list[np.ndarray], channels: int) -> np.ndarray:

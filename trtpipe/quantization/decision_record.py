@@ -9,7 +9,7 @@ import onnx_ir as ir
 from trtpipe.config.formats import FP32
 from trtpipe.passes.constants import is_constant
 from trtpipe.passes.decisions import NodeDecision
-from trtpipe.passes.graph_pass import node_label
+from trtpipe.passes.graph_pass import node_label, result_of
 from trtpipe.passes.operators import (
     ACTIVATIONS,
     ARITHMETIC,
@@ -52,7 +52,7 @@ def record(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, ...]:
             reason=points[node].rule
             if node in points
             else plan.kept.get(node_label(node)) or _why_not_quantizable(node, patterns, carriers),
-            macs=plan.macs.get(str(node.outputs[0].name)) if node.outputs else None,
+            macs=plan.macs.get(result_of(node)),
         )
         for node in model.graph.all_nodes()
     )
@@ -77,9 +77,8 @@ def _why_not_quantizable(node: ir.Node, patterns: Patterns, carriers: set[ir.Val
 def _by_operator(node: ir.Node, carriers: set[ir.Value | None]) -> str:
     moved = list(moved_values(node))
     if moved:
-        if any(value in carriers for value in (*moved, *node.outputs)):
-            return "data-movement op: TensorRT moves quantized values through it"
-        return "data-movement op"
+        quantized = any(value in carriers for value in (*moved, *node.outputs))
+        return "data-movement op" + (": TensorRT moves quantized values through it" if quantized else "")
     for operators, reason in _BY_OPERATOR:
         if node.op_type in operators:
             return reason
@@ -87,10 +86,7 @@ def _by_operator(node: ir.Node, carriers: set[ir.Value | None]) -> str:
 
 
 def _computes_in(node: ir.Node) -> str:
-    dtype = next((value.dtype for value in node.outputs if value.dtype is not None), None)
-    if dtype is None:
-        return "unknown"
-    return dtype_name(int(dtype))
+    return next((dtype_name(int(value.dtype)) for value in node.outputs if value.dtype is not None), "unknown")
 
 
 def merged(

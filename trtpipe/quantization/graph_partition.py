@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from trtpipe.passes.graph_pass import bodies_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -97,9 +99,8 @@ def reads(node: onnx.NodeProto) -> set[str]:
 
 def nodes_inside(node: ir.Node) -> Iterator[ir.Node]:
     """The nodes in a node's bodies, at any depth."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield from attribute.as_graph().all_nodes()
+    for body in bodies_of(node):
+        yield from body.all_nodes()
 
 
 def _last_reads(model: ir.Model, nodes: list[ir.Node]) -> dict[ir.Value, int]:
@@ -108,7 +109,6 @@ def _last_reads(model: ir.Model, nodes: list[ir.Node]) -> dict[ir.Value, int]:
     for position, node in enumerate(nodes):
         for each in (node, *nodes_inside(node)):
             found |= {value: position for value in each.inputs if value is not None}
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                found |= dict.fromkeys(attribute.as_graph().outputs, position)
+        for body in bodies_of(node):
+            found |= dict.fromkeys(body.outputs, position)
     return found | dict.fromkeys(model.graph.outputs, len(nodes))

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from trtpipe.passes.constants import add_constant
 from trtpipe.passes.graph_pass import FreshNames, node_label
 from trtpipe.quantization.graph_partition import reads
-from trtpipe.quantization.plan import bound
+from trtpipe.quantization.plan import bound, leaders
 from trtpipe.quantization.qdq import quantize_weight
 
 if TYPE_CHECKING:
@@ -36,22 +37,14 @@ def group_points(plan: QuantizationPlan) -> tuple[tuple[QuantPoint, ...], ...]:
     """Points that change their precision together, in graph order: those that read one tensor, whose one pair they
     share; that share a weight; or whose tensors share one scale.
     """
-    leader: dict[object, object] = {}
-
-    def find(key: object) -> object:
-        while leader.setdefault(key, key) is not key:
-            key = leader[key]
-        return key
-
-    for names in plan.groups:
-        for name in names[1:]:
-            leader[find(name)] = find(names[0])
+    links: list[Sequence[object]] = [*plan.groups]
     for point in plan.points:
-        for key in (*point.tensors, *([("weight", point.kernel)] if point.kernel else [])):
-            leader[find(key)] = find(("node", point.result))
+        kernel = [("weight", point.kernel)] if point.kernel else []
+        links.append((("node", point.result), *point.tensors, *kernel))
+    leader = leaders(links)
     members: dict[object, list[QuantPoint]] = {}
     for point in plan.points:
-        members.setdefault(find(("node", point.result)), []).append(point)
+        members.setdefault(leader["node", point.result], []).append(point)
     return tuple(map(tuple, members.values()))
 
 
@@ -69,25 +62,22 @@ class Branch:
     root: ir.Graph
     fresh: FreshNames
 
-    def before(
+    def insert(
         self, node: ir.Node, op: str, inputs: Sequence[ir.Value], dtype: ir.DataType, *attributes: ir.Attr
     ) -> ir.Value:
-        """A new node before ``node``, or at the end if that makes one of the inputs; its output."""
-        made = ir.Node("", op, list(inputs), list(attributes), name=self.fresh(op.lower()))
-        made.outputs[0].name, made.outputs[0].dtype = self.fresh(f"{op.lower()}_output"), dtype
-        if inputs[0].producer() is node:
-            self.body.insert_after(node, [made])
+        """A new node behind the one in this branch that makes its first input, or else before ``node``; its output."""
+        output = ir.val(self.fresh(f"{op.lower()}_output"), dtype)
+        made = ir.Node("", op, list(inputs), list(attributes), outputs=[output], name=self.fresh(op.lower()))
+        producer = inputs[0].producer()
+        if producer is not None and producer.graph is self.body:
+            self.body.insert_after(producer, [made])
         else:
             self.body.insert_before(node, [made])
-        return made.outputs[0]
+        return output
 
     def constant(self, array: np.ndarray) -> ir.Value:
         """A new constant."""
-        name = self.fresh("constant")
-        tensor = ir.tensor(np.asarray(array), name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.root.register_initializer(value)
-        return value
+        return add_constant(self.root, self.fresh, "constant", array)
 
 
 #: Lowers the clone of a point's node inside a branch; gives the branch's result.
@@ -106,11 +96,8 @@ def add_branches(model: ir.Model, points: Sequence[QuantPoint], lower: Lowering)
     fresh = FreshNames(model)
     names: dict[str, str] = {}
     for number, (point, node) in enumerate(bound(model, points)):
-        name = fresh(f"condition_{number}")
-        off = ir.tensor(np.array(False), name=name)
-        flag = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL), const_value=off)
-        model.graph.register_initializer(flag)
-        names[point.result] = name
+        flag = add_constant(model.graph, fresh, f"condition_{number}", np.array(False))
+        names[point.result] = str(flag.name)
         _branch(model.graph, point, node, flag, lower, fresh)
     return names
 
@@ -173,16 +160,9 @@ def _kernel(point: QuantPoint, node: ir.Node) -> np.ndarray | None:
 
 
 def _rounded(branch: Branch, node: ir.Node, value: ir.Value, form: Format) -> ir.Value:
-    dtype = ir.DataType[form.onnx]
-    narrow = ir.AttrInt64("to", int(dtype))
-    wide = ir.AttrInt64("to", int(ir.DataType.FLOAT))
-    rounded = branch.before(node, "Cast", [value], dtype, narrow)
-    producer = rounded.producer()
-    assert producer is not None
-    made = ir.Node("", "Cast", [rounded], [wide], name=branch.fresh("cast"))
-    made.outputs[0].name, made.outputs[0].dtype = branch.fresh("cast_output"), ir.DataType.FLOAT
-    branch.body.insert_after(producer, [made])
-    return made.outputs[0]
+    for dtype in (ir.DataType[form.onnx], ir.DataType.FLOAT):
+        value = branch.insert(node, "Cast", [value], dtype, ir.AttrInt64("to", int(dtype)))
+    return value
 
 
 def scale_inputs(model: ir.Model, plan: QuantizationPlan) -> dict[str, ir.Value]:
@@ -197,8 +177,7 @@ def scale_inputs(model: ir.Model, plan: QuantizationPlan) -> dict[str, ir.Value]
     for name in plan.tensors:
         leader = leaders.get(name, name)
         if leader not in made:
-            kind = ir.TensorType(ir.DataType.FLOAT)
-            made[leader] = ir.Value(name=fresh(f"{leader}__scale"), shape=ir.Shape([]), type=kind)
+            made[leader] = ir.val(fresh(f"{leader}__scale"), ir.DataType.FLOAT, [])
             model.graph.inputs.append(made[leader])
     return {name: made[leaders.get(name, name)] for name in plan.tensors}
 
@@ -218,9 +197,9 @@ def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Ma
             data = node.inputs[index]
             assert data is not None
             pair = [scales[name], branch.constant(np.zeros((), form.dtype))]
-            quantized = branch.before(node, "QuantizeLinear", [data, *pair], ir.DataType[form.onnx])
+            quantized = branch.insert(node, "QuantizeLinear", [data, *pair], ir.DataType[form.onnx])
             node.replace_input_with(
-                index, branch.before(node, "DequantizeLinear", [quantized, *pair], ir.DataType.FLOAT)
+                index, branch.insert(node, "DequantizeLinear", [quantized, *pair], ir.DataType.FLOAT)
             )
         kernel = _kernel(point, node)
         if kernel is None or point.weight is None:
@@ -229,13 +208,13 @@ def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Ma
         weight, steps = quantize_weight(kernel, channels, form, plan.weights, plan.scales)
         inputs = [branch.constant(array) for array in (weight, steps, np.zeros(steps.shape, weight.dtype))]
         axis = [ir.AttrInt64("axis", point.axis)] if form.granularity == "channel" else []
-        whole = branch.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
+        whole = branch.insert(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
         node.replace_input_with(point.weight, whole)
         shift = shifts.get(point.result)
         if shift is None:
             return node.outputs[0]
         spread = shift.reshape(-1, *(1,) * (kernel.ndim - 2)) if node.op_type.startswith("Conv") else shift
-        return branch.before(node, "Add", [node.outputs[0], branch.constant(spread)], ir.DataType.FLOAT)
+        return branch.insert(node, "Add", [node.outputs[0], branch.constant(spread)], ir.DataType.FLOAT)
 
     return lower
 

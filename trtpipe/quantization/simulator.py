@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from trtpipe.backends.base import load_backend
 from trtpipe.calibration.corrections import unpacked
+from trtpipe.passes.graph_pass import result_of
 from trtpipe.passes.logits import show_logits
 from trtpipe.quantization.apply_corrections import apply_corrections
 from trtpipe.quantization.bias_correction import correctable
@@ -140,7 +141,7 @@ def open_simulator(
         for points in group_points(plan)
     )
     show_logits(model)
-    macs = {node: plan.macs.get(str(node.outputs[0].name), 0) for node in model.graph.all_nodes() if node.outputs}
+    macs = {node: plan.macs.get(result_of(node), 0) for node in model.graph.all_nodes()}
     cuts = find_cuts(model, macs)
     lowering, scales = _lowering(model, plan, half)
     conditions = add_branches(model, plan.points, lowering)
@@ -169,5 +170,5 @@ def _lowering(model: ir.Model, plan: QuantizationPlan, half: Format | None) -> t
 
 def _positions(model: ir.Model) -> dict[str, int]:
     """Result of a node -> position of the node of the main graph that it is, or lies in."""
-    nodes = [(each, position) for position, node in enumerate(model.graph) for each in (node, *nodes_inside(node))]
-    return {str(node.outputs[0].name): position for node, position in nodes if node.outputs}
+    main = enumerate(model.graph)
+    return {result_of(each): position for position, node in main for each in (node, *nodes_inside(node))}
