@@ -87,19 +87,13 @@ def _only_masks(value: ir.Value, integers: set[ir.Value], adds: int, seen: dict[
     if seen.get(value, -1) >= adds:
         return True
     seen[value] = adds
-    return all(_masks(use.node, use.idx, value, integers, adds, seen) for use in value.uses())
-
-
-def _masks(
-    node: ir.Node, index: int, value: ir.Value, integers: set[ir.Value], adds: int, seen: dict[ir.Value, int]
-) -> bool:
-    if node.op_type == "Softmax":
-        return adds > 0 or node.inputs[0] is value
-    more = _STEPS.get(node.op_type)
-    if more is None or not more(node, index, integers):
-        return False
-    adds += node.op_type == "Add"
-    return adds <= _ADDS and _only_masks(node.outputs[0], integers, adds, seen)
+    for node, index in ((use.node, use.idx) for use in value.uses() if use.node.op_type != "Softmax"):
+        step, added = _STEPS.get(node.op_type), adds + (node.op_type == "Add")
+        if step is None or not step(node, index, integers) or added > _ADDS:
+            return False
+        if not _only_masks(node.outputs[0], integers, added, seen):
+            return False
+    return True
 
 
 #: operator -> whether it passes a mask on that is the input of this index

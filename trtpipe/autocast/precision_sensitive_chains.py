@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtpipe.autocast.range_probes import divisor_of
-from trtpipe.passes.operators import PURE_MOVES, origin
+from trtpipe.passes.operators import CONTAINERS, PURE_MOVES, origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ _SHIFTS = PURE_MOVES | {"Add", "Clip", "Max"}
 _ARITHMETIC = _SHIFTS | {"Sub", "Mul", "Div", "Concat", "Where", "Min", "Neg"}
 _POWERS = frozenset({"Pow", "Exp", "Sqrt", "Abs", "ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL2", "ReduceL1"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
-_CONTAINERS = frozenset({"If", "Loop", "Scan"})
+
 #: Absolute rounding error that is visible: an eighth of a pixel.
 _VISIBLE = 0.125
 
@@ -82,7 +82,7 @@ def _follow_small(value: ir.Value, reason: str, found: dict[ir.Node, str]) -> No
         if len(varying) != 1:
             break
         value = varying[0]
-    if node is None or node.op_type in _CONTAINERS or _closes_residual(node):
+    if node is None or node.op_type in CONTAINERS or _closes_residual(node):
         return
     found.setdefault(node, reason)
     if node.op_type in _ARITHMETIC | _POWERS | _WEIGHTED:

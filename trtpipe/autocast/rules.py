@@ -14,7 +14,7 @@ from trtpipe.config.formats import BF16
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.infer_types import formal, schema_of
 from trtpipe.passes.node_names import pattern_of
-from trtpipe.passes.operators import PURE_MOVES, computed_floats, is_standard, origin
+from trtpipe.passes.operators import CONTAINERS, PURE_MOVES, computed_floats, is_standard, origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trtpipe.autocast.range_guard import RangeGuard
     from trtpipe.config.formats import Format
 
-_CONTAINERS = frozenset({"If", "Loop", "Scan"})
+
 #: sums and powers whose results leave float16's range or precision although their inputs fit
 _GROWS = frozenset({"Pow", "Exp", "Reciprocal", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceProd", "CumSum"})
 #: sums and powers whose intermediate values do so, but whose results are of their inputs' size
@@ -128,7 +128,7 @@ class HalfRules:
         return maker is None or maker in self._kept
 
     def _by_operator(self, node: ir.Node) -> str | None:
-        if node.op_type in _CONTAINERS:
+        if node.op_type in CONTAINERS:
             return "control flow: its body is lowered inside"
         if node.op_type in _EXACT:
             return "exact values: coordinates or type conversion"
@@ -176,10 +176,14 @@ class HalfRules:
         for value in node.inputs:
             if value is None or value.dtype != ir.DataType.FLOAT or value.const_value is None:
                 continue
-            peak = _peak(value)
+            array = value.const_value.numpy()
+            peak = float(np.abs(array).max(where=np.isfinite(array), initial=0.0))  # infinities stay what they are
             if peak > half.largest:
                 return f"constant {value.name!r} reaches {peak:.3g}, beyond {self._half.storage}"
-            if 0 < peak < half.normal and (error := _rounding_error(value, half)) > _LOST_DIGITS * peak:
+            if not 0 < peak < half.normal:
+                continue
+            error = float(np.abs(array - array.astype(half.dtype).astype(np.float32)).max(initial=0.0))
+            if error > _LOST_DIGITS * peak:
                 becomes = "become 0" if error >= peak else f"be off by {error / peak:.0%}"
                 return f"constant {value.name!r} ({peak:.3g}) would {becomes} in {self._half.storage}"
         return None
@@ -218,17 +222,13 @@ def float_only(parameter: onnx.defs.OpSchema.FormalParameter | None) -> bool:
 def _takes_half(node: ir.Node, schema: onnx.defs.OpSchema, half: Format) -> bool:
     """Whether the schema lets every float32 output, and every float32 input of a free type, be 16 bits."""
     word = f"tensor({half.storage})"
-    for index, value in enumerate(node.outputs):
-        parameter = formal(schema.outputs, index)
-        if value.dtype == ir.DataType.FLOAT and (parameter is None or word not in parameter.types):
-            return False
-    for index, given in enumerate(node.inputs):
-        parameter = formal(schema.inputs, index)
-        if given is None or given.dtype != ir.DataType.FLOAT or parameter is None or float_only(parameter):
-            continue
-        if word not in parameter.types:
-            return False
-    return True
+    given, made = (
+        [formal(parameters, index) for index, value in enumerate(values)
+         if value is not None and value.dtype == ir.DataType.FLOAT]
+        for parameters, values in ((schema.inputs, node.inputs), (schema.outputs, node.outputs))
+    )  # fmt: skip
+    free = [parameter for parameter in given if parameter is not None and not float_only(parameter)]
+    return all(parameter is not None and word in parameter.types for parameter in (*made, *free))
 
 
 def _is_square(node: ir.Node) -> bool:
@@ -244,18 +244,6 @@ def _is_outer_product(node: ir.Node) -> bool:
         tensor is not None and len(tensor.shape) >= 2 and tensor.shape[-1 - side] == 1
         for side, tensor in enumerate(constants)
     )
-
-
-def _peak(value: ir.Value) -> float:
-    assert value.const_value is not None
-    array = value.const_value.numpy()
-    return float(np.abs(array).max(where=np.isfinite(array), initial=0.0))  # infinities stay what they are
-
-
-def _rounding_error(value: ir.Value, half: Format) -> float:
-    assert value.const_value is not None
-    array = value.const_value.numpy()
-    return float(np.abs(array - array.astype(half.dtype).astype(np.float32)).max(initial=0.0))
 
 
 def _dequantized_peak(node: ir.Node) -> float:

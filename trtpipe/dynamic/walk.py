@@ -21,6 +21,8 @@ from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
 from trtpipe.passes.fold_constants import evaluator_of
+from trtpipe.passes.infer_types import schema_of
+from trtpipe.passes.operators import CONTAINERS
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -33,7 +35,7 @@ _WINDOWS = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger",
 _MOST_SHOWN = 4
 #: The elements TensorRT can count, by its own words.
 _MOST_COUNTED = 1 << 40
-_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
 _OWN = ("", "ai.onnx")
 _RANDOM = ("Random", "Multinomial", "Bernoulli")
 
@@ -101,7 +103,7 @@ class Walker:
 
     def _walk(self, graph: _Graph, scope: _Scope) -> Misfit | None:
         for node in graph.nodes:
-            found = self._branches(node, scope) if node.op in _BODIES else self._step(node, scope)
+            found = self._branches(node, scope) if node.op in CONTAINERS else self._step(node, scope)
             if found is not None:
                 return found
         return None
@@ -263,15 +265,9 @@ class _Domains:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._imports = list(model.opset_import)
-        self._versions = {entry.domain: entry.version for entry in self._imports}
+        self.versions = {entry.domain: entry.version for entry in self._imports}
         self._ir_version = model.ir_version
         self._evaluators: dict[int, ReferenceEvaluator] = {}
-
-    def schema(self, node: onnx.NodeProto) -> onnx.defs.OpSchema | None:
-        try:
-            return onnx.defs.get_schema(node.op_type, self._versions[node.domain], node.domain)
-        except (KeyError, onnx.defs.SchemaError):
-            return None
 
     def infer(
         self, node: _Node, types: Mapping[str, TypeProto], contents: Mapping[str, np.ndarray]
@@ -299,7 +295,7 @@ class _Node:
         self.op = proto.op_type
         self.label = proto.name or f"number {number}"
         self.inputs = tuple(dict.fromkeys(name for name in proto.input if name))
-        self.schema = domains.schema(proto)
+        self.schema = schema_of(proto, domains.versions)
         self.bodies = {
             attribute.name: _Graph(attribute.g, domains)
             for attribute in proto.attribute

@@ -80,15 +80,11 @@ def _lift(value: ir.Value, owners: dict[ir.Graph, ir.Node]) -> None:
 
 def _output_of(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
     """A new output of ``owner`` that carries ``value`` out of its ``body``."""
-    if owner.op_type == "If":
-        return _out_of_branch(owner, body, value)
-    if owner.op_type == "Loop":
-        return _out_of_loop(owner, body, value)
-    if owner.op_type == "Scan":
-        return _out_of_scan(owner, body, value)
-    raise StageError(
-        f"tensor {value.name!r} is inside a {owner.op_type} and cannot be observed", "keep its node with --keep"
-    )
+    out = {"If": _out_of_branch, "Loop": _out_of_loop, "Scan": _out_of_scan}.get(owner.op_type)
+    if out is None:
+        where = f"tensor {value.name!r} is inside a {owner.op_type}"
+        raise StageError(f"{where} and cannot be observed", "keep its node with --keep")
+    return out(owner, body, value)
 
 
 def _out_of_branch(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from trtpipe.passes.graph_pass import GraphPass, PassResult, bodies_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 #: what schemas call a type -> the type
 _FIXED = {f"tensor({dtype.name.lower()})": dtype for dtype in ir.DataType}
@@ -60,7 +60,7 @@ class InferTypes(GraphPass):
         return PassResult(self.name, modified=_infer_graph(model.graph, model.graph.opset_imports))
 
 
-def schema_of(node: ir.Node, opset_imports: dict[str, int]) -> onnx.defs.OpSchema | None:
+def schema_of(node: ir.Node | onnx.NodeProto, opset_imports: Mapping[str, int]) -> onnx.defs.OpSchema | None:
     """The schema of a node's operator at the model's opset, or ``None`` if ONNX has none."""
     version = opset_imports.get(node.domain)
     if version is None:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 #: How much of the unevenness goes into the weights; 0.5 is the paper's, larger ones suit heavier tails.
 STRENGTHS = (0.5, 0.65, 0.8)
+#: The trial without corrections.
+_NONE = "none"
 #: dB that smoothing must gain at least, and correcting biases; in any case more than chance (see ``surely_less``).
 _GAIN, _CORRECTION_GAIN = 0.5, 0.2
 #: Share of the largest number of a 16-bit format that values may reach when they are smoothed.
@@ -100,27 +102,23 @@ class _Best:
 
 def _best_smoothing(
     trials: TrialRunner,
-    candidates: Mapping[float, dict[str, Smoothing]],
+    candidates: Mapping[str, dict[str, Smoothing]],
     feeds: list[Feed],
     reference: OutputNoise,
     progress: Progress,
 ) -> tuple[list[CorrectionTrial], _Best]:
-    total = len(candidates) + 1
-    first = trials.noise(Corrections(), feeds, reference)
-    progress.advance("correction", 1, total)
-    noises: dict[float, np.ndarray] = {}
-    for done, (strength, candidate) in enumerate(candidates.items(), start=2):
-        noises[strength] = trials.noise(Corrections(smoothing=candidate), feeds, reference)
-        progress.advance("correction", done, total)
-    best = min(noises, key=lambda strength: (noises[strength].mean(), strength)) if noises else None
-    if best is not None and not surely_less(noises[best], first, _GAIN):
-        best = None
-    found = [CorrectionTrial(correction="none", noise=float(first.mean()), taken=True)]
-    found += [
-        CorrectionTrial(correction=f"smooth {strength:g}", noise=float(noise.mean()), taken=strength == best)
-        for strength, noise in noises.items()
+    noises: dict[str, np.ndarray] = {}
+    for done, (name, candidate) in enumerate(candidates.items(), start=1):
+        noises[name] = trials.noise(Corrections(smoothing=candidate), feeds, reference)
+        progress.advance("correction", done, len(candidates))
+    best = min(noises.keys() - {_NONE}, key=lambda name: (noises[name].mean(), name), default=_NONE)
+    if best != _NONE and not surely_less(noises[best], noises[_NONE], _GAIN):
+        best = _NONE
+    found = [
+        CorrectionTrial(correction=name, noise=float(noise.mean()), taken=name in (_NONE, best))
+        for name, noise in noises.items()
     ]
-    return found, _Best({}, first) if best is None else _Best(candidates[best], noises[best])
+    return found, _Best(candidates[best], noises[best])
 
 
 def _biases(
@@ -145,8 +143,8 @@ def _biases(
 
 def _smoothings(
     trials: TrialRunner, ranges: Ranges, runner: Runner, feeds: list[Feed], maxima: Maxima
-) -> dict[float, dict[str, Smoothing]]:
-    """Strength -> how every activation would be smoothed, and its range then."""
+) -> dict[str, dict[str, Smoothing]]:
+    """What is tried -> how every activation would be smoothed, and its range then; first of all nothing."""
     groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
     factors = {
         (name, strength): np.maximum(
@@ -162,13 +160,13 @@ def _smoothings(
             value = found[name]
             if value.size:
                 statistics[name, strength].update(value / along(divisor, groups[name].axis, value.ndim))
-    candidates: dict[float, dict[str, Smoothing]] = {}
+    candidates: dict[str, dict[str, Smoothing]] = {_NONE: {}}
     for (name, strength), divisor in factors.items():
         old = ranges.tensors[name]
         method = CalibrationMethod(old.method, old.percentile)
         new = range_of(name, statistics[name, strength], method, trials.plan.format)
         entry = Smoothing(factors=packed(divisor), inserted=groups[name].fold is None, amax=new.amax)
-        candidates.setdefault(strength, {})[name] = entry
+        candidates.setdefault(f"smooth {strength:g}", {})[name] = entry
     return candidates
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.progress import Progress
-    from trtpipe.quantization.graph_partition import Cut
+    from trtpipe.quantization.simulation_graph import Cut
     from trtpipe.quantization.simulator import SimulatorSession
 
 #: Share of the mean power over all feeds that every feed is taken to have, so that silence does not decide.

@@ -77,7 +77,8 @@ class _Split:
             return None
         channels = scales.astype(np.float64)
         safe = _LARGEST / (128.0 * float(sums.max()) * step)
-        common = _power_of_two(min(2 * channels.max(), safe, channels.min() / _SMALLEST_NORMAL))
+        most = min(2 * channels.max(), safe, channels.min() / _SMALLEST_NORMAL)
+        common = float(2.0 ** np.floor(np.log2(most)))  # the largest power of two up to that
         fits = common >= _SMALLEST_NORMAL and common * step >= _SMALLEST_STEP and channels.max() / common <= _LARGEST
         return cls(node, weight, common, channels / common) if fits else None
 
@@ -135,11 +136,6 @@ def _node(
     """A new node, whose result has the type and shape of ``like``."""
     made = ir.val(fresh(output), shape=like.shape, type=like.type)
     return ir.node(op, inputs, outputs=[made], name=fresh(name))
-
-
-def _power_of_two(limit: float) -> float:
-    """The largest power of two that is not above ``limit``."""
-    return float(2.0 ** np.floor(np.log2(limit)))
 
 
 def _constant(node: ir.Node, index: int) -> np.ndarray | None:

@@ -30,6 +30,7 @@ from trtpipe.quantization.patterns import Patterns, recognize, skip_input
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+    from trtpipe.calibration.corrections import Smoothing
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.config.recipe import WeightMethod
     from trtpipe.config.stage_settings import QuantizationSettings
@@ -201,14 +202,11 @@ class QuantizationPlan:
         reasons = {**ranges.not_quantizable, **dict.fromkeys(ranges.unseen, UNREACHED)}
         return self.with_ranges(amax, reasons).with_corrections(ranges.corrections)
 
-    def smoothed(self, amax: Mapping[str, float], inserted: frozenset[str]) -> QuantizationPlan:
-        """The plan of the smoothed graph.
-
-        Args:
-            amax: tensor that was smoothed -> its range now.
-            inserted: those for which a multiplication was inserted, behind which their readers read on.
-        """
-        return replace(self, amax={**self.amax, **amax}, _inserted=inserted)._without({})
+    def smoothed(self, tensors: Mapping[str, Smoothing]) -> QuantizationPlan:
+        """The plan of the graph in which these are smoothed; readers read on behind inserted multiplications."""
+        amax = {**self.amax, **{name: each.amax for name, each in tensors.items()}}
+        inserted = frozenset(name for name, each in tensors.items() if each.inserted)
+        return replace(self, amax=amax, _inserted=inserted)._without({})
 
     def _without_range(self, point: QuantPoint, reasons: Mapping[str, str]) -> str | None:
         for name in point.tensors:

@@ -1,5 +1,7 @@
 """The graph of the fake-quantization simulator: every point in float32 and lowered, every activation scale an input.
 
+Where few values cross it, the graph can be cut, so that what comes behind is run from stored values again and again.
+
 A point becomes an If whose branches hold the node as it was, and the node lowered: with its Q/DQ pair and its quantized
 weight exactly as ``InsertQDQ`` writes them, or rounded to float16. Both sets of weights together are the memory of two
 models. Any choice of nodes and of ranges is a few conditions and fed numbers away: weights are quantized once.
@@ -13,24 +15,31 @@ cannot do what a condition does: no scale lets values pass unrounded, and the we
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
+from trtpipe.calibration.corrections import unpacked
 from trtpipe.passes.constants import add_constant
-from trtpipe.passes.graph_pass import FreshNames, node_label
-from trtpipe.quantization.graph_partition import reads
+from trtpipe.passes.graph_pass import FreshNames, bodies_of, node_label
+from trtpipe.quantization.bias_correction import correctable
 from trtpipe.quantization.plan import bound, leaders
 from trtpipe.quantization.qdq import quantize_weight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     import onnx
 
     from trtpipe.config.formats import Format
     from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
+
+
+#: Shares of all work before a cut that are aimed at.
+_SHARES = (0.25, 0.5, 0.75)
+#: Values that cross a cut at most.
+_MOST_VALUES = 4
 
 
 def group_points(plan: QuantizationPlan) -> tuple[tuple[QuantPoint, ...], ...]:
@@ -114,10 +123,15 @@ def resolve(model: onnx.ModelProto, conditions: Collection[str], true: Collectio
     chosen.CopyFrom(model)
     _splice(chosen.graph, frozenset(conditions), frozenset(true))
     used = {value.name for value in chosen.graph.output}.union(*map(reads, chosen.graph.node))
-    kept = [tensor for tensor in chosen.graph.initializer if tensor.name in used]
-    del chosen.graph.initializer[:]
-    chosen.graph.initializer.extend(kept)
+    _keep_named(chosen.graph.initializer, used)
     return chosen
+
+
+def _keep_named(entries: Any, names: Collection[str]) -> None:
+    """Drop from a list of a protobuf all entries but those of these names."""
+    for index in reversed(range(len(entries))):
+        if entries[index].name not in names:
+            del entries[index]
 
 
 def _splice(graph: onnx.GraphProto, conditions: frozenset[str], true: frozenset[str]) -> None:
@@ -219,6 +233,16 @@ def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Ma
     return lower
 
 
+def lowering_of(model: ir.Model, plan: QuantizationPlan, half: Format | None) -> tuple[Lowering, dict[str, str]]:
+    """How points are lowered, and the inputs that take scales."""
+    if half is not None:
+        return rounded_to(half), {}
+    known = correctable(model, plan)
+    shifts = {name: unpacked(text) for name, text in plan.corrections.biases.items() if name in known}
+    inputs = scale_inputs(model, plan)
+    return quantized(plan, inputs, shifts), {tensor: str(value.name) for tensor, value in inputs.items()}
+
+
 def _branch(
     root: ir.Graph, point: QuantPoint, node: ir.Node, condition: ir.Value, lower: Lowering, fresh: FreshNames
 ) -> None:
@@ -250,3 +274,94 @@ def _clone(node: ir.Node, fresh: FreshNames) -> ir.Node:
     for old, new in zip(node.outputs, clone.outputs, strict=True):
         new.name, new.type, new.shape = fresh(str(old.name)), old.type, old.shape
     return clone
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place in the order of nodes.
+
+    Attributes:
+        position: of the last node before it, among the nodes of the main graph.
+        values: float values made before and read behind it.
+    """
+
+    position: int
+    values: tuple[str, ...]
+
+
+def find_cuts(model: ir.Model, works: Mapping[ir.Node, int]) -> tuple[Cut, ...]:
+    """Up to three cuts, in order, that few values cross, with about a quarter of the work between them.
+
+    Args:
+        works: multiply-accumulates of nodes, also of those in bodies.
+    """
+    nodes = list(model.graph)
+    costs = [works.get(node, 0) + sum(works.get(inner, 0) for inner in nodes_inside(node)) for node in nodes]
+    last = _last_reads(model, nodes)
+    total, done = sum(costs), 0
+    wanted = list(_SHARES)
+    found: list[Cut] = []
+    live: dict[ir.Value, int] = {}
+    for position, (node, cost) in enumerate(zip(nodes, costs, strict=True)):
+        done += cost
+        live |= {value: last[value] for value in node.outputs if value in last}
+        live = {value: until for value, until in live.items() if until > position}
+        floats = tuple(str(value.name) for value in live if value.dtype == ir.DataType.FLOAT)
+        if wanted and total and done >= wanted[0] * total and 0 < len(floats) <= _MOST_VALUES and done < total:
+            found.append(Cut(position, floats))
+            wanted = [share for share in wanted if share * total > done]
+    return tuple(found)
+
+
+def behind(model: onnx.ModelProto, cut: Cut) -> onnx.ModelProto:
+    """A copy that begins at the cut: its values are inputs, and what they alone needed is gone."""
+    import onnx
+
+    rest = onnx.ModelProto()
+    rest.CopyFrom(model)
+    graph, given = rest.graph, frozenset(cut.values)
+    needed = {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if any(name in needed and name not in given for name in node.output):
+            node.output[:] = [f"{name}__again" if name in given else name for name in node.output]
+            kept.append(node)
+            needed.update(reads(node))
+    copies = onnx.GraphProto(node=reversed(kept))
+    del graph.node[:]
+    graph.node.extend(copies.node)
+    known = {value.name for value in graph.input}
+    for name in cut.values:
+        if name in needed and name not in known:
+            graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    _keep_named(graph.input, needed)
+    _keep_named(graph.initializer, needed)
+    return rest
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Names of all values that a node reads, also in its bodies."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            names |= {value.name for value in attribute.g.output}
+            for inner in attribute.g.node:
+                names |= reads(inner)
+    return names
+
+
+def nodes_inside(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes in a node's bodies, at any depth."""
+    for body in bodies_of(node):
+        yield from body.all_nodes()
+
+
+def _last_reads(model: ir.Model, nodes: list[ir.Node]) -> dict[ir.Value, int]:
+    """Value -> position of the last node of the main graph that reads it, in a body too; outputs are read last."""
+    found: dict[ir.Value, int] = {}
+    for position, node in enumerate(nodes):
+        for each in (node, *nodes_inside(node)):
+            found |= {value: position for value in each.inputs if value is not None}
+        for body in bodies_of(node):
+            found |= dict.fromkeys(body.outputs, position)
+    return found | dict.fromkeys(model.graph.outputs, len(nodes))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from trtpipe.calibration.corrections import unpacked
 from trtpipe.passes.constants import add_constant, along, array_of, channel_rows, drop_unused_constants, is_constant
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, enclosing, owners_of
 from trtpipe.passes.operators import ACTIVATIONS, ARITHMETIC, is_standard
@@ -23,6 +24,7 @@ from trtpipe.quantization.plan import bound
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from trtpipe.calibration.corrections import Smoothing
     from trtpipe.quantization.plan import QuantPoint
 
 #: Channels whose largest magnitude is below this share of the tensor's count as so large: a factor divides by it.
@@ -33,19 +35,6 @@ _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "Identity"})
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _NORMALISATIONS = frozenset({"LayerNormalization", "RMSNormalization"})
 _REACH = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Factors:
-    """What the channels of one activation are divided by.
-
-    Attributes:
-        values: float32[channels], above 0.
-        inserted: by a multiplication; otherwise by folding.
-    """
-
-    values: np.ndarray
-    inserted: bool
 
 
 @dataclass(frozen=True)
@@ -161,7 +150,7 @@ class Smooth(GraphPass):
     """Smooth activations by given factors; in float32 the model computes what it did, up to rounding.
 
     Args:
-        wanted: activation -> its factors; those that are no such group of ``points`` are ignored.
+        wanted: activation -> how it is smoothed; those that are no such group of ``points`` are ignored.
         points: of the model that the pass is applied to.
 
     Attributes:
@@ -170,7 +159,7 @@ class Smooth(GraphPass):
 
     name = "smooth"
 
-    def __init__(self, wanted: Mapping[str, Factors], points: Sequence[QuantPoint]) -> None:
+    def __init__(self, wanted: Mapping[str, Smoothing], points: Sequence[QuantPoint]) -> None:
         self._wanted = wanted
         self._points = points
         self.smoothed: list[str] = []
@@ -180,8 +169,9 @@ class Smooth(GraphPass):
         fresh = FreshNames(model)
         for group in smooth_groups(model, self._points):
             found = self._wanted.get(group.name)
-            if found is not None and found.inserted == (group.fold is None) and found.values.size == group.channels:
-                _smooth(group, found.values, fresh)
+            factors = np.empty(0) if found is None else unpacked(found.factors)
+            if found is not None and found.inserted == (group.fold is None) and factors.size == group.channels:
+                _smooth(group, factors, fresh)
                 self.smoothed.append(group.name)
         drop_unused_constants(model)
         return PassResult(self.name, modified=bool(self.smoothed))
@@ -265,10 +255,9 @@ def foldable(value: ir.Value, axis: int, channels: int) -> Fold | None:
             source = node.inputs[0]
         elif node.op_type == "Add" and (index := _bias_index(node, axis, channels)) is not None:
             constant = node.inputs[index]
-            assert constant is not None
-            assert constant.shape is not None
-            rank = len(constant.shape)
-            found.append(Scaling(node, index, _channel_axis(constant, channels) if axis == 1 else rank - 1))
+            assert constant is not None and constant.shape is not None  # noqa: PT018
+            sizes = list(constant.shape)
+            found.append(Scaling(node, index, sizes.index(channels) if axis == 1 else len(sizes) - 1))
             source = node.inputs[1 - index]
         else:
             ends = _ends(node, axis, channels)
@@ -318,11 +307,6 @@ def _bias_index(node: ir.Node, axis: int, channels: int) -> int | None:
         if axis == 1 and rank > 1 and len(sizes) in (rank, rank - 1) and sizes[1 - rank] == channels:
             return index
     return None
-
-
-def _channel_axis(constant: ir.Value, channels: int) -> int:
-    assert constant.shape is not None
-    return [int(size) for size in constant.shape if isinstance(size, int)].index(channels)
 
 
 def _ends(node: ir.Node, axis: int, channels: int) -> tuple[Scaling, ...] | None:
