@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from trtpipe.autocast.tensor_ranges import Extents
     from trtpipe.config.formats import Format
 
-
 #: Why a node is in 16 bits that came so.
 ALREADY = "the model itself computes it in 16 bits"
 

@@ -28,7 +28,6 @@ _SHIFTS = PURE_MOVES | {"Add", "Clip", "Max"}
 _ARITHMETIC = _SHIFTS | {"Sub", "Mul", "Div", "Concat", "Where", "Min", "Neg"}
 _POWERS = frozenset({"Pow", "Exp", "Sqrt", "Abs", "ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL2", "ReduceL1"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
-
 #: Absolute rounding error that is visible: an eighth of a pixel.
 _VISIBLE = 0.125
 

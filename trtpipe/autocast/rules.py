@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from trtpipe.autocast.range_guard import RangeGuard
     from trtpipe.config.formats import Format
 
-
 #: sums and powers whose results leave float16's range or precision although their inputs fit
 _GROWS = frozenset({"Pow", "Exp", "Reciprocal", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceProd", "CumSum"})
 #: sums and powers whose intermediate values do so, but whose results are of their inputs' size

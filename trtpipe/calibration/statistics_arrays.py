@@ -92,11 +92,7 @@ def from_arrays(names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Stati
 
 
 def _tensor(arrays: Mapping[str, np.ndarray], number: int) -> TensorStatistics:
-    """The statistics of one tensor.
-
-    Raises:
-        IndexError, ValueError: the arrays contradict each other.
-    """
+    """The statistics of one tensor; raises what ``from_arrays`` raises."""
     begin, end = (int(arrays["ends"][number - 1]) if number else 0), int(arrays["ends"][number])
     bins, counts = arrays["bins"][begin:end].astype(np.intp), arrays["counts"][begin:end]
     _require(0 <= begin <= end <= len(arrays["bins"]) == len(arrays["counts"]))

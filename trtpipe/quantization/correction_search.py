@@ -182,7 +182,6 @@ class TrialRunner:
     """
 
     def __init__(self, graph: CountedGraph, plan: QuantizationPlan, workdir: Path) -> None:
-
         self.plan, self._graph, self._workdir = plan, graph, workdir
         model = graph.load()
         smooth = smooth_groups(model, plan.points) if plan.format.kind == "integer" else ()

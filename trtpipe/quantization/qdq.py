@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from trtpipe.config.recipe import WeightMethod
     from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
 
-
 #: Shares of a channel's largest magnitude that ``mse`` tries, descending: 1 to 0.5.
 _SHARES = np.linspace(1, 0.5, 32, dtype=np.float32)
 

@@ -203,7 +203,6 @@ def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Ma
         scales: from ``scale_inputs``.
         shifts: result of a weighted node -> what is added to its bias when it is lowered.
     """
-
     form = plan.format
 
     def lower(branch: Branch, point: QuantPoint, node: ir.Node) -> ir.Value:
