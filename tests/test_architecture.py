@@ -113,7 +113,6 @@ FORMAT_ATTRIBUTES = FORMAT_WORDS - {"float32", "best"}
 #: Where they may be spelled, and why.
 SPELLS_FORMATS = {
     "config/formats.py": "the table",
-    "passes/infer_types.py": "ONNX's words for the types of all tensors, which schemas use",
 }
 
 

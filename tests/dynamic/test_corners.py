@@ -13,7 +13,7 @@ from trtpipe.backends.base import EngineRequest, load_backend
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
-from trtpipe.dynamic.corners import CornersRequest, Place, corners_task
+from trtpipe.dynamic.check_corners import CornersRequest, Place, corners_task
 from trtpipe.progress import NullProgress
 
 #: A folder of real models with their data and metric; see docs/design.md.

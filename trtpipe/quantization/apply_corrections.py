@@ -8,11 +8,10 @@ from trtpipe.calibration.corrections import unpacked
 from trtpipe.config.formats import FP32
 from trtpipe.passes.constants import array_of
 from trtpipe.passes.graph_pass import GraphPass, PassResult, run_passes
-from trtpipe.passes.infer_types import InferTypes
 from trtpipe.quantization.bias_correction import CorrectBias, correctable
 from trtpipe.quantization.plan import bound
 from trtpipe.quantization.qdq import InsertQDQ, scale_loss
-from trtpipe.quantization.smooth_quant import Factors, Smooth
+from trtpipe.quantization.smooth_quant import Smooth
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,12 +36,10 @@ def apply_corrections(model: ir.Model, plan: QuantizationPlan, *, biases: bool =
         The plan of the graph as it is now, without nodes whose weights need scales that their format does not hold.
     """
     corrections = plan.corrections
-    wanted = {name: Factors(unpacked(each.factors), each.inserted) for name, each in corrections.smoothing.items()}
-    if wanted:
-        smooth = Smooth(wanted, plan.smoothable)
-        run_passes(model, [smooth, InferTypes()])
-        amax = {name: corrections.smoothing[name].amax for name in smooth.smoothed}
-        plan = plan.smoothed(amax, frozenset(name for name in smooth.smoothed if wanted[name].inserted))
+    if corrections.smoothing:
+        smooth = Smooth(corrections.smoothing, plan.smoothable)
+        run_passes(model, [smooth])
+        plan = plan.smoothed({name: corrections.smoothing[name] for name in smooth.smoothed})
     plan = plan.keep(_too_small(model, plan))
     if biases and corrections.biases:
         known = correctable(model, plan)
