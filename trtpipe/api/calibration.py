@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import CommonArguments, takes
 from trtpipe.api.paths import folder_of, path_of, path_or_none
-from trtpipe.api.request import requested
+from trtpipe.api.request import refuse_without_data, requested
 from trtpipe.api.results import JSON, BuildResult, run_stages, write_record
 from trtpipe.calibration.statistics_file import merge_statistics
 from trtpipe.config.formats import DEFAULT_QUANTIZED
@@ -62,8 +62,10 @@ def calibrate(
         calib_data=calib_data, precision=precision, shapes=shapes, keep=keep, allow_random=allow_random,
         engines=False, **common,
     ) as job:  # fmt: skip
-        given, stages = {"simplified": path_of(simplified, "simplified")}, ["observe", "calibrate"]
-        return run_stages(_eight_bit(job), stages, given, path_of(out, "out"), JSON, common.get("progress"))
+        quantized, where = _eight_bit(job), path_of(out, "out")
+        given = {"simplified": path_of(simplified, "simplified")}
+        refuse_without_data(quantized, "--data")
+        return run_stages(quantized, ["observe", "calibrate"], given, where, JSON, common.get("progress"))
 
 
 @takes(CommonArguments)

@@ -177,6 +177,19 @@ def recipe_from(request: BuildArguments) -> CalibrationRecipe:
     return found
 
 
+def refuse_without_data(job: Job, option: str = "--calib-data") -> None:
+    """Complain before the long work that there is nothing to calibrate on, not after it.
+
+    Args:
+        option: gives data on the command line.
+    """
+    if job.profile.precision.calibrated and not job.recipe.data.source and not job.allow_random:
+        raise InputError(
+            f"{job.profile.precision} needs calibration data, and none was given",
+            f"add {option} (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
+        )
+
+
 def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:
     """The back-end and the targets, those the user left open with the reason for the choice."""
     backend, why = choose_backend(profile.backend)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trtpipe.api.arguments import BuildArguments, CommonArguments, takes
 from trtpipe.api.engines import runnable_engine
 from trtpipe.api.paths import path_of, path_or_none
-from trtpipe.api.request import requested
+from trtpipe.api.request import refuse_without_data, requested
 from trtpipe.api.results import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stages
 from trtpipe.backends.base import Refusal, load_backend
 from trtpipe.config.source import parse_source
@@ -314,11 +314,7 @@ def to_measure(job: Job, model: Path, graph: Path | None = None) -> dict[str, Pa
 
 def _refuse_early(job: Job) -> None:
     """Complain about what is missing before the long work, not after it."""
-    if job.profile.precision.calibrated and not job.recipe.data.source and not job.allow_random:
-        raise InputError(
-            f"{job.profile.precision} needs calibration data, and none was given",
-            "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
-        )
+    refuse_without_data(job)
     if job.profile.auto_shapes and not job.recipe.data.source:
         raise InputError(
             "shapes are to be inferred from calibration data, and none was given",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import ModelArguments, takes
 from trtpipe.api.paths import folder_of, path_of, path_or_none
-from trtpipe.api.request import requested
+from trtpipe.api.request import refuse_without_data, requested
 from trtpipe.api.results import JSON, run_published
 from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.tomlfile import dump_toml
@@ -200,8 +200,4 @@ def refuse_other_precisions(job: Job) -> None:
             f"{job.profile.precision} has nothing to choose layer by layer",
             "add --int8 (or --fp8, where the GPU has it)",
         )
-    if not job.recipe.data.source and not job.allow_random:
-        raise InputError(
-            f"{job.profile.precision} needs calibration data, and none was given",
-            "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
-        )
+    refuse_without_data(job)

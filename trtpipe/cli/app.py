@@ -23,6 +23,9 @@ SECTIONS = {
     "Cache": ("cache",),
 }
 
+#: Commands that run one stage and no more.
+STAGES = ("export", "simplify", "lower", "compile", "verify", "measure")
+
 EXIT_CODES = {
     0: "fine",
     1: "a bug of trtpipe",
@@ -54,6 +57,7 @@ class Root(LazyGroup):
 @click.group(
     cls=Root,
     sections=SECTIONS,
+    modules=dict.fromkeys(STAGES, "stages"),
     invoke_without_command=True,
     context_settings={"help_option_names": list(HELP_NAMES)},
     epilog="Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",

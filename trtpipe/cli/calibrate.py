@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from trtpipe.cli import options
-from trtpipe.cli.groups import TopicCommand
-from trtpipe.cli.results import beside, finish, print_json
-from trtpipe.cli.session import Session
+from trtpipe.cli.options import PATH, command
+from trtpipe.cli.results import beside, finish, print_document, print_paths
 from trtpipe.cli.tables import facts
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import pass_session
 from trtpipe.config.formats import INT8
-from trtpipe.config.units import printable
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from trtpipe import BuildResult, Progress
+    from trtpipe.cli.session import Session
 
-_path = click.Path(path_type=Path)
 _MEANINGS = {
     "matched": "tensors have their range from the cache",
     "missing": "tensors are not in the cache: their nodes are kept in FP32",
@@ -30,29 +25,35 @@ _MEANINGS = {
 }
 
 
-@click.command(cls=TopicCommand)
-@click.argument("files", type=_path, nargs=-1, required=True, metavar="MODEL")
-@options.out_option
-@options.calibration_options("--data", "--samples", "--method")
-@click.option(
-    "--statistics",
-    type=_path,
-    multiple=True,
-    metavar="S.npz",
-    help="Statistics to use instead of data; may be repeated for shards, which are merged.",
+@command(
+    click.argument("files", type=PATH, nargs=-1, required=True, metavar="MODEL"),
+    options.out_option,
+    options.calibration_options("--data", "--samples", "--method"),
+    click.option(
+        "--statistics",
+        type=PATH,
+        multiple=True,
+        metavar="S.npz",
+        help="Statistics to use instead of data; may be repeated for shards, which are merged.",
+    ),
+    click.option(
+        "--merge", is_flag=True, help="Merge statistics of shards: the arguments are statistics, not a model."
+    ),
+    click.option(
+        "--import-trt-cache",
+        "cache",
+        type=PATH,
+        metavar="FILE",
+        help="Import the scales of a TensorRT calibration cache.",
+    ),
+    click.option(
+        "--plot", type=PATH, metavar="DIR", help="Plot the histogram and thresholds of every tensor into DIR."
+    ),
+    options.profile_file_option,
+    options.shape_options,
+    options.keep_option,
 )
-@click.option("--merge", is_flag=True, help="Merge statistics of shards: the arguments are statistics, not a model.")
-@click.option(
-    "--import-trt-cache", "cache", type=_path, metavar="FILE", help="Import the scales of a TensorRT calibration cache."
-)
-@click.option("--plot", type=_path, metavar="DIR", help="Plot the histogram and thresholds of every tensor into DIR.")
-@options.profile_file_option
-@options.shape_options
-@options.keep_option
-@options.json_option
-@options.common_options
-@pass_session
-def command(
+def calibrate(
     session: Session,
     files: tuple[Path, ...],
     statistics: tuple[Path, ...],
@@ -66,6 +67,8 @@ def command(
     from statistics collected before (a folder stands for the statistics.npz in it), without a pass over data. To merge
     the statistics of shards without the model: trtpipe calibrate --merge A.npz B.npz C.npz -o OUT.
     """
+    import trtpipe
+
     model: Path | None
     if merge:
         if statistics or cache is not None:
@@ -78,46 +81,24 @@ def command(
     if cache is not None and model is not None:
         return _import(session, model, cache, more=bool(statistics or plot))
     found = tuple(path / "statistics.npz" if path.is_dir() else path for path in statistics)
-    with session.listening() as progress:
-        result = _calibrate(session, model, found, plot, progress)
-    return finish(session, "calibrate", result, () if model is None else _lowering(model, beside(result)()))
-
-
-def _calibrate(
-    session: Session, model: Path | None, statistics: tuple[Path, ...], plot: Path | None, progress: Progress
-) -> BuildResult:
-    import trtpipe
-
     if plot is not None:
         from trtpipe.report.plots import require_matplotlib
 
         require_matplotlib()
-    profile = session.profile
-    if statistics or model is None:
-        result = trtpipe.ranges_from_statistics(
-            statistics,
-            session.output,
-            simplified=model,
-            profile=profile,
-            recipe=session.recipe,
-            settings=session.settings,
-            progress=progress,
-        )
-    else:
-        result = trtpipe.calibrate(
-            model,
-            session.output,
-            profile=profile,
-            recipe=session.recipe,
-            settings=session.settings,
-            allow_random=session.allow_random,
-            progress=progress,
-        )
-    if plot is not None:
-        drawn = statistics[0] if len(statistics) == 1 else Path(beside(result)("statistics.npz"))
-        made = trtpipe.plot_statistics(drawn, plot, precision=profile.precision.quantized or INT8)
-        progress.note(f"plotted {len(made)} tensors into {plot}")
-    return result
+    with session.listening() as progress:
+        if found or model is None:
+            result = trtpipe.ranges_from_statistics(
+                found, session.output, simplified=model, **session.request(progress)
+            )
+        else:
+            result = trtpipe.calibrate(
+                model, session.output, allow_random=session.allow_random, **session.request(progress)
+            )
+        if plot is not None:
+            drawn = found[0] if len(found) == 1 else Path(beside(result)("statistics.npz"))
+            made = trtpipe.plot_statistics(drawn, plot, precision=session.profile.precision.quantized or INT8)
+            progress.note(f"plotted {len(made)} tensors into {plot}")
+    return finish(session, "calibrate", result, [] if model is None else _lowering(model, beside(result)()))
 
 
 def _import(session: Session, model: Path, cache: Path, *, more: bool) -> int:
@@ -134,11 +115,9 @@ def _import(session: Session, model: Path, cache: Path, *, more: bool) -> int:
     ranges = out / "ranges.json" if out.is_dir() else out
     groups = {"matched": found.matched, "missing": found.missing, "unused": found.unused}
     if session.json:
-        print_json({"command": "calibrate", "exit_code": 0, "out": str(ranges), **groups})
-        return 0
+        return print_document("calibrate", {"out": str(ranges), **groups})
     emit(facts([(name, _listed(names, _MEANINGS[name], session.verbosity > 0)) for name, names in groups.items()]))
-    emit(f"result: {printable(str(ranges))}")
-    emit(f"next:   {printable(shlex.join(_lowering(model, str(ranges))))}")
+    print_paths([ranges], _lowering(model, str(ranges)))
     return 0
 
 
@@ -149,4 +128,4 @@ def _listed(names: tuple[str, ...], meaning: str, detailed: bool) -> str:
 def _lowering(model: Path, ranges: str) -> list[str]:
     """The command people usually need next."""
     lowered = str(model.with_name("lowered.onnx"))
-    return ["trtpipe", "lower", str(model), "--int8", "--ranges", ranges, "-o", lowered]
+    return ["lower", str(model), "--int8", "--ranges", ranges, "-o", lowered]

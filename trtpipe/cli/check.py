@@ -7,40 +7,35 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trtpipe.cli import options
-from trtpipe.cli.groups import TopicCommand
-from trtpipe.cli.results import ACCURACY_FAILED, LATENCY_FAILED, print_json
-from trtpipe.cli.session import Session
+from trtpipe.cli.options import PATH, command
+from trtpipe.cli.results import ACCURACY_FAILED, LATENCY_FAILED, print_document
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import pass_session
 from trtpipe.config.units import printable
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from trtpipe import Baseline, CheckReport
+    from trtpipe.cli.session import Session
 
-_path = click.Path(path_type=Path)
 _WORDS = {"ok": "PASSED", "failed": "FAILED", "note": "note", "skipped": "skipped"}
 
 
-@click.command(cls=TopicCommand)
-@click.argument("build", type=_path)
-@click.option("--baseline", type=_path, metavar="FILE", help="The baseline to compare with.")
-@click.option("--save-baseline", type=_path, metavar="FILE", help="Save this build as a baseline.")
-@click.option("--update", metavar="REASON", help="Replace the baseline with this build, and record the reason.")
-@click.option(
-    "--baseline-build",
-    type=_path,
-    metavar="DIR",
-    help="Build folder of the baseline, to measure both builds alternately on this machine.",
+@command(
+    click.argument("build", type=PATH),
+    click.option("--baseline", type=PATH, metavar="FILE", help="The baseline to compare with."),
+    click.option("--save-baseline", type=PATH, metavar="FILE", help="Save this build as a baseline."),
+    click.option("--update", metavar="REASON", help="Replace the baseline with this build, and record the reason."),
+    click.option(
+        "--baseline-build",
+        type=PATH,
+        metavar="DIR",
+        help="Build folder of the baseline, to measure both builds alternately on this machine.",
+    ),
+    click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML."),
+    click.option("--markdown", type=PATH, metavar="FILE", help="Write a summary for a pull request."),
 )
-@click.option("--junit", type=_path, metavar="FILE", help="Write JUnit XML.")
-@click.option("--markdown", type=_path, metavar="FILE", help="Write a summary for a pull request.")
-@options.json_option
-@options.common_options
-@pass_session
-def command(
+def check(
     session: Session,
     build: Path,
     baseline: Path | None,
@@ -81,8 +76,7 @@ def command(
 def _saved(session: Session, made: Baseline, file: Path) -> int:
     metrics = {value.artifact: value.value for value in made.metrics}
     if session.json:
-        print_json({"command": "check", "exit_code": 0, "baseline": str(file), "metrics": metrics})
-        return 0
+        return print_document("check", {"baseline": str(file), "metrics": metrics})
     emit(f"baseline: {printable(str(file))}")
     for name, value in metrics.items():
         emit(f"{name}: {made.metrics[0].metric} {value:.4f}")
@@ -104,8 +98,7 @@ def _shown(session: Session, report: CheckReport) -> int:
     accurate, fast = report.gate_passed("accuracy"), report.gate_passed("latency")
     code = ACCURACY_FAILED if not accurate else 0 if fast else LATENCY_FAILED
     if session.json:
-        print_json({"command": "check", "exit_code": code, "passed": code == 0, "report": report.to_dict()})
-        return code
+        return print_document("check", {"passed": code == 0, "report": report.to_dict()}, code)
     rows = [(each.name, _WORDS[each.status], each.message.replace(". ", ".\n")) for each in report.findings]
     emit(table(("check", "verdict", "details"), rows))
     emit(line(f"{'PASSED' if code == 0 else 'FAILED'} | {report.build} against {report.baseline}"))

@@ -7,29 +7,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trtpipe.cli import options
-from trtpipe.cli.groups import TopicCommand
-from trtpipe.cli.results import print_json
-from trtpipe.cli.session import Session
+from trtpipe.cli.options import PATH, command
+from trtpipe.cli.results import print_document
 from trtpipe.cli.tables import table
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import pass_session
 
 if TYPE_CHECKING:
     from trtpipe.api.diff import Both, BuildDiff
+    from trtpipe.cli.session import Session
 
-_path = click.Path(path_type=Path)
 #: Rows of a long list that are shown without --verbose.
 _ROWS = 20
 
 
-@click.command(cls=TopicCommand)
-@click.argument("old", type=_path)
-@click.argument("new", type=_path)
-@options.json_option
-@options.common_options
-@pass_session
-def command(session: Session, old: Path, new: Path) -> int:
+@command(
+    click.argument("old", type=PATH),
+    click.argument("new", type=PATH),
+)
+def diff(session: Session, old: Path, new: Path) -> int:
     """Show what differs between two builds.
 
     OLD and NEW are folders that trtpipe build wrote, of any models and precisions. Compared are settings, versions,
@@ -39,8 +34,7 @@ def command(session: Session, old: Path, new: Path) -> int:
 
     found = trtpipe.diff(old, new)
     if session.json:
-        print_json({"command": "diff", "exit_code": 0, "diff": found.to_dict()})
-        return 0
+        return print_document("diff", {"diff": found.to_dict()})
     limit = None if session.verbosity > 0 else _ROWS
     shown = [*_lists(found, limit), *_tables(found, limit)]
     for text in shown:

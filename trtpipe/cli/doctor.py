@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
-from trtpipe.cli import options
-from trtpipe.cli.groups import TopicCommand
-from trtpipe.cli.results import print_json
-from trtpipe.cli.session import Session
+from trtpipe.cli.options import command
+from trtpipe.cli.results import print_document
 from trtpipe.cli.tables import facts, line, table
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import pass_session
 from trtpipe.config.formats import FORMATS
 from trtpipe.config.units import format_bytes
 from trtpipe.errors import HostError
 
 if TYPE_CHECKING:
     from trtpipe import Diagnosis
+    from trtpipe.cli.session import Session
 
 _PRODUCTS = 3
 
 
-@click.command(cls=TopicCommand)
-@options.json_option
-@options.common_options
-@pass_session
-def command(session: Session) -> int:
+@command()
+def doctor(session: Session) -> int:
     """Show what this machine can do, and how to install what is missing.
 
     Exit code 6 if something is missing that every build needs; what only some builds need is listed only.
@@ -37,8 +30,7 @@ def command(session: Session) -> int:
     found = trtpipe.diagnose(session.settings)
     code = 0 if found.ready else HostError.exit_code
     if session.json:
-        print_json({"command": "doctor", "exit_code": code, **found.to_dict()})
-        return code
+        return print_document("doctor", found.to_dict(), code)
     emit(facts(_machine(found)))
     emit("")
     emit(table(("package", "version", "needed", "for", ""), _packages(found)))

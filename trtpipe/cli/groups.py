@@ -98,15 +98,18 @@ def _help_all() -> click.Option:
 
 
 class LazyGroup(click.Group):
-    """Commands by section; each is the ``command`` of the module ``trtpipe.cli.<name>``.
+    """Commands by section, each in the module ``trtpipe.cli.<name>`` under its own name.
 
     Args:
         sections: heading -> names, in the order of the help.
+        modules: name -> module, for those that share one.
     """
 
-    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **attributes: Any) -> None:
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Sequence[str]], modules: Mapping[str, str], **attributes: Any
+    ) -> None:
         super().__init__(*args, **attributes)
-        self.sections = {heading: tuple(names) for heading, names in sections.items()}
+        self.sections, self.modules = sections, modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order of the help."""
@@ -116,7 +119,8 @@ class LazyGroup(click.Group):
         """Import the command's module."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f"trtpipe.cli.{cmd_name}").command
+        module = importlib.import_module(f"trtpipe.cli.{self.modules.get(cmd_name, cmd_name)}")
+        command: click.Command = vars(module)[cmd_name]
         return command
 
     def resolve_command(

@@ -8,33 +8,30 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
-from trtpipe.cli.groups import TopicCommand
-from trtpipe.cli.results import explained, print_json
-from trtpipe.cli.session import Session
+from trtpipe.cli.options import PATH, command
+from trtpipe.cli.results import explained, print_document
 from trtpipe.cli.tables import facts, show
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import pass_session
 from trtpipe.config.units import format_bytes, printable
 from trtpipe.errors import InputError
 from trtpipe.views.results import sections
 
 if TYPE_CHECKING:
     from trtpipe import Inspection
+    from trtpipe.cli.session import Session
 
 
-@click.command(cls=TopicCommand)
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Plot every tensor of statistics.npz (or of that beside ranges.json), with the threshold of each method.",
+@command(
+    click.argument("file", type=PATH),
+    click.option(
+        "--plot",
+        type=PATH,
+        metavar="DIR",
+        help="Plot every tensor of statistics.npz (or of that beside ranges.json), with the threshold of each method.",
+    ),
+    options.explain_option,
 )
-@options.explain_option
-@options.json_option
-@options.common_options
-@pass_session
-def command(session: Session, file: Path, plot: Path | None, explain: str | None) -> int:
+def inspect(session: Session, file: Path, plot: Path | None, explain: str | None) -> int:
     """Describe a model, an engine, or a report.
 
     FILE is an .onnx file, a .pt2 file, a plan, ranges.json, statistics.npz, parity.json, latency.json or manifest.json,
@@ -48,8 +45,7 @@ def command(session: Session, file: Path, plot: Path | None, explain: str | None
     drawn = () if plot is None else trtpipe.plot_statistics(_statistics_of(found), plot)
     if session.json:
         plots = {"plots": [str(path) for path in drawn]} if plot is not None else {}
-        print_json({"command": "inspect", "exit_code": 0, **found.to_dict(), **plots})
-        return 0
+        return print_document("inspect", {**found.to_dict(), **plots})
     emit(facts(_head(found)))
     for section in sections(found, detailed=session.verbosity > 0):
         emit("")

@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 import math
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from trtpipe.cli import options
-from trtpipe.cli.groups import TopicCommand
-from trtpipe.cli.results import print_json
-from trtpipe.cli.session import Session
+from trtpipe.cli.options import PATH, command
+from trtpipe.cli.results import print_document, print_paths
 from trtpipe.cli.tables import table
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import pass_session
 from trtpipe.config.units import printable
 
 if TYPE_CHECKING:
     from trtpipe import Sensitivity
+    from trtpipe.cli.session import Session
 
 _ROWS = 20
 
 
-@click.command(cls=TopicCommand)
-@click.argument("source")
-@options.report_option
-@options.quantized_options
-@options.profile_file_option
-@options.calibration_options("--calib-data", "--calib-samples", "--calib-method")
-@options.shape_options
-@options.keep_option
-@options.no_simplify_option
-@click.option("--samples", type=click.IntRange(min=1), default=64, metavar="N", help="Number of samples (default: 64).")
-@click.option("--half", is_flag=True, help="Also measure every group in FP16.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Plot the ranking; needs matplotlib.")
-@options.json_option
-@options.common_options
-@pass_session
-def command(session: Session, source: str, samples: int, half: bool, plot: Path | None) -> int:
+@command(
+    click.argument("source"),
+    options.report_option,
+    options.quantized_options,
+    options.profile_file_option,
+    options.calibration_options("--calib-data", "--calib-samples", "--calib-method"),
+    options.shape_options,
+    options.keep_option,
+    options.no_simplify_option,
+    click.option(
+        "--samples", type=click.IntRange(min=1), default=64, metavar="N", help="Number of samples (default: 64)."
+    ),
+    click.option("--half", is_flag=True, help="Also measure every group in FP16."),
+    click.option("--plot", type=PATH, metavar="FILE.png", help="Plot the ranking; needs matplotlib."),
+)
+def sensitivity(session: Session, source: str, samples: int, half: bool, plot: Path | None) -> int:
     """Rank layers by quantization sensitivity.
 
     SOURCE is what trtpipe build takes. Each group of layers alone is quantized to INT8 (or --fp8), and the model's
@@ -52,26 +50,13 @@ def command(session: Session, source: str, samples: int, half: bool, plot: Path 
 
         require_matplotlib()
     with session.listening() as progress:
-        found = trtpipe.sensitivity(
-            source,
-            session.out,
-            samples=samples,
-            half=half,
-            profile=session.profile,
-            recipe=session.recipe,
-            settings=session.settings,
-            simplify=session.simplify,
-            allow_random=session.allow_random,
-            progress=progress,
-        )
+        found = trtpipe.sensitivity(source, session.out, samples=samples, half=half, **session.model_request(progress))
     if plot is not None:
         trtpipe.plot_sensitivity(found, plot)
     if session.json:
-        print_json({"command": "sensitivity", "exit_code": 0, "sensitivity": found.to_dict()})
-        return 0
+        return print_document("sensitivity", {"sensitivity": found.to_dict()})
     _show(found, None if session.verbosity > 0 else _ROWS)
-    words = ["trtpipe", "tune", source, "--max-drop", "0.5%", "-o", "tuned.toml"]
-    emit(f"next:   {printable(shlex.join(words))}")
+    print_paths([], ["tune", source, "--max-drop", "0.5%", "-o", "tuned.toml"])
     return 0
 
 

@@ -3,56 +3,53 @@
 from __future__ import annotations
 
 import math
-import shlex
 from typing import TYPE_CHECKING
 
 import click
 
 from trtpipe.cli import options
-from trtpipe.cli.groups import TopicCommand, TopicOption
-from trtpipe.cli.results import ACCURACY_FAILED, print_json
-from trtpipe.cli.session import Session
+from trtpipe.cli.groups import TopicOption
+from trtpipe.cli.options import command
+from trtpipe.cli.results import ACCURACY_FAILED, print_document, print_paths
 from trtpipe.cli.tables import facts, line
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import pass_session
-from trtpipe.config.units import parse_seconds, printable
+from trtpipe.config.units import parse_seconds
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trtpipe import Budget, TuneResult, Tuning
+    from trtpipe.cli.session import Session
 
 _ROWS = 20
 
 
-@click.command(cls=TopicCommand)
-@click.argument("source")
-@options.out_option
-@click.option("--max-drop", metavar="0.5%", help="Budget: maximum drop of the metric from FP32.")
-@click.option(
-    "--min", "least", metavar="METRIC=VALUE", help="Budget: minimum value of the metric; of an error, maximum."
+@command(
+    click.argument("source"),
+    options.out_option,
+    click.option("--max-drop", metavar="0.5%", help="Budget: maximum drop of the metric from FP32."),
+    click.option(
+        "--min", "least", metavar="METRIC=VALUE", help="Budget: minimum value of the metric; of an error, maximum."
+    ),
+    click.option("--time", "seconds", metavar="10min", help="Time limit for evaluations; run again to continue."),
+    click.option(
+        "--no-recalibrate",
+        is_flag=True,
+        cls=TopicOption,
+        topic=options.CALIBRATION,
+        common=False,
+        help="Keep the calibration method of the recipe.",
+    ),
+    options.quantized_options,
+    options.profile_file_option,
+    options.calibration_options("--calib-data", "--calib-samples", "--calib-method"),
+    options.evaluation_options("--eval-data"),
+    options.shape_options,
+    options.keep_option,
+    options.no_simplify_option,
 )
-@click.option("--time", "seconds", metavar="10min", help="Time limit for evaluations; run again to continue.")
-@click.option(
-    "--no-recalibrate",
-    is_flag=True,
-    cls=TopicOption,
-    topic=options.CALIBRATION,
-    common=False,
-    help="Keep the calibration method of the recipe.",
-)
-@options.quantized_options
-@options.profile_file_option
-@options.calibration_options("--calib-data", "--calib-samples", "--calib-method")
-@options.evaluation_options("--eval-data")
-@options.shape_options
-@options.keep_option
-@options.no_simplify_option
-@options.json_option
-@options.common_options
-@pass_session
-def command(
+def tune(
     session: Session, source: str, max_drop: str | None, least: str | None, seconds: str | None, no_recalibrate: bool
 ) -> int:
     """Find the layers to keep in higher precision for an accuracy budget.
@@ -72,27 +69,17 @@ def command(
             session.output,
             seconds=time,
             recalibrate=not no_recalibrate,
-            profile=session.profile,
-            recipe=session.recipe,
-            settings=session.settings,
-            simplify=session.simplify,
-            allow_random=session.allow_random,
-            progress=progress,
+            **session.model_request(progress),
         )
     session.out = None
     code = 0 if result.tuning.met else ACCURACY_FAILED
     if session.json:
-        print_json(
-            {
-                "command": "tune",
-                "exit_code": code,
-                "files": [str(path) for path in result.files],
-                "tuning": result.tuning.to_dict(),
-            }
-        )
-        return code
+        files = [str(path) for path in result.files]
+        return print_document("tune", {"files": files, "tuning": result.tuning.to_dict()}, code)
     _show(result, session.verbosity > 0)
-    emit(f"next:   {printable(shlex.join(_next(session, source, result)))}")
+    profile, _, recipe = map(str, result.files)
+    plain = [] if session.simplify else ["--no-simplify"]
+    print_paths(result.files, ["build", source, "--profile", profile, "--calib", recipe, *plain, "-o", "build"])
     return code
 
 
@@ -161,8 +148,6 @@ def _show(result: TuneResult, detailed: bool) -> None:
         emit(line(f"PASSED | time limit reached; best so far: {drop}. Run again to continue"))
     else:
         emit(line(f"PASSED | {drop}"))
-    for path in result.files:
-        emit(f"result: {printable(str(path))}")
 
 
 def _share(tuning: Tuning) -> str:
@@ -176,9 +161,3 @@ def _calibrations(tuning: Tuning) -> Iterator[str]:
         words += [] if each.noise is None else [f"noise {each.noise:.1f} dB"]
         words += [] if each.loss is None else [f"{tuning.reference.metric} {0 - each.loss:+.3g}"]
         yield ", ".join(words) + (" (chosen)" if each == tuning.calibration else "")
-
-
-def _next(session: Session, source: str, result: TuneResult) -> list[str]:
-    profile, _, recipe = result.files
-    words = ["trtpipe", "build", source, "--profile", str(profile), "--calib", str(recipe)]
-    return [*words, *([] if session.simplify else ["--no-simplify"]), "-o", "build"]

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 F = TypeVar("F", bound=Callable[..., Any])
-Decorator: TypeAlias = Callable[[F], F]
+Decorator: TypeAlias = "Callable[[Any], Any]"
 Store: TypeAlias = Callable[[Session, Any], None]
 
 #: Hands the Session to a command.
 pass_session = click.make_pass_decorator(Session)
 
 
-def stacked(*decorators: Decorator[Any]) -> Decorator[Any]:
+def stacked(*decorators: Decorator) -> Decorator:
     """Several decorators as one; the first one's option comes first in the help."""
 
     def decorate(function: F) -> F:
@@ -41,7 +41,7 @@ def stacked(*decorators: Decorator[Any]) -> Decorator[Any]:
     return decorate
 
 
-def session_option(*names: str, store: Store, **attributes: Any) -> Decorator[Any]:
+def session_option(*names: str, store: Store, **attributes: Any) -> Decorator:
     """An option whose value goes into the Session instead of the command's parameters."""
 
     def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -52,23 +52,32 @@ def session_option(*names: str, store: Store, **attributes: Any) -> Decorator[An
 
 
 def profile_option(
-    *names: str, at: tuple[str, ...], parse: Callable[[Any], object] | None = None, **attributes: Any
-) -> Decorator[Any]:
-    """An option that overrides one key of the deployment profile; ``parse`` may raise ValueError."""
+    name: str,
+    key: str,
+    topic: str,
+    help: str,
+    *,
+    common: bool = False,
+    parse: Callable[[Any], object] | None = None,
+    **attributes: Any,
+) -> Decorator:
+    """An option that overrides one ``key`` of the deployment profile (``build.workspace``); ``parse`` may raise
+    ValueError.
+    """
 
     def store(session: Session, value: Any) -> None:
-        session.profile_overrides.append(override(names[0], at, value, parse))
+        session.profile_overrides.append(override(name, tuple(key.split(".")), value, parse))
 
-    return session_option(*names, store=store, **attributes)
+    return session_option(name, store=store, topic=topic, common=common, help=help, **attributes)
 
 
-def recipe_option(*names: str, at: tuple[str, ...], **attributes: Any) -> Decorator[Any]:
-    """An option that overrides one key of the calibration recipe."""
+def recipe_option(name: str, key: str, topic: str, help: str, *, common: bool = False, **attributes: Any) -> Decorator:
+    """An option that overrides one ``key`` of the calibration recipe."""
 
     def store(session: Session, value: Any) -> None:
-        session.recipe_overrides.append(override(names[0], at, value, None))
+        session.recipe_overrides.append(override(name, tuple(key.split(".")), value, None))
 
-    return session_option(*names, store=store, **attributes)
+    return session_option(name, store=store, topic=topic, common=common, help=help, **attributes)
 
 
 def override(option: str, at: tuple[str, ...], value: Any, parse: Callable[[Any], object] | None) -> Override:
