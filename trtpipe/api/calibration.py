@@ -95,26 +95,25 @@ def ranges_from_statistics(
     several = statistics if isinstance(statistics, Sequence) and not isinstance(statistics, str) else [statistics]
     files = [path_of(path, "statistics") for path in several]
     where, graph = path_of(out, "out"), path_or_none(simplified, "simplified")
-    with requested(calib_data=calib_data, engines=False, **common) as asked:
-        if graph is None and asked.recipe.method == "auto":
+    with (
+        requested(calib_data=calib_data, engines=False, **common) as asked,
+        TemporaryDirectory(prefix="trtpipe-") as folder,
+    ):
+        job, given = _eight_bit(asked), {"statistics": files[0] if len(files) == 1 else Path(folder, STATISTICS)}
+        if graph is not None:
+            given["simplified"] = graph
+        elif job.recipe.method == "auto":
             raise InputError(
                 "method auto judges by the model itself, and none was given", "name the model, or another method"
             )
-        job = asked
-        if graph is None:  # corrections are tried on the model itself
-            job = replace(asked, recipe=asked.recipe.model_copy(update={"corrections": "none"}))
-
-        def ranges_from(whole: Path) -> BuildResult:
-            given = {"statistics": whole} if graph is None else {"simplified": graph, "statistics": whole}
-            return run_stages(_eight_bit(job), ["calibrate"], given, where, JSON, common.get("progress"))
-
-        if len(files) == 1:
-            return ranges_from(files[0])
-        with TemporaryDirectory(prefix="trtpipe-") as folder:
-            whole = Path(folder, STATISTICS)
-            merge_statistics(files, whole)
-            result = ranges_from(whole)
-            publish_file(artifact_from_file("statistics", whole), folder_of(where, JSON) / STATISTICS, (".npz",))
+        else:  # corrections are tried on the model itself
+            job = replace(job, recipe=job.recipe.model_copy(update={"corrections": "none"}))
+        if len(files) != 1:
+            merge_statistics(files, given["statistics"])
+        result = run_stages(job, ["calibrate"], given, where, JSON, common.get("progress"))
+        if len(files) != 1:
+            whole = artifact_from_file("statistics", given["statistics"])
+            publish_file(whole, folder_of(where, JSON) / STATISTICS, (".npz",))
         return result
 
 

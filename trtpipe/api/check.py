@@ -173,15 +173,8 @@ def _latency(
     several = len({figure.artifact for figure in build.latency.measurements}) < len(build.latency.measurements)
     with reported("latency", progress) as listener:
         return [
-            _race(
-                figure,
-                f"{figure.artifact}, {figure.on}" if several else figure.artifact,
-                build,
-                old,
-                settings,
-                listener,
-            )
-            for figure in build.latency.measurements
+            _race(each, f"{each.artifact}, {each.on}" if several else each.artifact, build, old, settings, listener)
+            for each in build.latency.measurements
         ]
 
 

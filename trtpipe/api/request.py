@@ -121,15 +121,10 @@ def requested(
         if usual is not None:
             recorded.setdefault("precision", usual)
         changes = {name: recorded[name] for name in recorded if name not in profile.model_fields_set}
-        held: BuildArguments = {
-            "profile": _changed(profile, changes),
-            "recipe": recipe,
-            "calib_data": _held_data("calibration-data", request.get("calib_data"), recipe.data, feeds, stack),
-            "eval_data": _held_data(
-                "evaluation-data", request.get("eval_data"), recipe.evaluation or recipe.data, feeds, stack
-            ),
-        }
-        request.update(held)
+        calib_data, eval_data = request.get("calib_data"), request.get("eval_data")
+        request["profile"], request["recipe"] = _changed(profile, changes), recipe
+        request["calib_data"] = _held_data("calibration-data", calib_data, recipe.data, feeds, stack)
+        request["eval_data"] = _held_data("evaluation-data", eval_data, recipe.evaluation or recipe.data, feeds, stack)
         yield replace(make_job(_held_model(source, stack), engines=engines, **request), feeds=feeds)
 
 

@@ -102,15 +102,14 @@ def run_stages(
             rejected = rejected_beside(out)
             publish_folder(result.artifacts, rejected)
             return rejected
-        if len(names) > 1 and is_file_name(out, suffixes):
-            for artifact in result.artifacts[:-1]:
-                name = artifact.files[0].name
-                publish_file(artifact, out.with_name(name), (Path(name).suffix,))
-            return publish_file(result.artifacts[-1], out, suffixes)
-        if len(result.artifacts) == 1:
-            return publish_file(result.artifacts[0], out, suffixes)
-        publish_folder(result.artifacts, out)
-        return out
+        *others, last = result.artifacts
+        if others and not is_file_name(out, suffixes):
+            publish_folder(result.artifacts, out)
+            return out
+        for artifact in others:
+            beside = out.with_name(artifact.files[0].name)
+            publish_file(artifact, beside, (beside.suffix,))
+        return publish_file(last, out, suffixes)
 
     return run_published(job, stages_named(*names), given, publish, progress)
 

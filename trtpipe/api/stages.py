@@ -291,25 +291,19 @@ def measure(
         >>> 0 < found.median <= found.p99  # milliseconds
         True
     """
-    file = path_of(model, "model")
-    with requested(shapes=shapes, eval_data=eval_data, engines=file.suffix in PLAN, built=file, **common) as job:
-        given = to_measure(job, file, path_or_none(graph, "graph"))
+    file, lowered = path_of(model, "model"), path_or_none(graph, "graph")
+    plan = file.suffix in PLAN
+    with requested(shapes=shapes, eval_data=eval_data, engines=plan, built=file, **common) as job:
+        given = {runnable_engine(job, file) if plan else "lowered": file}
+        beside = lowered or file.with_name("lowered.onnx")
+        if plan and (lowered is not None or beside.is_file()):
+            given = {"lowered": beside, **given}
+        elif plan and (job.recipe.data.source or job.recipe.evaluation is not None):
+            raise InputError(
+                f"{file}: without the graph it was built from, data cannot be read as its inputs",
+                "name it with --graph",
+            )
         return run_stages(job, ["measure"], given, path_or_none(out, "out"), JSON, common.get("progress"))
-
-
-def to_measure(job: Job, model: Path, graph: Path | None = None) -> dict[str, Path]:
-    """What the measure stage needs of a plan or an ONNX graph, by label; for arguments and errors see ``measure``."""
-    if model.suffix not in PLAN:
-        return {"lowered": model}
-    given = {runnable_engine(job, model): model}
-    beside = graph or model.with_name("lowered.onnx")
-    if graph is not None or beside.is_file():
-        return {"lowered": beside, **given}
-    if job.recipe.data.source or job.recipe.evaluation is not None:
-        raise InputError(
-            f"{model}: without the graph it was built from, data cannot be read as its inputs", "name it with --graph"
-        )
-    return given
 
 
 def _refuse_early(job: Job) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,17 +13,14 @@ from trtpipe.cli.options import command, common_options
 from trtpipe.cli.results import print_document
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
+from trtpipe.cli.wiring import parsed
 from trtpipe.config.units import format_bytes, parse_bytes, parse_seconds, printable
 from trtpipe.errors import InputError, StoreCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trtpipe import ArtifactStore
     from trtpipe.cli.session import Session
     from trtpipe.store import PruneReport
-
-N = TypeVar("N", int, float)
 
 
 @click.group(invoke_without_command=True)
@@ -69,8 +66,7 @@ def verify(session: Session) -> int:
         report = store.verify()
     code = StoreCorrupt.exit_code if report.corrupt else 0
     if session.json:
-        figures = {"checked": report.checked, "size": report.size, "corrupt": list(report.corrupt)}
-        return print_document("cache verify", figures, code)
+        return print_document("cache verify", asdict(report), code)
     for fault in report.corrupt:
         emit(printable(fault))
     word = "FAILED" if report.corrupt else "PASSED"
@@ -87,8 +83,8 @@ def verify(session: Session) -> int:
 )
 def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
     """Remove corrupt, old and least recently used entries, except those in use."""
-    size = None if max_size is None else _parsed("--max-size", parse_bytes, max_size)
-    age = None if max_age is None else _parsed("--max-age", parse_seconds, max_age)
+    size = None if max_size is None else parsed("--max-size", parse_bytes, max_size)
+    age = None if max_age is None else parsed("--max-age", parse_seconds, max_age)
     with _store(session) as store:
         return _show(session, "cache prune", store.prune(size, age))
 
@@ -117,13 +113,6 @@ def _ago(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit} ago"
     return "just now"
-
-
-def _parsed(option: str, parse: Callable[[str], N], text: str) -> N:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}", f"correct {option}") from error
 
 
 def _show(session: Session, name: str, report: PruneReport) -> int:

@@ -55,15 +55,10 @@ class TopicCommand(click.Command):
         """One list a topic, in the order in which the topics first occur."""
         options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
         if len(options) > MOST_OPTIONS and not ctx.meta.get(_ALL):
-            options = [option for option in options if is_common(option)]
+            options = [each for each in options if not isinstance(each, TopicOption) or each.common]
         for topic, members in by_topic(options).items():
             with formatter.section(topic):
                 formatter.write_dl([record for each in members if (record := each.get_help_record(ctx))])
-
-
-def is_common(option: click.Option) -> bool:
-    """Whether the short help lists the option."""
-    return not isinstance(option, TopicOption) or option.common
 
 
 def by_topic(options: Sequence[click.Option]) -> dict[str, list[click.Option]]:

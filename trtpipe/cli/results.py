@@ -14,7 +14,7 @@ from trtpipe.errors import BuildError
 from trtpipe.views.artifacts import explanation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from trtpipe import Artifact, BuildResult, Step
     from trtpipe.cli.session import Session
@@ -83,14 +83,9 @@ def show_dry_run(session: Session, steps: Sequence[Step]) -> int:
     return 0
 
 
-def beside(result: BuildResult) -> Callable[..., str]:
-    """Names of files in the folder of the result; without a name, of the result itself."""
-    made = Path() if result.out is None else _published(result.artifacts[-1], result.out)
-
-    def named(name: str | None = None) -> str:
-        return str(made if name is None else made.with_name(name))
-
-    return named
+def main_file(result: BuildResult) -> Path:
+    """Where the last of the artifacts lies."""
+    return Path() if result.out is None else _published(result.artifacts[-1], result.out)
 
 
 def explained(session: Session, command: str, lowered: Path, node: str) -> int:
