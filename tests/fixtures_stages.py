@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trtpipe.stages.stage import Stage
 
 
-class Table(Protocol):
+class RunState(Protocol):
     def __call__(
         self, *, data: str = "", evaluation: str = "", labels: str = "labels", **things: Path | onnx.ModelProto
     ) -> Inputs: ...
@@ -69,7 +69,7 @@ def workdir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
+def table(tmp_path: Path) -> RunState:
     """Inputs by label, from files or models; ``data`` and ``evaluation`` are sources of samples for them."""
 
     def lay(

@@ -61,12 +61,12 @@ BEHIND_THE_API = {
 #: Parts of stages that all stages share.
 SHARED_BY_STAGES = {"export", "stage"}
 
-#: The parts of the back-ends' room that stand outside its doors; and who else may look inside.
-DOORS = {"base", "choice", "compatibility", "engine_file", "gpu", "timing"}
-GUESTS = {"api.inspection": {"null"}}
+#: The modules of the back-ends that others may import; and who may import more.
+BACKEND_INTERFACE = {"base", "choice", "compatibility", "engine_file", "gpu", "timing"}
+BACKEND_INTERNALS = {"api.inspection": {"null"}}
 
 #: package -> where it may be imported: beginnings of paths
-ROOMS: dict[str, tuple[str, ...]] = {
+VENDOR_PACKAGES: dict[str, tuple[str, ...]] = {
     "tensorrt": ("backends/",),
     "tensorrt_rtx": ("backends/",),
     "pynvml": ("backends/trt/nvml",),
@@ -199,10 +199,10 @@ def stages_do_not_know_each_other(module: Module) -> Iterator[str]:
                 yield f"imports {other}"
 
 
-def back_ends_are_entered_through_their_doors(module: Module) -> Iterator[str]:
+def back_ends_are_imported_by_their_interface(module: Module) -> Iterator[str]:
     for other in module.own_imports():
         room, _, part = other.partition(".")
-        inside = part and part not in DOORS | GUESTS.get(module.name, set())
+        inside = part and part not in BACKEND_INTERFACE | BACKEND_INTERNALS.get(module.name, set())
         if room == "backends" and inside and module.room != "backends":
             yield f"imports {other}"
 
@@ -226,14 +226,14 @@ def only_the_api_and_the_pipeline_know_the_job(module: Module) -> Iterator[str]:
                 yield f"imports {name}"
 
 
-def packages_stay_in_their_rooms(module: Module) -> Iterator[str]:
+def vendor_packages_are_imported_in_their_place(module: Module) -> Iterator[str]:
     run = set(imported(at_run_time(module.tree.body)))
     for name in module.imports():
         package = name.partition(".")[0]
         if package in FOR_TYPE_CHECKERS and name not in run:
             continue
-        if package in ROOMS:
-            if not module.where.startswith(ROOMS[package] or ("nowhere",)):
+        if package in VENDOR_PACKAGES:
+            if not module.where.startswith(VENDOR_PACKAGES[package] or ("nowhere",)):
                 yield f"imports {name}"
         elif package not in ANYWHERE | sys.stdlib_module_names:
             yield f"imports {package}, which is no dependency"
@@ -385,7 +385,7 @@ RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
         ("cli/x.py", "import trtpipe.store"),
     ),
     stages_do_not_know_each_other: (("stages/lower.py", "from trtpipe.stages.calibrate import Calibrate"),),
-    back_ends_are_entered_through_their_doors: (("stages/x.py", "from trtpipe.backends.tensorrt import TensorRT"),),
+    back_ends_are_imported_by_their_interface: (("stages/x.py", "from trtpipe.backends.tensorrt import TensorRT"),),
     only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store: (
         ("stages/x.py", "from trtpipe.store import ArtifactStore"),
         ("doctor.py", "from trtpipe.pipeline.pipeline import STAGES"),
@@ -394,7 +394,7 @@ RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
         ("stages/x.py", "if TYPE_CHECKING:\n    from trtpipe.config.job import Job"),
         ("quantization/x.py", "def f():\n    import trtpipe.config.job"),
     ),
-    packages_stay_in_their_rooms: (
+    vendor_packages_are_imported_in_their_place: (
         ("accuracy/x.py", "def f():\n    import torch"),
         ("stages/verify.py", "import onnxruntime as ort"),
         ("api/x.py", "import click"),

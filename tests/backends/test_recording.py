@@ -10,7 +10,7 @@ from trtpipe.backends.base import EngineRequest
 from trtpipe.backends.engine_file import read_header
 from trtpipe.backends.tensorrt import TensorRT
 from trtpipe.backends.trt.builder import build
-from trtpipe.backends.trt.request import BuildRequest
+from trtpipe.backends.trt.request import BuildMessage
 from trtpipe.config.profile import BuildSettings, DeploymentProfile, ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.errors import BuildError
@@ -25,7 +25,7 @@ def trt(request):
 
 
 def built(trt, model, tmp_path, timings="", **options):
-    request = BuildRequest(
+    request = BuildMessage(
         model=str(model), plan=str(tmp_path / "e.plan"), flavor="tensorrt", targets=("sm89",), shapes=SHAPES,
         options=BuildSettings(**options), timings=timings,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from trtpipe.errors import HostError, InputError
 from trtpipe.latency.reports import LatencyComparison, PairedComparison
 from trtpipe.pipeline.pipeline import opened
 from trtpipe.pipeline.publish import check_writable
-from trtpipe.pipeline.run_state import Table
+from trtpipe.pipeline.run_state import RunState
 from trtpipe.reference.runnable import runnable_graph
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _paired(
     from trtpipe.latency.alternating import alternate, judge
     from trtpipe.latency.feeds import InputSource, points
 
-    tables = Table(dict(table), complete_shapes=False)
+    tables = RunState(dict(table), complete_shapes=False)
     contract = tables.contract()
     old, new = runners
     if [(spec.name, spec.dtype) for spec in old.inputs] != [(spec.name, spec.dtype) for spec in new.inputs]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.backends.base import REMEDIES
 from trtpipe.backends.trt.builder import build_network
 from trtpipe.backends.trt.errors import Log, tidy
-from trtpipe.backends.trt.request import BuildRequest
+from trtpipe.backends.trt.request import BuildMessage
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.engine.record import EngineRecord, ProgramRecord
@@ -49,7 +49,7 @@ class _Built(Exception):
         self.record = record
 
 
-def build_task(request: BuildRequest, report: Report) -> EngineRecord:
+def build_task(request: BuildMessage, report: Report) -> EngineRecord:
     """Convert and build one program (in the worker process).
 
     Raises:
@@ -82,7 +82,7 @@ def build_task(request: BuildRequest, report: Report) -> EngineRecord:
     raise BuildError(f"{Path(request.model).name}: torch-tensorrt built nothing", _OTHER_ROUTE)
 
 
-def _load(request: BuildRequest) -> Any:
+def _load(request: BuildMessage) -> Any:
     try:
         import torch
 
@@ -140,7 +140,7 @@ def _spec(tt: Any, torch: Any, spec: TensorSpec, profiles: tuple[Mapping[str, Sh
     return tt.Input(min_shape=whole.min, opt_shape=whole.opt, max_shape=whole.max, dtype=dtype)
 
 
-def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contract: IOContract, started: float) -> Log:
+def _build_instead_of_it(tt: Any, request: BuildMessage, report: Report, contract: IOContract, started: float) -> Log:
     """Have Torch-TensorRT stop once its network is complete, and build that here; the log of TensorRT's messages."""
     try:
         from torch_tensorrt.dynamo.conversion import _TRTInterpreter as conversion
@@ -200,7 +200,7 @@ def _name(network: Any, contract: IOContract) -> None:
                     tensor.set_dimension_name(axis, dim)
 
 
-def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> EngineRecord:
+def _result(error: BaseException, request: BuildMessage, tt: Any, log: Log) -> EngineRecord:
     """The result, or the error: ours, which Torch-TensorRT has wrapped, or its own.
 
     A layer that TensorRT refuses fails only later, in a converter that meets a tensor without a rank: then TensorRT's

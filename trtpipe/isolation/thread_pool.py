@@ -31,7 +31,7 @@ class Task(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[T]):
+class TaskResult(Generic[T]):
     """The outcome of the task at ``index``: its result or what it raised, and the seconds it took."""
 
     index: int
@@ -40,7 +40,7 @@ class Outcome(Generic[T]):
     seconds: float
 
 
-def run_tasks(tasks: Sequence[Task[T]], at_once: int, progress: Progress) -> Generator[Outcome[T], None, None]:
+def run_tasks(tasks: Sequence[Task[T]], at_once: int, progress: Progress) -> Generator[TaskResult[T], None, None]:
     """Run the tasks, at most ``at_once`` at a time and started in order; yield outcomes as they complete.
 
     With one at a time they run in the caller's thread. Closing the iterator ends the tasks that still run.
@@ -49,7 +49,7 @@ def run_tasks(tasks: Sequence[Task[T]], at_once: int, progress: Progress) -> Gen
         for index, task in enumerate(tasks):
             yield _outcome(index, task, progress)
         return
-    events: queue.Queue[Callable[[Progress], None] | Outcome[T]] = queue.Queue()
+    events: queue.Queue[Callable[[Progress], None] | TaskResult[T]] = queue.Queue()
     stop = threading.Event()
 
     def work(index: int, task: Task[T]) -> None:
@@ -63,7 +63,7 @@ def run_tasks(tasks: Sequence[Task[T]], at_once: int, progress: Progress) -> Gen
             left = len(tasks)
             while left:
                 event = events.get()
-                if isinstance(event, Outcome):
+                if isinstance(event, TaskResult):
                     left -= 1
                     yield event
                 else:
@@ -102,10 +102,10 @@ class _Relay:
         self._put(lambda progress: progress.end(step, outcome))
 
 
-def _outcome(index: int, task: Task[T], progress: Progress) -> Outcome[T]:
+def _outcome(index: int, task: Task[T], progress: Progress) -> TaskResult[T]:
     begin = time.perf_counter()
     try:
         result = task.work(progress)
     except Exception as error:  # noqa: BLE001  the caller decides what it means
-        return Outcome(index, None, error, time.perf_counter() - begin)
-    return Outcome(index, result, None, time.perf_counter() - begin)
+        return TaskResult(index, None, error, time.perf_counter() - begin)
+    return TaskResult(index, result, None, time.perf_counter() - begin)

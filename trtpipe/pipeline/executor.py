@@ -22,7 +22,7 @@ from trtpipe.store import ArtifactStore, Key
 if TYPE_CHECKING:
     from trtpipe.artifact import Draft
     from trtpipe.data.dataset import Dataset
-    from trtpipe.pipeline.run_state import Table
+    from trtpipe.pipeline.run_state import RunState
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Stage
 
@@ -74,7 +74,7 @@ class Prepared:
         return draft, read
 
 
-class Maker:
+class Executor:
     """What stages of one job need from the store, and give to it."""
 
     def __init__(self, job: Job, store: ArtifactStore, progress: Progress) -> None:
@@ -82,30 +82,30 @@ class Maker:
         self._store = store
         self._progress = progress
 
-    def make(self, stage: Stage[Any], job: Job, table: Table, begin: float) -> Step:
+    def make(self, stage: Stage[Any], job: Job, state: RunState, begin: float) -> Step:
         """The artifact of one stage: from the store, or made now.
 
         Raises:
             TrtpipeError: the stage failed.
         """
-        prepared = self.prepare(stage, job, table)
+        prepared = self.prepare(stage, job, state)
         key = prepared.key
         if key is not None and (artifact := self._store.lookup(key)):
-            return self.found(prepared, table, artifact, key, begin)
+            return self.found(prepared, state, artifact, key, begin)
         because = self.because(key)
         if key is None:  # what a PyTorch factory reads is known only after it has run
             with self._store.workdir() as workdir:
-                return self._build(prepared, table, workdir, because, begin)
+                return self._build(prepared, state, workdir, because, begin)
         with self._store.lock(key):
             if artifact := self._store.lookup(key):
-                return self.found(prepared, table, artifact, key, begin)
+                return self.found(prepared, state, artifact, key, begin)
             resumes = isinstance(stage, Resumable)
             with self._store.resumable(key) if resumes else self._store.workdir() as workdir:
-                return self._build(prepared, table, workdir, because, begin)
+                return self._build(prepared, state, workdir, because, begin)
 
-    def _build(self, prepared: Prepared, table: Table, workdir: Path, because: str, begin: float) -> Step:
+    def _build(self, prepared: Prepared, state: RunState, workdir: Path, because: str, begin: float) -> Step:
         stage, source = prepared.stage, prepared.inputs.source
-        self.check_corners(prepared, table)
+        self.check_corners(prepared, state)
         draft, read = prepared.run(workdir, self._progress)
         key = prepared.key
         if key is None:
@@ -113,10 +113,10 @@ class Maker:
             learned = source.learn(self._store, read, FileEntry.of(draft.path).sha256)
             key = self._key(stage, prepared.job, prepared.settings, replace(prepared.inputs, source_digest=learned))
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
-        table.add(artifact, key.digest)
+        state.add(artifact, key.digest)
         return Step(prepared.label, "built", because, artifact, key.digest, time.perf_counter() - begin)
 
-    def check_corners(self, prepared: Prepared, table: Table) -> None:
+    def check_corners(self, prepared: Prepared, state: RunState) -> None:
         """Complain about shapes at which the model cannot work before the first long stage, once in a run.
 
         Raises:
@@ -124,13 +124,13 @@ class Maker:
         """
         artifacts, shapes = prepared.inputs.artifacts, prepared.job.profile.shapes
         graph = next((artifacts[kind] for kind in ("simplified", "lowered") if kind in artifacts), None)
-        if table.complete_shapes and graph is not None and shapes and not table.corners_checked:
+        if state.complete_shapes and graph is not None and shapes and not state.corners_checked:
             check_corners(graph, shapes, prepared.job.runtime, self._progress)
-            table.corners_checked = True
+            state.corners_checked = True
 
-    def found(self, prepared: Prepared, table: Table, artifact: Artifact, key: Key, begin: float) -> Step:
+    def found(self, prepared: Prepared, state: RunState, artifact: Artifact, key: Key, begin: float) -> Step:
         """The step of an artifact that the store has."""
-        table.add(artifact, key.digest)
+        state.add(artifact, key.digest)
         return Step(prepared.label, "hit", "nothing changed", artifact, key.digest, time.perf_counter() - begin)
 
     def because(self, key: Key | None) -> str:
@@ -140,16 +140,16 @@ class Maker:
         different = self._store.nearest(key)
         return "never built before" if different is None else f"changed: {', '.join(different[:4])}"
 
-    def prepare(self, stage: Stage[Any], job: Job, table: Table) -> Prepared:
-        """The settings of ``stage``, what it needs of what is on the table, and the key of what it makes of them.
+    def prepare(self, stage: Stage[Any], job: Job, state: RunState) -> Prepared:
+        """The settings of ``stage``, what it needs of what the run holds, and the key of what it makes of them.
 
         Raises:
             InputError: shapes, tolerances or data do not fit the model; or something that the user named is not there.
         """
         settings = _settings(stage, job)
         wanted = stage.consumes(settings)
-        table.check_profile(self._job)
-        inputs = self._inputs(wanted, job, table)
+        state.check_profile(self._job)
+        inputs = self._inputs(wanted, job, state)
         if SOURCE not in wanted:
             return Prepared(stage, job, settings, inputs, self._key(stage, job, settings, inputs))
         if job.source is None:
@@ -159,14 +159,14 @@ class Maker:
         key = None if digest is None else self._key(stage, job, settings, inputs)
         return Prepared(stage, job, settings, inputs, key)
 
-    def _inputs(self, wanted: tuple[str, ...], job: Job, table: Table) -> Inputs:
-        artifacts = {label: a for label, a in table.artifacts.items() if label in wanted or a.kind in wanted}
+    def _inputs(self, wanted: tuple[str, ...], job: Job, state: RunState) -> Inputs:
+        artifacts = {label: a for label, a in state.artifacts.items() if label in wanted or a.kind in wanted}
         datasets: dict[str, Dataset] = {}
         for role in ("evaluation-data", "calibration-data"):
             sought = role in wanted or (SAMPLES in wanted and not datasets)
-            if sought and (data := table.dataset(role, self._job)) is not None:
+            if sought and (data := state.dataset(role, self._job)) is not None:
                 datasets[role] = data
-        keys = {label: table.keys[label] for label in artifacts if label in table.keys}
+        keys = {label: state.keys[label] for label in artifacts if label in state.keys}
         return replace(brought(job, wanted), artifacts=artifacts, datasets=datasets, keys=keys)
 
     def _key(self, stage: Stage[Any], job: Job, settings: Record, inputs: Inputs) -> Key:

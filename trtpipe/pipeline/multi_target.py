@@ -11,7 +11,7 @@ from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import InternalError, OutOfMemory, OutOfTime, StageError
 from trtpipe.isolation.thread_pool import Task, run_tasks
 from trtpipe.isolation.worker import affordable
-from trtpipe.pipeline.executor import ELSEWHERE, Maker, Prepared, Step, label_of
+from trtpipe.pipeline.executor import ELSEWHERE, Executor, Prepared, Step, label_of
 from trtpipe.stages.stage import Shareable
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Draft
     from trtpipe.config.job import Job
-    from trtpipe.isolation.thread_pool import Outcome
-    from trtpipe.pipeline.run_state import Table
+    from trtpipe.isolation.thread_pool import TaskResult
+    from trtpipe.pipeline.run_state import RunState
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Stage
     from trtpipe.store import ArtifactStore, Key
@@ -36,19 +36,21 @@ class _Missing:
     because: str
 
 
-class Fanout:
+class MultiTargetBuild:
     """Makes one artifact of a stage for every target; one target that fails does not lose the others.
 
     Attributes:
         errors: why targets failed, in the order they did.
     """
 
-    def __init__(self, maker: Maker, store: ArtifactStore, progress: Progress, stage: Stage[Any], table: Table) -> None:
-        self._maker = maker
+    def __init__(
+        self, executor: Executor, store: ArtifactStore, progress: Progress, stage: Stage[Any], state: RunState
+    ) -> None:
+        self._executor = executor
         self._store = store
         self._progress = progress
         self._stage = stage
-        self._table = table
+        self._state = state
         self._steps: dict[str, Step] = {}
         self.errors: list[StageError] = []
 
@@ -75,7 +77,7 @@ class Fanout:
                 return True
             label, begin = f"{stage.name} {_names(jobs)}", time.perf_counter()
             self._progress.begin(label)
-            self._maker.check_corners(missing[0].work, self._table)
+            self._executor.check_corners(missing[0].work, self._state)
             workdir = stack.enter_context(self._store.workdir())
             first = missing[0].work
             try:
@@ -112,7 +114,7 @@ class Fanout:
                 return
             self._progress.begin(f"{self._stage.name} {_names([each.work.job for each in missing])}")
             first = missing[0].work
-            self._maker.check_corners(first, self._table)
+            self._executor.check_corners(first, self._state)
             size = sum(artifact.size for artifact in first.inputs.artifacts.values())
             at_once = affordable(len(missing), size, first.job.runtime.jobs)
             folders = [stack.enter_context(self._store.workdir()) for _ in missing]
@@ -132,7 +134,7 @@ class Fanout:
 
         return work
 
-    def _take(self, each: _Missing, outcome: Outcome[Draft]) -> None:
+    def _take(self, each: _Missing, outcome: TaskResult[Draft]) -> None:
         """Store what a target's build has made, or note how it failed."""
         label, error = each.work.label, outcome.error
         if outcome.result is not None:
@@ -153,7 +155,7 @@ class Fanout:
 
     def _put(self, each: _Missing, draft: Draft, seconds: float) -> None:
         artifact = self._store.put(each.key, draft, seconds)
-        self._table.add(artifact, each.key.digest)
+        self._state.add(artifact, each.key.digest)
         label = each.work.label
         self._steps[label] = Step(label, "built", each.because, artifact, each.key.digest, seconds)
 
@@ -166,17 +168,17 @@ class Fanout:
         return [each for each in missing if not self._find(each.work, each.key)]  # somebody may have built it meanwhile
 
     def _missing(self, job: Job) -> _Missing | None:
-        work = self._maker.prepare(self._stage, job, self._table)
+        work = self._executor.prepare(self._stage, job, self._state)
         if work.key is None:
             raise InternalError(f"{work.label} has no key")
-        return None if self._find(work, work.key) else _Missing(work, work.key, self._maker.because(work.key))
+        return None if self._find(work, work.key) else _Missing(work, work.key, self._executor.because(work.key))
 
     def _find(self, work: Prepared, key: Key) -> bool:
         begin = time.perf_counter()
         artifact = self._store.lookup(key)
         if artifact is None:
             return False
-        step = self._maker.found(work, self._table, artifact, key, begin)
+        step = self._executor.found(work, self._state, artifact, key, begin)
         self._progress.begin(step.label)
         self._progress.end(step.label, "hit")
         self._steps[step.label] = step

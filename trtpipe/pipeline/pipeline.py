@@ -12,9 +12,9 @@ from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.errors import StageError, TrtpipeError
-from trtpipe.pipeline.executor import ELSEWHERE, Maker, State, Step, label_of
-from trtpipe.pipeline.multi_target import Fanout
-from trtpipe.pipeline.run_state import Table, artifact_from_file, with_shapes
+from trtpipe.pipeline.executor import ELSEWHERE, Executor, State, Step, label_of
+from trtpipe.pipeline.multi_target import MultiTargetBuild
+from trtpipe.pipeline.run_state import RunState, artifact_from_file, with_shapes
 from trtpipe.progress import Progress
 from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.calibrate import Calibrate
@@ -66,7 +66,7 @@ class Pipeline:
         self._job = job
         self._store = store
         self._progress = progress
-        self._maker = Maker(job, store, progress)
+        self._executor = Executor(job, store, progress)
         self._datasets: dict[str, Dataset] = {} if datasets is None else datasets
 
     def varied(self, job: Job, progress: Progress) -> Pipeline:
@@ -86,11 +86,11 @@ class Pipeline:
         Raises:
             TrtpipeError: a stage failed.
         """
-        table = self._table(stages, given)
+        state = self._state(stages, given)
         steps: list[Step] = []
         for stage in stages:
             errors: list[TrtpipeError] = []
-            made = list(self._run_stage(stage, table, errors))
+            made = list(self._run_stage(stage, state, errors))
             if errors and len(errors) == len(made):
                 raise errors[0]
             steps += made
@@ -114,58 +114,58 @@ class Pipeline:
 
     def plan(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """What ``run`` would do, as far as that is known without doing it."""
-        table = self._table(stages, given)
-        return tuple(step for stage in stages for step in self._plan_stage(stage, table))
+        state = self._state(stages, given)
+        return tuple(step for stage in stages for step in self._plan_stage(stage, state))
 
-    def _table(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> Table:
+    def _state(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> RunState:
         engines = any(stage.produces == "engine" for stage in stages)
-        return Table(dict(given), complete_shapes=engines, datasets=self._datasets)
+        return RunState(dict(given), complete_shapes=engines, datasets=self._datasets)
 
-    def _run_stage(self, stage: Stage[Any], table: Table, errors: list[TrtpipeError]) -> Iterator[Step]:
-        if skipped := self._skipped(stage, table):
+    def _run_stage(self, stage: Stage[Any], state: RunState, errors: list[TrtpipeError]) -> Iterator[Step]:
+        if skipped := self._skipped(stage, state):
             yield skipped
             return
         if stage.produces == "engine":
-            fanout = Fanout(self._maker, self._store, self._progress, stage, table)
-            yield from fanout.run(_variants(stage, self._job))
-            errors += fanout.errors
+            several = MultiTargetBuild(self._executor, self._store, self._progress, stage, state)
+            yield from several.run(_variants(stage, self._job))
+            errors += several.errors
             return
         self._progress.begin(stage.name)
         try:
-            step = self._maker.make(stage, self._job, table, time.perf_counter())
+            step = self._executor.make(stage, self._job, state, time.perf_counter())
         except BaseException:
             self._progress.end(stage.name, "failed")
             raise
         self._progress.end(stage.name, step.state)
         yield step
 
-    def _skipped(self, stage: Stage[Any], table: Table) -> Step | None:
+    def _skipped(self, stage: Stage[Any], state: RunState) -> Step | None:
         """The step of a stage that is not needed; for others the job is completed with shapes, once these are known."""
         if isinstance(unneeded := stage.settings(self._job), NotNeeded):
             return Step(stage.name, "skipped", unneeded.reason)
-        job = with_shapes(self._job, table, self._progress)
+        job = with_shapes(self._job, state, self._progress)
         if job is not self._job:
-            self._job, self._maker = job, Maker(job, self._store, self._progress)
+            self._job, self._executor = job, Executor(job, self._store, self._progress)
         return None
 
-    def _plan_stage(self, stage: Stage[Any], table: Table) -> Iterator[Step]:
-        if skipped := self._skipped(stage, table):
+    def _plan_stage(self, stage: Stage[Any], state: RunState) -> Iterator[Step]:
+        if skipped := self._skipped(stage, state):
             yield skipped
             return
         for job in _variants(stage, self._job):
             label = label_of(stage, job)
-            if waits := sorted(set(stage.consumes(stage.settings(job))) & table.unknown):
-                table.unknown.add(stage.produces)
+            if waits := sorted(set(stage.consumes(stage.settings(job))) & state.unknown):
+                state.unknown.add(stage.produces)
                 yield Step(label, "undecided", f"depends on {', '.join(waits)}")
                 continue
-            prepared = self._maker.prepare(stage, job, table)
+            prepared = self._executor.prepare(stage, job, state)
             key = prepared.key
             artifact = None if key is None or self._store.peek(key) is None else self._store.lookup(key)
             if key is not None and artifact is not None:
-                yield self._maker.found(prepared, table, artifact, key, time.perf_counter())
+                yield self._executor.found(prepared, state, artifact, key, time.perf_counter())
             else:
-                table.unknown.add(stage.produces)
-                yield Step(label, "to build", self._maker.because(key), key="" if key is None else key.digest)
+                state.unknown.add(stage.produces)
+                yield Step(label, "to build", self._executor.because(key), key="" if key is None else key.digest)
 
 
 def stages_for(job: Job) -> tuple[Stage[Any], ...]:

@@ -1,4 +1,4 @@
-"""What a run has on its table: the artifacts made so far, the data sets, and files of the user's as artifacts."""
+"""What a run holds: the artifacts made so far, the data sets, and files of the user's as artifacts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRAPHS = ("model", "simplified", "lowered")
 
 
 @dataclass
-class Table:
+class RunState:
     """What has been made so far. Lives for one run."""
 
     artifacts: dict[str, Artifact]
@@ -82,21 +82,21 @@ def _contract_of(graph: Artifact) -> IOContract:
     return read_contract(graph.path)
 
 
-def with_shapes(job: Job, table: Table, progress: Progress) -> Job:
+def with_shapes(job: Job, state: RunState, progress: Progress) -> Job:
     """The job, with shapes from the calibration data where it asks for them and a graph tells what is dynamic.
 
     Raises:
         InputError: there is no real data, or it does not tell.
     """
-    profile, contract = job.profile, table.contract()
-    if not profile.auto_shapes or contract is None or table.shapes_inferred:
+    profile, contract = job.profile, state.contract()
+    if not profile.auto_shapes or contract is None or state.shapes_inferred:
         return job
     from trtpipe.data.synthetic import RandomDataset
     from trtpipe.dynamic.infer import infer_shapes
 
     given = profile.shapes[0] if profile.shapes else {}
     check_shapes(contract, profile.shapes, complete=False)
-    data = table.dataset("calibration-data", job)
+    data = state.dataset("calibration-data", job)
     if data is None or isinstance(data, RandomDataset):
         raise InputError(
             "shapes are to be inferred from calibration data, and none was given",
@@ -104,7 +104,7 @@ def with_shapes(job: Job, table: Table, progress: Progress) -> Job:
         )
     inferred = infer_shapes(contract, data, given)
     progress.note(inferred.note)
-    table.shapes_inferred = True
+    state.shapes_inferred = True
     return replace(job, profile=profile.model_copy(update={"shapes": (inferred.profile,)}))
 
 

@@ -9,7 +9,7 @@ from trtpipe.backends.base import missing
 from trtpipe.backends.trt.error_guide import GUIDE
 from trtpipe.backends.trt.errors import Log, build_error
 from trtpipe.backends.trt.flavor import load
-from trtpipe.backends.trt.request import BuildRequest
+from trtpipe.backends.trt.request import BuildMessage
 from trtpipe.config.profile import BuildSettings, ShapeRange
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError
@@ -90,7 +90,7 @@ PROVOKED = {
 
 def build(path, target, options):
     """In a process of its own: what the graph compiler says also depends on what it compiled before."""
-    request = BuildRequest(
+    request = BuildMessage(
         model=str(path), plan=str(path.with_suffix(".plan")), flavor="tensorrt-rtx", targets=(target,),
         options=BuildSettings(**options),
     )  # fmt: skip
@@ -158,7 +158,7 @@ def test_a_build_that_is_cancelled(conv_net, monkeypatch):
         config.set_compute_capability(trt.ComputeCapability.SM89, 0)
 
     shapes = ({"x": ShapeRange(min=(1, 3, 16, 16), opt=(2, 3, 16, 16), max=(4, 3, 16, 16))},)
-    request = BuildRequest(model=str(conv_net), plan=str(conv_net) + ".plan", flavor="tensorrt-rtx",
+    request = BuildMessage(model=str(conv_net), plan=str(conv_net) + ".plan", flavor="tensorrt-rtx",
                            targets=("sm89",), shapes=shapes)  # fmt: skip
     monkeypatch.setattr(builder, "name_targets", stop)
     with pytest.raises(BuildError, match="canceled by user") as caught:
@@ -195,7 +195,7 @@ def test_the_real_message_of_a_misused_builder_finds_its_entry(name, write_model
     if hasattr(builder, change):
         monkeypatch.setattr(builder, change, lambda *_: None)
     path = write_model(graph, opset=23, **({"x2": SQUARE} if "x2" in graph else {}))
-    request = BuildRequest(model=str(path), plan=f"{path}.plan", flavor="tensorrt-rtx", targets=("sm89",))
+    request = BuildMessage(model=str(path), plan=f"{path}.plan", flavor="tensorrt-rtx", targets=("sm89",))
     with pytest.raises(BuildError) as caught:
         builder.build(trt, request, lambda *_: None)
     (advice,) = [advice for advice in GUIDE if advice.name == name]

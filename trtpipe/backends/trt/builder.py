@@ -17,7 +17,7 @@ from trtpipe.backends.trt.errors import Log, build_error, parse_error
 from trtpipe.backends.trt.flavor import load
 from trtpipe.backends.trt.inspector import read_layers
 from trtpipe.backends.trt.options import apply_options, load_plugins
-from trtpipe.backends.trt.request import BuildRequest
+from trtpipe.backends.trt.request import BuildMessage
 from trtpipe.backends.trt.shapes import NetworkInput, check_profiles, profiles_in_force
 from trtpipe.backends.trt.timing_cache import keep_timings, use_timings
 from trtpipe.config.formats import FORMATS
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 _DTYPES = {word.upper(): form.storage for form in FORMATS for word in form.engine}
 
 
-def build_task(request: BuildRequest, report: Report) -> EngineRecord:
+def build_task(request: BuildMessage, report: Report) -> EngineRecord:
     """Build one engine (in the worker process)."""
     if request.device:
         os.putenv("CUDA_VISIBLE_DEVICES", request.device)  # before the CUDA driver reads it
     return build(load(request.flavor), request, report)
 
 
-def build(trt: Any, request: BuildRequest, report: Report) -> EngineRecord:
+def build(trt: Any, request: BuildMessage, report: Report) -> EngineRecord:
     """Parse, build and write one engine (in the worker process).
 
     Raises:
@@ -62,7 +62,7 @@ def build(trt: Any, request: BuildRequest, report: Report) -> EngineRecord:
 
 
 def build_network(
-    trt: Any, builder: Any, network: Any, log: Log, request: BuildRequest, report: Report, started: float
+    trt: Any, builder: Any, network: Any, log: Log, request: BuildMessage, report: Report, started: float
 ) -> EngineRecord:
     """Build and write the engine of a complete network (in the worker process).
 
@@ -179,7 +179,7 @@ def name_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
             raise BuildError(f"TensorRT-RTX {trt.__version__} builds no engines for {target}", "choose another target")
 
 
-def _add_profiles(builder: Any, config: Any, inputs: Sequence[NetworkInput], request: BuildRequest, log: Log) -> None:
+def _add_profiles(builder: Any, config: Any, inputs: Sequence[NetworkInput], request: BuildMessage, log: Log) -> None:
     values = {entry.spec.name for entry in inputs if entry.holds_shape}
     for shapes in profiles_in_force(inputs, request.shapes):
         profile = builder.create_optimization_profile()
@@ -203,7 +203,7 @@ def _write_plan(trt: Any, builder: Any, network: Any, config: Any, plan: Path) -
         return int(writer.written) if built else 0
 
 
-def _free_length(inputs: Sequence[NetworkInput], request: BuildRequest) -> int:
+def _free_length(inputs: Sequence[NetworkInput], request: BuildMessage) -> int:
     """The smallest opt length of a dynamic dimension in the first optimization profile; 1 if there is none."""
     shapes = request.shapes[0] if request.shapes else {}
     specs = [entry.spec for entry in inputs if entry.spec.name in shapes and not entry.holds_shape]

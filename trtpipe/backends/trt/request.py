@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
 
 
-class BuildRequest(Record):
+class BuildMessage(Record):
     """One engine build.
 
     Attributes:
@@ -63,7 +63,7 @@ def build_in_worker(
     opens: bool = False,
     confined: bool = True,
 ) -> EngineRecord:
-    """Run ``task`` on a BuildRequest in a child process; the plan appears when it is complete, or not at all.
+    """Run ``task`` on a BuildMessage in a child process; the plan appears when it is complete, or not at all.
 
     Args:
         timings: the timing cache to use and update; ``None``: none.
@@ -75,7 +75,7 @@ def build_in_worker(
     model, plan, options = request.model, request.plan, request.profile.build
     part, timed = plan.with_name(f"{plan.name}.part"), plan.with_name(f"{plan.name}.timings")
     plugins = plugin_paths(options)
-    asked = BuildRequest(
+    asked = BuildMessage(
         model=str(model),
         plan=str(part),
         flavor=flavor,
