@@ -46,10 +46,10 @@ class TestTargets:
         def arrange(*names, error=None):
             error = error or BuildError("cannot fuse", "use another target")
 
-            def wrapped(self, model_path, profile, targets, *rest):
-                if {target.name for target in targets} & set(names):
+            def wrapped(self, request, progress):
+                if {target.name for target in request.targets} & set(names):
                     raise error
-                return build(self, model_path, profile, targets, *rest)
+                return build(self, request, progress)
 
             monkeypatch.setattr(Null, "build", wrapped)
 
