@@ -86,9 +86,10 @@ class Reference(Stage[ReferenceSettings]):
         names = tuple(spec.name for spec in contract.outputs)
         read: tuple[str, ...] = ()
         if isinstance(source, ModuleSource):
-            from trtpipe.exporter.torch_export import run_module
+            from trtpipe.exporter.torch_export import example_of, run_module
 
-            save_reference(workdir / REFERENCE, feeds, run_module(source.module, feeds, names))
+            example = example_of(source.module, source.example_inputs)
+            save_reference(workdir / REFERENCE, feeds, run_module(source.module, example, feeds, names))
         elif isinstance(source, FactorySource | Pt2Source):
             save_reference(workdir / _FEEDS, feeds, [])
             request = _request(source, workdir, names)
@@ -132,8 +133,8 @@ def run_saved(request: ReferenceRequest, report: Report) -> ReferenceReply:
         raise InputError("there is no sample to run", "give at least one sample")
     report("load", 0, None)
     with FileTracker(workdir) as tracker:
-        program, _ = load_program(request.module, request.function)
+        program, example = load_program(request.module, request.function)
         report("run", 0, None)
-        outputs = run_module(program, feeds, request.outputs)
+        outputs = run_module(program, example, feeds, request.outputs)
     save_reference(workdir / REFERENCE, feeds, outputs)
     return ReferenceReply(files_read=tracker.files())
