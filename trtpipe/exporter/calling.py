@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import takewhile
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.errors import InputError
@@ -94,9 +95,11 @@ class Tensors(torch.nn.Module):
         self._call = call
         self.train(mode=module.training)
 
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The tensors in what the module returns; numbers and ``None`` are left out."""
-        return tensors_in(self._call.with_tensors(tensors).run(self.module))
+    def forward(self, *tensors: torch.Tensor) -> object:
+        """What the module returns, if torch can take it apart into tensors; else a tuple of the tensors in it."""
+        result = self._call.with_tensors(tensors).run(self.module)
+        known, found = torch.utils._pytree.tree_leaves(result), tensors_in(result)
+        return result if len(known) == len(found) and all(map(is_, known, found)) else found
 
 
 def call_of(module: torch.nn.Module, example: Example | None, request: TorchRequest) -> Call:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trtpipe.errors import HostError, InputError
@@ -22,6 +23,19 @@ except ImportError as error:
     ) from error
 
 
+#: Imported name -> the package that has it, where that is called otherwise.
+_PACKAGES = MappingProxyType(
+    {
+        "PIL": "pillow",
+        "cv2": "opencv-python-headless",
+        "skimage": "scikit-image",
+        "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
+        "mmcv": "mmcv-lite",
+        "segmentation_models_pytorch": "segmentation-models-pytorch",
+        "pytorch_lightning": "pytorch-lightning",
+    }
+)
 #: Where ``torch.compile`` keeps the module that it wraps.
 COMPILED = "_orig_mod"
 
@@ -102,9 +116,8 @@ def _call_factory(module: str, function: str) -> tuple[torch.nn.Module, Example 
     try:
         made = factory()
     except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and fix it"
-        ) from error
+        remedy = _install(error) or "run the factory by itself and fix it"
+        raise InputError(f"{label} raised {type(error).__name__}: {error}", remedy) from error
     made, *given = made if isinstance(made, tuple) and made else (made,)
     made = unwrapped(made)
     with_keywords = len(given) == 2 and isinstance(given[1], Mapping)
@@ -130,9 +143,9 @@ def _import(module: str) -> Any:
         try:
             return importlib.import_module(module)
         except (Exception, SystemExit) as error:
-            raise InputError(
-                f"module {module!r} cannot be imported: {error}", "check its name and PYTHONPATH"
-            ) from error
+            own = isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name))
+            remedy = "check its name and PYTHONPATH" if own else _install(error) or "check its name and PYTHONPATH"
+            raise InputError(f"module {module!r} cannot be imported: {error}", remedy) from error
     path = Path(module).resolve()
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -143,8 +156,20 @@ def _import(module: str) -> Any:
     try:
         spec.loader.exec_module(loaded)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "fix the file") from error
+        remedy = _install(error) or "fix the file"
+        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", remedy) from error
     return loaded
+
+
+def _install(error: BaseException) -> str:
+    """What to do about a missing package; empty for any other error."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ModuleNotFoundError):
+        cause = cause.__cause__ or cause.__context__
+    name = (cause.name or "").partition(".")[0] if isinstance(cause, ModuleNotFoundError) else ""
+    if not name:
+        return ""
+    return f"pip install {_PACKAGES.get(name, name)}; or, if {name} is your own, add its folder to PYTHONPATH"
 
 
 def parameters_of(function: Any) -> list[tuple[str, inspect.Parameter]]:

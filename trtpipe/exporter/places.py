@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnxscript
-
 import trtpipe
 from trtpipe.exporter.loading import torch
 
@@ -21,6 +19,9 @@ if TYPE_CHECKING:
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _LONGEST = 100  # letters of a line that are quoted
+_SITE = Path(torch.__file__).parent.parent
+#: The packages that export, ours included.
+_EXPORTERS = (_SITE / "torch", _SITE / "onnxscript", _SITE / "onnx_ir", Path(trtpipe.__file__ or ".").parent)
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,7 @@ def _is_users(file: str) -> bool:
     """Whether a file is not torch's, the interpreter's or ours; models of other packages count as the user's."""
     if file.startswith("<"):
         return False
-    packages = [Path(package.__file__).parent for package in (torch, onnxscript, trtpipe) if package.__file__]
-    if any(Path(file).is_relative_to(folder) for folder in packages):
+    if any(Path(file).is_relative_to(folder) for folder in _EXPORTERS):
         return False
     paths = sysconfig.get_paths()
     installed = any(Path(file).is_relative_to(paths[name]) for name in ("purelib", "platlib"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe.errors import HostError, InputError, StageError
+from trtpipe.exporter.arrays import array_of, tensor_of
 from trtpipe.exporter.calling import (
     Call,
     Tensors,
@@ -38,6 +39,7 @@ from trtpipe.exporter.request import MODEL, ExportReply, TorchRequest
 from trtpipe.exporter.saved_program import of_tensors, saved_call, saved_result
 from trtpipe.exporter.state import copied, random_error, refuse_state, restored, run_stateless
 from trtpipe.exporter.structure import dotted, tensors_in
+from trtpipe.exporter.widening import widen
 from trtpipe.isolation.worker import Report
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
 
 #: Largest accepted difference between PyTorch and the exported graph, relative to the output's largest magnitude.
 _PARITY = 1e-3
+#: The same for a module in 16 bits: in roundings to its format, which PyTorch does after every operator.
+_ROUNDINGS = 16
+_WIDE = "the graph has its weights in float32, and the precision of the build decides"
 #: ONNX's operators that draw random numbers.
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -98,6 +103,7 @@ def export_module(module: object, examples: object | None, request: TorchRequest
     exported = to_program(module, examples, request)
     with exporting(unwrapped(module)):
         model = _to_onnx(exported, request)
+    half = widen(model)
     name_nodes(model, exported.inner)
     keep_lines_alone(model)
     separate_outputs(model)
@@ -107,11 +113,15 @@ def export_module(module: object, examples: object | None, request: TorchRequest
     path = Path(request.workdir) / MODEL
     names = save_model(model, path)
     record = export_record(model, f"torch {torch.__version__} (torch.export)")
-    record = record.model_copy(update={"notes": exported.notes})
+    notes = (
+        exported.notes if half is None else (*exported.notes, f"{exported.what} computes in {half.storage}; {_WIDE}")
+    )
+    record = record.model_copy(update={"notes": notes, "half": half})
     if exported.reference is not None:
         if random := sorted({node.op_type for node in model.graph.all_nodes()} & _RANDOM):
             raise random_error(exported.what, dict.fromkeys(random))
-        record = record.model_copy(update={"parity": _parity(path, exported)})
+        allowed = _PARITY if half is None else _ROUNDINGS * half.rounding
+        record = record.model_copy(update={"parity": _parity(path, exported, allowed)})
     record.write(path.with_name(f"{MODEL}.json"))
     return ExportReply(names=names)
 
@@ -214,12 +224,12 @@ def run_module(program: object, example: Example | None, feeds: Sequence[Feed], 
     assert isinstance(module, torch.nn.Module)
     found: list[Feed] = []
     for feed in feeds:
-        tensors = {name: torch.from_numpy(value.copy()) for name, value in feed.items()}
+        tensors = {name: tensor_of(value) for name, value in feed.items()}
         call = _call_with(module, example, tensors) if saved is None else _filled(saved_call(saved), tensors)
         with exporting(module), restored(module):
             result = _forward(module, call)
         tensors_out = zip(outputs, tensors_in(result), strict=True)
-        found.append({name: tensor.detach().numpy().copy() for name, tensor in tensors_out})
+        found.append({name: array_of(tensor) for name, tensor in tensors_out})
     return found
 
 
@@ -269,23 +279,23 @@ def _to_onnx(exported: Exported, request: TorchRequest) -> ir.Model:
     return made.model
 
 
-def _parity(path: Path, exported: Exported) -> tuple[Any, ...]:
+def _parity(path: Path, exported: Exported, allowed: float) -> tuple[Any, ...]:
     from trtpipe.backends.base import load_backend
     from trtpipe.config.settings import Settings
     from trtpipe.report.stage_records import OutputDifference
 
     assert exported.reference is not None
     with load_backend("onnxruntime").open(path, Settings.in_child()) as runner:
-        arrays = (tensor.numpy() for tensor in exported.tensors)
+        arrays = map(array_of, exported.tensors)
         feed = dict(zip((spec.name for spec in runner.inputs), arrays, strict=True))
         results = runner.infer(feed)
     found = []
     for (name, got), tensor in zip(results.items(), exported.reference, strict=True):
-        want = tensor.detach().numpy().astype(np.float64)
+        want = array_of(tensor).astype(np.float64)
         gap = np.abs(got.astype(np.float64) - want)
         largest, mean = (float(gap.max()), float(gap.mean())) if gap.size else (0.0, 0.0)
         scale = max(1.0, float(np.abs(want).max())) if want.size else 1.0
-        if not largest <= _PARITY * scale:
+        if not largest <= allowed * scale:
             raise StageError(
                 f"the exported model differs from PyTorch: output {name!r} by {largest:.3g} (values up to {scale:.3g})",
                 "an operator was exported wrongly: try another --opset, or report it to PyTorch",

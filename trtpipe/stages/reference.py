@@ -54,7 +54,7 @@ class Reference(Stage[ReferenceSettings]):
 
     name = "reference"
     produces = "reference"
-    version = 1
+    version = 2
     packages = ("torch", "numpy")
 
     def settings(self, request: BuildRequest) -> ReferenceSettings | NotNeeded:
