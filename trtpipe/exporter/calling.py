@@ -19,7 +19,7 @@ from trtpipe.exporter.loading import Example, parameters_of, torch
 from trtpipe.exporter.structure import Leaf, dotted, has_names, leaves_of, mapped, tensors_in, tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from trtpipe.exporter.request import TorchRequest
 
@@ -225,14 +225,16 @@ def dynamic_axes(call: Call, request: TorchRequest) -> tuple[tuple[dict[int, Any
     return (tuple(found),) if any(found) else None
 
 
-def output_names(result: object) -> tuple[str, ...]:
+def output_names(result: object, inputs: Collection[str] = ()) -> tuple[str, ...]:
     """Names of the tensors in what ``forward`` returns.
 
-    Keys of dicts and fields, joined by dots (``heads.cls``); ``output``, ``output_1`` below a tuple or list.
+    Keys of dicts and fields, joined by dots (``heads.cls``); ``output``, ``output_1`` below a tuple or list. What has
+    the name of an input, as a state that is updated does, gets ``_out`` behind it.
     """
     found = tensors_of(result)
     if has_names(result):
-        return tuple(dotted(leaf.path) for leaf in found)
+        names = [dotted(leaf.path) for leaf in found]
+        return tuple(f"{name}_out" if name in inputs else name for name in names)
     return tuple("output" if index == 0 else f"output_{index}" for index in range(len(found)))
 
 

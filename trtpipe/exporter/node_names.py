@@ -13,13 +13,12 @@ from trtpipe.exporter.loading import COMPILED
 from trtpipe.exporter.naming import strip_metadata
 from trtpipe.exporter.places import place_of_trace
 from trtpipe.passes.graph_pass import FreshNames
+from trtpipe.passes.node_names import SOURCE_LINE
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 _SCOPES, _TRACE = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.stack_trace"
-#: Under this key a node keeps ``file.py:12``, the user's line.
-LINE = "trtpipe.line"
 
 
 def name_nodes(model: ir.Model, inner: str) -> None:
@@ -56,7 +55,7 @@ def keep_lines_alone(model: ir.Model) -> None:
     strip_metadata(model)
     for node, trace in traces:
         if (place := place_of_trace(trace)) is not None:
-            node.metadata_props[LINE] = f"{place.file}:{place.line}"
+            node.metadata_props[SOURCE_LINE] = f"{place.file}:{place.line}"
 
 
 def _path(node: ir.Node, inner: str) -> str:

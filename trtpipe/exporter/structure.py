@@ -63,7 +63,7 @@ def tensors_in(value: object) -> tuple[torch.Tensor, ...]:
 
 def mapped(value: Any, change: Callable[[object], object]) -> Any:
     """The same structure with every leaf replaced by ``change(leaf)``, in the order of ``leaves_of``; a new value."""
-    return _mapped(value, change, _DEPTH)
+    return _mapped(value, change, _DEPTH, {})
 
 
 def has_names(value: object) -> bool:
@@ -134,23 +134,42 @@ def _holds_tensors(value: object, known: dict[int, bool], depth: int) -> bool:
     return known[id(value)]
 
 
-def _mapped(value: Any, change: Callable[[object], object], depth: int) -> Any:
+def _mapped(value: Any, change: Callable[[object], object], depth: int, outer: Mapping[int, object]) -> Any:
+    """As ``mapped``.
+
+    Args:
+        outer: the objects around it, by the ids of those that they replace: what refers back to one gets the new one.
+    """
     parts = _parts(value, depth)
     if parts is None:
         return change(value)
-    new = [_mapped(part, change, depth - 1) for _, part in parts]
+    registered = torch.utils._pytree.SUPPORTED_NODES.get(type(value))
+    plain = isinstance(value, (Mapping, list, tuple))
+    if not plain and (dataclasses.is_dataclass(value) or registered is None):
+        return _changed_object(value, parts, change, depth, outer)
+    new = [_mapped(part, change, depth - 1, outer) for _, part in parts]
     if isinstance(value, Mapping):
         return _changed_mapping(value, new)
     if hasattr(value, "_make"):
         return value._make(new)
-    if isinstance(value, (list, tuple)):
+    if plain or registered is None:
         return type(value)(new)
-    if not dataclasses.is_dataclass(value) and type(value) in torch.utils._pytree.SUPPORTED_NODES:
-        node = torch.utils._pytree.SUPPORTED_NODES[type(value)]
-        return node.unflatten_fn(new, node.flatten_fn(value)[1])
+    return registered.unflatten_fn(new, registered.flatten_fn(value)[1])
+
+
+def _changed_object(
+    value: object,
+    parts: Sequence[tuple[str | int, object]],
+    change: Callable[[object], object],
+    depth: int,
+    outer: Mapping[int, object],
+) -> object:
     result = copy.copy(value)
-    for (name, _), part in zip(parts, new, strict=True):
-        object.__setattr__(result, str(name), part)  # dataclasses may be frozen
+    outer = {**outer, id(value): result}
+    changed = {str(name): _mapped(part, change, depth - 1, outer) for name, part in parts}
+    back = {name: outer[id(part)] for name, part in getattr(value, "__dict__", {}).items() if id(part) in outer}
+    for name, part in {**changed, **back}.items():
+        object.__setattr__(result, name, part)  # dataclasses may be frozen
     return result
 
 

@@ -162,7 +162,8 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
     """
     if isinstance(module, torch.export.ExportedProgram):
         call, result = saved_call(module), saved_result(module)
-        return Exported(of_tensors(module), call.names, output_names(result), "the program", notes=_notes(call, result))
+        outputs = output_names(result, call.names)
+        return Exported(of_tensors(module), call.names, outputs, "the program", notes=_notes(call, result))
     module = unwrapped(module)
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"expected an nn.Module, got {type(module).__name__}", "return an nn.Module from the factory")
@@ -178,7 +179,7 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
             raise InputError(f"{what}.forward returns no tensors", "return at least one tensor")
         program = _program(module, call, request)
         refuse_state(module, program, written)
-    names, notes = output_names(result), (*_notes(call, result), *_written_notes(prepared))
+    names, notes = output_names(result, call.names), (*_notes(call, result), *_written_notes(prepared))
     return Exported(program, call.names, names, what, call.tensors, reference, module, Tensors.INNER, notes)
 
 
