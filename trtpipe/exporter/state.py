@@ -54,7 +54,7 @@ class _Slot:
         for index, kept in self.kept.items():
             tensor = before[index]
             if isinstance(tensor, torch.Tensor) and not tensor.is_inference() and not torch.equal(tensor, kept):
-                tensor.copy_(kept)
+                tensor.resize_(kept.shape).copy_(kept)
         now = [leaf.value for leaf in leaves_of(self.value)]
         whole = len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
         self.owner[self.key] = self.value if whole else self.copied
