@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from inspect import signature as inspect_signature
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 D = TypeVar("D", bound=DataSettings)
 
-#: A path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module`` (alone or as ``(module, example inputs)``),
+#: A path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module`` (alone, or with example inputs in a tuple),
 #: an ``onnx.ModelProto``, or a job from ``make_job``.
 SourceLike: TypeAlias = "PathLike | tuple[object, Sequence[object]] | Job | object"
 #: A path, ``file.py:function``, or feeds: an iterable (or a function that returns one) of what such a function yields.
@@ -57,7 +58,7 @@ ARGUMENTS: Mapping[Role, str] = MappingProxyType({"calibration-data": "calib_dat
 def make_job(
     source: SourceLike | None = None,
     *,
-    example_inputs: Sequence[object] | None = None,
+    example_inputs: Sequence[object] | Mapping[str, object] | None = None,
     precision: PrecisionLike | None = None,
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
@@ -77,8 +78,9 @@ def make_job(
 
     Args:
         source: ``model.onnx``, ``model.pt2``, ``path/file.py:factory``, ``package.module:factory``, or an
-            ``nn.Module``, alone or as ``(module, example_inputs)``.
-        example_inputs: positional example inputs of an ``nn.Module``.
+            ``nn.Module``, alone, as ``(module, example_inputs)`` or as ``(module, args, kwargs)``.
+        example_inputs: example inputs of an ``nn.Module``: a tuple of positional ones (a dict of keyword ones may come
+            last), or a dict of keyword ones. They may be nested: dicts, tuples, dataclasses, other objects.
         precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``; overrides the profile's.
         targets: GPUs to build for, such as ``["sm89"]``; overrides the profile's.
         shapes: shapes of dynamic inputs; overrides the profile's. ``"auto"`` infers them from the calibration data.
@@ -129,7 +131,7 @@ def make_job(
 def requested(
     source: SourceLike | None = None,
     *,
-    example_inputs: Sequence[object] | None = None,
+    example_inputs: Sequence[object] | Mapping[str, object] | None = None,
     precision: PrecisionLike | None = None,
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
@@ -247,15 +249,16 @@ def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple
     return backend, targets
 
 
-def _source(source: SourceLike | None, examples: Sequence[object] | None) -> Source | None:
+def _source(source: SourceLike | None, examples: Sequence[object] | Mapping[str, object] | None) -> Source | None:
     if source is None:
         return None
     if isinstance(source, (str, os.PathLike)):
         if examples is not None:
             raise InputError("example_inputs: they belong to a module in memory", "have the factory return them")
         return parse_source(str(path_of(source, "source")))
-    if isinstance(source, tuple) and len(source) == 2 and examples is None:
-        source, examples = cast("tuple[object, Sequence[object]]", source)
+    if isinstance(source, tuple) and len(source) in (2, 3) and examples is None:
+        source, examples, *keywords = cast("tuple[object, Sequence[object], Mapping[str, object]]", source)
+        examples = (*examples, *keywords) if keywords else examples
     if not callable(source):
         kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
         raise InputError(
@@ -267,11 +270,17 @@ def _source(source: SourceLike | None, examples: Sequence[object] | None) -> Sou
             f"example_inputs: {type(source).__name__} needs them to be exported",
             "add example_inputs=(tensor, ...), one tensor for each argument of forward",
         )
-    if isinstance(examples, (str, Mapping)):
-        raise InputError(
-            f"example_inputs: a {type(examples).__name__} does not tell the order of forward's arguments",
-            "give a tuple, one tensor for each argument of forward",
-        )
+    if isinstance(examples, Mapping):
+        known = inspect_signature(getattr(source, "forward", None) or source).parameters
+        unknown = [name for name in examples if name not in known]
+        if unknown and not any(each.kind == each.VAR_KEYWORD for each in known.values()):
+            raise InputError(
+                f"example_inputs: {type(source).__name__}.forward has no argument {unknown[0]!r}",
+                f"its arguments: {', '.join(known)}; give a dict that is itself an argument in a tuple",
+            )
+        return ModuleSource(source, (examples,))
+    if isinstance(examples, str):
+        raise InputError("example_inputs: a str is no tensor", "give one tensor for each argument of forward")
     single = hasattr(examples, "__array__") or not isinstance(examples, Iterable)
     return ModuleSource(source, (examples,) if single else tuple(examples))
 

@@ -18,7 +18,7 @@ from trtpipe.pipeline.publish import check_writable, publish_folder
 from trtpipe.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trtpipe.api.paths import PathLike
     from trtpipe.api.request import DataLike, PrecisionLike, ProfileLike, RecipeLike, ShapesLike, SourceLike
@@ -31,7 +31,7 @@ def build(
     source: SourceLike,
     out: PathLike,
     *,
-    example_inputs: Sequence[object] | None = None,
+    example_inputs: Sequence[object] | Mapping[str, object] | None = None,
     precision: PrecisionLike | None = None,
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
@@ -51,7 +51,7 @@ def build(
         source: a path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module``, an ``onnx.ModelProto``, or a
             job from ``make_job`` (with which of the other arguments only ``out`` and ``progress`` go).
         out: a folder; created if need be. It is touched only after everything has been made.
-        example_inputs: positional example inputs of an ``nn.Module``.
+        example_inputs: example inputs of an ``nn.Module``, as ``make_job`` takes them.
         precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``.
         targets: GPUs, such as ``["sm89", "rtx5090"]``; default: what the back-end builds for here.
         shapes: ``"auto"``, or input -> shape, or input -> ``{"min": ..., "opt": ..., "max": ...}``.
@@ -111,7 +111,7 @@ def build(
 def dry_run(
     source: SourceLike,
     *,
-    example_inputs: Sequence[object] | None = None,
+    example_inputs: Sequence[object] | Mapping[str, object] | None = None,
     precision: PrecisionLike | None = None,
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
@@ -168,7 +168,7 @@ def export(
     source: SourceLike,
     out: PathLike,
     *,
-    example_inputs: Sequence[object] | None = None,
+    example_inputs: Sequence[object] | Mapping[str, object] | None = None,
     shapes: ShapesLike | None = None,
     profile: ProfileLike | None = None,
     settings: Settings | None = None,
@@ -179,7 +179,7 @@ def export(
     Args:
         source: as ``build`` takes it.
         out: a file that ends in ``.onnx``, or a folder.
-        example_inputs: positional example inputs of an ``nn.Module``.
+        example_inputs: example inputs of an ``nn.Module``, as ``make_job`` takes them.
         shapes: dimensions in which min and max differ become dynamic.
         profile: its ``[export]`` table gives opset and names.
 

@@ -22,7 +22,7 @@ from trtpipe.quantization.tuning_report import Budget, Tuning
 from trtpipe.stages.sensitivity import MeasureSensitivity
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from typing import Any
 
     from trtpipe.api.paths import PathLike
@@ -40,7 +40,7 @@ def sensitivity(
     *,
     samples: int = 64,
     half: bool = False,
-    example_inputs: Sequence[object] | None = None,
+    example_inputs: Sequence[object] | Mapping[str, object] | None = None,
     calib_data: DataLike | None = None,
     precision: PrecisionLike | None = None,
     shapes: ShapesLike | None = None,
@@ -126,7 +126,7 @@ def tune(
     *,
     seconds: float | None = None,
     recalibrate: bool = True,
-    example_inputs: Sequence[object] | None = None,
+    example_inputs: Sequence[object] | Mapping[str, object] | None = None,
     calib_data: DataLike | None = None,
     eval_data: DataLike | None = None,
     precision: PrecisionLike | None = None,

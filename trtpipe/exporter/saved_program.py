@@ -41,6 +41,10 @@ def of_tensors(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     node = found.graph.output_node()
     node.args = (tuple(value for value, kept in zip(node.args[0], keep, strict=True) if kept),)
     found.graph_module.recompile()
+    signature = found.module_call_graph[0].signature
+    assert signature is not None
+    count = sum(spec.kind == OutputKind.USER_OUTPUT for spec in specs)
+    signature.out_spec = torch.utils._pytree.tree_structure(tuple(range(count)))
     return found
 
 

@@ -161,9 +161,10 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
         StageError: torch.export fails; or the module keeps state between calls or draws random numbers.
     """
     if isinstance(module, torch.export.ExportedProgram):
-        call, result = saved_call(module), saved_result(module)
-        outputs = output_names(result, call.names)
-        return Exported(of_tensors(module), call.names, outputs, "the program", notes=_notes(call, result))
+        with exporting(None):
+            call, result = saved_call(module), saved_result(module)
+            outputs = output_names(result, call.names)
+            return Exported(of_tensors(module), call.names, outputs, "the program", notes=_notes(call, result))
     module = unwrapped(module)
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"expected an nn.Module, got {type(module).__name__}", "return an nn.Module from the factory")
