@@ -103,7 +103,7 @@ class TestSources:
         with pytest.raises(InputError, match="source: weights"):
             trtpipe.export(hollow, tmp_path / "out", **usual)
 
-    @pytest.mark.parametrize("form", ["pair", "argument", "one tensor"])
+    @pytest.mark.parametrize("form", ["pair", "triple", "argument", "one tensor", "keywords"])
     def test_a_module(self, tmp_path, usual, scratch, form):
         torch = pytest.importorskip("torch")
         torch.manual_seed(0)
@@ -111,8 +111,10 @@ class TestSources:
         example = torch.arange(8.0).reshape(2, 4)
         if form == "pair":
             made = trtpipe.export((module, (example,)), tmp_path / "m.onnx", **usual)
+        elif form == "triple":
+            made = trtpipe.export((module, (), {"input": example}), tmp_path / "m.onnx", **usual)
         else:
-            inputs = example if form == "one tensor" else (example,)
+            inputs = {"one tensor": example, "keywords": {"input": example}}.get(form, (example,))
             made = trtpipe.export(module, tmp_path / "m.onnx", example_inputs=inputs, **usual)
         graph = onnx.load(made.out)
         found = run(graph, {graph.graph.input[0].name: example.numpy()})

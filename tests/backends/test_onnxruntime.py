@@ -180,3 +180,13 @@ def test_threads_change_no_result(conv_net, tmp_path):
         with OnnxRuntime().open(conv_net, Settings(cache_dir=tmp_path, threads=threads)) as runner:
             results.append(runner.infer(feed)["y"])
     np.testing.assert_array_equal(*results)
+
+
+def test_arrays_in_bfloat16_go_in_and_come_out(tmp_path):
+    proto = model("(bfloat16[N,2] x) => (bfloat16[N,2] y) { a = Cast<to=1>(x) b = Mul(a, a) y = Cast<to=16>(b) }")
+    with opened_here(save(proto, tmp_path / "m.onnx"), 1) as runner:
+        for rows in (2, 0):
+            x = np.arange(2 * rows).reshape(rows, 2).astype(ml_dtypes.bfloat16)
+            found = runner.infer({"x": x})["y"]
+            assert found.dtype == x.dtype
+            np.testing.assert_array_equal(found.astype(np.float32), np.square(x.astype(np.float32)))

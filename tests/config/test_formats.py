@@ -27,6 +27,7 @@ from trtpipe.config.formats import (
     NVFP4,
     Format,
     Precision,
+    coarser,
     find_format,
     is_quantized,
 )
@@ -207,6 +208,20 @@ class TestPrecisions:
             "sm86": {"fp32", "fp16", "int8", "best", "bf16"},
             "sm89": {"fp32", "fp16", "int8", "best", "bf16", "fp8"},
         }
+
+
+@pytest.mark.parametrize(
+    ("precision", "half", "expected"),
+    [
+        ("fp32", None, "fp32"),
+        ("fp32", FP16, "fp16"),
+        ("fp16", BF16, "bf16"),
+        ("bf16", FP16, "bf16"),
+        ("int8", BF16, "int8"),
+    ],
+)
+def test_the_wider_tolerance_of_two(precision, half, expected):
+    assert coarser(Precision(precision), half) == expected
 
 
 class TestANewRow:

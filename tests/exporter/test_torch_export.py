@@ -116,7 +116,7 @@ class TestNetwork:
         *_, folder = made
         for name in ("model.onnx", "model.onnx.json"):
             content = (folder / name).read_bytes()
-            for trace in (str(folder), str(Path.home()), sys.prefix, "test_torch_export", "site-packages", 'File "'):
+            for trace in (str(folder), str(Path(__file__).parent), sys.prefix, "site-packages", 'File "', "%conv"):
                 assert trace.encode() not in content, trace
 
     def test_exporting_again_elsewhere_gives_the_same_bytes(self, made, tmp_path):
@@ -211,7 +211,6 @@ class TestExamples:
             (None, {"shapes": {"y": BATCHES}}, "no example inputs, and no shapes for x"),
             ((torch.ones(2, 4),), {}, r"forward fails on its example inputs \(x \[2, 4\]\): .*'y'"),
             ((torch.ones(2, 4),) * 3, {}, "forward takes 2 inputs, 3 examples were given"),
-            ((torch.ones(2, 4), 3), {}, "example input 'y' is a int, not a tensor"),
             ((np.ones((2, 4)), torch.ones(2, 4)), {}, "example input 'x' is a ndarray, not a tensor"),
             (
                 (torch.ones(2, 3), torch.ones(2, 4)),
@@ -277,7 +276,7 @@ class TestCannot:
             def forward(self, x):
                 return self.layer(x) + torch.randn(2, 4)
 
-        with pytest.raises(StageError, match="the exported model differs from PyTorch: output 'output' by"):
+        with pytest.raises(StageError, match=r"draws random numbers.*aten\.randn \(test_torch_export\.py, line "):
             export(Noisy(), (torch.ones(2, 4),), workdir)
 
 

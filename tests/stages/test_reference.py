@@ -149,3 +149,14 @@ class TestVerify:
         assert not found.passed
         assert found.failing_stage == "export"
         assert "model: output 'y' differs from pytorch: mean 0.5" in found.reasons[0]
+
+
+def test_arrays_in_bfloat16_come_back(tmp_path):
+    import ml_dtypes
+
+    feeds = [{"x:y/z": np.array([1.5, 2.5], ml_dtypes.bfloat16), "n": np.array([3])}]
+    save_reference(tmp_path / "r.npz", feeds, feeds)
+    for side in load_reference(tmp_path / "r.npz"):
+        assert side[0]["x:y/z"].dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(side[0]["x:y/z"].astype(np.float32), [1.5, 2.5])
+        assert side[0]["n"].tolist() == [3]

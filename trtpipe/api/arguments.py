@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: A path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module`` (alone or as ``(module, example inputs)``),
+#: A path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module`` (alone, or with example inputs in a tuple),
 #: an ``onnx.ModelProto``, or a job from ``make_job``.
 SourceLike: TypeAlias = "PathLike | tuple[object, Sequence[object]] | Job | object"
 #: A path, ``file.py:function``, or feeds: an iterable (or a function that returns one) of what such a function yields.
@@ -52,7 +52,7 @@ class CommonArguments(TypedDict, total=False):
 class ModelArguments(CommonArguments, total=False):
     """What leads from a model to a quantized graph."""
 
-    example_inputs: Sequence[object] | None
+    example_inputs: Sequence[object] | Mapping[str, object] | None
     precision: PrecisionLike | None
     shapes: ShapesLike | None
     keep: Sequence[str] | None
@@ -71,7 +71,8 @@ class BuildArguments(ModelArguments, total=False):
 #: What each of them means, in the order of the help.
 MEANINGS: Mapping[str, str] = MappingProxyType(
     {
-        "example_inputs": "positional example inputs of an ``nn.Module``.",
+        "example_inputs": "example inputs of an ``nn.Module``: a tuple of positional ones (a dict of keyword ones may "
+        "come last), or a dict of keyword ones. They may be nested: dicts, tuples, dataclasses, other objects.",
         "precision": "``fp32`` (default), ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``; overrides the profile's.",
         "targets": 'GPUs to build for, such as ``["sm89", "rtx5090"]``; overrides the profile\'s (default: what the '
         "back-end builds for here).",

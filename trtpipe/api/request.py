@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from inspect import signature as inspect_signature
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +50,7 @@ def make_job(source: SourceLike | None = None, *, engines: bool = True, **reques
 
     Args:
         source: ``model.onnx``, ``model.pt2``, ``path/file.py:factory``, ``package.module:factory``, or an
-            ``nn.Module``, alone or as ``(module, example_inputs)``.
+            ``nn.Module``, alone, as ``(module, example_inputs)`` or as ``(module, args, kwargs)``.
         engines: whether engines will be built or run; without, no back-end has to be installed.
         calib_data: calibration data: a path or ``file.py:function``; overrides the recipe's.
         eval_data: evaluation data, likewise.
@@ -197,15 +198,16 @@ def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple
     return backend, targets
 
 
-def _source(source: SourceLike | None, examples: Sequence[object] | None) -> Source | None:
+def _source(source: SourceLike | None, examples: Sequence[object] | Mapping[str, object] | None) -> Source | None:
     if source is None:
         return None
     if isinstance(source, (str, os.PathLike)):
         if examples is not None:
             raise InputError("example_inputs: they belong to a module in memory", "have the factory return them")
         return parse_source(str(path_of(source, "source")))
-    if isinstance(source, tuple) and len(source) == 2 and examples is None:
-        source, examples = cast("tuple[object, Sequence[object]]", source)
+    if isinstance(source, tuple) and len(source) in (2, 3) and examples is None:
+        source, examples, *keywords = cast("tuple[object, Sequence[object], Mapping[str, object]]", source)
+        examples = (*examples, *keywords) if keywords else examples
     if not callable(source):
         kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
         raise InputError(
@@ -217,11 +219,17 @@ def _source(source: SourceLike | None, examples: Sequence[object] | None) -> Sou
             f"example_inputs: {type(source).__name__} needs them to be exported",
             "add example_inputs=(tensor, ...), one tensor for each argument of forward",
         )
-    if isinstance(examples, (str, Mapping)):
-        raise InputError(
-            f"example_inputs: a {type(examples).__name__} does not tell the order of forward's arguments",
-            "give a tuple, one tensor for each argument of forward",
-        )
+    if isinstance(examples, Mapping):
+        known = inspect_signature(getattr(source, "forward", None) or source).parameters
+        unknown = [name for name in examples if name not in known]
+        if unknown and not any(each.kind == each.VAR_KEYWORD for each in known.values()):
+            raise InputError(
+                f"example_inputs: {type(source).__name__}.forward has no argument {unknown[0]!r}",
+                f"its arguments: {', '.join(known)}; give a dict that is itself an argument in a tuple",
+            )
+        return ModuleSource(source, (examples,))
+    if isinstance(examples, str):
+        raise InputError("example_inputs: a str is no tensor", "give one tensor for each argument of forward")
     single = hasattr(examples, "__array__") or not isinstance(examples, Iterable)
     return ModuleSource(source, (examples,) if single else tuple(examples))
 

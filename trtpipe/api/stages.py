@@ -19,7 +19,7 @@ from trtpipe.pipeline.publish import check_writable, publish_folder
 from trtpipe.progress import NullProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from typing_extensions import Unpack
 
@@ -96,7 +96,7 @@ def export(
     source: SourceLike,
     out: PathLike,
     *,
-    example_inputs: Sequence[object] | None = None,
+    example_inputs: Sequence[object] | Mapping[str, object] | None = None,
     shapes: ShapesLike | None = None,
     **common: Unpack[CommonArguments],
 ) -> BuildResult:

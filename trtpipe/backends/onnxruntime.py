@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import TensorSpec
@@ -65,18 +66,18 @@ class OnnxRunner(OpenRunner):
         return f"onnxruntime {version('onnxruntime')} on CPU"
 
     def infer(self, feed: Feed) -> Feed:
+        if any(spec.dtype in _NOT_NUMPYS for spec in (*self.inputs, *self.outputs)):
+            return {name: value.copy() for name, value in self.peek(feed).items()}
         with self._run():
             return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
 
     def peek(self, feed: Feed) -> Feed:
         """Run once; the arrays are onnxruntime's own, valid until the next run. Raises what ``infer`` raises."""
-        import onnxruntime as ort
-
         if any(value.dtype.kind in "OSU" for value in feed.values()):  # text has to go through ``run``
             return self.infer(feed)
         self._lent = ()  # so that this run can reuse the memory
         with self._run():
-            given = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feed.items()}
+            given = {name: _given(value) for name, value in feed.items()}
             self._lent = self._session.run_with_ort_values(self._names, given)
             return {name: _seen(value) for name, value in zip(self._names, self._lent, strict=True)}
 
@@ -203,15 +204,29 @@ def _first_line(error: Exception) -> str:
     return text[0].removeprefix("[ONNXRuntimeError] : ")
 
 
+def _given(array: np.ndarray) -> ort.OrtValue:
+    """An input; one of a type that numpy itself does not have as its bits and ONNX's number of the type."""
+    import onnx
+    import onnxruntime as ort
+
+    form = _NOT_NUMPYS.get(array.dtype.name)
+    if form is None:
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    kind = onnx.TensorProto.DataType.Value(form.onnx)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(f"u{array.itemsize}"), kind)
+
+
 def _seen(value: ort.OrtValue) -> np.ndarray:
     """The array without copying; a copy for types that numpy itself does not have."""
     import numpy as np
 
     kind = _DTYPES.get(value.data_type(), value.data_type()[len("tensor(") : -1])
-    if kind not in _NUMBERS or not math.prod(value.shape()):
+    dtype = _NOT_NUMPYS[kind].dtype if kind in _NOT_NUMPYS else np.dtype(kind) if kind in _NUMBERS else None
+    if dtype is None or (kind in _NUMBERS and not math.prod(value.shape())):
         copy: np.ndarray = value.numpy()
         return copy
-    dtype = np.dtype(kind)
+    if not math.prod(value.shape()):
+        return np.empty(value.shape(), dtype)
     memory = (ctypes.c_char * (math.prod(value.shape()) * dtype.itemsize)).from_address(value.data_ptr())
     there: np.ndarray = np.frombuffer(memory, dtype).reshape(value.shape())
     return there
@@ -219,6 +234,10 @@ def _seen(value: ort.OrtValue) -> np.ndarray:
 
 _FLOATS = tuple(f"float{bits}" for bits in (16, 32, 64))
 _NUMBERS = frozenset(("bool", *_FLOATS, *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))))
+#: Formats of whole bytes that numpy has through ml_dtypes alone; onnxruntime does not exchange arrays of them.
+_NOT_NUMPYS = MappingProxyType(
+    {form.storage: form for form in FORMATS if form.bits % 8 == 0 and form.storage not in _NUMBERS}
+)
 _DTYPES = {
     **{f"tensor({form.onnx.lower()})": form.storage for form in FORMATS},
     "tensor(double)": "float64",

@@ -267,6 +267,12 @@ class Precision(str, Enum):
         return self.quantized
 
 
+def coarser(precision: Precision, half: Format | None) -> Precision:
+    """The one of two precisions with the wider tolerance: ``precision``, or that of a 16-bit format."""
+    own = [row for row in Precision if row.quantized is None and row.half is half]
+    return max([precision, *own], key=lambda row: row.tolerance.rtol)
+
+
 #: What everything else is compared with, and the precision where none is named.
 FULL_PRECISION = Precision.fp32
 #: The quantized precision of calibration and of sensitivity analysis where none is named.

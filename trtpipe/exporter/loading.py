@@ -6,7 +6,10 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trtpipe.errors import HostError, InputError
@@ -20,7 +23,68 @@ except ImportError as error:
     ) from error
 
 
-def load_program(module: str, function: str) -> tuple[object, tuple[Any, ...] | None]:
+#: Imported name -> the package that has it, where that is called otherwise.
+_PACKAGES = MappingProxyType(
+    {
+        "PIL": "pillow",
+        "cv2": "opencv-python-headless",
+        "skimage": "scikit-image",
+        "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
+        "mmcv": "mmcv-lite",
+        "segmentation_models_pytorch": "segmentation-models-pytorch",
+        "pytorch_lightning": "pytorch-lightning",
+    }
+)
+#: Where ``torch.compile`` keeps the module that it wraps.
+COMPILED = "_orig_mod"
+
+
+def unwrapped(module: object) -> object:
+    """The module inside of what ``torch.compile`` or a data-parallel wrapper made; any other object as it is."""
+    if not isinstance(module, torch.nn.Module):
+        return module
+    parallel = isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel))
+    inner = dict(module.named_children()).get("module" if parallel else COMPILED)
+    return module if inner is None else unwrapped(inner)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Example inputs of a module, as its ``forward`` takes them."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are none."""
+        return not (self.args or self.kwargs)
+
+    @classmethod
+    def of(cls, module: torch.nn.Module, given: object) -> Example:
+        """What people mean by the inputs that they return beside a module.
+
+        A tuple or list holds positional arguments; its last one may be a dict of keyword arguments. A dict alone holds
+        keyword arguments too. A dict whose keys are no arguments of ``forward`` is an argument itself, and so is
+        anything else.
+        """
+        names = [name for name, _ in parameters_of(module.forward)]
+        if isinstance(given, Mapping) and _are_keywords(given, module, names):
+            return cls((), dict(given))
+        if not isinstance(given, (tuple, list)) or isinstance(given, torch.Size):
+            return cls((given,))
+        if given and isinstance(given[-1], Mapping) and _are_keywords(given[-1], module, names[len(given) - 1 :]):
+            return cls(tuple(given[:-1]), dict(given[-1]))
+        return cls(tuple(given))
+
+
+def _are_keywords(given: Mapping[Any, Any], module: torch.nn.Module, names: Sequence[str]) -> bool:
+    anything = any(parameter.kind == parameter.VAR_KEYWORD for _, parameter in parameters_of(module.forward))
+    return bool(given) and all(isinstance(key, str) and (key in names or anything) for key in given)
+
+
+def load_program(module: str, function: str) -> tuple[object, Example | None]:
     """The module or exported program of a factory, or of a ``.pt2`` file if ``function`` is empty; and its examples.
 
     Raises:
@@ -29,7 +93,7 @@ def load_program(module: str, function: str) -> tuple[object, tuple[Any, ...] | 
     return _call_factory(module, function) if function else _load_pt2(module)
 
 
-def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] | None]:
+def _call_factory(module: str, function: str) -> tuple[torch.nn.Module, Example | None]:
     label = f"{module}:{function}"
     loaded = _import(module)
     factory = getattr(loaded, function, None)
@@ -52,18 +116,24 @@ def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] |
     try:
         made = factory()
     except (Exception, SystemExit) as error:
+        remedy = _install(error) or "run the factory by itself and fix it"
+        raise InputError(f"{label} raised {type(error).__name__}: {error}", remedy) from error
+    made, *given = made if isinstance(made, tuple) and made else (made,)
+    made = unwrapped(made)
+    with_keywords = len(given) == 2 and isinstance(given[1], Mapping)
+    if len(given) > 1 and not with_keywords:
         raise InputError(
-            f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and fix it"
-        ) from error
-    examples = None
-    if isinstance(made, tuple):
-        if len(made) != 2:
-            raise InputError(f"{label} returned {len(made)} values", "return a module, or (module, example_inputs)")
-        made, examples = made
-        examples = examples if isinstance(examples, tuple | list) else (examples,)
+            f"{label} returned {len(given) + 1} values",
+            "return a module, (module, example_inputs), or (module, args, kwargs)",
+        )
     if not isinstance(made, torch.nn.Module):
         raise InputError(f"{label} returned a {type(made).__name__}, not an nn.Module", "return an nn.Module")
-    return made, None if examples is None else tuple(examples)
+    if not given or (given[0] is None and not with_keywords):
+        return made, None
+    if with_keywords:
+        args = given[0] if isinstance(given[0], (tuple, list)) else () if given[0] is None else (given[0],)
+        return made, Example(tuple(args), dict(given[1]))
+    return made, Example.of(made, given[0])
 
 
 def _import(module: str) -> Any:
@@ -73,9 +143,9 @@ def _import(module: str) -> Any:
         try:
             return importlib.import_module(module)
         except (Exception, SystemExit) as error:
-            raise InputError(
-                f"module {module!r} cannot be imported: {error}", "check its name and PYTHONPATH"
-            ) from error
+            own = isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name))
+            remedy = "check its name and PYTHONPATH" if own else _install(error) or "check its name and PYTHONPATH"
+            raise InputError(f"module {module!r} cannot be imported: {error}", remedy) from error
     path = Path(module).resolve()
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -86,8 +156,20 @@ def _import(module: str) -> Any:
     try:
         spec.loader.exec_module(loaded)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "fix the file") from error
+        remedy = _install(error) or "fix the file"
+        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", remedy) from error
     return loaded
+
+
+def _install(error: BaseException) -> str:
+    """What to do about a missing package; empty for any other error."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ModuleNotFoundError):
+        cause = cause.__cause__ or cause.__context__
+    name = (cause.name or "").partition(".")[0] if isinstance(cause, ModuleNotFoundError) else ""
+    if not name:
+        return ""
+    return f"pip install {_PACKAGES.get(name, name)}; or, if {name} is your own, add its folder to PYTHONPATH"
 
 
 def parameters_of(function: Any) -> list[tuple[str, inspect.Parameter]]:

@@ -105,6 +105,20 @@ def check_dynamic(inputs: Iterable[tuple[str, Sequence[object]]], request: Torch
                 )
 
 
+def separate_outputs(model: ir.Model) -> None:
+    """Give each output a value of its own: not an input's, not a constant's, and not that of another output."""
+    own = {*model.graph.inputs, *model.graph.initializers.values()}
+    for position, value in enumerate(model.graph.outputs):
+        if value in own:
+            node = ir.node("Identity", [value], name=f"output_{position}/Identity")
+            copied = node.outputs[0]
+            copied.name = FreshNames(model)(f"{value.name}_output")
+            copied.type, copied.shape = value.type, value.shape
+            model.graph.append(node)
+            model.graph.outputs[position] = copied
+        own.add(value)
+
+
 def strip_metadata(model: ir.Model) -> None:
     """Remove metadata: it holds paths and stack traces of this machine, so equal models would differ."""
     common.ClearMetadataAndDocStringPass()(model)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.formats import FP32
 from trtpipe.engine.record import ProgramRecord
+from trtpipe.exporter.context import exporting
 from trtpipe.exporter.naming import check_dynamic, paired
+from trtpipe.exporter.refusals import Failure, export_error
 from trtpipe.exporter.request import PROGRAM, ExportReply, TorchRequest
-from trtpipe.exporter.torch_export import Exported, export_error, load_and_export, quiet, to_program
+from trtpipe.exporter.torch_export import Exported, load_and_export, to_program
 from trtpipe.isolation.worker import Report
 
 
@@ -27,7 +28,7 @@ def capture_task(request: TorchRequest, report: Report) -> ExportReply:
     return load_and_export(request, report, capture_module)
 
 
-def capture_module(module: object, examples: tuple[Any, ...] | None, request: TorchRequest) -> ExportReply:
+def capture_module(module: object, examples: object | None, request: TorchRequest) -> ExportReply:
     """Write a module or an exported program as ``program.pt2`` into the request's work folder.
 
     Raises:
@@ -46,7 +47,7 @@ def capture_module(module: object, examples: tuple[Any, ...] | None, request: To
                 node.meta.pop(trace, None)
     program.example_inputs = None
     path = Path(request.workdir) / PROGRAM
-    with quiet():
+    with exporting(None):
         torch.export.save(program, path)
     record = ProgramRecord(
         exporter=f"torch {torch.__version__} (torch.export)", precision=(half or FP32).storage, contract=contract
@@ -91,7 +92,7 @@ def _mixed(program: torch.export.ExportedProgram, dtype: torch.dtype) -> torch.e
                                      dtype=value.dtype))  # fmt: skip
         dynamic.append({axis: torch.export.Dim.AUTO(min=low, max=high) for axis, (low, high) in ranges.items()})
     try:
-        with torch.no_grad(), quiet():
+        with exporting(None):
             mixed = torch.export.export(
                 _Mixed(program.module(), dtype), tuple(arguments), dynamic_shapes=(tuple(dynamic),)
             )
@@ -99,7 +100,7 @@ def _mixed(program: torch.export.ExportedProgram, dtype: torch.dtype) -> torch.e
             return decomposed
     except Exception as error:
         remedy = "build with --fp32, or with --backend tensorrt-rtx, which lowers the ONNX graph"
-        raise export_error(f"the program in {dtype}", error, remedy) from error
+        raise export_error(f"the program in {dtype}", Failure(None, error), remedy) from error
 
 
 def _cast_states(graph: torch.fx.Graph, dtype: torch.dtype) -> None:
@@ -161,7 +162,7 @@ def _contract(program: torch.export.ExportedProgram, exported: Exported, request
         ),
         outputs=tuple(
             _spec(name, value, symbols)
-            for value, name in paired(outputs, request.output_names or exported.output_names(len(outputs)), "output")
+            for value, name in paired(outputs, request.output_names or exported.outputs, "output")
         ),
     )
 

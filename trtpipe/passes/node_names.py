@@ -1,4 +1,4 @@
-"""Which nodes a user means."""
+"""Names of nodes: which a user means; and the user's line that a node comes from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: Under this key of a node's metadata stands the user's line of PyTorch code, ``file.py:12``, where it is known.
+SOURCE_LINE = "trtpipe.line"
 #: Without one of these a shell pattern matches itself alone. Hundreds of names are compared quickly that way.
 _WILD = re.compile(r"[*?[]")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.config.formats import HALVES
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,10 +17,21 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
 
 
+#: Types of 16 bits that numpy itself does not have, by name.
+_BITS = {form.storage: form.dtype for form in HALVES if not form.cpu_kernels}
+
+
 def save_reference(path: Path, feeds: Sequence[Feed], outputs: Sequence[Feed]) -> None:
-    """Write feeds and the outputs for them as arrays ``<index>/in/<name>`` and ``<index>/out/<name>``."""
-    arrays = {f"{i}/in/{name}": value for i, feed in enumerate(feeds) for name, value in feed.items()}
-    arrays |= {f"{i}/out/{name}": value for i, found in enumerate(outputs) for name, value in found.items()}
+    """Write feeds and the outputs for them as arrays ``<index>/in/<name>`` and ``<index>/out/<name>``; those of a type
+    that numpy's files do not have as their bits, ``<index>/in:<type>/<name>``.
+    """
+    arrays = {}
+    for side, everything in (("in", feeds), ("out", outputs)):
+        for index, arrays_of_feed in enumerate(everything):
+            for name, value in arrays_of_feed.items():
+                own = value.dtype.name in _BITS
+                kind = f"{side}:{value.dtype.name}" if own else side
+                arrays[f"{index}/{kind}/{name}"] = value.view(np.uint16) if own else value
     with path.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 
@@ -35,9 +47,10 @@ def load_reference(path: Path) -> tuple[list[Feed], list[Feed]]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             for key in file.files:
                 index, side, name = key.split("/", 2)
+                side, _, kind = side.partition(":")
                 found = sides[side]
                 found += [{} for _ in range(int(index) + 1 - len(found))]
-                found[int(index)][name] = file[key]
+                found[int(index)][name] = file[key].view(_BITS[kind]) if kind else file[key]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise InputError(f"{path}: not a file of reference outputs: {error}", "build again") from error
     return sides["in"], sides["out"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trtpipe.artifact import IOContract, Record
 from trtpipe.config.formats import Precision
+from trtpipe.config.stage_settings import NamedFormat
 from trtpipe.engine.record import EngineTrial
 from trtpipe.passes.decisions import NodeDecision, WorkShare
 
@@ -24,6 +25,7 @@ class ExportRecord(Record):
         opset, nodes, weight_bytes: of the graph.
         contract: inputs and outputs of the graph.
         parity: PyTorch against onnxruntime on the example inputs; empty for an ONNX source.
+        half: the 16-bit format that the PyTorch module computes in; ``None`` for float32.
     """
 
     exporter: str
@@ -33,6 +35,7 @@ class ExportRecord(Record):
     contract: IOContract
     parity: tuple[OutputDifference, ...] = ()
     notes: tuple[str, ...] = ()
+    half: NamedFormat | None = None
 
 
 class SimplifyRecord(Record):

@@ -34,7 +34,7 @@ class Capture(Stage[CaptureSettings]):
 
     name = "capture"
     produces = "program"
-    version = 2
+    version = 3
     packages = ("torch",)
 
     def settings(self, request: BuildRequest) -> CaptureSettings | NotNeeded:

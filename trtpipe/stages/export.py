@@ -34,7 +34,7 @@ class Export(Stage[ExportStageSettings]):
 
     name = "export"
     produces = "model"
-    version = 2
+    version = 3
     packages = ("torch", "onnx", "onnxscript", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> ExportStageSettings:
@@ -58,6 +58,8 @@ class Export(Stage[ExportStageSettings]):
         if isinstance(source, Pt2Source) and inputs.source_digest not in ("", sha256_of_pt2(source.path)):
             raise InputError(f"{source.label}: was changed while it was read", "run the command again")
         draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"))
+        for note in ExportRecord.read(draft.sidecar).notes:
+            progress.note(note)
         return draft, tuple(Path(path) for path in reply.files_read)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:

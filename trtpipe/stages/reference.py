@@ -49,7 +49,7 @@ class Reference(Stage[ReferenceSettings]):
 
     name = "reference"
     produces = "reference"
-    version = 1
+    version = 2
     packages = ("torch", "numpy")
 
     def settings(self, request: BuildRequest) -> ReferenceSettings | NotNeeded:
@@ -74,9 +74,10 @@ class Reference(Stage[ReferenceSettings]):
         names = tuple(spec.name for spec in contract.outputs)
         read: tuple[str, ...] = ()
         if isinstance(source, ModuleSource):
-            from trtpipe.exporter.torch_export import run_module
+            from trtpipe.exporter.torch_export import example_of, run_module
 
-            save_reference(workdir / REFERENCE, feeds, run_module(source.module, feeds, names))
+            example = example_of(source.module, source.example_inputs)
+            save_reference(workdir / REFERENCE, feeds, run_module(source.module, example, feeds, names))
         elif isinstance(source, FactorySource | Pt2Source):
             save_reference(workdir / _FEEDS, feeds, [])
             read = call(
@@ -113,8 +114,8 @@ def run_saved(request: ReferenceRequest, report: Report) -> ExportReply:
         raise InputError("there is no sample to run", "give at least one sample")
     report("load", 0, None)
     with FileTracker(workdir) as tracker:
-        program, _ = load_program(request.module, request.function)
+        program, example = load_program(request.module, request.function)
         report("run", 0, None)
-        outputs = run_module(program, feeds, request.outputs)
+        outputs = run_module(program, example, feeds, request.outputs)
     save_reference(workdir / REFERENCE, feeds, outputs)
     return ExportReply(names=(REFERENCE,), files_read=tracker.files())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trtpipe.accuracy.verdict import PYTORCH, with_verdict
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.formats import FULL_PRECISION
+from trtpipe.config.formats import FULL_PRECISION, coarser
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
 from trtpipe.config.target import find_target
 from trtpipe.errors import InputError, StageError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.parity import Contender, ParityRun
     from trtpipe.accuracy.recording import Recording
     from trtpipe.accuracy.reports import Comparison, MetricValue, Overflow
+    from trtpipe.config.formats import Format
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
@@ -42,7 +43,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 6
+    version = 7
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> VerifySettings:
@@ -207,8 +208,18 @@ def _against_pytorch(settings: VerifySettings, inputs: Inputs, contenders: list[
 
     feeds, outputs = load_reference(inputs.path("reference"))
     source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), FULL_PRECISION)
-    direct = [Contender(c.label, c.runner, c.precision, c.note) for c in contenders]
+    half = _half_of_source(inputs)
+    direct = [Contender(c.label, c.runner, coarser(c.precision, half), c.note) for c in contenders]
     return compare(source, direct, Feeds(feeds), settings.tolerance, None, NullProgress()).comparisons
+
+
+def _half_of_source(inputs: Inputs) -> Format | None:
+    """The 16-bit format that PyTorch itself computed in: its outputs are no closer to the truth than that."""
+    from trtpipe.report.stage_records import ExportRecord
+
+    model = inputs.artifacts.get("model")
+    known = model is not None and any(entry.name == model.sidecar.name for entry in model.files)
+    return ExportRecord.read(model.sidecar).half if model is not None and known else None
 
 
 def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progress: Progress) -> None:
