@@ -27,7 +27,7 @@ from trtpipe.config.job import Job, Role
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings, EvaluationSettings
 from trtpipe.config.settings import Settings
-from trtpipe.config.source import ModuleSource, Source, parse_source
+from trtpipe.config.source import FactorySource, ModuleSource, Source, parse_source
 from trtpipe.config.target import find_target
 from trtpipe.errors import InputError
 from trtpipe.progress import NullProgress, Progress
@@ -114,11 +114,15 @@ def make_job(
             f"settings: a {type(settings).__name__} is no Settings", "give trtpipe.Settings(cache_dir=...)"
         )
     found_profile = profile_from(profile, precision=precision, targets=targets, shapes=shapes, keep=keep)
+    found_recipe = recipe_from(recipe, calib_data=calib_data, eval_data=eval_data)
+    found_source = _source(source, example_inputs)
+    if isinstance(found_source, FactorySource) and found_recipe.data.source:
+        found_source = replace(found_source, data=found_recipe.data)
     backend, chosen = _engines(found_profile, listener) if engines else ("null", ())
     return Job(
-        source=_source(source, example_inputs),
+        source=found_source,
         profile=found_profile,
-        recipe=recipe_from(recipe, calib_data=calib_data, eval_data=eval_data),
+        recipe=found_recipe,
         backend=backend,
         targets=chosen,
         settings=settings or Settings.from_environment(),

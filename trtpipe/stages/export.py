@@ -119,6 +119,7 @@ def torch_request(
     return TorchRequest(
         module=module,
         function=source.function if isinstance(source, FactorySource) else "",
+        data=source.data if isinstance(source, FactorySource) else None,
         workdir=str(workdir),
         opset=opset,
         shapes={name: (r.min, r.opt, r.max) for name, r in program.shapes.items()},
