@@ -8,6 +8,7 @@ import onnx
 import pytest
 from models import conv_net, model, normal, save
 
+from trtpipe.config.recipe import DataSettings
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, parse_source
 from trtpipe.errors import InputError
 
@@ -200,3 +201,23 @@ class TestFactory:
 
     def test_labels(self, folder):
         assert FactorySource("pkg.net", "make").label == "pkg.net:make"
+
+
+def test_other_data_may_give_a_factory_other_examples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("")
+    notes: dict = {}
+
+    class Notebook:
+        remember = staticmethod(notes.__setitem__)
+        recall = staticmethod(notes.get)
+
+    plain = FactorySource("net.py", "make")
+    first, second = (FactorySource("net.py", "make", DataSettings(source=name)) for name in ("a.npz", "b.npz"))
+    learned = first.learn(Notebook(), [tmp_path / "net.py"], "")
+    assert first.digest(Notebook()) == learned
+    assert second.digest(Notebook()) is None
+    assert plain.digest(Notebook()) is None
+    assert (
+        plain.learn(Notebook(), [tmp_path / "net.py"], "") == learned
+    )  # where the data was not read, it does not count

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from torch_exports import assert_computes, export, inputs_of, outputs_of, request  # noqa: E402
 
+from trtpipe.config.recipe import DataSettings  # noqa: E402
 from trtpipe.errors import InputError  # noqa: E402
 from trtpipe.exporter.calling import call_of, call_of_tensors, output_names  # noqa: E402
 from trtpipe.exporter.loading import Example  # noqa: E402
@@ -227,3 +229,40 @@ class TestRunning:
         run_module(module, None, [{"x": X.numpy()}] * 2, ["output"])
         assert (float(module.calls), module.seen, module.training) == (0, [], True)
         assert not hasattr(module, "last")
+
+
+class TestExamplesFromData:
+    """A factory that returns only the module is enough where data names the inputs."""
+
+    @pytest.fixture
+    def data(self, tmp_path):
+        ids = np.arange(32).reshape(8, 4)
+        np.savez(tmp_path / "d.npz", input_ids=ids, attention_mask=np.ones((8, 4), np.float32), y=np.zeros(8))
+        return DataSettings(source=str(tmp_path / "d.npz"), labels="y", batch=2)
+
+    def test_names_types_and_values_are_those_of_the_first_sample(self, workdir, data):
+        proto, facts = export(Language(), None, workdir, data=data)
+        assert [str(spec) for spec in facts.contract.inputs] == [
+            "input_ids: int64[2x4]",
+            "attention_mask: float32[2x4]",
+        ]
+        assert_computes(proto, [IDS, Y], Language().eval()(IDS, Y))
+
+    def test_shapes_make_them_dynamic(self, workdir, data):
+        shapes = dict.fromkeys(("input_ids", "attention_mask"), ((1, 4), (2, 4), (8, 4)))
+        _, facts = export(Language(), None, workdir, data=data, shapes=shapes)
+        assert [spec.shape for spec in facts.contract.inputs] == [("batch", 4)] * 2
+
+    def test_a_function_gives_structured_arguments(self, workdir, tmp_path):
+        code = "import numpy as np\ndef feeds():\n    one = np.ones((2, 4), np.float32)\n"
+        (tmp_path / "feeds.py").write_text(code + "    yield {'img': one, 'meta.bias': one * 2}, np.zeros(2, int)\n")
+        proto, _ = export(Batch(), None, workdir, data=DataSettings(source=f"{tmp_path / 'feeds.py'}:feeds"))
+        assert inputs_of(proto) == ["img", "meta.bias"]
+        assert_computes(proto, [X, Y], Batch().eval()({"img": X, "meta": {"bias": Y}}))
+
+    def test_examples_of_the_users_come_first(self, workdir, data):
+        assert inputs_of(export(Scaled(), (X,), workdir, data=data)[0]) == ["x"]
+
+    def test_pictures_name_no_inputs(self, workdir, tmp_path):
+        with pytest.raises(InputError, match="no example inputs, and no shapes for x"):
+            export(Scaled(), None, workdir, data=DataSettings(source=str(tmp_path)))

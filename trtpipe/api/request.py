@@ -23,7 +23,7 @@ from trtpipe.config.job import Job, Role
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings, EvaluationSettings
 from trtpipe.config.settings import Settings
-from trtpipe.config.source import ModuleSource, Source, parse_source
+from trtpipe.config.source import FactorySource, ModuleSource, Source, parse_source
 from trtpipe.config.target import find_target
 from trtpipe.errors import InputError
 from trtpipe.progress import NullProgress, Progress
@@ -74,12 +74,15 @@ def make_job(source: SourceLike | None = None, *, engines: bool = True, **reques
         raise InputError(
             f"settings: a {type(settings).__name__} is no Settings", "give trtpipe.Settings(cache_dir=...)"
         )
-    profile = profile_from(request)
+    profile, recipe = profile_from(request), recipe_from(request)
+    found = _source(source, request.get("example_inputs"))
+    if isinstance(found, FactorySource) and recipe.data.source:
+        found = replace(found, data=recipe.data)
     backend, chosen = _engines(profile, request.get("progress") or NullProgress()) if engines else ("null", ())
     return Job(
-        source=_source(source, request.get("example_inputs")),
+        source=found,
         profile=profile,
-        recipe=recipe_from(request),
+        recipe=recipe,
         backend=backend,
         targets=chosen,
         settings=settings or Settings.from_environment(),

@@ -13,6 +13,8 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from trtpipe.config.recipe import DataSettings
+
 
 class Memory(Protocol):
     """Remembers small facts between runs; losing one costs work, never correctness."""
@@ -80,10 +82,14 @@ class FactorySource:
     The files it read the last time (its own source, modules beside it, weights) are remembered with their digests;
     while all of them are unchanged the factory need not run again. Tracked are files opened through Python or
     safetensors.
+
+    Attributes:
+        data: where example inputs come from if the factory returns none.
     """
 
     module: str
     function: str
+    data: DataSettings | None = None
 
     @property
     def label(self) -> str:
@@ -97,7 +103,8 @@ class FactorySource:
     @property
     def _memo(self) -> str:
         where = str(self.file.resolve()) if self.file else f"{Path.cwd()}:{self.module}"
-        return f"factory-{sha256_json([where, self.function])}"
+        data = [] if self.data is None else [self.data.source, self.data.labels, self.data.batch]
+        return f"factory-{sha256_json([where, self.function, *data])}"
 
     def digest(self, memory: Memory) -> str | None:
         known = memory.recall(self._memo)

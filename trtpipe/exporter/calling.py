@@ -14,13 +14,16 @@ from itertools import takewhile
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.data.first_feed import first_feed
 from trtpipe.errors import InputError
+from trtpipe.exporter.arrays import tensor_of
 from trtpipe.exporter.loading import Example, parameters_of, torch
 from trtpipe.exporter.structure import Leaf, dotted, has_names, leaves_of, mapped, tensors_in, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from trtpipe.artifact import Feed
     from trtpipe.exporter.request import TorchRequest
 
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -103,14 +106,18 @@ class Tensors(torch.nn.Module):
 
 
 def call_of(module: torch.nn.Module, example: Example | None, request: TorchRequest) -> Call:
-    """The call with the user's example inputs, repeated along dynamic axes; or with zeros of the opt shapes.
+    """The call with the user's example inputs, repeated along dynamic axes; or with the first sample of the data, or
+    with zeros of the opt shapes.
 
     Raises:
         InputError: examples are missing, too many, of the wrong kind, or do not fit the shapes.
     """
     label = type(module).__name__
-    given = None if example is None or example.empty else example
-    call = _call_of_shapes(module, request) if given is None else bound(module, given)
+    if example is not None and not example.empty:
+        call = bound(module, example)
+    else:
+        feed = None if request.data is None else first_feed(request.data)
+        call = _call_of_shapes(module, request) if feed is None else _call_of_feed(module, feed, request)
     for leaf in leaves_of({**dict(zip(call.labels, call.args, strict=True)), **call.kwargs}):
         if (
             hasattr(leaf.value, "__array__")
@@ -193,6 +200,13 @@ def _listed(value: Any) -> Any:
     return list(parts.values()) if list(parts) == [str(index) for index in range(len(parts))] else parts
 
 
+def _call_of_feed(module: torch.nn.Module, feed: Feed, request: TorchRequest) -> Call:
+    """The first sample of the data; names of the user's for inputs stand for forward's own, in their order."""
+    own = [name for name, parameter in parameters_of(module.forward) if parameter.kind in _BY_POSITION]
+    renamed = dict(zip(request.input_names, own, strict=False))
+    return call_of_tensors(module, {renamed.get(name, name): tensor_of(value) for name, value in feed.items()})
+
+
 def _call_of_shapes(module: torch.nn.Module, request: TorchRequest) -> Call:
     """Zeros of the shapes that the request names."""
     parameters = [(name, parameter) for name, parameter in parameters_of(module.forward)
@@ -205,7 +219,8 @@ def _call_of_shapes(module: torch.nn.Module, request: TorchRequest) -> Call:
     if missing or not known:
         raise InputError(
             f"{type(module).__name__}: no example inputs, and no shapes for {', '.join(missing) or 'its inputs'}",
-            f"return (module, example_inputs), or add --shapes {(missing or ['x'])[0]}:1x3x224x224",
+            f"return (module, example_inputs), add --shapes {(missing or ['x'])[0]}:1x3x224x224, or give data that "
+            "names the inputs (--calib-data)",
         )
     return bound(module, Example(tuple(torch.zeros(request.shapes[public.get(name, name)][1]) for name in known), {}))
 

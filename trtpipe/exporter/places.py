@@ -7,6 +7,7 @@ import re
 import sysconfig
 import traceback
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,7 @@ def _innermost(frames: Iterable[tuple[str, int, str]]) -> Place | None:
     return Place(Path(file).name, line, function, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
+@cache
 def _is_users(file: str) -> bool:
     """Whether a file is not torch's, the interpreter's or ours; models of other packages count as the user's."""
     if file.startswith("<"):

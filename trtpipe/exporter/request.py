@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.artifact import Record
+from trtpipe.config.recipe import DataSettings
 from trtpipe.config.stage_settings import NamedFormat
 
 MODEL = "model.onnx"
@@ -32,6 +33,7 @@ class TorchRequest(Record):
         module, function: the factory; for a ``.pt2`` file ``module`` is its path and ``function`` is empty.
         shapes: input name -> (min, opt, max) of every input with a range in the profile.
         input_names, output_names: names to use; empty for the program's own.
+        data: where example inputs come from if the factory returns none.
         half: 16-bit format of heavy operators; none for float32, and for an ONNX export: lowering decides there.
     """
 
@@ -42,6 +44,7 @@ class TorchRequest(Record):
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    data: DataSettings | None = None
     half: NamedFormat | None = None
 
 

@@ -99,9 +99,10 @@ def export_torch(
         return reply
     if not isinstance(source, FactorySource | Pt2Source):
         raise InternalError("an export was asked to run without a source")
+    data = source.data if isinstance(source, FactorySource) else None
     return call(
         task,
-        request.model_copy(update={"module": source.module, "function": source.function}),
+        request.model_copy(update={"module": source.module, "function": source.function, "data": data}),
         ExportReply,
         limits=limits_for(runtime),
         progress=progress,
