@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.data import arrays, function
+from trtpipe.data import function
 from trtpipe.data.npz import read_members
 from trtpipe.data.usercode import load_function
 
@@ -34,8 +34,9 @@ def first_feed(data: DataSettings) -> Feed | None:
         >>> first_feed(DataSettings(source="data.npz", labels="labels", batch=2))["ids"].shape
         (2, 16)
     """
-    if arrays.recognizes_npz(data.source):
-        members = read_members(Path(data.source)).items()
+    path = Path(data.source)
+    if path.suffix.lower() == ".npz" and path.is_file():
+        members = read_members(path).items()
         return {
             name: np.stack(list(member.rows(range(min(data.batch, member.shape[0])))))
             for name, member in members
