@@ -190,16 +190,33 @@ class TorchExportSettings(Record):
         )
 
 
+class OnnxImportSettings(Record):
+    """What decides how an ONNX file is taken.
+
+    Attributes:
+        freeze: patterns of the inputs with default values that become constants.
+    """
+
+    freeze: tuple[str, ...]
+
+    @classmethod
+    def of(cls, profile: DeploymentProfile) -> OnnxImportSettings:
+        """Those of a profile."""
+        return cls(freeze=profile.export.freeze_inputs)
+
+
 class ExportStageSettings(Record):
-    """Of the stage ``export``; for an ONNX source, which is taken as it is, both are ``None``.
+    """Of the stage ``export``: of a PyTorch source ``opset`` and ``program``, of an ONNX source ``onnx``.
 
     Attributes:
         opset: of the exported model.
         program: how PyTorch exports.
+        onnx: what becomes of an ONNX file.
     """
 
-    opset: int | None
-    program: TorchExportSettings | None
+    opset: int | None = None
+    program: TorchExportSettings | None = None
+    onnx: OnnxImportSettings | None = None
 
 
 class CaptureSettings(Record):

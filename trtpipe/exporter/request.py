@@ -18,11 +18,13 @@ class OnnxRequest(Record):
 
     Attributes:
         label: its path as the user gave it.
+        freeze: patterns of inputs that become constants, their default values.
     """
 
     source: str
     workdir: str
     label: str
+    freeze: tuple[str, ...] = ()
 
 
 class TorchRequest(Record):

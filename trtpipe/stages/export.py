@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
-from trtpipe.config.stage_settings import ExportStageSettings, TorchExportSettings
+from trtpipe.config.stage_settings import ExportStageSettings, OnnxImportSettings, TorchExportSettings
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest, TorchRequest
 from trtpipe.isolation.remote_runner import call_forked
@@ -30,13 +30,13 @@ class Export(Stage[ExportStageSettings]):
 
     name = "export"
     produces = "model"
-    version = 2
+    version = 3
     packages = ("torch", "onnx", "onnxscript", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> ExportStageSettings:
-        """What the PyTorch export depends on; an ONNX file is taken as it is."""
+        """What the PyTorch export, or the reading of an ONNX file, depends on."""
         if isinstance(request.source, OnnxSource):
-            return ExportStageSettings(opset=None, program=None)
+            return ExportStageSettings(onnx=OnnxImportSettings.of(request.profile))
         return ExportStageSettings(opset=request.profile.export.opset, program=TorchExportSettings.of(request.profile))
 
     def consumes(self, settings: ExportStageSettings) -> tuple[str, ...]:
@@ -52,8 +52,8 @@ class Export(Stage[ExportStageSettings]):
     ) -> tuple[Draft, tuple[Path, ...]]:
         """Export in a child process; a module in hand is exported here, because it lives here."""
         source = inputs.source
-        if isinstance(source, OnnxSource):
-            reply = _copy(source, inputs.source_digest, workdir, runtime, progress)
+        if isinstance(source, OnnxSource) and settings.onnx is not None:
+            reply = _copy(settings.onnx, source, inputs.source_digest, workdir, runtime, progress)
         elif settings.opset is None or settings.program is None:
             raise InternalError("export was asked to run without a source")
         elif isinstance(source, ModuleSource):
@@ -87,14 +87,16 @@ class Export(Stage[ExportStageSettings]):
             raise StageError(f"{draft.path.name}: the model has no outputs", "export a model that returns something")
 
 
-def _copy(source: OnnxSource, digest: str, workdir: Path, runtime: Settings, progress: Progress) -> ExportReply:
+def _copy(
+    settings: OnnxImportSettings, source: OnnxSource, digest: str, workdir: Path, runtime: Settings, progress: Progress
+) -> ExportReply:
     """Seal the model, and have a child check it and write it anew, which sees nothing but the private copy."""
     with tempfile.TemporaryDirectory(prefix="sealed-", dir=workdir) as folder:
         load_backend("onnxruntime").prestart(runtime)
-        sealed = seal_model(source.path, Path(folder), digest)
-        return call_forked(
+        sealed = seal_model(source.path, Path(folder), digest, repairable=True)
+        reply = call_forked(
             "trtpipe.exporter.onnx_import:copy_checked",
-            OnnxRequest(source=str(sealed), workdir=str(workdir), label=source.label),
+            OnnxRequest(source=str(sealed), workdir=str(workdir), label=source.label, freeze=settings.freeze),
             ExportReply,
             limits=limits_for(runtime, work=LIGHT, size=folder_size(Path(folder))),
             progress=progress,
@@ -102,6 +104,9 @@ def _copy(source: OnnxSource, digest: str, workdir: Path, runtime: Settings, pro
             workdir=workdir,
             reads=(),
         )
+    for note in ExportRecord.read(workdir / f"{MODEL}.json").notes:
+        progress.note(f"{source.label}: {note}")
+    return reply
 
 
 def torch_request(
