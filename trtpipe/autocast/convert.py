@@ -111,7 +111,7 @@ class _Rewriter:
         node, graph = output.producer(), output.graph
         assert node is not None and graph is not None and output.name  # noqa: PT018
         name = output.name
-        cast = ir.node("Cast", [output], {"to": int(ir.DataType.FLOAT)}, name=f"{name}_to_float32")
+        cast = ir.node("Cast", [output], {"to": int(ir.DataType.FLOAT)}, name=self._fresh(f"{name}_to_float32"))
         back = cast.outputs[0]
         back.dtype, back.shape = ir.DataType.FLOAT, output.shape
         graph.insert_after(node, [cast])
@@ -162,7 +162,8 @@ class _Rewriter:
         return converted
 
     def _cast(self, value: ir.Value) -> ir.Value:
-        cast = ir.node("Cast", [value], {"to": int(self._dtype)}, name=f"{value.name}_to_{self._half.storage}")
+        name = self._fresh(f"{value.name}_to_{self._half.storage}")
+        cast = ir.node("Cast", [value], {"to": int(self._dtype)}, name=name)
         output = cast.outputs[0]
         output.dtype, output.shape, output.name = (
             self._dtype,

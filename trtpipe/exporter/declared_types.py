@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Constants of more bytes are left out of what shape inference sees: sizes and axes are smaller.
 _SMALL = 1024
+#: Nodes with bodies beyond which nothing is checked that is stated.
+_MANY_BODIES = 1000
 
 
 def state_types(model: onnx.ModelProto) -> Iterator[str]:
@@ -21,6 +23,9 @@ def state_types(model: onnx.ModelProto) -> Iterator[str]:
     Raises:
         InputError: an output is stated to be of another type than its node makes, or of none, and none can be inferred.
     """
+    complete = all(output.type.tensor_type.HasField("shape") for output in model.graph.output)
+    if complete and sum(_has_body(node) for node in model.graph.node) > _MANY_BODIES:
+        return  # shape inference takes time that grows with the square of their number
     inferred = _inferred(model)
     for output in model.graph.output:
         yield from _completed(output, inferred.get(output.name))
@@ -30,6 +35,10 @@ def state_types(model: onnx.ModelProto) -> Iterator[str]:
             del model.graph.value_info[index]
     if wrong:
         yield f"the stated shape of {', '.join(sorted(wrong)[:5])} was dropped: the nodes make another"
+
+
+def _has_body(node: onnx.NodeProto) -> bool:
+    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:

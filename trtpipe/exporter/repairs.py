@@ -16,6 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from trtpipe.errors import InputError
+from trtpipe.exporter.constant_branches import take_constant_branches
 from trtpipe.exporter.declared_types import state_types
 from trtpipe.exporter.deprecated import replace_deprecated
 from trtpipe.passes.node_names import pattern_of
@@ -252,6 +253,7 @@ REPAIRS: tuple[Repair, ...] = (
     drop_repeats,
     sort_nodes,
     rename_shadows,
+    take_constant_branches,
     replace_deprecated,
     state_types,
     name_nodes,

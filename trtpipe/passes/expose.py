@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from trtpipe.errors import InternalError, StageError
-from trtpipe.passes.graph_pass import owners_of
+from trtpipe.passes.graph_pass import FreshNames, owners_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,9 +51,9 @@ def expose_too(model: ir.Model, tensors: Sequence[str]) -> None:
 
 
 def _append(model: ir.Model, tensors: Sequence[str], *, replace: bool) -> None:
-    owners, known = owners_of(model), _values(model)
+    owners, known, fresh = owners_of(model), _values(model), FreshNames(model)
     for name in tensors:
-        _lift(known[name], owners)
+        _lift(known[name], owners, fresh)
     outputs = _values(model)  # again: a Loop's outputs move up when it gets another state
     if replace:
         model.graph.outputs.clear()
@@ -69,48 +69,48 @@ def _values(model: ir.Model) -> dict[str, ir.Value]:
     return {value.name: value for value in (*made, *given) if value.name}
 
 
-def _lift(value: ir.Value, owners: dict[ir.Graph, ir.Node]) -> None:
+def _lift(value: ir.Value, owners: dict[ir.Graph, ir.Node], fresh: FreshNames) -> None:
     """Bring ``value`` out of all bodies; what comes out takes its name."""
     name, inside = value.name, value
     while isinstance(body := value.graph, ir.Graph) and body in owners:
-        value = _output_of(owners[body], body, value)
+        value = _output_of(owners[body], body, value, fresh)
     if value is not inside:
-        inside.name, value.name = f"{name}__inside", name
+        inside.name, value.name = fresh(f"{name}__inside"), name
 
 
-def _output_of(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
+def _output_of(owner: ir.Node, body: ir.Graph, value: ir.Value, fresh: FreshNames) -> ir.Value:
     """A new output of ``owner`` that carries ``value`` out of its ``body``."""
     if owner.op_type == "If":
-        return _out_of_branch(owner, body, value)
+        return _out_of_branch(owner, body, value, fresh)
     if owner.op_type == "Loop":
-        return _out_of_loop(owner, body, value)
+        return _out_of_loop(owner, body, value, fresh)
     if owner.op_type == "Scan":
-        return _out_of_scan(owner, body, value)
+        return _out_of_scan(owner, body, value, fresh)
     raise StageError(
         f"tensor {value.name!r} is inside a {owner.op_type} and cannot be observed", "keep its node with --keep"
     )
 
 
-def _out_of_branch(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
-    inner = _copied(body, value)
+def _out_of_branch(owner: ir.Node, body: ir.Graph, value: ir.Value, fresh: FreshNames) -> ir.Value:
+    inner = _copied(body, value, fresh)
     body.outputs.append(inner)
     for name in ("then_branch", "else_branch"):
         other = owner.attributes[name].as_graph()
         if other is not body:
-            other.outputs.append(_empty(other, f"{value.name}__none", inner))
-    return _new_output(owner, value)
+            other.outputs.append(_empty(other, fresh(f"{value.name}__none"), inner))
+    return _new_output(owner, value, fresh)
 
 
-def _out_of_scan(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
+def _out_of_scan(owner: ir.Node, body: ir.Graph, value: ir.Value, fresh: FreshNames) -> ir.Value:
     """One more scan output: the values of all iterations, stacked."""
-    body.outputs.append(_copied(body, value))
+    body.outputs.append(_copied(body, value, fresh))
     for name in ("scan_output_axes", "scan_output_directions"):
         if name in owner.attributes:
             owner.attributes[name] = ir.AttrInt64s(name, [*owner.attributes[name].as_ints(), 0])
-    return _new_output(owner, value)
+    return _new_output(owner, value, fresh)
 
 
-def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
+def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value, fresh: FreshNames) -> ir.Value:
     """One more state, to which every iteration appends its values, flattened.
 
     A scan output would not do: it wants one shape in all iterations, and the state of a Loop may grow, or a branch be
@@ -120,20 +120,21 @@ def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
     assert isinstance(owner.graph, ir.Graph)
     owner.resize_inputs(max(len(owner.inputs), 2))  # a trip count and a condition, both optional, come first
     states = len(owner.inputs) - 2
-    start = _empty(owner.graph, f"{value.name}__start", value, before=owner)
+    start = _empty(owner.graph, fresh(f"{value.name}__start"), value, before=owner)
     owner.resize_inputs(states + 3)
     owner.replace_input_with(states + 2, start)
-    sofar = ir.Value(name=f"{value.name}__sofar", shape=ir.Shape([None]), type=ir.TensorType(dtype))
+    sofar = ir.Value(name=fresh(f"{value.name}__sofar"), shape=ir.Shape([None]), type=ir.TensorType(dtype))
     body.inputs.append(sofar)
-    flat_shape = ir.node("Constant", [], {"value": ir.tensor(np.array([-1]), name=f"{value.name}__flat_shape")})
-    flat_shape.outputs[0].name = f"{value.name}__flat_shape"
+    name = fresh(f"{value.name}__flat_shape")
+    flat_shape = ir.node("Constant", [], {"value": ir.tensor(np.array([-1]), name=name)})
+    flat_shape.outputs[0].name = name
     flat = ir.node("Reshape", [value, flat_shape.outputs[0]])
-    flat.outputs[0].name = f"{value.name}__flat"
+    flat.outputs[0].name = fresh(f"{value.name}__flat")
     joined = ir.node("Concat", [sofar, flat.outputs[0]], {"axis": 0})
-    joined.outputs[0].name, joined.outputs[0].type = f"{value.name}__joined", ir.TensorType(dtype)
+    joined.outputs[0].name, joined.outputs[0].type = fresh(f"{value.name}__joined"), ir.TensorType(dtype)
     body.extend([flat_shape, flat, joined])
     body.outputs.insert(1 + states, joined.outputs[0])
-    _new_output(owner, value)
+    _new_output(owner, value, fresh)
     for index in range(len(owner.outputs) - 1, states, -1):  # scan outputs come after all states: one place on
         before, after = owner.outputs[index - 1], owner.outputs[index]
         ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
@@ -143,16 +144,16 @@ def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
     return owner.outputs[states]
 
 
-def _copied(body: ir.Graph, value: ir.Value) -> ir.Value:
-    inner = ir.Value(name=f"{value.name}__out", type=ir.TensorType(value.dtype or ir.DataType.FLOAT))
+def _copied(body: ir.Graph, value: ir.Value, fresh: FreshNames) -> ir.Value:
+    inner = ir.Value(name=fresh(f"{value.name}__out"), type=ir.TensorType(value.dtype or ir.DataType.FLOAT))
     body.append(ir.Node("", "Identity", [value], outputs=[inner]))
     return inner
 
 
-def _new_output(owner: ir.Node, value: ir.Value) -> ir.Value:
+def _new_output(owner: ir.Node, value: ir.Value, fresh: FreshNames) -> ir.Value:
     owner.resize_outputs(len(owner.outputs) + 1)
     outer = owner.outputs[-1]
-    outer.name, outer.type = f"{value.name}__lifted", ir.TensorType(value.dtype or ir.DataType.FLOAT)
+    outer.name, outer.type = fresh(f"{value.name}__lifted"), ir.TensorType(value.dtype or ir.DataType.FLOAT)
     return outer
 
 

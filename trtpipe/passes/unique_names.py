@@ -34,7 +34,7 @@ class UniqueNames(GraphPass):
                 value.name = fresh(str(value.name))
                 renamed = True
             values.add(value.name)
-        return PassResult(self.name, modified=_rename_nodes(model) or renamed)
+        return PassResult(self.name, modified=_rename_nodes(model, fresh) or renamed)
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -46,18 +46,12 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from (value for value in node.outputs if value.uses() or value.is_graph_output())
 
 
-def _rename_nodes(model: ir.Model) -> bool:
-    nodes = [node for graph in graphs_of(model) for node in graph]
-    taken = {node.name for node in nodes}
+def _rename_nodes(model: ir.Model, fresh: FreshNames) -> bool:
     seen: set[str | None] = set()
     renamed = False
-    for node in nodes:
+    for node in (each for graph in graphs_of(model) for each in graph):
         if node.name in seen:
-            count = 2
-            while f"{node.name}_{count}" in taken:
-                count += 1
-            node.name = f"{node.name}_{count}"
-            taken.add(node.name)
+            node.name = fresh(str(node.name))
             renamed = True
         seen.add(node.name)
     return renamed
