@@ -125,6 +125,10 @@ shape_options = stacked(
 
 export_options = stacked(
     profile_option(
+        "--requantize", at=("requantize",), is_flag=True, topic=EXPORT, common=False,
+        help="Take out the quantizers of an ONNX model that is quantized already.",
+    ),
+    profile_option(
         "--opset", at=("export", "opset"), type=int, topic=EXPORT, common=False,
         help="ONNX opset of a PyTorch export, 18 to 23.",
     ),

@@ -221,6 +221,7 @@ class DeploymentProfile(Record):
         auto_shapes: whether ranges that are not given are inferred from the calibration data.
         keep: patterns (shell style) of node names that stay in float32.
         int8_nodes: patterns of node names that ``best`` may compute in INT8; all others stay in FP16.
+        requantize: whether the quantizers of an ONNX file that is quantized already are taken out.
     """
 
     description: str = ""
@@ -231,6 +232,7 @@ class DeploymentProfile(Record):
     auto_shapes: bool = False
     keep: tuple[str, ...] = ()
     int8_nodes: tuple[str, ...] = ("*",)
+    requantize: bool = False
     tolerance: Tolerance = Tolerance()
     accuracy: AccuracyGate = AccuracyGate()
     latency: LatencySettings = LatencySettings()

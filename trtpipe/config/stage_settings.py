@@ -195,14 +195,20 @@ class OnnxImportSettings(Record):
 
     Attributes:
         freeze: patterns of the inputs with default values that become constants.
+        requantize: whether its quantizers are taken out.
+        kept: the 16-bit format that a model may keep, because the engine is to compute in it as the model does.
     """
 
-    freeze: tuple[str, ...]
+    freeze: tuple[str, ...] = ()
+    requantize: bool = False
+    kept: NamedFormat | None = None
 
     @classmethod
     def of(cls, profile: DeploymentProfile) -> OnnxImportSettings:
         """Those of a profile."""
-        return cls(freeze=profile.export.freeze_inputs)
+        half = profile.precision.half
+        kept = half if profile.precision.quantized is None and half is not None and half.cpu_kernels else None
+        return cls(freeze=profile.export.freeze_inputs, requantize=profile.requantize, kept=kept)
 
 
 class ExportStageSettings(Record):

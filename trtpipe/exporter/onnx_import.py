@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from trtpipe.errors import InputError
+from trtpipe.errors import InputError, StageError
+from trtpipe.exporter.precisions import settle_halves, settle_quantizers
 from trtpipe.exporter.repairs import repair, settle_defaults
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
@@ -43,12 +44,17 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
     sealed = Path(request.source)
     proto = read_proto(sealed, weights=True, repairable=True)
     try:
-        notes = [*repair(proto), *settle_defaults(proto, request.freeze)]
+        notes = [*repair(proto), *settle_defaults(proto, request.settings.freeze)]
     except InputError as error:
         raise InputError(f"{label}: {error.message}", error.remedy) from error
     refuse_interface(proto.graph, label)
     model = model_of(proto, sealed)
     _open_dimensions(model)
+    try:
+        model = settle_quantizers(model, notes, requantize=request.settings.requantize)
+    except StageError as error:
+        raise StageError(f"{label}: {error.message}", error.remedy) from error
+    settle_halves(model, notes, request.settings.kept)
     names = save_model(model, path)
     report("check", 1, 2)
     try:

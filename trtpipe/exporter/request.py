@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.artifact import Record
-from trtpipe.config.stage_settings import NamedFormat
+from trtpipe.config.stage_settings import NamedFormat, OnnxImportSettings
 
 MODEL = "model.onnx"
 PROGRAM = "program.pt2"
@@ -18,13 +18,13 @@ class OnnxRequest(Record):
 
     Attributes:
         label: its path as the user gave it.
-        freeze: patterns of inputs that become constants, their default values.
+        settings: what becomes of it.
     """
 
     source: str
     workdir: str
     label: str
-    freeze: tuple[str, ...] = ()
+    settings: OnnxImportSettings
 
 
 class TorchRequest(Record):

@@ -16,16 +16,17 @@ from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.preflight import folder_size, seal_model
 from trtpipe.report.stage_records import ExportRecord
-from trtpipe.stages.stage import SOURCE, Stage
+from trtpipe.stages.stage import SOURCE, Noting, Stage
 
 if TYPE_CHECKING:
+    from trtpipe.artifact import Artifact
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
 
-class Export(Stage[ExportStageSettings]):
+class Export(Stage[ExportStageSettings], Noting):
     """Turns the source into one checked ONNX model."""
 
     name = "export"
@@ -80,6 +81,12 @@ class Export(Stage[ExportStageSettings]):
         draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"))
         return draft, tuple(Path(path) for path in reply.files_read)
 
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """What was repaired or rewritten of an ONNX file."""
+        if not isinstance(inputs.source, OnnxSource):
+            return ()
+        return tuple(f"{inputs.source.label}: {note}" for note in ExportRecord.read(artifact.sidecar).notes)
+
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """Every output of the ONNX model agrees with PyTorch's."""
         facts = ExportRecord.read(draft.sidecar)
@@ -94,9 +101,9 @@ def _copy(
     with tempfile.TemporaryDirectory(prefix="sealed-", dir=workdir) as folder:
         load_backend("onnxruntime").prestart(runtime)
         sealed = seal_model(source.path, Path(folder), digest, repairable=True)
-        reply = call_forked(
+        return call_forked(
             "trtpipe.exporter.onnx_import:copy_checked",
-            OnnxRequest(source=str(sealed), workdir=str(workdir), label=source.label, freeze=settings.freeze),
+            OnnxRequest(source=str(sealed), workdir=str(workdir), label=source.label, settings=settings),
             ExportReply,
             limits=limits_for(runtime, work=LIGHT, size=folder_size(Path(folder))),
             progress=progress,
@@ -104,9 +111,6 @@ def _copy(
             workdir=workdir,
             reads=(),
         )
-    for note in ExportRecord.read(workdir / f"{MODEL}.json").notes:
-        progress.note(f"{source.label}: {note}")
-    return reply
 
 
 def torch_request(
