@@ -12,6 +12,7 @@ from trtpipe.exporter.precisions import settle_halves, settle_quantizers
 from trtpipe.exporter.repairs import repair, settle_defaults
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
+from trtpipe.passes.contrib_operators import unwritten
 from trtpipe.passes.graph_pass import graphs_of
 from trtpipe.preflight.onnx_io import (
     attributed_to,
@@ -26,6 +27,9 @@ from trtpipe.report.stage_records import ExportRecord
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+#: Bodies of If, Loop and Scan in the main graph.
+_MOST_BODIES = 5000
 
 
 def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
@@ -48,9 +52,12 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
     except InputError as error:
         raise InputError(f"{label}: {error.message}", error.remedy) from error
     refuse_interface(proto.graph, label)
+    _refuse_many_bodies(proto.graph, label)
     model = model_of(proto, sealed)
     _open_dimensions(model)
     try:
+        if (reason := unwritten(model)) is not None:
+            raise StageError(reason, "export the model without onnxruntime's optimizer, or replace the operator")
         model = settle_quantizers(model, notes, requantize=request.settings.requantize)
     except StageError as error:
         raise StageError(f"{label}: {error.message}", error.remedy) from error
@@ -95,6 +102,16 @@ def refuse_interface(graph: onnx.GraphProto, source: Path) -> None:
                 f"{source}: {side} {value.name!r} is {words}; inputs and outputs of engines are tensors of numbers",
                 "move that part of the model before or after the engine",
             )
+
+
+def _refuse_many_bodies(graph: onnx.GraphProto, source: Path) -> None:
+    """Raise InputError for more bodies than tools get through: their time grows with the square of the number."""
+    count = sum(attribute.HasField("g") for node in graph.node for attribute in node.attribute)
+    if count > _MOST_BODIES:
+        raise InputError(
+            f"{source}: its nodes have {count} bodies; {_MOST_BODIES} is the most that shape inference gets through",
+            "export the model with fewer branches and loops",
+        )
 
 
 def _open_dimensions(model: ir.Model) -> None:
