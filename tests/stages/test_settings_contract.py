@@ -246,7 +246,7 @@ class TestTable:
     def test_of_an_onnx_source_the_kind_of_floats_counts_that_it_may_keep(self) -> None:
         def kept(precision: str) -> object:
             job = replace(request({"precision": precision, "backend": "null", "targets": ["sm89"]}), source=source)
-            return settings(job)["export"]["onnx"]["kept"]
+            return settings(job)["export"]["kept"]
 
         source = OnnxSource(Path("net.onnx"))
         assert [kept(each) for each in ("fp16", "bf16", "fp32", "int8", "best")] == ["fp16", None, None, None, None]

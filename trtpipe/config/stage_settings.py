@@ -14,13 +14,7 @@ from pydantic import PlainSerializer, PlainValidator
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FORMATS, Format, Precision, find_format
 from trtpipe.config.methods import Method
-from trtpipe.config.profile import (
-    BuildSettings,
-    DeploymentProfile,
-    LatencySettings,
-    ShapeRange,
-    Tolerance,
-)
+from trtpipe.config.profile import BuildSettings, DeploymentProfile, LatencySettings, ShapeRange, Tolerance
 from trtpipe.config.recipe import EvaluationSettings, WeightMethod
 
 if TYPE_CHECKING:
@@ -190,39 +184,21 @@ class TorchExportSettings(Record):
         )
 
 
-class OnnxImportSettings(Record):
-    """What decides how an ONNX file is taken.
-
-    Attributes:
-        freeze: patterns of the inputs with default values that become constants.
-        requantize: whether its quantizers are taken out.
-        kept: the 16-bit format that a model may keep, because the engine is to compute in it as the model does.
-    """
-
-    freeze: tuple[str, ...] = ()
-    requantize: bool = False
-    kept: NamedFormat | None = None
-
-    @classmethod
-    def of(cls, profile: DeploymentProfile) -> OnnxImportSettings:
-        """Those of a profile."""
-        half = profile.precision.half
-        kept = half if profile.precision.quantized is None and half is not None and half.cpu_kernels else None
-        return cls(freeze=profile.export.freeze_inputs, requantize=profile.requantize, kept=kept)
-
-
 class ExportStageSettings(Record):
-    """Of the stage ``export``: of a PyTorch source ``opset`` and ``program``, of an ONNX source ``onnx``.
+    """Of the stage ``export``.
 
     Attributes:
-        opset: of the exported model.
-        program: how PyTorch exports.
-        onnx: what becomes of an ONNX file.
+        opset, program: of a PyTorch source: the opset to export to, and how.
+        freeze: of an ONNX file: patterns of the inputs with default values that become constants.
+        requantize: whether the model's own quantizers are taken out.
+        kept: the 16-bit format that it may keep.
     """
 
     opset: int | None = None
     program: TorchExportSettings | None = None
-    onnx: OnnxImportSettings | None = None
+    freeze: tuple[str, ...] = ()
+    requantize: bool = False
+    kept: NamedFormat | None = None
 
 
 class CaptureSettings(Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.artifact import Record
-from trtpipe.config.stage_settings import NamedFormat, OnnxImportSettings
+from trtpipe.config.stage_settings import ExportStageSettings, NamedFormat
 
 MODEL = "model.onnx"
 PROGRAM = "program.pt2"
@@ -24,7 +24,7 @@ class OnnxRequest(Record):
     source: str
     workdir: str
     label: str
-    settings: OnnxImportSettings
+    settings: ExportStageSettings
 
 
 class TorchRequest(Record):

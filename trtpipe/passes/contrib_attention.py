@@ -98,7 +98,7 @@ def _attended(w: Writer, parts: list[ir.Value], masks: _Masks, widths: list[int]
     """[batch, queries, width of values] of queries, keys and values, each [batch, positions, width]."""
     heads = int(attribute(w.node, "num_heads", 1))
     query, key, value = (
-        w.op("Transpose", w.reshaped(part, [0, 0, heads, width // heads]), perm=order)
+        w.op("Transpose", w.reshaped(part, [0, 0, heads, width // heads]), having={"perm": order})
         for part, width, order in zip(parts, widths, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True)
     )
     scale = attribute(w.node, "scale", 0) or 1 / sqrt(widths[0] // heads)
@@ -113,13 +113,13 @@ def _attended(w: Writer, parts: list[ir.Value], masks: _Masks, widths: list[int]
         )
     if attribute(w.node, "unidirectional", 0):
         scores = w.op("Add", scores, _causal(w, parts[0], scores))
-    mixed = w.op("MatMul", w.op("Softmax", scores, axis=-1), value)
-    return w.reshaped(w.op("Transpose", mixed, perm=[0, 2, 1, 3]), [0, 0, widths[2]])
+    mixed = w.op("MatMul", w.op("Softmax", scores, having={"axis": -1}), value)
+    return w.reshaped(w.op("Transpose", mixed, having={"perm": [0, 2, 1, 3]}), [0, 0, widths[2]])
 
 
 def _positions(w: Writer, sequence: ir.Value) -> ir.Value:
     """int64[positions]: 0, 1, ..."""
-    length = w.op("Gather", w.op("Shape", sequence, dtype=ir.DataType.INT64), w.constant(1), axis=0)
+    length = w.op("Gather", w.op("Shape", sequence, dtype=ir.DataType.INT64), w.constant(1), having={"axis": 0})
     return w.op("Range", w.constant(0), length, w.constant(1))
 
 

@@ -98,10 +98,10 @@ def _activated(w: Writer, x: ir.Value, parameters: Sequence[float]) -> ir.Value 
     if kind in ("Relu", "Tanh", "Sigmoid", "Softplus", "Softsign"):
         return w.op(kind, x)
     if kind == "LeakyRelu":
-        return w.op(kind, x, alpha=parameters[0] if parameters else 0.01)
+        return w.op(kind, x, having={"alpha": parameters[0] if parameters else 0.01})
     if kind == "HardSigmoid":
         alpha, beta = [*parameters, *(0.2, 0.5)[len(parameters) :]][:2]
-        return w.op(kind, x, alpha=alpha, beta=beta)
+        return w.op(kind, x, having={"alpha": alpha, "beta": beta})
     if kind == "Clip" and len(parameters) > 1:
         return w.op(kind, x, w.constant(parameters[0], x), w.constant(parameters[1], x))
     return None
@@ -152,7 +152,7 @@ def _fused_matmul(w: Writer, given: list[ir.Value | None]) -> bool:
                 return False
             rank = len(value.shape)
             order = [*range(rank - 2), rank - 1, rank - 2] if rank > 1 else [0]
-            sides.append(w.op("Transpose", value, perm=order))
+            sides.append(w.op("Transpose", value, having={"perm": order}))
         else:
             sides.append(value)
     made = w.op("MatMul", *sides)
@@ -166,7 +166,9 @@ def _normalized(
 ) -> ir.Value:
     """Layer normalization along the last axis; not ``centered``: by the root of the mean square alone."""
     if centered and w.opset >= _LAYER_NORMALIZATION:
-        return w.op("LayerNormalization", x, scale, *([] if bias is None else [bias]), axis=-1, epsilon=epsilon)
+        return w.op(
+            "LayerNormalization", x, scale, *([] if bias is None else [bias]), having={"axis": -1, "epsilon": epsilon}
+        )
     around = w.op("Sub", x, w.reduce("ReduceMean", x, [-1])) if centered else x
     spread = w.reduce("ReduceMean", w.op("Mul", around, around), [-1])
     unit = w.op("Div", around, w.op("Sqrt", w.op("Add", spread, w.constant(epsilon, x))))
@@ -213,11 +215,13 @@ def _embed_layer_normalization(w: Writer, given: list[ir.Value | None]) -> bool:
     if counted and mask is None:
         return False
     if places is None:
-        length = w.op("Gather", w.op("Shape", ids, dtype=ir.DataType.INT64), w.constant(1), axis=0)
+        length = w.op("Gather", w.op("Shape", ids, dtype=ir.DataType.INT64), w.constant(1), having={"axis": 0})
         places = w.op("Range", w.constant(0), length, w.constant(1))
-    total = w.op("Add", w.op("Gather", words, ids, axis=0), w.op("Gather", positions, places, axis=0))
+    total = w.op(
+        "Add", w.op("Gather", words, ids, having={"axis": 0}), w.op("Gather", positions, places, having={"axis": 0})
+    )
     if segments is not None and kinds is not None:
-        total = w.op("Add", total, w.op("Gather", kinds, segments, axis=0))
+        total = w.op("Add", total, w.op("Gather", kinds, segments, having={"axis": 0}))
     result = _normalized(w, total, scale, shift, attribute(w.node, "epsilon", 1e-12), centered=True)
     lengths = w.reduce("ReduceSum", mask, [1], keepdims=False) if counted and mask is not None else None
     w.replace(result, lengths, total)

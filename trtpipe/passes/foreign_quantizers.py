@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from trtpipe.config.formats import FORMATS
 from trtpipe.passes.constants import array_of
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.standard_quantizers import DEQUANTIZE, QUANTIZE
@@ -18,12 +19,8 @@ _DYNAMIC = frozenset({"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"})
 _MICROSOFT = "com.microsoft"
 #: Beginnings and parts of the names that onnxruntime gives to its quantized operators.
 _WORDS = ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "MatMulInteger", "NBits", "QMoE", "QEmbed", "BnB4")
-#: What TensorRT's quantizers store; floating-point types are the target's own business.
-_SIGNED = (ir.DataType.INT8, ir.DataType.INT4)
-_INTEGERS = (
-    ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16, ir.DataType.UINT4, ir.DataType.INT4,
-    ir.DataType.INT32,
-)  # fmt: skip
+#: The integers that TensorRT's quantizers store; floating-point types are the target's own business.
+_TAKEN = tuple(ir.DataType[form.onnx] for form in FORMATS if form.quantized and form.kind == "integer")
 
 
 def foreign_quantizers(model: ir.Model) -> str | None:
@@ -50,7 +47,7 @@ def _refused(node: ir.Node) -> str | None:
     stored = (
         node.outputs[0].dtype if node.op_type == QUANTIZE else None if node.inputs[0] is None else node.inputs[0].dtype
     )
-    if stored in _INTEGERS and stored not in _SIGNED:
+    if stored is not None and stored.is_integer() and stored not in _TAKEN:
         return f"to {stored.name.lower()}"
     values = array_of(zero)
     if values is not None and values.astype(float).any():

@@ -120,7 +120,7 @@ def _einsum(node: ir.Node, w: Writer) -> bool:
     total = None
     for term, value in zip(terms, operands, strict=True):
         inside = [each for each in order if each in term]
-        moved = w.op("Transpose", value, perm=[term.index(each) for each in inside])
+        moved = w.op("Transpose", value, having={"perm": [term.index(each) for each in inside]})
         missing = [index for index, each in enumerate(order) if each not in term]
         spread = w.unsqueezed(moved, missing) if missing else moved
         total = spread if total is None else w.op("Mul", total, spread)

@@ -128,7 +128,7 @@ def _visit(node: ir.Node, known: dict[ir.Value, _Elements], w: Writer) -> bool:
 def _joined(node: ir.Node, values: Sequence[ir.Value], w: Writer) -> ir.Value:
     axis = int(attribute(node, "axis", 0))
     parts = [w.unsqueezed(value, [axis]) for value in values] if attribute(node, "new_axis", 0) else values
-    return w.op("Concat", *parts, axis=axis)
+    return w.op("Concat", *parts, having={"axis": axis})
 
 
 def _split(node: ir.Node, known: dict[ir.Value, _Elements], w: Writer) -> _Elements | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from trtpipe.config.formats import FORMATS
+from trtpipe.config.formats import FORMATS, INT8
 from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, is_constant, replace_value
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
 
@@ -115,18 +115,18 @@ def _signed(node: ir.Node, graph: ir.Graph, fresh: FreshNames) -> bool:
         return False
     maker = value.producer()
     if is_constant(value):
-        shifted = (array_of(value).astype(np.int16) - _MIDDLE).astype(np.int8)  # type: ignore[union-attr]
+        shifted = (array_of(value).astype(np.int16) - _MIDDLE).astype(INT8.dtype)  # type: ignore[union-attr]
         new = add_constant(graph, fresh, f"{value.name}_signed", shifted)
         for reader in readers:
             reader.replace_input_with(0, new)
     elif maker is not None and maker.op_type == QUANTIZE and _around_middle(maker):
-        value.dtype = ir.DataType.INT8
+        value.dtype = ir.DataType[INT8.onnx]
     else:
         return False
     for each in {*readers, *([maker] if maker is not None else [])}:
         zero = _zero_point(each)
         assert zero is not None
-        each.replace_input_with(2, add_constant(graph, fresh, f"{value.name}_zero", np.zeros(zero.shape, np.int8)))
+        each.replace_input_with(2, add_constant(graph, fresh, f"{value.name}_zero", np.zeros(zero.shape, INT8.dtype)))
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from trtpipe.passes.constants import add_constant
 from trtpipe.passes.graph_pass import node_label
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trtpipe.passes.graph_pass import FreshNames
 
@@ -41,14 +42,15 @@ class Writer:
         op: str,
         *inputs: ir.Value | None,
         dtype: ir.DataType | None = None,
-        **attributes: float | int | str | Sequence[int],
+        having: Mapping[str, float | int | str | Sequence[int]] = MappingProxyType({}),
     ) -> ir.Value:
         """The result of a new node.
 
         Args:
             dtype: of the result, if it is not that of the first input.
+            having: its attributes.
         """
-        made = ir.node(op, inputs, attributes, name=self._fresh(f"{self._label}_{op}"))
+        made = ir.node(op, inputs, having, name=self._fresh(f"{self._label}_{op}"))
         result = made.outputs[0]
         first = inputs[0] if inputs else None
         result.name = self._fresh(f"{self._label}_{op}_output")
@@ -67,8 +69,8 @@ class Writer:
         """``ReduceSum``, ``ReduceMean`` or the like along axes."""
         since = _AXES_GIVEN if op == "ReduceSum" else _AXES_GIVEN_EVERYWHERE
         if self.opset >= since:
-            return self.op(op, value, self.constant(axes), keepdims=int(keepdims))
-        return self.op(op, value, axes=list(axes), keepdims=int(keepdims))
+            return self.op(op, value, self.constant(axes), having={"keepdims": int(keepdims)})
+        return self.op(op, value, having={"axes": list(axes), "keepdims": int(keepdims)})
 
     def reshaped(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         """``value`` in another shape; 0 keeps a dimension, and -1 is what is left."""
@@ -78,17 +80,17 @@ class Writer:
         """``value`` with dimensions of size 1 at ``axes``."""
         if self.opset >= _AXES_GIVEN:
             return self.op("Unsqueeze", value, self.constant(axes))
-        return self.op("Unsqueeze", value, axes=list(axes))
+        return self.op("Unsqueeze", value, having={"axes": list(axes)})
 
     def squeezed(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
         """``value`` without the dimensions at ``axes``, which are of size 1."""
         if self.opset >= _AXES_GIVEN:
             return self.op("Squeeze", value, self.constant(axes))
-        return self.op("Squeeze", value, axes=list(axes))
+        return self.op("Squeeze", value, having={"axes": list(axes)})
 
     def cast(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
         """``value`` in another element type."""
-        return self.op("Cast", value, dtype=kind, to=int(kind))
+        return self.op("Cast", value, dtype=kind, having={"to": int(kind)})
 
     def replace(self, *results: ir.Value | None) -> None:
         """Let ``results`` stand for the outputs of the node, which is removed; ``None`` for one that nothing reads."""

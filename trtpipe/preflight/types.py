@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 #: Name of a value -> its element type; only where it is known.
 _Kinds: TypeAlias = ChainMap[str, int]
 _CORRECT = "state the type that the node makes, or no type"
-#: What schemas call the types whose number is not that of their name in upper case.
-_NUMBERS = {"float": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "string": 8, "bool": 9, "float16": 10}
 
 
 class ElementTypes:
@@ -100,7 +98,11 @@ def _contradiction(name: str, one: int, other: int) -> Refused:
 
 def _number(text: str) -> int:
     """The number of a type that a schema names outright; 0 for a type variable."""
-    return _NUMBERS.get(text.removeprefix("tensor(").removesuffix(")"), 0) if text.startswith("tensor(") else 0
+    import onnx
+
+    name = text.removeprefix("tensor(").removesuffix(")").upper()
+    numbers: dict[str, int] = dict(onnx.TensorProto.DataType.items())
+    return numbers.get(name, 0) if text.startswith("tensor(") else 0
 
 
 def _word(kind: int) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
-from trtpipe.config.stage_settings import ExportStageSettings, OnnxImportSettings, TorchExportSettings
+from trtpipe.config.stage_settings import ExportStageSettings, TorchExportSettings
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest, TorchRequest
 from trtpipe.isolation.remote_runner import call_forked
@@ -37,7 +37,13 @@ class Export(Stage[ExportStageSettings], Noting):
     def settings(self, request: BuildRequest) -> ExportStageSettings:
         """What the PyTorch export, or the reading of an ONNX file, depends on."""
         if isinstance(request.source, OnnxSource):
-            return ExportStageSettings(onnx=OnnxImportSettings.of(request.profile))
+            precision = request.profile.precision
+            half = None if precision.quantized else precision.half
+            return ExportStageSettings(
+                freeze=request.profile.export.freeze_inputs,
+                requantize=request.profile.requantize,
+                kept=half if half is not None and half.cpu_kernels else None,
+            )
         return ExportStageSettings(opset=request.profile.export.opset, program=TorchExportSettings.of(request.profile))
 
     def consumes(self, settings: ExportStageSettings) -> tuple[str, ...]:
@@ -53,8 +59,8 @@ class Export(Stage[ExportStageSettings], Noting):
     ) -> tuple[Draft, tuple[Path, ...]]:
         """Export in a child process; a module in hand is exported here, because it lives here."""
         source = inputs.source
-        if isinstance(source, OnnxSource) and settings.onnx is not None:
-            reply = _copy(settings.onnx, source, inputs.source_digest, workdir, runtime, progress)
+        if isinstance(source, OnnxSource):
+            reply = _copy(settings, source, inputs.source_digest, workdir, runtime, progress)
         elif settings.opset is None or settings.program is None:
             raise InternalError("export was asked to run without a source")
         elif isinstance(source, ModuleSource):
@@ -95,7 +101,7 @@ class Export(Stage[ExportStageSettings], Noting):
 
 
 def _copy(
-    settings: OnnxImportSettings, source: OnnxSource, digest: str, workdir: Path, runtime: Settings, progress: Progress
+    settings: ExportStageSettings, source: OnnxSource, digest: str, workdir: Path, runtime: Settings, progress: Progress
 ) -> ExportReply:
     """Seal the model, and have a child check it and write it anew, which sees nothing but the private copy."""
     with tempfile.TemporaryDirectory(prefix="sealed-", dir=workdir) as folder:
