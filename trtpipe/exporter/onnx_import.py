@@ -79,9 +79,10 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
 
 
 def _run_checker(path: Path) -> None:
-    """Run ONNX's checker, which wants a shape of every output, even where none can be told."""
+    """Run ONNX's checker, which wants a shape of every input and output, even where none can be told."""
     light = onnx.load(path, load_external_data=False)
-    shapeless = [value.type.tensor_type for value in light.graph.output if not value.type.tensor_type.HasField("shape")]
+    tensors = [value.type.tensor_type for value in (*light.graph.input, *light.graph.output)]
+    shapeless = [tensor for tensor in tensors if not tensor.HasField("shape")]
     if not shapeless:
         onnx.checker.check_model(str(path))
         return

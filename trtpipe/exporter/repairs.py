@@ -160,14 +160,25 @@ def _once(what: str, values: RepeatedCompositeFieldContainer[Any]) -> Iterator[s
 
 def sort_nodes(model: onnx.ModelProto) -> Iterator[str]:
     """Put every node behind those whose values it reads, in bodies and functions too."""
-    for graph in (*_graphs(model.graph), *model.functions):
-        nodes = list(graph.node)
-        order = sorted_order([_read(node) for node in nodes], [node.output for node in nodes])
-        if order is None:
-            raise InputError(f"the nodes of {graph.name!r} form a cycle", "correct the inputs of its nodes")
-        if order != list(range(len(nodes))):
-            _replace(graph.node, [nodes[index] for index in order])
-            yield f"the nodes of {graph.name!r} were sorted: some stood before those whose values they read"
+    yield from _sorted(model.graph, ())
+    for function in model.functions:
+        yield from _sorted(function, ())
+
+
+def _sorted(graph: onnx.GraphProto | onnx.FunctionProto, around: tuple[set[str], ...]) -> Iterator[str]:
+    own = {name for node in graph.node for name in node.output}
+    if isinstance(graph, onnx.GraphProto):
+        own |= {value.name for value in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        for body in _bodies(node):
+            yield from _sorted(body, (*around, own))
+    nodes = list(graph.node)
+    order = sorted_order([_read(node) for node in nodes], [node.output for node in nodes], around)
+    if order is None:
+        raise InputError(f"the nodes of {graph.name!r} form a cycle", "correct the inputs of its nodes")
+    if order != list(range(len(nodes))):
+        _replace(graph.node, [nodes[index] for index in order])
+        yield f"the nodes of {graph.name!r} were sorted: some stood before those whose values they read"
 
 
 def _read(node: onnx.NodeProto) -> set[str]:

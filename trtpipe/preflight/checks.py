@@ -114,21 +114,24 @@ def _put_in_order(model: Model) -> None:
         _order(function.graph)
 
 
-def _order(graph: Graph) -> set[str]:
+def _order(graph: Graph, around: tuple[set[str], ...] = ()) -> set[str]:
     """Sort the nodes of a graph and of its bodies, and leave out what is listed twice; the names it reads.
+
+    Args:
+        around: the names of each graph around it.
 
     Raises:
         Refused: the nodes form a cycle.
     """
-    reads = [set(node.inputs).union(*map(_order, node.bodies)) for node in graph.nodes]
-    order = sorted_order(reads, [node.outputs for node in graph.nodes])
+    own = {value.name for value in (*graph.inputs, *graph.constants)}.union(*(node.outputs for node in graph.nodes))
+    reads = [set(node.inputs).union(*(_order(body, (*around, own)) for body in node.bodies)) for node in graph.nodes]
+    order = sorted_order(reads, [node.outputs for node in graph.nodes], around)
     if order is None:
         raise Refused("its nodes form a cycle", _CORRECT)
     graph.nodes[:] = [graph.nodes[index] for index in order]
     for values in (graph.inputs, graph.outputs):
         values[:] = {(value.name, value.kind, *value.dims): value for value in values}.values()
     graph.constants[:] = {value.name: value for value in graph.constants}.values()  # whoever has the values compares
-    own = {value.name for value in (*graph.inputs, *graph.constants)}.union(*(node.outputs for node in graph.nodes))
     return set().union(*reads, (value.name for value in graph.outputs)) - own
 
 
