@@ -52,7 +52,7 @@ class WidenHalves(GraphPass):
         fresh = FreshNames(model)
         values = [value for graph in graphs_of(model) for value in _values(graph) if value.dtype in self._kinds]
         inputs = [value for value in values if value in set(model.graph.inputs)]
-        outputs = [(value, value.type) for value in model.graph.outputs if value.dtype in self._kinds]
+        outputs = [(value, value.dtype) for value in model.graph.outputs if value.dtype in self._kinds]
         for value in values:
             if value not in inputs:
                 _widen(value)
@@ -83,11 +83,11 @@ class WidenHalves(GraphPass):
         for node, index in users:
             node.replace_input_with(index, cast.outputs[0])
 
-    def _cast_output(self, graph: ir.Graph, value: ir.Value, kind: ir.TypeProtocol | None, fresh: FreshNames) -> None:
+    def _cast_output(self, graph: ir.Graph, value: ir.Value, kind: ir.DataType | None, fresh: FreshNames) -> None:
         if kind is None or value.is_graph_input():
             return
         name = str(value.name)
-        cast = _cast(value, kind.dtype, fresh)
+        cast = _cast(value, kind, fresh)
         value.name, cast.outputs[0].name = fresh(f"{name}_{FP32.storage}"), name
         graph.append(cast)
         for position, output in enumerate(graph.outputs):
