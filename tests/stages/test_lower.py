@@ -123,7 +123,7 @@ def test_a_lowering_that_changed_nothing_says_so(go, ranges, heard_all, precisio
 
 def test_a_precision_that_no_product_computes_in_is_an_error(go, ranges):
     vector = model("(float[N,4] x) => (float[N] y) { y = MatMul(x, w) }", opset=19, w=np.ones(4, np.float32))
-    with pytest.raises(StageError, match="int8 was asked for.*matmul_0") as caught:
+    with pytest.raises(StageError, match=r"int8 was asked for.*matmul_0") as caught:
         go(vector, "int8", ranges=ranges(x=1.0))
     assert caught.value.exit_code == 5
     assert go(vector, "int8", ranges=ranges(x=1.0), keep=("*",))[1].counts == {"float32": 1}

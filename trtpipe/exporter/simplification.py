@@ -114,7 +114,6 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     if rewrite:
         try:
             model = raise_opset(model, request.opset)
-            run_passes(model, (InferTypes(), ExpandFunctions()))  # more have a definition there
             clean_up(model)  # the converter turns attributes into Constant nodes
         except StageError as error:
             notes.append(error.message)
