@@ -8,6 +8,7 @@ import pytest
 from models import CASES, conv_net, feed_for, listed_initializers, model, normal, run, save, weights_of
 from onnx import helper
 
+from trtpipe.config.stage_settings import ExportStageSettings
 from trtpipe.errors import InputError
 from trtpipe.exporter.onnx_import import copy_checked
 from trtpipe.exporter.request import OnnxRequest
@@ -19,11 +20,13 @@ from trtpipe.report.stage_records import ExportRecord
 def export(workdir, tmp_path_factory):
     """(exported graph, facts, names) of the file at ``path``."""
 
-    def copy(path):
+    def copy(path, **settings):
         reports = []
         sealed = seal_model(path, tmp_path_factory.mktemp("sealed"))
         reply = copy_checked(
-            OnnxRequest(source=str(sealed), workdir=str(workdir), label=str(path)),
+            OnnxRequest(
+                source=str(sealed), workdir=str(workdir), label=str(path), settings=ExportStageSettings(**settings)
+            ),
             lambda *report: reports.append(report),
         )
         assert reports[-1] == ("check", 2, 2)

@@ -37,6 +37,7 @@ from fuzz.mutate import mutant  # noqa: E402
 from models import CASES  # noqa: E402  brings onnxruntime: loaded once, not in every child
 
 from trtpipe.autocast.convert import CastPrecision  # noqa: E402
+from trtpipe.config.stage_settings import ExportStageSettings  # noqa: E402
 from trtpipe.errors import InputError, TrtpipeError  # noqa: E402
 from trtpipe.exporter.onnx_import import copy_checked  # noqa: E402
 from trtpipe.exporter.request import OnnxRequest, SimplifyRequest  # noqa: E402
@@ -63,7 +64,9 @@ def silent(phase: str, done: int, total: int | None) -> None:
 
 def native(sealed: Path, work: Path) -> str:
     """What the children of a build do with a model; the last step done."""
-    copy_checked(OnnxRequest(source=str(sealed), workdir=str(work), label="mutant.onnx"), silent)
+    copy_checked(
+        OnnxRequest(source=str(sealed), workdir=str(work), label="mutant.onnx", settings=ExportStageSettings()), silent
+    )
     model = work / "model.onnx"
     contract = contract_of_proto(onnx.load(model))
     shapes = {

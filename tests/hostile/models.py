@@ -228,7 +228,7 @@ REFUSED: dict[str, Spoil] = {
     "functions in a circle": recursion("A", "B", "C"),
     "function defined twice": lambda p: (functions(p, 1, 1), p.functions.append(p.functions[0])),
     "functions 40 deep": lambda p: functions(p, 40, 1),
-    "bodies 25 deep": lambda p: nest(p, 25),
+    "bodies 30 deep": lambda p: nest(p, 30),
     "a chain of 100,001 nodes": lambda p: chain(p, 100_001),
     "a circle": circle,
     "a node that feeds itself": lambda p: add(p, "Add", ["z", "y"], ["z"]),

@@ -123,6 +123,15 @@ def test_labels():
     assert [node_label(node) for node in load(proto).graph] == ["relu_0", "y"]
 
 
+def test_fresh_names_meet_no_node_either():
+    """A node may be called as a pass would call what it makes: x_dequantize, node_linear_2."""
+    proto = model("(float[2] x) => (float[2] y) { a = Relu(x) y = Neg(a) }")
+    for node, name in zip(proto.graph.node, ("x_dequantize", "x_dequantize_2"), strict=True):
+        node.name = name
+    fresh = FreshNames(load(proto))
+    assert [fresh("x_dequantize"), fresh("x_dequantize"), fresh("relu")] == ["x_dequantize_3", "x_dequantize_4", "relu"]
+
+
 def test_fresh_names_meet_no_value_of_any_graph():
     fresh = FreshNames(load(branches()))
     assert [fresh("new"), fresh("new"), fresh("new")] == ["new", "new_2", "new_3"]

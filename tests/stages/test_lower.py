@@ -121,6 +121,14 @@ def test_a_lowering_that_changed_nothing_says_so(go, ranges, heard_all, precisio
     assert heard_all.warnings == list(facts.notes)
 
 
+def test_a_precision_that_no_product_computes_in_is_an_error(go, ranges):
+    vector = model("(float[N,4] x) => (float[N] y) { y = MatMul(x, w) }", opset=19, w=np.ones(4, np.float32))
+    with pytest.raises(StageError, match=r"int8 was asked for.*matmul_0") as caught:
+        go(vector, "int8", ranges=ranges(x=1.0))
+    assert caught.value.exit_code == 5
+    assert go(vector, "int8", ranges=ranges(x=1.0), keep=("*",))[1].counts == {"float32": 1}
+
+
 def test_the_users_own_graph_need_not_be_simplified(go, ranges):
     proto = model("(float[N,2] x) => (float[N,2] y) { w = Constant<value=float[2,2] {1,2,3,4}>() y = MatMul(x, w) }")
     assert go(proto, "int8", ranges=ranges(x=1.0))[1].counts == {"int8": 1}

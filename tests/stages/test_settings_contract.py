@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from models import conv_net, save
 from onnx import TensorProto, helper
 from pydantic import BaseModel
 from world import World, write_data
@@ -123,6 +124,8 @@ TABLE: dict[str, Row] = {
     "profile.export.opset": Row(18, "export bundle"),
     "profile.export.input_names": Row(["a"], "export capture bundle"),
     "profile.export.output_names": Row(["a"], "export capture bundle"),
+    "profile.export.freeze_inputs": Row(["a"], "bundle"),  # of ONNX sources; see TestOnnxSources
+    "profile.requantize": Row(True, "bundle"),
     "recipe.description": Row("words", "", "words"),
     "recipe.method": Row("max", "calibrate bundle"),
     "recipe.percentile": Row(99.0, "calibrate bundle"),
@@ -218,6 +221,33 @@ class TestTable:
         base = {"profile": PROFILE, "recipe": RECIPE}
         after = base | {which: with_field(base[which], path, row.value)}
         assert changed(request(), request(**after)) == set(row.stages.split())
+
+    @pytest.mark.parametrize(
+        ("field", "value", "stages"),
+        [
+            ("export", {"freeze_inputs": ["a"]}, {"export", "bundle"}),
+            ("requantize", True, {"export", "bundle"}),
+            ("export", {"opset": 18}, {"bundle"}),
+        ],
+    )
+    def test_of_an_onnx_source_other_fields_count(self, field: str, value: object, stages: set[str]) -> None:
+        source = OnnxSource(Path("net.onnx"))
+        before, after = (
+            replace(request(profile), source=source)
+            for profile in (
+                {"backend": "null", "targets": ["sm89"]},
+                {"backend": "null", "targets": ["sm89"], field: value},
+            )
+        )
+        assert changed(before, after) == stages
+
+    def test_of_an_onnx_source_the_kind_of_floats_counts_that_it_may_keep(self) -> None:
+        def kept(precision: str) -> object:
+            job = replace(request({"precision": precision, "backend": "null", "targets": ["sm89"]}), source=source)
+            return settings(job)["export"]["kept"]
+
+        source = OnnxSource(Path("net.onnx"))
+        assert [kept(each) for each in ("fp16", "bf16", "fp32", "int8", "best")] == ["fp16", None, None, None, None]
 
     @pytest.mark.usefixtures("every_field_matters")
     @pytest.mark.parametrize("name", REQUEST)
@@ -450,6 +480,11 @@ class TestWhatStagesRead:
             pipeline.run(stages_named("export", "reference"), {})
             monkeypatch.setattr(Null, "consumes", "program")
             pipeline.run(stages_named("capture"), {})
+        shapes = {"x": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}}
+        of_a_file = DeploymentProfile.model_validate({"backend": "null", "shapes": shapes})
+        given = replace(job, source=OnnxSource(save(conv_net(), tmp_path / "net.onnx")), profile=of_a_file)
+        with opened(given, heard_all) as pipeline:
+            pipeline.run(stages_named("export"), {})
         assert unread(watch, *stages_named("export", "capture", "reference")) == {}
         assert watch.request_read == set()
 

@@ -109,8 +109,8 @@ class _Rewriter:
         assert node is not None and graph is not None and output.name  # noqa: PT018
         name = output.name
         back = ir.val(None, ir.DataType.FLOAT, output.shape)
-        to_float = {"to": int(ir.DataType.FLOAT)}
-        graph.insert_after(node, [ir.node("Cast", [output], to_float, outputs=[back], name=f"{name}_to_float32")])
+        to_float, label = {"to": int(ir.DataType.FLOAT)}, self._fresh(f"{name}_to_float32")
+        graph.insert_after(node, [ir.node("Cast", [output], to_float, outputs=[back], name=label)])
         if public:
             output.name, back.name = self._fresh(f"{name}_{self._half.storage}"), name
             for position, value in enumerate(graph.outputs):
@@ -156,8 +156,8 @@ class _Rewriter:
         return converted
 
     def _cast(self, value: ir.Value) -> ir.Value:
+        label = self._fresh(f"{value.name}_to_{self._half.storage}")
         output = ir.val(self._fresh(f"{value.name}_{self._half.storage}"), self._dtype, value.shape)
-        label = f"{value.name}_to_{self._half.storage}"
         cast = ir.node("Cast", [value], {"to": int(self._dtype)}, outputs=[output], name=label)
         producer, graph = value.producer(), value.graph
         assert isinstance(graph, ir.Graph)

@@ -125,6 +125,10 @@ shape_options = stacked(*(
 
 _names = partial(profile_option, parse=split_names, multiple=True, metavar="A,B")
 export_options = stacked(
+    profile_option(
+        "--requantize", "requantize", EXPORT, "Take out the quantizers of an ONNX model that is quantized already.",
+        is_flag=True,
+    ),
     profile_option("--opset", "export.opset", EXPORT, "ONNX opset of a PyTorch export, 18 to 23.", type=int),
     _names("--input-names", "export.input_names", EXPORT, "Input names of a PyTorch export."),
     _names("--output-names", "export.output_names", EXPORT, "Output names of a PyTorch export."),

@@ -190,17 +190,19 @@ class BuildSettings(Record):
 
 
 class ExportSettings(Record):
-    """Options of the PyTorch export.
+    """How a source becomes an ONNX model: options of the PyTorch export, and of reading an ONNX file.
 
     Attributes:
         opset: of the exported model; TensorRT 10.3 reads up to 20.
         input_names, output_names: names for the graph's inputs and outputs, in order. By default inputs are called
             as in ``forward``'s signature, and outputs by the keys of a returned dict, else ``output``, ``output_1``.
+        freeze_inputs: of an ONNX file, patterns (shell style) of inputs with default values that become constants.
     """
 
     opset: Annotated[int, Field(ge=18, le=23)] = 20
     input_names: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
+    freeze_inputs: tuple[str, ...] = ()
 
 
 class DeploymentProfile(Record):
@@ -214,6 +216,7 @@ class DeploymentProfile(Record):
         auto_shapes: whether ranges that are not given are inferred from the calibration data.
         keep: patterns (shell style) of node names that stay in float32.
         int8_nodes: patterns of node names that ``best`` may compute in INT8; all others stay in FP16.
+        requantize: whether the quantizers of an ONNX file that is quantized already are taken out.
     """
 
     description: str = ""
@@ -225,6 +228,7 @@ class DeploymentProfile(Record):
     auto_shapes: bool = False
     keep: tuple[str, ...] = ()
     int8_nodes: tuple[str, ...] = ("*",)
+    requantize: bool = False
     tolerance: Tolerance = Tolerance()
     accuracy: AccuracyGate = AccuracyGate()
     latency: LatencySettings = LatencySettings()

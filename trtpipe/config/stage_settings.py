@@ -172,10 +172,20 @@ class TorchExportSettings(Record):
 
 
 class ExportStageSettings(Record):
-    """Of the stage ``export``; for an ONNX source, which is taken as it is, both are ``None``."""
+    """Of the stage ``export``.
 
-    opset: int | None
-    program: TorchExportSettings | None
+    Attributes:
+        opset, program: of a PyTorch source: the opset to export to, and how.
+        freeze: of an ONNX file: patterns of the inputs with default values that become constants.
+        requantize: whether the model's own quantizers are taken out.
+        kept: the 16-bit format that it may keep.
+    """
+
+    opset: int | None = None
+    program: TorchExportSettings | None = None
+    freeze: tuple[str, ...] = ()
+    requantize: bool = False
+    kept: NamedFormat | None = None
 
 
 class CaptureSettings(Record):

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 
-from trtpipe.errors import InputError
+from trtpipe.errors import InputError, StageError
+from trtpipe.exporter.precisions import settle_halves, settle_quantizers
+from trtpipe.exporter.repairs import repair, settle_defaults
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
+from trtpipe.passes.contrib_operators import unwritten
 from trtpipe.passes.graph_pass import graphs_of
 from trtpipe.preflight.onnx_io import (
     attributed_to,
     contract_of,
     contract_of_proto,
-    load_model,
+    model_of,
     named_dimension,
     read_proto,
     save_model,
@@ -25,6 +27,9 @@ from trtpipe.report.stage_records import ExportRecord
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+#: Bodies of If, Loop and Scan in the main graph.
+_MOST_BODIES = 5000
 
 
 def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
@@ -36,28 +41,54 @@ def copy_checked(request: OnnxRequest, report: Report) -> ExportReply:
     label = Path(request.label)
     with attributed_to(label):
         report("check", 0, 2)
-        return _rewritten(Path(request.source), label, Path(request.workdir) / MODEL, report)
+        return _rewritten(request, label, Path(request.workdir) / MODEL, report)
 
 
-def _rewritten(sealed: Path, label: Path, path: Path, report: Report) -> ExportReply:
-    proto = read_proto(sealed)
-    model = load_model(sealed)
+def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) -> ExportReply:
+    sealed = Path(request.source)
+    proto = read_proto(sealed, weights=True, repairable=True)
+    try:
+        notes = [*repair(proto), *settle_defaults(proto, request.settings.freeze)]
+    except InputError as error:
+        raise InputError(f"{label}: {error.message}", error.remedy) from error
     refuse_interface(proto.graph, label)
+    _refuse_many_bodies(proto.graph, label)
+    model = model_of(proto, sealed)
     _open_dimensions(model)
-    _make_names_unique(model)
+    try:
+        if (reason := unwritten(model)) is not None:
+            raise StageError(reason, "export the model without onnxruntime's optimizer, or replace the operator")
+        model = settle_quantizers(model, notes, requantize=request.settings.requantize)
+    except StageError as error:
+        raise StageError(f"{label}: {error.message}", error.remedy) from error
+    settle_halves(model, notes, request.settings.kept)
     names = save_model(model, path)
     report("check", 1, 2)
     try:
-        onnx.checker.check_model(str(path))
+        _run_checker(path)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()) or "no reason given"  # the node's name may be in a later line
         raise InputError(f"{label}: not a valid ONNX model: {reason}", "correct the node named above") from error
     record = export_record(
         model, f"ONNX file by {proto.producer_name or 'an unknown producer'} {proto.producer_version}".strip()
     )
-    record.model_copy(update={"contract": contract_of_proto(proto)}).write(path.with_name(f"{MODEL}.json"))
+    record = record.model_copy(update={"contract": contract_of_proto(proto), "notes": tuple(notes)})
+    record.write(path.with_name(f"{MODEL}.json"))
     report("check", 2, 2)
     return ExportReply(names=names)
+
+
+def _run_checker(path: Path) -> None:
+    """Run ONNX's checker, which wants a shape of every input and output, even where none can be told."""
+    light = onnx.load(path, load_external_data=False)
+    tensors = [value.type.tensor_type for value in (*light.graph.input, *light.graph.output)]
+    shapeless = [tensor for tensor in tensors if not tensor.HasField("shape")]
+    if not shapeless:
+        onnx.checker.check_model(str(path))
+        return
+    for tensor in shapeless:
+        tensor.shape.SetInParent()
+    onnx.checker.check_model(light)
 
 
 def refuse_interface(graph: onnx.GraphProto, source: Path) -> None:
@@ -74,6 +105,16 @@ def refuse_interface(graph: onnx.GraphProto, source: Path) -> None:
             )
 
 
+def _refuse_many_bodies(graph: onnx.GraphProto, source: Path) -> None:
+    """Raise InputError for more bodies than tools get through: their time grows with the square of the number."""
+    count = sum(attribute.HasField("g") for node in graph.node for attribute in node.attribute)
+    if count > _MOST_BODIES:
+        raise InputError(
+            f"{source}: its nodes have {count} bodies; {_MOST_BODIES} is the most that shape inference gets through",
+            "export the model with fewer branches and loops",
+        )
+
+
 def _open_dimensions(model: ir.Model) -> None:
     """Write dimensions of any size in the form that all tools read; TensorRT takes equal symbols for equal sizes."""
     import onnx_ir as ir
@@ -82,21 +123,6 @@ def _open_dimensions(model: ir.Model) -> None:
         if value.shape is not None:
             dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
             value.shape = ir.Shape([named_dimension(dim) for dim in dims])
-
-
-def _make_names_unique(model: ir.Model) -> None:
-    """Rename nodes of one graph with equal names: onnxruntime refuses such a graph."""
-    for graph in graphs_of(model):
-        given = {node.name for node in graph}
-        counts: Counter[str | None] = Counter()
-        for node in graph:
-            name = node.name
-            counts[name] += 1
-            if not name or counts[name] == 1:
-                continue
-            while (other := f"{name}_{counts[name]}") in given:
-                counts[name] += 1
-            node.name = other
 
 
 def export_record(model: ir.Model, exporter: str) -> ExportRecord:

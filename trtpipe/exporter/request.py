@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trtpipe.artifact import Record
 from trtpipe.config.recipe import DataSettings
-from trtpipe.config.stage_settings import NamedFormat
+from trtpipe.config.stage_settings import ExportStageSettings, NamedFormat
 
 MODEL = "model.onnx"
 PROGRAM = "program.pt2"
@@ -19,11 +19,13 @@ class OnnxRequest(Record):
 
     Attributes:
         label: its path as the user gave it.
+        settings: what becomes of it.
     """
 
     source: str
     workdir: str
     label: str
+    settings: ExportStageSettings
 
 
 class TorchRequest(Record):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, ShapeInferencePass
 
 from trtpipe.backends.base import load_backend
 from trtpipe.config.settings import Settings
@@ -20,14 +20,17 @@ from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyReq
 from trtpipe.isolation.imports import without
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.clean_up import clean_up
+from trtpipe.passes.contrib_operators import WriteContribOperators
 from trtpipe.passes.expand_functions import ExpandFunctions
 from trtpipe.passes.fold_batch_norm import FoldBatchNorm
 from trtpipe.passes.fold_constants import FoldConstants
 from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
 from trtpipe.passes.graph_pass import Borrowed, GraphPass, run_passes
 from trtpipe.passes.infer_types import InferTypes
+from trtpipe.passes.missing_forms import WriteMissingForms
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.resolve_branches import ResolveBranches
+from trtpipe.passes.sequences import WriteSequences
 from trtpipe.preflight.onnx_io import contract_of, load_model, save_model
 from trtpipe.report.stage_records import OutputDifference, SimplifyRecord
 
@@ -50,8 +53,19 @@ _INFER_SHAPES = Borrowed(
     "infer_shapes", partial(ShapeInferencePass, check_type=False, strict_mode=False), one_protobuf=True
 )
 
-#: Before onnxsim. Types first: whether an operator is expanded, and into what, depends on them.
-EXPANSION: tuple[GraphPass, ...] = (Borrowed("inline_functions", InlinePass), InferTypes(), ExpandFunctions())
+#: Before onnxsim. Types and shapes first: whether an operator is written otherwise, and how, depends on them.
+KNOWLEDGE: tuple[GraphPass, ...] = (
+    Borrowed("inline_functions", InlinePass),
+    Borrowed("lift_constants", partial(LiftConstantsToInitializersPass, lift_all_constants=True, size_limit=0)),
+    InferTypes(),
+    _INFER_SHAPES,
+)
+EXPANSION: tuple[GraphPass, ...] = (
+    WriteContribOperators(),
+    WriteSequences(),
+    WriteMissingForms(),
+    ExpandFunctions(),
+)
 
 
 def rewriting(fixed: Mapping[str, Sequence[int | None]]) -> tuple[GraphPass, ...]:
@@ -93,7 +107,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     feeds, wanted, unchecked = _run(source, request, contract_of(original))
     report("simplify", 0, 3)
     rewrite = request.rewrite and small
-    expanded = rewrite and run_passes(original, EXPANSION)[-1].modified
+    expanded = rewrite and _expanded(original)
     model = _onnxsim(source, original if expanded else None) if onnxsim else original
     clean_up(model)
     report("simplify", 1, 3)
@@ -125,6 +139,12 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     record.write(path.with_name(f"{SIMPLIFIED}.json"))
     report("simplify", 3, 3)
     return SimplifyReply(names=names)
+
+
+def _expanded(model: ir.Model) -> bool:
+    """Write what TensorRT lacks otherwise; whether anything was."""
+    run_passes(model, KNOWLEDGE)
+    return any(result.modified for result in run_passes(model, EXPANSION))
 
 
 def _onnxsim(source: Path, rewritten: ir.Model | None) -> ir.Model:

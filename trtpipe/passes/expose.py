@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from trtpipe.errors import InternalError, StageError
-from trtpipe.passes.graph_pass import owners_of
+from trtpipe.passes.graph_pass import FreshNames, owners_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,9 +51,9 @@ def expose_too(model: ir.Model, tensors: Sequence[str]) -> None:
 
 
 def _append(model: ir.Model, tensors: Sequence[str], *, replace: bool) -> None:
-    owners, known = owners_of(model), _values(model)
+    owners, known, fresh = owners_of(model), _values(model), FreshNames(model)
     for name in tensors:
-        _lift(known[name], owners)
+        _lift(known[name], owners, fresh)
     outputs = _values(model)  # again: a Loop's outputs move up when it gets another state
     if replace:
         model.graph.outputs.clear()
@@ -69,44 +69,44 @@ def _values(model: ir.Model) -> dict[str, ir.Value]:
     return {value.name: value for value in (*made, *given) if value.name}
 
 
-def _lift(value: ir.Value, owners: dict[ir.Graph, ir.Node]) -> None:
+def _lift(value: ir.Value, owners: dict[ir.Graph, ir.Node], fresh: FreshNames) -> None:
     """Bring ``value`` out of all bodies; what comes out takes its name."""
     name, inside = value.name, value
     while isinstance(body := value.graph, ir.Graph) and body in owners:
-        value = _output_of(owners[body], body, value)
+        value = _output_of(owners[body], body, value, fresh)
     if value is not inside:
-        inside.name, value.name = f"{name}__inside", name
+        inside.name, value.name = fresh(f"{name}__inside"), name
 
 
-def _output_of(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
+def _output_of(owner: ir.Node, body: ir.Graph, value: ir.Value, fresh: FreshNames) -> ir.Value:
     """A new output of ``owner`` that carries ``value`` out of its ``body``."""
     out = {"If": _out_of_branch, "Loop": _out_of_loop, "Scan": _out_of_scan}.get(owner.op_type)
     if out is None:
         where = f"tensor {value.name!r} is inside a {owner.op_type}"
         raise StageError(f"{where} and cannot be observed", "keep its node with --keep")
-    return out(owner, body, value)
+    return out(owner, body, value, fresh)
 
 
-def _out_of_branch(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
-    inner = _copied(body, value)
+def _out_of_branch(owner: ir.Node, body: ir.Graph, value: ir.Value, fresh: FreshNames) -> ir.Value:
+    inner = _copied(body, value, fresh)
     body.outputs.append(inner)
     for name in ("then_branch", "else_branch"):
         other = owner.attributes[name].as_graph()
         if other is not body:
-            other.outputs.append(_empty(other, f"{value.name}__none", inner))
-    return _new_output(owner, value)
+            other.outputs.append(_empty(other, fresh(f"{value.name}__none"), inner))
+    return _new_output(owner, value, fresh)
 
 
-def _out_of_scan(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
+def _out_of_scan(owner: ir.Node, body: ir.Graph, value: ir.Value, fresh: FreshNames) -> ir.Value:
     """One more scan output: the values of all iterations, stacked."""
-    body.outputs.append(_copied(body, value))
+    body.outputs.append(_copied(body, value, fresh))
     for name in ("scan_output_axes", "scan_output_directions"):
         if name in owner.attributes:
             owner.attributes[name] = ir.AttrInt64s(name, [*owner.attributes[name].as_ints(), 0])
-    return _new_output(owner, value)
+    return _new_output(owner, value, fresh)
 
 
-def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
+def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value, fresh: FreshNames) -> ir.Value:
     """One more state, to which every iteration appends its values, flattened.
 
     A scan output would not do: it wants one shape in all iterations, and the state of a Loop may grow, or a branch be
@@ -115,18 +115,19 @@ def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
     assert isinstance(owner.graph, ir.Graph)
     owner.resize_inputs(max(len(owner.inputs), 2))  # a trip count and a condition, both optional, come first
     states = len(owner.inputs) - 2
-    start = _empty(owner.graph, f"{value.name}__start", value, before=owner)
+    start = _empty(owner.graph, fresh(f"{value.name}__start"), value, before=owner)
     owner.resize_inputs(states + 3)
     owner.replace_input_with(states + 2, start)
-    sofar = ir.val(f"{value.name}__sofar", _dtype(value), [None])
+    sofar = ir.val(fresh(f"{value.name}__sofar"), _dtype(value), [None])
     body.inputs.append(sofar)
-    flat_shape, name = ir.val(f"{value.name}__flat_shape"), f"{value.name}__flat_shape"
-    flat, joined = ir.val(f"{value.name}__flat"), ir.val(f"{value.name}__joined", _dtype(value))
+    name = fresh(f"{value.name}__flat_shape")
+    flat_shape = ir.val(name)
+    flat, joined = ir.val(fresh(f"{value.name}__flat")), ir.val(fresh(f"{value.name}__joined"), _dtype(value))
     body.append(ir.node("Constant", [], {"value": ir.tensor(np.array([-1]), name=name)}, outputs=[flat_shape]))
     body.append(ir.node("Reshape", [value, flat_shape], outputs=[flat]))
     body.append(ir.node("Concat", [sofar, flat], {"axis": 0}, outputs=[joined]))
     body.outputs.insert(1 + states, joined)
-    _new_output(owner, value)
+    _new_output(owner, value, fresh)
     for index in range(len(owner.outputs) - 1, states, -1):  # scan outputs come after all states: one place on
         before, after = owner.outputs[index - 1], owner.outputs[index]
         ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
@@ -136,16 +137,16 @@ def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
     return owner.outputs[states]
 
 
-def _copied(body: ir.Graph, value: ir.Value) -> ir.Value:
-    inner = ir.val(f"{value.name}__out", _dtype(value))
+def _copied(body: ir.Graph, value: ir.Value, fresh: FreshNames) -> ir.Value:
+    inner = ir.val(fresh(f"{value.name}__out"), _dtype(value))
     body.append(ir.node("Identity", [value], outputs=[inner]))
     return inner
 
 
-def _new_output(owner: ir.Node, value: ir.Value) -> ir.Value:
+def _new_output(owner: ir.Node, value: ir.Value, fresh: FreshNames) -> ir.Value:
     owner.resize_outputs(len(owner.outputs) + 1)
     outer = owner.outputs[-1]
-    outer.name, outer.dtype = f"{value.name}__lifted", _dtype(value)
+    outer.name, outer.dtype = fresh(f"{value.name}__lifted"), _dtype(value)
     return outer
 
 

@@ -117,18 +117,26 @@ def result_of(node: ir.Node) -> str:
 
 
 class FreshNames:
-    """Names that no value of ``model``, or no node, has yet; each is given out once."""
+    """Names that no value and no node of ``model`` has yet; each is given out once.
 
-    def __init__(self, model: ir.Model, *, of_nodes: bool = False) -> None:
-        named = iter if of_nodes else _values
-        self._taken = {each.name for graph in graphs_of(model) for each in named(graph)}
+    Everything that makes nodes or values takes their names from here. One name never goes to a node and to a value, so
+    that what is named after either cannot meet the other.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken: set[str | None] = set()
+        self._counts: dict[str, int] = {}
+        for graph in graphs_of(model):
+            self._taken.update(value.name for value in _values(graph))
+            self._taken.update(node.name for node in graph)
 
     def __call__(self, wanted: str) -> str:
         """``wanted``, or ``wanted_2``, ``wanted_3``, ... where it is taken."""
-        name, count = wanted, 1
+        name, count = wanted, self._counts.get(wanted, 1)
         while name in self._taken:
             count += 1
             name = f"{wanted}_{count}"
+        self._counts[wanted] = count
         self._taken.add(name)
         return name
 

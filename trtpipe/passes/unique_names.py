@@ -28,7 +28,8 @@ class UniqueNames(GraphPass):
         """Rename, outer graphs first."""
         values = [value for graph in graphs_of(model) for value in _values(graph)]
         nodes = [node for graph in graphs_of(model) for node in graph]
-        renamed = [_rename(values, FreshNames(model)), _rename(nodes, FreshNames(model, of_nodes=True))]
+        fresh = FreshNames(model)
+        renamed = [_rename(values, fresh), _rename(nodes, fresh)]
         return PassResult(self.name, modified=any(renamed))
 
 

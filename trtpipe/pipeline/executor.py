@@ -16,7 +16,7 @@ from trtpipe.config.toolchain import versions
 from trtpipe.digest import sha256_json
 from trtpipe.dynamic.check_corners import check_corners
 from trtpipe.errors import InputError, InternalError
-from trtpipe.stages.stage import METRIC, PLUGINS, SAMPLES, SOURCE, Inputs, Resumable
+from trtpipe.stages.stage import METRIC, PLUGINS, SAMPLES, SOURCE, Inputs, Noting, Resumable
 from trtpipe.store import ArtifactStore, Key
 
 if TYPE_CHECKING:
@@ -114,7 +114,13 @@ class Executor:
             key = self._key(stage, prepared.job, prepared.settings, replace(prepared.inputs, source_digest=learned))
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
         state.add(artifact, key.digest)
+        self._tell(prepared, artifact)
         return Step(prepared.label, "built", because, artifact, key.digest, time.perf_counter() - begin)
+
+    def _tell(self, prepared: Prepared, artifact: Artifact) -> None:
+        if isinstance(prepared.stage, Noting):
+            for note in prepared.stage.notes(artifact, prepared.inputs):
+                self._progress.note(note)
 
     def check_corners(self, prepared: Prepared, state: RunState) -> None:
         """Complain about shapes at which the model cannot work before the first long stage, once in a run.
@@ -131,6 +137,7 @@ class Executor:
     def found(self, prepared: Prepared, state: RunState, artifact: Artifact, key: Key, begin: float) -> Step:
         """The step of an artifact that the store has."""
         state.add(artifact, key.digest)
+        self._tell(prepared, artifact)
         return Step(prepared.label, "hit", "nothing changed", artifact, key.digest, time.perf_counter() - begin)
 
     def because(self, key: Key | None) -> str:

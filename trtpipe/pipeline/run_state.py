@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Artifact, FileEntry, IOContract
+from trtpipe.config.profile import ShapeRange
 from trtpipe.config.recipe import DataSettings
-from trtpipe.config.shapes import check_outputs, check_shapes
+from trtpipe.config.shapes import check_outputs, check_shapes, is_dynamic
 from trtpipe.config.stage_settings import typical_shapes
 from trtpipe.errors import InputError
 
@@ -89,8 +90,10 @@ def with_shapes(job: Job, state: RunState, progress: Progress) -> Job:
         InputError: there is no real data, or it does not tell.
     """
     profile, contract = job.profile, state.contract()
-    if not profile.auto_shapes or contract is None or state.shapes_inferred:
+    if contract is None or state.shapes_inferred:
         return job
+    if not profile.auto_shapes:
+        return job if profile.shapes or not state.complete_shapes else _with_ones(job, contract, state, progress)
     from trtpipe.data.synthetic import RandomDataset
     from trtpipe.dynamic.infer import infer_shapes
 
@@ -106,6 +109,27 @@ def with_shapes(job: Job, state: RunState, progress: Progress) -> Job:
     progress.note(inferred.note)
     state.shapes_inferred = True
     return replace(job, profile=profile.model_copy(update={"shapes": (inferred.profile,)}))
+
+
+def _with_ones(job: Job, contract: IOContract, state: RunState, progress: Progress) -> Job:
+    """The job with size 1 for dimensions without a name, if all open dimensions are such; else as it is.
+
+    A dimension that is to vary has a name. One that graph editors leave open without a name mostly is a batch that
+    nobody thought of; trtexec takes 1 for it as well.
+    """
+    open_inputs = {spec.name: spec.shape for spec in contract.inputs if is_dynamic(spec)}
+    ones: dict[str, tuple[int, ...]] = {}
+    for name, shape in open_inputs.items():
+        if shape is None or any(isinstance(dim, str) for dim in shape):
+            return job
+        ones[name] = tuple(dim if isinstance(dim, int) else 1 for dim in shape)
+    if not ones:
+        return job
+    state.shapes_inferred = True
+    words = ", ".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in ones.items())
+    progress.warn(f"dimensions without a name or a size are taken for 1, as no shapes are given: {words}")
+    ranges = {name: ShapeRange(min=shape, opt=shape, max=shape) for name, shape in ones.items()}
+    return replace(job, profile=job.profile.model_copy(update={"shapes": (ranges,)}))
 
 
 def _data_settings(role: Role, job: Job) -> DataSettings | None:

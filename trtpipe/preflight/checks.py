@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.errors import InputError
 from trtpipe.preflight.model import Budgets, Malformed, Refused, TooLarge, UnknownOperator
+from trtpipe.preflight.ordering import sorted_order
 from trtpipe.preflight.reading import ELEMENT_TYPES, Reader
+from trtpipe.preflight.types import ElementTypes
+from trtpipe.preflight.versions import OPSETS_SINCE, assumed_opset
 from trtpipe.preflight.wire import FileBytes
 
 if TYPE_CHECKING:
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
     from trtpipe.preflight.model import Attribute, External, Function, Graph, Model, Node
 
 _DEFAULT = Budgets()
-#: The version of the format since which a model states its opsets.
-_OPSETS_SINCE = 3
 #: Domains of operators outside ONNX's own schemas that TensorRT or onnxruntime provide.
 _VENDORS = frozenset({"com.microsoft", "trt", "trt.plugins", "ai.onnx.preview.training"})
 _REPLACE = "replace the operator, or export the model without it"
@@ -55,11 +56,15 @@ class Cleared:
     external: tuple[External, ...]
 
 
-def check_model(path: Path, handle: int, *, name: Path | None = None, budgets: Budgets = _DEFAULT) -> Cleared:
+def check_model(
+    path: Path, handle: int, *, name: Path | None = None, budgets: Budgets = _DEFAULT, repairable: bool = False
+) -> Cleared:
     """Check the ``.onnx`` file that is open as ``handle``; values are neither read nor kept.
 
     Args:
         path: the file that messages name, unless ``name`` is given.
+        repairable: whether what only has to be put in order may pass, because whoever reads the model next does that
+            (``exporter/repairs.py``): nodes in any order, one thing listed twice, an opset that is not stated.
 
     Raises:
         InputError: the model is beyond a budget, malformed, contradicts itself, or uses unknown operators.
@@ -70,6 +75,8 @@ def check_model(path: Path, handle: int, *, name: Path | None = None, budgets: B
             raise TooLarge(f"it has {size} bytes; protobuf holds less than 2 GiB", "save it with external data")
         model = Reader(budgets).model((FileBytes(handle), 0, size))
         nodes = check_functions(model, budgets)
+        if repairable:
+            _put_in_order(model)
         _check_meaning(model)
     except Refused as refusal:
         raise InputError(f"{name or path}: {refusal.lead}{refusal.message}", refusal.remedy) from refusal
@@ -79,14 +86,53 @@ def check_model(path: Path, handle: int, *, name: Path | None = None, budgets: B
 def _check_meaning(model: Model) -> None:
     if model.graph is None or not (model.graph.nodes or model.graph.outputs):
         raise Malformed("it holds no graph")
-    if not model.opsets and model.ir_version >= _OPSETS_SINCE:
+    if not model.graph.outputs:
+        raise Refused("it has no outputs", "name what it computes as outputs of the graph")
+    if not model.opsets and model.ir_version >= OPSETS_SINCE:
         raise Malformed("it states no opset")
     operators, scopes = Operators(model), Scopes()
     operators.check(model.graph, model.opsets)
     scopes.check(model.graph)
+    ElementTypes(lambda node: operators.schema(node, model.opsets)).check(model.graph)
     for function in model.functions:
         operators.check(function.graph, {**model.opsets, **function.opsets})
         scopes.check(function.graph, f"function {function.name!r}")
+
+
+def _put_in_order(model: Model) -> None:
+    """Read a model as its repair will leave it.
+
+    Raises:
+        Refused: what it means is in doubt.
+    """
+    if model.graph is None:
+        return
+    if "" not in model.opsets and (model.opsets or model.ir_version >= OPSETS_SINCE):
+        model.opsets[""] = assumed_opset(model.ir_version, {node.op_type for node in _all_nodes(model.graph)})
+    _order(model.graph)
+    for function in model.functions:
+        _order(function.graph)
+
+
+def _order(graph: Graph, around: tuple[set[str], ...] = ()) -> set[str]:
+    """Sort the nodes of a graph and of its bodies, and leave out what is listed twice; the names it reads.
+
+    Args:
+        around: the names of each graph around it.
+
+    Raises:
+        Refused: the nodes form a cycle.
+    """
+    own = {value.name for value in (*graph.inputs, *graph.constants)}.union(*(node.outputs for node in graph.nodes))
+    reads = [set(node.inputs).union(*(_order(body, (*around, own)) for body in node.bodies)) for node in graph.nodes]
+    order = sorted_order(reads, [node.outputs for node in graph.nodes], around)
+    if order is None:
+        raise Refused("its nodes form a cycle", _CORRECT)
+    graph.nodes[:] = [graph.nodes[index] for index in order]
+    for values in (graph.inputs, graph.outputs):
+        values[:] = {(value.name, value.kind, *value.dims): value for value in values}.values()
+    graph.constants[:] = {value.name: value for value in graph.constants}.values()  # whoever has the values compares
+    return set().union(*reads, (value.name for value in graph.outputs)) - own
 
 
 class Operators:
@@ -116,23 +162,31 @@ class Operators:
             twice = next(name for name in names if names.count(name) > 1)
             raise Refused(f"{node.label} has the attribute {twice!r} twice", _CORRECT)
         domain = "" if node.domain == "ai.onnx" else node.domain
-        if domain in _VENDORS or (node.domain, node.op_type, node.overload) in self._local:
+        if self._is_foreign(node):
             return
-        opset = opsets.get(domain, 1)
-        schema = self._schema(node.op_type, domain, opset)
+        schema = self.schema(node, opsets)
         if schema is None:
+            opset = opsets.get(domain, 1)
             full = f"{domain}::{node.op_type}" if domain else node.op_type
             raise UnknownOperator(f"{node.label} uses the unknown operator {full} (opset {opset})", _REPLACE)
         _check_sides(node, schema)
         _check_attributes(node, schema)
 
-    def _schema(self, op_type: str, domain: str, opset: int) -> onnx.defs.OpSchema | None:
+    def _is_foreign(self, node: Node) -> bool:
+        """Whether ONNX has no say in it: a vendor's operator, or a function of the model."""
+        return node.domain in _VENDORS or (node.domain, node.op_type, node.overload) in self._local
+
+    def schema(self, node: Node, opsets: Mapping[str, int]) -> onnx.defs.OpSchema | None:
+        """The schema of a node's operator; ``None`` where ONNX has none."""
         import onnx
 
-        key = (op_type, domain, opset)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        key = (node.op_type, domain, opsets.get(domain, 1))
+        if self._is_foreign(node):
+            return None
         if key not in self._schemas:
             try:
-                self._schemas[key] = onnx.defs.get_schema(op_type, min(max(opset, 0), 1 << 30), domain)
+                self._schemas[key] = onnx.defs.get_schema(node.op_type, min(max(key[2], 0), 1 << 30), domain)
             except onnx.defs.SchemaError:
                 self._schemas[key] = None
         return self._schemas[key]
@@ -198,9 +252,10 @@ class Scopes:
         """
         own: set[str] = set()
         listed = [value.name for value in graph.inputs]
-        if twice := _twice(listed) or _twice(graph.constants):
+        constants = [value.name for value in graph.constants]
+        if twice := _twice(listed) or _twice(constants):
             raise Refused(f"{what} declares {twice!r} twice")
-        for name in (*listed, *graph.constants):
+        for name in (*listed, *constants):
             self._add(name, own)
         later = {name for node in graph.nodes for name in node.outputs}
         for node in graph.nodes:
@@ -277,7 +332,7 @@ class _Expansion:
 
     def __init__(self, functions: Mapping[_FunctionKey, Function], budgets: Budgets) -> None:
         self._functions = functions
-        self._most = budgets.depth
+        self._most = budgets.calls
         self._sizes: dict[_FunctionKey, tuple[int, int]] = {}
 
     def size(self, key: _FunctionKey, callers: tuple[_FunctionKey, ...]) -> tuple[int, int]:

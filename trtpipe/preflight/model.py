@@ -51,20 +51,25 @@ class Budgets:
         nodes: in all graphs and bodies, with every function call expanded.
         parts: fields of the file that are read.
         attributes: of one node.
-        depth: nesting of bodies, and of calls of functions.
+        depth: nesting of bodies. Protobuf's parsers, with which every other tool reads a model, go 100 messages deep,
+            and a body lies three deeper than the graph around it; this leaves some for what passes add.
+        calls: nesting of calls of functions.
         elements: of one tensor.
         rank: dimensions of one tensor.
         name: characters of one name.
+        dense: bytes of a sparse tensor, once made dense.
     """
 
     file_bytes: int = (1 << 31) - 1
     nodes: int = 100_000
     parts: int = MOST_FIELDS
     attributes: int = 1000
-    depth: int = 16
+    depth: int = 28
+    calls: int = 16
     elements: int = 1 << 40
     rank: int = 64
     name: int = 4096
+    dense: int = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -126,20 +131,27 @@ class Node:
 
 @dataclass
 class Value:
-    """A declared input, output or inner value; ``dims`` are the sizes that are numbers."""
+    """A declared input, output or inner value, or a constant.
+
+    Attributes:
+        dims: the sizes that are numbers.
+        kind: element type of a tensor, as TensorProto numbers it; 0 where it is unknown, and for all but tensors.
+    """
 
     name: Name = ""
     dims: list[int] = field(default_factory=list)
+    kind: int = 0
 
 
 @dataclass
 class Graph:
-    """A graph, a body, or a function."""
+    """A graph, a body, or a function; ``declared`` are the values inside whose types it states."""
 
     nodes: list[Node] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
-    constants: list[Name] = field(default_factory=list)
+    constants: list[Value] = field(default_factory=list)
+    declared: list[Value] = field(default_factory=list)
 
 
 @dataclass

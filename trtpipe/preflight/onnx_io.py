@@ -18,6 +18,7 @@ from trtpipe.errors import InputError
 from trtpipe.preflight.model import External
 from trtpipe.preflight.reading import VALUE_BITS
 from trtpipe.preflight.sealing import open_external, open_model
+from trtpipe.preflight.versions import OPSETS_SINCE
 from trtpipe.preflight.wire import read_without_weights, with_weights
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 #: Models with more weight bytes than this are saved with external data: protobuf stops at 2 GB, and external
 #: data can be memory-mapped, so big models need no second copy in memory.
 INLINE_LIMIT = 512 * 1024 * 1024
-
-#: The version of the format since which a model states its opsets.
-_OPSETS_SINCE = 3
 
 _ANY_SIZE = frozenset({None, "", "?", "-1", "None"})
 _GIVE_MODEL = "give an .onnx file as an exporter wrote it"
@@ -48,11 +46,12 @@ class ExternalRef:
     length: int
 
 
-def read_proto(path: Path, *, weights: bool = False) -> onnx.ModelProto:
+def read_proto(path: Path, *, weights: bool = False, repairable: bool = False) -> onnx.ModelProto:
     """Parse the graph of ``path``; external data stays on disk and is checked for confinement and length.
 
     Args:
         weights: whether values of more than 1 kB in the file itself are read too.
+        repairable: whether the opset may be missing; see ``check_model``.
 
     Raises:
         InputError: the file is missing, a folder, empty, truncated, not ONNX, or its external data is missing,
@@ -69,7 +68,7 @@ def read_proto(path: Path, *, weights: bool = False) -> onnx.ModelProto:
         raise InputError(f"{path}: not an ONNX model, or cut short ({error})", _GIVE_MODEL) from error
     if not proto.graph.node and not proto.graph.output:
         raise InputError(f"{path}: holds no graph (truncated, or not an ONNX model)", _GIVE_MODEL)
-    if not proto.opset_import and proto.ir_version >= _OPSETS_SINCE:
+    if not proto.opset_import and proto.ir_version >= OPSETS_SINCE and not repairable:
         raise InputError(f"{path}: states no opset (truncated, or not an ONNX model)", _GIVE_MODEL)
     for ref in external_refs(proto, path):
         os.close(open_external(path, External(ref.tensor, ref.location, ref.offset, ref.length)))
@@ -82,9 +81,20 @@ def load_model(path: Path) -> ir.Model:
     Raises:
         InputError: as for ``read_proto``.
     """
+    return model_of(read_proto(path, weights=True), path)
+
+
+def model_of(proto: onnx.ModelProto, path: Path) -> ir.Model:
+    """A parsed model in onnx-ir.
+
+    Args:
+        path: the file it is from, beside which its external data lies.
+
+    Raises:
+        InputError: onnx-ir refuses it.
+    """
     import onnx_ir as ir
 
-    proto = read_proto(path, weights=True)
     with attributed_to(path):
         model = ir.serde.deserialize_model(proto)
     ir.external_data.set_base_dir(model.graph, path.parent)

@@ -115,7 +115,10 @@ class Reader:
 
     def _graph(self, span: Span, depth: int) -> Graph:
         if depth > self._budgets.depth:
-            raise TooLarge(f"its bodies are nested more than {self._budgets.depth} deep", "simplify the model")
+            raise TooLarge(
+                f"its bodies are nested more than {self._budgets.depth} deep, and protobuf reads no deeper",
+                "simplify the model",
+            )
         graph = Graph()
         span = loaded(span)
         self._count_nodes(span)
@@ -123,7 +126,8 @@ class Reader:
             if number == 1:
                 graph.nodes.append(self._node(part, depth))
             elif number == 5:
-                graph.constants.append(self._tensor(part).name)
+                tensor = self._tensor(part)
+                graph.constants.append(Value(tensor.name, kind=tensor.data_type))
             elif number == 15:
                 graph.constants.append(self._sparse(part))
             elif number == 11:
@@ -131,7 +135,7 @@ class Reader:
             elif number == 12:
                 graph.outputs.append(self._value(part))
             elif number == 13:
-                self._value(part)
+                graph.declared.append(self._value(part))
         return graph
 
     def _count_nodes(self, span: Span) -> None:
@@ -188,7 +192,7 @@ class Reader:
             elif number in (_SPARSE, _SPARSES):
                 self._sparse(part)
             elif number in (_TYPE, _TYPES):
-                self._type(part, [], 1)
+                self._type(part, Value(), 1)
         return attribute
 
     def _function(self, span: Span) -> Function:
@@ -221,7 +225,11 @@ class Reader:
                 domain = self._name((span[0], begin, end))
             elif number == 2 and end < 0:
                 version = begin
-        opsets["" if domain == "ai.onnx" else domain] = version
+        domain = "" if domain == "ai.onnx" else domain
+        if opsets.setdefault(domain, version) != version:
+            raise Refused(
+                f"it states two opsets, {opsets[domain]} and {version}, of the domain {domain or 'ai.onnx'!r}"
+            )
 
     def _tensor(self, span: Span) -> Tensor:
         tensor = Tensor()
@@ -251,18 +259,25 @@ class Reader:
             self._model.external.append(external)
         return tensor
 
-    def _sparse(self, span: Span) -> Name:
-        """A sparse tensor's name, which is that of its values."""
-        name, dims = "", []
+    def _sparse(self, span: Span) -> Value:
+        """A sparse tensor, whose name is that of its values."""
+        value = Value()
         for number, begin, end, _ in self._wire.fields(span):
             part = (span[0], begin, end)
             if number in (1, 2) and end >= 0:
                 tensor = self._tensor(part)
-                name = tensor.name if number == 1 else name
+                if number == 1:
+                    value.name, value.kind = tensor.name, tensor.data_type
             elif number == 3:
-                dims += [begin] if end < 0 else numbers(content(part))
-        check_dims(name, dims, self._budgets)
-        return name
+                value.dims += [begin] if end < 0 else numbers(content(part))
+        elements = check_dims(value.name, value.dims, self._budgets)
+        if elements * VALUE_BITS.get(value.kind, 0) // 8 > self._budgets.dense:
+            raise TooLarge(
+                f"the sparse tensor {value.name!r} of shape {value.dims} would take more than {self._budgets.dense} "
+                "bytes once made dense, as engines hold it",
+                "split it",
+            )
+        return value
 
     def _value(self, span: Span) -> Value:
         value = Value()
@@ -270,20 +285,23 @@ class Reader:
             if number == 1:
                 value.name = self._name(part)
             elif number == 2:
-                self._type(part, value.dims, 1)
+                self._type(part, value, 1)
         check_dims(value.name, value.dims, self._budgets)
         return value
 
-    def _type(self, span: Span, dims: list[int], depth: int) -> None:
-        """Collect the sizes of a TypeProto."""
+    def _type(self, span: Span, value: Value, depth: int) -> None:
+        """Read a TypeProto: sizes, and a tensor's element type."""
         if depth > _DEEPEST_TYPE:
             raise Refused("a value's type is nested too deeply")
         for number, part in self._parts(span):
-            for inner, field in self._parts(part) if number in (1, 4, 5, 8, 9) else ():
-                if inner == 2 and number in (1, 8):
-                    self._shape(field, dims)
+            for inner, begin, end, _ in self._wire.fields(part) if number in (1, 4, 5, 8, 9) else ():
+                field = (part[0], begin, end)
+                if end < 0:
+                    value.kind = begin if inner == 1 and number == 1 and depth == 1 else value.kind
+                elif inner == 2 and number in (1, 8):
+                    self._shape(field, value.dims)
                 else:  # the element type of a sequence, a map or an optional
-                    self._type(field, dims if number == 9 else [], depth + 1)
+                    self._type(field, value if number == 9 else Value(), depth + 1)
 
     def _shape(self, span: Span, dims: list[int]) -> None:
         for number, part in self._parts(span):

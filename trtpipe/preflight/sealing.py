@@ -28,21 +28,24 @@ _GIVE_MODEL = "give an .onnx file as an exporter wrote it"
 
 
 def digest_model(path: Path) -> str:
-    """The identity of a model: the content of its file and of every external data file; other files do not count.
+    """The identity of a source model: the content of its file and of every external data file; other files do not
+    count.
 
     Raises:
         InputError: it does not pass the checks, or its external data cannot be used.
     """
-    with closing(_Opened(path)) as opened:
+    with closing(_Opened(path, repairable=True)) as opened:
         files = {location: _copied(handle, None) for location, handle in opened.external.items()}
         return _identity(_copied(opened.handle, None), files)
 
 
-def seal_model(path: Path, folder: Path, digest: str = "") -> Path:
+def seal_model(path: Path, folder: Path, digest: str = "", *, repairable: bool = False) -> Path:
     """Copy a model with its external data into the private ``folder``, and check the copy.
 
     Args:
         digest: the digest that ``digest_model`` gave; empty to accept the current content.
+        repairable: whether the copy is a source, which is repaired before anything else reads it; see
+            ``check_model``.
 
     Returns:
         The copy; its name is the model's own.
@@ -51,12 +54,12 @@ def seal_model(path: Path, folder: Path, digest: str = "") -> Path:
         InputError: as for ``digest_model``; or its content no longer has that digest.
     """
     sealed = folder / path.name
-    with closing(_Opened(path)) as opened:
+    with closing(_Opened(path, repairable=repairable)) as opened:
         main = _copy(opened.handle, sealed)
         files = {location: _copy(handle, folder / location) for location, handle in opened.external.items()}
     if digest and _identity(main, files) != digest:
         raise InputError(f"{path}: was changed while it was read", "run the command again")
-    with closing(_Opened(sealed, path)):  # the copy may differ from what was checked above
+    with closing(_Opened(sealed, path, repairable=repairable)):  # the copy may differ from what was checked above
         return sealed
 
 
@@ -68,11 +71,11 @@ def folder_size(folder: Path) -> int:
 class _Opened:
     """A model that passed the checks, with its external files open."""
 
-    def __init__(self, path: Path, name: Path | None = None) -> None:
+    def __init__(self, path: Path, name: Path | None = None, *, repairable: bool) -> None:
         self.external: dict[str, int] = {}
         self.handle = open_model(path)
         try:
-            self.cleared: Cleared = check_model(path, self.handle, name=name)
+            self.cleared: Cleared = check_model(path, self.handle, name=name, repairable=repairable)
             for external in self.cleared.external:
                 handle = open_external(path, external)
                 location = os.path.normpath(external.location)

@@ -90,7 +90,7 @@ def _round_after(graph: ir.Graph, node: ir.Node, output: ir.Value, fresh: FreshN
 
 def _cast(value: ir.Value, dtype: ir.DataType, fresh: FreshNames, word: str) -> ir.Node:
     """A node that is in no graph yet."""
-    node = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{value.name}_{word}")
+    node = ir.node("Cast", [value], {"to": int(dtype)}, name=fresh(f"{value.name}_{word}_cast"))
     result = node.outputs[0]
     result.name, result.dtype, result.shape = fresh(f"{value.name}_{word}"), dtype, value.shape
     return node

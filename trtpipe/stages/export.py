@@ -17,9 +17,10 @@ from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.preflight import folder_size, seal_model
 from trtpipe.report.stage_records import ExportRecord
-from trtpipe.stages.stage import SOURCE, Stage
+from trtpipe.stages.stage import SOURCE, Noting, Stage
 
 if TYPE_CHECKING:
+    from trtpipe.artifact import Artifact
     from trtpipe.config.settings import Settings
     from trtpipe.config.source import Source
     from trtpipe.config.stage_settings import BuildRequest
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _EXPORTERS = ("trtpipe.exporter.torch_export:export_module", "trtpipe.exporter.torch_export:export_program")
 
 
-class Export(Stage[ExportStageSettings]):
+class Export(Stage[ExportStageSettings], Noting):
     """Turns the source into one checked ONNX model."""
 
     name = "export"
@@ -39,7 +40,13 @@ class Export(Stage[ExportStageSettings]):
 
     def settings(self, request: BuildRequest) -> ExportStageSettings:
         if isinstance(request.source, OnnxSource):
-            return ExportStageSettings(opset=None, program=None)
+            precision = request.profile.precision
+            half = None if precision.quantized else precision.half
+            return ExportStageSettings(
+                freeze=request.profile.export.freeze_inputs,
+                requantize=request.profile.requantize,
+                kept=half if half is not None and half.cpu_kernels else None,
+            )
         return ExportStageSettings(opset=request.profile.export.opset, program=TorchExportSettings.of(request.profile))
 
     def consumes(self, settings: ExportStageSettings) -> tuple[str, ...]:
@@ -50,7 +57,7 @@ class Export(Stage[ExportStageSettings]):
     ) -> tuple[Draft, tuple[Path, ...]]:
         source = inputs.source
         if isinstance(source, OnnxSource):
-            reply = _copy(source, inputs.source_digest, workdir, runtime, progress)
+            reply = _copy(settings, source, inputs.source_digest, workdir, runtime, progress)
         else:
             assert settings.opset is not None and settings.program is not None  # noqa: PT018
             request = torch_request(settings.program, settings.opset, workdir)
@@ -62,20 +69,28 @@ class Export(Stage[ExportStageSettings]):
             progress.note(note)
         return draft, tuple(Path(path) for path in reply.files_read)
 
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """What was repaired or rewritten of an ONNX file."""
+        if not isinstance(inputs.source, OnnxSource):
+            return ()
+        return tuple(f"{inputs.source.label}: {note}" for note in ExportRecord.read(artifact.sidecar).notes)
+
     def check(self, draft: Draft, inputs: Inputs) -> None:
         facts = ExportRecord.read(draft.sidecar)
         if not facts.contract.outputs:
             raise StageError(f"{draft.path.name}: the model has no outputs", "export a model that returns something")
 
 
-def _copy(source: OnnxSource, digest: str, workdir: Path, runtime: Settings, progress: Progress) -> ExportReply:
+def _copy(
+    settings: ExportStageSettings, source: OnnxSource, digest: str, workdir: Path, runtime: Settings, progress: Progress
+) -> ExportReply:
     """Seal the model, and have a child check it and write it anew, which sees nothing but the private copy."""
     with tempfile.TemporaryDirectory(prefix="sealed-", dir=workdir) as folder:
         load_backend("onnxruntime").prestart(runtime)
-        sealed = seal_model(source.path, Path(folder), digest)
+        sealed = seal_model(source.path, Path(folder), digest, repairable=True)
         return call_forked(
             "trtpipe.exporter.onnx_import:copy_checked",
-            OnnxRequest(source=str(sealed), workdir=str(workdir), label=source.label),
+            OnnxRequest(source=str(sealed), workdir=str(workdir), label=source.label, settings=settings),
             ExportReply,
             limits=limits_for(runtime, work=LIGHT, size=folder_size(Path(folder))),
             progress=progress,

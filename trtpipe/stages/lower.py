@@ -77,6 +77,7 @@ class Lower(Stage[LowerSettings]):
         model = graph.load()
         choice = _chosen(settings, graph, model, extents, inputs, workdir, progress)
         decisions = _lower(settings, model, None if choice is None else choice.plan, extents)
+        _require_some(settings, decisions)
         path = workdir / LOWERED
         names = save_model(model, path)
         trials = () if choice is None else choice.trials
@@ -185,6 +186,31 @@ def _chosen(
         check = AccuracyCheck(graph, whole, write, dataset, workdir)
     search, given = settings.search, model.graph.inputs
     return choose(search, whole, given, write, check, workdir, inputs.plugins, graph.runtime, progress)
+
+
+def _require_some(settings: LowerSettings, decisions: tuple[NodeDecision, ...]) -> None:
+    """Refuse to pass a graph off as being in a precision that none of its products is in.
+
+    Raises:
+        StageError: the graph has products that the user does not keep, and nothing computes in what was asked for.
+    """
+    from trtpipe.passes.node_names import pattern_of
+    from trtpipe.passes.operators import WEIGHTED
+
+    asked = {form.label for form in settings.precision.formats}
+    products = [
+        decision
+        for decision in decisions
+        if decision.op in WEIGHTED and pattern_of(decision.node, settings.keep) is None
+    ]
+    own = any(decision.op == "DequantizeLinear" for decision in decisions)  # the model itself says what is quantized
+    if not asked or not products or own or asked & {decision.precision for decision in decisions}:
+        return
+    first = products[0]
+    raise StageError(
+        f"{settings.precision} was asked for, and nothing can compute in it: {first.node}: {first.reason}",
+        "build in another precision, or keep fewer nodes: trtpipe lower --explain tells of each",
+    )
 
 
 def _notes(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:

@@ -104,6 +104,14 @@ class Resumable(Protocol):
     def resumes(self) -> Literal[True]: ...
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """A stage whose record holds what users should hear, also where its artifact comes from the store."""
+
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """Sentences about what was made."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a stage is given by content: artifacts by label, data sets by role, and what else the user brings.

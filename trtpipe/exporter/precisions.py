@@ -1,0 +1,71 @@
+"""What an ONNX file has of precisions already: quantizers of other tools, and 16-bit floats."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtpipe.errors import StageError
+from trtpipe.passes.clean_up import clean_up
+from trtpipe.passes.foreign_quantizers import foreign_quantizers
+from trtpipe.passes.graph_pass import run_passes
+from trtpipe.passes.qoperators import SpreadQOperators
+from trtpipe.passes.raise_opset import raise_opset
+from trtpipe.passes.standard_quantizers import StandardQuantizers, least_opset
+from trtpipe.passes.strip_quantizers import StripQuantizers
+from trtpipe.passes.widen_halves import WidenHalves, halves_in
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from trtpipe.config.formats import Format
+
+_WORDS = ("Quantize", "QLinear", "Integer", "QGemm", "NBits", "QAttention")
+
+
+def settle_quantizers(model: ir.Model, notes: list[str], *, requantize: bool) -> ir.Model:
+    """Take a model's own quantizers as TensorRT takes them, or out of it.
+
+    Args:
+        notes: what was done is added to them.
+        requantize: whether they are taken out, so that the model can be calibrated anew.
+
+    Raises:
+        StageError: they are none that TensorRT takes.
+    """
+    if not any(word in node.op_type for node in model.graph.all_nodes() for word in _WORDS):
+        if requantize:
+            notes.append("nothing in the model is quantized: there was nothing to take out")
+        return model
+    clean_up(model)  # constants as initializers, and known types
+    if any(result.modified for result in run_passes(model, (SpreadQOperators(), StandardQuantizers()))):
+        notes.append("quantizers were written in ONNX's own operators, and biases as float constants")
+        model = raise_opset(model, least_opset(model))
+    if requantize and run_passes(model, (StripQuantizers(),))[0].modified:
+        notes.append("the model's quantizers were taken out: it computes in floats, with the weights that it has")
+    if (reason := foreign_quantizers(model)) is not None:
+        raise StageError(
+            reason,
+            "give the model as it was before it was quantized, or quantize it symmetrically"
+            if requantize
+            else "add --requantize, with --calib-data for int8: its quantizers are taken out, and ranges are found "
+            "anew; or give the model as it was before it was quantized",
+        )
+    return model
+
+
+def settle_halves(model: ir.Model, notes: list[str], kept: Format | None) -> None:
+    """Widen the 16-bit floats of a model to float32, from which any precision can be made; in place.
+
+    Args:
+        notes: what was done is added to them.
+        kept: the format that stays as it is, because it is what the engine is to compute in.
+    """
+    wide = tuple(form for form in halves_in(model) if form is not kept)
+    if not wide:
+        return
+    clean_up(model)
+    run_passes(model, (WidenHalves(wide),))
+    given = ", ".join(form.storage for form in wide)
+    notes.append(
+        f"the model is in {given}: it was widened to float32, from which the precision that was asked for is made"
+    )

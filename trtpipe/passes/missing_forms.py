@@ -1,0 +1,163 @@
+"""Forms of ONNX's operators that TensorRT's importer does not take, written in those it takes.
+
+Each is exact: the sums that define the operator, with its constants computed now (onnx/docs/Operators.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from trtpipe.passes.constants import array_of
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
+from trtpipe.passes.operators import is_standard
+from trtpipe.passes.writer import Writer, attribute, sizes, text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Elements of the largest tensor that a scatter is spread to: 64 MiB of float32.
+_MOST_ELEMENTS = 1 << 24
+_REDUCED = {
+    "add": ("ReduceSum", 0.0),
+    "mul": ("ReduceProd", 1.0),
+    "max": ("ReduceMax", None),
+    "min": ("ReduceMin", None),
+}
+
+
+class WriteMissingForms(GraphPass):
+    """Write three operators in forms that TensorRT takes.
+
+    1. Resize with ``antialias``, of fixed sizes: products with one constant matrix an axis.
+    2. Einsum of integers: products and sums.
+    3. ScatterElements with a reduction, of fixed sizes: every element chooses what is scattered to it.
+    """
+
+    name = "write_missing_forms"
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite all graphs."""
+        fresh, opset = FreshNames(model), model.graph.opset_imports.get("", 1)
+        modified = False
+        for node in [each for graph in graphs_of(model) for each in graph]:
+            write = _FORMS.get(node.op_type) if is_standard(node) else None
+            if write is not None:
+                modified |= write(node, Writer(node, opset, fresh))
+        return PassResult(self.name, modified)
+
+
+def _resize(node: ir.Node, w: Writer) -> bool:
+    given = [*node.inputs, None, None, None][:4]
+    before = sizes(given[0])
+    if not attribute(node, "antialias", 0) or before is None or given[0] is None:
+        return False
+    if text(node, "keep_aspect_ratio_policy", "stretch") != "stretch" or "crop" in text(node, _COORDINATES, ""):
+        return False
+    found = node.attributes.get("axes")
+    axes = list(range(len(before))) if found is None else [axis % len(before) for axis in found.as_ints()]
+    scales, wanted = array_of(given[2]), array_of(given[3])
+    changes = wanted if wanted is not None and wanted.size else scales
+    if changes is None or len(changes) != len(axes):
+        return False
+    whole = [
+        (axis, change) for axis, change in zip(axes, changes, strict=True)
+        if float(change) != (before[axis] if changes is wanted else 1.0)
+    ]  # fmt: skip
+    if any(axis < len(before) - 2 for axis, _ in whole):
+        return False
+    result = given[0]
+    for axis, change in whole:
+        matrix = _resizing(node, before[axis], change, w.opset)
+        if axis == len(before) - 1:
+            result = w.op("MatMul", result, w.constant(matrix.T, result))
+        else:
+            result = w.op("MatMul", w.constant(matrix, result), result)
+    w.replace(result)
+    return True
+
+
+_COORDINATES = "coordinate_transformation_mode"
+
+
+def _resizing(node: ir.Node, size: int, change: np.generic, opset: int) -> np.ndarray:
+    """[new size, size]: what resizing does to each unit vector."""
+    names = ("antialias", _COORDINATES, "cubic_coeff_a", "exclude_outside", "mode", "nearest_mode")
+    kept = {name: ir.serde.serialize_attribute(node.attributes[name]) for name in names if name in node.attributes}
+    as_sizes = np.issubdtype(change.dtype, np.integer)
+    both = np.array([change, size if as_sizes else 1], change.dtype)
+    inputs = ["x", "", "", "n"] if as_sizes else ["x", "", "s"]
+    resize = onnx.helper.make_node("Resize", inputs, ["y"])
+    resize.attribute.extend(kept.values())
+    constant = onnx.numpy_helper.from_array(both, inputs[-1])
+    graph = onnx.helper.make_graph(
+        [resize], "g", [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [size, size])],
+        [onnx.ValueInfoProto(name="y")], [constant],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    (matrix,) = ReferenceEvaluator(model).run(None, {"x": np.eye(size, dtype=np.float32)})
+    return np.asarray(matrix)
+
+
+def _einsum(node: ir.Node, w: Writer) -> bool:
+    """All operands over all indices, multiplied; then the sum over those that the result does not have."""
+    equation = text(node, "equation", "").replace(" ", "")
+    operands = [value for value in node.inputs if value is not None]
+    if not operands or any(value.dtype is None or not value.dtype.is_integer() for value in operands):
+        return False
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if "." in equation or len(terms) != len(operands) or any(len(set(term)) < len(term) for term in terms):
+        return False
+    counts = "".join(terms)
+    result = right if arrow else "".join(sorted(each for each in set(counts) if counts.count(each) == 1))
+    summed = sorted(set(counts) - set(result))
+    order = [*result, *summed]
+    total = None
+    for term, value in zip(terms, operands, strict=True):
+        inside = [each for each in order if each in term]
+        moved = w.op("Transpose", value, having={"perm": [term.index(each) for each in inside]})
+        missing = [index for index, each in enumerate(order) if each not in term]
+        spread = w.unsqueezed(moved, missing) if missing else moved
+        total = spread if total is None else w.op("Mul", total, spread)
+    assert total is not None
+    if summed:
+        total = w.reduce("ReduceSum", total, range(len(result), len(order)), keepdims=False)
+    w.replace(total)
+    return True
+
+
+def _scatter(node: ir.Node, w: Writer) -> bool:
+    reduction = text(node, "reduction", "none")
+    data, places, updates = node.inputs[:3]
+    whole, chosen = sizes(data), sizes(places)
+    if reduction not in _REDUCED or data is None or places is None or updates is None or whole is None:
+        return False
+    axis = int(attribute(node, "axis", 0)) % len(whole)
+    fits = chosen is not None and all(a == b for at, (a, b) in enumerate(zip(whole, chosen, strict=True)) if at != axis)
+    if not fits or chosen is None or int(np.prod(chosen)) * whole[axis] > _MOST_ELEMENTS:
+        return False
+    reduce, neutral = _REDUCED[reduction]
+    here = [1] * (len(whole) + 1)
+    here[axis] = whole[axis]
+    positions = w.constant(np.arange(whole[axis]).reshape(here), places)
+    wrapped = w.op("Mod", places, w.constant(whole[axis], places))  # negative ones count from the end
+    meant = w.op("Equal", w.unsqueezed(wrapped, [axis]), positions, dtype=ir.DataType.BOOL)
+    other = w.unsqueezed(data, [axis + 1]) if neutral is None else w.constant(neutral, data)
+    spread = w.op("Where", meant, w.unsqueezed(updates, [axis]), other, dtype=data.dtype)
+    reduced = w.reduce(reduce, spread, [axis + 1], keepdims=False)
+    if neutral is not None:
+        reduced = w.op("Add" if reduction == "add" else "Mul", data, reduced)
+    w.replace(reduced)
+    return True
+
+
+_FORMS: dict[str, Callable[[ir.Node, Writer], bool]] = {
+    "Resize": _resize,
+    "Einsum": _einsum,
+    "ScatterElements": _scatter,
+}
