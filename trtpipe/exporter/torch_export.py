@@ -39,8 +39,8 @@ from trtpipe.exporter.request import MODEL, ExportReply, TorchRequest
 from trtpipe.exporter.saved_program import of_tensors, saved_call, saved_result
 from trtpipe.exporter.state import copied, random_error, refuse_state, restored, run_stateless
 from trtpipe.exporter.structure import dotted, tensors_in
-from trtpipe.exporter.widening import widen
 from trtpipe.isolation.worker import Report
+from trtpipe.passes.widen_halves import WidenHalves, halves_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,7 +103,9 @@ def export_module(module: object, examples: object | None, request: TorchRequest
     exported = to_program(module, examples, request)
     with exporting(unwrapped(module)):
         model = _to_onnx(exported, request)
-    half = widen(model)
+    halves = halves_in(model)  # onnxruntime has no Conv or Gemm in bfloat16, and all precisions start from float32
+    WidenHalves(halves).call(model)
+    half = max(halves, key=lambda form: form.rounding, default=None)
     name_nodes(model, exported.inner)
     keep_lines_alone(model)
     separate_outputs(model)
