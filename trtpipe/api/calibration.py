@@ -13,9 +13,8 @@ from trtpipe.api.request import requested
 from trtpipe.api.results import JSON, BuildResult, run_stages
 from trtpipe.calibration.statistics_file import merge_statistics
 from trtpipe.config.formats import DEFAULT_QUANTIZED
-from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import InputError
-from trtpipe.pipeline.publish import check_writable, publish_file
+from trtpipe.pipeline.publish import check_writable, publish_folder, write_file
 from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.stages.calibrate import RANGES
 from trtpipe.stages.observe import STATISTICS
@@ -125,7 +124,8 @@ def ranges_from_statistics(
             whole = Path(folder, STATISTICS)
             merge_statistics(files, whole)
             result = ranges_from(whole)
-            publish_file(artifact_from_file("statistics", whole), _statistics_beside(where), (".npz",))
+            beside = _statistics_beside(where)
+            publish_folder([artifact_from_file("statistics", whole)], beside.parent)
         return result
 
 
@@ -163,9 +163,7 @@ def import_trt_cache(cache: PathLike, simplified: PathLike, out: PathLike, keep:
     check_writable(path.parent)
     tensors = observed_tensors(load_clean(graph), tuple(keep))
     result = apply_trt_cache(read_trt_cache(given), tensors)
-    with translate_os_errors(path, f"write {path}", elsewhere="choose another output with -o"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        result.ranges.write(path)
+    write_file(path, result.ranges.to_json() + "\n", named=path == where)
     return result
 
 

@@ -10,11 +10,10 @@ from trtpipe.api.paths import path_of
 from trtpipe.api.request import profile_from
 from trtpipe.api.results import BuildResult
 from trtpipe.backends.base import load_backend
-from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.settings import Settings
 from trtpipe.config.toolchain import machine
 from trtpipe.errors import InputError
-from trtpipe.pipeline.publish import check_writable, write_file
+from trtpipe.pipeline.publish import write_file
 from trtpipe.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -88,11 +87,9 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
 
 def write_record(record: Record, out: Path, name: str) -> Path:
     """Write ``record`` to ``out``: a file if it ends in .json, else a folder."""
-    target = out if out.suffix == ".json" and not out.is_dir() else out / name
-    check_writable(target.parent)
-    with translate_os_errors(target, f"write {target}", elsewhere="choose another output with -o"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        record.write(target)
+    named = out.suffix == ".json" and not out.is_dir()
+    target = out if named else out / name
+    write_file(target, record.to_json() + "\n", named=named)
     return target
 
 

@@ -108,10 +108,7 @@ def run_stages(
             publish_folder(result.artifacts, rejected)
             return rejected
         if len(names) > 1 and out.suffix in suffixes and not out.is_dir():
-            for artifact in result.artifacts[:-1]:
-                name = artifact.files[0].name
-                publish_file(artifact, out.with_name(name), (Path(name).suffix,))
-            return publish_file(result.artifacts[-1], out, suffixes)
+            return publish_file(result.artifacts[-1], out, suffixes, beside=result.artifacts[:-1])
         if len(result.artifacts) == 1:
             return publish_file(result.artifacts[0], out, suffixes)
         publish_folder(result.artifacts, out)

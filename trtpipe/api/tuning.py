@@ -10,11 +10,10 @@ from trtpipe.api.paths import path_of, path_or_none
 from trtpipe.api.request import requested
 from trtpipe.api.results import JSON, run_published
 from trtpipe.config.formats import DEFAULT_QUANTIZED
-from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.tomlfile import dump_toml
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import opened, stages_named
-from trtpipe.pipeline.publish import check_writable, publish_file
+from trtpipe.pipeline.publish import check_writable, publish_file, write_files
 from trtpipe.pipeline.tuner import BEFORE, Tuner
 from trtpipe.progress import NullProgress, Progress
 from trtpipe.quantization.sensitivity import Sensitivity
@@ -208,12 +207,7 @@ def _write(result: TuneResult, out: Path, held: Collection[Role]) -> tuple[Path,
         out.with_suffix(".json"): result.tuning.to_json() + "\n",
         out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe, held)),
     }
-    with translate_os_errors(out, f"write {out}", elsewhere="choose another file"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            part = path.with_name(f".{path.name}.part")
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
+    write_files(texts, named=(out,))
     return tuple(texts)
 
 
