@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trtpipe.config.authenticity import KeyPlace, Mac
-from trtpipe.config.settings import Settings, key_place
+from trtpipe.config.authenticity import Mac, UserKey
+from trtpipe.config.settings import Settings, user_key
 from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ def test_the_key_is_made_once_and_for_the_user_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         with ThreadPoolExecutor(8) as pool:
-            seals = list(pool.map(lambda _: KeyPlace("", file).seal(), range(32)))
+            seals = list(pool.map(lambda _: UserKey("", file).mac, range(32)))
     finally:
         os.umask(before)
     assert len({seal.key for seal in seals}) == 1
     assert [path.name for path in file.parent.iterdir()] == ["cache.key"]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert KeyPlace("", tmp_path / "other").seal().key != seals[0].key
+    assert UserKey("", tmp_path / "other").mac.key != seals[0].key
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o777])
@@ -56,7 +56,7 @@ def test_a_narrow_umask(tmp_path: Path, umask: int) -> None:
     (tmp_path / "config").mkdir()
     before = os.umask(umask)
     try:
-        KeyPlace("", tmp_path / "config" / "cache.key").seal()
+        assert UserKey("", tmp_path / "config" / "cache.key").lasting
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "config" / "cache.key").stat().st_mode) == 0o600
@@ -88,26 +88,26 @@ def _write(file: Path, data: bytes = bytes(32), mode: int = 0o600) -> None:
 def test_a_key_that_is_none_of_ours_is_refused(tmp_path: Path, harm: Callable[[Path], object], complaint: str) -> None:
     harm(tmp_path / "cache.key")
     with pytest.raises(HostError, match=complaint) as caught:
-        KeyPlace("", tmp_path / "cache.key").seal()
+        UserKey("", tmp_path / "cache.key").seal("entry", b"")
     assert "TRTPIPE_CACHE_KEY" in caught.value.remedy
 
 
 def test_where_no_key_can_be_kept_it_lasts_as_long_as_the_process(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for place in (KeyPlace("", None), KeyPlace("", tmp_path / "file" / "cache.key")):
-        seal = place.seal()
+    for place in (UserKey("", None), UserKey("", tmp_path / "file" / "cache.key")):
+        seal = place
         assert not seal.lasting
-        assert seal.verify("entry", b"x", place.seal().seal("entry", b"x"))
+        assert seal.verify("entry", b"x", place.mac.seal("entry", b"x"))
 
 
 def test_where_the_key_comes_from() -> None:
-    assert key_place({"HOME": "/h"}).file == Path("/h/.config/trtpipe/cache.key")
-    assert key_place({"HOME": "/h", "XDG_CONFIG_HOME": "/c"}).file == Path("/c/trtpipe/cache.key")
-    assert key_place({"HOME": "/h", "XDG_CONFIG_HOME": "relative"}).file == Path("/h/.config/trtpipe/cache.key")
-    given = [key_place({"HOME": home, "TRTPIPE_CACHE_KEY": "a secret of sixteen"}).seal() for home in ("/a", "/b")]
+    assert user_key({"HOME": "/h"}).file == Path("/h/.config/trtpipe/cache.key")
+    assert user_key({"HOME": "/h", "XDG_CONFIG_HOME": "/c"}).file == Path("/c/trtpipe/cache.key")
+    assert user_key({"HOME": "/h", "XDG_CONFIG_HOME": "relative"}).file == Path("/h/.config/trtpipe/cache.key")
+    given = [user_key({"HOME": home, "TRTPIPE_CACHE_KEY": "a secret of sixteen"}).mac for home in ("/a", "/b")]
     assert given[0].lasting
     assert given[0].key == given[1].key
-    assert key_place({"HOME": "/a", "TRTPIPE_CACHE_KEY": "another secret of mine"}).seal().key != given[0].key
+    assert user_key({"HOME": "/a", "TRTPIPE_CACHE_KEY": "another secret of mine"}).mac.key != given[0].key
 
 
 def test_a_short_secret_is_refused() -> None:

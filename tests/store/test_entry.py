@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trtpipe.config.authenticity import Mac
-from trtpipe.config.settings import key_place
+from trtpipe.config.settings import user_key
 from trtpipe.digest import sha256_bytes
 from trtpipe.errors import StoreCorrupt
 from trtpipe.store import entry as entries
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from trtpipe.store import ArtifactStore, Key
 
-OURS = key_place().seal()
+OURS = user_key()
 CONTENT = {"sm89.plan": bytes(range(150)), "sm89.plan.json": b'{"layers": 3}', "empty": b""}
 
 

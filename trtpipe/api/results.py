@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from trtpipe.progress import NullProgress, Progress
 from trtpipe.report.manifest import Manifest, Verdict, verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from trtpipe.artifact import Artifact
     from trtpipe.config.job import Job
@@ -126,7 +128,8 @@ def run_published(
 ) -> BuildResult:
     """Run and publish while the store is open: what it hands out is pinned until then."""
     with opened(job, progress) as pipeline, pipeline.given(given) as artifacts:
-        steps = pipeline.run(stages, artifacts)
+        with _back_afterwards():
+            steps = pipeline.run(stages, artifacts)
         made = {step.artifact.kind: step.artifact for step in steps if step.artifact is not None}
         result = BuildResult(
             steps=steps,
@@ -135,3 +138,14 @@ def run_published(
             latency=LatencyReport.read(made["latency"].path) if "latency" in made else None,
         )
         return replace(result, out=publish(result))
+
+
+@contextmanager
+def _back_afterwards() -> Iterator[None]:
+    """Return to the working folder: the user's code may leave it, and relative paths were meant from here."""
+    here = os.open(".", os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
+    try:
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)

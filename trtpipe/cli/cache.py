@@ -130,7 +130,7 @@ def clear(session: Session, yes: bool) -> int:
 def _store(session: Session) -> ArtifactStore:
     import trtpipe
 
-    return trtpipe.ArtifactStore(session.settings.cache_dir, seal=session.settings.key.seal())
+    return trtpipe.ArtifactStore(session.settings.cache_dir, seal=session.settings.key)
 
 
 def _ago(seconds: float) -> str:

@@ -15,6 +15,7 @@ import secrets
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from trtpipe.durable import write_new
@@ -65,23 +66,38 @@ class Mac:
 
 
 @dataclass(frozen=True)
-class KeyPlace:
-    """Where the user's key comes from.
+class UserKey:
+    """The seal of this user, whose key is read, or made, when it is first needed.
+
+    Where no key can be kept, it is one that lasts as long as this process.
 
     Attributes:
         secret: a text that stands for the key (``TRTPIPE_CACHE_KEY``); empty to use the file.
-        file: the key's file, made when it is first needed; ``None`` where no home folder is known.
+        file: the key's file; ``None`` where no home folder is known.
+
+    Raises:
+        HostError: from every method: the file belongs to another user, is open to others, or is no key.
     """
 
     secret: str = field(repr=False)
     file: Path | None
 
-    def seal(self) -> Mac:
-        """The seal of this user. Where no key can be kept, one that lasts as long as this process.
+    @property
+    def lasting(self) -> bool:
+        """Whether the key outlives this process."""
+        return self.mac.lasting
 
-        Raises:
-            HostError: the file belongs to another user, is open to others, or is no key.
-        """
+    def seal(self, purpose: str, message: bytes) -> str:
+        """As ``Mac``."""
+        return self.mac.seal(purpose, message)
+
+    def verify(self, purpose: str, message: bytes, proof: str) -> bool:
+        """As ``Mac``."""
+        return self.mac.verify(purpose, message, proof)
+
+    @cached_property
+    def mac(self) -> Mac:
+        """The code with the key in force."""
         if self.secret:
             return Mac(hashlib.sha256(b"trtpipe cache key\0" + self.secret.encode("utf-8", "surrogateescape")).digest())
         if self.file is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.config.authenticity import KeyPlace
+from trtpipe.config.authenticity import UserKey
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LEAST_SECRET = 16
 
 
-def key_place(environment: Mapping[str, str] | None = None) -> KeyPlace:
+def user_key(environment: Mapping[str, str] | None = None) -> UserKey:
     """Where the key is that proves what this user's trtpipe has written (``TRTPIPE_CACHE_KEY``, or a file in the
     user's configuration folder).
 
@@ -33,11 +33,11 @@ def key_place(environment: Mapping[str, str] | None = None) -> KeyPlace:
         )
     base = env.get("XDG_CONFIG_HOME", "")
     if Path(base).is_absolute():  # the XDG specification ignores relative paths
-        return KeyPlace(secret, Path(base) / "trtpipe" / "cache.key")
+        return UserKey(secret, Path(base) / "trtpipe" / "cache.key")
     try:
-        return KeyPlace(secret, Path(env.get("HOME") or "~", ".config", "trtpipe", "cache.key").expanduser())
+        return UserKey(secret, Path(env.get("HOME") or "~", ".config", "trtpipe", "cache.key").expanduser())
     except RuntimeError:
-        return KeyPlace(secret, None)
+        return UserKey(secret, None)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Settings:
     jobs: int | None = None
     engine_seconds: float | None = None
     engine_memory: int | None = None
-    key: KeyPlace = field(default_factory=key_place, compare=False, repr=False)
+    key: UserKey = field(default_factory=user_key, compare=False, repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -86,7 +86,7 @@ class Settings:
             jobs=_count(env, "TRTPIPE_JOBS") or None,
             threads=_count(env, "TRTPIPE_THREADS"),
             sandbox=_switch(env, "TRTPIPE_SANDBOX"),
-            key=key_place(env),
+            key=user_key(env),
         )
 
     @classmethod

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.artifact import FileEntry, Record
-from trtpipe.config.settings import key_place
+from trtpipe.config.settings import user_key
 from trtpipe.durable import plain_mode, write_new
 from trtpipe.errors import InputError, StoreCorrupt
 from trtpipe.store.entry import seal, unseal
@@ -138,7 +138,7 @@ def held(path: Path, by: Seal | None = None) -> Iterator[OwnFolder]:
         OSError: the folder cannot be made or opened.
     """
     where = path.absolute()
-    seal_of_user = by or key_place().seal()
+    seal_of_user = by or user_key()
     handle = _locked(where)
     try:
         written = _read(where, seal_of_user) or Written()

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Artifact, Draft, FileEntry
-from trtpipe.config.settings import key_place
+from trtpipe.config.settings import user_key
 from trtpipe.digest import JSON, canonical_json, sha256_bytes
 from trtpipe.durable import sync_folder, write_new
 from trtpipe.errors import InternalError, StoreCorrupt
@@ -73,7 +73,7 @@ class ArtifactStore:
     """
 
     def __init__(self, root: Path, progress: Progress | None = None, seal: Seal | None = None) -> None:
-        self._layout = Layout(root.absolute(), seal or key_place().seal())
+        self._layout = Layout(root.absolute(), seal or user_key())
         self._said: set[str] = set()
         self._progress: Progress = progress or NullProgress()
         self._pins: OrderedDict[str, int] = OrderedDict()  # digest -> handle with a shared lock on the record
