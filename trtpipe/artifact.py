@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trtpipe.digest import sha256_file, sha256_json
+from trtpipe.durable import read_bounded
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     Feed: TypeAlias = dict[str, np.ndarray]
 
 R = TypeVar("R", bound="Record")
+
+#: The most that is read of a record: bytes of its file, and values in it, which take more memory than their text.
+_MOST_BYTES, _MOST_VALUES = 64 << 20, 4 << 20
 
 
 class Record(BaseModel):
@@ -50,11 +54,13 @@ class Record(BaseModel):
             InputError: the file is missing, is not JSON, or is not such a record; the message names the field.
         """
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            data = read_bounded(path, _MOST_BYTES)
+        except OSError as error:
             raise InputError(f"{path}: cannot be read: {error}", "give an existing JSON file") from error
+        if sum(map(data.count, b"[{,")) > _MOST_VALUES:
+            raise InputError(f"{path}: holds more than {_MOST_VALUES:,} values", "give the right file")
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "document"

@@ -1,4 +1,5 @@
-"""Files that are there whole or not at all: how everything that trtpipe writes for a user, or keeps, reaches the disk.
+"""Files that are there whole or not at all: how everything that trtpipe writes for a user, or keeps, reaches the disk;
+and files that are read up to a limit.
 
 A file is written under a fresh name that nobody can know beforehand, never through a link, flushed, and then renamed
 into its place. What lies in that place and is no plain file (a link, a device, a folder) is left alone.
@@ -78,6 +79,22 @@ def plain_mode(path: Path) -> int | None:
         kind = "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
         raise InputError(f"{path}: {kind}, where a file is to be written", "choose another name")
     return stat.S_IMODE(mode)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The content of a plain file; nothing beyond ``limit`` bytes is read, and no pipe or device is waited for.
+
+    Raises:
+        InputError: it is something else, or larger.
+        OSError: it cannot be read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise InputError(f"{path}: not a plain file", "give an existing file")
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise InputError(f"{path}: larger than {limit >> 20} MiB, the most that is read", "give the right file")
+    return data
 
 
 def sync_folder(path: Path) -> None:
