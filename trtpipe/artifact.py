@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.durable import read_bounded
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="Record")
 
 #: The most that is read of a record: bytes of its file, and values in it, which take more memory than their text.
-_MOST_BYTES, _MOST_VALUES = 64 << 20, 4 << 20
+_MOST_BYTES, _MOST_VALUES = 32 << 20, 4 << 20
 
 
 class Record(BaseModel):
@@ -37,13 +39,28 @@ class Record(BaseModel):
         """Write as indented JSON with sorted keys: equal records give equal bytes."""
         path.write_text(self.to_json() + "\n", encoding="utf-8")
 
+    def to_line(self) -> str:
+        """Compact JSON, as a message to another process.
+
+        Raises:
+            InputError: a name in it is not valid UTF-8, so that no text can hold it.
+        """
+        try:
+            return self.model_dump_json()
+        except PydanticSerializationError as error:
+            for text in _texts(self.model_dump()):
+                if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
+                    shown = text.encode("utf-8", "backslashreplace").decode()
+                    raise InputError(f"{shown}: not valid UTF-8", "give that file or folder another name") from error
+            raise
+
     def to_json(self) -> str:
         """Indented JSON with sorted keys."""
         return json.dumps(self.to_dict(), sort_keys=True, indent=2, ensure_ascii=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values; NaN and infinities become strings."""
-        plain: dict[str, Any] = json.loads(self.model_dump_json())
+        plain: dict[str, Any] = json.loads(self.to_line())
         return plain
 
     @classmethod
@@ -70,6 +87,18 @@ class Record(BaseModel):
                 f"{path}: {field}: {first['msg']} (expected a {cls.__name__} record{version})",
                 "use the file as trtpipe wrote it, or make it again with the command that wrote it",
             ) from error
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (*_texts(key), *_texts(item))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
 
 
 class TensorSpec(Record):

@@ -45,7 +45,7 @@ class ForkServer:
         with self._lock:
             control = self._started(request.preload)
             try:
-                socket.send_fds(control, [request.model_dump_json().encode()], handles)
+                socket.send_fds(control, [request.to_line().encode()], handles)
                 reply = control.recv(LINE_BYTES)
             except OSError:
                 reply = b""

@@ -147,7 +147,7 @@ def call(
             where = None if workdir is None else workdir.absolute()
             scratch = tempfile.TemporaryDirectory(prefix="trtpipe-", dir=where, ignore_cleanup_errors=True)
             folder = stack.enter_context(scratch)
-            Path(folder, "request.json").write_text(request.model_dump_json(), encoding="utf-8")
+            Path(folder, "request.json").write_text(request.to_line(), encoding="utf-8")
             writes: list[Path | str] = [folder] if where is None else [where, folder]
             confinement = "" if reads is None else confinement_of(reads, writes, limits)
             child = stack.enter_context(_Child(task, folder, confinement, limits, progress))
