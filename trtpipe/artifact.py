@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -195,14 +195,39 @@ class Artifact:
         return self.folder / f"{self.files[0].name}.json"
 
 
+class Observed(Record):
+    """What the user's code read where it ran, beyond what it was given; paths are absolute.
+
+    Attributes:
+        files: whose content was read, modules among them.
+        asked: paths that it asked about: whether they are there, and what they are.
+        measured: paths whose size or time it may know too; ``folder/*`` for all that is in a folder.
+        listed: folders whose names it read.
+        variables: of the environment; ``*`` for all.
+        unseen: what it used that cannot be followed. If there is any, the code has to run again.
+    """
+
+    files: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Draft:
-    """What a stage has just made in its work folder, before it is checked and stored."""
+    """What a stage has just made in its work folder, before it is checked and stored.
+
+    Attributes:
+        observed: what the user's code read, where the stage ran some.
+    """
 
     kind: str
     folder: Path
     names: tuple[str, ...]
     target: str | None = None
+    observed: Observed = field(default_factory=Observed)
 
     @property
     def path(self) -> Path:

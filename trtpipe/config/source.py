@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from pydantic import ValidationError
+
+from trtpipe.artifact import Observed
+from trtpipe.config.observed import state_of
 from trtpipe.digest import JSON, sha256_file, sha256_json
 from trtpipe.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 
 class Memory(Protocol):
@@ -32,8 +33,13 @@ class Source(Protocol):
     def digest(self, memory: Memory) -> str | None:
         """The identity of its content; ``None`` if only running the export can tell."""
 
-    def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
-        """The identity, once the export has run and is known to have read ``read``."""
+    def learn(self, memory: Memory, observed: Observed, model_digest: str) -> str:
+        """The identity, once the export has run.
+
+        Args:
+            observed: what the user's code read meanwhile.
+            model_digest: of what was exported.
+        """
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class OnnxSource:
 
         return digest_model(self.path)
 
-    def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
+    def learn(self, memory: Memory, observed: Observed, model_digest: str) -> str:
         """Same as ``digest``: an ONNX file says what it consists of."""
         return self.digest(memory) or model_digest
 
@@ -73,7 +79,7 @@ class Pt2Source:
         """Content of the file."""
         return sha256_of_pt2(self.path)
 
-    def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
+    def learn(self, memory: Memory, observed: Observed, model_digest: str) -> str:
         """Same as ``digest``."""
         return self.digest(memory) or model_digest
 
@@ -82,9 +88,9 @@ class Pt2Source:
 class FactorySource:
     """``path/file.py:function`` or ``package.module:function``: user code that returns a module.
 
-    The files it read the last time (its own source, modules beside it, weights) are remembered with their digests;
-    while all of them are unchanged the factory need not run again. Tracked are files opened through Python or
-    safetensors.
+    Its identity is what it exported to. That is remembered together with all that it was seen to read (its source,
+    modules beside it, weights, folders, the environment); while all of that is as it was, the factory need not run
+    again. One that used what cannot be seen runs in every build.
     """
 
     module: str
@@ -106,26 +112,25 @@ class FactorySource:
         return f"factory-{sha256_json([where, self.function])}"
 
     def digest(self, memory: Memory) -> str | None:
-        """From the files read last time, if none of them has changed since."""
+        """As remembered, if all that was read last time is as it was."""
         known = memory.recall(self._memo)
-        if not isinstance(known, list) or not known:
+        if not isinstance(known, dict):
             return None
-        for item in known:
-            path = Path(str(item[0]))
-            if not path.is_file() or sha256_file(path) != item[1]:
-                return None
-        return self._identity(known)
+        try:
+            observed = Observed.model_validate(known["observed"])
+        except (KeyError, TypeError, ValidationError):
+            return None
+        return str(known["identity"]) if state_of(observed) == known.get("state") else None
 
-    def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
-        """Remember what the factory read and give the identity that follows from it."""
-        found: list[Any] = [[str(path), sha256_file(path)] for path in sorted(set(read)) if path.is_file()]
-        memory.remember(self._memo, found)
-        return self._identity(found)
-
-    def _identity(self, read: Iterable[Any]) -> str:
-        home = str((self.file or Path.cwd() / "x").resolve().parent)
-        content = sorted([_relative(str(path), home), digest] for path, digest in read)
-        return sha256_json(["factory", self.function, content])
+    def learn(self, memory: Memory, observed: Observed, model_digest: str) -> str:
+        """The content of what was exported; remembered with what was read, if that is all there is to know."""
+        identity = sha256_json(["factory", model_digest])
+        if observed.unseen:
+            memory.remember(self._memo, None)
+        else:
+            state = state_of(observed)
+            memory.remember(self._memo, {"observed": observed.to_dict(), "state": state, "identity": identity})
+        return identity
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class ModuleSource:
         """Unknown before the export."""
         return None
 
-    def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
+    def learn(self, memory: Memory, observed: Observed, model_digest: str) -> str:
         """The content of the exported model."""
         return sha256_json(["module", model_digest])
 
@@ -188,8 +193,3 @@ def _factory(module: str, function: str) -> FactorySource:
             "write SOURCE as model.onnx, model.pt2, path/file.py:factory or package.module:factory",
         )
     return FactorySource(module, function)
-
-
-def _relative(path: str, home: str) -> str:
-    inside = Path(path)
-    return str(inside.relative_to(home)) if inside.is_relative_to(home) else inside.name

@@ -83,7 +83,7 @@ class Capture(Stage[CaptureSettings]):
             )
         else:
             raise InternalError("capture was asked to run without a source")
-        return Draft("program", workdir, reply.names), tuple(Path(path) for path in reply.files_read)
+        return Draft("program", workdir, reply.names, observed=reply.observed), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """It returns something."""

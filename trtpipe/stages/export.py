@@ -77,8 +77,7 @@ class Export(Stage[ExportStageSettings]):
         changed = isinstance(source, Pt2Source) and inputs.source_digest not in ("", sha256_of_pt2(source.path))
         if changed:
             raise InputError(f"{source.label}: was changed while it was read", "run the command again")
-        draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"))
-        return draft, tuple(Path(path) for path in reply.files_read)
+        return Draft("model", workdir, (*reply.names, f"{MODEL}.json"), observed=reply.observed), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """Every output of the ONNX model agrees with PyTorch's."""

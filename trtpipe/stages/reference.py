@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.artifact import Draft, Record
+from trtpipe.artifact import Draft, Observed, Record
 from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.config.stage_settings import NotNeeded, ReferenceSettings, synthetic_shapes
 from trtpipe.errors import InputError, InternalError
@@ -44,9 +44,9 @@ class ReferenceRequest(Record):
 
 
 class ReferenceReply(Record):
-    """Every file of the user's that was read."""
+    """What the user's code read."""
 
-    files_read: tuple[str, ...]
+    observed: Observed
 
 
 class Reference(Stage[ReferenceSettings]):
@@ -84,7 +84,7 @@ class Reference(Stage[ReferenceSettings]):
             verification_data(inputs.datasets, inputs.graph(), settings.synthetic).dataset, _MOST_FEEDS, _MOST_BYTES
         )
         names = tuple(spec.name for spec in contract.outputs)
-        read: tuple[str, ...] = ()
+        observed = Observed()
         if isinstance(source, ModuleSource):
             from trtpipe.exporter.torch_export import run_module
 
@@ -92,7 +92,7 @@ class Reference(Stage[ReferenceSettings]):
         elif isinstance(source, FactorySource | Pt2Source):
             save_reference(workdir / _FEEDS, feeds, [])
             request = _request(source, workdir, names)
-            read = call(
+            observed = call(
                 "trtpipe.stages.reference:run_saved",
                 request,
                 ReferenceReply,
@@ -100,11 +100,11 @@ class Reference(Stage[ReferenceSettings]):
                 progress=progress,
                 what=f"running {source.label}",
                 workdir=workdir,
-            ).files_read
+            ).observed
             (workdir / _FEEDS).unlink()
         else:
             raise InternalError("reference was asked to run without a PyTorch source")
-        return Draft("reference", workdir, (REFERENCE,)), tuple(Path(path) for path in read)
+        return Draft("reference", workdir, (REFERENCE,), observed=observed), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The file reads back."""
@@ -136,4 +136,4 @@ def run_saved(request: ReferenceRequest, report: Report) -> ReferenceReply:
         report("run", 0, None)
         outputs = run_module(program, feeds, request.outputs)
     save_reference(workdir / REFERENCE, feeds, outputs)
-    return ReferenceReply(files_read=tracker.files())
+    return ReferenceReply(observed=tracker.observed())
