@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trtpipe.errors import HostError, InputError
+from trtpipe.exporter.archive import check_archive
 
 try:
     import torch as torch  # noqa: PLC0414  other modules import it from here, for the same error
@@ -99,6 +100,7 @@ def parameters_of(function: Any) -> list[tuple[str, inspect.Parameter]]:
 
 
 def _load_pt2(path: str) -> tuple[object, None]:
+    check_archive(Path(path))
     try:
         return torch.export.load(path), None
     except Exception as error:

@@ -99,6 +99,11 @@ def boot(module: str) -> list[str]:
     return [sys.executable, "-c", _BOOT.format(separator=os.pathsep, module=module), os.pathsep.join(sys.path)]
 
 
+def child_environment() -> dict[str, str]:
+    """The environment of a child: without the key that authenticates the cache, which only the parent needs."""
+    return {name: value for name, value in os.environ.items() if name != "TRTPIPE_CACHE_KEY"}
+
+
 def affordable(count: int, size: int, wanted: int | None) -> int:
     """How many of ``count`` builds may run at once: at most one per core, and as many as fit into free memory.
 
@@ -235,6 +240,7 @@ class _Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=child_environment(),
             bufsize=0,
             start_new_session=True,
         )
