@@ -391,6 +391,19 @@ class TestText:
         write_file(tmp_path / "baseline.json", "{}")
         assert [path.name for path in tmp_path.iterdir()] == ["baseline.json"]
 
+    def test_beside_the_record_of_another_it_is_written_once(self, tmp_path, monkeypatch):
+        """A bundle from another machine, to which a report is added here."""
+        monkeypatch.setenv("TRTPIPE_CACHE_KEY", "a secret of somebody else")
+        write_file(tmp_path / "first.html", "page", named=False)
+        monkeypatch.delenv("TRTPIPE_CACHE_KEY")
+        record = (tmp_path / RECORD).read_bytes()
+        write_file(tmp_path / "report.html", "page", named=False)
+        assert content(tmp_path) == {"first.html": "page", "report.html": "page"}
+        with pytest.raises(InputError, match=r"report\.html") as caught:
+            write_file(tmp_path / "report.html", "another page", named=False)
+        assert "TRTPIPE_CACHE_KEY" in caught.value.remedy
+        assert (tmp_path / RECORD).read_bytes() == record
+
     def test_links_of_predictable_names_lead_nowhere(self, tmp_path):
         (tmp_path / "victim").write_text("mine")
         for name in (".report.html.part", "report.html.tmp", ".trtpipe"):

@@ -58,12 +58,14 @@ class OwnFolder:
         path: absolute.
         files: name -> what trtpipe wrote under it; more than one while files are being exchanged.
         leaving: what a run that was killed had begun to remove.
+        foreign: whether there is a record that is not sealed with the user's key, and is left as it is.
     """
 
     path: Path
     seal: Seal
     files: Owned = field(default_factory=dict)
     leaving: tuple[str, ...] = ()
+    foreign: bool = False
 
     def owns(self, name: str) -> bool:
         """Whether the file of that name is there, and is exactly what trtpipe wrote."""
@@ -81,7 +83,7 @@ class OwnFolder:
         for name in names:
             path = self.path / name
             if plain_mode(path) is not None and not self.owns(name):
-                raise _taken(path)
+                raise self._taken(path)
 
     def record(self, files: Owned, staging: Path, leaving: tuple[str, ...] = ()) -> None:
         """Write down what is ours; before it is put there, so that the next run can tell even if this one is killed.
@@ -91,8 +93,8 @@ class OwnFolder:
         """
         if files == self.files and leaving == self.leaving:
             return
-        if plain_mode(self.path / RECORD) is not None and _read(self.path, self.seal) is None:
-            raise _taken(self.path / RECORD)
+        if self.foreign:
+            raise self._taken(self.path / RECORD)
         entries = (entry for found in files.values() for entry in found)
         written = Written(files=tuple(sorted(entries, key=lambda entry: (entry.name, entry.sha256))), leaving=leaving)
         part = staging / f"{RECORD}.{secrets.token_hex(8)}"
@@ -119,6 +121,13 @@ class OwnFolder:
             if self._made(orphan):
                 shutil.rmtree(orphan, ignore_errors=True)
 
+    def _taken(self, path: Path) -> InputError:
+        key = "; if it was written under another key, set TRTPIPE_CACHE_KEY to that" if self.foreign else ""
+        return InputError(
+            f"{path}: is there already, and is not what this user's trtpipe wrote",
+            f"move it, or choose another place with -o{key}",
+        )
+
     def _made(self, path: Path) -> bool:
         found = _STAGING.fullmatch(path.name)
         return found is not None and found["proof"] == self._proof(found["name"]) and not path.is_symlink()
@@ -141,11 +150,14 @@ def held(path: Path, by: Seal | None = None) -> Iterator[OwnFolder]:
     seal_of_user = by or user_key()
     handle = _locked(where)
     try:
-        written = _read(where, seal_of_user) or Written()
+        written = Written()
+        foreign = plain_mode(where / RECORD) is not None
+        if foreign and (found := _read(where, seal_of_user)) is not None:
+            written, foreign = found, False
         files: Owned = {}
         for entry in written.files:
             files.setdefault(entry.name, set()).add(entry)
-        folder = OwnFolder(where, seal_of_user, files, written.leaving)
+        folder = OwnFolder(where, seal_of_user, files, written.leaving, foreign)
         folder.sweep()
         yield folder
     finally:
@@ -174,10 +186,3 @@ def _read(path: Path, by: Seal) -> Written | None:
     except (StoreCorrupt, ValueError):
         return None
     return written if all(entry.name == Path(entry.name).name for entry in written.files) else None
-
-
-def _taken(path: Path) -> InputError:
-    return InputError(
-        f"{path}: is there already, and is not what this user's trtpipe wrote",
-        "move it, or choose another place with -o",
-    )

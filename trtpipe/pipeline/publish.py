@@ -206,7 +206,8 @@ def _put(out: Path, contents: Mapping[str, Path | bytes], *, named: Collection[s
                 else:
                     copy_new(content, staging / name)
             made = {name: {FileEntry.of(staging / name)} for name in contents}
-            if set(contents) - set(named) or any(name in folder.files for name in contents):
+            known = set(contents) - set(named) or set(contents) & set(folder.files)
+            if known and not folder.foreign:  # what is written beside another's record stays the user's
                 both = {name: folder.files.get(name, set()) | made[name] for name in made}
                 folder.record({**folder.files, **both}, staging)
             for name in contents:
