@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.durable import write_new
 from trtpipe.errors import HostError
 
@@ -101,11 +102,13 @@ class UserKey:
         if self.secret:
             return Mac(hashlib.sha256(b"trtpipe cache key\0" + self.secret.encode("utf-8", "surrogateescape")).digest())
         if self.file is not None:
-            try:
-                return Mac(_read(self.file) or _make(self.file))
-            except OSError as error:
-                if error.errno not in _NO_PLACE:
-                    raise
+            elsewhere = "set TRTPIPE_CACHE_KEY"
+            with translate_os_errors(self.file, "read the key of the cache", elsewhere=elsewhere):
+                try:
+                    return Mac(_read(self.file) or _make(self.file))
+                except OSError as error:
+                    if error.errno not in _NO_PLACE:
+                        raise
         return _TEMPORARY
 
 

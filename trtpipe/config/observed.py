@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.config.settings import environment
 from trtpipe.digest import sha256_file, sha256_json
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 _IMPORTS = "PYTHONPATH"
 
 
-def state_of(observed: Observed, environment: Mapping[str, str] | None = None) -> str:
+def state_of(observed: Observed, variables: Mapping[str, str] | None = None) -> str:
     """A digest of everything in ``observed`` as it is now, and of which packages are installed."""
-    env = os.environ if environment is None else environment
+    env = environment() if variables is None else variables
     names = sorted(env) if "*" in observed.variables else observed.variables
     return sha256_json(
         [

@@ -17,14 +17,21 @@ if TYPE_CHECKING:
 _LEAST_SECRET = 16
 
 
-def user_key(environment: Mapping[str, str] | None = None) -> UserKey:
+def environment() -> Mapping[str, str]:
+    """The process's whole environment: what the user's code reads, and what a child process inherits. What trtpipe
+    itself reads of it is in ``Settings``.
+    """
+    return os.environ
+
+
+def user_key(given: Mapping[str, str] | None = None) -> UserKey:
     """Where the key is that proves what this user's trtpipe has written (``TRTPIPE_CACHE_KEY``, or a file in the
     user's configuration folder).
 
     Raises:
         InputError: the text given is too short to be a secret.
     """
-    env = os.environ if environment is None else environment
+    env = os.environ if given is None else given
     secret = env.get("TRTPIPE_CACHE_KEY", "")
     if secret and len(secret) < _LEAST_SECRET:
         raise InputError(

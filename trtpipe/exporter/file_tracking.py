@@ -19,6 +19,7 @@ from typing import Any
 
 import trtpipe
 from trtpipe.artifact import Observed
+from trtpipe.config.settings import environment
 
 #: metadata folders of installed packages, editable ones too; plug-in systems read them all
 _METADATA = (".egg-info", ".dist-info")
@@ -175,8 +176,8 @@ class FileTracker:
             (self._asked if _asks_for_the_kind(frame) else self._measured).add(_absolute(path))
 
     def _watch_environment(self) -> None:
-        environ = type(os.environ)
-        get, iterate = environ.__getitem__, environ.__iter__
+        variables = type(environment())
+        get, iterate = variables.__getitem__, variables.__iter__
         seen = self._variables
 
         def getitem(mapping: Any, key: Any) -> Any:
@@ -189,8 +190,8 @@ class FileTracker:
                 seen.add("*")
             return iterate(mapping)
 
-        setattr(environ, "__getitem__", getitem)  # noqa: B010  every reference to os.environ is of this class
-        setattr(environ, "__iter__", iterating)  # noqa: B010
+        setattr(variables, "__getitem__", getitem)  # noqa: B010  every reference to it is of this class
+        setattr(variables, "__iter__", iterating)  # noqa: B010
 
 
 def _announce(module: str, name: str) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.artifact import R, Record
+from trtpipe.config.settings import environment
 from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Ending, Outcome, Stop, error_of, raise_from
 from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
@@ -101,7 +102,7 @@ def boot(module: str) -> list[str]:
 
 def child_environment() -> dict[str, str]:
     """The environment of a child: without the key that authenticates the cache, which only the parent needs."""
-    return {name: value for name, value in os.environ.items() if name != "TRTPIPE_CACHE_KEY"}
+    return {name: value for name, value in environment().items() if name != "TRTPIPE_CACHE_KEY"}
 
 
 def affordable(count: int, size: int, wanted: int | None) -> int:
