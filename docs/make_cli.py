@@ -35,6 +35,7 @@ Sizes and durations carry a unit (`4G`, `200ms`, `30d`). Shapes are written `x:1
 | variable | meaning |
 |---|---|
 | `TRTPIPE_CACHE_DIR` | cache folder; `--cache-dir` overrides it |
+| `TRTPIPE_CACHE_KEY` | secret that seals cache entries, 16 characters or more; a key file of the user's if unset |
 | `TRTPIPE_WORKER_SECONDS` | time limit of one child process; by its work if unset; `--time-limit` overrides it |
 | `TRTPIPE_WORKER_MEMORY_GB` | memory limit of one child process; by the model's size if unset |
 | `TRTPIPE_SANDBOX` | `off` disables the sandbox of child processes that read untrusted files |

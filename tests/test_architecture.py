@@ -21,6 +21,7 @@ LONG, TOO_LONG = 400, 500
 LAYERS = (
     "errors",
     "digest",
+    "durable",
     "artifact",
     "progress",
     "preflight",

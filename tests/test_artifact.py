@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class TestRecord:
             (b'{"name": "a", "parts": [1, "x"]}', "parts.1"),
             (b'{"name": "a", "extra": 1}', "extra"),
             (b"{}", "name"),
-            (b"\xff", "cannot be read"),
+            (b"\xff", "document: Invalid JSON"),
         ],
     )
     def test_names_file_and_field_of_a_bad_one(self, tmp_path: Path, data: bytes, complaint: str) -> None:
@@ -77,6 +78,38 @@ class TestRecord:
     def test_names_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be read"):
             Sample.read(tmp_path / "missing.json")
+
+
+class TestBounds:
+    """No file costs more than its size says, and none is waited for."""
+
+    def test_a_file_beyond_the_limit_is_not_read(self, tmp_path: Path) -> None:
+        with (tmp_path / "r.json").open("wb") as hollow:
+            hollow.truncate(1 << 40)
+        with pytest.raises(InputError, match=r"r\.json: larger than 32 MiB"):
+            Sample.read(tmp_path / "r.json")
+
+    def test_values_count_as_they_take_more_memory_than_their_text(self, tmp_path: Path) -> None:
+        (tmp_path / "r.json").write_text("[" + "[]," * 3_000_000 + "[]]")
+        with pytest.raises(InputError, match="more than 4,194,304 values"):
+            Sample.read(tmp_path / "r.json")
+
+    @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+    def test_what_is_no_file_is_refused_at_once(self, tmp_path: Path, kind: str) -> None:
+        path = tmp_path / "r.json"
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            path.symlink_to("/dev/zero")
+        with pytest.raises(InputError, match=r"r\.json"):
+            Sample.read(path)
+
+    def test_a_name_that_no_text_can_hold_is_named(self) -> None:
+        with pytest.raises(InputError, match=r"c\\udcff: not valid UTF-8"):
+            FileEntry(name="c\udcff", sha256="", size=0).to_line()
+        assert FileEntry(name="é\u202e", sha256="", size=0).to_line() == '{"name":"é\u202e","sha256":"","size":0}'
 
 
 class TestContract:

@@ -151,7 +151,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
             recipe=folder / "calib.toml", settings=settings, simplify=False,
         )  # fmt: skip
         assert result.accurate, result.parity
-    for name in ("simplified.onnx", "lowered.onnx", "lowered.onnx.json", "ranges.json", "statistics.npz"):
+    for name in (
+        "simplified.onnx",
+        "lowered.onnx",
+        "lowered.onnx.json",
+        "ranges.json",
+        "statistics.npz",
+        ".trtpipe.json",
+    ):
         shutil.copy(folder / "out" / name, folder / name)
     trtpipe.save_baseline(folder / "out", folder / "baseline.json")
     for number, rows in enumerate((normal(32, 16, seed=7), normal(32, 16, seed=8))):
@@ -164,8 +171,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     for name in ("old.plan", "new.plan"):
         shutil.copy(folder / "out" / "sm89.plan", folder / name)
         shutil.copy(folder / "out" / "sm89.plan.json", folder / f"{name}.json")
-    shutil.copy(folder / "out" / "sm89.plan", folder / "model.plan")
-    shutil.copy(folder / "out" / "sm89.plan.json", folder / "model.plan.json")
+    trtpipe.compile(folder / "lowered.onnx", folder / "model.plan", profile=folder / "deploy.toml", settings=settings)
     shutil.rmtree(folder / "cache")
     return Workplace(folder)
 

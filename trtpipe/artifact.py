@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from trtpipe.digest import sha256_file, sha256_json
+from trtpipe.durable import read_bounded
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     Feed: TypeAlias = dict[str, np.ndarray]
 
 R = TypeVar("R", bound="Record")
+
+#: The most that is read of a record: bytes of its file, and values in it, which take more memory than their text.
+_MOST_BYTES, _MOST_VALUES = 32 << 20, 4 << 20
 
 
 class Record(BaseModel):
@@ -33,13 +39,28 @@ class Record(BaseModel):
         """Write as indented JSON with sorted keys: equal records give equal bytes."""
         path.write_text(self.to_json() + "\n", encoding="utf-8")
 
+    def to_line(self) -> str:
+        """Compact JSON, as a message to another process.
+
+        Raises:
+            InputError: a name in it is not valid UTF-8, so that no text can hold it.
+        """
+        try:
+            return self.model_dump_json()
+        except PydanticSerializationError as error:
+            for text in _texts(self.model_dump()):
+                if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
+                    shown = text.encode("utf-8", "backslashreplace").decode()
+                    raise InputError(f"{shown}: not valid UTF-8", "give that file or folder another name") from error
+            raise
+
     def to_json(self) -> str:
         """Indented JSON with sorted keys."""
         return json.dumps(self.to_dict(), sort_keys=True, indent=2, ensure_ascii=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values; NaN and infinities become strings."""
-        plain: dict[str, Any] = json.loads(self.model_dump_json())
+        plain: dict[str, Any] = json.loads(self.to_line())
         return plain
 
     @classmethod
@@ -50,11 +71,13 @@ class Record(BaseModel):
             InputError: the file is missing, is not JSON, or is not such a record; the message names the field.
         """
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            data = read_bounded(path, _MOST_BYTES)
+        except OSError as error:
             raise InputError(f"{path}: cannot be read: {error}", "give an existing JSON file") from error
+        if sum(map(data.count, b"[{,")) > _MOST_VALUES:
+            raise InputError(f"{path}: holds more than {_MOST_VALUES:,} values", "give the right file")
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "document"
@@ -64,6 +87,18 @@ class Record(BaseModel):
                 f"{path}: {field}: {first['msg']} (expected a {cls.__name__} record{version})",
                 "use the file as trtpipe wrote it, or make it again with the command that wrote it",
             ) from error
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (*_texts(key), *_texts(item))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
 
 
 class TensorSpec(Record):
@@ -165,14 +200,39 @@ class Artifact:
         return any(entry.name == self.sidecar.name for entry in self.files)
 
 
+class Observed(Record):
+    """What the user's code read where it ran, beyond what it was given; paths are absolute.
+
+    Attributes:
+        files: whose content was read, modules among them.
+        asked: paths that it asked about: whether they are there, and what they are.
+        measured: paths whose size or time it may know too; ``folder/*`` for all that is in a folder.
+        listed: folders whose names it read.
+        variables: of the environment; ``*`` for all.
+        unseen: what it used that cannot be followed. If there is any, the code has to run again.
+    """
+
+    files: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Draft:
-    """What a stage has just made in its work folder, before it is checked and stored."""
+    """What a stage has just made in its work folder, before it is checked and stored.
+
+    Attributes:
+        observed: what the user's code read, where the stage ran some.
+    """
 
     kind: str
     folder: Path
     names: tuple[str, ...]
     target: str | None = None
+    observed: Observed = field(default_factory=Observed)
 
     @property
     def path(self) -> Path:

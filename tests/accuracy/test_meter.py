@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import base64
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from trtpipe.accuracy.meter import Scores
+from trtpipe.accuracy.meter import MOST_SAMPLES, Scores
 from trtpipe.errors import InputError
 
 
@@ -37,3 +42,23 @@ def test_damage_is_told(parts):
         Scores.of("hits", np.ones(3)).model_copy(update={"parts": parts}).arrays()
     with pytest.raises(InputError, match="3 scores for 4 samples"):
         Scores.of("hits", np.ones(3)).model_copy(update={"samples": 4}).arrays()
+
+
+def test_no_more_is_unpacked_than_there_are_samples():
+    """A hundred megabytes of zeros in a hundred kilobytes of text."""
+    packed = base64.b64encode(zlib.compress(bytes(100 << 20), 9)).decode()
+    bomb = Scores.of("hits", np.ones(3)).model_copy(update={"parts": packed})
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="more than 3 samples"):
+            bomb.arrays()
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_record_holds_so_many_samples_and_no_more():
+    with pytest.raises(InputError, match="the most"):
+        Scores.of("hits", np.broadcast_to(np.float32(0), MOST_SAMPLES + 1))
+    with pytest.raises(ValidationError, match="samples"):
+        Scores(kind="hits", samples=MOST_SAMPLES + 1, parts="")

@@ -17,6 +17,7 @@ from trtpipe.calibration.checkpoint import Checkpoints, State
 from trtpipe.calibration.convergence import RangeSnapshot
 from trtpipe.calibration.data_summary import InputTotals, SummaryState
 from trtpipe.calibration.statistics import Statistics
+from trtpipe.config.authenticity import Mac
 from trtpipe.data.sample import Skipped
 
 if TYPE_CHECKING:
@@ -152,6 +153,18 @@ class TestCheckpoints:
         else:
             record.write_text(json.dumps({"feeds": 4}))
         assert keeper.load() is None
+
+    def test_one_that_is_not_ours_or_of_other_work_counts_as_none(
+        self, tmp_path: Path, statistics: Statistics, state: State
+    ) -> None:
+        for name in ("one", "two", "three"):
+            (tmp_path / name).mkdir()
+        Checkpoints(tmp_path / "one", Mac(bytes(32))).save(statistics, state)
+        assert Checkpoints(tmp_path / "one").load() is None
+        Checkpoints(tmp_path / "two").save(statistics, state)
+        for path in (tmp_path / "two").iterdir():
+            path.rename(tmp_path / "three" / path.name)
+        assert Checkpoints(tmp_path / "three").load() is None
 
     def test_is_not_due_at_once(self, tmp_path: Path) -> None:
         assert not Checkpoints(tmp_path).due

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from models import conv_net, model, normal, save
 
+from trtpipe.artifact import Observed
 from trtpipe.config.recipe import DataSettings
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, parse_source
 from trtpipe.errors import InputError
@@ -85,7 +86,7 @@ class TestOnnx:
         copy = OnnxSource(save(conv_net(), tmp_path / "b" / "other.onnx"))
         os.utime(copy.path, (1, 1))
         assert copy.digest(Notebook()) == digest
-        assert first.learn(Notebook(), [], "unused") == digest
+        assert first.learn(Notebook(), Observed(), "unused") == digest
         changed = conv_net()
         changed.graph.node[0].name = "renamed"
         assert OnnxSource(save(changed, tmp_path / "c.onnx")).digest(Notebook()) != digest
@@ -111,15 +112,18 @@ def test_pt2_content_counts(tmp_path):
     (tmp_path / "c.pt2").write_bytes(b"two")
     a, b, c = (Pt2Source(tmp_path / f"{name}.pt2").digest(Notebook()) for name in "abc")
     assert a == b != c
-    assert Pt2Source(tmp_path / "a.pt2").learn(Notebook(), [], "unused") == a
+    assert Pt2Source(tmp_path / "a.pt2").learn(Notebook(), Observed(), "unused") == a
 
 
 def test_a_module_in_hand_is_what_it_exports_to():
     source = ModuleSource(object(), ())
     assert source.label == "object"
     assert source.digest(Notebook()) is None
-    learned = [source.learn(Notebook(), [], digest) for digest in ("a", "a", "b")]
+    learned = [source.learn(Notebook(), Observed(), digest) for digest in ("a", "a", "b")]
     assert learned[0] == learned[1] != learned[2]
+
+
+FILES = ("net.py", "layers.py", "weights/w.npz")
 
 
 class TestFactory:
@@ -127,12 +131,12 @@ class TestFactory:
     def folder(self, tmp_path):
         folder = tmp_path / "project"
         (folder / "weights").mkdir(parents=True)
-        for name in ("net.py", "layers.py", "weights/w.npz"):
+        for name in FILES:
             (folder / name).write_text(name)
         return folder
 
     def read(self, folder):
-        return [folder / name for name in ("net.py", "layers.py", "weights/w.npz")]
+        return Observed(files=tuple(str(folder / name) for name in FILES), listed=(str(folder / "weights"),))
 
     def source(self, folder):
         return FactorySource(str(folder / "net.py"), "make")
@@ -142,16 +146,16 @@ class TestFactory:
 
     def test_it_is_known_while_nothing_it_read_has_changed(self, folder):
         notebook = Notebook()
-        learned = self.source(folder).learn(notebook, self.read(folder), "unused")
+        learned = self.source(folder).learn(notebook, self.read(folder), "model")
         assert self.source(folder).digest(notebook) == learned
-        for path in self.read(folder):
-            os.utime(path, (1, 1))
+        for name in FILES:
+            os.utime(folder / name, (1, 1))
         assert self.source(folder).digest(notebook) == learned
 
     @pytest.mark.parametrize("name", ["net.py", "layers.py", "weights/w.npz"])
     def test_one_change_or_a_missing_file_and_it_is_not(self, folder, name):
         notebook = Notebook()
-        self.source(folder).learn(notebook, self.read(folder), "unused")
+        self.source(folder).learn(notebook, self.read(folder), "model")
         (folder / name).write_text("changed")
         assert self.source(folder).digest(notebook) is None
         (folder / name).unlink()
@@ -161,31 +165,43 @@ class TestFactory:
 
     def test_another_function_of_the_file_is_another_source(self, folder):
         notebook = Notebook()
-        learned = self.source(folder).learn(notebook, self.read(folder), "unused")
+        learned = self.source(folder).learn(notebook, self.read(folder), "model")
         other = FactorySource(str(folder / "net.py"), "make_large")
         assert other.digest(notebook) is None
-        assert other.learn(notebook, self.read(folder), "unused") != learned
+        assert other.learn(notebook, self.read(folder), "larger model") != learned
+        assert self.source(folder).digest(notebook) == learned
 
-    def test_the_same_project_elsewhere_is_the_same_source(self, folder, tmp_path):
-        learned = self.source(folder).learn(Notebook(), self.read(folder), "unused")
+    def test_what_exports_to_the_same_is_the_same_source_wherever_it_lies(self, folder, tmp_path):
+        learned = self.source(folder).learn(Notebook(), self.read(folder), "model")
         moved = tmp_path / "elsewhere" / "project2"
         shutil.copytree(folder, moved)
-        assert self.source(moved).learn(Notebook(), self.read(moved), "unused") == learned
+        assert self.source(moved).learn(Notebook(), self.read(moved), "model") == learned
+        assert self.source(moved).learn(Notebook(), self.read(moved), "another") != learned
 
-    def test_the_order_and_repetition_of_reading_do_not_count(self, folder):
-        forwards = self.source(folder).learn(Notebook(), self.read(folder), "unused")
-        backwards = self.source(folder).learn(Notebook(), [*reversed(self.read(folder)), folder / "net.py"], "unused")
-        assert forwards == backwards
+    def test_a_new_file_in_a_folder_it_listed_asks_for_another_run(self, folder):
+        notebook = Notebook()
+        self.source(folder).learn(notebook, self.read(folder), "model")
+        (folder / "weights" / "newer.npz").touch()
+        assert self.source(folder).digest(notebook) is None
 
-    def test_two_files_that_swapped_names_are_a_change(self, folder):
-        before = self.source(folder).learn(Notebook(), self.read(folder), "unused")
-        (folder / "net.py").write_text("layers.py")
-        (folder / "layers.py").write_text("net.py")
-        assert self.source(folder).learn(Notebook(), self.read(folder), "unused") != before
+    def test_what_cannot_be_followed_runs_again_and_is_what_it_exported_to(self, folder):
+        notebook = Notebook()
+        known = self.source(folder).learn(notebook, self.read(folder), "model")
+        unseen = self.read(folder).model_copy(update={"unseen": ("another program",)})
+        assert self.source(folder).learn(notebook, unseen, "model") == known
+        assert self.source(folder).digest(notebook) is None
+        assert self.source(folder).learn(notebook, unseen, "other weights") != known
+
+    @pytest.mark.parametrize("page", [[["net.py", "0"]], {}, {"observed": 3}, {"observed": {}}, "x", 3])
+    def test_a_memory_of_another_shape_is_none(self, folder, page):
+        notebook = Notebook()
+        self.source(folder).learn(notebook, self.read(folder), "model")
+        notebook.pages = dict.fromkeys(notebook.pages, page)
+        assert self.source(folder).digest(notebook) is None
 
     def test_a_relative_path_is_the_same_file(self, folder, monkeypatch):
         notebook = Notebook()
-        learned = self.source(folder).learn(notebook, self.read(folder), "unused")
+        learned = self.source(folder).learn(notebook, self.read(folder), "model")
         monkeypatch.chdir(folder)
         assert FactorySource("net.py", "make").digest(notebook) == learned
 
@@ -194,7 +210,7 @@ class TestFactory:
         monkeypatch.chdir(folder)
         source = FactorySource("net", "make")
         assert source.file is None
-        learned = source.learn(notebook, self.read(folder), "unused")
+        learned = source.learn(notebook, self.read(folder), "model")
         assert source.digest(notebook) == learned
         monkeypatch.chdir(folder.parent)
         assert source.digest(notebook) is None

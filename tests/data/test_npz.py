@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -124,3 +126,38 @@ class TestDamage:
     def test_something_that_is_no_array_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be read"):
             read_members(archive(tmp_path / "a.npz", ("readme.txt", b"hello there")))
+
+
+class TestBounds:
+    """What a small file unpacks to is known before it is unpacked."""
+
+    def test_an_array_that_unpacks_to_a_hundred_times_its_bytes(self, tmp_path):
+        header = npy(np.zeros((0, 1 << 20), np.float32)).replace(b"(0, ", b"(99,")
+        with (
+            zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+            archive.open("x.npy", "w") as member,
+        ):
+            member.write(header)
+            for _ in range(99):
+                member.write(bytes(4 << 20))
+        with pytest.raises(InputError, match="unpacks to 415 MB from") as caught:
+            read_members(tmp_path / "x.npz")
+        assert "numpy.savez" in caught.value.remedy
+
+    def test_a_small_one_may_be_all_zeros(self, tmp_path):
+        np.savez_compressed(tmp_path / "x.npz", x=np.zeros((100, 1000), np.float32))
+        assert not read_members(tmp_path / "x.npz")["x"].load().any()
+
+    def test_a_header_of_gigabytes_is_not_read(self, tmp_path):
+        """The second version of the format gives the header's length in four bytes."""
+        data = b"\x93NUMPY\x02\x00" + struct.pack("<I", 200 << 20) + b" " * (200 << 20)
+        with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x.npy", data)
+        del data
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError, match="array 'x'"):
+                read_members(tmp_path / "x.npz")
+            assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        finally:
+            tracemalloc.stop()

@@ -46,6 +46,7 @@ def test_its_steps_run_and_hold_and_a_worse_model_is_caught(tmp_path: Path) -> N
     environment = {
         **os.environ, "PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
         "TRTPIPE_CACHE_DIR": str(tmp_path / "cache"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+        "TRTPIPE_CACHE_KEY": "a secret of this repository",
     }  # fmt: skip
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
@@ -64,6 +65,16 @@ def test_its_steps_run_and_hold_and_a_worse_model_is_caught(tmp_path: Path) -> N
         assert (done := run(found[name])).returncode == 0, done.stdout + done.stderr
     assert "No regression" in (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert ET.parse(work / "build" / "check.xml").getroot().attrib["failures"] == "0"
+
+    # A cache that is restored under another home is believed with the secret, and not without it.
+    steps_of = json.loads(run(found["build"] + quick + " --dry-run --json").stdout)["steps"]
+    assert {step["state"] for step in steps_of} <= {"hit", "skipped"}
+    environment |= {"HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path / "home" / "config")}
+    assert json.loads(run(found["build"] + quick + " --dry-run --json").stdout)["steps"] == steps_of
+    del environment["TRTPIPE_CACHE_KEY"]
+    stranger = run(found["build"] + quick + " --dry-run --json")
+    assert "to build" in {step["state"] for step in json.loads(stranger.stdout)["steps"]}
+    environment["TRTPIPE_CACHE_KEY"] = "a secret of this repository"
 
     damage = (
         "import numpy as np\nfrom safetensors.numpy import load_file, save_file\n"

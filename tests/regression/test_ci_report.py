@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree as ET
+
+import pytest
 
 from trtpipe.regression.ci_report import junit, markdown
 from trtpipe.regression.gate import CheckReport, Finding
@@ -31,3 +34,67 @@ def test_markdown_has_one_row_a_finding_failures_first():
     assert ["**FAILED**" in row for row in rows] == [True, False]
     assert all(row.count(" | ") == 2 for row in rows)
     assert "No regression" in markdown(report("ok", "note", "skipped"))
+
+
+HOSTILE = [
+    "![x](https://evil.example/a.png)",
+    "[click](javascript:alert(1))",
+    "<img src=x onerror=alert(1)>",
+    "&lt;b&gt; &#64;team",
+    "@someone look",
+    "see www.evil.example now",
+    "https://evil.example/",
+    "closes #12, GH-13 and PROJ-14",
+    "commit 0123456789abcdef0123456789abcdef01234567",
+    "*bold* _it_ ~~gone~~ `code` ``more``",
+    "``` fence",
+    "a | b \\| c \\",
+    "# heading\n\n- list\n\n| new | table |",
+    "\u202egnp.exe\u2066 \u200b\ufeff",
+    "\x1b[31m\x07\x00\x7f\x9b",
+    "lone \ud800 surrogate \udcff",
+    "\u2028 \u2029 \u0085",
+    ":bomb:",
+]
+
+
+def texts(hostile):
+    finding = Finding(gate="accuracy", name="thing", status="failed", message="x").model_copy(
+        update={"name": hostile, "message": hostile}
+    )
+    return CheckReport(baseline="b", build="o", findings=()).model_copy(
+        update={"baseline": hostile, "build": hostile, "findings": (finding,)}
+    )
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_markdown_holds_names_as_nothing_but_text(hostile):
+    text = markdown(texts(hostile))
+    text.encode("utf-8")
+    assert len(text.splitlines()) == 7
+    assert all(c.isprintable() or c == "\n" for c in text)
+    row = text.splitlines()[-1]
+    assert row.count("|") == 4
+    # what is left outside of code spans is plain words
+    outside = re.sub(r"(`+) (?:(?!\1).)* \1(?!`)", "", text.partition("\n\n")[2])
+    outside = (
+        outside.replace("| check | verdict | details |", "").replace("|---|---|---|", "").replace("**FAILED**", "")
+    )
+    assert not set(outside) & set("`[]<>@#*_~!&\\"), outside
+    assert not re.search(r"//|www|GH-|[0-9a-f]{7}", outside)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_junit_holds_names_as_nothing_but_text(hostile):
+    text = junit(texts(hostile))
+    text.encode("utf-8")
+    case = ET.fromstring(text)[0]
+    for value in (case.attrib["name"], case[0].attrib["message"], case[0].text or ""):
+        assert value.isprintable()
+        assert not re.search(r"://|@\w|\]\(|www\.", value)
+
+
+def test_what_is_plain_stays_readable():
+    plain = "top1 of lowered: 0.9800, was 0.9833 (p = 0.12); -0.3 % at most 0.5 %"
+    assert f"| {plain} |" in markdown(texts(plain))
+    assert ET.fromstring(junit(texts(plain)))[0][0].text == plain

@@ -90,7 +90,7 @@ class TestFactories:
 
     def test_one_example_need_not_be_in_a_tuple(self, load, workdir):
         reply = load("def make(**options): return torch.nn.ReLU(), torch.ones(2, 3)")
-        assert "net.py" in [Path(path).name for path in reply.files_read]
+        assert "net.py" in [Path(path).name for path in reply.observed.files]
         assert [value.name for value in onnx.load(workdir / "model.onnx").graph.input] == ["input"]
 
 
@@ -148,16 +148,16 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(project, tmp_path_factory):
-    """(files read, draft), made in a child process."""
+    """(what was read, draft), made in a child process."""
     folder = tmp_path_factory.mktemp("result")
     source = FactorySource(str(project / "net.py"), "make")
     profile = DeploymentProfile.model_validate({"shapes": PROFILE})
     job = Job(source, profile, CalibrationRecipe(), "null", (), settings=Settings(cache_dir=folder / "cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        draft, read = run_stage(Export(), job, Inputs({}), folder, NullProgress())
+        draft, _ = run_stage(Export(), job, Inputs({}), folder, NullProgress())
     Export().check(draft, Inputs({}))
-    return read, draft
+    return draft.observed, draft
 
 
 class TestFactoryWithWeights:
@@ -165,7 +165,8 @@ class TestFactoryWithWeights:
 
     def test_all_it_read_is_known_and_nothing_else(self, exported, project):
         read, _ = exported
-        assert sorted(read) == [project / name for name in NAMES]
+        assert sorted(read.files) == [str(project / name) for name in NAMES]
+        assert (read.unseen, read.listed, read.variables) == ((), (), ())
 
     def test_it_computes_with_these_weights(self, exported):
         _, draft = exported
@@ -184,7 +185,7 @@ class TestFactoryWithWeights:
             recall = staticmethod(notes.get)
 
         source = FactorySource(str(project / "net.py"), "make")
-        learned = source.learn(Notebook(), exported[0], "")
+        learned = source.learn(Notebook(), exported[0], "model")
         os.utime(project / name, (1, 1))
         assert source.digest(Notebook()) == learned
         content = (project / name).read_bytes()

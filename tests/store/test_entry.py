@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from trtpipe.config.authenticity import Mac
+from trtpipe.config.settings import user_key
+from trtpipe.digest import sha256_bytes
 from trtpipe.errors import StoreCorrupt
-from trtpipe.store.entry import RECORD, check_entry, is_entry_name, seal, unseal
+from trtpipe.store import entry as entries
+from trtpipe.store.entry import MEMO, RECORD, NotAuthentic, is_entry_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +21,20 @@ if TYPE_CHECKING:
 
     from trtpipe.store import ArtifactStore, Key
 
+OURS = user_key()
 CONTENT = {"sm89.plan": bytes(range(150)), "sm89.plan.json": b'{"layers": 3}', "empty": b""}
+
+
+def seal(content: Any) -> bytes:
+    return entries.seal(content, OURS)
+
+
+def unseal(data: bytes) -> Any:
+    return entries.unseal(data, OURS)
+
+
+def check_entry(folder: Path, *, content: bool = True) -> entries.Entry:
+    return entries.check_entry(folder, OURS, content=content)
 
 
 @pytest.fixture
@@ -177,6 +194,31 @@ def test_unseal_refuses_what_was_never_sealed(data: bytes) -> None:
 def test_unseal_gives_back_what_was_sealed() -> None:
     content = {"é": [1, 2.5, None, True, {"": "\n"}]}
     assert unseal(seal(content)) == content
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        entries.seal,
+        lambda content: entries.seal(content, Mac(bytes(32))),
+        lambda content: entries.seal(content, OURS, MEMO),
+        lambda content: entries.seal({**content, "files": []}, OURS).replace(b'"files":[]', b'"files":[1]'),
+    ],
+)
+def test_what_another_sealed_is_not_authentic(forged: Callable[[Any], bytes]) -> None:
+    with pytest.raises((NotAuthentic, ValueError)):
+        unseal(forged({"digest": "0" * 64}))
+
+
+def test_a_resealed_entry_is_refused(folder: Path) -> None:
+    """Plan and record exchanged, digests made to fit, as anyone can who may write the folder."""
+    record = json.loads((folder / RECORD).read_text())["content"]
+    (folder / "sm89.plan").write_bytes(b"EVILPLAN")
+    record["files"][0].update(sha256=sha256_bytes(b"EVILPLAN"), size=8)
+    for forged in (entries.seal(record), entries.seal(record, Mac(b"x" * 32))):
+        (folder / RECORD).write_bytes(forged)
+        with pytest.raises(NotAuthentic):
+            check_entry(folder)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trtpipe.errors import InternalError, StoreCorrupt
-from trtpipe.store.files import make_folder, names_in, open_plain, read_plain, sync_folder, take, write_new
+from trtpipe.store.files import make_folder, names_in, open_plain, read_plain, take
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,26 +18,6 @@ def test_make_folder_makes_private_parents_and_tolerates_existing_ones(tmp_path:
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b")] == [0o700, 0o700]
-
-
-def test_write_new_never_overwrites_and_never_follows(tmp_path: Path) -> None:
-    path, link = tmp_path / "new", tmp_path / "link"
-    data = os.urandom(3 << 20)
-    write_new(path, data)
-    link.symlink_to(tmp_path / "elsewhere")
-    for taken in (path, link):
-        with pytest.raises(FileExistsError):
-            write_new(taken, b"other")
-    assert path.read_bytes() == data
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_write_new_survives_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, bytes(data[:7])))
-    write_new(tmp_path / "new", b"0123456789" * 10)
-    monkeypatch.undo()
-    assert (tmp_path / "new").read_bytes() == b"0123456789" * 10
 
 
 @pytest.mark.parametrize("move", [True, False])
@@ -119,17 +99,3 @@ def test_read_plain_stops_at_its_limit(tmp_path: Path) -> None:
     assert read_plain(tmp_path / "file", 5) == b"12345"
     with pytest.raises(StoreCorrupt, match="larger than 4"):
         read_plain(tmp_path / "file", 4)
-
-
-def test_sync_folder_tolerates_a_file_system_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(code: int) -> None:
-        def fsync(handle: int) -> None:
-            raise OSError(code, os.strerror(code))
-
-        monkeypatch.setattr(os, "fsync", fsync)
-
-    refuse(22)  # EINVAL
-    sync_folder(tmp_path)
-    refuse(5)  # EIO
-    with pytest.raises(OSError, match="Input/output"):
-        sync_folder(tmp_path)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from trtpipe.config.settings import user_key
 from trtpipe.store import ArtifactStore, Key
 
 if TYPE_CHECKING:
@@ -181,5 +182,5 @@ def test_verify_does_not_take_a_rebuilt_entry_away(store: ArtifactStore, three: 
     from trtpipe.store.housekeeping import quarantine
     from trtpipe.store.layout import Layout
 
-    assert quarantine(Layout(store.root), three[0].folder) is False
+    assert quarantine(Layout(store.root, user_key()), three[0].folder) is False
     assert store.lookup(numbered(0)) is not None

@@ -109,6 +109,9 @@ class CustomMeter(Meter):
             values = np.atleast_1d(np.asarray(found, np.float64)).ravel()
         except (TypeError, ValueError):
             _refuse(self._function, f"returned {type(found).__name__}, not numbers")
+        rows = len(labels) if labels is not None and labels.ndim else 1
+        if values.size not in (1, rows):
+            _refuse(self._function, f"returned {values.size:,} numbers for {rows} rows")
         if not _is_finite(values):
             _refuse(self._function, "returned NaN, infinity or a number beyond 3e38")
         self._values.append(values)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeAlias
 
 import numpy as np
+from pydantic import Field
 
 from trtpipe.artifact import Record
 from trtpipe.errors import InputError
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
 
 Kind: TypeAlias = Literal["hits", "means", "ratio"]
+
+
+#: The most scores that a record holds: 16 MiB, whatever a small file claims to hold.
+MOST_SAMPLES = 4 << 20
 
 
 class Scores(Record):
@@ -32,14 +37,20 @@ class Scores(Record):
     """
 
     kind: Kind
-    samples: int
+    samples: Annotated[int, Field(ge=0, le=MOST_SAMPLES)]
     parts: str
     weights: str = ""
     whole: float | None = None
 
     @classmethod
     def of(cls, kind: Kind, parts: np.ndarray, weights: np.ndarray | None = None, whole: float | None = None) -> Scores:
-        """Pack ``parts`` (and ``weights``), each of shape [samples]."""
+        """Pack ``parts`` (and ``weights``), each of shape [samples].
+
+        Raises:
+            InputError: there are more than ``MOST_SAMPLES``.
+        """
+        if len(parts) > MOST_SAMPLES:
+            raise InputError(f"{len(parts):,} scores, and {MOST_SAMPLES:,} are the most", "evaluate fewer samples")
         packed = "" if weights is None else _packed(weights)
         return cls(kind=kind, samples=len(parts), parts=_packed(parts), weights=packed, whole=whole)
 
@@ -67,13 +78,17 @@ def _packed(values: np.ndarray) -> str:
 
 
 def _unpacked(text: str, count: int) -> np.ndarray:
+    """The numbers in ``text``, of which no more is unpacked than ``count`` numbers take."""
+    size = 4 * count
     try:
-        values = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), "<f4").astype(np.float64)
+        stream = zlib.decompressobj()
+        data = stream.decompress(base64.b64decode(text, validate=True), size + 1)
     except (binascii.Error, zlib.error, ValueError) as error:
         raise InputError(f"the scores of single samples are damaged: {error}", "measure again") from error
-    if len(values) != count:
-        raise InputError(f"{len(values)} scores for {count} samples: the record is damaged", "measure again")
-    return values
+    if len(data) != size or not stream.eof:
+        found = "more than" if len(data) > size else f"{len(data) // 4} scores for"
+        raise InputError(f"{found} {count} samples: the record is damaged", "measure again")
+    return np.frombuffer(data, "<f4").astype(np.float64)
 
 
 class Meter(Protocol):

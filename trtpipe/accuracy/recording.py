@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Bytes of outputs that are kept at most, all artifacts together.
 MOST_BYTES = 32 << 20
+#: Bytes of a file of outputs that are read at most; one feed alone may be larger than the above.
+_MOST_TEXT = 1 << 30
 
 
 class Recording:
@@ -67,6 +69,8 @@ def load_outputs(path: Path) -> dict[str, list[Feed]]:
 
     if not path.is_file():
         raise InputError(f"{path}: no such file", "give the folder or the outputs.json that verify wrote")
+    if path.stat().st_size > _MOST_TEXT:
+        raise InputError(f"{path}: larger than {_MOST_TEXT >> 20} MiB, the most that is read", "verify again")
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
             found = RunResults.load(str(path))

@@ -15,7 +15,7 @@ from trtpipe.api.results import JSON, BuildResult, run_stages, write_record
 from trtpipe.calibration.statistics_file import merge_statistics
 from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.errors import InputError
-from trtpipe.pipeline.publish import check_writable, publish_file
+from trtpipe.pipeline.publish import check_writable, publish_folder
 from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.stages.calibrate import RANGES
 from trtpipe.stages.observe import STATISTICS
@@ -112,8 +112,7 @@ def ranges_from_statistics(
             merge_statistics(files, given["statistics"])
         result = run_stages(job, ["calibrate"], given, where, JSON, common.get("progress"))
         if len(files) != 1:
-            whole = artifact_from_file("statistics", given["statistics"])
-            publish_file(whole, folder_of(where, JSON) / STATISTICS, (".npz",))
+            publish_folder([artifact_from_file("statistics", given["statistics"])], folder_of(where, JSON))
         return result
 
 

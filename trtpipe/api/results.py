@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,14 +103,12 @@ def run_stages(
             rejected = rejected_beside(out)
             publish_folder(result.artifacts, rejected)
             return rejected
-        *others, last = result.artifacts
-        if others and not is_file_name(out, suffixes):
-            publish_folder(result.artifacts, out)
-            return out
-        for artifact in others:
-            beside = out.with_name(artifact.files[0].name)
-            publish_file(artifact, beside, (beside.suffix,))
-        return publish_file(last, out, suffixes)
+        if len(names) > 1 and is_file_name(out, suffixes):
+            return publish_file(result.artifacts[-1], out, suffixes, beside=result.artifacts[:-1])
+        if len(result.artifacts) == 1:
+            return publish_file(result.artifacts[0], out, suffixes)
+        publish_folder(result.artifacts, out)
+        return out
 
     return run_published(job, stages_named(*names), given, publish, progress)
 
@@ -123,7 +122,8 @@ def run_published(
 ) -> BuildResult:
     """Run and publish while the store is open: what it hands out is pinned until then."""
     with opened(job, progress or NullProgress()) as pipeline, pipeline.given(given) as artifacts:
-        steps = pipeline.run(stages, artifacts)
+        with _back_afterwards():
+            steps = pipeline.run(stages, artifacts)
         made = {step.artifact.kind: step.artifact for step in steps if step.artifact is not None}
         result = BuildResult(
             steps=steps,
@@ -136,8 +136,9 @@ def run_published(
 
 def write_record(record: Record, out: Path, name: str) -> Path:
     """Write ``record`` to ``out``: a file if it ends in .json, else a folder."""
-    target = out if is_file_name(out, JSON) else out / name
-    write_file(target, record.to_json() + "\n")
+    named = is_file_name(out, JSON)
+    target = out if named else out / name
+    write_file(target, record.to_json() + "\n", named=named)
     return target
 
 
@@ -152,3 +153,14 @@ def reported(step: str, progress: Progress | None) -> Iterator[Progress]:
         listener.end(step, "failed")
         raise
     listener.end(step, "built")
+
+
+@contextmanager
+def _back_afterwards() -> Iterator[None]:
+    """Return to the working folder: the user's code may leave it, and relative paths were meant from here."""
+    here = os.open(".", os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
+    try:
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)

@@ -14,7 +14,7 @@ from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.tomlfile import dump_toml
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import opened, stages_named
-from trtpipe.pipeline.publish import check_writable, publish_file, write_file
+from trtpipe.pipeline.publish import check_writable, publish_file, write_files
 from trtpipe.pipeline.tuner import BEFORE, Tuner
 from trtpipe.progress import NullProgress
 from trtpipe.quantization.sensitivity import Sensitivity
@@ -164,8 +164,7 @@ def _write(result: TuneResult, out: Path, held: Collection[Role]) -> tuple[Path,
         out.with_suffix(".json"): result.tuning.to_json() + "\n",
         out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe, held)),
     }
-    for path, text in texts.items():
-        write_file(path, text)
+    write_files(texts, named=(out,))
     return tuple(texts)
 
 

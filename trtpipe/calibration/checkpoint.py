@@ -10,18 +10,23 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from trtpipe.artifact import Record
 from trtpipe.calibration.convergence import RangeSnapshot
 from trtpipe.calibration.data_summary import SummaryState
 from trtpipe.calibration.statistics_file import load_statistics, save_statistics
+from trtpipe.config.settings import user_key
 from trtpipe.data.sample import Skipped
 from trtpipe.digest import sha256_file
+from trtpipe.durable import read_bounded
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.calibration.statistics import Statistics
+    from trtpipe.config.authenticity import Seal
 
 #: Seconds of work an interruption may cost at most ...
 SECONDS = 10.0
@@ -29,6 +34,7 @@ SECONDS = 10.0
 _WRITE_FRACTION = 0.01
 
 _STATE = "checkpoint.json"
+_PURPOSE, _MOST_BYTES = "checkpoint", 64 << 20
 
 
 class State(Record):
@@ -50,10 +56,15 @@ class State(Record):
 
 
 class Checkpoints:
-    """The checkpoint in ``folder``: at most one, replaced atomically."""
+    """The checkpoint in ``folder``: at most one, replaced atomically.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        seal: proves that this user's trtpipe wrote it; by default with the user's key.
+    """
+
+    def __init__(self, folder: Path, seal: Seal | None = None) -> None:
         self._folder = folder
+        self._seal: Seal = seal or user_key()
         self._next = time.monotonic() + SECONDS
 
     @property
@@ -71,7 +82,8 @@ class Checkpoints:
         path = self._folder / f"checkpoint-{state.feeds}.npz"
         save_statistics(statistics, path)
         draft = self._folder / f"{_STATE}.new"
-        state.model_copy(update={"statistics": sha256_file(path)}).write(draft)
+        text = state.model_copy(update={"statistics": sha256_file(path)}).to_line().encode()
+        draft.write_bytes(self._seal.seal(_PURPOSE, self._named(text)).encode("ascii") + b"\n" + text)
         draft.replace(self._folder / _STATE)
         for old in self._folder.glob("checkpoint-*.npz"):
             if old != path:
@@ -80,13 +92,22 @@ class Checkpoints:
         self._next = end + max(SECONDS, (end - begin) / _WRITE_FRACTION)
 
     def load(self) -> tuple[Statistics, State] | None:
-        """The last checkpoint; ``None`` if there is none, or if it is damaged, for example by a loss of power."""
+        """The last checkpoint; ``None`` if there is none, or if it is damaged, for example by a loss of power, or not
+        ours.
+        """
         try:
-            state = State.read(self._folder / _STATE)
+            proof, _, text = read_bounded(self._folder / _STATE, _MOST_BYTES).partition(b"\n")
+            if not self._seal.verify(_PURPOSE, self._named(text), proof.decode("latin-1")):
+                return None
+            state = State.model_validate_json(text)
             path = self._folder / f"checkpoint-{state.feeds}.npz"
             return (load_statistics(path), state) if sha256_file(path) == state.statistics else None
-        except (InputError, OSError):
+        except (InputError, OSError, ValidationError):
             return None
+
+    def _named(self, text: bytes) -> bytes:
+        """What is sealed: a checkpoint of other work, put in this one's place, is none of this one's."""
+        return self._folder.name.encode() + b"\0" + text
 
     def remove(self) -> None:
         """Delete the checkpoint, if there is one."""

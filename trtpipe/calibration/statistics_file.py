@@ -17,6 +17,7 @@ from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.statistics_arrays import ARRAYS, from_arrays, to_arrays
 from trtpipe.data.npz import opened, read_members, reading
+from trtpipe.durable import plain_mode
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def merge_statistics(paths: Sequence[str | os.PathLike[str]], out: str | os.Path
             )
         parts.append(part)
     merged = reduce(Statistics.merge, parts)
+    plain_mode(out)
     descriptor, name = tempfile.mkstemp(prefix=".trtpipe-", dir=out.parent)
     os.close(descriptor)
     try:

@@ -13,8 +13,11 @@ from trtpipe.cli import options
 from trtpipe.cli.boundary import guarded
 from trtpipe.cli.groups import HELP_NAMES, LazyGroup
 from trtpipe.cli.session import Session
+from trtpipe.cli.surroundings import check_address_space, open_standard_streams
 from trtpipe.cli.text import emit
 
+#: What is answered without loading a library.
+_INFORMS = {*HELP_NAMES, "--version"}
 SECTIONS = {
     "Whole pipeline": ("build",),
     "Single stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
@@ -48,12 +51,15 @@ class Root(LazyGroup):
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
         """Run the command that ``args`` (default: the process's) name, and exit with its code."""
+        open_standard_streams()
         words = list(sys.argv[1:] if args is None else args)
         options_part = words[: words.index("--")] if "--" in words else words
         # needed even where the command line cannot be parsed
         session = Session(json="--json" in options_part, debug="--debug" in options_part)
 
         def run() -> object:
+            if not set(options_part) & _INFORMS:
+                check_address_space()
             return super(Root, self).main(words, prog_name="trtpipe", standalone_mode=False, obj=session)
 
         sys.exit(guarded(run, session))

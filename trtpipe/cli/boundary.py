@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from trtpipe.cli.session import Session
 
 INTERRUPTED = 130
+#: Characters of a message that are shown: it may quote a file's own words.
+_LONGEST = 2000
 _REPORT = "report it with what `trtpipe doctor` prints and with the output of this command with --debug"
 
 
@@ -74,6 +76,7 @@ def _report(error: BaseException, session: Session) -> int:
 
 
 def _say(session: Session, kind: str, message: str, remedy: str, code: int) -> None:
+    message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ..."
     complain(f"error: {printable(message)}" if code != INTERRUPTED else printable(message))
     if remedy:
         complain(f"  try: {printable(remedy)}")
@@ -92,7 +95,7 @@ def _translated(error: BaseException) -> TrtpipeError | None:
         return InputError(" ".join(error.format_message().split()), f"see {path} --help")
     if isinstance(error, click.ClickException):
         return InputError(error.format_message(), "see trtpipe --help")
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "map segment" in str(error)):
         return HostError("out of memory", "free some, or use a machine with more")
     if isinstance(error, ModuleNotFoundError) and not (error.name or "trtpipe").startswith("trtpipe"):
         package = (error.name or "").partition(".")[0]

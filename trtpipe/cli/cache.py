@@ -61,7 +61,10 @@ def list_entries(session: Session) -> int:
 
 @command(group=cache)
 def verify(session: Session) -> int:
-    """Verify the digest of every entry. Corrupt entries are quarantined, and rebuilt when needed; exit code 6."""
+    """Verify the digest of every entry. Corrupt entries are quarantined, and rebuilt when needed; exit code 6.
+
+    Entries that are not sealed with this user's key are counted; they are never used.
+    """
     with _store(session) as store:
         report = store.verify()
     code = StoreCorrupt.exit_code if report.corrupt else 0
@@ -71,7 +74,10 @@ def verify(session: Session) -> int:
         emit(printable(fault))
     word = "FAILED" if report.corrupt else "PASSED"
     emit(
-        line(f"{word} | {report.checked} entries, {format_bytes(report.size)} checked | {len(report.corrupt)} corrupt")
+        line(
+            f"{word} | {report.checked} entries, {format_bytes(report.size)} checked | {len(report.corrupt)} corrupt | "
+            f"{report.foreign} sealed with another key"
+        )
     )
     return code
 
@@ -82,7 +88,7 @@ def verify(session: Session) -> int:
     group=cache,
 )
 def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
-    """Remove corrupt, old and least recently used entries, except those in use."""
+    """Remove corrupt, old and least recently used entries, and those of another key, except those in use."""
     size = None if max_size is None else parsed("--max-size", parse_bytes, max_size)
     age = None if max_age is None else parsed("--max-age", parse_seconds, max_age)
     with _store(session) as store:
@@ -105,7 +111,7 @@ def clear(session: Session, yes: bool) -> int:
 def _store(session: Session) -> ArtifactStore:
     import trtpipe
 
-    return trtpipe.ArtifactStore(session.settings.cache_dir)
+    return trtpipe.ArtifactStore(session.settings.cache_dir, seal=session.settings.key)
 
 
 def _ago(seconds: float) -> str:

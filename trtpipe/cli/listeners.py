@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -104,9 +106,11 @@ class LogFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._stream = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            self._stream = os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
-            raise InputError(f"--log-file {path}: {error.strerror}", "give a file in an existing folder") from error
+            reason = "a link" if error.errno == errno.ELOOP else error.strerror
+            raise InputError(f"--log-file {path}: {reason}", "give a file in an existing folder") from error
         self._path = path
 
     def write(self, line: str) -> None:

@@ -88,13 +88,14 @@ def _saved(session: Session, made: Baseline, file: Path) -> int:
 
 def _write(junit: Path | None, markdown: Path | None, report: CheckReport) -> None:
     from trtpipe.config.os_errors import translate_os_errors
+    from trtpipe.durable import replace_file
     from trtpipe.regression import ci_report
 
     for path, text in ((junit, ci_report.junit), (markdown, ci_report.markdown)):
         if path is not None:
             with translate_os_errors(path, f"write {path}", elsewhere="choose another file"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text(report), encoding="utf-8")
+                replace_file(path, text(report).encode())
 
 
 def _shown(session: Session, report: CheckReport) -> int:

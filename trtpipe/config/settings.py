@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtpipe.config.authenticity import UserKey
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+#: A shorter text is guessed too soon.
+_LEAST_SECRET = 16
+
+
+def environment() -> Mapping[str, str]:
+    """The process's whole environment: what the user's code reads, and what a child process inherits. What trtpipe
+    itself reads of it is in ``Settings``.
+    """
+    return os.environ
+
+
+def user_key(given: Mapping[str, str] | None = None) -> UserKey:
+    """Where the key is that proves what this user's trtpipe has written (``TRTPIPE_CACHE_KEY``, or a file in the
+    user's configuration folder).
+
+    Raises:
+        InputError: the text given is too short to be a secret.
+    """
+    env = os.environ if given is None else given
+    secret = env.get("TRTPIPE_CACHE_KEY", "")
+    if secret and len(secret) < _LEAST_SECRET:
+        raise InputError(
+            f"environment variable TRTPIPE_CACHE_KEY has {len(secret)} characters, a secret needs {_LEAST_SECRET}",
+            "set it to a random text, such as `openssl rand -hex 32` prints",
+        )
+    base = env.get("XDG_CONFIG_HOME", "")
+    if Path(base).is_absolute():  # the XDG specification ignores relative paths
+        return UserKey(secret, Path(base) / "trtpipe" / "cache.key")
+    try:
+        return UserKey(secret, Path(env.get("HOME") or "~", ".config", "trtpipe", "cache.key").expanduser())
+    except RuntimeError:
+        return UserKey(secret, None)
 
 
 @dataclass(frozen=True)
@@ -28,6 +62,7 @@ class Settings:
             ``[build]`` table; ``None``: as for other child processes.
         jobs: engines that may be built at once (``TRTPIPE_JOBS``); ``None``: by cores and free memory.
         threads: threads onnxruntime may use (``TRTPIPE_THREADS``); 0 means its own default.
+        key: where the key is that cache entries are authenticated with (``TRTPIPE_CACHE_KEY``, ``XDG_CONFIG_HOME``).
         isolate: whether onnxruntime runs models in a child process; inside a child it does not (``in_child``).
     """
 
@@ -40,6 +75,7 @@ class Settings:
     jobs: int | None = None
     engine_seconds: float | None = None
     engine_memory: int | None = None
+    key: UserKey = field(default_factory=user_key, compare=False, repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -57,6 +93,7 @@ class Settings:
             jobs=_count(env, "TRTPIPE_JOBS") or None,
             threads=_count(env, "TRTPIPE_THREADS"),
             sandbox=_switch(env, "TRTPIPE_SANDBOX"),
+            key=user_key(env),
         )
 
     @classmethod

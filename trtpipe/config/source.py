@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pydantic import ValidationError
+
+from trtpipe.artifact import Observed
+from trtpipe.config.observed import state_of
 from trtpipe.digest import JSON, sha256_file, sha256_json
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from trtpipe.config.recipe import DataSettings
 
 
@@ -34,8 +36,13 @@ class Source(Protocol):
     def digest(self, memory: Memory) -> str | None:
         """The identity of its content, external data included; ``None`` if only running the export can tell."""
 
-    def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
-        """The identity, once the export has run and is known to have read ``read``."""
+    def learn(self, memory: Memory, observed: Observed, model_digest: str) -> str:
+        """The identity, once the export has run.
+
+        Args:
+            observed: what the user's code read meanwhile.
+            model_digest: of what was exported.
+        """
         return self.digest(memory) or model_digest
 
 
@@ -79,9 +86,9 @@ class Pt2Source(Source):
 class FactorySource:
     """``path/file.py:function`` or ``package.module:function``: user code that returns a module.
 
-    The files it read the last time (its own source, modules beside it, weights) are remembered with their digests;
-    while all of them are unchanged the factory need not run again. Tracked are files opened through Python or
-    safetensors.
+    Its identity is what it exported to. That is remembered together with all that it was seen to read (its source,
+    modules beside it, weights, folders, the environment); while all of that is as it was, the factory need not run
+    again. One that used what cannot be seen runs in every build.
 
     Attributes:
         data: where example inputs come from if the factory returns none.
@@ -107,24 +114,25 @@ class FactorySource:
         return f"factory-{sha256_json([where, self.function, *data])}"
 
     def digest(self, memory: Memory) -> str | None:
+        """As remembered, if all that was read last time is as it was."""
         known = memory.recall(self._memo)
-        if not isinstance(known, list) or not known:
+        if not isinstance(known, dict):
             return None
-        for item in known:
-            path = Path(str(item[0]))
-            if not path.is_file() or sha256_file(path) != item[1]:
-                return None
-        return self._identity(known)
+        try:
+            observed = Observed.model_validate(known["observed"])
+        except (KeyError, TypeError, ValidationError):
+            return None
+        return str(known["identity"]) if state_of(observed) == known.get("state") else None
 
-    def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
-        found: list[Any] = [[str(path), sha256_file(path)] for path in sorted(set(read)) if path.is_file()]
-        memory.remember(self._memo, found)
-        return self._identity(found)
-
-    def _identity(self, read: Iterable[Any]) -> str:
-        home = str((self.file or Path.cwd() / "x").resolve().parent)
-        content = sorted([_relative(str(path), home), digest] for path, digest in read)
-        return sha256_json(["factory", self.function, content])
+    def learn(self, memory: Memory, observed: Observed, model_digest: str) -> str:
+        """The content of what was exported; remembered with what was read, if that is all there is to know."""
+        identity = sha256_json(["factory", model_digest])
+        if observed.unseen:
+            memory.remember(self._memo, None)
+        else:
+            state = state_of(observed)
+            memory.remember(self._memo, {"observed": observed.to_dict(), "state": state, "identity": identity})
+        return identity
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ class ModuleSource:
     def digest(self, memory: Memory) -> str | None:
         return None
 
-    def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
+    def learn(self, memory: Memory, observed: Observed, model_digest: str) -> str:
         return sha256_json(["module", model_digest])
 
 
@@ -184,8 +192,3 @@ def _factory(module: str, function: str) -> FactorySource:
             "write SOURCE as model.onnx, model.pt2, path/file.py:factory or package.module:factory",
         )
     return FactorySource(module, function)
-
-
-def _relative(path: str, home: str) -> str:
-    inside = Path(path)
-    return str(inside.relative_to(home)) if inside.is_relative_to(home) else inside.name

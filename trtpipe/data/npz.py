@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_BLOCK = 4 << 30
+#: Bytes of numpy's description of an array, as numpy itself limits them: after having read what the file says.
+_MAX_HEADER = 10_000
+#: A compressed array may be this many times larger than its bytes in the file, and this many bytes in any case.
+_MAX_RATIO, _FREE_BYTES = 100, 256 << 20
 
 #: What numpy, zipfile and zlib are known to raise on damaged files.
 _DAMAGE = (
@@ -156,6 +160,12 @@ def read_members(path: Path) -> dict[str, Member]:
             name = info.filename.removesuffix(".npy")
             if name in members:
                 raise InputError(f"{path}: holds array {name!r} twice", "write the file again with numpy.savez")
+            if info.file_size > _FREE_BYTES + _MAX_RATIO * info.compress_size:
+                raise InputError(
+                    f"{path}: array {name!r} unpacks to {format_bytes(info.file_size)} from "
+                    f"{format_bytes(info.compress_size)}",
+                    "store it uncompressed, with numpy.savez",
+                )
             with archive.open(info) as stream:
                 members[name] = _member(path, info, stream)
     return members
@@ -184,6 +194,7 @@ def read_header(stream: IO[bytes], size: int, where: str) -> Header:
         InputError: the array does not hold numbers.
         ValueError: damaged.
     """
+    stream = io.BytesIO(stream.read(_MAX_HEADER + 12))
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)

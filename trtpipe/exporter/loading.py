@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trtpipe.errors import HostError, InputError
+from trtpipe.exporter.archive import check_archive
 
 try:
     import torch as torch  # noqa: PLC0414  other modules import it from here, for the same error
@@ -181,6 +182,7 @@ def parameters_of(function: Any) -> list[tuple[str, inspect.Parameter]]:
 
 
 def _load_pt2(path: str) -> tuple[object, None]:
+    check_archive(Path(path))
     try:
         return torch.export.load(path), None
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trtpipe.artifact import Record
+from trtpipe.artifact import Observed, Record
 from trtpipe.config.recipe import DataSettings
 from trtpipe.config.stage_settings import ExportStageSettings, NamedFormat
 
@@ -51,10 +51,10 @@ class TorchRequest(Record):
 
 
 class ExportReply(Record):
-    """Names of the files written into the work folder, and paths of all files of the user's that were read."""
+    """Names of the files written into the work folder, and what the user's code read."""
 
     names: tuple[str, ...]
-    files_read: tuple[str, ...] = ()
+    observed: Observed = Observed()
 
 
 class SimplifyRequest(Record):

@@ -75,13 +75,13 @@ def load_and_export(
     report: Report,
     export: Callable[[object, Example | None, TorchRequest], ExportReply],
 ) -> ExportReply:
-    """Load the program and ``export`` it; the reply names all files of the user's that were read."""
+    """Load the program and ``export`` it; the reply tells what the user's code read."""
     report("load", 0, None)
     with FileTracker(Path(request.workdir)) as tracker:
         program, example = load_program(request.module, request.function)
         report("export", 0, None)
         reply = export(program, example, request)
-    return reply.model_copy(update={"files_read": tracker.files()})
+    return reply.model_copy(update={"observed": tracker.observed()})
 
 
 def export_module(module: object, examples: object | None, request: TorchRequest) -> ExportReply:

@@ -21,6 +21,7 @@ from trtpipe.errors import (
     WorkerCrashed,
     WorkerError,
 )
+from trtpipe.isolation.linux import address_space_limit
 
 #: Why a parent ends a child; empty if it does not.
 Stop: TypeAlias = Literal["", "time", "memory", "cancelled"]
@@ -38,6 +39,11 @@ _CRASHED = (
 )
 #: Lines unrelated to the cause: without a driver TensorRT repeats the first after every message.
 _NOISE = ("cudaError 35", "CUDA lazy loading is not enabled")
+#: What a process says that could not map memory.
+_NO_ROOM = (
+    *("std::bad_alloc", "MemoryError", "Cannot allocate memory", "cannot allocate memory", "failed to map segment"),
+    *("can't start new thread", "Memory allocation still failed"),
+)
 _LAST_LINES, _LINE_LENGTH = 3, 200
 
 
@@ -101,6 +107,9 @@ def raise_from(outcome: Outcome, what: str) -> NoReturn:
     if outcome.kind == "error":
         kind: type[TrtpipeError] = vars(trtpipe.errors)[outcome.error]
         raise kind(outcome.message, outcome.remedy)
+    unmapped = outcome.kind == "memory" or (outcome.kind == "bug" and any(w in outcome.message for w in _NO_ROOM))
+    if unmapped and (limited := _limited(what)) is not None:
+        raise limited
     if outcome.kind == "memory":
         detail = f" ({outcome.message})" if outcome.message else ""
         raise OutOfMemory(f"out of memory while {what}{detail}", _MORE_MEMORY)
@@ -115,6 +124,9 @@ def error_of(ending: Ending, what: str) -> TrtpipeError:
     """The error for a child that left no reply."""
     if ending.status == NO_SPACE_STATUS and not ending.stopped:
         return _no_space("the temporary folder", what)
+    narrow = not ending.stopped and any(words in ending.output for words in _NO_ROOM)
+    if narrow and (limited := _limited(what)) is not None:
+        return limited
     tail = last_lines(ending.output)
     said = f"; last output: {tail}" if tail else ""
     while_ = f"while {what}" + (f" (in phase {ending.phase!r})" if ending.phase else "")
@@ -139,6 +151,17 @@ def error_of(ending: Ending, what: str) -> TrtpipeError:
         how = "without a reply" if ending.status == 0 else f"with exit status {ending.status}"
         message, remedy = f"the worker process ended {how} {while_}{said}", _CRASHED
     return kind(message, remedy, ending.phase)
+
+
+def _limited(what: str) -> HostError | None:
+    """The error for memory that was there, and could not be mapped; ``None`` where mapping has no limit."""
+    limit = address_space_limit()
+    if limit is None:
+        return None
+    return HostError(
+        f"out of memory while {what}: the address space is limited to {format_bytes(limit)} (ulimit -v)",
+        "raise that limit: ulimit -v unlimited; TRTPIPE_WORKER_MEMORY_GB limits memory that is used",
+    )
 
 
 def last_lines(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from trtpipe.isolation.exit_status import error_of
 from trtpipe.isolation.linux import POLL_SECONDS
 from trtpipe.isolation.messages import LINE_BYTES, ForkReply, ForkRequest, MessageStream
-from trtpipe.isolation.worker import TAIL_BYTES, ChildWatch, boot
+from trtpipe.isolation.worker import TAIL_BYTES, ChildWatch, boot, child_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ class ForkServer:
         with self._lock:
             control = self._started(request.preload)
             try:
-                socket.send_fds(control, [request.model_dump_json().encode()], handles)
+                socket.send_fds(control, [request.to_line().encode()], handles)
                 reply = control.recv(LINE_BYTES)
             except OSError:
                 reply = b""
@@ -86,6 +86,7 @@ class ForkServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                env=child_environment(),
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )

@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from trtpipe.isolation.exit_status import Outcome
 from trtpipe.isolation.imports import load_name, no_telemetry
-from trtpipe.isolation.linux import end_with_parent, prefer_as_oom_victim
+from trtpipe.isolation.linux import end_with_parent, prefer_as_oom_victim, run_with_stack
 from trtpipe.isolation.messages import (
     HANDLES,
     LINE_BYTES,
@@ -38,7 +37,7 @@ from trtpipe.isolation.messages import (
 )
 from trtpipe.isolation.sandbox import confine
 from trtpipe.isolation.shared_arrays import SharedMemory
-from trtpipe.isolation.worker_main import STACK_BYTES, Reporter, resolve, use_scratch
+from trtpipe.isolation.worker_main import Reporter, resolve, use_scratch
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Feed, Record
@@ -131,11 +130,9 @@ def _run_child(request: ForkRequest, handles: list[int]) -> None:
     os.dup2(output, 2)
     if request.confinement:
         confine(**json.loads(request.confinement))
-    threading.stack_size(STACK_BYTES)
     messages = MessageStream(socket.socket(fileno=stream))
-    thread = threading.Thread(target=_serve, args=(request, messages, SharedMemory(memory)))
-    thread.start()
-    thread.join()
+    shared = SharedMemory(memory)
+    run_with_stack(lambda: _serve(request, messages, shared))
 
 
 def _serve(request: ForkRequest, messages: MessageStream, memory: SharedMemory) -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 #: Positions in ``/proc/<pid>/stat``, counted behind the command's closing parenthesis.
@@ -18,6 +24,36 @@ _STAT_BYTES = 1 << 12
 POLL_SECONDS = 0.03
 #: Share of the parent's time that measuring a process group's memory may take.
 _WATCH_SHARE = 0.01
+
+
+#: Stacks of threads that run native libraries, from what they may need to the least that helps.
+_STACKS = (512 << 20, 128 << 20, 32 << 20)
+
+
+def address_space_limit() -> int | None:
+    """The bytes that this process may map (``ulimit -v``); ``None`` for no limit."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def run_with_stack(work: Callable[[], object]) -> None:
+    """Run ``work`` in a thread with a large stack, or with the largest that the address space has room for.
+
+    TensorRT walks graphs recursively: a chain of a few thousand layers overflows the usual 8 MiB.
+
+    Raises:
+        MemoryError: there is room for none.
+    """
+    for size in _STACKS:
+        threading.stack_size(size)
+        thread = threading.Thread(target=work, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            continue
+        thread.join()
+        return
+    raise MemoryError("no room for a thread")
 
 
 def group_memory(group: int) -> int | None:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from trtpipe.config.units import format_bytes
 from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Outcome, raise_from
 from trtpipe.isolation.fork_client import Child, server_of
+from trtpipe.isolation.linux import address_space_limit
 from trtpipe.isolation.messages import MODEL_REPLY, MODEL_REQUEST, ForkRequest, Interface, ModelRequest
 from trtpipe.isolation.reducer import Runner
 from trtpipe.isolation.worker import LIGHT, confinement_of, limits_for, scratch_in
@@ -217,11 +219,20 @@ def call_forked(
                 scratch=str(writes[-1]) if writes else "",
             )
             child = stack.enter_context(Child(fork, limits, progress or NullProgress()))
-        child.send(request.model_dump_json().encode(), what)
+        child.send(request.to_line().encode(), what)
         deadline = time.monotonic() + limits.seconds
         while (message := child.receive(what, deadline)).startswith(b"["):
             child.watch.report(message)
         return reply.model_validate(_reply(message, what))
+
+
+def _reason(error: OSError) -> str:
+    """Why a child could not be started."""
+    if error.strerror is not None and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"  # /dev/null, in a container without devices
+    limit = address_space_limit()
+    narrow = "" if limit is None else f"; the address space is limited to {format_bytes(limit)} (ulimit -v)"
+    return (error.strerror or "it ended at once") + narrow
 
 
 @contextmanager
@@ -230,6 +241,6 @@ def _starting(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise HostError(
-            f"cannot start a process for {what}: {error.strerror or 'it ended at once'}",
-            "free memory and close files, then run again",
+            f"cannot start a process for {what}: {_reason(error)}",
+            "make what is named available, free memory and close files, then run again",
         ) from error

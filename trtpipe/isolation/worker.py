@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.artifact import R, Record
+from trtpipe.config.settings import environment
 from trtpipe.config.toolchain import cores
 from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Ending, Outcome, Stop, error_of, raise_from
@@ -98,6 +99,11 @@ def boot(module: str) -> list[str]:
     return [sys.executable, "-c", _BOOT.format(separator=os.pathsep, module=module), os.pathsep.join(sys.path)]
 
 
+def child_environment() -> dict[str, str]:
+    """The environment of a child: without the key that authenticates the cache, which only the parent needs."""
+    return {name: value for name, value in environment().items() if name != "TRTPIPE_CACHE_KEY"}
+
+
 def affordable(count: int, size: int, wanted: int | None) -> int:
     """How many of ``count`` builds may run at once: at most one per core, and as many as fit into free memory.
 
@@ -140,9 +146,10 @@ def call(
     """
     with ExitStack() as stack:
         try:
-            folder = stack.enter_context(scratch_in(workdir))
-            Path(folder, "request.json").write_text(request.model_dump_json(), encoding="utf-8")
-            writes: list[Path | str] = [folder] if workdir is None else [workdir, folder]
+            where = None if workdir is None else workdir.absolute()
+            folder = stack.enter_context(scratch_in(where))
+            Path(folder, "request.json").write_text(request.to_line(), encoding="utf-8")
+            writes: list[Path | str] = [folder] if where is None else [where, folder]
             confinement = "" if reads is None else confinement_of(reads, writes, limits)
             child = stack.enter_context(closing(_Child(task, folder, confinement, limits, progress)))
         except OSError as error:
@@ -235,6 +242,7 @@ class _Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=child_environment(),
             bufsize=0,
             start_new_session=True,
         )

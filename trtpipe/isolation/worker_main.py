@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import threading
 import time
 import typing
 from collections.abc import Callable, Sequence
@@ -17,11 +16,9 @@ from trtpipe.artifact import Record
 from trtpipe.errors import InternalError
 from trtpipe.isolation.exit_status import NO_SPACE_STATUS, Outcome
 from trtpipe.isolation.imports import load_name, no_telemetry
-from trtpipe.isolation.linux import end_with_parent, prefer_as_oom_victim
+from trtpipe.isolation.linux import end_with_parent, prefer_as_oom_victim, run_with_stack
 from trtpipe.isolation.sandbox import confine
 
-#: TensorRT walks graphs recursively: a chain of a few thousand layers overflows the usual 8 MiB.
-STACK_BYTES = 512 << 20
 _REPORT_SECONDS = 0.05
 
 
@@ -42,10 +39,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     report = Reporter(lambda line: os.write(stream, line + b"\n"))
     use_scratch(folder)
     status = [1]
-    threading.stack_size(STACK_BYTES)
-    thread = threading.Thread(target=lambda: status.append(_reply(task, Path(folder), report)), daemon=True)
-    thread.start()
-    thread.join()
+    run_with_stack(lambda: status.append(_reply(task, Path(folder), report)))
     os._exit(status[-1])  # no clean-up: native libraries crash during theirs, after the reply is written
 
 

@@ -105,12 +105,19 @@ class Executor:
 
     def _build(self, prepared: Prepared, state: RunState, workdir: Path, because: str, begin: float) -> Step:
         stage, source = prepared.stage, prepared.inputs.source
-        self.check_corners(prepared, state)
-        draft, read = prepared.run(workdir, self._progress)
+        with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
+            self.check_corners(prepared, state)
+            draft, _ = prepared.run(workdir, self._progress)
         key = prepared.key
         if key is None:
             assert source is not None
-            learned = source.learn(self._store, read, FileEntry.of(draft.path).sha256)
+            learned = source.learn(self._store, draft.observed, FileEntry.of(draft.path).sha256)
+            if draft.observed.unseen and not state.runs_again:
+                state.runs_again = True
+                self._progress.note(
+                    f"{source.label} uses {', '.join(draft.observed.unseen)}, so nothing tells whether its result is "
+                    "still the same: it runs again in every build"
+                )
             key = self._key(stage, prepared.job, prepared.settings, replace(prepared.inputs, source_digest=learned))
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
         state.add(artifact, key.digest)

@@ -183,7 +183,7 @@ def stages_named(*names: str) -> tuple[Stage[Any], ...]:
 @contextmanager
 def opened(job: Job, progress: Progress) -> Iterator[Pipeline]:
     """A pipeline over the user's store."""
-    with ArtifactStore(job.settings.cache_dir, progress) as store:
+    with ArtifactStore(job.settings.cache_dir, progress, job.settings.key) as store:
         yield Pipeline(job, store, progress)
 
 

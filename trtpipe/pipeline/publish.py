@@ -6,25 +6,28 @@ the new one comes last. Whoever is killed in between leaves a folder without a m
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
+import stat
 import tempfile
-from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.artifact import Artifact, FileEntry
+from trtpipe.artifact import FileEntry
 from trtpipe.config.os_errors import translate_os_errors
+from trtpipe.durable import copy_new, plain_mode, sync_folder, write_new
 from trtpipe.errors import HostError, InputError
+from trtpipe.pipeline.ownership import held
 from trtpipe.report.manifest import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from trtpipe.artifact import Artifact
+    from trtpipe.pipeline.ownership import OwnFolder
 
 #: A page about the bundle, which somebody may have asked for: it goes with what it tells of.
 REPORT = "report.html"
-_MANIFEST, _PREFIX = "manifest.json", ".trtpipe-"
+_MANIFEST = "manifest.json"
 
 
 def check_writable(out: Path) -> None:
@@ -50,48 +53,84 @@ def check_writable(out: Path) -> None:
 def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:
     """Copy the artifacts' files into ``out``, the manifest last; files of an earlier bundle that are gone are removed.
 
-    Every file is written beside its place and renamed, so a reader sees old or new, never half.
+    Every file is written beside its place and renamed, so a reader sees old or new, never half. Only files that
+    trtpipe wrote there are replaced or removed; see :mod:`trtpipe.pipeline.ownership`.
 
     Raises:
+        InputError: a file of the user's, or one that was edited, is in the way; nothing was written.
         HostError: no space or no permission; what was there before is still there.
     """
     ordered = sorted(artifacts, key=lambda artifact: artifact.kind == "manifest")
-    with translate_os_errors(out, f"write {out}", elsewhere="choose another output folder with -o"):
-        out.mkdir(parents=True, exist_ok=True)
-        earlier = _listed(out)
-        written = {entry.name for artifact in ordered for entry in artifact.files}
-        with _staging(out) as staging:
-            fresh = [_stage(artifact, entry, out, staging) for artifact in ordered for entry in artifact.files]
-            changes = [pair for pair in fresh if pair is not None]
-            gone = sorted(earlier - written)
-            if changes or gone:
-                stale = [out / name for name in (*gone, *([REPORT] if earlier else []))]
-                _exchange(changes, stale, out / _MANIFEST, staging / "earlier")
-                _sync(out)
+    wanted = {entry.name: (entry, artifact.folder / entry.name) for artifact in ordered for entry in artifact.files}
+    elsewhere = "choose another output folder with -o"
+    with translate_os_errors(out, f"write {out}", elsewhere=elsewhere), held(out) as folder:
+        changes = {name: pair for name, pair in wanted.items() if not _is_there(folder.path / name, pair[0])}
+        gone = _outdated(folder, wanted, changes)
+        if not changes and not gone:
+            return
+        folder.check(changes)
+        with folder.staging() as staging:
+            for name, (_, source) in changes.items():
+                copy_new(source, staging / name)
+            before = folder.files
+            after = {name: known for name, known in before.items() if name not in gone}
+            after |= {name: {entry} for name, (entry, _) in changes.items()}
+            either = {name: before.get(name, set()) | after.get(name, set()) for name in (*before, *after)}
+            folder.record(either, staging, leaving=tuple(gone))
+            try:
+                _exchange(folder, changes, gone, staging)
+            except OSError:
+                folder.record(before, staging)
+                raise
+            folder.record(after, staging)
 
 
-def _exchange(changes: Sequence[tuple[Path, Path]], gone: Sequence[Path], manifest: Path, aside: Path) -> None:
+def _is_there(path: Path, entry: FileEntry) -> bool:
+    """Whether the very same content lies there already."""
+    status = path.lstat() if os.path.lexists(path) else None
+    plain = status is not None and stat.S_ISREG(status.st_mode) and status.st_size == entry.size
+    return plain and FileEntry.of(path) == entry
+
+
+def _outdated(folder: OwnFolder, wanted: Collection[str], changes: Collection[str]) -> list[str]:
+    """What has to go when ``changes`` are made: the rest of an earlier bundle if this is one, otherwise its manifest,
+    if that no longer is true; and the page about it.
+    """
+    listed: list[str] = []
+    if folder.owns(_MANIFEST):
+        artifacts = Manifest.read(folder.path / _MANIFEST).artifacts
+        listed = [entry.name for artifact in artifacts for entry in artifact.files]
+    if _MANIFEST in wanted:
+        earlier = dict.fromkeys((*listed, *folder.leaving))
+        gone = [name for name in earlier if name not in wanted and name != REPORT and folder.owns(name)]
+    else:
+        gone = [_MANIFEST] if set(changes) & set(listed) else []
+    return [*gone, REPORT] if (gone or changes) and folder.owns(REPORT) else gone
+
+
+def _exchange(folder: OwnFolder, changes: Collection[str], gone: Sequence[str], staging: Path) -> None:
     """Rename every file into its place, while there is no manifest; if one cannot be, all is put back as it was."""
+    aside = staging / "earlier"  # no artifact's file is called so without a suffix
     aside.mkdir()
+    manifest = folder.path / _MANIFEST
     kept: list[tuple[Path, Path]] = []
     try:
-        if manifest.exists():
+        if (_MANIFEST in changes or _MANIFEST in gone) and manifest.exists():
             kept.append((manifest, aside / _MANIFEST))
             manifest.rename(aside / _MANIFEST)
-        for final in [*gone, *(final for _, final in changes)]:
-            if os.path.lexists(final):
-                _second_name(final, aside / final.name)
-                kept.append((final, aside / final.name))
-        for final in gone:
-            final.unlink(missing_ok=True)
-        for staged, final in changes:
-            staged.replace(final)
-        if kept and kept[0][0] == manifest and not manifest.exists():  # it alone did not change
-            (aside / _MANIFEST).rename(manifest)
+        for name in (*gone, *changes):
+            if os.path.lexists(folder.path / name):
+                _second_name(folder.path / name, aside / name)
+                kept.append((folder.path / name, aside / name))
+        for name in gone:
+            (folder.path / name).unlink(missing_ok=True)
+        for name in changes:
+            (staging / name).replace(folder.path / name)
     except OSError:
         for final, earlier in reversed(kept):  # the manifest last, and only if all else is there again
             earlier.replace(final)
         raise
+    sync_folder(folder.path)
 
 
 def _second_name(path: Path, other: Path) -> None:
@@ -102,15 +141,21 @@ def _second_name(path: Path, other: Path) -> None:
         path.rename(other)
 
 
-def publish_file(artifact: Artifact, out: Path, suffixes: Sequence[str]) -> Path:
+def publish_file(artifact: Artifact, out: Path, suffixes: Sequence[str], beside: Sequence[Artifact] = ()) -> Path:
     """Copy one artifact to ``out``: a folder, or a file name whose suffix is among ``suffixes``.
+
+    Args:
+        beside: artifacts that go with it, into the same folder under their own names.
 
     Returns:
         The main file's path.
+
+    Raises:
+        InputError: a file of the user's lies where one goes that was not named; nothing was written.
     """
     if out.suffix not in suffixes or out.is_dir():
         check_writable(out)
-        publish_folder([artifact], out)
+        publish_folder([*beside, artifact], out)
         return out / artifact.files[0].name
     check_writable(out.parent)
     external = [entry.name for entry in artifact.files[1:] if entry.name.endswith(".data")]
@@ -119,91 +164,52 @@ def publish_file(artifact: Artifact, out: Path, suffixes: Sequence[str]) -> Path
             f"{out}: this model keeps its weights in {external[0]}, so its own name is fixed",
             f"give a folder, or the name {artifact.files[0].name}",
         )
-    with translate_os_errors(out, f"write {out}", elsewhere="choose another output with -o"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with _staging(out.parent) as staging:
-            for position, entry in enumerate(artifact.files):
-                name = entry.name.replace(artifact.files[0].name, out.name, 1)
-                staged = staging / str(position)
-                _copy(artifact.folder / entry.name, staged)
-                staged.replace(out.parent / name)
-            _sync(out.parent)
+    own = artifact.files[0].name
+    contents = {entry.name: other.folder / entry.name for other in beside for entry in other.files}
+    contents |= {entry.name.replace(own, out.name, 1): artifact.folder / entry.name for entry in artifact.files}
+    _put(out.parent, contents, named={out.name}, what=out)
     return out
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write a text file: old or new, never half.
+def write_files(texts: Mapping[Path, str], named: Collection[Path]) -> None:
+    """Write text files into one folder: each old or new, never half.
+
+    Args:
+        named: those that the user named, which may be replaced whatever they are.
 
     Raises:
-        InputError: a folder is needed where a file lies.
+        InputError: a folder is needed where a file lies, or a file of the user's lies where one goes that was not
+            named; nothing was written.
         HostError: no space or no permission.
     """
-    check_writable(path.parent)
-    with translate_os_errors(path, f"write {path}", elsewhere="choose another file"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    first = next(iter(texts))
+    check_writable(first.parent)
+    contents = {path.name: text.encode() for path, text in texts.items()}
+    _put(first.parent, contents, named={path.name for path in named}, what=first)
 
 
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A private folder inside ``out``, locked while in use; those of killed processes are removed."""
-    for orphan in out.glob(f"{_PREFIX}*"):
-        with suppress(OSError), _locked(orphan):  # its owner is alive, or it is not ours
-            shutil.rmtree(orphan)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=out) as folder, _locked(Path(folder)):
-        yield Path(folder)
+def write_file(path: Path, text: str, *, named: bool = True) -> None:
+    """As :func:`write_files`, for one."""
+    write_files({path: text}, named=(path,) if named else ())
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    """Flush the names in a folder to the disk, where the file system can."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _stage(artifact: Artifact, entry: FileEntry, out: Path, staging: Path) -> tuple[Path, Path] | None:
-    """A copy ready to be renamed, or ``None`` if the very same content lies there already."""
-    final = out / entry.name
-    if final.is_file() and final.stat().st_size == entry.size and FileEntry.of(final) == entry:
-        return None
-    staged = staging / entry.name
-    _copy(artifact.folder / entry.name, staged)
-    return staged, final
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-    with target.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _listed(out: Path) -> set[str]:
-    """Files of the bundle that lies in ``out`` already, by its manifest."""
-    path = out / _MANIFEST
-    if not path.is_file():
-        return set()
-    try:
-        manifest = Manifest.read(path)
-    except InputError:
-        return set()
-    return {
-        entry.name for artifact in manifest.artifacts for entry in artifact.files if Path(entry.name).name == entry.name
-    }
+def _put(out: Path, contents: Mapping[str, Path | bytes], *, named: Collection[str], what: Path) -> None:
+    """Write files of ours into a folder of the user's, those that were not named only over files of ours."""
+    with translate_os_errors(what, f"write {what}", elsewhere="choose another output with -o"), held(out) as folder:
+        for name in named:
+            plain_mode(folder.path / name)
+        folder.check(name for name in contents if name not in named)
+        with folder.staging() as staging:
+            for name, content in contents.items():
+                if isinstance(content, bytes):
+                    write_new(staging / name, content, 0o666)
+                else:
+                    copy_new(content, staging / name)
+            made = {name: {FileEntry.of(staging / name)} for name in contents}
+            known = set(contents) - set(named) or set(contents) & set(folder.files)
+            if known and not folder.foreign:  # what is written beside another's record stays the user's
+                both = {name: folder.files.get(name, set()) | made[name] for name in made}
+                folder.record({**folder.files, **both}, staging)
+            for name in contents:
+                (staging / name).replace(folder.path / name)
+        sync_folder(folder.path)

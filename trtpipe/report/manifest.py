@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from trtpipe.artifact import FileEntry, Record
 from trtpipe.calibration.data_summary import DataSummary
@@ -41,7 +43,7 @@ class ManifestEntry(Record):
     label: str
     digest: str
     key: str
-    files: tuple[FileEntry, ...]
+    files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
 
 
 class Manifest(Record):

@@ -57,7 +57,7 @@ class Capture(Stage[CaptureSettings]):
             )
         request = torch_request(settings.program, _NO_OPSET, workdir).model_copy(update={"half": settings.half})
         reply = export_torch(source, request, _EXPORTERS, runtime, progress)
-        return Draft("program", workdir, reply.names), tuple(Path(path) for path in reply.files_read)
+        return Draft("program", workdir, reply.names, observed=reply.observed), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         if not ProgramRecord.read(draft.sidecar).contract.outputs:

@@ -64,10 +64,10 @@ class Export(Stage[ExportStageSettings], Noting):
             reply = export_torch(source, request, _EXPORTERS, runtime, progress)
         if isinstance(source, Pt2Source) and inputs.source_digest not in ("", sha256_of_pt2(source.path)):
             raise InputError(f"{source.label}: was changed while it was read", "run the command again")
-        draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"))
+        draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"), observed=reply.observed)
         for note in ExportRecord.read(draft.sidecar).notes:
             progress.note(note)
-        return draft, tuple(Path(path) for path in reply.files_read)
+        return draft, ()
 
     def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
         """What was repaired or rewritten of an ONNX file."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.artifact import Draft, Record
+from trtpipe.artifact import Draft, Observed, Record
 from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.config.stage_settings import NotNeeded, ReferenceSettings, synthetic_shapes
 from trtpipe.errors import InputError, InternalError
@@ -72,7 +72,7 @@ class Reference(Stage[ReferenceSettings]):
             verification_data(inputs.datasets, inputs.graph(), settings.synthetic).dataset, _MOST_FEEDS, _MOST_BYTES
         )
         names = tuple(spec.name for spec in contract.outputs)
-        read: tuple[str, ...] = ()
+        observed = Observed()
         if isinstance(source, ModuleSource):
             from trtpipe.exporter.torch_export import example_of, run_module
 
@@ -80,7 +80,7 @@ class Reference(Stage[ReferenceSettings]):
             save_reference(workdir / REFERENCE, feeds, run_module(source.module, example, feeds, names))
         elif isinstance(source, FactorySource | Pt2Source):
             save_reference(workdir / _FEEDS, feeds, [])
-            read = call(
+            observed = call(
                 "trtpipe.stages.reference:run_saved",
                 ReferenceRequest(module=source.module, function=source.function, workdir=str(workdir), outputs=names),
                 ExportReply,
@@ -88,11 +88,11 @@ class Reference(Stage[ReferenceSettings]):
                 progress=progress,
                 what=f"running {source.label}",
                 workdir=workdir,
-            ).files_read
+            ).observed
             (workdir / _FEEDS).unlink()
         else:
             raise InternalError("reference was asked to run without a PyTorch source")
-        return Draft("reference", workdir, (REFERENCE,)), tuple(Path(path) for path in read)
+        return Draft("reference", workdir, (REFERENCE,), observed=observed), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         load_reference(draft.path)
@@ -118,4 +118,4 @@ def run_saved(request: ReferenceRequest, report: Report) -> ExportReply:
         report("run", 0, None)
         outputs = run_module(program, example, feeds, request.outputs)
     save_reference(workdir / REFERENCE, feeds, outputs)
-    return ExportReply(names=(REFERENCE,), files_read=tracker.files())
+    return ExportReply(names=(REFERENCE,), observed=tracker.observed())

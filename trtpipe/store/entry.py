@@ -1,7 +1,8 @@
 """Entries: one stored artifact, its record, and the check that neither has changed.
 
 An entry is a folder named by its key's digest. It holds the artifact's files and ``record.json``, which is written
-last and carries its own digest, so that every single byte of the folder is covered by one.
+last and carries its own digest, so that every single byte of the folder is covered by one, and a proof that this user's
+trtpipe wrote it: the digest tells damage, the proof tells forgery.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from trtpipe.artifact import Artifact, FileEntry, Record
-from trtpipe.digest import JSON, canonical_json, sha256_json, sha256_stream
+from trtpipe.digest import JSON, canonical_json, sha256_bytes, sha256_stream
+from trtpipe.errors import StoreCorrupt
 from trtpipe.store.files import corrupt, names_in, open_plain, read_plain
 from trtpipe.store.key import Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trtpipe.config.authenticity import Seal
+
 RECORD = "record.json"
 #: Most bytes of a record that are ever read.
 RECORD_LIMIT = 16 << 20
+#: What a record is sealed for: one that is authentic for one purpose is not for another.
+ENTRY, MEMO = "entry", "memo"
 
 
 class Entry(Record):
@@ -67,24 +73,36 @@ class Stored:
     last_used: float
 
 
-def seal(content: JSON) -> bytes:
-    """``content`` as one line of JSON that carries its own digest."""
-    return (canonical_json({"content": content, "sha256": sha256_json(content)}) + "\n").encode()
+class NotAuthentic(StoreCorrupt):
+    """A record that is intact, and was not sealed with the key that this store trusts."""
 
 
-def unseal(data: bytes) -> Any:
+def seal(content: JSON, by: Seal | None = None, purpose: str = ENTRY) -> bytes:
+    """``content`` as one line of JSON that carries its own digest, and the proof of ``by``."""
+    text = canonical_json(content).encode()
+    proof = "" if by is None else by.seal(purpose, text)
+    return (canonical_json({"content": content, "proof": proof, "sha256": sha256_bytes(text)}) + "\n").encode()
+
+
+def unseal(data: bytes, by: Seal, purpose: str = ENTRY) -> Any:
     """The content that :func:`seal` was given.
 
     Raises:
         ValueError: any byte differs from the sealed record.
+        NotAuthentic: it was sealed with another key, or with none.
     """
     try:
-        content = json.loads(data)["content"]
-        intact = seal(content) == data
+        document = json.loads(data)
+        content, proof = document["content"], document["proof"]
+        text = canonical_json(content).encode()
+        whole = {"content": content, "proof": proof, "sha256": sha256_bytes(text)}
+        intact = isinstance(proof, str) and (canonical_json(whole) + "\n").encode() == data
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("not a sealed record") from error
     if not intact:
         raise ValueError("content does not match its digest")
+    if not by.verify(purpose, text, proof):
+        raise NotAuthentic("was not sealed with the key of this user", "build again")
     return content
 
 
@@ -93,15 +111,16 @@ def is_entry_name(name: str) -> bool:
     return name == Path(name).name and name not in {"", "..", RECORD} and "\0" not in name
 
 
-def read_entry(folder: Path) -> Entry:
+def read_entry(folder: Path, by: Seal) -> Entry:
     """Read and check the record of the entry in ``folder``; its other files are not checked.
 
     Raises:
-        StoreCorrupt: the record is unreadable, changed, or names a key other than the folder's.
+        NotAuthentic: the record was sealed with another key, or with none.
+        StoreCorrupt: it is unreadable, changed, or names a key other than the folder's.
     """
     path = folder / RECORD
     try:
-        entry = Entry.model_validate(unseal(read_plain(path, RECORD_LIMIT)))
+        entry = Entry.model_validate(unseal(read_plain(path, RECORD_LIMIT), by))
     except (ValueError, ValidationError) as error:
         raise corrupt(f"{path}: not the record that was written") from error
     if not entry.digest == entry.key.digest == folder.name:
@@ -111,17 +130,18 @@ def read_entry(folder: Path) -> Entry:
     return entry
 
 
-def check_entry(folder: Path, *, content: bool = True) -> Entry:
+def check_entry(folder: Path, by: Seal, *, content: bool = True) -> Entry:
     """Read the entry in ``folder`` and check that it holds exactly its files, unchanged.
 
     Args:
         content: hash every file; without it only names, sizes and kinds of the files are checked.
 
     Raises:
+        NotAuthentic: the record was sealed with another key, or with none.
         StoreCorrupt: anything differs; the message names the file.
     """
     found = names_in(folder)
-    entry = read_entry(folder)
+    entry = read_entry(folder, by)
     _same_names(folder, found, {RECORD, *(file.name for file in entry.files)})
     for file in entry.files:
         path = folder / file.name

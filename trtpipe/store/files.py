@@ -16,6 +16,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from trtpipe.durable import sync_folder
 from trtpipe.errors import InternalError, StoreCorrupt
 
 if TYPE_CHECKING:
@@ -42,33 +43,6 @@ def make_folder(path: Path) -> None:
     with suppress(FileExistsError):  # another process was faster
         path.mkdir(mode=0o700)
     sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk, if the folder may be read and the file system supports it."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
-            raise
-    finally:
-        os.close(handle)
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """Write a new file (mode 0600) and flush it to the disk; the name is durable after :func:`sync_folder`."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def take(source: Path, destination: Path, *, move: bool) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtpipe.errors import StoreCorrupt
-from trtpipe.store.entry import RECORD, Stored, check_entry, read_entry
+from trtpipe.store.entry import RECORD, NotAuthentic, Stored, check_entry, read_entry
 from trtpipe.store.files import claim, locked, open_plain, try_locked
 from trtpipe.store.layout import drop_partial, partial_folders, scratch
 
@@ -45,11 +45,18 @@ class PruneReport:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """The result of checking all entries: entries and bytes checked, and one line for each corrupt entry."""
+    """The result of checking all entries.
+
+    Attributes:
+        checked, size: entries and bytes checked.
+        corrupt: one line for each corrupt entry.
+        foreign: how many entries are not sealed with this user's key: they are never used, and pruned.
+    """
 
     checked: int
     size: int
     corrupt: tuple[str, ...]
+    foreign: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,14 @@ def listing(layout: Layout) -> Iterator[Stored]:
     """Every entry with a readable record, least recently used first. Contents are not hashed."""
     for found in _occupied(layout):
         with suppress(StoreCorrupt):  # reported by verify()
-            yield Stored(read_entry(found.place), found.place, found.size, found.last_used)
+            yield Stored(read_entry(found.place, layout.seal), found.place, found.size, found.last_used)
 
 
 def recent(layout: Layout, stage: str, limit: int) -> Iterator[Entry]:
     """The records of a stage's last used entries, the latest first."""
     for found in _occupied(layout, stage)[: -limit - 1 : -1]:
         with suppress(StoreCorrupt):
-            yield read_entry(found.place)
+            yield read_entry(found.place, layout.seal)
 
 
 def total_size(layout: Layout) -> int:
@@ -88,7 +95,7 @@ def quarantine(layout: Layout, place: Path) -> bool:
     """
     layout.create()
     with locked(layout.removal_lock):
-        if not os.path.lexists(place) or _is_sound(place):
+        if not os.path.lexists(place) or _is_sound(layout, place):
             return False
         layout.make(layout.corrupt)
         stage = place.parent.parent.name
@@ -97,21 +104,23 @@ def quarantine(layout: Layout, place: Path) -> bool:
 
 
 def verify(layout: Layout) -> VerifyReport:
-    """Hash every entry; corrupt ones are moved to ``corrupt/``."""
+    """Hash every entry; corrupt ones are moved to ``corrupt/``, those sealed with another key are counted."""
     found = _occupied(layout)
-    faults = []
+    faults, foreign = [], 0
     for occupied in found:
         try:
-            check_entry(occupied.place)
+            check_entry(occupied.place, layout.seal)
+        except NotAuthentic:
+            foreign += 1
         except StoreCorrupt as fault:
             if quarantine(layout, occupied.place):
                 faults.append(fault.message)
-    return VerifyReport(len(found), sum(occupied.size for occupied in found), tuple(faults))
+    return VerifyReport(len(found), sum(occupied.size for occupied in found), tuple(faults), foreign)
 
 
 def prune(layout: Layout, max_bytes: int | None, max_age_seconds: float | None) -> PruneReport:
-    """Remove corrupt entries, entries unused for longer than allowed, and then the least recently used ones until
-    the rest fits. Entries in use are kept.
+    """Remove corrupt entries, those sealed with another key, entries unused for longer than allowed, and then the least
+    recently used ones until the rest fits. Entries in use are kept.
     """
     removed = freed = in_use = 0
     with scratch(layout, "prune the cache") as trash:
@@ -124,6 +133,7 @@ def prune(layout: Layout, max_bytes: int | None, max_age_seconds: float | None) 
         kept, size, now = len(found), sum(occupied.size for occupied in found), time.time()
         for occupied in found:
             stale = max_age_seconds is not None and now - occupied.last_used > max_age_seconds
+            stale = stale or _is_foreign(layout, occupied.place)
             if not stale and (max_bytes is None or size <= max_bytes):
                 continue
             if not _remove(layout, occupied, trash):
@@ -166,9 +176,20 @@ def _remove(layout: Layout, occupied: _Occupied, trash: Path) -> bool:
     return True
 
 
-def _is_sound(place: Path) -> bool:
+def _is_foreign(layout: Layout, place: Path) -> bool:
+    """Whether the entry is sealed with another key than this store's, or with none."""
     try:
-        check_entry(place)
+        read_entry(place, layout.seal)
+    except NotAuthentic:
+        return True
+    except StoreCorrupt:  # for verify() to say
+        return False
+    return False
+
+
+def _is_sound(layout: Layout, place: Path) -> bool:
+    try:
+        check_entry(place, layout.seal)
     except StoreCorrupt:
         return False
     return True

@@ -35,6 +35,7 @@ from trtpipe.store.files import acquire, make_folder, release, try_locked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trtpipe.config.authenticity import Seal
     from trtpipe.store.key import Key
 
 _DIGEST, _SCRATCH = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
@@ -44,10 +45,11 @@ _ELSEWHERE = "choose another folder with --cache-dir"
 
 
 class Layout:
-    """The folders and locks of the store in ``root`` (absolute)."""
+    """The folders and locks of the store in ``root`` (absolute), and the seal of its records."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, seal: Seal) -> None:
         self.root = root
+        self.seal = seal
         self.entries, self.tmp, self.partial = root / "v1", root / "tmp", root / "partial"
         self.locks, self.corrupt, self.memo = root / "locks", root / "corrupt", root / "memo"
         self.removal_lock = self.locks / "removal.lock"

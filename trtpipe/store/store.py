@@ -10,21 +10,25 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Artifact, Draft, FileEntry
+from trtpipe.config.settings import user_key
 from trtpipe.digest import JSON, canonical_json, sha256_bytes
+from trtpipe.durable import sync_folder, write_new
 from trtpipe.errors import InternalError, StoreCorrupt
 from trtpipe.progress import NullProgress, Progress
 from trtpipe.store import housekeeping
 from trtpipe.store.entry import (
+    MEMO,
     RECORD,
     RECORD_LIMIT,
     Entry,
+    NotAuthentic,
     Stored,
     check_entry,
     is_entry_name,
     seal,
     unseal,
 )
-from trtpipe.store.files import corrupt, is_at, locked, open_plain, read_plain, share, sync_folder, take, write_new
+from trtpipe.store.files import corrupt, is_at, locked, open_plain, read_plain, share, take
 from trtpipe.store.layout import Layout, resumable, scratch, sweep
 
 if TYPE_CHECKING:
@@ -32,12 +36,21 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from trtpipe.config.authenticity import Seal
     from trtpipe.store.key import Key
 
 _ATTEMPTS = 3
 _MOST_PINS = 128
 _MOST_NEIGHBORS = 50
 _QUIET_SECONDS = 1.0
+_FOREIGN = (
+    "entries that are not sealed with this user's key are built again (trtpipe cache prune removes them, "
+    "TRTPIPE_CACHE_KEY carries a key to another machine)"
+)
+_NO_KEY = (
+    "no key can be kept in the user's configuration folder, so this run's results are not used again: "
+    "make it writable, or set TRTPIPE_CACHE_KEY"
+)
 
 
 class ArtifactStore:
@@ -49,15 +62,19 @@ class ArtifactStore:
     Args:
         root: the cache folder; created with mode 0700 when something is first stored. Opening an existing one
             removes what killed processes left behind.
-        progress: receives a warning for each corrupt entry, and a note while waiting for another process.
+        progress: receives a warning for each corrupt entry, a note while waiting for another process, and one where
+            entries of another key are not used.
+        seal: proves that this user's trtpipe wrote an entry; by default with the key of the user's configuration
+            folder, or that of ``TRTPIPE_CACHE_KEY``.
 
     Raises:
         HostError: from any method: the folder cannot be used, is another user's or is open to others, the disk
             is full or fails.
     """
 
-    def __init__(self, root: Path, progress: Progress | None = None) -> None:
-        self._layout = Layout(root.absolute())
+    def __init__(self, root: Path, progress: Progress | None = None, seal: Seal | None = None) -> None:
+        self._layout = Layout(root.absolute(), seal or user_key())
+        self._said: set[str] = set()
         self._progress: Progress = progress or NullProgress()
         self._pins: OrderedDict[str, int] = OrderedDict()  # digest -> handle with a shared lock on the record
         weakref.finalize(self, _release, self._pins)
@@ -87,7 +104,7 @@ class ArtifactStore:
         place = self._layout.place(key)
         with self._layout.translate("read the cache"):
             try:
-                return check_entry(place, content=False)
+                return check_entry(place, self._layout.seal, content=False)
             except StoreCorrupt:
                 return None
 
@@ -95,7 +112,7 @@ class ArtifactStore:
         """The verified artifact for ``key``, or ``None``.
 
         Every byte of the entry is checked. A corrupt entry is moved to ``corrupt/``, reported as a warning, and then
-        counts as missing.
+        counts as missing. So does one that is not sealed with this store's key, which is left until it is replaced.
         """
         place = self._layout.place(key)
         with self._layout.translate("read the cache"):
@@ -104,10 +121,18 @@ class ArtifactStore:
                     break
                 try:
                     return self._open(place, key)
+                except NotAuthentic:
+                    self._say_once(f"{self.root}: {_FOREIGN}")
+                    break
                 except StoreCorrupt as fault:
                     if housekeeping.quarantine(self._layout, place):
                         self._progress.warn(f"corrupt cache entry set aside, {key.label} is built again: {fault}")
         return None
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._progress.note(message)
 
     def _open(self, place: Path, key: Key) -> Artifact:
         """Pin the entry at ``place`` and check it; the pin comes first, so that it cannot be pruned meanwhile."""
@@ -117,7 +142,7 @@ class ArtifactStore:
             share(handle)
             if not is_at(handle, record):
                 raise corrupt(f"{place}: replaced while it was opened")
-            entry = check_entry(place)
+            entry = check_entry(place, self._layout.seal)
             if canonical_json(entry.key.document) != canonical_json(key.document):
                 raise corrupt(f"{place}: holds the entry of another key")
             with suppress(OSError):  # a read-only cache can still be used
@@ -137,12 +162,26 @@ class ArtifactStore:
         Args:
             seconds: the time the build took.
         """
+        if not self._layout.seal.lasting:
+            self._say_once(_NO_KEY)
         doing = f"store the result of {key.label}"
         above = draft.folder.absolute().parents
         move = self._layout.tmp in above or self._layout.partial in above
         needed = None if move else _size(draft)
         with scratch(self._layout, doing) as staging, self._layout.translate(doing, needed):
-            return self._install(staging, key, _fill(staging, key, draft, seconds, move=move))
+            return self._install(staging, key, self._fill(staging, key, draft, seconds, move=move))
+
+    def _fill(self, staging: Path, key: Key, draft: Draft, seconds: float, *, move: bool) -> Entry:
+        """Make ``staging`` a complete entry, flushed to the disk; the record is written last."""
+        if bad := [name for name in draft.names if not is_entry_name(name)]:
+            raise InternalError(f"stage {key.stage!r} names a file {bad[0]!r}, which cannot be stored")
+        for name in draft.names:
+            take(draft.folder / name, staging / name, move=move)
+        files = tuple(FileEntry.of(staging / name) for name in draft.names)
+        entry = Entry(digest=key.digest, key=key, kind=draft.kind, target=draft.target, files=files, seconds=seconds)
+        write_new(staging / RECORD, seal(entry.to_dict(), self._layout.seal))
+        sync_folder(staging)
+        return entry
 
     def _install(self, staging: Path, key: Key, entry: Entry) -> Artifact:
         """Rename a complete entry into its place, pinned so that it cannot be pruned at once."""
@@ -151,6 +190,7 @@ class ArtifactStore:
         for _ in range(_ATTEMPTS):
             if (winner := self.lookup(key)) is not None:  # also moves a corrupt entry aside
                 return winner
+            housekeeping.quarantine(self._layout, place)  # one of another key
             handle = open_plain(staging / RECORD)
             share(handle)
             try:
@@ -210,15 +250,15 @@ class ArtifactStore:
         """Store a small JSON value under ``name`` (any text); an older value is replaced atomically."""
         with scratch(self._layout, f"remember {name}") as folder, self._layout.translate(f"remember {name}"):
             self._layout.make(self._layout.memo)
-            write_new(folder / "memo", seal({"name": name, "value": value}))
+            write_new(folder / "memo", seal({"name": name, "value": value}, self._layout.seal, MEMO))
             (folder / "memo").replace(self._memo(name))
             sync_folder(self._layout.memo)
 
     def recall(self, name: str) -> JSON:
-        """The JSON value stored under ``name``; ``None`` if there is none, or if it is damaged."""
+        """The JSON value stored under ``name``; ``None`` if there is none, or if it is damaged or not ours."""
         with self._layout.translate(f"recall {name}"):
             try:
-                content = unseal(read_plain(self._memo(name), RECORD_LIMIT))
+                content = unseal(read_plain(self._memo(name), RECORD_LIMIT), self._layout.seal, MEMO)
             except (StoreCorrupt, ValueError):
                 return None
         if not isinstance(content, dict) or content.get("name") != name:
@@ -240,13 +280,13 @@ class ArtifactStore:
             return housekeeping.total_size(self._layout)
 
     def verify(self) -> housekeeping.VerifyReport:
-        """Hash every entry. Corrupt ones are moved to ``corrupt/`` and reported."""
+        """Hash every entry. Corrupt ones are moved to ``corrupt/`` and reported, those of another key counted."""
         with self._layout.translate("verify the cache"):
             return housekeeping.verify(self._layout)
 
     def prune(self, max_bytes: int | None = None, max_age_seconds: float | None = None) -> housekeeping.PruneReport:
-        """Remove corrupt entries, entries unused for longer than ``max_age_seconds``, and then the least recently used
-        ones until the rest fits into ``max_bytes``. Entries in use by any process are kept.
+        """Remove corrupt entries, those of another key, entries unused for longer than ``max_age_seconds``, and then
+        the least recently used ones until the rest fits into ``max_bytes``. Entries in use by any process are kept.
         """
         with self._layout.translate("prune the cache"):
             return housekeeping.prune(self._layout, max_bytes, max_age_seconds)
@@ -270,19 +310,6 @@ def _release(pins: OrderedDict[str, int]) -> None:
     """Close the handles and with them the shared locks. Never unlocks: a forked child shares the lock itself."""
     while pins:
         os.close(pins.popitem()[1])
-
-
-def _fill(staging: Path, key: Key, draft: Draft, seconds: float, *, move: bool) -> Entry:
-    """Make ``staging`` a complete entry, flushed to the disk; the record is written last."""
-    if bad := [name for name in draft.names if not is_entry_name(name)]:
-        raise InternalError(f"stage {key.stage!r} names a file {bad[0]!r}, which cannot be stored")
-    for name in draft.names:
-        take(draft.folder / name, staging / name, move=move)
-    files = tuple(FileEntry.of(staging / name) for name in draft.names)
-    entry = Entry(digest=key.digest, key=key, kind=draft.kind, target=draft.target, files=files, seconds=seconds)
-    write_new(staging / RECORD, seal(entry.to_dict()))
-    sync_folder(staging)
-    return entry
 
 
 def _size(draft: Draft) -> int:

@@ -74,7 +74,7 @@ def write_report(
     """
     found = read_build(Path(build))
     path = Path(build) / REPORT if out is None else Path(out)
-    write_file(path, page(found, plots=plots))
+    write_file(path, page(found, plots=plots), named=out is not None)
     return path
 
 

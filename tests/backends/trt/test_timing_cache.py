@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trtpipe.backends.trt.timing_cache import TimingStore, keep_timings, use_timings
+from trtpipe.config.authenticity import Mac
 
 HERE = {"tensorrt": "11.4.0", "device": "NVIDIA L4", "driver": "570"}
 
@@ -38,6 +39,14 @@ def test_another_machine_has_its_own(kept, tmp_path, changed):
 def test_a_damaged_file_counts_as_none(kept, tmp_path, damage):
     kept.path.write_bytes(damage(kept.path.read_bytes()))
     kept.fetch(tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_what_is_not_ours_or_of_another_machine_counts_as_none(kept, tmp_path):
+    TimingStore.of(tmp_path / "cache", HERE, Mac(bytes(32))).fetch(tmp_path / "again")
+    other = TimingStore.of(tmp_path / "cache", HERE | {"driver": "580"})
+    kept.path.rename(other.path)
+    other.fetch(tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
