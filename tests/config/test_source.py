@@ -230,10 +230,10 @@ def test_other_data_may_give_a_factory_other_examples(tmp_path, monkeypatch):
 
     plain = FactorySource("net.py", "make")
     first, second = (FactorySource("net.py", "make", DataSettings(source=name)) for name in ("a.npz", "b.npz"))
-    learned = first.learn(Notebook(), [tmp_path / "net.py"], "")
+    learned = first.learn(Notebook(), Observed(files=(str(tmp_path / "net.py"),)), "")
     assert first.digest(Notebook()) == learned
     assert second.digest(Notebook()) is None
     assert plain.digest(Notebook()) is None
     assert (
-        plain.learn(Notebook(), [tmp_path / "net.py"], "") == learned
+        plain.learn(Notebook(), Observed(files=(str(tmp_path / "net.py"),)), "") == learned
     )  # where the data was not read, it does not count
