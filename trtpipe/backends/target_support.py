@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from trtpipe.backends.base import Refusal
 from trtpipe.config.formats import FORMATS
 from trtpipe.config.target import TARGETS, Support, Target
+from trtpipe.passes.graph_pass import node_label
+from trtpipe.passes.importer_forms import misread
 from trtpipe.preflight.onnx_io import dtype_name, read_proto
 
 if TYPE_CHECKING:
@@ -72,6 +74,23 @@ def refuse_types(model: Path, target: Target) -> Refusal | None:
                 f"choose another precision, or a target that can: {able}",
             )
     return None
+
+
+def refuse_misread(model: Path) -> Refusal | None:
+    """Why a graph would become another engine than ONNX says: a node that the importer takes for something else.
+
+    Graphs that trtpipe simplified hold none, except where sizes that the rewriting needs are unknown.
+    """
+    import onnx_ir as ir
+
+    found = misread(ir.serde.deserialize_model(read_proto(model)))
+    if found is None:
+        return None
+    node, read_as = found
+    return Refusal(
+        f"{model.name}: node {node_label(node)!r} ({node.op_type}) would be imported as {read_as}",
+        "build from the model itself, which rewrites it; if it remains there, export with fixed sizes",
+    )
 
 
 def find_float32_product(model: Path) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trtpipe.backends.base import Backend, Refusal
 from trtpipe.backends.gpu import Gpu, cannot_run, gpus
-from trtpipe.backends.target_support import refuse_target, refuse_types
+from trtpipe.backends.target_support import refuse_misread, refuse_target, refuse_types
 from trtpipe.backends.trt.builder import build
 from trtpipe.backends.trt.options import refuse_options
 from trtpipe.backends.trt.request import BuildRequest, build_in_worker
@@ -65,7 +65,7 @@ class TensorRT(Backend):
             return Refusal(
                 f"TensorRT builds on the GPU it builds for: {target} is wanted, {found} is here", _WITHOUT_GPU
             )
-        return None if model is None else refuse_types(model, target)
+        return None if model is None else refuse_types(model, target) or refuse_misread(model)
 
     def runs(self, target: Target) -> Refusal | None:
         """Whether a GPU of the target is here."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trtpipe.backends.base import Backend, Refusal
 from trtpipe.backends.engine_file import check_rtx_plan
 from trtpipe.backends.gpu import cannot_run, has_driver
-from trtpipe.backends.target_support import find_float32_product, refuse_target, refuse_types
+from trtpipe.backends.target_support import find_float32_product, refuse_misread, refuse_target, refuse_types
 from trtpipe.backends.trt.builder import Configure, build
 from trtpipe.backends.trt.options import refuse_options
 from trtpipe.backends.trt.request import BuildRequest, build_in_worker
@@ -54,7 +54,7 @@ class TensorRTRTX(Backend):
             return refusal
         if model is None:
             return None
-        if refusal := refuse_types(model, target):
+        if refusal := refuse_types(model, target) or refuse_misread(model):
             return refusal
         node = find_float32_product(model) if target.name == _TURING else None
         if node is not None:

@@ -25,6 +25,7 @@ from trtpipe.passes.fold_batch_norm import FoldBatchNorm
 from trtpipe.passes.fold_constants import FoldConstants
 from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
 from trtpipe.passes.graph_pass import Borrowed, GraphPass, run_passes
+from trtpipe.passes.importer_forms import ImporterForms
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.resolve_branches import ResolveBranches
@@ -53,6 +54,9 @@ _INFER_SHAPES = Borrowed(
 #: Before onnxsim. Types first: whether an operator is expanded, and into what, depends on them.
 EXPANSION: tuple[GraphPass, ...] = (Borrowed("inline_functions", InlinePass), InferTypes(), ExpandFunctions())
 
+#: What no build does without.
+READ_RIGHT: tuple[GraphPass, ...] = (_INFER_SHAPES, ImporterForms())
+
 
 def rewriting(fixed: Mapping[str, Sequence[int | None]]) -> tuple[GraphPass, ...]:
     """The passes after onnxsim and the raising of the opset, in order.
@@ -69,6 +73,7 @@ def rewriting(fixed: Mapping[str, Sequence[int | None]]) -> tuple[GraphPass, ...
         _INFER_SHAPES,
         FoldBatchNorm(),
         FuseLayerNorm(),
+        *READ_RIGHT,
         _INFER_SHAPES,
         InferTypes(),
     )
@@ -103,7 +108,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
             clean_up(model)  # the converter turns attributes into Constant nodes
         except StageError as error:
             notes.append(error.message)
-    passes = rewriting(request.fixed) if request.rewrite else (InferTypes(),)
+    passes = rewriting(request.fixed) if request.rewrite else (InferTypes(), *READ_RIGHT, InferTypes())
     results = run_passes(model, (each for each in passes if small or not each.one_protobuf))
     notes += [_RESOLVED for result in results if result.name == ResolveBranches.name and result.modified]
     path = Path(request.workdir) / SIMPLIFIED
