@@ -41,12 +41,13 @@ from calibration_accuracy import load
 
 import trtpipe
 from trtpipe.api.results import BuildResult, run_published
-from trtpipe.backends.base import Runner, load_backend
+from trtpipe.backends.base import load_backend
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.job import Job
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
 from trtpipe.engine.record import EngineRecord
+from trtpipe.isolation.reducer import Runner
 from trtpipe.pipeline.pipeline import stages_named
 from trtpipe.pipeline.publish import publish_folder
 from trtpipe.progress import NullProgress

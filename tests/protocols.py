@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.metrics import Cosine, TopK, WordErrorRate
     from trtpipe.accuracy.parity import OutputRecorder, Samples
     from trtpipe.accuracy.recording import Recording
-    from trtpipe.backends.base import Backend, OpenRunner, Runner
+    from trtpipe.backends.base import Backend, OpenRunner
     from trtpipe.backends.null import Null, NullRunner
     from trtpipe.backends.onnxruntime import OnnxRunner, OnnxRuntime, opened_here
     from trtpipe.backends.tensorrt import TensorRT
@@ -25,14 +25,12 @@ if TYPE_CHECKING:
     from trtpipe.backends.trt.runner import EngineRunner
     from trtpipe.backends.trt.timer import EngineTimer
     from trtpipe.calibration.statistics_arrays import StatisticsReducer
-    from trtpipe.config.job import Job
     from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, Source
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.data.batching import BatchedDataset
     from trtpipe.data.function import FunctionDataset
     from trtpipe.data.sample import Dataset
     from trtpipe.data.synthetic import RandomDataset
-    from trtpipe.isolation.reducer import LocalReduction, Reducer, Reduction
+    from trtpipe.isolation.reducer import LocalReduction, Reducer, Reduction, Runner
     from trtpipe.isolation.remote_runner import ModelOpener, OpenModel, RemoteRunner, _RemoteReduction
     from trtpipe.latency.measuring import HostTimer
     from trtpipe.pipeline.pipeline import STAGES
@@ -56,5 +54,4 @@ if TYPE_CHECKING:
     listeners: tuple[type[Progress], ...] = (NullProgress,)
     stages: tuple[Stage[Any], ...] = (*STAGES, Evaluate("model"), MeasureSensitivity())
     sources: tuple[type[Source], ...] = (FactorySource, ModuleSource, OnnxSource, Pt2Source)
-    requests: tuple[type[BuildRequest], ...] = (Job,)
     recorders: tuple[type[OutputRecorder], ...] = (Recording,)

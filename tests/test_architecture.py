@@ -89,6 +89,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "shelve": (),
 }
 ANYWHERE = {"google", "ml_dtypes", "numpy", "onnx", "onnx_ir", "pydantic", "pydantic_core", "trtpipe"}
+#: Of pydantic's own requirements; type checkers read it, and no code of ours runs it.
+FOR_TYPE_CHECKERS = {"typing_extensions"}
 
 #: Calls that run what a file or a text says.
 RUNS_CODE = {
@@ -113,7 +115,6 @@ FORMAT_ATTRIBUTES = FORMAT_WORDS - {"float32", "best"}
 #: Where they may be spelled, and why.
 SPELLS_FORMATS = {
     "config/formats.py": "the table",
-    "passes/infer_types.py": "ONNX's words for the types of all tensors, which schemas use",
 }
 
 
@@ -226,8 +227,11 @@ def only_the_api_and_the_pipeline_know_the_job(module: Module) -> Iterator[str]:
 
 
 def packages_stay_in_their_rooms(module: Module) -> Iterator[str]:
+    run = set(imported(at_run_time(module.tree.body)))
     for name in module.imports():
         package = name.partition(".")[0]
+        if package in FOR_TYPE_CHECKERS and name not in run:
+            continue
         if package in ROOMS:
             if not module.where.startswith(ROOMS[package] or ("nowhere",)):
                 yield f"imports {name}"
@@ -299,14 +303,18 @@ def no_state_in_modules_and_classes(module: Module) -> Iterator[str]:
 
 
 def no_bags_of_keyword_arguments(module: Module) -> Iterator[str]:
-    """But for wrappers around another function's signature, and for what Click's own constructors take."""
+    """But for wrappers around another function's signature, for what Click's own constructors take, and for those whose
+    names and types a TypedDict lists.
+    """
     if module.where in ("cli/app.py", "cli/groups.py", "cli/wiring.py"):
         return
     functions = [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef)]
     wrappers = {inner for outer in functions for inner in ast.walk(outer) if inner is not outer}
     for function in functions:
-        if function.args.kwarg is not None and function not in wrappers:
-            yield f"line {function.lineno}: {function.name} takes **{function.args.kwarg.arg}"
+        bag = function.args.kwarg
+        listed = bag is not None and bag.annotation is not None and ast.unparse(bag.annotation).startswith("Unpack[")
+        if bag is not None and not listed and function not in wrappers:
+            yield f"line {function.lineno}: {function.name} takes **{bag.arg}"
 
 
 def formats_are_spelled_in_their_table(module: Module) -> Iterator[str]:
@@ -393,6 +401,7 @@ RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
         ("store/x.py", "import pickle"),
         ("config/profile.py", "import tomllib"),
         ("api/x.py", "import requests"),
+        ("api/x.py", "def f():\n    from typing_extensions import Unpack"),
     ),
     only_the_command_line_prints_and_exits: (
         ("api/x.py", "print(1)"),
@@ -434,7 +443,10 @@ RULES: dict[Rule, tuple[tuple[str, str], ...]] = {
         ("backends/x.py", "if onnx.TensorProto.FLOAT16 in types: ..."),
         ("engine/x.py", 'SERVED = {"Half"}'),
     ),
-    no_bags_of_keyword_arguments: (("stages/x.py", "def run(job, **settings): ..."),),
+    no_bags_of_keyword_arguments: (
+        ("stages/x.py", "def run(job, **settings): ..."),
+        ("api/x.py", "def run(job, **settings: Any): ..."),
+    ),
 }
 
 

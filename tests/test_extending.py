@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from fixtures_stages import run_stage
 from models import model as graph
 from models import save
 
-from trtpipe.backends.base import BACKENDS
+from trtpipe.backends.base import BACKENDS, EngineRequest
 from trtpipe.config.formats import FORMATS
 from trtpipe.config.profile import BuildSettings, DeploymentProfile
 from trtpipe.config.settings import Settings
@@ -22,7 +23,11 @@ from trtpipe.config.target import find_target
 from trtpipe.data.dataset import SOURCES
 from trtpipe.errors import InputError, StageError
 from trtpipe.passes.graph_pass import run_passes
+from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.progress import NullProgress
+from trtpipe.stages import lower
+from trtpipe.stages.lower import Lower
+from trtpipe.stages.stage import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +74,22 @@ def test_a_graph_pass(example, capsys) -> None:
         run_passes(names["model"], names["PASSES"])
 
 
+def test_a_graph_pass_listed_for_lowering(example, make_job, tmp_path: Path, heard_all, monkeypatch) -> None:
+    names = example("A graph pass")
+    net = graph("(float[2] x) => (float[2] y) { a = Relu(x) b = Relu(a) y = Neg(b) }")
+    given = Inputs({"simplified": artifact_from_file("simplified", save(net, tmp_path / "net.onnx"))})
+
+    def lowered(precision: str) -> list[str]:
+        (tmp_path / precision).mkdir(exist_ok=True)
+        draft, _ = run_stage(Lower(), make_job(precision=precision), given, tmp_path / precision, heard_all)
+        return [node.op_type for node in onnx.load(draft.path).graph.node]
+
+    assert lowered("fp32") == ["Relu", "Relu", "Neg"]
+    monkeypatch.setattr(lower, "lowering", names["lowering_and_more"])
+    assert lowered("fp32") == ["Relu", "Neg"]
+    assert lowered("fp16") == ["Cast", "Relu", "Neg", "Cast"]
+
+
 def test_a_stage(example, tmp_path: Path, in_process, capsys) -> None:
     net = graph("(float[2,3] x) => (float[2,3] y) { h = Neg(x) i = Abs(h) y = Neg(i) }")
     for node, name in zip(net.graph.node, ("body", "middle", "head"), strict=True):
@@ -90,7 +111,7 @@ def test_a_back_end(example, tmp_path: Path) -> None:
     assert backend.refuses(net, DeploymentProfile(), target) is None
     assert backend.refuses(net, DeploymentProfile(build=BuildSettings(strip_weights=True)), target) is not None
     plan = tmp_path / "sm89.plan"
-    record = backend.build(net, DeploymentProfile(), (target,), plan, settings, NullProgress())
+    record = backend.build(EngineRequest(net, DeploymentProfile(), (target,), plan, settings), NullProgress())
     assert (record.flavor, record.target, record.version) == ("reference", "sm89", onnx.__version__)
     with backend.open(plan, settings) as runner:
         assert runner.infer({"x": np.float32([[1, 2], [3, 4]])})["y"].tolist() == [[2, -2], [6, -4]]

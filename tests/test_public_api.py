@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import inspect
 import json
+import re
 import shutil
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import pytest
 from models import model, normal, run, save
 
 import trtpipe
+from trtpipe.api.arguments import MEANINGS, BuildArguments, CommonArguments, ModelArguments
 
 STUB = Path(trtpipe.__file__).with_suffix(".pyi")
 FUNCTIONS = [name for name in trtpipe.__all__ if inspect.isfunction(getattr(trtpipe, name))]
@@ -88,6 +90,23 @@ class TestFunctions:
         assert described or len(inspect.signature(getattr(trtpipe, name)).parameters) < 2 or name in {"diff"}
         assert "Raises:" in text or name in {"diagnose"}
         assert f"{name}(" in text.partition("Example:")[2], "an example calls the function"
+
+    @pytest.mark.parametrize("name", [name for name in FUNCTIONS if hasattr(getattr(trtpipe, name), "__wrapped__")])
+    def test_shared_arguments_are_listed_explained_and_checked(self, name: str) -> None:
+        function = getattr(trtpipe, name)
+        parameters = inspect.signature(function).parameters
+        assert {"profile", "recipe", "settings", "progress"} <= set(parameters)
+        described = (inspect.getdoc(function) or "").partition("Args:")[2].partition("\n\n")[0]
+        listed = re.findall(r"^    (\w+(?:, \w+)*): \S", described, re.MULTILINE)
+        explained = [each for names in listed for each in names.split(", ")]
+        assert len(explained) == len(set(explained))
+        assert set(explained) >= {each for each in parameters if each in MEANINGS}
+        with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'precison'$"):
+            function(precison="int8")
+
+    @pytest.mark.parametrize("arguments", [CommonArguments, ModelArguments, BuildArguments])
+    def test_every_shared_argument_has_one_meaning(self, arguments: type) -> None:
+        assert set(arguments.__annotations__) <= set(MEANINGS) == set(BuildArguments.__annotations__)
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,11 @@ class Artifact:
         """The JSON file beside the main file that records how it came to be."""
         return self.folder / f"{self.files[0].name}.json"
 
+    @property
+    def described(self) -> bool:
+        """Whether it has a sidecar; what users bring need not have one."""
+        return any(entry.name == self.sidecar.name for entry in self.files)
+
 
 @dataclass(frozen=True)
 class Draft:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trtpipe.accuracy.custom import CustomMeter, evaluate, fingerprint, load_metric
+from trtpipe.accuracy import custom
+from trtpipe.accuracy.custom import CustomMeter, fingerprint, load_metric
+from trtpipe.config.recipe import EvaluationSettings
 from trtpipe.errors import InputError
 
 
@@ -22,24 +24,34 @@ def answer(feed):
     return {"y": feed["x"] * 2}
 
 
+def evaluate(metric, output=""):
+    settings = EvaluationSettings(metric=metric.source, output=output)
+    return custom.evaluate(metric, answer, settings, "lowered", "onnxruntime")
+
+
 class TestWhole:
     def test_it_runs_the_model_itself_and_the_first_figure_counts(self, metric):
         found = evaluate(
-            metric("def f(run, limit=None): return {'n': 4.0, 'acc': float(run({'x': np.ones(1)})['y'][0]), 'b': 7}"),
-            answer,
-            "",
+            metric("def f(run, limit=None): return {'n': 4.0, 'acc': float(run({'x': np.ones(1)})['y'][0]), 'b': 7}")
         )
-        assert (found.name, found.value, found.samples, found.others, found.scores) == ("acc", 2.0, 4, {"b": 7.0}, None)
+        assert (found.artifact, found.runner) == ("lowered", "onnxruntime")
+        assert (found.metric, found.value, found.samples, found.others, found.scores) == (
+            "acc",
+            2.0,
+            4,
+            {"b": 7.0},
+            None,
+        )
 
     def test_another_metric_by_name(self, metric):
         f = metric("def f(run): return {'a': 1.0, 'b': 2.0}")
-        assert evaluate(f, answer, "b").value == 2
+        assert evaluate(f, "b").value == 2
         with pytest.raises(InputError, match="gives no metric 'c'") as caught:
-            evaluate(f, answer, "c")
+            evaluate(f, "c")
         assert "a, b" in caught.value.remedy
 
     def test_scores_of_single_samples(self, metric):
-        found = evaluate(metric("def f(run): return {'acc': 0.75, 'per_sample': [1, 0, 1, 1]}"), answer, "")
+        found = evaluate(metric("def f(run): return {'acc': 0.75, 'per_sample': [1, 0, 1, 1]}"))
         assert found.scores is not None
         assert (found.scores.kind, found.samples, found.scores.value) == ("hits", 4, 0.75)
 
@@ -60,7 +72,7 @@ class TestWhole:
     )
     def test_what_is_no_result(self, metric, body, complaint):
         with pytest.raises(InputError, match=complaint) as caught:
-            evaluate(metric(f"def f(run):\n    {body}"), answer, "")
+            evaluate(metric(f"def f(run):\n    {body}"))
         assert "metrics.py:f" in caught.value.message
         assert caught.value.exit_code == 2
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from trtpipe.backends.base import BACKENDS, load_backend, missing
+from trtpipe.backends.base import BACKENDS, EngineRequest, load_backend, missing
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.errors import HostError, InputError, InternalError
@@ -62,10 +62,10 @@ def test_it_refuses_with_a_remedy_or_it_builds(backend, conv_net, tmp_path, sett
         assert refusal.reason
         assert refusal.remedy
         with pytest.raises((HostError, InternalError)):
-            backend.build(conv_net, PROFILE, (SM89,), plan, settings, heard)
+            backend.build(EngineRequest(conv_net, PROFILE, (SM89,), plan, settings), heard)
         assert not plan.exists()
         return
-    record = backend.build(conv_net, PROFILE, (SM89,), plan, settings, heard)
+    record = backend.build(EngineRequest(conv_net, PROFILE, (SM89,), plan, settings), heard)
     assert (record.flavor, record.target) == (backend.name, "sm89")
     assert [(spec.name, spec.dtype) for spec in record.io.inputs] == [("x", "float32")]
     assert [(spec.name, spec.dtype) for spec in record.io.outputs] == [("y", "float32")]
@@ -79,7 +79,7 @@ def test_what_it_opens_runs(backend, conv_net, tmp_path, settings, heard):
     target = conv_net
     if backend.refuses(conv_net, PROFILE, SM89) is None:
         target = tmp_path / "e.plan"
-        backend.build(conv_net, PROFILE, (SM89,), target, settings, heard)
+        backend.build(EngineRequest(conv_net, PROFILE, (SM89,), target, settings), heard)
     with ExitStack() as stack:
         try:
             runner = stack.enter_context(backend.open(target, settings))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fault_injection import fault
 
+from trtpipe.backends.base import EngineRequest
 from trtpipe.backends.null import Null, NullBehavior
 from trtpipe.config.profile import BuildSettings, DeploymentProfile
 from trtpipe.config.target import find_target
@@ -14,7 +15,7 @@ SM89, SM120 = find_target("sm89"), find_target("sm120")
 
 def build(model, plan, settings, progress, target=SM89, behavior=None, **limits):
     profile = DeploymentProfile(build=BuildSettings(**limits))
-    return Null(behavior).build(model, profile, (target,), plan, settings, progress)
+    return Null(behavior).build(EngineRequest(model, profile, (target,), plan, settings), progress)
 
 
 def test_plans_depend_on_content_and_target_alone(conv_net, tmp_path, settings, heard):

@@ -7,6 +7,7 @@ import onnxruntime as ort
 import pytest
 from models import CASES, feed_for, model, normal, run, save
 
+from trtpipe.backends.base import EngineRequest
 from trtpipe.backends.onnxruntime import OnnxRuntime, opened_here
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.settings import Settings
@@ -169,7 +170,7 @@ def test_it_builds_and_runs_no_engines(conv_net, tmp_path, settings, heard):
     assert backend.refuses(conv_net, DeploymentProfile(), target) is not None
     assert backend.runs(target) is not None
     with pytest.raises(InternalError):
-        backend.build(conv_net, DeploymentProfile(), (target,), tmp_path / "e.plan", settings, heard)
+        backend.build(EngineRequest(conv_net, DeploymentProfile(), (target,), tmp_path / "e.plan", settings), heard)
 
 
 def test_threads_change_no_result(conv_net, tmp_path):

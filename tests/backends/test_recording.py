@@ -6,6 +6,7 @@ import pytest
 from backends.recording_tensorrt import RecordingTensorRT
 from backends.trt_api_snapshot import APIS
 
+from trtpipe.backends.base import EngineRequest
 from trtpipe.backends.engine_file import read_header
 from trtpipe.backends.tensorrt import TensorRT
 from trtpipe.backends.trt.builder import build
@@ -110,7 +111,7 @@ class TestInAChild:
         plan = tmp_path / "e.plan"
         target = find_target("sm89")
         assert backend.refuses(conv_net, profile, target) is None
-        record = backend.build(conv_net, profile, (target,), plan, settings, heard)
+        record = backend.build(EngineRequest(conv_net, profile, (target,), plan, settings), heard)
         assert (record.flavor, record.version, record.target, record.targets) == (
             "tensorrt",
             "11.4.0.106",
@@ -121,10 +122,10 @@ class TestInAChild:
         (kept,) = (settings.cache_dir / "timings").iterdir()
         assert kept.read_bytes().endswith(b"timings")
         plan.unlink()
-        backend.build(conv_net, profile, (target,), plan, settings, heard)
+        backend.build(EngineRequest(conv_net, profile, (target,), plan, settings), heard)
         assert plan.is_file()
 
     def test_without_timings(self, backend, conv_net, tmp_path, settings, heard):
         profile = DeploymentProfile(shapes=SHAPES, build=BuildSettings(timing_cache=False))
-        backend.build(conv_net, profile, (find_target("sm89"),), tmp_path / "e.plan", settings, heard)
+        backend.build(EngineRequest(conv_net, profile, (find_target("sm89"),), tmp_path / "e.plan", settings), heard)
         assert not (settings.cache_dir / "timings").exists()

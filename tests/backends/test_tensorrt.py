@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from trtpipe.backends.base import EngineRequest
 from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.tensorrt import TensorRT
 from trtpipe.config.profile import DeploymentProfile
@@ -35,7 +36,7 @@ def test_without_a_gpu_it_refuses_and_points_to_rtx(machine, conv_net, tmp_path,
     assert "this machine has none" in refusal.reason
     assert "--backend tensorrt-rtx" in refusal.remedy
     with pytest.raises(HostError, match="needs an sm89 GPU"):
-        backend.build(conv_net, DeploymentProfile(), (SM89,), tmp_path / "e.plan", settings, heard)
+        backend.build(EngineRequest(conv_net, DeploymentProfile(), (SM89,), tmp_path / "e.plan", settings), heard)
 
 
 def test_it_builds_only_for_the_gpu_that_is_here(machine, conv_net):

@@ -9,9 +9,11 @@ import pytest
 
 from trtpipe.api import stages
 from trtpipe.backends import base, torch_tensorrt, torch_tensorrt_build
+from trtpipe.backends.base import EngineRequest
 from trtpipe.backends.engine_file import RTX_TARGETS, read_header
 from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.torch_tensorrt import TorchTensorRT
+from trtpipe.backends.trt import backend as trt_backend
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
@@ -90,7 +92,7 @@ def package(request, monkeypatch):
 class TestAsking:
     def test_what_it_refuses(self, package, monkeypatch):
         backend, profile = TorchTensorRT(), DeploymentProfile()
-        monkeypatch.setattr(torch_tensorrt, "gpus", lambda: ())
+        monkeypatch.setattr(trt_backend, "gpus", lambda: ())
         refusal = backend.refuses(Path("lowered.onnx"), profile, SM89)
         assert refusal is not None
         assert "this is an ONNX graph" in refusal.reason
@@ -113,7 +115,9 @@ class TestAsking:
 
     def test_a_graph_is_never_built(self, tmp_path, settings, heard):
         with pytest.raises(InternalError):
-            TorchTensorRT().build(Path("a.onnx"), DeploymentProfile(), (SM89,), tmp_path / "e.plan", settings, heard)
+            TorchTensorRT().build(
+                EngineRequest(Path("a.onnx"), DeploymentProfile(), (SM89,), tmp_path / "e.plan", settings), heard
+            )
 
 
 @installed

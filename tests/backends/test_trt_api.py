@@ -31,8 +31,6 @@ FILES = {
     "trt/runner.py": (*CLASSIC, *RTX),
     "trt/timer.py": (*CLASSIC, *RTX),
     "trt/timing_cache.py": (*CLASSIC, *RTX),
-    "tensorrt.py": CLASSIC,
-    "tensorrt_rtx.py": RTX,
 }
 #: What a parameter or attribute of type Any is, by its name: ``module``, a class, or empty for what is not TensorRT's.
 NAMES = {
@@ -63,6 +61,8 @@ GUARDED = {
     "IStreamWriter": "only by the way of build_serialized_network_to_stream",
     "IAttentionInputLayer": "only for a layer of LayerType.ATTENTION_INPUT, which getattr looks for",
     "ComputeCapability": "TensorRT-RTX only",
+    "IBuilderConfig.num_compute_capabilities": "the same",
+    "IBuilderConfig.set_compute_capability": "the same",
     "ICudaEngine.create_runtime_config": "only where getattr finds DynamicShapesKernelSpecializationStrategy",
     "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy": "the same",
 }

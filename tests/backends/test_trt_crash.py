@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from trtpipe.backends.base import missing
+from trtpipe.backends.base import EngineRequest, missing
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.target import find_target
@@ -59,7 +59,9 @@ def fp4_product(tmp_path):
 def test_the_crash_is_an_error_that_names_the_node(fp4_product, tmp_path, settings, heard):
     plan = tmp_path / "e.plan"
     with pytest.raises(WorkerCrashed, match=r"crashed \(SIGSEGV\) while building sm120 from fp4\.onnx") as caught:
-        TensorRTRTX().build(fp4_product, DeploymentProfile(), (find_target("sm120"),), plan, settings, heard)
+        TensorRTRTX().build(
+            EngineRequest(fp4_product, DeploymentProfile(), (find_target("sm120"),), plan, settings), heard
+        )
     assert caught.value.message.endswith("; the failing node is 'product_7' (MatMul)")
     assert caught.value.phase
     assert {path.name for path in tmp_path.iterdir()} == {"fp4.onnx"}

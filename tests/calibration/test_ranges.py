@@ -8,7 +8,7 @@ import pytest
 from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.calibration.methods import max_amax, percentile_amax
 from trtpipe.calibration.ranges import Ranges, ranges_from_statistics
-from trtpipe.calibration.statistics import RESOLUTION, Statistics, TensorStatistics
+from trtpipe.calibration.statistics import Statistics, TensorStatistics
 from trtpipe.config.formats import FP8, INT8
 from trtpipe.errors import InputError
 
@@ -30,6 +30,9 @@ DISTRIBUTIONS: dict[str, Callable[[int], np.ndarray]] = {
     "negative": lambda n: -RNG.exponential(5, n),
     "constant": lambda n: np.full(n, -1.7),
 }
+
+#: The width of a bin relative to its lower edge, at most, as docs/calibration.md states it.
+RESOLUTION = 2.0**-7
 
 
 def seen(values: np.ndarray) -> TensorStatistics:

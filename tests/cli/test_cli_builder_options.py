@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from trtpipe.cli.builder_options import builder_options
+from trtpipe.cli.options import builder_options
 from trtpipe.cli.session import Session
 from trtpipe.errors import InputError
 

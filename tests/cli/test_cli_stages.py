@@ -76,7 +76,8 @@ class TestChain:
         words = ("calibrate", bundle / "simplified.onnx", "-o", tmp_path, "-q")
         refused = run(*words)
         assert refused.exit_code == 2
-        assert "needs calibration data" in refused.stderr
+        assert "error: int8 needs calibration data" in refused.stderr
+        assert "add --data (" in refused.stderr
         assert run(*words, "--allow-random-calibration").exit_code == 0
         ranges = trtpipe.inspect(tmp_path / "ranges.json").ranges
         assert ranges is not None

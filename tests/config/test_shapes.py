@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.profile import OutputTolerance, ShapeRange, Tolerance
-from trtpipe.config.shapes import check_shapes, check_tolerance, gives_values, is_dynamic, parse_shapes
+from trtpipe.config.shapes import check_outputs, check_shapes, gives_values, is_dynamic, parse_shapes
 from trtpipe.errors import InputError
 
 
@@ -98,10 +98,10 @@ def test_what_is_dynamic(shape, dynamic):
 
 
 def test_tolerances_of_outputs():
-    check_tolerance(contract("logits"), Tolerance(outputs={"logits": OutputTolerance(atol=1)}))
-    check_tolerance(contract("logits"), Tolerance(atol=1))
+    check_outputs(["logits"], Tolerance(outputs={"logits": OutputTolerance(atol=1)}))
+    check_outputs(["logits"], Tolerance(atol=1))
     with pytest.raises(InputError, match="tolerance for 'logit': no such output") as caught:
-        check_tolerance(contract("logits", "boxes"), Tolerance(outputs={"logit": OutputTolerance(atol=1)}))
+        check_outputs(["logits", "boxes"], Tolerance(outputs={"logit": OutputTolerance(atol=1)}))
     assert caught.value.remedy == "did you mean 'logits'? outputs: logits, boxes"
 
 

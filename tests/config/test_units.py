@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtpipe.config.units import format_bytes, format_count, format_seconds, parse_bytes, parse_seconds
+from trtpipe.config.units import format_bytes, format_count, format_seconds, parse_bytes, parse_seconds, suggestion
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,9 @@ def test_formatted_durations_are_plain_and_close(seconds: float) -> None:
 )  # fmt: skip
 def test_counts(count, text):
     assert format_count(count) == text
+
+
+def test_a_suggestion_names_the_nearest_word_and_all_there_are() -> None:
+    assert suggestion("zzz", ["alpha", "beta"], "inputs") == "inputs: alpha, beta"
+    assert suggestion("bata", ["alpha", "beta"], "inputs here") == "did you mean 'beta'? inputs here: alpha, beta"
+    assert suggestion("x", (), "inputs") == "inputs: none"

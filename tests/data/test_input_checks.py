@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from trtpipe.data.input_checks import checked, free_batch, is_single, static_batch, suggestion
+from trtpipe.data.input_checks import checked, free_batch, is_single, static_batch
 from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError
 
@@ -140,7 +140,3 @@ def test_batch_helpers(contract: MakeContract) -> None:
     one = contract(x=("float32", ("N", 3)))
     assert is_single({"x": np.zeros(3)}, one)
     assert not is_single({"x": np.zeros((1, 3))}, one)
-
-
-def test_suggestion_lists_what_there_is() -> None:
-    assert suggestion("zzz", ["alpha", "beta"], "inputs") == "inputs here: alpha, beta"

@@ -9,11 +9,11 @@ import pytest
 from models import model, normal, run, save
 
 from trtpipe.backends import base
-from trtpipe.backends.base import load_backend
+from trtpipe.backends.base import EngineRequest, load_backend
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
-from trtpipe.dynamic.corners import CornersRequest, Place, corners_task
+from trtpipe.dynamic.check_corners import CornersRequest, Place, corners_task
 from trtpipe.progress import NullProgress
 
 #: A folder of real models with their data and metric; see docs/design.md.
@@ -58,7 +58,8 @@ class TestTrapsAreReal:
         settings = Settings(cache_dir=tmp_path / "cache")
         plan = tmp_path / "e.plan"
         load_backend("tensorrt-rtx").build(
-            path, DeploymentProfile(shapes=(profile,)), (find_target("sm89"),), plan, settings, NullProgress()
+            EngineRequest(path, DeploymentProfile(shapes=(profile,)), (find_target("sm89"),), plan, settings),
+            NullProgress(),
         )
         assert plan.stat().st_size > 0
         types = {"ids": np.int64}

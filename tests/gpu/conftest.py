@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
-from trtpipe.backends.base import Backend, load_backend, missing
+from trtpipe.backends.base import Backend, EngineRequest, load_backend, missing
 from trtpipe.backends.gpu import gpus
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.settings import Settings
@@ -61,5 +61,7 @@ def built(flavor: str, tmp_path: Path) -> Built:
     refusal = backend.refuses(path, PROFILE, target)
     if refusal is not None:
         pytest.skip(refusal.reason)
-    backend.build(path, PROFILE, (target,), plan, settings, NullProgress()).write(tmp_path / "e.plan.json")
+    backend.build(EngineRequest(path, PROFILE, (target,), plan, settings), NullProgress()).write(
+        tmp_path / "e.plan.json"
+    )
     return Built(backend, path, plan, settings)

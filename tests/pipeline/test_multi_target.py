@@ -39,13 +39,13 @@ class Sharing(Null):
     def shareable(self, targets):
         return tuple(targets)
 
-    def build(self, model, profile, targets, *rest):
-        if len(targets) == 1:
+    def build(self, request, progress):
+        if len(request.targets) == 1:
             self.wait()
-        self.asked.append(tuple(target.name for target in targets))
+        self.asked.append(tuple(target.name for target in request.targets))
         if failing := self.bad & set(self.asked[-1]):
             raise BuildError(f"{min(failing)} cannot fuse", "use another target")
-        record = super().build(model, profile, targets[:1], *rest)
+        record = super().build(replace(request, targets=request.targets[:1]), progress)
         return record.model_copy(update={"targets": self.asked[-1]})
 
 

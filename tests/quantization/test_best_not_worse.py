@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
 
-    from trtpipe.backends.base import Feed
+    from trtpipe.backends.base import EngineRequest, Feed
+    from trtpipe.progress import Progress
 
 #: A folder of real models with their data; see docs/design.md.
 CASES = Path(os.environ.get("TRTPIPE_TEST_CASES", "none"))
@@ -96,14 +97,12 @@ def lowered(name: str, folder: Path) -> Lowered:
 def more_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
     """A back-end whose engines are the cheaper the more is quantized."""
 
-    def build(
-        backend: Null, model: Path, profile: Any, targets: Any, plan: Path, settings: Any, progress: Any
-    ) -> EngineRecord:
-        plan.write_bytes(b"plan")
-        pairs = sum(node.op_type == "DequantizeLinear" for node in onnx.load(model).graph.node)
+    def build(backend: Null, request: EngineRequest, progress: Progress) -> EngineRecord:
+        request.plan.write_bytes(b"plan")
+        pairs = sum(node.op_type == "DequantizeLinear" for node in onnx.load(request.model).graph.node)
         report = EngineReport(source=str(pairs), layers=())
         return EngineRecord(
-            flavor="null", version="1", target="sm89", io=read_contract(model), build_seconds=0, report=report
+            flavor="null", version="1", target="sm89", io=read_contract(request.model), build_seconds=0, report=report
         )
 
     monkeypatch.setattr(Null, "quick_reports", True)

@@ -73,7 +73,7 @@ CHAIN = (
 
 def test_what_surrounds_a_node_is_part_of_its_price():
     report = EngineReport(source="s", layers=CHAIN)
-    costs = costs_by_node(report, {"first", "second", "third"})
+    costs = costs_by_node([report], {"first", "second", "third"})
     before, product, after = (layer_cost(each, 1) for each in CHAIN[:3])
     assert costs["first"] == before + product + after
     assert costs["second"] == costs["third"] == (layer_cost(CHAIN[3], 1) + layer_cost(CHAIN[4], 1)) / 2

@@ -108,11 +108,11 @@ class TestWhatBuildersDo:
         return use
 
     @staticmethod
-    def facts(backend, model, profile, target, plan, settings, progress):
+    def facts(backend, request, progress):
         from trtpipe.preflight.onnx_io import read_contract
 
-        plan.write_bytes(b"plan")
-        contract = read_contract(model)
+        request.plan.write_bytes(b"plan")
+        contract = read_contract(request.model)
         assert contract.inputs[0].shape == (2, 3, 8, 8), "typical sizes, so that nothing is unknown"
         report = EngineReport(source="s", layers=())
         return EngineRecord(flavor="null", version="1", target="sm89", io=contract, build_seconds=0, report=report)
@@ -133,7 +133,7 @@ class TestWhatBuildersDo:
         built = []
 
         def build(*args):
-            built.append(args[1].read_bytes())
+            built.append(args[1].model.read_bytes())
             return self.facts(*args)
 
         builder(build)
@@ -155,7 +155,7 @@ class TestWhatBuildersDo:
     @pytest.mark.parametrize("error", [OutOfTime, OutOfMemory])
     def test_a_limit_of_the_machine_does_not_choose(self, go, builder, error):
         def fail(*args):
-            if b"QuantizeLinear" in args[1].read_bytes():
+            if b"QuantizeLinear" in args[1].model.read_bytes():
                 raise error("the limit was reached", "raise it")
             return self.facts(*args)
 
@@ -165,7 +165,7 @@ class TestWhatBuildersDo:
 
     def test_only_float16_can_be_built(self, go, builder):
         def fail(*args):
-            if b"QuantizeLinear" in args[1].read_bytes():
+            if b"QuantizeLinear" in args[1].model.read_bytes():
                 raise BuildError("no luck with int8", "try again")
             return self.facts(*args)
 

@@ -12,7 +12,7 @@ from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.macs import sizes_of, work_of
-from trtpipe.quantization.graph_partition import behind, find_cuts
+from trtpipe.quantization.simulation_graph import behind, find_cuts
 
 CHAIN = (
     "(float[N,8] x) => (float[N,8] y, float[N,8] early) { a = MatMul(x, w) early = Relu(a) b = MatMul(early, w) "

@@ -66,8 +66,8 @@ def test_outputs_that_say_nothing(outputs):
 def test_decibels_are_averaged_over_outputs():
     measure = OutputNoise([{"y": Y, "z": Y}])
     found = {"y": Y * np.float32(1.1), "z": Y * np.float32(2)}
-    assert measure.decibels(0, found) == pytest.approx((-20 + 0) / 2, abs=1e-3)
-    assert OutputNoise([{"y": Y}]).decibels(0, {"y": Y}) == pytest.approx(-120)
+    assert measure.decibels([found]) == pytest.approx((-20 + 0) / 2, abs=1e-3)
+    assert OutputNoise([{"y": Y}]).decibels([{"y": Y}]) == pytest.approx(-120)
 
 
 def test_some_outputs_count():

@@ -23,7 +23,7 @@ from models import (
 from planning import planned, prepared, settings
 
 import trtpipe
-from trtpipe.calibration.corrections import Corrections, packed
+from trtpipe.calibration.corrections import Corrections, Smoothing, packed
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.formats import FP16, FP32, INT8
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
@@ -408,7 +408,7 @@ class TestCorrections:
 
     def test_behind_an_inserted_multiplication_no_tensor_shares_a_scale_and_nothing_joins(self):
         whole = plan(block(), settings()).with_ranges(dict.fromkeys(("x", "r", "s", "p"), 1.0))
-        found = whole.smoothed({"s": 0.5}, frozenset({"s"}))
+        found = whole.smoothed({"s": Smoothing(factors=packed(np.ones(1)), inserted=True, amax=0.5)})
         assert [point.result for point in found.points] == ["a", "b", "y", "p", "z"], "the sum is not read quantized"
         assert found.limits["s"] == 0.5
 

@@ -9,10 +9,11 @@ import pytest
 from models import conv_net, depthwise, feed_for, model, normal, residual, run, transposed, with_outputs
 from planning import settings
 
+from trtpipe.calibration.corrections import Smoothing, packed
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.quantization.plan import plan
-from trtpipe.quantization.smooth_quant import Factors, Smooth, smooth_groups, smoothing_factors
+from trtpipe.quantization.smooth_quant import Smooth, smooth_groups, smoothing_factors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,10 @@ def product(head: str) -> onnx.ModelProto:
     )
 
 
+def smoothing(factors: np.ndarray, *, inserted: bool) -> Smoothing:
+    return Smoothing(factors=packed(factors), inserted=inserted, amax=1)
+
+
 def smoothed(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str], list[str]]:
     """The model with all groups divided by uneven factors, what was renamed, and the names of the groups."""
     loaded = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
@@ -52,7 +57,7 @@ def smoothed(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str], l
     points = plan(loaded, settings()).points
     groups = smooth_groups(loaded, points)
     wanted = {
-        group.name: Factors(np.exp(normal(group.channels, seed=7)), group.fold is None)
+        group.name: smoothing(np.exp(normal(group.channels, seed=7)), inserted=group.fold is None)
         for group in groups
     }  # fmt: skip
     smooth = Smooth(wanted, points)
@@ -140,7 +145,8 @@ def test_factors_even_out_and_keep_the_largest_magnitude() -> None:
 def test_factors_of_another_model_are_ignored() -> None:
     loaded = ir.serde.deserialize_model(product(PRODUCTS["GELU"][0]))
     clean_up(loaded)
-    for wrong in (Factors(np.ones(7, np.float32), True), Factors(np.full(32, 2, np.float32), False)):
+    wide, narrow = np.full(32, 2, np.float32), np.ones(7, np.float32)
+    for wrong in (smoothing(narrow, inserted=True), smoothing(wide, inserted=False)):
         smooth = Smooth({"h": wrong}, plan(loaded, settings()).points)
         (result,) = run_passes(loaded, [smooth])
         assert not result.modified

@@ -7,13 +7,16 @@ import numpy as np
 import onnx
 import pytest
 from models import branches, conv_net, feed_for, save
-from world import asked
+from onnx import TensorProto, helper
+from world import World, asked
 
 import trtpipe
+from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft
 from trtpipe.calibration.ranges import Ranges, TensorRange
 from trtpipe.calibration.statistics_file import load_statistics
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+from trtpipe.config.settings import Settings
 from trtpipe.errors import InputError, StageError
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.calibrate import Calibrate
@@ -193,3 +196,49 @@ def test_what_its_key_holds(make_job):
     assert key(method="max", percentile=99.0) == key(method="max", percentile=98.0)  # it plays no part there
     assert key(method="mse") != key("fp8", method="mse")
     assert len({str(key(keep=keep, method="auto", weights=w)) for keep in ((), ("a",)) for w in ("max", "mse")}) == 4
+
+
+def uneven(folder: Path) -> None:
+    """c0 does little work on heavy tails and makes most of the noise; c1 and c2 do the rest."""
+    rng = np.random.default_rng(0)
+    weights, nodes = [], []
+    for name, source, size, channels in (("c0", "x", 1, 16), ("c1", "t0", 3, 16), ("c2", "r1", 3, 16)):
+        weight = rng.normal(size=(16, channels, size, size)) / (channels * size * size) ** 0.5
+        weights.append(onnx.numpy_helper.from_array(weight.astype(np.float32), f"{name}_w"))
+        nodes.append(helper.make_node("Conv", [source, f"{name}_w"], [name], name, pads=[size // 2] * 4))
+    nodes.insert(1, helper.make_node("Tanh", ["c0"], ["t0"], "t0"))
+    nodes.insert(3, helper.make_node("LeakyRelu", ["c1"], ["r1"], "r1"))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", 16, 12, 12)) for name in ("x", "c2"))
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), folder / "net.onnx")
+    samples = np.clip(rng.standard_t(2, size=(32, 16, 12, 12)), -150, 150).astype(np.float32)
+    np.savez(folder / "calib.npz", x=samples)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_another_choice_of_nodes_does_not_get_the_corrections_of_the_first(tmp_path: Path, heard_all: Any) -> None:
+    """Corrections are searched for the nodes that int8_nodes names, so these are part of the key of the ranges."""
+    uneven(tmp_path)
+    world, shapes = World(tmp_path), {"x": {"min": [1, 16, 12, 12], "opt": [1, 16, 12, 12], "max": [4, 16, 12, 12]}}
+
+    def build(nodes: tuple[str, ...], cache: str) -> tuple[Ranges, list[float]]:
+        job = world.job(
+            precision="best",
+            int8_nodes=nodes,
+            shapes=shapes,
+            recipe={"method": "max", "data": {"source": str(tmp_path / "calib.npz")}, "evaluation": None},
+            settings=Settings(cache_dir=tmp_path / cache),
+        )
+        made = {step.artifact.kind: step.artifact for step in world.run(job, heard_all) if step.artifact is not None}
+        compared = ParityReport.read(made["parity"].path).comparisons
+        snr = [output.snr_db for each in compared if each.artifact == "lowered" for output in each.outputs]
+        return Ranges.read(made["ranges"].path), snr
+
+    some, _ = build(("c1", "c2"), "warm")
+    warm, warm_snr = build(("*",), "warm")
+    fresh, fresh_snr = build(("*",), "fresh")
+    assert warm == fresh
+    assert warm_snr == fresh_snr
+    assert min(warm_snr) > 25.0
+    assert set(warm.corrections.kept) == {"c0"}
+    assert set(some.corrections.kept) == set()

@@ -152,7 +152,7 @@ def exported(project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("result")
     source = FactorySource(str(project / "net.py"), "make")
     profile = DeploymentProfile.model_validate({"shapes": PROFILE})
-    job = Job(source, profile, CalibrationRecipe(), "null", (), Settings(cache_dir=folder / "cache"))
+    job = Job(source, profile, CalibrationRecipe(), "null", (), settings=Settings(cache_dir=folder / "cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         draft, read = run_stage(Export(), job, Inputs({}), folder, NullProgress())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.accuracy.meter import ranks
 from trtpipe.accuracy.reports import OutputParity
 from trtpipe.errors import StageError
 from trtpipe.isolation.imports import without
@@ -154,14 +155,10 @@ class ClassAgreement:
         """Add the rows of two outputs of shape [rows, classes]; other shapes are ignored."""
         if theirs.ndim != 2 or theirs.shape[1] < 2 or theirs.dtype.kind != "f":
             return
-        best = theirs.argmax(axis=1)
-        own = np.take_along_axis(mine, best[:, np.newaxis], axis=1)
-        before = np.arange(mine.shape[1]) < best[:, np.newaxis]
-        rank = (mine > own).sum(axis=1) + ((mine == own) & before).sum(axis=1)
-        known = ~np.isnan(own[:, 0])
-        self.rows += len(best)
-        self.top1 += int(((rank < 1) & known).sum())
-        self.top5 += int(((rank < 5) & known).sum())
+        found = ranks(mine, theirs.argmax(axis=1))
+        self.rows += len(found)
+        self.top1 += int((found < 1).sum())
+        self.top5 += int((found < 5).sum())
 
     def share(self, hits: int) -> float | None:
         """``hits`` of all rows; ``None`` where there are no classes."""
@@ -183,8 +180,9 @@ class LargestDifference:
         with np.errstate(invalid="ignore"):
             gaps = np.where(mine == theirs, 0.0, np.abs(mine - theirs))
         where = int(gaps.argmax())  # the first NaN, if there is one
-        if self.gap < 0 or exceeds(float(gaps[where]), self.gap):
-            self.gap, self.feed = float(gaps[where]), feed
+        gap = float(gaps[where])
+        if not (math.isnan(self.gap) or gap <= self.gap):  # NaN counts as larger than any number
+            self.gap, self.feed = gap, feed
             self.index = tuple(int(i) for i in np.unravel_index(where, shape))
 
 
@@ -214,14 +212,14 @@ class OutputMetrics:
             return
         self.elements += count
         self.elements_passed &= bool(result)
-        self.max_abs = _larger(self.max_abs, result.max_absdiff)
-        self.max_rel = _larger(self.max_rel, result.max_reldiff)
+        self.max_abs = float(np.maximum(self.max_abs, result.max_absdiff))  # NaN if either is
+        self.max_rel = float(np.maximum(self.max_rel, result.max_reldiff))
         self.mean_abs += result.mean_absdiff * count
         self.mean_rel += result.mean_reldiff * count
         self.median_abs += result.median_absdiff * count
         self.cosine += cosine * count
         magnitude = np.abs(theirs, dtype=np.float64)
-        self.scale["max"] = _larger(self.scale["max"], float(magnitude.max()))
+        self.scale["max"] = float(np.maximum(self.scale["max"], magnitude.max()))
         self.scale["mean"] += float(magnitude.sum())
         self.scale["median"] += float(np.median(magnitude)) * count
         with np.errstate(all="ignore"):
@@ -269,16 +267,6 @@ class OutputMetrics:
 def _at_least(found: float, least: float | None) -> bool:
     """Whether ``found`` reaches ``least``; true where there is no limit."""
     return least is None or found >= least
-
-
-def _larger(a: float, b: float) -> float:
-    """The larger one; NaN counts as larger than any number."""
-    return b if exceeds(b, a) else a
-
-
-def exceeds(a: float, b: float) -> bool:
-    """Whether ``a`` is larger than ``b``; NaN is larger than any number."""
-    return not math.isnan(b) and not a <= b
 
 
 def decibel(signal: float, noise: float) -> float:

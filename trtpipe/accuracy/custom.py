@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from trtpipe.accuracy.meter import Scores, concatenated
-from trtpipe.data.usercode import importable, load_function
+from trtpipe.accuracy.meter import Meter, Scores, concatenated
+from trtpipe.accuracy.reports import MetricValue
+from trtpipe.data.usercode import UserFunction, importable, load_function
 from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.errors import InputError, TrtpipeError
 
@@ -29,20 +30,13 @@ PER_SAMPLE, COUNT = "per_sample", "n"
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A loaded function.
+class Metric(UserFunction):
+    """A function of the user that measures.
 
     Attributes:
-        source: as the user wrote it.
-        label: the same without folders.
-        folder: importable while it runs.
-        call: the function.
         whole: whether it takes ``run`` and does the evaluation itself.
     """
 
-    source: str
-    label: str
-    folder: Path
     call: Callable[..., Any]
     whole: bool
 
@@ -97,10 +91,11 @@ def _required(function: Callable[..., Any]) -> int:
     return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
-class CustomMeter:
+class CustomMeter(Meter):
     """``metric(outputs, labels)`` on every feed: one number a row, or one for the feed."""
 
-    needs_labels = True
+    metric = ""
+    lower_is_better = False
 
     def __init__(self, metric: Metric, *, lower_is_better: bool) -> None:
         self.metric = metric.label
@@ -109,11 +104,6 @@ class CustomMeter:
         self._values: list[np.ndarray] = []
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
-        """Add one feed.
-
-        Raises:
-            InputError: the function raised, or gave anything but finite numbers.
-        """
         found = _call(self._function, outputs, labels)
         try:
             values = np.atleast_1d(np.asarray(found, np.float64)).ravel()
@@ -128,32 +118,15 @@ class CustomMeter:
         return Scores.of("means", concatenated(self._values))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of ``evaluate(run)``.
-
-    Attributes:
-        name: of the metric that the gate reads.
-        value: of that metric.
-        samples: how many were evaluated; 0 if the function does not say.
-        scores: of single samples, where the function gives them.
-        others: its other metrics.
-    """
-
-    name: str
-    value: float
-    samples: int
-    scores: Scores | None
-    others: dict[str, float]
-
-
-def evaluate(metric: Metric, run: Callable[[Feed], Feed], key: str) -> Evaluation:
+def evaluate(
+    metric: Metric, run: Callable[[Feed], Feed], settings: EvaluationSettings, artifact: str, device: str
+) -> MetricValue:
     """Let the user's function evaluate an artifact.
 
     Args:
         metric: takes ``run``, which maps input arrays to output arrays, both by name; returns a dictionary of numbers.
             ``n`` is the number of samples; ``per_sample`` may hold the score of each, whose mean is the metric.
-        key: the metric that the gate reads; empty for the first one.
+        settings: whose ``output`` is the metric that the gate reads; empty for the first one.
 
     Raises:
         InputError: the function raised, returned something else, or the metric is NaN or missing.
@@ -165,16 +138,23 @@ def evaluate(metric: Metric, run: Callable[[Feed], Feed], key: str) -> Evaluatio
     names = [name for name in values if name not in (COUNT, PER_SAMPLE)]
     if not names:
         _refuse(metric, "returned no number")
-    name = key or names[0]
+    name = settings.output or names[0]
     if name not in values:
         raise InputError(f"{metric.source} gives no metric {name!r}", f"metrics: {', '.join(names)}")
     if not math.isfinite(values[name]):
         _refuse(metric, f"returned {values[name]} for {name!r}")
     scores = _per_sample(metric, found, values[name])
-    others = {other: values[other] for other in names if other != name and math.isfinite(values[other])}
     count = values.get(COUNT, 0.0)
-    samples = scores.samples if scores else int(count) if 0 <= count < 1e15 else 0
-    return Evaluation(name, values[name], samples, scores, others)
+    return MetricValue(
+        artifact=artifact,
+        runner=device,
+        metric=name,
+        value=values[name],
+        samples=scores.samples if scores else int(count) if 0 <= count < 1e15 else 0,
+        lower_is_better=settings.lower_is_better,
+        scores=scores,
+        others={other: values[other] for other in names if other != name and math.isfinite(values[other])},
+    )
 
 
 def _per_sample(metric: Metric, found: Mapping[Any, Any], value: float) -> Scores | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.accuracy.meter import Scores, select_output
+from trtpipe.accuracy.meter import Meter, Scores, select_output
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Objects:
     classes: np.ndarray
 
 
-class MeanAveragePrecision:
+class MeanAveragePrecision(Meter):
     """mAP averaged over IoU 0.50:0.05:0.95 and over the classes that occur in the labels.
 
     Precision is made monotonic and integrated over recall (the area under the curve, not COCO's 101 points).
@@ -46,8 +46,6 @@ class MeanAveragePrecision:
     """
 
     metric = "map"
-    lower_is_better = False
-    needs_labels = True
 
     def __init__(self, output: str) -> None:
         self._names = tuple(name.strip() for name in output.split(",") if name.strip())
@@ -55,14 +53,7 @@ class MeanAveragePrecision:
         self._true: list[Objects] = []
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
-        """Add one feed.
-
-        Args:
-            labels: numbers ``[batch, objects, 5]``: class, x1, y1, x2, y2; rows of class -1 are padding.
-
-        Raises:
-            InputError: outputs or labels have another shape.
-        """
+        """Add one feed; labels are ``[batch, objects, 5]``: class, x1, y1, x2, y2; rows of class -1 are padding."""
         if labels is None or labels.ndim != 3 or labels.shape[2] != 5:
             raise InputError("map needs the objects of each image", "give labels [rows, objects, 5], padded with -1")
         found = _detections([select_output(outputs, name)[1] for name in self._names or tuple(outputs)])
@@ -88,7 +79,8 @@ def _detections(outputs: list[np.ndarray]) -> list[Found]:
     if len(outputs) >= 2 and outputs[0].ndim == 3 and shapes[0][2] == 4 and shapes[1][:2] == shapes[0][:2]:
         boxes = outputs[0].astype(np.float64)
         if outputs[1].ndim == 3:
-            return [_of_all_classes(*pair) for pair in zip(boxes, outputs[1].astype(np.float64), strict=True)]
+            pairs = zip(boxes, outputs[1].astype(np.float64), strict=True)
+            return [Found(each, scores.max(axis=1), scores.argmax(axis=1)) for each, scores in pairs]
         if len(outputs) >= 3 and shapes[2] == shapes[1]:
             scores, classes = outputs[1].astype(np.float64), _whole(outputs[2])
             return [Found(*each) for each in zip(boxes, scores, classes, strict=True)]
@@ -102,11 +94,6 @@ def _whole(classes: np.ndarray) -> np.ndarray:
     """Class numbers as int64; in a lowered graph a float 3 may come out as 2.999."""
     found: np.ndarray = np.rint(classes).astype(np.int64)
     return found
-
-
-def _of_all_classes(boxes: np.ndarray, scores: np.ndarray) -> Found:
-    """Every box once for its best class."""
-    return Found(boxes, scores.max(axis=1), scores.argmax(axis=1))
 
 
 def _mean_ap(found: list[Found], true: list[Objects]) -> float:

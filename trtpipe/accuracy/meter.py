@@ -77,7 +77,7 @@ def _unpacked(text: str, count: int) -> np.ndarray:
 
 
 class Meter(Protocol):
-    """Computes a metric of one artifact.
+    """Computes a metric of one artifact. Derive from it for the defaults.
 
     Attributes:
         metric: its name.
@@ -89,10 +89,12 @@ class Meter(Protocol):
     def metric(self) -> str: ...
 
     @property
-    def lower_is_better(self) -> bool: ...
+    def lower_is_better(self) -> bool:
+        return False
 
     @property
-    def needs_labels(self) -> bool: ...
+    def needs_labels(self) -> bool:
+        return True
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
         """Add one feed: its outputs, the reference's, and its labels, one entry a row.
@@ -115,6 +117,16 @@ def select_output(outputs: Feed, name: str) -> tuple[str, np.ndarray]:
         raise InputError(f"no output is called {name!r}", f"outputs: {', '.join(outputs)}")
     found = name or next(iter(outputs))
     return found, outputs[found]
+
+
+def ranks(scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """float64[rows]: how many classes come before the given one, by the scores float[rows, classes].
+
+    Of equal scores the first class comes first, as in argmax; a class whose score is NaN comes last.
+    """
+    own = np.take_along_axis(scores, classes[:, np.newaxis], axis=1)
+    ties_before = (scores == own) & (np.arange(scores.shape[1]) < classes[:, np.newaxis])
+    return np.where(np.isnan(own[:, 0]), np.inf, ((scores > own) | ties_before).sum(axis=1))
 
 
 def concatenated(parts: list[np.ndarray]) -> np.ndarray:

@@ -8,19 +8,19 @@ import numpy as np
 
 from trtpipe.accuracy.custom import CustomMeter, evaluate, load_metric
 from trtpipe.accuracy.detection import MeanAveragePrecision
-from trtpipe.accuracy.meter import Scores, concatenated, select_output
+from trtpipe.accuracy.meter import Meter, Scores, concatenated, ranks, select_output
 from trtpipe.accuracy.reports import MetricValue
+from trtpipe.backends.base import known_inputs
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trtpipe.accuracy.custom import Evaluation, Metric
-    from trtpipe.accuracy.meter import Meter
+    from trtpipe.accuracy.custom import Metric
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import Runner
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.data.dataset import Dataset
+    from trtpipe.isolation.reducer import Runner
 
 
 def make_meter(settings: EvaluationSettings) -> Callable[[], Meter]:
@@ -55,17 +55,16 @@ def measure_metric(
     Raises:
         InputError: there is no labeled data, the metric does not fit it, or a user-defined function failed.
     """
-    metric = load_metric(settings.metric) if settings.own else None
-    if metric and metric.whole:
-        return value_of(label, runner.device, evaluate(metric, runner.infer, settings.output), settings)
+    if metric := whole_metric(settings):
+        return evaluate(metric, runner.infer, settings, label, runner.device)
     meter = make_meter(settings)()
     if dataset is None:
         raise InputError(f"{settings.metric} needs evaluation data", "add --eval-data DATA")
     for sample in dataset:
         if sample.labels is None and meter.needs_labels:
             continue
-        outputs = runner.infer(_wanted(runner, sample.feed))
-        wanted = outputs if meter.needs_labels else reference.infer(_wanted(reference, sample.feed))
+        outputs = runner.infer(known_inputs(runner, sample.feed))
+        wanted = outputs if meter.needs_labels else reference.infer(known_inputs(reference, sample.feed))
         meter.update(outputs, wanted, sample.labels)
     value = meter_value(label, runner.device, meter)
     if not value.samples:
@@ -90,35 +89,16 @@ def meter_value(label: str, device: str, meter: Meter) -> MetricValue:
     )
 
 
-def value_of(label: str, device: str, found: Evaluation, settings: EvaluationSettings) -> MetricValue:
-    """The result of a user-defined ``evaluate(run)`` as a metric value."""
-    return MetricValue(
-        artifact=label,
-        runner=device,
-        metric=found.name,
-        value=found.value,
-        samples=found.samples,
-        lower_is_better=settings.lower_is_better,
-        scores=found.scores,
-        others=found.others,
-    )
-
-
 def whole_metric(settings: EvaluationSettings | None) -> Metric | None:
     """The user-defined function, if it runs the whole evaluation."""
     metric = load_metric(settings.metric) if settings and settings.own else None
     return metric if metric and metric.whole else None
 
 
-def _wanted(runner: Runner, feed: Feed) -> Feed:
-    names = {spec.name for spec in runner.inputs}
-    return {name: value for name, value in feed.items() if name in names}
-
-
 _RANKS = {"top1": 1, "top5": 5}
 
 
-class TopK:
+class TopK(Meter):
     """Share of samples whose label is among the ``k`` largest scores.
 
     Args:
@@ -127,8 +107,7 @@ class TopK:
             for ``top1`` it may hold the best class itself, one integer a row. Empty for the first output.
     """
 
-    lower_is_better = False
-    needs_labels = True
+    metric = ""
 
     def __init__(self, metric: str, output: str) -> None:
         self.metric = metric
@@ -137,14 +116,7 @@ class TopK:
         self._hits: list[np.ndarray] = []
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
-        """Add one feed.
-
-        Args:
-            labels: int64, one a row.
-
-        Raises:
-            InputError: there is no such output, or its shape does not fit the labels.
-        """
+        """Add one feed; labels are integers, one a row."""
         name, scores = select_output(outputs, self._output)
         if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise InputError(f"{self.metric} needs one class number for each row", "choose a metric that fits the data")
@@ -164,18 +136,14 @@ class TopK:
                 f"label {int(wrong[0])} does not fit the {flat.shape[1]} classes of output {name!r}",
                 "check the labels' order and number",
             )
-        own = np.take_along_axis(flat, labels[:, np.newaxis], axis=1)
-        # NaN compares false, so a NaN score is never a hit; ties count for the class that comes first, as argmax does.
-        better = (flat > own).sum(axis=1)
-        ties_before = ((flat == own) & (np.arange(flat.shape[1]) < labels[:, np.newaxis])).sum(axis=1)
-        self._hits.append((better + ties_before < self._k) & ~np.isnan(own[:, 0]))
+        self._hits.append(ranks(flat, labels) < self._k)
 
     def scores(self) -> Scores:
         """1 for every hit."""
         return Scores.of("hits", concatenated(self._hits))
 
 
-class Cosine:
+class Cosine(Meter):
     """Mean cosine similarity of every row with the reference's row: for embeddings; needs no labels.
 
     Args:
@@ -183,7 +151,6 @@ class Cosine:
     """
 
     metric = "cosine"
-    lower_is_better = False
     needs_labels = False
 
     def __init__(self, output: str) -> None:
@@ -191,11 +158,6 @@ class Cosine:
         self._values: list[np.ndarray] = []
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
-        """Add one feed.
-
-        Raises:
-            InputError: there is no such output, or it has no batch axis.
-        """
         name, mine = select_output(outputs, self._output)
         if not mine.ndim or mine.dtype.kind != "f":
             raise InputError(f"output {name!r} holds no rows of floats for cosine", "name another output")
@@ -215,7 +177,7 @@ class Cosine:
 _BLANK = 0
 
 
-class WordErrorRate:
+class WordErrorRate(Meter):
     """Substitutions, deletions and insertions over the number of tokens in the labels.
 
     Tokens are whatever the labels count in: words, characters or word pieces.
@@ -228,7 +190,6 @@ class WordErrorRate:
 
     metric = "wer"
     lower_is_better = True
-    needs_labels = True
 
     def __init__(self, output: str) -> None:
         self._output = output
@@ -236,14 +197,7 @@ class WordErrorRate:
         self._words: list[float] = []
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
-        """Add one feed.
-
-        Args:
-            labels: integers ``[batch, length]``, padded with -1.
-
-        Raises:
-            InputError: outputs or labels have another shape.
-        """
+        """Add one feed; labels are integers ``[batch, length]``, padded with -1."""
         name, found = select_output(outputs, self._output)
         if labels is None or labels.ndim != 2 or labels.dtype.kind not in "iu":
             raise InputError(
@@ -265,17 +219,14 @@ def _tokens(name: str, output: np.ndarray) -> list[list[int]]:
     if output.ndim == 2 and output.dtype.kind in "iu":
         return [row[row >= 0].tolist() for row in output]
     if output.ndim == 3 and output.dtype.kind == "f":
-        return [_collapsed(row) for row in output.argmax(axis=2)]
+        best = output.argmax(axis=2)
+        kept = (row[np.flatnonzero(np.diff(row, prepend=_BLANK - 1))] for row in best)
+        return [row[row != _BLANK].tolist() for row in kept]
     raise InputError(
         f"output {name!r} is {output.dtype}{list(output.shape)}; wer reads token numbers [batch, length] or scores "
         "[batch, steps, classes]",
         "name the right output under [evaluation], or give a function of your own as the metric",
     )
-
-
-def _collapsed(classes: np.ndarray) -> list[int]:
-    kept = np.flatnonzero(np.diff(classes, prepend=_BLANK - 1))
-    return [int(value) for value in classes[kept] if value != _BLANK]
 
 
 def edit_distance(a: list[int], b: list[int]) -> int:

@@ -14,10 +14,10 @@ from trtpipe.progress import Progress, track
 if TYPE_CHECKING:
     from trtpipe.accuracy.meter import Meter
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import Runner
     from trtpipe.config.formats import Precision
     from trtpipe.config.profile import Tolerance
     from trtpipe.data.sample import Sample
+    from trtpipe.isolation.reducer import Runner
 
 
 class Samples(Protocol):
@@ -119,12 +119,12 @@ def compare(
     """
     contenders = tuple(others)
     everyone = (reference, *contenders)
-    whole = [_match(contender, reference.label, tolerance) for contender in contenders]
-    links = [
-        _match(contender, contender.before, tolerance)
-        for contender in contenders
-        if contender.before not in ("", reference.label)
-    ]
+
+    def pair(contender: Contender, against: str) -> _Match:
+        return _Match(contender, against, OutputComparison(tolerance, contender.precision))
+
+    whole = [pair(each, reference.label) for each in contenders]
+    links = [pair(each, each.before) for each in contenders if each.before not in ("", reference.label)]
     meters = {contender.label: make_meter() for contender in everyone} if make_meter else {}
     devices = {contender.label: contender.device for contender in everyone}
     feeds = samples = 0
@@ -147,7 +147,3 @@ def compare(
         feeds=feeds,
         samples=samples,
     )
-
-
-def _match(contender: Contender, against: str, tolerance: Tolerance) -> _Match:
-    return _Match(contender, against, OutputComparison(tolerance, contender.precision))

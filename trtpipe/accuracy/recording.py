@@ -84,7 +84,7 @@ class Replay:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
 
-    def __init__(self, outputs: list[Feed], device: str) -> None:
+    def __init__(self, outputs: list[Feed], device: str = "saved outputs") -> None:
         self._saved = iter(outputs)
         self.device = device
 
@@ -118,12 +118,7 @@ def replay(
         before: artifact -> the one it was made from.
     """
     contenders = [
-        Contender(
-            label,
-            Replay(outputs, "saved outputs"),
-            precisions.get(label, FULL_PRECISION),
-            before=before.get(label, ""),
-        )
+        Contender(label, Replay(outputs), precisions.get(label, FULL_PRECISION), before=before.get(label, ""))
         for label, outputs in saved.items()
     ]
     count = len(next(iter(saved.values()), []))

@@ -8,12 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from trtpipe.api.paths import path_of, path_or_none
-from trtpipe.api.request import requested
-from trtpipe.api.results import JSON, BuildResult, run_stages
+from trtpipe.api.arguments import CommonArguments, takes
+from trtpipe.api.paths import folder_of, path_of, path_or_none
+from trtpipe.api.request import refuse_without_data, requested
+from trtpipe.api.results import JSON, BuildResult, run_stages, write_record
 from trtpipe.calibration.statistics_file import merge_statistics
 from trtpipe.config.formats import DEFAULT_QUANTIZED
-from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import check_writable, publish_file
 from trtpipe.pipeline.run_state import artifact_from_file
@@ -21,14 +21,15 @@ from trtpipe.stages.calibrate import RANGES
 from trtpipe.stages.observe import STATISTICS
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from trtpipe.api.arguments import DataLike, PrecisionLike, ShapesLike
     from trtpipe.api.paths import PathLike
-    from trtpipe.api.request import DataLike, PrecisionLike, ProfileLike, RecipeLike, ShapesLike
     from trtpipe.calibration.trt_cache import CacheImport
     from trtpipe.config.job import Job
-    from trtpipe.config.settings import Settings
-    from trtpipe.progress import Progress
 
 
+@takes(CommonArguments)
 def calibrate(
     simplified: PathLike,
     out: PathLike,
@@ -37,11 +38,8 @@ def calibrate(
     precision: PrecisionLike | None = None,
     shapes: ShapesLike | None = None,
     keep: Sequence[str] | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
     allow_random: bool = False,
-    progress: Progress | None = None,
+    **common: Unpack[CommonArguments],
 ) -> BuildResult:
     """``simplified.onnx`` and calibration data -> ``ranges.json`` and ``statistics.npz``, in one pass over the data.
 
@@ -52,7 +50,6 @@ def calibrate(
         out: a folder, or the name of the ranges' file; the statistics lie beside it.
         precision: ``int8`` (default), ``fp8`` or ``best``.
         recipe: the method, and how samples become feeds.
-        allow_random: whether seeded random data may stand in where none is given.
 
     Raises:
         InputError: a file or sample cannot be used, or there is no data.
@@ -62,37 +59,31 @@ def calibrate(
         PosixPath('ranges.json')
     """
     with requested(
-        calib_data=calib_data,
-        precision=precision,
-        shapes=shapes,
-        keep=keep,
-        profile=profile,
-        recipe=recipe,
-        settings=settings,
-        allow_random=allow_random,
-        engines=False,
-        progress=progress,
-    ) as job:
+        calib_data=calib_data, precision=precision, shapes=shapes, keep=keep, allow_random=allow_random,
+        engines=False, **common,
+    ) as job:  # fmt: skip
+        quantized, where = _eight_bit(job), path_of(out, "out")
         given = {"simplified": path_of(simplified, "simplified")}
-        return run_stages(_eight_bit(job), ("observe", "calibrate"), given, path_of(out, "out"), JSON, progress)
+        refuse_without_data(quantized, "--data")
+        return run_stages(quantized, ["observe", "calibrate"], given, where, JSON, common.get("progress"))
 
 
+@takes(CommonArguments)
 def ranges_from_statistics(
     statistics: PathLike | Sequence[PathLike],
     out: PathLike,
     *,
     simplified: PathLike | None = None,
     calib_data: DataLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    progress: Progress | None = None,
+    **common: Unpack[CommonArguments],
 ) -> BuildResult:
     """``statistics.npz`` -> ``ranges.json``, without a pass over data; only ``auto`` and corrections run samples.
 
     Args:
         statistics: one file, or those of several shards: they are merged, and the whole lies beside the ranges.
+        out: a folder, or the name of the ranges' file.
         simplified: the graph; only ``auto`` needs it, and corrections, for which samples are needed as well.
+        calib_data: those samples.
 
     Raises:
         InputError: a file is no statistics, or the shards do not belong together; see ``merge_statistics``.
@@ -104,34 +95,26 @@ def ranges_from_statistics(
     several = statistics if isinstance(statistics, Sequence) and not isinstance(statistics, str) else [statistics]
     files = [path_of(path, "statistics") for path in several]
     where, graph = path_of(out, "out"), path_or_none(simplified, "simplified")
-    with requested(
-        calib_data=calib_data, profile=profile, recipe=recipe, settings=settings, engines=False, progress=progress
-    ) as asked:
-        if graph is None and asked.recipe.method == "auto":
+    with (
+        requested(calib_data=calib_data, engines=False, **common) as asked,
+        TemporaryDirectory(prefix="trtpipe-") as folder,
+    ):
+        job, given = _eight_bit(asked), {"statistics": files[0] if len(files) == 1 else Path(folder, STATISTICS)}
+        if graph is not None:
+            given["simplified"] = graph
+        elif job.recipe.method == "auto":
             raise InputError(
                 "method auto judges by the model itself, and none was given", "name the model, or another method"
             )
-        job = asked
-        if graph is None:  # corrections are tried on the model itself
-            job = replace(asked, recipe=asked.recipe.model_copy(update={"corrections": "none"}))
-
-        def ranges_from(whole: Path) -> BuildResult:
-            given = {"statistics": whole} if graph is None else {"simplified": graph, "statistics": whole}
-            return run_stages(_eight_bit(job), ("calibrate",), given, where, JSON, progress)
-
-        if len(files) == 1:
-            return ranges_from(files[0])
-        with TemporaryDirectory(prefix="trtpipe-") as folder:
-            whole = Path(folder, STATISTICS)
-            merge_statistics(files, whole)
-            result = ranges_from(whole)
-            publish_file(artifact_from_file("statistics", whole), _statistics_beside(where), (".npz",))
+        else:  # corrections are tried on the model itself
+            job = replace(job, recipe=job.recipe.model_copy(update={"corrections": "none"}))
+        if len(files) != 1:
+            merge_statistics(files, given["statistics"])
+        result = run_stages(job, ["calibrate"], given, where, JSON, common.get("progress"))
+        if len(files) != 1:
+            whole = artifact_from_file("statistics", given["statistics"])
+            publish_file(whole, folder_of(where, JSON) / STATISTICS, (".npz",))
         return result
-
-
-def _statistics_beside(out: Path) -> Path:
-    """Where the statistics lie, if the ranges went to ``out``: a folder, or the name of a file."""
-    return out.with_name(STATISTICS) if out.suffix in JSON and not out.is_dir() else out / STATISTICS
 
 
 def import_trt_cache(cache: PathLike, simplified: PathLike, out: PathLike, keep: Sequence[str] = ()) -> CacheImport:
@@ -159,13 +142,10 @@ def import_trt_cache(cache: PathLike, simplified: PathLike, out: PathLike, keep:
     from trtpipe.stages.observe import observed_tensors
 
     given, graph, where = path_of(cache, "cache"), path_of(simplified, "simplified"), path_of(out, "out")
-    path = where if where.suffix in JSON and not where.is_dir() else where / RANGES
-    check_writable(path.parent)
+    check_writable(folder_of(where, JSON))
     tensors = observed_tensors(load_clean(graph), tuple(keep))
     result = apply_trt_cache(read_trt_cache(given), tensors)
-    with translate_os_errors(path, f"write {path}", elsewhere="choose another output with -o"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        result.ranges.write(path)
+    write_record(result.ranges, where, RANGES)
     return result
 
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.paths import path_of
 from trtpipe.api.request import profile_from
-from trtpipe.api.results import BuildResult
+from trtpipe.api.results import BuildResult, reported, write_record
 from trtpipe.backends.base import load_backend
-from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.settings import Settings
 from trtpipe.config.toolchain import machine
 from trtpipe.errors import InputError
-from trtpipe.pipeline.publish import check_writable, write_file
-from trtpipe.progress import NullProgress, Progress
+from trtpipe.pipeline.publish import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trtpipe.api.arguments import ProfileLike
     from trtpipe.api.paths import PathLike
-    from trtpipe.api.request import ProfileLike
-    from trtpipe.artifact import Record
     from trtpipe.config.formats import Precision
     from trtpipe.latency.reports import Latency
+    from trtpipe.progress import Progress
     from trtpipe.regression.baseline import Baseline
     from trtpipe.regression.bundle import Build
     from trtpipe.regression.gate import CheckReport, Finding, Status
@@ -54,7 +51,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     from trtpipe.accuracy.verdict import with_verdict
     from trtpipe.config.shapes import check_outputs
 
-    path, wanted = path_of(parity, "parity"), profile_from(profile)
+    path, wanted = path_of(parity, "parity"), profile_from({"profile": profile})
     path = path / PARITY if path.is_dir() else path
     report = ParityReport.read(path)
     saved = load_outputs(path.with_name(OUTPUTS))
@@ -84,16 +81,6 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     again = with_verdict(again)
     where = None if out is None else write_record(again, path_of(out, "out"), PARITY)
     return BuildResult(steps=(), out=where, parity=again)
-
-
-def write_record(record: Record, out: Path, name: str) -> Path:
-    """Write ``record`` to ``out``: a file if it ends in .json, else a folder."""
-    target = out if out.suffix == ".json" and not out.is_dir() else out / name
-    check_writable(target.parent)
-    with translate_os_errors(target, f"write {target}", elsewhere="choose another output with -o"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        record.write(target)
-    return target
 
 
 def check(
@@ -127,7 +114,7 @@ def check(
     known, found = Baseline.read(file), read_build(folder)
     report = check_build(found, known, file.name)
     old = None if baseline_build is None else read_build(path_of(baseline_build, "baseline_build"))
-    latency = _latency(known, found, old, settings or Settings.from_environment(), progress or NullProgress())
+    latency = _latency(known, found, old, settings or Settings.from_environment(), progress)
     return report.model_copy(update={"findings": (*report.findings, *latency)})
 
 
@@ -165,7 +152,7 @@ def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline
 
 
 def _latency(
-    baseline: Baseline, build: Build, old: Build | None, settings: Settings, progress: Progress
+    baseline: Baseline, build: Build, old: Build | None, settings: Settings, progress: Progress | None
 ) -> list[Finding]:
     """Both builds in turns, if this machine is the baseline's and both are at hand."""
     from trtpipe.regression.bundle import entries
@@ -184,24 +171,11 @@ def _latency(
     if entries(old.manifest.artifacts)["lowered"].digest != entries(baseline.artifacts)["lowered"].digest:
         raise InputError(f"{old.folder}: not the build that the baseline was made of", "give that one")
     several = len({figure.artifact for figure in build.latency.measurements}) < len(build.latency.measurements)
-    progress.begin("latency")
-    try:
-        found = [
-            _race(
-                figure,
-                f"{figure.artifact}, {figure.on}" if several else figure.artifact,
-                build,
-                old,
-                settings,
-                progress,
-            )
-            for figure in build.latency.measurements
+    with reported("latency", progress) as listener:
+        return [
+            _race(each, f"{each.artifact}, {each.on}" if several else each.artifact, build, old, settings, listener)
+            for each in build.latency.measurements
         ]
-    except BaseException:
-        progress.end("latency", "failed")
-        raise
-    progress.end("latency", "built")
-    return found
 
 
 def _hardware(found: Mapping[str, str | int]) -> dict[str, str | int]:

@@ -168,7 +168,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         path /= "manifest.json"
     head = _head(path)
     if head.startswith(_PLAN_MAGIC):
-        kind, sections = _engine(path)
+        kind, sections = "engine", {"plan": read_header(path), **_beside(path)}
     elif head.startswith(b"PK") and is_program(path):
         kind, sections = "program", {"program": summarize_program(path), **_beside(path)}
     elif head.startswith(b"PK"):
@@ -176,7 +176,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     elif head.lstrip().startswith(b"{"):
         kind, sections = _json(path)
     else:
-        kind, sections = _model(path)
+        kind, sections = "model", {"graph": summarize_graph(path), **_beside(path)}
     sha256 = sha256_file(path)
     found = {"path": str(path), "kind": kind, "size": path.stat().st_size, "sha256": sha256, **_fit(sections, sha256)}
     return Inspection.model_validate({**found, **sections})
@@ -196,14 +196,6 @@ def _head(path: Path) -> bytes:
             return stream.read(64)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}", "check its permissions") from error
-
-
-def _engine(path: Path) -> tuple[Kind, _Sections]:
-    return "engine", {"plan": read_header(path), **_beside(path)}
-
-
-def _model(path: Path) -> tuple[Kind, _Sections]:
-    return "model", {"graph": summarize_graph(path), **_beside(path)}
 
 
 def _json(path: Path) -> tuple[Kind, _Sections]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from trtpipe.api.check import write_record
+from trtpipe.api.arguments import CommonArguments, takes
 from trtpipe.api.engines import runnable_engine, undamaged
 from trtpipe.api.inspection import inspect
-from trtpipe.api.paths import path_of, path_or_none
+from trtpipe.api.paths import folder_of, path_of, path_or_none
 from trtpipe.api.request import requested
-from trtpipe.api.results import PLAN
+from trtpipe.api.results import JSON, PLAN, reported, write_record
 from trtpipe.backends.base import load_backend
 from trtpipe.config.toolchain import machine
 from trtpipe.engine.record import EngineFigures
@@ -21,33 +21,31 @@ from trtpipe.latency.reports import LatencyComparison, PairedComparison
 from trtpipe.pipeline.pipeline import opened
 from trtpipe.pipeline.publish import check_writable
 from trtpipe.pipeline.run_state import Table
-from trtpipe.progress import NullProgress, Progress
 from trtpipe.reference.runnable import runnable_graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from typing_extensions import Unpack
+
     from trtpipe.api.paths import PathLike
-    from trtpipe.api.request import ProfileLike, RecipeLike
     from trtpipe.artifact import Artifact
     from trtpipe.backends.base import OpenRunner
     from trtpipe.config.job import Job
-    from trtpipe.config.settings import Settings
+    from trtpipe.progress import Progress
 
 COMPARISON = "comparison.json"
 _CPU_NOTE = "measured on the CPU with onnxruntime: these are no GPU latencies"
 
 
+@takes(CommonArguments)
 def compare_latency(
     old: PathLike,
     new: PathLike,
     out: PathLike | None = None,
     *,
     graph: PathLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    progress: Progress | None = None,
+    **common: Unpack[CommonArguments],
 ) -> LatencyComparison:
     """Run two plans on this machine's GPU, or two ONNX graphs on its CPU, in turns.
 
@@ -69,29 +67,18 @@ def compare_latency(
     """
     one, other, where = path_of(old, "old"), path_of(new, "new"), path_or_none(out, "out")
     if where is not None:
-        check_writable(where.parent if where.suffix == ".json" and not where.is_dir() else where)
+        check_writable(folder_of(where, JSON))
     engines = [path.suffix in PLAN for path in (one, other)]
     if engines[0] != engines[1]:
         raise InputError(f"{one} and {other}: an engine and a graph", "compare two engines, or two graphs")
-    listener = progress or NullProgress()
-    listener.begin("compare")
-    try:
-        with requested(
-            profile=profile,
-            recipe=recipe,
-            settings=settings,
-            engines=engines[0],
-            progress=progress,
-            built=one if engines[0] else None,
-        ) as job:
-            if engines[0]:
-                found = _engines(job, one, other, path_or_none(graph, "graph"), listener)
-            else:
-                found = _graphs(job, one, other, listener)
-    except BaseException:
-        listener.end("compare", "failed")
-        raise
-    listener.end("compare", "built")
+    with (
+        reported("compare", common.get("progress")) as listener,
+        requested(engines=engines[0], built=one if engines[0] else None, **common) as job,
+    ):
+        if engines[0]:
+            found = _engines(job, one, other, path_or_none(graph, "graph"), listener)
+        else:
+            found = _graphs(job, one, other, listener)
     if where is not None:
         write_record(found, where, COMPARISON)
     return found

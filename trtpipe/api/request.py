@@ -1,26 +1,22 @@
-"""What the public functions take, and the job that it adds up to.
-
-Paths are ``str | os.PathLike``. A model is a file, a factory, a ``torch.nn.Module`` or an ``onnx.ModelProto``; data is
-a file, a folder, a function's name or an iterable of feeds. Profiles and recipes are records or TOML files; the
-arguments that most builds need override them.
-"""
+"""The job that a request adds up to: what is in memory is held for as long as the call lasts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from pydantic import ValidationError
 
+from trtpipe.api.arguments import DEFAULTS, BuildArguments, takes
 from trtpipe.api.inspection import inspect
-from trtpipe.api.paths import PathLike, path_of
+from trtpipe.api.paths import path_of
 from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.config.job import Job, Role
 from trtpipe.config.profile import DeploymentProfile
@@ -32,70 +28,36 @@ from trtpipe.errors import InputError
 from trtpipe.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from trtpipe.api.arguments import DataLike, ShapesLike, SourceLike
+    from trtpipe.api.paths import PathLike
     from trtpipe.config.formats import Precision
     from trtpipe.config.job import Feeds
     from trtpipe.config.target import Target
 
 D = TypeVar("D", bound=DataSettings)
 
-#: A path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module`` (alone or as ``(module, example inputs)``),
-#: an ``onnx.ModelProto``, or a job from ``make_job``.
-SourceLike: TypeAlias = "PathLike | tuple[object, Sequence[object]] | Job | object"
-#: A path, ``file.py:function``, or feeds: an iterable (or a function that returns one) of what such a function yields.
-DataLike: TypeAlias = "PathLike | Iterable[object] | Callable[[], Iterable[object]]"
-ProfileLike: TypeAlias = "DeploymentProfile | PathLike"
-#: Its name will do: ``"int8"``.
-PrecisionLike: TypeAlias = "Precision | str"
-RecipeLike: TypeAlias = "CalibrationRecipe | PathLike"
-#: ``"auto"``; input -> shape, or input -> ``{"min": shape, "opt": shape, "max": shape}``; or several such mappings.
-ShapesLike: TypeAlias = "Literal['auto'] | Mapping[str, object] | Sequence[Mapping[str, object]]"
-
 #: The argument that gives each role's data. It stands in the recipe for data that the caller holds.
 ARGUMENTS: Mapping[Role, str] = MappingProxyType({"calibration-data": "calib_data", "evaluation-data": "eval_data"})
 
 
-def make_job(
-    source: SourceLike | None = None,
-    *,
-    example_inputs: Sequence[object] | None = None,
-    precision: PrecisionLike | None = None,
-    targets: Sequence[str] | None = None,
-    shapes: ShapesLike | None = None,
-    keep: Sequence[str] | None = None,
-    calib_data: PathLike | None = None,
-    eval_data: PathLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    simplify: bool = True,
-    allow_random: bool = False,
-    progress: Progress | None = None,
-    engines: bool = True,
-) -> Job:
+@takes(BuildArguments)
+def make_job(source: SourceLike | None = None, *, engines: bool = True, **request: Unpack[BuildArguments]) -> Job:
     """Resolve a request once, for several calls: ``build``, ``dry_run``, ``export``, ``sensitivity`` and ``tune`` take
     a job in place of a source.
 
     Args:
         source: ``model.onnx``, ``model.pt2``, ``path/file.py:factory``, ``package.module:factory``, or an
             ``nn.Module``, alone or as ``(module, example_inputs)``.
-        example_inputs: positional example inputs of an ``nn.Module``.
-        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``; overrides the profile's.
-        targets: GPUs to build for, such as ``["sm89"]``; overrides the profile's.
-        shapes: shapes of dynamic inputs; overrides the profile's. ``"auto"`` infers them from the calibration data.
-        keep: shell patterns of node names to keep in higher precision; overrides the profile's.
-        calib_data: calibration data; overrides the recipe's.
-        eval_data: evaluation data; overrides the recipe's.
-        profile: what to build: a record or a TOML file (default: fp32, for every target the back-end has by default).
-        recipe: which data, and how ranges are found: a record or a TOML file (default: no data).
-        settings: cache folder and limits (default: from the environment).
-        simplify: whether onnxsim may rewrite the graph.
-        allow_random: whether calibration may use seeded random data where none is given.
-        progress: gets notes on which back-end and targets were chosen, and why.
         engines: whether engines will be built or run; without, no back-end has to be installed.
+        calib_data: calibration data: a path or ``file.py:function``; overrides the recipe's.
+        eval_data: evaluation data, likewise.
+        progress: gets notes on which back-end and targets were chosen, and why.
 
     Raises:
-        InputError: the source is none of these (a ``ModelProto`` is taken by the functions themselves), or an argument
-            is wrong; the message names it.
+        InputError: the source is none of these (a ``ModelProto`` is taken by the functions themselves, and so is data
+            in memory), or an argument is wrong; the message names it.
         RecipeError: the profile or the recipe has a mistake.
         HostError: the back-end asked for is not installed.
 
@@ -106,22 +68,22 @@ def make_job(
         >>> trtpipe.build(job, "fp16").accurate
         True
     """
-    listener = progress or NullProgress()
+    settings = request.get("settings")
     if settings is not None and not isinstance(settings, Settings):
         raise InputError(
             f"settings: a {type(settings).__name__} is no Settings", "give trtpipe.Settings(cache_dir=...)"
         )
-    found_profile = profile_from(profile, precision=precision, targets=targets, shapes=shapes, keep=keep)
-    backend, chosen = _engines(found_profile, listener) if engines else ("null", ())
+    profile = profile_from(request)
+    backend, chosen = _engines(profile, request.get("progress") or NullProgress()) if engines else ("null", ())
     return Job(
-        source=_source(source, example_inputs),
-        profile=found_profile,
-        recipe=recipe_from(recipe, calib_data=calib_data, eval_data=eval_data),
+        source=_source(source, request.get("example_inputs")),
+        profile=profile,
+        recipe=recipe_from(request),
         backend=backend,
         targets=chosen,
         settings=settings or Settings.from_environment(),
-        simplify=simplify,
-        allow_random=allow_random,
+        simplify=request.get("simplify", True),
+        allow_random=request.get("allow_random", False),
     )
 
 
@@ -129,22 +91,10 @@ def make_job(
 def requested(
     source: SourceLike | None = None,
     *,
-    example_inputs: Sequence[object] | None = None,
-    precision: PrecisionLike | None = None,
-    targets: Sequence[str] | None = None,
-    shapes: ShapesLike | None = None,
-    keep: Sequence[str] | None = None,
-    calib_data: DataLike | None = None,
-    eval_data: DataLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    simplify: bool = True,
-    allow_random: bool = False,
-    progress: Progress | None = None,
     engines: bool = True,
     built: Path | None = None,
     usual: Precision | None = None,
+    **request: Unpack[BuildArguments],
 ) -> Iterator[Job]:
     """The job of one call, as ``make_job`` resolves it; what is in memory is held for as long as the call lasts.
 
@@ -156,8 +106,7 @@ def requested(
         InputError: as ``make_job``; or a job comes with arguments that it has already.
     """
     if isinstance(source, Job):
-        given = (example_inputs, precision, targets, shapes, keep, calib_data, eval_data, profile, recipe, settings)
-        if any(value is not None for value in given) or not simplify or allow_random:
+        if any(value is not DEFAULTS.get(name) for name, value in request.items() if name != "progress"):
             raise InputError(
                 "a job has its profile, recipe, data and settings already",
                 "give these arguments to make_job, or give the source itself",
@@ -166,73 +115,74 @@ def requested(
         return
     with ExitStack() as stack:
         feeds: dict[Role, Feeds] = {}
-        found = recipe_from(recipe)
-        wanted = profile_from(profile, precision=precision, targets=targets, shapes=shapes, keep=keep)
+        recipe = recipe_from({"recipe": request.get("recipe")})
+        profile = profile_from(request)
         recorded = {} if built is None else inspect(built).built_as()
         if usual is not None:
             recorded.setdefault("precision", usual)
-        wanted = _changed(wanted, {name: recorded[name] for name in recorded if name not in wanted.model_fields_set})
-        job = make_job(
-            _held_model(source, stack),
-            example_inputs=example_inputs,
-            calib_data=_held_data("calibration-data", calib_data, found.data, feeds, stack),
-            eval_data=_held_data("evaluation-data", eval_data, found.evaluation or found.data, feeds, stack),
-            profile=wanted,
-            recipe=found,
-            settings=settings,
-            simplify=simplify,
-            allow_random=allow_random,
-            progress=progress,
-            engines=engines,
-        )
-        yield replace(job, feeds=feeds)
+        changes = {name: recorded[name] for name in recorded if name not in profile.model_fields_set}
+        calib_data, eval_data = request.get("calib_data"), request.get("eval_data")
+        request["profile"], request["recipe"] = _changed(profile, changes), recipe
+        request["calib_data"] = _held_data("calibration-data", calib_data, recipe.data, feeds, stack)
+        request["eval_data"] = _held_data("evaluation-data", eval_data, recipe.evaluation or recipe.data, feeds, stack)
+        yield replace(make_job(_held_model(source, stack), engines=engines, **request), feeds=feeds)
 
 
-def profile_from(
-    profile: ProfileLike | None,
-    *,
-    precision: PrecisionLike | None = None,
-    targets: Sequence[str] | None = None,
-    shapes: ShapesLike | None = None,
-    keep: Sequence[str] | None = None,
-) -> DeploymentProfile:
+def profile_from(request: BuildArguments) -> DeploymentProfile:
     """The profile in force: the arguments that are given, over the record or file.
 
     Raises:
         InputError: an argument is wrong; the message names the field.
         RecipeError: the file is wrong.
     """
-    found = DeploymentProfile() if profile is None else profile
-    if not isinstance(found, DeploymentProfile):
+    found = request.get("profile")
+    if found is None:
+        found = DeploymentProfile()
+    elif not isinstance(found, DeploymentProfile):
         found = DeploymentProfile.load(path_of(found, "profile"))
     changes: dict[str, object] = {}
-    if precision is not None:
+    if (precision := request.get("precision")) is not None:
         changes["precision"] = precision
-    if targets is not None:
+    if (targets := request.get("targets")) is not None:
         changes["targets"] = _several("targets", targets)
-    if keep is not None:
+    if (keep := request.get("keep")) is not None:
         changes["keep"] = _several("keep", keep)
-    if shapes is not None:
+    if (shapes := request.get("shapes")) is not None:
         changes |= _shapes(shapes)
     return _changed(found, changes)
 
 
-def recipe_from(
-    recipe: RecipeLike | None, *, calib_data: PathLike | None = None, eval_data: PathLike | None = None
-) -> CalibrationRecipe:
+def recipe_from(request: BuildArguments) -> CalibrationRecipe:
     """The recipe in force: the data that is given, over the record or file.
 
     Raises:
+        InputError: the data is not named, but given.
         RecipeError: the file is wrong.
     """
-    found = CalibrationRecipe() if recipe is None else recipe
-    if not isinstance(found, CalibrationRecipe):
+    found = request.get("recipe")
+    if found is None:
+        found = CalibrationRecipe()
+    elif not isinstance(found, CalibrationRecipe):
         found = CalibrationRecipe.load(path_of(found, "recipe"))
-    if calib_data is not None:
-        found = found.model_copy(update={"data": _at(found.data, calib_data)})
-    if eval_data is not None:
-        found = found.model_copy(update={"evaluation": _at(found.evaluation or EvaluationSettings(), eval_data)})
+    if (data := request.get("calib_data")) is not None:
+        found = found.model_copy(update={"data": _at(found.data, data, "calib_data")})
+    if (data := request.get("eval_data")) is not None:
+        settings = found.evaluation or EvaluationSettings()
+        found = found.model_copy(update={"evaluation": _at(settings, data, "eval_data")})
     return found
+
+
+def refuse_without_data(job: Job, option: str = "--calib-data") -> None:
+    """Complain before the long work that there is nothing to calibrate on, not after it.
+
+    Args:
+        option: gives data on the command line.
+    """
+    if job.profile.precision.calibrated and not job.recipe.data.source and not job.allow_random:
+        raise InputError(
+            f"{job.profile.precision} needs calibration data, and none was given",
+            f"add {option} (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
+        )
 
 
 def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:
@@ -415,5 +365,10 @@ def _changed(profile: DeploymentProfile, changes: Mapping[str, object]) -> Deplo
         raise InputError(f"{field}: {message}", f"correct the argument {field.partition('.')[0]}") from error
 
 
-def _at(data: D, source: PathLike) -> D:
+def _at(data: D, source: DataLike, argument: str) -> D:
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(
+            f"{argument}: a job names its data, and a {type(source).__name__} has no name",
+            "give it to the function that needs it, with the source in place of the job",
+        )
     return data.model_copy(update={"source": os.fspath(source)})

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.accuracy.reports import ParityReport
+from trtpipe.api.paths import folder_of, is_file_name
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.pipeline import Step, opened, stages_named
-from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder
+from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder, write_file
 from trtpipe.progress import NullProgress, Progress
 from trtpipe.report.manifest import Manifest, Verdict, verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from trtpipe.artifact import Artifact
+    from trtpipe.artifact import Artifact, Record
     from trtpipe.config.job import Job
     from trtpipe.stages.stage import Stage
 
@@ -78,16 +80,9 @@ def rejected_beside(out: Path) -> Path:
     return out.with_name(f"{out.name}.rejected")
 
 
-def run_stage(
-    job: Job, name: str, given: Mapping[str, Path], out: Path | None, suffixes: Sequence[str], progress: Progress | None
-) -> BuildResult:
-    """One stage from the files of the user's."""
-    return run_stages(job, (name,), given, out, suffixes, progress)
-
-
 def run_stages(
     job: Job,
-    names: tuple[str, ...],
+    names: Sequence[str],
     given: Mapping[str, Path],
     out: Path | None,
     suffixes: Sequence[str],
@@ -98,7 +93,7 @@ def run_stages(
     If ``out`` is a file, the last artifact gets this name, and the others lie beside it under their own.
     """
     if out is not None:
-        check_writable(out.parent if out.suffix in suffixes and not out.is_dir() else out)
+        check_writable(folder_of(out, suffixes))
 
     def publish(result: BuildResult) -> Path | None:
         if out is None:
@@ -107,17 +102,16 @@ def run_stages(
             rejected = rejected_beside(out)
             publish_folder(result.artifacts, rejected)
             return rejected
-        if len(names) > 1 and out.suffix in suffixes and not out.is_dir():
-            for artifact in result.artifacts[:-1]:
-                name = artifact.files[0].name
-                publish_file(artifact, out.with_name(name), (Path(name).suffix,))
-            return publish_file(result.artifacts[-1], out, suffixes)
-        if len(result.artifacts) == 1:
-            return publish_file(result.artifacts[0], out, suffixes)
-        publish_folder(result.artifacts, out)
-        return out
+        *others, last = result.artifacts
+        if others and not is_file_name(out, suffixes):
+            publish_folder(result.artifacts, out)
+            return out
+        for artifact in others:
+            beside = out.with_name(artifact.files[0].name)
+            publish_file(artifact, beside, (beside.suffix,))
+        return publish_file(last, out, suffixes)
 
-    return run_published(job, stages_named(*names), given, publish, progress or NullProgress())
+    return run_published(job, stages_named(*names), given, publish, progress)
 
 
 def run_published(
@@ -125,10 +119,10 @@ def run_published(
     stages: tuple[Stage[Any], ...],
     given: Mapping[str, Path],
     publish: Callable[[BuildResult], Path | None],
-    progress: Progress,
+    progress: Progress | None,
 ) -> BuildResult:
     """Run and publish while the store is open: what it hands out is pinned until then."""
-    with opened(job, progress) as pipeline, pipeline.given(given) as artifacts:
+    with opened(job, progress or NullProgress()) as pipeline, pipeline.given(given) as artifacts:
         steps = pipeline.run(stages, artifacts)
         made = {step.artifact.kind: step.artifact for step in steps if step.artifact is not None}
         result = BuildResult(
@@ -138,3 +132,23 @@ def run_published(
             latency=LatencyReport.read(made["latency"].path) if "latency" in made else None,
         )
         return replace(result, out=publish(result))
+
+
+def write_record(record: Record, out: Path, name: str) -> Path:
+    """Write ``record`` to ``out``: a file if it ends in .json, else a folder."""
+    target = out if is_file_name(out, JSON) else out / name
+    write_file(target, record.to_json() + "\n")
+    return target
+
+
+@contextmanager
+def reported(step: str, progress: Progress | None) -> Iterator[Progress]:
+    """A listener that is told when ``step`` begins and how it ends."""
+    listener = progress or NullProgress()
+    listener.begin(step)
+    try:
+        yield listener
+    except BaseException:
+        listener.end(step, "failed")
+        raise
+    listener.end(step, "built")

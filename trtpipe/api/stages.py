@@ -6,65 +6,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtpipe.api.arguments import BuildArguments, CommonArguments, takes
 from trtpipe.api.engines import runnable_engine
 from trtpipe.api.paths import path_of, path_or_none
-from trtpipe.api.request import requested
-from trtpipe.api.results import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stage, run_stages
+from trtpipe.api.request import refuse_without_data, requested
+from trtpipe.api.results import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stages
 from trtpipe.backends.base import Refusal, load_backend
 from trtpipe.config.source import parse_source
 from trtpipe.errors import BuildError, InputError
 from trtpipe.pipeline.pipeline import Step, opened, stages_for
 from trtpipe.pipeline.publish import check_writable, publish_folder
-from trtpipe.progress import NullProgress, Progress
+from trtpipe.progress import NullProgress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from typing_extensions import Unpack
+
+    from trtpipe.api.arguments import DataLike, PrecisionLike, ShapesLike, SourceLike
     from trtpipe.api.paths import PathLike
-    from trtpipe.api.request import DataLike, PrecisionLike, ProfileLike, RecipeLike, ShapesLike, SourceLike
     from trtpipe.config.job import Job
-    from trtpipe.config.settings import Settings
     from trtpipe.config.target import Target
 
 
-def build(
-    source: SourceLike,
-    out: PathLike,
-    *,
-    example_inputs: Sequence[object] | None = None,
-    precision: PrecisionLike | None = None,
-    targets: Sequence[str] | None = None,
-    shapes: ShapesLike | None = None,
-    keep: Sequence[str] | None = None,
-    calib_data: DataLike | None = None,
-    eval_data: DataLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    simplify: bool = True,
-    allow_random: bool = False,
-    progress: Progress | None = None,
-) -> BuildResult:
+@takes(BuildArguments)
+def build(source: SourceLike, out: PathLike, **request: Unpack[BuildArguments]) -> BuildResult:
     """Run the whole pipeline and write the bundle to ``out``: from a model to verified engines.
 
     Args:
         source: a path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module``, an ``onnx.ModelProto``, or a
             job from ``make_job`` (with which of the other arguments only ``out`` and ``progress`` go).
         out: a folder; created if need be. It is touched only after everything has been made.
-        example_inputs: positional example inputs of an ``nn.Module``.
-        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``.
-        targets: GPUs, such as ``["sm89", "rtx5090"]``; default: what the back-end builds for here.
-        shapes: ``"auto"``, or input -> shape, or input -> ``{"min": ..., "opt": ..., "max": ...}``.
-        keep: shell patterns of node names to keep in higher precision.
-        calib_data: calibration data: a path, ``file.py:function``, or an iterable of feeds (input name -> array with
-            the batch axis, in the model's types).
-        eval_data: evaluation data, with labels where a task metric is to be measured.
-        profile: everything else about what to build: a ``DeploymentProfile`` or a TOML file.
-        recipe: everything else about data and calibration: a ``CalibrationRecipe`` or a TOML file.
-        settings: cache folder and limits (default: from the environment).
-        simplify: whether onnxsim may rewrite the graph.
-        allow_random: whether calibration may use seeded random data where none is given.
-        progress: listens.
 
     Returns:
         The steps, the reports and the verdicts. A failed gate is no error: see ``BuildResult``.
@@ -82,22 +54,7 @@ def build(
     """
     folder = path_of(out, "out")
     check_writable(folder)
-    with requested(
-        source,
-        example_inputs=example_inputs,
-        precision=precision,
-        targets=targets,
-        shapes=shapes,
-        keep=keep,
-        calib_data=calib_data,
-        eval_data=eval_data,
-        profile=profile,
-        recipe=recipe,
-        settings=settings,
-        simplify=simplify,
-        allow_random=allow_random,
-        progress=progress,
-    ) as job:
+    with requested(source, **request) as job:
         _refuse_early(job)
 
         def publish(result: BuildResult) -> Path:
@@ -105,26 +62,11 @@ def build(
             publish_folder(result.artifacts, where)
             return where
 
-        return run_published(job, stages_for(job), {}, publish, progress or NullProgress())
+        return run_published(job, stages_for(job), {}, publish, request.get("progress"))
 
 
-def dry_run(
-    source: SourceLike,
-    *,
-    example_inputs: Sequence[object] | None = None,
-    precision: PrecisionLike | None = None,
-    targets: Sequence[str] | None = None,
-    shapes: ShapesLike | None = None,
-    keep: Sequence[str] | None = None,
-    calib_data: DataLike | None = None,
-    eval_data: DataLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    simplify: bool = True,
-    allow_random: bool = False,
-    progress: Progress | None = None,
-) -> tuple[Step, ...]:
+@takes(BuildArguments)
+def dry_run(source: SourceLike, **request: Unpack[BuildArguments]) -> tuple[Step, ...]:
     """What ``build`` would do with these arguments: which stages are cached, which would run, and why.
 
     Args:
@@ -143,43 +85,26 @@ def dry_run(
         simplify undecided
         observe skipped
     """
-    with requested(
-        source,
-        example_inputs=example_inputs,
-        precision=precision,
-        targets=targets,
-        shapes=shapes,
-        keep=keep,
-        calib_data=calib_data,
-        eval_data=eval_data,
-        profile=profile,
-        recipe=recipe,
-        settings=settings,
-        simplify=simplify,
-        allow_random=allow_random,
-        progress=progress,
-    ) as job:
+    with requested(source, **request) as job:
         _refuse_early(job)
-        with opened(job, progress or NullProgress()) as pipeline:
+        with opened(job, request.get("progress") or NullProgress()) as pipeline:
             return pipeline.plan(stages_for(job), {})
 
 
+@takes(CommonArguments)
 def export(
     source: SourceLike,
     out: PathLike,
     *,
     example_inputs: Sequence[object] | None = None,
     shapes: ShapesLike | None = None,
-    profile: ProfileLike | None = None,
-    settings: Settings | None = None,
-    progress: Progress | None = None,
+    **common: Unpack[CommonArguments],
 ) -> BuildResult:
     """Any source -> ``model.onnx``, self-contained and checked.
 
     Args:
         source: as ``build`` takes it.
         out: a file that ends in ``.onnx``, or a folder.
-        example_inputs: positional example inputs of an ``nn.Module``.
         shapes: dimensions in which min and max differ become dynamic.
         profile: its ``[export]`` table gives opset and names.
 
@@ -191,28 +116,19 @@ def export(
         >>> trtpipe.export("model.py:factory", "exported.onnx").out
         PosixPath('exported.onnx')
     """
-    with requested(
-        source,
-        example_inputs=example_inputs,
-        shapes=shapes,
-        profile=profile,
-        settings=settings,
-        progress=progress,
-        engines=False,
-    ) as job:
-        return run_stage(job, "export", {}, path_of(out, "out"), GRAPH, progress)
+    with requested(source, example_inputs=example_inputs, shapes=shapes, engines=False, **common) as job:
+        return run_stages(job, ["export"], {}, path_of(out, "out"), GRAPH, common.get("progress"))
 
 
+@takes(CommonArguments)
 def simplify(
     model: PathLike,
     out: PathLike,
     *,
     precision: PrecisionLike | None = None,
     shapes: ShapesLike | None = None,
-    profile: ProfileLike | None = None,
-    settings: Settings | None = None,
     simplify: bool = True,
-    progress: Progress | None = None,
+    **common: Unpack[CommonArguments],
 ) -> BuildResult:
     """``model.onnx`` -> ``simplified.onnx``: the same function in fewer nodes.
 
@@ -230,18 +146,12 @@ def simplify(
         >>> trtpipe.simplify("model.onnx", "simplified.onnx").out
         PosixPath('simplified.onnx')
     """
-    with requested(
-        precision=precision,
-        shapes=shapes,
-        profile=profile,
-        settings=settings,
-        simplify=simplify,
-        engines=False,
-        progress=progress,
-    ) as job:
-        return run_stage(job, "simplify", {"model": path_of(model, "model")}, path_of(out, "out"), GRAPH, progress)
+    with requested(precision=precision, shapes=shapes, simplify=simplify, engines=False, **common) as job:
+        given = {"model": path_of(model, "model")}
+        return run_stages(job, ["simplify"], given, path_of(out, "out"), GRAPH, common.get("progress"))
 
 
+@takes(CommonArguments)
 def lower(
     simplified: PathLike,
     out: PathLike,
@@ -249,10 +159,7 @@ def lower(
     ranges: PathLike | None = None,
     precision: PrecisionLike | None = None,
     keep: Sequence[str] | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    progress: Progress | None = None,
+    **common: Unpack[CommonArguments],
 ) -> BuildResult:
     """``simplified.onnx`` (and ``ranges.json``, to quantize) -> ``lowered.onnx``.
 
@@ -260,8 +167,6 @@ def lower(
         simplified: what ``simplify`` wrote.
         out: a file that ends in ``.onnx``, or a folder.
         ranges: what ``calibrate`` wrote; needed for int8, fp8 and best.
-        precision: ``fp32`` (default), ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``.
-        keep: shell patterns of node names to keep in higher precision.
         recipe: its ``weights`` says how per-channel weight ranges are chosen.
 
     Raises:
@@ -272,15 +177,7 @@ def lower(
         >>> trtpipe.lower("simplified.onnx", "lowered.onnx", precision="int8", ranges="ranges.json").out
         PosixPath('lowered.onnx')
     """
-    with requested(
-        precision=precision,
-        keep=keep,
-        profile=profile,
-        recipe=recipe,
-        settings=settings,
-        engines=False,
-        progress=progress,
-    ) as job:
+    with requested(precision=precision, keep=keep, engines=False, **common) as job:
         given = {"simplified": path_of(simplified, "simplified")}
         if job.profile.precision.calibrated:
             if ranges is None:
@@ -289,9 +186,10 @@ def lower(
                     "make them with trtpipe calibrate, then add --ranges FILE",
                 )
             given["ranges"] = path_of(ranges, "ranges")
-        return run_stage(job, "lower", given, path_of(out, "out"), GRAPH, progress)
+        return run_stages(job, ["lower"], given, path_of(out, "out"), GRAPH, common.get("progress"))
 
 
+@takes(CommonArguments)
 def compile(  # noqa: A001  the pipeline's own word
     lowered: PathLike,
     out: PathLike,
@@ -299,10 +197,7 @@ def compile(  # noqa: A001  the pipeline's own word
     targets: Sequence[str] | None = None,
     shapes: ShapesLike | None = None,
     calib_data: DataLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    progress: Progress | None = None,
+    **common: Unpack[CommonArguments],
 ) -> BuildResult:
     """``lowered.onnx`` -> ``<target>.plan`` for every target.
 
@@ -319,25 +214,17 @@ def compile(  # noqa: A001  the pipeline's own word
         >>> trtpipe.compile("lowered.onnx", "model.plan", targets=["sm89"]).out
         PosixPath('model.plan')
     """
-    with requested(
-        targets=targets,
-        shapes=shapes,
-        calib_data=calib_data,
-        profile=profile,
-        recipe=recipe,
-        settings=settings,
-        progress=progress,
-    ) as job:
+    with requested(targets=targets, shapes=shapes, calib_data=calib_data, **common) as asked:
+        file = path_of(lowered, "lowered")
+        job, stages, given = asked, ["compile"], {"lowered": file}
+        if load_backend(asked.backend).consumes == "program":
+            _refuse_targets(asked)  # a graph's precision is in it already, a program's is not
+            job, stages, given = replace(asked, source=parse_source(str(file))), ["capture", "compile"], {}
         suffixes = PLAN if len(job.targets) == 1 else ()
-        if load_backend(job.backend).consumes == "program":
-            _refuse_targets(job)  # a graph's precision is in it already, a program's is not
-            program = replace(job, source=parse_source(str(path_of(lowered, "lowered"))))
-            return run_stages(program, ("capture", "compile"), {}, path_of(out, "out"), suffixes, progress)
-        return run_stage(
-            job, "compile", {"lowered": path_of(lowered, "lowered")}, path_of(out, "out"), suffixes, progress
-        )
+        return run_stages(job, stages, given, path_of(out, "out"), suffixes, common.get("progress"))
 
 
+@takes(CommonArguments)
 def verify(
     candidate: PathLike,
     reference: PathLike,
@@ -346,10 +233,7 @@ def verify(
     eval_data: DataLike | None = None,
     precision: PrecisionLike | None = None,
     shapes: ShapesLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    progress: Progress | None = None,
+    **common: Unpack[CommonArguments],
 ) -> BuildResult:
     """Compare ``candidate`` (an ONNX graph or a plan) with ``reference`` (an ONNX graph) -> ``parity.json``.
 
@@ -370,22 +254,13 @@ def verify(
         True
     """
     file = path_of(candidate, "candidate")
-    with requested(
-        eval_data=eval_data,
-        precision=precision,
-        shapes=shapes,
-        profile=profile,
-        recipe=recipe,
-        settings=settings,
-        engines=file.suffix in PLAN,
-        progress=progress,
-        built=file,
-    ) as job:
-        given = {"model": path_of(reference, "reference")}
-        given[runnable_engine(job, file) if file.suffix in PLAN else "lowered"] = file
-        return run_stage(job, "verify", given, path_or_none(out, "out"), JSON, progress)
+    plan = file.suffix in PLAN
+    with requested(eval_data=eval_data, precision=precision, shapes=shapes, engines=plan, built=file, **common) as job:
+        given = {"model": path_of(reference, "reference"), runnable_engine(job, file) if plan else "lowered": file}
+        return run_stages(job, ["verify"], given, path_or_none(out, "out"), JSON, common.get("progress"))
 
 
+@takes(CommonArguments)
 def measure(
     model: PathLike,
     out: PathLike | None = None,
@@ -393,10 +268,7 @@ def measure(
     graph: PathLike | None = None,
     shapes: ShapesLike | None = None,
     eval_data: DataLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    progress: Progress | None = None,
+    **common: Unpack[CommonArguments],
 ) -> BuildResult:
     """Time a plan on this machine's GPU, or an ONNX graph on its CPU -> ``latency.json``.
 
@@ -419,43 +291,24 @@ def measure(
         >>> 0 < found.median <= found.p99  # milliseconds
         True
     """
-    file = path_of(model, "model")
-    with requested(
-        shapes=shapes,
-        eval_data=eval_data,
-        profile=profile,
-        recipe=recipe,
-        settings=settings,
-        engines=file.suffix in PLAN,
-        progress=progress,
-        built=file,
-    ) as job:
-        given = to_measure(job, file, path_or_none(graph, "graph"))
-        return run_stage(job, "measure", given, path_or_none(out, "out"), JSON, progress)
-
-
-def to_measure(job: Job, model: Path, graph: Path | None = None) -> dict[str, Path]:
-    """What the measure stage needs of a plan or an ONNX graph, by label; for arguments and errors see ``measure``."""
-    if model.suffix not in PLAN:
-        return {"lowered": model}
-    given = {runnable_engine(job, model): model}
-    beside = graph or model.with_name("lowered.onnx")
-    if graph is not None or beside.is_file():
-        return {"lowered": beside, **given}
-    if job.recipe.data.source or job.recipe.evaluation is not None:
-        raise InputError(
-            f"{model}: without the graph it was built from, data cannot be read as its inputs", "name it with --graph"
-        )
-    return given
+    file, lowered = path_of(model, "model"), path_or_none(graph, "graph")
+    plan = file.suffix in PLAN
+    with requested(shapes=shapes, eval_data=eval_data, engines=plan, built=file, **common) as job:
+        given = {runnable_engine(job, file) if plan else "lowered": file}
+        beside = lowered or file.with_name("lowered.onnx")
+        if plan and (lowered is not None or beside.is_file()):
+            given = {"lowered": beside, **given}
+        elif plan and (job.recipe.data.source or job.recipe.evaluation is not None):
+            raise InputError(
+                f"{file}: without the graph it was built from, data cannot be read as its inputs",
+                "name it with --graph",
+            )
+        return run_stages(job, ["measure"], given, path_or_none(out, "out"), JSON, common.get("progress"))
 
 
 def _refuse_early(job: Job) -> None:
     """Complain about what is missing before the long work, not after it."""
-    if job.profile.precision.calibrated and not job.recipe.data.source and not job.allow_random:
-        raise InputError(
-            f"{job.profile.precision} needs calibration data, and none was given",
-            "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
-        )
+    refuse_without_data(job)
     if job.profile.auto_shapes and not job.recipe.data.source:
         raise InputError(
             "shapes are to be inferred from calibration data, and none was given",

@@ -6,50 +6,43 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtpipe.api.paths import path_of, path_or_none
-from trtpipe.api.request import requested
+from trtpipe.api.arguments import ModelArguments, takes
+from trtpipe.api.paths import folder_of, path_of, path_or_none
+from trtpipe.api.request import refuse_without_data, requested
 from trtpipe.api.results import JSON, run_published
 from trtpipe.config.formats import DEFAULT_QUANTIZED
-from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.tomlfile import dump_toml
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import opened, stages_named
-from trtpipe.pipeline.publish import check_writable, publish_file
+from trtpipe.pipeline.publish import check_writable, publish_file, write_file
 from trtpipe.pipeline.tuner import BEFORE, Tuner
-from trtpipe.progress import NullProgress, Progress
+from trtpipe.progress import NullProgress
 from trtpipe.quantization.sensitivity import Sensitivity
 from trtpipe.quantization.tuning_report import Budget, Tuning
 from trtpipe.stages.sensitivity import MeasureSensitivity
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
     from typing import Any
 
+    from typing_extensions import Unpack
+
+    from trtpipe.api.arguments import DataLike, SourceLike
     from trtpipe.api.paths import PathLike
-    from trtpipe.api.request import DataLike, PrecisionLike, ProfileLike, RecipeLike, ShapesLike, SourceLike
     from trtpipe.api.results import BuildResult
     from trtpipe.config.job import Job, Role
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.recipe import CalibrationRecipe, DataSettings
-    from trtpipe.config.settings import Settings
 
 
+@takes(ModelArguments)
 def sensitivity(
     source: SourceLike,
     out: PathLike | None = None,
     *,
     samples: int = 64,
     half: bool = False,
-    example_inputs: Sequence[object] | None = None,
-    calib_data: DataLike | None = None,
-    precision: PrecisionLike | None = None,
-    shapes: ShapesLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    simplify: bool = True,
-    allow_random: bool = False,
-    progress: Progress | None = None,
+    **request: Unpack[ModelArguments],
 ) -> Sensitivity:
     """Quantization sensitivity: the output noise that each group of layers makes when it alone is quantized.
 
@@ -72,24 +65,10 @@ def sensitivity(
         ['matmul_4', 'matmul_0', 'matmul_2']
     """
     where = path_or_none(out, "out")
-    with requested(
-        source,
-        example_inputs=example_inputs,
-        calib_data=calib_data,
-        precision=precision,
-        shapes=shapes,
-        profile=profile,
-        recipe=recipe,
-        settings=settings,
-        simplify=simplify,
-        allow_random=allow_random,
-        progress=progress,
-        engines=False,
-        usual=DEFAULT_QUANTIZED,
-    ) as job:
+    with requested(source, engines=False, usual=DEFAULT_QUANTIZED, **request) as job:
         refuse_other_precisions(job)
         if where is not None:
-            check_writable(where.parent if where.suffix in JSON and not where.is_dir() else where)
+            check_writable(folder_of(where, JSON))
         found: list[Sensitivity] = []
 
         def publish(result: BuildResult) -> Path | None:
@@ -98,7 +77,7 @@ def sensitivity(
             return None if where is None else publish_file(artifact, where, JSON)
 
         stages = (*stages_named(*BEFORE), MeasureSensitivity(samples, half=half))
-        run_published(job, stages, {}, publish, progress or NullProgress())
+        run_published(job, stages, {}, publish, request.get("progress"))
     return found[0]
 
 
@@ -119,6 +98,7 @@ class TuneResult:
     files: tuple[Path, ...]
 
 
+@takes(ModelArguments)
 def tune(
     source: SourceLike,
     budget: Budget,
@@ -126,17 +106,8 @@ def tune(
     *,
     seconds: float | None = None,
     recalibrate: bool = True,
-    example_inputs: Sequence[object] | None = None,
-    calib_data: DataLike | None = None,
     eval_data: DataLike | None = None,
-    precision: PrecisionLike | None = None,
-    shapes: ShapesLike | None = None,
-    profile: ProfileLike | None = None,
-    recipe: RecipeLike | None = None,
-    settings: Settings | None = None,
-    simplify: bool = True,
-    allow_random: bool = False,
-    progress: Progress | None = None,
+    **request: Unpack[ModelArguments],
 ) -> TuneResult:
     """Find the smallest set of layers to keep in higher precision that holds ``budget``, as a profile for ``build``.
 
@@ -165,29 +136,14 @@ def tune(
     where = path_of(out, "out")
     if not isinstance(budget, Budget):
         raise InputError(f"budget: {budget!r} is no Budget", "give trtpipe.Budget(max_drop=0.005)")
-    with requested(
-        source,
-        example_inputs=example_inputs,
-        calib_data=calib_data,
-        eval_data=eval_data,
-        precision=precision,
-        shapes=shapes,
-        profile=profile,
-        recipe=recipe,
-        settings=settings,
-        simplify=simplify,
-        allow_random=allow_random,
-        progress=progress,
-        engines=False,
-        usual=DEFAULT_QUANTIZED,
-    ) as job:
+    with requested(source, eval_data=eval_data, engines=False, usual=DEFAULT_QUANTIZED, **request) as job:
         refuse_other_precisions(job)
         if job.recipe.evaluation is None:
             raise InputError("tuning needs a metric", "add --eval-data DATA with labels, or --metric case.py:evaluate")
         if where.suffix != ".toml":
             raise InputError(f"{where}: tuning writes a profile", "give a file that ends in .toml")
         check_writable(where.parent)
-        listener = progress or NullProgress()
+        listener = request.get("progress") or NullProgress()
         with opened(job, listener) as pipeline:
             found = Tuner(job, pipeline, budget, seconds, recalibrate, listener).run()
         result = TuneResult(found.tuning, found.profile, found.recipe, ())
@@ -208,12 +164,8 @@ def _write(result: TuneResult, out: Path, held: Collection[Role]) -> tuple[Path,
         out.with_suffix(".json"): result.tuning.to_json() + "\n",
         out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe, held)),
     }
-    with translate_os_errors(out, f"write {out}", elsewhere="choose another file"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            part = path.with_name(f".{path.name}.part")
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
+    for path, text in texts.items():
+        write_file(path, text)
     return tuple(texts)
 
 
@@ -248,8 +200,4 @@ def refuse_other_precisions(job: Job) -> None:
             f"{job.profile.precision} has nothing to choose layer by layer",
             "add --int8 (or --fp8, where the GPU has it)",
         )
-    if not job.recipe.data.source and not job.allow_random:
-        raise InputError(
-            f"{job.profile.precision} needs calibration data, and none was given",
-            "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
-        )
+    refuse_without_data(job)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtpipe.autocast.islands import lone_nodes
 from trtpipe.autocast.range_guard import RangeGuard
-from trtpipe.autocast.rules import HalfRules, float_only
+from trtpipe.autocast.rules import HalfRules, float_only, lone_nodes
 from trtpipe.config.formats import FP32, HALVES
+from trtpipe.passes.constants import drop_unused_constants
 from trtpipe.passes.decisions import NodeDecision
-from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of, node_label
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, node_label
 from trtpipe.passes.infer_types import formal, schema_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from trtpipe.autocast.tensor_ranges import Extents
     from trtpipe.config.formats import Format
-
 
 #: Why a node is in 16 bits that came so.
 ALREADY = "the model itself computes it in 16 bits"
@@ -97,9 +96,7 @@ class _Rewriter:
                 parameter = formal(schema.inputs, index)
                 if value is not None and value.dtype == ir.DataType.FLOAT and not float_only(parameter):
                     node.replace_input_with(index, self._half_version(value))
-        for graph in graphs_of(model):
-            for name in [n for n, v in graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
-                del graph.initializers[name]
+        drop_unused_constants(model)
 
     def _retype(self, output: ir.Value) -> None:
         """``output`` now carries 16 bits; whoever needs 32 bits reads a cast of it, under the old name if public."""
@@ -111,10 +108,9 @@ class _Rewriter:
         node, graph = output.producer(), output.graph
         assert node is not None and graph is not None and output.name  # noqa: PT018
         name = output.name
-        cast = ir.node("Cast", [output], {"to": int(ir.DataType.FLOAT)}, name=f"{name}_to_float32")
-        back = cast.outputs[0]
-        back.dtype, back.shape = ir.DataType.FLOAT, output.shape
-        graph.insert_after(node, [cast])
+        back = ir.val(None, ir.DataType.FLOAT, output.shape)
+        to_float = {"to": int(ir.DataType.FLOAT)}
+        graph.insert_after(node, [ir.node("Cast", [output], to_float, outputs=[back], name=f"{name}_to_float32")])
         if public:
             output.name, back.name = self._fresh(f"{name}_{self._half.storage}"), name
             for position, value in enumerate(graph.outputs):
@@ -139,11 +135,9 @@ class _Rewriter:
         before = source.inputs[0] if source is not None and source.op_type == "Cast" else None
         if before is not None and before.dtype == self._dtype:  # was in 16 bits already
             return before
-        converted = (
-            self._convert(value) if value.const_value is not None and value.is_initializer() else self._cast(value)
-        )
-        self._as_half[value] = converted
-        return converted
+        constant = value.const_value is not None and value.is_initializer()
+        self._as_half[value] = self._convert(value) if constant else self._cast(value)
+        return self._as_half[value]
 
     def _convert(self, value: ir.Value) -> ir.Value:
         tensor, graph = value.const_value, value.graph
@@ -162,13 +156,9 @@ class _Rewriter:
         return converted
 
     def _cast(self, value: ir.Value) -> ir.Value:
-        cast = ir.node("Cast", [value], {"to": int(self._dtype)}, name=f"{value.name}_to_{self._half.storage}")
-        output = cast.outputs[0]
-        output.dtype, output.shape, output.name = (
-            self._dtype,
-            value.shape,
-            self._fresh(f"{value.name}_{self._half.storage}"),
-        )
+        output = ir.val(self._fresh(f"{value.name}_{self._half.storage}"), self._dtype, value.shape)
+        label = f"{value.name}_to_{self._half.storage}"
+        cast = ir.node("Cast", [value], {"to": int(self._dtype)}, outputs=[output], name=label)
         producer, graph = value.producer(), value.graph
         assert isinstance(graph, ir.Graph)
         if producer is not None:

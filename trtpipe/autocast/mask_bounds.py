@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from trtpipe.autocast.data_movement import PURE_MOVES
+from trtpipe.passes.constants import add_constant
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
+from trtpipe.passes.operators import PURE_MOVES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +41,8 @@ class BoundMasks(GraphPass):
         """Rewrite every mask."""
         fresh = FreshNames(model)
         integers = _from_integers(model)
-        replaced = [
-            value for graph in graphs_of(model) for value in list(graph.initializers.values()) if _lowest(value)
-        ]
-        replaced = [value for value in replaced if _only_masks(value, integers, 0, {})]
+        constants = [value for graph in graphs_of(model) for value in graph.initializers.values() if _lowest(value)]
+        replaced = [value for value in constants if _only_masks(value, integers, 0, {})]
         for value in replaced:
             _replace(value, fresh)
         filled = [node for node in model.graph.all_nodes() if _filled_lowest(node)]
@@ -51,6 +50,10 @@ class BoundMasks(GraphPass):
         for node in filled:
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.array([_MASKED], np.float32)))
         return PassResult(self.name, modified=bool(replaced or filled))
+
+
+#: Before values are measured for 16 bits, and before a graph is lowered to them.
+HALF_FORM: tuple[GraphPass, ...] = (BoundMasks(),)
 
 
 def _lowest(value: ir.Value) -> bool:
@@ -72,11 +75,8 @@ def _replace(value: ir.Value, fresh: FreshNames) -> None:
     tensor, graph = value.const_value, value.graph
     assert tensor is not None and isinstance(graph, ir.Graph)  # noqa: PT018
     array = tensor.numpy()
-    name = fresh(f"{value.name}_bounded")
-    bounded = ir.tensor(np.where(array <= _LOWEST, np.float32(_MASKED), array), name=name)
-    new = ir.Value(name=name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT), const_value=bounded)
-    graph.register_initializer(new)
-    ir.convenience.replace_all_uses_with(value, new)
+    bounded = np.where(array <= _LOWEST, np.float32(_MASKED), array)
+    ir.convenience.replace_all_uses_with(value, add_constant(graph, fresh, f"{value.name}_bounded", bounded))
     del graph.initializers[str(value.name)]
 
 
@@ -87,42 +87,21 @@ def _only_masks(value: ir.Value, integers: set[ir.Value], adds: int, seen: dict[
     if seen.get(value, -1) >= adds:
         return True
     seen[value] = adds
-    return all(_masks(use.node, use.idx, value, integers, adds, seen) for use in value.uses())
-
-
-def _masks(
-    node: ir.Node, index: int, value: ir.Value, integers: set[ir.Value], adds: int, seen: dict[ir.Value, int]
-) -> bool:
-    if node.op_type == "Softmax":
-        return adds > 0 or node.inputs[0] is value
-    more = _STEPS.get(node.op_type)
-    if more is None or not more(node, index, integers):
-        return False
-    adds += node.op_type == "Add"
-    return adds <= _ADDS and _only_masks(node.outputs[0], integers, adds, seen)
-
-
-def _as_data(node: ir.Node, index: int, integers: set[ir.Value]) -> bool:
-    return index == 0
-
-
-def _as_choice(node: ir.Node, index: int, integers: set[ir.Value]) -> bool:
-    return index > 0
-
-
-def _times_integers(node: ir.Node, index: int, integers: set[ir.Value]) -> bool:
-    return node.inputs[1 - index] in integers
-
-
-def _always(node: ir.Node, index: int, integers: set[ir.Value]) -> bool:
+    for node, index in ((use.node, use.idx) for use in value.uses() if use.node.op_type != "Softmax"):
+        step, added = _STEPS.get(node.op_type), adds + (node.op_type == "Add")
+        if step is None or not step(node, index, integers) or added > _ADDS:
+            return False
+        if not _only_masks(node.outputs[0], integers, added, seen):
+            return False
     return True
 
 
+#: operator -> whether it passes a mask on that is the input of this index
 _STEPS: dict[str, Callable[[ir.Node, int, set[ir.Value]], bool]] = {
-    **dict.fromkeys(PURE_MOVES | {"Trilu"}, _as_data),
-    "Where": _as_choice,
-    "Mul": _times_integers,
-    "Add": _always,
+    **dict.fromkeys(PURE_MOVES | {"Trilu"}, lambda node, index, integers: index == 0),
+    "Where": lambda node, index, integers: index > 0,
+    "Mul": lambda node, index, integers: node.inputs[1 - index] in integers,
+    "Add": lambda node, index, integers: True,
 }
 
 

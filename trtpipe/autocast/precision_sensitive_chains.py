@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtpipe.autocast.data_movement import PURE_MOVES, origin
-from trtpipe.autocast.range_probes import DIVISORS
+from trtpipe.autocast.range_probes import divisor_of
+from trtpipe.passes.operators import CONTAINERS, PURE_MOVES, origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,6 @@ _SHIFTS = PURE_MOVES | {"Add", "Clip", "Max"}
 _ARITHMETIC = _SHIFTS | {"Sub", "Mul", "Div", "Concat", "Where", "Min", "Neg"}
 _POWERS = frozenset({"Pow", "Exp", "Sqrt", "Abs", "ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL2", "ReduceL1"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
-_CONTAINERS = frozenset({"If", "Loop", "Scan"})
 #: Absolute rounding error that is visible: an eighth of a pixel.
 _VISIBLE = 0.125
 
@@ -63,8 +62,7 @@ def _positions(model: ir.Model, half: Format, guard: RangeGuard | None) -> Itera
 
 def _small_values(model: ir.Model, guard: RangeGuard | None) -> Iterator[tuple[ir.Value, str]]:
     for node in model.graph.all_nodes():
-        value = node.inputs[DIVISORS[node.op_type]] if node.op_type in DIVISORS else None
-        if value is None or value.const_value is not None or value.dtype != ir.DataType.FLOAT:
+        if (value := divisor_of(node)) is None:
             continue
         known = guard is not None and guard.knows(node)
         reason = guard.small_divisor(node) if guard is not None and known else None
@@ -83,7 +81,7 @@ def _follow_small(value: ir.Value, reason: str, found: dict[ir.Node, str]) -> No
         if len(varying) != 1:
             break
         value = varying[0]
-    if node is None or node.op_type in _CONTAINERS or _closes_residual(node):
+    if node is None or node.op_type in CONTAINERS or _closes_residual(node):
         return
     found.setdefault(node, reason)
     if node.op_type in _ARITHMETIC | _POWERS | _WEIGHTED:

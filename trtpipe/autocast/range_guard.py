@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
-from trtpipe.autocast.data_movement import origin
-from trtpipe.autocast.range_probes import DIVISORS, SUMS
+from trtpipe.autocast.range_probes import SUMS, divisor_of
 from trtpipe.config.formats import FP16
+from trtpipe.passes.constants import scalar_of
+from trtpipe.passes.operators import computed_floats, origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import onnx_ir as ir
 
     from trtpipe.autocast.tensor_ranges import Extent, Extents
     from trtpipe.config.formats import Format
@@ -84,15 +83,12 @@ class RangeGuard:
 
     def small_divisor(self, node: ir.Node) -> str | None:
         """Where ``node`` divides, or takes a root or logarithm: why its operand is too small."""
-        index = DIVISORS.get(node.op_type)
-        value = None if index is None else node.inputs[index]
-        if value is None or value.const_value is not None or value.dtype != ir.DataType.FLOAT:
+        value = divisor_of(node)
+        found = None if value is None else self.extent(value)
+        if value is None or found is None or found.smallest is None or found.smallest >= self._half.normal:
             return None
-        found = self.extent(value)
-        if found is None or found.smallest is None or found.smallest >= self._half.normal:
-            return None
-        if node.op_type == "Pow" and _whole_exponent(node):
-            return None
+        if node.op_type == "Pow" and (scalar_of(node.inputs[1]) or 0.0) >= 1:
+            return None  # it multiplies its base with itself, so that small bases are safe
         return f"{value.name!r} falls to {found.smallest:.3g}, where {self._half.storage} loses digits"
 
     def _angle(self, node: ir.Node) -> str | None:
@@ -122,14 +118,6 @@ class RangeGuard:
         return f"its operands cancel: {error:.3g} is lost of results up to {found.largest:.3g}"
 
 
-def _floats(node: ir.Node) -> Iterator[ir.Value]:
+def _floats(node: ir.Node) -> list[ir.Value]:
     """The float32 tensors of a node; constants are judged by their content."""
-    for value in (*node.inputs, *node.outputs):
-        if value is not None and value.dtype == ir.DataType.FLOAT and value.const_value is None and value.name:
-            yield value
-
-
-def _whole_exponent(node: ir.Node) -> bool:
-    """Whether a Pow multiplies its base with itself, so that small bases are safe."""
-    exponent = node.inputs[1].const_value if node.inputs[1] is not None else None
-    return exponent is not None and exponent.size == 1 and float(exponent.numpy().reshape(-1)[0]) >= 1
+    return [value for value in computed_floats((*node.inputs, *node.outputs)) if value.name]

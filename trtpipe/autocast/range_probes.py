@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx_ir as ir
 
-from trtpipe.autocast.data_movement import PURE_MOVES, origin
+from trtpipe.passes.constants import add_constant
 from trtpipe.passes.graph_pass import FreshNames, graphs_of, owners_of
+from trtpipe.passes.operators import PURE_MOVES, computed_floats, origin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 Quantity = Literal["minimum", "maximum", "smallest", "terms"]
 
 #: operator -> the input whose small magnitudes matter
-DIVISORS = {"Div": 1, "Sqrt": 0, "Log": 0, "Reciprocal": 0, "Pow": 0}
+_DIVISORS = {"Div": 1, "Sqrt": 0, "Log": 0, "Reciprocal": 0, "Pow": 0}
 #: sums whose terms may cancel, so that a small result says nothing about what was added
 SUMS = frozenset({"ReduceSum", "ReduceMean", "CumSum"})
 _CONTAINERS = frozenset({"If", "Loop", "Scan"})
@@ -45,7 +46,7 @@ class Probe:
 def add_probes(model: ir.Model, only: Collection[ir.Value] | None = None) -> dict[str, tuple[Probe, ...]]:
     """Append to every graph of ``model``, in place, one value that holds the numbers of its float32 tensors.
 
-    Tensors that only show another one's elements get none of their own: see ``carriers.origin``.
+    Tensors that only show another one's elements get none of their own: see ``operators.origin``.
 
     Args:
         only: measure just these, and just their extremes.
@@ -60,10 +61,10 @@ def add_probes(model: ir.Model, only: Collection[ir.Value] | None = None) -> dic
         if graph in owners and owners[graph].op_type not in _CONTAINERS:
             continue
         prober = _Prober(graph, fresh)
-        for value, quantity, make in list(
-            _wanted(graph) if only is None else _extremes(value for value in only if value.graph is graph)
-        ):
-            prober.add(Probe(str(value.name), quantity), make)
+        if only is None:
+            prober.everything()
+        else:
+            prober.extremes(value for value in only if value.graph is graph)
         if prober.probes:
             found[prober.finish()] = tuple(prober.probes)
     return found
@@ -77,90 +78,68 @@ class _Prober:
         self._graph = graph
         self._fresh = fresh
         self._parts: list[ir.Value] = []
-        self._flat = self.constant(np.array([-1], np.int64))
-        self.zero = self.constant(np.zeros((), np.float32))
-        self.nothing = self.constant(np.array(_NOTHING, np.float32))
+        self._flat = add_constant(graph, fresh, "probe_constant", np.array([-1], np.int64))
+        self._zero = add_constant(graph, fresh, "probe_constant", np.zeros((), np.float32))
+        self._nothing = add_constant(graph, fresh, "probe_constant", np.array(_NOTHING, np.float32))
 
-    def constant(self, array: np.ndarray) -> ir.Value:
-        name = self._fresh("probe_constant")
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), const_value=ir.tensor(array, name=name))
-        value.dtype = ir.DataType.from_numpy(array.dtype)
-        self._graph.register_initializer(value)
-        return value
+    def everything(self) -> None:
+        """All that matters about the graph's float32 tensors."""
+        nodes = list(self._graph)
+        values: dict[ir.Value, None] = dict.fromkeys(
+            value for value in self._graph.inputs if value.dtype == ir.DataType.FLOAT and value.uses()
+        )
+        for node in nodes:
+            if node.op_type not in PURE_MOVES:
+                values |= dict.fromkeys(each for each in node.outputs if each.dtype == ir.DataType.FLOAT and each.name)
+        divisors = dict.fromkeys(origin(value) for node in nodes if (value := divisor_of(node)) is not None)
+        self.extremes(values)
+        for value in divisors:
+            if value.graph is self._graph and value.const_value is None:
+                self._smallest(value)
+        for node in nodes:
+            if node.op_type in SUMS and node.outputs[0] in values:
+                self._terms(node)
 
-    def op(self, op_type: str, inputs: list[ir.Value | None], attribute: tuple[str, int] | None = None) -> ir.Value:
-        return self.append(ir.node(op_type, inputs, dict([attribute]) if attribute else None))
-
-    def append(self, node: ir.Node) -> ir.Value:
-        node.outputs[0].name = self._fresh("probe")
-        self._graph.append(node)
-        return node.outputs[0]
-
-    def add(self, probe: Probe, make: Callable[[_Prober], ir.Value]) -> None:
-        self._parts.append(self.op("Reshape", [make(self), self._flat]))
-        self.probes.append(probe)
+    def extremes(self, values: Iterable[ir.Value]) -> None:
+        """The least and the largest number of each."""
+        for value in values:
+            self._add(value, "minimum", self._op("ReduceMin", [value], {"keepdims": 0}))
+            self._add(value, "maximum", self._op("ReduceMax", [value], {"keepdims": 0}))
 
     def finish(self) -> str:
         """The name of the value with all numbers."""
         name = self._fresh("probes")
-        node = ir.node("Concat", list(self._parts), {"axis": 0})
-        node.outputs[0].name, node.outputs[0].dtype = name, ir.DataType.FLOAT
-        self._graph.append(node)
+        self._graph.append(ir.node("Concat", self._parts, {"axis": 0}, outputs=[ir.val(name, ir.DataType.FLOAT)]))
         return name
 
+    def _smallest(self, value: ir.Value) -> None:
+        magnitude = self._op("Abs", [value])
+        zero = self._op("Equal", [magnitude, self._zero])
+        others = self._op("Where", [zero, self._nothing, magnitude])
+        self._add(value, "smallest", self._op("ReduceMin", [others], {"keepdims": 0}))
 
-def _wanted(graph: ir.Graph) -> Iterator[tuple[ir.Value, Quantity, Callable[[_Prober], ir.Value]]]:
-    values: dict[ir.Value, None] = dict.fromkeys(
-        value for value in graph.inputs if value.dtype == ir.DataType.FLOAT and value.uses()
-    )
-    divisors: dict[ir.Value, None] = {}
-    for node in graph:
-        if node.op_type not in PURE_MOVES:
-            values |= dict.fromkeys(value for value in node.outputs if value.dtype == ir.DataType.FLOAT and value.name)
-        index = DIVISORS.get(node.op_type)
-        source = None if index is None or index >= len(node.inputs) else node.inputs[index]
-        if source is not None and source.dtype == ir.DataType.FLOAT and source.const_value is None:
-            divisors[origin(source)] = None
-    yield from _extremes(values)
-    for value in divisors:
-        if value.graph is graph and value.const_value is None:
-            yield value, "smallest", _smallest(value)
-    for node in graph:
-        if node.op_type in SUMS and node.outputs[0] in values:
-            yield node.outputs[0], "terms", _terms(node)
-
-
-def _extremes(values: Iterable[ir.Value]) -> Iterator[tuple[ir.Value, Quantity, Callable[[_Prober], ir.Value]]]:
-    for value in values:
-        yield value, "minimum", _reduction("ReduceMin", value)
-        yield value, "maximum", _reduction("ReduceMax", value)
-
-
-def _reduction(op_type: str, value: ir.Value) -> Callable[[_Prober], ir.Value]:
-    return lambda prober: prober.op(op_type, [value], ("keepdims", 0))
-
-
-def _smallest(value: ir.Value) -> Callable[[_Prober], ir.Value]:
-    def make(prober: _Prober) -> ir.Value:
-        magnitude = prober.op("Abs", [value])
-        zero = prober.op("Equal", [magnitude, prober.zero])
-        return prober.op("ReduceMin", [prober.op("Where", [zero, prober.nothing, magnitude])], ("keepdims", 0))
-
-    return make
-
-
-def _terms(node: ir.Node) -> Callable[[_Prober], ir.Value]:
-    """The same sum over magnitudes; a mean is brought back to the sum it came from."""
-
-    def make(prober: _Prober) -> ir.Value:
+    def _terms(self, node: ir.Node) -> None:
+        """The same sum over magnitudes; a mean is brought back to the sum it came from."""
         source = node.inputs[0]
-        assert source is not None
-        magnitude = prober.op("Abs", [source])
-        attributes: Mapping[str, ir.Attr] = node.attributes
-        total = prober.append(ir.node(node.op_type, [magnitude, *node.inputs[1:]], dict(attributes)))
+        total = self._op(node.op_type, [self._op("Abs", [source]), *node.inputs[1:]], node.attributes)
         if node.op_type == "ReduceMean":
-            count = prober.op("Div", [prober.op("Size", [source]), prober.op("Size", [total])])
-            total = prober.op("Mul", [total, prober.op("Cast", [count], ("to", int(ir.DataType.FLOAT)))])
-        return prober.op("ReduceMax", [total], ("keepdims", 0))
+            count = self._op("Div", [self._op("Size", [source]), self._op("Size", [total])])
+            total = self._op("Mul", [total, self._op("Cast", [count], {"to": int(ir.DataType.FLOAT)})])
+        self._add(node.outputs[0], "terms", self._op("ReduceMax", [total], {"keepdims": 0}))
 
-    return make
+    def _op(
+        self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, int | ir.Attr] | None = None
+    ) -> ir.Value:
+        output = ir.val(self._fresh("probe"))
+        self._graph.append(ir.node(op_type, inputs, attributes, outputs=[output]))
+        return output
+
+    def _add(self, value: ir.Value, quantity: Quantity, number: ir.Value) -> None:
+        self._parts.append(self._op("Reshape", [number, self._flat]))
+        self.probes.append(Probe(str(value.name), quantity))
+
+
+def divisor_of(node: ir.Node) -> ir.Value | None:
+    """The float32 tensor that ``node`` divides by, or takes a root, logarithm or power of; no constant."""
+    index = _DIVISORS.get(node.op_type)
+    return None if index is None else next(iter(computed_floats(node.inputs[index : index + 1])), None)

@@ -9,12 +9,12 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from trtpipe.autocast.data_movement import PURE_MOVES, origin
 from trtpipe.autocast.precision_sensitive_chains import precision_sensitive_chains
 from trtpipe.config.formats import BF16
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.infer_types import formal, schema_of
 from trtpipe.passes.node_names import pattern_of
+from trtpipe.passes.operators import CONTAINERS, PURE_MOVES, computed_floats, is_standard, origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from trtpipe.autocast.range_guard import RangeGuard
     from trtpipe.config.formats import Format
 
-_CONTAINERS = frozenset({"If", "Loop", "Scan"})
 #: sums and powers whose results leave float16's range or precision although their inputs fit
 _GROWS = frozenset({"Pow", "Exp", "Reciprocal", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceProd", "CumSum"})
 #: sums and powers whose intermediate values do so, but whose results are of their inputs' size
@@ -60,6 +59,13 @@ _LOST_DIGITS = 2.0**-8
 #: operators that arithmetic on shapes, indices and masks consists of
 _ARITHMETIC = _CARRIES | _SENSITIVE | {
     "Floor", "Ceil", "Round", "Mod", "Sign", "Sin", "Cos", "Tan", "Sigmoid", "Trilu", "ScatterND", "ScatterElements",
+}  # fmt: skip
+
+
+#: operators that do little for each element they touch, so that casting around them costs as much as they do
+_CHEAP = PURE_MOVES | {
+    "Add", "Sub", "Mul", "Div", "Neg", "Abs", "Relu", "LeakyRelu", "Clip", "Max", "Min", "Where", "Concat", "Sqrt",
+    "Reciprocal", "Sigmoid", "Tanh", "Exp", "Log", "Erf", "Sum", "Pad", "Equal", "Greater", "Less",
 }  # fmt: skip
 
 
@@ -108,7 +114,8 @@ class HalfRules:
             return "arithmetic on shapes, indices or masks, exact in float32 only"
         reason = self._by_operator(node) or self._chains.get(node)
         if reason is None and (guard is None or not measured):
-            reason = self._by_growth(node)
+            grows = node.op_type in _SENSITIVE or _is_square(node)
+            reason = "intermediate sums or powers leave 16 bits" if grows else None
         elif reason is None and guard is not None:
             reason = guard.objection(node) or (guard.exponent(node) if self._reads_float32(node) else None)
         return reason or constant or ("reads a value that 16 bits may not hold" if unfit else None)
@@ -119,12 +126,8 @@ class HalfRules:
         maker = None if value is None else origin(value).producer()
         return maker is None or maker in self._kept
 
-    def _by_growth(self, node: ir.Node) -> str | None:
-        """The rule where nothing was measured."""
-        return "intermediate sums or powers leave 16 bits" if node.op_type in _SENSITIVE or _is_square(node) else None
-
     def _by_operator(self, node: ir.Node) -> str | None:
-        if node.op_type in _CONTAINERS:
+        if node.op_type in CONTAINERS:
             return "control flow: its body is lowered inside"
         if node.op_type in _EXACT:
             return "exact values: coordinates or type conversion"
@@ -137,7 +140,7 @@ class HalfRules:
         schema = schema_of(node, self._opset_imports)
         if schema is None:
             return "operator without a public schema"
-        if node.domain not in ("", "ai.onnx"):
+        if not is_standard(node):
             return "operator outside ONNX's main set"
         if node.op_type == "Tan":
             return "near its poles it changes faster than 16 bits can follow"
@@ -164,11 +167,7 @@ class HalfRules:
             return source is not None and source.dtype is not None and source.dtype.is_integer()
         if node.op_type not in _ARITHMETIC and not _is_outer_product(node):
             return False
-        floats = [
-            value
-            for value in node.inputs
-            if value is not None and value.dtype == ir.DataType.FLOAT and value.const_value is None
-        ]
+        floats = computed_floats(node.inputs)
         return bool(floats) and all(value in self._from_integers for value in floats)
 
     def _bad_constant(self, node: ir.Node) -> str | None:
@@ -176,13 +175,41 @@ class HalfRules:
         for value in node.inputs:
             if value is None or value.dtype != ir.DataType.FLOAT or value.const_value is None:
                 continue
-            peak = _peak(value)
+            array = value.const_value.numpy()
+            peak = float(np.abs(array).max(where=np.isfinite(array), initial=0.0))  # infinities stay what they are
             if peak > half.largest:
                 return f"constant {value.name!r} reaches {peak:.3g}, beyond {self._half.storage}"
-            if 0 < peak < half.normal and (error := _rounding_error(value, half)) > _LOST_DIGITS * peak:
+            if not 0 < peak < half.normal:
+                continue
+            error = float(np.abs(array - array.astype(half.dtype).astype(np.float32)).max(initial=0.0))
+            if error > _LOST_DIGITS * peak:
                 becomes = "become 0" if error >= peak else f"be off by {error / peak:.0%}"
                 return f"constant {value.name!r} ({peak:.3g}) would {becomes} in {self._half.storage}"
         return None
+
+
+def lone_nodes(reasons: Mapping[ir.Node, str | None]) -> dict[ir.Node, str]:
+    """Cheap nodes to be lowered whose float32 inputs all come from kept nodes, and whose readers are all kept.
+
+    Args:
+        reasons: node -> why it is kept; ``None`` if it is to be lowered.
+    """
+    found: dict[ir.Node, str] = {}
+    for node in (node for node, reason in reasons.items() if reason is None):
+        if node.op_type == "DequantizeLinear" and any(reasons.get(use.node) for use in node.outputs[0].uses()):
+            found[node] = "belongs to a node in float32: a cast between them would part them"
+        elif node.op_type in _CHEAP and _surrounded(node, reasons, found):
+            found[node] = "between nodes in float32: two casts would cost more than it"
+    return found
+
+
+def _surrounded(node: ir.Node, reasons: Mapping[ir.Node, str | None], found: Mapping[ir.Node, str]) -> bool:
+    makers = [value.producer() for value in computed_floats(node.inputs)]
+    if not makers or not all(maker is not None and (reasons.get(maker) or maker in found) for maker in makers):
+        return False
+    readers = [use.node for value in node.outputs for use in value.uses()]
+    public = any(value.is_graph_output() for value in node.outputs)
+    return bool(readers) and not public and all(reasons.get(reader) for reader in readers)
 
 
 def float_only(parameter: onnx.defs.OpSchema.FormalParameter | None) -> bool:
@@ -194,17 +221,13 @@ def float_only(parameter: onnx.defs.OpSchema.FormalParameter | None) -> bool:
 def _takes_half(node: ir.Node, schema: onnx.defs.OpSchema, half: Format) -> bool:
     """Whether the schema lets every float32 output, and every float32 input of a free type, be 16 bits."""
     word = f"tensor({half.storage})"
-    for index, value in enumerate(node.outputs):
-        parameter = formal(schema.outputs, index)
-        if value.dtype == ir.DataType.FLOAT and (parameter is None or word not in parameter.types):
-            return False
-    for index, given in enumerate(node.inputs):
-        parameter = formal(schema.inputs, index)
-        if given is None or given.dtype != ir.DataType.FLOAT or parameter is None or float_only(parameter):
-            continue
-        if word not in parameter.types:
-            return False
-    return True
+    given, made = (
+        [formal(parameters, index) for index, value in enumerate(values)
+         if value is not None and value.dtype == ir.DataType.FLOAT]
+        for parameters, values in ((schema.inputs, node.inputs), (schema.outputs, node.outputs))
+    )  # fmt: skip
+    free = [parameter for parameter in given if parameter is not None and not float_only(parameter)]
+    return all(parameter is not None and word in parameter.types for parameter in (*made, *free))
 
 
 def _is_square(node: ir.Node) -> bool:
@@ -220,18 +243,6 @@ def _is_outer_product(node: ir.Node) -> bool:
         tensor is not None and len(tensor.shape) >= 2 and tensor.shape[-1 - side] == 1
         for side, tensor in enumerate(constants)
     )
-
-
-def _peak(value: ir.Value) -> float:
-    assert value.const_value is not None
-    array = value.const_value.numpy()
-    return float(np.abs(array).max(where=np.isfinite(array), initial=0.0))  # infinities stay what they are
-
-
-def _rounding_error(value: ir.Value, half: Format) -> float:
-    assert value.const_value is not None
-    array = value.const_value.numpy()
-    return float(np.abs(array - array.astype(half.dtype).astype(np.float32)).max(initial=0.0))
 
 
 def _dequantized_peak(node: ir.Node) -> float:

@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from trtpipe.artifact import TensorSpec
 from trtpipe.errors import HostError, InternalError
-from trtpipe.isolation.reducer import LocalReduction, load_reducer
+from trtpipe.isolation.reducer import LocalReduction, Runner, load_reducer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,21 +34,28 @@ class Refusal:
     remedy: str
 
 
-class Runner(Protocol):
-    """A model or engine that is ready to infer."""
+@dataclass(frozen=True)
+class EngineRequest:
+    """An engine to build.
 
-    @property
-    def device(self) -> str:
-        """Where it runs, for reports: ``onnxruntime 1.32.0 on CPU``."""
+    Attributes:
+        model: what the back-end ``consumes``.
+        profile: shapes and options of the builder.
+        targets: one, or several that are ``shareable``.
+        plan: the file to write.
+    """
 
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    model: Path
+    profile: DeploymentProfile
+    targets: tuple[Target, ...]
+    plan: Path
+    settings: Settings
 
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
 
-    def infer(self, feed: Feed) -> Feed:
-        """Run once. ``feed`` must name every input; the result names every output."""
+def known_inputs(runner: Runner, feed: Feed) -> Feed:
+    """What of ``feed`` the model takes."""
+    names = {spec.name for spec in runner.inputs}
+    return {name: value for name, value in feed.items() if name in names}
 
 
 class OpenRunner(Runner, Protocol):
@@ -119,22 +125,11 @@ class Backend(Protocol):
         """Those of ``targets`` that one engine can serve; empty where every target needs an engine of its own."""
         return ()
 
-    def build(
-        self,
-        model: Path,
-        profile: DeploymentProfile,
-        targets: Sequence[Target],
-        plan: Path,
-        settings: Settings,
-        progress: Progress,
-    ) -> EngineRecord:
-        """Build an engine and write its plain bytes to ``plan``.
-
-        Args:
-            targets: one, or several that are ``shareable``.
+    def build(self, request: EngineRequest, progress: Progress) -> EngineRecord:
+        """Build an engine and write its plain bytes to ``request.plan``, when it is complete.
 
         Raises:
-            BuildError: the graph cannot be built for one of ``targets``.
+            BuildError: the graph cannot be built for one of the targets.
             InputError: the profile's shapes do not fit the model.
             WorkerError: the child process that built crashed, hung or ran out of memory.
             HostError: the package or the device is missing, or the disk is full.
@@ -175,7 +170,8 @@ BACKENDS: dict[str, tuple[str, str]] = {
     "null": ("trtpipe", "trtpipe.backends.null:Null"),
 }
 
-_REMEDIES = {
+#: name -> how to install its package
+REMEDIES = {
     "tensorrt": "on a machine with an NVIDIA GPU: pip install 'trtpipe[tensorrt]'; without one: --backend tensorrt-rtx",
     "tensorrt-rtx": "pip install 'trtpipe[rtx]'",
     "torch-tensorrt": "in an environment of its own: pip install 'trtpipe[torch-tensorrt]'",
@@ -188,7 +184,7 @@ def missing(name: str) -> Refusal | None:
     package, _ = BACKENDS[name]
     if importlib.util.find_spec(package) is not None:
         return None
-    return Refusal(f"backend {name!r} needs the package {package!r}, which is not installed", _REMEDIES[name])
+    return Refusal(f"backend {name!r} needs the package {package!r}, which is not installed", REMEDIES[name])
 
 
 def load_backend(name: str) -> Backend:

@@ -10,8 +10,6 @@ from trtpipe.config.target import find_target
 from trtpipe.config.toolchain import version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from trtpipe.backends.engine_file import PlanHeader
     from trtpipe.engine.record import EngineRecord
 
@@ -25,42 +23,36 @@ def contradictions(header: PlanHeader, record: EngineRecord | None, sha256: str)
     Args:
         sha256: of the plan.
     """
-    return tuple(_contradictions(header, record, sha256))
+    found = []
+    if header.size_ok is False:
+        found.append("the file is not as long as its header says: it is truncated")
+    if record is not None and record.flavor != header.flavor:
+        found.append(f"its record says {record.flavor}, the engine is of {header.flavor}")
+    if record is not None and header.targets is not None and record.target not in header.targets:
+        found.append(f"its record says {record.target}, the engine is for {', '.join(header.targets)}")
+    if record is not None and record.digests.get("plan", sha256) != sha256:
+        found.append("its content is not that of the engine in its record: the digests differ")
+    return tuple(found)
 
 
 def obstacles(header: PlanHeader, record: EngineRecord | None) -> tuple[Refusal, ...]:
     """Why the engine cannot run on this machine, as far as is known without loading it; most important first."""
-    return tuple(_obstacles(header, record))
-
-
-def _contradictions(header: PlanHeader, record: EngineRecord | None, sha256: str) -> Iterator[str]:
-    if header.size_ok is False:
-        yield "the file is not as long as its header says: it is truncated"
-    if record is None:
-        return
-    if record.flavor != header.flavor:
-        yield f"its record says {record.flavor}, the engine is of {header.flavor}"
-    if header.targets is not None and record.target not in header.targets:
-        yield f"its record says {record.target}, the engine is for {', '.join(header.targets)}"
-    if record.digests.get("plan", sha256) != sha256:
-        yield "its content is not that of the engine in its record: the digests differ"
-
-
-def _obstacles(header: PlanHeader, record: EngineRecord | None) -> Iterator[Refusal]:
+    here, found = version(header.flavor), []
     if (absent := missing(header.flavor)) is not None:
-        yield absent
-    else:
-        here = version(header.flavor)
-        if here is not None and not _accepts(here, header.version, record):
-            yield Refusal(
+        found.append(absent)
+    elif here is not None and not _accepts(here, header.version, record):
+        found.append(
+            Refusal(
                 f"{header.flavor} {header.version} built it, {here} is installed: an engine runs on the release "
                 "that built it",
                 f"build it again here, or pip install '{header.flavor}=={'.'.join(_release(header.version))}.*'",
             )
+        )
     names = (record.target,) if record is not None else header.targets or ()
-    refusals = [refusal for name in names if (refusal := cannot_run(find_target(name))) is not None]
-    if refusals and len(refusals) == len(names) and not header.and_later:
-        yield refusals[0]
+    refusals = [cannot_run(find_target(name)) for name in names]
+    if refusals and refusals[0] is not None and None not in refusals and not header.and_later:
+        found.append(refusals[0])
+    return tuple(found)
 
 
 def _accepts(here: str, built: str, record: EngineRecord | None) -> bool:

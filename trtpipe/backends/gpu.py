@@ -40,6 +40,9 @@ class Gpu:
         """The target of its compute capability: ``sm89``."""
         return f"sm{self.capability[0]}{self.capability[1]}"
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.target})"
+
 
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs that ``nvidia-smi`` lists; none if it is missing, hangs or fails."""
@@ -76,7 +79,7 @@ def cannot_run(target: Target) -> Refusal | None:
         return Refusal("this machine has no NVIDIA GPU", f"verify and measure on a machine with an {target} GPU")
     if any(gpu.capability == target.capability for gpu in here):
         return None
-    names = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in here)
+    names = ", ".join(map(str, here))
     return Refusal(f"this machine's GPU is {names}, the engine is for {target}", f"use a machine with an {target} GPU")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import IOContract, Record
-from trtpipe.backends.base import Backend, OpenRunner, Refusal
+from trtpipe.backends.base import Backend, EngineRequest, OpenRunner, Refusal
 from trtpipe.config.profile import ShapeRange
 from trtpipe.digest import sha256_bytes, sha256_file
 from trtpipe.engine.record import EngineRecord
@@ -21,7 +21,7 @@ from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import numpy as np
 
@@ -72,47 +72,33 @@ class Null(Backend):
         self._behavior = behavior or NullBehavior()
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
-        """The version of the placeholder's layout."""
         return {"null": _VERSION}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """As ``NullBehavior.refusal`` says; nothing by default."""
         return Refusal(self._behavior.refusal, "choose another back-end") if self._behavior.refusal else None
 
     def runs(self, target: Target) -> Refusal | None:
         """Never: a placeholder opens, but holds no computation to verify or to time."""
         return Refusal("null engines are placeholders, for tests only", "build with --backend tensorrt-rtx or tensorrt")
 
-    def build(
-        self,
-        model: Path,
-        profile: DeploymentProfile,
-        targets: Sequence[Target],
-        plan: Path,
-        settings: Settings,
-        progress: Progress,
-    ) -> EngineRecord:
+    def build(self, request: EngineRequest, progress: Progress) -> EngineRecord:
         """Write a placeholder that is a function of the model's content and the target; one for each target.
 
         Raises:
-            InputError: ``model`` is no ONNX file.
+            InputError: the model is no ONNX file.
             TrtpipeError: as ``NullBehavior.task`` fails.
         """
-        (target,), options = targets, profile.build
-        request = NullRequest(
-            model=str(model),
-            plan=str(plan),
-            target=target.name,
-            shapes=profile.shapes,
-        )
+        (target,), model, options = request.targets, request.model, request.profile.build
         return call(
             self._behavior.task,
-            request,
+            NullRequest(model=str(model), plan=str(request.plan), target=target.name, shapes=request.profile.shapes),
             EngineRecord,
-            limits=limits_for(settings, options.time_limit, options.memory_limit, size=folder_size(model.parent)),
+            limits=limits_for(
+                request.settings, options.time_limit, options.memory_limit, size=folder_size(model.parent)
+            ),
             progress=progress,
             what=f"building {target} from {model.name}",
-            workdir=plan.parent,
+            workdir=request.plan.parent,
             reads=(model.parent,),
         )
 
@@ -127,25 +113,15 @@ class Null(Backend):
 
 
 class NullRunner(OpenRunner):
-    """Gives the same arrays for every feed, drawn from the model's digest and the output's name."""
+    """Gives the same arrays for every feed, drawn from the model's digest and the output's name: they mean nothing."""
+
+    device = "null engine"
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
     def __init__(self, engine: NullEngine) -> None:
         self._engine = engine
-
-    @property
-    def device(self) -> str:
-        """``null engine``: its numbers have no meaning."""
-        return "null engine"
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return self._engine.io.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs."""
-        return self._engine.io.outputs
+        self.inputs, self.outputs = engine.io.inputs, engine.io.outputs
 
     def infer(self, feed: Feed) -> Feed:
         """Outputs of the shapes and types in the I/O contract; named dimensions are as long as in ``feed``, others 1.

@@ -10,11 +10,11 @@ from __future__ import annotations
 import ctypes
 import math
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.backends.base import Backend, OpenRunner, Refusal
+from trtpipe.backends.base import Backend, EngineRequest, OpenRunner, Refusal
+from trtpipe.backends.target_support import graphs_in
 from trtpipe.config.formats import FORMATS, FP32
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.toolchain import version
@@ -27,10 +27,10 @@ from trtpipe.preflight.wire import read_without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
-    import onnx
     import onnxruntime as ort
 
     from trtpipe.artifact import Feed
@@ -49,33 +49,22 @@ _UNREADABLE = "INVALID_PROTOBUF"
 class OnnxRunner(OpenRunner):
     """An open onnxruntime session."""
 
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
     def __init__(self, session: ort.InferenceSession, model: Path) -> None:
         self._session = session
         self._model = model
-        self._names = [output.name for output in session.get_outputs()]
+        self.inputs = tuple(map(_spec, session.get_inputs()))
+        self.outputs = tuple(map(_spec, session.get_outputs()))
+        self._names = [output.name for output in self.outputs]
         self._lent: Sequence[ort.OrtValue] = ()
 
     @property
     def device(self) -> str:
-        """``onnxruntime <version> on CPU``."""
         return f"onnxruntime {version('onnxruntime')} on CPU"
 
-    @cached_property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return tuple(_spec(value) for value in self._session.get_inputs())
-
-    @cached_property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs."""
-        return tuple(_spec(value) for value in self._session.get_outputs())
-
     def infer(self, feed: Feed) -> Feed:
-        """Run once.
-
-        Raises:
-            InputError: onnxruntime refuses the feed, or fails on it.
-        """
         with self._run():
             return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
 
@@ -112,42 +101,25 @@ class OnnxRuntime(Backend):
     name = "onnxruntime"
 
     def fingerprint(self, settings: Settings) -> dict[str, str]:
-        """The package's version."""
         return {"onnxruntime": version("onnxruntime") or "absent"}
 
     def refuses(self, model: Path | None, profile: DeploymentProfile, target: Target) -> Refusal | None:
-        """Always: it builds nothing."""
         return Refusal("onnxruntime builds no engines", "choose --backend tensorrt-rtx or tensorrt")
 
     def runs(self, target: Target) -> Refusal | None:
-        """Always: it runs no engines."""
         return Refusal("onnxruntime runs no engines", "choose --backend tensorrt-rtx or tensorrt")
 
-    def build(
-        self,
-        model: Path,
-        profile: DeploymentProfile,
-        targets: Sequence[Target],
-        plan: Path,
-        settings: Settings,
-        progress: Progress,
-    ) -> EngineRecord:
+    def build(self, request: EngineRequest, progress: Progress) -> EngineRecord:
         raise InternalError("onnxruntime builds no engines")
 
-    @contextmanager
-    def open(self, model: Path, settings: Settings) -> Iterator[OpenRunner]:
+    def open(self, model: Path, settings: Settings) -> AbstractContextManager[OpenRunner]:
         """Open an ONNX file, in a child process unless this is one (``settings.isolate``).
 
         Raises:
             StageError: onnxruntime cannot load the model; the message carries its reason.
             WorkerError: it crashes, or takes too long or too much memory, now or when it runs.
         """
-        if settings.isolate:
-            with open_remote(OPENER, model, settings) as remote:
-                yield remote
-        else:
-            with opened_here(model, settings.threads) as runner:
-                yield runner
+        return open_remote(OPENER, model, settings) if settings.isolate else opened_here(model, settings.threads)
 
     @contextmanager
     def in_turn(self, settings: Settings) -> Iterator[Callable[[Path], OpenRunner]]:
@@ -188,7 +160,9 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
         except StageError as error:
             if _UNREADABLE not in error.message:
                 raise
-            _read_through(model)  # where that fails, the disk is the cause, and is named
+            with model.open("rb") as stream:  # where that fails, the disk is the cause, and is named
+                while stream.read(1 << 20):
+                    pass
             session = _session(model, options)
     yield OnnxRunner(session, model)
 
@@ -205,12 +179,6 @@ def _session(model: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         ) from error
 
 
-def _read_through(model: Path) -> None:
-    with model.open("rb") as stream:
-        while stream.read(1 << 20):
-            pass
-
-
 def _safe_level(model: Path) -> int:
     """The highest graph optimization level at which onnxruntime is correct for the types in ``model``.
 
@@ -222,20 +190,12 @@ def _safe_level(model: Path) -> int:
     proto = onnx.ModelProto()
     with suppress(ValueError, DecodeError):  # onnxruntime reports what is wrong with it
         proto.ParseFromString(read_without_weights(model))
-    types = frozenset(_constant_types(proto.graph))
+    types: set[int] = set()  # of the constants
+    for graph in graphs_in(proto.graph):
+        types.update(tensor.data_type for tensor in graph.initializer)
+        types.update(each.t.data_type for node in graph.node for each in node.attribute if each.HasField("t"))
     codes = onnx.TensorProto.DataType
     return min(form.cpu_level for form in FORMATS if form is FP32 or codes.Value(form.onnx) in types)
-
-
-def _constant_types(graph: onnx.GraphProto) -> Iterator[int]:
-    """The element types of the constants in a graph, and in the bodies of its nodes."""
-    yield from (tensor.data_type for tensor in graph.initializer)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t.data_type
-            for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _constant_types(body)
 
 
 def _first_line(error: Exception) -> str:

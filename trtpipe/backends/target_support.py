@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import Refusal
+from trtpipe.backends.trt.flavor import TITLES, Flavor
 from trtpipe.config.formats import FORMATS
-from trtpipe.config.target import TARGETS, Support, Target
+from trtpipe.config.target import TARGETS, Target
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.importer_forms import misread
 from trtpipe.preflight.onnx_io import dtype_name, read_proto
@@ -27,24 +28,30 @@ _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
 
 
-def refuse_target(flavor: str, support: Support | None, version: str, target: Target) -> Refusal | None:
-    """Why ``version`` of a TensorRT flavor builds no engines for ``target``, by the table of targets.
-
-    Args:
-        support: the versions that do; ``None``: none of TensorRT-RTX does.
-    """
+def refuse_target(flavor: Flavor, version: str, target: Target) -> Refusal | None:
+    """Why ``version`` of a TensorRT flavor builds no engines for ``target``, by the table of targets."""
+    support = target.rtx if flavor == "tensorrt-rtx" else target.tensorrt
     if support is None:
         known = ", ".join(other.name for other in TARGETS if other.rtx is not None)
         return Refusal(
-            f"{flavor} builds no engines for {target} ({target.family})",
+            f"{TITLES[flavor]} builds no engines for {target} ({target.family})",
             f"use --backend tensorrt on a machine with that GPU, or a target it knows: {known}",
         )
     if not support.includes(version):
         return Refusal(
-            f"{flavor} {version} builds no engines for {target} ({target.family}): {support} do",
+            f"{TITLES[flavor]} {version} builds no engines for {target} ({target.family}): {support} do",
             f"install {flavor} {support}",
         )
     return None
+
+
+def refuse_graph(model: Path, target: Target) -> Refusal | None:
+    """Why ``model`` cannot become an engine for ``target`` that computes what ONNX says.
+
+    Raises:
+        InputError: ``model`` is no readable ONNX file.
+    """
+    return refuse_types(model, target) or refuse_misread(model)
 
 
 def refuse_types(model: Path, target: Target) -> Refusal | None:
@@ -97,7 +104,7 @@ def find_float32_product(model: Path) -> str | None:
     """The name of a MatMul or Gemm that multiplies by a float32 weight, if there is one."""
     import onnx
 
-    for graph in _graphs(read_proto(model).graph):
+    for graph in graphs_in(read_proto(model).graph):
         weights = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
         for node in graph.node:
             if node.op_type in _PRODUCTS and weights.intersection(node.input[:2]):
@@ -110,14 +117,14 @@ def _stored_types(graph: onnx.GraphProto) -> Iterator[tuple[int, str]]:
     for what, values in (("input", graph.input), ("output", graph.output)):
         for value in values:
             yield value.type.tensor_type.elem_type, f"{what} {value.name!r}"
-    for inner in _graphs(graph):
+    for inner in graphs_in(graph):
         for tensor in inner.initializer:
             yield tensor.data_type, f"constant {tensor.name!r}"
 
 
 def _types(proto: onnx.ModelProto) -> Iterator[tuple[int, str]]:
     """Every (element type code, tensor or node) in a model."""
-    for graph in _graphs(proto.graph):
+    for graph in graphs_in(proto.graph):
         for tensor in graph.initializer:
             yield tensor.data_type, f"tensor {tensor.name!r}"
         for value in (*graph.input, *graph.output, *graph.value_info):
@@ -137,9 +144,10 @@ def _types_of_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[tuple[int, str]
                 yield attribute.t.data_type, place
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph, and the bodies of its nodes at any depth."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
-                yield from _graphs(inner)
+                yield from graphs_in(inner)

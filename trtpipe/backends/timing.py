@@ -86,6 +86,11 @@ class DeviceRunner(Protocol):
         Args:
             cuda_graph: launch the kernels as one CUDA graph, where the engine can be captured.
             transfers: copy inputs and outputs in every query.
+
+        Raises:
+            HostError: the CUDA runtime library cannot be used.
+            InputError: ``feed`` fits no profile, misses an input, or is of another type.
+            StageError: TensorRT or CUDA refuses.
         """
 
     def state(self) -> DeviceState | None:

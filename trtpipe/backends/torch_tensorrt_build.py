@@ -12,14 +12,16 @@ import re
 import time
 import types
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends.tensorrt_rtx import checked, set_capabilities
+from trtpipe.backends.base import REMEDIES
 from trtpipe.backends.trt.builder import build_network
 from trtpipe.backends.trt.errors import Log, tidy
 from trtpipe.backends.trt.request import BuildRequest
+from trtpipe.config.profile import ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import BuildError, HostError, TrtpipeError
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from trtpipe.artifact import IOContract, TensorSpec
-    from trtpipe.config.profile import ShapeRange
 
 _OTHER_ROUTE = "build through ONNX: --backend tensorrt-rtx or tensorrt"
 
@@ -72,7 +73,7 @@ def build_task(request: BuildRequest, report: Report) -> EngineRecord:
             warnings.simplefilter("ignore")
             tt.dynamo.convert_exported_program_to_serialized_trt_engine(
                 program,
-                arg_inputs=_specs(tt, torch, contract, request.shapes),
+                arg_inputs=[_spec(tt, torch, each, request.shapes) for each in contract.inputs],
                 immutable_weights=True,
                 require_full_compilation=True,
             )
@@ -85,19 +86,13 @@ def _load(request: BuildRequest) -> Any:
     try:
         import torch
 
-        if torch.cuda.is_available():
-            import torch_tensorrt
-
-            return torch_tensorrt
-        with _without_gpu(torch, find_target(request.targets[0]).capability):
+        capability = find_target(request.targets[0]).capability
+        with nullcontext() if torch.cuda.is_available() else _without_gpu(torch, capability):
             import torch_tensorrt
 
             return torch_tensorrt
     except (ImportError, OSError) as error:
-        raise HostError(
-            f"torch-tensorrt cannot be loaded: {error}",
-            "in an environment of its own: pip install 'trtpipe[torch-tensorrt]'",
-        ) from error
+        raise HostError(f"torch-tensorrt cannot be loaded: {error}", REMEDIES["torch-tensorrt"]) from error
 
 
 @contextmanager
@@ -134,19 +129,12 @@ def _without_gpu(torch: Any, capability: tuple[int, int]) -> Iterator[None]:
         os.path.isfile = real
 
 
-def _specs(tt: Any, torch: Any, contract: IOContract, profiles: tuple[Mapping[str, ShapeRange], ...]) -> list[Any]:
-    return [_spec(tt, torch, spec, [profile[spec.name] for profile in profiles if spec.name in profile])
-            for spec in contract.inputs]  # fmt: skip
-
-
-def _spec(tt: Any, torch: Any, spec: TensorSpec, ranges: list[ShapeRange]) -> Any:
+def _spec(tt: Any, torch: Any, spec: TensorSpec, profiles: tuple[Mapping[str, ShapeRange], ...]) -> Any:
     dtype = getattr(torch, spec.dtype)
     fixed = tuple(dim for dim in spec.shape or () if isinstance(dim, int))
     if len(fixed) == len(spec.shape or ()):
         return tt.Input(shape=fixed, dtype=dtype)
-    whole = ranges[0]
-    for other in ranges[1:]:
-        whole = whole.joined(other)
+    whole = reduce(ShapeRange.joined, [profile[spec.name] for profile in profiles if spec.name in profile])
     if whole.min == whole.max:
         return tt.Input(shape=whole.opt, dtype=dtype)
     return tt.Input(min_shape=whole.min, opt_shape=whole.opt, max_shape=whole.max, dtype=dtype)
@@ -177,8 +165,7 @@ def _build_instead_of_it(tt: Any, request: BuildRequest, report: Report, contrac
         construct(self)
         network = self.ctx.net
         _name(network, contract)
-        configure = set_capabilities(trt, request) if "rtx" in request.flavor else None
-        raise _Built(build_network(trt, self.builder, network, log, request, report, configure, started))
+        raise _Built(build_network(trt, self.builder, network, log, request, report, started))
 
     interpreter.run = run
     return log
@@ -227,10 +214,7 @@ def _result(error: BaseException, request: BuildRequest, tt: Any, log: Log) -> E
         if isinstance(last, TrtpipeError | OSError):
             raise last
         if isinstance(last, _Built):
-            record, package = last.record, "torch-tensorrt"
-            if "rtx" in request.flavor:
-                record, package = checked(record, request), "torch-tensorrt-rtx"
-            return record.model_copy(update={"route": f"{package} {tt.__version__}"})
+            return last.record.model_copy(update={"route": f"torch-{request.flavor} {tt.__version__}"})
         error, last = last, last.__cause__
     text = str(error)
     words = (text.strip().splitlines() or [""])[0]

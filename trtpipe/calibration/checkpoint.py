@@ -8,7 +8,6 @@ folder: it must belong to those alone (see ``ArtifactStore.resumable``).
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
@@ -92,5 +91,4 @@ class Checkpoints:
     def remove(self) -> None:
         """Delete the checkpoint, if there is one."""
         for path in (self._folder / _STATE, self._folder / f"{_STATE}.new", *self._folder.glob("checkpoint-*.npz")):
-            with suppress(FileNotFoundError):
-                path.unlink()
+            path.unlink(missing_ok=True)

@@ -51,7 +51,8 @@ class ConvergenceMonitor:
         if not before or not names:
             return None
         final = _ranges(statistics)
-        changes = [(each.samples, _relative_changes(np.array(each.ranges), final)) for each in before]
+        whole = np.where(final > 0, final, 1.0)  # a tensor that is 0 to the end does not change
+        changes = [(each.samples, np.abs(final - np.array(each.ranges)) / whole) for each in before]
         since, last = changes[-1]
         worst = int(np.argmax(last))
         change = float(last[worst])
@@ -66,9 +67,3 @@ class ConvergenceMonitor:
 def _ranges(statistics: Statistics) -> np.ndarray:
     tensors = statistics.tensors.values()
     return np.array([percentile_amax(tensor, PERCENTILE, INT8) if tensor.count else 0.0 for tensor in tensors])
-
-
-def _relative_changes(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Changes relative to the end; none for a tensor that is 0 to the end."""
-    changes: np.ndarray = np.abs(after - before) / np.where(after > 0, after, 1.0)
-    return changes

@@ -69,8 +69,6 @@ class Ranges(Record):
     corrections: Corrections = Corrections()
 
 
-#: Methods that read ``percentile``.
-_PARAMETRIC = frozenset({"percentile"})
 #: How far below the magnitude that is rounded to 0 a tensor's median may lie. For INT8 that is 1/1016 of the range: an
 #: eighth of a step. Of some 200 tensors of real models a spectrogram comes nearest, with 1/560.
 _TYPICAL = 4.0
@@ -90,7 +88,7 @@ def ranges_from_statistics(
     Raises:
         InputError: no tensor held any value, or one held NaN or infinity.
     """
-    choice = CalibrationMethod(method, percentile if method in _PARAMETRIC else None)
+    choice = CalibrationMethod(method, percentile if method == "percentile" else None)
     seen, unseen = split_unseen(statistics)
     found = {name: range_of(name, tensor, choice, precision) for name, tensor in seen.items()}
     tensors, not_quantizable = split_not_quantizable(statistics, found, precision)

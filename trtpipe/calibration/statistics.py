@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 #: Bins of finite magnitudes: bin ``b`` starts at the float32 whose bits are ``b << 16``.
 BINS = 0x7F80
 
-#: Upper bound of a bin's width relative to its lower edge, for magnitudes from 2**-126.
-RESOLUTION = 2.0**-7
 
 #: Values counted at a time: their bits and bins stay in the L2 cache.
 _CHUNK = 1 << 15
@@ -188,15 +186,6 @@ def counted_rows(shape: tuple[int, ...]) -> int:
     return max(1, min(math.prod(shape[1:]) // _ENOUGH, _LARGEST_STEP, shape[2]))
 
 
-def _staggered(sample: np.ndarray, step: int, start: int) -> Iterator[np.ndarray]:
-    """Every ``step``-th row of every channel of an array [channel, row, ...], in pieces.
-
-    The first row is ``start`` in the first channel, and one more in each next channel.
-    """
-    for channel in range(min(step, sample.shape[0])):
-        yield sample[channel::step, (start + channel) % step :: step]
-
-
 def _cut(piece: np.ndarray) -> Iterator[np.ndarray]:
     """Views of an array, each of one chunk at most."""
     if piece.size <= _CHUNK:
@@ -244,8 +233,8 @@ class _Values:
             return
         starts = (self._lows.view(np.uint32) >> _HALF) + (self._highs.view(np.uint32) >> _HALF)
         for sample, start in zip(self._whole.view(np.uint32), starts.tolist(), strict=True):
-            for piece in _staggered(sample, self._step, start):
-                yield from _cut(piece)
+            for channel in range(min(self._step, sample.shape[0])):  # each begins one row after the one before
+                yield from _cut(sample[channel :: self._step, (start + channel) % self._step :: self._step])
 
     @property
     def nonfinite(self) -> int:
@@ -281,11 +270,6 @@ class Statistics:
     def samples(self) -> int:
         """Samples (rows) the statistics are based on."""
         return sum(summary.samples for summary in self.data_summaries)
-
-    @property
-    def feeds(self) -> int:
-        """Runs of the model the statistics are based on."""
-        return sum(summary.feeds for summary in self.data_summaries)
 
     def update(self, outputs: Mapping[str, np.ndarray]) -> None:
         """Add the values of all tensors of one run, or of none of them; other tensors in ``outputs`` are ignored.

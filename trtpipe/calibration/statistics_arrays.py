@@ -74,16 +74,8 @@ def to_arrays(statistics: Statistics) -> dict[str, np.ndarray]:
 
 def add_arrays(statistics: Statistics, arrays: Mapping[str, np.ndarray]) -> None:
     """Add to ``statistics`` the ``to_arrays`` of other statistics of the same tensors."""
-    begin = 0
     for number, name in enumerate(sorted(statistics.tensors)):
-        tensor, end = statistics.tensors[name], int(arrays["ends"][number])
-        tensor.count += int(arrays["count"][number])
-        tensor.zeros += int(arrays["zeros"][number])
-        tensor.nonfinite += int(arrays["nonfinite"][number])
-        tensor.minimum = min(tensor.minimum, float(arrays["minimum"][number]))
-        tensor.maximum = max(tensor.maximum, float(arrays["maximum"][number]))
-        tensor.histogram[arrays["bins"][begin:end]] += arrays["counts"][begin:end]
-        begin = end
+        statistics.tensors[name] = statistics.tensors[name].merge(_tensor(arrays, number))
 
 
 def from_arrays(names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Statistics:
@@ -100,11 +92,7 @@ def from_arrays(names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Stati
 
 
 def _tensor(arrays: Mapping[str, np.ndarray], number: int) -> TensorStatistics:
-    """The statistics of one tensor.
-
-    Raises:
-        IndexError, ValueError: the arrays contradict each other.
-    """
+    """The statistics of one tensor; raises what ``from_arrays`` raises."""
     begin, end = (int(arrays["ends"][number - 1]) if number else 0), int(arrays["ends"][number])
     bins, counts = arrays["bins"][begin:end].astype(np.intp), arrays["counts"][begin:end]
     _require(0 <= begin <= end <= len(arrays["bins"]) == len(arrays["counts"]))

@@ -58,7 +58,9 @@ def load_statistics(path: Path) -> Statistics:
     Raises:
         InputError: not such a file, or its numbers contradict each other.
     """
-    _refuse_compressed(path)
+    with reading(path), opened(path) as archive:  # uncompressed, so that no small file can ask for much memory
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise InputError(f"{path}: compressed, so not a statistics file", _REMEDY)
     members = read_members(path)
     if set(members) != set(_ARRAYS):
         raise InputError(f"{path}: not a statistics file", _REMEDY)
@@ -121,10 +123,3 @@ def merge_statistics(paths: Sequence[str | os.PathLike[str]], out: str | os.Path
     finally:
         Path(name).unlink(missing_ok=True)
     return merged
-
-
-def _refuse_compressed(path: Path) -> None:
-    """Ours are stored uncompressed; so no small file can ask for much memory."""
-    with reading(path), opened(path) as archive:
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise InputError(f"{path}: compressed, so not a statistics file", _REMEDY)

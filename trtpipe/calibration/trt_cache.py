@@ -40,12 +40,10 @@ class TrtCache:
     """A calibration cache.
 
     Attributes:
-        calibrator: TensorRT's name of the method, from the header.
-        method: our name of it.
+        method: our name of the calibrator's.
         scales: tensor -> scale, above 0, or 0 where TensorRT saw zeros only; in the file's order.
     """
 
-    calibrator: str
     method: SingleMethod
     scales: dict[str, float]
 
@@ -89,7 +87,7 @@ def read_trt_cache(path: Path) -> TrtCache:
         if name in scales:
             raise InputError(f"{path}: line {number}: tensor {name!r} a second time", _REMEDY)
         scales[name] = scale
-    return TrtCache(found[1], _METHODS[found[1]], scales)
+    return TrtCache(_METHODS[found[1]], scales)
 
 
 def apply_trt_cache(cache: TrtCache, tensors: Iterable[str]) -> CacheImport:

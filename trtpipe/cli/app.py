@@ -23,6 +23,14 @@ SECTIONS = {
     "Cache": ("cache",),
 }
 
+#: module -> its commands, where these are several
+MODULES = {
+    "stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
+    "tuning": ("sensitivity", "tune"),
+    "regression": ("check", "diff"),
+    "inspect": ("inspect", "report", "doctor"),
+}
+
 EXIT_CODES = {
     0: "fine",
     1: "a bug of trtpipe",
@@ -54,6 +62,7 @@ class Root(LazyGroup):
 @click.group(
     cls=Root,
     sections=SECTIONS,
+    modules={name: module for module, names in MODULES.items() for name in names},
     invoke_without_command=True,
     context_settings={"help_option_names": list(HELP_NAMES)},
     epilog="Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",

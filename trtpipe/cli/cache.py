@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from trtpipe.cli import options
-from trtpipe.cli.groups import TopicCommand
-from trtpipe.cli.results import print_json
-from trtpipe.cli.session import Session
+from trtpipe.cli.options import command, common_options
+from trtpipe.cli.results import print_document
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import pass_session
+from trtpipe.cli.wiring import parsed
 from trtpipe.config.units import format_bytes, parse_bytes, parse_seconds, printable
 from trtpipe.errors import InputError, StoreCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trtpipe import ArtifactStore
+    from trtpipe.cli.session import Session
     from trtpipe.store import PruneReport
-
-N = TypeVar("N", int, float)
 
 
 @click.group(invoke_without_command=True)
-@options.common_options
+@common_options
 @click.pass_context
-def command(context: click.Context) -> None:
+def cache(context: click.Context) -> None:
     """List, verify and remove cached stage results."""
     if context.invoked_subcommand is None:
         emit(context.get_help())
 
 
-@command.command("list", cls=TopicCommand)
-@options.json_option
-@options.common_options
-@pass_session
+@command(group=cache, name="list")
 def list_entries(session: Session) -> int:
     """List the entries, least recently used first."""
     with _store(session) as store:
@@ -49,8 +42,7 @@ def list_entries(session: Session) -> int:
             {**found.entry.to_dict(), "folder": str(found.folder), "size": found.size, "last_used": found.last_used}
             for found in entries
         ]
-        print_json({"command": "cache list", "exit_code": 0, "root": str(store.root), "entries": documents})
-        return 0
+        return print_document("cache list", {"root": str(store.root), "entries": documents})
     rows = [
         (
             found.entry.key.label,
@@ -67,19 +59,14 @@ def list_entries(session: Session) -> int:
     return 0
 
 
-@command.command(cls=TopicCommand)
-@options.json_option
-@options.common_options
-@pass_session
+@command(group=cache)
 def verify(session: Session) -> int:
     """Verify the digest of every entry. Corrupt entries are quarantined, and rebuilt when needed; exit code 6."""
     with _store(session) as store:
         report = store.verify()
     code = StoreCorrupt.exit_code if report.corrupt else 0
     if session.json:
-        figures = {"checked": report.checked, "size": report.size, "corrupt": list(report.corrupt)}
-        print_json({"command": "cache verify", "exit_code": code, **figures})
-        return code
+        return print_document("cache verify", asdict(report), code)
     for fault in report.corrupt:
         emit(printable(fault))
     word = "FAILED" if report.corrupt else "PASSED"
@@ -89,25 +76,20 @@ def verify(session: Session) -> int:
     return code
 
 
-@command.command(cls=TopicCommand)
-@click.option("--max-size", metavar="10G", help="Remove least recently used entries until the rest fits.")
-@click.option("--max-age", metavar="30d", help="Remove entries unused for longer.")
-@options.json_option
-@options.common_options
-@pass_session
+@command(
+    click.option("--max-size", metavar="10G", help="Remove least recently used entries until the rest fits."),
+    click.option("--max-age", metavar="30d", help="Remove entries unused for longer."),
+    group=cache,
+)
 def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
     """Remove corrupt, old and least recently used entries, except those in use."""
-    size = None if max_size is None else _parsed("--max-size", parse_bytes, max_size)
-    age = None if max_age is None else _parsed("--max-age", parse_seconds, max_age)
+    size = None if max_size is None else parsed("--max-size", parse_bytes, max_size)
+    age = None if max_age is None else parsed("--max-age", parse_seconds, max_age)
     with _store(session) as store:
         return _show(session, "cache prune", store.prune(size, age))
 
 
-@command.command(cls=TopicCommand)
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-@options.json_option
-@options.common_options
-@pass_session
+@command(click.option("--yes", is_flag=True, help="Do not ask for confirmation."), group=cache)
 def clear(session: Session, yes: bool) -> int:
     """Remove all entries except those in use."""
     with _store(session) as store:
@@ -133,24 +115,9 @@ def _ago(seconds: float) -> str:
     return "just now"
 
 
-def _parsed(option: str, parse: Callable[[str], N], text: str) -> N:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}", f"correct {option}") from error
-
-
 def _show(session: Session, name: str, report: PruneReport) -> int:
-    figures = {
-        "removed": report.removed,
-        "freed": report.freed,
-        "kept": report.kept,
-        "size": report.size,
-        "in_use": report.in_use,
-    }
     if session.json:
-        print_json({"command": name, "exit_code": 0, **figures})
-        return 0
+        return print_document(name, asdict(report))
     busy = f", {report.in_use} of them in use" if report.in_use else ""
     emit(f"removed {report.removed} entries, {format_bytes(report.freed)}")
     emit(f"kept    {report.kept} entries, {format_bytes(report.size)}{busy}")

@@ -55,15 +55,10 @@ class TopicCommand(click.Command):
         """One list a topic, in the order in which the topics first occur."""
         options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
         if len(options) > MOST_OPTIONS and not ctx.meta.get(_ALL):
-            options = [option for option in options if is_common(option)]
+            options = [each for each in options if not isinstance(each, TopicOption) or each.common]
         for topic, members in by_topic(options).items():
             with formatter.section(topic):
                 formatter.write_dl([record for each in members if (record := each.get_help_record(ctx))])
-
-
-def is_common(option: click.Option) -> bool:
-    """Whether the short help lists the option."""
-    return not isinstance(option, TopicOption) or option.common
 
 
 def by_topic(options: Sequence[click.Option]) -> dict[str, list[click.Option]]:
@@ -98,15 +93,18 @@ def _help_all() -> click.Option:
 
 
 class LazyGroup(click.Group):
-    """Commands by section; each is the ``command`` of the module ``trtpipe.cli.<name>``.
+    """Commands by section, each in the module ``trtpipe.cli.<name>`` under its own name.
 
     Args:
         sections: heading -> names, in the order of the help.
+        modules: name -> module, for those that share one.
     """
 
-    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **attributes: Any) -> None:
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Sequence[str]], modules: Mapping[str, str], **attributes: Any
+    ) -> None:
         super().__init__(*args, **attributes)
-        self.sections = {heading: tuple(names) for heading, names in sections.items()}
+        self.sections, self.modules = sections, modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order of the help."""
@@ -116,7 +114,8 @@ class LazyGroup(click.Group):
         """Import the command's module."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f"trtpipe.cli.{cmd_name}").command
+        module = importlib.import_module(f"trtpipe.cli.{self.modules.get(cmd_name, cmd_name)}")
+        command: click.Command = vars(module)[cmd_name]
         return command
 
     def resolve_command(

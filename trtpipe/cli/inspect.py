@@ -1,4 +1,4 @@
-"""``trtpipe inspect``: what is in a file."""
+"""The commands that show what there is: in a file, in a build, and on this machine."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
-from trtpipe.cli.groups import TopicCommand
-from trtpipe.cli.results import explained, print_json
-from trtpipe.cli.session import Session
-from trtpipe.cli.tables import facts, show
+from trtpipe.cli.options import PATH, command
+from trtpipe.cli.results import explained, print_document, print_paths
+from trtpipe.cli.tables import facts, line, show, table
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import pass_session
+from trtpipe.config.formats import FORMATS
 from trtpipe.config.units import format_bytes, printable
-from trtpipe.errors import InputError
+from trtpipe.errors import HostError, InputError
 from trtpipe.views.results import sections
 
 if TYPE_CHECKING:
-    from trtpipe import Inspection
+    from trtpipe import Diagnosis, Inspection
+    from trtpipe.cli.session import Session
+
+#: Products that stand for a target.
+_PRODUCTS = 3
 
 
-@click.command(cls=TopicCommand)
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Plot every tensor of statistics.npz (or of that beside ranges.json), with the threshold of each method.",
+@command(
+    click.argument("file", type=PATH),
+    click.option(
+        "--plot",
+        type=PATH,
+        metavar="DIR",
+        help="Plot every tensor of statistics.npz (or of that beside ranges.json), with the threshold of each method.",
+    ),
+    options.explain_option,
 )
-@options.explain_option
-@options.json_option
-@options.common_options
-@pass_session
-def command(session: Session, file: Path, plot: Path | None, explain: str | None) -> int:
+def inspect(session: Session, file: Path, plot: Path | None, explain: str | None) -> int:
     """Describe a model, an engine, or a report.
 
     FILE is an .onnx file, a .pt2 file, a plan, ranges.json, statistics.npz, parity.json, latency.json or manifest.json,
@@ -48,14 +49,33 @@ def command(session: Session, file: Path, plot: Path | None, explain: str | None
     drawn = () if plot is None else trtpipe.plot_statistics(_statistics_of(found), plot)
     if session.json:
         plots = {"plots": [str(path) for path in drawn]} if plot is not None else {}
-        print_json({"command": "inspect", "exit_code": 0, **found.to_dict(), **plots})
-        return 0
+        return print_document("inspect", {**found.to_dict(), **plots})
     emit(facts(_head(found)))
     for section in sections(found, detailed=session.verbosity > 0):
         emit("")
         emit(show(section))
     if plot is not None:
         emit(f"\nplotted {len(drawn)} tensors into {printable(str(plot))}")
+    return 0
+
+
+@command(
+    click.argument("build", type=PATH),
+    click.option("-o", "--out", type=PATH, metavar="FILE", help="HTML file (default: BUILD/report.html)."),
+    click.option("--plots", is_flag=True, help="Plot every calibrated tensor with the threshold of each method."),
+)
+def report(session: Session, build: Path, out: Path | None, plots: bool) -> int:
+    """Write a self-contained HTML report of a build.
+
+    BUILD is a folder that trtpipe build wrote. The report needs no other file, network or script: verdicts, accuracy,
+    latency, engine layers, the precision of every node and the reason for it, and the calibration.
+    """
+    import trtpipe
+
+    path = trtpipe.write_report(build, out, plots=plots)
+    if session.json:
+        return print_document("report", {"out": str(path)})
+    print_paths([path])
     return 0
 
 
@@ -81,4 +101,80 @@ def _head(found: Inspection) -> list[tuple[str, str]]:
         ("size", format_bytes(found.size)),
         ("sha256", found.sha256),
         *(("warning", note) for note in found.notes),
+    ]
+
+
+@command()
+def doctor(session: Session) -> int:
+    """Show what this machine can do, and how to install what is missing.
+
+    Exit code 6 if something is missing that every build needs; what only some builds need is listed only.
+    """
+    import trtpipe
+
+    found = trtpipe.diagnose(session.settings)
+    code = 0 if found.ready else HostError.exit_code
+    if session.json:
+        return print_document("doctor", found.to_dict(), code)
+    emit(facts(_machine(found)))
+    emit("")
+    emit(table(("package", "version", "needed", "for", ""), _packages(found)))
+    emit("")
+    emit(table(("stage", "", "where"), [(s.stage, "" if s.ready else "missing", s.where) for s in found.stages]))
+    emit("")
+    if found.targets:
+        emit(table(("target", "GPUs", "precisions", "back-ends here"), _targets(found)))
+        emit("")
+    for what, install in found.missing:
+        emit(f"{what}\n    {install}")
+    if found.cache.problem:
+        emit(f"cache: {found.cache.problem}\n    choose another folder with --cache-dir")
+    emit(line("PASSED | every build can run" if code == 0 else "FAILED | see above for what is missing"))
+    return code
+
+
+def _machine(found: Diagnosis) -> list[tuple[str, str]]:
+    machine = found.machine
+    gpus = [
+        f"{gpu.name}, {gpu.target}, driver {gpu.driver}" + (f", {format_bytes(gpu.memory)}" if gpu.memory else "")
+        for gpu in found.gpus
+    ]
+    driver = "installed" if found.driver else "not installed: engines can be built, not run"
+    return [
+        ("trtpipe", f"{found.trtpipe} on Python {machine['python']}, {machine['os']}"),
+        ("CPU", f"{machine['cpu']}, {machine['cores']} cores, {format_bytes(found.memory)} memory"),
+        ("GPU", "\n".join(gpus) or "none"),
+        ("CUDA driver", driver),
+        *((state.name, state.version or "not installed") for state in found.backends),
+        ("sandbox", _sandbox(found)),
+        ("cache", f"{found.cache.path}, {format_bytes(found.cache.free)} free"),
+    ]
+
+
+def _sandbox(found: Diagnosis) -> str:
+    """What child processes that read untrusted files have no access to."""
+    landlock = f"Landlock {found.landlock}" if found.landlock else "no Landlock in this kernel"
+    confined = {"files": "other files", "network": "the network"}
+    denied = [words for name, words in confined.items() if name in found.sandbox]
+    return f"child processes have no access to {' or '.join(denied)} ({landlock})" if denied else f"none ({landlock})"
+
+
+def _targets(found: Diagnosis) -> list[tuple[str, str, str, str]]:
+    """One row a target; a few of its products stand for all."""
+    return [
+        (
+            target.name,
+            f"{target.family}: {', '.join(target.names[:_PRODUCTS])}",
+            ", ".join(form.name for form in FORMATS if form.storage in target.dtypes) + (", DLA" * target.dla),
+            ", ".join(target.backends) or "none",
+        )
+        for target in found.targets
+    ]
+
+
+def _packages(found: Diagnosis) -> list[tuple[str, str, str, str, str]]:
+    return [
+        (package.name, package.installed or "", f">={package.needed}", package.extra or "every build", package.problem)
+        for package in found.packages
+        if package.extra != "dev"
     ]

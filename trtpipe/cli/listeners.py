@@ -53,11 +53,9 @@ class Lines:
             self._say(f"{self._step}: {_words(self._step, phase, done, total)}")
 
     def note(self, message: str) -> None:
-        """One line."""
         self._say(f"note: {printable(message)}")
 
     def warn(self, message: str) -> None:
-        """One line."""
         self._write(f"warning: {printable(message)}")
 
     def end(self, step: str, outcome: str) -> None:
@@ -77,27 +75,22 @@ class Several:
         self._listeners = tuple(listeners)
 
     def begin(self, step: str) -> None:
-        """To all."""
         for listener in self._listeners:
             listener.begin(step)
 
     def advance(self, phase: str, done: int, total: int | None) -> None:
-        """To all."""
         for listener in self._listeners:
             listener.advance(phase, done, total)
 
     def note(self, message: str) -> None:
-        """To all."""
         for listener in self._listeners:
             listener.note(message)
 
     def warn(self, message: str) -> None:
-        """To all."""
         for listener in self._listeners:
             listener.warn(message)
 
     def end(self, step: str, outcome: str) -> None:
-        """To all."""
         for listener in self._listeners:
             listener.end(step, outcome)
 

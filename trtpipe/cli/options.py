@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
-from trtpipe.cli.groups import GENERAL
+from trtpipe.cli.groups import GENERAL, TopicCommand
 from trtpipe.cli.overrides import BOUNDS
 from trtpipe.cli.wiring import (
     Decorator,
     add_shapes,
     add_tolerances,
+    negated,
+    numbers,
+    pass_session,
     profile_option,
     recipe_option,
     session_option,
@@ -25,65 +29,70 @@ from trtpipe.cli.wiring import (
 )
 from trtpipe.config.formats import Precision
 from trtpipe.config.methods import METHOD_NAMES
+from trtpipe.config.units import parse_bytes, parse_seconds
 
-_path = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
 
 # An argument a line would make a page of every three options.
 # fmt: off
 PRECISION, DATA, CALIBRATION, SHAPES = "Precision", "Data", "Calibration", "Shapes"
-ACCURACY, ENGINE, EXPORT = "Accuracy", "Engine", "Export"
+ACCURACY, ENGINE, EXPORT, BUILDER, LATENCY = "Accuracy", "Engine", "Export", "Engine builder", "Latency"
 
 json_option = session_option("--json", store=setter("json"), is_flag=True, help="Print one JSON document on stdout.")
 
+_general = partial(session_option, topic=GENERAL, common=False)
 common_options = stacked(
-    session_option(
-        "--cache-dir", store=setter("cache_dir"), type=_path, metavar="DIR", topic=GENERAL, common=False,
-        help="Cache folder: stage results are kept there, for later runs.",
-    ),
-    session_option(
-        "--log-file", store=start_log, type=_path, metavar="FILE", topic=GENERAL, common=False,
-        help="Append a log with timestamps to FILE.",
-    ),
-    session_option(
-        "-q", "--quiet", store=setter("verbosity", -1), is_flag=True, topic=GENERAL, common=False,
-        help="Show warnings only.",
-    ),
-    session_option(
-        "-v", "--verbose", store=setter("verbosity", 1), is_flag=True, topic=GENERAL, common=False,
-        help="Show more detail.",
-    ),
-    session_option(
-        "--debug", store=setter("debug"), is_flag=True, topic=GENERAL, common=False,
-        help="Show the traceback of an error.",
-    ),
+    _general("--cache-dir", store=setter("cache_dir"), type=PATH, metavar="DIR",
+             help="Cache folder: stage results are kept there, for later runs."),
+    _general("--log-file", store=start_log, type=PATH, metavar="FILE", help="Append a log with timestamps to FILE."),
+    _general("-q", "--quiet", store=setter("verbosity", -1), is_flag=True, help="Show warnings only."),
+    _general("-v", "--verbose", store=setter("verbosity", 1), is_flag=True, help="Show more detail."),
+    _general("--debug", store=setter("debug"), is_flag=True, help="Show the traceback of an error."),
 )
 
+
+def command(
+    *parts: Decorator, group: click.Group | None = None, name: str | None = None
+) -> Callable[[Callable[..., int]], click.Command]:
+    """A command of its own arguments and options, and of those that all have; it gets the Session first.
+
+    Args:
+        group: where it is added.
+        name: by default the function's.
+    """
+    define = click.command if group is None else group.command
+
+    def decorate(function: Callable[..., int]) -> click.Command:
+        return define(name, cls=TopicCommand)(stacked(*parts, json_option, common_options)(pass_session(function)))
+
+    return decorate
+
+
 out_option = session_option(
-    "-o", "--out", store=setter("out"), type=_path, required=True, metavar="OUT", help="Output file or folder."
+    "-o", "--out", store=setter("out"), type=PATH, required=True, metavar="OUT", help="Output file or folder."
 )
 
 report_option = session_option(
-    "-o", "--out", store=setter("out"), type=_path, metavar="OUT", help="Also write the report to OUT."
+    "-o", "--out", store=setter("out"), type=PATH, metavar="OUT", help="Also write the report to OUT."
 )
 
 profile_file_option = session_option(
-    "--profile", store=setter("profile_file"), type=_path, metavar="P.toml",
+    "--profile", store=setter("profile_file"), type=PATH, metavar="P.toml",
     help="Deployment profile: precision, targets, shapes, builder settings and gates.",
 )
 
 recipe_file_option = session_option(
-    "--calib", store=setter("recipe_file"), type=_path, metavar="C.toml", topic=DATA,
+    "--calib", store=setter("recipe_file"), type=PATH, metavar="C.toml", topic=DATA,
     help="Calibration recipe: data, preprocessing and method.",
 )
 
 no_simplify_option = session_option(
-    "--no-simplify", store=setter("simplify", False), is_flag=True, topic=EXPORT, common=False,
-    help="Skip onnxsim.",
+    "--no-simplify", store=setter("simplify", False), is_flag=True, topic=EXPORT, common=False, help="Skip onnxsim.",
 )
 
 keep_option = profile_option(
-    "--keep", at=("keep",), multiple=True, metavar="PATTERN", topic=PRECISION,
-    help="Layers to keep in higher precision: a shell pattern of node names; may be repeated.",
+    "--keep", "keep", PRECISION, "Layers to keep in higher precision: a shell pattern of node names; may be repeated.",
+    common=True, multiple=True, metavar="PATTERN",
 )
 
 explain_option = click.option(
@@ -91,11 +100,10 @@ explain_option = click.option(
 )
 
 
-def _precision(precision: Precision) -> Decorator[Any]:
+def _precision(precision: Precision) -> Decorator:
     return session_option(
         f"--{precision}", store=set_precision(precision), is_flag=True, topic=PRECISION,
-        common=bool(precision.formats),
-        help=precision.help,
+        common=bool(precision.formats), help=precision.help,
     )
 
 
@@ -103,149 +111,178 @@ precision_options = stacked(*map(_precision, Precision))
 #: Those with layers to choose.
 quantized_options = stacked(*(_precision(each) for each in Precision if each.quantized))
 
-shape_options = stacked(
-    *(
-        session_option(
-            option, store=add_shapes(option), multiple=True, metavar="x:1x3x224x224", topic=SHAPES,
-            common=option == "--shapes",
-            help=words,
-        )
-        for option, words in zip(
-            BOUNDS,
-            (
-                "Min shapes of the optimization profile; given again, those of the next profile.",
-                "Opt shapes of the optimization profile.",
-                "Max shapes of the optimization profile.",
-                "Min, opt and max shapes in one; auto: infer them from the calibration data.",
-            ),
-            strict=True,
-        )
-    )
+_SHAPE_HELP = (
+    "Min shapes of the optimization profile; given again, those of the next profile.",
+    "Opt shapes of the optimization profile.",
+    "Max shapes of the optimization profile.",
+    "Min, opt and max shapes in one; auto: infer them from the calibration data.",
 )
+shape_options = stacked(*(
+    session_option(option, store=add_shapes(option), multiple=True, metavar="x:1x3x224x224", topic=SHAPES,
+                   common=option == "--shapes", help=words)
+    for option, words in zip(BOUNDS, _SHAPE_HELP, strict=True)
+))
 
+_names = partial(profile_option, parse=split_names, multiple=True, metavar="A,B")
 export_options = stacked(
-    profile_option(
-        "--opset", at=("export", "opset"), type=int, topic=EXPORT, common=False,
-        help="ONNX opset of a PyTorch export, 18 to 23.",
-    ),
-    profile_option(
-        "--input-names", at=("export", "input_names"), parse=split_names, multiple=True, metavar="A,B",
-        topic=EXPORT, common=False,
-        help="Input names of a PyTorch export.",
-    ),
-    profile_option(
-        "--output-names", at=("export", "output_names"), parse=split_names, multiple=True, metavar="A,B",
-        topic=EXPORT, common=False,
-        help="Output names of a PyTorch export.",
-    ),
+    profile_option("--opset", "export.opset", EXPORT, "ONNX opset of a PyTorch export, 18 to 23.", type=int),
+    _names("--input-names", "export.input_names", EXPORT, "Input names of a PyTorch export."),
+    _names("--output-names", "export.output_names", EXPORT, "Output names of a PyTorch export."),
 )
 
 target_options = stacked(
     profile_option(
-        "--target", at=("targets",), parse=target_names, multiple=True, metavar="sm89,sm120", topic=ENGINE,
-        help="GPUs to build for: compute capability or product name; may be repeated.",
+        "--target", "targets", ENGINE, "GPUs to build for: compute capability or product name; may be repeated.",
+        common=True, parse=target_names, multiple=True, metavar="sm89,sm120",
     ),
     profile_option(
-        "--backend", at=("backend",),
-        type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"]), topic=ENGINE,
-        common=False,
-        help="TensorRT flavor; torch-tensorrt compiles PyTorch without ONNX; null: placeholder engines, for tests.",
+        "--backend", "backend", ENGINE,
+        "TensorRT flavor; torch-tensorrt compiles PyTorch without ONNX; null: placeholder engines, for tests.",
+        type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"]),
     ),
 )
 
+_TOLERANCES = {
+    "--atol": "absolute tolerance",
+    "--rtol": "relative tolerance",
+    "--min-agreement": "minimum share of equal values, for integers",
+}
 tolerance_options = stacked(
-    profile_option(
-        "--max-drop", at=("accuracy", "max_drop"), type=float, metavar="0.01", topic=ACCURACY, common=False,
-        help="Accuracy gate: maximum drop of the metric.",
-    ),
+    profile_option("--max-drop", "accuracy.max_drop", ACCURACY, "Accuracy gate: maximum drop of the metric.",
+                   type=float, metavar="0.01"),
     *(
-        session_option(
-            option, store=add_tolerances(option), multiple=True, metavar="[OUTPUT:]X", topic=ACCURACY, common=False,
-            help=f"Accuracy gate: {words}, of all outputs or of one.",
-        )
-        for option, words in (
-            ("--atol", "absolute tolerance"),
-            ("--rtol", "relative tolerance"),
-            ("--min-agreement", "minimum share of equal values, for integers"),
-        )
+        session_option(option, store=add_tolerances(option), multiple=True, metavar="[OUTPUT:]X", topic=ACCURACY,
+                       common=False, help=f"Accuracy gate: {words}, of all outputs or of one.")
+        for option, words in _TOLERANCES.items()
     ),
 )
-
 
 shape_data_options = stacked(
     recipe_file_option,
     recipe_option(
-        "--calib-data", at=("data", "source"), metavar="DATA", topic=DATA,
-        help="Calibration data, for --shapes auto: images, .npz, .npy, .h5, .tar or file.py:function.",
+        "--calib-data", "data.source", DATA,
+        "Calibration data, for --shapes auto: images, .npz, .npy, .h5, .tar or file.py:function.",
+        common=True, metavar="DATA",
     ),
 )
 
 weights_option = recipe_option(
-    "--weights", at=("weights",), type=click.Choice(["max", "mse"]), topic=CALIBRATION, common=False,
-    help="Per-channel weight range: maximum magnitude, or least squared error.",
+    "--weights", "weights", CALIBRATION, "Per-channel weight range: maximum magnitude, or least squared error.",
+    type=click.Choice(["max", "mse"]),
 )
 
 
-def calibration_options(data: str, samples: str, method: str) -> Decorator[Any]:
+def calibration_options(data: str, samples: str, method: str) -> Decorator:
     """Data and method of calibration, under the names a command gives them."""
     return stacked(
         recipe_file_option,
         recipe_option(
-            data, at=("data", "source"), metavar="DATA", topic=DATA,
-            help="Calibration data: images, .npz, .npy, .h5, .tar or file.py:function.",
+            data, "data.source", DATA, "Calibration data: images, .npz, .npy, .h5, .tar or file.py:function.",
+            common=True, metavar="DATA",
+        ),
+        recipe_option(samples, "data.samples", DATA, "Number of calibration samples.", type=int, metavar="N"),
+        recipe_option(
+            "--skip-bad-samples", "data.skip_bad_samples", DATA,
+            "Skip up to N bad samples, instead of stopping at the first.", type=int, metavar="N",
         ),
         recipe_option(
-            samples, at=("data", "samples"), type=int, metavar="N", topic=DATA, common=False,
-            help="Number of calibration samples.",
+            method, "method", CALIBRATION, "Calibration method.", common=True, type=click.Choice(METHOD_NAMES)
         ),
         recipe_option(
-            "--skip-bad-samples", at=("data", "skip_bad_samples"), type=int, metavar="N", topic=DATA, common=False,
-            help="Skip up to N bad samples, instead of stopping at the first.",
-        ),
-        recipe_option(
-            method, at=("method",), type=click.Choice(METHOD_NAMES), topic=CALIBRATION,
-            help="Calibration method.",
-        ),
-        recipe_option(
-            "--percentile", at=("percentile",), type=float, metavar="99.99", topic=CALIBRATION, common=False,
-            help="Calibration percentile, 0 to 100.",
+            "--percentile", "percentile", CALIBRATION, "Calibration percentile, 0 to 100.", type=float, metavar="99.99"
         ),
         weights_option,
         recipe_option(
-            "--corrections", at=("corrections",), type=click.Choice(["auto", "none"]), topic=CALIBRATION,
-            common=False,
-            help="PTQ corrections: SmoothQuant, bias correction, higher-precision fallback.",
+            "--corrections", "corrections", CALIBRATION,
+            "PTQ corrections: SmoothQuant, bias correction, higher-precision fallback.",
+            type=click.Choice(["auto", "none"]),
         ),
         session_option(
-            "--allow-random-calibration", store=setter("allow_random"), is_flag=True, topic=CALIBRATION,
-            common=False,
+            "--allow-random-calibration", store=setter("allow_random"), is_flag=True, topic=CALIBRATION, common=False,
             help="Calibrate on random data if there is no other; for tests only.",
         ),
     )
 
 
-def evaluation_options(data: str) -> Decorator[Any]:
+def evaluation_options(data: str) -> Decorator:
     """Held-out data and the task metric."""
     return stacked(
         recipe_option(
-            data, at=("evaluation", "source"), metavar="DATA", topic=ACCURACY,
-            help="Evaluation data: held-out samples on which outputs are compared.",
+            data, "evaluation.source", ACCURACY, "Evaluation data: held-out samples on which outputs are compared.",
+            common=True, metavar="DATA",
         ),
         recipe_option(
-            "--labels", at=("evaluation", "labels"), metavar="NAME", topic=ACCURACY,
-            help="The array of an .npz that holds the labels.",
+            "--labels", "evaluation.labels", ACCURACY, "The array of an .npz that holds the labels.",
+            common=True, metavar="NAME",
         ),
         recipe_option(
-            "--metric", at=("evaluation", "metric"), metavar="top1|top5|cosine|map|wer|FUNCTION", topic=ACCURACY,
-            help="Task metric; FUNCTION is file.py:evaluate, or file.py:metric for each feed.",
+            "--metric", "evaluation.metric", ACCURACY,
+            "Task metric; FUNCTION is file.py:evaluate, or file.py:metric for each feed.",
+            common=True, metavar="top1|top5|cosine|map|wer|FUNCTION",
         ),
         recipe_option(
-            "--metric-of", at=("evaluation", "output"), metavar="NAME", topic=ACCURACY, common=False,
-            help="The output the metric reads, or the value of file.py:evaluate that counts.",
+            "--metric-of", "evaluation.output", ACCURACY,
+            "The output the metric reads, or the value of file.py:evaluate that counts.", metavar="NAME",
         ),
         recipe_option(
-            "--lower-is-better", at=("evaluation", "lower_is_better"), is_flag=True, default=None, topic=ACCURACY,
-            common=False,
-            help="FUNCTION gives an error, not a score.",
+            "--lower-is-better", "evaluation.lower_is_better", ACCURACY, "FUNCTION gives an error, not a score.",
+            is_flag=True, default=None,
         ),
     )
+
+
+# Options of the engine builder are named as trtexec names them where it has them.
+_switch = partial(profile_option, is_flag=True, default=None)
+builder_options = stacked(
+    profile_option("--workspace", "build.workspace", BUILDER, "Workspace limit.", parse=parse_bytes, metavar="4G"),
+    profile_option("--opt-level", "build.opt_level", BUILDER, "Builder optimization level, 0 to 5.", type=int),
+    profile_option(
+        "--hardware-compatibility", "build.hardware_compatibility", BUILDER, "Hardware compatibility level.",
+        type=click.Choice(["none", "ampere+", "same-compute-capability"]),
+    ),
+    _switch("--version-compatible", "build.version_compatible", BUILDER,
+            "Version-compatible engine: runs on later TensorRT versions too."),
+    _switch("--exclude-lean-runtime", "build.exclude_lean_runtime", BUILDER,
+            "Do not include the lean runtime in such an engine."),
+    _switch("--weight-streaming", "build.weight_streaming", BUILDER, "Allow weight streaming from host memory."),
+    _switch("--strip-weights", "build.strip_weights", BUILDER, "Weight-stripped engine: refit it with the weights."),
+    _switch("--refit", "build.refit", BUILDER, "Refittable engine."),
+    _switch("--sparsity", "build.sparsity", BUILDER, "Allow kernels for 2:4 structured sparsity."),
+    _switch("--gpu-fallback", "build.gpu_fallback", BUILDER, "Run layers that the DLA does not support on the GPU."),
+    profile_option("--dla-core", "build.dla_core", BUILDER, "Build for a DLA core.", type=int, metavar="N"),
+    profile_option("--max-aux-streams", "build.max_aux_streams", BUILDER, "Maximum number of auxiliary CUDA streams.",
+                   type=int, metavar="N"),
+    profile_option("--no-timing-cache", "build.timing_cache", BUILDER, "Do not use the timing cache.",
+                   parse=negated, is_flag=True),
+    profile_option("--time-limit", "build.time_limit", BUILDER, "Build timeout, for each engine.",
+                   parse=parse_seconds, metavar="10min"),
+    profile_option("--memory-limit", "build.memory_limit", BUILDER, "Build memory limit, for each engine.",
+                   parse=parse_bytes, metavar="8G"),
+    session_option("--jobs", store=setter("jobs"), type=click.IntRange(min=1), metavar="N", topic=BUILDER, common=False,
+                   help="Number of engines to build in parallel (default: by cores and free memory)."),
+)
+
+_duration = partial(profile_option, parse=parse_seconds)
+protocol_options = stacked(
+    _duration("--warmup", "latency.warmup", LATENCY, "Warm-up time.", metavar="200ms"),
+    _duration("--duration", "latency.duration", LATENCY, "Measurement time.", metavar="3s"),
+    profile_option("--iterations", "latency.iterations", LATENCY, "Minimum number of timed inferences.", type=int),
+    profile_option("--no-cuda-graph", "latency.cuda_graph", LATENCY, "Do not capture a CUDA graph.",
+                   parse=negated, is_flag=True),
+    profile_option("--no-transfers", "latency.transfers", LATENCY, "Exclude host-to-device and device-to-host copies.",
+                   parse=negated, is_flag=True),
+    _duration("--max-p99", "latency.max_p99", LATENCY, "Latency gate: maximum p99 on a GPU.", metavar="5ms"),
+)
+
+batch_option = profile_option(
+    "--batch", "latency.batches", LATENCY, "Batch sizes to measure; may be repeated.",
+    common=True, parse=numbers, multiple=True, metavar="1,8,32",
+)
+
+input_options = stacked(
+    recipe_option(
+        "--data", "evaluation.source", DATA, "Data whose first sample is the input (default: random).",
+        common=True, metavar="DATA",
+    ),
+    recipe_option("--labels", "evaluation.labels", DATA, "The array of an .npz that holds labels.", metavar="NAME"),
+)

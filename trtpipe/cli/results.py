@@ -14,7 +14,7 @@ from trtpipe.errors import BuildError
 from trtpipe.views.artifacts import explanation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from trtpipe import Artifact, BuildResult, Step
     from trtpipe.cli.session import Session
@@ -30,6 +30,20 @@ def print_json(document: Mapping[str, Any]) -> None:
     emit(json.dumps(document, indent=2))
 
 
+def print_document(command: str, document: Mapping[str, Any], code: int = 0) -> int:
+    """The document of a command that came to its end; and its exit code."""
+    print_json({"command": command, "exit_code": code, **document})
+    return code
+
+
+def print_paths(paths: Sequence[Path], following: Sequence[str] = ()) -> None:
+    """Where the results are, and the ``trtpipe`` command people usually need next."""
+    for path in paths:
+        emit(f"result: {printable(str(path))}")
+    if following:
+        emit(f"next:   {printable(shlex.join(['trtpipe', *following]))}")
+
+
 def finish(session: Session, command: str, result: BuildResult, following: Sequence[str] = ()) -> int:
     """Print what was made, and give the exit code.
 
@@ -41,56 +55,37 @@ def finish(session: Session, command: str, result: BuildResult, following: Seque
     verdicts = result.verdicts
     code = exit_code(result)
     if session.json:
-        print_json(
-            {
-                "command": command,
-                "exit_code": code,
-                "passed": code == 0,
-                "out": None if result.out is None else str(result.out),
-                "steps": [_step_document(step, result.out) for step in result.steps],
-                "verdicts": [verdict.to_dict() for verdict in verdicts],
-                "parity": None if result.parity is None else result.parity.to_dict(),
-                "latency": None if result.latency is None else result.latency.to_dict(),
-            }
-        )
-        return code
+        document = {
+            "passed": code == 0,
+            "out": None if result.out is None else str(result.out),
+            "steps": [_step_document(step, result.out) for step in result.steps],
+            "verdicts": [verdict.to_dict() for verdict in verdicts],
+            "parity": None if result.parity is None else result.parity.to_dict(),
+            "latency": None if result.latency is None else result.latency.to_dict(),
+        }
+        return print_document(command, document, code)
     if result.steps:
         emit(_steps_table(result.steps, verdicts, detailed=session.verbosity > 0))
     emit(line(_conclusion(result, verdicts)))
     if not result.steps:  # no table that would hold them
         emit("\n".join(verdict.summary.replace("; ", "\n") for verdict in verdicts))
-    if result.out is not None:
-        emit(f"result: {printable(str(result.out))}")
-    if words := following if code == 0 and following else _inspection(result):
-        emit(f"next:   {printable(shlex.join(words))}")
+    paths = [] if result.out is None else [result.out]
+    print_paths(paths, following if code == 0 and following else _inspection(result))
     return code
 
 
 def show_dry_run(session: Session, steps: Sequence[Step]) -> int:
     """Print what would be done."""
     if session.json:
-        print_json(
-            {
-                "command": "build",
-                "dry_run": True,
-                "exit_code": 0,
-                "steps": [_step_document(step, None) for step in steps],
-            }
-        )
-        return 0
+        return print_document("build", {"dry_run": True, "steps": [_step_document(step, None) for step in steps]})
     rows = [(step.label, "cached" if step.state == "hit" else step.state, step.because) for step in steps]
     emit(table(("stage", "state", "reason"), rows))
     return 0
 
 
-def beside(result: BuildResult) -> Callable[..., str]:
-    """Names of files in the folder of the result; without a name, of the result itself."""
-    made = Path() if result.out is None else _published(result.artifacts[-1], result.out)
-
-    def named(name: str | None = None) -> str:
-        return str(made if name is None else made.with_name(name))
-
-    return named
+def main_file(result: BuildResult) -> Path:
+    """Where the last of the artifacts lies."""
+    return Path() if result.out is None else _published(result.artifacts[-1], result.out)
 
 
 def explained(session: Session, command: str, lowered: Path, node: str) -> int:
@@ -100,9 +95,8 @@ def explained(session: Session, command: str, lowered: Path, node: str) -> int:
     session.out = None
     decisions = trtpipe.inspect(lowered).explain(node)
     if session.json:
-        print_json({"command": command, "exit_code": 0, "nodes": [each.to_dict() for each in decisions]})
-    else:
-        emit("\n\n".join(map(show, explanation(decisions))))
+        return print_document(command, {"nodes": [each.to_dict() for each in decisions]})
+    emit("\n\n".join(map(show, explanation(decisions))))
     return 0
 
 
@@ -179,9 +173,8 @@ def _inspection(result: BuildResult) -> list[str]:
     kinds = {artifact.kind: artifact for artifact in result.artifacts}
     wanted = "parity" if not result.accurate else "latency" if not result.fast else "manifest"
     if not result.artifacts:
-        return ["trtpipe", "inspect", str(result.out)]
-    artifact = kinds.get(wanted) or (result.artifacts[0] if result.artifacts else None)
-    return [] if artifact is None else ["trtpipe", "inspect", str(_published(artifact, result.out))]
+        return ["inspect", str(result.out)]
+    return ["inspect", str(_published(kinds.get(wanted, result.artifacts[0]), result.out))]
 
 
 def _published(artifact: Artifact, out: Path) -> Path:

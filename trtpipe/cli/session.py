@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from trtpipe.api.arguments import CommonArguments, ModelArguments
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.recipe import CalibrationRecipe
     from trtpipe.config.settings import Settings
@@ -99,3 +100,14 @@ class Session:
                 yield Several([live, *others])
         else:
             yield Several([Lines(complain, self.verbosity), *others])
+
+    def request(self, progress: Progress) -> CommonArguments:
+        """What all functions that run stages take."""
+        return {"profile": self.profile, "recipe": self.recipe, "settings": self.settings, "progress": progress}
+
+    def model_request(self, progress: Progress) -> ModelArguments:
+        """What those take that start at the model."""
+        return {
+            "profile": self.profile, "recipe": self.recipe, "settings": self.settings, "progress": progress,
+            "simplify": self.simplify, "allow_random": self.allow_random,
+        }  # fmt: skip

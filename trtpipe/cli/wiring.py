@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import click
@@ -19,18 +21,16 @@ if TYPE_CHECKING:
 
     from trtpipe.config.formats import Precision
 
-#: Stands for shapes inferred from the calibration data.
-AUTO = "auto"
-
 F = TypeVar("F", bound=Callable[..., Any])
-Decorator: TypeAlias = Callable[[F], F]
+T = TypeVar("T")
+Decorator: TypeAlias = "Callable[[Any], Any]"
 Store: TypeAlias = Callable[[Session, Any], None]
 
 #: Hands the Session to a command.
 pass_session = click.make_pass_decorator(Session)
 
 
-def stacked(*decorators: Decorator[Any]) -> Decorator[Any]:
+def stacked(*decorators: Decorator) -> Decorator:
     """Several decorators as one; the first one's option comes first in the help."""
 
     def decorate(function: F) -> F:
@@ -41,7 +41,7 @@ def stacked(*decorators: Decorator[Any]) -> Decorator[Any]:
     return decorate
 
 
-def session_option(*names: str, store: Store, **attributes: Any) -> Decorator[Any]:
+def session_option(*names: str, store: Store, **attributes: Any) -> Decorator:
     """An option whose value goes into the Session instead of the command's parameters."""
 
     def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -51,34 +51,39 @@ def session_option(*names: str, store: Store, **attributes: Any) -> Decorator[An
     return click.option(*names, cls=TopicOption, expose_value=False, callback=callback, **attributes)
 
 
-def profile_option(
-    *names: str, at: tuple[str, ...], parse: Callable[[Any], object] | None = None, **attributes: Any
-) -> Decorator[Any]:
-    """An option that overrides one key of the deployment profile; ``parse`` may raise ValueError."""
+def _key_option(
+    overrides: Callable[[Session], list[Override]],
+    name: str,
+    key: str,
+    topic: str,
+    help: str,
+    *,
+    common: bool = False,
+    parse: Callable[[Any], object] | None = None,
+    **attributes: Any,
+) -> Decorator:
+    """An option that overrides one ``key`` of a file (``build.workspace``); ``parse`` may raise ValueError."""
 
     def store(session: Session, value: Any) -> None:
-        session.profile_overrides.append(override(names[0], at, value, parse))
+        given = value if parse is None else parsed(name, parse, value)
+        overrides(session).append(Override(tuple(key.split(".")), given, name))
 
-    return session_option(*names, store=store, **attributes)
-
-
-def recipe_option(*names: str, at: tuple[str, ...], **attributes: Any) -> Decorator[Any]:
-    """An option that overrides one key of the calibration recipe."""
-
-    def store(session: Session, value: Any) -> None:
-        session.recipe_overrides.append(override(names[0], at, value, None))
-
-    return session_option(*names, store=store, **attributes)
+    return session_option(name, store=store, topic=topic, common=common, help=help, **attributes)
 
 
-def override(option: str, at: tuple[str, ...], value: Any, parse: Callable[[Any], object] | None) -> Override:
-    """The value of ``option``, for the key ``at``.
+#: An option that overrides a key of the deployment profile, and one that overrides a key of the calibration recipe.
+profile_option = partial(_key_option, attrgetter("profile_overrides"))
+recipe_option = partial(_key_option, attrgetter("recipe_overrides"))
+
+
+def parsed(option: str, parse: Callable[[Any], T], value: Any) -> T:
+    """What ``option`` was given, read by ``parse``.
 
     Raises:
         InputError: ``parse`` raised ValueError.
     """
     try:
-        return Override(at, value if parse is None else parse(value), option)
+        return parse(value)
     except ValueError as error:
         raise InputError(f"{option}: {error}", f"correct {option}") from error
 
@@ -106,7 +111,7 @@ def add_shapes(option: str) -> Store:
     def store(session: Session, texts: tuple[str, ...]) -> None:
         from trtpipe.config.shapes import parse_shapes
 
-        given = [text for text in texts if not (option == "--shapes" and text.strip() == AUTO)]
+        given = [text for text in texts if not (option == "--shapes" and text.strip() == "auto")]
         session.auto_shapes = session.auto_shapes or len(given) < len(texts)
         if given:
             session.shapes[option] = [parse_shapes(text) for text in given]
@@ -124,7 +129,7 @@ def add_tolerances(option: str) -> Store:
             if colon and not output:
                 raise InputError(f"{option}: {text!r} names no output", f"write {option} {number}, or OUTPUT{text}")
             at = ("tolerance", "outputs", output, key) if output else ("tolerance", key)
-            session.profile_overrides.append(override(option, at, number, _number))
+            session.profile_overrides.append(Override(at, parsed(option, _number, number), option))
 
     return store
 

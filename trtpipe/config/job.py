@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from trtpipe.config.profile import DeploymentProfile
-from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
+from trtpipe.config.stage_settings import BuildRequest
 
 if TYPE_CHECKING:
-    from trtpipe.config.source import Source
     from trtpipe.config.target import Target
-
 
 Role: TypeAlias = Literal["calibration-data", "evaluation-data"]
 #: Gives feeds from the start whenever it is called.
@@ -21,33 +18,15 @@ Feeds: TypeAlias = "Callable[[], Iterable[object]]"
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to do.
+class Job(BuildRequest):
+    """What to do: the request, and what no settings record may see.
 
     Attributes:
-        source: where the model comes from; ``None`` when a run starts from a later artifact.
-        profile: what to build, with the command line's overrides merged in.
-        recipe: calibration and evaluation data, and how ranges are chosen.
-        backend: the back-end that compiles, resolved from ``auto``.
-        targets: GPUs to compile for.
-        target: the one target of a compile step; ``None`` for every other step.
-        together: the targets whose engines share one plan with this one's, itself included; empty where it is alone.
-        simplify: whether onnxsim may rewrite the graph.
-        allow_random: whether calibration may fall back to random data.
         feeds: data that the caller holds, by its role, in place of what the recipe names.
         settings: what the environment decides; never part of a key. See ``runtime``.
     """
 
-    source: Source | None
-    profile: DeploymentProfile
-    recipe: CalibrationRecipe
-    backend: str
-    targets: tuple[Target, ...]
-    settings: Settings
-    target: Target | None = None
-    together: tuple[Target, ...] = ()
-    simplify: bool = True
-    allow_random: bool = False
+    settings: Settings = field(kw_only=True)
     feeds: Mapping[Role, Feeds] = field(default_factory=dict)
 
     def for_target(self, target: Target, together: tuple[Target, ...] = ()) -> Job:

@@ -26,9 +26,5 @@ def plugin_paths(options: BuildSettings) -> tuple[Path, ...]:
 
 
 def plugin_digests(options: BuildSettings) -> dict[str, str]:
-    """File name of each library -> digest of its content.
-
-    Raises:
-        InputError: one does not exist.
-    """
+    """File name of each library -> digest of its content; raises what ``plugin_paths`` raises."""
     return {path.name: sha256_file(path) for path in plugin_paths(options)}

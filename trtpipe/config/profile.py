@@ -31,11 +31,6 @@ def _target_name(text: str) -> str:
         raise ValueError(f"{error.message}; {error.remedy}") from error
 
 
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Two names of one GPU are one target."""
-    return tuple(dict.fromkeys(names))
-
-
 Bytes = Annotated[int, _from_text(parse_bytes), Field(gt=0)]
 Seconds = Annotated[float, _from_text(parse_seconds), Field(gt=0, allow_inf_nan=False)]
 TargetName = Annotated[str, _from_text(_target_name)]
@@ -223,7 +218,8 @@ class DeploymentProfile(Record):
 
     description: str = ""
     precision: Precision = FULL_PRECISION
-    targets: Annotated[tuple[TargetName, ...], AfterValidator(_distinct)] = ()
+    #: Two names of one GPU are one target.
+    targets: Annotated[tuple[TargetName, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))] = ()
     backend: Literal["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"] = "auto"
     shapes: tuple[dict[str, ShapeRange], ...] = ()
     auto_shapes: bool = False

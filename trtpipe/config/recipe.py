@@ -149,30 +149,20 @@ class CalibrationRecipe(Record):
         Raises:
             RecipeError: the file or a key in it is wrong; the message names both.
         """
-        file = Path(path)
-        recipe = load_toml(file, cls)
-        evaluation = recipe.evaluation
-        return recipe.model_copy(
-            update={
-                "data": _anchored(recipe.data, file.parent),
-                "evaluation": evaluation and _anchored_metric(_anchored(evaluation, file.parent), file.parent),
-            }
-        )
+        recipe, folder = load_toml(Path(path), cls), Path(path).parent
+        data, evaluation = _anchored(recipe.data, "source", folder), recipe.evaluation
+        if evaluation is not None:
+            evaluation = _anchored(evaluation, "source", folder)
+            evaluation = _anchored(evaluation, "metric", folder) if evaluation.own else evaluation
+        return recipe.model_copy(update={"data": data, "evaluation": evaluation})
 
 
 D = TypeVar("D", bound=DataSettings)
 
 
-def _anchored(data: D, folder: Path) -> D:
-    """``data`` with a relative file source resolved against the recipe's folder; ``module:function`` is no file."""
-    if not data.source or Path(data.source).is_absolute() or _MODULE_FUNCTION.fullmatch(data.source):
+def _anchored(data: D, key: str, folder: Path) -> D:
+    """``data`` with a relative file resolved against the recipe's folder; ``module:function`` is no file."""
+    place: str = getattr(data, key)
+    if not place or Path(place).is_absolute() or _MODULE_FUNCTION.fullmatch(place):
         return data
-    return data.model_copy(update={"source": str(folder / data.source)})
-
-
-def _anchored_metric(evaluation: EvaluationSettings, folder: Path) -> EvaluationSettings:
-    """The same for a metric in a file."""
-    metric = evaluation.metric
-    if not evaluation.own or Path(metric).is_absolute() or _MODULE_FUNCTION.fullmatch(metric):
-        return evaluation
-    return evaluation.model_copy(update={"metric": str(folder / metric)})
+    return data.model_copy(update={key: str(folder / place)})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+
+from trtpipe.errors import HostError
 
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:\[[^]]*\])?\s*(?P<bounds>[^;]*)(?:;(?P<marker>.*))?")
 _EXTRA = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
@@ -28,6 +31,16 @@ class Requirement:
     def allows(self, version: str) -> bool:
         """Whether ``version`` is new enough; only its numbers count."""
         return _release(version) >= _release(self.least)
+
+
+def require(module: str, doing: str, extra: str, package: str = "") -> None:
+    """Raise HostError unless ``module`` can be imported here: ``reading HDF5 needs the package h5py``."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise HostError(
+            f"{doing} needs the package {package or module}, which is not installed", f"pip install 'trtpipe[{extra}]'"
+        ) from error
 
 
 def requirements(package: str) -> tuple[Requirement, ...]:

@@ -6,9 +6,9 @@ That is asked before anything slow or native sees them.
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from trtpipe.config.units import suggestion
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,24 +59,19 @@ def check_shapes(contract: IOContract, profiles: Sequence[Mapping[str, ShapeRang
     for profile in profiles:
         for name, shape in profile.items():
             if name not in inputs:
-                raise InputError(f"shapes for {name!r}: no such input", _suggestion(name, inputs, "inputs"))
+                raise InputError(f"shapes for {name!r}: no such input", suggestion(name, inputs, "inputs"))
             _check_range(inputs[name], shape)
         _check_symbols(inputs, profile)
     if complete:
         _check_complete(contract, profiles)
 
 
-def check_tolerance(contract: IOContract, tolerance: Tolerance) -> None:
-    """Raise InputError for a tolerance of an output the model does not have: it would judge nothing."""
-    check_outputs([spec.name for spec in contract.outputs], tolerance)
-
-
 def check_outputs(outputs: Iterable[str], tolerance: Tolerance) -> None:
-    """The same, by the outputs' names."""
+    """Raise InputError for a tolerance of an output the model does not have: it would judge nothing."""
     known = list(outputs)
     for name in tolerance.outputs:
         if name not in known:
-            raise InputError(f"tolerance for {name!r}: no such output", _suggestion(name, known, "outputs"))
+            raise InputError(f"tolerance for {name!r}: no such output", suggestion(name, known, "outputs"))
 
 
 def is_dynamic(spec: TensorSpec) -> bool:
@@ -92,13 +87,6 @@ def gives_values(dtype: str, dims: Sequence[int | str | None], numbers: Sequence
         return False
     count = dims[0] if dims else 1
     return len(numbers) == count and tuple(numbers) != tuple(dims)
-
-
-def _suggestion(name: str, known: Iterable[str], kind: str) -> str:
-    names = list(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}{kind}: {', '.join(names)}"
 
 
 def _check_range(spec: TensorSpec, shape: ShapeRange) -> None:

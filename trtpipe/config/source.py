@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from trtpipe.digest import JSON, sha256_file, sha256_json
 from trtpipe.errors import InputError
@@ -30,52 +30,47 @@ class Source(Protocol):
         """How people name it."""
 
     def digest(self, memory: Memory) -> str | None:
-        """The identity of its content; ``None`` if only running the export can tell."""
+        """The identity of its content, external data included; ``None`` if only running the export can tell."""
 
     def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
         """The identity, once the export has run and is known to have read ``read``."""
+        return self.digest(memory) or model_digest
 
 
 @dataclass(frozen=True)
-class OnnxSource:
+class OnnxSource(Source):
     """An ``.onnx`` file with its external data."""
 
     path: Path
 
     @property
     def label(self) -> str:
-        """The path."""
         return str(self.path)
 
     def digest(self, memory: Memory) -> str | None:
-        """Content of the file and of every external data file it names."""
         from trtpipe.preflight import digest_model
 
         return digest_model(self.path)
 
-    def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
-        """Same as ``digest``: an ONNX file says what it consists of."""
-        return self.digest(memory) or model_digest
-
 
 @dataclass(frozen=True)
-class Pt2Source:
+class Pt2Source(Source):
     """A ``.pt2`` file: a program saved by ``torch.export.save``. Loading one runs code from the file."""
 
     path: Path
+    #: As a factory has it: a child process loads either by ``module`` and ``function``.
+    function: ClassVar[str] = ""
+
+    @property
+    def module(self) -> str:
+        return str(self.path)
 
     @property
     def label(self) -> str:
-        """The path."""
         return str(self.path)
 
     def digest(self, memory: Memory) -> str | None:
-        """Content of the file."""
         return sha256_of_pt2(self.path)
-
-    def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
-        """Same as ``digest``."""
-        return self.digest(memory) or model_digest
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,6 @@ class FactorySource:
 
     @property
     def label(self) -> str:
-        """As the user wrote it."""
         return f"{self.module}:{self.function}"
 
     @property
@@ -106,7 +100,6 @@ class FactorySource:
         return f"factory-{sha256_json([where, self.function])}"
 
     def digest(self, memory: Memory) -> str | None:
-        """From the files read last time, if none of them has changed since."""
         known = memory.recall(self._memo)
         if not isinstance(known, list) or not known:
             return None
@@ -117,7 +110,6 @@ class FactorySource:
         return self._identity(known)
 
     def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
-        """Remember what the factory read and give the identity that follows from it."""
         found: list[Any] = [[str(path), sha256_file(path)] for path in sorted(set(read)) if path.is_file()]
         memory.remember(self._memo, found)
         return self._identity(found)
@@ -137,15 +129,12 @@ class ModuleSource:
 
     @property
     def label(self) -> str:
-        """The class name."""
         return type(self.module).__name__
 
     def digest(self, memory: Memory) -> str | None:
-        """Unknown before the export."""
         return None
 
     def learn(self, memory: Memory, read: Sequence[Path], model_digest: str) -> str:
-        """The content of the exported model."""
         return sha256_json(["module", model_digest])
 
 

@@ -2,25 +2,29 @@
 
 No record holds a path or a fact of the machine. What the user brings by content (the source, data, plug-in libraries,
 a metric's function) is an input of a stage instead, under its digest. What does not apply is set to one fixed value, so
-that equal work has equal records.
+that equal work has equal records. Fields of one name mean the same in every record:
+
+- ``precision``: what the lowered graph computes in.
+- ``keep``, ``int8_nodes``: patterns of node names that stay in float32, or that may compute in INT8.
+- ``shapes``: the typical input shapes, of the first optimization profile or of each.
+- ``synthetic``: typical shapes of every profile, for random samples to compare outputs on; none where there is data.
+- ``backend``, ``targets``: the back-end that builds engines, and the names of the GPUs it builds them for.
+- ``build``: those options of the builder that decide what an engine is; see ``builder_options``.
+- ``metric``: the task metric; ``None`` where none is measured.
+- ``quick`` (an argument): whether the back-end builds quickly and says what is in its engines.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import PlainSerializer, PlainValidator
 
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FORMATS, Format, Precision, find_format
 from trtpipe.config.methods import Method
-from trtpipe.config.profile import (
-    BuildSettings,
-    DeploymentProfile,
-    LatencySettings,
-    ShapeRange,
-    Tolerance,
-)
+from trtpipe.config.profile import BuildSettings, DeploymentProfile, LatencySettings, ShapeRange, Tolerance
 from trtpipe.config.recipe import EvaluationSettings, WeightMethod
 
 if TYPE_CHECKING:
@@ -45,35 +49,31 @@ NamedFormat: TypeAlias = Annotated[Format, PlainValidator(_named), PlainSerializ
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
 
-class BuildRequest(Protocol):
-    """What a settings record may be made from: what the user asked for, and nothing of the machine."""
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a settings record may be made from: what the user asked for, and nothing of the machine.
 
-    @property
-    def source(self) -> Source | None: ...
+    Attributes:
+        source: where the model comes from; ``None`` when a run starts from a later artifact.
+        profile: what to build, with the command line's overrides merged in.
+        recipe: calibration and evaluation data, and how ranges are chosen.
+        backend: the back-end that compiles, resolved from ``auto``.
+        targets: GPUs to compile for.
+        target: the one target of a compile step; ``None`` for every other step.
+        together: the targets whose engines share one plan with this one's, itself included; empty where it is alone.
+        simplify: whether onnxsim may rewrite the graph.
+        allow_random: whether calibration may fall back to random data.
+    """
 
-    @property
-    def profile(self) -> DeploymentProfile: ...
-
-    @property
-    def recipe(self) -> CalibrationRecipe: ...
-
-    @property
-    def backend(self) -> str: ...
-
-    @property
-    def targets(self) -> tuple[Target, ...]: ...
-
-    @property
-    def target(self) -> Target | None: ...
-
-    @property
-    def together(self) -> tuple[Target, ...]: ...
-
-    @property
-    def simplify(self) -> bool: ...
-
-    @property
-    def allow_random(self) -> bool: ...
+    source: Source | None
+    profile: DeploymentProfile
+    recipe: CalibrationRecipe
+    backend: str
+    targets: tuple[Target, ...]
+    target: Target | None = None
+    together: tuple[Target, ...] = ()
+    simplify: bool = True
+    allow_random: bool = False
 
 
 class NotNeeded(Record):
@@ -92,11 +92,9 @@ class QuantizationSettings(Record):
     """What decides, for a given model and its ranges, which nodes are quantized and how.
 
     Attributes:
-        precision: the 8-bit precision asked for.
-        keep: patterns of node names that stay in float32.
-        int8_nodes: patterns of node names that may compute in INT8; ``None`` for precisions other than ``best``.
+        int8_nodes: ``None`` for precisions other than ``best``.
         weights: how far each channel of a weight reaches.
-        shapes: the typical input shapes, at which the work of a node is counted.
+        shapes: the work of a node is counted at them.
         attention: whether the two products of an attention may be quantized. Whether they gain by it depends on the
             builder and the size of the heads, so only where engines are compared.
     """
@@ -110,11 +108,7 @@ class QuantizationSettings(Record):
 
     @classmethod
     def of(cls, request: BuildRequest, *, quick: bool) -> QuantizationSettings | None:
-        """Those of a request; ``None`` for a precision without 8-bit operators.
-
-        Args:
-            quick: whether the back-end builds quickly and says what is in its engines.
-        """
+        """Those of a request; ``None`` for a precision without 8-bit operators."""
         profile = request.profile
         if profile.precision.quantized is None:
             return None
@@ -132,11 +126,8 @@ class EngineSearchSettings(Record):
     """For which engines ``best`` compares placements of 8-bit nodes.
 
     Attributes:
-        precision: what the graphs are lowered to.
-        backend: the back-end that builds; empty where no target is named.
-        targets: names of the GPUs to build for, sorted; none where placements are not compared.
-        shapes: the typical input shapes, for which engines are built.
-        build: options of the builder.
+        backend: empty where no target is named.
+        targets: sorted; none where placements are not compared.
     """
 
     precision: Precision
@@ -147,18 +138,14 @@ class EngineSearchSettings(Record):
 
     @classmethod
     def of(cls, request: BuildRequest, *, quick: bool) -> EngineSearchSettings | None:
-        """Those of a request; ``None`` for a precision other than ``best``.
-
-        Args:
-            quick: whether the back-end builds quickly and says what is in its engines.
-        """
-        if not request.profile.precision.compared:
+        """Those of a request; ``None`` for a precision other than ``best``."""
+        precision = request.profile.precision
+        if not precision.compared:
             return None
         if not request.targets or not quick:
-            precision = request.profile.precision
             return cls(precision=precision, backend=request.backend if request.targets else "")
         return cls(
-            precision=request.profile.precision,
+            precision=precision,
             backend=request.backend,
             targets=tuple(sorted({target.name for target in request.targets})),
             shapes=typical_shapes(request.profile)[0],
@@ -167,12 +154,7 @@ class EngineSearchSettings(Record):
 
 
 class TorchExportSettings(Record):
-    """What decides how a PyTorch source becomes a program.
-
-    Attributes:
-        input_names, output_names: names for inputs and outputs, in order.
-        shapes: every input's range over all optimization profiles.
-    """
+    """What decides how a PyTorch source becomes a program; ``shapes`` are ranges over all optimization profiles."""
 
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
@@ -180,7 +162,6 @@ class TorchExportSettings(Record):
 
     @classmethod
     def of(cls, profile: DeploymentProfile) -> TorchExportSettings:
-        """Those of a profile."""
         shapes: dict[str, ShapeRange] = {}
         for name, shape in (pair for each in profile.shapes for pair in each.items()):
             shapes[name] = shapes[name].joined(shape) if name in shapes else shape  # the program admits each of them
@@ -191,24 +172,14 @@ class TorchExportSettings(Record):
 
 
 class ExportStageSettings(Record):
-    """Of the stage ``export``; for an ONNX source, which is taken as it is, both are ``None``.
-
-    Attributes:
-        opset: of the exported model.
-        program: how PyTorch exports.
-    """
+    """Of the stage ``export``; for an ONNX source, which is taken as it is, both are ``None``."""
 
     opset: int | None
     program: TorchExportSettings | None
 
 
 class CaptureSettings(Record):
-    """Of the stage ``capture``.
-
-    Attributes:
-        program: how PyTorch exports.
-        half: the 16-bit format that the program computes in; ``None`` for none.
-    """
+    """Of the stage ``capture``; ``half`` is the 16-bit format that the program computes in."""
 
     program: TorchExportSettings
     half: NamedFormat | None
@@ -220,7 +191,7 @@ class SimplifySettings(Record):
     Attributes:
         onnxsim: whether onnxsim may rewrite the graph.
         opset: the least opset of the result.
-        shapes: the typical input shapes, at which the result is checked.
+        shapes: the result is checked at them.
         fixed: of every input with ranges, the numbers that never vary.
     """
 
@@ -250,7 +221,6 @@ class TrialSettings(Record):
     """What decides how a quantized model does on samples.
 
     Attributes:
-        quantization: what is quantized, and how.
         tolerant: whether samples are left out on which the float32 graph fails or is not finite.
     """
 
@@ -262,10 +232,9 @@ class CalibrateSettings(Record):
     """Of the stage ``calibrate``.
 
     Attributes:
-        format: the quantized format that ranges are for.
-        method: how ranges are chosen.
-        percentile: share of magnitudes kept, in percent; ``None`` for other methods.
-        corrections: whether corrections are looked for.
+        format: what ranges are for.
+        percentile: ``None`` for other methods.
+        corrections: whether they are looked for.
         trials: what the quantized model is run for, by method ``auto`` and by corrections; ``None`` for neither.
     """
 
@@ -280,8 +249,7 @@ class LowerSettings(Record):
     """Of the stage ``lower``.
 
     Attributes:
-        precision: what the lowered graph computes in.
-        keep: patterns of node names that stay in float32; none for ``fp32``.
+        keep: none for ``fp32``.
         quantization: what is quantized; ``None`` for a precision without 8-bit operators.
         search: the engines that ``best`` compares; ``None`` for other precisions.
     """
@@ -296,12 +264,10 @@ class CompileSettings(Record):
     """Of the stage ``compile``.
 
     Attributes:
-        backend: the back-end that builds.
-        target: the GPU to build for; empty where it is not decided.
+        target: empty where it is not decided.
         together: the targets that share one plan with this one, itself included; empty where it is alone.
         precision: of a program of PyTorch's; ``fp32`` for a graph, which has its precision in it.
         shapes: the optimization profiles.
-        build: options of the builder.
     """
 
     backend: str
@@ -313,11 +279,7 @@ class CompileSettings(Record):
 
 
 class ReferenceSettings(Record):
-    """Of the stage ``reference``.
-
-    Attributes:
-        synthetic: the typical shapes of every optimization profile, for random samples; none where there is data.
-    """
+    """Of the stage ``reference``."""
 
     synthetic: tuple[Shapes, ...]
 
@@ -337,7 +299,6 @@ class MetricSettings(Record):
 
     @classmethod
     def of(cls, evaluation: EvaluationSettings | None) -> MetricSettings | None:
-        """Those of a recipe's evaluation."""
         if evaluation is None:
             return None
         own = evaluation.own
@@ -348,11 +309,7 @@ class MetricSettings(Record):
         )
 
     def evaluation(self, function: str) -> EvaluationSettings:
-        """What measures it.
-
-        Args:
-            function: where the user's function is, if the metric is one.
-        """
+        """What measures it; ``function`` says where the user's is, if the metric is one."""
         return EvaluationSettings(
             metric=self.name or function, output=self.output, lower_is_better=self.lower_is_better
         )
@@ -362,14 +319,9 @@ class VerifySettings(Record):
     """Of the stage ``verify``.
 
     Attributes:
-        precision: what the lowered graph computes in: its default tolerances, and whether its storage is emulated.
-        tolerance: when outputs count as equal.
-        metric: the task metric; ``None`` where none is measured.
+        precision: also decides default tolerances, and whether storage is emulated.
         demanded: whether the metric was asked for by name, so that labels must be there.
-        max_drop: how far the metric may fall; ``None`` where none is measured.
-        synthetic: the typical shapes of every optimization profile, for random samples; none where there is data.
-        backend: the back-end that builds engines.
-        targets: names of the GPUs that engines are built for.
+        max_drop: ``None`` where no metric is measured.
     """
 
     precision: Precision
@@ -386,11 +338,7 @@ class MeasureSettings(Record):
     """Of the stage ``measure``.
 
     Attributes:
-        latency: how to measure, and the budget.
-        shapes: the typical shapes of every optimization profile.
         emulated: the 16-bit format of the lowered graph, where CPUs have to emulate it; else ``None``.
-        backend: the back-end that builds engines.
-        targets: names of the GPUs that engines are built for.
     """
 
     latency: LatencySettings
@@ -404,7 +352,6 @@ class SensitivitySettings(Record):
     """Of the stage ``sensitivity``.
 
     Attributes:
-        trials: what is quantized, and which samples count.
         samples: feeds at most.
         half: whether float16 is tried as well.
     """
@@ -420,7 +367,6 @@ class EvaluateSettings(Record):
     Attributes:
         of: the graph whose metric is measured.
         precision: of a lowered graph, whose 16-bit storage is emulated; ``fp32`` for the exported model.
-        metric: the task metric; ``None`` where the user named none.
     """
 
     of: Literal["model", "lowered"]
@@ -440,12 +386,9 @@ class BundleSettings(Record):
     """Of the stage ``bundle``: all that the manifest quotes.
 
     Attributes:
-        trtpipe: version of trtpipe.
+        trtpipe: its version.
         source: what the user named, without folders.
-        backend: the back-end that builds engines.
-        targets: names of the GPUs that engines are built for.
-        profile: the deployment profile; plug-ins without folders.
-        simplify: whether onnxsim might rewrite the graph.
+        profile: plug-ins without folders.
         calibration: of the recipe; ``None`` for a precision without ranges.
     """
 
@@ -459,7 +402,7 @@ class BundleSettings(Record):
 
 
 def synthetic_shapes(request: BuildRequest) -> tuple[Shapes, ...]:
-    """The shapes of random samples to compare outputs on; none where the request names data, or allows random data."""
+    """``synthetic`` of a request: none where it names data, or allows random data."""
     evaluation = request.recipe.evaluation
     if request.recipe.data.source or request.allow_random or (evaluation is not None and evaluation.source):
         return ()
@@ -467,11 +410,7 @@ def synthetic_shapes(request: BuildRequest) -> tuple[Shapes, ...]:
 
 
 def trial_settings(request: BuildRequest, *, quick: bool) -> TrialSettings | None:
-    """How a quantized model is tried on samples; ``None`` for a precision without 8-bit operators.
-
-    Args:
-        quick: whether the back-end builds quickly and says what is in its engines.
-    """
+    """How a quantized model is tried on samples; ``None`` for a precision without 8-bit operators."""
     quantization = QuantizationSettings.of(request, quick=quick)
     if quantization is None:
         return None

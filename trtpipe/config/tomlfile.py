@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from trtpipe.config.units import suggestion
 from trtpipe.errors import RecipeError
 
 if sys.version_info >= (3, 11):
@@ -68,9 +68,7 @@ def _complaint(path: Path, model: type[BaseModel], data: Any, error: ValidationE
     key = ".".join(str(part) for part in where) or "document"
     known = _keys_at(model, where[:-1])
     if first["type"] == "extra_forbidden":
-        near = get_close_matches(str(where[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return RecipeError(f"{path}: unknown key {key!r}", f"{hint}keys here: {', '.join(known)}")
+        return RecipeError(f"{path}: unknown key {key!r}", suggestion(str(where[-1]), known, "keys here"))
     if first["type"] == "missing" and isinstance(where[-1], str):
         return RecipeError(f"{path}: key {key!r} is missing", f"add {where[-1]!r}")
     message = _KINDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
@@ -119,15 +117,11 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def dump_toml(data: Mapping[str, Any]) -> str:
     """Nested dictionaries of strings, numbers, booleans and lists as TOML; ``None`` is left out."""
-    text = tomli_w.dumps(_without_none(data))
+    text = tomli_w.dumps(_cleaned(data))
     return _NUMBERS.sub(lambda found: f"[{', '.join(found[1].replace(',', ' ').split())}]", text)
-
-
-def _without_none(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _cleaned(value) for key, value in data.items() if value is not None}
 
 
 def _cleaned(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return _without_none(value)
+        return {key: _cleaned(item) for key, item in value.items() if item is not None}
     return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,9 +1,14 @@
-"""Quantities people write with a unit: bytes (``4G``) and durations (``200ms``); and text that is safe to show."""
+"""Quantities people write with a unit: bytes (``4G``) and durations (``200ms``); and words for messages."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -36,12 +41,8 @@ def parse_seconds(text: str) -> float:
 
 def format_bytes(count: int) -> str:
     """A size for people: ``1.2 MB`` (powers of 1000, as file managers show it)."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")
+    size, unit = _scaled(count, ("B", "kB", "MB", "GB"))
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
 
 
 def format_seconds(seconds: float) -> str:
@@ -58,12 +59,23 @@ def format_seconds(seconds: float) -> str:
 
 def format_count(count: int) -> str:
     """A number for people: ``950``, ``1.2 k``, ``41.3 M``, ``4.1 G`` (powers of 1000)."""
-    size = float(count)
-    for unit in ("", "k", "M", "G", "T"):
-        if size < 999.5 or unit == "T":
-            return f"{size:.0f}" if not unit else f"{size:.3g} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")
+    size, unit = _scaled(count, ("", "k", "M", "G", "T"))
+    return f"{size:.3g} {unit}" if unit else f"{size:.0f}"
+
+
+def _scaled(count: int, units: tuple[str, ...]) -> tuple[float, str]:
+    size, power = float(count), 0
+    while size >= 999.5 and power < len(units) - 1:
+        size, power = size / 1000, power + 1
+    return size, units[power]
+
+
+def suggestion(name: str, known: Iterable[str], kind: str) -> str:
+    """A remedy for a mistyped name: the nearest known one, and all there are."""
+    names = list(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}{kind}: {', '.join(names) or 'none'}"
 
 
 def printable(text: str) -> str:

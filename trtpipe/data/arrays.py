@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from trtpipe.config.units import suggestion
 from trtpipe.data.bad_samples import BadSample, good_samples, try_sample
 from trtpipe.data.batching import BatchedDataset
-from trtpipe.data.input_checks import checked, free_batch, static_batch, suggestion
+from trtpipe.data.input_checks import checked, free_batch, static_batch
 from trtpipe.data.npz import read_header, read_members, reading
 from trtpipe.data.sample import Sample, content_digest
-from trtpipe.data.selection import Selection, select
+from trtpipe.data.selection import select
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,16 +34,6 @@ class SampleArray:
 
     shape: tuple[int, ...]
     rows: Callable[[Iterable[int]], Generator[np.ndarray, None, None]]
-
-
-def recognizes_npz(source: str) -> bool:
-    """Whether ``source`` is an existing ``.npz`` file."""
-    return source.lower().endswith(".npz") and Path(source).is_file()
-
-
-def recognizes_npy(source: str) -> bool:
-    """Whether ``source`` is an existing ``.npy`` file."""
-    return source.lower().endswith(".npy") and Path(source).is_file()
 
 
 def open_npz(data: DataSettings, contract: IOContract) -> Dataset:
@@ -65,15 +56,17 @@ def open_arrays(data: DataSettings, contract: IOContract, arrays: dict[str, Samp
     path = Path(data.source)
     inputs = [spec.name for spec in contract.inputs]
     if data.labels and data.labels not in arrays:
-        raise InputError(f"{path}: no array {data.labels!r} for the labels", suggestion(data.labels, arrays, "arrays"))
+        remedy = suggestion(data.labels, arrays, "arrays here")
+        raise InputError(f"{path}: no array {data.labels!r} for the labels", remedy)
     for name in arrays:
         if name not in inputs and name != data.labels:
+            remedy = suggestion(name, inputs, "inputs here")
             raise InputError(
                 f"{path}: array {name!r} is not an input of the model",
-                f"{suggestion(name, inputs, 'inputs')}; if it holds the labels, set labels = {name!r} in the recipe",
+                f"{remedy}; if it holds the labels, set labels = {name!r} in the recipe",
             )
     if missing := [name for name in inputs if name not in arrays]:
-        raise InputError(f"{path}: no array for input {missing[0]!r}", suggestion(missing[0], arrays, "arrays"))
+        raise InputError(f"{path}: no array for input {missing[0]!r}", suggestion(missing[0], arrays, "arrays here"))
     labels = arrays[data.labels] if data.labels else None
     return _dataset(data, contract, {name: arrays[name] for name in inputs}, labels)
 
@@ -91,20 +84,16 @@ def open_npy(data: DataSettings, contract: IOContract) -> Dataset:
             f"{path}: an .npy file feeds one input, the model has {len(contract.inputs)}: {names}",
             "give an .npz file with one array for each input",
         )
-    array = _mapped(path)
+    with reading(path):
+        with path.open("rb") as stream:
+            header = read_header(stream, path.stat().st_size, f"{path}: the array")
+        order: Literal["C", "F"] = "F" if header.fortran else "C"
+        array = np.memmap(path, header.dtype, "r", header.length, header.shape, order)
 
     def rows(indices: Iterable[int]) -> Generator[np.ndarray, None, None]:
         yield from (np.array(array[index, ...]) for index in indices)
 
     return _dataset(data, contract, {contract.inputs[0].name: SampleArray(array.shape, rows)}, None)
-
-
-def _mapped(path: Path) -> np.ndarray:
-    with reading(path):
-        with path.open("rb") as stream:
-            header = read_header(stream, path.stat().st_size, f"{path}: the array")
-        order: Literal["C", "F"] = "F" if header.fortran else "C"
-        return np.memmap(path, header.dtype, "r", header.length, header.shape, order)
 
 
 def _dataset(
@@ -120,8 +109,17 @@ def _dataset(
         selection = select(total, data, static_batch(contract), str(path))
         expected = free_batch(contract)
 
+    def rows(array: SampleArray, stack: ExitStack) -> Iterator[np.ndarray]:
+        return stack.enter_context(closing(array.rows(selection.indices)))
+
     def read() -> Generator[Sample | BadSample, None, None]:
-        return _read(path, selection, arrays, labels, expected, batched=bool(batch_axis))
+        with ExitStack() as stack:
+            streams = [rows(array, stack) for array in arrays.values()]
+            classes: Iterator[np.ndarray | None] = rows(labels, stack) if labels else repeat(None)
+            for position, (index, label, *values) in enumerate(zip(selection.indices, classes, *streams, strict=False)):
+                several = label is not None and label.ndim and not batch_axis  # several numbers per sample
+                sample = Sample(dict(zip(arrays, values, strict=True)), label[np.newaxis] if several else label)
+                yield try_sample(position, partial(checked, sample, expected, f"{path}: row {index}"))
 
     return BatchedDataset(
         title=path.name,
@@ -130,28 +128,6 @@ def _dataset(
         fingerprint=lambda: content_digest(good_samples(read(), data.skip_bad_samples, [])),
         rows=batch_axis or 1,
     )
-
-
-def _read(
-    path: Path,
-    selection: Selection,
-    arrays: dict[str, SampleArray],
-    labels: SampleArray | None,
-    contract: IOContract,
-    *,
-    batched: bool,
-) -> Generator[Sample | BadSample, None, None]:
-    with ExitStack() as stack:
-
-        def rows(array: SampleArray) -> Iterator[np.ndarray]:
-            return stack.enter_context(closing(array.rows(selection.indices)))
-
-        streams = [rows(array) for array in arrays.values()]
-        classes: Iterator[np.ndarray | None] = rows(labels) if labels else repeat(None)
-        for position, (index, label, *values) in enumerate(zip(selection.indices, classes, *streams, strict=False)):
-            several = label is not None and label.ndim and not batched  # several numbers per sample
-            sample = Sample(dict(zip(arrays, values, strict=True)), label[np.newaxis] if several else label)
-            yield try_sample(position, partial(checked, sample, contract, f"{path}: row {index}"))
 
 
 def _common_length(path: Path, arrays: dict[str, SampleArray], labels: SampleArray | None) -> int:

@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 
 class NonFiniteInput(InputError):
-    """An input holds NaN or infinity.
-
-    Attributes:
-        input: its name.
-        nonfinite, values: how many, and of how many.
-    """
+    """An input holds NaN or infinity; its attributes are those of ``Skipped``."""
 
     def __init__(self, message: str, remedy: str, name: str = "", nonfinite: int = 0, values: int = 0) -> None:
         super().__init__(message, remedy)

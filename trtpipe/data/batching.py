@@ -31,12 +31,9 @@ class BatchedDataset:
 
     Attributes:
         title: what the data is, without the selection.
-        selection: which samples are used, and how many a feed.
         read: yields the selected samples, checked, each with a batch axis; or what is wrong with one.
         fingerprint: computes the content digest; called once at most.
-        rows: rows of each sample.
         known_warnings: warnings known before the first iteration, besides those of the selection.
-        preprocessing: as Dataset has it.
     """
 
     title: str
@@ -51,22 +48,18 @@ class BatchedDataset:
 
     @property
     def name(self) -> str:
-        """What the data is, and how much of it is used."""
         return f"{self.title} ({self.selection.description})"
 
     @property
     def samples(self) -> int:
-        """Number of samples."""
         return len(self.selection.indices) * self.rows
 
     @property
     def size(self) -> int:
-        """Number of feeds."""
         return self.selection.feeds
 
     @property
     def seed(self) -> int | None:
-        """The seed of the selection."""
         return self.selection.seed
 
     def __iter__(self) -> Generator[Sample, None, None]:
@@ -80,7 +73,6 @@ class BatchedDataset:
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Bad samples skipped by the last iteration."""
         return tuple(self._skipped)
 
     @property
@@ -90,7 +82,6 @@ class BatchedDataset:
         return (*self.selection.warnings, *self.known_warnings, *dropped)
 
     def digest(self) -> str:
-        """The sha256 of the content that is used."""
         return self._digest
 
     @cached_property
@@ -102,7 +93,6 @@ def batched(samples: Iterable[Sample], batch: int, where: str, *, fixed: bool, d
     """Samples stacked along the batch axis, ``batch`` at a time; the last may hold fewer.
 
     Args:
-        where: the source, for error messages.
         fixed: whether the model takes full batches only; then a last one that is not full is dropped.
         dropped: receives the number of samples dropped.
 

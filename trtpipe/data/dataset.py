@@ -38,11 +38,16 @@ class DataSource:
     takes_labels: bool = False
 
 
+def _file(*suffixes: str) -> Callable[[str], bool]:
+    """Whether a string names an existing file with one of these suffixes."""
+    return lambda source: source.lower().endswith(suffixes) and Path(source).is_file()
+
+
 SOURCES: tuple[DataSource, ...] = (
     DataSource("a folder of images", images.recognizes, images.open_images, takes_images=True),
-    DataSource("an .npz file", arrays.recognizes_npz, arrays.open_npz, takes_labels=True),
-    DataSource("an .npy file", arrays.recognizes_npy, arrays.open_npy),
-    DataSource("an .h5 file", hdf5.recognizes, hdf5.open_hdf5, takes_labels=True),
+    DataSource("an .npz file", _file(".npz"), arrays.open_npz, takes_labels=True),
+    DataSource("an .npy file", _file(".npy"), arrays.open_npy),
+    DataSource("an .h5 file", _file(".h5", ".hdf5"), hdf5.open_hdf5, takes_labels=True),
     DataSource(
         "tar shards (.tar or .tar.gz, or shard-{000..012}.tar)",
         shards.recognizes,

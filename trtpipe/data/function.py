@@ -74,7 +74,6 @@ class FunctionDataset:
         self._contract = contract
         self._fixed_batch = static_batch(contract)
         self._batch = self._fixed_batch or data.batch
-        self._wanted = data.samples
         self._where = data.source
         self._dropped: list[int] = []
         self._max_bad_samples = data.skip_bad_samples
@@ -83,17 +82,14 @@ class FunctionDataset:
 
     @property
     def name(self) -> str:
-        """What the data is: the function, and how much of it is used."""
-        return f"{self._function.label} ({'all' if self._wanted is None else f'the first {self._wanted}'} samples)"
+        return f"{self._function.label} ({'all' if self.samples is None else f'the first {self.samples}'} samples)"
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the last iteration did not use."""
         return tuple(dropped_warning(rows, self._batch) for rows in self._dropped)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Bad samples skipped by the last iteration."""
         return tuple(self._skipped)
 
     def __iter__(self) -> Generator[Sample, None, None]:
@@ -122,7 +118,6 @@ class FunctionDataset:
             )
 
     def digest(self) -> str:
-        """The sha256 of what the function yields; runs it once."""
         return self._digest
 
     @cached_property
@@ -165,10 +160,10 @@ class FunctionDataset:
         for sample in samples:
             taken += sample.rows
             yield sample
-            if self._wanted is not None and taken >= self._wanted:
+            if self.samples is not None and taken >= self.samples:
                 return
-        if self._wanted is not None:
-            raise too_few(self._where, taken, self._wanted)
+        if self.samples is not None:
+            raise too_few(self._where, taken, self.samples)
 
 
 def _up_to_the_first_sample(items: Iterator[Sample | BadSample]) -> Iterator[Sample | BadSample]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trtpipe.config.requirements import require
 from trtpipe.data.arrays import SampleArray, open_arrays
-from trtpipe.errors import HostError, InputError
+from trtpipe.data.npz import reading
+from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -20,13 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.config.recipe import DataSettings
     from trtpipe.data.sample import Dataset
 
-_SUFFIXES = (".h5", ".hdf5")
 _MOST_BYTES = 4 << 30
-
-
-def recognizes(source: str) -> bool:
-    """Whether ``source`` is an existing ``.h5`` or ``.hdf5`` file."""
-    return source.lower().endswith(_SUFFIXES) and Path(source).is_file()
 
 
 def open_hdf5(data: DataSettings, contract: IOContract) -> Dataset:
@@ -36,7 +32,7 @@ def open_hdf5(data: DataSettings, contract: IOContract) -> Dataset:
         InputError: the file is damaged, refers to other files, a dataset is missing or unknown, or does not fit.
         HostError: h5py is not installed.
     """
-    _require_h5py()
+    require("h5py", "reading HDF5", "hdf5")
     path = Path(data.source)
     with _reading(path) as file:
         arrays = {name: _array(path, file, name) for name in file}
@@ -67,22 +63,11 @@ def _rows(path: Path, name: str, indices: Iterable[int]) -> Generator[np.ndarray
             yield np.asarray(file[name][index])
 
 
-def _require_h5py() -> None:
-    try:
-        import h5py  # noqa: F401
-    except ImportError as error:
-        raise HostError(
-            "reading HDF5 needs the package h5py, which is not installed", "pip install 'trtpipe[hdf5]'"
-        ) from error
-
-
 @contextmanager
 def _reading(path: Path) -> Iterator[Any]:
     """The open file; every error of a damaged one becomes an InputError that names it."""
     import h5py
 
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}", "write the file again with h5py") from error
+    damage = (OSError, RuntimeError, KeyError, ValueError)
+    with reading(path, damage, "write the file again with h5py"), h5py.File(path, "r") as file:
+        yield file

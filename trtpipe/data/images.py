@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.config.recipe import ImageSettings
+from trtpipe.config.units import suggestion
 from trtpipe.data.bad_samples import BadSample, try_sample
 from trtpipe.data.batching import BatchedDataset
-from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch, suggestion
+from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch
 from trtpipe.data.pixels import FORMATS, load_tensor, require_pillow
 from trtpipe.data.sample import Sample
 from trtpipe.data.selection import select
@@ -32,12 +33,9 @@ _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"})
 
 @dataclass(frozen=True)
 class Listing:
-    """The contents of a folder of images.
+    """The images of a folder in sorted order of their paths, their classes, and the number of entries that are none.
 
-    Attributes:
-        files: the images in sorted order of their paths.
-        labels: the class of each, or ``None`` if the folder is not laid out as ``<class>/<image>``.
-        ignored: number of entries that are not images.
+    ``labels`` is ``None`` if the folder is not laid out as ``<class>/<image>``.
     """
 
     files: tuple[Path, ...]
@@ -72,6 +70,7 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
     files = [listing.files[index] for index in selection.indices]
     labels = None if listing.labels is None else [listing.labels[index] for index in selection.indices]
     expected = free_batch(contract)
+    ignored = f"{listing.ignored} entries that are not {', '.join(FORMATS)} files were ignored"
 
     def sample(position: int) -> Sample:
         path = files[position]
@@ -88,7 +87,7 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
         selection=selection,
         read=read,
         fingerprint=lambda: _fingerprint(files, labels),
-        known_warnings=_ignored(listing.ignored),
+        known_warnings=(ignored,) if listing.ignored else (),
         preprocessing=settings,
     )
 
@@ -117,7 +116,8 @@ def list_images(folder: Path) -> Listing:
     found.sort()
     labels = None
     if all(len(parts) > 1 for parts in found):
-        classes = {name: index for index, name in enumerate(_class_names(folder))}
+        found_classes = (entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        classes = {name: index for index, name in enumerate(sorted(found_classes))}
         labels = tuple(classes[parts[0]] for parts in found)
     return Listing(tuple(folder.joinpath(*parts) for parts in found), labels, ignored)
 
@@ -131,16 +131,8 @@ def _refuse_outside(top: Path, path: Path) -> None:
         )
 
 
-def _class_names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _unlistable(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be listed: {error.strerror}", "make the folder readable") from error
-
-
-def _ignored(count: int) -> tuple[str, ...]:
-    return (f"{count} entries that are not {', '.join(FORMATS)} files were ignored",) if count else ()
 
 
 def _image_input(folder: Path, settings: ImageSettings, contract: IOContract) -> TensorSpec:
@@ -148,7 +140,7 @@ def _image_input(folder: Path, settings: ImageSettings, contract: IOContract) ->
     names = [spec.name for spec in contract.inputs]
     if settings.input and settings.input not in names:
         raise InputError(
-            f"{folder}: the model has no input {settings.input!r}", suggestion(settings.input, names, "inputs")
+            f"{folder}: the model has no input {settings.input!r}", suggestion(settings.input, names, "inputs here")
         )
     if len(names) != 1:
         raise InputError(

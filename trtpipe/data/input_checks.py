@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.config.units import suggestion
 from trtpipe.data.bad_samples import NonFiniteInput
 from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from trtpipe.artifact import Feed, IOContract, TensorSpec
 
 
@@ -25,7 +23,6 @@ def checked(sample: Sample, contract: IOContract, where: str) -> Sample:
 
     Args:
         sample: arrays as the source holds them; labels of any integer type, one per row.
-        contract: the model's inputs.
         where: the source and the sample, for error messages: ``calib.npz: row 17``.
 
     Raises:
@@ -34,21 +31,13 @@ def checked(sample: Sample, contract: IOContract, where: str) -> Sample:
     names = [spec.name for spec in contract.inputs]
     for name in sample.feed:
         if name not in names:
-            raise InputError(f"{where}: the model has no input {name!r}", suggestion(name, names, "inputs"))
+            raise InputError(f"{where}: the model has no input {name!r}", suggestion(name, names, "inputs here"))
     if missing := [name for name in names if name not in sample.feed]:
         raise InputError(
             f"{where}: no array for input {missing[0]!r}", f"give an array for every input: {', '.join(names)}"
         )
     feed = {spec.name: _fitted(sample.feed[spec.name], spec, where) for spec in contract.inputs}
     return Sample(feed, _labels(sample.labels, Sample(feed).rows, where))
-
-
-def suggestion(name: str, known: Iterable[str], kind: str) -> str:
-    """A remedy for a mistyped name: the nearest known one, and all there are."""
-    names = list(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}{kind} here: {', '.join(names) or 'none'}"
 
 
 def is_single(feed: Feed, contract: IOContract) -> bool:

@@ -48,13 +48,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Member:
-    """One array of an ``.npz`` file, known by its header; the values stay on disk.
-
-    Attributes:
-        path: the file.
-        entry: the array's name inside the zip.
-        header: type and shape of the array, and where its values begin.
-    """
+    """One array of an ``.npz`` file, known by its header; the values stay on disk under ``entry`` in the zip."""
 
     path: Path
     entry: str
@@ -62,7 +56,6 @@ class Member:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the whole array."""
         return self.header.shape
 
     def rows(self, indices: Iterable[int]) -> Generator[np.ndarray, None, None]:
@@ -84,11 +77,7 @@ class Member:
                 yield self._array(stream, size, self.shape[1:])
 
     def load(self) -> np.ndarray:
-        """The whole array.
-
-        Raises:
-            InputError: the file is damaged.
-        """
+        """The whole array; raises what ``rows`` raises."""
         size = self.header.dtype.itemsize * math.prod(self.shape)
         with reading(self.path), opened(self.path) as archive, archive.open(self.entry) as stream:
             stream.seek(self.header.length)
@@ -173,12 +162,14 @@ def read_members(path: Path) -> dict[str, Member]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(
+    path: Path, damage: tuple[type[Exception], ...] = _DAMAGE, remedy: str = "write the file again with numpy"
+) -> Iterator[None]:
     """Turn every error of a damaged file into an InputError that names the file."""
     try:
         yield
-    except _DAMAGE as error:
-        raise InputError(f"{path}: cannot be read: {error}", "write the file again with numpy") from error
+    except damage as error:
+        raise InputError(f"{path}: cannot be read: {error}", remedy) from error
 
 
 def read_header(stream: IO[bytes], size: int, where: str) -> Header:

@@ -7,7 +7,8 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.errors import HostError, InputError
+from trtpipe.config.requirements import require
+from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,17 +25,8 @@ MAX_PIXELS = 1 << 26
 
 
 def require_pillow() -> None:
-    """Make sure that images can be decoded here.
-
-    Raises:
-        HostError: Pillow is not installed.
-    """
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise HostError(
-            "decoding images needs the package Pillow, which is not installed", "pip install 'trtpipe[images]'"
-        ) from error
+    """Raise HostError unless images can be decoded here."""
+    require("PIL.Image", "decoding images", "images", package="Pillow")
 
 
 def load_tensor(path: Path, settings: ImageSettings, raw: bool, content: IO[bytes] | None = None) -> np.ndarray:
@@ -45,7 +37,6 @@ def load_tensor(path: Path, settings: ImageSettings, raw: bool, content: IO[byte
 
     Args:
         path: a PNG, JPEG, BMP, WEBP or GIF file with a single frame; with ``content`` only a name for error messages.
-        settings: how to resize, crop, scale and lay out.
         raw: return the pixels as uint8 0..255, neither scaled nor normalized, instead of float32.
         content: the image, if it is not a file of its own.
 

@@ -42,7 +42,6 @@ class Selection:
 
     @property
     def feeds(self) -> int:
-        """Number of feeds."""
         return -(-len(self.indices) // self.batch)
 
     @property
@@ -53,18 +52,11 @@ class Selection:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is not used."""
         return (dropped_warning(self.dropped, self.batch),) if self.dropped else ()
 
 
 def select(total: int, data: DataSettings, fixed_batch: int | None, where: str) -> Selection:
     """Select ``data.samples`` of ``total`` samples with ``data.seed``, in full batches if the batch size is fixed.
-
-    Args:
-        total: samples in the source.
-        data: how many are wanted, the seed, and the batch size if the model does not fix it.
-        fixed_batch: the batch size the model is fixed to; ``None`` if it takes any.
-        where: the source, for error messages.
 
     Raises:
         InputError: the source is empty, has fewer samples than asked for, or cannot fill one batch.

@@ -47,17 +47,13 @@ _MOST_BYTES = 1 << 30
 #: Bytes a header of a member may have: more than any name needs.
 _MOST_HEADER = 1 << 20
 
-_HEADER_TYPES = frozenset(
-    {
-        tarfile.XHDTYPE,
-        tarfile.XGLTYPE,
-        tarfile.SOLARIS_XHDTYPE,
-        tarfile.GNUTYPE_LONGNAME,
-        tarfile.GNUTYPE_LONGLINK,
-    }
-)
+_HEADER_TYPES = {
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+}
 
 _TAR_ERRORS = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
+_TAR_REMEDY = "give tar files, plain or compressed with gzip (.tar.gz)"
 _IMAGES = frozenset({"png", "jpg", "jpeg", "bmp", "webp", "gif"})
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 100_000
@@ -65,12 +61,8 @@ _MOST_SHARDS = 100_000
 
 @dataclass(frozen=True)
 class _TarEntry:
-    """One regular file of a tar.
-
-    Attributes:
-        key: its path up to the first dot of its name: the same for all files of a sample.
-        extension: what follows that dot, in lower case.
-        content: its bytes; empty if only headers are read.
+    """One regular file of a tar: its path up to the first dot of its name, which all files of a sample share, and what
+    follows that dot, in lower case; ``content`` is empty if only headers are read.
     """
 
     key: str
@@ -216,7 +208,7 @@ def _read_tar(path: Path, wanted: frozenset[str] | None) -> Generator[_TarEntry,
     Raises:
         InputError: the tar is damaged or compressed otherwise, or has a link, a device, or a path to outside.
     """
-    with _reading_tar(path), _opened(path) as archive:
+    with reading(path, _TAR_ERRORS, _TAR_REMEDY), _opened(path) as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # else it keeps the header of every file
             if member.isdir():
@@ -265,13 +257,3 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
             yield stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_Bounded))
         else:
             yield stack.enter_context(tarfile.open(path, "r:", tarinfo=_Bounded))
-
-
-@contextmanager
-def _reading_tar(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except _TAR_ERRORS as error:
-        raise InputError(
-            f"{path}: cannot be read: {error}", "give tar files, plain or compressed with gzip (.tar.gz)"
-        ) from error

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.config.shapes import gives_values
-from trtpipe.data.input_checks import is_float, numpy_type, suggestion
+from trtpipe.config.units import suggestion
+from trtpipe.data.input_checks import is_float, numpy_type
 from trtpipe.data.sample import Sample, content_digest
 from trtpipe.data.selection import no_samples
 from trtpipe.errors import InputError
@@ -56,12 +57,10 @@ class RandomDataset:
 
     @property
     def name(self) -> str:
-        """What the data is, and that it is not real."""
         return f"synthetic, seeded random ({self.size} feeds, seed {self.seed})"
 
     @property
     def samples(self) -> int:
-        """Rows of all feeds."""
         rows = [next((each.shape[0] for each in layout.values() if each.shape), 1) for layout in self._layouts]
         return sum(rows[index % len(rows)] for index in range(self.size))
 
@@ -71,7 +70,6 @@ class RandomDataset:
             yield self._feed(index)
 
     def digest(self) -> str:
-        """The sha256 of all feeds."""
         return self._digest
 
     @cached_property
@@ -103,7 +101,7 @@ class _Input:
 def _layout(contract: IOContract, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Input]:
     names = [spec.name for spec in contract.inputs]
     if unknown := [name for name in shapes if name not in names]:
-        raise InputError(f"the model has no input {unknown[0]!r}", suggestion(unknown[0], names, "inputs"))
+        raise InputError(f"the model has no input {unknown[0]!r}", suggestion(unknown[0], names, "inputs here"))
     return {spec.name: _input(spec, shapes.get(spec.name)) for spec in contract.inputs}
 
 

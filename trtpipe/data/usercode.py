@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.data.input_checks import suggestion
+from trtpipe.config.units import suggestion
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ class UserFunction:
         source: as the user wrote it, for error messages.
         label: the same without folders, for reports.
         folder: importable while the user's code runs.
-        call: the function.
     """
 
     source: str
@@ -78,7 +77,7 @@ def load_function(source: str) -> UserFunction:
     function = getattr(module, name, None)
     if not callable(function):
         known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-        raise InputError(f"{path}: there is no function {name!r}", suggestion(name, known, "functions"))
+        raise InputError(f"{path}: there is no function {name!r}", suggestion(name, known, "functions here"))
     return UserFunction(source, f"{Path(path).name}:{name}", folder, function)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.shapes import is_dynamic
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from trtpipe.artifact import IOContract, TensorSpec
     from trtpipe.data.sample import Dataset, Sample
 
+#: A dimension's smallest, typical and largest size.
+_Span: TypeAlias = "tuple[int, int, int]"
+
 _BY_HAND = "give --min-shapes, --opt-shapes and --max-shapes"
 
 
@@ -31,15 +34,6 @@ class Inferred:
 
     profile: dict[str, ShapeRange]
     note: str
-
-
-@dataclass(frozen=True)
-class _Span:
-    """A dimension's smallest, typical and largest size."""
-
-    low: int
-    typical: int
-    high: int
 
 
 def infer_shapes(contract: IOContract, dataset: Dataset, given: Mapping[str, ShapeRange]) -> Inferred:
@@ -89,9 +83,9 @@ def _known(dynamic: Sequence[TensorSpec], given: Mapping[str, ShapeRange]) -> di
     for spec in dynamic:
         if spec.name in given:
             bounds = zip(given[spec.name].min, given[spec.name].opt, given[spec.name].max, strict=True)
-            for axis, (low, typical, high) in enumerate(bounds):
+            for axis, span in enumerate(bounds):
                 if axis < len(spec.shape or ()) and (symbol := _symbol(spec, axis)):
-                    found[symbol] = _Span(low, typical, high)
+                    found[symbol] = span
     return found
 
 
@@ -126,21 +120,18 @@ def _batch(dynamic: Sequence[TensorSpec]) -> str | None:
 
 def _span(sizes: Counter[int], *, batch: bool) -> _Span:
     if batch:
-        return _Span(1, max(sizes, key=lambda size: (sizes[size], size)), max(sizes))
+        return 1, max(sizes, key=lambda size: (sizes[size], size)), max(sizes)
     ordered = sorted(sizes.elements())
-    return _Span(ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1])
+    return ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]
 
 
 def _range(spec: TensorSpec, spans: Mapping[str, _Span]) -> ShapeRange:
-    dims: list[_Span] = []
-    for axis, dim in enumerate(spec.shape or ()):
-        symbol = _symbol(spec, axis)
-        dims.append(_Span(dim, dim, dim) if symbol is None and isinstance(dim, int) else spans[str(symbol)])
-    return ShapeRange(
-        min=tuple(span.low for span in dims),
-        opt=tuple(span.typical for span in dims),
-        max=tuple(span.high for span in dims),
-    )
+    dims = [
+        (dim, dim, dim) if isinstance(dim, int) else spans[str(_symbol(spec, axis))]
+        for axis, dim in enumerate(spec.shape or ())
+    ]
+    low, typical, high = zip(*dims, strict=True)
+    return ShapeRange(min=low, opt=typical, max=high)
 
 
 def _words(name: str, shape: ShapeRange) -> str:

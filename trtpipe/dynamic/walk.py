@@ -20,7 +20,9 @@ from onnx import TypeProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
-from trtpipe.dynamic.limits import not_taken, wrong
+from trtpipe.passes.fold_constants import evaluator_of
+from trtpipe.passes.infer_types import schema_of
+from trtpipe.passes.operators import CONTAINERS
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -28,7 +30,12 @@ Shape: TypeAlias = tuple[int, ...]
 _MOST_ELEMENTS = 1 << 20
 #: ONNX's inference looks at contents that are shapes, axes, bounds: a handful of numbers.
 _MOST_TOLD = 256
-_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+#: Operators whose windows may be larger than what they slide over: the result would have no elements.
+_WINDOWS = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv", "ConvTranspose"})
+_MOST_SHOWN = 4
+#: The elements TensorRT can count, by its own words.
+_MOST_COUNTED = 1 << 40
+
 _OWN = ("", "ai.onnx")
 _RANDOM = ("Random", "Multinomial", "Bernoulli")
 
@@ -96,7 +103,7 @@ class Walker:
 
     def _walk(self, graph: _Graph, scope: _Scope) -> Misfit | None:
         for node in graph.nodes:
-            found = self._branches(node, scope) if node.op in _BODIES else self._step(node, scope)
+            found = self._branches(node, scope) if node.op in CONTAINERS else self._step(node, scope)
             if found is not None:
                 return found
         return None
@@ -110,13 +117,13 @@ class Walker:
             found = self._domains.infer(node, types, contents)
         except onnx.shape_inference.InferenceError as error:
             wrong_shape = "ShapeInferenceError" in str(error)
-            return Misfit(node.label, node.op, not_taken(node.proto, types, contents)) if wrong_shape else None
+            return Misfit(node.label, node.op, _not_taken(node.proto, types, contents)) if wrong_shape else None
         except (ValueError, KeyError, RuntimeError, TypeError):  # a kind of value that inference does not handle
             return None
         scope.types.update(found)
         self.elements += sum(_elements(kind) or 0 for kind in found.values())
         if node.proto.domain in _OWN:
-            if (reason := wrong(node.proto, types, contents, found)) is not None:
+            if (reason := _wrong(node.proto, types, contents, found)) is not None:
                 return Misfit(node.label, node.op, reason)
             self._compute(node, scope, contents)
         return None
@@ -171,10 +178,9 @@ class Walker:
 
 def shape_of(kind: TypeProto | None) -> Shape | None:
     """The shape of a tensor type, where every dimension is known."""
-    if kind is None or not kind.tensor_type.HasField("shape"):
-        return None
-    dims = kind.tensor_type.shape.dim
-    return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+    dims = None if kind is None else _dims(kind)
+    known = tuple(dim for dim in dims or () if dim is not None)
+    return known if dims is not None and len(known) == len(dims) else None
 
 
 def _elements(kind: TypeProto | None) -> int | None:
@@ -182,20 +188,86 @@ def _elements(kind: TypeProto | None) -> int | None:
     return None if shape is None else int(np.prod(shape, dtype=np.float64))
 
 
+def _not_taken(node: onnx.NodeProto, types: Mapping[str, TypeProto], contents: Mapping[str, np.ndarray]) -> str:
+    """Words for an operator that does not take the shapes of its inputs."""
+    shown = [_described(name, types, contents) for name in node.input[:_MOST_SHOWN] if name]
+    return f"does not take {' and '.join(shown)}"
+
+
+def _wrong(
+    node: onnx.NodeProto,
+    types: Mapping[str, TypeProto],
+    contents: Mapping[str, np.ndarray],
+    found: Mapping[str, TypeProto],
+) -> str | None:
+    """What is wrong with a node whose outputs have the types ``found``; ``None`` where nothing is."""
+    for kind in found.values():
+        if (count := np.prod(_known(kind), dtype=np.float64)) > _MOST_COUNTED:
+            return f"makes {_size(kind)}, and TensorRT counts to {_MOST_COUNTED} elements, not to {count:.3g}"
+    if node.op_type == "Gather" and node.input[1] in contents:
+        return _beyond_table(node, types, contents[node.input[1]])
+    if node.op_type == "Reshape":
+        return _other_count(types[node.input[0]], found.get(node.output[0]))
+    if node.op_type in _WINDOWS and any(dim <= 0 for dim in _known(found.get(node.output[0]))):
+        return f"slides over {_size(types[node.input[0]])}, which is smaller than its window"
+    return None
+
+
+def _beyond_table(node: onnx.NodeProto, types: Mapping[str, TypeProto], indices: np.ndarray) -> str | None:
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    dims = _dims(types[node.input[0]])
+    if dims is None or not -len(dims) <= axis < len(dims) or not indices.size:
+        return None
+    rows = dims[axis]
+    low, high = int(indices.min()), int(indices.max())
+    if rows is None or (-rows <= low and high < rows):
+        return None
+    return f"reads entry {high if high >= rows else low} of a table of {rows}"
+
+
+def _other_count(before: TypeProto, after: TypeProto | None) -> str | None:
+    first, second = _dims(before), None if after is None else _dims(after)
+    if first is None or second is None or None in first or None in second:
+        return None
+    counts = [np.prod([dim or 0 for dim in dims], dtype=np.float64) for dims in (first, second)]
+    return None if counts[0] == counts[1] else f"cannot make {_text(second)} of {_text(first)}"
+
+
+def _dims(kind: TypeProto) -> tuple[int | None, ...] | None:
+    """The sizes of a tensor type, ``None`` for each that is not known; ``None`` if not even the rank is."""
+    if not kind.tensor_type.HasField("shape"):
+        return None
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.tensor_type.shape.dim)
+
+
+def _known(kind: TypeProto | None) -> list[int]:
+    return [] if kind is None else [dim for dim in _dims(kind) or () if dim is not None]
+
+
+def _text(dims: tuple[int | None, ...]) -> str:
+    return "x".join("?" if dim is None else str(dim) for dim in dims) or "a scalar"
+
+
+def _size(kind: TypeProto) -> str:
+    dims = _dims(kind)
+    return "an unknown shape" if dims is None else _text(dims)
+
+
+def _described(name: str, types: Mapping[str, TypeProto], contents: Mapping[str, np.ndarray]) -> str:
+    value = contents.get(name)
+    if value is not None and value.ndim <= 1 and value.size <= 8 and np.issubdtype(value.dtype, np.integer):
+        return f"the numbers {value.reshape(-1).tolist()}"
+    return _size(types[name])
+
+
 class _Domains:
     """The operators a model may use, and how to ask ONNX about them."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._imports = list(model.opset_import)
-        self._versions = {entry.domain: entry.version for entry in self._imports}
+        self.versions = {entry.domain: entry.version for entry in self._imports}
         self._ir_version = model.ir_version
         self._evaluators: dict[int, ReferenceEvaluator] = {}
-
-    def schema(self, node: onnx.NodeProto) -> onnx.defs.OpSchema | None:
-        try:
-            return onnx.defs.get_schema(node.op_type, self._versions[node.domain], node.domain)
-        except (KeyError, onnx.defs.SchemaError):
-            return None
 
     def infer(
         self, node: _Node, types: Mapping[str, TypeProto], contents: Mapping[str, np.ndarray]
@@ -210,10 +282,8 @@ class _Domains:
     def evaluator(self, node: _Node) -> ReferenceEvaluator:
         key = id(node)  # of ours, which live as long as the model does
         if key not in self._evaluators:
-            inputs = [onnx.ValueInfoProto(name=name) for name in node.inputs]
-            outputs = [onnx.ValueInfoProto(name=name) for name in node.proto.output if name]
-            graph = helper.make_graph([node.proto], "one", inputs, outputs)
-            self._evaluators[key] = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._imports))
+            outputs = [name for name in node.proto.output if name]
+            self._evaluators[key] = evaluator_of(node.proto, node.inputs, outputs, self._imports)
         return self._evaluators[key]
 
 
@@ -225,7 +295,7 @@ class _Node:
         self.op = proto.op_type
         self.label = proto.name or f"number {number}"
         self.inputs = tuple(dict.fromkeys(name for name in proto.input if name))
-        self.schema = domains.schema(proto)
+        self.schema = schema_of(proto, domains.versions)
         self.bodies = {
             attribute.name: _Graph(attribute.g, domains)
             for attribute in proto.attribute

@@ -117,7 +117,7 @@ def error_of(ending: Ending, what: str) -> TrtpipeError:
         return _no_space("the temporary folder", what)
     tail = last_lines(ending.output)
     said = f"; last output: {tail}" if tail else ""
-    while_ = f"while {what}{_phase(ending)}"
+    while_ = f"while {what}" + (f" (in phase {ending.phase!r})" if ending.phase else "")
     kind: type[WorkerError] = WorkerError
     if ending.stopped == "cancelled":
         kind, message, remedy = Cancelled, f"cancelled {while_}", "run the same command again"
@@ -151,10 +151,6 @@ def last_lines(text: str) -> str:
 def _known_class(error: TrtpipeError) -> str:
     """The name of the nearest class of ``error`` in ``trtpipe.errors``, which the parent has too."""
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == trtpipe.errors.__name__)
-
-
-def _phase(ending: Ending) -> str:
-    return f" (in phase {ending.phase!r})" if ending.phase else ""
 
 
 def _no_space(where: str, what: str) -> HostError:

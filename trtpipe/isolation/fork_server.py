@@ -142,7 +142,11 @@ def _serve(request: ForkRequest, messages: MessageStream, memory: SharedMemory) 
     with suppress(*_CLOSED):  # the parent needs no more replies
         try:
             if request.task:
-                messages.send(_done(_run_task(request, messages)))
+                if request.scratch:
+                    use_scratch(request.scratch)
+                function, argument = resolve(request.task)
+                given = argument.model_validate_json(messages.receive())
+                messages.send(_done(function(given, Reporter(messages.send))))
             else:
                 _serve_models(request, messages, memory)
         except _CLOSED:
@@ -150,13 +154,6 @@ def _serve(request: ForkRequest, messages: MessageStream, memory: SharedMemory) 
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent gets it with its traceback
             messages.send(_failed(error, request.scratch or "shared memory"))
     os._exit(0)  # no clean-up: native libraries crash during theirs
-
-
-def _run_task(request: ForkRequest, messages: MessageStream) -> Record:
-    if request.scratch:
-        use_scratch(request.scratch)
-    function, argument = resolve(request.task)
-    return function(argument.model_validate_json(messages.receive()), Reporter(messages.send))
 
 
 def _serve_models(request: ForkRequest, messages: MessageStream, memory: SharedMemory) -> NoReturn:

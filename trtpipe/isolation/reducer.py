@@ -1,4 +1,6 @@
-"""Reducers take the outputs of many runs where the model runs, so that large arrays need not leave that process."""
+"""What runs a model; and reducers, which take the outputs of many runs in the process where it runs, so that large
+arrays need not leave that process.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,24 @@ from trtpipe.isolation.imports import load_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trtpipe.artifact import Feed
+    from trtpipe.artifact import Feed, TensorSpec
+
+
+class Runner(Protocol):
+    """A model or engine that is ready to infer."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs, for reports: ``onnxruntime 1.32.0 on CPU``."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def infer(self, feed: Feed) -> Feed:
+        """Run once. ``feed`` must name every input; the result names every output."""
 
 
 class Reducer(Protocol):
@@ -48,11 +67,9 @@ class LocalReduction:
         self._reducer = reducer
 
     def run(self, feed: Feed) -> Feed:
-        """Run once; the outputs that the reducer does not take."""
         return self._reducer.take(feed, self._run(feed))
 
     def result(self) -> Feed:
-        """The result of all runs since it was last asked for."""
         return self._reducer.result()
 
 

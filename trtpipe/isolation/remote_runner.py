@@ -8,7 +8,6 @@ graphs run in such children too. How a model is opened is the caller's: a functi
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -20,12 +19,13 @@ from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Outcome, raise_from
 from trtpipe.isolation.fork_client import Child, server_of
 from trtpipe.isolation.messages import MODEL_REPLY, MODEL_REQUEST, ForkRequest, Interface, ModelRequest
-from trtpipe.isolation.worker import LIGHT, confinement_of, limits_for
+from trtpipe.isolation.reducer import Runner
+from trtpipe.isolation.worker import LIGHT, confinement_of, limits_for, scratch_in
 from trtpipe.preflight import folder_size
 from trtpipe.progress import NullProgress
 
 if TYPE_CHECKING:
-    from trtpipe.artifact import Feed, R, Record, TensorSpec
+    from trtpipe.artifact import Feed, R, Record
     from trtpipe.config.settings import Settings
     from trtpipe.isolation.messages import Action, ModelReply
     from trtpipe.isolation.reducer import Reduction
@@ -36,21 +36,8 @@ if TYPE_CHECKING:
 _TASK_MODULES = ("onnx", "trtpipe.preflight.onnx_io", "onnx_ir.passes.common")
 
 
-class OpenModel(Protocol):
+class OpenModel(Runner, Protocol):
     """A model that is open in this process."""
-
-    @property
-    def device(self) -> str:
-        """The runtime and its device, in words."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
-
-    def infer(self, feed: Feed) -> Feed:
-        """Run once."""
 
     def peek(self, feed: Feed) -> Feed:
         """Run once; the arrays are valid until the next run."""
@@ -90,22 +77,8 @@ class RemoteRunner:
     def __init__(self, child: Child, name: str) -> None:
         self._child = child
         self._name = name
-        self._interface = Interface.model_validate(_reply(child.receive(f"opening {name}"), f"opening {name}"))
-
-    @property
-    def device(self) -> str:
-        """The runtime and its device: ``onnxruntime <version> on CPU``."""
-        return self._interface.device
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return self._interface.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs."""
-        return self._interface.outputs
+        found = Interface.model_validate(_reply(child.receive(f"opening {name}"), f"opening {name}"))
+        self.device, self.inputs, self.outputs = found.device, found.inputs, found.outputs
 
     def infer(self, feed: Feed) -> Feed:
         """Run once.
@@ -153,11 +126,9 @@ class _RemoteReduction:
         runner.ask("reducer", name=reducer, tensors=names)
 
     def run(self, feed: Feed) -> Feed:
-        """Run once; the outputs that the reducer does not take."""
         return self._runner.copies(self._runner.ask("reduce", [feed]))[0]
 
     def result(self) -> Feed:
-        """The result of all runs since it was last asked for."""
         return self._runner.copies(self._runner.ask("result"))[0]
 
 
@@ -238,7 +209,7 @@ def call_forked(
     """
     with ExitStack() as stack:
         with _starting(what):
-            writes = [] if workdir is None else [workdir.absolute(), Path(stack.enter_context(_scratch(workdir)))]
+            writes = [] if workdir is None else [workdir.absolute(), Path(stack.enter_context(scratch_in(workdir)))]
             fork = ForkRequest(
                 task=task,
                 preload=(*_TASK_MODULES, task.partition(":")[0]),
@@ -251,10 +222,6 @@ def call_forked(
         while (message := child.receive(what, deadline)).startswith(b"["):
             child.watch.report(message)
         return reply.model_validate(_reply(message, what))
-
-
-def _scratch(workdir: Path) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="trtpipe-", dir=workdir.absolute(), ignore_cleanup_errors=True)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def _restrict_files(libc: ctypes.CDLL, version: int, reads: Iterable[str], write
     try:
         for path in {*_SYSTEM, *(f"/proc/{name}" for name in _PROC), *_interpreter(), *reads}:
             _allow(libc, ruleset, path, _READING)
-        for path in _devices():
+        for path in (str(path) for pattern in _DEVICES for path in Path("/dev").glob(pattern)):
             _allow(libc, ruleset, path, _READ_FILE | _WRITE_FILE | writing & _TRUNCATE)
         for path in writes:
             _allow(libc, ruleset, path, _READING | writing)
@@ -124,10 +124,6 @@ def _interpreter() -> set[str]:
     """
     own = str(Path(__file__).resolve().parents[1])
     return {path for path in (*sys.path, sys.prefix, sys.base_prefix, sys.exec_prefix, own) if path}
-
-
-def _devices() -> list[str]:
-    return [str(path) for pattern in _DEVICES for path in Path("/dev").glob(pattern)]
 
 
 def _refuse_network(libc: ctypes.CDLL) -> None:

@@ -10,11 +10,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from trtpipe.progress import Progress
 
@@ -48,45 +49,28 @@ def run_tasks(tasks: Sequence[Task[T]], at_once: int, progress: Progress) -> Gen
         for index, task in enumerate(tasks):
             yield _outcome(index, task, progress)
         return
-    yield from _Pool(tasks, at_once).run(progress)
+    events: queue.Queue[Callable[[Progress], None] | Outcome[T]] = queue.Queue()
+    stop = threading.Event()
 
+    def work(index: int, task: Task[T]) -> None:
+        if not stop.is_set():
+            events.put(_outcome(index, task, _Relay(task.name, events.put, stop)))
 
-class _Pool(Generic[T]):
-    """Threads that take tasks until none is left."""
-
-    def __init__(self, tasks: Sequence[Task[T]], size: int) -> None:
-        self._tasks = tasks
-        self._next = iter(range(len(tasks)))
-        self._take = threading.Lock()
-        self._stop = threading.Event()
-        self._events: queue.Queue[Callable[[Progress], None] | Outcome[T]] = queue.Queue()
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(size, len(tasks)))]
-
-    def run(self, progress: Progress) -> Iterator[Outcome[T]]:
-        for thread in self._threads:
-            thread.start()
+    with ThreadPoolExecutor(at_once) as pool:
         try:
-            left = len(self._tasks)
+            for index, task in enumerate(tasks):
+                pool.submit(work, index, task)
+            left = len(tasks)
             while left:
-                event = self._events.get()
+                event = events.get()
                 if isinstance(event, Outcome):
                     left -= 1
                     yield event
                 else:
                     event(progress)
         finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join()
-
-    def _work(self) -> None:
-        while not self._stop.is_set():
-            with self._take:
-                index = next(self._next, None)
-            if index is None:
-                return
-            task = self._tasks[index]
-            self._events.put(_outcome(index, task, _Relay(task.name, self._events.put, self._stop)))
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
 class _Relay:
@@ -103,23 +87,18 @@ class _Relay:
         return self._stop.is_set()
 
     def begin(self, step: str) -> None:
-        """Forward."""
         self._put(lambda progress: progress.begin(step))
 
     def advance(self, phase: str, done: int, total: int | None) -> None:
-        """Forward, with the task's name."""
         self._put(lambda progress: progress.advance(f"{self._name}: {phase}", done, total))
 
     def note(self, message: str) -> None:
-        """Forward."""
         self._put(lambda progress: progress.note(message))
 
     def warn(self, message: str) -> None:
-        """Forward."""
         self._put(lambda progress: progress.warn(message))
 
     def end(self, step: str, outcome: str) -> None:
-        """Forward."""
         self._put(lambda progress: progress.end(step, outcome))
 
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,14 +24,13 @@ from typing import TYPE_CHECKING, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.artifact import R, Record
+from trtpipe.config.toolchain import cores
 from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Ending, Outcome, Stop, error_of, raise_from
 from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
 from trtpipe.progress import Stoppable
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from trtpipe.config.settings import Settings
     from trtpipe.progress import Progress
 
@@ -107,8 +106,7 @@ def affordable(count: int, size: int, wanted: int | None) -> int:
         wanted: the number that the user asks for, which is used as it is.
     """
     need = _BUILD_MEMORY + _BUILD_MEMORY_A_BYTE * size
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(count, wanted or min(cores, free_memory() // need)))
+    return max(1, min(count, wanted or min(cores(), free_memory() // need)))
 
 
 def call(
@@ -126,9 +124,7 @@ def call(
 
     Args:
         task: ``package.module:function``, a function ``(request: SomeRecord, report: Report) -> SomeRecord`` whose
-            annotations can be evaluated at run time.
-        request: the function's argument, passed as JSON.
-        reply: the record the function returns.
+            annotations can be evaluated at run time; both records are passed as JSON.
         what: the work, as it reads after "while": ``building sm89 from lowered.onnx``.
         workdir: where the child's private scratch folder is created (default: the system's temporary folder). It
             is removed before this returns.
@@ -144,13 +140,11 @@ def call(
     """
     with ExitStack() as stack:
         try:
-            where = None if workdir is None else workdir.absolute()
-            scratch = tempfile.TemporaryDirectory(prefix="trtpipe-", dir=where, ignore_cleanup_errors=True)
-            folder = stack.enter_context(scratch)
+            folder = stack.enter_context(scratch_in(workdir))
             Path(folder, "request.json").write_text(request.model_dump_json(), encoding="utf-8")
-            writes: list[Path | str] = [folder] if where is None else [where, folder]
+            writes: list[Path | str] = [folder] if workdir is None else [workdir, folder]
             confinement = "" if reads is None else confinement_of(reads, writes, limits)
-            child = stack.enter_context(_Child(task, folder, confinement, limits, progress))
+            child = stack.enter_context(closing(_Child(task, folder, confinement, limits, progress)))
         except OSError as error:
             place = error.filename or workdir or tempfile.gettempdir()
             raise HostError(
@@ -164,6 +158,12 @@ def call(
     if outcome.kind != "done":
         raise_from(outcome, what)
     return reply.model_validate(outcome.reply)
+
+
+def scratch_in(folder: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """A private folder in ``folder``, or where the system has temporary files."""
+    where = None if folder is None else folder.absolute()
+    return tempfile.TemporaryDirectory(prefix="trtpipe-", dir=where, ignore_cleanup_errors=True)
 
 
 def confinement_of(reads: Sequence[Path], writes: Sequence[Path | str], limits: Limits) -> str:
@@ -243,10 +243,7 @@ class _Child:
         self._selector.register(self._process.stdout, selectors.EVENT_READ, self._take_progress)  # type: ignore[arg-type]
         self._selector.register(self._process.stderr, selectors.EVENT_READ, self._watch.add_output)  # type: ignore[arg-type]
 
-    def __enter__(self) -> _Child:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def close(self) -> None:
         self._kill()
         self._selector.close()
         for pipe in (self._process.stdout, self._process.stderr):

@@ -37,7 +37,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     no_telemetry()
     if confinement:
         confine(**json.loads(confinement))
-    stream = _take_stdout()
+    stream = os.dup(1)  # for progress; what libraries print goes to standard error instead
+    os.dup2(2, 1)
     report = Reporter(lambda line: os.write(stream, line + b"\n"))
     use_scratch(folder)
     status = [1]
@@ -64,7 +65,9 @@ def resolve(task: str) -> tuple[Callable[[Any, Any], Record], type[Record]]:
 def _reply(task: str, folder: Path, report: Reporter) -> int:
     """Run the task and write its outcome; the exit status."""
     try:
-        outcome = _perform(task, folder, report)
+        function, request = resolve(task)
+        text = (folder / "request.json").read_text(encoding="utf-8")
+        outcome = Outcome(kind="done", reply=function(request.model_validate_json(text), report).to_dict())
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent gets it with its traceback
         outcome = Outcome.of_error(error, str(folder))
     part = folder / "reply.part"
@@ -76,24 +79,10 @@ def _reply(task: str, folder: Path, report: Reporter) -> int:
     return 0
 
 
-def _perform(task: str, folder: Path, report: Reporter) -> Outcome:
-    function, request = resolve(task)
-    text = (folder / "request.json").read_text(encoding="utf-8")
-    reply = function(request.model_validate_json(text), report)
-    return Outcome(kind="done", reply=reply.to_dict())
-
-
 def use_scratch(folder: str) -> None:
     """Have libraries put temporary files into ``folder``, which the parent removes even if this process is killed."""
     tempfile.tempdir = folder
     os.putenv("TMPDIR", folder)
-
-
-def _take_stdout() -> int:
-    """Keep standard output for progress, and redirect what libraries print to standard error."""
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    return kept
 
 
 class Reporter:

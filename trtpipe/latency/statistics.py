@@ -24,7 +24,9 @@ def times(seconds: Sequence[float] | np.ndarray) -> Times:
     """
     ms = np.sort(np.asarray(seconds, np.float64)) * 1e3
     mean = float(ms.mean())
-    p90, p95, p99 = (_percentile(ms, percent) for percent in (90, 95, 99))
+    # trtexec's percentile: the largest time without the slowest ``100 - percent`` percent of the runs, rounded down
+    # (``findPercentile`` in samples/common/sampleReporting.cpp, TensorRT 11.1)
+    p90, p95, p99 = np.percentile(ms, (90, 95, 99), method="inverted_cdf").tolist()
     return Times(
         min=float(ms[0]),
         max=float(ms[-1]),
@@ -60,10 +62,3 @@ def interval(ratios: np.ndarray, confidence: float = CONFIDENCE, seed: int = 0) 
     tail = (1 - confidence) / 2 * 100
     low, high = np.percentile(np.median(drawn, axis=1), [tail, 100 - tail])
     return float(low), float(high)
-
-
-def _percentile(ascending: np.ndarray, percent: float) -> float:
-    """As trtexec: the largest time without the slowest ``100 - percent`` percent of the runs, rounded down
-    (``findPercentile`` in samples/common/sampleReporting.cpp, TensorRT 11.1)."""
-    count = len(ascending)
-    return float(ascending[max(count - 1 - int((100 - percent) * count / 100), 0)])

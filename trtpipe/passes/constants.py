@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from trtpipe.passes.graph_pass import graphs_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from trtpipe.passes.graph_pass import FreshNames
 
 
@@ -38,8 +38,7 @@ def scalar_of(value: ir.Value | None) -> float | None:
 def add_constant(graph: ir.Graph, fresh: FreshNames, name: str, array: np.ndarray) -> ir.Value:
     """A new initializer of ``graph``, called ``name`` or the like."""
     unique = fresh(name)
-    tensor = ir.tensor(array, name=unique)
-    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.val(unique, const_value=ir.tensor(array, name=unique))
     graph.register_initializer(value)
     return value
 
@@ -50,6 +49,22 @@ def drop_unused_constants(model: ir.Model) -> None:
         unused = [n for n, v in graph.initializers.items() if not v.uses() and not v.is_graph_output()]
         for name in unused:
             del graph.initializers[name]
+
+
+def drop_unused(model: ir.Model) -> None:
+    """Remove every node whose results nothing reads, and then every such initializer."""
+    common.RemoveUnusedNodesPass()(model)
+    drop_unused_constants(model)
+
+
+def along(vector: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
+    """``vector`` shaped to spread along ``axis`` of an array of ``rank`` axes; a single number where that is None."""
+    return vector.reshape([-1 if axis is not None and index == axis % rank else 1 for index in range(rank)])
+
+
+def channel_rows(array: np.ndarray, axis: int | None) -> np.ndarray:
+    """``array`` as [channels along ``axis``, everything else]; as one row where that is None."""
+    return array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:

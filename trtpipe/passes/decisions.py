@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Record
 from trtpipe.config.formats import is_quantized
 from trtpipe.errors import InputError
-from trtpipe.passes.cost_thresholds import LEAST_SHARE
 from trtpipe.passes.node_names import pattern_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: Least share of the multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul to have in 8 bits.
+LEAST_SHARE = 0.95
 #: Why a node is kept in higher precision that no calibration sample reached, as in a branch that was never taken.
 UNREACHED = "no calibration sample reached it"
 #: What differs between two reasons of one kind: names of tensors and patterns.

@@ -7,8 +7,7 @@ tests show which forms of the others it refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
@@ -16,20 +15,16 @@ from onnx_ir.passes import common
 
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
 from trtpipe.passes.infer_types import InferTypes, schema_of
+from trtpipe.passes.operators import is_standard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-_Condition: TypeAlias = Callable[[ir.Node], bool]
 
 #: Where functions made here live until they are inlined.
 _DOMAIN = "trtpipe.expanded"
 #: Most levels of functions that call functions; ONNX's own need fewer.
 _MOST_ROUNDS = 4
-
-
-def _always(node: ir.Node) -> bool:
-    return True
 
 
 def _several_outputs(node: ir.Node) -> bool:
@@ -40,31 +35,24 @@ def _attention_of_many_parts(node: ir.Node) -> bool:
     """TensorRT's attention has one output, no soft cap, no mask beside the causal one, no cache, heads of one size."""
     if _several_outputs(node) or len(_given(node.inputs[4:])):
         return True
-    if _number(node, "softcap") or "softmax_precision" in node.attributes:
+    if node.attributes.get_float("softcap", 0.0) or "softmax_precision" in node.attributes:
         return True
-    masked = len(node.inputs) > 3 and node.inputs[3] is not None
-    return bool(masked and _number(node, "is_causal")) or _differ_in_size(node)
-
-
-def _differ_in_size(node: ir.Node) -> bool:
-    """Whether keys and values have different shapes, as far as these are known."""
+    if len(node.inputs) > 3 and node.inputs[3] is not None and node.attributes.get_int("is_causal", 0) != 0:
+        return True
     key, value = (None if given is None else given.shape for given in node.inputs[1:3])
     return key is not None and value is not None and list(key) != list(value)
 
 
+_EXPANDED = frozenset(
+    {
+        "AffineGrid", "CausalConvWithState", "Celu", "CenterCropPad", "LinearAttention", "MeanVarianceNormalization",
+        "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss", "SwiGLU",
+    }
+)  # fmt: skip
 #: operator -> when it is expanded
-_EXPANDED: dict[str, _Condition] = {
-    "AffineGrid": _always,
+_EXPANDED_IF: dict[str, Callable[[ir.Node], bool]] = {
     "Attention": _attention_of_many_parts,
-    "CausalConvWithState": _always,
-    "Celu": _always,
-    "CenterCropPad": _always,
     "LayerNormalization": _several_outputs,
-    "LinearAttention": _always,
-    "MeanVarianceNormalization": _always,
-    "NegativeLogLikelihoodLoss": _always,
-    "SoftmaxCrossEntropyLoss": _always,
-    "SwiGLU": _always,
 }
 
 
@@ -94,8 +82,8 @@ class ExpandFunctions(GraphPass):
 
 
 def _wanted(node: ir.Node) -> bool:
-    condition = _EXPANDED.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    return condition is not None and condition(node)
+    condition = _EXPANDED_IF.get(node.op_type)
+    return is_standard(node) and (node.op_type in _EXPANDED or (condition is not None and condition(node)))
 
 
 def _make_call(model: ir.Model, node: ir.Node, index: int, fresh: FreshNames) -> bool:
@@ -149,15 +137,10 @@ def _complete(body: onnx.FunctionProto) -> None:
 
 
 def _type(value: ir.Value | None) -> bytes:
-    proto = onnx.TypeProto()
-    if value is not None and value.dtype is not None:
-        proto.tensor_type.elem_type = int(value.dtype)
-        if value.shape is not None:
-            for dim in value.shape:
-                added = proto.tensor_type.shape.dim.add()
-                if isinstance(dim, int):
-                    added.dim_value = dim
-    return bytes(proto.SerializeToString())
+    if value is None or value.dtype is None:
+        return b""
+    dims = None if value.shape is None else [dim if isinstance(dim, int) else None for dim in value.shape]
+    return bytes(onnx.helper.make_tensor_type_proto(int(value.dtype), dims).SerializeToString())
 
 
 def holds(node: onnx.NodeProto, written: int, opset: int) -> bool:
@@ -191,8 +174,3 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 def _given(values: Iterable[ir.Value | None]) -> list[ir.Value]:
     """The values that are there and used: optional outputs may be left unnamed."""
     return [value for value in values if value is not None and value.name]
-
-
-def _number(node: ir.Node, name: str) -> float:
-    attribute = node.attributes.get(name)
-    return float(attribute.value) if attribute is not None else 0.0

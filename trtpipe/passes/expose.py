@@ -80,15 +80,11 @@ def _lift(value: ir.Value, owners: dict[ir.Graph, ir.Node]) -> None:
 
 def _output_of(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
     """A new output of ``owner`` that carries ``value`` out of its ``body``."""
-    if owner.op_type == "If":
-        return _out_of_branch(owner, body, value)
-    if owner.op_type == "Loop":
-        return _out_of_loop(owner, body, value)
-    if owner.op_type == "Scan":
-        return _out_of_scan(owner, body, value)
-    raise StageError(
-        f"tensor {value.name!r} is inside a {owner.op_type} and cannot be observed", "keep its node with --keep"
-    )
+    out = {"If": _out_of_branch, "Loop": _out_of_loop, "Scan": _out_of_scan}.get(owner.op_type)
+    if out is None:
+        where = f"tensor {value.name!r} is inside a {owner.op_type}"
+        raise StageError(f"{where} and cannot be observed", "keep its node with --keep")
+    return out(owner, body, value)
 
 
 def _out_of_branch(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
@@ -116,23 +112,20 @@ def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
     A scan output would not do: it wants one shape in all iterations, and the state of a Loop may grow, or a branch be
     taken only sometimes.
     """
-    dtype = value.dtype or ir.DataType.FLOAT
     assert isinstance(owner.graph, ir.Graph)
     owner.resize_inputs(max(len(owner.inputs), 2))  # a trip count and a condition, both optional, come first
     states = len(owner.inputs) - 2
     start = _empty(owner.graph, f"{value.name}__start", value, before=owner)
     owner.resize_inputs(states + 3)
     owner.replace_input_with(states + 2, start)
-    sofar = ir.Value(name=f"{value.name}__sofar", shape=ir.Shape([None]), type=ir.TensorType(dtype))
+    sofar = ir.val(f"{value.name}__sofar", _dtype(value), [None])
     body.inputs.append(sofar)
-    flat_shape = ir.node("Constant", [], {"value": ir.tensor(np.array([-1]), name=f"{value.name}__flat_shape")})
-    flat_shape.outputs[0].name = f"{value.name}__flat_shape"
-    flat = ir.node("Reshape", [value, flat_shape.outputs[0]])
-    flat.outputs[0].name = f"{value.name}__flat"
-    joined = ir.node("Concat", [sofar, flat.outputs[0]], {"axis": 0})
-    joined.outputs[0].name, joined.outputs[0].type = f"{value.name}__joined", ir.TensorType(dtype)
-    body.extend([flat_shape, flat, joined])
-    body.outputs.insert(1 + states, joined.outputs[0])
+    flat_shape, name = ir.val(f"{value.name}__flat_shape"), f"{value.name}__flat_shape"
+    flat, joined = ir.val(f"{value.name}__flat"), ir.val(f"{value.name}__joined", _dtype(value))
+    body.append(ir.node("Constant", [], {"value": ir.tensor(np.array([-1]), name=name)}, outputs=[flat_shape]))
+    body.append(ir.node("Reshape", [value, flat_shape], outputs=[flat]))
+    body.append(ir.node("Concat", [sofar, flat], {"axis": 0}, outputs=[joined]))
+    body.outputs.insert(1 + states, joined)
     _new_output(owner, value)
     for index in range(len(owner.outputs) - 1, states, -1):  # scan outputs come after all states: one place on
         before, after = owner.outputs[index - 1], owner.outputs[index]
@@ -144,23 +137,25 @@ def _out_of_loop(owner: ir.Node, body: ir.Graph, value: ir.Value) -> ir.Value:
 
 
 def _copied(body: ir.Graph, value: ir.Value) -> ir.Value:
-    inner = ir.Value(name=f"{value.name}__out", type=ir.TensorType(value.dtype or ir.DataType.FLOAT))
-    body.append(ir.Node("", "Identity", [value], outputs=[inner]))
+    inner = ir.val(f"{value.name}__out", _dtype(value))
+    body.append(ir.node("Identity", [value], outputs=[inner]))
     return inner
 
 
 def _new_output(owner: ir.Node, value: ir.Value) -> ir.Value:
     owner.resize_outputs(len(owner.outputs) + 1)
     outer = owner.outputs[-1]
-    outer.name, outer.type = f"{value.name}__lifted", ir.TensorType(value.dtype or ir.DataType.FLOAT)
+    outer.name, outer.dtype = f"{value.name}__lifted", _dtype(value)
     return outer
 
 
+def _dtype(value: ir.Value) -> ir.DataType:
+    return value.dtype or ir.DataType.FLOAT
+
+
 def _empty(graph: ir.Graph, name: str, like: ir.Value, before: ir.Node | None = None) -> ir.Value:
-    dtype = like.dtype or ir.DataType.FLOAT
-    tensor = ir.tensor(np.zeros(0, dtype.numpy()), name=name)
-    node = ir.node("Constant", [], {"value": tensor})
-    node.outputs[0].name, node.outputs[0].type = name, ir.TensorType(dtype)
+    tensor = ir.tensor(np.zeros(0, _dtype(like).numpy()), name=name)
+    node = ir.node("Constant", [], {"value": tensor}, outputs=[ir.val(name, _dtype(like))])
     if before is None:
         graph.append(node)
     else:

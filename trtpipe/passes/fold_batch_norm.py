@@ -8,17 +8,12 @@ does a constant added to each channel. Ranges are then taken of what TensorRT re
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, replace_value
+from trtpipe.passes.constants import add_constant, along, array_of, drop_unused, replace_value
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -55,18 +50,18 @@ class FoldBatchNorm(GraphPass):
                 _fold(linear, node, affine, fresh)
                 modified = True
         if modified:
-            common.RemoveUnusedNodesPass()(model)
-            drop_unused_constants(model)
+            drop_unused(model)
         return PassResult(self.name, modified=modified)
 
 
 def _affine(node: ir.Node) -> _Affine | None:
     """The map a BatchNormalization of constants computes; ``None`` for anything else."""
-    training = node.attributes.get("training_mode")
-    spatial = node.attributes.get("spatial")
-    if node.op_type != "BatchNormalization" or (training is not None and training.as_int()):
-        return None
-    if spatial is not None and not spatial.as_int():
+    given = node.attributes
+    if (
+        node.op_type != "BatchNormalization"
+        or given.get_int("training_mode", 0) != 0
+        or not given.get_int("spatial", 1)
+    ):
         return None
     constants = [array_of(value) for value in node.inputs[1:5]]
     gamma, beta, mean, variance = (None if a is None else a.astype(np.float64) for a in constants)
@@ -74,8 +69,7 @@ def _affine(node: ir.Node) -> _Affine | None:
         return None
     if not gamma.shape == beta.shape == mean.shape == variance.shape or gamma.ndim != 1:
         return None
-    epsilon = node.attributes.get("epsilon")
-    scale = gamma / np.sqrt(variance + (epsilon.as_float() if epsilon is not None else 1e-5))
+    scale = gamma / np.sqrt(variance + given.get_float("epsilon", 1e-5))
     return _Affine(scale, beta - mean * scale)
 
 
@@ -104,7 +98,7 @@ def _foldable(linear: ir.Node, follower: ir.Node) -> bool:
     if weight is None or weight.dtype != np.float32 or (bias is not None and array_of(bias) is None):
         return False
     if linear.op_type == "Gemm":
-        return all(linear.attributes[name].as_float() == 1 for name in ("alpha", "beta") if name in linear.attributes)
+        return all(linear.attributes.get_float(name, 1.0) == 1 for name in ("alpha", "beta"))
     if linear.op_type == "MatMul":
         shape = result.shape
         return weight.ndim == 2 and shape is not None and len(shape) == 2
@@ -128,18 +122,16 @@ def _channels(linear: ir.Node, weight: np.ndarray) -> int:
 
 
 def _channel_axis(linear: ir.Node) -> int:
-    transposed = linear.attributes.get("transB")
-    return 0 if linear.op_type == "Conv" or (transposed is not None and bool(transposed.as_int())) else 1
+    return 0 if linear.op_type == "Conv" or linear.attributes.get_int("transB", 0) != 0 else 1
 
 
 def _groups(linear: ir.Node) -> int:
-    if linear.op_type != "ConvTranspose" or "group" not in linear.attributes:
-        return 1
-    return max(1, linear.attributes["group"].as_int())
+    return max(1, linear.attributes.get_int("group", 1)) if linear.op_type == "ConvTranspose" else 1
 
 
 def _fold(linear: ir.Node, follower: ir.Node, affine: _Affine, fresh: FreshNames) -> None:
-    graph, weight = linear.graph, array_of(linear.inputs[1])
+    """One node in place of both, where the second one stood; it is called as the linear one was."""
+    graph, weight, old = linear.graph, array_of(linear.inputs[1]), follower.outputs[0]
     assert isinstance(graph, ir.Graph)
     assert weight is not None
     old_bias = array_of(linear.inputs[2]) if len(linear.inputs) > 2 else None
@@ -147,13 +139,18 @@ def _fold(linear: ir.Node, follower: ir.Node, affine: _Affine, fresh: FreshNames
     folded = _scaled(linear, weight, affine.scale, channels)
     bias = (0.0 if old_bias is None else old_bias.astype(np.float64)) * affine.scale + affine.shift
     bias = np.broadcast_to(bias.reshape(-1), (channels,)).astype(np.float32)
-    name = follower.outputs[0].name
-    new_inputs = [
+    inputs = [
         linear.inputs[0],
-        add_constant(graph, fresh, f"{name}_weight", folded),
-        add_constant(graph, fresh, f"{name}_bias", bias),
+        add_constant(graph, fresh, f"{old.name}_weight", folded),
+        add_constant(graph, fresh, f"{old.name}_bias", bias),
     ]
-    _replace(linear, follower, new_inputs, fresh)
+    op = "Gemm" if linear.op_type == "MatMul" else linear.op_type
+    output = ir.val(fresh(f"{old.name}_folded"), shape=old.shape, type=old.type)
+    node = ir.Node(linear.domain, op, inputs, linear.attributes.values(), outputs=[output], name=linear.name)
+    graph.insert_before(follower, [node])
+    replace_value(old, output)
+    graph.remove(follower, safe=True)
+    graph.remove(linear, safe=True)
 
 
 def _scaled(linear: ir.Node, weight: np.ndarray, scale: np.ndarray, channels: int) -> np.ndarray:
@@ -165,21 +162,5 @@ def _scaled(linear: ir.Node, weight: np.ndarray, scale: np.ndarray, channels: in
         parts = wide.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
         scaled: np.ndarray = (parts * factor).reshape(weight.shape).astype(np.float32)
         return scaled
-    axis = _channel_axis(linear)
-    factor = np.broadcast_to(scale, (channels,)).reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    whole: np.ndarray = (wide * factor).astype(np.float32)
-    return whole
-
-
-def _replace(linear: ir.Node, follower: ir.Node, inputs: Sequence[ir.Value | None], fresh: FreshNames) -> None:
-    """One node in place of both, where the second one stood; it is called as the linear one was."""
-    graph, old = follower.graph, follower.outputs[0]
-    assert isinstance(graph, ir.Graph)
-    op = "Gemm" if linear.op_type == "MatMul" else linear.op_type
-    node = ir.Node(linear.domain, op, inputs, linear.attributes.values(), name=linear.name)
-    output = node.outputs[0]
-    output.name, output.type, output.shape = fresh(f"{old.name}_folded"), old.type, old.shape
-    graph.insert_before(follower, [node])
-    replace_value(old, output)
-    graph.remove(follower, safe=True)
-    graph.remove(linear, safe=True)
+    whole: np.ndarray = wide * along(np.broadcast_to(scale, (channels,)), _channel_axis(linear), weight.ndim)
+    return whole.astype(np.float32)

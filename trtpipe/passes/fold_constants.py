@@ -7,14 +7,19 @@ by operator: numpy, deterministic, and no native code that a hostile model could
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
-from onnx_ir.passes import common
 
-from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, is_constant, replace_value
+from trtpipe.passes.constants import add_constant, array_of, drop_unused, is_constant, replace_value
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
+from trtpipe.passes.operators import is_standard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 #: Operators that move, choose, convert or combine values cheaply: what graphs compute from constants consists of them.
 _FOLDED = frozenset(
@@ -47,13 +52,12 @@ class FoldConstants(GraphPass):
             if _foldable(node):
                 modified |= _fold(node, model.graph.opset_imports.get("", 0), fresh)
         if modified:
-            common.RemoveUnusedNodesPass()(model)
-            drop_unused_constants(model)
+            drop_unused(model)
         return PassResult(self.name, modified=modified)
 
 
 def _foldable(node: ir.Node) -> bool:
-    if node.op_type not in _FOLDED or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in _FOLDED or not is_standard(node):
         return False
     if any(value.is_graph_output() for value in node.outputs):
         return False
@@ -83,18 +87,10 @@ def _computed(node: ir.Node, opset: int) -> list[np.ndarray] | None:
     feeds = {
         str(value.name): array for value in node.inputs if value is not None and (array := array_of(value)) is not None
     }
-    proto = ir.serde.serialize_node(node)
-    graph = onnx.helper.make_graph(
-        [proto],
-        "one",
-        [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-         for n, a in feeds.items()],
-        [onnx.ValueInfoProto(name=value.name) for value in node.outputs],
-    )  # fmt: skip
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    proto, imports = ir.serde.serialize_node(node), [onnx.helper.make_opsetid("", opset)]
     try:
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(model).run(None, feeds)
+            found = evaluator_of(proto, feeds, [str(value.name) for value in node.outputs], imports).run(None, feeds)
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, AttributeError):
         return None
     arrays = [np.asarray(value) for value in found]
@@ -102,3 +98,13 @@ def _computed(node: ir.Node, opset: int) -> list[np.ndarray] | None:
         value.dtype is None or value.dtype.numpy() == a.dtype for value, a in zip(node.outputs, arrays, strict=True)
     )
     return arrays if known and len(arrays) == len(node.outputs) else None
+
+
+def evaluator_of(
+    node: onnx.NodeProto, inputs: Iterable[str], outputs: Iterable[str], imports: Sequence[onnx.OperatorSetIdProto]
+) -> ReferenceEvaluator:
+    """ONNX's reference implementation of a single node: it takes ``inputs`` and gives ``outputs``."""
+    given, made = ([onnx.ValueInfoProto(name=name) for name in names] for names in (inputs, outputs))
+    return ReferenceEvaluator(
+        onnx.helper.make_model(onnx.helper.make_graph([node], "one", given, made), opset_imports=imports)
+    )

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, replace_value, scalar_of
+from trtpipe.passes.constants import add_constant, array_of, drop_unused, replace_value, scalar_of
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
+from trtpipe.passes.operators import made_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ class LayerNorm:
 
     Attributes:
         x: the value normalized.
-        trailing: how many axes, from the end, are normalized.
+        extent: the sizes of the axes that are normalized.
         epsilon: added to the variance.
         scale, bias: constants of the normalized shape; ``None`` where there is none.
         output: the value to replace.
@@ -37,7 +37,7 @@ class LayerNorm:
     """
 
     x: ir.Value
-    trailing: int
+    extent: tuple[int, ...]
     epsilon: float
     scale: np.ndarray | None
     bias: np.ndarray | None
@@ -66,8 +66,7 @@ class FuseLayerNorm(GraphPass):
         for norm in found:
             _fuse(norm, fresh)
         if found:
-            common.RemoveUnusedNodesPass()(model)
-            drop_unused_constants(model)
+            drop_unused(model)
         return PassResult(self.name, modified=bool(found))
 
 
@@ -83,14 +82,14 @@ def layer_norm_at(node: ir.Node) -> LayerNorm | None:
 def _quotients(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, tuple[ir.Node, ...]]]:
     """(numerator, variance + eps, nodes between) of a node that divides by a square root."""
     if node.op_type == "Div":
-        root = _made_by(node.inputs[1], "Sqrt")
+        root = made_by(node.inputs[1], "Sqrt")
         if root is not None and node.inputs[0] is not None and root.inputs[0] is not None:
             yield node.inputs[0], root.inputs[0], (root,)
     if node.op_type != "Mul":
         return
     for numerator, factor in _orders(node):
-        power, reciprocal = _made_by(factor, "Pow"), _made_by(factor, "Reciprocal")
-        root = _made_by(reciprocal.inputs[0], "Sqrt") if reciprocal is not None else None
+        power, reciprocal = made_by(factor, "Pow"), made_by(factor, "Reciprocal")
+        root = made_by(reciprocal.inputs[0], "Sqrt") if reciprocal is not None else None
         if power is not None and scalar_of(power.inputs[1]) == -0.5 and power.inputs[0] is not None:
             yield numerator, power.inputs[0], (power,)
         elif reciprocal is not None and root is not None and root.inputs[0] is not None:
@@ -98,64 +97,60 @@ def _quotients(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, tuple[ir.Nod
 
 
 def _normalized(node: ir.Node, deviation: ir.Value, spread: ir.Value, inner: tuple[ir.Node, ...]) -> LayerNorm | None:
-    shifted = _made_by(spread, "Add")
+    shifted = made_by(spread, "Add")
     centered = _centered(deviation)
     if shifted is None or centered is None:
         return None
     x, trailing, centring = centered
     for variance, constant in _orders(shifted):
-        epsilon, mean = scalar_of(constant), _made_by(variance, "ReduceMean")
+        epsilon, mean = scalar_of(constant), made_by(variance, "ReduceMean")
         square = _square_of(mean.inputs[0]) if mean is not None else None
         if epsilon is None or mean is None or square is None or _trailing_axes(mean, x) != trailing:
             continue
         again = _centered(square[0])
         if again is not None and again[0] is x and again[1] == trailing and x.dtype == ir.DataType.FLOAT:
             nodes = (node, *inner, shifted, mean, square[1], *centring, *again[2])
-            return _with_affine(
-                LayerNorm(x, trailing, epsilon, None, None, node.outputs[0], tuple(dict.fromkeys(nodes)))
-            )
+            return _with_affine(x, trailing, epsilon, tuple(dict.fromkeys(nodes)))
     return None
 
 
-def _with_affine(norm: LayerNorm) -> LayerNorm | None:
+def _with_affine(x: ir.Value, trailing: int, epsilon: float, nodes: tuple[ir.Node, ...]) -> LayerNorm | None:
     """Take in the product and the sum with constants that follow; the extent must be known."""
-    x, count = norm.x, norm.trailing
-    extent = tuple(x.shape[-count:]) if x.shape is not None and len(x.shape) >= count else (None,) * count
-    scale, bias = norm.scale, norm.bias
-    output, nodes = norm.output, norm.nodes
+    known = x.shape is not None and len(x.shape) >= trailing
+    sizes = x.shape[-trailing:] if x.shape is not None and known else (None,) * trailing
+    extent = tuple(size if isinstance(size, int) else None for size in sizes)
+    output = nodes[0].outputs[0]
+    constants: dict[str, np.ndarray] = {}
     for op in ("Mul", "Add"):
         follower = _only_reader(output, op)
         other = next((v for v in follower.inputs if v is not output), None) if follower is not None else None
         array = _trailing_array(array_of(other), extent)
-        if follower is None or array is None:
-            continue
-        extent = array.shape
-        scale, bias = (array, bias) if op == "Mul" else (scale, array)
-        output, nodes = follower.outputs[0], (*nodes, follower)
-    if not all(isinstance(size, int) for size in extent):
+        if follower is not None and array is not None:
+            constants[op], extent = array, array.shape
+            output, nodes = follower.outputs[0], (*nodes, follower)
+    found = tuple(size for size in extent if size is not None)
+    if len(found) < len(extent):
         return None
-    return LayerNorm(x, count, norm.epsilon, scale, bias, output, nodes)
+    return LayerNorm(x, found, epsilon, constants.get("Mul"), constants.get("Add"), output, nodes)
 
 
-def _trailing_array(array: np.ndarray | None, extent: tuple[object, ...]) -> np.ndarray | None:
+def _trailing_array(array: np.ndarray | None, extent: tuple[int | None, ...]) -> np.ndarray | None:
     """``array`` in the shape of the normalized axes, if it varies along those only."""
     if array is None or np.prod(array.shape[: -len(extent)], dtype=np.int64) != 1:
         return None
     own = array.reshape(array.shape[-len(extent) :])
-    wanted = tuple(size if isinstance(size, int) else None for size in extent)
-    if None in wanted:
+    if None in extent:
         return own if own.ndim == len(extent) and min(own.shape) > 1 else None
-    known = tuple(int(size) for size in wanted if size is not None)
     try:
-        return np.ascontiguousarray(np.broadcast_to(own, known))
+        return np.ascontiguousarray(np.broadcast_to(own, [size or 0 for size in extent]))
     except ValueError:
         return None
 
 
 def _centered(value: ir.Value | None) -> tuple[ir.Value, int, tuple[ir.Node, ...]] | None:
     """(x, number of axes, nodes) where ``value`` is x minus its mean over the last axes."""
-    difference = _made_by(value, "Sub")
-    mean = _made_by(difference.inputs[1], "ReduceMean") if difference is not None else None
+    difference = made_by(value, "Sub")
+    mean = made_by(difference.inputs[1], "ReduceMean") if difference is not None else None
     if difference is None or mean is None or mean.inputs[0] is not difference.inputs[0] or mean.inputs[0] is None:
         return None
     trailing = _trailing_axes(mean, mean.inputs[0])
@@ -163,7 +158,7 @@ def _centered(value: ir.Value | None) -> tuple[ir.Value, int, tuple[ir.Node, ...
 
 
 def _square_of(value: ir.Value | None) -> tuple[ir.Value, ir.Node] | None:
-    power, product = _made_by(value, "Pow"), _made_by(value, "Mul")
+    power, product = made_by(value, "Pow"), made_by(value, "Mul")
     if power is not None and scalar_of(power.inputs[1]) == 2 and power.inputs[0] is not None:
         return power.inputs[0], power
     if product is not None and product.inputs[0] is product.inputs[1] and product.inputs[0] is not None:
@@ -176,12 +171,9 @@ def _trailing_axes(mean: ir.Node, x: ir.Value) -> int | None:
 
     ``None`` if these are not just the last ones, or are unknown.
     """
-    keep, attribute = mean.attributes.get("keepdims"), mean.attributes.get("axes")
     given = array_of(mean.inputs[1]) if len(mean.inputs) > 1 else None
-    axes = [int(axis) for axis in given.reshape(-1)] if given is not None else []
-    if attribute is not None:
-        axes = [int(axis) for axis in attribute.as_ints()]
-    if not axes or (keep is not None and not keep.as_int()):
+    axes = list(mean.attributes.get_ints("axes", () if given is None else given.reshape(-1).tolist()))
+    if not axes or not mean.attributes.get_int("keepdims", 1):
         return None
     if any(axis >= 0 for axis in axes):
         if x.shape is None:
@@ -196,34 +188,15 @@ def _fuse(norm: LayerNorm, fresh: FreshNames) -> None:
     last = norm.output.producer()
     assert isinstance(graph, ir.Graph)
     assert last is not None
-    extent = _extent(norm)
-    scale = norm.scale if norm.scale is not None else np.ones(extent, np.float32)
+    scale = norm.scale if norm.scale is not None else np.ones(norm.extent, np.float32)
     inputs = [norm.x, add_constant(graph, fresh, f"{name}_scale", scale)]
     if norm.bias is not None:
         inputs.append(add_constant(graph, fresh, f"{name}_bias", norm.bias))
-    fused = ir.node(
-        "LayerNormalization",
-        inputs,
-        {"axis": -norm.trailing, "epsilon": norm.epsilon},
-        name=f"{node.name or name}_layer_norm",
-    )
-    output = fused.outputs[0]
-    output.name, output.type, output.shape = fresh(f"{name}_normalized"), norm.output.type, norm.output.shape
-    graph.insert_before(last, [fused])
+    output = ir.val(fresh(f"{name}_normalized"), shape=norm.output.shape, type=norm.output.type)
+    attributes = {"axis": -len(norm.extent), "epsilon": norm.epsilon}
+    label = f"{node.name or name}_layer_norm"
+    graph.insert_before(last, [ir.node("LayerNormalization", inputs, attributes, outputs=[output], name=label)])
     replace_value(norm.output, output)
-
-
-def _extent(norm: LayerNorm) -> tuple[int, ...]:
-    for array in (norm.scale, norm.bias):
-        if array is not None:
-            return array.shape
-    assert norm.x.shape is not None
-    return tuple(int(size) for size in norm.x.shape[-norm.trailing :])  # type: ignore[arg-type]
-
-
-def _made_by(value: ir.Value | None, op: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op and node.domain in ("", "ai.onnx") else None
 
 
 def _orders(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:

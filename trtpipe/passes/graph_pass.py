@@ -12,7 +12,7 @@ from trtpipe.errors import StageError
 from trtpipe.preflight.onnx_io import contract_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from trtpipe.passes.decisions import NodeDecision
 
@@ -101,11 +101,27 @@ def node_label(node: ir.Node) -> str:
     return node.name or next((value.name for value in node.outputs if value.name), "") or f"unnamed {node.op_type}"
 
 
-class FreshNames:
-    """Names that no value of ``model`` has yet; each is given out once."""
+def reached(start: ir.Value, step: Callable[[ir.Value], Iterable[ir.Value]]) -> list[ir.Value]:
+    """``start``, and what can be reached from it by any number of steps, nearest first."""
+    found, seen = [start], {start}
+    for current in found:
+        new = [value for value in dict.fromkeys(step(current)) if value not in seen]
+        found += new
+        seen.update(new)
+    return found
 
-    def __init__(self, model: ir.Model) -> None:
-        self._taken = {value.name for graph in graphs_of(model) for value in _values(graph)}
+
+def result_of(node: ir.Node) -> str:
+    """The name of a node's first output; empty where it has none."""
+    return str(node.outputs[0].name) if node.outputs else ""
+
+
+class FreshNames:
+    """Names that no value of ``model``, or no node, has yet; each is given out once."""
+
+    def __init__(self, model: ir.Model, *, of_nodes: bool = False) -> None:
+        named = iter if of_nodes else _values
+        self._taken = {each.name for graph in graphs_of(model) for each in named(graph)}
 
     def __call__(self, wanted: str) -> str:
         """``wanted``, or ``wanted_2``, ``wanted_3``, ... where it is taken."""
@@ -132,11 +148,25 @@ def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
 
 def owners_of(model: ir.Model) -> dict[ir.Graph, ir.Node]:
     """Every body in the model -> the node (If, Loop, Scan) it belongs to; the main graph is not among them."""
-    owners: dict[ir.Graph, ir.Node] = {}
-    for node in model.graph.all_nodes():
-        for attribute in node.attributes.values():
-            if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
-                owners[attribute.as_graph()] = node
-            elif isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPHS:
-                owners |= dict.fromkeys(attribute.as_graphs(), node)
-    return owners
+    return {body: node for node in model.graph.all_nodes() for body in bodies_of(node)}
+
+
+def enclosing(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> Iterator[ir.Node]:
+    """The nodes in whose bodies ``node`` lies, from the inside out.
+
+    Args:
+        owners: from ``owners_of``.
+    """
+    graph = node.graph
+    while isinstance(graph, ir.Graph) and graph in owners:
+        yield owners[graph]
+        graph = owners[graph].graph
+
+
+def bodies_of(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs among a node's attributes, in their order."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()

@@ -11,20 +11,13 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
-from trtpipe.passes.graph_pass import GraphPass, PassResult
+from trtpipe.passes.graph_pass import GraphPass, PassResult, bodies_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
 
-_FIXED = {
-    "tensor(float)": ir.DataType.FLOAT,
-    "tensor(int64)": ir.DataType.INT64,
-    "tensor(int32)": ir.DataType.INT32,
-    "tensor(bool)": ir.DataType.BOOL,
-    "tensor(uint8)": ir.DataType.UINT8,
-    "tensor(int8)": ir.DataType.INT8,
-    "tensor(string)": ir.DataType.STRING,
-}
+#: what schemas call a type -> the type
+_FIXED = {f"tensor({dtype.name.lower()})": dtype for dtype in ir.DataType}
 #: operators whose output type is an attribute: op -> (attribute, type where it is absent)
 _BY_ATTRIBUTE: dict[str, tuple[str, ir.DataType]] = {
     "Cast": ("to", ir.DataType.UNDEFINED),
@@ -36,12 +29,9 @@ _BY_ATTRIBUTE: dict[str, tuple[str, ir.DataType]] = {
     "BlackmanWindow": ("output_datatype", ir.DataType.FLOAT),
 }
 _CONSTANT_ATTRIBUTES: dict[str, ir.DataType] = {
-    "value_float": ir.DataType.FLOAT,
-    "value_floats": ir.DataType.FLOAT,
-    "value_int": ir.DataType.INT64,
-    "value_ints": ir.DataType.INT64,
-    "value_string": ir.DataType.STRING,
-    "value_strings": ir.DataType.STRING,
+    **dict.fromkeys(("value_float", "value_floats"), ir.DataType.FLOAT),
+    **dict.fromkeys(("value_int", "value_ints"), ir.DataType.INT64),
+    **dict.fromkeys(("value_string", "value_strings"), ir.DataType.STRING),
 }
 #: operators whose output has the type of one input, unless an attribute says otherwise
 _LIKE_INPUT: dict[str, int] = {
@@ -70,7 +60,7 @@ class InferTypes(GraphPass):
         return PassResult(self.name, modified=_infer_graph(model.graph, model.graph.opset_imports))
 
 
-def schema_of(node: ir.Node, opset_imports: dict[str, int]) -> onnx.defs.OpSchema | None:
+def schema_of(node: ir.Node | onnx.NodeProto, opset_imports: Mapping[str, int]) -> onnx.defs.OpSchema | None:
     """The schema of a node's operator at the model's opset, or ``None`` if ONNX has none."""
     version = opset_imports.get(node.domain)
     if version is None:
@@ -95,18 +85,10 @@ def _infer_graph(graph: ir.Graph, opset_imports: dict[str, int]) -> bool:
     """A body comes right before its node: it reads what was computed before, and If and Loop take its types."""
     modified = False
     for node in graph:
-        for body in _bodies(node):
+        for body in bodies_of(node):
             modified |= _infer_graph(body, opset_imports)
         modified |= _infer_node(node, opset_imports)
     return modified
-
-
-def _bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def _infer_node(node: ir.Node, opset_imports: dict[str, int]) -> bool:
@@ -151,28 +133,22 @@ def _single_type(schema: onnx.defs.OpSchema, parameter: onnx.defs.OpSchema.Forma
 
 def _own_rule(node: ir.Node) -> list[ir.DataType | None] | None:
     """The output types of operators whose rule the schema does not express; ``None`` for all others."""
-    op = node.op_type
+    op, given = node.op_type, node.attributes
     if op in _BY_ATTRIBUTE:
-        name, default = _BY_ATTRIBUTE[op]
-        attribute = node.attributes.get(name)
-        return [ir.DataType(attribute.as_int()) if attribute else default]
+        return [ir.DataType(given.get_int(*_BY_ATTRIBUTE[op]))]
     if op in _LIKE_INPUT:
-        chosen = node.attributes.get("dtype") or node.attributes.get("output_dtype")
-        if chosen is not None and chosen.as_int():
-            return [ir.DataType(chosen.as_int())]
+        if chosen := given.get_int("dtype", 0) or given.get_int("output_dtype", 0):
+            return [ir.DataType(chosen)]
         source = node.inputs[_LIKE_INPUT[op]] if len(node.inputs) > _LIKE_INPUT[op] else None
         return [source.dtype if source is not None else None]
     if op == "Constant":
         return [_constant_type(node)]
     if op == "ConstantOfShape":
-        value = node.attributes.get("value")
-        return [value.as_tensor().dtype if value else ir.DataType.FLOAT]
+        return [given["value"].as_tensor().dtype if "value" in given else ir.DataType.FLOAT]
     if op == "QuantizeLinear":
         zero_point = node.inputs[2] if len(node.inputs) > 2 else None
-        chosen = node.attributes.get("output_dtype")
-        if zero_point is not None:
-            return [zero_point.dtype]
-        return [ir.DataType(chosen.as_int()) if chosen and chosen.as_int() else ir.DataType.UINT8]
+        chosen = given.get_int("output_dtype", 0) or ir.DataType.UINT8
+        return [zero_point.dtype if zero_point is not None else ir.DataType(chosen)]
     if op == "If":
         return [value.dtype for value in node.attributes["then_branch"].as_graph().outputs]
     if op in ("Loop", "Scan"):

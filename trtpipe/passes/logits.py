@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from trtpipe.passes.operators import is_standard
+
 #: Outputs of these saturate: noise is attenuated near 0 and 1, and not in between.
 _SATURATING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 #: An index does not say by how much the value at it exceeds the others.
@@ -30,7 +32,7 @@ def _sources(value: ir.Value) -> tuple[ir.Value, ...]:
     """What tells of the noise in ``value``: the value itself, or all it is made from."""
     node = value.producer()
     source: ir.Value | None = None if node is None else next(iter(node.inputs), None)
-    if node is None or source is None or node.domain not in ("", "ai.onnx"):
+    if node is None or source is None or not is_standard(node):
         return (value,)
     if node.op_type in _CHOOSING and source.dtype == ir.DataType.FLOAT:
         return _sources(source)

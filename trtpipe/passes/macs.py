@@ -1,4 +1,16 @@
-"""The work of a weighted node: its multiply-accumulates, and the matrix product it corresponds to."""
+"""The work of a weighted node, and where quantization is not profitable, although it is possible.
+
+The work is the number of multiply-accumulates, and the matrix product the node corresponds to.
+
+A matrix product in 8 bits is cheaper because a tensor core sums twice as many products at once: ``mma.m16n8k32`` for
+8 bits against ``mma.m16n8k16`` for 16 (NVIDIA, PTX ISA, warp-level matrix instructions). A product that sums fewer
+than 16 gains nothing: the rest is padding. A weight with few columns, or an activation with one row, is read for so
+little arithmetic that memory decides, and rounding the activation costs a pass over it. ModelOpt draws the same lines
+(depth or width below 16; a matrix times a vector).
+
+These are matters of cost, not of correctness, so they never cost a model its point: nodes are kept in higher precision
+by these rules, cheapest first, as long as 95 % of all multiply-accumulates are quantized without them.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +20,14 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from trtpipe.passes.decisions import LEAST_SHARE
 from trtpipe.passes.operators import WEIGHTED, is_standard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+#: Least products summed, and least output channels, for quantization to be profitable.
+LEAST_DEPTH = LEAST_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ def _work(node: ir.Node, sizes: Mapping[str, int] | None) -> Work | None:
         return _convolution(node, kernel, result, kernel[0] if kernel else None)
     if node.op_type == "ConvTranspose":
         width = kernel[1] if kernel else None
-        groups = _integer(node, "group", 1)
+        groups = node.attributes.get_int("group", 1)
         work = _convolution(node, kernel, data, width * groups if width is not None else None)
         return work and Work(work.macs, work.rows, _count(kernel[:1]) // groups, work.width, work.channelwise)
     return _product(node, data, kernel, result)
@@ -102,20 +118,15 @@ def _convolution(node: ir.Node, kernel: _Shape, positions: _Shape, width: int | 
     channels = positions[1] if len(positions) > 1 else None
     spread = _count(positions) if positions else (channels or kernel[0] or 1)
     rows = _fixed((*positions[:1], *positions[2:])) if positions else None
-    groups = _integer(node, "group", 1)
-    return Work(spread * depth, rows, depth, width, channelwise=groups > 1 and groups == _channels_in(node, kernel))
-
-
-def _channels_in(node: ir.Node, kernel: _Shape) -> int | None:
-    if node.op_type == "ConvTranspose":
-        return kernel[0]
-    return None if kernel[1] is None else kernel[1] * _integer(node, "group", 1)
+    groups = node.attributes.get_int("group", 1)
+    single = kernel[0] == groups if node.op_type == "ConvTranspose" else kernel[1] == 1
+    return Work(spread * depth, rows, depth, width, channelwise=groups > 1 and single)
 
 
 def _product(node: ir.Node, left: _Shape, right: _Shape, result: _Shape) -> Work | None:
     if node.op_type == "Gemm":
-        left = left[::-1] if _integer(node, "transA", 0) else left
-        right = right[::-1] if _integer(node, "transB", 0) else right
+        left = left[::-1] if node.attributes.get_int("transA", 0) else left
+        right = right[::-1] if node.attributes.get_int("transB", 0) else right
     depth = (left[-1] if left else None) or (right[-2] if len(right) > 1 else _count(right[:1]) if right else None)
     if depth is None or not (left or right):
         return None
@@ -126,6 +137,35 @@ def _product(node: ir.Node, left: _Shape, right: _Shape, result: _Shape) -> Work
     return Work(_count(result) * depth, rows, depth, width or 0)
 
 
-def _integer(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
+def unprofitable(work: Work | None) -> str | None:
+    """Why quantization is not profitable for a node with this work; ``None`` if it is, or the work is unknown."""
+    if work is None or work.channelwise:  # one filter a channel: no tensor core either way, and fewer bytes
+        return None
+    if work.depth < LEAST_DEPTH:
+        return f"quantization not profitable: it sums {work.depth} products a result, fewer than {LEAST_DEPTH}"
+    if work.width < LEAST_WIDTH:
+        return f"quantization not profitable: {work.width} output channels, fewer than {LEAST_WIDTH}"
+    if work.rows == 1:
+        return "quantization not profitable: a matrix times a single vector"
+    return None
+
+
+def skipped(
+    order: Sequence[ir.Node], works: Mapping[ir.Node, Work], reasons: Mapping[ir.Node, str], kept: int
+) -> dict[ir.Node, str]:
+    """The nodes kept in higher precision because quantization is not profitable, with the reason.
+
+    Args:
+        order: all weighted nodes that could be quantized.
+        works: the work of every weighted node.
+        reasons: why quantization is not profitable for some of them.
+        kept: multiply-accumulates kept in higher precision for other reasons.
+    """
+    allowed = (1 - LEAST_SHARE) * sum(work.macs for work in works.values()) - kept
+    found: dict[ir.Node, str] = {}
+    for node in sorted((node for node in order if node in reasons), key=lambda node: works[node].macs):
+        allowed -= works[node].macs
+        if allowed < 0:
+            break
+        found[node] = reasons[node]
+    return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 #: operators with a weight, whose multiply-accumulates 8 bits make cheap; all take it as their second input
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -42,9 +42,40 @@ _MOVES = frozenset(
 )  # fmt: skip
 
 
+#: operators whose results are all elements of their first input
+PURE_MOVES = frozenset(
+    {
+        "Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Tile", "Slice", "Split",
+        "Gather", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth",
+    }
+)  # fmt: skip
+
+
 def is_standard(node: ir.Node) -> bool:
     """Whether the operator is ONNX's own."""
     return node.domain in ("", "ai.onnx")
+
+
+def made_by(value: ir.Value | None, op: str) -> ir.Node | None:
+    """The node that makes ``value``, if it is ONNX's operator ``op``."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == op and is_standard(node) else None
+
+
+def computed_floats(values: Iterable[ir.Value | None]) -> list[ir.Value]:
+    """Those of ``values`` that are float32 and no constants."""
+    there = (value for value in values if value is not None and value.const_value is None)
+    return [value for value in there if value.dtype == ir.DataType.FLOAT]
+
+
+def origin(value: ir.Value) -> ir.Value:
+    """The value whose elements ``value`` shows: moved, and perhaps rounded to 8 bits and back, but not computed."""
+    while (node := value.producer()) is not None:
+        source = node.inputs[0] if node.op_type in PURE_MOVES | {"QuantizeLinear", "DequantizeLinear"} else None
+        if source is None:
+            break
+        value = source
+    return value
 
 
 def moved_values(node: ir.Node) -> Iterator[ir.Value]:
@@ -61,11 +92,10 @@ def moved_values(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _moves(node: ir.Node) -> bool:
-    mode = node.attributes.get("mode")
     if node.op_type == "Resize":
-        return mode is None or mode.as_string() == "nearest"
+        return node.attributes.get_string("mode", "nearest") == "nearest"
     if node.op_type == "Pad":
         filler = node.inputs[2] if len(node.inputs) > 2 else None
         zero = filler is None or (filler.const_value is not None and not filler.const_value.numpy().any())
-        return zero or (mode is not None and mode.as_string() != "constant")
+        return zero or node.attributes.get_string("mode", "constant") != "constant"
     return node.op_type in _MOVES

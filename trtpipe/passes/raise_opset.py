@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from trtpipe.errors import StageError
+from trtpipe.passes.operators import is_standard
 
 #: Since this opset Resize has a choice of coordinates, whose default is not what it did before.
 _RESIZE_MODES = 11
@@ -52,7 +53,7 @@ def _resize_as_before(model: ir.Model) -> None:
     ONNX defines Upsample so that position x of the result comes from x / scale, rounded down for ``nearest``.
     """
     for node in model.graph.all_nodes():
-        if node.op_type != "Resize" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "Resize" or not is_standard(node):
             continue
         for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
             if name not in node.attributes:

@@ -14,14 +14,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from trtpipe.config.shapes import gives_values
-from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, replace_value
+from trtpipe.passes.constants import add_constant, array_of, drop_unused, replace_value
 from trtpipe.passes.fold_constants import FoldConstants
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
+from trtpipe.passes.operators import is_standard, made_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-_OWN = ("", "ai.onnx")
 
 
 class ResolveBranches(GraphPass):
@@ -50,8 +49,7 @@ class ResolveBranches(GraphPass):
             fresh = FreshNames(model)
             for node, taken in decided:
                 _inline(node, "then_branch" if taken else "else_branch", fresh)
-            common.RemoveUnusedNodesPass()(model)
-            drop_unused_constants(model)
+            drop_unused(model)
             _drop_shapes(model)  # the shape in the file of an If's results held for either branch
             modified = True
         return PassResult(self.name, modified=modified)
@@ -91,7 +89,7 @@ class ResolveBranches(GraphPass):
 
 
 def _branches(model: ir.Model) -> list[ir.Node]:
-    return [node for node in model.graph.all_nodes() if node.op_type == "If" and node.domain in _OWN]
+    return [node for node in model.graph.all_nodes() if node.op_type == "If" and is_standard(node)]
 
 
 def _drop_shapes(model: ir.Model) -> None:
@@ -113,11 +111,12 @@ def _read_sizes(model: ir.Model) -> None:
 
 def _known(node: ir.Node) -> np.ndarray | None:
     """The result of a node that reads sizes, if all it reads are known."""
-    if node.domain not in _OWN or not node.inputs:
+    if not is_standard(node) or not node.inputs:
         return None
     if node.op_type == "Shape":
         return _array(_sizes(node))
-    sizes = _sizes_behind(node.inputs[0])
+    shape = made_by(node.inputs[0], "Shape")
+    sizes = None if shape is None else _sizes(shape)
     if sizes is None:
         return None
     if node.op_type == "Size":
@@ -129,18 +128,12 @@ def _known(node: ir.Node) -> np.ndarray | None:
     return None if found is None else found.reshape(chosen.shape)
 
 
-def _sizes_behind(value: ir.Value | None) -> list[int | None] | None:
-    """The elements of ``value``, if it is the result of a Shape."""
-    node = None if value is None else value.producer()
-    return _sizes(node) if node is not None and node.op_type == "Shape" and node.domain in _OWN else None
-
-
 def _sizes(shape: ir.Node) -> list[int | None] | None:
     """What a Shape node gives, ``None`` for each size that is not known; ``None`` if not even the rank is."""
     value = shape.inputs[0]
     if value is None or value.shape is None:
         return None
-    start, end = (shape.attributes[name].as_int() if name in shape.attributes else None for name in ("start", "end"))
+    start, end = (shape.attributes.get_int(name) for name in ("start", "end"))
     return [dim if isinstance(dim, int) else None for dim in value.shape][start:end]
 
 
@@ -164,15 +157,14 @@ def _inline(node: ir.Node, branch: str, fresh: FreshNames) -> None:
         replace_value(old, _named(node, old, result, fresh) if old.is_graph_output() else result)
     graph.remove(node, safe=True)
     for each in nodes:
-        if each.op_type == "Identity" and each.domain in _OWN and not each.outputs[0].is_graph_output():
+        if each.op_type == "Identity" and is_standard(each) and not each.outputs[0].is_graph_output():
             assert each.inputs[0] is not None
             replace_value(each.outputs[0], each.inputs[0])
 
 
 def _named(node: ir.Node, old: ir.Value, result: ir.Value, fresh: FreshNames) -> ir.Value:
     """A value of its own for an output of the graph: a result may be a constant, or be given twice."""
-    copy = ir.node("Identity", [result], name=fresh(f"{node.name}_taken"))
-    copy.outputs[0].name, copy.outputs[0].type, copy.outputs[0].shape = fresh(f"{old.name}_taken"), old.type, old.shape
+    label, copy = fresh(f"{node.name}_taken"), ir.val(fresh(f"{old.name}_taken"), shape=old.shape, type=old.type)
     assert isinstance(node.graph, ir.Graph)
-    node.graph.insert_before(node, copy)
-    return copy.outputs[0]
+    node.graph.insert_before(node, ir.node("Identity", [result], outputs=[copy], name=label))
+    return copy

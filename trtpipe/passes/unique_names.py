@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import onnx_ir as ir
 
@@ -26,15 +26,10 @@ class UniqueNames(GraphPass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rename, outer graphs first."""
-        fresh = FreshNames(model)
-        values: set[str | None] = set()
-        renamed = False
-        for value in (each for graph in graphs_of(model) for each in _values(graph)):
-            if value.name in values:
-                value.name = fresh(str(value.name))
-                renamed = True
-            values.add(value.name)
-        return PassResult(self.name, modified=_rename_nodes(model) or renamed)
+        values = [value for graph in graphs_of(model) for value in _values(graph)]
+        nodes = [node for graph in graphs_of(model) for node in graph]
+        renamed = [_rename(values, FreshNames(model)), _rename(nodes, FreshNames(model, of_nodes=True))]
+        return PassResult(self.name, modified=any(renamed))
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -46,18 +41,13 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from (value for value in node.outputs if value.uses() or value.is_graph_output())
 
 
-def _rename_nodes(model: ir.Model) -> bool:
-    nodes = [node for graph in graphs_of(model) for node in graph]
-    taken = {node.name for node in nodes}
+def _rename(named: Sequence[ir.Value | ir.Node], fresh: FreshNames) -> bool:
+    """Give a fresh name to all that have the name of one before; whether there are any."""
     seen: set[str | None] = set()
     renamed = False
-    for node in nodes:
-        if node.name in seen:
-            count = 2
-            while f"{node.name}_{count}" in taken:
-                count += 1
-            node.name = f"{node.name}_{count}"
-            taken.add(node.name)
+    for each in named:
+        if each.name in seen:
+            each.name = fresh(str(each.name))
             renamed = True
-        seen.add(node.name)
+        seen.add(each.name)
     return renamed

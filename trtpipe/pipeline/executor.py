@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Stage
 
+#: Where to work when the disk of the store is full or broken.
+ELSEWHERE = "choose another cache with --cache-dir"
 State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
 
 
@@ -37,9 +39,8 @@ class Step:
         label: the stage's name, with the target where there is one.
         state: ``hit`` (came from the store), ``built``, ``skipped``, ``failed``; in a plan also ``to build`` and
             ``undecided`` (depends on a step that has to be built first).
-        because: why.
-        artifact: the result, if there is one.
-        key: digest of its key.
+        because: why it is in this state.
+        key: digest of its artifact's key.
         seconds: what it took now.
     """
 
@@ -53,13 +54,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A stage with all that it works on.
-
-    Attributes:
-        job: what it works for.
-        settings: what of the job it reads.
-        key: of its artifact; ``None`` where only running it can tell.
-    """
+    """A stage with all that it works on; ``key`` is ``None`` where only running it can tell."""
 
     stage: Stage[Any]
     job: Job
@@ -69,13 +64,13 @@ class Prepared:
 
     @property
     def label(self) -> str:
-        """The stage's name, with the target where there is one."""
         return label_of(self.stage, self.job)
 
     def run(self, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
         """Run the stage and check what it made; see ``Stage.run``."""
-        draft, read = self.stage.run(self.settings, self.inputs, workdir, self.job.runtime, progress)
-        self.stage.check(draft, self.inputs)
+        with translate_os_errors(workdir, f"run {self.stage.name}", elsewhere=ELSEWHERE):
+            draft, read = self.stage.run(self.settings, self.inputs, workdir, self.job.runtime, progress)
+            self.stage.check(draft, self.inputs)
         return draft, read
 
 
@@ -110,9 +105,8 @@ class Maker:
 
     def _build(self, prepared: Prepared, table: Table, workdir: Path, because: str, begin: float) -> Step:
         stage, source = prepared.stage, prepared.inputs.source
-        with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
-            self.check_corners(prepared, table)
-            draft, read = prepared.run(workdir, self._progress)
+        self.check_corners(prepared, table)
+        draft, read = prepared.run(workdir, self._progress)
         key = prepared.key
         if key is None:
             assert source is not None

@@ -11,7 +11,7 @@ from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.errors import InternalError, OutOfMemory, OutOfTime, StageError
 from trtpipe.isolation.thread_pool import Task, run_tasks
 from trtpipe.isolation.worker import affordable
-from trtpipe.pipeline.executor import Maker, Prepared, Step, label_of
+from trtpipe.pipeline.executor import ELSEWHERE, Maker, Prepared, Step, label_of
 from trtpipe.stages.stage import Shareable
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Stage
     from trtpipe.store import ArtifactStore, Key
-
-_ELSEWHERE = "choose another cache with --cache-dir"
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Fanout:
             workdir = stack.enter_context(self._store.workdir())
             first = missing[0].work
             try:
-                with translate_os_errors(workdir, f"run {stage.name}", elsewhere=_ELSEWHERE):
+                with translate_os_errors(workdir, f"run {stage.name}", elsewhere=ELSEWHERE):
                     drafts = stage.run_together(
                         first.settings, first.inputs, workdir, first.job.runtime, self._progress
                     )
@@ -130,9 +128,7 @@ class Fanout:
         def work(progress: Progress) -> Draft:
             if announce:
                 progress.begin(each.work.label)
-            with translate_os_errors(workdir, f"run {self._stage.name}", elsewhere=_ELSEWHERE):
-                draft, _ = each.work.run(workdir, progress)
-            return draft
+            return each.work.run(workdir, progress)[0]
 
         return work
 

@@ -12,7 +12,7 @@ from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.errors import StageError, TrtpipeError
-from trtpipe.pipeline.executor import Maker, State, Step, label_of
+from trtpipe.pipeline.executor import ELSEWHERE, Maker, State, Step, label_of
 from trtpipe.pipeline.multi_target import Fanout
 from trtpipe.pipeline.run_state import Table, artifact_from_file, with_shapes
 from trtpipe.progress import Progress
@@ -86,7 +86,7 @@ class Pipeline:
         Raises:
             TrtpipeError: a stage failed.
         """
-        table = Table(dict(given), complete_shapes=_makes_engines(stages), datasets=self._datasets)
+        table = self._table(stages, given)
         steps: list[Step] = []
         for stage in stages:
             errors: list[TrtpipeError] = []
@@ -108,20 +108,23 @@ class Pipeline:
             for number, (label, path) in enumerate(files.items()):
                 kind, _, target = label.partition(":")
                 seal_in = folder / str(number)
-                with translate_os_errors(folder, f"copy {path}", elsewhere="choose another cache with --cache-dir"):
+                with translate_os_errors(folder, f"copy {path}", elsewhere=ELSEWHERE):
                     artifacts[label] = artifact_from_file(kind, path, target or None, seal_in=seal_in)
             yield artifacts
 
     def plan(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """What ``run`` would do, as far as that is known without doing it."""
-        table = Table(dict(given), complete_shapes=_makes_engines(stages), datasets=self._datasets)
+        table = self._table(stages, given)
         return tuple(step for stage in stages for step in self._plan_stage(stage, table))
 
+    def _table(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> Table:
+        engines = any(stage.produces == "engine" for stage in stages)
+        return Table(dict(given), complete_shapes=engines, datasets=self._datasets)
+
     def _run_stage(self, stage: Stage[Any], table: Table, errors: list[TrtpipeError]) -> Iterator[Step]:
-        if isinstance(unneeded := stage.settings(self._job), NotNeeded):
-            yield Step(stage.name, "skipped", unneeded.reason)
+        if skipped := self._skipped(stage, table):
+            yield skipped
             return
-        self._take(with_shapes(self._job, table, self._progress))
         if stage.produces == "engine":
             fanout = Fanout(self._maker, self._store, self._progress, stage, table)
             yield from fanout.run(_variants(stage, self._job))
@@ -136,16 +139,19 @@ class Pipeline:
         self._progress.end(stage.name, step.state)
         yield step
 
-    def _take(self, job: Job) -> None:
-        """Go on with this job."""
+    def _skipped(self, stage: Stage[Any], table: Table) -> Step | None:
+        """The step of a stage that is not needed; for others the job is completed with shapes, once these are known."""
+        if isinstance(unneeded := stage.settings(self._job), NotNeeded):
+            return Step(stage.name, "skipped", unneeded.reason)
+        job = with_shapes(self._job, table, self._progress)
         if job is not self._job:
             self._job, self._maker = job, Maker(job, self._store, self._progress)
+        return None
 
     def _plan_stage(self, stage: Stage[Any], table: Table) -> Iterator[Step]:
-        if isinstance(unneeded := stage.settings(self._job), NotNeeded):
-            yield Step(stage.name, "skipped", unneeded.reason)
+        if skipped := self._skipped(stage, table):
+            yield skipped
             return
-        self._take(with_shapes(self._job, table, self._progress))
         for job in _variants(stage, self._job):
             label = label_of(stage, job)
             if waits := sorted(set(stage.consumes(stage.settings(job))) & table.unknown):
@@ -188,7 +194,3 @@ def _variants(stage: Stage[Any], job: Job) -> tuple[Job, ...]:
         raise StageError("no target to compile for", "add --target, for example --target sm89")
     together = stage.together(job) if isinstance(stage, Shareable) else ()
     return tuple(job.for_target(target, together) for target in job.targets)
-
-
-def _makes_engines(stages: tuple[Stage[Any], ...]) -> bool:
-    return any(stage.produces == "engine" for stage in stages)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Artifact, FileEntry, IOContract
-from trtpipe.config.shapes import check_shapes, check_tolerance
+from trtpipe.config.recipe import DataSettings
+from trtpipe.config.shapes import check_outputs, check_shapes
 from trtpipe.config.stage_settings import typical_shapes
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from trtpipe.config.job import Job, Role
-    from trtpipe.config.recipe import DataSettings
     from trtpipe.data.dataset import Dataset
     from trtpipe.progress import Progress
 
@@ -41,53 +41,39 @@ class Table:
 
     def contract(self) -> IOContract | None:
         """The model's inputs and outputs, from the export's sidecar where there is one, else from the graph itself."""
-        for kind in GRAPHS:
-            artifact = self.artifacts.get(kind)
-            if artifact is None:
-                continue
-            if artifact not in self.contracts:
-                self.contracts[artifact] = _contract_of(artifact)
-            return self.contracts[artifact]
-        return None
+        artifact = next((self.artifacts[kind] for kind in GRAPHS if kind in self.artifacts), None)
+        if artifact is None:
+            return None
+        if artifact not in self.contracts:
+            self.contracts[artifact] = _contract_of(artifact)
+        return self.contracts[artifact]
 
     def check_profile(self, job: Job) -> None:
         """Complain about shapes and tolerances as soon as a graph is there, not after the long work."""
         contract = self.contract()
         if contract is not None:
             check_shapes(contract, job.profile.shapes, complete=self.complete_shapes)
-            check_tolerance(contract, job.profile.tolerance)
+            check_outputs([spec.name for spec in contract.outputs], job.profile.tolerance)
 
     def dataset(self, role: Role, job: Job) -> Dataset | None:
-        """The data set that plays ``role``; ``None`` if there is none."""
-        if role in self.datasets:
-            return self.datasets[role]
-        settings = _data_settings(role, job)
-        contract = self.contract()
-        if settings is None or contract is None:
-            return self._random_data(role, contract, job)
-        if (feeds := job.feeds.get(role)) is not None:
-            from trtpipe.data.function import hold_feeds
-
-            self.datasets[role] = hold_feeds(settings, contract, feeds)
-        else:
+        """The data set that plays ``role``; ``None`` if there is none. Random data only where the user asked for it."""
+        if role not in self.datasets and (contract := self.contract()) is not None:
             from trtpipe.data.dataset import open_dataset
+            from trtpipe.data.function import hold_feeds
+            from trtpipe.data.synthetic import RandomDataset
 
-            self.datasets[role] = open_dataset(settings, contract)
-        return self.datasets[role]
-
-    def _random_data(self, role: Role, contract: IOContract | None, job: Job) -> Dataset | None:
-        """Seeded random calibration data, only where the user asked for it by name."""
-        if role != "calibration-data" or not job.allow_random or contract is None:
-            return None
-        from trtpipe.data.synthetic import RandomDataset
-
-        shapes = typical_shapes(job.profile)[0]
-        self.datasets[role] = RandomDataset(contract, shapes, job.recipe.data.samples or 32, seed=0)
-        return self.datasets[role]
+            settings, feeds = _data_settings(role, job), job.feeds.get(role)
+            if settings is not None:
+                data = open_dataset(settings, contract) if feeds is None else hold_feeds(settings, contract, feeds)
+                self.datasets[role] = data
+            elif role == "calibration-data" and job.allow_random:
+                shapes = typical_shapes(job.profile)[0]
+                self.datasets[role] = RandomDataset(contract, shapes, job.recipe.data.samples or 32, seed=0)
+        return self.datasets.get(role)
 
 
 def _contract_of(graph: Artifact) -> IOContract:
-    if graph.kind == "model" and any(entry.name == graph.sidecar.name for entry in graph.files):
+    if graph.kind == "model" and graph.described:
         from trtpipe.report.stage_records import ExportRecord
 
         return ExportRecord.read(graph.sidecar).contract
@@ -123,8 +109,6 @@ def with_shapes(job: Job, table: Table, progress: Progress) -> Job:
 
 
 def _data_settings(role: Role, job: Job) -> DataSettings | None:
-    from trtpipe.config.recipe import DataSettings
-
     recipe = job.recipe
     if role == "calibration-data":
         return recipe.data if recipe.data.source else None

@@ -110,7 +110,9 @@ class Tuner:
         trials: tuple[LayerTrial, ...] = ()
         kept: tuple[int, ...] | None = ()
         if chosen.loss is None or not chosen.loss <= allowed + 1e-12:
-            groups = self._sensitivity(chosen)
+            job = replace(self.job, recipe=self._recipe(chosen))
+            measured = self._last(job, (*stages_named(*BEFORE), MeasureSensitivity()))
+            groups = Sensitivity.read(measured.path).groups
             search = Search(
                 groups,
                 lambda kept: self._judge(chosen, groups, kept).value.loss(reference),
@@ -187,10 +189,6 @@ class Tuner:
         best = min(calibrations, key=rank)
         known = [each.model_copy(update={"loss": found.get(each)}) for each in calibrations]
         return known, known[calibrations.index(best)]
-
-    def _sensitivity(self, chosen: Calibration) -> tuple[GroupSensitivity, ...]:
-        job = replace(self.job, recipe=self._recipe(chosen))
-        return Sensitivity.read(self._last(job, (*stages_named(*BEFORE), MeasureSensitivity())).path).groups
 
     def _judge(self, calibration: Calibration, groups: Sequence[GroupSensitivity], kept: Sequence[int]) -> _Judged:
         """The metric of what build makes if these groups are kept.

@@ -6,12 +6,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from trtpipe.config.formats import FP32
-from trtpipe.passes.graph_pass import run_passes
+from trtpipe.passes.graph_pass import GraphPass, run_passes
 from trtpipe.passes.infer_types import InferTypes
-from trtpipe.quantization.apply_corrections import write_plan
+from trtpipe.quantization.apply_corrections import WritePlan
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.range_search import surely_less
 from trtpipe.reference.emulation import EmulateHalf
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     import onnx_ir as ir
 
     from trtpipe.artifact import Feed
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
 
+_EMULATION: tuple[GraphPass, ...] = (InferTypes(), EmulateHalf())
 #: dB that a graph may be noisier, about what float16 adds to INT8; and standard errors over the feeds.
 MARGIN, _SIGMAS = 1.0, 2.0
 #: Feeds to compare on, and bytes they may take.
@@ -74,12 +74,12 @@ class AccuracyCheck:
     @cached_property
     def _allowed(self) -> np.ndarray:
         model = self._graph.load()
-        write_plan(model, self._baseline)
+        run_passes(model, [WritePlan(self._baseline)])
         return self._decibels(model)
 
     def _decibels(self, model: ir.Model) -> np.ndarray:
         """float64[feeds]: noise over signal at the outputs, with 16-bit storage emulated."""
-        run_passes(model, [InferTypes(), EmulateHalf()])
+        run_passes(model, _EMULATION)
         with opened(model, self._workdir, self._graph.runtime) as runner:
             feeds, noise = self._reference
-            return np.array([noise.decibels(index, found) for index, found in enumerate(run_every(runner, feeds, {}))])
+            return noise.decibels(run_every(runner, feeds, {}))

@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING
 from trtpipe.calibration.corrections import unpacked
 from trtpipe.config.formats import FP32
 from trtpipe.passes.constants import array_of
-from trtpipe.passes.graph_pass import run_passes
-from trtpipe.passes.infer_types import InferTypes
+from trtpipe.passes.graph_pass import GraphPass, PassResult, run_passes
 from trtpipe.quantization.bias_correction import CorrectBias, correctable
 from trtpipe.quantization.plan import bound
 from trtpipe.quantization.qdq import InsertQDQ, scale_loss
-from trtpipe.quantization.smooth_quant import Factors, Smooth
+from trtpipe.quantization.smooth_quant import Smooth
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from trtpipe.passes.decisions import NodeDecision
     from trtpipe.quantization.plan import QuantizationPlan
 
 #: dB by which the scales' format may raise the squared error of a weight.
@@ -38,12 +36,10 @@ def apply_corrections(model: ir.Model, plan: QuantizationPlan, *, biases: bool =
         The plan of the graph as it is now, without nodes whose weights need scales that their format does not hold.
     """
     corrections = plan.corrections
-    wanted = {name: Factors(unpacked(each.factors), each.inserted) for name, each in corrections.smoothing.items()}
-    if wanted:
-        smooth = Smooth(wanted, plan.smoothable)
-        run_passes(model, [smooth, InferTypes()])
-        amax = {name: corrections.smoothing[name].amax for name in smooth.smoothed}
-        plan = plan.smoothed(amax, frozenset(name for name in smooth.smoothed if wanted[name].inserted))
+    if corrections.smoothing:
+        smooth = Smooth(corrections.smoothing, plan.smoothable)
+        run_passes(model, [smooth])
+        plan = plan.smoothed({name: corrections.smoothing[name] for name in smooth.smoothed})
     plan = plan.keep(_too_small(model, plan))
     if biases and corrections.biases:
         known = correctable(model, plan)
@@ -52,13 +48,24 @@ def apply_corrections(model: ir.Model, plan: QuantizationPlan, *, biases: bool =
     return plan
 
 
-def write_plan(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, ...]:
-    """Write a plan into a copy of the graph that was planned; what was decided for every node.
+class WritePlan(GraphPass):
+    """Write a plan into a copy of the graph that was planned: first its corrections, then its Q/DQ pairs.
 
     Raises:
         StageError: the graph's opset has no Q/DQ of this format.
     """
-    return run_passes(model, [InsertQDQ(apply_corrections(model, plan))])[0].decisions
+
+    name = "write_plan"
+
+    def __init__(self, plan: QuantizationPlan) -> None:
+        self._plan = plan
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Correct, then insert the pairs that the corrected plan has."""
+        corrections = self._plan.corrections
+        (written,) = run_passes(model, [InsertQDQ(apply_corrections(model, self._plan))])
+        modified = written.modified or bool(corrections.smoothing or corrections.biases)
+        return PassResult(self.name, modified=modified, decisions=written.decisions)
 
 
 def _too_small(model: ir.Model, plan: QuantizationPlan) -> dict[str, str]:

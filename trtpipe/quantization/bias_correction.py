@@ -15,11 +15,11 @@ import onnx_ir as ir
 
 from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, is_constant
 from trtpipe.passes.expose import expose_too
-from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, owners_of
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, enclosing, owners_of, result_of
 from trtpipe.quantization.plan import bound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from trtpipe.quantization.plan import QuantizationPlan
 
@@ -35,11 +35,11 @@ def correctable(model: ir.Model, plan: QuantizationPlan) -> dict[str, int]:
     """
     owners = owners_of(model)
     return {
-        str(node.outputs[0].name): channels
+        result_of(node): channels
         for point, node in bound(model, plan.points)
         if point.weight is not None
         and (channels := _channels(node, point.axis)) is not None
-        and in_branches_only(node, owners)
+        and all(owner.op_type == "If" for owner in enclosing(node, owners))
     }
 
 
@@ -58,9 +58,9 @@ class CorrectBias(GraphPass):
     def call(self, model: ir.Model) -> PassResult:
         """Replace the biases."""
         fresh = FreshNames(model)
-        nodes = [node for node in model.graph.all_nodes() if node.outputs and node.outputs[0].name in self._corrections]
+        nodes = [node for node in model.graph.all_nodes() if result_of(node) in self._corrections]
         for node in nodes:
-            _correct(node, self._corrections[str(node.outputs[0].name)], fresh)
+            _correct(node, self._corrections[result_of(node)], fresh)
         drop_unused_constants(model)
         return PassResult(self.name, modified=bool(nodes))
 
@@ -75,7 +75,7 @@ def measure_means(model: ir.Model, outputs: Mapping[str, int]) -> dict[str, str]
         Output -> name of the graph output float32[samples or 1, channels, 1...] with its means.
     """
     fresh = FreshNames(model)
-    found = {name: str(_mean(node, outputs[name], fresh).name) for name, node in _nodes(model, outputs).items()}
+    found = {name: result_of(_mean(node, outputs[name], fresh)[-1]) for name, node in _nodes(model, outputs).items()}
     expose_too(model, list(found.values()))
     return found
 
@@ -105,7 +105,7 @@ def correct_means(model: ir.Model, outputs: Mapping[str, int]) -> dict[str, Corr
 
 
 def _nodes(model: ir.Model, outputs: Mapping[str, int]) -> dict[str, ir.Node]:
-    nodes = {str(node.outputs[0].name): node for node in model.graph.all_nodes() if node.outputs}
+    nodes = {result_of(node): node for node in model.graph.all_nodes()}
     return {name: nodes[name] for name in outputs}
 
 
@@ -118,12 +118,11 @@ def _channels(node: ir.Node, axis: int) -> int | None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and (not is_constant(bias) or bias.shape is None or len(bias.shape) != 1):
         return None
-    if node.op_type == "Gemm":
-        beta = node.attributes.get("beta")
-        return int(kernel.shape[axis]) if beta is None or beta.as_float() == 1 else None
-    if node.op_type == "ConvTranspose" and (group := node.attributes.get("group")) is not None and group.as_int() != 1:
-        return None
     channels = int(kernel.shape[axis])
+    if node.op_type == "Gemm":
+        return channels if node.attributes.get_float("beta", 1.0) == 1 else None
+    if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1:
+        return None
     return channels if bias is None or bias.shape is None or bias.shape[0] == channels else None
 
 
@@ -137,16 +136,6 @@ def _added(node: ir.Node) -> tuple[ir.Node, int] | None:
     other = add.inputs[index]
     constant = other is not None and is_constant(other) and other.shape is not None and len(other.shape) == 1
     return (add, index) if constant and add.graph is node.graph else None
-
-
-def in_branches_only(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> bool:
-    """Whether ``node`` runs at most once a run: no body but branches of If contains it."""
-    graph = node.graph
-    while isinstance(graph, ir.Graph) and graph in owners:
-        if owners[graph].op_type != "If":
-            return False
-        graph = owners[graph].graph
-    return True
 
 
 def _correct(node: ir.Node, correction: np.ndarray, fresh: FreshNames) -> None:
@@ -169,28 +158,26 @@ def _correct(node: ir.Node, correction: np.ndarray, fresh: FreshNames) -> None:
 def _correcting(model: ir.Model, node: ir.Node, channels: int, fresh: FreshNames) -> Correcting:
     value, graph = node.outputs[0], node.graph
     assert isinstance(graph, ir.Graph)
-    mean = _mean(node, channels, fresh)
-    expected = ir.Value(name=fresh(f"{value.name}__expected"), type=ir.TensorType(ir.DataType.FLOAT))
-    expected.shape = mean.shape
+    measuring = _mean(node, channels, fresh)
+    mean = measuring[-1].outputs[0]
+    expected = ir.val(fresh(f"{value.name}__expected"), ir.DataType.FLOAT, mean.shape)
     model.graph.inputs.append(expected)
     made = [ir.node("Sub", [expected, mean])]
     added = made[0].outputs[0]
     if not _is_map(node):  # [1, channels, 1] -> [channels], to be added along the last axis
         made.append(ir.node("Reshape", [added, add_constant(graph, fresh, "row", np.array([-1], np.int64))]))
     made.append(ir.node("Add", [value, made[-1].outputs[0]]))
-    for each in made:
-        each.outputs[0].name = fresh(f"{value.name}__{each.op_type}")
-        each.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    _name_outputs(made, value, fresh)
     corrected = made[-1].outputs[0]
     for use in list(value.uses()):
-        if use.node is not made[-1] and use.node not in _chain(mean):
+        if use.node is not made[-1] and use.node not in measuring:
             use.node.replace_input_with(use.idx, corrected)
     if value.is_graph_output():  # the interface goes by names
         for index, output in enumerate(model.graph.outputs):
             if output is value:
                 model.graph.outputs[index] = corrected
         value.name, corrected.name = fresh(f"{value.name}__before"), value.name
-    graph.insert_after(_last(mean), made)
+    graph.insert_after(measuring[-1], made)
     return Correcting(str(expected.name), str(added.name))
 
 
@@ -198,54 +185,34 @@ def _is_map(node: ir.Node) -> bool:
     return node.op_type.startswith("Conv")
 
 
-def _chain(mean: ir.Value) -> tuple[ir.Node, ...]:
-    """The nodes that took a mean: the pooling, and the moves before it that ``_mean`` made."""
-    found: list[ir.Node] = []
-    node = mean.producer()
-    while node is not None and (not found or node.op_type in ("Reshape", "Transpose")) and len(found) < 4:
-        found.append(node)
-        node = node.inputs[0].producer() if node.inputs[0] is not None else None
-    return tuple(found)
+def _name_outputs(nodes: Sequence[ir.Node], value: ir.Value, fresh: FreshNames) -> None:
+    for node in nodes:
+        node.outputs[0].name, node.outputs[0].dtype = fresh(f"{value.name}__{node.op_type}"), ir.DataType.FLOAT
 
 
-def _last(mean: ir.Value) -> ir.Node:
-    node = mean.producer()
-    assert node is not None
-    return node
-
-
-def _mean(node: ir.Node, channels: int, fresh: FreshNames) -> ir.Value:
-    """Insert behind ``node`` the mean of its result over all axes but samples and channels.
+def _mean(node: ir.Node, channels: int, fresh: FreshNames) -> list[ir.Node]:
+    """Insert behind ``node`` what takes the mean of its result over all axes but samples and channels.
 
     It needs nothing newer than opset 5. The result of a product is [rows, channels] first, then a map of one sample.
+
+    Returns:
+        The nodes; the last one gives the mean.
     """
-    graph, value = node.graph, node.outputs[0]
-    assert isinstance(graph, ir.Graph)
+    graph, value, kernel = node.graph, node.outputs[0], node.inputs[1]
+    assert isinstance(graph, ir.Graph) and kernel is not None and kernel.shape is not None  # noqa: PT018
     steps: list[ir.Node] = []
-    rank = 3
+    rank = len(kernel.shape) if _is_map(node) else 3
     if not _is_map(node):
         rows = add_constant(graph, fresh, "rows", np.array([-1, channels], np.int64))
         steps.append(ir.node("Reshape", [value, rows]))
         steps.append(ir.node("Transpose", [steps[-1].outputs[0]], {"perm": [1, 0]}))
         single = add_constant(graph, fresh, "map", np.array([1, channels, -1], np.int64))
         steps.append(ir.node("Reshape", [steps[-1].outputs[0], single]))
-    else:
-        rank = _kernel_rank(node)
     steps.append(ir.node("GlobalAveragePool", [steps[-1].outputs[0] if steps else value]))
-    for step in steps:
-        step.outputs[0].name = fresh(f"{value.name}__{step.op_type}")
-        step.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    mean = steps[-1].outputs[0]
-    mean.shape = ir.Shape([None, channels, *(1,) * (rank - 2)])
+    _name_outputs(steps, value, fresh)
+    steps[-1].outputs[0].shape = ir.Shape([None, channels, *(1,) * (rank - 2)])
     graph.insert_after(node, steps)
-    return mean
-
-
-def _kernel_rank(node: ir.Node) -> int:
-    kernel = node.inputs[1]
-    assert kernel is not None
-    assert kernel.shape is not None
-    return len(kernel.shape)
+    return steps
 
 
 def typical_correction(corrections: np.ndarray) -> np.ndarray:

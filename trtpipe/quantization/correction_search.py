@@ -13,6 +13,7 @@ from trtpipe.calibration.ranges import range_of
 from trtpipe.calibration.statistics import TensorStatistics
 from trtpipe.config.formats import FP32
 from trtpipe.data.selection import subsample_feeds
+from trtpipe.passes.constants import along, channel_rows
 from trtpipe.passes.expose import expose_too
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.logits import show_logits
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import OpenRunner, Runner
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.data.sample import Dataset
+    from trtpipe.isolation.reducer import Runner
     from trtpipe.progress import Progress
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 #: How much of the unevenness goes into the weights; 0.5 is the paper's, larger ones suit heavier tails.
 STRENGTHS = (0.5, 0.65, 0.8)
+#: The trial without corrections.
+_NONE = "none"
 #: dB that smoothing must gain at least, and correcting biases; in any case more than chance (see ``surely_less``).
 _GAIN, _CORRECTION_GAIN = 0.5, 0.2
 #: Share of the largest number of a 16-bit format that values may reach when they are smoothed.
@@ -99,27 +103,23 @@ class _Best:
 
 def _best_smoothing(
     trials: TrialRunner,
-    candidates: Mapping[float, dict[str, Smoothing]],
+    candidates: Mapping[str, dict[str, Smoothing]],
     feeds: list[Feed],
     reference: OutputNoise,
     progress: Progress,
 ) -> tuple[list[CorrectionTrial], _Best]:
-    total = len(candidates) + 1
-    first = trials.noise(Corrections(), feeds, reference)
-    progress.advance("correction", 1, total)
-    noises: dict[float, np.ndarray] = {}
-    for done, (strength, candidate) in enumerate(candidates.items(), start=2):
-        noises[strength] = trials.noise(Corrections(smoothing=candidate), feeds, reference)
-        progress.advance("correction", done, total)
-    best = min(noises, key=lambda strength: (noises[strength].mean(), strength)) if noises else None
-    if best is not None and not surely_less(noises[best], first, _GAIN):
-        best = None
-    found = [CorrectionTrial(correction="none", noise=float(first.mean()), taken=True)]
-    found += [
-        CorrectionTrial(correction=f"smooth {strength:g}", noise=float(noise.mean()), taken=strength == best)
-        for strength, noise in noises.items()
+    noises: dict[str, np.ndarray] = {}
+    for done, (name, candidate) in enumerate(candidates.items(), start=1):
+        noises[name] = trials.noise(Corrections(smoothing=candidate), feeds, reference)
+        progress.advance("correction", done, len(candidates))
+    best = min(noises.keys() - {_NONE}, key=lambda name: (noises[name].mean(), name), default=_NONE)
+    if best != _NONE and not surely_less(noises[best], noises[_NONE], _GAIN):
+        best = _NONE
+    found = [
+        CorrectionTrial(correction=name, noise=float(noise.mean()), taken=name in (_NONE, best))
+        for name, noise in noises.items()
     ]
-    return found, _Best({}, first) if best is None else _Best(candidates[best], noises[best])
+    return found, _Best(candidates[best], noises[best])
 
 
 def _biases(
@@ -144,8 +144,8 @@ def _biases(
 
 def _smoothings(
     trials: TrialRunner, ranges: Ranges, runner: Runner, feeds: list[Feed], maxima: Maxima
-) -> dict[float, dict[str, Smoothing]]:
-    """Strength -> how every activation would be smoothed, and its range then."""
+) -> dict[str, dict[str, Smoothing]]:
+    """What is tried -> how every activation would be smoothed, and its range then; first of all nothing."""
     groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
     factors = {
         (name, strength): np.maximum(
@@ -161,13 +161,13 @@ def _smoothings(
             value = found[name]
             if value.size:
                 statistics[name, strength].update(value / along(divisor, groups[name].axis, value.ndim))
-    candidates: dict[float, dict[str, Smoothing]] = {}
+    candidates: dict[str, dict[str, Smoothing]] = {_NONE: {}}
     for (name, strength), divisor in factors.items():
         old = ranges.tensors[name]
         method = CalibrationMethod(old.method, old.percentile)
         new = range_of(name, statistics[name, strength], method, trials.plan.format)
         entry = Smoothing(factors=packed(divisor), inserted=groups[name].fold is None, amax=new.amax)
-        candidates.setdefault(strength, {})[name] = entry
+        candidates.setdefault(f"smooth {strength:g}", {})[name] = entry
     return candidates
 
 
@@ -183,7 +183,6 @@ class TrialRunner:
     """
 
     def __init__(self, graph: CountedGraph, plan: QuantizationPlan, workdir: Path) -> None:
-
         self.plan, self._graph, self._workdir = plan, graph, workdir
         model = graph.load()
         smooth = smooth_groups(model, plan.points) if plan.format.kind == "integer" else ()
@@ -195,7 +194,6 @@ class TrialRunner:
 
     def exact(self) -> AbstractContextManager[OpenRunner]:
         """The float32 graph that also gives the activations of ``groups``, and what lies before them."""
-
         model = self._graph.load()
         show_logits(model)
         folds = [] if np.isinf(self.largest) else [group.fold for group in self.groups.values() if group.fold]
@@ -205,15 +203,13 @@ class TrialRunner:
 
     def noise(self, corrections: Corrections, feeds: list[Feed], reference: OutputNoise) -> np.ndarray:
         """float64[feeds]: noise over signal in dB of the graph quantized with ``corrections``."""
-
         model, _ = self._quantized(corrections)
         show_logits(model)
         with self._opened(model) as runner:
-            return np.array([reference.decibels(index, run_known(runner, feed)) for index, feed in enumerate(feeds)])
+            return reference.decibels(run_known(runner, feed) for feed in feeds)
 
     def wanted_corrections(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, np.ndarray]:
         """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones."""
-
         model, outputs = self._quantized(corrections)
         expected = self._exact_means(corrections, outputs, feeds)
         names = correct_means(model, outputs)
@@ -231,7 +227,6 @@ class TrialRunner:
 
     def _exact_means(self, corrections: Corrections, outputs: Mapping[str, int], feeds: list[Feed]) -> list[Feed]:
         """Of every feed: node's output -> means. Smoothing moves factors over nodes, so they are those behind it."""
-
         model = self._graph.load()
         apply_corrections(model, self.plan.with_corrections(corrections))
         names = measure_means(model, outputs)
@@ -241,7 +236,6 @@ class TrialRunner:
 
     def _quantized(self, corrections: Corrections) -> tuple[ir.Model, dict[str, int]]:
         """The quantized graph; and output of a quantized node with a bias to correct -> its channels."""
-
         model = self._graph.load()
         plan = apply_corrections(model, self.plan.with_corrections(corrections))
         outputs = correctable(model, plan)
@@ -256,8 +250,9 @@ class Maxima:
     """The largest magnitude of every channel of some activations, and of what lies between each and its fold."""
 
     def __init__(self, groups: Mapping[str, SmoothGroup]) -> None:
-        self.seen = {name: np.zeros(group.channels, np.float32) for name, group in groups.items()}
-        self.between = {name: np.zeros(group.channels, np.float32) for name, group in groups.items()}
+        self.seen, self.between = (
+            {name: np.zeros(group.channels, np.float32) for name, group in groups.items()} for _ in range(2)
+        )
         self._groups = groups
 
     def update(self, found: Feed) -> None:
@@ -272,13 +267,7 @@ class Maxima:
 def _raise(maxima: np.ndarray, value: np.ndarray, axis: int) -> None:
     """Raise the maxima of channels to those of ``value``."""
     if value.size:
-        rows = np.moveaxis(np.abs(value), axis, 0)
-        np.maximum(maxima, rows.reshape(rows.shape[0], -1).max(axis=1), out=maxima)
-
-
-def along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
-    """``vector`` shaped to spread along ``axis`` of an array of ``rank`` axes."""
-    return vector.reshape([-1 if index == axis % rank else 1 for index in range(rank)])
+        np.maximum(maxima, channel_rows(np.abs(value), axis).max(axis=1), out=maxima)
 
 
 def channel_means(found: list[np.ndarray], channels: int) -> np.ndarray:

@@ -7,19 +7,11 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtpipe.config.formats import FP32
+from trtpipe.passes import operators
 from trtpipe.passes.constants import is_constant
 from trtpipe.passes.decisions import NodeDecision
-from trtpipe.passes.graph_pass import node_label
-from trtpipe.passes.operators import (
-    ACTIVATIONS,
-    ARITHMETIC,
-    CONTAINERS,
-    NORMALISATIONS,
-    RECURRENT,
-    SOFTMAXES,
-    is_standard,
-    moved_values,
-)
+from trtpipe.passes.graph_pass import node_label, result_of
+from trtpipe.passes.operators import is_standard, moved_values
 from trtpipe.preflight.onnx_io import dtype_name
 from trtpipe.quantization.patterns import recognize
 from trtpipe.quantization.plan import bound
@@ -31,11 +23,11 @@ if TYPE_CHECKING:
     from trtpipe.quantization.plan import QuantizationPlan
 
 _BY_OPERATOR: tuple[tuple[frozenset[str], str], ...] = (
-    (RECURRENT, "recurrent: its state is fed back, so rounding would add up over the steps"),
-    (NORMALISATIONS, "normalization: its sums of squares want range and precision"),
-    (SOFTMAXES, "softmax: exponentials want range and precision"),
-    (ACTIVATIONS, "activation: fuses with the node before it"),
-    (ARITHMETIC, "arithmetic element by element: fuses with its neighbors, and no skip connection ends here"),
+    (operators.RECURRENT, "recurrent: its state is fed back, so rounding would add up over the steps"),
+    (operators.NORMALISATIONS, "normalization: its sums of squares want range and precision"),
+    (operators.SOFTMAXES, "softmax: exponentials want range and precision"),
+    (operators.ACTIVATIONS, "activation: fuses with the node before it"),
+    (operators.ARITHMETIC, "arithmetic element by element: fuses with its neighbors, and no skip connection ends here"),
 )
 
 
@@ -52,14 +44,14 @@ def record(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, ...]:
             reason=points[node].rule
             if node in points
             else plan.kept.get(node_label(node)) or _why_not_quantizable(node, patterns, carriers),
-            macs=plan.macs.get(str(node.outputs[0].name)) if node.outputs else None,
+            macs=plan.macs.get(result_of(node)),
         )
         for node in model.graph.all_nodes()
     )
 
 
 def _why_not_quantizable(node: ir.Node, patterns: Patterns, carriers: set[ir.Value | None]) -> str:
-    if node.op_type in CONTAINERS:
+    if node.op_type in operators.CONTAINERS:
         return "control flow: the nodes of its body have reasons of their own"
     if all(value.dtype is not None and value.dtype != ir.DataType.FLOAT for value in node.outputs):
         return "works on no float32 values: shapes, indices, masks, or what the model itself keeps in another type"
@@ -77,20 +69,16 @@ def _why_not_quantizable(node: ir.Node, patterns: Patterns, carriers: set[ir.Val
 def _by_operator(node: ir.Node, carriers: set[ir.Value | None]) -> str:
     moved = list(moved_values(node))
     if moved:
-        if any(value in carriers for value in (*moved, *node.outputs)):
-            return "data-movement op: TensorRT moves quantized values through it"
-        return "data-movement op"
-    for operators, reason in _BY_OPERATOR:
-        if node.op_type in operators:
+        quantized = any(value in carriers for value in (*moved, *node.outputs))
+        return "data-movement op" + (": TensorRT moves quantized values through it" if quantized else "")
+    for kind, reason in _BY_OPERATOR:
+        if node.op_type in kind:
             return reason
     return "no rule quantizes this operator: only weighted ones, and what joins them"
 
 
 def _computes_in(node: ir.Node) -> str:
-    dtype = next((value.dtype for value in node.outputs if value.dtype is not None), None)
-    if dtype is None:
-        return "unknown"
-    return dtype_name(int(dtype))
+    return next((dtype_name(int(value.dtype)) for value in node.outputs if value.dtype is not None), "unknown")
 
 
 def merged(

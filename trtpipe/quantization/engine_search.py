@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
-from trtpipe.backends.base import load_backend
+from trtpipe.backends.base import EngineRequest, load_backend
 from trtpipe.config.formats import FORMATS, FP32
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.stage_settings import asked_of_builder
@@ -157,8 +157,12 @@ class _Search:
                 together = [node for node in layer.nodes if node in groups and layer.is_product]
                 merged: set[str] = set().union(*(groups[node] for node in together))
                 groups |= dict.fromkeys(merged, merged)
-        half, quantized = _node_costs(before.values(), nodes), _node_costs(after.values(), nodes)
-        kept = (node for node, group in groups.items() if _sum(quantized, group) < share * _sum(half, group))
+        half, quantized = costs_by_node(before.values(), nodes), costs_by_node(after.values(), nodes)
+        kept = (
+            node
+            for node, group in groups.items()
+            if sum(quantized[each] for each in group) < share * sum(half[each] for each in group)
+        )
         return Candidate(frozenset(kept), candidate.style)
 
     def trials(self) -> Iterable[EngineTrial]:
@@ -189,19 +193,6 @@ class _Search:
             return list(costs.values())
         half = {target: engine_cost(report) for target, report in self.tried[_HALF].items()}
         return [cost / half[target] if half[target] else 1.0 for target, cost in costs.items()]
-
-
-def _node_costs(reports: Iterable[EngineReport], nodes: frozenset[str]) -> dict[str, float]:
-    """The cost of the kernels around each node, the sum over the targets."""
-    costs: dict[str, float] = {}
-    for report in reports:
-        for node, cost in costs_by_node(report, nodes).items():
-            costs[node] = costs.get(node, 0.0) + cost
-    return costs
-
-
-def _sum(costs: Mapping[str, float], group: set[str]) -> float:
-    return sum(costs.get(node, 0.0) for node in group)
 
 
 @dataclass(frozen=True)
@@ -335,7 +326,8 @@ class _Builds:
             if refusal := backend.refuses(graph, self._profile, target):
                 self._failed(words, refusal.reason)
                 return None
-            facts = backend.build(graph, self._profile, (target,), plan, self._runtime, self._progress)
+            request = EngineRequest(graph, self._profile, (target,), plan, self._runtime)
+            facts = backend.build(request, self._progress)
         except (OutOfTime, OutOfMemory, Cancelled):
             raise  # a limit of this machine may not choose what is quantized
         except (BuildError, WorkerError) as error:
@@ -424,31 +416,30 @@ def operations(layer: EngineLayer, free: int) -> float:
     """Multiplications and additions of a convolution or matrix product; 0 for other kernels."""
     if not layer.is_product or not layer.inputs or not layer.outputs:
         return 0.0
-    data, result = _elements(layer.inputs[0], free), _elements(layer.outputs[0], free)
-    weight = max(layer.constants, key=lambda tensor: _elements(tensor, free), default=None)
-    if weight is not None and layer.kind == "correlation":
-        return 2.0 * result * prod(weight.dims[1:])  # [out, in / group, ...]
-    if weight is not None and len(weight.dims) > 1:  # M K, K N and M N elements, in whatever layout
-        return 2.0 * sqrt(data * result * _elements(weight, free))
-    if len(layer.inputs) > 1 and data:  # a batch of M K by K N; attention's kernel does two of these
-        rows = prod(free if dim < 0 else dim for dim in layer.inputs[0].dims[:-1])
-        batch = prod(free if dim < 0 else dim for dim in layer.inputs[0].dims[:-2])
-        depth = data // rows
-        columns = _elements(layer.inputs[1], free) / (batch * depth)
-        return (2 if layer.is_attention else 1) * 2.0 * data * columns
+    data, *others = (_sizes(tensor, free) for tensor in layer.inputs)
+    size, result = prod(data), prod(_sizes(layer.outputs[0], free))
+    weight = max((_sizes(tensor, free) for tensor in layer.constants), key=prod, default=[])
+    if weight and layer.kind == "correlation":
+        return 2.0 * result * prod(weight[1:])  # [out, in / group, ...]
+    if len(weight) > 1:  # M K, K N and M N elements, in whatever layout
+        return 2.0 * sqrt(size * result * prod(weight))
+    if others and data and size:  # a batch of M K by K N; attention's kernel does two of these
+        columns = prod(others[0]) / (prod(data[:-2]) * data[-1])
+        return (2 if layer.is_attention else 1) * 2.0 * size * columns
     return 0.0
 
 
-def costs_by_node(report: EngineReport, nodes: Collection[str]) -> dict[str, float]:
-    """The cost of the kernels around each of ``nodes``, in bytes.
+def costs_by_node(reports: Iterable[EngineReport], nodes: Collection[str]) -> dict[str, float]:
+    """The cost of the kernels around each of ``nodes``, in bytes, the sum over the reports.
 
     A kernel with several of them counts in equal parts; one with none of them counts for those whose results it reads,
     as what comes after a convolution is part of its price, or else for those that read its results.
     """
-    costs: dict[str, float] = {}
-    for layer, owners in _owners(report.kernels, frozenset(nodes)):
-        for node in owners:
-            costs[node] = costs.get(node, 0.0) + layer_cost(layer, report.free) / len(owners)
+    costs = dict.fromkeys(nodes, 0.0)
+    for report in reports:
+        for layer, owners in _owners(report.kernels, frozenset(nodes)):
+            for node in owners:
+                costs[node] += layer_cost(layer, report.free) / len(owners)
     return costs
 
 
@@ -469,5 +460,5 @@ def _owners(layers: Sequence[EngineLayer], nodes: frozenset[str]) -> list[tuple[
     return list(zip(layers, own, strict=True))
 
 
-def _elements(tensor: EngineTensor, free: int) -> int:
-    return prod(free if dim < 0 else dim for dim in tensor.dims)
+def _sizes(tensor: EngineTensor, free: int) -> list[int]:
+    return [free if dim < 0 else dim for dim in tensor.dims]

@@ -1,6 +1,4 @@
-"""Higher-precision fallback: keep the few groups of nodes that make most of the noise, where there is much.
-
-No labels are needed.
+"""Higher-precision fallback: keep the few groups of nodes that make most of the noise; no labels are needed.
 
 Rounding errors of different layers nearly add up in power (see ``sensitivity``), and they are very uneven:
 often one group, a spectrogram at the front or a narrow head at the end, makes most of the noise and little of the work.
@@ -80,7 +78,8 @@ def find_fallback(
         if not kept:
             return corrections
         rest = [index for index in range(count) if index not in kept]
-        before, after = (_decibels(noise_of(session, on, held, feeds[1::2])) for on in (range(count), rest))
+        shares = (noise_of(session, on, held, feeds[1::2]) for on in (range(count), rest))
+        before, after = (10 * np.log10(np.maximum(share, 1e-12)) for share in shares)
     taken = surely_less(after, before, _GAIN, _SIGMAS)
     name = f"{len(kept)} of {count} groups in higher precision"
     trial = CorrectionTrial(correction=name, noise=float(after.mean()), taken=taken)
@@ -112,8 +111,3 @@ def sensitive(groups: Sequence[LayerGroup], alone: Sequence[float], most: float)
             spent += groups[index].macs
             left -= alone[index]
     return frozenset(kept)
-
-
-def _decibels(share: np.ndarray) -> np.ndarray:
-    decibels: np.ndarray = 10 * np.log10(np.maximum(share, 1e-12))
-    return decibels

@@ -11,11 +11,11 @@ from trtpipe.progress import track
 from trtpipe.reference.reference_outputs import run_every
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from trtpipe.artifact import Feed
     from trtpipe.progress import Progress
-    from trtpipe.quantization.graph_partition import Cut
+    from trtpipe.quantization.simulation_graph import Cut
     from trtpipe.quantization.simulator import SimulatorSession
 
 #: Share of the mean power over all feeds that every feed is taken to have, so that silence does not decide.
@@ -61,9 +61,10 @@ class OutputNoise:
         """float64[outputs]: noise over signal power of feed ``index``."""
         return np.array([self._share(name, found[name], index) for name in self._signal])
 
-    def decibels(self, index: int, found: Feed) -> float:
-        """The same in dB, the mean over outputs."""
-        return float(np.mean(10 * np.log10(np.maximum(self.shares(index, found), _FLOOR))))
+    def decibels(self, results: Iterable[Feed]) -> np.ndarray:
+        """float64[feeds]: the same in dB for the results of all feeds, the mean over outputs."""
+        shares = (self.shares(index, found) for index, found in enumerate(results))
+        return np.array([np.mean(10 * np.log10(np.maximum(each, _FLOOR))) for each in shares])
 
     def _share(self, name: str, found: np.ndarray, index: int) -> float:
         expected = self._expected[index][name]

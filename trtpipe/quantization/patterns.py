@@ -95,10 +95,9 @@ def _attention(softmax: ir.Node) -> Attention | None:
 def _back_to_product(node: ir.Node) -> Iterator[ir.Node]:
     """The nodes before ``node``, along the operand that a product feeds, up to and with that product."""
     for _ in range(_REACH):
-        producers = [p for value in node.inputs if value is not None and (p := value.producer()) is not None]
-        product = next((p for p in producers if p.op_type == "MatMul"), None)
-        onward = [p for p in producers if p.op_type in ARITHMETIC or next(moved_values(p), None) is not None]
-        found = product or next((p for p in onward if _has_product_behind(p, _REACH)), None)
+        makers = node.predecessors()
+        product = next((maker for maker in makers if maker.op_type == "MatMul"), None)
+        found = product or next((maker for maker in makers if _has_product_behind(maker, _REACH)), None)
         if found is None:
             return
         yield found
@@ -108,16 +107,10 @@ def _back_to_product(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _has_product_behind(node: ir.Node, reach: int) -> bool:
-    for value in node.inputs:
-        producer = value.producer() if value is not None else None
-        if producer is None or reach == 0:
-            continue
-        if producer.op_type == "MatMul":
-            return True
-        passes_on = producer.op_type in ARITHMETIC or next(moved_values(producer), None) is not None
-        if passes_on and _has_product_behind(producer, reach - 1):
-            return True
-    return False
+    """Whether ``node`` passes on a product, by way of other such nodes perhaps."""
+    if reach < 0 or (node.op_type not in ARITHMETIC and next(moved_values(node), None) is None):
+        return False
+    return any(maker.op_type == "MatMul" or _has_product_behind(maker, reach - 1) for maker in node.predecessors())
 
 
 def _on_to_product(node: ir.Node) -> Iterator[ir.Node]:

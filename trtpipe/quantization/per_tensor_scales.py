@@ -7,11 +7,18 @@ only where the scale of its weight is one number, else it writes float32 (docs/e
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx_ir as ir
 
 from trtpipe.config.formats import FP16, INT8
+from trtpipe.passes.constants import add_constant
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, node_label
+from trtpipe.passes.operators import is_standard, made_by
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: The largest magnitude that a float16 accumulator may reach before the channel's scale is applied.
 _LARGEST = 2.0**15
@@ -54,13 +61,9 @@ class _Split:
     @classmethod
     def of(cls, node: ir.Node) -> _Split | None:
         """The split of a convolution, or ``None`` where the rules above leave it alone."""
-        if (
-            node.op_type != "Conv"
-            or node.domain not in ("", "ai.onnx")
-            or node.outputs[0].dtype != ir.DataType[FP16.onnx]
-        ):
+        if node.op_type != "Conv" or not is_standard(node) or node.outputs[0].dtype != ir.DataType[FP16.onnx]:
             return None
-        data, weight = (_dequantizer(value) for value in node.inputs[:2])
+        data, weight = (made_by(value, "DequantizeLinear") for value in node.inputs[:2])
         if data is None or weight is None or node.outputs[0].is_graph_output():
             return None
         activation, kernel, scales = _constant(data, 1), _constant(weight, 0), _constant(weight, 1)
@@ -70,11 +73,12 @@ class _Split:
             return None
         sums = np.abs(kernel.astype(np.float64)).reshape(kernel.shape[0], -1).sum(axis=1)
         step = float(activation.reshape(-1)[0])
-        if not sums.max() * step > 0 or not scales.min() > 0 or _channel_axis(weight) != 0:
+        if not sums.max() * step > 0 or not scales.min() > 0 or weight.attributes.get_int("axis", 1) != 0:
             return None
         channels = scales.astype(np.float64)
         safe = _LARGEST / (128.0 * float(sums.max()) * step)
-        common = _power_of_two(min(2 * channels.max(), safe, channels.min() / _SMALLEST_NORMAL))
+        most = min(2 * channels.max(), safe, channels.min() / _SMALLEST_NORMAL)
+        common = float(2.0 ** np.floor(np.log2(most)))  # the largest power of two up to that
         fits = common >= _SMALLEST_NORMAL and common * step >= _SMALLEST_STEP and channels.max() / common <= _LARGEST
         return cls(node, weight, common, channels / common) if fits else None
 
@@ -86,15 +90,14 @@ class _Split:
         users = [(use.node, use.idx) for use in result.uses()]
         shape = (1, -1, *[1] * (len(result.shape) - 2 if result.shape is not None else 2))
         node.replace_input_with(1, self._weight(graph, fresh, label))
-        factors = _initializer(graph, fresh(f"{label}_channel_scale"), self._channels.reshape(shape))
-        steps = [ir.node("Mul", [result, factors], name=fresh(f"{label}_channel_scaled"))]
+        factors = self._channels.reshape(shape).astype(FP16.dtype)
+        scaled = [result, add_constant(graph, fresh, f"{label}_channel_scale", factors)]
+        steps = [_node("Mul", scaled, f"{label}_channel_scaled", f"{label}_channel_scaled_output", result, fresh)]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None:
             node.resize_inputs(2)
-            steps.append(ir.node("Add", [steps[0].outputs[0], self._bias(graph, fresh, label, bias, shape)]))
-            steps[1].name = fresh(f"{label}_biased")
-        for step in steps:
-            _describe(step.outputs[0], fresh(f"{step.name}_output"), result)
+            biased = [steps[0].outputs[0], self._bias(graph, fresh, label, bias, shape)]
+            steps.append(_node("Add", biased, f"{label}_biased", f"{label}_biased_output", result, fresh))
         graph.insert_after(node, steps)
         for user, index in users:
             user.replace_input_with(index, steps[-1].outputs[0])
@@ -102,56 +105,39 @@ class _Split:
     def _weight(self, graph: ir.Graph, fresh: FreshNames, label: str) -> ir.Value:
         """A DQ of the same weight with one scale; the old one is removed when nothing reads it any more."""
         old = self._dequantize
-        scale = _initializer(graph, fresh(f"{label}_weight_scale"), np.asarray(self._common))
-        zero = _initializer(graph, fresh(f"{label}_weight_zero_point"), np.zeros((), INT8.dtype))
-        node = ir.node("DequantizeLinear", [old.inputs[0], scale, zero], name=fresh(f"{label}_weight_dequantize"))
-        output, before = node.outputs[0], old.outputs[0]
-        _describe(output, fresh(f"{label}_weight_dequantized"), before)
+        inputs = [
+            old.inputs[0],
+            add_constant(graph, fresh, f"{label}_weight_scale", np.asarray(self._common, FP16.dtype)),
+            add_constant(graph, fresh, f"{label}_weight_zero_point", np.zeros((), INT8.dtype)),
+        ]
+        name, output = f"{label}_weight_dequantize", f"{label}_weight_dequantized"
+        node = _node("DequantizeLinear", inputs, name, output, old.outputs[0], fresh)
         graph.insert_before(self._node, [node])
-        self._node.replace_input_with(1, output)
-        if not before.uses() and old.graph is not None:
+        self._node.replace_input_with(1, node.outputs[0])
+        if not old.outputs[0].uses() and old.graph is not None:
             old.graph.remove(old, safe=True)
-        return output
+        return node.outputs[0]
 
     def _bias(self, graph: ir.Graph, fresh: FreshNames, label: str, bias: ir.Value, shape: tuple[int, ...]) -> ir.Value:
         if bias.const_value is not None:
-            return _initializer(graph, fresh(f"{label}_bias"), bias.const_value.numpy().reshape(shape))
-        extents = _initializer(graph, fresh(f"{label}_bias_shape"), np.asarray(shape, np.int64))
-        node = ir.node("Reshape", [bias, extents], name=fresh(f"{label}_bias_reshape"))
-        _describe(node.outputs[0], fresh(f"{label}_bias_reshaped"), bias)
+            values = bias.const_value.numpy().reshape(shape).astype(FP16.dtype)
+            return add_constant(graph, fresh, f"{label}_bias", values)
+        extents = add_constant(graph, fresh, f"{label}_bias_shape", np.asarray(shape, np.int64))
+        names = f"{label}_bias_reshape", f"{label}_bias_reshaped"
+        node = _node("Reshape", [bias, extents], *names, bias, fresh)
         node.outputs[0].shape = ir.Shape([dim if dim > 0 else None for dim in shape])
         graph.insert_before(self._node, [node])
         return node.outputs[0]
 
 
-def _describe(value: ir.Value, name: str, like: ir.Value) -> None:
-    value.name, value.shape = name, like.shape
-    value.type = like.type
-
-
-def _power_of_two(limit: float) -> float:
-    """The largest power of two that is not above ``limit``."""
-    return float(2.0 ** np.floor(np.log2(limit)))
-
-
-def _dequantizer(value: ir.Value | None) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == "DequantizeLinear" else None
+def _node(
+    op: str, inputs: Sequence[ir.Value | None], name: str, output: str, like: ir.Value, fresh: FreshNames
+) -> ir.Node:
+    """A new node, whose result has the type and shape of ``like``."""
+    made = ir.val(fresh(output), shape=like.shape, type=like.type)
+    return ir.node(op, inputs, outputs=[made], name=fresh(name))
 
 
 def _constant(node: ir.Node, index: int) -> np.ndarray | None:
     value = node.inputs[index]
     return None if value is None or value.const_value is None else value.const_value.numpy()
-
-
-def _channel_axis(dequantize: ir.Node) -> int:
-    axis = dequantize.attributes.get("axis")
-    return 1 if axis is None else axis.as_int()
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    kept = array.dtype if array.dtype in (INT8.dtype, np.int64) else FP16.dtype
-    tensor = ir.tensor(array.astype(kept), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

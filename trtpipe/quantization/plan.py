@@ -13,29 +13,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import onnx_ir as ir
 
 from trtpipe.calibration.corrections import Corrections
 from trtpipe.config.formats import FP32, Format
 from trtpipe.passes.constants import is_constant
-from trtpipe.passes.cost_thresholds import skipped, unprofitable
 from trtpipe.passes.decisions import UNREACHED
-from trtpipe.passes.graph_pass import node_label, owners_of
-from trtpipe.passes.macs import sizes_of, work_of
+from trtpipe.passes.graph_pass import enclosing, node_label, owners_of, reached, result_of
+from trtpipe.passes.macs import sizes_of, skipped, unprofitable, work_of
 from trtpipe.passes.node_names import pattern_of
 from trtpipe.passes.operators import POOLS, PRODUCTS, WEIGHTED, is_standard, moved_values
 from trtpipe.quantization.patterns import Patterns, recognize, skip_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+    from trtpipe.calibration.corrections import Smoothing
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.config.recipe import WeightMethod
     from trtpipe.config.stage_settings import QuantizationSettings
     from trtpipe.passes.macs import Work
 
+_Key = TypeVar("_Key", bound="Hashable")
 #: Activations that fuse into the kernel before them and leave its result fit for quantization.
 _CLIPPING = frozenset({"Relu", "LeakyRelu", "Clip"})
 #: Why the two products of an attention are not quantized; measured, see docs/lowering.md.
@@ -143,21 +144,11 @@ class QuantizationPlan:
         TensorRT moves a Q back through nodes that only move values, and merges it with the one it meets there, if
         their scales are equal; otherwise both stay as kernels of their own (NVIDIA, "Working with Quantized Types").
         """
-        names = [name for name in self.tensors if name not in self._inserted]
-        leader = {name: name for name in names}
-
-        def find(name: str) -> str:
-            while leader[name] != name:
-                name = leader[name]
-            return name
-
-        for name in names:
-            for source in self._sources.get(name, ()):
-                if source in leader:
-                    leader[find(name)] = find(source)
+        names = dict.fromkeys(name for name in self.tensors if name not in self._inserted)
+        leader = leaders((name, *(self._sources.get(name, frozenset()) & names.keys())) for name in names)
         groups: dict[str, list[str]] = {}
         for name in names:
-            groups.setdefault(find(name), []).append(name)
+            groups.setdefault(leader[name], []).append(name)
         return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
     @cached_property
@@ -211,14 +202,11 @@ class QuantizationPlan:
         reasons = {**ranges.not_quantizable, **dict.fromkeys(ranges.unseen, UNREACHED)}
         return self.with_ranges(amax, reasons).with_corrections(ranges.corrections)
 
-    def smoothed(self, amax: Mapping[str, float], inserted: frozenset[str]) -> QuantizationPlan:
-        """The plan of the smoothed graph.
-
-        Args:
-            amax: tensor that was smoothed -> its range now.
-            inserted: those for which a multiplication was inserted, behind which their readers read on.
-        """
-        return replace(self, amax={**self.amax, **amax}, _inserted=inserted)._without({})
+    def smoothed(self, tensors: Mapping[str, Smoothing]) -> QuantizationPlan:
+        """The plan of the graph in which these are smoothed; readers read on behind inserted multiplications."""
+        amax = {**self.amax, **{name: each.amax for name, each in tensors.items()}}
+        inserted = frozenset(name for name, each in tensors.items() if each.inserted)
+        return replace(self, amax=amax, _inserted=inserted)._without({})
 
     def _without_range(self, point: QuantPoint, reasons: Mapping[str, str]) -> str | None:
         for name in point.tensors:
@@ -286,9 +274,24 @@ def plan(model: ir.Model, settings: QuantizationSettings, *, skip_unprofitable: 
     return everything.keep_all_but(named, f"not among the nodes that may compute in {precision.quantized_format}")
 
 
+def leaders(links: Iterable[Sequence[_Key]]) -> dict[_Key, _Key]:
+    """Every key -> one of those it is linked with, directly or by way of others: the same one for all of these."""
+    leader: dict[_Key, _Key] = {}
+
+    def find(key: _Key) -> _Key:
+        while leader.setdefault(key, key) != key:
+            key = leader[key]
+        return key
+
+    for link in links:
+        for key in link:
+            leader[find(key)] = find(link[0])
+    return {key: find(key) for key in leader}
+
+
 def bound(model: ir.Model, points: Iterable[QuantPoint]) -> list[tuple[QuantPoint, ir.Node]]:
     """The points with their nodes in a copy of the graph that was planned."""
-    nodes = {node.outputs[0].name: node for node in model.graph.all_nodes() if node.outputs}
+    nodes = {result_of(node): node for node in model.graph.all_nodes()}
     return [(point, nodes[point.result]) for point in points]
 
 
@@ -306,7 +309,7 @@ class _Analysis:
         self._works: dict[ir.Node, Work] = {}
         sizes = sizes_of(model, settings.shapes)
         works = ((node, work_of(node, sizes)) for node in self.nodes)
-        self.macs = {_result(node): work.macs for node, work in works if work is not None}
+        self.macs = {result_of(node): work.macs for node, work in works if work is not None}
 
     def weighted(self, node: ir.Node) -> None:
         """A Conv, ConvTranspose, Gemm or MatMul: all its inputs."""
@@ -347,8 +350,8 @@ class _Analysis:
         assert value is not None
         if node.op_type != "Add":
             rule = "a pool between tensors that are quantized anyway"
-            sharers = frozenset(_result(user) for user in self._quantized_users(value))
-        self.joinings.append(_Joining(_result(node), self._readers(node.outputs[0]), sharers))
+            sharers = frozenset(result_of(user) for user in self._quantized_users(value))
+        self.joinings.append(_Joining(result_of(node), self._readers(node.outputs[0]), sharers))
         self.points[node] = _point(node, (index,), rule)
 
     def sources(self) -> dict[str, frozenset[str]]:
@@ -359,7 +362,7 @@ class _Analysis:
             for index in point.activations
             if (value := node.inputs[index]) is not None
         }
-        return {name: frozenset(values[each] for each in _sources(value) if each in values)
+        return {name: frozenset(values[each] for each in reached(value, _moved_from)[1:] if each in values)
                 for value, name in values.items()}  # fmt: skip
 
     def _refused(self, node: ir.Node) -> str | None:
@@ -372,20 +375,12 @@ class _Analysis:
         """Weighted nodes that may read ``value`` quantized, directly or by way of activations and moves; and what each
         of them reads.
         """
-        queue, seen = [value], {value}
-        found: set[tuple[str, str]] = set()
-        for current in queue:
-            found |= {
-                (_result(user), str(current.name))
-                for user in self._quantized_users(current)
-                if user.op_type in WEIGHTED
-            }
-            for use in current.uses():
-                if use.node.op_type in _CLIPPING or current in moved_values(use.node):
-                    new = [output for output in use.node.outputs if output not in seen]
-                    queue.extend(new)
-                    seen.update(new)
-        return frozenset(found)
+        return frozenset(
+            (result_of(user), str(current.name))
+            for current in reached(value, _passed_on)
+            for user in self._quantized_users(current)
+            if user.op_type in WEIGHTED
+        )
 
     def _quantized_users(self, value: ir.Value) -> list[ir.Node]:
         """The points so far that read ``value`` quantized."""
@@ -399,7 +394,7 @@ def _point(
     names = ["" if value is None else str(value.name) for value in node.inputs]
     return QuantPoint(
         node=node_label(node),
-        result=_result(node),
+        result=result_of(node),
         op=node.op_type,
         activations=activations,
         inputs=tuple(names[index] for index in activations),
@@ -408,10 +403,6 @@ def _point(
         kernel="" if weight is None else names[weight],
         axis=axis,
     )
-
-
-def _result(node: ir.Node) -> str:
-    return str(node.outputs[0].name) if node.outputs else ""
 
 
 def _of_positions(node: ir.Node, work: Work | None, patterns: Patterns) -> str | None:
@@ -424,30 +415,27 @@ def _of_positions(node: ir.Node, work: Work | None, patterns: Patterns) -> str |
     return None
 
 
-def _sources(value: ir.Value) -> set[ir.Value]:
-    """The values whose elements ``value`` consists of, by way of nodes that only move them."""
-    found: set[ir.Value] = set()
-    queue = [value]
-    for current in queue:
-        node = current.producer()
-        for source in moved_values(node) if node is not None else ():
-            if source not in found:
-                found.add(source)
-                queue.append(source)
-    return found
+def _moved_from(value: ir.Value) -> Iterable[ir.Value]:
+    """The values whose elements ``value`` consists of, where a node only moves them."""
+    node = value.producer()
+    return () if node is None else moved_values(node)
+
+
+def _passed_on(value: ir.Value) -> Iterable[ir.Value]:
+    """The results of activations, and of nodes that only move ``value``."""
+    users = (use.node for use in value.uses())
+    return (made for user in users if user.op_type in _CLIPPING or value in moved_values(user) for made in user.outputs)
 
 
 def _unobservable(node: ir.Node, owners: Mapping[ir.Graph, ir.Node]) -> str | None:
     """Why no range can be found for what ``node`` reads: it lies in a body out of which no values can be brought."""
-    graph, inside_if = node.graph, False
-    while isinstance(graph, ir.Graph) and graph in owners:
-        owner = owners[graph]
+    inside_if = False
+    for owner in enclosing(node, owners):
         if owner.op_type not in ("If", "Loop", "Scan"):
             return f"inside the body of a {owner.op_type}, where no ranges can be observed"
         if owner.op_type == "Scan" and inside_if:
             return "inside an If in a Scan, where no ranges can be observed"
         inside_if |= owner.op_type == "If"
-        graph = owner.graph
     return None
 
 
@@ -470,18 +458,12 @@ def _weighted_point(node: ir.Node) -> QuantPoint | str:
     weight = constants.index(True)
     if weight == 0 and node.op_type != "MatMul":
         return "its weight is computed, not a constant"
-    return _with_weight(node, weight)
-
-
-def _with_weight(node: ir.Node, weight: int) -> QuantPoint | str:
-    kernel = node.inputs[weight]
-    assert kernel is not None
-    assert kernel.const_value is not None
-    rank = len(kernel.const_value.shape)
+    constant = (data, kernel)[weight].const_value
+    rank = 0 if constant is None else len(constant.shape)
     if rank < 2:
         return "its weight is a vector, which has no output channels"
-    rule = "Conv/GEMM with constant weight"
-    return _point(node, (1 - weight,), rule, weight, _channel_axis(node, weight, rank))
+    axis = _channel_axis(node, weight, rank)
+    return _point(node, (1 - weight,), "Conv/GEMM with constant weight", weight, axis)
 
 
 def _channel_axis(node: ir.Node, weight: int, rank: int) -> int:
@@ -490,6 +472,5 @@ def _channel_axis(node: ir.Node, weight: int, rank: int) -> int:
     if node.op_type == "ConvTranspose":
         return 1  # [in, out / group, ...]
     if node.op_type == "Gemm":
-        transposed = node.attributes.get("transB")
-        return 0 if transposed is not None and transposed.as_int() else 1
+        return 0 if node.attributes.get_int("transB", 0) != 0 else 1
     return rank - 1 if weight == 1 else rank - 2  # MatMul: columns of B, rows of A

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from trtpipe.config.formats import FP32
 from trtpipe.errors import StageError
-from trtpipe.passes.constants import add_constant, drop_unused_constants
+from trtpipe.passes.constants import add_constant, along, channel_rows, drop_unused_constants
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult
 from trtpipe.quantization.decision_record import record
 from trtpipe.quantization.plan import bound
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from trtpipe.config.formats import Format
     from trtpipe.config.recipe import WeightMethod
     from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
-
 
 #: Shares of a channel's largest magnitude that ``mse`` tries, descending: 1 to 0.5.
 _SHARES = np.linspace(1, 0.5, 32, dtype=np.float32)
@@ -42,7 +41,7 @@ class InsertQDQ(GraphPass):
     4. Biases and everything else stay as they are; other consumers keep reading the original tensors.
 
     Args:
-        plan: of this graph, with ranges; its corrections must be applied (see ``apply_plan``).
+        plan: of this graph, with ranges; its corrections must be applied (see ``apply_corrections``).
     """
 
     name = "insert_qdq"
@@ -98,22 +97,19 @@ class _Rewriter:
 
     def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float) -> ir.Value:
         scale = np.asarray(safe_scale(np.float32(amax), self._format.largest, self._plan.scales), np.float32)
-        scale_value = add_constant(graph, self._fresh, f"{value.name}_scale", scale)
-        zero = add_constant(graph, self._fresh, f"{value.name}_zero_point", np.zeros((), self._format.dtype))
-        quantize = ir.node("QuantizeLinear", [value, scale_value, zero], name=self._fresh(f"{value.name}_quantize"))
-        self._name_output(quantize, f"{value.name}_quantized", self._element_type, value.shape)
-        dequantize = ir.node(
-            "DequantizeLinear",
-            [quantize.outputs[0], scale_value, zero],
-            name=self._fresh(f"{value.name}_dequantize"),
-        )
-        self._name_output(dequantize, f"{value.name}_dequantized", ir.DataType.FLOAT, value.shape)
+        name, zero = value.name, np.zeros((), self._format.dtype)
+        how = [add_constant(graph, self._fresh, f"{name}_{word}", each)
+               for word, each in (("scale", scale), ("zero_point", zero))]  # fmt: skip
+        narrow = ir.val(self._fresh(f"{name}_quantized"), self._element_type, value.shape)
+        wide = ir.val(self._fresh(f"{name}_dequantized"), ir.DataType.FLOAT, value.shape)
+        quantize = ir.node("QuantizeLinear", [value, *how], outputs=[narrow], name=self._fresh(f"{name}_quantize"))
+        dequantize = ir.node("DequantizeLinear", [narrow, *how], outputs=[wide], name=self._fresh(f"{name}_dequantize"))
         producer = value.producer()
         if producer is not None and producer.graph is graph:
             graph.insert_after(producer, [quantize, dequantize])
         else:
             graph.insert_before(graph[0], [quantize, dequantize])
-        return dequantize.outputs[0]
+        return wide
 
     def _weight(self, graph: ir.Graph, value: ir.Value, axis: int, before: ir.Node) -> ir.Value:
         assert value.const_value is not None
@@ -126,15 +122,11 @@ class _Rewriter:
             add_constant(graph, self._fresh, f"{base}_scale", scale),
             add_constant(graph, self._fresh, f"{base}_zero_point", np.zeros(scale.shape, self._format.dtype)),
         ]
-        attributes = {"axis": ir.AttrInt64("axis", axis)} if self._format.granularity == "channel" else {}
-        node = ir.Node("", "DequantizeLinear", inputs, attributes, name=self._fresh(f"{base}_dequantize"))
-        self._name_output(node, f"{base}_dequantized", ir.DataType.FLOAT, value.shape)
-        graph.insert_before(before, [node])
-        return node.outputs[0]
-
-    def _name_output(self, node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
-        output = node.outputs[0]
-        output.name, output.dtype, output.shape = self._fresh(name), dtype, shape
+        attributes = {"axis": axis} if self._format.granularity == "channel" else {}
+        whole = ir.val(self._fresh(f"{base}_dequantized"), ir.DataType.FLOAT, value.shape)
+        label = self._fresh(f"{base}_dequantize")
+        graph.insert_before(before, [ir.node("DequantizeLinear", inputs, attributes, outputs=[whole], name=label)])
+        return whole
 
 
 def quantize_weight(
@@ -157,26 +149,22 @@ def quantize_weight(
     Returns:
         The 8-bit array of the same shape, and float32 scales: shape ``[array.shape[axis]]`` or ``[]``.
     """
-    rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    rows = channel_rows(array, axis)
     scale = safe_scale(np.abs(rows).max(axis=1), form.largest)
     if method == "mse":
         scale = np.concatenate([_least_error(row, limit, form) for row, limit in zip(rows, scale, strict=True)])
     scale = representable(scale, scales)
-    shaped = scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
-    quantized = _steps(array, shaped, form).astype(form.dtype)
+    quantized = _steps(array, along(scale, axis, array.ndim), form).astype(form.dtype)
     return quantized, scale.reshape(() if axis is None else -1)
 
 
 def _least_error(row: np.ndarray, largest: np.float32, form: Format) -> np.ndarray:
     """float32[1]: the scale of one channel with the least squared error; of equally good ones the largest."""
     scales = largest * _SHARES
-    errors = [np.sum((row - _rounded(row, scale, form) * float(scale)) ** 2) for scale in scales]
+    rounded = (_steps(row, scale, form).astype(form.dtype).astype(np.float64) * float(scale) for scale in scales)
+    errors = [np.sum((row - each) ** 2) for each in rounded]
     best: np.ndarray = np.maximum(scales[[np.argmin(errors)]], np.finfo(np.float32).tiny)
     return best
-
-
-def _rounded(row: np.ndarray, scale: np.float32, form: Format) -> np.ndarray:
-    return _steps(row, scale, form).astype(form.dtype).astype(np.float64)
 
 
 def _steps(array: np.ndarray, scale: np.ndarray | np.float32, form: Format) -> np.ndarray:
@@ -211,8 +199,7 @@ def scale_loss(array: np.ndarray, axis: int | None, form: Format, scales: Format
     Args:
         array, axis: as for ``quantize_weight``.
     """
-    rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-    wanted = np.abs(rows).max(axis=1).astype(np.float64) / form.largest
+    wanted = np.abs(channel_rows(array, axis)).max(axis=1).astype(np.float64) / form.largest
     wanted = wanted[wanted > 0]
     if not wanted.size:
         return 0.0

@@ -86,8 +86,7 @@ def evaluating(
         runner = session.set(range(len(session.groups)))
 
         def evaluate(amax: Mapping[str, float]) -> np.ndarray:
-            results = run_every(runner, feeds, session.scales(amax))
-            return np.array([noise.decibels(index, found) for index, found in enumerate(results)])
+            return noise.decibels(run_every(runner, feeds, session.scales(amax)))
 
         yield evaluate
 

@@ -1,5 +1,7 @@
 """The graph of the fake-quantization simulator: every point in float32 and lowered, every activation scale an input.
 
+Where few values cross it, the graph can be cut, so that what comes behind is run from stored values again and again.
+
 A point becomes an If whose branches hold the node as it was, and the node lowered: with its Q/DQ pair and its quantized
 weight exactly as ``InsertQDQ`` writes them, or rounded to float16. Both sets of weights together are the memory of two
 models. Any choice of nodes and of ranges is a few conditions and fed numbers away: weights are quantized once.
@@ -13,18 +15,20 @@ cannot do what a condition does: no scale lets values pass unrounded, and the we
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from trtpipe.passes.graph_pass import FreshNames, node_label
-from trtpipe.quantization.graph_partition import reads
-from trtpipe.quantization.plan import bound
+from trtpipe.calibration.corrections import unpacked
+from trtpipe.passes.constants import add_constant
+from trtpipe.passes.graph_pass import FreshNames, bodies_of, node_label
+from trtpipe.quantization.bias_correction import correctable
+from trtpipe.quantization.plan import bound, leaders
 from trtpipe.quantization.qdq import quantize_weight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     import onnx
 
@@ -32,26 +36,24 @@ if TYPE_CHECKING:
     from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
 
 
+#: Shares of all work before a cut that are aimed at.
+_SHARES = (0.25, 0.5, 0.75)
+#: Values that cross a cut at most.
+_MOST_VALUES = 4
+
+
 def group_points(plan: QuantizationPlan) -> tuple[tuple[QuantPoint, ...], ...]:
     """Points that change their precision together, in graph order: those that read one tensor, whose one pair they
     share; that share a weight; or whose tensors share one scale.
     """
-    leader: dict[object, object] = {}
-
-    def find(key: object) -> object:
-        while leader.setdefault(key, key) is not key:
-            key = leader[key]
-        return key
-
-    for names in plan.groups:
-        for name in names[1:]:
-            leader[find(name)] = find(names[0])
+    links: list[Sequence[object]] = [*plan.groups]
     for point in plan.points:
-        for key in (*point.tensors, *([("weight", point.kernel)] if point.kernel else [])):
-            leader[find(key)] = find(("node", point.result))
+        kernel = [("weight", point.kernel)] if point.kernel else []
+        links.append((("node", point.result), *point.tensors, *kernel))
+    leader = leaders(links)
     members: dict[object, list[QuantPoint]] = {}
     for point in plan.points:
-        members.setdefault(find(("node", point.result)), []).append(point)
+        members.setdefault(leader["node", point.result], []).append(point)
     return tuple(map(tuple, members.values()))
 
 
@@ -69,25 +71,22 @@ class Branch:
     root: ir.Graph
     fresh: FreshNames
 
-    def before(
+    def insert(
         self, node: ir.Node, op: str, inputs: Sequence[ir.Value], dtype: ir.DataType, *attributes: ir.Attr
     ) -> ir.Value:
-        """A new node before ``node``, or at the end if that makes one of the inputs; its output."""
-        made = ir.Node("", op, list(inputs), list(attributes), name=self.fresh(op.lower()))
-        made.outputs[0].name, made.outputs[0].dtype = self.fresh(f"{op.lower()}_output"), dtype
-        if inputs[0].producer() is node:
-            self.body.insert_after(node, [made])
+        """A new node behind the one in this branch that makes its first input, or else before ``node``; its output."""
+        output = ir.val(self.fresh(f"{op.lower()}_output"), dtype)
+        made = ir.Node("", op, list(inputs), list(attributes), outputs=[output], name=self.fresh(op.lower()))
+        producer = inputs[0].producer()
+        if producer is not None and producer.graph is self.body:
+            self.body.insert_after(producer, [made])
         else:
             self.body.insert_before(node, [made])
-        return made.outputs[0]
+        return output
 
     def constant(self, array: np.ndarray) -> ir.Value:
         """A new constant."""
-        name = self.fresh("constant")
-        tensor = ir.tensor(np.asarray(array), name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.root.register_initializer(value)
-        return value
+        return add_constant(self.root, self.fresh, "constant", array)
 
 
 #: Lowers the clone of a point's node inside a branch; gives the branch's result.
@@ -106,11 +105,8 @@ def add_branches(model: ir.Model, points: Sequence[QuantPoint], lower: Lowering)
     fresh = FreshNames(model)
     names: dict[str, str] = {}
     for number, (point, node) in enumerate(bound(model, points)):
-        name = fresh(f"condition_{number}")
-        off = ir.tensor(np.array(False), name=name)
-        flag = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL), const_value=off)
-        model.graph.register_initializer(flag)
-        names[point.result] = name
+        flag = add_constant(model.graph, fresh, f"condition_{number}", np.array(False))
+        names[point.result] = str(flag.name)
         _branch(model.graph, point, node, flag, lower, fresh)
     return names
 
@@ -127,10 +123,15 @@ def resolve(model: onnx.ModelProto, conditions: Collection[str], true: Collectio
     chosen.CopyFrom(model)
     _splice(chosen.graph, frozenset(conditions), frozenset(true))
     used = {value.name for value in chosen.graph.output}.union(*map(reads, chosen.graph.node))
-    kept = [tensor for tensor in chosen.graph.initializer if tensor.name in used]
-    del chosen.graph.initializer[:]
-    chosen.graph.initializer.extend(kept)
+    _keep_named(chosen.graph.initializer, used)
     return chosen
+
+
+def _keep_named(entries: Any, names: Collection[str]) -> None:
+    """Drop from a list of a protobuf all entries but those of these names."""
+    for index in reversed(range(len(entries))):
+        if entries[index].name not in names:
+            del entries[index]
 
 
 def _splice(graph: onnx.GraphProto, conditions: frozenset[str], true: frozenset[str]) -> None:
@@ -173,16 +174,9 @@ def _kernel(point: QuantPoint, node: ir.Node) -> np.ndarray | None:
 
 
 def _rounded(branch: Branch, node: ir.Node, value: ir.Value, form: Format) -> ir.Value:
-    dtype = ir.DataType[form.onnx]
-    narrow = ir.AttrInt64("to", int(dtype))
-    wide = ir.AttrInt64("to", int(ir.DataType.FLOAT))
-    rounded = branch.before(node, "Cast", [value], dtype, narrow)
-    producer = rounded.producer()
-    assert producer is not None
-    made = ir.Node("", "Cast", [rounded], [wide], name=branch.fresh("cast"))
-    made.outputs[0].name, made.outputs[0].dtype = branch.fresh("cast_output"), ir.DataType.FLOAT
-    branch.body.insert_after(producer, [made])
-    return made.outputs[0]
+    for dtype in (ir.DataType[form.onnx], ir.DataType.FLOAT):
+        value = branch.insert(node, "Cast", [value], dtype, ir.AttrInt64("to", int(dtype)))
+    return value
 
 
 def scale_inputs(model: ir.Model, plan: QuantizationPlan) -> dict[str, ir.Value]:
@@ -197,8 +191,7 @@ def scale_inputs(model: ir.Model, plan: QuantizationPlan) -> dict[str, ir.Value]
     for name in plan.tensors:
         leader = leaders.get(name, name)
         if leader not in made:
-            kind = ir.TensorType(ir.DataType.FLOAT)
-            made[leader] = ir.Value(name=fresh(f"{leader}__scale"), shape=ir.Shape([]), type=kind)
+            made[leader] = ir.val(fresh(f"{leader}__scale"), ir.DataType.FLOAT, [])
             model.graph.inputs.append(made[leader])
     return {name: made[leaders.get(name, name)] for name in plan.tensors}
 
@@ -210,7 +203,6 @@ def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Ma
         scales: from ``scale_inputs``.
         shifts: result of a weighted node -> what is added to its bias when it is lowered.
     """
-
     form = plan.format
 
     def lower(branch: Branch, point: QuantPoint, node: ir.Node) -> ir.Value:
@@ -218,9 +210,9 @@ def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Ma
             data = node.inputs[index]
             assert data is not None
             pair = [scales[name], branch.constant(np.zeros((), form.dtype))]
-            quantized = branch.before(node, "QuantizeLinear", [data, *pair], ir.DataType[form.onnx])
+            quantized = branch.insert(node, "QuantizeLinear", [data, *pair], ir.DataType[form.onnx])
             node.replace_input_with(
-                index, branch.before(node, "DequantizeLinear", [quantized, *pair], ir.DataType.FLOAT)
+                index, branch.insert(node, "DequantizeLinear", [quantized, *pair], ir.DataType.FLOAT)
             )
         kernel = _kernel(point, node)
         if kernel is None or point.weight is None:
@@ -229,15 +221,25 @@ def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Ma
         weight, steps = quantize_weight(kernel, channels, form, plan.weights, plan.scales)
         inputs = [branch.constant(array) for array in (weight, steps, np.zeros(steps.shape, weight.dtype))]
         axis = [ir.AttrInt64("axis", point.axis)] if form.granularity == "channel" else []
-        whole = branch.before(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
+        whole = branch.insert(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
         node.replace_input_with(point.weight, whole)
         shift = shifts.get(point.result)
         if shift is None:
             return node.outputs[0]
         spread = shift.reshape(-1, *(1,) * (kernel.ndim - 2)) if node.op_type.startswith("Conv") else shift
-        return branch.before(node, "Add", [node.outputs[0], branch.constant(spread)], ir.DataType.FLOAT)
+        return branch.insert(node, "Add", [node.outputs[0], branch.constant(spread)], ir.DataType.FLOAT)
 
     return lower
+
+
+def lowering_of(model: ir.Model, plan: QuantizationPlan, half: Format | None) -> tuple[Lowering, dict[str, str]]:
+    """How points are lowered, and the inputs that take scales."""
+    if half is not None:
+        return rounded_to(half), {}
+    known = correctable(model, plan)
+    shifts = {name: unpacked(text) for name, text in plan.corrections.biases.items() if name in known}
+    inputs = scale_inputs(model, plan)
+    return quantized(plan, inputs, shifts), {tensor: str(value.name) for tensor, value in inputs.items()}
 
 
 def _branch(
@@ -271,3 +273,94 @@ def _clone(node: ir.Node, fresh: FreshNames) -> ir.Node:
     for old, new in zip(node.outputs, clone.outputs, strict=True):
         new.name, new.type, new.shape = fresh(str(old.name)), old.type, old.shape
     return clone
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place in the order of nodes.
+
+    Attributes:
+        position: of the last node before it, among the nodes of the main graph.
+        values: float values made before and read behind it.
+    """
+
+    position: int
+    values: tuple[str, ...]
+
+
+def find_cuts(model: ir.Model, works: Mapping[ir.Node, int]) -> tuple[Cut, ...]:
+    """Up to three cuts, in order, that few values cross, with about a quarter of the work between them.
+
+    Args:
+        works: multiply-accumulates of nodes, also of those in bodies.
+    """
+    nodes = list(model.graph)
+    costs = [works.get(node, 0) + sum(works.get(inner, 0) for inner in nodes_inside(node)) for node in nodes]
+    last = _last_reads(model, nodes)
+    total, done = sum(costs), 0
+    wanted = list(_SHARES)
+    found: list[Cut] = []
+    live: dict[ir.Value, int] = {}
+    for position, (node, cost) in enumerate(zip(nodes, costs, strict=True)):
+        done += cost
+        live |= {value: last[value] for value in node.outputs if value in last}
+        live = {value: until for value, until in live.items() if until > position}
+        floats = tuple(str(value.name) for value in live if value.dtype == ir.DataType.FLOAT)
+        if wanted and total and done >= wanted[0] * total and 0 < len(floats) <= _MOST_VALUES and done < total:
+            found.append(Cut(position, floats))
+            wanted = [share for share in wanted if share * total > done]
+    return tuple(found)
+
+
+def behind(model: onnx.ModelProto, cut: Cut) -> onnx.ModelProto:
+    """A copy that begins at the cut: its values are inputs, and what they alone needed is gone."""
+    import onnx
+
+    rest = onnx.ModelProto()
+    rest.CopyFrom(model)
+    graph, given = rest.graph, frozenset(cut.values)
+    needed = {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if any(name in needed and name not in given for name in node.output):
+            node.output[:] = [f"{name}__again" if name in given else name for name in node.output]
+            kept.append(node)
+            needed.update(reads(node))
+    copies = onnx.GraphProto(node=reversed(kept))
+    del graph.node[:]
+    graph.node.extend(copies.node)
+    known = {value.name for value in graph.input}
+    for name in cut.values:
+        if name in needed and name not in known:
+            graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    _keep_named(graph.input, needed)
+    _keep_named(graph.initializer, needed)
+    return rest
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Names of all values that a node reads, also in its bodies."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            names |= {value.name for value in attribute.g.output}
+            for inner in attribute.g.node:
+                names |= reads(inner)
+    return names
+
+
+def nodes_inside(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes in a node's bodies, at any depth."""
+    for body in bodies_of(node):
+        yield from body.all_nodes()
+
+
+def _last_reads(model: ir.Model, nodes: list[ir.Node]) -> dict[ir.Value, int]:
+    """Value -> position of the last node of the main graph that reads it, in a body too; outputs are read last."""
+    found: dict[ir.Value, int] = {}
+    for position, node in enumerate(nodes):
+        for each in (node, *nodes_inside(node)):
+            found |= {value: position for value in each.inputs if value is not None}
+        for body in bodies_of(node):
+            found |= dict.fromkeys(body.outputs, position)
+    return found | dict.fromkeys(model.graph.outputs, len(nodes))

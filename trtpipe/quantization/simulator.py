@@ -11,20 +11,18 @@ import onnx
 import onnx_ir as ir
 
 from trtpipe.backends.base import load_backend
-from trtpipe.calibration.corrections import unpacked
+from trtpipe.passes.graph_pass import result_of
 from trtpipe.passes.logits import show_logits
 from trtpipe.quantization.apply_corrections import apply_corrections
-from trtpipe.quantization.bias_correction import correctable
-from trtpipe.quantization.graph_partition import behind, find_cuts, nodes_inside
 from trtpipe.quantization.qdq import safe_scale
 from trtpipe.quantization.simulation_graph import (
-    Lowering,
     add_branches,
+    behind,
+    find_cuts,
     group_points,
-    quantized,
+    lowering_of,
+    nodes_inside,
     resolve,
-    rounded_to,
-    scale_inputs,
 )  # fmt: skip
 from trtpipe.reference.reference_outputs import forget
 
@@ -35,9 +33,9 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
     from trtpipe.config.formats import Format
-    from trtpipe.quantization.graph_partition import Cut
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
+    from trtpipe.quantization.simulation_graph import Cut
 
 _GRAPH, _WEIGHTS, _CHOSEN = "simulated.onnx", "simulated.data", "chosen.onnx"
 
@@ -140,9 +138,9 @@ def open_simulator(
         for points in group_points(plan)
     )
     show_logits(model)
-    macs = {node: plan.macs.get(str(node.outputs[0].name), 0) for node in model.graph.all_nodes() if node.outputs}
+    macs = {node: plan.macs.get(result_of(node), 0) for node in model.graph.all_nodes()}
     cuts = find_cuts(model, macs)
-    lowering, scales = _lowering(model, plan, half)
+    lowering, scales = lowering_of(model, plan, half)
     conditions = add_branches(model, plan.points, lowering)
     not_lowered = sum(plan.macs.values()) - sum(group.macs for group in groups)
     try:
@@ -157,17 +155,7 @@ def open_simulator(
             (workdir / name).unlink(missing_ok=True)
 
 
-def _lowering(model: ir.Model, plan: QuantizationPlan, half: Format | None) -> tuple[Lowering, dict[str, str]]:
-    """How points are lowered, and the inputs that take scales."""
-    if half is not None:
-        return rounded_to(half), {}
-    known = correctable(model, plan)
-    shifts = {name: unpacked(text) for name, text in plan.corrections.biases.items() if name in known}
-    inputs = scale_inputs(model, plan)
-    return quantized(plan, inputs, shifts), {tensor: str(value.name) for tensor, value in inputs.items()}
-
-
 def _positions(model: ir.Model) -> dict[str, int]:
     """Result of a node -> position of the node of the main graph that it is, or lies in."""
-    nodes = [(each, position) for position, node in enumerate(model.graph) for each in (node, *nodes_inside(node))]
-    return {str(node.outputs[0].name): position for node, position in nodes if node.outputs}
+    main = enumerate(model.graph)
+    return {result_of(each): position for position, node in main for each in (node, *nodes_inside(node))}

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, is_constant
-from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, owners_of
+from trtpipe.calibration.corrections import unpacked
+from trtpipe.passes.constants import add_constant, along, array_of, channel_rows, drop_unused_constants, is_constant
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, enclosing, owners_of
 from trtpipe.passes.operators import ACTIVATIONS, ARITHMETIC, is_standard
-from trtpipe.quantization.bias_correction import in_branches_only
 from trtpipe.quantization.plan import bound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from trtpipe.calibration.corrections import Smoothing
     from trtpipe.quantization.plan import QuantPoint
 
 #: Channels whose largest magnitude is below this share of the tensor's count as so large: a factor divides by it.
@@ -36,22 +37,9 @@ _NORMALISATIONS = frozenset({"LayerNormalization", "RMSNormalization"})
 _REACH = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Factors:
-    """What the channels of one activation are divided by.
-
-    Attributes:
-        values: float32[channels], above 0.
-        inserted: by a multiplication; otherwise by folding.
-    """
-
-    values: np.ndarray
-    inserted: bool
-
-
 @dataclass(frozen=True)
 class Scaling:
-    """A constant input of a node that scales the node's result channel by channel.
+    """A constant input of a node that scales channels: of the node's result, or of what it reads.
 
     Attributes:
         node, index: whose input it is, and which.
@@ -62,15 +50,19 @@ class Scaling:
     index: int
     axis: int
 
-    def divide(self, factors: np.ndarray, fresh: FreshNames) -> None:
-        """Divide it by ``factors``, float32[channels], for this node only."""
-        value, graph = self.node.inputs[self.index], self.node.graph
-        array = array_of(value)
-        assert value is not None
+    @property
+    def array(self) -> np.ndarray:
+        """Its content."""
+        array = array_of(self.node.inputs[self.index])
         assert array is not None
-        assert isinstance(graph, ir.Graph)
-        shaped = factors.reshape([-1 if i == self.axis else 1 for i in range(array.ndim)])
-        self.node.replace_input_with(self.index, add_constant(graph, fresh, f"{value.name}_smoothed", array / shaped))
+        return array
+
+    def change(self, operation: np.ufunc, factors: np.ndarray, fresh: FreshNames) -> None:
+        """Multiply it by ``factors``, float32[channels], or divide it by them, for this node only."""
+        value, graph, array = self.node.inputs[self.index], self.node.graph, self.array
+        assert value is not None and isinstance(graph, ir.Graph)  # noqa: PT018
+        changed = operation(array, along(factors, self.axis, array.ndim))
+        self.node.replace_input_with(self.index, add_constant(graph, fresh, f"{value.name}_smoothed", changed))
 
 
 @dataclass(frozen=True)
@@ -93,13 +85,13 @@ class SmoothGroup:
     Attributes:
         value: the activation, read in 8 bits.
         axis: its channel axis.
-        readers: the weighted nodes that read it, and for each the axis of its weight along which the channels lie.
+        readers: the weights of the nodes that read it.
         fold: what before it takes the reciprocal factors; ``None`` if a multiplication has to be inserted.
     """
 
     value: ir.Value
     axis: int
-    readers: tuple[tuple[ir.Node, int], ...]
+    readers: tuple[Scaling, ...]
     fold: Fold | None
 
     @property
@@ -110,15 +102,11 @@ class SmoothGroup:
     @property
     def channels(self) -> int:
         """How many there are."""
-        node, axis = self.readers[0]
-        return int(_kernel(node).shape[axis])
+        return int(self.readers[0].array.shape[self.readers[0].axis])
 
     def weight_maxima(self) -> np.ndarray:
         """float32[channels]: the largest magnitude of the weights that each channel meets."""
-        found = []
-        for node, axis in self.readers:
-            rows = np.moveaxis(np.abs(_kernel(node)), axis, 0)
-            found.append(rows.reshape(rows.shape[0], -1).max(axis=1))
+        found = [channel_rows(np.abs(reader.array), reader.axis).max(axis=1) for reader in self.readers]
         largest: np.ndarray = np.max(found, axis=0)
         return largest
 
@@ -135,7 +123,9 @@ def smooth_groups(model: ir.Model, points: Sequence[QuantPoint]) -> tuple[Smooth
     owners = owners_of(model)
     readers: dict[ir.Value, dict[ir.Node, QuantPoint]] = {}
     for point, node in bound(model, points):
-        for value in (node.inputs[index] for index in point.activations) if in_branches_only(node, owners) else ():
+        if any(owner.op_type != "If" for owner in enclosing(node, owners)):
+            continue
+        for value in (node.inputs[index] for index in point.activations):
             assert value is not None
             readers.setdefault(value, {})[node] = point
     found = (_group(value, points) for value, points in readers.items())
@@ -160,7 +150,7 @@ class Smooth(GraphPass):
     """Smooth activations by given factors; in float32 the model computes what it did, up to rounding.
 
     Args:
-        wanted: activation -> its factors; those that are no such group of ``points`` are ignored.
+        wanted: activation -> how it is smoothed; those that are no such group of ``points`` are ignored.
         points: of the model that the pass is applied to.
 
     Attributes:
@@ -169,7 +159,7 @@ class Smooth(GraphPass):
 
     name = "smooth"
 
-    def __init__(self, wanted: Mapping[str, Factors], points: Sequence[QuantPoint]) -> None:
+    def __init__(self, wanted: Mapping[str, Smoothing], points: Sequence[QuantPoint]) -> None:
         self._wanted = wanted
         self._points = points
         self.smoothed: list[str] = []
@@ -179,36 +169,35 @@ class Smooth(GraphPass):
         fresh = FreshNames(model)
         for group in smooth_groups(model, self._points):
             found = self._wanted.get(group.name)
-            if found is not None and found.inserted == (group.fold is None) and found.values.size == group.channels:
-                _smooth(group, found.values, fresh)
+            factors = np.empty(0) if found is None else unpacked(found.factors)
+            if found is not None and found.inserted == (group.fold is None) and factors.size == group.channels:
+                _smooth(group, factors, fresh)
                 self.smoothed.append(group.name)
         drop_unused_constants(model)
         return PassResult(self.name, modified=bool(self.smoothed))
 
 
 def _group(value: ir.Value, points: dict[ir.Node, QuantPoint]) -> SmoothGroup | None:
-    readers = [(node, axis) for node, point in points.items() if (axis := _input_axis(node, point)) is not None]
-    axes = {1 if node.op_type.startswith("Conv") else -1 for node, _ in readers}
-    if len(readers) < len(points) or len(axes) != 1:
+    along_axes = {node: _input_axis(node, point) for node, point in points.items()}
+    readers = tuple(Scaling(node, 1, axis) for node, axis in along_axes.items() if axis is not None)
+    axes = {1 if reader.node.op_type.startswith("Conv") else -1 for reader in readers}
+    lengths = {int(reader.array.shape[reader.axis]) for reader in readers}
+    if len(readers) < len(points) or len(axes) != 1 or len(lengths) != 1:
         return None
-    if len({_kernel(node).shape[axis] for node, axis in readers}) != 1:
-        return None
-    axis, channels = axes.pop(), int(_kernel(readers[0][0]).shape[readers[0][1]])
+    axis = axes.pop()
     if {use.node for use in value.uses()} == set(points) and not value.is_graph_output():
-        fold = foldable(value, axis, channels)
+        fold = foldable(value, axis, lengths.pop())
         if fold is not None:
-            return SmoothGroup(value, axis, tuple(readers), fold)
+            return SmoothGroup(value, axis, readers, fold)
     inserted = axis == -1 and pointwise(value) and all(node.graph is value.graph for node in points)
-    return SmoothGroup(value, axis, tuple(readers), None) if inserted else None
+    return SmoothGroup(value, axis, readers, None) if inserted else None
 
 
 def _input_axis(node: ir.Node, point: QuantPoint) -> int | None:
     """The axis of the weight along which the input channels lie; ``None`` where that is ambiguous."""
-    if point.weight != 1:
+    kernel, groups = array_of(node.inputs[1]), node.attributes.get_int("group", 1)
+    if point.weight != 1 or kernel is None:
         return None
-    kernel = _kernel(node)
-    attribute = node.attributes.get("group")
-    groups = 1 if attribute is None else attribute.as_int()
     if node.op_type == "Conv":
         if groups == 1:
             return 1
@@ -216,17 +205,10 @@ def _input_axis(node: ir.Node, point: QuantPoint) -> int | None:
     if node.op_type == "ConvTranspose":
         return 0 if groups == 1 else None
     if node.op_type == "Gemm":
-        if (flag := node.attributes.get("transA")) is not None and flag.as_int():
+        if node.attributes.get_int("transA", 0) != 0:
             return None
-        flag = node.attributes.get("transB")
-        return 1 if flag is not None and flag.as_int() else 0
+        return 1 if node.attributes.get_int("transB", 0) != 0 else 0
     return 0 if kernel.ndim == 2 else None
-
-
-def _kernel(node: ir.Node) -> np.ndarray:
-    array = array_of(node.inputs[1])
-    assert array is not None
-    return array
 
 
 def _bounded(maxima: np.ndarray) -> np.ndarray:
@@ -237,32 +219,20 @@ def _bounded(maxima: np.ndarray) -> np.ndarray:
 
 
 def _smooth(group: SmoothGroup, factors: np.ndarray, fresh: FreshNames) -> None:
-    for node, axis in group.readers:
-        kernel, graph = _kernel(node), node.graph
-        assert isinstance(graph, ir.Graph)
-        shaped = factors.reshape([-1 if i == axis else 1 for i in range(kernel.ndim)])
-        old = node.inputs[1]
-        assert old is not None
-        node.replace_input_with(1, add_constant(graph, fresh, f"{old.name}_smoothed", kernel * shaped))
-    if group.fold is None:
-        _insert(group, factors, fresh)
+    for reader in group.readers:
+        reader.change(np.multiply, factors, fresh)
+    for scaling in group.fold.scalings if group.fold is not None else ():
+        scaling.change(np.divide, factors, fresh)
+    if group.fold is not None:
         return
-    for scaling in group.fold.scalings:
-        scaling.divide(factors, fresh)
-
-
-def _insert(group: SmoothGroup, factors: np.ndarray, fresh: FreshNames) -> None:
-    value, graph = group.value, group.value.graph
-    assert isinstance(graph, ir.Graph)
+    value, graph, producer = group.value, group.value.graph, group.value.producer()
+    assert isinstance(graph, ir.Graph) and producer is not None  # noqa: PT018
     inverse = add_constant(graph, fresh, f"{value.name}_smoothing", np.float32(1) / factors)
-    node = ir.node("Mul", [value, inverse], name=fresh(f"{value.name}_smooth"))
-    made = node.outputs[0]
-    made.name, made.type, made.shape = fresh(f"{value.name}_smoothed"), value.type, value.shape
-    producer = value.producer()
-    assert producer is not None
-    graph.insert_after(producer, [node])
-    for reader, _ in group.readers:
-        reader.replace_input_with(0, made)
+    label, smoothed = fresh(f"{value.name}_smooth"), fresh(f"{value.name}_smoothed")
+    made = ir.val(smoothed, shape=value.shape, type=value.type)
+    graph.insert_after(producer, [ir.node("Mul", [value, inverse], outputs=[made], name=label)])
+    for reader in group.readers:
+        reader.node.replace_input_with(0, made)
 
 
 def foldable(value: ir.Value, axis: int, channels: int) -> Fold | None:
@@ -285,10 +255,9 @@ def foldable(value: ir.Value, axis: int, channels: int) -> Fold | None:
             source = node.inputs[0]
         elif node.op_type == "Add" and (index := _bias_index(node, axis, channels)) is not None:
             constant = node.inputs[index]
-            assert constant is not None
-            assert constant.shape is not None
-            rank = len(constant.shape)
-            found.append(Scaling(node, index, _channel_axis(constant, channels) if axis == 1 else rank - 1))
+            assert constant is not None and constant.shape is not None  # noqa: PT018
+            sizes = list(constant.shape)
+            found.append(Scaling(node, index, sizes.index(channels) if axis == 1 else len(sizes) - 1))
             source = node.inputs[1 - index]
         else:
             ends = _ends(node, axis, channels)
@@ -340,20 +309,14 @@ def _bias_index(node: ir.Node, axis: int, channels: int) -> int | None:
     return None
 
 
-def _channel_axis(constant: ir.Value, channels: int) -> int:
-    assert constant.shape is not None
-    return [int(size) for size in constant.shape if isinstance(size, int)].index(channels)
-
-
 def _ends(node: ir.Node, axis: int, channels: int) -> tuple[Scaling, ...] | None:
     """The scaling constants of the node that makes the activation."""
     if (node.op_type in _NORMALISATIONS and axis == -1) or (node.op_type == "Conv" and axis == 1):
-        weights, along = [1, 2], 0
+        weights, channel_axis = [1, 2], 0
     elif node.op_type == "Gemm" and axis == -1:
-        flag = node.attributes.get("transB")
-        weights, along = [1, 2], 0 if flag is not None and flag.as_int() else 1
+        weights, channel_axis = [1, 2], 0 if node.attributes.get_int("transB", 0) != 0 else 1
     elif node.op_type == "MatMul" and axis == -1:
-        weights, along = [1], 1
+        weights, channel_axis = [1], 1
     else:
         return None
     scalings: list[Scaling] = []
@@ -364,7 +327,7 @@ def _ends(node: ir.Node, axis: int, channels: int) -> tuple[Scaling, ...] | None
         array = array_of(value)
         if array is None or array.dtype != np.float32:
             return None
-        place = along if index == 1 else array.ndim - 1
+        place = channel_axis if index == 1 else array.ndim - 1
         if array.ndim <= place or place < 0 or array.shape[place] != channels:
             return None
         scalings.append(Scaling(node, index, place))

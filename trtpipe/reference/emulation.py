@@ -51,11 +51,10 @@ class EmulateHalf(GraphPass):
 def _widen_input(graph: ir.Graph, value: ir.Value, fresh: FreshNames) -> None:
     users = [(use.node, use.idx) for use in value.uses()]
     wide = _cast(value, ir.DataType.FLOAT, fresh, "wide")
-    node = wide.producer()
-    if node is not None and users:
-        graph.insert_before(graph[0], [node])
+    if users:
+        graph.insert_before(graph[0], [wide])
     for user, index in users:
-        user.replace_input_with(index, wide)
+        user.replace_input_with(index, wide.outputs[0])
 
 
 def _widen(value: ir.Value) -> bool:
@@ -77,25 +76,24 @@ def _round_after(graph: ir.Graph, node: ir.Node, output: ir.Value, fresh: FreshN
     assert half is not None
     users = [(use.node, use.idx) for use in output.uses()]
     if node.op_type in _TYPED or not node.attributes.keys().isdisjoint(_TYPE_ATTRIBUTES):
-        narrow, created = output, []
+        casts = []
     else:
         output.dtype = ir.DataType.FLOAT
-        narrow = _cast(output, half, fresh, "rounded")
-        created = [narrow.producer()]
+        casts = [_cast(output, half, fresh, "rounded")]
         if public:
-            _publish(graph, output, narrow, fresh)
-    wide = _cast(narrow, ir.DataType.FLOAT, fresh, "wide")
-    graph.insert_after(node, [each for each in (*created, wide.producer()) if each is not None])
+            _publish(graph, output, casts[0].outputs[0], fresh)
+    casts.append(_cast(casts[0].outputs[0] if casts else output, ir.DataType.FLOAT, fresh, "wide"))
+    graph.insert_after(node, casts)
     for user, index in users:
-        user.replace_input_with(index, wide)
+        user.replace_input_with(index, casts[-1].outputs[0])
 
 
-def _cast(value: ir.Value, dtype: ir.DataType, fresh: FreshNames, word: str) -> ir.Value:
-    """A node that is in no graph yet: its output."""
+def _cast(value: ir.Value, dtype: ir.DataType, fresh: FreshNames, word: str) -> ir.Node:
+    """A node that is in no graph yet."""
     node = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{value.name}_{word}")
     result = node.outputs[0]
     result.name, result.dtype, result.shape = fresh(f"{value.name}_{word}"), dtype, value.shape
-    return result
+    return node
 
 
 def _publish(graph: ir.Graph, old: ir.Value, new: ir.Value, fresh: FreshNames) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.backends.base import load_backend
+from trtpipe.backends.base import known_inputs, load_backend
 from trtpipe.errors import InputError
 from trtpipe.preflight import folder_size
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import OpenRunner, Runner
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import Dataset
+    from trtpipe.isolation.reducer import Runner
 
 #: Bytes of outputs that are held at most.
 _OUTPUT_BYTES = 256 << 20
@@ -54,8 +55,7 @@ def forget(graph: Path) -> None:
 
 def run_known(runner: Runner, feed: Feed) -> Feed:
     """Run one feed, of which the graph may not want all."""
-    wanted = {spec.name for spec in runner.inputs}
-    return runner.infer({name: value for name, value in feed.items() if name in wanted})
+    return runner.infer(known_inputs(runner, feed))
 
 
 def run_every(runner: OpenRunner, feeds: Sequence[Feed], more: Mapping[str, np.ndarray]) -> Iterator[Feed]:
@@ -64,8 +64,7 @@ def run_every(runner: OpenRunner, feeds: Sequence[Feed], more: Mapping[str, np.n
     Args:
         more: what to feed with each of them.
     """
-    wanted = {spec.name for spec in runner.inputs}
-    known = [{name: value for name, value in {**feed, **more}.items() if name in wanted} for feed in feeds]
+    known = [known_inputs(runner, {**feed, **more}) for feed in feeds]
     if not known:
         return
     first = runner.infer(known[0])
@@ -164,11 +163,9 @@ def stacked(runner: Runner, feeds: list[Feed]) -> list[Feed]:
     """Feeds joined along their first axis, as long as they are alike and small; seen on the first batch to change
     nothing, else ``feeds`` as they are.
     """
-    names = {spec.name for spec in runner.inputs}
-    known = [{name: value for name, value in feed.items() if name in names} for feed in feeds]
     groups: list[list[Feed]] = []
     open_groups: dict[tuple[object, ...], list[Feed]] = {}
-    for feed in known:
+    for feed in (known_inputs(runner, each) for each in feeds):
         last = open_groups.get(_form(feed), [])
         size = (len(last) + 1) * sum(value.nbytes for value in feed.values())
         if last and len(last) < _BATCH and size <= _BATCH_BYTES:

@@ -11,10 +11,10 @@ from trtpipe.accuracy.reports import Overflow
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trtpipe.artifact import Feed, TensorSpec
+    from trtpipe.artifact import Feed
     from trtpipe.autocast.range_probes import Probe
-    from trtpipe.backends.base import Runner
     from trtpipe.config.formats import Format
+    from trtpipe.isolation.reducer import Runner
 
 
 class StorageWatch:
@@ -28,24 +28,11 @@ class StorageWatch:
 
     def __init__(self, runner: Runner, probes: Mapping[str, tuple[Probe, ...]], makers: Mapping[str, str]) -> None:
         self._runner = runner
+        self.device, self.inputs = runner.device, runner.inputs
+        self.outputs = tuple(spec for spec in runner.outputs if spec.name not in probes)
         self._probes = probes
         self._makers = makers
         self._largest = {name: np.zeros(len(each)) for name, each in probes.items()}
-
-    @property
-    def device(self) -> str:
-        """Where it runs."""
-        return self._runner.device
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's."""
-        return self._runner.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's, without the probes."""
-        return tuple(spec for spec in self._runner.outputs if spec.name not in self._probes)
 
     def infer(self, feed: Feed) -> Feed:
         """The model's outputs for one feed."""

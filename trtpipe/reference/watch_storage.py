@@ -32,12 +32,8 @@ def watch_storage(model: ir.Model) -> tuple[dict[str, tuple[Probe, ...]], dict[s
         source = node.inputs[0] if target is not None and target.as_int() in _HALF else None
         if source is not None and source.dtype == ir.DataType.FLOAT and source.const_value is None:
             stored[source] = None
-    makers = {str(value.name): _maker(value) for value in stored}
+    nodes = {str(value.name): value.producer() for value in stored}
+    makers = {name: name if node is None else node_label(node) for name, node in nodes.items()}
     probes = add_probes(model, stored)
     expose_too(model, tuple(probes))
     return probes, makers
-
-
-def _maker(value: ir.Value) -> str:
-    node = value.producer()
-    return str(value.name) if node is None else node_label(node)

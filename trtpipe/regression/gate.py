@@ -111,7 +111,9 @@ def check_build(build: Build, baseline: Baseline, name: str) -> CheckReport:
 
 
 def _comparable(build: Build, baseline: Baseline, name: str) -> None:
-    if broken := baseline.contract.difference(build.contract) or _other_graph(build, baseline):
+    shared = baseline.weights.keys() & build.weights.keys()
+    other = "they share no weight" if baseline.weights and build.weights and not shared else ""
+    if broken := baseline.contract.difference(build.contract) or other:
         raise InputError(
             f"{name}: a baseline of another model: {broken}", "make one for this model: --save-baseline FILE"
         )
@@ -144,11 +146,6 @@ def _intact(baseline: Baseline, name: str) -> None:
                 f"{name}: {value.metric} of {value.artifact}: {error.message}",
                 "use the file as trtpipe wrote it, or replace it with --update REASON",
             ) from error
-
-
-def _other_graph(build: Build, baseline: Baseline) -> str:
-    shared = baseline.weights.keys() & build.weights.keys()
-    return "they share no weight" if baseline.weights and build.weights and not shared else ""
 
 
 def _change(build: Build, baseline: Baseline) -> Change:
@@ -209,13 +206,11 @@ def _function(build: Build, baseline: Baseline) -> Iterator[Finding]:
     """A changed user-defined metric: a note only, because the digest covers every file beside it."""
     old, new = baseline.evaluation_digest, build.parity.evaluation_digest
     if old and new and old != new:
-        yield Finding(
-            gate="build",
-            name="metric",
-            status="note",
-            message=f"the file of {build.parity.evaluation}, or one beside it, changed: if that is the metric or its "
-            "data, the metric values are not comparable",
+        message = (
+            f"the file of {build.parity.evaluation}, or one beside it, changed: if that is the metric or its data, the "
+            "metric values are not comparable"
         )
+        yield Finding(gate="build", name="metric", status="note", message=message)
 
 
 def _parity(build: Build, baseline: Baseline) -> Iterator[Finding]:
@@ -248,15 +243,11 @@ def _output(artifact: str, old: OutputParity, new: OutputParity, *, decides: boo
 
 def _weights(change: Change) -> Iterator[Finding]:
     if change.weights:
-        yield Finding(
-            gate="build",
-            name="weights",
-            status="note",
-            message=f"{len(change.weights)} of {change.all_weights} changed: {_some(change.weights)}",
-        )
+        message = f"{len(change.weights)} of {change.all_weights} changed: {_some(change.weights)}"
+        yield Finding(gate="build", name="weights", status="note", message=message)
     if change.replaced:
-        yield Finding(gate="build", name="artifacts", status="note",
-                      message=f"{', '.join(change.replaced)}: same cache key, different content")  # fmt: skip
+        message = f"{', '.join(change.replaced)}: same cache key, different content"
+        yield Finding(gate="build", name="artifacts", status="note", message=message)
 
 
 def _builds(build: Build, baseline: Baseline) -> Iterator[Finding]:

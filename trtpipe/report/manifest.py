@@ -95,16 +95,14 @@ def accuracy_verdict(report: ParityReport) -> Verdict:
     """The accuracy gate in one line."""
     if report.reasons:
         where = f"; first failing stage: {report.failing_stage}" if report.failing_stage else ""
-        return Verdict(gate="accuracy", passed=False, summary="; ".join(report.reasons) + where)
-    if report.metrics:
+        summary = "; ".join(report.reasons) + where
+    elif report.metrics:
         values = ", ".join(f"{value.artifact} {value.value:.4f}" for value in report.metrics)
-        return Verdict(
-            gate="accuracy",
-            passed=True,
-            summary=f"{report.metrics[0].metric} on {report.metrics[0].samples or 'all'} samples: {values}",
-        )
-    kind = "synthetic" if report.synthetic else "real"
-    return Verdict(gate="accuracy", passed=True, summary=f"outputs within tolerance on {report.samples} {kind} samples")
+        summary = f"{report.metrics[0].metric} on {report.metrics[0].samples or 'all'} samples: {values}"
+    else:
+        kind = "synthetic" if report.synthetic else "real"
+        summary = f"outputs within tolerance on {report.samples} {kind} samples"
+    return Verdict(gate="accuracy", passed=not report.reasons, summary=summary)
 
 
 def latency_verdict(report: LatencyReport) -> Verdict:

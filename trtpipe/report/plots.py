@@ -51,7 +51,7 @@ def plot_statistics(
         ['000_x.png']
     """
     from trtpipe.calibration.statistics_file import load_statistics
-    from trtpipe.data.input_checks import suggestion
+    from trtpipe.config.units import suggestion
 
     require_matplotlib()
     statistics, folder = Path(statistics), Path(folder)
@@ -60,7 +60,7 @@ def plot_statistics(
         raise InputError(f"precision: {precision} is no quantized format", "give int8 or fp8")
     found = load_statistics(statistics).tensors
     if unknown := [name for name in tensors if name not in found]:
-        raise InputError(f"{statistics}: no tensor {unknown[0]!r}", suggestion(unknown[0], found, "tensors"))
+        raise InputError(f"{statistics}: no tensor {unknown[0]!r}", suggestion(unknown[0], found, "tensors here"))
     drawn = tensors or [name for name, tensor in found.items() if tensor.largest]
     paths = [
         folder / f"{number:03}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[:80]}.png" for number, name in enumerate(drawn)

@@ -14,12 +14,11 @@ from trtpipe.config.toolchain import versions
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.latency.reports import LatencyReport
-from trtpipe.report.manifest import Manifest, ManifestEntry, Verdict, verdicts
+from trtpipe.report.manifest import Manifest, ManifestEntry, verdicts
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
 from trtpipe.stages.stage import Stage
 
 if TYPE_CHECKING:
-    from trtpipe.calibration.data_summary import DataSummary
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.digest import JSON
@@ -39,7 +38,6 @@ class Bundle(Stage[BundleSettings]):
     packages = _TOOLS
 
     def settings(self, request: BuildRequest) -> BundleSettings:
-        """All that the manifest quotes."""
         profile, recipe = request.profile, request.recipe
         build = profile.build.model_copy(update={"plugins": tuple(Path(name).name for name in profile.build.plugins)})
         quote = CalibrationQuote(method=recipe.method, percentile=recipe.percentile, weights=recipe.weights)
@@ -54,104 +52,69 @@ class Bundle(Stage[BundleSettings]):
         )
 
     def consumes(self, settings: BundleSettings) -> tuple[str, ...]:
-        """Everything."""
-        return (
-            "model",
-            "program",
-            "simplified",
-            "statistics",
-            "ranges",
-            "lowered",
-            "engine",
-            "reference",
-            "parity",
-            "latency",
-        )
+        graphs = ("model", "program", "simplified", "statistics", "ranges", "lowered")
+        return (*graphs, "engine", "reference", "parity", "latency")
 
     def fingerprint(self, settings: BundleSettings, runtime: Settings) -> dict[str, str]:
-        """The back-end that compiled."""
         return load_backend(settings.backend).fingerprint(runtime)
 
     def run(
         self, settings: BundleSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Collect."""
+        from trtpipe.calibration.ranges import Ranges
+
         lowered = _lowered(inputs)
+        quoted: dict[str, JSON] = {"profile": settings.profile.to_dict(), "simplify": settings.simplify}
+        if settings.calibration is not None:
+            quoted["calibration"] = settings.calibration.to_dict()
+        parity = ParityReport.read(inputs.path("parity")) if "parity" in inputs.artifacts else None
+        latency = LatencyReport.read(inputs.path("latency")) if "latency" in inputs.artifacts else None
         manifest = Manifest(
             trtpipe=settings.trtpipe,
             source=settings.source,
             precision=settings.profile.precision,
             backend=settings.backend,
             targets=settings.targets,
-            settings=_settings(settings),
+            settings=quoted,
             toolchain={**versions(_TOOLS), **self.fingerprint(settings, runtime)},
-            calibration=_calibration(inputs),
+            calibration=Ranges.read(inputs.path("ranges")).data_summary if "ranges" in inputs.artifacts else None,
             artifacts=tuple(
                 ManifestEntry(label=label, digest=artifact.digest, key=inputs.keys.get(label, ""), files=artifact.files)
                 for label, artifact in inputs.artifacts.items()
             ),
-            verdicts=_verdicts(inputs),
+            verdicts=verdicts(parity, latency),
             nodes=lowered.nodes if lowered is not None else (),
             work=lowered.work if lowered is not None else None,
-            notes=_notes(inputs),
+            notes=_notes(inputs, parity, latency),
         )
         manifest.write(workdir / MANIFEST)
         return Draft("manifest", workdir, (MANIFEST,)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """Every artifact is listed."""
         listed = {entry.label for entry in Manifest.read(draft.path).artifacts}
         if missing := set(inputs.artifacts) - listed:
             raise StageError(f"{MANIFEST} misses {sorted(missing)}", "report this as a bug")
 
 
-def _verdicts(inputs: Inputs) -> tuple[Verdict, ...]:
-    """The verdicts of the accuracy and the latency gate, where there is a report."""
-    parity = ParityReport.read(inputs.path("parity")) if "parity" in inputs.artifacts else None
-    latency = LatencyReport.read(inputs.path("latency")) if "latency" in inputs.artifacts else None
-    return verdicts(parity, latency)
-
-
 def _lowered(inputs: Inputs) -> LowerRecord | None:
     """The record of the lowering, unless the user brought a lowered graph without one."""
     artifact = inputs.artifacts.get("lowered")
-    if artifact is None or all(entry.name != artifact.sidecar.name for entry in artifact.files):
-        return None
-    return LowerRecord.read(artifact.sidecar)
+    return None if artifact is None or not artifact.described else LowerRecord.read(artifact.sidecar)
 
 
-def _settings(settings: BundleSettings) -> dict[str, JSON]:
-    quoted: dict[str, JSON] = {"profile": settings.profile.to_dict(), "simplify": settings.simplify}
-    if settings.calibration is not None:
-        quoted["calibration"] = settings.calibration.to_dict()
-    return quoted
-
-
-def _calibration(inputs: Inputs) -> DataSummary | None:
-    if "ranges" not in inputs.artifacts:
-        return None
-    from trtpipe.calibration.ranges import Ranges
-
-    return Ranges.read(inputs.path("ranges")).data_summary
-
-
-def _notes(inputs: Inputs) -> tuple[str, ...]:
+def _notes(inputs: Inputs, parity: ParityReport | None, latency: LatencyReport | None) -> tuple[str, ...]:
     notes: list[str] = []
-    for label, facts in (("model", ExportRecord), ("simplified", SimplifyRecord), ("lowered", LowerRecord)):
+    for label, record in (("model", ExportRecord), ("simplified", SimplifyRecord), ("lowered", LowerRecord)):
         artifact = inputs.artifacts.get(label)
-        if artifact is not None and any(entry.name == artifact.sidecar.name for entry in artifact.files):
-            notes += [f"{label}: {note}" for note in facts.read(artifact.sidecar).notes]
+        if artifact is not None and artifact.described:
+            notes += [f"{label}: {note}" for note in record.read(artifact.sidecar).notes]
     for engine in inputs.engines():
-        if any(entry.name == engine.sidecar.name for entry in engine.files):
-            found = EngineRecord.read(engine.sidecar)
-            notes += [f"{engine.label}: {note}" for note in _engine_notes(found)]
-    if "parity" in inputs.artifacts:
-        not_run = ParityReport.read(inputs.path("parity")).not_run
-        notes += [f"program: {not_run['program']}"] if "program" in not_run else []  # of engines the stages above tell
-    if "latency" in inputs.artifacts:
-        notes += [f"latency: {note}" for note in LatencyReport.read(inputs.path("latency")).notes]
+        if engine.described:
+            facts = EngineRecord.read(engine.sidecar)
+            said = facts.notes if facts.report is None else (facts.report.summary, *facts.notes)
+            notes += [f"{engine.label}: {note}" for note in said]
+    if parity is not None and "program" in parity.not_run:  # of engines the stages above tell
+        notes.append(f"program: {parity.not_run['program']}")
+    if latency is not None:
+        notes += [f"latency: {note}" for note in latency.notes]
     return tuple(notes)
-
-
-def _engine_notes(facts: EngineRecord) -> tuple[str, ...]:
-    return facts.notes if facts.report is None else (facts.report.summary, *facts.notes)

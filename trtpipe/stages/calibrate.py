@@ -34,7 +34,6 @@ class Calibrate(Stage[CalibrateSettings]):
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def settings(self, request: BuildRequest) -> CalibrateSettings | NotNeeded:
-        """The method with what it depends on; only 8-bit precisions need ranges."""
         precision, recipe = request.profile.precision, request.recipe
         if not precision.calibrated:
             return NotNeeded(reason=f"{precision} needs no ranges")
@@ -49,17 +48,14 @@ class Calibrate(Stage[CalibrateSettings]):
         )
 
     def consumes(self, settings: CalibrateSettings) -> tuple[str, ...]:
-        """The statistics; for what is tried on samples also the graph and them."""
         return ("statistics",) if settings.trials is None else ("statistics", "simplified", "calibration-data")
 
     def fingerprint(self, settings: CalibrateSettings, runtime: Settings) -> dict[str, str]:
-        """The runner of the trials, where there are some."""
         return {} if settings.trials is None else load_backend("onnxruntime").fingerprint(runtime)
 
     def run(
         self, settings: CalibrateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Derive the ranges."""
         from trtpipe.calibration.ranges import ranges_from_statistics
         from trtpipe.calibration.statistics_file import load_statistics
 
@@ -73,7 +69,6 @@ class Calibrate(Stage[CalibrateSettings]):
         return Draft("ranges", workdir, (RANGES,)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """Every range is a finite number."""
         from trtpipe.calibration.ranges import Ranges
 
         for name, found in Ranges.read(draft.path).tensors.items():

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source
+from trtpipe.config.source import OnnxSource
 from trtpipe.config.stage_settings import CaptureSettings, NotNeeded, TorchExportSettings
 from trtpipe.engine.record import ProgramRecord
-from trtpipe.errors import BuildError, InternalError, StageError
-from trtpipe.exporter.request import ExportReply
-from trtpipe.isolation.worker import call, limits_for
-from trtpipe.stages.export import torch_request
+from trtpipe.errors import BuildError, StageError
+from trtpipe.stages.export import export_torch, torch_request
 from trtpipe.stages.stage import SOURCE, Stage
 
 if TYPE_CHECKING:
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
 
 #: A program has no opset.
 _NO_OPSET = 20
+_EXPORTERS = ("trtpipe.exporter.torch_program:capture_module", "trtpipe.exporter.torch_program:capture_task")
 
 
 class Capture(Stage[CaptureSettings]):
@@ -39,53 +38,27 @@ class Capture(Stage[CaptureSettings]):
     packages = ("torch",)
 
     def settings(self, request: BuildRequest) -> CaptureSettings | NotNeeded:
-        """What the export depends on, and the type of the program; only where the back-end compiles programs."""
         if load_backend(request.backend).consumes != "program":
             return NotNeeded(reason=f"{request.backend} compiles the lowered graph")
         profile = request.profile
         return CaptureSettings(program=TorchExportSettings.of(profile), half=profile.precision.half)
 
     def consumes(self, settings: CaptureSettings) -> tuple[str, ...]:
-        """The source alone."""
         return (SOURCE,)
-
-    def fingerprint(self, settings: CaptureSettings, runtime: Settings) -> dict[str, str]:
-        """No back-end."""
-        return {}
 
     def run(
         self, settings: CaptureSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Export in a child process; a module in hand is exported here, because it lives here."""
         source = inputs.source
         if isinstance(source, OnnxSource):
             raise BuildError(
                 f"{source.label}: engines are to be compiled from a PyTorch program, and this is an ONNX graph",
                 "give the model as a factory or a .pt2 file, or compile the graph with --backend tensorrt-rtx",
             )
-        loaded = source if isinstance(source, FactorySource | Pt2Source) else None
-        request = torch_request(settings.program, _NO_OPSET, workdir, loaded)
-        request = request.model_copy(update={"half": settings.half})
-        if isinstance(source, ModuleSource):
-            from trtpipe.exporter.torch_program import capture_module
-
-            reply = capture_module(source.module, source.example_inputs, request)
-        elif isinstance(source, FactorySource | Pt2Source):
-            reply = call(
-                "trtpipe.exporter.torch_program:capture_task",
-                request,
-                ExportReply,
-                limits=limits_for(runtime),
-                progress=progress,
-                what=f"exporting {source.label}",
-                workdir=workdir,
-                reads=(source.path,) if isinstance(source, Pt2Source) else None,  # a factory is the user's own code
-            )
-        else:
-            raise InternalError("capture was asked to run without a source")
+        request = torch_request(settings.program, _NO_OPSET, workdir).model_copy(update={"half": settings.half})
+        reply = export_torch(source, request, _EXPORTERS, runtime, progress)
         return Draft("program", workdir, reply.names), tuple(Path(path) for path in reply.files_read)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """It returns something."""
         if not ProgramRecord.read(draft.sidecar).contract.outputs:
             raise StageError(f"{draft.path.name}: the program returns no tensors", "export one that returns something")

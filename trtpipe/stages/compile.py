@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.backends.base import load_backend
+from trtpipe.backends.base import EngineRequest, load_backend
 from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.shapes import check_shapes
@@ -40,7 +40,6 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
     packages = ()
 
     def settings(self, request: BuildRequest) -> CompileSettings:
-        """Shapes and builder options, the target, and those that share its plan."""
         profile = request.profile
         program = load_backend(request.backend).consumes == "program"
         return CompileSettings(
@@ -53,25 +52,19 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
         )
 
     def consumes(self, settings: CompileSettings) -> tuple[str, ...]:
-        """The lowered graph, or PyTorch's program: what the back-end builds from; and plug-ins."""
         return (load_backend(settings.backend).consumes, PLUGINS)
 
     def fingerprint(self, settings: CompileSettings, runtime: Settings) -> dict[str, str]:
-        """The back-end's versions."""
         return load_backend(settings.backend).fingerprint(runtime)
 
     def run(
         self, settings: CompileSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Check shapes, ask whether the back-end refuses, build."""
         if not settings.target:
             raise InternalError("compile was asked to run without a target")
-        target, profile = find_target(settings.target), _profile(settings, inputs, runtime)
-        model = _checked(settings.backend, profile, inputs, (target,))
+        target = find_target(settings.target)
         plan = workdir / f"{target}.plan"
-        facts = load_backend(settings.backend).build(model, profile, (target,), plan, runtime, progress)
-        facts = _completed(settings, facts, plan, plan.name, inputs, progress)
-        return _draft(facts, plan), ()
+        return _draft(_built(settings, inputs, (target,), plan, runtime, progress), plan), ()
 
     def together(self, request: BuildRequest) -> tuple[Target, ...]:
         """The targets that may share a plan, by the back-end's rules and the profile's wish; none it refuses anyway."""
@@ -89,12 +82,8 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
         self, settings: CompileSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, ...]:
         """Build one plan for all of ``settings.together``: each gets a file of its own with the same bytes."""
-        backend = load_backend(settings.backend)
-        targets, profile = tuple(map(find_target, settings.together)), _profile(settings, inputs, runtime)
-        model = _checked(settings.backend, profile, inputs, targets)
-        plan = workdir / "shared.plan"
-        facts = backend.build(model, profile, targets, plan, runtime, progress)
-        facts = _completed(settings, facts, plan, ", ".join(settings.together), inputs, progress)
+        targets, plan = tuple(map(find_target, settings.together)), workdir / "shared.plan"
+        facts = _built(settings, inputs, targets, plan, runtime, progress)
         drafts = []
         for target in targets:
             own = workdir / f"{target}.plan"
@@ -130,7 +119,7 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
 def _agreements(facts: EngineRecord, inputs: Inputs) -> tuple[Agreement, ...]:
     """The lowering record against the engine; nothing where the builder says nothing, or the graph is the user's."""
     lowered = inputs.artifacts.get("lowered")
-    if lowered is None or facts.report is None or all(entry.name != lowered.sidecar.name for entry in lowered.files):
+    if lowered is None or facts.report is None or not lowered.described:
         return ()
     return compare(LowerRecord.read(lowered.sidecar).nodes, facts.report)
 
@@ -144,34 +133,38 @@ def _contract(inputs: Inputs) -> IOContract:
     return read_contract(inputs.path("lowered"))
 
 
-def _profile(settings: CompileSettings, inputs: Inputs, runtime: Settings) -> DeploymentProfile:
-    """What the back-end is asked for."""
+def _built(
+    settings: CompileSettings,
+    inputs: Inputs,
+    targets: Sequence[Target],
+    plan: Path,
+    runtime: Settings,
+    progress: Progress,
+) -> EngineRecord:
+    """Build, once the shapes fit the profile and the back-end refuses none of ``targets``.
+
+    Returns:
+        The builder's record, completed with digests and notes, which are also reported.
+    """
+    backend = load_backend(settings.backend)
     build = asked_of_builder(settings.build, inputs.plugins, runtime)
-    return DeploymentProfile(precision=settings.precision, shapes=settings.shapes, build=build)
-
-
-def _checked(name: str, profile: DeploymentProfile, inputs: Inputs, targets: Sequence[Target]) -> Path:
-    """What is compiled, once its shapes fit the profile and the back-end refuses none of ``targets``."""
-    backend = load_backend(name)
+    profile = DeploymentProfile(precision=settings.precision, shapes=settings.shapes, build=build)
     model = inputs.path(backend.consumes)
     check_shapes(_contract(inputs), profile.shapes)
     for target in targets:
         if refusal := backend.refuses(model, profile, target):
             raise BuildError(f"{target}: {refusal.reason}", refusal.remedy)
-    return model
-
-
-def _completed(
-    settings: CompileSettings, facts: EngineRecord, plan: Path, name: str, inputs: Inputs, progress: Progress
-) -> EngineRecord:
-    """The record, completed with digests and notes, which are also reported."""
+    facts = backend.build(EngineRequest(model, profile, tuple(targets), plan, runtime), progress)
     built_from = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
     digests = {"plan": sha256_file(plan), **built_from} if plan.is_file() else {}
-    notes = (*facts.notes, *_notes(facts, inputs))
+    notes = [*facts.notes, *(agreement.note for agreement in _agreements(facts, inputs) if agreement.raised)]
+    if facts.report is not None and facts.report.separate:
+        notes.append(f"Q/DQ that became kernels of their own: {', '.join(facts.report.separate)}")
     options = settings.build.model_copy(update={"plugins": tuple(path.name for path in inputs.plugins)})
-    facts = facts.model_copy(update={"notes": notes, "options": options, "digests": digests})
+    facts = facts.model_copy(update={"notes": tuple(notes), "options": options, "digests": digests})
     for warning in facts.warnings:
         progress.note(f"{settings.backend}: {warning}")
+    name = plan.name if len(targets) < 2 else ", ".join(map(str, targets))
     for note in facts.notes:
         progress.note(f"{name}: {note}")
     return facts
@@ -180,10 +173,3 @@ def _completed(
 def _draft(facts: EngineRecord, plan: Path) -> Draft:
     facts.write(plan.with_name(f"{plan.name}.json"))
     return Draft("engine", plan.parent, (plan.name, f"{plan.name}.json"), target=facts.target)
-
-
-def _notes(facts: EngineRecord, inputs: Inputs) -> tuple[str, ...]:
-    notes = [agreement.note for agreement in _agreements(facts, inputs) if agreement.raised]
-    if facts.report is not None and facts.report.separate:
-        notes.append(f"Q/DQ that became kernels of their own: {', '.join(facts.report.separate)}")
-    return tuple(notes)

@@ -43,7 +43,6 @@ class Evaluate(Stage[EvaluateSettings]):
         self._label = label
 
     def settings(self, request: BuildRequest) -> EvaluateSettings:
-        """Which graph, the precision, whose storage may be emulated, and the metric."""
         return EvaluateSettings(
             of=self._label,
             precision=request.profile.precision if self._label == "lowered" else FULL_PRECISION,
@@ -51,18 +50,15 @@ class Evaluate(Stage[EvaluateSettings]):
         )
 
     def consumes(self, settings: EvaluateSettings) -> tuple[str, ...]:
-        """The graph, labeled data, the user's metric, and for the metric that looks at float32's outputs the model."""
         graphs = dict.fromkeys((settings.of, *(("model",) if _looks_at_float32(settings) else ())))
         return (*graphs, "evaluation-data", METRIC)
 
     def fingerprint(self, settings: EvaluateSettings, runtime: Settings) -> dict[str, str]:
-        """The runner."""
         return load_backend("onnxruntime").fingerprint(runtime)
 
     def run(
         self, settings: EvaluateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Run it on all samples."""
         from trtpipe.accuracy.metrics import measure_metric
 
         metric, dataset = settings.metric, inputs.datasets.get("evaluation-data")
@@ -86,7 +82,6 @@ class Evaluate(Stage[EvaluateSettings]):
         return Draft("metric", workdir, (VALUE,)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """It can be read."""
         MetricValue.read(draft.path)
 
 

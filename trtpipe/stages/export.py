@@ -12,6 +12,7 @@ from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2So
 from trtpipe.config.stage_settings import ExportStageSettings, TorchExportSettings
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest, TorchRequest
+from trtpipe.isolation.imports import load_name
 from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, call, limits_for
 from trtpipe.preflight import folder_size, seal_model
@@ -20,9 +21,12 @@ from trtpipe.stages.stage import SOURCE, Stage
 
 if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
+    from trtpipe.config.source import Source
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
+
+_EXPORTERS = ("trtpipe.exporter.torch_export:export_module", "trtpipe.exporter.torch_export:export_program")
 
 
 class Export(Stage[ExportStageSettings]):
@@ -34,54 +38,29 @@ class Export(Stage[ExportStageSettings]):
     packages = ("torch", "onnx", "onnxscript", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> ExportStageSettings:
-        """What the PyTorch export depends on; an ONNX file is taken as it is."""
         if isinstance(request.source, OnnxSource):
             return ExportStageSettings(opset=None, program=None)
         return ExportStageSettings(opset=request.profile.export.opset, program=TorchExportSettings.of(request.profile))
 
     def consumes(self, settings: ExportStageSettings) -> tuple[str, ...]:
-        """The source alone."""
         return (SOURCE,)
-
-    def fingerprint(self, settings: ExportStageSettings, runtime: Settings) -> dict[str, str]:
-        """No back-end."""
-        return {}
 
     def run(
         self, settings: ExportStageSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Export in a child process; a module in hand is exported here, because it lives here."""
         source = inputs.source
         if isinstance(source, OnnxSource):
             reply = _copy(source, inputs.source_digest, workdir, runtime, progress)
-        elif settings.opset is None or settings.program is None:
-            raise InternalError("export was asked to run without a source")
-        elif isinstance(source, ModuleSource):
-            from trtpipe.exporter.torch_export import export_module
-
-            request = torch_request(settings.program, settings.opset, workdir)
-            reply = export_module(source.module, source.example_inputs, request)
-        elif isinstance(source, FactorySource | Pt2Source):
-            reply = call(
-                "trtpipe.exporter.torch_export:export_program",
-                torch_request(settings.program, settings.opset, workdir, source),
-                ExportReply,
-                limits=limits_for(runtime),
-                progress=progress,
-                what=f"exporting {source.label}",
-                workdir=workdir,
-                reads=(source.path,) if isinstance(source, Pt2Source) else None,  # a factory is the user's own code
-            )
         else:
-            raise InternalError("export was asked to run without a source")
-        changed = isinstance(source, Pt2Source) and inputs.source_digest not in ("", sha256_of_pt2(source.path))
-        if changed:
+            assert settings.opset is not None and settings.program is not None  # noqa: PT018
+            request = torch_request(settings.program, settings.opset, workdir)
+            reply = export_torch(source, request, _EXPORTERS, runtime, progress)
+        if isinstance(source, Pt2Source) and inputs.source_digest not in ("", sha256_of_pt2(source.path)):
             raise InputError(f"{source.label}: was changed while it was read", "run the command again")
         draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"))
         return draft, tuple(Path(path) for path in reply.files_read)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """Every output of the ONNX model agrees with PyTorch's."""
         facts = ExportRecord.read(draft.sidecar)
         if not facts.contract.outputs:
             raise StageError(f"{draft.path.name}: the model has no outputs", "export a model that returns something")
@@ -104,19 +83,37 @@ def _copy(source: OnnxSource, digest: str, workdir: Path, runtime: Settings, pro
         )
 
 
-def torch_request(
-    program: TorchExportSettings, opset: int, workdir: Path, source: FactorySource | Pt2Source | None = None
-) -> TorchRequest:
-    """What an exporter needs to know.
+def export_torch(
+    source: Source | None, request: TorchRequest, exporters: tuple[str, str], runtime: Settings, progress: Progress
+) -> ExportReply:
+    """Export a PyTorch source in a child process; a module in hand is exported here, because it lives here.
 
     Args:
-        opset: of the ONNX model.
-        source: what a child process loads; ``None`` for a module in hand.
+        exporters: ``package.module:function`` for a module in hand, and of the task for a child.
     """
-    module = "" if source is None else source.module if isinstance(source, FactorySource) else str(source.path)
+    here, task = exporters
+    if isinstance(source, ModuleSource):
+        reply: ExportReply = load_name(here)(source.module, source.example_inputs, request)
+        return reply
+    if not isinstance(source, FactorySource | Pt2Source):
+        raise InternalError("an export was asked to run without a source")
+    return call(
+        task,
+        request.model_copy(update={"module": source.module, "function": source.function}),
+        ExportReply,
+        limits=limits_for(runtime),
+        progress=progress,
+        what=f"exporting {source.label}",
+        workdir=Path(request.workdir),
+        reads=(source.path,) if isinstance(source, Pt2Source) else None,  # a factory is the user's own code
+    )
+
+
+def torch_request(program: TorchExportSettings, opset: int, workdir: Path) -> TorchRequest:
+    """What an exporter needs to know of anything but the source; ``opset`` is that of the ONNX model."""
     return TorchRequest(
-        module=module,
-        function=source.function if isinstance(source, FactorySource) else "",
+        module="",
+        function="",
         workdir=str(workdir),
         opset=opset,
         shapes={name: (r.min, r.opt, r.max) for name, r in program.shapes.items()},

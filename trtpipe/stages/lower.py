@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.autocast.half_precision import extents_in, prepare_half
+from trtpipe.autocast.half_precision import extents_in
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FP32, FULL_PRECISION
 from trtpipe.config.stage_settings import EngineSearchSettings, LowerSettings, QuantizationSettings
@@ -18,12 +18,15 @@ from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.stage import PLUGINS, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import onnx_ir as ir
 
     from trtpipe.autocast.tensor_ranges import Extents
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.passes.decisions import NodeDecision
+    from trtpipe.passes.graph_pass import GraphPass
     from trtpipe.progress import Progress
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
@@ -41,9 +44,6 @@ class Lower(Stage[LowerSettings]):
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def settings(self, request: BuildRequest) -> LowerSettings:
-        """The precision, the nodes the user keeps high, what is quantized, the GPUs that placements are compared for;
-        fp32 is a precision like any other.
-        """
         profile = request.profile
         quick = profile.precision.compared and load_backend(request.backend).quick_reports
         return LowerSettings(
@@ -54,23 +54,18 @@ class Lower(Stage[LowerSettings]):
         )
 
     def consumes(self, settings: LowerSettings) -> tuple[str, ...]:
-        """The simplified graph; ranges for 8 bits; for 16 bits what was measured, where there is data; for ``best``
-        samples to compare accuracy on; for engines that are compared, plug-ins.
-        """
         ranges = () if settings.quantization is None else ("ranges",)
         statistics = ("statistics",) if settings.precision.half else ()
         data = ("calibration-data",) if settings.search is not None else ()
         return ("simplified", *ranges, *statistics, *data, *((PLUGINS,) if _backend(settings) else ()))
 
     def fingerprint(self, settings: LowerSettings, runtime: Settings) -> dict[str, str]:
-        """The back-end whose engines are compared, for ``best``."""
         backend = _backend(settings)
         return load_backend(backend).fingerprint(runtime) if backend else {}
 
     def run(
         self, settings: LowerSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Rewrite the graph."""
         from trtpipe.passes.decisions import work_share
         from trtpipe.preflight.onnx_io import save_model
         from trtpipe.quantization.mac_count import CountedGraph
@@ -105,7 +100,6 @@ class Lower(Stage[LowerSettings]):
         return Draft("lowered", workdir, (*names, f"{LOWERED}.json")), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """The interface is what it was."""
         broken = read_contract(inputs.path("simplified")).difference(read_contract(draft.path))
         if broken:
             raise StageError(f"lowering changed the interface: {broken}", "report this with the model")
@@ -116,30 +110,40 @@ def _backend(settings: LowerSettings) -> str:
     return settings.search.backend if settings.search is not None and settings.search.targets else ""
 
 
-def _lower(
-    settings: LowerSettings,
-    model: ir.Model,
-    plan: QuantizationPlan | None,
-    extents: Extents | None,
-) -> tuple[NodeDecision, ...]:
-    """Lower a graph in place: quantize it by ``plan``, cast it to 16 bits, or quantize it and cast the rest."""
+def lowering(settings: LowerSettings, plan: QuantizationPlan | None, extents: Extents | None) -> tuple[GraphPass, ...]:
+    """The passes that lower a graph, in order: what is quantized first, then 16 bits for the rest.
+
+    Args:
+        plan: of the graph, with ranges; ``None`` where nothing is quantized.
+        extents: what was measured on real data; ``None`` without.
+    """
     from trtpipe.autocast.convert import CastPrecision
-    from trtpipe.passes.graph_pass import node_label, run_passes
-    from trtpipe.quantization.apply_corrections import write_plan
-    from trtpipe.quantization.decision_record import merged
+    from trtpipe.autocast.mask_bounds import HALF_FORM
+    from trtpipe.quantization.apply_corrections import WritePlan
     from trtpipe.quantization.per_tensor_scales import SplitScales
 
     half = settings.precision.half
-    if half is not None:
-        prepare_half(model)
-    nodes = {node_label(node) for node in model.graph.all_nodes()}
-    quantized = () if plan is None else write_plan(model, plan)
+    quantize = () if plan is None else (WritePlan(plan),)
     if half is None:
-        return quantized
-    cast = run_passes(model, [CastPrecision(half, settings.keep, extents)])[0].decisions
-    if plan is not None and plan.split_scales:
-        run_passes(model, [SplitScales()])
-    return merged(quantized, cast, nodes)
+        return quantize
+    split = (SplitScales(),) if plan is not None and plan.split_scales else ()
+    return (*HALF_FORM, *quantize, CastPrecision(half, settings.keep, extents), *split)
+
+
+def _lower(
+    settings: LowerSettings, model: ir.Model, plan: QuantizationPlan | None, extents: Extents | None
+) -> tuple[NodeDecision, ...]:
+    """Lower a graph in place; what became of every node."""
+    from trtpipe.autocast.convert import CastPrecision
+    from trtpipe.passes.graph_pass import node_label, run_passes
+    from trtpipe.quantization.apply_corrections import WritePlan
+    from trtpipe.quantization.decision_record import merged
+
+    half = settings.precision.half
+    nodes = {node_label(node) for node in model.graph.all_nodes()}
+    made = {result.name: result.decisions for result in run_passes(model, lowering(settings, plan, extents))}
+    quantized = made.get(WritePlan.name, ())
+    return quantized if half is None else merged(quantized, made[CastPrecision(half).name], nodes)
 
 
 def _chosen(
@@ -174,20 +178,13 @@ def _chosen(
         return copy
 
     dataset = inputs.datasets.get("calibration-data")
-    check = None if dataset is None else AccuracyCheck(graph, whole, write, dataset, workdir)
-    if check is None:
+    check: Callable[[QuantizationPlan], bool] = lambda candidate: True  # noqa: E731
+    if dataset is None:
         progress.note(f"no calibration data: the accuracy of {settings.precision} was not compared with {whole.format}")
-    return choose(
-        settings.search,
-        whole,
-        model.graph.inputs,
-        write,
-        check or (lambda candidate: True),
-        workdir,
-        inputs.plugins,
-        graph.runtime,
-        progress,
-    )
+    else:
+        check = AccuracyCheck(graph, whole, write, dataset, workdir)
+    search, given = settings.search, model.graph.inputs
+    return choose(search, whole, given, write, check, workdir, inputs.plugins, graph.runtime, progress)
 
 
 def _notes(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:

@@ -18,8 +18,7 @@ from trtpipe.stages.stage import SAMPLES, Stage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trtpipe.artifact import Artifact, TensorSpec
-    from trtpipe.backends.base import OpenRunner, Runner
+    from trtpipe.backends.base import OpenRunner
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.latency.feeds import InputSource
@@ -40,7 +39,6 @@ class Measure(Stage[MeasureSettings]):
     packages = ("onnxruntime",)
 
     def settings(self, request: BuildRequest) -> MeasureSettings:
-        """How to measure, on which shapes, within which budget; the machine is in the fingerprint."""
         profile = request.profile
         half = profile.precision.half
         return MeasureSettings(
@@ -52,7 +50,6 @@ class Measure(Stage[MeasureSettings]):
         )
 
     def consumes(self, settings: MeasureSettings) -> tuple[str, ...]:
-        """The engines, the lowered graph, and data to feed them."""
         return ("engine", "lowered", SAMPLES)
 
     def fingerprint(self, settings: MeasureSettings, runtime: Settings) -> dict[str, str]:
@@ -65,19 +62,18 @@ class Measure(Stage[MeasureSettings]):
     def run(
         self, settings: MeasureSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Measure one after the other."""
         from trtpipe.latency.feeds import InputSource
         from trtpipe.latency.reports import LatencyReport
 
-        data = inputs.datasets.get("evaluation-data") or inputs.datasets.get("calibration-data")
-        source = InputSource.of(data)
+        source = InputSource.of(inputs.samples)
         found: list[Latency] = []
         engines = inputs.engines(runnable_targets(settings.backend, settings.targets))
         for engine in engines:
             with load_backend(settings.backend).open(engine.path, runtime) as runner:
                 found += _measured(runner, engine.label, settings, inputs, source, progress, on_gpu=True)
         if not engines:
-            with load_backend("onnxruntime").open(_timed_graph(settings, inputs, workdir), runtime) as runner:
+            graph, _ = runnable_graph(inputs.path("lowered"), settings.emulated, workdir)
+            with load_backend("onnxruntime").open(graph, runtime) as runner:
                 found += _measured(runner, "lowered", settings, inputs, source, progress, on_gpu=False)
         for leftover in workdir.iterdir():
             leftover.unlink()
@@ -85,7 +81,11 @@ class Measure(Stage[MeasureSettings]):
         report = LatencyReport(
             machine=machine(),
             measurements=tuple(found),
-            engines={engine.label: figures for engine in inputs.engines() if (figures := _figures(engine)) is not None},
+            engines={
+                engine.label: EngineFigures.of(EngineRecord.read(engine.sidecar), engine.files[0].size)
+                for engine in inputs.engines()
+                if engine.described
+            },
             max_p99=None if budget is None else budget * 1e3,
             passed=all(figure.p99 <= budget * 1e3 for figure in found if figure.on_gpu) if budget else True,
             notes=tuple(_notes(found, budget)),
@@ -94,7 +94,6 @@ class Measure(Stage[MeasureSettings]):
         return Draft("latency", workdir, (LATENCY,)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """Times are positive."""
         from trtpipe.latency.reports import LatencyReport
 
         for figure in LatencyReport.read(draft.path).measurements:
@@ -115,35 +114,16 @@ def _measured(
     """One artifact on every shape."""
     from trtpipe.latency.feeds import points
     from trtpipe.latency.measuring import measure
+    from trtpipe.preflight.onnx_io import read_contract
 
-    specs = _specs(runner, inputs)
+    # The lowered graph has names for its open dimensions.
+    specs = read_contract(inputs.path("lowered")).inputs if "lowered" in inputs.artifacts else runner.inputs
     typical = list(settings.shapes)
     if not typical and runner.gpu is not None:
         typical = list(runner.gpu.opt_shapes)
     for shapes in points(specs, typical, source.sample, settings.latency.batches):
         feed, words = source.feed(specs, shapes)
         yield measure(runner, feed, words, settings.latency, label, progress, on_gpu=on_gpu)
-
-
-def _specs(runner: Runner, inputs: Inputs) -> tuple[TensorSpec, ...]:
-    """The inputs: as the lowered graph has them, whose open dimensions have names, or as the runner does."""
-    from trtpipe.preflight.onnx_io import read_contract
-
-    if "lowered" in inputs.artifacts:
-        return read_contract(inputs.path("lowered")).inputs
-    return runner.inputs
-
-
-def _figures(engine: Artifact) -> EngineFigures | None:
-    """What the builder says of an engine; ``None`` where nothing lies beside it."""
-    if not any(entry.name == engine.sidecar.name for entry in engine.files):
-        return None
-    return EngineFigures.of(EngineRecord.read(engine.sidecar), engine.files[0].size)
-
-
-def _timed_graph(settings: MeasureSettings, inputs: Inputs, workdir: Path) -> Path:
-    """The graph to time on the CPU: bfloat16 has no CPU kernels, so it is emulated."""
-    return runnable_graph(inputs.path("lowered"), settings.emulated, workdir)[0]
 
 
 def _notes(found: list[Latency], budget: float | None) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Draft
-from trtpipe.autocast.half_precision import EXTENTS, prepare_half
+from trtpipe.autocast.half_precision import EXTENTS
 from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import NotNeeded, ObserveSettings
 from trtpipe.errors import InputError
@@ -18,16 +18,11 @@ from trtpipe.isolation.reducer import LocalReduction
 from trtpipe.stages.stage import Resumable, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import onnx_ir as ir
 
     from trtpipe.autocast.range_probes import Probe
-    from trtpipe.autocast.tensor_ranges import Extents
-    from trtpipe.calibration.statistics import Statistics
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
-    from trtpipe.data.dataset import Dataset
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
@@ -45,9 +40,6 @@ class Observe(Stage[ObserveSettings], Resumable):
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> ObserveSettings | NotNeeded:
-        """What the pass is for, which tolerates bad samples; only 8-bit precisions need ranges, and 16-bit ones go by
-        real data where there is some.
-        """
         precision, data = request.profile.precision, request.recipe.data
         extents = precision.half is not None and bool(data.source)  # random data says nothing about real extremes
         if not precision.calibrated and not extents:
@@ -61,20 +53,19 @@ class Observe(Stage[ObserveSettings], Resumable):
         )
 
     def consumes(self, settings: ObserveSettings) -> tuple[str, ...]:
-        """The simplified graph and the calibration data."""
         return ("simplified", "calibration-data")
 
     def fingerprint(self, settings: ObserveSettings, runtime: Settings) -> dict[str, str]:
-        """The runner of the pass."""
         return load_backend("onnxruntime").fingerprint(runtime)
 
     def run(
         self, settings: ObserveSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Run the observed graph on every feed."""
+        from trtpipe.autocast.tensor_ranges import ExtentTally
+        from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.statistics import Statistics
-        from trtpipe.calibration.statistics_arrays import StatisticsReducer
+        from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER, StatisticsReducer
         from trtpipe.calibration.statistics_file import save_statistics
         from trtpipe.passes.clean_up import load_clean
 
@@ -94,9 +85,11 @@ class Observe(Stage[ObserveSettings], Resumable):
             written, probes = write_observed(model, workdir / OBSERVED, tensors, half=half)
             del model  # whoever runs it reads the file
             try:
-                statistics, extents = self._observe(
-                    settings, tensors, probes if half else None, dataset, workdir, runtime, progress
-                )
+                with load_backend("onnxruntime").open(workdir / OBSERVED, runtime) as runner:
+                    tally = ExtentTally(runner.reduced(STATISTICS_REDUCER, tensors), probes)
+                    checkpoints = None if half else Checkpoints(workdir)  # extents are not in them
+                    statistics = collect(tally, dataset, tensors, progress, settings.skip_bad_samples, checkpoints)
+                extents = tally.finish(statistics.samples) if half else None
             finally:
                 for name in written:
                     (workdir / name).unlink(missing_ok=True)
@@ -110,29 +103,7 @@ class Observe(Stage[ObserveSettings], Resumable):
         extents.write(workdir / EXTENTS)
         return Draft("statistics", workdir, (STATISTICS, EXTENTS)), ()
 
-    def _observe(
-        self,
-        settings: ObserveSettings,
-        tensors: tuple[str, ...],
-        probes: Mapping[str, tuple[Probe, ...]] | None,
-        dataset: Dataset,
-        workdir: Path,
-        runtime: Settings,
-        progress: Progress,
-    ) -> tuple[Statistics, Extents | None]:
-        from trtpipe.autocast.tensor_ranges import ExtentTally
-        from trtpipe.calibration.checkpoint import Checkpoints
-        from trtpipe.calibration.collect import collect
-        from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER
-
-        with load_backend("onnxruntime").open(workdir / OBSERVED, runtime) as runner:
-            tally = ExtentTally(runner.reduced(STATISTICS_REDUCER, tensors), probes or {})
-            checkpoints = Checkpoints(workdir) if probes is None else None  # extents are not in them
-            statistics = collect(tally, dataset, tensors, progress, settings.skip_bad_samples, checkpoints)
-        return statistics, None if probes is None else tally.finish(statistics.samples)
-
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """The file reads back."""
         from trtpipe.calibration.statistics_file import load_statistics
 
         load_statistics(draft.path)
@@ -166,12 +137,14 @@ def write_observed(
     Returns:
         The files written, and for ``half`` the outputs that hold probes of all float32 tensors.
     """
+    from trtpipe.autocast.mask_bounds import HALF_FORM
     from trtpipe.autocast.range_probes import add_probes
     from trtpipe.passes.expose import expose
+    from trtpipe.passes.graph_pass import run_passes
     from trtpipe.preflight.onnx_io import save_model
 
     if half:
-        prepare_half(model)
+        run_passes(model, HALF_FORM)
     probes = add_probes(model) if half else {}
     expose(model, (*tensors, *probes))
     return save_model(model, path), probes

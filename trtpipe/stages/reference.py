@@ -12,6 +12,7 @@ from trtpipe.artifact import Draft, Record
 from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.config.stage_settings import NotNeeded, ReferenceSettings, synthetic_shapes
 from trtpipe.errors import InputError, InternalError
+from trtpipe.exporter.request import ExportReply
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 from trtpipe.reference.runnable import verification_data
@@ -43,12 +44,6 @@ class ReferenceRequest(Record):
     outputs: tuple[str, ...]
 
 
-class ReferenceReply(Record):
-    """Every file of the user's that was read."""
-
-    files_read: tuple[str, ...]
-
-
 class Reference(Stage[ReferenceSettings]):
     """PyTorch's own outputs on evenly spread samples of the verification data."""
 
@@ -58,23 +53,16 @@ class Reference(Stage[ReferenceSettings]):
     packages = ("torch", "numpy")
 
     def settings(self, request: BuildRequest) -> ReferenceSettings | NotNeeded:
-        """The shapes of synthetic data; an ONNX source is its own reference."""
         if not isinstance(request.source, FactorySource | Pt2Source | ModuleSource):
             return NotNeeded(reason="the source is ONNX")
         return ReferenceSettings(synthetic=synthetic_shapes(request))
 
     def consumes(self, settings: ReferenceSettings) -> tuple[str, ...]:
-        """The source, the exported model's interface, and the data."""
         return (SOURCE, "model", SAMPLES)
-
-    def fingerprint(self, settings: ReferenceSettings, runtime: Settings) -> dict[str, str]:
-        """No back-end."""
-        return {}
 
     def run(
         self, settings: ReferenceSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Run the program in a child process; a module in hand runs here, because it lives here."""
         from trtpipe.data.selection import subsample_feeds
         from trtpipe.preflight.onnx_io import read_contract
 
@@ -91,11 +79,10 @@ class Reference(Stage[ReferenceSettings]):
             save_reference(workdir / REFERENCE, feeds, run_module(source.module, feeds, names))
         elif isinstance(source, FactorySource | Pt2Source):
             save_reference(workdir / _FEEDS, feeds, [])
-            request = _request(source, workdir, names)
             read = call(
                 "trtpipe.stages.reference:run_saved",
-                request,
-                ReferenceReply,
+                ReferenceRequest(module=source.module, function=source.function, workdir=str(workdir), outputs=names),
+                ExportReply,
                 limits=limits_for(runtime),
                 progress=progress,
                 what=f"running {source.label}",
@@ -107,16 +94,10 @@ class Reference(Stage[ReferenceSettings]):
         return Draft("reference", workdir, (REFERENCE,)), tuple(Path(path) for path in read)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """The file reads back."""
         load_reference(draft.path)
 
 
-def _request(source: FactorySource | Pt2Source, workdir: Path, outputs: tuple[str, ...]) -> ReferenceRequest:
-    module, function = (source.module, source.function) if isinstance(source, FactorySource) else (str(source.path), "")
-    return ReferenceRequest(module=module, function=function, workdir=str(workdir), outputs=outputs)
-
-
-def run_saved(request: ReferenceRequest, report: Report) -> ReferenceReply:
+def run_saved(request: ReferenceRequest, report: Report) -> ExportReply:
     """Load the program and run it on the feeds in the work folder (in the child process).
 
     Raises:
@@ -136,4 +117,4 @@ def run_saved(request: ReferenceRequest, report: Report) -> ReferenceReply:
         report("run", 0, None)
         outputs = run_module(program, feeds, request.outputs)
     save_reference(workdir / REFERENCE, feeds, outputs)
-    return ReferenceReply(files_read=tracker.files())
+    return ExportReply(names=(REFERENCE,), files_read=tracker.files())

@@ -48,24 +48,20 @@ class MeasureSensitivity(Stage[SensitivitySettings]):
         self._half = half
 
     def settings(self, request: BuildRequest) -> SensitivitySettings | NotNeeded:
-        """What is quantized, how many samples, and which; only 8-bit precisions have something to choose."""
         trials = trial_settings(request, quick=load_backend(request.backend).quick_reports)
         if trials is None:
             return NotNeeded(reason=f"{request.profile.precision} is not chosen layer by layer")
         return SensitivitySettings(trials=trials, samples=self._samples, half=self._half)
 
     def consumes(self, settings: SensitivitySettings) -> tuple[str, ...]:
-        """The graph, its ranges, and samples."""
         return ("simplified", "ranges", "calibration-data")
 
     def fingerprint(self, settings: SensitivitySettings, runtime: Settings) -> dict[str, str]:
-        """The runner."""
         return load_backend("onnxruntime").fingerprint(runtime)
 
     def run(
         self, settings: SensitivitySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """One run of every sample for each group."""
         from trtpipe.calibration.ranges import Ranges
         from trtpipe.quantization.mac_count import CountedGraph
         from trtpipe.quantization.output_noise import OutputNoise, noise_alone, noise_of
@@ -77,15 +73,9 @@ class MeasureSensitivity(Stage[SensitivitySettings]):
         dataset, quantization = inputs.datasets.get("calibration-data"), settings.trials.quantization
         if dataset is None:
             raise InputError("sensitivity is measured on real samples, and no data was given", "add --calib-data DATA")
+        tolerant = settings.trials.tolerant
         feeds, expected = exact_outputs(
-            simplified,
-            dataset,
-            settings.samples,
-            _FEED_BYTES,
-            workdir,
-            runtime,
-            tolerant=settings.trials.tolerant,
-            stack=True,
+            simplified, dataset, settings.samples, _FEED_BYTES, workdir, runtime, tolerant=tolerant, stack=True
         )
         measure = OutputNoise(expected)
         if not measure.informative:
@@ -129,7 +119,6 @@ class MeasureSensitivity(Stage[SensitivitySettings]):
         return Draft("sensitivity", workdir, (SENSITIVITY,)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """There is at least one group."""
         from trtpipe.quantization.sensitivity import Sensitivity
 
         if not Sensitivity.read(draft.path).groups:

@@ -42,7 +42,6 @@ class Simplify(Stage[SimplifySettings]):
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def settings(self, request: BuildRequest) -> SimplifySettings:
-        """Whether onnxsim runs, the opset, the shapes of the check, and what is fixed of the inputs."""
         profile = request.profile
         return SimplifySettings(
             onnxsim=request.simplify,
@@ -52,12 +51,7 @@ class Simplify(Stage[SimplifySettings]):
         )
 
     def consumes(self, settings: SimplifySettings) -> tuple[str, ...]:
-        """The exported model, and data to check the result on."""
         return ("model", SAMPLES)
-
-    def fingerprint(self, settings: SimplifySettings, runtime: Settings) -> dict[str, str]:
-        """No back-end."""
-        return {}
 
     def run(
         self, settings: SimplifySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
@@ -88,7 +82,6 @@ class Simplify(Stage[SimplifySettings]):
         return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json")), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """The interface is what it was."""
         broken = read_contract(inputs.path("model")).difference(read_contract(draft.path))
         if broken:
             raise StageError(f"simplification changed the interface: {broken}", "run again with --no-simplify")
@@ -120,10 +113,9 @@ def _write_feeds(inputs: Inputs, workdir: Path) -> str:
     """The first samples of the user's data, for the child process; nothing if there is no data."""
     import numpy as np
 
-    dataset = inputs.datasets.get("evaluation-data") or inputs.datasets.get("calibration-data")
-    if dataset is None:
+    if inputs.samples is None:
         return ""
-    with closing(iter(dataset)) as samples:
+    with closing(iter(inputs.samples)) as samples:
         feeds = [sample.feed for sample in islice(samples, _CHECKED_FEEDS)]
     path = workdir / FEEDS
     # Feeds are in the order of the model's inputs, whose names may not do as file names inside the archive.

@@ -60,7 +60,8 @@ class Stage(Protocol[S]):
         """
 
     def fingerprint(self, settings: S, runtime: Settings) -> dict[str, str]:
-        """Versions and devices of the back-end it uses, if any; part of the key."""
+        """Versions and devices of the back-end it uses; part of the key."""
+        return {}
 
     def run(
         self, settings: S, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
@@ -124,6 +125,11 @@ class Inputs:
     source_digest: str = ""
     plugins: tuple[Path, ...] = ()
     metric: str = ""
+
+    @property
+    def samples(self) -> Dataset | None:
+        """Samples to compare outputs on; see ``SAMPLES``."""
+        return self.datasets.get("evaluation-data") or self.datasets.get("calibration-data")
 
     def path(self, label: str) -> Path:
         """Main file of the artifact called ``label``."""

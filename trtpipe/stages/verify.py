@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.parity import Contender, ParityRun
     from trtpipe.accuracy.recording import Recording
     from trtpipe.accuracy.reports import Comparison, MetricValue, Overflow
-    from trtpipe.artifact import Artifact
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
@@ -47,7 +46,6 @@ class Verify(Stage[VerifySettings]):
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> VerifySettings:
-        """Precision, tolerances, metric, the shapes of synthetic data, and which engines there may be."""
         evaluation, profile = request.recipe.evaluation, request.profile
         return VerifySettings(
             precision=profile.precision,
@@ -61,7 +59,6 @@ class Verify(Stage[VerifySettings]):
         )
 
     def consumes(self, settings: VerifySettings) -> tuple[str, ...]:
-        """The graphs; PyTorch's outputs; the engines this machine can run; samples; the user's metric."""
         labels = ("model", "simplified", "lowered", "reference", SAMPLES, METRIC)
         return (*labels, "engine") if runnable_targets(settings.backend, settings.targets) else labels
 
@@ -75,7 +72,7 @@ class Verify(Stage[VerifySettings]):
     def run(
         self, settings: VerifySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        """Run everything side by side, one feed at a time."""
+        from trtpipe.accuracy.custom import fingerprint
         from trtpipe.accuracy.recording import Recording
         from trtpipe.accuracy.reports import ParityReport
 
@@ -103,7 +100,7 @@ class Verify(Stage[VerifySettings]):
             data=data.dataset.name,
             data_digest=data.dataset.digest(),
             evaluation=_evaluation_words(settings.metric, inputs.metric) if metrics else "",
-            evaluation_digest=_evaluation_digest(inputs.metric) if metrics else "",
+            evaluation_digest=fingerprint(inputs.metric) if metrics and inputs.metric else "",
             synthetic=data.synthetic,
             feeds=run.feeds,
             samples=run.samples,
@@ -122,7 +119,6 @@ class Verify(Stage[VerifySettings]):
         return Draft("parity", workdir, (PARITY, OUTPUTS)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        """At least one comparison was made."""
         from trtpipe.accuracy.reports import ParityReport
 
         report = ParityReport.read(draft.path)
@@ -149,15 +145,9 @@ def _contenders(
             found.append(Contender(label, runner, FULL_PRECISION, before=before))
     before = found[0].label if _from_program(settings) else found[-1].label
     for engine in inputs.engines(runnable_targets(settings.backend, settings.targets)):
-        found.append(_engine(settings, engine, before, runtime, stack))
+        runner = stack.enter_context(load_backend(settings.backend).open(engine.path, runtime))
+        found.append(Contender(engine.label, runner, settings.precision, before=before))
     return found
-
-
-def _engine(settings: VerifySettings, engine: Artifact, before: str, runtime: Settings, stack: ExitStack) -> Contender:
-    from trtpipe.accuracy.parity import Contender
-
-    runner = stack.enter_context(load_backend(settings.backend).open(engine.path, runtime))
-    return Contender(engine.label, runner, settings.precision, before=before)
 
 
 def _measured(
@@ -199,13 +189,11 @@ def _evaluated(
 ) -> tuple[MetricValue, ...]:
     """What ``evaluate(run)`` of the user's says of every contender."""
     from trtpipe.accuracy.custom import evaluate
-    from trtpipe.accuracy.metrics import value_of
 
     values = []
     for done, contender in enumerate(contenders):
         progress.advance(f"evaluate {contender.label}", done, len(contenders))
-        found = evaluate(metric, contender.runner.infer, evaluation.output)
-        values.append(value_of(contender.label, contender.device, found, evaluation))
+        values.append(evaluate(metric, contender.runner.infer, evaluation, contender.label, contender.device))
     return tuple(values)
 
 
@@ -247,12 +235,6 @@ def _evaluation_words(metric: MetricSettings | None, function: str) -> str:
         return ""
     name = metric.name or function.replace("\\", "/").rpartition("/")[2]  # a folder changes nothing
     return f"{name} of {metric.output}" if metric.output else name
-
-
-def _evaluation_digest(function: str) -> str:
-    from trtpipe.accuracy.custom import fingerprint
-
-    return fingerprint(function) if function else ""
 
 
 def _not_run(settings: VerifySettings) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.config.formats import FP32
 from trtpipe.config.units import format_bytes, format_count, format_seconds
-from trtpipe.views.blocks import Block, Facts, Table, facts, notes, table
+from trtpipe.views.blocks import Block, Table, facts, notes, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ def graph(found: GraphSummary, limit: int | None) -> Iterator[Block]:
             ("inputs", "\n".join(map(str, found.contract.inputs))),
             ("outputs", "\n".join(map(str, found.contract.outputs))),
             ("weights", f"{format_bytes(found.weight_bytes)}" + (f": {weights}" if weights else "")),
-            *((("external", "\n".join(found.external)),) if found.external else ()),
+            ("external", "\n".join(found.external)),
             (
                 "precision",
                 f"{found.quantize} QuantizeLinear, {found.dequantize} DequantizeLinear, {found.casts} Cast nodes",
@@ -54,9 +54,9 @@ def program(found: ProgramSummary, limit: int | None) -> Iterator[Block]:
     yield _operators(found.operators, limit)
 
 
-def captured(found: ProgramRecord) -> Block:
+def captured(found: ProgramRecord) -> Iterator[Block]:
     """A PyTorch program that trtpipe exported."""
-    return facts(
+    yield facts(
         [
             ("exported by", found.exporter),
             ("precision", found.precision),
@@ -128,12 +128,8 @@ def coverage(precision: Precision, work: WorkShare | None) -> list[tuple[str, st
     if work is None:
         return []
     reached = f"; {100 * work.share_reached:.1f} % of those that calibration samples reached" if work.unreached else ""
-    return [
-        (
-            f"{precision.quantized_format.name.upper()} coverage",
-            f"{100 * work.share:.1f} % of {format_count(work.total)} MACs{reached}",
-        )
-    ]
+    share = f"{100 * work.share:.1f} % of {format_count(work.total)} MACs{reached}"
+    return [(f"{precision.quantized_format.name.upper()} coverage", share)]
 
 
 def explanation(decisions: Iterable[NodeDecision]) -> Iterator[Block]:
@@ -145,31 +141,30 @@ def explanation(decisions: Iterable[NodeDecision]) -> Iterator[Block]:
                 ("operator", each.op),
                 ("precision", each.precision),
                 ("reason", each.reason),
-                *([] if each.macs is None else [("MACs", format_count(each.macs))]),
+                ("MACs", "" if each.macs is None else format_count(each.macs)),
             ]
         )
 
 
 def ranges(found: Ranges, limit: int | None) -> Iterator[Block]:
     """The range of every tensor, and its calibration method."""
-    unseen = (("no values", "\n".join(found.unseen)),) if found.unseen else ()
-    unfit = (("not quantizable", "\n".join(found.not_quantizable.values())),) if found.not_quantizable else ()
-    data = data_summary(found.samples, found.data_summary)
-    yield facts([("method", _method(found)), *data, *unseen, *unfit, *_corrections(found)])
+    tried = [
+        f"{trial.correction} {trial.noise:.1f} dB{' (applied)' * trial.taken}" for trial in found.corrections.trials
+    ]
+    yield facts(
+        [
+            ("method", _method(found)),
+            *data_summary(found.samples, found.data_summary),
+            ("no values", "\n".join(found.unseen)),
+            ("not quantizable", "\n".join(found.not_quantizable.values())),
+            ("corrections", "\n".join(tried)),
+        ]
+    )
     rows = [
         (name, f"{each.amax:.6g}", _method(each), f"{each.minimum:.6g}", f"{each.maximum:.6g}", each.note)
         for name, each in found.tensors.items()
     ]
     yield table(("tensor", "amax", "method", "min", "max", ""), rows, right=("amax", "min", "max"), limit=limit)
-
-
-def _corrections(found: Ranges) -> Iterator[tuple[str, str]]:
-    """The PTQ corrections that were tried, and the output noise of each."""
-    tried = [
-        f"{trial.correction} {trial.noise:.1f} dB{' (applied)' * trial.taken}" for trial in found.corrections.trials
-    ]
-    if tried:
-        yield "corrections", "\n".join(tried)
 
 
 def _method(found: Ranges | TensorRange) -> str:
@@ -199,13 +194,13 @@ def data_summary(samples: int, found: DataSummary | None) -> list[tuple[str, str
     ]
 
 
-def plan(found: PlanHeader, obstacles: Sequence[str]) -> Facts:
+def plan(found: PlanHeader, obstacles: Sequence[str]) -> Iterator[Block]:
     """The header of an engine file."""
     targets = "not in the header" if found.targets is None else ", ".join(found.targets) or "none"
     weights = "" if found.weight_bytes is None else f", {format_bytes(found.weight_bytes)} of weights"
     more = ", and newer GPUs" if found.and_later else ""
     fits = [("incompatible", reason) for reason in obstacles] or [("compatible", "with this machine, by its header")]
-    return facts([("built by", f"{found.flavor} {found.version}{weights}"), ("targets", targets + more), *fits])
+    yield facts([("built by", f"{found.flavor} {found.version}{weights}"), ("targets", targets + more), *fits])
 
 
 def engine(found: EngineRecord, limit: int | None) -> Iterator[Block]:
@@ -214,8 +209,8 @@ def engine(found: EngineRecord, limit: int | None) -> Iterator[Block]:
     yield facts(
         [
             ("engine", f"{found.flavor} {found.version} for {found.target}"),
-            *((("built from", f"graph {found.digests['lowered'][:12]}"),) if "lowered" in found.digests else ()),
-            *_options(found),
+            ("built from", f"graph {found.digests['lowered'][:12]}" if "lowered" in found.digests else ""),
+            ("options", _options(found)),
             ("inputs", "\n".join(map(str, found.io.inputs))),
             ("outputs", "\n".join(map(str, found.io.outputs))),
             *_profiles(found.profiles),
@@ -242,11 +237,10 @@ def _profiles(profiles: Sequence[OptimizationProfile]) -> Iterator[tuple[str, st
         )
 
 
-def _options(found: EngineRecord) -> Iterator[tuple[str, str]]:
+def _options(found: EngineRecord) -> str:
     """Build options other than the defaults."""
     asked = {} if found.options is None else found.options.model_dump(mode="json", exclude_defaults=True)
-    if asked:
-        yield "options", ", ".join(f"{name} {value}" for name, value in asked.items())
+    return ", ".join(f"{name} {value}" for name, value in asked.items())
 
 
 def _layers(report: EngineReport, limit: int | None) -> Iterator[Block]:

@@ -39,8 +39,8 @@ Block: TypeAlias = Facts | Table
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Facts:
-    """Names and values."""
-    return Facts(tuple(pairs))
+    """Names and values; a name without a value is left out."""
+    return Facts(tuple((name, value) for name, value in pairs if value))
 
 
 def table(

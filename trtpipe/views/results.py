@@ -35,40 +35,22 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:
         detailed: whether long lists are shown in full.
     """
     limit = None if detailed else SOME
-    if found.graph is not None:
-        yield from artifacts.graph(found.graph, limit)
-    if found.program is not None:
-        yield from artifacts.program(found.program, limit)
-    if found.captured is not None:
-        yield artifacts.captured(found.captured)
-    if found.exported is not None:
-        yield from artifacts.exported(found.exported)
-    if found.simplified is not None:
-        yield from artifacts.simplified(found.simplified)
-    if found.lowered is not None:
-        yield from artifacts.lowered(found.lowered, limit)
-    if found.plan is not None:
-        yield artifacts.plan(found.plan, found.obstacles)
-    if found.engine is not None:
-        yield from artifacts.engine(found.engine, limit)
+    yield from artifacts.graph(found.graph, limit) if found.graph else ()
+    yield from artifacts.program(found.program, limit) if found.program else ()
+    yield from artifacts.captured(found.captured) if found.captured else ()
+    yield from artifacts.exported(found.exported) if found.exported else ()
+    yield from artifacts.simplified(found.simplified) if found.simplified else ()
+    yield from artifacts.lowered(found.lowered, limit) if found.lowered else ()
+    yield from artifacts.plan(found.plan, found.obstacles) if found.plan else ()
+    yield from artifacts.engine(found.engine, limit) if found.engine else ()
     if found.stand_in is not None:
         yield facts([("flavor", "null: a placeholder engine, for tests only"), ("target", found.stand_in.target)])
-    if found.ranges is not None:
-        yield from artifacts.ranges(found.ranges, limit)
-    if found.statistics is not None:
-        yield from artifacts.statistics(found.statistics, limit)
-    yield from _reports(found)
-
-
-def _reports(found: Inspection) -> Iterator[Block]:
-    if found.parity is not None:
-        yield from parity(found.parity)
-    if found.latency is not None:
-        yield from latency(found.latency)
-    if found.comparison is not None:
-        yield from comparison(found.comparison)
-    if found.manifest is not None:
-        yield from manifest(found.manifest)
+    yield from artifacts.ranges(found.ranges, limit) if found.ranges else ()
+    yield from artifacts.statistics(found.statistics, limit) if found.statistics else ()
+    yield from parity(found.parity) if found.parity else ()
+    yield from latency(found.latency) if found.latency else ()
+    yield from comparison(found.comparison) if found.comparison else ()
+    yield from manifest(found.manifest) if found.manifest else ()
 
 
 def parity(report: ParityReport) -> Iterator[Block]:
@@ -77,7 +59,7 @@ def parity(report: ParityReport) -> Iterator[Block]:
     yield facts(
         [
             ("verdict", "\n".join([VERDICTS[report.passed], *report.reasons])),
-            *((("first failing stage", report.failing_stage),) if report.failing_stage else ()),
+            ("first failing stage", report.failing_stage),
             ("precision", report.precision),
             ("reference", report.reference),
             ("data", f"{report.samples} samples, {kind}: {report.data}"),
@@ -102,20 +84,8 @@ def parity(report: ParityReport) -> Iterator[Block]:
         for comparison in (*report.pytorch, *report.comparisons, *report.links)
         for output in comparison.outputs
     ]
-    headers = (
-        "artifact",
-        "against",
-        "output",
-        "mean",
-        "max",
-        "cosine",
-        "SNR dB",
-        "top-1 agreement",
-        "exact match",
-        "verdict",
-        "runner",
-    )
-    yield table(headers, rows)
+    differences = ("mean", "max", "cosine", "SNR dB", "top-1 agreement", "exact match")
+    yield table(("artifact", "against", "output", *differences, "verdict", "runner"), rows)
 
 
 def _share(value: float | None) -> str:
@@ -130,6 +100,7 @@ def _metric(value: MetricValue) -> str:
 
 def manifest(found: Manifest) -> Iterator[Block]:
     """The verdicts, the build and its files."""
+    data = found.calibration
     yield facts(
         [
             ("verdict", VERDICTS[found.passed]),
@@ -138,7 +109,7 @@ def manifest(found: Manifest) -> Iterator[Block]:
             ("built by", f"trtpipe {found.trtpipe}, {found.backend}, for {', '.join(found.targets)}"),
             ("tools", ", ".join(f"{name} {version}" for name, version in found.toolchain.items())),
             *artifacts.coverage(found.precision, found.work),
-            *_calibration(found),
+            ("calibration", "" if data is None else f"{data.samples} samples from {data.source}"),
             *((verdict.gate, f"{VERDICTS[verdict.passed]}: {verdict.summary}") for verdict in found.verdicts),
             *notes(found.notes),
         ]
@@ -149,11 +120,6 @@ def manifest(found: Manifest) -> Iterator[Block]:
         for file in entry.files
     ]
     yield table(("artifact", "file", "size", "sha256"), rows, right=("size",))
-
-
-def _calibration(found: Manifest) -> list[tuple[str, str]]:
-    data = found.calibration
-    return [] if data is None else [("calibration", f"{data.samples} samples from {data.source}")]
 
 
 def latency(report: LatencyReport) -> Iterator[Block]:
@@ -182,7 +148,7 @@ def comparison(found: LatencyComparison) -> Iterator[Block]:
         [
             ("old", found.old),
             ("new", found.new),
-            *([("runner", found.runner)] if found.runner else []),
+            ("runner", found.runner),
             ("machine", _machine(found.machine)),
             *notes(found.notes),
         ]
@@ -232,16 +198,8 @@ def _engines(engines: Mapping[str, EngineFigures]) -> Table:
         )
         for name, each in engines.items()
     ]
-    headers = (
-        "reported by the builder (not measured)",
-        "kernels",
-        "read",
-        "written",
-        "weights",
-        "activation memory",
-        "plan",
-    )
-    return table(headers, rows, right=headers[1:])
+    figures = ("kernels", "read", "written", "weights", "activation memory", "plan")
+    return table(("reported by the builder (not measured)", *figures), rows, right=figures)
 
 
 def _machine(machine: Mapping[str, str | int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -43,24 +44,19 @@ def test_every_method_passes_as_many_arguments_as_declared():
     """The fake checks the count; here every method is called once."""
     library = RecordingCudart()
     cuda = Cudart(library)
-    stream, first, second = cuda.stream(), cuda.event(), cuda.event()
-    device, host = cuda.malloc(4), cuda.malloc_host(4)
-    cuda.record(first, stream)
-    cuda.begin_capture(stream)
-    cuda.copy(device, host, 4, cudart.TO_DEVICE, stream)
-    graph = cuda.end_capture(stream)
-    cuda.launch(graph, stream)
-    cuda.record(second, stream)
-    cuda.wait_event(second)
-    cuda.wait_stream(stream)
-    assert cuda.elapsed(first, second) == pytest.approx(0.002)
+    with ExitStack() as stack:
+        stream, first, second = cuda.stream(stack), cuda.event(stack), cuda.event(stack)
+        device, host = cuda.malloc(4, stack), cuda.malloc_host(4, stack)
+        cuda.record(first, stream)
+        cuda.begin_capture(stream)
+        cuda.copy(device, host, 4, cudart.TO_DEVICE, stream)
+        cuda.launch(cuda.end_capture(stream, stack), stream)
+        cuda.record(second, stream)
+        cuda.wait_event(second)
+        cuda.wait_stream(stream)
+        assert cuda.elapsed(first, second) == pytest.approx(0.002)
+        assert len(library.alive) == 6, "with the graph"
     assert cuda.bus_id() == "0000:65:00.0"
-    cuda.destroy_graph(graph)
-    cuda.free(device)
-    cuda.free_host(host)
-    cuda.destroy_event(first)
-    cuda.destroy_event(second)
-    cuda.destroy_stream(stream)
     made = {call.split()[0] for call in library.calls}
     assert made == {name.removeprefix("cuda") for name in CALLS} - {"GetLastError"}
     assert library.alive == set()
@@ -92,8 +88,11 @@ def test_the_real_library_has_every_call_and_says_that_there_is_no_driver():
         cuda = load()
     except HostError:
         pytest.skip("the CUDA runtime library is not installed")
-    with pytest.raises(StageError, match=r"cudaStreamCreate fails: .*driver.* \(cudaError 35\)"):
-        cuda.stream()
+    with (
+        ExitStack() as stack,
+        pytest.raises(StageError, match=r"cudaStreamCreate fails: .*driver.* \(cudaError 35\)"),
+    ):
+        cuda.stream(stack)
     from polygraphy.cuda import wrapper
     from polygraphy.exception import PolygraphyException
 

@@ -8,6 +8,7 @@ import pytest
 from trtpipe.backends.base import missing
 from trtpipe.backends.trt.error_guide import GUIDE
 from trtpipe.backends.trt.errors import Log, build_error
+from trtpipe.backends.trt.flavor import load
 from trtpipe.backends.trt.request import BuildRequest
 from trtpipe.config.profile import BuildSettings, ShapeRange
 from trtpipe.engine.record import EngineRecord
@@ -94,7 +95,7 @@ def build(path, target, options):
         options=BuildSettings(**options),
     )  # fmt: skip
     call(
-        "trtpipe.backends.tensorrt_rtx:build_task", request, EngineRecord, limits=Limits(60.0, 4 << 30),
+        "trtpipe.backends.trt.builder:build_task", request, EngineRecord, limits=Limits(60.0, 4 << 30),
         progress=NullProgress(), what="building", workdir=path.parent, reads=(path.parent,),
     )  # fmt: skip
 
@@ -137,13 +138,12 @@ def test_weights_that_are_missing(write_model, tmp_path):
 
 
 @rtx_only
-def test_a_build_that_is_cancelled(conv_net):
-    from trtpipe.backends.tensorrt_rtx import _load
-    from trtpipe.backends.trt.builder import build as build_engine
+def test_a_build_that_is_cancelled(conv_net, monkeypatch):
+    from trtpipe.backends.trt import builder
 
-    trt = _load()
+    trt = load("tensorrt-rtx")
 
-    def stop(config):
+    def stop(trt, config, targets):
         class Monitor(trt.IProgressMonitor):
             def __init__(self):
                 trt.IProgressMonitor.__init__(self)
@@ -160,14 +160,15 @@ def test_a_build_that_is_cancelled(conv_net):
     shapes = ({"x": ShapeRange(min=(1, 3, 16, 16), opt=(2, 3, 16, 16), max=(4, 3, 16, 16))},)
     request = BuildRequest(model=str(conv_net), plan=str(conv_net) + ".plan", flavor="tensorrt-rtx",
                            targets=("sm89",), shapes=shapes)  # fmt: skip
+    monkeypatch.setattr(builder, "name_targets", stop)
     with pytest.raises(BuildError, match="canceled by user") as caught:
-        build_engine(trt, request, lambda *_: None, stop)
+        builder.build(trt, request, lambda *_: None)
     assert caught.value.remedy.endswith("run the same command again")
 
 
 #: What trtpipe never asks a builder for, or catches before it: entry -> graph, and what the test sets or takes away.
 MISUSED = {
-    "profile": ("(float[N,64] x) => (float[N,64] y) { y = Relu(x) }", "check_shapes"),
+    "profile": ("(float[N,64] x) => (float[N,64] y) { y = Relu(x) }", "check_profiles"),
     "attention": (
         "(float[1,2,8,16] q, float[1,2,8,16] k, float[1,2,8,16] v) => (float[1,2,8,16] y) { y = Attention(q, k, v) }",
         "_let_decompose",
@@ -181,22 +182,22 @@ MISUSED = {
 @rtx_only
 @pytest.mark.parametrize("name", MISUSED)
 def test_the_real_message_of_a_misused_builder_finds_its_entry(name, write_model, monkeypatch):
-    from trtpipe.backends.tensorrt_rtx import _load
     from trtpipe.backends.trt import builder
 
-    trt, (graph, change) = _load(), MISUSED[name]
+    trt, (graph, change) = load("tensorrt-rtx"), MISUSED[name]
 
-    def configure(config):
+    def configure(trt, config, targets):
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, change, trt.ComputeCapability.SM89), 0)
         config.engine_capability = getattr(trt.EngineCapability, change, trt.EngineCapability.STANDARD)
 
+    monkeypatch.setattr(builder, "name_targets", configure)
     if hasattr(builder, change):
         monkeypatch.setattr(builder, change, lambda *_: None)
     path = write_model(graph, opset=23, **({"x2": SQUARE} if "x2" in graph else {}))
     request = BuildRequest(model=str(path), plan=f"{path}.plan", flavor="tensorrt-rtx", targets=("sm89",))
     with pytest.raises(BuildError) as caught:
-        builder.build(trt, request, lambda *_: None, configure)
+        builder.build(trt, request, lambda *_: None)
     (advice,) = [advice for advice in GUIDE if advice.name == name]
     assert caught.value.remedy == f"{advice.cause}: {advice.remedy}", caught.value.message
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trtpipe.backends.base import missing
+from trtpipe.backends.base import EngineRequest, missing
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
 from trtpipe.backends.trt.options import OPTIONS, ignored_options, refuse_options
 from trtpipe.config.profile import BuildSettings, DeploymentProfile
@@ -93,7 +93,7 @@ class TestForReal:
         plan = tmp_path / f"{len(list(tmp_path.glob('*.plan')))}.plan"
         profile = DeploymentProfile(build=BuildSettings(**options))
         assert TensorRTRTX().refuses(model, profile, SM89) is None
-        record = TensorRTRTX().build(model, profile, (SM89,), plan, settings, heard)
+        record = TensorRTRTX().build(EngineRequest(model, profile, (SM89,), plan, settings), heard)
         return sha256_file(plan), record
 
     def test_ignored_options_leave_the_plan_as_it_is(self, write_model, tmp_path, settings, heard):

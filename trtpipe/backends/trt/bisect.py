@@ -141,10 +141,7 @@ def _named(message: str, nodes: list[ir.Node]) -> ir.Node | None:
         name = node.name
         if not name:
             continue
-        if f"'{name}'" in message or (re.search(r"[\d/_.]", name) and _begins_one(words, name)):
+        begins_one = any(word == name or word.startswith(f"{name}_") for word in words)
+        if f"'{name}'" in message or (begins_one and re.search(r"[\d/_.]", name)):
             return node
     return None
-
-
-def _begins_one(words: list[str], name: str) -> bool:
-    return any(word == name or word.startswith(f"{name}_") for word in words)

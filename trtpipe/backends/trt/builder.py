@@ -6,16 +6,19 @@ The ``trt`` module is an argument: this file imports none.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any
 
 from trtpipe.artifact import IOContract, TensorSpec
+from trtpipe.backends.engine_file import check_rtx_plan
 from trtpipe.backends.trt.errors import Log, build_error, parse_error
+from trtpipe.backends.trt.flavor import load
 from trtpipe.backends.trt.inspector import read_layers
 from trtpipe.backends.trt.options import apply_options, load_plugins
-from trtpipe.backends.trt.shapes import NetworkInput, check_shapes, profiles_in_force
+from trtpipe.backends.trt.request import BuildRequest
+from trtpipe.backends.trt.shapes import NetworkInput, check_profiles, profiles_in_force
 from trtpipe.backends.trt.timing_cache import keep_timings, use_timings
 from trtpipe.config.formats import FORMATS
 from trtpipe.engine.record import EngineRecord
@@ -24,18 +27,22 @@ from trtpipe.isolation.worker import Report
 from trtpipe.preflight.onnx_io import named_dimension, read_proto
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import onnx
-
-    from trtpipe.backends.trt.request import BuildRequest
-
-#: Sets on the builder configuration what only one TensorRT flavor has.
-Configure: TypeAlias = Callable[[Any], None]
 
 #: TensorRT element types -> numpy names.
 _DTYPES = {word.upper(): form.storage for form in FORMATS for word in form.engine}
 
 
-def build(trt: Any, request: BuildRequest, report: Report, configure: Configure | None = None) -> EngineRecord:
+def build_task(request: BuildRequest, report: Report) -> EngineRecord:
+    """Build one engine (in the worker process)."""
+    if request.device:
+        os.putenv("CUDA_VISIBLE_DEVICES", request.device)  # before the CUDA driver reads it
+    return build(load(request.flavor), request, report)
+
+
+def build(trt: Any, request: BuildRequest, report: Report) -> EngineRecord:
     """Parse, build and write one engine (in the worker process).
 
     Raises:
@@ -51,18 +58,11 @@ def build(trt: Any, request: BuildRequest, report: Report, configure: Configure 
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     report("parsing", 0, None)
     _parse(trt, network, log, request.model)
-    return build_network(trt, builder, network, log, request, report, configure, started)
+    return build_network(trt, builder, network, log, request, report, started)
 
 
 def build_network(
-    trt: Any,
-    builder: Any,
-    network: Any,
-    log: Log,
-    request: BuildRequest,
-    report: Report,
-    configure: Configure | None,
-    started: float,
+    trt: Any, builder: Any, network: Any, log: Log, request: BuildRequest, report: Report, started: float
 ) -> EngineRecord:
     """Build and write the engine of a complete network (in the worker process).
 
@@ -74,25 +74,29 @@ def build_network(
         BuildError, InputError, OSError: as for ``build``.
     """
     name = Path(request.model).name
-    check_shapes(_network_inputs(network), request.shapes, name)
+    inputs = _network_inputs(network)
+    check_profiles(inputs, request.shapes, name)
     config = builder.create_builder_config()
-    _configure(trt, config, request, report)
-    if configure is not None:
-        configure(config)
-    _add_profiles(builder, network, config, request, log)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the log then lists the layers of the engine
+    config.progress_monitor = _progress_monitor(trt, report)
+    apply_options(trt, config, request.options, request.flavor)
+    if request.flavor == "tensorrt-rtx":
+        name_targets(trt, config, request.targets)
+    _add_profiles(builder, config, inputs, request, log)
     use_timings(config, request.timings)
     if not _write_plan(trt, builder, network, config, Path(request.plan)):
         raise build_error(log, name, request.wanted)
     keep_timings(config, request.timings)
-    engine = read_layers(trt, network, log, Path(request.plan), _free_length(network, request), opens=request.opens)
+    unchecked = check_rtx_plan(Path(request.plan), request.targets) if request.flavor == "tensorrt-rtx" else ()
+    engine = read_layers(trt, network, log, Path(request.plan), _free_length(inputs, request), opens=request.opens)
     return EngineRecord(
         flavor=request.flavor,
         version=trt.__version__,
         target=request.targets[0],
         targets=request.targets,
-        profiles=profiles_in_force(_network_inputs(network), request.shapes),
+        profiles=profiles_in_force(inputs, request.shapes),
         io=IOContract(
-            inputs=tuple(_spec(network.get_input(index)) for index in range(network.num_inputs)),
+            inputs=tuple(entry.spec for entry in inputs),
             outputs=tuple(_spec(network.get_output(index)) for index in range(network.num_outputs)),
         ),
         layers=engine and len(engine.kernels),
@@ -101,7 +105,7 @@ def build_network(
         activation_bytes=log.sizes.get("Activation"),
         report=engine,
         build_seconds=time.monotonic() - started,
-        warnings=log.first_warnings(),
+        warnings=(*log.first_warnings(), *unchecked),
     )
 
 
@@ -162,31 +166,26 @@ def _meaningless(proto: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension
 
 
 def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:
-    found = []
-    for tensor in (network.get_input(index) for index in range(network.num_inputs)):
-        dims = tuple(tensor.shape)
-        names = tuple(tensor.get_dimension_name(axis) or None for axis in range(len(dims)))
-        found.append(NetworkInput(tensor.name, dims, names, tensor.is_shape_tensor))
-    return tuple(found)
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    return tuple(NetworkInput(_spec(tensor), tensor.is_shape_tensor) for tensor in tensors)
 
 
-def _configure(trt: Any, config: Any, request: BuildRequest, report: Report) -> None:
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the log then lists the layers of the engine
-    config.progress_monitor = _progress_monitor(trt, report)
-    apply_options(trt, config, request.options, request.flavor)
+def name_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
+    """Name the compute capabilities to build for: without them TensorRT-RTX builds for the GPU that is here."""
+    config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        capability = getattr(trt.ComputeCapability, target.upper(), None)  # every version knows other GPUs
+        if capability is None or not config.set_compute_capability(capability, index):
+            raise BuildError(f"TensorRT-RTX {trt.__version__} builds no engines for {target}", "choose another target")
 
 
-def _add_profiles(builder: Any, network: Any, config: Any, request: BuildRequest, log: Log) -> None:
-    inputs = _network_inputs(network)
-    if not any(entry.needs_range for entry in inputs):
-        return
-    for shapes in request.shapes:
+def _add_profiles(builder: Any, config: Any, inputs: Sequence[NetworkInput], request: BuildRequest, log: Log) -> None:
+    values = {entry.spec.name for entry in inputs if entry.holds_shape}
+    for shapes in profiles_in_force(inputs, request.shapes):
         profile = builder.create_optimization_profile()
-        for entry in inputs:
-            if entry.needs_range:
-                given = shapes[entry.name]
-                place = profile.set_shape_input if entry.holds_shape else profile.set_shape
-                place(entry.name, given.min, given.opt, given.max)
+        for name, given in shapes.items():
+            place = profile.set_shape_input if name in values else profile.set_shape
+            place(name, given.min, given.opt, given.max)
         if config.add_optimization_profile(profile) < 0:
             raise build_error(log, Path(request.model).name, request.wanted)
 
@@ -204,12 +203,12 @@ def _write_plan(trt: Any, builder: Any, network: Any, config: Any, plan: Path) -
         return int(writer.written) if built else 0
 
 
-def _free_length(network: Any, request: BuildRequest) -> int:
+def _free_length(inputs: Sequence[NetworkInput], request: BuildRequest) -> int:
     """The smallest opt length of a dynamic dimension in the first optimization profile; 1 if there is none."""
     shapes = request.shapes[0] if request.shapes else {}
-    known = (entry for entry in _network_inputs(network) if entry.name in shapes and not entry.holds_shape)
-    pairs = (pair for entry in known for pair in zip(entry.dims, shapes[entry.name].opt, strict=False))
-    return min((length for dim, length in pairs if dim < 0), default=1)
+    specs = [entry.spec for entry in inputs if entry.spec.name in shapes and not entry.holds_shape]
+    pairs = (pair for spec in specs for pair in zip(spec.shape or (), shapes[spec.name].opt, strict=False))
+    return min((length for dim, length in pairs if not isinstance(dim, int)), default=1)
 
 
 def _stream_writer(trt: Any, stream: IO[bytes]) -> Any:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trtpipe.errors import HostError, StageError
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
 
 LIBRARY_REMEDY = (
     "install the CUDA toolkit or pip install nvidia-cuda-runtime-cu12, and add its folder to LD_LIBRARY_PATH"
@@ -54,7 +57,8 @@ _THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
 class Cudart:
     """The CUDA runtime; handles and addresses are plain integers, and 0 is none.
 
-    Every method raises StageError, with CUDA's message, if CUDA returns an error.
+    What is created with an ExitStack is destroyed when that closes. Every method raises StageError, with CUDA's
+    message, if CUDA returns an error.
 
     Args:
         library: as ctypes loaded it.
@@ -66,41 +70,29 @@ class Cudart:
         for name, types in CALLS.items():
             getattr(library, name).argtypes = types
 
-    def malloc(self, size: int) -> int:
+    def malloc(self, size: int, stack: ExitStack) -> int:
         """Memory on the GPU; at least one byte."""
-        return self._made("cudaMalloc", max(size, 1))
+        return self._made(stack, "cudaFree", "cudaMalloc", max(size, 1))
 
-    def free(self, address: int) -> None:
-        """Free memory on the GPU."""
-        self._call("cudaFree", address)
-
-    def malloc_host(self, size: int) -> int:
+    def malloc_host(self, size: int, stack: ExitStack) -> int:
         """Pinned host memory, which copies asynchronously; at least one byte."""
-        return self._made("cudaMallocHost", max(size, 1))
+        return self._made(stack, "cudaFreeHost", "cudaMallocHost", max(size, 1))
 
-    def free_host(self, address: int) -> None:
-        """Free pinned memory."""
-        self._call("cudaFreeHost", address)
+    def stream(self, stack: ExitStack) -> int:
+        """A new stream."""
+        return self._made(stack, "cudaStreamDestroy", "cudaStreamCreate")
+
+    def event(self, stack: ExitStack) -> int:
+        """A new event; waiting for it spins."""
+        return self._made(stack, "cudaEventDestroy", "cudaEventCreateWithFlags", _SPIN)
 
     def copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
         """Enqueue a copy; ``kind`` is TO_DEVICE or TO_HOST."""
         self._call("cudaMemcpyAsync", to, source, size, kind, stream)
 
-    def stream(self) -> int:
-        """A new stream."""
-        return self._made("cudaStreamCreate")
-
     def wait_stream(self, stream: int) -> None:
         """Wait until all enqueued work is done."""
         self._call("cudaStreamSynchronize", stream)
-
-    def destroy_stream(self, stream: int) -> None:
-        """Destroy a stream."""
-        self._call("cudaStreamDestroy", stream)
-
-    def event(self) -> int:
-        """A new event; waiting for it spins."""
-        return self._made("cudaEventCreateWithFlags", _SPIN)
 
     def record(self, event: int, stream: int) -> None:
         """Enqueue: record the time."""
@@ -116,35 +108,26 @@ class Cudart:
         self._call("cudaEventElapsedTime", ctypes.byref(ms), start, end)
         return ms.value / 1e3
 
-    def destroy_event(self, event: int) -> None:
-        """Destroy an event."""
-        self._call("cudaEventDestroy", event)
-
     def begin_capture(self, stream: int) -> None:
         """Capture what this thread enqueues from now on, instead of executing it."""
         self._call("cudaStreamBeginCapture", stream, _THREAD_LOCAL)
 
-    def end_capture(self, stream: int) -> int:
+    def end_capture(self, stream: int, stack: ExitStack) -> int:
         """The captured graph, ready to launch; 0 if something cannot be captured."""
-        graph = ctypes.c_void_p()
-        status = self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
-        if status or not graph.value:
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        failed = self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
+        if graph.value and not failed:
+            failed = self._library.cudaGraphInstantiateWithFlags(ctypes.byref(executable), graph.value, 0)
+            self._call("cudaGraphDestroy", graph.value)
+        if failed or not executable.value:
             self._library.cudaGetLastError()  # a failed capture must not be reported by later calls
             return 0
-        executable = ctypes.c_void_p()
-        status = self._library.cudaGraphInstantiateWithFlags(ctypes.byref(executable), graph.value, 0)
-        if status:
-            self._library.cudaGetLastError()
-        self._call("cudaGraphDestroy", graph.value)
-        return 0 if status else executable.value or 0
+        stack.callback(self._call, "cudaGraphExecDestroy", executable.value)
+        return executable.value
 
     def launch(self, graph: int, stream: int) -> None:
         """Enqueue a graph."""
         self._call("cudaGraphLaunch", graph, stream)
-
-    def destroy_graph(self, graph: int) -> None:
-        """Destroy a graph."""
-        self._call("cudaGraphExecDestroy", graph)
 
     def bus_id(self) -> str:
         """The PCI address of the current GPU, in NVML's format: ``0000:65:00.0``."""
@@ -153,10 +136,11 @@ class Cudart:
         self._call("cudaDeviceGetPCIBusId", text, len(text), device.value)
         return text.value.decode()
 
-    def _made(self, name: str, *arguments: Any) -> int:
-        """Call a function that creates a handle."""
+    def _made(self, stack: ExitStack, destroy: str, create: str, *arguments: Any) -> int:
+        """The handle that ``create`` gives; ``destroy`` is called with it when ``stack`` closes."""
         handle = ctypes.c_void_p()
-        self._call(name, ctypes.byref(handle), *arguments)
+        self._call(create, ctypes.byref(handle), *arguments)
+        stack.callback(self._call, destroy, handle.value)
         return handle.value or 0
 
     def _call(self, name: str, *arguments: Any) -> None:

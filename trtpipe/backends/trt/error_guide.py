@@ -196,11 +196,7 @@ GUIDE: tuple[Advice, ...] = (
 )
 
 _UNKNOWN = Advice(
-    "unknown",
-    "",
-    "",
-    "replace the node named above, keep it in float32, or try another target or back-end",
-    whole=True,
+    "unknown", "", "", "replace the node named above, keep it in float32, or try another target or back-end", whole=True
 )
 
 

@@ -30,7 +30,6 @@ _TENSOR = re.compile(
     r".*?Datatype: (?P<words>[^,}]+?)(?:, Format: .*?)? ?\}"
 )
 _TACTIC = re.compile(r"TacticName: (?P<tactic>.*?), ")
-_METADATA = re.compile(r"Metadata: (?P<text>.*)$")
 _NODE = re.compile(r"\[ONNX Layer: (?P<node>.*?)\](?=\[ONNX Layer: |[\x1e\x1f]|[^\]]*$)")
 #: What TensorRT calls a node without a name.
 _UNNAMED = "node_of_"
@@ -107,32 +106,20 @@ def _layer(line: str) -> EngineLayer | None:
     found = _LAYER.match(line)
     if found is None:
         return None
-    rest, metadata = found["rest"], _METADATA.search(found["rest"])
-    before = rest if metadata is None else rest[: metadata.start()]
+    before, _, metadata = found["rest"].partition("Metadata: ")
     tactic = _TACTIC.search(before)
-    return EngineLayer(
-        name=found["name"],
-        kind=found["kind"].strip(),
-        inputs=_tensors("Inputs", before),
-        constants=_tensors("Constants", before),
-        outputs=_tensors("Outputs", before),
-        nodes=() if metadata is None else _nodes(metadata["text"]),
-        tactic="" if tactic is None else tactic["tactic"],
-    )
+    tensors = {what: _tensors(form, before) for what, form in _LISTS.items()}
+    texts = {"Metadata": metadata, "TacticName": "" if tactic is None else tactic["tactic"]}
+    return _from_json({"Name": found["name"], "LayerType": found["kind"].strip(), **tensors, **texts})
 
 
-def _tensors(what: str, text: str) -> tuple[EngineTensor, ...]:
-    found = _LISTS[what].search(text)
-    if found is None:
-        return ()
-    return tuple(
-        EngineTensor(
-            name=tensor["name"],
-            type=_normalized(tensor["words"]),
-            dims=tuple(int(dim) for dim in tensor["dims"].split(",") if dim),
-        )
-        for tensor in _TENSOR.finditer(found["tensors"])
-    )
+def _tensors(form: re.Pattern[str], text: str) -> list[dict[str, Any]]:
+    """The tensors of a list in the dump, as the inspector's JSON has them."""
+    found = form.search(text)
+    return [
+        {"Name": each["name"], "Datatype": each["words"], "Dimensions": re.findall(r"-?\d+", each["dims"])}
+        for each in _TENSOR.finditer("" if found is None else found["tensors"])
+    ]
 
 
 def _nodes(metadata: str) -> tuple[str, ...]:

@@ -29,14 +29,12 @@ def read_state(bus_id: str) -> DeviceState | None:
         return None
     try:
         pynvml.nvmlInit()
+        try:
+            return _read(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id))
+        finally:
+            pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return None
-    try:
-        return _read(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id))
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _read(nvml: Any, gpu: Any) -> DeviceState:

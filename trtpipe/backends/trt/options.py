@@ -7,16 +7,15 @@ option that leaves the plan equal, byte for byte, has no effect.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from trtpipe.backends.base import Refusal
 from trtpipe.errors import BuildError
 
 if TYPE_CHECKING:
+    from trtpipe.backends.trt.flavor import Flavor
     from trtpipe.config.profile import BuildSettings
     from trtpipe.config.target import Target
-
-Flavor: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Option:
 
 _JIT = "kernels are selected on the deployment GPU"
 _NO_GPU_REFIT = "refittable and weight-stripped engines are built on a GPU only, and this machine has none"
+_GPUS_ONLY, _JETSON = "it builds for GPUs only", "use --backend tensorrt on a Jetson Orin"
 _ON_A_GPU = "leave it out, or build on a machine with a GPU"
 
 OPTIONS: tuple[Option, ...] = (
@@ -58,18 +58,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("strip_weights", "--stripWeights", refused=_NO_GPU_REFIT, remedy=_ON_A_GPU),
     Option("refit", "--refit", refused=_NO_GPU_REFIT, remedy=_ON_A_GPU),
     Option("sparsity", "--sparsity=enable", ignored=_JIT),
-    Option(
-        "dla_core",
-        "--useDLACore=N",
-        refused="it builds for GPUs only",
-        remedy="use --backend tensorrt on a Jetson Orin",
-    ),
-    Option(
-        "gpu_fallback",
-        "--allowGPUFallback",
-        refused="it builds for GPUs only",
-        remedy="use --backend tensorrt on a Jetson Orin",
-    ),
+    Option("dla_core", "--useDLACore=N", refused=_GPUS_ONLY, remedy=_JETSON),
+    Option("gpu_fallback", "--allowGPUFallback", refused=_GPUS_ONLY, remedy=_JETSON),
     Option("max_aux_streams", "--maxAuxStreams=N", ignored="streams are scheduled on the deployment GPU"),
     Option("plugins", "--staticPlugins=FILE"),
 )
@@ -159,12 +149,11 @@ def load_plugins(trt: Any, options: BuildSettings) -> None:
         BuildError: one cannot be loaded.
     """
     for path in options.plugins:
+        reason = ""
         try:
             loaded = trt.get_plugin_registry().load_library(path)
         except RuntimeError as error:
             loaded, reason = None, f": {error}"
-        else:
-            reason = ""
         if loaded is None:
             raise BuildError(
                 f"the plug-in library {path} cannot be loaded{reason}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
-from trtpipe.backends.trt.options import Flavor, ignored_options
+from trtpipe.backends.trt.flavor import Flavor
+from trtpipe.backends.trt.options import ignored_options
 from trtpipe.backends.trt.timing_cache import TimingStore
 from trtpipe.config.plugins import plugin_digests, plugin_paths
 from trtpipe.config.profile import BuildSettings, ShapeRange
@@ -15,12 +16,9 @@ from trtpipe.isolation.worker import call, limits_for
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from trtpipe.config.profile import DeploymentProfile
-    from trtpipe.config.settings import Settings
-    from trtpipe.config.target import Target
+    from trtpipe.backends.base import EngineRequest
     from trtpipe.progress import Progress
 
 
@@ -55,21 +53,17 @@ class BuildRequest(Record):
 
 
 def build_in_worker(
-    task: str,
+    request: EngineRequest,
     flavor: Flavor,
-    model: Path,
-    profile: DeploymentProfile,
-    targets: Sequence[Target],
-    plan: Path,
-    settings: Settings,
     progress: Progress,
     device: str = "",
     timings: TimingStore | None = None,
+    task: str = "trtpipe.backends.trt.builder:build_task",
     *,
     opens: bool = False,
     confined: bool = True,
 ) -> EngineRecord:
-    """Run ``task`` on a BuildRequest in a child process; ``plan`` appears when it is complete, or not at all.
+    """Run ``task`` on a BuildRequest in a child process; the plan appears when it is complete, or not at all.
 
     Args:
         timings: the timing cache to use and update; ``None``: none.
@@ -78,30 +72,31 @@ def build_in_worker(
     Raises:
         TrtpipeError: as ``build`` and ``worker.call`` do.
     """
-    part, options = plan.with_name(f"{plan.name}.part"), profile.build
-    timed = plan.with_name(f"{plan.name}.timings")
+    model, plan, options = request.model, request.plan, request.profile.build
+    part, timed = plan.with_name(f"{plan.name}.part"), plan.with_name(f"{plan.name}.timings")
     plugins = plugin_paths(options)
-    request = BuildRequest(
+    asked = BuildRequest(
         model=str(model),
         plan=str(part),
         flavor=flavor,
-        targets=tuple(target.name for target in targets),
-        shapes=profile.shapes,
+        targets=tuple(target.name for target in request.targets),
+        shapes=request.profile.shapes,
         options=options.model_copy(update={"plugins": tuple(map(str, plugins))}),
         timings="" if timings is None else str(timed),
         device=device,
         opens=opens,
     )
-    limits = limits_for(settings, options.time_limit, options.memory_limit, size=folder_size(model.parent))
+    what = f"building {asked.wanted} from {model.name}"
+    limits = limits_for(request.settings, options.time_limit, options.memory_limit, size=folder_size(model.parent))
 
     def attempt(path: Path) -> EngineRecord:
         return call(
             task,
-            request.model_copy(update={"model": str(path)}),
+            asked.model_copy(update={"model": str(path)}),
             EngineRecord,
             limits=limits,
             progress=progress,
-            what=f"building {request.wanted} from {model.name}",
+            what=what,
             workdir=plan.parent,
             reads=(path.parent, *plugins) if confined else None,
         )
@@ -111,14 +106,14 @@ def build_in_worker(
             timings.fetch(timed)
         record = attempt(model)
         if not part.is_file():
-            raise WorkerError(f"no engine was written while building {request.wanted} from {model.name}", "build again")
+            raise WorkerError(f"no engine was written while {what}", "build again")
         if timings is not None:
             timings.keep(timed)
         part.replace(plan)
     except (BuildError, WorkerCrashed) as error:
         from trtpipe.backends.trt.bisect import with_failing_node
 
-        if len(targets) > 1:  # each target is built again separately, with an error of its own
+        if len(request.targets) > 1:  # each target is built again separately, with an error of its own
             raise
         raise with_failing_node(error, model, attempt, plan.parent) from error
     finally:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import TensorSpec
 from trtpipe.backends.base import OpenRunner
-from trtpipe.backends.gpu import gpus, has_driver
+from trtpipe.backends.gpu import gpus
 from trtpipe.backends.trt.builder import dtype_name
 from trtpipe.backends.trt.cudart import LIBRARY_REMEDY, load
 from trtpipe.backends.trt.errors import Log, tidy
@@ -25,19 +25,6 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.backends.timing import DeviceRunner, DeviceState, Timer
-
-
-def require_driver(flavor: str) -> None:
-    """Check that a CUDA driver is there, before anything heavy is imported.
-
-    Raises:
-        HostError: there is none.
-    """
-    if not has_driver():
-        raise HostError(
-            f"opening a {flavor} engine needs an NVIDIA GPU, and this machine has no CUDA driver",
-            "run this step on a machine with the target's GPU; building and accuracy on the CPU need none",
-        )
 
 
 @contextmanager
@@ -55,17 +42,16 @@ def open_engine(trt: Any, plan: Path, flavor: str) -> Iterator[EngineRunner]:
     log = Log(trt)
     trt.init_libnvinfer_plugins(log.logger, "")
     engine = trt.Runtime(log.logger).deserialize_cuda_engine(plan.read_bytes())
+    if engine is None:
+        raise _not_here(plan, log)
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         runner = TrtRunner(engine)
         try:
-            if engine is not None:
-                runner.activate()
+            runner.activate()
         except PolygraphyException as error:
             raise _not_here(plan, log) from error
         except OSError as error:  # Polygraphy finds no libcudart
             raise HostError(f"the CUDA runtime library cannot be loaded: {error}", LIBRARY_REMEDY) from error
-        if engine is None:
-            raise _not_here(plan, log)
         try:
             yield EngineRunner(trt, engine, runner, plan.name, flavor)
         finally:
@@ -73,7 +59,10 @@ def open_engine(trt: Any, plan: Path, flavor: str) -> Iterator[EngineRunner]:
 
 
 class EngineRunner(OpenRunner):
-    """An engine that is ready to infer; also implements ``DeviceRunner``."""
+    """An engine that is ready to infer; also implements ``DeviceRunner``. A dynamic dimension is ``None``."""
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
     def __init__(self, trt: Any, engine: Any, runner: Any, name: str, flavor: str) -> None:
         self._trt = trt
@@ -84,8 +73,8 @@ class EngineRunner(OpenRunner):
         self._profile = 0
         specs = [self._spec(engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
         mode = trt.TensorIOMode.INPUT
-        self._inputs = tuple(spec for spec in specs if engine.get_tensor_mode(spec.name) == mode)
-        self._outputs = tuple(spec for spec in specs if engine.get_tensor_mode(spec.name) != mode)
+        self.inputs = tuple(spec for spec in specs if engine.get_tensor_mode(spec.name) == mode)
+        self.outputs = tuple(spec for spec in specs if engine.get_tensor_mode(spec.name) != mode)
 
     @property
     def device(self) -> str:
@@ -99,25 +88,13 @@ class EngineRunner(OpenRunner):
         return f"{self._flavor} {self._trt.__version__} on {' or '.join(names) or 'GPU'}"
 
     @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The engine's inputs; a dynamic dimension is ``None``."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The engine's outputs."""
-        return self._outputs
-
-    @property
     def gpu(self) -> DeviceRunner:
-        """This runner itself."""
         return self
 
     @property
     def opt_shapes(self) -> tuple[dict[str, tuple[int, ...]], ...]:
-        """For each optimization profile, the opt shape of every input."""
         return tuple(
-            {spec.name: self._opt_shape(spec, index) for spec in self._inputs}
+            {spec.name: self._opt_shape(spec, index) for spec in self.inputs}
             for index in range(self._engine.num_optimization_profiles)
         )
 
@@ -141,18 +118,11 @@ class EngineRunner(OpenRunner):
             raise StageError(
                 f"{self._name}: TensorRT fails on this feed: {tidy(str(error))}", "check the feed's types and values"
             ) from error
-        return {spec.name: np.array(found[spec.name]) for spec in self._outputs}  # Polygraphy reuses its buffers
+        return {spec.name: np.array(found[spec.name]) for spec in self.outputs}  # Polygraphy reuses its buffers
 
     def timer(self, feed: Feed, *, cuda_graph: bool, transfers: bool) -> AbstractContextManager[Timer]:
-        """Prepare to time queries of ``feed`` by CUDA events, in an execution context of their own.
-
-        Raises:
-            HostError: the CUDA runtime library cannot be used.
-            InputError: ``feed`` fits no profile, misses an input, or is of another type.
-            StageError: TensorRT or CUDA refuses.
-        """
         feed, index = self._admitted(feed)
-        for spec in self._inputs:
+        for spec in self.inputs:
             if feed[spec.name].dtype.name != spec.dtype:  # its bytes are copied as they are
                 raise InputError(
                     f"{self._name}: input {spec.name!r} is {spec.dtype}, the feed has {feed[spec.name].dtype.name}",
@@ -162,14 +132,13 @@ class EngineRunner(OpenRunner):
         return opened(self._trt, self._engine, cuda, feed, index, cuda_graph=cuda_graph, transfers=transfers)
 
     def state(self) -> DeviceState | None:
-        """The GPU now; ``None`` where its state cannot be read."""
         return read_state(load().bus_id())
 
     def _admitted(self, feed: Feed) -> tuple[Feed, int]:
         """``feed`` as contiguous arrays, and the first optimization profile that its shapes fit."""
         import numpy as np
 
-        wanted = {spec.name for spec in self._inputs}
+        wanted = {spec.name for spec in self.inputs}
         if feed.keys() != wanted:
             raise InputError(
                 f"the feed names {sorted(feed)}, the engine's inputs are {sorted(wanted)}", "feed every input"

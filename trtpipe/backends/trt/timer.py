@@ -37,6 +37,10 @@ class _Buffer:
     host: int
     size: int
 
+    @classmethod
+    def of(cls, cuda: Cudart, size: int, stack: ExitStack) -> _Buffer:
+        return cls(cuda.malloc(size, stack), cuda.malloc_host(size, stack), size)
+
 
 @dataclass(frozen=True)
 class _Events:
@@ -62,23 +66,20 @@ class EngineTimer:
         self._graph = 0
         self.cuda_graph = False
         self.notes: tuple[str, ...] = ()
-        self._free = deque(_Events(*(_event(cuda, stack) for _ in range(4))) for _ in range(_DEPTH))
+        self._free = deque(_Events(*(cuda.event(stack) for _ in range(4))) for _ in range(_DEPTH))
         self._running: deque[tuple[_Events, float]] = deque()
 
     def capture(self, stack: ExitStack) -> None:
         """Capture the launches as a CUDA graph, if the engine allows it; they must have run once before."""
         self._cuda.begin_capture(self._stream)
         enqueued = self._context.execute_async_v3(self._stream)
-        graph = self._cuda.end_capture(self._stream)
-        if graph:
-            stack.callback(self._cuda.destroy_graph, graph)
-        if enqueued and graph:
-            self._graph, self.cuda_graph = graph, True
+        self._graph = self._cuda.end_capture(self._stream, stack)
+        if enqueued and self._graph:
+            self.cuda_graph = True
         else:
             self.notes = (_NO_GRAPH,)
 
     def start(self) -> None:
-        """Enqueue a query, and do not wait for it."""
         cuda, stream = self._cuda, self._stream
         events = self._free.popleft()
         cuda.record(events.begin, stream)
@@ -95,7 +96,6 @@ class EngineTimer:
         self._running.append((events, took))
 
     def finish(self) -> QueryTimes:
-        """Wait for the oldest query that is enqueued."""
         events, enqueue = self._running.popleft()
         self._cuda.wait_event(events.end)
         self._free.append(events)
@@ -133,8 +133,7 @@ def opened(
         StageError: TensorRT or CUDA refuses.
     """
     with ExitStack() as stack:
-        stream = cuda.stream()
-        stack.callback(cuda.destroy_stream, stream)
+        stream = cuda.stream(stack)
         context = _context(trt, engine)
         if context is None or not context.set_optimization_profile_async(profile, stream):
             raise StageError(
@@ -177,7 +176,7 @@ def _bind_inputs(
     found = []
     for name, value in feed.items():
         _accepted(context.set_input_shape(name, value.shape), name)
-        buffer = _buffer(cuda, value.nbytes, stack)
+        buffer = _Buffer.of(cuda, value.nbytes, stack)
         ctypes.memmove(buffer.host, value.ctypes.data, value.nbytes)
         if engine.get_tensor_location(name) == trt.TensorLocation.HOST:
             _accepted(context.set_tensor_address(name, buffer.host), name)
@@ -197,26 +196,12 @@ def _bind_outputs(trt: Any, engine: Any, context: Any, cuda: Cudart, stack: Exit
             continue
         size = context.get_max_output_size(name)
         _accepted(size >= 0, name)
-        buffer = _buffer(cuda, size, stack)
+        buffer = _Buffer.of(cuda, size, stack)
         on_host = engine.get_tensor_location(name) == trt.TensorLocation.HOST
         _accepted(context.set_tensor_address(name, buffer.host if on_host else buffer.device), name)
         if not on_host:
             found.append(buffer)
     return found
-
-
-def _buffer(cuda: Cudart, size: int, stack: ExitStack) -> _Buffer:
-    device = cuda.malloc(size)
-    stack.callback(cuda.free, device)
-    host = cuda.malloc_host(size)
-    stack.callback(cuda.free_host, host)
-    return _Buffer(device, host, size)
-
-
-def _event(cuda: Cudart, stack: ExitStack) -> int:
-    event = cuda.event()
-    stack.callback(cuda.destroy_event, event)
-    return event
 
 
 def _accepted(answer: bool, name: str) -> None:

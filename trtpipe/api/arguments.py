@@ -1,0 +1,138 @@
+"""The arguments that public functions share: their types, their meanings and their defaults, each said once.
+
+Paths are ``str | os.PathLike``. A model is a file, a factory, a ``torch.nn.Module`` or an ``onnx.ModelProto``; data is
+a file, a folder, a function's name or an iterable of feeds. Profiles and recipes are records or TOML files; the
+arguments that most builds need override them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from textwrap import fill
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, cast
+
+from trtpipe.api.paths import PathLike
+
+if TYPE_CHECKING:
+    from trtpipe.config.formats import Precision
+    from trtpipe.config.job import Job
+    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.recipe import CalibrationRecipe
+    from trtpipe.config.settings import Settings
+    from trtpipe.progress import Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: A path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module`` (alone or as ``(module, example inputs)``),
+#: an ``onnx.ModelProto``, or a job from ``make_job``.
+SourceLike: TypeAlias = "PathLike | tuple[object, Sequence[object]] | Job | object"
+#: A path, ``file.py:function``, or feeds: an iterable (or a function that returns one) of what such a function yields.
+DataLike: TypeAlias = "PathLike | Iterable[object] | Callable[[], Iterable[object]]"
+ProfileLike: TypeAlias = "DeploymentProfile | PathLike"
+#: Its name will do: ``"int8"``.
+PrecisionLike: TypeAlias = "Precision | str"
+RecipeLike: TypeAlias = "CalibrationRecipe | PathLike"
+#: ``"auto"``; input -> shape, or input -> ``{"min": shape, "opt": shape, "max": shape}``; or several such mappings.
+ShapesLike: TypeAlias = "Literal['auto'] | Mapping[str, object] | Sequence[Mapping[str, object]]"
+
+
+class CommonArguments(TypedDict, total=False):
+    """What every function that runs stages takes."""
+
+    profile: ProfileLike | None
+    recipe: RecipeLike | None
+    settings: Settings | None
+    progress: Progress | None
+
+
+class ModelArguments(CommonArguments, total=False):
+    """What leads from a model to a quantized graph."""
+
+    example_inputs: Sequence[object] | None
+    precision: PrecisionLike | None
+    shapes: ShapesLike | None
+    keep: Sequence[str] | None
+    calib_data: DataLike | None
+    simplify: bool
+    allow_random: bool
+
+
+class BuildArguments(ModelArguments, total=False):
+    """What leads from a model to engines."""
+
+    targets: Sequence[str] | None
+    eval_data: DataLike | None
+
+
+#: What each of them means, in the order of the help.
+MEANINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "example_inputs": "positional example inputs of an ``nn.Module``.",
+        "precision": "``fp32`` (default), ``fp16``, ``bf16``, ``int8``, ``fp8`` or ``best``; overrides the profile's.",
+        "targets": 'GPUs to build for, such as ``["sm89", "rtx5090"]``; overrides the profile\'s (default: what the '
+        "back-end builds for here).",
+        "shapes": 'shapes of dynamic inputs: ``"auto"`` (from the calibration data), or input -> shape, or input -> '
+        '``{"min": ..., "opt": ..., "max": ...}``; overrides the profile\'s.',
+        "keep": "shell patterns of node names to keep in higher precision; overrides the profile's.",
+        "calib_data": "calibration data: a path, ``file.py:function``, or an iterable of feeds (input name -> array "
+        "with the batch axis, in the model's types); overrides the recipe's.",
+        "eval_data": "evaluation data, as ``calib_data``, with labels where a task metric is to be measured; overrides "
+        "the recipe's.",
+        "profile": "everything else about what to build: a ``DeploymentProfile`` or a TOML file.",
+        "recipe": "everything else about data and calibration: a ``CalibrationRecipe`` or a TOML file.",
+        "settings": "cache folder and limits (default: from the environment).",
+        "simplify": "whether onnxsim may rewrite the graph.",
+        "allow_random": "whether calibration may use seeded random data where none is given.",
+        "progress": "listens.",
+    }
+)
+#: Those that are not ``None`` if left out.
+DEFAULTS: Mapping[str, object] = MappingProxyType({"simplify": True, "allow_random": False})
+
+
+def takes(arguments: type[Mapping[str, object]]) -> Callable[[F], F]:
+    """Show, explain and check the keyword arguments of a public function that end in ``**name: Unpack[arguments]``.
+
+    ``help`` and ``inspect.signature`` list each of them with its type and default, the docstring says what it means
+    unless it does so already, and a name that is not among them is a TypeError.
+    """
+
+    def decorate(function: F) -> F:
+        plain = inspect.signature(function)
+        *own, _ = plain.parameters.values()
+        types = arguments.__annotations__
+        shared = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name), annotation=types[name].__forward_arg__
+            )
+            for name in MEANINGS
+            if name in types
+        ]
+        known = {parameter.name for parameter in (*own, *shared)}
+
+        @wraps(function)
+        def checked(*positional: object, **named: object) -> object:
+            if unknown := sorted(named.keys() - known):
+                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {unknown[0]!r}")
+            return function(*positional, **named)
+
+        vars(checked)["__signature__"] = plain.replace(parameters=[*own, *shared])
+        checked.__doc__ = _explained(inspect.getdoc(function) or "", [name for name in MEANINGS if name in known])
+        return cast("F", checked)
+
+    return decorate
+
+
+def _explained(text: str, names: Sequence[str]) -> str:
+    """A docstring whose list of arguments goes on with those of ``names`` that it lacks."""
+    before, heading, after = text.partition("Args:\n")
+    described, gap, rest = after.partition("\n\n")
+    missing = [name for name in names if not re.search(rf"^    (\w+, )*{name}\b.*:", described, re.MULTILINE)]
+    lines = [
+        fill(f"{name}: {MEANINGS[name]}", 116, initial_indent=" " * 4, subsequent_indent=" " * 8) for name in missing
+    ]
+    return "".join((before, heading, "\n".join([described, *lines]), gap, rest))
