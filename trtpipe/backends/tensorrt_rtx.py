@@ -8,6 +8,7 @@ from trtpipe.backends.base import EngineRequest, Refusal
 from trtpipe.backends.target_support import find_float32_product, refuse_graph
 from trtpipe.backends.trt.backend import FlavorBackend
 from trtpipe.backends.trt.flavor import Flavor
+from trtpipe.backends.trt.parser import ask_parser
 from trtpipe.backends.trt.request import build_in_worker
 from trtpipe.config.toolchain import version
 from trtpipe.engine.record import EngineRecord
@@ -50,6 +51,9 @@ class TensorRTRTX(FlavorBackend):
             f"{model.name}: node {node!r} multiplies float32 matrices, which TensorRT-RTX cannot for {target}",
             "build with --fp16, or leave sm75 out of the targets",
         )
+
+    def refuses_nodes(self, model: Path, profile: DeploymentProfile, settings: Settings) -> Refusal | None:
+        return ask_parser(model, profile, settings, self.flavor, confined=True)
 
     def shareable(self, targets: Sequence[Target]) -> tuple[Target, ...]:
         """All but Turing: a shared plan is compiled for its least capable target (NVIDIA's support matrix)."""

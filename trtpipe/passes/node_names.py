@@ -1,16 +1,24 @@
-"""Which nodes a user means."""
+"""Which nodes a user means, and which line of the user's code a node comes from."""
 
 from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import onnx_ir as ir
+
 #: Without one of these a shell pattern matches itself alone. Hundreds of names are compared quickly that way.
 _WILD = re.compile(r"[*?[]")
+#: Under this key a node keeps ``file.py:12``, the line of the user's that it was exported from.
+LINE = "trtpipe.line"
+#: Where PyTorch's exporter writes the stack trace, outermost frame first.
+_TRACE = "pkg.torch.onnx.stack_trace"
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
 
 def pattern_of(name: str, patterns: Iterable[str]) -> str | None:
@@ -21,3 +29,12 @@ def pattern_of(name: str, patterns: Iterable[str]) -> str | None:
         if name == pattern or (_WILD.search(pattern) and fnmatchcase(name, pattern)):
             return pattern
     return None
+
+
+def line_of(node: ir.Node) -> str:
+    """The user's line that a node was exported from, as ``file.py:12``; empty where its metadata does not tell."""
+    if line := node.metadata_props.get(LINE, ""):
+        return line
+    frames = _FRAME.findall(node.metadata_props.get(_TRACE, ""))
+    own = [frame for frame in frames if "/site-packages/torch/" not in frame[0]] or frames
+    return f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else ""

@@ -32,6 +32,7 @@ class Table:
     contracts: dict[Artifact, IOContract] = field(default_factory=dict)  # what was read of graphs already
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
     shapes_inferred: bool = False
+    parsed: set[str] = field(default_factory=set)  # digests of graphs that the back-end's parser was asked about
     corners_checked: bool = False  # whether the model was seen to work at the profiles' corners
 
     def add(self, artifact: Artifact, key: str) -> None:

@@ -53,11 +53,11 @@ def build(trt: Any, request: BuildRequest, report: Report) -> EngineRecord:
     """
     started = time.monotonic()
     log = Log(trt)
-    builder = _builder(trt, log, request.flavor)
+    builder = new_builder(trt, log, request.flavor)
     load_plugins(trt, request.options)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     report("parsing", 0, None)
-    _parse(trt, network, log, request.model)
+    parse(trt, network, log, request.model)
     return build_network(trt, builder, network, log, request, report, started)
 
 
@@ -109,7 +109,7 @@ def build_network(
     )
 
 
-def _builder(trt: Any, log: Log, flavor: str) -> Any:
+def new_builder(trt: Any, log: Log, flavor: str) -> Any:
     try:
         trt.init_libnvinfer_plugins(log.logger, "")
         return trt.Builder(log.logger)
@@ -121,7 +121,7 @@ def _builder(trt: Any, log: Log, flavor: str) -> Any:
         ) from error
 
 
-def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
+def parse(trt: Any, network: Any, log: Log, model: str) -> None:
     parser = trt.OnnxParser(network, log.logger)
     renamed = _without_meaningless_names(Path(model))
     if not (parser.parse_from_file(model) if renamed is None else parser.parse(renamed, model)):
