@@ -21,6 +21,7 @@ from trtpipe.isolation.imports import without
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.expand_functions import ExpandFunctions
+from trtpipe.passes.float32_forms import ComputeInFloat32
 from trtpipe.passes.fold_batch_norm import FoldBatchNorm
 from trtpipe.passes.fold_constants import FoldConstants
 from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
@@ -55,7 +56,7 @@ _INFER_SHAPES = Borrowed(
 EXPANSION: tuple[GraphPass, ...] = (Borrowed("inline_functions", InlinePass), InferTypes(), ExpandFunctions())
 
 #: What no build does without.
-READ_RIGHT: tuple[GraphPass, ...] = (_INFER_SHAPES, ImporterForms())
+READ_RIGHT: tuple[GraphPass, ...] = (_INFER_SHAPES, ImporterForms(), ComputeInFloat32())
 
 
 def rewriting(fixed: Mapping[str, Sequence[int | None]]) -> tuple[GraphPass, ...]:

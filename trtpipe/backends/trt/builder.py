@@ -110,6 +110,11 @@ def build_network(
 
 
 def new_builder(trt: Any, log: Log, flavor: str) -> Any:
+    """A builder that logs to ``log``.
+
+    Raises:
+        HostError: TensorRT does not start on this machine.
+    """
     try:
         trt.init_libnvinfer_plugins(log.logger, "")
         return trt.Builder(log.logger)
@@ -122,6 +127,11 @@ def new_builder(trt: Any, log: Log, flavor: str) -> Any:
 
 
 def parse(trt: Any, network: Any, log: Log, model: str) -> None:
+    """Parse the model at a path into an empty network.
+
+    Raises:
+        BuildError: the parser refuses it; the message names the nodes.
+    """
     parser = trt.OnnxParser(network, log.logger)
     renamed = _without_meaningless_names(Path(model))
     if not (parser.parse_from_file(model) if renamed is None else parser.parse(renamed, model)):

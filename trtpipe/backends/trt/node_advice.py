@@ -47,7 +47,7 @@ _BY_OPERATOR: Mapping[str, str] = MappingProxyType(
             ("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
              "SequenceMap", "SplitToSequence", "ConcatFromSequence"), _SEQUENCE,
         ),
-        **dict.fromkeys(("StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"), _TEXT),
+        **dict.fromkeys(("StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch"), _TEXT),
         **dict.fromkeys(("Multinomial", "Bernoulli"), _RANDOM),
     }
 )  # fmt: skip
