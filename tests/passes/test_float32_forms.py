@@ -63,9 +63,7 @@ def test_a_recurrent_layer_with_lengths_in_a_16_bit_graph(op, tmp_path):
     assert taken(cast, tmp_path)
     assert [value.type.tensor_type.elem_type for value in (cast.graph.input[0], cast.graph.output[0])] == [10, 10]
     x, lengths = normal(STEPS, BATCH, SIZE).astype(np.float16), np.array([5, 3], np.int32)
-    before, after = (
-        ReferenceEvaluator(each).run(None, {"x": x, "lens": lengths})[0] for each in (proto, cast)
-    )
+    before, after = (ReferenceEvaluator(each).run(None, {"x": x, "lens": lengths})[0] for each in (proto, cast))
     assert before.shape == after.shape
     assert np.abs(after.astype(np.float32) - before.astype(np.float32)).max() < 2e-2  # the first rounds at every step
 

@@ -37,7 +37,9 @@ class Builder:
 def bisect(builder, proto, tmp_path, message="m.onnx: CHECK failed at 4711"):
     workdir = tmp_path / "work"
     workdir.mkdir()
-    error = with_failing_node(BuildError(message, "change it"), save(proto, tmp_path / "m.onnx"), builder, workdir, "tensorrt-rtx")
+    error = with_failing_node(
+        BuildError(message, "change it"), save(proto, tmp_path / "m.onnx"), builder, workdir, "tensorrt-rtx"
+    )
     assert isinstance(error, BuildError)
     assert error.remedy == "change it"
     assert list(workdir.iterdir()) == []
