@@ -81,7 +81,8 @@ def test_lowering_keeps_it_with_lengths_only(op, lengths):
 @pytest.mark.parametrize("op", ["HardSwish", "Mish"])
 def test_activations_that_bfloat16_lacks(op, tmp_path):
     graph = onnx.parser.parse_model(
-        f'<ir_version: 9, opset_import: ["" : 22]> g (bfloat16[2,4] x) => (bfloat16[2,4] y) {{ a = Relu(x) y = {op}(a) }}'
+        '<ir_version: 9, opset_import: ["" : 22]> g (bfloat16[2,4] x) => (bfloat16[2,4] y)'
+        f" {{ a = Relu(x) y = {op}(a) }}"
     )
     assert not taken(graph, tmp_path)
     assert taken(rewritten(graph, ComputeInFloat32()), tmp_path)

@@ -48,6 +48,8 @@ _CARRIES = _MOVES | {
     "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Neg", "Abs", "Relu", "LeakyRelu", "PRelu", "ReduceMean", "ReduceMax",
     "ReduceMin",
 }  # fmt: skip
+#: operators whose first input is updated in place: it must reach them as the network gets it
+_UNTOUCHED = frozenset({"TensorScatter"})
 _QUANTIZES = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: Relative error from which on a constant counts as another one.
 _LOST_DIGITS = 2.0**-8
@@ -126,6 +128,8 @@ class HalfRules:
             return "control flow: its body is lowered inside"
         if node.op_type in _EXACT:
             return "exact values: coordinates or type conversion"
+        if node.op_type in _UNTOUCHED and any(value is not None and value.is_graph_input() for value in node.inputs[:1]):
+            return "TensorRT takes its first input from the network's inputs only: no cast may come between"
         if node.op_type in _QUANTIZES and not _scale_fits(node, self._half):
             return f"its scale is not a {self._half.storage} number"
         if node.op_type == "DequantizeLinear" and _dequantized_peak(node) > self._half.largest:
