@@ -128,7 +128,7 @@ class HalfRules:
             return "control flow: its body is lowered inside"
         if node.op_type in _EXACT:
             return "exact values: coordinates or type conversion"
-        if node.op_type in _UNTOUCHED and any(value is not None and value.is_graph_input() for value in node.inputs[:1]):
+        if node.op_type in _UNTOUCHED and node.inputs[0] is not None and node.inputs[0].is_graph_input():
             return "TensorRT takes its first input from the network's inputs only: no cast may come between"
         if node.op_type in _QUANTIZES and not _scale_fits(node, self._half):
             return f"its scale is not a {self._half.storage} number"

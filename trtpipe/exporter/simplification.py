@@ -30,6 +30,7 @@ from trtpipe.passes.importer_forms import ImporterForms
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.resolve_branches import ResolveBranches
+from trtpipe.passes.widen_bytes import WidenBytes
 from trtpipe.preflight.onnx_io import contract_of, load_model, save_model
 from trtpipe.report.stage_records import OutputDifference, SimplifyRecord
 
@@ -56,7 +57,7 @@ _INFER_SHAPES = Borrowed(
 EXPANSION: tuple[GraphPass, ...] = (Borrowed("inline_functions", InlinePass), InferTypes(), ExpandFunctions())
 
 #: What no build does without.
-READ_RIGHT: tuple[GraphPass, ...] = (_INFER_SHAPES, ImporterForms(), ComputeInFloat32())
+READ_RIGHT: tuple[GraphPass, ...] = (_INFER_SHAPES, ImporterForms(), ComputeInFloat32(), WidenBytes())
 
 
 def rewriting(fixed: Mapping[str, Sequence[int | None]]) -> tuple[GraphPass, ...]:
