@@ -8,7 +8,6 @@ from trtpipe.backends.base import EngineRequest, Refusal
 from trtpipe.backends.target_support import refuse_graph
 from trtpipe.backends.trt.backend import FlavorBackend
 from trtpipe.backends.trt.flavor import Flavor
-from trtpipe.backends.trt.parser import ask_parser
 from trtpipe.backends.trt.request import build_in_worker
 from trtpipe.backends.trt.timing_cache import TimingStore
 from trtpipe.config.toolchain import version
@@ -55,6 +54,8 @@ class TensorRT(FlavorBackend):
 
     def refuses_nodes(self, model: Path, profile: DeploymentProfile, settings: Settings) -> Refusal | None:
         """As the parser says; without a GPU it does not start, and ``refuses`` says so."""
+        from trtpipe.backends.trt.parser import ask_parser
+
         return ask_parser(model, profile, settings, self.flavor, confined=False) if self.gpus else None
 
     def build(self, request: EngineRequest, progress: Progress) -> EngineRecord:

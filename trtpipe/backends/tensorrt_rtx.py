@@ -8,7 +8,6 @@ from trtpipe.backends.base import EngineRequest, Refusal
 from trtpipe.backends.target_support import find_float32_product, refuse_graph
 from trtpipe.backends.trt.backend import FlavorBackend
 from trtpipe.backends.trt.flavor import Flavor
-from trtpipe.backends.trt.parser import ask_parser
 from trtpipe.backends.trt.request import build_in_worker
 from trtpipe.config.toolchain import version
 from trtpipe.engine.record import EngineRecord
@@ -53,6 +52,8 @@ class TensorRTRTX(FlavorBackend):
         )
 
     def refuses_nodes(self, model: Path, profile: DeploymentProfile, settings: Settings) -> Refusal | None:
+        from trtpipe.backends.trt.parser import ask_parser
+
         return ask_parser(model, profile, settings, self.flavor, confined=True)
 
     def shareable(self, targets: Sequence[Target]) -> tuple[Target, ...]:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Record
 from trtpipe.backends.base import Refusal
-from trtpipe.backends.trt.bisect import with_failing_node
-from trtpipe.backends.trt.builder import new_builder, parse
 from trtpipe.backends.trt.errors import Log
 from trtpipe.backends.trt.flavor import Flavor, load
 from trtpipe.backends.trt.options import load_plugins
@@ -87,6 +85,9 @@ def parse_task(request: ParseRequest, report: Report) -> ParseReply:
 
 def refused(trt: Any, request: ParseRequest) -> ParseReply:
     """What the parser of ``trt`` says (in the worker process)."""
+    from trtpipe.backends.trt.bisect import with_failing_node
+    from trtpipe.backends.trt.builder import new_builder, parse
+
     log = Log(trt)
     builder = new_builder(trt, log, request.flavor)
     load_plugins(trt, request.options)
