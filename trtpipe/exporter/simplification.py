@@ -28,6 +28,7 @@ from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
 from trtpipe.passes.graph_pass import Borrowed, GraphPass, run_passes
 from trtpipe.passes.importer_forms import ImporterForms
 from trtpipe.passes.infer_types import InferTypes
+from trtpipe.passes.node_names import lines_of, restore_lines
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.resolve_branches import ResolveBranches
 from trtpipe.passes.widen_bytes import WidenBytes
@@ -92,6 +93,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     source = Path(request.model)
     original = load_model(source)
     nodes_before = node_count(original)
+    lines = lines_of(original)
     small = weight_bytes(original) < _PROTOBUF_LIMIT
     if request.onnxsim and not small:
         notes.append("onnxsim was not tried: the weights exceed protobuf's 2 GB")
@@ -113,6 +115,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     passes = rewriting(request.fixed) if request.rewrite else (InferTypes(), *READ_RIGHT, InferTypes())
     results = run_passes(model, (each for each in passes if small or not each.one_protobuf))
     notes += [_RESOLVED for result in results if result.name == ResolveBranches.name and result.modified]
+    restore_lines(model, lines)  # onnxsim and the opset converter drop metadata
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
     report("simplify", 2, 3)

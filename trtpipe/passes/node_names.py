@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import onnx_ir as ir
 
@@ -38,3 +38,15 @@ def line_of(node: ir.Node) -> str:
     frames = _FRAME.findall(node.metadata_props.get(_TRACE, ""))
     own = [frame for frame in frames if "/site-packages/torch/" not in frame[0]] or frames
     return f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else ""
+
+
+def lines_of(model: ir.Model) -> dict[str, str]:
+    """Node name -> the user's line, for every node whose metadata tells it."""
+    return {node.name: line for node in model.graph.all_nodes() if node.name and (line := line_of(node))}
+
+
+def restore_lines(model: ir.Model, lines: Mapping[str, str]) -> None:
+    """Give nodes that lost their metadata the user's line again, by their names."""
+    for node in model.graph.all_nodes():
+        if node.name in lines and not line_of(node):
+            node.metadata_props[LINE] = lines[node.name]
