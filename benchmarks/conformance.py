@@ -18,13 +18,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks_common import machine_line
-from conformance_cases import collect
-from conformance_pool import sweep
-from conformance_run import Outcome
+from conformance_cases import Case, collect
+from conformance_run import Outcome, run_case
+from process_pool import Job, sweep
 
 from trtpipe.config.toolchain import version
 
@@ -50,7 +51,8 @@ def main() -> int:
     left = [case for case in cases if any((case.name, precision) not in known for precision in arguments.precision)]
     names = {case.name for case in cases}
     results = [o for o in done if o.case in names and o.precision in arguments.precision]
-    for count, outcomes in enumerate(sweep(left, arguments.precision, arguments.workers), start=1):
+    job = conformance_job(left, arguments.precision)
+    for count, outcomes in enumerate(sweep(job, arguments.workers), start=1):
         fresh = [outcome for outcome in outcomes if (outcome.case, outcome.precision) not in known]
         results += fresh
         if arguments.resume:
@@ -63,6 +65,15 @@ def main() -> int:
     if arguments.out:
         arguments.out.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return 1 if any(outcome.outcome in _FAILURES for outcome in results) else 0
+
+
+def conformance_job(cases: Sequence[Case], precisions: Sequence[str]) -> Job[Case, list[Outcome]]:
+    """Every test at all precisions; one that ends its worker is judged so at each."""
+
+    def lost(case: Case, outcome: str, reason: str) -> list[Outcome]:
+        return [Outcome(case.name, each, outcome, operators=case.operators, reason=reason) for each in precisions]
+
+    return Job(cases, partial(run_case, precisions=precisions), lost)
 
 
 def read_results(path: Path | None) -> Iterator[Outcome]:

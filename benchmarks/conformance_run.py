@@ -147,6 +147,20 @@ def run_case(case: Case, precisions: Sequence[str], target: str = "sm89") -> lis
         return [_at(case, precision, job, table, work / precision, target, builds) for precision in precisions]
 
 
+def lowered_graph(case: Case, precision: str, work: Path, target: str = "sm89") -> Path:
+    """The lowered graph of one test.
+
+    Raises:
+        Refused: a stage raised an error.
+    """
+    with _in_this_process():
+        source = work / "model.onnx"
+        source.write_bytes(case.model.SerializeToString())
+        profile = _profile(case, precision, target)
+        job = trtpipe.make_job(source, profile=profile, settings=Settings(cache_dir=work, threads=1))
+        return _lowered(job, case, run_stages(_ONCE, job, case, {}, work), work / precision)["lowered"].path
+
+
 def run_stages(
     names: Sequence[str], job: Job, case: Case, given: dict[str, Artifact], folder: Path
 ) -> dict[str, Artifact]:

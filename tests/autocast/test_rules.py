@@ -265,3 +265,17 @@ def test_what_a_dequantizer_can_make_must_fit(zero, scale, kept):
     found = {decision.node: decision.reason for decision in results[1].decisions if decision.precision == "float32"}
     assert ("dequantizelinear_1" in found) is kept
     assert all("beyond float16" in found[node] for node in found if node == "dequantizelinear_1")
+
+
+@pytest.mark.parametrize(("graph", "kept"), [
+    ("(float[1,4,16,8] c, float[1,4,1,8] k, int64[1] i) => (float[1,4,16,8] y)"
+     " { h = Relu(k) y = TensorScatter<axis=2>(c, h, i) }", {"tensorscatter_1"}),
+    ("(float[1,4,16,8] c, float[1,4,1,8] k, int64[1] i) => (float[1,4,16,8] y)"
+     " { h = Relu(c) y = TensorScatter<axis=2>(h, k, i) }", set()),
+])  # fmt: skip
+def test_a_cache_that_is_updated_in_place_stays_as_the_network_gets_it(graph, kept):
+    loaded = ir.serde.deserialize_model(model(graph, opset=24))
+    *_, result = run_passes(loaded, [InferTypes(), CastPrecision(FP16)])
+    assert {each.node for each in result.decisions if each.precision == "float32"} == kept
+    scatter = next(node for node in loaded.graph if node.op_type == "TensorScatter")
+    assert (scatter.inputs[0] is loaded.graph.inputs[0]) is bool(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 from backends.recording_tensorrt import RecordingTensorRT
 from backends.trt_api_snapshot import APIS
@@ -129,3 +130,15 @@ class TestInAChild:
         profile = DeploymentProfile(shapes=SHAPES, build=BuildSettings(timing_cache=False))
         backend.build(EngineRequest(conv_net, profile, (find_target("sm89"),), tmp_path / "e.plan", settings), heard)
         assert not (settings.cache_dir / "timings").exists()
+
+
+def test_a_graph_with_a_plug_in_node_is_parsed_and_built(trt, conv_net, tmp_path):
+    model = onnx.load(conv_net)
+    model.graph.node[-1].op_type, model.graph.node[-1].domain = "Pick_TRT", "vision"
+    model.opset_import.add(domain="vision", version=1)
+    onnx.save(model, tmp_path / "plugin.onnx")
+    record = built(trt, tmp_path / "plugin.onnx", tmp_path, plugins=("/lib/own.so",))
+    order = [next(i for i, call in enumerate(trt.calls) if word in call) for word in
+             ("init_libnvinfer_plugins", "load_library", "OnnxParser.parse", "build_serialized_network")]  # fmt: skip
+    assert order == sorted(order)
+    assert record.targets == ("sm89",)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
+from models import model, normal, save
 
-from trtpipe.backends.target_support import find_float32_product, refuse_types
+from trtpipe.backends.target_support import find_float32_product, refuse_graph, refuse_types
 from trtpipe.config.target import TARGETS, find_target
 from trtpipe.errors import InputError
 
@@ -95,3 +96,17 @@ def test_a_file_that_is_no_model(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"")
     with pytest.raises(InputError, match="empty"):
         refuse_types(tmp_path / "m.onnx", find_target("sm89"))
+
+
+def test_a_node_that_the_importer_takes_for_another_is_refused_by_name(tmp_path):
+    graph = model(
+        "(float[2,4,8] x) => (float[2,4,8] y) { y = GroupNormalization<num_groups=1>(x, s, s) }",
+        opset=21, s=normal(4),
+    )  # fmt: skip
+    graph.graph.node[0].name = "norm"
+    refusal = refuse_graph(save(graph, tmp_path / "m.onnx"), find_target("sm89"))
+    assert refusal is not None
+    assert "'norm'" in refusal.reason
+    assert "InstanceNormalization" in refusal.reason
+    graph.graph.node[0].attribute[0].i = 2
+    assert refuse_graph(save(graph, tmp_path / "m.onnx"), find_target("sm89")) is None

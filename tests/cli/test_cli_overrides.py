@@ -93,6 +93,16 @@ class TestShapes:
         assert second["x"] == {"min": (5,), "opt": (6,), "max": (7,)}
         assert (first["y"]["opt"], second["y"]["opt"]) == ((9,), (8,))
 
+    def test_an_option_used_again_for_other_inputs_belongs_to_the_same_profile(self) -> None:
+        given = {
+            "--min-shapes": [{"a": (1,)}, {"b": (1,)}, {"a": (5,)}, {"b": (5,)}],
+            "--opt-shapes": [{"a": (2,), "b": (2,)}, {"a": (6,), "b": (6,)}],
+            "--max-shapes": [{"b": (3,)}, {"a": (3,)}, {"b": (7,), "a": (7,)}],
+        }
+        first, second = combined_shapes(given)
+        assert first == {name: {"min": (1,), "opt": (2,), "max": (3,)} for name in "ab"}
+        assert second == {name: {"min": (5,), "opt": (6,), "max": (7,)} for name in "ab"}
+
     def test_none(self) -> None:
         assert combined_shapes({}) == []
 

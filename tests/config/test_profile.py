@@ -90,7 +90,7 @@ def test_one_or_several_optimization_profiles(tmp_path: Path) -> None:
         ("shapes = {x = {min = [1], opt = [2]}}", "key 'shapes.x.max' is missing"),
         ("shapes = {x = {min = [1], opt = [2], max = [1]}}", "shapes.x: dimension 0: min 1 <= opt 2 <= max 1"),
         ("shapes = {x = {min = [1], opt = [1, 2], max = [1]}}", "shapes.x: min, opt and max differ in rank: 1, 2, 1"),
-        ("shapes = {x = {min = [0], opt = [1], max = [1]}}", "shapes.x.min.0"),
+        ("shapes = {x = {min = [-1], opt = [1], max = [1]}}", "shapes.x.min.0"),
         ("[latency]\nduration = inf", "latency.duration"),
         ("[latency]\nduration = nan", "latency.duration"),
         ("[latency]\nduration = -1", "latency.duration"),
@@ -144,7 +144,7 @@ class TestShapes:
         [
             {"min": (2,), "opt": (1,), "max": (3,)},
             {"min": (), "opt": (1,), "max": (1,)},
-            {"min": (0,), "opt": (1,), "max": (1,)},
+            {"min": (-1,), "opt": (1,), "max": (1,)},
             {"min": (1,), "opt": (1,), "max": (2**32 + 1,)},
         ],
     )

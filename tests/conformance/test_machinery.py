@@ -6,9 +6,10 @@ import faulthandler
 import os
 import time
 
-import conformance_pool
+import conformance
 import numpy as np
 import onnx
+import process_pool
 import pytest
 from conformance_cases import Case, parameters
 from conformance_run import TOLERANCE, Outcome, difference, run_case, tells
@@ -134,11 +135,12 @@ def test_a_crash_and_a_hang_cost_one_test_each(monkeypatch):
             time.sleep(60)
         return [Outcome(each.name, precision, "right") for precision in precisions]
 
-    monkeypatch.setattr(conformance_pool, "run_case", pretend)
-    monkeypatch.setattr(conformance_pool, "_LIMIT", 1.0)
+    monkeypatch.setattr(conformance, "run_case", pretend)
+    monkeypatch.setattr(process_pool, "_LIMIT", 1.0)
     names = ["test_a", "test_crash", "test_b", "test_hang", "test_c"]
     cases = [case(RELU, {}, name) for name in names]
-    outcomes = [each for found in conformance_pool.sweep(cases, ["fp16", "int8"], workers=2) for each in found]
+    job = conformance.conformance_job(cases, ["fp16", "int8"])
+    outcomes = [each for found in process_pool.sweep(job, workers=2) for each in found]
     assert {(each.case, each.precision, each.outcome) for each in outcomes} == {
         (name, precision, {"test_crash": "crash", "test_hang": "hang"}.get(name, "right"))
         for name in names

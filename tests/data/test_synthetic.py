@@ -54,7 +54,7 @@ def test_errors(contract: MakeContract, model: IOContract) -> None:
     with pytest.raises(InputError, match="no input 'imag'") as error:
         RandomDataset(model, {"imag": (1,)}, 1)
     assert "did you mean 'image'?" in error.value.remedy
-    for shape in ((1, 3, 8), (1, 4, 8, 8), (0, 3, 8, 8)):
+    for shape in ((1, 3, 8), (1, 4, 8, 8), (-1, 3, 8, 8)):
         with pytest.raises(InputError, match="does not fit input image: float32"):
             RandomDataset(model, {"image": shape}, 1)
     with pytest.raises(InputError, match="rank of input 'x' is unknown"):

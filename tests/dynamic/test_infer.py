@@ -79,7 +79,6 @@ def test_how_it_came_about_is_told():
         (contract(x=(1, 4)), [{"x": (1, 4)}], "no dynamic inputs"),
         (contract(x=None), [{"x": (1, 4)}], "rank is unknown"),
         (TEXT, [], "no samples"),
-        (TEXT, [text(2, 4), text(2, 0)], "dimension 1 of input 'ids' is 0 in feed 2"),
         (TEXT, [{"ids": (2, 4), "mask": (2, 5)}], "dimension 'S' is 4 in 'ids' and 5 in 'mask' in feed 1"),
     ],
 )
@@ -87,3 +86,50 @@ def test_data_that_does_not_tell(model, feeds, words):
     with pytest.raises(InputError, match=words) as caught:
         infer(model, *feeds)
     assert caught.value.remedy
+
+
+CACHE = contract(ids=("B", "T"), mask=("B", "S"), past=("B", 2, "P", 16))
+
+
+def decoding(tokens: int, past: int) -> dict[str, tuple[int, ...]]:
+    return {"ids": (1, tokens), "mask": (1, tokens + past), "past": (1, 2, past, 16)}
+
+
+def test_an_empty_cache_is_a_length_and_what_is_a_sum_stays_one_at_every_bound():
+    found = infer(CACHE, decoding(6, 0), decoding(1, 5), decoding(6, 0), decoding(1, 9), decoding(1, 28))
+    assert found["past"] == span((1, 2, 0, 16), (1, 2, 9, 16), (1, 2, 28, 16))  # tuned for what is not empty
+    assert found["ids"] == span((1, 1), (1, 1), (1, 6))
+    assert found["mask"] == span((1, 1), (1, 10), (1, 34))  # no feed has these; a sum of the others' bounds
+
+
+CHOICE = IOContract(
+    inputs=(
+        TensorSpec(name="x", dtype="float32", shape=("N", 4)), TensorSpec(name="rate", dtype="int64", shape=()),
+        TensorSpec(name="size", dtype="int64", shape=(2,)),
+    ),
+    outputs=(),
+)  # fmt: skip
+
+
+class Valued:
+    name = "calls"
+
+    def __init__(self, *rates: int) -> None:
+        self._rates = rates
+
+    def __iter__(self):
+        for number, rate in enumerate(self._rates):
+            feed = {"x": np.zeros((2 + number, 4), np.float32), "rate": np.array(rate), "size": np.array([8, number])}
+            yield Sample(feed)
+
+
+def test_values_that_are_given_stay_and_no_others_are_made():
+    rate = span((16000,), (16000,), (16000,))
+    found = infer_shapes(CHOICE, Valued(16000, 16000), {"rate": rate})
+    assert found.profile == {"rate": rate, "x": span((1, 4), (3, 4), (3, 4))}
+    assert "--shapes" not in found.note
+
+
+def test_a_value_that_is_the_same_in_all_feeds_is_offered():
+    assert infer_shapes(CHOICE, Valued(16000, 16000), {}).note.endswith("--shapes rate:16000")
+    assert "--shapes" not in infer_shapes(CHOICE, Valued(16000, 8000), {}).note

@@ -55,7 +55,7 @@ class Tokens:
     feeds = (Sample({"ids": np.array([[101, 999, 7]])}), Sample({"ids": np.array([[5, 5, 5]])}))
 
     def __iter__(self):
-        return iter(self.feeds)
+        yield from self.feeds
 
 
 class TestValues:
@@ -76,6 +76,22 @@ class TestValues:
         material = InputSource({"rate": np.array(8000), "sizes": np.array([1, 1])}, "data")
         feed, _ = material.feed([rate, sizes], {"rate": (16000,), "sizes": (3, 4)})
         assert (feed["rate"].shape, int(feed["rate"]), feed["sizes"].tolist()) == ((), 16000, [3, 4])
+
+    def test_a_sample_without_empty_arrays_is_sought(self):
+        class Cache(Tokens):
+            feeds = tuple(Sample({"past": np.full((1, length, 4), length)}) for length in (0, 0, 3, 5))
+
+        past = spec("past", 1, "P", 4, dtype="int64")
+        feed, words = InputSource.of(Cache()).feed([past], {"past": (1, 6, 4)})
+        assert (feed["past"] == 3).all()
+        assert words == "sample 3 of sentences, cropped or tiled to the shape"
+        assert InputSource.of(Cache()).feed([past], {"past": (1, 0, 4)})[0]["past"].shape == (1, 0, 4)
+
+    def test_an_array_that_is_empty_in_every_sample_is_filled(self):
+        source = InputSource({"past": np.zeros((1, 0, 4), np.float32)}, "data")
+        feed, _ = source.feed([spec("past", 1, "P", 4)], {"past": (1, 2, 4)})
+        assert feed["past"].shape == (1, 2, 4)
+        assert 0 < feed["past"].max() < 1
 
     def test_a_sample_of_another_rank_is_refused(self):
         with pytest.raises(InputError, match=r"shape \[1, 3\] cannot fill \[2, 3, 4\]"):

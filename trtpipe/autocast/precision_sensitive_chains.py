@@ -1,9 +1,10 @@
 """Arithmetic whose rounding is seen at its end, found backwards from there.
 
-16 bits round relatively, which is accurate enough for activations. Two ends are different. A position is judged
+16 bits round relatively, which is accurate enough for activations. Three ends are different. A position is judged
 absolutely: float16 moves a box at pixel 600 by a quarter of a pixel, wherever on the way that happens. And a value that
 is divided by, or whose root or logarithm is taken, must not lose its digits on the way towards 0: a logarithm would
-become infinite.
+become infinite. And what a difference leaves of values far from 0 is no better than they were rounded: the mean that is
+taken from an input in float32 must be taken in float32.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtpipe.autocast.range_probes import divisor_of
-from trtpipe.passes.operators import CONTAINERS, PURE_MOVES, origin
+from trtpipe.passes.operators import CONTAINERS, NORMALISATIONS, PURE_MOVES, origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,7 @@ def precision_sensitive_chains(model: ir.Model, half: Format, guard: RangeGuard 
         _follow(value, reason, found, _ARITHMETIC)
     for value, reason in _small_values(model, guard):
         _follow_small(value, reason, found)
+    _keep_differences(model, guard, found)
     return found
 
 
@@ -120,3 +122,50 @@ def _without_bias(node: ir.Node) -> ir.Value | None:
         if tensor is not None and sum(size != 1 for size in tensor.shape.numpy()) <= 1:
             return rest
     return None
+
+
+def _keep_differences(model: ir.Model, guard: RangeGuard | None, found: dict[ir.Node, str]) -> None:
+    """Keep what takes values from each other that cancel, all from the model's inputs on, and what scales the rest.
+
+    Behind a layer, whose result is stored in 16 bits, nothing is won by it.
+    """
+    reasons: dict[ir.Node, str] = {}
+    for node in model.graph.all_nodes() if guard is not None else ():
+        reason = guard.cancels(node) if guard is not None else None
+        if reason is not None:
+            chain = _exact_chain(node)
+            reasons |= dict.fromkeys(chain, f"leads to {node.op_type} {node.name!r}: {reason}") if chain else {}
+            reasons |= {node: reason} if chain is not None else {}
+        elif node.op_type in _ARITHMETIC - PURE_MOVES and _scaled(node) in reasons:
+            reasons[node] = "scales what is left of values that cancel: the cast comes behind it"
+    for node, reason in reasons.items():
+        found.setdefault(node, reason)
+
+
+def _scaled(node: ir.Node) -> ir.Node | None:
+    """What makes the only input of ``node`` that is no constant."""
+    varying = [value for value in node.inputs if value is not None and value.const_value is None]
+    return varying[0].producer() if len(varying) == 1 else None
+
+
+def _exact_chain(node: ir.Node) -> list[ir.Node] | None:
+    """All nodes between the model's inputs and ``node``; ``None`` where a layer, or anything but arithmetic, is one."""
+    chain: dict[ir.Node, None] = {}
+    waiting = [value for value in node.inputs[: 1 if node.op_type in NORMALISATIONS else None] if value is not None]
+    while waiting:
+        value = waiting.pop()
+        maker = value.producer()
+        if value.dtype != ir.DataType.FLOAT or maker in chain or value.const_value is not None:
+            continue
+        if maker is None:
+            if not value.is_graph_input():
+                return None
+        elif maker.op_type == "Cast":
+            if maker.inputs[0] is None or maker.inputs[0].dtype is None or not maker.inputs[0].dtype.is_integer():
+                return None
+        elif maker.op_type in _ARITHMETIC | _POWERS:
+            chain[maker] = None
+            waiting += [each for each in maker.inputs if each is not None]
+        else:
+            return None
+    return list(chain)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from trtpipe.autocast.range_probes import SUMS, divisor_of
 from trtpipe.config.formats import FP16
 from trtpipe.passes.constants import scalar_of
-from trtpipe.passes.operators import computed_floats, origin
+from trtpipe.passes.operators import NORMALISATIONS, computed_floats, origin
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,6 +30,8 @@ _TRIGONOMETRIC = frozenset({"Sin", "Cos", "Tan"})
 _EXPONENT_ERROR = 2.0**-3
 #: What rounding of its operands may take of a sum or difference: this much, or this share.
 _ROUNDED, _CANCELLED = 2.0**-7, 2.0**-3
+#: The share that rounding may take of what is left of values in float32, which need not be rounded at all.
+_FAR = 2.0**-6
 _EXPONENTIAL = frozenset({"Exp", "Softmax", "LogSoftmax"})
 
 
@@ -116,6 +118,25 @@ class RangeGuard:
         if error <= max(_ROUNDED, _CANCELLED * found.largest):
             return None
         return f"its operands cancel: {error:.3g} is lost of results up to {found.largest:.3g}"
+
+    def cancels(self, node: ir.Node) -> str | None:
+        """Why operands that are float32 so far must not be rounded before ``node``, a sum or difference or a
+        normalization, takes from them what they have in common; or ``None``.
+        """
+        if node.op_type in NORMALISATIONS:
+            found = None if node.inputs[0] is None else self.extent(node.inputs[0])
+            left = 0.0 if found is None else (found.maximum - found.minimum) / 2
+            largest = 0.0 if found is None else found.largest
+        elif node.op_type in ("Add", "Sub"):
+            operands = [self.extent(value) for value in computed_floats(node.inputs)]
+            result = self.extent(node.outputs[0])
+            left = 0.0 if result is None else result.largest
+            largest = max((operand.largest for operand in operands if operand is not None), default=0.0)
+        else:
+            return None
+        if not 0 < _FAR * left < self._half.rounding * largest:
+            return None
+        return f"its values cancel: of up to {largest:.3g} no more than {left:.3g} is left"
 
 
 def _floats(node: ir.Node) -> list[ir.Value]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -10,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.autocast.precision_sensitive_chains import precision_sensitive_chains
-from trtpipe.config.formats import BF16
+from trtpipe.passes.float32_forms import refused_in
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.infer_types import formal, schema_of
 from trtpipe.passes.node_names import pattern_of
@@ -42,10 +41,6 @@ _EXACT = frozenset(
         "MelWeightMatrix",
     }
 )  # fmt: skip
-#: found with TensorRT-RTX 1.7: its parser refuses the activations and GRU, its builder the transposed convolution
-_REFUSED: Mapping[Format, frozenset[str]] = MappingProxyType(
-    {BF16: frozenset({"ConvTranspose", "GRU", "HardSwish", "Mish"})}
-)
 #: operators that move values or choose among them
 _MOVES = PURE_MOVES | {"Concat", "Pad", "Where", "Max", "Min", "Clip"}
 #: operators whose result is as large, or as small, as what goes in
@@ -53,6 +48,8 @@ _CARRIES = _MOVES | {
     "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Neg", "Abs", "Relu", "LeakyRelu", "PRelu", "ReduceMean", "ReduceMax",
     "ReduceMin",
 }  # fmt: skip
+#: operators whose first input is updated in place: it must reach them as the network gets it
+_UNTOUCHED = frozenset({"TensorScatter"})
 _QUANTIZES = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: Relative error from which on a constant counts as another one.
 _LOST_DIGITS = 2.0**-8
@@ -131,6 +128,8 @@ class HalfRules:
             return "control flow: its body is lowered inside"
         if node.op_type in _EXACT:
             return "exact values: coordinates or type conversion"
+        if node.op_type in _UNTOUCHED and node.inputs[0] is not None and node.inputs[0].is_graph_input():
+            return "TensorRT takes its first input from the network's inputs only: no cast may come between"
         if node.op_type in _QUANTIZES and not _scale_fits(node, self._half):
             return f"its scale is not a {self._half.storage} number"
         if node.op_type == "DequantizeLinear" and _dequantized_peak(node) > self._half.largest:
@@ -146,8 +145,8 @@ class HalfRules:
             return "near its poles it changes faster than 16 bits can follow"
         if any(value is not None and value.dtype is None for value in (*node.inputs, *node.outputs)):
             return "element types unknown"
-        if node.op_type in _REFUSED.get(self._half, ()):
-            return f"TensorRT takes this operator in no {self._half.storage}"
+        if (reason := refused_in(node, self._half)) is not None:
+            return reason
         return None if _takes_half(node, schema, self._half) else f"the operator takes no {self._half.storage}"
 
     def _spoils(self, node: ir.Node, bad_constant: bool, measured: bool) -> bool:

@@ -118,6 +118,16 @@ class Backend(Protocol):
         Without a model the question is about the target alone.
         """
 
+    def refuses_nodes(self, model: Path, profile: DeploymentProfile, settings: Settings) -> Refusal | None:
+        """Which nodes of a graph in float32 the back-end's own parser will not take, and what to do; asked before any
+        calibration data is read. ``None`` where it takes all, or has no parser that tells without building.
+
+        Raises:
+            HostError: the parser does not start on this machine.
+            WorkerError: the child process that parsed crashed, hung or ran out of memory.
+        """
+        return None
+
     def runs(self, target: Target) -> Refusal | None:
         """Why an engine for ``target`` cannot run on this machine, or ``None`` if it can. Imports no vendor package."""
 

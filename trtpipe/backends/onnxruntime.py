@@ -24,6 +24,7 @@ from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
 from trtpipe.isolation.reducer import LocalReduction, load_reducer
 from trtpipe.isolation.remote_runner import Opener, open_remote, open_remote_in_turn, prestart
+from trtpipe.passes.plugins import cut_plugins
 from trtpipe.preflight.wire import read_without_weights
 
 if TYPE_CHECKING:
@@ -160,7 +161,10 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
             session = _session(model, options)
         except StageError as error:
             if _UNREADABLE not in error.message:
-                raise
+                if (rest := _before_plugins(model)) is None:
+                    raise
+                yield OnnxRunner(_session(model, options, rest), model)
+                return
             with model.open("rb") as stream:  # where that fails, the disk is the cause, and is named
                 while stream.read(1 << 20):
                     pass
@@ -168,11 +172,22 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
     yield OnnxRunner(session, model)
 
 
-def _session(model: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+def _before_plugins(model: Path) -> bytes | None:
+    """What of a graph with TensorRT plug-ins comes before these, as a model; ``None`` for a graph without any."""
+    import onnx_ir as ir
+
+    loaded = ir.load(model)
+    if not cut_plugins(loaded):
+        return None
+    return bytes(ir.serde.serialize_model(ir.external_data.load_to_model(loaded)).SerializeToString())
+
+
+def _session(model: Path, options: ort.SessionOptions, content: bytes | None = None) -> ort.InferenceSession:
+    """A session of a file, or of ``content`` in its place."""
     import onnxruntime as ort
 
     try:
-        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(content or str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise StageError(
             f"{model.name}: onnxruntime cannot load the model: {_first_line(error)}",

@@ -8,6 +8,8 @@ from trtpipe.backends.base import Refusal
 from trtpipe.backends.trt.flavor import TITLES, Flavor
 from trtpipe.config.formats import FORMATS
 from trtpipe.config.target import TARGETS, Target
+from trtpipe.passes.graph_pass import node_label
+from trtpipe.passes.importer_forms import misread
 from trtpipe.preflight.onnx_io import dtype_name, read_proto
 
 if TYPE_CHECKING:
@@ -43,6 +45,15 @@ def refuse_target(flavor: Flavor, version: str, target: Target) -> Refusal | Non
     return None
 
 
+def refuse_graph(model: Path, target: Target) -> Refusal | None:
+    """Why ``model`` cannot become an engine for ``target`` that computes what ONNX says.
+
+    Raises:
+        InputError: ``model`` is no readable ONNX file.
+    """
+    return refuse_types(model, target) or refuse_misread(model)
+
+
 def refuse_types(model: Path, target: Target) -> Refusal | None:
     """Why an element type in ``model`` rules ``target`` out: TensorRT lacks it, or the GPU cannot compute in it.
 
@@ -70,6 +81,23 @@ def refuse_types(model: Path, target: Target) -> Refusal | None:
                 f"choose another precision, or a target that can: {able}",
             )
     return None
+
+
+def refuse_misread(model: Path) -> Refusal | None:
+    """Why a graph would become another engine than ONNX says: a node that the importer takes for something else.
+
+    Graphs that trtpipe simplified hold none, except where sizes that the rewriting needs are unknown.
+    """
+    import onnx_ir as ir
+
+    found = misread(ir.serde.deserialize_model(read_proto(model)))
+    if found is None:
+        return None
+    node, read_as = found
+    return Refusal(
+        f"{model.name}: node {node_label(node)!r} ({node.op_type}) would be imported as {read_as}",
+        "build from the model itself, which rewrites it; if it remains there, export with fixed sizes",
+    )
 
 
 def find_float32_product(model: Path) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import EngineRequest, Refusal
-from trtpipe.backends.target_support import refuse_types
+from trtpipe.backends.target_support import refuse_graph
 from trtpipe.backends.trt.backend import FlavorBackend
 from trtpipe.backends.trt.flavor import Flavor
 from trtpipe.backends.trt.request import build_in_worker
@@ -50,7 +50,13 @@ class TensorRT(FlavorBackend):
             return Refusal(
                 f"TensorRT builds on the GPU it builds for: {target} is wanted, {found} is here", _WITHOUT_GPU
             )
-        return None if model is None else refuse_types(model, target)
+        return None if model is None else refuse_graph(model, target)
+
+    def refuses_nodes(self, model: Path, profile: DeploymentProfile, settings: Settings) -> Refusal | None:
+        """As the parser says; without a GPU it does not start, and ``refuses`` says so."""
+        from trtpipe.backends.trt.parser import ask_parser
+
+        return ask_parser(model, profile, settings, self.flavor, confined=False) if self.gpus else None
 
     def build(self, request: EngineRequest, progress: Progress) -> EngineRecord:
         """Build for one target."""

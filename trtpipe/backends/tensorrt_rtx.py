@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import EngineRequest, Refusal
-from trtpipe.backends.target_support import find_float32_product, refuse_types
+from trtpipe.backends.target_support import find_float32_product, refuse_graph
 from trtpipe.backends.trt.backend import FlavorBackend
 from trtpipe.backends.trt.flavor import Flavor
 from trtpipe.backends.trt.request import build_in_worker
@@ -41,7 +41,7 @@ class TensorRTRTX(FlavorBackend):
         Raises:
             InputError: ``model`` is no readable ONNX file.
         """
-        refusal = self.lacks(profile, target) or (None if model is None else refuse_types(model, target))
+        refusal = self.lacks(profile, target) or (None if model is None else refuse_graph(model, target))
         if refusal or model is None or target.name != _TURING:
             return refusal
         if (node := find_float32_product(model)) is None:
@@ -50,6 +50,11 @@ class TensorRTRTX(FlavorBackend):
             f"{model.name}: node {node!r} multiplies float32 matrices, which TensorRT-RTX cannot for {target}",
             "build with --fp16, or leave sm75 out of the targets",
         )
+
+    def refuses_nodes(self, model: Path, profile: DeploymentProfile, settings: Settings) -> Refusal | None:
+        from trtpipe.backends.trt.parser import ask_parser
+
+        return ask_parser(model, profile, settings, self.flavor, confined=True)
 
     def shareable(self, targets: Sequence[Target]) -> tuple[Target, ...]:
         """All but Turing: a shared plan is compiled for its least capable target (NVIDIA's support matrix)."""

@@ -112,7 +112,7 @@ precision_options = stacked(*map(_precision, Precision))
 quantized_options = stacked(*(_precision(each) for each in Precision if each.quantized))
 
 _SHAPE_HELP = (
-    "Min shapes of the optimization profile; given again, those of the next profile.",
+    "Min shapes of the optimization profile; an input named again begins the next one.",
     "Opt shapes of the optimization profile.",
     "Max shapes of the optimization profile.",
     "Min, opt and max shapes in one; auto: infer them from the calibration data.",

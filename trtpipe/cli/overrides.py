@@ -75,7 +75,9 @@ def recipe_of(file: Path | None, overrides: Sequence[Override]) -> CalibrationRe
 
 
 def combined_shapes(given: Mapping[str, Sequence[Mapping[str, tuple[int, ...]]]]) -> list[dict[str, dict[str, Any]]]:
-    """Optimization profiles from the shape options: the k-th of each option belongs to the k-th profile.
+    """Optimization profiles from the shape options.
+
+    An option used again for other inputs adds them to the same profile; an input named again begins the next one.
 
     Args:
         given: option -> one mapping of input names to dimensions for every time it was used.
@@ -83,8 +85,19 @@ def combined_shapes(given: Mapping[str, Sequence[Mapping[str, tuple[int, ...]]]]
     Raises:
         InputError: a range is incomplete, or a bound is given twice.
     """
-    count = max((len(each) for each in given.values()), default=0)
-    return [_combined(given, number) for number in range(count)]
+    profiles = {option: _profiles(each) for option, each in given.items()}
+    count = max((len(each) for each in profiles.values()), default=0)
+    return [_combined(profiles, number) for number in range(count)]
+
+
+def _profiles(given: Sequence[Mapping[str, tuple[int, ...]]]) -> list[dict[str, tuple[int, ...]]]:
+    """What one option gives for each profile."""
+    found: list[dict[str, tuple[int, ...]]] = []
+    for each in given:
+        if not found or found[-1].keys() & each.keys():
+            found.append({})
+        found[-1].update(each)
+    return found
 
 
 def _combined(given: Mapping[str, Sequence[Mapping[str, tuple[int, ...]]]], number: int) -> dict[str, dict[str, Any]]:

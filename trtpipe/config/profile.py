@@ -34,12 +34,13 @@ def _target_name(text: str) -> str:
 Bytes = Annotated[int, _from_text(parse_bytes), Field(gt=0)]
 Seconds = Annotated[float, _from_text(parse_seconds), Field(gt=0, allow_inf_nan=False)]
 TargetName = Annotated[str, _from_text(_target_name)]
-#: TensorRT-RTX keeps what it is given in 32 bits, and does not notice when it is more.
-Dims = Annotated[tuple[Annotated[int, Field(ge=1, lt=1 << 31)], ...], Field()]
+#: 0 is a length too: that of an empty cache. TensorRT-RTX keeps what it is given in 32 bits, and does not notice when
+#: it is more.
+Dims = Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], Field()]
 
 
 class ShapeRange(Record):
-    """The smallest, the typical and the largest shape of one dynamic input: 1 at least, and 32 bits at most."""
+    """The smallest, the typical and the largest shape of one dynamic input: 0 at least, and 31 bits at most."""
 
     min: Dims
     opt: Dims

@@ -130,8 +130,7 @@ def _check_complete(contract: IOContract, profiles: Sequence[Mapping[str, ShapeR
             if any(spec.name in profile for profile in profiles):
                 raise InputError(
                     f"input {spec} is dynamic, and optimization profile {without + 1} has no shapes for it",
-                    f"add {spec.name}:{dims} there; the shapes of all inputs of a profile stand in one option, "
-                    "separated by commas: used again, it begins the next profile",
+                    f"add {spec.name}:{dims} there; a shape option that names an input again begins the next profile",
                 )
             raise InputError(
                 f"input {spec} is dynamic, and no shapes were given for it",

@@ -124,6 +124,6 @@ def _resolved(spec: TensorSpec, given: tuple[int, ...] | None) -> tuple[int, ...
         len(given) == len(spec.shape)
         and all(have == dim for have, dim in zip(given, spec.shape, strict=True) if isinstance(dim, int))
     )
-    if not fits or min(given, default=1) < 1:
+    if not fits or min(given, default=0) < 0:
         raise InputError(f"shape {list(given)} does not fit input {spec}", "give a shape the model takes")
     return given

@@ -22,15 +22,19 @@ from trtpipe.isolation.worker import Report
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.contrib_operators import WriteContribOperators
 from trtpipe.passes.expand_functions import ExpandFunctions
+from trtpipe.passes.float32_forms import ComputeInFloat32
 from trtpipe.passes.fold_batch_norm import FoldBatchNorm
 from trtpipe.passes.fold_constants import FoldConstants
 from trtpipe.passes.fuse_layer_norm import FuseLayerNorm
 from trtpipe.passes.graph_pass import Borrowed, GraphPass, run_passes
+from trtpipe.passes.importer_forms import ImporterForms
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.missing_forms import WriteMissingForms
+from trtpipe.passes.node_names import lines_of, restore_lines
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.resolve_branches import ResolveBranches
 from trtpipe.passes.sequences import WriteSequences
+from trtpipe.passes.widen_bytes import WidenBytes
 from trtpipe.preflight.onnx_io import contract_of, load_model, save_model
 from trtpipe.report.stage_records import OutputDifference, SimplifyRecord
 
@@ -67,6 +71,9 @@ EXPANSION: tuple[GraphPass, ...] = (
     ExpandFunctions(),
 )
 
+#: What no build does without.
+READ_RIGHT: tuple[GraphPass, ...] = (_INFER_SHAPES, ImporterForms(), ComputeInFloat32(), WidenBytes())
+
 
 def rewriting(fixed: Mapping[str, Sequence[int | None]]) -> tuple[GraphPass, ...]:
     """The passes after onnxsim and the raising of the opset, in order.
@@ -83,6 +90,7 @@ def rewriting(fixed: Mapping[str, Sequence[int | None]]) -> tuple[GraphPass, ...
         _INFER_SHAPES,
         FoldBatchNorm(),
         FuseLayerNorm(),
+        *READ_RIGHT,
         _INFER_SHAPES,
         InferTypes(),
     )
@@ -99,6 +107,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     source = Path(request.model)
     original = load_model(source)
     nodes_before = node_count(original)
+    lines = lines_of(original)
     small = weight_bytes(original) < _PROTOBUF_LIMIT
     if request.onnxsim and not small:
         notes.append("onnxsim was not tried: the weights exceed protobuf's 2 GB")
@@ -117,9 +126,10 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
             clean_up(model)  # the converter turns attributes into Constant nodes
         except StageError as error:
             notes.append(error.message)
-    passes = rewriting(request.fixed) if request.rewrite else (InferTypes(),)
+    passes = rewriting(request.fixed) if request.rewrite else (InferTypes(), *READ_RIGHT, InferTypes())
     results = run_passes(model, (each for each in passes if small or not each.one_protobuf))
     notes += [_RESOLVED for result in results if result.name == ResolveBranches.name and result.modified]
+    restore_lines(model, lines)  # onnxsim and the opset converter drop metadata
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
     report("simplify", 2, 3)

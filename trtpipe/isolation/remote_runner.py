@@ -197,13 +197,14 @@ def call_forked(
     *,
     limits: Limits,
     what: str,
-    reads: Sequence[Path],
+    reads: Sequence[Path] | None,
     workdir: Path | None = None,
     progress: Progress | None = None,
 ) -> R:
     """Run a ``task`` on a graph in a child of the fork server: as ``worker.call``, but without a second of imports.
 
     Args:
+        reads: as for ``worker.call``.
         workdir: the folder that the child may write to; a scratch folder in it is removed before this returns.
 
     Raises:
@@ -215,7 +216,7 @@ def call_forked(
             fork = ForkRequest(
                 task=task,
                 preload=(*_TASK_MODULES, task.partition(":")[0]),
-                confinement=confinement_of(reads, writes, limits),
+                confinement="" if reads is None else confinement_of(reads, writes, limits),
                 scratch=str(writes[-1]) if writes else "",
             )
             child = stack.enter_context(Child(fork, limits, progress or NullProgress()))

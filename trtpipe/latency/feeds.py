@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
+#: Samples that are looked at for one without empty arrays.
+_LOOKED_AT = 64
+
 
 @dataclass(frozen=True)
 class InputSource:
@@ -28,24 +33,33 @@ class InputSource:
     Attributes:
         sample: a real sample; ``None``: there is no data.
         name: of the data set.
+        number: of the sample, from 0.
     """
 
     sample: Feed | None = None
     name: str = ""
+    number: int = 0
 
     @classmethod
     def of(cls, dataset: Dataset | None) -> InputSource:
-        """The first sample of a data set; none if the data set is random."""
+        """The first sample of a data set in which no array is empty, else the first of all; none for random data."""
         if dataset is None or isinstance(dataset, RandomDataset):
             return cls()
-        sample = next(iter(dataset), None)
-        return cls() if sample is None else cls(sample.feed, dataset.name)
+        number, first = 0, None
+        with closing(iter(dataset)) as samples:
+            for index, sample in enumerate(islice(samples, _LOOKED_AT)):
+                first = sample.feed if first is None else first
+                if all(value.size for value in sample.feed.values()):
+                    number, first = index, sample.feed
+                    break
+        return cls() if first is None else cls(first, dataset.name, number)
 
     def feed(self, inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[Feed, str]:
         """Values of these shapes, and a description of them.
 
         A real sample is cropped or tiled along every axis: its values stay realistic, and indices into tables stay in
-        range. Without one, floats are uniform in [0, 1) and integers 0 or 1.
+        range. Without one, and for an array that is empty in the sample, floats are uniform in [0, 1) and integers 0
+        or 1.
 
         Raises:
             InputError: a shape fits neither the model nor the sample.
@@ -55,7 +69,8 @@ class InputSource:
             return next(iter(random)).feed, "synthetic: floats uniform in [0, 1), integers 0 or 1"
         fitted = {spec.name: _fitted(spec, self.sample[spec.name], shapes[spec.name]) for spec in inputs}
         as_it_is = all(fitted[name].shape == value.shape for name, value in self.sample.items())
-        return fitted, f"first sample of {self.name}{'' if as_it_is else ', cropped or tiled to the shape'}"
+        which = f"sample {self.number + 1}" if self.number else "first sample"
+        return fitted, f"{which} of {self.name}{'' if as_it_is else ', cropped or tiled to the shape'}"
 
 
 def points(
@@ -111,11 +126,14 @@ def _fitted(spec: TensorSpec, value: np.ndarray, shape: tuple[int, ...]) -> np.n
     """``value`` cropped or tiled along every axis; the given values for a shape tensor."""
     if spec.shape is not None and gives_values(spec.dtype, spec.shape, shape):
         return np.array(shape, value.dtype).reshape(value.shape)
-    if value.ndim != len(shape) or 0 in value.shape:
+    if value.ndim != len(shape):
         raise InputError(
             f"input {spec.name!r}: a sample of shape {list(value.shape)} cannot fill {list(shape)}",
             "correct the shapes",
         )
+    if 0 in value.shape:
+        contract = IOContract(inputs=(spec,), outputs=())
+        return next(iter(RandomDataset(contract, {spec.name: shape}, samples=1, seed=0))).feed[spec.name]
     for axis, length in enumerate(shape):
         if value.shape[axis] != length:
             value = np.take(value, np.arange(length) % value.shape[axis], axis)

@@ -56,6 +56,17 @@ def is_standard(node: ir.Node) -> bool:
     return node.domain in ("", "ai.onnx")
 
 
+def is_plugin(node: ir.Node) -> bool:
+    """Whether a node can only be a plug-in's: an operator that neither ONNX nor ONNX Runtime has, nor TensorRT's parser
+    as a quantizer of its own (``TRT_FP8QuantizeLinear`` and the like). Call it where no functions are left.
+    """
+    import onnx
+
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    known = domain.startswith("com.microsoft") or node.op_type.startswith("TRT_")
+    return not known and not onnx.defs.has(node.op_type, domain)
+
+
 def made_by(value: ir.Value | None, op: str) -> ir.Node | None:
     """The node that makes ``value``, if it is ONNX's operator ``op``."""
     node = None if value is None else value.producer()

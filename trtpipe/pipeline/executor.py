@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.artifact import Artifact, FileEntry, Record
+from trtpipe.backends.base import load_backend
 from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.plugins import plugin_digests, plugin_paths
@@ -15,7 +16,7 @@ from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.config.toolchain import versions
 from trtpipe.digest import sha256_json
 from trtpipe.dynamic.check_corners import check_corners
-from trtpipe.errors import InputError, InternalError
+from trtpipe.errors import BuildError, InputError, InternalError
 from trtpipe.stages.stage import METRIC, PLUGINS, SAMPLES, SOURCE, Inputs, Noting, Resumable
 from trtpipe.store import ArtifactStore, Key
 
@@ -106,6 +107,7 @@ class Executor:
     def _build(self, prepared: Prepared, state: RunState, workdir: Path, because: str, begin: float) -> Step:
         stage, source = prepared.stage, prepared.inputs.source
         with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
+            self.ask_parser(prepared, state)
             self.check_corners(prepared, state)
             draft, _ = prepared.run(workdir, self._progress)
         key = prepared.key
@@ -128,6 +130,21 @@ class Executor:
         if isinstance(prepared.stage, Noting):
             for note in prepared.stage.notes(artifact, prepared.inputs):
                 self._progress.note(note)
+
+    def ask_parser(self, prepared: Prepared, state: RunState) -> None:
+        """Ask the back-end's parser about a graph before calibration data is read, once a graph; see ``Backend``.
+
+        Raises:
+            BuildError: it refuses nodes.
+        """
+        graph, job = prepared.inputs.artifacts.get("simplified"), prepared.job
+        if graph is None or not state.complete_shapes or not job.targets or graph.digest in state.parsed:
+            return
+        state.parsed.add(graph.digest)
+        self._progress.advance("parser", 0, None)
+        refusal = load_backend(job.backend).refuses_nodes(graph.path, job.profile, job.runtime)
+        if refusal is not None:
+            raise BuildError(refusal.reason, refusal.remedy)
 
     def check_corners(self, prepared: Prepared, state: RunState) -> None:
         """Complain about shapes at which the model cannot work before the first long stage, once in a run.

@@ -61,17 +61,23 @@ class Pipeline:
     """Runs stages of one job against one store."""
 
     def __init__(
-        self, job: Job, store: ArtifactStore, progress: Progress, datasets: dict[str, Dataset] | None = None
+        self,
+        job: Job,
+        store: ArtifactStore,
+        progress: Progress,
+        datasets: dict[str, Dataset] | None = None,
+        parsed: set[str] | None = None,
     ) -> None:
         self._job = job
         self._store = store
         self._progress = progress
         self._executor = Executor(job, store, progress)
         self._datasets: dict[str, Dataset] = {} if datasets is None else datasets
+        self._parsed: set[str] = set() if parsed is None else parsed
 
     def varied(self, job: Job, progress: Progress) -> Pipeline:
         """A pipeline for a variation of this job, on the same model and the same data."""
-        return Pipeline(job, self._store, progress, self._datasets)
+        return Pipeline(job, self._store, progress, self._datasets, self._parsed)
 
     def run(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """Make every artifact that ``stages`` produce.
@@ -119,7 +125,7 @@ class Pipeline:
 
     def _state(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> RunState:
         engines = any(stage.produces == "engine" for stage in stages)
-        return RunState(dict(given), complete_shapes=engines, datasets=self._datasets)
+        return RunState(dict(given), complete_shapes=engines, datasets=self._datasets, parsed=self._parsed)
 
     def _run_stage(self, stage: Stage[Any], state: RunState, errors: list[TrtpipeError]) -> Iterator[Step]:
         if skipped := self._skipped(stage, state):

@@ -34,6 +34,7 @@ class RunState:
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
     shapes_inferred: bool = False
     runs_again: bool = False  # whether it was said that the source has to run in every build
+    parsed: set[str] = field(default_factory=set)  # digests of graphs that the back-end's parser was asked about
     corners_checked: bool = False  # whether the model was seen to work at the profiles' corners
 
     def add(self, artifact: Artifact, key: str) -> None:

@@ -19,7 +19,7 @@ from trtpipe.preflight.versions import OPSETS_SINCE, assumed_opset
 from trtpipe.preflight.wire import FileBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import onnx
@@ -165,6 +165,8 @@ class Operators:
         if self._is_foreign(node):
             return
         schema = self.schema(node, opsets)
+        if schema is None and _names_plugin(node, domain, names):
+            return
         if schema is None:
             opset = opsets.get(domain, 1)
             full = f"{domain}::{node.op_type}" if domain else node.op_type
@@ -190,6 +192,18 @@ class Operators:
             except onnx.defs.SchemaError:
                 self._schemas[key] = None
         return self._schemas[key]
+
+
+def _names_plugin(node: Node, domain: str, attributes: Sequence[str]) -> bool:
+    """Whether an operator that nobody knows may be a TensorRT plug-in, whose domain is of no account: it has a name of
+    its own in a domain of its own, or is named or described as TensorRT's plug-ins are.
+    """
+    import onnx
+
+    if onnx.defs.has(node.op_type):
+        return False
+    described = node.op_type.endswith("_TRT") or any(name.startswith("plugin_") for name in attributes)
+    return described or not (domain == "" or domain.startswith("ai.onnx"))
 
 
 def _check_sides(node: Node, schema: onnx.defs.OpSchema) -> None:

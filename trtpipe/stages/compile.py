@@ -36,7 +36,7 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
 
     name = "compile"
     produces = "engine"
-    version = 5
+    version = 6
     packages = ()
 
     def settings(self, request: BuildRequest) -> CompileSettings:

@@ -68,8 +68,10 @@ class Observe(Stage[ObserveSettings], Resumable):
         from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER, StatisticsReducer
         from trtpipe.calibration.statistics_file import save_statistics
         from trtpipe.passes.clean_up import load_clean
+        from trtpipe.passes.plugins import cut_plugins
 
         model = load_clean(inputs.path("simplified"))
+        cut_plugins(model)
         tensors = observed_tensors(model, attention=settings.attention) if settings.ranges else ()
         half = settings.extents
         dataset = inputs.datasets.get("calibration-data")

@@ -38,7 +38,7 @@ class Simplify(Stage[SimplifySettings]):
 
     name = "simplify"
     produces = "simplified"
-    version = 10
+    version = 14
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def settings(self, request: BuildRequest) -> SimplifySettings:

@@ -13,6 +13,7 @@ from trtpipe.config.formats import FULL_PRECISION, coarser
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
 from trtpipe.config.target import find_target
 from trtpipe.errors import InputError, StageError
+from trtpipe.passes.graph_pass import node_label
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
 from trtpipe.stages.stage import METRIC, SAMPLES, Stage
@@ -91,7 +92,10 @@ class Verify(Stage[VerifySettings]):
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
         _tell_of_integers(run.comparisons, contenders[0].label, progress)
-        not_run = _not_run(settings)
+        left_out = _left_out(inputs.path(contenders[0].label))
+        for label, reason in left_out.items():
+            progress.warn(f"{label}: {reason}")
+        not_run = _not_run(settings) | left_out
         if PROGRAM in not_run:
             progress.warn(f"{PROGRAM}: {not_run[PROGRAM]}")
         recording.save(workdir / OUTPUTS)
@@ -253,6 +257,18 @@ def _not_run(settings: VerifySettings) -> dict[str, str]:
     refusals = {name: backend.runs(find_target(name)) for name in settings.targets}
     engines = {f"engine:{name}": refusal.reason for name, refusal in refusals.items() if refusal is not None}
     return {PROGRAM: _UNSEEN, **engines} if engines and _from_program(settings) else engines
+
+
+def _left_out(model: Path) -> dict[str, str]:
+    """The plug-ins of a graph, which only TensorRT runs: they and what follows were not compared."""
+    import onnx_ir as ir
+
+    from trtpipe.passes.plugins import plugin_nodes
+    from trtpipe.preflight.onnx_io import read_proto
+
+    nodes = plugin_nodes(ir.serde.deserialize_model(read_proto(model)))
+    words = "is a plug-in, which only TensorRT runs: what it reads was compared, it and what follows were not"
+    return {f"node {node_label(node)}": f"{node.op_type} {words}" for node in nodes}
 
 
 def _from_program(settings: VerifySettings) -> bool:

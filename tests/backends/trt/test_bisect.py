@@ -37,7 +37,9 @@ class Builder:
 def bisect(builder, proto, tmp_path, message="m.onnx: CHECK failed at 4711"):
     workdir = tmp_path / "work"
     workdir.mkdir()
-    error = with_failing_node(BuildError(message, "change it"), save(proto, tmp_path / "m.onnx"), builder, workdir)
+    error = with_failing_node(
+        BuildError(message, "change it"), save(proto, tmp_path / "m.onnx"), builder, workdir, "tensorrt-rtx"
+    )
     assert isinstance(error, BuildError)
     assert error.remedy == "change it"
     assert list(workdir.iterdir()) == []
@@ -87,7 +89,7 @@ def test_the_node_that_crashes_the_builder_is_found(tmp_path):
 
     (tmp_path / "work").mkdir()
     first = WorkerCrashed("the worker process crashed (SIGSEGV) while building", "check it", "building")
-    error = with_failing_node(first, save(CHAIN, tmp_path / "m.onnx"), crash, tmp_path / "work")
+    error = with_failing_node(first, save(CHAIN, tmp_path / "m.onnx"), crash, tmp_path / "work", "tensorrt-rtx")
     assert isinstance(error, WorkerCrashed)
     assert error.message.endswith("; the failing node is 'tanh_2' (Tanh)")
     assert error.phase == "building"

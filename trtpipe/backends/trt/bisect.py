@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
 
+from trtpipe.backends.trt.node_advice import explained, with_lines
 from trtpipe.errors import InputError, StageError, TrtpipeError, WorkerError
 from trtpipe.passes.graph_pass import node_label, owners_of
 from trtpipe.passes.infer_types import InferTypes
@@ -22,6 +23,8 @@ from trtpipe.preflight.onnx_io import load_model, save_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from trtpipe.backends.trt.flavor import Flavor
 
 #: Builds the model at a path, or raises.
 Attempt: TypeAlias = Callable[[Path], object]
@@ -32,37 +35,36 @@ _SECONDS = 120.0
 _MOST_BYTES = 256 << 20
 
 
-def with_failing_node(error: StageError, model: Path, attempt: Attempt, workdir: Path) -> StageError:
-    """``error``, with the node that causes it if its message names none.
+def with_failing_node(
+    error: StageError, model: Path, attempt: Attempt, workdir: Path, flavor: Flavor, *, lowered: bool = True
+) -> StageError:
+    """``error``, with the node that causes it if its message names none, the user's line, and advice for that node.
 
     Args:
         model: the graph that could not be built.
         attempt: builds another graph with the same settings.
         workdir: for the partial graphs, which are removed again.
+        lowered: whether the graph was lowered; see ``node_advice.explained``.
     """
     try:
         nodes = list(_load(model).graph)
     except InputError:  # no readable model, as the error says
         return error
-    named = _named(error.message, nodes)
-    if named is not None:
-        told = re.search(rf"\b{named.op_type}\b", error.message)
-        return error if told else _with(error, f"node {named.name!r} is of operator {named.op_type}")
-    if model.stat().st_size > _MOST_BYTES:
-        return error
-    with tempfile.TemporaryDirectory(dir=workdir) as folder:
-        fine, failing = _search(error, model, attempt, Path(folder) / model.name, len(nodes))
-    if failing == len(nodes) and fine == 0 and len(nodes) > 1:
-        return error  # no time for a single build
-    suspects = ", ".join(f"{node_label(node)!r} ({node.op_type})" for node in nodes[fine:failing][:3])
-    return _with(error, f"the failing node is {suspects}")
-
-
-def _with(error: StageError, addition: str) -> StageError:
-    message = f"{error.message}; {addition}"
+    message, node = error.message, _named(error.message, nodes)
+    if node is None and model.stat().st_size <= _MOST_BYTES:
+        with tempfile.TemporaryDirectory(dir=workdir) as folder:
+            fine, failing = _search(error, model, attempt, Path(folder) / model.name, len(nodes))
+        if failing < len(nodes) or fine > 0 or len(nodes) == 1:  # else there was no time for a single build
+            node = nodes[fine] if failing == fine + 1 else None
+            suspects = ", ".join(f"{node_label(each)!r} ({each.op_type})" for each in nodes[fine:failing][:3])
+            message = f"{message}; the failing node is {suspects}"
+    elif node is not None and not re.search(rf"\b{node.op_type}\b", message):
+        message = f"{message}; node {node.name!r} is of operator {node.op_type}"
+    remedy = error.remedy if node is None else explained(error, node, flavor, lowered=lowered)
+    message = with_lines(message, nodes)
     if isinstance(error, WorkerError):
-        return type(error)(message, error.remedy, error.phase)
-    return type(error)(message, error.remedy)
+        return type(error)(message, remedy, error.phase)
+    return type(error)(message, remedy)
 
 
 def _search(error: StageError, model: Path, attempt: Attempt, path: Path, count: int) -> tuple[int, int]:

@@ -53,11 +53,11 @@ def build(trt: Any, request: BuildMessage, report: Report) -> EngineRecord:
     """
     started = time.monotonic()
     log = Log(trt)
-    builder = _builder(trt, log, request.flavor)
+    builder = new_builder(trt, log, request.flavor)
     load_plugins(trt, request.options)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     report("parsing", 0, None)
-    _parse(trt, network, log, request.model)
+    parse(trt, network, log, request.model)
     return build_network(trt, builder, network, log, request, report, started)
 
 
@@ -109,7 +109,12 @@ def build_network(
     )
 
 
-def _builder(trt: Any, log: Log, flavor: str) -> Any:
+def new_builder(trt: Any, log: Log, flavor: str) -> Any:
+    """A builder that logs to ``log``.
+
+    Raises:
+        HostError: TensorRT does not start on this machine.
+    """
     try:
         trt.init_libnvinfer_plugins(log.logger, "")
         return trt.Builder(log.logger)
@@ -121,7 +126,12 @@ def _builder(trt: Any, log: Log, flavor: str) -> Any:
         ) from error
 
 
-def _parse(trt: Any, network: Any, log: Log, model: str) -> None:
+def parse(trt: Any, network: Any, log: Log, model: str) -> None:
+    """Parse the model at a path into an empty network.
+
+    Raises:
+        BuildError: the parser refuses it; the message names the nodes.
+    """
     parser = trt.OnnxParser(network, log.logger)
     renamed = _without_meaningless_names(Path(model))
     if not (parser.parse_from_file(model) if renamed is None else parser.parse(renamed, model)):

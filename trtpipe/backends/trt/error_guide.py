@@ -20,6 +20,7 @@ class Advice:
         cause: why it happens.
         remedy: what to do.
         whole: the cause is general, so the message is passed on in full.
+        of_types: another type of the node may help, so that one that was lowered may be kept in float32.
     """
 
     name: str
@@ -27,6 +28,12 @@ class Advice:
     cause: str
     remedy: str
     whole: bool = False
+    of_types: bool = False
+
+    @property
+    def whole_remedy(self) -> str:
+        """The cause, where there is one, and what to do."""
+        return f"{self.cause}: {self.remedy}" if self.cause else self.remedy
 
 
 GUIDE: tuple[Advice, ...] = (
@@ -52,7 +59,8 @@ GUIDE: tuple[Advice, ...] = (
         "quantized-constant",
         r"only allowed before DQ|not consumed by .*IDequantizeLayer",
         "a quantized weight is read by something other than a DequantizeLinear: a Transpose, or the body of an If",
-        "put the weight and its DequantizeLinear into the same graph as its user, or keep that node in float32",
+        "put the weight and its DequantizeLinear into the same graph as its user",
+        of_types=True,
     ),
     Advice(
         "quantized-tensor",
@@ -65,6 +73,7 @@ GUIDE: tuple[Advice, ...] = (
         r"same (?:input |data )*types?\b",
         "every network is strongly typed, so nothing is cast silently",
         "cast the operands of that node to one type",
+        of_types=True,
     ),
     Advice(
         "workspace",
@@ -184,22 +193,29 @@ GUIDE: tuple[Advice, ...] = (
         "no-implementation",
         r"implementation for node",
         "no kernel fits that node in this type and memory",
-        "keep that node in float32, raise the workspace limit (--workspace), or replace it",
+        "raise the workspace limit (--workspace), or replace that node",
+        of_types=True,
     ),
     Advice(
         "graph-compiler",
         r"Myelin",
         "TensorRT's graph compiler fails on this combination of nodes, which is a bug in TensorRT",
-        "keep the node named above in float32, split it, or try another version of TensorRT",
+        "split the node named above, or try another version of TensorRT",
         whole=True,
+        of_types=True,
     ),
 )
 
 _UNKNOWN = Advice(
-    "unknown", "", "", "replace the node named above, keep it in float32, or try another target or back-end", whole=True
+    "unknown", "", "", "replace the node named above, or try another target or back-end", whole=True, of_types=True
 )
 
 
 def advice_for(text: str) -> Advice:
     """The first entry that matches a message; one without a cause if none does."""
     return next((advice for advice in GUIDE if re.search(advice.pattern, text)), _UNKNOWN)
+
+
+def advice_behind(remedy: str) -> Advice | None:
+    """The entry that a remedy was made of by ``errors.remedy_for``."""
+    return next((advice for advice in (*GUIDE, _UNKNOWN) if remedy == advice.whole_remedy), None)

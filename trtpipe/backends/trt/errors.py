@@ -94,8 +94,7 @@ def build_error(log: Log, model: str, target: str) -> BuildError:
 
 def remedy_for(text: str) -> str:
     """The cause of ``text``, where the error guide knows it, and what to do."""
-    advice = advice_for(text)
-    return f"{advice.cause}: {advice.remedy}" if advice.cause else advice.remedy
+    return advice_for(text).whole_remedy
 
 
 def tidy(message: str, *, whole: bool = False) -> str:

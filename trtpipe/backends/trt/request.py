@@ -115,7 +115,7 @@ def build_in_worker(
 
         if len(request.targets) > 1:  # each target is built again separately, with an error of its own
             raise
-        raise with_failing_node(error, model, attempt, plan.parent) from error
+        raise with_failing_node(error, model, attempt, plan.parent, flavor) from error
     finally:
         part.unlink(missing_ok=True)
         timed.unlink(missing_ok=True)
