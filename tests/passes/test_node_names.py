@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 from models import model
 
-from trtpipe.passes.node_names import LINE, line_of, lines_of, pattern_of, restore_lines
+from trtpipe.passes.node_names import SOURCE_LINE, line_of, lines_of, pattern_of, restore_lines
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_lines_survive_tools_that_drop_metadata():
     proto = model("(float[2] x) => (float[2] y) { a = Relu(x) b = Neg(a) y = Abs(b) }")
     given = ir.serde.deserialize_model(proto)
     relu, neg, absolute = given.graph
-    relu.metadata_props[LINE] = "net.py:12"
+    relu.metadata_props[SOURCE_LINE] = "net.py:12"
     trace = 'File "/u/top.py", line 3, in f\n  File "/u/net.py", line 7, in g'
     neg.metadata_props["pkg.torch.onnx.stack_trace"] = trace
     lines = lines_of(given)
