@@ -23,7 +23,7 @@ from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.logits import show_logits
 from trtpipe.quantization.apply_corrections import apply_corrections
 from trtpipe.quantization.bias_correction import FEWEST, correct_means, correctable, measure_means, typical_correction
-from trtpipe.quantization.output_gate import OutputGate
+from trtpipe.quantization.output_gate import OutputGate, Reference
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.qdq import InsertQDQ
 from trtpipe.quantization.range_search import FEED_BYTES, FEEDS, surely_less
@@ -82,6 +82,12 @@ class TrialSamples:
     expected: list[Feed]
     compared: tuple[str, ...]
     outputs: tuple[str, ...]
+
+    def reference(self, gate: GateSettings) -> Reference:
+        """What quantized graphs are held against on these feeds."""
+        noise = OutputNoise(self.expected, self.compared)
+        judge = OutputGate(gate.tolerance, gate.precision, self.expected, self.outputs)
+        return Reference(noise, judge, joined=len(self.compared) > len(self.outputs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,9 +165,7 @@ def find_corrections(
 
         feeds, outputs = run_all(runner, feeds, tolerant, taken)
         samples = TrialSamples(feeds, outputs, trials.compared, trials.outputs)
-        reference = Reference(
-            OutputNoise(outputs, trials.compared), OutputGate(gate.tolerance, gate.precision, outputs, trials.outputs)
-        )
+        reference = samples.reference(gate)
         if not reference.noise.informative or not plan.points:
             return Found(Corrections(), samples, 0.0)
         plain = trials.run(Corrections(), feeds, reference)
@@ -170,14 +174,6 @@ def find_corrections(
         found, best = _best_smoothing(trials, candidates, plain, feeds, reference, progress)
     biases, used = _biases(trials, best, feeds, reference, found)
     return Found(Corrections(smoothing=best.smoothing, biases=biases, trials=tuple(found)), samples, used)
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """What outputs are held against: their noise is measured, and whether they are within tolerance."""
-
-    noise: OutputNoise
-    gate: OutputGate
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,9 +323,7 @@ class TrialRunner:
         model, _ = self._quantized(corrections)
         show_logits(model, beside=True)
         with self._opened(model) as runner:
-            gate = reference.gate.begin()
-            noise = reference.noise.decibels(gate.passing(run_known(runner, feed) for feed in feeds))
-            return Trial(corrections.smoothing, noise, gate.used)
+            return Trial(corrections.smoothing, *reference.judge(run_known(runner, feed) for feed in feeds))
 
     def wanted_corrections(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, np.ndarray]:
         """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones."""

@@ -18,7 +18,6 @@ from trtpipe.calibration.corrections import CorrectionTrial, Fallback
 from trtpipe.passes.decisions import LEAST_SHARE, SENSITIVE
 from trtpipe.quantization.correction_search import ENOUGH
 from trtpipe.quantization.layer_search import LayerTrial, Search
-from trtpipe.quantization.output_gate import OutputGate
 from trtpipe.quantization.output_noise import OutputNoise, noise_alone, noise_of
 from trtpipe.quantization.range_search import surely_less
 from trtpipe.quantization.sensitivity import GroupSensitivity
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
     from trtpipe.quantization.correction_search import Found, TrialSamples
     from trtpipe.quantization.mac_count import CountedGraph
+    from trtpipe.quantization.output_gate import Reference
     from trtpipe.quantization.plan import QuantizationPlan
     from trtpipe.quantization.simulator import LayerGroup, SimulatorSession
 
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 POOR = -25.0
 #: Share of the multiply-accumulates that may be kept in higher precision for it; with ``ENOUGH`` no more is kept.
 MOST_WORK = 0.1
-#: dB that it must gain, if so much is kept that little of the whole model is in 8 bits and if not; and by how many
-#: standard errors over the feeds: fewer than other corrections need, because a node that is kept in higher precision
-#: needlessly costs a little time and no accuracy.
+#: dB that it must gain: where it takes the model below the share in 8 bits that is aimed at, and elsewhere; and by how
+#: many standard errors over the feeds: fewer than other corrections need, because a node that is kept in higher
+#: precision needlessly costs a little time and no accuracy.
 _GAIN_BELOW, _GAIN, _SIGMAS = 6.0, 3.0, 2.0
 #: Runs of the model for all groups together, and feeds for each of them: at least, and at most.
 _RUNS, _FEWEST, _MOST_FEEDS = 256, 2, 16
@@ -73,9 +73,7 @@ def find_fallback(
     with open_simulator(graph, plan, workdir) as session:
         if not session.groups:
             return corrections
-        samples = found.samples
-        judge = OutputGate(gate.tolerance, gate.precision, samples.expected, samples.outputs)
-        return _Fallback(session, found, judge, least, progress).run()
+        return _Fallback(session, found, found.samples.reference(gate), least, progress).run()
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class _Fallback:
     """One search, on an open simulator."""
 
     def __init__(
-        self, session: SimulatorSession, found: Found, judge: OutputGate, least: float, progress: Progress
+        self, session: SimulatorSession, found: Found, judge: Reference, least: float, progress: Progress
     ) -> None:
         self._session, self._found, self._judge, self._progress = session, found, judge, progress
         self._least = least
@@ -146,8 +144,8 @@ class _Fallback:
         shares = (noise_of(session, on, held, feeds) for on in (range(len(session.groups)), rest))
         before, after = (10 * np.log10(np.maximum(share, 1e-12)) for share in shares)
         left = sum(session.groups[index].macs for index in rest)
-        whole = self._total + session.not_lowered
-        taken = surely_less(after, before, _GAIN if left >= LEAST_SHARE * whole else _GAIN_BELOW, _SIGMAS)
+        least = LEAST_SHARE * (self._total + session.not_lowered)
+        taken = surely_less(after, before, _GAIN_BELOW if left < least <= self._total else _GAIN, _SIGMAS)
         trial = self._trial(tuple(sorted(kept)), float(after.mean()), taken=taken)
         return _Choice(tuple(sorted(kept)) if taken else (), (trial,))
 
@@ -177,7 +175,7 @@ class _Fallback:
         """The share of the tolerance that the outputs use with these groups kept."""
         session = self._session
         runner = session.set(self._rest(kept))
-        return self._judge.used(run_every(runner, self._feeds, session.scales(session.plan.limits)))
+        return self._judge.judge(run_every(runner, self._feeds, session.scales(session.plan.limits)))[1]
 
     @property
     def _feeds(self) -> list[Feed]:

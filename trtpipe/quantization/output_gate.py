@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.comparison import OutputComparison
 from trtpipe.config.profile import OutputTolerance
+from trtpipe.quantization.output_noise import in_decibels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
 
     from trtpipe.accuracy.reports import OutputParity
     from trtpipe.artifact import Feed
     from trtpipe.config.formats import Precision
     from trtpipe.config.profile import Tolerance
+    from trtpipe.quantization.output_noise import OutputNoise
 
 #: Share of the tolerance, in noise amplitude, that calibration samples may use: 2 dB are left to other samples, and to
 #: rounding to 16 bits.
 MARGIN = 0.8
+#: dB: noise over signal that a part of an output may have: 1 % of its variance.
+PART = -20.0
 
 
 class OutputGate:
@@ -47,12 +54,27 @@ class OutputGate:
         """Judge one graph."""
         return GateTrial(OutputComparison(self._tolerance, self._precision), self._expected)
 
-    def used(self, results: Iterable[Feed]) -> float:
-        """How much of the tolerance these outputs of all feeds use; see ``GateTrial.used``."""
-        trial = self.begin()
-        for _ in trial.passing(results):
-            pass
-        return trial.used
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What the outputs of quantized graphs are held against, on some feeds.
+
+    Attributes:
+        noise: measures it in logits, and in parts of outputs.
+        joined: whether an output joins parts. Each of them then has to be as good as ``PART`` says: the largest, boxes
+            in pixels, would hide all errors of the others, such as scores.
+    """
+
+    noise: OutputNoise
+    gate: OutputGate
+    joined: bool
+
+    def judge(self, results: Iterable[Feed]) -> tuple[np.ndarray, float]:
+        """float64[feeds], the noise in dB; and the share of the tolerance that is used, above 1 if it does not hold."""
+        trial = self.gate.begin()
+        shares = self.noise.every(trial.passing(results))
+        parts = float(shares.mean(axis=0).max()) / 10 ** (PART / 10) if self.joined else 0.0
+        return in_decibels(shares), max(trial.used, parts)
 
 
 class GateTrial:
