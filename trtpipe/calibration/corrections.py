@@ -56,19 +56,37 @@ class Smoothing(Record):
     amax: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class Fallback(Record):
+    """What was kept in higher precision because of the outputs.
+
+    Attributes:
+        groups: how many groups of nodes that share a precision.
+        work: their share of all multiply-accumulates.
+        held: whether the outputs are within tolerance with them, on calibration samples and with a margin.
+        least_coverage: the share of the quantizable multiply-accumulates that was to stay in 8 bits.
+    """
+
+    groups: int
+    work: float
+    held: bool
+    least_coverage: float
+
+
 class Corrections(Record):
     """Corrections of a quantized model.
 
     Attributes:
         smoothing: activation -> its SmoothQuant factors.
         biases: output of a Conv or Gemm -> what to add to its bias.
-        kept: node kept in higher precision -> why.
+        kept: node kept in higher precision -> why, and how much output noise that saves.
+        fallback: how much that is; ``None`` where nothing is kept, or needs to be.
         trials: what was tried, in order; the first is the model without corrections.
     """
 
     smoothing: dict[str, Smoothing] = {}
     biases: dict[str, Vector] = {}
     kept: dict[str, str] = {}
+    fallback: Fallback | None = None
     trials: tuple[CorrectionTrial, ...] = ()
 
     @property

@@ -112,9 +112,16 @@ class Tolerance(OutputTolerance):
 
 
 class AccuracyGate(Record):
-    """The task metric may fall by at most ``max_drop`` (in the metric's own unit: 0.01 is one point of top-1)."""
+    """What a build has to reach, and what it may cost.
+
+    Attributes:
+        max_drop: the task metric may fall by so much (in the metric's own unit: 0.01 is one point of top-1).
+        min_coverage: share of the multiply-accumulates of quantizable nodes that stay in 8 bits, even if outputs are
+            not within tolerance.
+    """
 
     max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.7
 
 
 class LatencySettings(Record):

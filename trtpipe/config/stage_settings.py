@@ -128,9 +128,11 @@ class EngineSearchSettings(Record):
     Attributes:
         backend: empty where no target is named.
         targets: sorted; none where placements are not compared.
+        tolerance: no placement may take outputs beyond it, where INT8 everywhere does not.
     """
 
     precision: Precision
+    tolerance: Tolerance
     backend: str = ""
     targets: tuple[str, ...] = ()
     shapes: Shapes = {}
@@ -143,9 +145,11 @@ class EngineSearchSettings(Record):
         if not precision.compared:
             return None
         if not request.targets or not quick:
-            return cls(precision=precision, backend=request.backend if request.targets else "")
+            backend = request.backend if request.targets else ""
+            return cls(precision=precision, tolerance=request.profile.tolerance, backend=backend)
         return cls(
             precision=precision,
+            tolerance=request.profile.tolerance,
             backend=request.backend,
             targets=tuple(sorted({target.name for target in request.targets})),
             shapes=typical_shapes(request.profile)[0],
@@ -238,20 +242,39 @@ class TrialSettings(Record):
     tolerant: bool
 
 
+class GateSettings(Record):
+    """What the outputs of a quantized graph have to hold, on calibration data already.
+
+    Attributes:
+        precision: its defaults fill the gaps of the tolerance.
+        least_coverage: share of the quantizable multiply-accumulates that stay in 8 bits whatever the outputs say.
+    """
+
+    precision: Precision
+    tolerance: Tolerance
+    least_coverage: float
+
+    @classmethod
+    def of(cls, profile: DeploymentProfile) -> GateSettings:
+        return cls(
+            precision=profile.precision, tolerance=profile.tolerance, least_coverage=profile.accuracy.min_coverage
+        )
+
+
 class CalibrateSettings(Record):
     """Of the stage ``calibrate``.
 
     Attributes:
         format: what ranges are for.
         percentile: ``None`` for other methods.
-        corrections: whether they are looked for.
+        gate: what corrections are to reach; ``None``: none are looked for.
         trials: what the quantized model is run for, by method ``auto`` and by corrections; ``None`` for neither.
     """
 
     format: NamedFormat
     method: Method
     percentile: float | None
-    corrections: bool
+    gate: GateSettings | None
     trials: TrialSettings | None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -70,6 +70,10 @@ class BatchedDataset:
             chosen = self.selection
             good = good_samples(rows, chosen.max_bad_samples, self._skipped)
             yield from read_ahead(batched(good, chosen.batch, chosen.where, fixed=chosen.fixed, dropped=self._dropped))
+
+    def unbatched(self) -> BatchedDataset:
+        """The same samples one by one, where the model takes any number of them."""
+        return self if self.selection.fixed else replace(self, selection=replace(self.selection, batch=1))
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.data import arrays, function, hdf5, images, shards
+from trtpipe.data.batching import BatchedDataset
 from trtpipe.data.sample import Dataset, Sample
 from trtpipe.errors import InputError
 
@@ -77,6 +78,11 @@ def open_dataset(data: DataSettings, contract: IOContract) -> Dataset:
             "remove the key labels, which is for .npz and .h5 files",
         )
     return source.open(data, contract)
+
+
+def unbatched(dataset: Dataset) -> Dataset:
+    """The same samples, one a feed where trtpipe joined them to batches and the model takes any number."""
+    return dataset.unbatched() if isinstance(dataset, BatchedDataset | function.FunctionDataset) else dataset
 
 
 def _source(text: str) -> DataSource:

@@ -70,7 +70,7 @@ class FunctionDataset:
     size = None
 
     def __init__(self, data: DataSettings, contract: IOContract, function: UserFunction) -> None:
-        self._function = function
+        self._data, self._function = data, function
         self._contract = contract
         self._fixed_batch = static_batch(contract)
         self._batch = self._fixed_batch or data.batch
@@ -116,6 +116,11 @@ class FunctionDataset:
             yield from (
                 batched(samples, self._batch, self._where, fixed=fixed, dropped=self._dropped) if single else samples
             )
+
+    def unbatched(self) -> FunctionDataset:
+        """The same samples one by one, where the function yields single ones and the model takes any number of them."""
+        data = self._data.model_copy(update={"batch": 1})
+        return FunctionDataset(data, self._contract, self._function)
 
     def digest(self) -> str:
         return self._digest

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.data.sample import Sample, content_digest
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,6 +123,28 @@ def subsample_feeds(dataset: Dataset, most: int, most_bytes: int) -> list[Feed]:
                 kept = kept[::2]
                 stride *= 2
     return kept
+
+
+def sample_feeds(dataset: Dataset, most: int, most_bytes: int) -> list[Feed]:
+    """A few feeds of ``dataset``, which its order does not decide; at least one.
+
+    Those whose content has the smallest digests, in that order: as random as a draw, and the same for the same samples.
+    Memory use does not depend on the length of the data set.
+
+    Args:
+        most: number of feeds.
+        most_bytes: of all their arrays together.
+    """
+    kept: list[tuple[str, Feed]] = []
+    with closing(iter(dataset)) as samples:
+        for sample in samples:
+            digest = content_digest([Sample(sample.feed)])
+            if len(kept) == most and digest >= kept[-1][0]:
+                continue
+            kept = sorted([*kept, (digest, sample.feed)], key=itemgetter(0))
+            while len(kept) > 1 and (len(kept) > most or _bytes([feed for _, feed in kept]) > most_bytes):
+                kept.pop()
+    return [feed for _, feed in kept]
 
 
 def _bytes(feeds: list[Feed]) -> int:

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 LEAST_SHARE = 0.95
 #: Why a node is kept in higher precision that no calibration sample reached, as in a branch that was never taken.
 UNREACHED = "no calibration sample reached it"
+#: How the reason begins why a node is kept in higher precision for the sake of the outputs.
+SENSITIVE = "sensitive"
 #: What differs between two reasons of one kind: names of tensors and patterns.
 _QUOTED = re.compile(r"'[^']*'")
+_FOR_ACCURACY = "sensitive layers, kept for accuracy"
+#: Nodes named in a sentence.
+_NAMED = 8
 #: Reasons named when much is kept in higher precision.
 _REASONS = 3
 
@@ -86,10 +91,34 @@ def shortfall(decisions: Sequence[NodeDecision]) -> str | None:
     costs: dict[str, int] = defaultdict(int)
     for decision in decisions:
         if not is_quantized(decision.precision) and decision.macs:
-            costs[_QUOTED.sub("...", decision.reason)] += decision.macs
+            costs[_kind(decision.reason)] += decision.macs
     largest = sorted(costs.items(), key=lambda item: (-item[1], item[0]))[:_REASONS]
     named = "; ".join(f"{100 * macs / work.total:.1f} %: {reason}" for reason, macs in largest)
     return f"{100 * work.share:.1f} % of the multiply-accumulates are in 8 bits, the rest is not: {named}"
+
+
+def kept_for_accuracy(decisions: Sequence[NodeDecision], form: str, half: str) -> str | None:
+    """A sentence that says what accuracy costs: coverage, and the nodes kept for it; ``None`` where there are none.
+
+    Args:
+        form, half: words for the quantized format and for what is kept.
+    """
+    kept = [each.node for each in decisions if _kind(each.reason) == _FOR_ACCURACY and not is_quantized(each.precision)]
+    if not kept:
+        return None
+    more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
+    layers = "1 layer" if len(kept) == 1 else f"{len(kept)} layers"
+    share = 100 * work_share(decisions).share
+    return (
+        f"{form} coverage {share:.1f} % of MACs: {layers} kept in {half} for accuracy: {', '.join(kept[:_NAMED])}{more}"
+    )
+
+
+def _kind(reason: str) -> str:
+    """What reasons of one kind have in common."""
+    if SENSITIVE in (reason.partition(":")[0], reason.partition("not quantized: ")[2].partition(":")[0]):
+        return _FOR_ACCURACY
+    return _QUOTED.sub("...", reason)
 
 
 def explain(decisions: Sequence[NodeDecision], node: str) -> tuple[NodeDecision, ...]:

@@ -18,14 +18,23 @@ _CHOOSING = frozenset({"ArgMax", "ArgMin"})
 _MOVING = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 
 
-def show_logits(model: ir.Model) -> None:
-    """Replace graph outputs in place: by logits, by the scores behind an index, by the parts of a Concat."""
+def show_logits(model: ir.Model, *, beside: bool = False) -> tuple[str, ...]:
+    """Replace graph outputs in place: by logits, by the scores behind an index, by the parts of a Concat.
+
+    Args:
+        beside: whether the outputs that are replaced stay, behind the others.
+
+    Returns:
+        Names of what outputs were replaced by, or of outputs that tell by themselves.
+    """
     found: dict[ir.Value, None] = {}
     for value in model.graph.outputs:
         sources = [each for each in _sources(value) if not each.is_graph_input()]
         fresh = [each for each in sources if each not in model.graph.outputs and each not in found]
         found.update(dict.fromkeys(fresh or [value]))
-    model.graph.outputs[:] = list(found)
+    rest = [value for value in model.graph.outputs if value not in found] if beside else []
+    model.graph.outputs[:] = [*found, *rest]
+    return tuple(str(value.name) for value in found)
 
 
 def _sources(value: ir.Value) -> tuple[ir.Value, ...]:

@@ -10,6 +10,7 @@ from trtpipe.config.formats import FP32
 from trtpipe.passes.graph_pass import GraphPass, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.quantization.apply_corrections import WritePlan
+from trtpipe.quantization.output_gate import OutputGate
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.range_search import surely_less
 from trtpipe.reference.emulation import EmulateHalf
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.artifact import Feed
+    from trtpipe.config.stage_settings import EngineSearchSettings
     from trtpipe.data.sample import Dataset
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
@@ -43,6 +45,7 @@ class AccuracyCheck:
         write: lowers a copy of the graph by a plan.
         dataset: the calibration data.
         workdir: graphs lie here while they are compared.
+        settings: with the tolerance of verification.
     """
 
     def __init__(
@@ -52,34 +55,44 @@ class AccuracyCheck:
         write: Callable[[QuantizationPlan], ir.Model],
         dataset: Dataset,
         workdir: Path,
+        settings: EngineSearchSettings,
     ) -> None:
         self._graph, self._write, self._dataset, self._workdir = graph, write, dataset, workdir
+        self._tolerance, self._precision = settings.tolerance, settings.precision
         self._baseline = replace(plan, scales=FP32).keep(dict.fromkeys(plan.attention, "float32 in the comparison"))
 
     def __call__(self, plan: QuantizationPlan) -> bool:
-        """Whether the graph lowered by ``plan`` is not noisier by more than ``MARGIN``, and than chance."""
+        """Whether the graph lowered by ``plan`` is not noisier by more than ``MARGIN``, and than chance; and within
+        the tolerance of verification if the other one is.
+        """
         if not plan.points or not self._reference[1].informative:
             return True
-        return not surely_less(self._allowed, self._decibels(self._write(plan)), MARGIN, _SIGMAS)
+        (allowed, most), (noise, used) = self._allowed, self._measured(self._write(plan))
+        return not surely_less(allowed, noise, MARGIN, _SIGMAS) and used <= max(most, 1.0)
 
     @cached_property
-    def _reference(self) -> tuple[list[Feed], OutputNoise]:
-        """Samples, and what measures the noise of what a graph answers to them."""
+    def _reference(self) -> tuple[list[Feed], OutputNoise, OutputGate]:
+        """Samples; what measures the noise of what a graph answers to them, and whether it is within tolerance."""
         feeds, expected = exact_outputs(
             self._graph.path, self._dataset, _FEEDS, _FEED_BYTES, self._workdir, self._graph.runtime,
             tolerant=True, logits=False,
         )  # fmt: skip
-        return feeds, OutputNoise(expected)
+        names = tuple(expected[0]) if expected else ()
+        gate = OutputGate(self._tolerance, self._precision, expected, names)
+        return feeds, OutputNoise(expected), gate
 
     @cached_property
-    def _allowed(self) -> np.ndarray:
+    def _allowed(self) -> tuple[np.ndarray, float]:
         model = self._graph.load()
         run_passes(model, [WritePlan(self._baseline)])
-        return self._decibels(model)
+        return self._measured(model)
 
-    def _decibels(self, model: ir.Model) -> np.ndarray:
-        """float64[feeds]: noise over signal at the outputs, with 16-bit storage emulated."""
+    def _measured(self, model: ir.Model) -> tuple[np.ndarray, float]:
+        """With 16-bit storage emulated: float64[feeds], noise over signal at the outputs in dB; the share of the
+        tolerance that they use.
+        """
         run_passes(model, _EMULATION)
         with opened(model, self._workdir, self._graph.runtime) as runner:
-            feeds, noise = self._reference
-            return noise.decibels(run_every(runner, feeds, {}))
+            feeds, noise, gate = self._reference
+            trial = gate.begin()
+            return noise.decibels(trial.passing(run_every(runner, feeds, {}))), trial.used

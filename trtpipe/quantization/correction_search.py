@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +16,14 @@ from trtpipe.calibration.methods import CalibrationMethod
 from trtpipe.calibration.ranges import range_of
 from trtpipe.calibration.statistics import TensorStatistics
 from trtpipe.config.formats import FP32
-from trtpipe.data.selection import subsample_feeds
+from trtpipe.data.selection import sample_feeds
 from trtpipe.passes.constants import along, channel_rows
 from trtpipe.passes.expose import expose_too
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.logits import show_logits
 from trtpipe.quantization.apply_corrections import apply_corrections
 from trtpipe.quantization.bias_correction import FEWEST, correct_means, correctable, measure_means, typical_correction
+from trtpipe.quantization.output_gate import OutputGate, Reference
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.qdq import InsertQDQ
 from trtpipe.quantization.range_search import FEED_BYTES, FEEDS, surely_less
@@ -26,15 +31,17 @@ from trtpipe.quantization.smooth_quant import smooth_groups, smoothing_factors
 from trtpipe.reference.reference_outputs import opened, run_all, run_known
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     import onnx_ir as ir
 
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
     from trtpipe.calibration.ranges import Ranges
+    from trtpipe.calibration.statistics import Statistics
+    from trtpipe.config.stage_settings import GateSettings
     from trtpipe.data.sample import Dataset
     from trtpipe.isolation.reducer import Runner
     from trtpipe.progress import Progress
@@ -42,14 +49,85 @@ if TYPE_CHECKING:
     from trtpipe.quantization.plan import QuantizationPlan
     from trtpipe.quantization.smooth_quant import SmoothGroup
 
-#: How much of the unevenness goes into the weights; 0.5 is the paper's, larger ones suit heavier tails.
-STRENGTHS = (0.5, 0.65, 0.8)
+#: How much of the unevenness goes into the weights; 0.5 is the paper's, larger ones suit heavier tails. The one in the
+#: middle goes first: where it gains nothing on a few samples, the others are not tried.
+STRENGTHS = (0.65, 0.5, 0.8)
 #: The trial without corrections.
 _NONE = "none"
 #: dB that smoothing must gain at least, and correcting biases; in any case more than chance (see ``surely_less``).
 _GAIN, _CORRECTION_GAIN = 0.5, 0.2
+#: dB: with this much noise nothing more needs to be kept in higher precision.
+ENOUGH = -30.0
+#: dB: outputs with less noise than this are not smoothed.
+_QUIET = -40.0
 #: Share of the largest number of a 16-bit format that values may reach when they are smoothed.
 _ROOM = 0.5
+#: One of so many samples is a trial feed, but at least ``FEWEST``: so the search costs a share of the observing pass.
+_EVERY = 8
+#: Feeds on which corrections are compared first.
+_FIRST = 8
+
+
+@dataclass(frozen=True, eq=False)
+class TrialSamples:
+    """Some feeds, and what the float32 graph answers to them: computed once for all searches of a calibration.
+
+    Attributes:
+        expected: of every feed, the values that are compared and the outputs of the model.
+        compared: names of the values in which noise is measured: logits, parts of outputs.
+        outputs: names of the model's outputs.
+    """
+
+    feeds: list[Feed]
+    expected: list[Feed]
+    compared: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def reference(self, gate: GateSettings) -> Reference:
+        """What quantized graphs are held against on these feeds."""
+        noise = OutputNoise(self.expected, self.compared)
+        judge = OutputGate(gate.tolerance, gate.precision, self.expected, self.outputs)
+        return Reference(noise, judge, joined=len(self.compared) > len(self.outputs))
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The corrections of a plan, the samples they were found on, and how they left its outputs.
+
+    Attributes:
+        used: the share of the gate's tolerance that the corrected graph uses; above 1 it fails.
+    """
+
+    corrections: Corrections
+    samples: TrialSamples
+    used: float
+
+    def fits(self, tensors: AbstractSet[str]) -> bool:
+        """Whether tensors too wide for 8 bits are smoothed, and do no harm then."""
+        noise = self.corrections.noise
+        return tensors <= self.corrections.smoothing.keys() and noise is not None and noise <= ENOUGH and self.used <= 1
+
+
+def with_smoothable(
+    plan: QuantizationPlan, graph: CountedGraph, ranges: Ranges, statistics: Statistics
+) -> tuple[Ranges, ...]:
+    """Ranges to try in turn: if any tensors too wide for 8 bits can be smoothed, also with these; then as given.
+
+    Args:
+        plan: without ranges.
+    """
+    if not ranges.not_quantizable or plan.format.kind != "integer" or ranges.method == "auto":
+        return (ranges,)
+    choice = CalibrationMethod(ranges.method, ranges.percentile)
+    wide = {
+        group.name: range_of(group.name, statistics.tensors[group.name], choice, plan.format)
+        for group in smooth_groups(graph.load(), plan.points)
+        if group.name in ranges.not_quantizable
+    }
+    refused = {name: reason for name, reason in ranges.not_quantizable.items() if name not in wide}
+    tensors = dict(sorted({**ranges.tensors, **wide}.items()))
+    more = ranges.model_copy(update={"tensors": tensors, "not_quantizable": refused})
+    return (more, ranges) if wide else (ranges,)
 
 
 def find_corrections(
@@ -59,116 +137,148 @@ def find_corrections(
     dataset: Dataset,
     workdir: Path,
     progress: Progress,
+    gate: GateSettings,
     *,
     tolerant: bool,
-) -> Corrections:
+) -> Found:
     """Try SmoothQuant with several strengths for the whole model, then bias correction on top of the best.
 
-    Costs 5.5 runs of the quantized graph and 2.5 of the float32 graph on up to 32 samples; where there are no
-    activations to smooth, 2.5 and 1.5.
+    Costs 3 to 5.5 runs of the quantized graph and 1.5 to 2.5 of the float32 graph on an eighth of the samples, which
+    are 8 feeds at least and 32 at most. Which these are does not depend on the order of the data.
 
     Args:
         plan: with ``ranges``.
+        gate: when outputs are within tolerance.
         tolerant: leave out samples on which the float32 graph fails or is not finite.
 
     Returns:
         The corrections; none if the outputs tell nothing.
     """
     trials = TrialRunner(graph, plan, workdir)
-    feeds = subsample_feeds(dataset, FEEDS, FEED_BYTES)
+    feeds = sample_feeds(dataset, min(max(ranges.samples // _EVERY, FEWEST), FEEDS), FEED_BYTES)
     with trials.exact() as runner:
         maxima = Maxima(trials.groups)
 
         def taken(found: Feed) -> Feed:
             maxima.update(found)
-            return {name: found[name] for name in trials.outputs}
+            return {name: found[name] for name in (*trials.compared, *trials.outputs)}
 
         feeds, outputs = run_all(runner, feeds, tolerant, taken)
-        reference = OutputNoise(outputs, trials.outputs)
-        if not reference.informative or not plan.points:
-            return Corrections()
-        candidates = _smoothings(trials, ranges, runner, feeds, maxima)
-    found, best = _best_smoothing(trials, candidates, feeds, reference, progress)
-    biases = _biases(trials, best, feeds, reference, found)
-    return Corrections(smoothing=best.smoothing, biases=biases, trials=tuple(found))
+        samples = TrialSamples(feeds, outputs, trials.compared, trials.outputs)
+        reference = samples.reference(gate)
+        if not reference.noise.informative or not plan.points:
+            return Found(Corrections(), samples, 0.0)
+        plain = trials.run(Corrections(), feeds, reference)
+        candidates = _smoothings(trials, ranges, runner, feeds, maxima) if plain.noise.mean() > _QUIET else {}
+        progress.advance("correction", 1, len(STRENGTHS) + 2)
+        found, best = _best_smoothing(trials, candidates, plain, feeds, reference, progress)
+    biases, used = _biases(trials, best, feeds, reference, found)
+    return Found(Corrections(smoothing=best.smoothing, biases=biases, trials=tuple(found)), samples, used)
 
 
 @dataclass(frozen=True, eq=False)
-class _Best:
-    """The best smoothing, and the noise with it: float64[feeds] in dB."""
+class Trial:
+    """One quantized graph: its noise, float64[feeds] in dB, and the share of the tolerance that it uses."""
 
     smoothing: dict[str, Smoothing]
     noise: np.ndarray
+    used: float
 
 
 def _best_smoothing(
     trials: TrialRunner,
-    candidates: Mapping[str, dict[str, Smoothing]],
+    candidates: Mapping[str, Callable[[list[Feed]], dict[str, Smoothing]]],
+    plain: Trial,
     feeds: list[Feed],
-    reference: OutputNoise,
+    reference: Reference,
     progress: Progress,
-) -> tuple[list[CorrectionTrial], _Best]:
-    noises: dict[str, np.ndarray] = {}
-    for done, (name, candidate) in enumerate(candidates.items(), start=1):
-        noises[name] = trials.noise(Corrections(smoothing=candidate), feeds, reference)
-        progress.advance("correction", done, len(candidates))
-    best = min(noises.keys() - {_NONE}, key=lambda name: (noises[name].mean(), name), default=_NONE)
-    if best != _NONE and not surely_less(noises[best], noises[_NONE], _GAIN):
-        best = _NONE
-    found = [
-        CorrectionTrial(correction=name, noise=float(noise.mean()), taken=name in (_NONE, best))
-        for name, noise in noises.items()
+) -> tuple[list[CorrectionTrial], Trial]:
+    """The strengths on a few feeds, and the best of them on all, if it may gain."""
+    first = slice(0, _FIRST)
+    before = float(plain.noise[first].mean())
+    noises: dict[str, float] = {}
+    for done, (name, candidate) in enumerate(candidates.items(), start=2):
+        trial = trials.run(Corrections(smoothing=candidate(feeds[first])), feeds[first], reference)
+        noises[name] = float(trial.noise.mean())
+        progress.advance("correction", done, len(candidates) + 2)
+        if min(noises.values()) > before - _GAIN:
+            break
+    best, noise = plain, float(plain.noise.mean())
+    name = min(noises, key=lambda each: (noises[each], each), default=_NONE)
+    if name != _NONE and noises[name] <= before - _GAIN:
+        smoothing = candidates[name](feeds)
+        trial = trials.run(Corrections(smoothing=smoothing), feeds, reference)
+        noises[name] = float(trial.noise.mean())
+        if surely_less(trial.noise, plain.noise, _GAIN):
+            best = trial
+    tried = [
+        CorrectionTrial(correction=each, noise=noises[each], taken=each == name and best is not plain)
+        for each in sorted(noises)
     ]
-    return found, _Best(candidates[best], noises[best])
+    return [CorrectionTrial(correction=_NONE, noise=noise, taken=True), *tried], best
 
 
 def _biases(
     trials: TrialRunner,
-    best: _Best,
+    best: Trial,
     feeds: list[Feed],
-    reference: OutputNoise,
+    reference: Reference,
     found: list[CorrectionTrial],
-) -> dict[str, str]:
-    """Corrections of biases, found on every second feed and evaluated on the others; adds the trial to ``found``."""
+) -> tuple[dict[str, str], float]:
+    """Corrections of biases, found on every second feed and evaluated on the others; adds the trial to ``found``.
+
+    Returns:
+        They, and the share of the tolerance used with them.
+    """
     if len(feeds) < FEWEST or not trials.corrects:
-        return {}
+        return {}, best.used
     wanted = trials.wanted_corrections(Corrections(smoothing=best.smoothing), feeds[::2])
     typical = {node: typical_correction(each) for node, each in wanted.items()}
     biases = {node: packed(bias) for node, bias in typical.items() if bias.any()}
-    noise = trials.noise(Corrections(smoothing=best.smoothing, biases=biases), feeds, reference)
+    trial = trials.run(Corrections(smoothing=best.smoothing, biases=biases), feeds, reference)
     held = slice(1, None, 2)
-    taken = surely_less(noise[held], best.noise[held], _CORRECTION_GAIN)
-    found.append(CorrectionTrial(correction="bias correction", noise=float(noise.mean()), taken=taken))
-    return biases if taken else {}
+    taken = surely_less(trial.noise[held], best.noise[held], _CORRECTION_GAIN)
+    found.append(CorrectionTrial(correction="bias correction", noise=float(trial.noise.mean()), taken=taken))
+    return (biases, trial.used) if taken else ({}, best.used)
 
 
 def _smoothings(
     trials: TrialRunner, ranges: Ranges, runner: Runner, feeds: list[Feed], maxima: Maxima
-) -> dict[str, dict[str, Smoothing]]:
-    """What is tried -> how every activation would be smoothed, and its range then; first of all nothing."""
+) -> dict[str, Callable[[list[Feed]], dict[str, Smoothing]]]:
+    """What is tried -> how every activation is smoothed then, with its range on some feeds."""
     groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
-    factors = {
-        (name, strength): np.maximum(
-            smoothing_factors(maxima.seen[name], group.weight_maxima(), strength), maxima.between[name] / trials.largest
-        )
-        for name, group in groups.items()
-        for strength in STRENGTHS
-    }
-    statistics = {each: TensorStatistics() for each in factors}
-    for feed in feeds if factors else ():
-        found = run_known(runner, feed)
-        for (name, strength), divisor in factors.items():
-            value = found[name]
-            if value.size:
-                statistics[name, strength].update(value / along(divisor, groups[name].axis, value.ndim))
-    candidates: dict[str, dict[str, Smoothing]] = {_NONE: {}}
-    for (name, strength), divisor in factors.items():
-        old = ranges.tensors[name]
-        method = CalibrationMethod(old.method, old.percentile)
-        new = range_of(name, statistics[name, strength], method, trials.plan.format)
-        entry = Smoothing(factors=packed(divisor), inserted=groups[name].fold is None, amax=new.amax)
-        candidates.setdefault(f"smooth {strength:g}", {})[name] = entry
-    return candidates
+    weights = {name: group.weight_maxima() for name, group in groups.items()}
+
+    def smoothing(strength: float, some: list[Feed]) -> dict[str, Smoothing]:
+        factors = {
+            name: np.maximum(
+                smoothing_factors(maxima.seen[name], weights[name], strength), maxima.between[name] / trials.largest
+            )
+            for name in groups
+        }
+        statistics = {name: TensorStatistics() for name in groups}
+        for feed in some:
+            found = run_known(runner, feed)
+            for name, divisor in factors.items():
+                value = found[name]
+                if value.size:
+                    statistics[name].update(value / along(divisor, groups[name].axis, value.ndim))
+        return {
+            name: Smoothing(
+                factors=packed(divisor),
+                inserted=groups[name].fold is None,
+                amax=_range(trials, ranges, name, statistics[name]),
+            )
+            for name, divisor in factors.items()
+        }
+
+    return {f"smooth {each:g}": partial(smoothing, each) for each in STRENGTHS} if groups else {}
+
+
+def _range(trials: TrialRunner, ranges: Ranges, name: str, statistics: TensorStatistics) -> float:
+    """The range of a smoothed tensor, by the method that chose the range of the tensor as it was."""
+    old = ranges.tensors[name]
+    return range_of(name, statistics, CalibrationMethod(old.method, old.percentile), trials.plan.format).amax
 
 
 class TrialRunner:
@@ -177,7 +287,8 @@ class TrialRunner:
     Attributes:
         plan: with ranges.
         groups: activations that can be smoothed; only for integers, because a floating-point type needs none of it.
-        outputs: names of the outputs to compare: those of the model, or what saturating operators make them from.
+        outputs: names of the model's outputs.
+        compared: names of what is compared: outputs, or what saturating operators make them from.
         corrects: whether there are biases to correct.
         largest: what values may reach when they are smoothed.
     """
@@ -189,24 +300,30 @@ class TrialRunner:
         self.groups: dict[str, SmoothGroup] = {group.name: group for group in smooth}
         self.corrects = bool(correctable(model, plan))
         self.largest = np.inf if plan.scales is FP32 else _ROOM * plan.scales.largest
-        show_logits(model)
         self.outputs = tuple(str(value.name) for value in model.graph.outputs)
+        self.compared = show_logits(model)
 
-    def exact(self) -> AbstractContextManager[OpenRunner]:
+    @contextmanager
+    def exact(self) -> Iterator[OpenRunner]:
         """The float32 graph that also gives the activations of ``groups``, and what lies before them."""
         model = self._graph.load()
-        show_logits(model)
+        show_logits(model, beside=True)
+        shown = (*self.compared, *self.outputs)
         folds = [] if np.isinf(self.largest) else [group.fold for group in self.groups.values() if group.fold]
         wanted = dict.fromkeys([*self.groups, *(str(value.name) for fold in folds for value in fold.between)])
-        expose_too(model, [name for name in wanted if name not in self.outputs])
-        return self._opened(model)
+        expose_too(model, [name for name in wanted if name not in shown])
+        with (
+            TemporaryDirectory(dir=self._workdir) as folder,  # other graphs are opened meanwhile
+            opened(model, Path(folder), self._graph.runtime) as runner,
+        ):
+            yield runner
 
-    def noise(self, corrections: Corrections, feeds: list[Feed], reference: OutputNoise) -> np.ndarray:
-        """float64[feeds]: noise over signal in dB of the graph quantized with ``corrections``."""
+    def run(self, corrections: Corrections, feeds: list[Feed], reference: Reference) -> Trial:
+        """What the graph quantized with ``corrections`` answers to the first feeds, and how far off that is."""
         model, _ = self._quantized(corrections)
-        show_logits(model)
+        show_logits(model, beside=True)
         with self._opened(model) as runner:
-            return reference.decibels(run_known(runner, feed) for feed in feeds)
+            return Trial(corrections.smoothing, *reference.judge(run_known(runner, feed) for feed in feeds))
 
     def wanted_corrections(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, np.ndarray]:
         """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones."""

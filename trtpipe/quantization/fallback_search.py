@@ -2,95 +2,200 @@
 
 Rounding errors of different layers nearly add up in power (see ``sensitivity``), and they are very uneven:
 often one group, a spectrogram at the front or a narrow head at the end, makes most of the noise and little of the work.
+
+Two reasons to keep groups: a little work that makes most of the noise, which is worth it by itself; and outputs beyond
+the tolerance that verification will apply, which have to be brought within it, as far as the least coverage allows.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.calibration.corrections import CorrectionTrial
+from trtpipe.calibration.corrections import CorrectionTrial, Fallback
+from trtpipe.passes.decisions import LEAST_SHARE, SENSITIVE
+from trtpipe.quantization.correction_search import ENOUGH
+from trtpipe.quantization.layer_search import LayerTrial, Search
 from trtpipe.quantization.output_noise import OutputNoise, noise_alone, noise_of
 from trtpipe.quantization.range_search import surely_less
+from trtpipe.quantization.sensitivity import GroupSensitivity
 from trtpipe.quantization.simulator import open_simulator
-from trtpipe.reference.reference_outputs import exact_outputs
+from trtpipe.reference.reference_outputs import run_every
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
+    from trtpipe.artifact import Feed
     from trtpipe.calibration.corrections import Corrections
-    from trtpipe.data.sample import Dataset
+    from trtpipe.config.stage_settings import GateSettings
     from trtpipe.progress import Progress
+    from trtpipe.quantization.correction_search import Found, TrialSamples
     from trtpipe.quantization.mac_count import CountedGraph
+    from trtpipe.quantization.output_gate import Reference
     from trtpipe.quantization.plan import QuantizationPlan
-    from trtpipe.quantization.simulator import LayerGroup
+    from trtpipe.quantization.simulator import LayerGroup, SimulatorSession
 
-#: dB: outputs noisier than this need it; ...
+#: dB: outputs noisier than this are worth a little work; ...
 POOR = -25.0
-#: ... with this much, no more is kept.
-_ENOUGH = -30.0
-#: Share of the multiply-accumulates that may be kept in higher precision for it.
+#: Share of the multiply-accumulates that may be kept in higher precision for it; with ``ENOUGH`` no more is kept.
 MOST_WORK = 0.1
-#: dB that it must gain, and by how many standard errors over the feeds: fewer than other corrections need, because a
-#: node kept in higher precision needlessly costs a little time and no accuracy.
-_GAIN, _SIGMAS = 3.0, 2.0
+#: dB that it must gain: where it takes the model below the share in 8 bits that is aimed at, and elsewhere; and by how
+#: many standard errors over the feeds: fewer than other corrections need, because a node that is kept in higher
+#: precision needlessly costs a little time and no accuracy.
+_GAIN_BELOW, _GAIN, _SIGMAS = 6.0, 3.0, 2.0
 #: Runs of the model for all groups together, and feeds for each of them: at least, and at most.
-_RUNS, _FEWEST, _MOST_FEEDS = 400, 4, 16
-_FEED_BYTES = 64 << 20
+_RUNS, _FEWEST, _MOST_FEEDS = 256, 2, 16
+#: Choices of groups that are judged by the gate, at most.
+_EVALUATIONS = 8
 
 
 def find_fallback(
     plan: QuantizationPlan,
     graph: CountedGraph,
-    dataset: Dataset,
+    found: Found,
+    gate: GateSettings,
     workdir: Path,
     progress: Progress,
-    *,
-    tolerant: bool,
 ) -> Corrections:
     """The corrections of ``plan``, and with them the groups to keep in higher precision, if that helps.
 
-    The groups are found on every second feed and evaluated on the others.
-
     Args:
         plan: with ranges and corrections.
-        tolerant: leave out samples on which the float32 graph fails or is not finite.
+        found: those corrections, and the samples to judge on.
+        gate: what the outputs have to hold.
     """
-    corrections = plan.corrections
-    if corrections.noise is None or corrections.noise <= POOR:
+    corrections, least = found.corrections, gate.least_coverage
+    if corrections.noise is None or (corrections.noise <= POOR and found.used <= 1):
         return corrections
     with open_simulator(graph, plan, workdir) as session:
-        count = len(session.groups)
-        if not 2 <= count <= _RUNS // _FEWEST:
+        if not session.groups:
             return corrections
-        most = 2 * min(max(_RUNS // count, _FEWEST), _MOST_FEEDS)
-        feeds, expected = exact_outputs(
-            graph.path, dataset, most, _FEED_BYTES, workdir, graph.runtime, tolerant=tolerant
+        return _Fallback(session, found, found.samples.reference(gate), least, progress).run()
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Groups that are kept, and what was tried to find them."""
+
+    kept: tuple[int, ...]
+    trials: tuple[CorrectionTrial, ...]
+    held: bool = True
+
+
+class _Fallback:
+    """One search, on an open simulator."""
+
+    def __init__(
+        self, session: SimulatorSession, found: Found, judge: Reference, least: float, progress: Progress
+    ) -> None:
+        self._session, self._found, self._judge, self._progress = session, found, judge, progress
+        self._least = least
+        self._alone = self._noise_alone(found.samples)
+        self._groups = tuple(
+            GroupSensitivity(
+                name=group.nodes[0], nodes=group.nodes, operators=group.operators, macs=group.macs, noise=noise
+            )
+            for group, noise in zip(session.groups, self._alone, strict=True)
         )
-        noise, held = OutputNoise(expected[::2]), OutputNoise(expected[1::2])
-        if not noise.informative or not held.informative:
-            return corrections
-        alone = noise_alone(session, noise, feeds[::2], progress, "fallback")
-        total = sum(plan.macs.get(point.result, 0) for point in plan.points)
-        kept = sensitive(session.groups, alone, MOST_WORK * total)
-        if not kept:
-            return corrections
-        rest = [index for index in range(count) if index not in kept]
-        shares = (noise_of(session, on, held, feeds[1::2]) for on in (range(count), rest))
+        self._total = sum(group.macs for group in session.groups)
+
+    def run(self) -> Corrections:
+        """Keep what is worth it; then, while the outputs are beyond tolerance, what brings them within it."""
+        corrections = self._found.corrections
+        choice = self._worth_it() if corrections.noise is not None and corrections.noise > POOR else _Choice((), ())
+        used = self._used(choice.kept) if choice.kept else self._found.used
+        if used > 1:
+            choice = self._within_tolerance(choice)
+        whole = self._total + self._session.not_lowered
+        work = sum(self._groups[index].macs for index in choice.kept)
+        fallback = Fallback(
+            groups=len(choice.kept),
+            work=work / max(whole, 1),
+            held=choice.held,
+            least_coverage=self._least,
+        )
+        return corrections.model_copy(
+            update={
+                "trials": (*corrections.trials, *choice.trials),
+                "kept": self._reasons(choice.kept),
+                "fallback": fallback if choice.kept or not choice.held else None,
+            }
+        )
+
+    def _noise_alone(self, samples: TrialSamples) -> list[float]:
+        count = min(max(_RUNS // len(self._session.groups), _FEWEST), _MOST_FEEDS, max(len(samples.feeds) // 2, 1))
+        feeds, expected = samples.feeds[::2][:count], samples.expected[::2][:count]
+        noise = OutputNoise(expected, samples.compared)
+        if not noise.informative:
+            return [0.0] * len(self._session.groups)
+        return noise_alone(self._session, noise, feeds, self._progress, "fallback")
+
+    def _worth_it(self) -> _Choice:
+        """The groups that make most of the noise with little work; found on other feeds than they are judged on."""
+        session, samples = self._session, self._found.samples
+        kept = sensitive(session.groups, self._alone, MOST_WORK * self._total)
+        feeds, held = samples.feeds[1::2], OutputNoise(samples.expected[1::2], samples.compared)
+        if not kept or not held.informative:
+            return _Choice((), ())
+        rest = [index for index in range(len(session.groups)) if index not in kept]
+        shares = (noise_of(session, on, held, feeds) for on in (range(len(session.groups)), rest))
         before, after = (10 * np.log10(np.maximum(share, 1e-12)) for share in shares)
-    taken = surely_less(after, before, _GAIN, _SIGMAS)
-    name = f"{len(kept)} of {count} groups in higher precision"
-    trial = CorrectionTrial(correction=name, noise=float(after.mean()), taken=taken)
-    reasons = {
-        node: f"sensitive: quantized alone, {10 * np.log10(alone[index]):.1f} dB noise over signal at the outputs"
-        for index in sorted(kept)
-        for node in session.groups[index].nodes
-    }
-    return corrections.model_copy(
-        update={"trials": (*corrections.trials, trial), "kept": reasons if taken else corrections.kept}
-    )
+        left = sum(session.groups[index].macs for index in rest)
+        least = LEAST_SHARE * (self._total + session.not_lowered)
+        taken = surely_less(after, before, _GAIN_BELOW if left < least <= self._total else _GAIN, _SIGMAS)
+        trial = self._trial(tuple(sorted(kept)), float(after.mean()), taken=taken)
+        return _Choice(tuple(sorted(kept)) if taken else (), (trial,))
+
+    def _within_tolerance(self, before: _Choice) -> _Choice:
+        """The least work that brings the outputs within tolerance, or else the best that the least coverage allows."""
+        search = Search(
+            self._groups,
+            self._used,
+            allowed=1.0,
+            most=_EVALUATIONS,
+            exact=self._least == 0,
+            limit=int((1 - self._least) * self._total),
+            trials=[LayerTrial(kept=(), loss=self._found.used, holds=self._found.used <= 1)],
+        )
+        kept = search.run()
+        chosen = search.everything if kept is None else kept
+        if not chosen:
+            return _Choice((), before.trials, held=kept is not None)
+        samples = self._found.samples
+        noise = OutputNoise(samples.expected, samples.compared)
+        after = noise_of(self._session, self._rest(chosen), noise, samples.feeds)
+        decibels = float((10 * np.log10(np.maximum(after, 1e-12))).mean())
+        dropped = tuple(trial.model_copy(update={"taken": False}) for trial in before.trials)
+        return _Choice(chosen, (*dropped, self._trial(chosen, decibels, taken=True)), held=kept is not None)
+
+    def _used(self, kept: Sequence[int]) -> float:
+        """The share of the tolerance that the outputs use with these groups kept."""
+        session = self._session
+        runner = session.set(self._rest(kept))
+        return self._judge.judge(run_every(runner, self._feeds, session.scales(session.plan.limits)))[1]
+
+    @property
+    def _feeds(self) -> list[Feed]:
+        return self._found.samples.feeds
+
+    def _rest(self, kept: Collection[int]) -> list[int]:
+        return [index for index in range(len(self._session.groups)) if index not in kept]
+
+    def _trial(self, kept: tuple[int, ...], noise: float, *, taken: bool) -> CorrectionTrial:
+        name = f"{len(kept)} of {len(self._session.groups)} groups in higher precision"
+        return CorrectionTrial(correction=name, noise=noise, taken=taken)
+
+    def _reasons(self, kept: tuple[int, ...]) -> dict[str, str]:
+        total = max(sum(self._alone), 1e-12)
+        return {
+            node: f"{SENSITIVE}: quantized alone, {10 * np.log10(max(self._alone[index], 1e-12)):.1f} dB noise over "
+            f"signal at the outputs; kept, it saves {100 * self._alone[index] / total:.1f} % of their noise"
+            for index in kept
+            for node in self._session.groups[index].nodes
+        }
 
 
 def sensitive(groups: Sequence[LayerGroup], alone: Sequence[float], most: float) -> frozenset[int]:
@@ -104,7 +209,7 @@ def sensitive(groups: Sequence[LayerGroup], alone: Sequence[float], most: float)
     """
     left, spent, kept = float(sum(alone)), 0, set[int]()
     for index in sorted(range(len(groups)), key=lambda each: (-alone[each] / max(groups[each].macs, 1), each)):
-        if left <= 10 ** (_ENOUGH / 10):
+        if left <= 10 ** (ENOUGH / 10):
             break
         if spent + groups[index].macs <= most:
             kept.add(index)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ class Search:
         allowed: the largest loss that is accepted.
         most: evaluations at most.
         exact: whether all groups kept is the float32 model itself, which loses nothing; else that is evaluated too.
+        limit: multiply-accumulates that may be kept at most; ``None``: all.
     """
 
     groups: Sequence[GroupSensitivity]
@@ -75,12 +77,20 @@ class Search:
     allowed: float
     most: int
     exact: bool = True
+    limit: int | None = None
     trials: list[LayerTrial] = field(default_factory=list)
+
+    @cached_property
+    def choices(self) -> list[tuple[int, ...]]:
+        """The frontier, as far as the limit of work allows."""
+        return [kept for kept in frontier(self.groups) if self.limit is None or self.work(kept) <= self.limit]
 
     @property
     def everything(self) -> tuple[int, ...]:
-        """All groups kept: the float32 model, which holds every budget on its own loss, or 16 bits."""
-        return tuple(range(len(self.groups)))
+        """All groups kept: the float32 model, which holds every budget on its own loss, or 16 bits; or what the limit
+        allows.
+        """
+        return self.choices[-1]
 
     def run(self) -> tuple[int, ...] | None:
         """The groups to keep; ``None`` if not even keeping all is known to hold the budget.
@@ -111,7 +121,7 @@ class Search:
 
     def _bisect(self) -> tuple[int, ...]:
         """The choice of the frontier with least work that is known to hold."""
-        choices = frontier(self.groups)
+        choices = self.choices
         left = [self._noise(kept) for kept in choices]
         low, high = 0, len(choices) - 1  # choice low fails, choice high holds
         enough = left[0] * self.allowed / max(self.trials[0].loss, 1e-12)
@@ -150,7 +160,7 @@ class Search:
         """Choices that keep less work than the best one, unless one that is known to fail keeps all they do."""
         if len(self.groups) > _EXHAUSTIVE:
             return
-        choices = (kept for size in range(len(self.groups)) for kept in combinations(self.everything, size))
+        choices = (kept for size in range(len(self.groups)) for kept in combinations(range(len(self.groups)), size))
         for kept in sorted(choices, key=lambda kept: (self._noise(kept), kept)):
             best = self.best()
             failed = any(set(kept) <= set(trial.kept) for trial in self.trials if not trial.holds)

@@ -63,8 +63,11 @@ class OutputNoise:
 
     def decibels(self, results: Iterable[Feed]) -> np.ndarray:
         """float64[feeds]: the same in dB for the results of all feeds, the mean over outputs."""
-        shares = (self.shares(index, found) for index, found in enumerate(results))
-        return np.array([np.mean(10 * np.log10(np.maximum(each, _FLOOR))) for each in shares])
+        return in_decibels(self.every(results))
+
+    def every(self, results: Iterable[Feed]) -> np.ndarray:
+        """float64[feeds, outputs]: noise over signal power of all feeds."""
+        return np.array([self.shares(index, found) for index, found in enumerate(results)])
 
     def _share(self, name: str, found: np.ndarray, index: int) -> float:
         expected = self._expected[index][name]
@@ -73,6 +76,12 @@ class OutputNoise:
         with np.errstate(all="ignore"):
             noise = _power(np.where(found == expected, 0, found - expected)) / self._signal[name][index]
         return float(noise) if noise < _LOST else _LOST  # NaN too
+
+
+def in_decibels(shares: np.ndarray) -> np.ndarray:
+    """float64[feeds]: noise over signal of all feeds, [feeds, outputs], in dB, the mean over outputs."""
+    decibels: np.ndarray = (10 * np.log10(np.maximum(shares, _FLOOR))).mean(axis=1)
+    return decibels
 
 
 def _signal(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -41,6 +41,8 @@ _Key = TypeVar("_Key", bound="Hashable")
 _CLIPPING = frozenset({"Relu", "LeakyRelu", "Clip"})
 #: Why the two products of an attention are not quantized; measured, see docs/lowering.md.
 ATTENTION_KEPT = "product of attention: fuses with its softmax into one kernel only in higher precision"
+#: Tensors whose ranges differ by this factor share no scale.
+_FAR = 0.01
 ATTENTION_RULE = "a product of attention: both inputs"
 
 
@@ -143,13 +145,22 @@ class QuantizationPlan:
 
         TensorRT moves a Q back through nodes that only move values, and merges it with the one it meets there, if
         their scales are equal; otherwise both stay as kernels of their own (NVIDIA, "Working with Quantized Types").
+        A part whose range is a hundredth of the whole's, or less, keeps its own: it would be left a step or two.
         """
         names = dict.fromkeys(name for name in self.tensors if name not in self._inserted)
-        leader = leaders((name, *(self._sources.get(name, frozenset()) & names.keys())) for name in names)
+        leader = leaders(
+            (name, *(each for each in self._sources.get(name, frozenset()) & names.keys() if self._alike(name, each)))
+            for name in names
+        )
         groups: dict[str, list[str]] = {}
         for name in names:
             groups.setdefault(leader[name], []).append(name)
         return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+    def _alike(self, first: str, second: str) -> bool:
+        """Whether one scale serves both tensors; of one without a range nothing is known."""
+        ranges = [self.amax[name] for name in (first, second) if self.amax.get(name)]
+        return len(ranges) < 2 or min(ranges) > _FAR * max(ranges)
 
     @cached_property
     def limits(self) -> dict[str, float]:

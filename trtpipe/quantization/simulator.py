@@ -117,7 +117,7 @@ class SimulatorSession:
 def open_simulator(
     graph: CountedGraph, plan: QuantizationPlan, workdir: Path, half: Format | None = None
 ) -> Iterator[SimulatorSession]:
-    """The simulator of a plan, with its corrections; outputs that saturate give way to their inputs.
+    """The simulator of a plan, with its corrections; outputs that saturate have their inputs beside them.
 
     Args:
         graph: the graph that was planned.
@@ -137,7 +137,7 @@ def open_simulator(
         )
         for points in group_points(plan)
     )
-    show_logits(model)
+    show_logits(model, beside=True)
     macs = {node: plan.macs.get(result_of(node), 0) for node in model.graph.all_nodes()}
     cuts = find_cuts(model, macs)
     lowering, scales = lowering_of(model, plan, half)

@@ -119,7 +119,7 @@ def exact_outputs(
     stack: bool = False,
     logits: bool = True,
 ) -> tuple[list[Feed], list[Feed]]:
-    """Evenly spread feeds, and what the float32 graph answers: logits where an output saturates.
+    """A few feeds, and what the float32 graph answers: logits where an output saturates.
 
     Args:
         most, most_bytes: feeds at most, and bytes they may take.
@@ -127,7 +127,7 @@ def exact_outputs(
         stack: join small feeds to batches where the graph treats samples alike in any.
         logits: whether an output that saturates gives way to its logits.
     """
-    from trtpipe.data.selection import subsample_feeds
+    from trtpipe.data.selection import sample_feeds
     from trtpipe.passes.logits import show_logits
 
     def graph() -> ir.Model:
@@ -137,7 +137,7 @@ def exact_outputs(
         return model
 
     with opened(graph(), workdir, runtime) as runner:
-        feeds = subsample_feeds(dataset, most, most_bytes)
+        feeds = sample_feeds(dataset, most, most_bytes)
         batches = stacked(runner, feeds) if stack and not tolerant else feeds
         return run_all(runner, batches, tolerant)
 

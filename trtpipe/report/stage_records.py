@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.artifact import IOContract, Record
+from trtpipe.calibration.corrections import Fallback
 from trtpipe.config.formats import Precision
 from trtpipe.config.stage_settings import NamedFormat
 from trtpipe.engine.record import EngineTrial
@@ -68,6 +69,7 @@ class LowerRecord(Record):
         samples: how many samples the tensor ranges for 16 bits come from; 0 where fixed rules decided.
         trials: engines that the engine search built; only for ``best``.
         work: for 8-bit precisions, the share of multiply-accumulates (MACs) in them.
+        fallback: what was kept in higher precision for the outputs' sake; ``None`` for nothing.
     """
 
     precision: Precision
@@ -77,4 +79,5 @@ class LowerRecord(Record):
     samples: int = 0
     trials: tuple[EngineTrial, ...] = ()
     work: WorkShare | None = None
+    fallback: Fallback | None = None
     notes: tuple[str, ...] = ()

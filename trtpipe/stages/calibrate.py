@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.stage_settings import CalibrateSettings, NotNeeded, trial_settings
+from trtpipe.config.stage_settings import CalibrateSettings, GateSettings, NotNeeded, trial_settings
 from trtpipe.errors import InputError, StageError
 from trtpipe.stages.stage import Stage
 
@@ -30,7 +30,7 @@ class Calibrate(Stage[CalibrateSettings]):
 
     name = "calibrate"
     produces = "ranges"
-    version = 11
+    version = 12
     packages = ("numpy", "onnx-ir", "onnxruntime")
 
     def settings(self, request: BuildRequest) -> CalibrateSettings | NotNeeded:
@@ -43,7 +43,7 @@ class Calibrate(Stage[CalibrateSettings]):
             format=precision.quantized_format,
             method=recipe.method,
             percentile=recipe.percentile if recipe.method == "percentile" else None,
-            corrections=corrections,
+            gate=GateSettings.of(request.profile) if corrections else None,
             trials=trial_settings(request, quick=quick) if corrections or recipe.method == "auto" else None,
         )
 
@@ -87,7 +87,8 @@ def _tried(
 ) -> Ranges:
     """Ranges and corrections, as far as they need the quantized model to be run."""
     from trtpipe.calibration.ranges import ranges_from_statistics
-    from trtpipe.quantization.correction_search import find_corrections
+    from trtpipe.data.dataset import unbatched
+    from trtpipe.quantization.correction_search import find_corrections, with_smoothable
     from trtpipe.quantization.fallback_search import find_fallback
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import plan
@@ -95,7 +96,8 @@ def _tried(
 
     graph = CountedGraph(inputs.path("simplified"), trials.quantization.shapes, runtime)
     whole = plan(graph.load(), trials.quantization)
-    dataset, tolerant = inputs.datasets.get("calibration-data"), trials.tolerant
+    given, tolerant = inputs.datasets.get("calibration-data"), trials.tolerant
+    dataset = None if given is None else unbatched(given)
     if settings.method != "auto":
         ranges = ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
     elif dataset is None:
@@ -106,10 +108,15 @@ def _tried(
     else:
         with evaluating(whole, graph, statistics, dataset, workdir, tolerant=tolerant) as evaluate:
             ranges = search_ranges(statistics, evaluate, settings.format, progress)
-    if not settings.corrections or dataset is None or not ranges.tensors:
+    gate = settings.gate
+    if gate is None or dataset is None or not ranges.tensors:
         return ranges
-    whole = whole.calibrated(ranges)
-    corrections = find_corrections(whole, graph, ranges, dataset, workdir, progress, tolerant=tolerant)
-    whole = whole.with_corrections(corrections)
-    corrections = find_fallback(whole, graph, dataset, workdir, progress, tolerant=tolerant)
+    for candidate in with_smoothable(whole, graph, ranges, statistics):
+        corrected = whole.calibrated(candidate)
+        found = find_corrections(corrected, graph, candidate, dataset, workdir, progress, gate, tolerant=tolerant)
+        if candidate is ranges or found.fits(candidate.tensors.keys() - ranges.tensors.keys()):
+            ranges = candidate
+            break
+    corrected = corrected.with_corrections(found.corrections)
+    corrections = find_fallback(corrected, graph, found, gate, workdir, progress)
     return ranges.model_copy(update={"corrections": corrections})

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.autocast.tensor_ranges import Extents
+    from trtpipe.calibration.corrections import Fallback
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.passes.decisions import NodeDecision
@@ -84,9 +85,11 @@ class Lower(Stage[LowerSettings]):
         notes = _notes(settings, decisions, compared=bool(trials))
         for note in notes:
             progress.warn(note)
-        if choice is not None and choice.note:
-            progress.note(choice.note)
-            notes.append(choice.note)
+        fallback = None if choice is None else choice.plan.corrections.fallback
+        told = [*_accuracy(settings, decisions, fallback, progress), *([choice.note] if choice and choice.note else [])]
+        for note in told:
+            progress.note(note)
+        notes += told
         facts = LowerRecord(
             precision=precision,
             opset=model.graph.opset_imports.get("", 0),
@@ -95,6 +98,7 @@ class Lower(Stage[LowerSettings]):
             samples=0 if extents is None else extents.samples,
             work=work_share(decisions) if settings.quantization is not None else None,
             trials=trials,
+            fallback=fallback,
             notes=tuple(notes),
         )
         facts.write(path.with_name(f"{LOWERED}.json"))
@@ -162,6 +166,7 @@ def _chosen(
         model: a copy of the graph; it stays as it is.
     """
     from trtpipe.calibration.ranges import Ranges
+    from trtpipe.data.dataset import unbatched
     from trtpipe.quantization.accuracy_check import AccuracyCheck
     from trtpipe.quantization.apply_corrections import apply_corrections
     from trtpipe.quantization.plan import plan
@@ -183,7 +188,7 @@ def _chosen(
     if dataset is None:
         progress.note(f"no calibration data: the accuracy of {settings.precision} was not compared with {whole.format}")
     else:
-        check = AccuracyCheck(graph, whole, write, dataset, workdir)
+        check = AccuracyCheck(graph, whole, write, unbatched(dataset), workdir, settings.search)
     search, given = settings.search, model.graph.inputs
     return choose(search, whole, given, write, check, workdir, inputs.plugins, graph.runtime, progress)
 
@@ -238,6 +243,26 @@ def _notes(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, comp
     elif eight is not None and (sentence := shortfall(decisions)) is not None:
         notes.append(sentence)
     return notes
+
+
+def _accuracy(
+    settings: LowerSettings, decisions: tuple[NodeDecision, ...], fallback: Fallback | None, progress: Progress
+) -> list[str]:
+    """What is kept in higher precision for accuracy; a warning if even that does not suffice."""
+    from trtpipe.passes.decisions import kept_for_accuracy
+
+    precision = settings.precision
+    if fallback is None or precision.quantized is None:
+        return []
+    form = precision.quantized.name.upper()
+    if not fallback.held:
+        progress.warn(
+            f"the outputs are beyond tolerance on calibration samples, and no more than "
+            f"{1 - fallback.least_coverage:.0%} of the quantizable work may be kept for them; "
+            f"lower accuracy.min_coverage, or build without {form}"
+        )
+    sentence = kept_for_accuracy(decisions, form, (precision.half or FP32).name.upper())
+    return [] if sentence is None else [sentence]
 
 
 def _floats(found: set[str]) -> str:

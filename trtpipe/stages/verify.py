@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING
 from trtpipe.accuracy.verdict import PYTORCH, with_verdict
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.formats import FULL_PRECISION, coarser
+from trtpipe.config.formats import FP32, FULL_PRECISION, coarser
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
 from trtpipe.config.target import find_target
 from trtpipe.errors import InputError, StageError
+from trtpipe.passes.decisions import kept_for_accuracy
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
+from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.stage import METRIC, SAMPLES, Stage
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.custom import Metric
     from trtpipe.accuracy.parity import Contender, ParityRun
     from trtpipe.accuracy.recording import Recording
-    from trtpipe.accuracy.reports import Comparison, MetricValue, Overflow
+    from trtpipe.accuracy.reports import Comparison, MetricValue, Overflow, ParityReport
     from trtpipe.config.formats import Format
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.config.settings import Settings
@@ -120,7 +122,7 @@ class Verify(Stage[VerifySettings]):
             overflows=overflows,
             passed=True,
         )
-        with_verdict(report).write(workdir / PARITY)
+        _explained(with_verdict(report), inputs).write(workdir / PARITY)
         return Draft("parity", workdir, (PARITY, OUTPUTS)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
@@ -129,6 +131,20 @@ class Verify(Stage[VerifySettings]):
         report = ParityReport.read(draft.path)
         if not report.feeds or not report.comparisons:
             raise StageError("nothing was compared", "give at least one sample and one artifact besides the reference")
+
+
+def _explained(report: ParityReport, inputs: Inputs) -> ParityReport:
+    """A failed verdict with the layers that were kept in vain, where no more may be kept."""
+    lowered = inputs.artifacts.get("lowered")
+    if report.passed or lowered is None or not lowered.described:
+        return report
+    record = LowerRecord.read(lowered.sidecar)
+    if record.fallback is None or record.fallback.held or record.precision.quantized is None:
+        return report
+    form, half = record.precision.quantized, record.precision.half or FP32
+    kept = kept_for_accuracy(record.nodes, form.name.upper(), half.name.upper()) or f"no layer is kept in {half}"
+    reason = f"lowered: {kept}; accuracy.min_coverage ({record.fallback.least_coverage:.0%}) allows no more"
+    return report.model_copy(update={"reasons": (*report.reasons, reason)})
 
 
 def _contenders(
