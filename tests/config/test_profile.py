@@ -116,14 +116,14 @@ def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
 class TestTolerance:
     def test_defaults_of_the_precision_fill_what_is_unset(self) -> None:
         assert Tolerance().for_output("y", Precision.fp16) == OutputTolerance(
-            atol=1e-3, rtol=1e-2, stat="mean", min_cosine=0.999, min_agreement=0.98
+            atol=1e-3, rtol=1e-2, stat="mean", min_cosine=0.999, min_snr_db=30.0, min_agreement=0.98
         )
 
     def test_an_outputs_own_value_beats_the_general_one_which_beats_the_default(self) -> None:
         tolerance = Tolerance(atol=0.5, rtol=0.25, outputs={"y": OutputTolerance(atol=0.0, stat="max")})
         mine, other = (tolerance.for_output(name, Precision.fp32) for name in "yz")
         assert (mine.atol, mine.rtol, mine.stat, mine.min_cosine) == (0.0, 0.25, "max", 0.9999)
-        assert (other.atol, other.rtol, other.stat) == (0.5, 0.25, "elemwise")
+        assert (other.atol, other.rtol, other.min_snr_db) == (0.5, 0.25, 40.0)
 
     def test_every_precision_has_a_complete_default(self) -> None:
         for precision in Precision:

@@ -102,6 +102,8 @@ def compare(
     make_meter: Callable[[], Meter] | None,
     progress: Progress,
     recorder: OutputRecorder | None = None,
+    *,
+    real: bool = True,
 ) -> ParityRun:
     """Run every contender on every feed and compare its outputs.
 
@@ -112,6 +114,7 @@ def compare(
         tolerance: the profile's; each contender's precision fills the gaps.
         make_meter: makes a meter for each contender; ``None`` for no metric.
         recorder: keeps outputs, so that other tolerances can be applied later.
+        real: whether the samples are, and not random.
 
     Raises:
         InputError: a runner refuses a feed, or the metric does not fit the outputs.
@@ -121,7 +124,7 @@ def compare(
     everyone = (reference, *contenders)
 
     def pair(contender: Contender, against: str) -> _Match:
-        return _Match(contender, against, OutputComparison(tolerance, contender.precision))
+        return _Match(contender, against, OutputComparison(tolerance, contender.precision, real=real))
 
     whole = [pair(each, reference.label) for each in contenders]
     links = [pair(each, each.before) for each in contenders if each.before not in ("", reference.label)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import FiniteFloat
 
@@ -10,6 +10,9 @@ from trtpipe.accuracy.meter import Scores
 from trtpipe.artifact import Record
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import OutputTolerance
+
+#: What an output is judged by: the absolute difference, cosine similarity, SNR; of integers, the share of equal values.
+Criterion: TypeAlias = Literal["difference", "cosine", "snr", "agreement"]
 
 
 class OutputParity(Record):
@@ -19,8 +22,12 @@ class OutputParity(Record):
         max_abs, max_rel: largest absolute and relative difference over all elements.
         mean_abs, mean_rel, median_abs: of the differences of all elements; the median is that of chunks of samples,
             averaged.
-        scale: mean magnitude of the reference's elements, to compare ``mean_abs`` with.
-        cosine: cosine similarity of the flattened outputs; ``None`` for integer outputs, whose differences are 0
+        scale: mean magnitude of the reference's elements.
+        spread: root mean square of what the samples change in the reference: ``x - m``, with ``m`` the mean of an
+            element over samples. Errors have to be small beside it.
+        about_mean: whether ``cosine`` and ``snr_db`` are of ``x - m``; else of ``x``: random inputs, a single sample,
+            or an output that no sample changes.
+        cosine: cosine similarity over all samples; ``None`` for integer outputs, whose differences are 0
             (exact match) or 1.
         agreement: share of exact matches; ``None`` for float outputs.
         snr_db: signal-to-noise ratio in dB over all samples; infinite when there is no difference. Integers have no
@@ -30,6 +37,7 @@ class OutputParity(Record):
             best) here; ``None`` where the output is not [rows, classes].
         tolerance: the limits in force.
         passed: whether the output is within tolerance.
+        broken: the limits that do not hold; none where it passed.
     """
 
     output: str
@@ -39,6 +47,8 @@ class OutputParity(Record):
     mean_rel: float
     median_abs: float
     scale: float
+    spread: float = 0.0
+    about_mean: bool = False
     cosine: float | None
     agreement: float | None = None
     snr_db: float
@@ -48,6 +58,7 @@ class OutputParity(Record):
     top5_agreement: float | None = None
     tolerance: OutputTolerance
     passed: bool
+    broken: tuple[Criterion, ...] = ()
 
 
 class Comparison(Record):
@@ -93,6 +104,11 @@ class MetricValue(Record):
         """By how much it is worse than ``reference``; negative where it is better."""
         return self.value - reference.value if self.lower_is_better else reference.value - self.value
 
+    def misses(self, limit: float) -> bool:
+        """Whether it is below ``limit``; an error, above it."""
+        short = self.value - limit if self.lower_is_better else limit - self.value
+        return not short <= 1e-12
+
 
 class Overflow(Record):
     """A tensor that 16-bit storage turns into infinity.
@@ -121,6 +137,7 @@ class ParityReport(Record):
         pytorch: of every artifact with the outputs of the PyTorch source, on the samples the reference stage ran.
         metrics: the task metric of every artifact, where labels exist.
         max_drop: limit of how much worse than the reference's a metric may be.
+        min_metric: metric -> the least value that every artifact's may have; of an error, the largest.
         digests: sha256 of every file that was run: the engine that is verified is the very file that ships.
         outputs_kept: feeds whose outputs ``outputs.json`` holds, to apply other tolerances to.
         not_run: engines that no device here can run, and why; and PyTorch's program where these are compiled from it.
@@ -129,7 +146,7 @@ class ParityReport(Record):
         failing_stage: the first failing stage; empty if the verdict is "passed".
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     precision: Precision
     reference: str
     data: str
@@ -144,6 +161,7 @@ class ParityReport(Record):
     pytorch: tuple[Comparison, ...] = ()
     metrics: tuple[MetricValue, ...] = ()
     max_drop: float | None = None
+    min_metric: dict[str, FiniteFloat] = {}
     digests: dict[str, str] = {}
     outputs_kept: int = 0
     not_run: dict[str, str] = {}

@@ -73,12 +73,14 @@ def make_job(source: SourceLike | None = None, *, engines: bool = True, **reques
         raise InputError(
             f"settings: a {type(settings).__name__} is no Settings", "give trtpipe.Settings(cache_dir=...)"
         )
-    profile = profile_from(request)
+    profile, recipe = profile_from(request), recipe_from(request)
+    evaluation = recipe.evaluation
+    profile.accuracy.of(None if evaluation is None else evaluation.metric)  # before the long work, not after it
     backend, chosen = _engines(profile, request.get("progress") or NullProgress()) if engines else ("null", ())
     return Job(
         source=_source(source, request.get("example_inputs")),
         profile=profile,
-        recipe=recipe_from(request),
+        recipe=recipe,
         backend=backend,
         targets=chosen,
         settings=settings or Settings.from_environment(),

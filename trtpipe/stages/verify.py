@@ -42,7 +42,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 6
+    version = 7
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> VerifySettings:
@@ -52,7 +52,7 @@ class Verify(Stage[VerifySettings]):
             tolerance=profile.tolerance,
             metric=MetricSettings.of(evaluation),
             demanded=evaluation is not None and "metric" in evaluation.model_fields_set,
-            max_drop=None if evaluation is None else profile.accuracy.max_drop,
+            limits=profile.accuracy.of(None if evaluation is None else evaluation.metric),
             synthetic=synthetic_shapes(request),
             backend=request.backend,
             targets=tuple(target.name for target in request.targets),
@@ -86,7 +86,7 @@ class Verify(Stage[VerifySettings]):
             contenders = _contenders(settings, inputs, workdir, runtime, stack)
             run, metrics = _measured(settings, inputs.metric, contenders, data, progress, recording)
             overflows = _overflows(settings, contenders)
-            pytorch = _against_pytorch(settings, inputs, contenders)
+            pytorch = _against_pytorch(settings, inputs, contenders, real=not data.synthetic)
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
         _tell_of_integers(run.comparisons, contenders[0].label, progress)
@@ -108,7 +108,8 @@ class Verify(Stage[VerifySettings]):
             links=run.links,
             pytorch=pytorch,
             metrics=metrics,
-            max_drop=settings.max_drop if metrics else None,
+            max_drop=settings.limits.max_drop if metrics else None,
+            min_metric=settings.limits.min_metric,
             digests={c.label: inputs.artifacts[c.label].files[0].sha256 for c in contenders},
             outputs_kept=len(recording.feeds),
             not_run=not_run,
@@ -173,15 +174,19 @@ def _measured(
     whole = whole_metric(evaluation)
     per_feed = evaluation is not None and data.labeled and whole is None
     meter = make_meter(evaluation) if evaluation and per_feed else None
-    run = compare(contenders[0], contenders[1:], data.dataset, settings.tolerance, meter, progress, recording)
-    if evaluation and whole:
-        return run, _evaluated(whole, evaluation, contenders, progress)
-    if evaluation and settings.demanded and not run.metrics:
+    reference, *others = contenders
+    real = not data.synthetic
+    run = compare(reference, others, data.dataset, settings.tolerance, meter, progress, recording, real=real)
+    metrics = _evaluated(whole, evaluation, contenders, progress) if evaluation and whole else run.metrics
+    known = {value.metric for value in metrics}
+    if other := next((name for name in settings.limits.min_metric if known and name not in known), ""):
+        raise InputError(f"min_metric {other}: the metric is {', '.join(known)}", "name the metric that is measured")
+    if evaluation and (settings.demanded or settings.limits.min_metric) and not metrics:
         raise InputError(
             f"{data.dataset.name}: no labels, so {evaluation.metric} cannot be measured",
             "add labels (--labels NAME for an .npz), or remove the metric",
         )
-    return run, run.metrics
+    return run, metrics
 
 
 def _evaluated(
@@ -197,7 +202,9 @@ def _evaluated(
     return tuple(values)
 
 
-def _against_pytorch(settings: VerifySettings, inputs: Inputs, contenders: list[Contender]) -> tuple[Comparison, ...]:
+def _against_pytorch(
+    settings: VerifySettings, inputs: Inputs, contenders: list[Contender], *, real: bool
+) -> tuple[Comparison, ...]:
     """Every contender against what PyTorch said to the samples of the reference stage."""
     if "reference" not in inputs.artifacts:
         return ()
@@ -208,7 +215,8 @@ def _against_pytorch(settings: VerifySettings, inputs: Inputs, contenders: list[
     feeds, outputs = load_reference(inputs.path("reference"))
     source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), FULL_PRECISION)
     direct = [Contender(c.label, c.runner, c.precision, c.note) for c in contenders]
-    return compare(source, direct, Feeds(feeds), settings.tolerance, None, NullProgress()).comparisons
+    run = compare(source, direct, Feeds(feeds), settings.tolerance, None, NullProgress(), real=real)
+    return run.comparisons
 
 
 def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progress: Progress) -> None:
