@@ -54,6 +54,12 @@ class Record(BaseModel):
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read: {error}", "give an existing JSON file") from error
         try:
+            json.loads(text, object_pairs_hook=_no_key_twice)
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}: not JSON as trtpipe writes it: {error}", "make it again with the command that wrote it"
+            ) from error
+        try:
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
@@ -64,6 +70,16 @@ class Record(BaseModel):
                 f"{path}: {field}: {first['msg']} (expected a {cls.__name__} record{version})",
                 "use the file as trtpipe wrote it, or make it again with the command that wrote it",
             ) from error
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a key that is there twice, readers take either."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} is there twice")
+    return found
 
 
 class TensorSpec(Record):

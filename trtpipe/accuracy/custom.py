@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from trtpipe.accuracy.meter import Meter, Scores, concatenated
+from trtpipe.accuracy.meter import MOST_SCORES, Meter, Scores, concatenated
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.data.usercode import UserFunction, importable, load_function
 from trtpipe.digest import sha256_file, sha256_json
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 #: Files beside a metric's own that count as part of it, up to this many bytes in all.
 _BESIDE_BYTES = 256 << 20
-#: Scores of single samples that an evaluation may give.
-MOST_SCORES = 1 << 22
 #: Entry of an evaluation's dictionary that holds the score of every sample, or their number.
 PER_SAMPLE, COUNT = "per_sample", "n"
 

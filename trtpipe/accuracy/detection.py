@@ -46,6 +46,7 @@ class MeanAveragePrecision(Meter):
     """
 
     metric = "map"
+    chance = 0.0
 
     def __init__(self, output: str) -> None:
         self._names = tuple(name.strip() for name in output.split(",") if name.strip())

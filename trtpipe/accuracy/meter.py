@@ -15,6 +15,9 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from trtpipe.artifact import Feed
 
+#: Scores of single samples in a record.
+MOST_SCORES = 1 << 22
+
 Kind: TypeAlias = Literal["hits", "means", "ratio"]
 
 
@@ -67,12 +70,20 @@ def _packed(values: np.ndarray) -> str:
 
 
 def _unpacked(text: str, count: int) -> np.ndarray:
+    if not 0 <= count <= MOST_SCORES:
+        raise InputError(f"{count:,} samples: a record has {MOST_SCORES:,} at most", "measure again")
     try:
-        values = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), "<f4").astype(np.float64)
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(base64.b64decode(text, validate=True), 4 * count + 1)  # never more than is wanted
+        values = np.frombuffer(data, "<f4").astype(np.float64)
+        if len(data) > 4 * count:
+            raise ValueError(f"more than {count} scores")
     except (binascii.Error, zlib.error, ValueError) as error:
         raise InputError(f"the scores of single samples are damaged: {error}", "measure again") from error
     if len(values) != count:
         raise InputError(f"{len(values)} scores for {count} samples: the record is damaged", "measure again")
+    if not np.isfinite(values).all():
+        raise InputError("the scores of single samples hold NaN or infinity", "measure again")
     return values
 
 
@@ -95,6 +106,11 @@ class Meter(Protocol):
     @property
     def needs_labels(self) -> bool:
         return True
+
+    @property
+    def chance(self) -> float | None:
+        """What guessing gives, once outputs were seen; ``None`` where nothing is known of that."""
+        return None
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
         """Add one feed: its outputs, the reference's, and its labels, one entry a row.

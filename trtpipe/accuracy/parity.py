@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from trtpipe.accuracy.comparison import OutputComparison
 from trtpipe.accuracy.metrics import meter_value
 from trtpipe.accuracy.reports import Comparison, MetricValue
+from trtpipe.data.input_checks import is_float
+from trtpipe.data.sample import Content
 from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
@@ -68,6 +72,8 @@ class ParityRun:
     Attributes:
         comparisons: of every contender with the reference.
         links: of every contender with the one it was made from, where that is not the reference.
+        extremes: of every float input.
+        inputs_digest, labels_digest: of what was run, and of the labels; the latter is empty where there are none.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -75,6 +81,9 @@ class ParityRun:
     metrics: tuple[MetricValue, ...]
     feeds: int
     samples: int
+    extremes: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    inputs_digest: str = ""
+    labels_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,8 @@ def compare(
     links = [pair(each, each.before) for each in contenders if each.before not in ("", reference.label)]
     meters = {contender.label: make_meter() for contender in everyone} if make_meter else {}
     devices = {contender.label: contender.device for contender in everyone}
+    inputs, answers = Content(), Content()
+    extremes: dict[str, tuple[float, float]] = {}
     feeds = samples = 0
     for sample in track(progress, "verify", dataset, dataset.size):
         found = {contender.label: contender.runner.infer(sample.feed) for contender in everyone}
@@ -140,6 +151,12 @@ def compare(
                 each.update(found[label], found[reference.label], sample.labels)
         if recorder is not None:
             recorder.add(found)
+        inputs.add(sample.feed)
+        for name, value in sample.feed.items():
+            if value.size and is_float(value.dtype):
+                low, high = extremes.get(name, (math.inf, -math.inf))
+                extremes[name] = min(low, float(value.min())), max(high, float(value.max()))
+        answers.add({} if sample.labels is None else {"": sample.labels})
         feeds += 1
         samples += sample.rows
     metrics = (meter_value(label, devices[label], each) for label, each in meters.items())
@@ -149,4 +166,7 @@ def compare(
         metrics=tuple(value for value in metrics if value.samples),
         feeds=feeds,
         samples=samples,
+        extremes=extremes,
+        inputs_digest=inputs.digest,
+        labels_digest=answers.digest,
     )

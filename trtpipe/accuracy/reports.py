@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 from pydantic import FiniteFloat
@@ -10,6 +11,7 @@ from trtpipe.accuracy.meter import Scores
 from trtpipe.artifact import Record
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import OutputTolerance
+from trtpipe.config.recipe import ImageSettings
 
 #: What an output is judged by: the absolute difference, cosine similarity, SNR; of integers, the share of equal values.
 Criterion: TypeAlias = Literal["difference", "cosine", "snr", "agreement"]
@@ -87,6 +89,7 @@ class MetricValue(Record):
     Attributes:
         samples: how many were evaluated; 0 where a user-defined function does not say.
         lower_is_better: true for error rates.
+        chance: what guessing gives; ``None`` where that is not known.
         scores: the score of every sample, where known.
         others: further metrics of a user-defined function, which no gate reads.
     """
@@ -97,17 +100,31 @@ class MetricValue(Record):
     value: FiniteFloat
     samples: int
     lower_is_better: bool = False
+    chance: FiniteFloat | None = None
     scores: Scores | None = None
     others: dict[str, float] = {}
 
     def loss(self, reference: MetricValue) -> float:
         """By how much it is worse than ``reference``; negative where it is better."""
-        return self.value - reference.value if self.lower_is_better else reference.value - self.value
+        return self.loss_from(reference.value)
+
+    @property
+    def guessed(self) -> bool:
+        """Whether guessing gives as much, up to what is likely on so few samples (one-sided, 5 %)."""
+        if self.chance is None:
+            return False
+        if self.lower_is_better or not 0 < self.chance < 1:
+            return self.loss_from(self.chance) >= 0
+        spread = math.sqrt(self.chance * (1 - self.chance) / max(self.samples, 1))
+        return self.value <= self.chance + 1.645 * spread
+
+    def loss_from(self, value: float) -> float:
+        """By how much it is worse than ``value``; negative where it is better."""
+        return self.value - value if self.lower_is_better else value - self.value
 
     def misses(self, limit: float) -> bool:
         """Whether it is below ``limit``; an error, above it."""
-        short = self.value - limit if self.lower_is_better else limit - self.value
-        return not short <= 1e-12
+        return not self.loss_from(limit) <= 1e-12
 
 
 class Overflow(Record):
@@ -129,6 +146,8 @@ class ParityReport(Record):
     Attributes:
         reference: label of the artifact all others are compared with.
         data: name of the data set; ``synthetic`` if the samples are random.
+        inputs_digest, labels_digest: of the model's inputs as they were run, and of the labels; empty for none.
+        preprocessing: how files became inputs; ``None`` if the data came as arrays.
         evaluation: the metric and the output it reads; empty for none. Metrics are comparable where it is equal.
         evaluation_digest: of a user-defined function and the files beside it; empty for other metrics.
         comparisons: of every artifact with the reference.
@@ -142,6 +161,8 @@ class ParityReport(Record):
         outputs_kept: feeds whose outputs ``outputs.json`` holds, to apply other tolerances to.
         not_run: engines that no device here can run, and why; and PyTorch's program where these are compiled from it.
         overflows: tensors that exceed the 16-bit range on this data, largest first.
+        classes: names of the classes that labels are numbers of; empty where only the numbers are known.
+        doubts: reasons to doubt the data or the metric; they fail nothing.
         reasons: one line for each reason of a failure.
         failing_stage: the first failing stage; empty if the verdict is "passed".
     """
@@ -151,6 +172,9 @@ class ParityReport(Record):
     reference: str
     data: str
     data_digest: str
+    inputs_digest: str = ""
+    labels_digest: str = ""
+    preprocessing: ImageSettings | None = None
     evaluation: str = ""
     evaluation_digest: str = ""
     synthetic: bool
@@ -166,6 +190,8 @@ class ParityReport(Record):
     outputs_kept: int = 0
     not_run: dict[str, str] = {}
     overflows: tuple[Overflow, ...] = ()
+    classes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     failing_stage: str = ""
     passed: bool

@@ -15,7 +15,8 @@ PYTORCH = "pytorch"
 def with_verdict(report: ParityReport) -> ParityReport:
     """The report with its verdict and, where that is "failed", the reasons and the first failing stage.
 
-    The gate holds every artifact against the reference, the exported model against PyTorch, and the task metric.
+    The gate holds every artifact against the reference, the exported model against PyTorch, and the task metric, which
+    has to be better than guessing in the reference itself.
     """
     failed: dict[str, list[str]] = {}
     for comparison in (*report.pytorch, *report.comparisons):
@@ -25,7 +26,7 @@ def with_verdict(report: ParityReport) -> ParityReport:
                     failed.setdefault(comparison.artifact, []).append(_difference(comparison, output))
     for artifact, reason in (*_overflows(report), *_drops(report), *_floors(report)):
         failed.setdefault(artifact, []).append(reason)
-    reasons = tuple(reason for found in failed.values() for reason in found)
+    reasons = (*_guesses(report), *(reason for found in failed.values() for reason in found))
     stage = _failing_stage(report, list(failed)) if failed else ""
     return report.model_copy(update={"reasons": reasons, "passed": not reasons, "failing_stage": stage})
 
@@ -81,6 +82,16 @@ def _drops(report: ParityReport) -> Iterator[tuple[str, str]]:
                 value.artifact,
                 f"{value.artifact}: {value.metric} {value.value:.4f} is {value.loss(reference):.3g} {side} "
                 f"{report.reference}'s {reference.value:.4f}; limit {report.max_drop}",
+            )
+
+
+def _guesses(report: ParityReport) -> Iterator[str]:
+    """The reference's metric, where guessing gives as much: then equal values say nothing of the artifacts."""
+    for value in report.metrics:
+        if value.artifact == report.reference and value.guessed:
+            yield (
+                f"{value.artifact}: {value.metric} {value.value:.4f} on {value.samples} samples is no better than "
+                f"guessing ({value.chance:.4g}): check the labels, the order of the classes, and how the inputs are prepared"
             )
 
 

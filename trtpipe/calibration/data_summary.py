@@ -9,7 +9,7 @@ import numpy as np
 
 from trtpipe.artifact import Record
 from trtpipe.config.recipe import ImageSettings
-from trtpipe.data.input_checks import is_float
+from trtpipe.data.input_checks import are_pixels, is_float
 from trtpipe.data.sample import Sample, Skipped
 from trtpipe.digest import sha256_json
 
@@ -132,7 +132,7 @@ class InputTotals(Record):
             return []
         if self.count > 1 and self.minimum == self.maximum:
             return [f"input {name!r} is {self.minimum:g} everywhere"]
-        if self.floating and self.minimum >= 0 and 100 < self.maximum <= 255:
+        if self.floating and are_pixels(self.minimum, self.maximum):
             return [f"input {name!r} spans {self.minimum:g} to {self.maximum:g}: these look like pixels not normalized"]
         return []
 

@@ -67,6 +67,7 @@ class FunctionDataset:
 
     seed = None
     preprocessing = None
+    classes: tuple[str, ...] = ()
     size = None
 
     def __init__(self, data: DataSettings, contract: IOContract, function: UserFunction) -> None:

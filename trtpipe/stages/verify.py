@@ -12,6 +12,7 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
 from trtpipe.config.target import find_target
+from trtpipe.data.input_checks import are_pixels
 from trtpipe.errors import InputError, StageError
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
@@ -90,6 +91,9 @@ class Verify(Stage[VerifySettings]):
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
         _tell_of_integers(run.comparisons, contenders[0].label, progress)
+        doubts = _doubts(data, run, metrics)
+        for doubt in doubts:
+            progress.warn(doubt)
         not_run = _not_run(settings)
         if PROGRAM in not_run:
             progress.warn(f"{PROGRAM}: {not_run[PROGRAM]}")
@@ -99,6 +103,9 @@ class Verify(Stage[VerifySettings]):
             reference=contenders[0].label,
             data=data.dataset.name,
             data_digest=data.dataset.digest(),
+            inputs_digest=run.inputs_digest,
+            labels_digest=run.labels_digest,
+            preprocessing=data.dataset.preprocessing,
             evaluation=_evaluation_words(settings.metric, inputs.metric) if metrics else "",
             evaluation_digest=fingerprint(inputs.metric) if metrics and inputs.metric else "",
             synthetic=data.synthetic,
@@ -114,6 +121,8 @@ class Verify(Stage[VerifySettings]):
             outputs_kept=len(recording.feeds),
             not_run=not_run,
             overflows=overflows,
+            classes=data.dataset.classes,
+            doubts=doubts,
             passed=True,
         )
         with_verdict(report).write(workdir / PARITY)
@@ -173,7 +182,7 @@ def _measured(
     evaluation = None if settings.metric is None else settings.metric.evaluation(function)
     whole = whole_metric(evaluation)
     per_feed = evaluation is not None and data.labeled and whole is None
-    meter = make_meter(evaluation) if evaluation and per_feed else None
+    meter = make_meter(evaluation, data.dataset.classes) if evaluation and per_feed else None
     reference, *others = contenders
     real = not data.synthetic
     run = compare(reference, others, data.dataset, settings.tolerance, meter, progress, recording, real=real)
@@ -228,6 +237,18 @@ def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progr
                     f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} differ "
                     f"from {reference}'s; judge them by a metric, or by --min-agreement {output.output}:SHARE"
                 )
+
+
+def _doubts(data: VerificationData, run: ParityRun, metrics: tuple[MetricValue, ...]) -> tuple[str, ...]:
+    """Reasons to doubt the data or the metric."""
+    found = list(data.dataset.warnings) if data.labeled else []
+    for name, (low, high) in run.extremes.items() if data.labeled else ():
+        if are_pixels(low, high):
+            found.append(f"input {name!r} spans {low:g} to {high:g}: these look like pixels not normalized")
+    for value in metrics[:1]:
+        if value.chance is None and value.value == 0 and not value.lower_is_better:
+            found.append(f"{value.artifact}: {value.metric} is 0: check the labels and the function that measures it")
+    return tuple(found)
 
 
 def _overflows(settings: VerifySettings, contenders: list[Contender]) -> tuple[Overflow, ...]:
