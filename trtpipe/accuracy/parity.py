@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from trtpipe.accuracy.comparison import OutputComparison
@@ -81,7 +80,7 @@ class ParityRun:
     metrics: tuple[MetricValue, ...]
     feeds: int
     samples: int
-    extremes: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    extremes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     inputs_digest: str = ""
     labels_digest: str = ""
 

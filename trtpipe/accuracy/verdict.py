@@ -91,7 +91,7 @@ def _guesses(report: ParityReport) -> Iterator[str]:
         if value.artifact == report.reference and value.guessed:
             yield (
                 f"{value.artifact}: {value.metric} {value.value:.4f} on {value.samples} samples is no better than "
-                f"guessing ({value.chance:.4g}): check the labels, the order of the classes, and how the inputs are prepared"
+                f"guessing ({value.chance:.4g}): check the labels, the order of classes, and how inputs are prepared"
             )
 
 

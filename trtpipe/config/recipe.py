@@ -65,7 +65,7 @@ class ImageSettings(Record):
 
 
 def _class_names(given: object, info: ValidationInfo) -> object:
-    """Names from a list, or from a file; one that a recipe names lies beside it, and is read when its place is known."""
+    """Names from a list, or from a file; one that a recipe names lies beside it, and read once its place is known."""
     if isinstance(given, str):
         if info.context == FROM_FILE:
             return (_FILE + given,)

@@ -116,7 +116,7 @@ def list_images(folder: Path, known: Sequence[str] = ()) -> Listing:
     With every image in a sub-folder, the sub-folders of ``folder`` are the classes.
 
     Args:
-        known: names of the classes, in the order of their numbers; without, the sub-folders are numbered in sorted order.
+        known: names of the classes, in the order of their numbers; without, that of the sub-folders, sorted.
 
     Raises:
         InputError: a folder cannot be listed, an image is a link to outside ``folder``, or a sub-folder is no class.
