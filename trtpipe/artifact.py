@@ -77,6 +77,12 @@ class Record(BaseModel):
         if sum(map(data.count, b"[{,")) > _MOST_VALUES:
             raise InputError(f"{path}: holds more than {_MOST_VALUES:,} values", "give the right file")
         try:
+            json.loads(data, object_pairs_hook=_no_key_twice)
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}: not JSON as trtpipe writes it: {error}", "make it again with the command that wrote it"
+            ) from error
+        try:
             return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
@@ -99,6 +105,16 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _texts(item)
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a key that is there twice, readers take either."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} is there twice")
+    return found
 
 
 class TensorSpec(Record):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trtpipe.accuracy import detection
 from trtpipe.accuracy.detection import MeanAveragePrecision
 from trtpipe.errors import InputError
 
@@ -34,7 +35,9 @@ def test_nothing_found():
 
 
 def test_one_of_two_objects_of_a_class_is_half_of_that_class():
-    assert measured(detections(PERFECT[0], PERFECT[1][:1])).value == pytest.approx((1 + 0.5) / 2)
+    assert measured(detections(PERFECT[0], PERFECT[1][:1])).value == pytest.approx(
+        (1 + 51 / 101) / 2
+    )  # of 101 points of recall, 51 are within one half
 
 
 def test_a_false_alarm_that_is_surer_than_the_truth_costs_precision():
@@ -69,7 +72,7 @@ def test_batches_make_no_difference():
     for row in range(2):
         meter.update({"boxes": outputs["boxes"][row : row + 1]}, {}, LABELS[row : row + 1])
     assert meter.scores().value == measured(outputs).value
-    assert meter.scores().arrays()[0].tolist() == pytest.approx([1, 0.5])
+    assert meter.scores().arrays()[0].tolist() == pytest.approx([1, 51 / 101])
 
 
 def test_other_layouts_of_the_same_detections():
@@ -93,3 +96,60 @@ def test_other_layouts_of_the_same_detections():
 def test_what_does_not_fit(outputs, labels, complaint):
     with pytest.raises(InputError, match=complaint):
         measured(outputs, labels)
+
+
+def random_case(seed):
+    """Detections near some of the objects of 40 images, crowds among them, and labels as ``update`` takes them."""
+    generator = np.random.default_rng(seed)
+    labels, outputs = np.full((40, 7, 7), -1.0), np.zeros((40, 9, 6))
+    for rows, found in zip(labels, outputs, strict=True):
+        count = int(generator.integers(0, 7))
+        corner = generator.integers(0, 200, (count, 2))
+        size = generator.integers(5, 160, (count, 2))
+        boxes = np.concatenate([corner, corner + size], axis=1)
+        kinds = generator.integers(0, 3, count)
+        crowds = generator.random(count) < 0.15
+        rows[:count] = np.column_stack([kinds, boxes, crowds, np.prod(size, axis=1) * 0.7])
+        for row in range(9):
+            if count and generator.random() < 0.8:
+                chosen = int(generator.integers(count))
+                box = boxes[chosen] + generator.integers(-9, 10, 4)
+                kind = kinds[chosen] if generator.random() < 0.9 else generator.integers(3)
+            else:
+                box, kind = np.array([3, 4, 60, 90]), generator.integers(3)
+            box[2:] = np.maximum(box[2:], box[:2] + 1)
+            found[row] = [*box, generator.random(), kind]
+    return outputs, labels
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_cocos_own_evaluation(seed, capsys):
+    coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval", reason="pycocotools is not installed")
+    outputs, labels = random_case(seed)
+    images = [{"id": i} for i in range(len(labels))]
+    true = [
+        {"id": 1 + 100 * i + n, "image_id": i, "category_id": int(row[0]), "iscrowd": int(row[5]), "area": row[6],
+         "bbox": [row[1], row[2], row[3] - row[1], row[4] - row[2]]}
+        for i, rows in enumerate(labels) for n, row in enumerate(rows) if row[0] >= 0
+    ]  # fmt: skip
+    found = [
+        {"image_id": i, "category_id": int(row[5]), "score": row[4],
+         "bbox": [row[0], row[1], row[2] - row[0], row[3] - row[1]]}
+        for i, rows in enumerate(outputs) for row in rows
+    ]  # fmt: skip
+    known = coco.COCO()
+    known.dataset = {"images": images, "annotations": true, "categories": [{"id": c} for c in range(3)]}
+    known.createIndex()
+    evaluation = cocoeval.COCOeval(known, known.loadRes(found), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    capsys.readouterr()
+    meter = MeanAveragePrecision("")
+    meter.update({"boxes": outputs}, {}, labels)
+    assert meter.scores().value == pytest.approx(evaluation.stats[0], abs=1e-9)
+    for area, place in (("small", 3), ("medium", 4), ("large", 5)):
+        wanted = evaluation.stats[place]
+        if wanted >= 0:
+            assert detection.mean_ap(meter._found, meter._true, area) == pytest.approx(wanted, abs=1e-9), area

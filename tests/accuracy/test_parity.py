@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from trtpipe.accuracy import comparison
+from trtpipe.accuracy import comparison, departures
 from trtpipe.accuracy.metrics import TopK
 from trtpipe.accuracy.parity import Contender, compare
 from trtpipe.config.formats import Precision
@@ -16,7 +16,7 @@ from trtpipe.data.sample import Sample
 from trtpipe.errors import InputError, StageError
 from trtpipe.progress import NullProgress
 
-LOOSE = Tolerance(atol=1e9, rtol=0, stat="max", min_cosine=-1)
+LOOSE = Tolerance(atol=1e9, rtol=0, stat="max", min_cosine=-1, min_snr_db=-1e9)
 
 
 class Replay:
@@ -84,8 +84,14 @@ class TestFigures:
         assert result.max_rel == pytest.approx((gap / np.abs(w)).max(), rel=1e-4)
         assert result.mean_rel == pytest.approx((gap / np.abs(w)).mean(), rel=1e-4)
         assert result.scale == pytest.approx(np.abs(w).mean(), rel=1e-5)
-        assert result.cosine == pytest.approx((w * f).sum() / np.sqrt((w * w).sum() * (f * f).sum()), rel=1e-5)
-        assert result.snr_db == pytest.approx(10 * np.log10((w * w).sum() / (gap * gap).sum()), rel=1e-5)
+        apart, other = w - w.mean(axis=0), f - w.mean(axis=0)
+        cosine = (apart * other).sum() / np.sqrt((apart * apart).sum() * (other * other).sum())
+        assert result.cosine == pytest.approx(cosine, rel=1e-5)
+        assert result.snr_db == pytest.approx(
+            10 * np.log10(w.var(axis=0, ddof=1).mean() / (gap * gap).mean()), rel=1e-5
+        )
+        assert result.spread == pytest.approx(np.sqrt(w.var(axis=0, ddof=1).mean()), rel=1e-5)
+        assert result.about_mean
         assert result.worst_feed == int(np.argmax([np.abs(a - b).max() for a, b in zip(wanted, found, strict=True)]))
 
     def test_chunks_change_no_mean_and_no_extreme(self, monkeypatch):
@@ -95,7 +101,7 @@ class TestFigures:
             monkeypatch.setattr(comparison, "_CHUNK_FEEDS", feeds)
             monkeypatch.setattr(comparison, "_CHUNK_ELEMENTS", elements)
             parts = compared(one(wanted), one(found))["y"]
-            for name in ("max_abs", "max_rel", "mean_abs", "mean_rel", "scale", "snr_db"):
+            for name in ("max_abs", "max_rel", "mean_abs", "mean_rel", "scale", "snr_db", "cosine", "spread"):
                 assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-5), name
             assert parts.worst_feed == whole.worst_feed
 
@@ -241,6 +247,103 @@ class TestIntegers:
         assert compared(one(wanted), one(found))["y"].max_abs == 1
 
 
+def sines(offset=0.0, noise=0.0, rows=200, seed=5):
+    """float32[rows, 8] that spread by 0.4 about 8 means, and the same with noise of ``noise`` rms."""
+    generator = np.random.default_rng(seed)
+    wanted = offset + 0.4 * generator.normal(size=(rows, 8)) + generator.normal(size=8)
+    found = wanted + noise * generator.normal(size=(rows, 8))
+    return wanted.astype(np.float32), found.astype(np.float32)
+
+
+class TestWhatTheInputChanges:
+    @pytest.mark.parametrize("offset", [0, 290, -5000])
+    @pytest.mark.parametrize(("noise", "passed"), [(0.54, False), (0.2, False), (0.01, True)])
+    def test_an_offset_changes_no_verdict(self, offset, noise, passed):
+        """-2.6 dB, 6 dB and 32 dB; beside an offset of 290 all of them would be more than 54 dB."""
+        wanted, found = sines(offset, noise)
+        result = compared(one([wanted]), one([found]), Tolerance(), "int8")["y"]
+        assert result.snr_db == pytest.approx(20 * np.log10(0.4 / noise), abs=0.3)
+        assert result.passed is passed
+        assert ("snr" in result.broken) is not passed
+
+    def test_nor_does_an_offset_of_each_position(self):
+        wanted, found = sines(noise=0.54)
+        ramp = np.linspace(-300, 300, 8, dtype=np.float32)
+        results = [
+            compared(one([w]), one([f]), Tolerance(), "int8")["y"]
+            for w, f in ((wanted, found), (wanted + ramp, found + ramp))
+        ]
+        assert results[1].snr_db == pytest.approx(results[0].snr_db, abs=0.01)
+        assert results[1].cosine == pytest.approx(results[0].cosine, abs=0.001)
+
+    def test_samples_may_come_in_any_batches(self):
+        wanted, found = sines(290, 0.1, rows=24)
+        whole = compared(one([wanted]), one([found]))["y"]
+        for parts in ([1] * 24, [5, 19], [1, 22, 1]):
+            cuts = np.cumsum(parts)[:-1]
+            split = compared(one(np.split(wanted, cuts)), one(np.split(found, cuts)))["y"]
+            assert split.snr_db == pytest.approx(whole.snr_db, rel=1e-6)
+            assert split.cosine == pytest.approx(whole.cosine, rel=1e-6)
+
+    def test_lengths_that_change_leave_a_mean_for_each_channel(self):
+        """[1, length, 3] with channels about 0, 100 and -50."""
+        generator = np.random.default_rng(0)
+        level = np.array([0, 100, -50])
+        wanted = [(level + generator.normal(size=(1, n, 3))).astype(np.float32) for n in (40, 7, 90, 40)]
+        found = [(w + 0.5 * generator.normal(size=w.shape)).astype(np.float32) for w in wanted]
+        assert compared(one(wanted), one(found))["y"].snr_db == pytest.approx(6.0, abs=0.8)
+
+    def test_a_lost_region_of_a_sparse_map_is_not_hidden_by_the_background(self):
+        """Maps of 0.7 % ones in other places each time: without a third of them the mean error is 0.002."""
+        generator = np.random.default_rng(0)
+        wanted = (generator.random((20, 1, 64, 64)) < 0.007).astype(np.float32)
+        found = wanted * (generator.random(wanted.shape) > 1 / 3)
+        result = compared(one([wanted]), one([found.astype(np.float32)]), Tolerance(), "int8")["y"]
+        assert result.mean_abs < 0.003
+        assert result.snr_db == pytest.approx(10 * np.log10(3), abs=0.6)
+        assert not result.passed
+
+    def test_an_output_that_no_sample_changes_is_judged_as_it_is(self):
+        wanted = np.tile(np.arange(6, dtype=np.float32), (9, 1))
+        result = compared(one([wanted]), one([wanted * np.float32(1.001)]), Tolerance(), "int8")["y"]
+        assert (result.about_mean, result.passed) == (False, True)
+        assert result.snr_db == pytest.approx(60, abs=0.1)
+
+    def test_random_inputs_say_nothing_of_what_real_ones_change(self):
+        wanted, found = sines(290, 0.54)
+        result = compared(one([wanted]), one([found]), Tolerance(), "int8", real=False)["y"]
+        assert (result.about_mean, result.passed) == (False, True)
+
+    @pytest.mark.parametrize("scale", [1e-6, 1e6])
+    def test_the_scale_of_an_output_changes_no_verdict_in_float32(self, scale):
+        """Rounding of single values near 0, which elementwise tolerances would hold against it."""
+        wanted, _ = sines(rows=400)
+        noise = 2e-5 * np.random.default_rng(1).normal(size=wanted.shape)
+        right, wrong = (((wanted + times * noise) * scale).astype(np.float32) for times in (1, 1000))
+        wanted = (wanted * scale).astype(np.float32)
+        assert compared(one([wanted]), one([right]), Tolerance())["y"].passed
+        assert not compared(one([wanted]), one([wrong]), Tolerance())["y"].passed
+
+    def test_rounding_of_float32_beside_a_large_offset_is_no_error(self):
+        wanted, found = sines(1e6)
+        assert compared(one([wanted]), one([np.nextafter(found, np.float32(np.inf))]), Tolerance())["y"].passed
+
+    def test_large_outputs_take_bounded_memory(self, monkeypatch):
+        monkeypatch.setattr(departures, "MOST_MEANS", 100)
+        generator = np.random.default_rng(0)
+        wanted = generator.normal(size=(4, 3, 20, 50)).astype(np.float32) + np.float32([[[[9]], [[-9]], [[70]]]])
+        found = (wanted + 0.1 * generator.normal(size=wanted.shape)).astype(np.float32)
+        assert departures._kept(wanted.shape) == (1, 3, 20, 1)
+        assert compared(one([wanted]), one([found]))["y"].snr_db == pytest.approx(20, abs=0.3)
+
+    def test_the_mean_of_so_few_samples_is_made_up_for(self):
+        """Two samples differ from their own mean by half of what they differ from the true one."""
+        figures = [
+            compared(one([w]), one([f]))["y"].snr_db for w, f in (sines(0, 0.1, rows=2, seed=s) for s in range(60))
+        ]
+        assert np.mean(10 ** (np.array(figures) / 10)) == pytest.approx(16, rel=0.25)
+
+
 class TestTolerance:
     """|x - reference| = 1 everywhere but in one place, where it is 5; |reference| = 10 everywhere but there: 100."""
 
@@ -274,13 +377,13 @@ class TestTolerance:
         ],
     )
     def test_each_statistic(self, stat, atol, rtol, expected):
-        assert self.passes(stat=stat, atol=atol, rtol=rtol, min_cosine=-1) is expected
+        assert self.passes(stat=stat, atol=atol, rtol=rtol, min_cosine=-1, min_snr_db=-99) is expected
 
     def test_cosine(self):
         w, f = self.wanted[0].astype(float), self.found[0].astype(float)
         cosine = (w * f).sum() / np.sqrt((w * w).sum() * (f * f).sum())
-        assert self.passes(stat="max", atol=9, rtol=0, min_cosine=cosine - 1e-5)
-        assert not self.passes(stat="max", atol=9, rtol=0, min_cosine=cosine + 1e-5)
+        assert self.passes(stat="max", atol=9, rtol=0, min_cosine=cosine - 1e-5, min_snr_db=0)
+        assert not self.passes(stat="max", atol=9, rtol=0, min_cosine=cosine + 1e-5, min_snr_db=0)
 
     def test_the_precision_fills_what_is_left_open(self):
         result = compared(one(self.wanted), one(self.found), Tolerance(atol=50), "int8")["y"]
@@ -292,7 +395,9 @@ class TestTolerance:
     def test_an_output_can_have_its_own(self):
         wanted = [{"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}]
         found = [{"a": np.full(2, 2, np.float32), "b": np.full(2, 2, np.float32)}]
-        own = Tolerance(atol=0, rtol=0, stat="max", min_cosine=-1, outputs={"b": OutputTolerance(atol=1)})
+        own = Tolerance(
+            atol=0, rtol=0, stat="max", min_cosine=-1, min_snr_db=-99, outputs={"b": OutputTolerance(atol=1)}
+        )
         result = compared(wanted, found, own)
         assert (result["a"].passed, result["b"].passed) == (False, True)
 

@@ -38,7 +38,13 @@ def test_only_so_many_bytes_are_kept_but_always_one_feed():
 def test_a_replay_judges_as_the_run_did():
     saved = {label: [outputs(feed, 0.5)[label] for feed in range(3)] for label in ("model", "lowered")}
     for atol, passed in ((0.6, True), (0.4, False)):
-        run = replay(saved, {"lowered": Precision.int8}, {}, Tolerance(atol=atol, rtol=0, stat="max", min_cosine=-1))
+        run = replay(
+            saved,
+            {"lowered": Precision.int8},
+            {},
+            Tolerance(atol=atol, rtol=0, stat="max", min_cosine=-1, min_snr_db=-99),
+            real=True,
+        )
         [comparison] = run.comparisons
         assert comparison.passed is passed
         assert comparison.outputs[0].max_abs == 0.5

@@ -68,7 +68,19 @@ def test_links_alone_decide_nothing(pair):
 
 def test_reasons_say_where():
     [reason] = report([("lowered", "model")]).reasons
-    assert "mean 0.5 of 2, max 1 (feed 4, element [0, 2]), cosine 0.9000" in reason
+    assert "mean 0.5, max 1 (feed 4, element [0, 2])" in reason
+
+
+def test_reasons_give_what_did_not_hold_and_its_limit():
+    worse = comparison("lowered", "model", passed=False)
+    limits = OutputTolerance(min_snr_db=12, min_cosine=0.97)
+    output = worse.outputs[0].model_copy(
+        update={"broken": ("cosine", "snr"), "tolerance": limits, "about_mean": True, "spread": 0.4}
+    )
+    [reason] = with_verdict(report().model_copy(
+        update={"comparisons": (worse.model_copy(update={"outputs": (output,)}),), "links": ()}
+    )).reasons  # fmt: skip
+    assert "cosine 0.9000, limit 0.97; SNR 3.0 dB, limit 12 dB (the samples change it by 0.4 rms)" in reason
 
 
 @pytest.mark.parametrize(("lower_is_better", "lowered", "passed"), [

@@ -19,7 +19,7 @@ from trtpipe.regression.baseline import baseline_of
 from trtpipe.regression.bundle import read_build
 from trtpipe.regression.gate import check_build
 
-TIGHT = {"atol": 0, "rtol": 0, "stat": "max", "min_cosine": -1}
+TIGHT = {"atol": 0, "rtol": 0, "stat": "max", "min_cosine": -1, "min_snr_db": -99}
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ class TestUserMetrics:
         (world.folder / "case.py").write_text(self.EVALUATE)
         recipe = {"evaluation": {"metric": f"{world.folder / 'case.py'}:evaluate"}}
         result = trtpipe.build(
-            world.job(recipe=recipe, accuracy={"max_drop": 1.0}), world.folder / "out", progress=heard_all
+            world.job(recipe=recipe, accuracy={"max_drop": "100%"}), world.folder / "out", progress=heard_all
         )
         assert result.parity is not None
         values = {value.artifact: value for value in result.parity.metrics}
@@ -100,7 +100,7 @@ class TestUserMetrics:
         (world.folder / "metric").mkdir()
         (world.folder / "metric" / "case.py").write_text(self.EVALUATE)
         recipe = {"evaluation": {"metric": f"{world.folder / 'metric' / 'case.py'}:evaluate"}}
-        job = world.job(recipe=recipe, accuracy={"max_drop": 1.0})
+        job = world.job(recipe=recipe, accuracy={"max_drop": "100%"})
         out = trtpipe.build(job, world.folder / "out", progress=heard_all).out
         trtpipe.save_baseline(out, tmp_path / "b.json")
         assert "metric" not in named(trtpipe.check(out, tmp_path / "b.json"))
@@ -114,7 +114,7 @@ class TestUserMetrics:
         recipe = {"evaluation": {"metric": f"{world.folder / 'case.py'}:evaluate"}}
         for body, state in ((self.EVALUATE, "built"), (self.EVALUATE, "hit"), (self.EVALUATE + "\n", "built")):
             (world.folder / "case.py").write_text(body)
-            job = world.job(recipe=recipe, accuracy={"max_drop": 1.0})
+            job = world.job(recipe=recipe, accuracy={"max_drop": "100%"})
             assert {s.label: s.state for s in world.run(job, heard_all)}["verify"] == state
 
     def test_a_function_that_raises_leaves_the_earlier_result(self, world, heard_all, bundle):
@@ -132,7 +132,7 @@ class TestUserMetrics:
         recipe = {"evaluation": {"metric": f"{world.folder / 'm.py'}:m", "source": str(world.folder / "eval.npz"),
                                  "labels": "words", "batch": 8}}  # fmt: skip
         result = trtpipe.build(
-            world.job(recipe=recipe, accuracy={"max_drop": 1.0}), world.folder / "out", progress=heard_all
+            world.job(recipe=recipe, accuracy={"max_drop": "100%"}), world.folder / "out", progress=heard_all
         )
         assert result.parity is not None
         assert result.parity.metrics[0].value == 1
@@ -161,7 +161,7 @@ class TestBaseline:
 
     def again(self, world, heard_all, **options):
         return trtpipe.build(
-            world.job(accuracy={"max_drop": 1.0}, **options), world.folder / "new", progress=heard_all
+            world.job(accuracy={"max_drop": "100%"}, **options), world.folder / "new", progress=heard_all
         ).out
 
     def test_an_unchanged_build_is_no_regression_and_says_what_could_be_seen(self, world, bundle, baseline):

@@ -14,7 +14,7 @@ from trtpipe.regression.gate import differences
 def build(world, heard_all):
     def make(name, **options):
         result = trtpipe.build(
-            world.job(accuracy={"max_drop": 1.0}, **options), world.folder / name, progress=heard_all
+            world.job(accuracy={"max_drop": "100%"}, **options), world.folder / name, progress=heard_all
         )
         assert result.out is not None
         return result.out

@@ -37,7 +37,7 @@ def good(run: Run, model: Path, data: Path, labeled: Path, tmp_path_factory: pyt
 
 def built(run: Run, model: Path, data: Path, labeled: Path, out: Path, *words: str) -> Path:
     quick = ("--backend", "null", "--target", "sm89", "--no-simplify", "--warmup", "1ms", "--duration", "10ms")
-    evaluation = ("--eval-data", labeled, "--labels", "labels", "--metric", "top1", "--max-drop", "1")
+    evaluation = ("--eval-data", labeled, "--labels", "labels", "--metric", "top1", "--max-drop", "100%")
     result = run("build", model, "-o", out, "--int8", "--calib-data", data, *quick, *evaluation, *words)
     assert result.exit_code == 0, result.output
     return out
@@ -59,7 +59,7 @@ class TestCheck:
         self, run: Run, good: Path, model: Path, data: Path, labeled: Path, tmp_path: Path
     ) -> None:
         run("check", good, "--save-baseline", tmp_path / "b.json")
-        (tmp_path / "loose.toml").write_text("[tolerance]\natol = 100.0\nmin_cosine = -1.0\n")
+        (tmp_path / "loose.toml").write_text("[tolerance]\natol = 100.0\nmin_cosine = -1.0\nmin_snr_db = -99.0\n")
         worse = built(run, model, data, labeled, tmp_path / "out", "--calib-method", "percentile",
                       "--percentile", "50.1", "--profile", str(tmp_path / "loose.toml"))  # fmt: skip
         result = run("check", worse, "--baseline", tmp_path / "b.json", "--json")

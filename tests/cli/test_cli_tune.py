@@ -75,20 +75,21 @@ class TestTune:
     def test_a_budget_that_cannot_be_met_has_exit_code_3(
         self, run: Run, model: Path, data: Path, labeled: Path, tmp_path: Path
     ) -> None:
-        result = run(*self.words(model, data, labeled, tmp_path / "t.toml"), "--min", "top1=1.5", "--json")
+        result = run(*self.words(model, data, labeled, tmp_path / "t.toml"), "--min", "top1=150%", "--json")
         assert result.exit_code == json.loads(result.stdout)["exit_code"] == 3
         assert not json.loads(result.stdout)["tuning"]["met"]
-        words = run(*self.words(model, data, labeled, tmp_path / "t.toml"), "--min", "1.5")
+        words = run(*self.words(model, data, labeled, tmp_path / "t.toml"), "--min", "150%")
         assert "the budget cannot be met" in words.stdout
 
     @pytest.mark.parametrize(
         ("budget", "complaint"),
         [
-            (("--max-drop", "much"), "--max-drop: 'much' is not a number"),
-            (("--max-drop", "nan"), "is not a number"),
-            (("--max-drop", "%"), "is not a number"),
+            (("--max-drop", "much"), "--max-drop: 'much' is not an amount"),
+            (("--max-drop", "nan"), "is not an amount"),
+            (("--max-drop", "%"), "is not an amount"),
+            (("--max-drop", "1"), "write 1% or 100%"),
             (("--max-drop", "-1%"), "not negative"),
-            (("--min", "top1=high"), "--min: 'high' is not a number"),
+            (("--min", "top1=high"), "--min: 'high' is not an amount"),
             (("--min", "top5=0.5"), "the metric is top1"),
             ((), "tuning needs one budget"),
             (("--max-drop", "1%", "--min", "0.5"), "tuning needs one budget"),

@@ -7,11 +7,14 @@ from pydantic import ValidationError
 
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import (
+    AccuracyGate,
     DeploymentProfile,
+    MetricLimits,
     OutputTolerance,
     ShapeRange,
     Tolerance,
 )
+from trtpipe.config.tomlfile import FROM_FILE, dump_toml
 from trtpipe.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ stat = "max"
 max_drop = 0.02
 [latency]
 warmup = "500ms"
-duration = 2
+duration = "2s"
 max_p99 = "2ms"
 [build]
 workspace = "4G"
@@ -94,7 +97,9 @@ def test_one_or_several_optimization_profiles(tmp_path: Path) -> None:
         ("[latency]\nduration = inf", "latency.duration"),
         ("[latency]\nduration = nan", "latency.duration"),
         ("[latency]\nduration = -1", "latency.duration"),
-        ('[latency]\nduration = "3"', "latency.duration: '3' is not a duration"),
+        ('[latency]\nduration = "3"', "latency.duration: '3' has no unit: write 3ms or 3s"),
+        ("[latency]\nmax_p99 = 0.5", "latency.max_p99: '0.5' has no unit"),
+        ("[build]\nworkspace = 4096", "build.workspace: '4096' has no unit: write 4096M or 4096G"),
         (f'[latency]\nduration = "{"9" * 400}s"', "latency.duration"),
         ('[build]\nworkspace = "4X"', "build.workspace: '4X' is not a size"),
         (f'[build]\nworkspace = "{"9" * 400}G"', "build.workspace"),
@@ -116,14 +121,14 @@ def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
 class TestTolerance:
     def test_defaults_of_the_precision_fill_what_is_unset(self) -> None:
         assert Tolerance().for_output("y", Precision.fp16) == OutputTolerance(
-            atol=1e-3, rtol=1e-2, stat="mean", min_cosine=0.999, min_agreement=0.98
+            atol=1e-3, rtol=1e-2, stat="mean", min_cosine=0.999, min_snr_db=30.0, min_agreement=0.98
         )
 
     def test_an_outputs_own_value_beats_the_general_one_which_beats_the_default(self) -> None:
         tolerance = Tolerance(atol=0.5, rtol=0.25, outputs={"y": OutputTolerance(atol=0.0, stat="max")})
         mine, other = (tolerance.for_output(name, Precision.fp32) for name in "yz")
         assert (mine.atol, mine.rtol, mine.stat, mine.min_cosine) == (0.0, 0.25, "max", 0.9999)
-        assert (other.atol, other.rtol, other.stat) == (0.5, 0.25, "elemwise")
+        assert (other.atol, other.rtol, other.min_snr_db) == (0.5, 0.25, 40.0)
 
     def test_every_precision_has_a_complete_default(self) -> None:
         for precision in Precision:
@@ -171,3 +176,48 @@ def test_the_smallest_range_that_holds_two() -> None:
     assert small.joined(large) == ShapeRange(min=(1, 3), opt=(4, 3), max=(16, 3))
     with pytest.raises(InputError, match="rank 2 and 1"):
         small.joined(ShapeRange(min=(1,), opt=(1,), max=(1,)))
+
+
+class TestAccuracyGate:
+    @pytest.mark.parametrize("given", ["0.01", '"1%"', '"1pt"', '"0.01"', '" 1 % "'])
+    def test_one_point_in_every_way_to_write_it(self, tmp_path: Path, given: str) -> None:
+        gate = load(tmp_path, f"[accuracy]\nmax_drop = {given}\nmin_metric = {{top1 = {given}}}").accuracy
+        assert gate.of("top1") == MetricLimits(max_drop=0.01, min_metric={"top1": 0.01})
+        assert gate == AccuracyGate(max_drop=0.01, min_metric={"top1": 0.01})
+
+    @pytest.mark.parametrize("given", [1, 5, 1.5, "5"])
+    def test_of_a_share_1_and_more_can_be_read_in_two_ways(self, given: float | str) -> None:
+        gate = AccuracyGate(max_drop=given)
+        with pytest.raises(InputError, match=r"max_drop: .* without a unit .* write \S+% or \S+00?%"):
+            gate.of("top1")
+        assert gate.of("case.py:psnr").max_drop == float(given)  # in its own unit
+        with pytest.raises(InputError, match="min_metric top1: "):
+            AccuracyGate(min_metric={"top1": given}).of("top1")
+
+    def test_with_a_unit_1_and_more_is_what_it_says(self) -> None:
+        gate = AccuracyGate(max_drop="100%", min_metric={"wer": "250pt"})
+        assert gate.of("wer") == MetricLimits(max_drop=1.0, min_metric={"wer": 2.5})
+        assert AccuracyGate.model_validate_json(gate.model_dump_json()) == gate
+
+    def test_limits_of_what_is_not_measured(self) -> None:
+        gate = AccuracyGate(min_metric={"top5": 0.9})
+        assert AccuracyGate(max_drop=5).of(None) == MetricLimits()
+        for metric in (None, "top1"):
+            with pytest.raises(InputError, match="min_metric top5"):
+                gate.of(metric)
+        assert gate.of("case.py:evaluate").min_metric == {"top5": 0.9}
+
+    @pytest.mark.parametrize("given", ["much", "nan", "%", "1%%", float("inf"), "-1%", -0.5])
+    def test_what_is_no_amount(self, given: float | str) -> None:
+        with pytest.raises(ValidationError, match="max_drop"):
+            AccuracyGate(max_drop=given)
+
+
+def test_what_is_written_to_a_file_has_units(tmp_path: Path) -> None:
+    profile = load(tmp_path, FULL)
+    text = dump_toml(profile.model_dump(exclude_unset=True, exclude={"shapes"}, context=FROM_FILE))
+    assert 'workspace = "4294967296B"' in text
+    assert 'duration = "2.0s"' in text
+    (tmp_path / "again.toml").write_text(text)
+    again = DeploymentProfile.load(tmp_path / "again.toml")
+    assert again.model_copy(update={"shapes": profile.shapes}) == profile

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtpipe.config.units import format_bytes, format_count, format_seconds, parse_bytes, parse_seconds, suggestion
+from trtpipe.config.units import (
+    exact_bytes,
+    exact_seconds,
+    format_bytes,
+    format_count,
+    format_seconds,
+    parse_bytes,
+    parse_seconds,
+    suggestion,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,10 +25,9 @@ from trtpipe.config.units import format_bytes, format_count, format_seconds, par
         ("512M", 512 * 1024**2),
         ("1.5K", 1536),
         ("2T", 2 * 1024**4),
-        ("12", 12),
         ("12B", 12),
         ("  3 MB ", 3 * 1024**2),
-        ("9007199254740993", 9007199254740993),
+        ("9007199254740993B", 9007199254740993),
     ],
 )
 def test_parse_bytes(text: str, count: int) -> None:
@@ -27,11 +35,26 @@ def test_parse_bytes(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "G", "4X", "-1", "0", "0G", "0.2", "0.0001K", "4iB", "1e3", "nan", "inf", "4 G B"]
+    "text", ["", "G", "4X", "-1", "0B", "0G", "0.2B", "0.0001K", "4iB", "1e3", "nan", "inf", "4 G B"]
 )
 def test_bad_bytes(text: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["4096", "0", "1", " 0.5 "])
+def test_a_number_alone_is_neither_a_size_nor_a_time(text: str) -> None:
+    number = text.strip()
+    with pytest.raises(ValueError, match=f"no unit: write {number}M or {number}G"):
+        parse_bytes(text)
+    with pytest.raises(ValueError, match=f"no unit: write {number}ms or {number}s"):
+        parse_seconds(text)
+
+
+@given(st.integers(1, 2**60), st.floats(1e-6, 1e7))
+def test_quantities_written_exactly_are_read_back(count: int, seconds: float) -> None:
+    assert parse_bytes(exact_bytes(count)) == count
+    assert parse_seconds(exact_seconds(seconds)) == seconds
 
 
 @pytest.mark.parametrize("text", ["9" * 400 + "G", "1." + "0" * 5000, "9" * 5000])
@@ -48,7 +71,7 @@ def test_parse_seconds(text: str, seconds: float) -> None:
     assert parse_seconds(text) == pytest.approx(seconds, rel=1e-12)
 
 
-@pytest.mark.parametrize("text", ["3", "", "s", "-1s", "3 seconds", "1e3s", "nan s", "9" * 400 + "s", "3S"])
+@pytest.mark.parametrize("text", ["", "s", "-1s", "3 seconds", "1e3s", "nan s", "9" * 400 + "s", "3S"])
 def test_bad_seconds(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         parse_seconds(text)

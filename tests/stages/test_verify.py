@@ -82,7 +82,7 @@ class TestAgreement:
         report = go(model=conv_net(), simplified=conv_net(), lowered=shifted(2.0))
         assert not report.passed
         [reason] = report.reasons
-        assert reason.startswith("lowered: output 'y' differs from model: mean 2 of ")
+        assert reason.startswith("lowered: output 'y' differs from model: mean 2, max 2 (")
         assert "max 2" in reason
         assert [comparison.passed for comparison in report.comparisons] == [True, False]
 
@@ -134,7 +134,7 @@ class TestAgreement:
 
     @pytest.mark.parametrize(("amount", "passed"), [(0.005, True), (0.5, False)])
     def test_tolerances_are_the_profiles(self, go, amount, passed):
-        tolerance = {"atol": 0.01, "rtol": 0, "stat": "max", "min_cosine": -1}
+        tolerance = {"atol": 0.01, "rtol": 0, "stat": "max", "min_cosine": -1, "min_snr_db": -99}
         assert go(model=conv_net(), lowered=shifted(amount), tolerance=tolerance).passed is passed
 
     def test_each_precision_has_its_own_default(self, go):
@@ -201,7 +201,7 @@ class TestMetric:
     def test_its_value_for_every_artifact(self, go, labeled):
         report = go(
             model=conv_net(), simplified=conv_net(), lowered=permuted(), evaluation=labeled(wrong=4),
-            recipe=EVALUATION, tolerance={"atol": 1e9, "min_cosine": -1},
+            recipe=EVALUATION, tolerance={"atol": 1e9, "min_cosine": -1, "min_snr_db": -99},
         )  # fmt: skip
         values = {value.artifact: value.value for value in report.metrics}
         assert values["model"] == values["simplified"] == pytest.approx(0.9)
@@ -214,14 +214,14 @@ class TestMetric:
     def test_how_far_it_may_fall_is_the_profiles(self, go, labeled, max_drop, passed):
         report = go(
             model=conv_net(), lowered=permuted(), evaluation=labeled(), recipe=EVALUATION,
-            tolerance={"atol": 1e9, "min_cosine": -1}, accuracy={"max_drop": max_drop},
+            tolerance={"atol": 1e9, "min_cosine": -1, "min_snr_db": -99}, accuracy={"max_drop": max_drop},
         )  # fmt: skip
         assert report.passed is passed
 
     def test_a_better_metric_is_no_reason(self, go, labeled):
         report = go(
             model=permuted(), lowered=conv_net(), evaluation=labeled(), recipe=EVALUATION,
-            tolerance={"atol": 1e9, "min_cosine": -1}, accuracy={"max_drop": 0},
+            tolerance={"atol": 1e9, "min_cosine": -1, "min_snr_db": -99}, accuracy={"max_drop": 0},
         )  # fmt: skip
         assert report.passed
 

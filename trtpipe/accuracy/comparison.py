@@ -1,17 +1,19 @@
-"""Difference metrics of two streams of outputs, computed by Polygraphy's Comparator in bounded memory."""
+"""Difference metrics of two streams of outputs, in bounded memory: differences by Polygraphy's Comparator."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.accuracy.departures import ROUNDING, Departures
 from trtpipe.accuracy.meter import ranks
-from trtpipe.accuracy.reports import OutputParity
+from trtpipe.accuracy.reports import Criterion, OutputParity
 from trtpipe.errors import StageError
 from trtpipe.isolation.imports import without
 
@@ -34,13 +36,17 @@ class OutputComparison:
 
     Args:
         tolerance: the profile's; ``precision`` fills its gaps.
+        real: whether the samples are; what random ones change in an output says nothing of what real ones do, so that
+            errors are then compared with the output's whole magnitude.
     """
 
-    def __init__(self, tolerance: Tolerance, precision: Precision) -> None:
+    def __init__(self, tolerance: Tolerance, precision: Precision, *, real: bool = True) -> None:
         self._tolerance = tolerance
         self._precision: Precision = precision
+        self._real = real
         self._metrics: dict[str, OutputMetrics] = {}
         self._chunk: list[tuple[Feed, Feed]] = []
+        self._shapes: list[dict[str, tuple[int, ...]]] = []
         self._elements = 0
         self._feeds = 0
 
@@ -52,11 +58,13 @@ class OutputComparison:
         """
         mine, theirs = _comparable(found, wanted)
         for name, value in wanted.items():
-            metrics = self._metrics.setdefault(name, OutputMetrics(is_float=value.dtype.kind not in "biu"))
+            is_float = value.dtype.kind not in "biu"
+            metrics = self._metrics.setdefault(name, OutputMetrics(is_float=is_float, real=self._real))
             metrics.worst.add(mine[name], theirs[name], value.shape, self._feeds)
             metrics.agreement.add(found[name], value)
         self._feeds += 1
         self._chunk.append((mine, theirs))
+        self._shapes.append({name: value.shape for name, value in wanted.items()})
         self._elements += sum(value.size for value in theirs.values())
         if len(self._chunk) >= _CHUNK_FEEDS or self._elements >= _CHUNK_ELEMENTS:
             self._flush()
@@ -86,24 +94,30 @@ class OutputComparison:
             return
         mine = {name: np.concatenate([found[name] for found, _ in self._chunk]) for name in self._metrics}
         theirs = {name: np.concatenate([wanted[name] for _, wanted in self._chunk]) for name in self._metrics}
-        self._chunk, self._elements = [], 0
+        for name, metrics in self._metrics.items():
+            shapes = [shape[name] for shape in self._shapes]
+            for tail, start, end in _runs(shapes) if metrics.is_float else ():
+                metrics.departures.add(mine[name][start:end].reshape(tail), theirs[name][start:end].reshape(tail))
+        self._chunk, self._shapes, self._elements = [], [], 0
         rules = {name: self._tolerance.for_output(name, self._precision) for name in theirs}
-        for name, (result, cosine) in _compared(mine, theirs, rules).items():
-            self._metrics[name].add(result, cosine, mine[name], theirs[name])
+        for name, result in _compared(mine, theirs, rules).items():
+            self._metrics[name].add(result, mine[name], theirs[name])
+
+
+def _runs(shapes: list[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], int, int]]:
+    """Consecutive feeds whose samples have one shape: that of an array of all of them, and where its values are."""
+    end = 0
+    for tail, group in groupby(shapes, key=lambda shape: shape[1:]):
+        start, size = end, math.prod(tail)
+        end += sum(math.prod(shape) for shape in group)
+        if size:
+            yield (-1, *tail), start, end
 
 
 @without("torch")
-def _compared(
-    mine: Feed, theirs: Feed, rules: Mapping[str, OutputTolerance]
-) -> dict[str, tuple[OutputCompareResult, float]]:
-    """Polygraphy's metrics for one chunk: differences, and cosine similarity, for every output."""
-    from polygraphy.comparator import (
-        Comparator,
-        CosineSimilarityCompareFunc,
-        IterationResult,
-        RunResults,
-        SimpleCompareFunc,
-    )
+def _compared(mine: Feed, theirs: Feed, rules: Mapping[str, OutputTolerance]) -> dict[str, OutputCompareResult]:
+    """Polygraphy's metrics of the differences in one chunk, for every output."""
+    from polygraphy.comparator import Comparator, IterationResult, RunResults, SimpleCompareFunc
     from polygraphy.logger import G_LOGGER
 
     results = RunResults()
@@ -117,9 +131,9 @@ def _compared(
     )
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's, on empty or infinite outputs; the metrics show them
-        by_function = Comparator.compare_accuracy(results, compare_func=[differences, CosineSimilarityCompareFunc()])
-    simple, cosine = (next(iter(result.values()))[0] for result in by_function)
-    return {name: (simple[name], float(cosine[name].cosine_similarity)) for name in theirs}
+        [found] = Comparator.compare_accuracy(results, compare_func=[differences])
+    simple = next(iter(found.values()))[0]
+    return {name: simple[name] for name in theirs}
 
 
 def _comparable(found: Feed, wanted: Feed) -> tuple[Feed, Feed]:
@@ -188,9 +202,16 @@ class LargestDifference:
 
 @dataclass
 class OutputMetrics:
-    """The metrics of one output. Means are weighted by elements, so chunking does not change them."""
+    """The metrics of one output. Means are weighted by elements, so chunking does not change them.
+
+    Attributes:
+        real: whether the samples are; see ``OutputComparison``.
+        product, signal, other, noise: sums of ``x y``, ``x²``, ``y²`` and ``(y - x)²``.
+        scale: statistics of ``|x|``, the mean and the median times the number of elements.
+    """
 
     is_float: bool
+    real: bool = True
     elements: int = 0
     elements_passed: bool = True
     max_abs: float = 0.0
@@ -198,14 +219,16 @@ class OutputMetrics:
     mean_abs: float = 0.0
     mean_rel: float = 0.0
     median_abs: float = 0.0
-    cosine: float = 0.0
+    product: float = 0.0
     signal: float = 0.0
+    other: float = 0.0
     noise: float = 0.0
     scale: dict[str, float] = field(default_factory=lambda: {"max": 0.0, "mean": 0.0, "median": 0.0})
     worst: LargestDifference = field(default_factory=LargestDifference)
     agreement: ClassAgreement = field(default_factory=ClassAgreement)
+    departures: Departures = field(default_factory=Departures)
 
-    def add(self, result: OutputCompareResult, cosine: float, mine: np.ndarray, theirs: np.ndarray) -> None:
+    def add(self, result: OutputCompareResult, mine: np.ndarray, theirs: np.ndarray) -> None:
         """Add one chunk's metrics. A NaN makes the sums NaN, and NaN never passes."""
         count = theirs.size
         if not count:
@@ -217,26 +240,42 @@ class OutputMetrics:
         self.mean_abs += result.mean_absdiff * count
         self.mean_rel += result.mean_reldiff * count
         self.median_abs += result.median_absdiff * count
-        self.cosine += cosine * count
         magnitude = np.abs(theirs, dtype=np.float64)
         self.scale["max"] = float(np.maximum(self.scale["max"], magnitude.max()))
         self.scale["mean"] += float(magnitude.sum())
         self.scale["median"] += float(np.median(magnitude)) * count
         with np.errstate(all="ignore"):
             difference = np.where(mine == theirs, 0.0, mine.astype(np.float64) - theirs)
+            self.product += float((mine.astype(np.float64) * theirs).sum())
             self.signal += float(np.square(magnitude).sum())
+            self.other += float(np.square(mine, dtype=np.float64).sum())
             self.noise += float(np.square(difference).sum())
+
+    @property
+    def about_mean(self) -> bool:
+        """Whether errors are compared with what the input changes: the samples are real, and they change something."""
+        return self.real and self.is_float and self.departures.power > ROUNDING**2 * self.signal
+
+    @property
+    def snr_db(self) -> float:
+        """The signal's power over the noise's; the signal is what departs from the mean."""
+        return decibel(self.departures.power if self.about_mean else self.signal, self.noise)
+
+    @property
+    def cosine(self) -> float:
+        """Of what departs from the mean in both; else of the values themselves, which are equal if all are 0."""
+        if self.about_mean:
+            return self.departures.cosine(self.noise)
+        if not self.noise:
+            return 1.0
+        norm = math.sqrt(self.signal) * math.sqrt(self.other)
+        return self.product / norm if norm else 0.0
 
     def result(self, name: str, tolerance: OutputTolerance) -> OutputParity:
         """The metrics over all elements, and whether they are within ``tolerance``."""
         count = max(self.elements, 1)
-        cosine = self.cosine / count if self.elements else 1.0
         agreement = 1 - self.noise / count  # of integers and booleans, the noise is the number of differences
-        if self.is_float:
-            passed = self._close(tolerance, count) and _at_least(cosine, tolerance.min_cosine)
-            passed = passed and not math.isnan(self.max_abs)
-        else:
-            passed = _at_least(agreement, tolerance.min_agreement)
+        broken = tuple(self._broken(tolerance, count, agreement))
         return OutputParity(
             output=name,
             max_abs=self.max_abs,
@@ -245,23 +284,46 @@ class OutputMetrics:
             mean_rel=self.mean_rel / count,
             median_abs=self.median_abs / count,
             scale=self.scale["mean"] / count,
-            cosine=cosine if self.is_float else None,
+            spread=math.sqrt(self.departures.power / count),
+            about_mean=self.about_mean,
+            cosine=self.cosine if self.is_float else None,
             agreement=None if self.is_float else agreement,
-            snr_db=decibel(self.signal, self.noise),
+            snr_db=self.snr_db,
             worst_feed=self.worst.feed,
             worst_index=self.worst.index,
             top1_agreement=self.agreement.share(self.agreement.top1),
             top5_agreement=self.agreement.share(self.agreement.top5),
             tolerance=tolerance,
-            passed=passed,
+            passed=not broken,
+            broken=broken,
         )
+
+    def _broken(self, tolerance: OutputTolerance, count: int, agreement: float) -> Iterator[Criterion]:
+        """The criteria that do not hold."""
+        if not self.is_float:
+            if not _at_least(agreement, tolerance.min_agreement):
+                yield "agreement"
+            return
+        if math.isnan(self.max_abs) or not self._close(tolerance, count):
+            yield "difference"
+        if (
+            math.isfinite(self.noise) and self.noise <= ROUNDING**2 * self.signal
+        ):  # also where there is no signal and no noise
+            return
+        if not _at_least(self.cosine, tolerance.min_cosine):
+            yield "cosine"
+        if not _at_least(self.snr_db, tolerance.min_snr_db):
+            yield "snr"
 
     def _close(self, tolerance: OutputTolerance, count: int) -> bool:
         errors = {"max": self.max_abs, "mean": self.mean_abs / count, "median": self.median_abs / count}
         if tolerance.stat not in errors:
             return self.elements_passed
-        scale = self.scale[tolerance.stat] / (1 if tolerance.stat == "max" else count)
-        return errors[tolerance.stat] <= (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * scale
+        scale = whole = self.scale[tolerance.stat] / (1 if tolerance.stat == "max" else count)
+        if self.about_mean:
+            spread = math.sqrt(self.departures.power / count)
+            scale = self.departures.largest if tolerance.stat == "max" else spread
+        return errors[tolerance.stat] <= (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * scale + ROUNDING * whole
 
 
 def _at_least(found: float, least: float | None) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from trtpipe.accuracy.meter import Meter, Scores, concatenated
+from trtpipe.accuracy.meter import MOST_SCORES, Meter, Scores, concatenated
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.data.usercode import UserFunction, importable, load_function
 from trtpipe.digest import sha256_file, sha256_json
@@ -104,14 +104,14 @@ class CustomMeter(Meter):
         self._values: list[np.ndarray] = []
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
-        found = _call(self._function, outputs, labels)
+        rows = len(labels) if labels is not None else next((len(v) for v in outputs.values() if v.ndim), 1)
+        found = _call(self._function, _copies(outputs), None if labels is None else labels.copy())
         try:
             values = np.atleast_1d(np.asarray(found, np.float64)).ravel()
         except (TypeError, ValueError):
             _refuse(self._function, f"returned {type(found).__name__}, not numbers")
-        rows = len(labels) if labels is not None and labels.ndim else 1
         if values.size not in (1, rows):
-            _refuse(self._function, f"returned {values.size:,} numbers for {rows} rows")
+            _refuse(self._function, f"returned {values.size:,} scores for {rows:,} samples; one a row, or one in all")
         if not _is_finite(values):
             _refuse(self._function, "returned NaN, infinity or a number beyond 3e38")
         self._values.append(values)
@@ -134,7 +134,7 @@ def evaluate(
     Raises:
         InputError: the function raised, returned something else, or the metric is NaN or missing.
     """
-    found = _call(metric, run)
+    found = _call(metric, lambda feed: _copies(run(feed)))
     if not isinstance(found, Mapping):
         _refuse(metric, f"returned {type(found).__name__}, not a dictionary of numbers")
     values = {str(name): float(value) for name, value in found.items() if isinstance(value, numbers.Real)}
@@ -146,8 +146,8 @@ def evaluate(
         raise InputError(f"{metric.source} gives no metric {name!r}", f"metrics: {', '.join(names)}")
     if not math.isfinite(values[name]):
         _refuse(metric, f"returned {values[name]} for {name!r}")
-    scores = _per_sample(metric, found, values[name])
     count = values.get(COUNT, 0.0)
+    scores = _per_sample(metric, found, values[name], count)
     return MetricValue(
         artifact=artifact,
         runner=device,
@@ -160,9 +160,18 @@ def evaluate(
     )
 
 
-def _per_sample(metric: Metric, found: Mapping[Any, Any], value: float) -> Scores | None:
+def _copies(arrays: Feed) -> Feed:
+    """What a user's function may write into: whatever else looks at the outputs sees them as they were."""
+    return {name: np.array(value) for name, value in arrays.items()}
+
+
+def _per_sample(metric: Metric, found: Mapping[Any, Any], value: float, count: float) -> Scores | None:
     if PER_SAMPLE not in found:
         return None
+    size = np.size(found[PER_SAMPLE])
+    if size > MOST_SCORES or (COUNT in found and size != count):
+        limit = f"{count:,.0f} samples" if COUNT in found else f"{MOST_SCORES:,} at most"
+        _refuse(metric, f"returned {size:,} scores in {PER_SAMPLE!r}; {limit}")
     try:
         parts = np.asarray(found[PER_SAMPLE], np.float64).ravel()
     except (TypeError, ValueError):

@@ -16,6 +16,9 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from trtpipe.artifact import Feed
 
+#: Scores of single samples in a record.
+MOST_SCORES = 1 << 22
+
 Kind: TypeAlias = Literal["hits", "means", "ratio"]
 
 
@@ -79,6 +82,8 @@ def _packed(values: np.ndarray) -> str:
 
 def _unpacked(text: str, count: int) -> np.ndarray:
     """The numbers in ``text``, of which no more is unpacked than ``count`` numbers take."""
+    if not 0 <= count <= MOST_SCORES:
+        raise InputError(f"{count:,} samples: a record has {MOST_SCORES:,} at most", "measure again")
     size = 4 * count
     try:
         stream = zlib.decompressobj()
@@ -88,7 +93,10 @@ def _unpacked(text: str, count: int) -> np.ndarray:
     if len(data) != size or not stream.eof:
         found = "more than" if len(data) > size else f"{len(data) // 4} scores for"
         raise InputError(f"{found} {count} samples: the record is damaged", "measure again")
-    return np.frombuffer(data, "<f4").astype(np.float64)
+    values = np.frombuffer(data, "<f4").astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError("the scores of single samples hold NaN or infinity", "measure again")
+    return values
 
 
 class Meter(Protocol):
@@ -110,6 +118,11 @@ class Meter(Protocol):
     @property
     def needs_labels(self) -> bool:
         return True
+
+    @property
+    def chance(self) -> float | None:
+        """What guessing gives, once outputs were seen; ``None`` where nothing is known of that."""
+        return None
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
         """Add one feed: its outputs, the reference's, and its labels, one entry a row.

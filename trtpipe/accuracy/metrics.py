@@ -14,7 +14,7 @@ from trtpipe.backends.base import known_inputs
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trtpipe.accuracy.custom import Metric
     from trtpipe.artifact import Feed
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
     from trtpipe.isolation.reducer import Runner
 
 
-def make_meter(settings: EvaluationSettings) -> Callable[[], Meter]:
+def make_meter(settings: EvaluationSettings, classes: Sequence[str] = ()) -> Callable[[], Meter]:
     """A function that makes one meter for each artifact.
+
+    Args:
+        classes: names of the classes that labels are numbers of; empty where only the numbers are known.
 
     Raises:
         InputError: a user-defined function cannot be loaded.
     """
     metric, output = settings.metric, settings.output
     named: dict[str, Callable[[], Meter]] = {
-        "top1": lambda: TopK(metric, output),
-        "top5": lambda: TopK(metric, output),
+        "top1": lambda: TopK(metric, output, len(classes)),
+        "top5": lambda: TopK(metric, output, len(classes)),
         "cosine": lambda: Cosine(output),
         "map": lambda: MeanAveragePrecision(output),
         "wer": lambda: WordErrorRate(output),
@@ -57,9 +60,9 @@ def measure_metric(
     """
     if metric := whole_metric(settings):
         return evaluate(metric, runner.infer, settings, label, runner.device)
-    meter = make_meter(settings)()
     if dataset is None:
         raise InputError(f"{settings.metric} needs evaluation data", "add --eval-data DATA")
+    meter = make_meter(settings, dataset.classes)()
     for sample in dataset:
         if sample.labels is None and meter.needs_labels:
             continue
@@ -85,6 +88,7 @@ def meter_value(label: str, device: str, meter: Meter) -> MetricValue:
         value=scores.value,
         samples=scores.samples,
         lower_is_better=meter.lower_is_better,
+        chance=meter.chance,
         scores=scores,
     )
 
@@ -105,13 +109,16 @@ class TopK(Meter):
         metric: ``top1`` or ``top5``.
         output: the output that holds the scores, shape ``[batch, classes]`` (further axes of length 1 are ignored);
             for ``top1`` it may hold the best class itself, one integer a row. Empty for the first output.
+        named: how many classes have names, which must be as many as the output has; 0 where only numbers are known.
     """
 
     metric = ""
 
-    def __init__(self, metric: str, output: str) -> None:
+    def __init__(self, metric: str, output: str, named: int = 0) -> None:
         self.metric = metric
         self._k = _RANKS[metric]
+        self._named = named
+        self._classes = 0
         self._output = output
         self._hits: list[np.ndarray] = []
 
@@ -130,6 +137,12 @@ class TopK(Meter):
             self._hits.append(scores.ravel() == labels)
             return
         flat = scores.reshape(len(labels), -1).astype(np.float64)
+        self._classes = flat.shape[1]
+        if self._named and self._named != self._classes:
+            raise InputError(
+                f"the data has {self._named} classes, output {name!r} has {self._classes}: which is which is not known",
+                'name the model\'s classes in the recipe, in their order: classes = [...] or classes = "FILE"',
+            )
         wrong = labels[(labels < 0) | (labels >= flat.shape[1])]
         if wrong.size:
             raise InputError(
@@ -137,6 +150,10 @@ class TopK(Meter):
                 "check the labels' order and number",
             )
         self._hits.append(ranks(flat, labels) < self._k)
+
+    @property
+    def chance(self) -> float | None:
+        return min(1.0, self._k / self._classes) if self._classes else None
 
     def scores(self) -> Scores:
         """1 for every hit."""
@@ -190,6 +207,7 @@ class WordErrorRate(Meter):
 
     metric = "wer"
     lower_is_better = True
+    chance = 1.0  # of who says nothing
 
     def __init__(self, output: str) -> None:
         self._output = output

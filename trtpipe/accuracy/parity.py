@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from trtpipe.accuracy.comparison import OutputComparison
 from trtpipe.accuracy.metrics import meter_value
 from trtpipe.accuracy.reports import Comparison, MetricValue
+from trtpipe.data.input_checks import is_float
+from trtpipe.data.sample import Content
 from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
@@ -68,6 +71,8 @@ class ParityRun:
     Attributes:
         comparisons: of every contender with the reference.
         links: of every contender with the one it was made from, where that is not the reference.
+        extremes: of every float input.
+        inputs_digest, labels_digest: of what was run, and of the labels; the latter is empty where there are none.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -75,6 +80,9 @@ class ParityRun:
     metrics: tuple[MetricValue, ...]
     feeds: int
     samples: int
+    extremes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    inputs_digest: str = ""
+    labels_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,8 @@ def compare(
     make_meter: Callable[[], Meter] | None,
     progress: Progress,
     recorder: OutputRecorder | None = None,
+    *,
+    real: bool = True,
 ) -> ParityRun:
     """Run every contender on every feed and compare its outputs.
 
@@ -112,6 +122,7 @@ def compare(
         tolerance: the profile's; each contender's precision fills the gaps.
         make_meter: makes a meter for each contender; ``None`` for no metric.
         recorder: keeps outputs, so that other tolerances can be applied later.
+        real: whether the samples are, and not random.
 
     Raises:
         InputError: a runner refuses a feed, or the metric does not fit the outputs.
@@ -121,12 +132,14 @@ def compare(
     everyone = (reference, *contenders)
 
     def pair(contender: Contender, against: str) -> _Match:
-        return _Match(contender, against, OutputComparison(tolerance, contender.precision))
+        return _Match(contender, against, OutputComparison(tolerance, contender.precision, real=real))
 
     whole = [pair(each, reference.label) for each in contenders]
     links = [pair(each, each.before) for each in contenders if each.before not in ("", reference.label)]
     meters = {contender.label: make_meter() for contender in everyone} if make_meter else {}
     devices = {contender.label: contender.device for contender in everyone}
+    inputs, answers = Content(), Content()
+    extremes: dict[str, tuple[float, float]] = {}
     feeds = samples = 0
     for sample in track(progress, "verify", dataset, dataset.size):
         found = {contender.label: contender.runner.infer(sample.feed) for contender in everyone}
@@ -137,6 +150,12 @@ def compare(
                 each.update(found[label], found[reference.label], sample.labels)
         if recorder is not None:
             recorder.add(found)
+        inputs.add(sample.feed)
+        for name, value in sample.feed.items():
+            if value.size and is_float(value.dtype):
+                low, high = extremes.get(name, (math.inf, -math.inf))
+                extremes[name] = min(low, float(value.min())), max(high, float(value.max()))
+        answers.add({} if sample.labels is None else {"": sample.labels})
         feeds += 1
         samples += sample.rows
     metrics = (meter_value(label, devices[label], each) for label, each in meters.items())
@@ -146,4 +165,7 @@ def compare(
         metrics=tuple(value for value in metrics if value.samples),
         feeds=feeds,
         samples=samples,
+        extremes=extremes,
+        inputs_digest=inputs.digest,
+        labels_digest=answers.digest,
     )

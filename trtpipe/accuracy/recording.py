@@ -113,6 +113,8 @@ def replay(
     precisions: Mapping[str, Precision],
     before: Mapping[str, str],
     tolerance: Tolerance,
+    *,
+    real: bool,
 ) -> ParityRun:
     """Compare saved outputs as they were compared when they were made, under ``tolerance``.
 
@@ -120,10 +122,11 @@ def replay(
         saved: as ``load_outputs`` gives them; the first artifact is the reference.
         precisions: of every artifact.
         before: artifact -> the one it was made from.
+        real: whether they are of real samples.
     """
     contenders = [
         Contender(label, Replay(outputs), precisions.get(label, FULL_PRECISION), before=before.get(label, ""))
         for label, outputs in saved.items()
     ]
     count = len(next(iter(saved.values()), []))
-    return compare(contenders[0], contenders[1:], Feeds([{}] * count), tolerance, None, NullProgress())
+    return compare(contenders[0], contenders[1:], Feeds([{}] * count), tolerance, None, NullProgress(), real=real)

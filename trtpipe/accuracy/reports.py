@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, TypeAlias
 
 from pydantic import FiniteFloat
 
@@ -10,6 +11,10 @@ from trtpipe.accuracy.meter import Scores
 from trtpipe.artifact import Record
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import OutputTolerance
+from trtpipe.config.recipe import ImageSettings
+
+#: What an output is judged by: the absolute difference, cosine similarity, SNR; of integers, the share of equal values.
+Criterion: TypeAlias = Literal["difference", "cosine", "snr", "agreement"]
 
 
 class OutputParity(Record):
@@ -19,8 +24,12 @@ class OutputParity(Record):
         max_abs, max_rel: largest absolute and relative difference over all elements.
         mean_abs, mean_rel, median_abs: of the differences of all elements; the median is that of chunks of samples,
             averaged.
-        scale: mean magnitude of the reference's elements, to compare ``mean_abs`` with.
-        cosine: cosine similarity of the flattened outputs; ``None`` for integer outputs, whose differences are 0
+        scale: mean magnitude of the reference's elements.
+        spread: root mean square of what the samples change in the reference: ``x - m``, with ``m`` the mean of an
+            element over samples. Errors have to be small beside it.
+        about_mean: whether ``cosine`` and ``snr_db`` are of ``x - m``; else of ``x``: random inputs, a single sample,
+            or an output that no sample changes.
+        cosine: cosine similarity over all samples; ``None`` for integer outputs, whose differences are 0
             (exact match) or 1.
         agreement: share of exact matches; ``None`` for float outputs.
         snr_db: signal-to-noise ratio in dB over all samples; infinite when there is no difference. Integers have no
@@ -30,6 +39,7 @@ class OutputParity(Record):
             best) here; ``None`` where the output is not [rows, classes].
         tolerance: the limits in force.
         passed: whether the output is within tolerance.
+        broken: the limits that do not hold; none where it passed.
     """
 
     output: str
@@ -39,6 +49,8 @@ class OutputParity(Record):
     mean_rel: float
     median_abs: float
     scale: float
+    spread: float = 0.0
+    about_mean: bool = False
     cosine: float | None
     agreement: float | None = None
     snr_db: float
@@ -48,6 +60,7 @@ class OutputParity(Record):
     top5_agreement: float | None = None
     tolerance: OutputTolerance
     passed: bool
+    broken: tuple[Criterion, ...] = ()
 
 
 class Comparison(Record):
@@ -76,6 +89,7 @@ class MetricValue(Record):
     Attributes:
         samples: how many were evaluated; 0 where a user-defined function does not say.
         lower_is_better: true for error rates.
+        chance: what guessing gives; ``None`` where that is not known.
         scores: the score of every sample, where known.
         others: further metrics of a user-defined function, which no gate reads.
     """
@@ -86,12 +100,31 @@ class MetricValue(Record):
     value: FiniteFloat
     samples: int
     lower_is_better: bool = False
+    chance: FiniteFloat | None = None
     scores: Scores | None = None
     others: dict[str, float] = {}
 
     def loss(self, reference: MetricValue) -> float:
         """By how much it is worse than ``reference``; negative where it is better."""
-        return self.value - reference.value if self.lower_is_better else reference.value - self.value
+        return self.loss_from(reference.value)
+
+    @property
+    def guessed(self) -> bool:
+        """Whether guessing gives as much, up to what is likely on so few samples (one-sided, 5 %)."""
+        if self.chance is None:
+            return False
+        if self.lower_is_better or not 0 < self.chance < 1:
+            return self.loss_from(self.chance) >= 0
+        spread = math.sqrt(self.chance * (1 - self.chance) / max(self.samples, 1))
+        return self.value <= self.chance + 1.645 * spread
+
+    def loss_from(self, value: float) -> float:
+        """By how much it is worse than ``value``; negative where it is better."""
+        return self.value - value if self.lower_is_better else value - self.value
+
+    def misses(self, limit: float) -> bool:
+        """Whether it is below ``limit``; an error, above it."""
+        return not self.loss_from(limit) <= 1e-12
 
 
 class Overflow(Record):
@@ -113,6 +146,8 @@ class ParityReport(Record):
     Attributes:
         reference: label of the artifact all others are compared with.
         data: name of the data set; ``synthetic`` if the samples are random.
+        inputs_digest, labels_digest: of the model's inputs as they were run, and of the labels; empty for none.
+        preprocessing: how files became inputs; ``None`` if the data came as arrays.
         evaluation: the metric and the output it reads; empty for none. Metrics are comparable where it is equal.
         evaluation_digest: of a user-defined function and the files beside it; empty for other metrics.
         comparisons: of every artifact with the reference.
@@ -121,19 +156,25 @@ class ParityReport(Record):
         pytorch: of every artifact with the outputs of the PyTorch source, on the samples the reference stage ran.
         metrics: the task metric of every artifact, where labels exist.
         max_drop: limit of how much worse than the reference's a metric may be.
+        min_metric: metric -> the least value that every artifact's may have; of an error, the largest.
         digests: sha256 of every file that was run: the engine that is verified is the very file that ships.
         outputs_kept: feeds whose outputs ``outputs.json`` holds, to apply other tolerances to.
         not_run: engines that no device here can run, and why; and PyTorch's program where these are compiled from it.
         overflows: tensors that exceed the 16-bit range on this data, largest first.
+        classes: names of the classes that labels are numbers of; empty where only the numbers are known.
+        doubts: reasons to doubt the data or the metric; they fail nothing.
         reasons: one line for each reason of a failure.
         failing_stage: the first failing stage; empty if the verdict is "passed".
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     precision: Precision
     reference: str
     data: str
     data_digest: str
+    inputs_digest: str = ""
+    labels_digest: str = ""
+    preprocessing: ImageSettings | None = None
     evaluation: str = ""
     evaluation_digest: str = ""
     synthetic: bool
@@ -144,10 +185,13 @@ class ParityReport(Record):
     pytorch: tuple[Comparison, ...] = ()
     metrics: tuple[MetricValue, ...] = ()
     max_drop: float | None = None
+    min_metric: dict[str, FiniteFloat] = {}
     digests: dict[str, str] = {}
     outputs_kept: int = 0
     not_run: dict[str, str] = {}
     overflows: tuple[Overflow, ...] = ()
+    classes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     failing_stage: str = ""
     passed: bool

@@ -15,7 +15,8 @@ PYTORCH = "pytorch"
 def with_verdict(report: ParityReport) -> ParityReport:
     """The report with its verdict and, where that is "failed", the reasons and the first failing stage.
 
-    The gate holds every artifact against the reference, the exported model against PyTorch, and the task metric.
+    The gate holds every artifact against the reference, the exported model against PyTorch, and the task metric, which
+    has to be better than guessing in the reference itself.
     """
     failed: dict[str, list[str]] = {}
     for comparison in (*report.pytorch, *report.comparisons):
@@ -23,9 +24,9 @@ def with_verdict(report: ParityReport) -> ParityReport:
             for output in comparison.outputs:
                 if not output.passed:
                     failed.setdefault(comparison.artifact, []).append(_difference(comparison, output))
-    for artifact, reason in (*_overflows(report), *_drops(report)):
+    for artifact, reason in (*_overflows(report), *_drops(report), *_floors(report)):
         failed.setdefault(artifact, []).append(reason)
-    reasons = tuple(reason for found in failed.values() for reason in found)
+    reasons = (*_guesses(report), *(reason for found in failed.values() for reason in found))
     stage = _failing_stage(report, list(failed)) if failed else ""
     return report.model_copy(update={"reasons": reasons, "passed": not reasons, "failing_stage": stage})
 
@@ -45,11 +46,17 @@ def _difference(comparison: Comparison, output: OutputParity) -> str:
             f"{output.agreement:.2%} of values, limit {output.tolerance.min_agreement or 0:.2%} "
             f"(first difference: {where})"
         )
-    cosine = "" if output.cosine is None else f", cosine {output.cosine:.4f}"
+    limit = output.tolerance
+    words = {
+        "difference": f"mean {output.mean_abs:.3g}, max {output.max_abs:.3g} ({where})",
+        "cosine": f"cosine {output.cosine or 0:.4f}, limit {limit.min_cosine or 0:g}",
+        "snr": f"SNR {output.snr_db:.1f} dB, limit {limit.min_snr_db or 0:g} dB",
+    }
+    beside = f"the samples change it by {output.spread:.3g} rms" if output.about_mean else f"mean {output.scale:.3g}"
+    found = [words[name] for name in output.broken if name in words] or [words["difference"]]
     return (
         f"{comparison.artifact}: output {output.output!r} differs from {comparison.against}: "
-        f"mean {output.mean_abs:.3g} of {output.scale:.3g}, max {output.max_abs:.3g} "
-        f"({where}){cosine}"
+        f"{'; '.join(found)} ({beside})"
     )
 
 
@@ -76,6 +83,25 @@ def _drops(report: ParityReport) -> Iterator[tuple[str, str]]:
                 f"{value.artifact}: {value.metric} {value.value:.4f} is {value.loss(reference):.3g} {side} "
                 f"{report.reference}'s {reference.value:.4f}; limit {report.max_drop}",
             )
+
+
+def _guesses(report: ParityReport) -> Iterator[str]:
+    """The reference's metric, where guessing gives as much: then equal values say nothing of the artifacts."""
+    for value in report.metrics:
+        if value.artifact == report.reference and value.guessed:
+            yield (
+                f"{value.artifact}: {value.metric} {value.value:.4f} on {value.samples} samples is no better than "
+                f"guessing ({value.chance:.4g}): check the labels, the order of classes, and how inputs are prepared"
+            )
+
+
+def _floors(report: ParityReport) -> Iterator[tuple[str, str]]:
+    """Artifacts whose metric is below a least value; an error's, above a largest."""
+    for value in report.metrics:
+        limit = report.min_metric.get(value.metric)
+        if limit is not None and value.misses(limit):
+            side = "above the largest" if value.lower_is_better else "below the least"
+            yield value.artifact, f"{value.artifact}: {value.metric} {value.value:.4f} is {side} allowed, {limit:g}"
 
 
 def _failing_stage(report: ParityReport, failed: Sequence[str]) -> str:

@@ -66,7 +66,8 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     precisions: dict[str, Precision] = {
         label: report.precision for label in labels if label.startswith(("lowered", "engine"))
     }
-    run = replay(saved, precisions, {link.artifact: link.against for link in report.links}, wanted.tolerance)
+    before = {link.artifact: link.against for link in report.links}
+    run = replay(saved, precisions, before, wanted.tolerance, real=not report.synthetic)
     runners = {comparison.artifact: comparison.runner for comparison in report.comparisons}
     gate = report.metrics and "accuracy" in wanted.model_fields_set
     again = report.model_copy(
@@ -75,7 +76,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
             "samples": round(report.samples * run.feeds / report.feeds),
             "comparisons": tuple(c.model_copy(update={"runner": runners[c.artifact]}) for c in run.comparisons),
             "links": tuple(c.model_copy(update={"runner": runners[c.artifact]}) for c in run.links),
-            "max_drop": wanted.accuracy.max_drop if gate else report.max_drop,
+            "max_drop": wanted.accuracy.of(report.metrics[0].metric).max_drop if gate else report.max_drop,
         }
     )
     again = with_verdict(again)
@@ -89,6 +90,7 @@ def check(
     *,
     settings: Settings | None = None,
     baseline_build: PathLike | None = None,
+    min_metric: Mapping[str, float | str] | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Compare a build with a baseline: metric, parity, sizes, and latency where both builds are on this machine.
@@ -98,6 +100,8 @@ def check(
         baseline: a file that ``save_baseline`` wrote.
         baseline_build: the folder of the build the baseline was made of, to run both in turns; without it latency is
             not compared.
+        min_metric: metric -> its least value (``"91%"``, ``0.91``), whatever the baseline's is; of an error, its
+            largest.
 
     Raises:
         InputError: no such files; or the baseline is of another model, other data or another metric.
@@ -112,7 +116,7 @@ def check(
 
     folder, file = path_of(build, "build"), path_of(baseline, "baseline")
     known, found = Baseline.read(file), read_build(folder)
-    report = check_build(found, known, file.name)
+    report = check_build(found, known, file.name, min_metric or {})
     old = None if baseline_build is None else read_build(path_of(baseline_build, "baseline_build"))
     latency = _latency(known, found, old, settings or Settings.from_environment(), progress)
     return report.model_copy(update={"findings": (*report.findings, *latency)})

@@ -78,6 +78,8 @@ def make_job(source: SourceLike | None = None, *, engines: bool = True, **reques
     found = _source(source, request.get("example_inputs"))
     if isinstance(found, FactorySource) and recipe.data.source:
         found = replace(found, data=recipe.data)
+    evaluation = recipe.evaluation
+    profile.accuracy.of(None if evaluation is None else evaluation.metric)  # before the long work, not after it
     backend, chosen = _engines(profile, request.get("progress") or NullProgress()) if engines else ("null", ())
     return Job(
         source=found,

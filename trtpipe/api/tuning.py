@@ -11,7 +11,7 @@ from trtpipe.api.paths import folder_of, path_of, path_or_none
 from trtpipe.api.request import refuse_without_data, requested
 from trtpipe.api.results import JSON, run_published
 from trtpipe.config.formats import DEFAULT_QUANTIZED
-from trtpipe.config.tomlfile import dump_toml
+from trtpipe.config.tomlfile import FROM_FILE, dump_toml
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file, write_files
@@ -142,6 +142,9 @@ def tune(
             raise InputError("tuning needs a metric", "add --eval-data DATA with labels, or --metric case.py:evaluate")
         if where.suffix != ".toml":
             raise InputError(f"{where}: tuning writes a profile", "give a file that ends in .toml")
+        budget = budget.of(job.recipe.evaluation)
+        if budget.max_drop is not None and float(budget.max_drop) < 0:
+            raise InputError(f"max_drop {budget.max_drop}: a budget is not negative", "give a budget such as 0.5%")
         check_writable(where.parent)
         listener = request.get("progress") or NullProgress()
         with opened(job, listener) as pipeline:
@@ -156,7 +159,7 @@ def _write(result: TuneResult, out: Path, held: Collection[Role]) -> tuple[Path,
     Args:
         held: the data that the caller holds: no file can name it.
     """
-    profile = result.profile.model_dump(exclude_defaults=True)
+    profile = result.profile.model_dump(exclude_defaults=True, context=FROM_FILE)
     if len(result.profile.shapes) == 1:
         profile["shapes"] = profile["shapes"][0]
     texts = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.artifact import Record
-from trtpipe.calibration.data_summary import Convergence
+from trtpipe.calibration.data_summary import MOST_NEEDED, Convergence
 from trtpipe.calibration.methods import percentile_amax
 from trtpipe.config.formats import INT8
 
@@ -57,7 +57,7 @@ class ConvergenceMonitor:
         worst = int(np.argmax(last))
         change = float(last[worst])
         if change > CONVERGED:
-            needed = math.ceil(samples * min((change / CONVERGED) ** 2, 100.0))
+            needed = math.ceil(samples * min((change / CONVERGED) ** 2, MOST_NEEDED))
         else:
             moving = max((count for count, each in changes if each.max() > CONVERGED), default=0)
             needed = next((count for count, _ in changes if count > moving), since)

@@ -9,7 +9,7 @@ import numpy as np
 
 from trtpipe.artifact import Record
 from trtpipe.config.recipe import ImageSettings
-from trtpipe.data.input_checks import is_float
+from trtpipe.data.input_checks import are_pixels, is_float
 from trtpipe.data.sample import Sample, Skipped
 from trtpipe.digest import sha256_json
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Fewer samples than this rarely show the range of real data.
 FEW_SAMPLES = 100
+#: An estimate of the samples needed is no better than this many times those seen.
+MOST_NEEDED = 100
 
 
 class InputSummary(Record):
@@ -43,8 +45,8 @@ class Convergence(Record):
         since: samples seen at the point of comparison: at most three quarters of all.
         change: largest change of a range from there to the end, relative to the end.
         tensor: the tensor with that change.
-        samples_needed: samples after which no range changed by more than 2 %; beyond the samples used it is an
-            estimate, by the square-root law of sampling error.
+        samples_needed: samples after which no range changed by more than 2 %; beyond the samples used it is a rough
+            estimate, by the square-root law of sampling error, and ``MOST_NEEDED`` times these at most.
     """
 
     since: int
@@ -132,7 +134,7 @@ class InputTotals(Record):
             return []
         if self.count > 1 and self.minimum == self.maximum:
             return [f"input {name!r} is {self.minimum:g} everywhere"]
-        if self.floating and self.minimum >= 0 and 100 < self.maximum <= 255:
+        if self.floating and are_pixels(self.minimum, self.maximum):
             return [f"input {name!r} spans {self.minimum:g} to {self.maximum:g}: these look like pixels not normalized"]
         return []
 
@@ -181,9 +183,13 @@ class DataSummaryBuilder:
         if samples < FEW_SAMPLES:
             warnings.append(f"only {samples} samples: ranges from so few may not hold; use a few hundred")
         if convergence is not None and convergence.samples_needed > samples:
+            capped = convergence.samples_needed >= MOST_NEEDED * samples
+            how_many = (
+                "how many is not known" if capped else f"roughly {convergence.samples_needed}, by the square root law"
+            )
             warnings.append(
                 f"range not converged: that of {convergence.tensor!r} changed by {convergence.change:.1%} "
-                f"after sample {convergence.since}; use more samples (about {convergence.samples_needed})"
+                f"after sample {convergence.since} of {samples}; use more samples ({how_many})"
             )
         for name, totals in inputs.items():
             warnings.extend(totals.warnings(name))

@@ -12,6 +12,7 @@ from trtpipe.cli.groups import GENERAL, TopicCommand
 from trtpipe.cli.overrides import BOUNDS
 from trtpipe.cli.wiring import (
     Decorator,
+    add_floors,
     add_shapes,
     add_tolerances,
     negated,
@@ -29,7 +30,7 @@ from trtpipe.cli.wiring import (
 )
 from trtpipe.config.formats import Precision
 from trtpipe.config.methods import METHOD_NAMES
-from trtpipe.config.units import parse_bytes, parse_seconds
+from trtpipe.config.units import parse_amount, parse_bytes, parse_seconds
 
 PATH = click.Path(path_type=Path)
 
@@ -153,7 +154,9 @@ _TOLERANCES = {
 }
 tolerance_options = stacked(
     profile_option("--max-drop", "accuracy.max_drop", ACCURACY, "Accuracy gate: maximum drop of the metric.",
-                   type=float, metavar="0.01"),
+                   parse=parse_amount, metavar="1%"),
+    session_option("--min-metric", store=add_floors, multiple=True, metavar="NAME=VALUE", topic=ACCURACY, common=False,
+                   help="Accuracy gate: minimum value of the metric; of an error, maximum."),
     *(
         session_option(option, store=add_tolerances(option), multiple=True, metavar="[OUTPUT:]X", topic=ACCURACY,
                        common=False, help=f"Accuracy gate: {words}, of all outputs or of one.")

@@ -11,6 +11,7 @@ from trtpipe.cli.options import PATH, command
 from trtpipe.cli.results import ACCURACY_FAILED, LATENCY_FAILED, print_document
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
+from trtpipe.cli.wiring import floors
 from trtpipe.config.units import printable
 from trtpipe.errors import InputError
 
@@ -35,6 +36,9 @@ _WORDS = {"ok": "PASSED", "failed": "FAILED", "note": "note", "skipped": "skippe
         metavar="DIR",
         help="Build folder of the baseline, to measure both builds alternately on this machine.",
     ),
+    click.option(
+        "--min-metric", multiple=True, metavar="NAME=VALUE", help="Minimum value of the metric; of an error, maximum."
+    ),
     click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML."),
     click.option("--markdown", type=PATH, metavar="FILE", help="Write a summary for a pull request."),
 )
@@ -45,6 +49,7 @@ def check(
     save_baseline: Path | None,
     update: str | None,
     baseline_build: Path | None,
+    min_metric: tuple[str, ...],
     junit: Path | None,
     markdown: Path | None,
 ) -> int:
@@ -70,7 +75,12 @@ def check(
         return _saved(session, trtpipe.save_baseline(build, baseline, update), baseline)
     with session.listening() as progress:
         report = trtpipe.check(
-            build, baseline, settings=session.settings, baseline_build=baseline_build, progress=progress
+            build,
+            baseline,
+            settings=session.settings,
+            baseline_build=baseline_build,
+            min_metric=floors(min_metric),
+            progress=progress,
         )
     _write(junit, markdown, report)
     return _shown(session, report)

@@ -15,7 +15,7 @@ from trtpipe.cli.results import ACCURACY_FAILED, print_document, print_paths
 from trtpipe.cli.tables import facts, line, table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import parsed
-from trtpipe.config.units import parse_seconds, printable
+from trtpipe.config.units import parse_amount, parse_seconds, printable
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -157,24 +157,10 @@ def _budget(max_drop: str | None, least: str | None) -> Budget:
     if (max_drop is None) == (least is None):
         raise InputError("tuning needs one budget", "give --max-drop 0.5%, or --min METRIC=VALUE")
     if max_drop is not None:
-        drop = _number("--max-drop", max_drop)
-        if drop < 0:
-            raise InputError(f"--max-drop {max_drop}: a budget is not negative", "give a budget such as 0.5% or 0.005")
-        return Budget(max_drop=drop)
+        return Budget(max_drop=parsed("--max-drop", parse_amount, max_drop))
     assert least is not None
     metric, _, value = least.rpartition("=")
-    return Budget(least=_number("--min", value), metric=metric)
-
-
-def _number(option: str, text: str) -> float:
-    share = text.strip().endswith("%")
-    try:
-        value = float(text.strip().removesuffix("%"))
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{option}: {text!r} is not a number", "write 0.5% or 0.005; for --min METRIC=0.91")
-    return value / 100 if share else value
+    return Budget(least=parsed("--min", parse_amount, value), metric=metric)
 
 
 def _seconds(text: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -14,6 +14,7 @@ from trtpipe.cli.listeners import LogFile
 from trtpipe.cli.overrides import Override
 from trtpipe.cli.session import Session
 from trtpipe.config.target import find_target
+from trtpipe.config.units import amount, parse_amount
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -119,6 +120,27 @@ def add_shapes(option: str) -> Store:
     return store
 
 
+def add_floors(session: Session, texts: tuple[str, ...]) -> None:
+    """Keeps the least values of metrics."""
+    for name, value in floors(texts).items():
+        session.profile_overrides.append(Override(("accuracy", "min_metric", name), value, "--min-metric"))
+
+
+def floors(texts: Iterable[str]) -> dict[str, float | str]:
+    """Least values from what ``--min-metric`` was given: ``top1=91%``.
+
+    Raises:
+        InputError: one is no such thing.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        if not (name and equals):
+            raise InputError(f"--min-metric: {text!r} names no metric", "write --min-metric top1=91%")
+        found[name.strip()] = parsed("--min-metric", parse_amount, value)
+    return found
+
+
 def add_tolerances(option: str) -> Store:
     """Sets a tolerance, for all outputs (``1e-3``) or for one (``logits:1e-3``)."""
     key = option.removeprefix("--").replace("-", "_")
@@ -136,7 +158,7 @@ def add_tolerances(option: str) -> Store:
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        return amount(parse_amount(text), bounded=False)
     except ValueError:
         raise ValueError(f"{text!r} is not a number; write 1e-3, or OUTPUT:1e-3") from None
 

@@ -6,22 +6,52 @@ A profile is a TOML file in ``profiles/``; every key can be overridden on the co
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FULL_PRECISION, Precision
+from trtpipe.config.recipe import METRICS
 from trtpipe.config.target import find_target
-from trtpipe.config.tomlfile import load_toml
-from trtpipe.config.units import parse_bytes, parse_seconds
+from trtpipe.config.tomlfile import FROM_FILE, load_toml
+from trtpipe.config.units import amount, exact_bytes, exact_seconds, parse_amount, parse_bytes, parse_seconds
 from trtpipe.errors import InputError
 
 
-def _from_text(parse: Any) -> BeforeValidator:
+def _from_text(parse: Callable[[str], object]) -> BeforeValidator:
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+def _quantity(parse: Callable[[str], object]) -> BeforeValidator:
+    """A quantity: in a file it has a unit; in Python a number is in bytes, or seconds."""
+
+    def read(value: object, info: ValidationInfo) -> object:
+        bare = isinstance(value, int | float) and not isinstance(value, bool)
+        return parse(str(value)) if isinstance(value, str) or (bare and info.context == FROM_FILE) else value
+
+    return BeforeValidator(read)
+
+
+def _with_unit(form: Callable[[Any], str]) -> PlainSerializer:
+    """As a file has it, where it is written to one."""
+
+    def write(value: Any, info: SerializationInfo) -> Any:
+        return form(value) if info.context == FROM_FILE and value is not None else value
+
+    return PlainSerializer(write)
 
 
 def _target_name(text: str) -> str:
@@ -31,8 +61,12 @@ def _target_name(text: str) -> str:
         raise ValueError(f"{error.message}; {error.remedy}") from error
 
 
-Bytes = Annotated[int, _from_text(parse_bytes), Field(gt=0)]
-Seconds = Annotated[float, _from_text(parse_seconds), Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, _quantity(parse_bytes), Field(gt=0), _with_unit(exact_bytes)]
+Seconds = Annotated[float, _quantity(parse_seconds), Field(gt=0, allow_inf_nan=False), _with_unit(exact_seconds)]
+#: An amount of a metric, as ``parse_amount`` gives it.
+Amount = Annotated[float | str, BeforeValidator(parse_amount)]
+#: A share of 1, in any of the ways to write an amount.
+Share = Annotated[float, BeforeValidator(lambda value: amount(parse_amount(value), bounded=False)), Field(ge=0, le=1)]
 TargetName = Annotated[str, _from_text(_target_name)]
 #: 0 is a length too: that of an empty cache. TensorRT-RTX keeps what it is given in 32 bits, and does not notice when
 #: it is more.
@@ -80,12 +114,16 @@ class OutputTolerance(Record):
 
     ``elemwise``: every element is within ``atol`` of the reference, or within ``rtol * |reference|`` (Polygraphy's
     rule; numpy's adds the two). ``max``, ``mean``, ``median``: that statistic of ``|x - reference|`` is at most
-    ``atol`` plus ``rtol`` times the same statistic of ``|reference|``, so that elements near zero do not decide.
+    ``atol`` plus ``rtol`` times what the samples change in the reference, so that neither elements near zero nor an
+    offset decide: with ``m`` the mean of an element over samples, the largest ``|reference - m|`` for ``max``, its
+    root mean square for the others. Where samples change nothing (random inputs, a single sample, a constant output)
+    it is the same statistic of ``|reference|`` instead.
 
     Attributes:
         atol, rtol: absolute and relative tolerance.
         stat: the statistic compared.
-        min_cosine: least cosine similarity of the flattened outputs; ``None`` to ignore.
+        min_cosine: least cosine similarity of ``x - m`` and ``reference - m``.
+        min_snr_db: least signal-to-noise ratio in dB: the power of ``reference - m`` over that of ``x - reference``.
         min_agreement: of integer and boolean outputs, to which none of the above applies: the least share of values
             that are equal.
     """
@@ -94,7 +132,8 @@ class OutputTolerance(Record):
     rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     stat: Literal["elemwise", "max", "mean", "median"] | None = None
     min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = None
-    min_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_snr_db: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    min_agreement: Share | None = None
 
 
 class Tolerance(OutputTolerance):
@@ -114,14 +153,60 @@ class Tolerance(OutputTolerance):
 class AccuracyGate(Record):
     """What a build has to reach, and what it may cost.
 
+    Amounts are absolute, never relative. Of a metric that is a share, ``1%``, ``1pt`` and ``0.01`` are the same: one
+    point; 1 and more need a unit. A metric of the user's own may be in any unit, and plain numbers are in it.
+
     Attributes:
-        max_drop: the task metric may fall by so much (in the metric's own unit: 0.01 is one point of top-1).
+        max_drop: by how much the task metric may be worse than the reference's.
+        min_metric: metric -> its least value; of an error, its largest.
         min_coverage: share of the multiply-accumulates of quantizable nodes that stay in 8 bits, even if outputs are
             not within tolerance.
     """
 
-    max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
-    min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.7
+    max_drop: Amount = 0.01
+    min_metric: dict[str, Amount] = {}
+    min_coverage: Share = 0.7
+
+    @field_validator("max_drop")
+    @classmethod
+    def _not_negative(cls, value: float | str) -> float | str:
+        if amount(value, bounded=False) < 0:
+            raise ValueError(f"{value} is negative: give by how much the metric may be worse, such as 0.5%")
+        return value
+
+    def of(self, metric: str | None) -> MetricLimits:
+        """The limits, in the metric's own unit.
+
+        Args:
+            metric: its name; of a function of the user's, how a recipe names it. ``None`` where none is measured.
+
+        Raises:
+            InputError: an amount can be read in two ways, or a limit is for another metric than the one measured.
+        """
+        if metric is None:
+            if self.min_metric:
+                names = ", ".join(self.min_metric)
+                raise InputError(f"min_metric {names}: no metric is measured", "add --eval-data DATA with labels")
+            return MetricLimits()
+        share = metric in METRICS
+        if other := next((name for name in self.min_metric if share and name != metric), ""):
+            raise InputError(f"min_metric {other}: the metric is {metric}", f"write {metric}=VALUE")
+        floors = {name: _resolved(f"min_metric {name}", each, share=share) for name, each in self.min_metric.items()}
+        return MetricLimits(max_drop=_resolved("max_drop", self.max_drop, share=share), min_metric=floors)
+
+
+def _resolved(name: str, given: float | str, *, share: bool) -> float:
+    try:
+        return amount(given, bounded=share)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}", "give the amount with its unit") from error
+
+
+class MetricLimits(Record):
+    """An accuracy gate in the unit of its metric; ``max_drop`` is ``None`` where no metric is measured."""
+
+    max_drop: float | None = None
+    min_metric: dict[str, float] = {}
 
 
 class LatencySettings(Record):

@@ -10,11 +10,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from trtpipe.artifact import Record
 from trtpipe.config.methods import Method
-from trtpipe.config.tomlfile import load_toml
+from trtpipe.config.tomlfile import FROM_FILE, load_toml
+from trtpipe.errors import RecipeError
 
 Pixels = Annotated[int, Field(ge=1)]
 PerChannel = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
@@ -63,6 +64,37 @@ class ImageSettings(Record):
         return self
 
 
+def _class_names(given: object, info: ValidationInfo) -> object:
+    """Names from a list, or from a file; one that a recipe names lies beside it, and read once its place is known."""
+    if isinstance(given, str):
+        if info.context == FROM_FILE:
+            return (_FILE + given,)
+        return read_classes(Path(given))
+    if isinstance(given, list | tuple) and len(set(given)) < len(given):
+        raise ValueError("a class is named twice")
+    return given
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Names of classes from a text file, one a line; empty lines at the end do not count.
+
+    Raises:
+        ValueError: it cannot be read, or holds a name twice or none.
+    """
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{path}: no names, or one of them twice")
+    return names
+
+
+#: Marks the name of a file that holds the names.
+_FILE = "\0"
+Classes = Annotated[tuple[str, ...], BeforeValidator(_class_names)]
+
+
 class DataSettings(Record):
     """Where samples come from.
 
@@ -75,6 +107,8 @@ class DataSettings(Record):
         batch: samples a feed, where the source holds single samples.
         skip_bad_samples: how many bad samples may be left out; one more stops the run.
         image: preprocessing, for a folder of images.
+        classes: names of the model's classes, in the order of its outputs: a list, or a text file with one a line. The
+            sub-folders of a folder of images are matched to them. The recipe's own, where there are none here.
     """
 
     source: str = ""
@@ -84,6 +118,7 @@ class DataSettings(Record):
     batch: Annotated[int, Field(ge=1)] = 1
     skip_bad_samples: Annotated[int, Field(ge=0)] = 0
     image: ImageSettings | None = None
+    classes: Classes = ()
 
 
 #: Task metrics that trtpipe computes itself.
@@ -130,6 +165,7 @@ class CalibrationRecipe(Record):
         weights: how far each channel of a weight reaches: ``max`` or ``mse``.
         corrections: ``auto`` evens out activations and corrects biases where that lessens the output's error on real
             samples; ``none`` leaves the model as it is.
+        classes: names of the model's classes, for both kinds of data; see ``DataSettings``.
         data: the calibration samples.
         evaluation: held-out samples for accuracy; parity is checked on them too.
     """
@@ -139,6 +175,7 @@ class CalibrationRecipe(Record):
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     weights: WeightMethod = "max"
     corrections: Literal["auto", "none"] = "auto"
+    classes: Classes = ()
     data: DataSettings = DataSettings()
     evaluation: EvaluationSettings | None = None
 
@@ -154,7 +191,24 @@ class CalibrationRecipe(Record):
         if evaluation is not None:
             evaluation = _anchored(evaluation, "source", folder)
             evaluation = _anchored(evaluation, "metric", folder) if evaluation.own else evaluation
-        return recipe.model_copy(update={"data": data, "evaluation": evaluation})
+        return recipe.model_copy(
+            update={
+                "classes": _named(recipe.classes, Path(path)),
+                "data": data.model_copy(update={"classes": _named(data.classes, Path(path))}),
+                "evaluation": evaluation
+                and evaluation.model_copy(update={"classes": _named(evaluation.classes, Path(path))}),
+            }
+        )
+
+
+def _named(classes: tuple[str, ...], recipe: Path) -> tuple[str, ...]:
+    """Names as they are, or from the file that a recipe names, which lies beside it."""
+    if not classes or not classes[0].startswith(_FILE):
+        return classes
+    try:
+        return read_classes(recipe.parent / classes[0].removeprefix(_FILE))
+    except ValueError as error:
+        raise RecipeError(f"{recipe}: classes: {error}", "give a text file with one name a line") from error
 
 
 D = TypeVar("D", bound=DataSettings)

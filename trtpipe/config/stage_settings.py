@@ -24,7 +24,14 @@ from pydantic import PlainSerializer, PlainValidator
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FORMATS, Format, Precision, find_format
 from trtpipe.config.methods import Method
-from trtpipe.config.profile import BuildSettings, DeploymentProfile, LatencySettings, ShapeRange, Tolerance
+from trtpipe.config.profile import (
+    BuildSettings,
+    DeploymentProfile,
+    LatencySettings,
+    MetricLimits,
+    ShapeRange,
+    Tolerance,
+)
 from trtpipe.config.recipe import EvaluationSettings, WeightMethod
 
 if TYPE_CHECKING:
@@ -354,14 +361,14 @@ class VerifySettings(Record):
     Attributes:
         precision: also decides default tolerances, and whether storage is emulated.
         demanded: whether the metric was asked for by name, so that labels must be there.
-        max_drop: ``None`` where no metric is measured.
+        limits: of the metric.
     """
 
     precision: Precision
     tolerance: Tolerance
     metric: MetricSettings | None
     demanded: bool
-    max_drop: float | None
+    limits: MetricLimits
     synthetic: tuple[Shapes, ...]
     backend: str
     targets: tuple[str, ...]

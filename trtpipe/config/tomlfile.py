@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 
+#: pydantic's context where a record is read from a file, or written to one: quantities have units there.
+FROM_FILE = "file"
 _MAX_BYTES = 1 << 20
 #: An array of numbers as tomli-w writes it, a line each. A shape reads better on one line; no string has line breaks.
 _NUMBERS = re.compile(r"\[\n((?:\s*[-+.\w]+,\n)+)\s*\]")
@@ -58,7 +60,7 @@ def load_toml(path: Path, model: type[M]) -> M:
     except RecursionError as error:
         raise RecipeError(f"{path}: nested too deeply", "flatten the file") from error
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=FROM_FILE)
     except ValidationError as error:
         raise _complaint(path, model, data, error) from error
 

@@ -1,7 +1,8 @@
-"""Quantities people write with a unit: bytes (``4G``) and durations (``200ms``); and words for messages."""
+"""Quantities people write with a unit: bytes (``4G``), durations (``200ms``), shares (``1%``); words for messages."""
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from difflib import get_close_matches
@@ -14,13 +15,18 @@ _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+_NUMBER = r"\s*(\d{1,18}(?:\.\d{1,24})?)\s*"
+
+
 def parse_bytes(text: str) -> int:
-    """Bytes from ``4G``, ``512M``, ``4GiB`` or a plain number of bytes; units are powers of 1024.
+    """Bytes from ``4G``, ``512M``, ``4GiB`` or ``4096B``; units are powers of 1024, and one is required.
 
     Raises:
-        ValueError: not a positive quantity of bytes.
+        ValueError: not a positive quantity of bytes with a unit.
     """
-    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(?:B|([KMGT])(?:i?B)?)?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(_NUMBER + r"(?:([KMGT])(?:i?B)?|B)", text.rstrip(), re.IGNORECASE)
+    if not match and (bare := re.fullmatch(_NUMBER, text)):
+        raise ValueError(f"{text!r} has no unit: write {bare[1]}M or {bare[1]}G, or {bare[1]}B for bytes")
     count = int(Decimal(match[1]) * _BYTES[(match[2] or "").upper()]) if match else 0
     if count < 1:
         raise ValueError(f"{text!r} is not a size such as 512M or 4G")
@@ -33,10 +39,61 @@ def parse_seconds(text: str) -> float:
     Raises:
         ValueError: not a duration with a unit.
     """
-    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(us|ms|s|min|h|d)\s*", text)
+    match = re.fullmatch(_NUMBER + r"(us|ms|s|min|h|d)\s*", text)
+    if not match and (bare := re.fullmatch(_NUMBER, text)):
+        raise ValueError(f"{text!r} has no unit: write {bare[1]}ms or {bare[1]}s")
     if not match:
         raise ValueError(f"{text!r} is not a duration such as 200ms or 3s")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_amount(given: str | float) -> float | str:
+    """An amount of a metric: ``1%``, ``1pt`` (a percentage point) and ``0.01`` are one and the same, and absolute.
+
+    What is 1 and more reads differently with a unit and without (``5`` may be 5 % or, of a perplexity, 5): with a unit
+    it stays a text, ``"100%"``, and ``amount`` says what it is of a given metric.
+
+    Raises:
+        ValueError: not a finite number, with or without a unit.
+    """
+    match = re.fullmatch(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(%|pt)?\s*", given) if isinstance(given, str) else None
+    try:
+        value = float(match[1] if match else given)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{given!r} is not an amount such as 0.5% (as 0.5pt and 0.005)")
+    if match is None or match[2] is None:
+        return value
+    return value / 100 if abs(value) < 100 else f"{value:g}%"
+
+
+def amount(given: float | str, *, bounded: bool) -> float:
+    """What ``parse_amount`` gave, of a metric.
+
+    Args:
+        bounded: whether the metric is a share, at most 1.
+
+    Raises:
+        ValueError: 1 or more without a unit, of a share.
+    """
+    if isinstance(given, str):
+        return float(given.removesuffix("%")) / 100
+    if bounded and abs(given) >= 1:
+        raise ValueError(
+            f"{given:g} without a unit may be {given:g} % or {100 * given:g} %: write {given:g}% or {100 * given:g}%"
+        )
+    return given
+
+
+def exact_bytes(count: int) -> str:
+    """``parse_bytes`` backwards."""
+    return f"{count}B"
+
+
+def exact_seconds(seconds: float) -> str:
+    """``parse_seconds`` backwards."""
+    return f"{Decimal(repr(seconds)):f}s"
 
 
 def format_bytes(count: int) -> str:

@@ -33,6 +33,7 @@ class BatchedDataset:
         title: what the data is, without the selection.
         read: yields the selected samples, checked, each with a batch axis; or what is wrong with one.
         fingerprint: computes the content digest; called once at most.
+        classes: names of the classes that labels are numbers of.
         known_warnings: warnings known before the first iteration, besides those of the selection.
     """
 
@@ -43,6 +44,7 @@ class BatchedDataset:
     rows: int = 1
     known_warnings: tuple[str, ...] = ()
     preprocessing: ImageSettings | None = None
+    classes: tuple[str, ...] = ()
     _skipped: list[Skipped] = field(default_factory=list, init=False)
     _dropped: list[int] = field(default_factory=list, init=False)
 

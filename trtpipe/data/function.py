@@ -15,7 +15,7 @@ from trtpipe.data.bad_samples import BadSample, good_samples, try_sample
 from trtpipe.data.batching import batched, read_ahead
 from trtpipe.data.input_checks import checked, free_batch, is_single, static_batch
 from trtpipe.data.sample import Sample, Skipped, content_digest
-from trtpipe.data.selection import dropped_warning, no_samples, too_few
+from trtpipe.data.selection import dropped_warning, fewer_samples, no_samples
 from trtpipe.data.usercode import UserFunction, load_function
 from trtpipe.errors import InputError
 
@@ -67,6 +67,7 @@ class FunctionDataset:
 
     seed = None
     preprocessing = None
+    classes: tuple[str, ...] = ()
     size = None
 
     def __init__(self, data: DataSettings, contract: IOContract, function: UserFunction) -> None:
@@ -76,6 +77,7 @@ class FunctionDataset:
         self._batch = self._fixed_batch or data.batch
         self._where = data.source
         self._dropped: list[int] = []
+        self._fewer: list[int] = []
         self._max_bad_samples = data.skip_bad_samples
         self._skipped: list[Skipped] = []
         self.samples = data.samples
@@ -86,7 +88,8 @@ class FunctionDataset:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(dropped_warning(rows, self._batch) for rows in self._dropped)
+        fewer = (fewer_samples(found, self.samples or 0) for found in self._fewer)
+        return (*fewer, *(dropped_warning(rows, self._batch) for rows in self._dropped))
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -162,13 +165,14 @@ class FunctionDataset:
     def _counted(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         """The samples, up to the number asked for."""
         taken = 0
+        self._fewer.clear()
         for sample in samples:
             taken += sample.rows
             yield sample
             if self.samples is not None and taken >= self.samples:
                 return
         if self.samples is not None:
-            raise too_few(self._where, taken, self.samples)
+            self._fewer.append(taken)
 
 
 def _up_to_the_first_sample(items: Iterator[Sample | BadSample]) -> Iterator[Sample | BadSample]:

@@ -22,7 +22,7 @@ from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator, Sequence
 
     from trtpipe.artifact import IOContract, TensorSpec
     from trtpipe.config.recipe import DataSettings
@@ -35,12 +35,15 @@ _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"})
 class Listing:
     """The images of a folder in sorted order of their paths, their classes, and the number of entries that are none.
 
-    ``labels`` is ``None`` if the folder is not laid out as ``<class>/<image>``.
+    ``labels`` is ``None`` if the folder is not laid out as ``<class>/<image>``; they are positions in ``classes``, and
+    ``present`` are the classes that are there.
     """
 
     files: tuple[Path, ...]
     labels: tuple[int, ...] | None
     ignored: int
+    classes: tuple[str, ...] = ()
+    present: tuple[str, ...] = ()
 
 
 def recognizes(source: str) -> bool:
@@ -65,12 +68,12 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
             f"{folder}: input {spec.name!r} takes uint8 pixels, so mean and std cannot be applied",
             "remove mean and std from the image table",
         )
-    listing = list_images(folder)
+    listing = list_images(folder, data.classes)
     selection = select(len(listing.files), data, static_batch(contract), str(folder))
     files = [listing.files[index] for index in selection.indices]
     labels = None if listing.labels is None else [listing.labels[index] for index in selection.indices]
     expected = free_batch(contract)
-    ignored = f"{listing.ignored} entries that are not {', '.join(FORMATS)} files were ignored"
+    warnings = tuple(_doubts(listing, settings, raw=raw))
 
     def sample(position: int) -> Sample:
         path = files[position]
@@ -87,18 +90,36 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
         selection=selection,
         read=read,
         fingerprint=lambda: _fingerprint(files, labels),
-        known_warnings=(ignored,) if listing.ignored else (),
+        known_warnings=warnings,
         preprocessing=settings,
+        classes=listing.classes,
     )
 
 
-def list_images(folder: Path) -> Listing:
+def _doubts(listing: Listing, settings: ImageSettings, *, raw: bool) -> Iterator[str]:
+    """Reasons to doubt a folder of images, or how it is prepared."""
+    if listing.ignored:
+        yield f"{listing.ignored} entries that are not {', '.join(FORMATS)} files were ignored"
+    if len(listing.present) < len(listing.classes):
+        some = ", ".join(listing.present[:5])
+        yield f"images of {len(listing.present)} of the {len(listing.classes)} classes: {some}"
+    if not raw and not settings.model_fields_set & {"mean", "std"}:
+        yield (
+            "pixels are not normalized, because the image table has neither mean nor std: give those of training, or "
+            "mean = [0, 0, 0] if it had none"
+        )
+
+
+def list_images(folder: Path, known: Sequence[str] = ()) -> Listing:
     """The images under ``folder``, recursively. Hidden entries are ignored, linked folders are not followed.
 
-    With every image in a sub-folder, the sub-folders of ``folder`` are the classes, numbered in sorted order.
+    With every image in a sub-folder, the sub-folders of ``folder`` are the classes.
+
+    Args:
+        known: names of the classes, in the order of their numbers; without, that of the sub-folders, sorted.
 
     Raises:
-        InputError: a folder cannot be listed, or an image is a link to outside ``folder``.
+        InputError: a folder cannot be listed, an image is a link to outside ``folder``, or a sub-folder is no class.
     """
     top = folder.resolve()
     found: list[tuple[str, ...]] = []
@@ -114,12 +135,18 @@ def list_images(folder: Path) -> Listing:
         ignored += len(linked) + sum(not name.startswith(".") for name in names) - len(visible)
         found.extend((here / name).relative_to(folder).parts for name in visible)
     found.sort()
-    labels = None
-    if all(len(parts) > 1 for parts in found):
-        found_classes = (entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        classes = {name: index for index, name in enumerate(sorted(found_classes))}
-        labels = tuple(classes[parts[0]] for parts in found)
-    return Listing(tuple(folder.joinpath(*parts) for parts in found), labels, ignored)
+    files = tuple(folder.joinpath(*parts) for parts in found)
+    if not all(len(parts) > 1 for parts in found):
+        return Listing(files, None, ignored)
+    folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    classes = {name: index for index, name in enumerate(known or folders)}
+    present = tuple(sorted({parts[0] for parts in found}))
+    if unknown := [name for name in present if name not in classes]:
+        raise InputError(
+            f"{folder / unknown[0]}: {unknown[0]!r} is none of the {len(classes)} classes",
+            suggestion(unknown[0], classes, "classes"),
+        )
+    return Listing(files, tuple(classes[parts[0]] for parts in found), ignored, tuple(classes), present)
 
 
 def _refuse_outside(top: Path, path: Path) -> None:

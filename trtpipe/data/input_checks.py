@@ -81,6 +81,11 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
 
 
+def are_pixels(low: float, high: float) -> bool:
+    """Whether floats with these extremes look like pixels from 0 to 255, which few networks take."""
+    return low >= 0 and 100 < high <= 255
+
+
 def _fitted(value: np.ndarray, spec: TensorSpec, where: str) -> np.ndarray:
     """``value`` in the input's type and with its batch axis."""
     value = _typed(value, spec, where)

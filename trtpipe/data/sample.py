@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from trtpipe.artifact import Record
-from trtpipe.digest import canonical_json
+from trtpipe.digest import canonical_json, sha256_json
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -79,6 +79,10 @@ class Dataset(Protocol):
         """How files became tensors; ``None`` if the data came as tensors."""
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that labels are numbers of; empty where only the numbers are known."""
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of the data; complete after an iteration."""
 
@@ -95,6 +99,28 @@ class Dataset(Protocol):
 
     def digest(self) -> str:
         """The sha256 of the content that is used: never of paths or times, nor of the batch size."""
+
+
+class Content:
+    """The sha256 over arrays by name, feed by feed: the same however their rows are split into feeds."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, hashlib._Hash] = {}
+
+    def add(self, arrays: Feed) -> None:
+        """Take one feed's arrays."""
+        for name, value in arrays.items():
+            if name not in self._digests:
+                head = [name, value.dtype.name, list(value.shape[1:])]
+                self._digests[name] = hashlib.sha256(canonical_json(head).encode())
+            self._digests[name].update(value.tobytes())
+
+    @property
+    def digest(self) -> str:
+        """Of all arrays so far; empty if there were none."""
+        if not self._digests:
+            return ""
+        return sha256_json({name: digest.hexdigest() for name, digest in self._digests.items()})
 
 
 def content_digest(samples: Iterable[Sample]) -> str:

@@ -31,6 +31,7 @@ class Selection:
         seed: of the selection; ``None`` if all are used.
         fixed: whether the model takes full batches only.
         max_bad_samples: how many bad samples an iteration may skip.
+        wanted: samples asked for; ``None`` for all.
     """
 
     where: str
@@ -41,6 +42,7 @@ class Selection:
     seed: int | None
     fixed: bool
     max_bad_samples: int
+    wanted: int | None = None
 
     @property
     def feeds(self) -> int:
@@ -54,27 +56,30 @@ class Selection:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return (dropped_warning(self.dropped, self.batch),) if self.dropped else ()
+        dropped = (dropped_warning(self.dropped, self.batch),) if self.dropped else ()
+        fewer = (fewer_samples(self.total, self.wanted),) if self.wanted and self.total < self.wanted else ()
+        return (*fewer, *dropped)
 
 
 def select(total: int, data: DataSettings, fixed_batch: int | None, where: str) -> Selection:
     """Select ``data.samples`` of ``total`` samples with ``data.seed``, in full batches if the batch size is fixed.
 
+    Where there are fewer than asked for, all are used, with a warning.
+
     Raises:
-        InputError: the source is empty, has fewer samples than asked for, or cannot fill one batch.
+        InputError: the source is empty, or cannot fill one batch.
     """
     if total == 0:
         raise no_samples(where)
-    if data.samples is not None and total < data.samples:
-        raise too_few(where, total, data.samples)
-    chosen = range(total) if data.samples is None or data.samples == total else _random(total, data.samples, data.seed)
+    chosen = range(total) if data.samples is None or data.samples >= total else _random(total, data.samples, data.seed)
     batch = fixed_batch or data.batch
     dropped = len(chosen) % batch if fixed_batch else 0
     indices = tuple(chosen)[: len(chosen) - dropped]
     if not indices:
         raise no_full_batch(where, len(chosen), batch)
     seed = None if isinstance(chosen, range) else data.seed
-    return Selection(where, indices, total, batch, dropped, seed, fixed_batch is not None, data.skip_bad_samples)
+    fixed = fixed_batch is not None
+    return Selection(where, indices, total, batch, dropped, seed, fixed, data.skip_bad_samples, data.samples)
 
 
 def no_samples(where: str) -> InputError:
@@ -82,12 +87,9 @@ def no_samples(where: str) -> InputError:
     return InputError(f"{where}: there are no samples", "give data the model can run on")
 
 
-def too_few(where: str, found: int, wanted: int) -> InputError:
-    """The error for a source with fewer samples than asked for."""
-    return InputError(
-        f"{where}: there are {found} samples, fewer than the {wanted} asked for",
-        f"set samples to {found} or less, or give more data",
-    )
+def fewer_samples(found: int, wanted: int) -> str:
+    """The warning about a source with fewer samples than asked for."""
+    return f"{wanted} samples were asked for, and there are {found}: all are used"
 
 
 def no_full_batch(where: str, found: int, batch: int) -> InputError:

@@ -38,6 +38,7 @@ class RandomDataset:
     """
 
     preprocessing = None
+    classes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 

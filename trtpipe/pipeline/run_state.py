@@ -137,10 +137,25 @@ def _with_ones(job: Job, contract: IOContract, state: RunState, progress: Progre
 def _data_settings(role: Role, job: Job) -> DataSettings | None:
     recipe = job.recipe
     if role == "calibration-data":
-        return recipe.data if recipe.data.source else None
+        classes = recipe.data.classes or recipe.classes
+        return recipe.data.model_copy(update={"classes": classes}) if recipe.data.source else None
     if recipe.evaluation is None or not recipe.evaluation.source:
         return None
-    return DataSettings.model_validate(recipe.evaluation.model_dump(include=set(DataSettings.model_fields)))
+    given = recipe.evaluation.model_dump(include=set(DataSettings.model_fields), exclude_unset=True)
+    settings = DataSettings.model_validate(given)
+    return settings.model_copy(
+        update={"classes": settings.classes or recipe.classes or _folder_classes(recipe.data, settings)}
+    )
+
+
+def _folder_classes(data: DataSettings, evaluation: DataSettings) -> tuple[str, ...]:
+    """The classes of the calibration images, where what is evaluated has images of these, maybe of some only."""
+    from trtpipe.data.images import list_images, recognizes
+
+    if data.classes or not (recognizes(data.source) and recognizes(evaluation.source)):
+        return data.classes
+    known, found = (list_images(Path(each.source)).classes for each in (data, evaluation))
+    return known if set(found) <= set(known) else ()
 
 
 def artifact_from_file(kind: str, path: Path, target: str | None = None, *, seal_in: Path | None = None) -> Artifact:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.methods import Method
-from trtpipe.config.recipe import WeightMethod
+from trtpipe.config.recipe import METRICS, WeightMethod
 from trtpipe.errors import InternalError
 from trtpipe.passes.decisions import WorkShare
 from trtpipe.pipeline.pipeline import stages_named
@@ -240,7 +240,9 @@ class Tuner:
         found, lowered = (self._judged.get((chosen.method, chosen.weights, each), exact) for each in (kept, ()))
         test = compare_metric(reference, found.value)
         words = f"{test.name}: loss {test.low:+.4g} to {test.high:+.4g}, p = {test.p:.3g}" if test.p is not None else ""
-        gate = profile.accuracy.model_copy(update={"max_drop": max(allowed, 0.0)})
+        most = max(allowed, 0.0)
+        drop = f"{100 * most:g}%" if most >= 1 and reference.metric in METRICS else most  # a share needs its unit there
+        gate = profile.accuracy.model_copy(update={"max_drop": drop})
         tuning = Tuning(
             met=met,
             complete=not self._stopped,

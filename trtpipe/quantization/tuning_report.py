@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.artifact import Record
 from trtpipe.config.methods import Method
-from trtpipe.config.recipe import WeightMethod
+from trtpipe.config.recipe import EvaluationSettings, WeightMethod
+from trtpipe.config.units import amount, parse_amount
 from trtpipe.errors import InputError
 from trtpipe.quantization.layer_search import LayerTrial
 
@@ -17,14 +18,26 @@ class Budget:
     """What must hold: a largest loss, or a least value (for errors a largest one) of the metric.
 
     Attributes:
-        max_drop: how much worse than float32 the metric may be, in its own unit.
+        max_drop: how much worse than float32 the metric may be: ``"0.5%"``, or ``0.005``; see ``AccuracyGate``.
         least: the value itself; one of the two is given.
         metric: its name, where the user said it; it must be that of the recipe.
     """
 
-    max_drop: float | None = None
-    least: float | None = None
+    max_drop: float | str | None = None
+    least: float | str | None = None
     metric: str = ""
+
+    def of(self, evaluation: EvaluationSettings) -> Budget:
+        """The same in the metric's own unit.
+
+        Raises:
+            InputError: no amount, or one that can be read in two ways.
+        """
+        return replace(
+            self,
+            max_drop=_resolved("max_drop", self.max_drop, evaluation),
+            least=_resolved(f"min {self.metric}", self.least, evaluation),
+        )
 
     def allowed(self, reference: MetricValue) -> float:
         """The loss that is accepted.
@@ -37,9 +50,17 @@ class Budget:
                 f"--min {self.metric}: the metric is {reference.metric}", f"write --min {reference.metric}=VALUE"
             )
         if self.max_drop is not None:
-            return self.max_drop
+            return float(self.max_drop)
         assert self.least is not None
-        return self.least - reference.value if reference.lower_is_better else reference.value - self.least
+        least = float(self.least)
+        return least - reference.value if reference.lower_is_better else reference.value - least
+
+
+def _resolved(name: str, given: float | str | None, evaluation: EvaluationSettings) -> float | None:
+    try:
+        return None if given is None else amount(parse_amount(given), bounded=not evaluation.own)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}", "give the amount with its unit, such as 0.5%") from error
 
 
 class Calibration(Record):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, Record
+from trtpipe.config.recipe import ImageSettings
 from trtpipe.engine.record import EngineFigures
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
@@ -26,31 +27,49 @@ class Update(Record):
     metrics: dict[str, float]
 
 
+class CalibrationData(Record):
+    """What a build was calibrated on: the content of the data, and how files became inputs."""
+
+    source: str
+    digest: str
+    preprocessing: ImageSettings | None = None
+
+
 class Baseline(Record):
     """One good build.
 
     Attributes:
         contract: the model's inputs and outputs.
+        graph: digest of the exported model's nodes; constants are in ``weights``.
         weights: name -> digest of every constant of the exported model.
         artifacts: digests, keys and sizes of all artifacts of the bundle.
+        nodes: node -> what it computes in, of those that lowering decided on.
         settings, toolchain: those of the manifest.
-        evaluation, evaluation_digest: those of the parity report.
+        calibration: ``None`` where nothing was calibrated.
+        data, data_digest, inputs_digest, labels_digest, preprocessing: those of the parity report.
+        evaluation, evaluation_digest: likewise.
         comparisons: parity with the reference.
         engines: target -> engine metadata.
         latency: compared on the same machine only.
         history: earlier baselines that this one replaced, oldest first.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     trtpipe: str
     precision: str
     contract: IOContract
+    graph: str
     weights: dict[str, str]
     artifacts: tuple[ManifestEntry, ...]
+    nodes: dict[str, str]
     settings: dict[str, Any]
     toolchain: dict[str, str]
+    calibration: CalibrationData | None
     data: str
     data_digest: str
+    inputs_digest: str
+    labels_digest: str
+    preprocessing: ImageSettings | None
     evaluation: str
     evaluation_digest: str = ""
     samples: int
@@ -61,6 +80,14 @@ class Baseline(Record):
     history: tuple[Update, ...] = ()
 
 
+def calibration_data(manifest: Manifest) -> CalibrationData | None:
+    """What a build was calibrated on."""
+    data = manifest.calibration
+    if data is None:
+        return None
+    return CalibrationData(source=data.source, digest=data.digest, preprocessing=data.preprocessing)
+
+
 def baseline_of(build: Build, history: tuple[Update, ...] = ()) -> Baseline:
     """A build as a baseline."""
     manifest: Manifest = build.manifest
@@ -69,12 +96,18 @@ def baseline_of(build: Build, history: tuple[Update, ...] = ()) -> Baseline:
         trtpipe=manifest.trtpipe,
         precision=manifest.precision,
         contract=build.contract,
+        graph=build.graph,
         weights=build.weights,
         artifacts=manifest.artifacts,
+        nodes=build.nodes,
+        calibration=calibration_data(manifest),
         settings=manifest.settings,
         toolchain=manifest.toolchain,
         data=parity.data,
         data_digest=parity.data_digest,
+        inputs_digest=parity.inputs_digest,
+        labels_digest=parity.labels_digest,
+        preprocessing=parity.preprocessing,
         evaluation=parity.evaluation,
         evaluation_digest=parity.evaluation_digest,
         samples=parity.samples,

@@ -8,15 +8,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtpipe.accuracy.consistency import require_report
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import FileEntry
+from trtpipe.digest import canonical_json, sha256_json
 from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from trtpipe.artifact import IOContract
+
+
+#: Reports of a bundle, and the gates that they are of.
+_GATES = {"parity": "accuracy", "latency": "latency"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,16 @@ class Build:
         """Name -> digest of every constant of the exported model."""
         return weight_digests(self.path("model"))
 
+    @cached_property
+    def graph(self) -> str:
+        """Digest of the exported model's nodes."""
+        return graph_digest(self.path("model"))
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        """What every node computes in that lowering decided on."""
+        return {decision.node: decision.precision for decision in self.manifest.nodes}
+
     def path(self, label: str) -> Path:
         """The main file of an artifact."""
         return self.folder / entries(self.manifest.artifacts)[label].files[0].name
@@ -64,6 +82,7 @@ def read_build(folder: Path) -> Build:
     if not (folder / "manifest.json").is_file():
         raise InputError(f"{folder}: no bundle lies there", "give the folder that trtpipe build -o wrote")
     manifest = Manifest.read(folder / "manifest.json")
+    _require_whole(folder / "manifest.json", manifest)
     for entry in manifest.artifacts:
         for file in entry.files:
             path = folder / Path(file.name).name
@@ -74,10 +93,17 @@ def read_build(folder: Path) -> Build:
     found = entries(manifest.artifacts)
     if missing := {"model", "lowered", "parity"} - set(found):
         raise InputError(f"{folder}: the bundle has no {', '.join(sorted(missing))}", "build the whole pipeline")
+    parity = ParityReport.read(folder / found["parity"].files[0].name)
+    require_report(str(folder / found["parity"].files[0].name), parity)
+    for label, digest in parity.digests.items():
+        if label not in found or found[label].files[0].sha256 != digest:
+            raise InputError(
+                f"{folder}: parity.json: digests: {label} is not the file that was verified", "build again"
+            )
     return Build(
         folder=folder,
         manifest=manifest,
-        parity=ParityReport.read(folder / found["parity"].files[0].name),
+        parity=parity,
         latency=LatencyReport.read(folder / found["latency"].files[0].name) if "latency" in found else None,
         engines={
             label.partition(":")[2]: EngineFigures.of(
@@ -87,6 +113,22 @@ def read_build(folder: Path) -> Build:
             if label.startswith("engine:") and len(entry.files) > 1
         },
     )
+
+
+def _require_whole(path: Path, manifest: Manifest) -> None:
+    """Raise InputError unless labels, files and digests of a manifest fit each other."""
+    labels = [entry.label for entry in manifest.artifacts]
+    for entry in manifest.artifacts:
+        where = f"{path}: artifacts: {entry.label}"
+        if labels.count(entry.label) > 1:
+            raise InputError(f"{where}: is there twice", "build again; a manifest is not edited by hand")
+        if not entry.files:
+            raise InputError(f"{where}: files: there are none", "build again; a manifest is not edited by hand")
+        if entry.digest != sha256_json([file.sha256 for file in entry.files]):
+            raise InputError(f"{where}: digest: not that of its files", "build again; a bundle is not edited by hand")
+    gates = {verdict.gate for verdict in manifest.verdicts}
+    if missing := {gate for label, gate in _GATES.items() if label in labels} - gates:
+        raise InputError(f"{path}: verdicts: {', '.join(sorted(missing))} is missing", "build again")
 
 
 def weight_digests(model: Path) -> dict[str, str]:
@@ -102,3 +144,27 @@ def weight_digests(model: Path) -> dict[str, str]:
                 head = f"{array.dtype.name}{array.shape}".encode()
                 found[str(name)] = hashlib.sha256(head + array.tobytes()).hexdigest()[:16]
     return found
+
+
+def graph_digest(model: Path) -> str:
+    """Digest of every node of a model, those of bodies included: operators, names and attributes, no initializers."""
+    from trtpipe.preflight.onnx_io import load_model
+
+    digest = hashlib.sha256()
+    for node in load_model(model).graph.all_nodes():
+        attributes = {str(name): _attribute(attribute) for name, attribute in node.attributes.items()}
+        ends = [[None if value is None else value.name for value in side] for side in (node.inputs, node.outputs)]
+        digest.update(canonical_json([node.domain, node.op_type, *ends, attributes]).encode())
+    return digest.hexdigest()
+
+
+def _attribute(attribute: ir.Attr) -> str:
+    """A text that differs where an attribute does; bodies are counted node by node."""
+    import onnx_ir as ir
+
+    if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        return ""
+    if attribute.type == ir.AttributeType.TENSOR:
+        array = attribute.as_tensor().numpy()
+        return hashlib.sha256(f"{array.dtype.name}{array.shape}".encode() + array.tobytes()).hexdigest()
+    return repr(attribute.value)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from trtpipe.accuracy.consistency import require_consistent
 from trtpipe.artifact import Record
+from trtpipe.config.profile import AccuracyGate
 from trtpipe.errors import InputError
+from trtpipe.regression.baseline import calibration_data
 from trtpipe.regression.bundle import Build, entries
 from trtpipe.regression.significance import SignificanceTest, compare_metric
 
@@ -62,48 +66,64 @@ class CheckReport(Record):
 
 @dataclass(frozen=True)
 class Change:
-    """How the model differs from the baseline's.
+    """How a build differs from the baseline's, apart from its figures.
 
     Attributes:
-        weights: names of constants that were changed, added or removed.
+        weights: names of constants of the model that were changed, added or removed.
         all_weights: the number of constants in both.
-        replaced: artifacts with the same cache key and different content.
+        graph: whether the model's nodes differ.
+        layers: ``node: old -> new`` for every node that computes in another format.
+        settings: whether profile, calibration method or calibration data differ.
+        recomputed: artifacts with the same cache key and other bytes: another CPU rounds otherwise.
     """
 
     weights: tuple[str, ...]
     all_weights: int
-    replaced: tuple[str, ...]
+    graph: bool
+    layers: tuple[str, ...]
+    settings: bool
+    recomputed: tuple[str, ...]
 
     @property
     def suspicious(self) -> str:
         """Why any loss is a regression, statistically significant or not; empty where the test decides.
 
         A retrained model differs in nearly all weights, and only a test on the samples can tell whether it is worse. A
-        few changed weights, or an artifact whose content changed under the same key, are damage to this very model
-        until a reason is given.
+        few changed weights, another graph around the same ones, or a layer that was put in another precision, are
+        damage to this very model until a reason is given.
         """
-        if self.replaced:
-            return f"{', '.join(self.replaced)}: same cache key, different content"
         if self.weights and 2 * len(self.weights) <= self.all_weights:
-            return f"{len(self.weights)} of {self.all_weights} weights changed ({_some(self.weights)})"
+            return f"{len(self.weights)} of {self.all_weights} weights of the model changed ({_some(self.weights)})"
+        if self.graph and not self.weights:
+            return "the model's graph changed, around the same weights"
+        if self.layers and self.settings:
+            return f"{len(self.layers)} layers in another precision ({_some(self.layers)})"
         return ""
 
 
-def check_build(build: Build, baseline: Baseline, name: str) -> CheckReport:
+def check_build(
+    build: Build, baseline: Baseline, name: str, min_metric: Mapping[str, float | str] = MappingProxyType({})
+) -> CheckReport:
     """Compare everything but latency, which needs both builds on this machine.
 
+    Args:
+        name: of the baseline's file, for messages.
+        min_metric: metric -> its least value; of an error, its largest.
+
     Raises:
-        InputError: the baseline is of another model, other data or another metric, or it is damaged.
+        InputError: the baseline is of another model, other data or another metric, its figures contradict each other,
+            or a least value is of another metric.
     """
+    require_consistent(name, baseline.metrics, baseline.comparisons, baseline.evaluation, baseline.samples)
     _comparable(build, baseline, name)
-    _intact(baseline, name)
     change = _change(build, baseline)
     findings = [
         *_own_gate(build),
+        *_floors(build, min_metric),
         *_metrics(build, baseline, change),
         *_function(build, baseline),
         *_parity(build, baseline),
-        *_weights(change),
+        *_changes(build, baseline, change),
         *_builds(build, baseline),
         *_engines(build, baseline),
     ]
@@ -117,16 +137,29 @@ def _comparable(build: Build, baseline: Baseline, name: str) -> None:
         raise InputError(
             f"{name}: a baseline of another model: {broken}", "make one for this model: --save-baseline FILE"
         )
-    if baseline.data_digest != build.parity.data_digest:
+    parity = build.parity
+    if prepared := differences(_plain(baseline.preprocessing), _plain(parity.preprocessing), "[evaluation.image]"):
         raise InputError(
-            f"{name}: the baseline was measured on other data ({baseline.data}; now {build.parity.data})",
+            f"{name}: the recipe changed, so that the samples are prepared otherwise: {'; '.join(prepared)}",
+            "measure with the same recipe, or replace the baseline with --update REASON",
+        )
+    if baseline.data_digest != parity.data_digest:
+        relabeled = baseline.inputs_digest == parity.inputs_digest and baseline.labels_digest != parity.labels_digest
+        what = "with other labels: the inputs are the same" if relabeled else "on other data"
+        raise InputError(
+            f"{name}: the baseline was measured {what} ({baseline.data}; now {parity.data})",
             "measure on the same samples, or replace it with --update REASON",
         )
-    if baseline.evaluation != build.parity.evaluation:
+    if baseline.evaluation != parity.evaluation:
         raise InputError(
             f"{name}: the baseline has another metric ({baseline.evaluation or 'none'}; now "
-            f"{build.parity.evaluation or 'none'})",
+            f"{parity.evaluation or 'none'})",
             "use the same one, or --update REASON",
+        )
+    if len({(each.metric, each.lower_is_better) for each in (*baseline.metrics, *parity.metrics)}) > 1:
+        raise InputError(
+            f"{name}: metrics: the baseline's and the build's differ in name, or in which values are better",
+            "use the file as trtpipe wrote it, or --update REASON",
         )
     if baseline.precision != build.manifest.precision:
         raise InputError(
@@ -135,31 +168,44 @@ def _comparable(build: Build, baseline: Baseline, name: str) -> None:
         )
 
 
-def _intact(baseline: Baseline, name: str) -> None:
-    """Raise InputError for damaged scores, even where no test reads them."""
-    for value in baseline.metrics:
-        try:
-            if value.scores is not None:
-                value.scores.arrays()
-        except InputError as error:
-            raise InputError(
-                f"{name}: {value.metric} of {value.artifact}: {error.message}",
-                "use the file as trtpipe wrote it, or replace it with --update REASON",
-            ) from error
+def _plain(record: Record | None) -> dict[str, Any]:
+    return {} if record is None else record.to_dict()
 
 
 def _change(build: Build, baseline: Baseline) -> Change:
     old, new = baseline.weights, build.weights
     weights = tuple(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)))
     before, after = entries(baseline.artifacts), entries(build.manifest.artifacts)
-    replaced = tuple(
+    recomputed = tuple(
         label
-        for label in before.keys() & after.keys()
-        if label in ("model", "simplified", "ranges", "lowered")
+        for label in sorted(before.keys() & after.keys())
+        if label in ("simplified", "statistics", "ranges", "lowered")
         and before[label].key == after[label].key != ""
         and before[label].digest != after[label].digest
     )
-    return Change(weights, len(old.keys() | new.keys()), tuple(sorted(replaced)))
+    layers = tuple(differences(baseline.nodes, build.nodes))
+    settings = baseline.settings != build.manifest.settings
+    settings = settings or _plain(baseline.calibration) != _plain(calibration_data(build.manifest))
+    return Change(weights, len(old.keys() | new.keys()), baseline.graph != build.graph, layers, settings, recomputed)
+
+
+def _floors(build: Build, min_metric: Mapping[str, float | str]) -> Iterator[Finding]:
+    """The least values that were asked for, whatever the baseline's are."""
+    for name, given in min_metric.items():
+        values = [value for value in build.parity.metrics if value.metric == name]
+        if not values:
+            known = ", ".join(sorted({value.metric for value in build.parity.metrics})) or "no metric"
+            raise InputError(f"min_metric {name}: the build has {known}", "name the metric that it was built with")
+        limit = AccuracyGate(min_metric={name: given}).of(name).min_metric[name]
+        for value in values:
+            missed = value.misses(limit)
+            message = f"{value.value:.4f}, {'at most' if value.lower_is_better else 'at least'} {limit:g} wanted"
+            yield Finding(
+                gate="accuracy",
+                name=f"{name} of {value.artifact}, absolute",
+                status="failed" if missed else "ok",
+                message=message,
+            )
 
 
 def _own_gate(build: Build) -> Iterator[Finding]:
@@ -241,13 +287,28 @@ def _output(artifact: str, old: OutputParity, new: OutputParity, *, decides: boo
     )
 
 
-def _weights(change: Change) -> Iterator[Finding]:
+def _changes(build: Build, baseline: Baseline, change: Change) -> Iterator[Finding]:
+    """What differs in the model, its layers and its calibration: each called what it is."""
+
+    def note(name: str, message: str) -> Finding:
+        return Finding(gate="build", name=name, status="note", message=message)
+
     if change.weights:
-        message = f"{len(change.weights)} of {change.all_weights} changed: {_some(change.weights)}"
-        yield Finding(gate="build", name="weights", status="note", message=message)
-    if change.replaced:
-        message = f"{', '.join(change.replaced)}: same cache key, different content"
-        yield Finding(gate="build", name="artifacts", status="note", message=message)
+        yield note("weights", f"{len(change.weights)} of {change.all_weights} changed: {_some(change.weights)}")
+    if change.graph:
+        yield note("graph", "the nodes of the exported model changed")
+    if change.layers:
+        yield note("precision of layers", f"{len(change.layers)} changed: {_some(change.layers)}")
+    old, new = baseline.calibration, calibration_data(build.manifest)
+    if prepared := differences(_plain(old and old.preprocessing), _plain(new and new.preprocessing), "[data.image]"):
+        yield note("recipe", f"calibration samples are prepared otherwise: {'; '.join(prepared)}")
+    if old and new and old.digest != new.digest:
+        yield note("calibration data", f"other samples: {old.source} before, {new.source} now")
+    if change.recomputed:
+        labels = ", ".join(change.recomputed)
+        yield note("artifacts", f"{labels}: other bytes under the same key, as another CPU rounds them")
+    if baseline.inputs_digest != build.parity.inputs_digest:
+        yield note("inputs", "the same data was decoded to other values: another version of a library, or another CPU")
 
 
 def _builds(build: Build, baseline: Baseline) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FP32, FULL_PRECISION, coarser
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
 from trtpipe.config.target import find_target
+from trtpipe.data.input_checks import are_pixels
 from trtpipe.errors import InputError, StageError
 from trtpipe.passes.decisions import kept_for_accuracy
 from trtpipe.passes.graph_pass import node_label
@@ -56,7 +57,7 @@ class Verify(Stage[VerifySettings]):
             tolerance=profile.tolerance,
             metric=MetricSettings.of(evaluation),
             demanded=evaluation is not None and "metric" in evaluation.model_fields_set,
-            max_drop=None if evaluation is None else profile.accuracy.max_drop,
+            limits=profile.accuracy.of(None if evaluation is None else evaluation.metric),
             synthetic=synthetic_shapes(request),
             backend=request.backend,
             targets=tuple(target.name for target in request.targets),
@@ -90,13 +91,14 @@ class Verify(Stage[VerifySettings]):
             contenders = _contenders(settings, inputs, workdir, runtime, stack)
             run, metrics = _measured(settings, inputs.metric, contenders, data, progress, recording)
             overflows = _overflows(settings, contenders)
-            pytorch = _against_pytorch(settings, inputs, contenders)
+            pytorch = _against_pytorch(settings, inputs, contenders, real=not data.synthetic)
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
         _tell_of_integers(run.comparisons, contenders[0].label, progress)
         left_out = _left_out(inputs.path(contenders[0].label))
-        for label, reason in left_out.items():
-            progress.warn(f"{label}: {reason}")
+        doubts = _doubts(data, run, metrics)
+        for warning in (*(f"{label}: {reason}" for label, reason in left_out.items()), *doubts):
+            progress.warn(warning)
         not_run = _not_run(settings) | left_out
         if PROGRAM in not_run:
             progress.warn(f"{PROGRAM}: {not_run[PROGRAM]}")
@@ -106,6 +108,9 @@ class Verify(Stage[VerifySettings]):
             reference=contenders[0].label,
             data=data.dataset.name,
             data_digest=data.dataset.digest(),
+            inputs_digest=run.inputs_digest,
+            labels_digest=run.labels_digest,
+            preprocessing=data.dataset.preprocessing,
             evaluation=_evaluation_words(settings.metric, inputs.metric) if metrics else "",
             evaluation_digest=fingerprint(inputs.metric) if metrics and inputs.metric else "",
             synthetic=data.synthetic,
@@ -115,11 +120,14 @@ class Verify(Stage[VerifySettings]):
             links=run.links,
             pytorch=pytorch,
             metrics=metrics,
-            max_drop=settings.max_drop if metrics else None,
+            max_drop=settings.limits.max_drop if metrics else None,
+            min_metric=settings.limits.min_metric,
             digests={c.label: inputs.artifacts[c.label].files[0].sha256 for c in contenders},
             outputs_kept=len(recording.feeds),
             not_run=not_run,
             overflows=overflows,
+            classes=data.dataset.classes,
+            doubts=doubts,
             passed=True,
         )
         _explained(with_verdict(report), inputs).write(workdir / PARITY)
@@ -193,16 +201,20 @@ def _measured(
     evaluation = None if settings.metric is None else settings.metric.evaluation(function)
     whole = whole_metric(evaluation)
     per_feed = evaluation is not None and data.labeled and whole is None
-    meter = make_meter(evaluation) if evaluation and per_feed else None
-    run = compare(contenders[0], contenders[1:], data.dataset, settings.tolerance, meter, progress, recording)
-    if evaluation and whole:
-        return run, _evaluated(whole, evaluation, contenders, progress)
-    if evaluation and settings.demanded and not run.metrics:
+    meter = make_meter(evaluation, data.dataset.classes) if evaluation and per_feed else None
+    reference, *others = contenders
+    real = not data.synthetic
+    run = compare(reference, others, data.dataset, settings.tolerance, meter, progress, recording, real=real)
+    metrics = _evaluated(whole, evaluation, contenders, progress) if evaluation and whole else run.metrics
+    known = {value.metric for value in metrics}
+    if other := next((name for name in settings.limits.min_metric if known and name not in known), ""):
+        raise InputError(f"min_metric {other}: the metric is {', '.join(known)}", "name the metric that is measured")
+    if evaluation and (settings.demanded or settings.limits.min_metric) and not metrics:
         raise InputError(
             f"{data.dataset.name}: no labels, so {evaluation.metric} cannot be measured",
             "add labels (--labels NAME for an .npz), or remove the metric",
         )
-    return run, run.metrics
+    return run, metrics
 
 
 def _evaluated(
@@ -218,7 +230,9 @@ def _evaluated(
     return tuple(values)
 
 
-def _against_pytorch(settings: VerifySettings, inputs: Inputs, contenders: list[Contender]) -> tuple[Comparison, ...]:
+def _against_pytorch(
+    settings: VerifySettings, inputs: Inputs, contenders: list[Contender], *, real: bool
+) -> tuple[Comparison, ...]:
     """Every contender against what PyTorch said to the samples of the reference stage."""
     if "reference" not in inputs.artifacts:
         return ()
@@ -230,7 +244,8 @@ def _against_pytorch(settings: VerifySettings, inputs: Inputs, contenders: list[
     source = Contender(PYTORCH, Replay(outputs, "PyTorch on CPU"), FULL_PRECISION)
     half = _half_of_source(inputs)
     direct = [Contender(c.label, c.runner, coarser(c.precision, half), c.note) for c in contenders]
-    return compare(source, direct, Feeds(feeds), settings.tolerance, None, NullProgress()).comparisons
+    run = compare(source, direct, Feeds(feeds), settings.tolerance, None, NullProgress(), real=real)
+    return run.comparisons
 
 
 def _half_of_source(inputs: Inputs) -> Format | None:
@@ -251,6 +266,18 @@ def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progr
                     f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} differ "
                     f"from {reference}'s; judge them by a metric, or by --min-agreement {output.output}:SHARE"
                 )
+
+
+def _doubts(data: VerificationData, run: ParityRun, metrics: tuple[MetricValue, ...]) -> tuple[str, ...]:
+    """Reasons to doubt the data or the metric."""
+    found = list(data.dataset.warnings) if data.labeled else []
+    for name, (low, high) in run.extremes.items() if data.labeled else ():
+        if are_pixels(low, high):
+            found.append(f"input {name!r} spans {low:g} to {high:g}: these look like pixels not normalized")
+    for value in metrics[:1]:
+        if value.chance is None and value.value == 0 and not value.lower_is_better:
+            found.append(f"{value.artifact}: {value.metric} is 0: check the labels and the function that measures it")
+    return tuple(found)
 
 
 def _overflows(settings: VerifySettings, contenders: list[Contender]) -> tuple[Overflow, ...]:
