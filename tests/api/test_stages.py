@@ -29,7 +29,7 @@ PROFILE = {
     "targets": ["sm89"],
     "backend": "null",
     "shapes": {"x": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [8, 3, 8, 8]}},
-    "latency": {"warmup": 0.0001, "duration": 0.001},
+    "latency": {"warmup": 0.0001, "duration": 0.001, "cpu": True},
 }
 
 
@@ -160,13 +160,12 @@ class TestPlans:
 class TestBuild:
     def test_what_a_result_tells(self, asked, net, tmp_path):
         result = trtpipe.build(net, tmp_path / "out", **asked(tolerance={"atol": 100.0}))
-        assert (result.accurate, result.fast, result.failed) == (True, True, ())
+        assert (result.accurate, result.fast, result.failed) == (True, None, ())
         assert [artifact.kind for artifact in result.artifacts][-1] == "manifest"
         assert result.manifest.source == "net.onnx"
-        assert [(verdict.gate, verdict.passed) for verdict in result.verdicts] == [
-            ("accuracy", True),
-            ("latency", None),
-        ]
+        assert result.verdict == result.manifest.verdict
+        assert result.verdict.headline.startswith("PASSED on the lowered graph (onnxruntime, CPU, ")
+        assert result.verdict.not_executed.keys() == {"engine:sm89"}
 
     def test_dry_run_and_build_agree(self, asked, net, tmp_path):
         usual = asked(tolerance={"atol": 100.0})
@@ -200,10 +199,11 @@ class TestBuild:
         assert not result.accurate
         assert result.out == tmp_path / "out.rejected"
         assert result.parity.reasons
-        assert result.verdicts[0].passed is False
+        assert result.verdict.exit_code == 3
         assert not (tmp_path / "out").exists()
 
     def test_a_net_with_a_single_node(self, asked, tmp_path):
         tiny = save(model("(float[2] x) => (float[2] y) { y = Relu(x) }"), tmp_path / "tiny.onnx")
         usual = asked(precision="fp16", shapes=(), recipe={"data": {}})
-        assert trtpipe.build(tiny, tmp_path / "out", **usual).accurate
+        verdict = trtpipe.build(tiny, tmp_path / "out", **usual).verdict
+        assert (verdict.outcome, verdict.exit_code, verdict.data) == ("not judged", 0, "random")

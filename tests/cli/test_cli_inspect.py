@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         ("ranges.json", "ranges", ["percentile 99.99 %", "128 from", "amax", "method"]),
         ("statistics.npz", "statistics", ["128 from", "1024", "NaN or infinite"]),
         ("parity.json", "parity", ["PASSED", "cosine", "onnxruntime", "engine:sm89: null engines"]),
-        ("latency.json", "latency", ["not evaluated", "p99", "not a GPU latency", "CoV"]),
         ("manifest.json", "manifest", ["PASSED", "model.onnx", "onnx-ir", "128 samples from", "sm89.plan"]),
         ("lowered.onnx.json", "model metadata", ["lowered to"]),
     ],

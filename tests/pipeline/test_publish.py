@@ -9,6 +9,7 @@ from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.errors import HostError, InputError
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder
 from trtpipe.report.manifest import Manifest, ManifestEntry
+from trtpipe.report.verdict import Evidence, judge
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def bundle(artifact, tmp_path):
         entries = tuple(ManifestEntry(label=a.kind, digest=a.digest, key="", files=a.files) for a in artifacts)
         manifest = Manifest(
             trtpipe="0", source="", precision="fp32", backend="null", targets=(), settings={}, toolchain={},
-            calibration=None, artifacts=entries, verdicts=(),
+            calibration=None, artifacts=entries, verdict=judge(Evidence()),
         )  # fmt: skip
         return [artifact("manifest", manifest__json=manifest.to_json()), *artifacts]
 
@@ -80,8 +81,11 @@ class TestFolder:
         entry = ManifestEntry(
             label="model", digest="", key="", files=(FileEntry(name="../precious.txt", sha256="", size=0),)
         )
-        Manifest(trtpipe="0", source="", precision="fp32", backend="null", targets=(), settings={}, toolchain={},
-                 calibration=None, artifacts=(entry,), verdicts=()).write(out / "manifest.json")  # fmt: skip
+        manifest = Manifest(
+            trtpipe="0", source="", precision="fp32", backend="null", targets=(), settings={}, toolchain={},
+            calibration=None, artifacts=(entry,), verdict=judge(Evidence()),
+        )  # fmt: skip
+        manifest.write(out / "manifest.json")
         publish_folder([artifact("model", model__onnx="m")], out)
         assert (tmp_path / "precious.txt").exists()
 

@@ -12,7 +12,7 @@ from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.errors import StageError, TrtpipeError
-from trtpipe.pipeline.executor import ELSEWHERE, Maker, State, Step, label_of
+from trtpipe.pipeline.executor import ELSEWHERE, Maker, State, Step, failures_of, label_of
 from trtpipe.pipeline.multi_target import Fanout
 from trtpipe.pipeline.run_state import Table, artifact_from_file, with_shapes
 from trtpipe.progress import Progress
@@ -76,8 +76,9 @@ class Pipeline:
     def run(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """Make every artifact that ``stages`` produce.
 
-        One failing target does not lose the others: its step is ``failed`` and the rest goes on; if all targets of a
-        stage fail, the first error is raised.
+        One failing target does not lose the others, and a stage that a later one of ``stages`` spares does not lose
+        what is there: the step is ``failed`` and the rest goes on. If all targets of a stage fail, the first error is
+        raised.
 
         Args:
             stages: in pipeline order.
@@ -88,13 +89,24 @@ class Pipeline:
         """
         table = self._table(stages, given)
         steps: list[Step] = []
-        for stage in stages:
-            errors: list[TrtpipeError] = []
-            made = list(self._run_stage(stage, table, errors))
+        for position, stage in enumerate(stages):
+            spared = any(stage.produces in later.spares for later in stages[position + 1 :])
+            errors: list[StageError] = []
+            try:
+                made = list(self._run_stage(stage, table, errors))
+            except TrtpipeError as error:
+                if not spared:
+                    raise
+                made = [self._gone_without(stage, error)]
             if errors and len(errors) == len(made):
                 raise errors[0]
+            table.failures += failures_of(made)
             steps += made
         return tuple(steps)
+
+    def _gone_without(self, stage: Stage[Any], error: TrtpipeError) -> Step:
+        self._progress.warn(f"{stage.name} failed, and the rest goes on: {error.message} ({error.remedy})")
+        return Step(stage.name, "failed", error.message, error=error)
 
     @contextmanager
     def given(self, files: Mapping[str, Path]) -> Iterator[dict[str, Artifact]]:
@@ -121,7 +133,7 @@ class Pipeline:
         engines = any(stage.produces == "engine" for stage in stages)
         return Table(dict(given), complete_shapes=engines, datasets=self._datasets)
 
-    def _run_stage(self, stage: Stage[Any], table: Table, errors: list[TrtpipeError]) -> Iterator[Step]:
+    def _run_stage(self, stage: Stage[Any], table: Table, errors: list[StageError]) -> Iterator[Step]:
         if skipped := self._skipped(stage, table):
             yield skipped
             return

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trtpipe.config.job import Job, Role
     from trtpipe.data.dataset import Dataset
     from trtpipe.progress import Progress
+    from trtpipe.report.verdict import Failure
 
 #: The artifacts that are ONNX graphs, in the order they are made.
 GRAPHS = ("model", "simplified", "lowered")
@@ -30,6 +31,7 @@ class Table:
     keys: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
     contracts: dict[Artifact, IOContract] = field(default_factory=dict)  # what was read of graphs already
+    failures: list[Failure] = field(default_factory=list)  # targets and stages that the run goes on without
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
     shapes_inferred: bool = False
     corners_checked: bool = False  # whether the model was seen to work at the profiles' corners

@@ -18,6 +18,9 @@ def junit(report: CheckReport) -> str:
     suite = ET.Element(
         "testsuite", name="trtpipe check", tests=str(len(report.findings)), failures=str(failed), skipped=str(skipped)
     )
+    properties = ET.SubElement(suite, "properties")
+    for name, value in (("verdict", report.headline), ("build", report.verdict.headline)):
+        ET.SubElement(properties, "property", name=name, value=_printable(value))
     for finding in report.findings:
         case = ET.SubElement(suite, "testcase", classname=f"trtpipe.{finding.gate}", name=_printable(finding.name))
         message = _printable(finding.message)
@@ -34,7 +37,7 @@ def junit(report: CheckReport) -> str:
 def markdown(report: CheckReport) -> str:
     """A table for a pull request, failures first."""
     head = "No regression" if report.passed else "**Regression**"
-    lines = [f"### trtpipe check: {head}", "", f"`{report.build}` against `{report.baseline}`", ""]
+    lines = [f"### trtpipe check: {head}", "", _cell(report.headline), ""]
     lines += ["| check | verdict | details |", "|---|---|---|"]
     order = ("failed", "note", "ok", "skipped")
     for finding in sorted(report.findings, key=lambda each: order.index(each.status)):

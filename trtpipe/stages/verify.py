@@ -44,6 +44,7 @@ class Verify(Stage[VerifySettings]):
     produces = "parity"
     version = 6
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
+    spares = ("reference",)
 
     def settings(self, request: BuildRequest) -> VerifySettings:
         evaluation, profile = request.recipe.evaluation, request.profile
