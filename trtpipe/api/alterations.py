@@ -59,4 +59,4 @@ def _contradiction(manifest: Manifest, folder: Path) -> Iterator[str]:
         yield f"{_MANIFEST}: its verdict cannot be checked: {str(error).splitlines()[0]}"
         return
     if found != manifest.verdict:
-        yield f"{_MANIFEST}: its verdict is not that of the reports it lists, which say: {found.headline}"
+        yield f"{_MANIFEST}: its verdict is not that of the reports it lists"
