@@ -228,6 +228,18 @@ class TestBuild:
         assert (verdict.outcome, result.accurate) == (("not judged", None) if name == "verify" else ("passed", True))
         assert {"sm89.plan", "lowered.onnx", "manifest.json"} <= {path.name for path in result.out.iterdir()}
 
+    def test_corrections_that_fail_are_left_out(self, asked, net, tmp_path, monkeypatch):
+        def cannot(*arguments, **options):
+            raise StageError("no runner for the quantized graph", "leave corrections out")
+
+        monkeypatch.setattr("trtpipe.quantization.correction_search.find_corrections", cannot)
+        result = trtpipe.build(net, tmp_path / "out", **asked(tolerance={"atol": 100.0}))
+        assert (result.verdict.outcome, result.out) == ("passed", tmp_path / "out")
+        (failure,) = result.manifest.verdict.failures
+        assert (failure.step, failure.reason) == ("corrections", "no runner for the quantized graph")
+        assert Ranges.read(result.out / "ranges.json").corrections_failed == failure.reason
+        assert trtpipe.inspect(result.out).altered == ()
+
     def test_a_latency_limit_that_could_not_be_judged_for_an_error_fails(self, asked, net, tmp_path, monkeypatch):
         def cannot(*arguments):
             raise StageError("the GPU is busy", "wait")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Record
+from trtpipe.calibration.ranges import Ranges
 from trtpipe.engine.record import EngineRecord, runtime_of
 from trtpipe.errors import BuildError, StageError
 from trtpipe.latency.reports import LatencyReport
@@ -27,6 +28,8 @@ Outcome: TypeAlias = Literal["passed", "failed", "not judged"]
 #: How an outcome reads.
 WORDS: Mapping[Outcome, str] = {"passed": "PASSED", "failed": "FAILED", "not judged": "NOT JUDGED"}
 ACCURACY_FAILED, LATENCY_FAILED = 3, 4
+#: The step of a failure that a calibration goes on without.
+CORRECTIONS = "corrections"
 
 
 class Execution(Record):
@@ -158,9 +161,15 @@ class Evidence:
             latency=LatencyReport.read(found["latency"].path) if "latency" in found else None,
             lowered=LowerRecord.read(lowered.sidecar) if lowered is not None and lowered.described else None,
             engines=engines,
-            failures=tuple(failures),
+            failures=(*_failed_corrections(found), *failures),
             latency_limit=latency_limit,
         )
+
+
+def _failed_corrections(artifacts: Mapping[str, Artifact]) -> Iterator[Failure]:
+    """Corrections that a calibration went without, because looking for them failed."""
+    if "ranges" in artifacts and (reason := Ranges.read(artifacts["ranges"].path).corrections_failed):
+        yield Failure(step=CORRECTIONS, reason=reason)
 
 
 def judge(evidence: Evidence) -> Verdict:
