@@ -34,7 +34,8 @@ NOISE = 0.01
 def build(model: Path, data: Path, out: Path, cache: Path, backend: str) -> Path:
     shapes = {"image": {"min": [1, 1, 32, 32], "opt": [1, 1, 32, 32], "max": [64, 1, 32, 32]}}
     profile = {"precision": "int8", "shapes": shapes, "backend": backend, "targets": ["sm89"],
-               "accuracy": {"max_drop": "100%"}, "latency": {"warmup": 0.001, "duration": 0.01}}  # fmt: skip
+               "accuracy": {"max_drop": "100%"},
+               "latency": {"warmup": 0.001, "duration": 0.01, "cpu": True}}  # fmt: skip
     recipe = {
         "data": {"source": str(data / "calib.npz")},
         "evaluation": {"source": str(data / "eval.npz"), "labels": "labels", "batch": 50,

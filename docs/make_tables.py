@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trtpipe.backends.trt.error_guide import GUIDE
 from trtpipe.backends.trt.options import OPTIONS
-from trtpipe.config.target import TARGETS
+from trtpipe.config.target import TABLE_DATE, TARGETS
 
 HERE = Path(__file__).parent
 PAGES = ("targets.md", "building.md")
@@ -21,7 +21,7 @@ def targets() -> list[str]:
         names = ", ".join(f"`{name}`" for name in target.aliases)
         types = ", ".join(map(str, target.formats)) + ", DLA" * target.dla
         rows.append(f"| `{target}` | {target.family}: {names} | {types} | {target.tensorrt} | {target.rtx or 'none'} |")
-    return rows
+    return [*rows, "", f"As of {TABLE_DATE}."]
 
 
 def options() -> list[str]:

@@ -29,7 +29,7 @@ PROFILE = {
     "targets": ["sm89"],
     "backend": "null",
     "shapes": SHAPES,
-    "latency": {"warmup": 0.0001, "duration": 0.001},
+    "latency": {"warmup": 0.0001, "duration": 0.001, "cpu": True},
     "tolerance": {"atol": 100.0},
 }
 EXPORT, SIMPLIFY, OBSERVE, CALIBRATE, LOWER, COMPILE, VERIFY, MEASURE, BUNDLE = (

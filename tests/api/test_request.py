@@ -55,7 +55,7 @@ def scratch(tmp_path, monkeypatch):
 @pytest.fixture
 def usual(tmp_path):
     """A profile for the null back-end, and a store."""
-    profile = {"backend": "null", "targets": ["sm89"], "latency": {"warmup": 0.0001, "duration": 0.001},
+    profile = {"backend": "null", "targets": ["sm89"], "latency": {"warmup": 0.0001, "duration": 0.001, "cpu": True},
                "tolerance": {"atol": 100.0}}  # fmt: skip
     return {
         "profile": trtpipe.DeploymentProfile.model_validate(profile),

@@ -19,7 +19,7 @@ from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
 from trtpipe.engine.record import EngineRecord
-from trtpipe.errors import BuildError, HostError, InputError
+from trtpipe.errors import BuildError, HostError, InputError, StageError
 from trtpipe.latency.reports import LatencyReport
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -29,13 +29,23 @@ PROFILE = {
     "targets": ["sm89"],
     "backend": "null",
     "shapes": {"x": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [8, 3, 8, 8]}},
-    "latency": {"warmup": 0.0001, "duration": 0.001},
+    "latency": {"warmup": 0.0001, "duration": 0.001, "cpu": True},
 }
 
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+def _write_feeds(folder):
+    """A data function of feeds for an input of 4 steps, 2 sequences and 3 features."""
+    path = folder / "feeds.py"
+    path.write_text(
+        "import numpy as np\n\n\ndef feeds():\n    generator = np.random.default_rng(0)\n"
+        "    for _ in range(16):\n        yield {'x': generator.normal(size=(4, 2, 3)).astype(np.float32)}\n"
+    )
+    return path
 
 
 @pytest.fixture
@@ -160,13 +170,12 @@ class TestPlans:
 class TestBuild:
     def test_what_a_result_tells(self, asked, net, tmp_path):
         result = trtpipe.build(net, tmp_path / "out", **asked(tolerance={"atol": 100.0}))
-        assert (result.accurate, result.fast, result.failed) == (True, True, ())
+        assert (result.accurate, result.fast, result.failed) == (True, None, ())
         assert [artifact.kind for artifact in result.artifacts][-1] == "manifest"
         assert result.manifest.source == "net.onnx"
-        assert [(verdict.gate, verdict.passed) for verdict in result.verdicts] == [
-            ("accuracy", True),
-            ("latency", None),
-        ]
+        assert result.verdict == result.manifest.verdict
+        assert result.verdict.headline.startswith("PASSED on the lowered graph (onnxruntime, CPU, ")
+        assert result.verdict.not_executed.keys() == {"engine:sm89"}
 
     def test_dry_run_and_build_agree(self, asked, net, tmp_path):
         usual = asked(tolerance={"atol": 100.0})
@@ -200,10 +209,74 @@ class TestBuild:
         assert not result.accurate
         assert result.out == tmp_path / "out.rejected"
         assert result.parity.reasons
-        assert result.verdicts[0].passed is False
+        assert result.verdict.exit_code == 3
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("name", ["verify", "measure"])
+    def test_a_late_stage_that_cannot_run_leaves_the_bundle(self, asked, net, tmp_path, monkeypatch, name):
+        def cannot(*arguments):
+            raise StageError("no kernel for TRT_FP4DynamicQuantize", "run it on a GPU")
+
+        monkeypatch.setattr(f"trtpipe.stages.{name}.{name.capitalize()}.run", cannot)
+        result = trtpipe.build(net, tmp_path / "out", **asked(tolerance={"atol": 100.0}))
+        assert result.out == tmp_path / "out"
+        assert [step.label for step in result.failed] == [name]
+        verdict = result.manifest.verdict
+        assert verdict == result.verdict
+        assert [(each.step, each.exit_code) for each in verdict.failures] == [(name, 5)]
+        assert verdict.exit_code == 0
+        assert (verdict.outcome, result.accurate) == (("not judged", None) if name == "verify" else ("passed", True))
+        assert {"sm89.plan", "lowered.onnx", "manifest.json"} <= {path.name for path in result.out.iterdir()}
+
+    def test_corrections_that_fail_are_left_out(self, asked, net, tmp_path, monkeypatch):
+        def cannot(*arguments, **options):
+            raise StageError("no runner for the quantized graph", "leave corrections out")
+
+        monkeypatch.setattr("trtpipe.quantization.correction_search.find_corrections", cannot)
+        result = trtpipe.build(net, tmp_path / "out", **asked(tolerance={"atol": 100.0}))
+        assert (result.verdict.outcome, result.out) == ("passed", tmp_path / "out")
+        (failure,) = result.manifest.verdict.failures
+        assert (failure.step, failure.reason) == ("corrections", "no runner for the quantized graph")
+        assert Ranges.read(result.out / "ranges.json").corrections_failed == failure.reason
+        assert trtpipe.inspect(result.out).altered == ()
+
+    def test_a_latency_limit_that_could_not_be_judged_for_an_error_fails(self, asked, net, tmp_path, monkeypatch):
+        def cannot(*arguments):
+            raise StageError("the GPU is busy", "wait")
+
+        monkeypatch.setattr("trtpipe.stages.measure.Measure.run", cannot)
+        limit = PROFILE["latency"] | {"max_p99": 1.0}
+        result = trtpipe.build(net, tmp_path / "out", **asked(tolerance={"atol": 100.0}, latency=limit))
+        assert (result.verdict.exit_code, result.out) == (5, tmp_path / "out.rejected")
+
+    def test_bad_evaluation_data_is_an_error_and_what_is_finished_is_kept(self, asked, net, tmp_path, heard_all):
+        np.savez(tmp_path / "bad.npz", x=normal(8, 3, 8, 8))
+        recipe = {"evaluation": {"source": str(tmp_path / "bad.npz"), "metric": "top1"}}
+        with pytest.raises(InputError, match="no labels"):
+            trtpipe.build(net, tmp_path / "out", progress=heard_all, **asked(recipe=recipe))
+        assert not (tmp_path / "out").exists()
+        kept = tmp_path / "out.rejected"
+        assert (kept / "sm89.plan").is_file()
+        verdict = trtpipe.inspect(kept).manifest.verdict
+        assert (verdict.exit_code, verdict.failures[0].step) == (2, "verify")
+        assert str(kept) in heard_all.warnings[-1]
+
+    def test_nothing_in_the_precision_asked_for_is_rejected(self, asked, tmp_path):
+        recurrent = model(
+            """(float[4,2,3] x) => (float[4,1,2,3] y) { y = RNN<hidden_size=3>(x, w, r) }""",
+            w=normal(1, 3, 3), r=normal(1, 3, 3),
+        )  # fmt: skip
+        result = trtpipe.build(
+            save(recurrent, tmp_path / "rnn.onnx"), tmp_path / "out",
+            **asked(shapes=(), recipe={"data": {"source": f"{_write_feeds(tmp_path)}:feeds"}}),
+        )  # fmt: skip
+        assert (result.verdict.exit_code, result.out) == (5, tmp_path / "out.rejected")
+        assert result.verdict.precision.given is False
+        work = result.manifest.work
+        assert (work.total, work.eight_bit, work.share) == (4 * 2 * (3 * 3 + 3 * 3), 0, 0)
 
     def test_a_net_with_a_single_node(self, asked, tmp_path):
         tiny = save(model("(float[2] x) => (float[2] y) { y = Relu(x) }"), tmp_path / "tiny.onnx")
         usual = asked(precision="fp16", shapes=(), recipe={"data": {}})
-        assert trtpipe.build(tiny, tmp_path / "out", **usual).accurate
+        verdict = trtpipe.build(tiny, tmp_path / "out", **usual).verdict
+        assert (verdict.outcome, verdict.exit_code, verdict.data) == ("not judged", 0, "random")

@@ -26,7 +26,8 @@ STAGES = ["export", "simplify", "observe", "calibrate", "lower", "compile sm89",
 def first_words(text: str) -> list[str]:
     """The first column of the table at the top of ``text``."""
     rows = text.splitlines()[2:]
-    return [re.split(r"  +", row)[0] for row in rows[: next(i for i, row in enumerate(rows) if " | " in row)]]
+    end = next(i for i, row in enumerate(rows) if row.startswith(("note: ", "PASSED ", "FAILED ", "NOT JUDGED")))
+    return [re.split(r"  +", row)[0] for row in rows[:end]]
 
 
 class TestResult:
@@ -35,9 +36,9 @@ class TestResult:
         assert result.exit_code == 0
         assert first_words(result.stdout) == STAGES
         assert re.search(r"verify +parity\.json .* cached +PASSED ", result.stdout)
-        assert re.search(r"measure +latency\.json .*on CPU, not a GPU latency\)", result.stdout)
+        assert re.search(r"measure .*skipped +not measured here", result.stdout)
         verdict, place, following = result.stdout.splitlines()[-3:]
-        assert verdict == "PASSED | accuracy within tolerance | latency gate: not evaluated"
+        assert verdict == "PASSED on the lowered graph (onnxruntime, CPU, 128 samples); engine not executed"
         assert place == f"result: {bundle}"
         assert following == f"next:   trtpipe inspect {bundle}/manifest.json"
         assert trtpipe.inspect(bundle).kind == "manifest"
@@ -50,18 +51,20 @@ class TestResult:
         assert (document["command"], document["exit_code"], document["passed"]) == ("build", 0, True)
         steps = {step["stage"]: step for step in document["steps"]}
         assert list(steps) == [name.partition(" ")[0] for name in STAGES]
+        assert steps.pop("measure")["state"] == "skipped"
         assert steps["compile"]["target"] == "sm89"
         manifest = trtpipe.Manifest.read(bundle / "manifest.json")
         digests = {entry.label: entry.digest for entry in manifest.artifacts}
-        for step in document["steps"]:
+        for step in steps.values():
             artifact = step["artifact"]
             main = artifact["files"][0]
             assert artifact["path"] == str(bundle / main["name"])
             assert (bundle / main["name"]).stat().st_size == main["size"]
             assert digests.get(artifact["label"], artifact["digest"]) == artifact["digest"]
-        assert [verdict["gate"] for verdict in document["verdicts"]] == ["accuracy", "latency"]
+        assert document["verdict"] == manifest.verdict.to_dict()
+        assert document["verdict"]["latency"] == {"outcome": "not judged", "summary": "not measured here"}
         assert document["parity"]["precision"] == "int8"
-        assert document["latency"]["measurements"][0]["on_gpu"] is False
+        assert document["latency"] is None
 
     def test_progress_goes_to_stderr_and_quiet_leaves_warnings(
         self, run: Run, model: Path, bundle: Path, tmp_path: Path
@@ -125,7 +128,8 @@ class TestGates:
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
         assert re.search(r"verify .* FAILED lowered: output 'y' differs from model", result.stdout)
         verdict, place, following = result.stdout.splitlines()[-3:]
-        assert verdict.startswith("FAILED | accuracy gate failed")
+        assert verdict.startswith("FAILED on the lowered graph (onnxruntime, CPU, 128 samples); engine not executed; ")
+        assert "accuracy gate failed, first in lower" in verdict
         assert place == f"result: {out}.rejected"
         assert following == f"next:   trtpipe inspect {out}.rejected/parity.json"
         assert trtpipe.inspect(f"{out}.rejected/parity.json").parity is not None
@@ -140,7 +144,10 @@ class TestGates:
         result = run("build", model, "-o", tmp_path / "out", *QUICK, "--target", "sm89,rtx5090")
         assert result.exit_code == 5
         assert re.search(r"compile sm120 .* FAILED .*no \\x1b\[31msm120", result.stdout)
-        assert result.stdout.splitlines()[-3].startswith("FAILED | build failed: sm120")
+        assert "; build failed: sm120" in result.stdout.splitlines()[-3]
+        first = result.stderr.splitlines()[0]  # before any work
+        assert first.startswith("warning: sm120 cannot be built here: ")
+        assert "the exit code will be 5" in first
         assert (tmp_path / "out.rejected" / "sm89.plan").is_file()
         assert not (tmp_path / "out" / "sm120.plan").exists()
         assert "\x1b" not in result.output
@@ -184,6 +191,7 @@ class TestPrecedence:
             "transfers": True,
             "batches": [],
             "max_p99": None,
+            "cpu": False,
         }
         assert found["tolerance"]["outputs"]["y"]["atol"] == 5.0
         assert found["tolerance"]["outputs"]["y"]["rtol"] == 0.5
@@ -192,12 +200,20 @@ class TestPrecedence:
         assert found["accuracy"]["max_drop"] == 0.01
 
 
+def test_int8_with_fp16_is_best(run: Run, model: Path, data: Path, tmp_path: Path) -> None:
+    words = ("build", model, "-o", tmp_path / "out", "--int8", "--fp16", "--calib-data", data, *QUICK, "-q")
+    assert run(*words).exit_code == 0
+    assert trtpipe.Manifest.read(tmp_path / "out" / "manifest.json").precision == "best"
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("words", "error", "remedy"),
         [
             (["--int8"], "int8 needs calibration data, and none was given", "add --calib-data"),
             (["--fp16", "--bf16"], "--fp16 and --bf16 contradict each other", "choose one precision"),
+            (["--fp8", "--fp16"], "--fp8 and --fp16 contradict each other", "choose one precision"),
+            (["--int8", "--fp32"], "--int8 and --fp32 contradict each other", "choose one precision"),
             (["--workspace", "4X"], "--workspace: '4X' is not a size such as 512M or 4G", "correct --workspace"),
             (["--max-p99", "5"], "--max-p99: '5' is not a duration such as 200ms or 3s", "correct --max-p99"),
             (["--atol", "y:soon"], "--atol: 'soon' is not a number; write 1e-3, or OUTPUT:1e-3", "correct --atol"),
@@ -244,7 +260,8 @@ def test_random_calibration_never_passes_for_real_data(run: Run, model: Path, tm
     words = ("build", model, "-o", tmp_path / "out", "--int8", "--allow-random-calibration", *QUICK, "-q")
     result = run(*words)
     assert result.exit_code == 0
-    assert "synthetic samples" in result.stdout
+    assert "NOT JUDGED on real data" in result.stdout
+    assert "PASSED" not in result.stdout
     manifest = trtpipe.Manifest.read(tmp_path / "out" / "manifest.json")
     assert manifest.calibration is not None
     assert "synthetic" in manifest.calibration.source

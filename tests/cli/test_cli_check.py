@@ -38,6 +38,10 @@ def good(run: Run, model: Path, data: Path, labeled: Path, tmp_path_factory: pyt
 def built(run: Run, model: Path, data: Path, labeled: Path, out: Path, *words: str) -> Path:
     quick = ("--backend", "null", "--target", "sm89", "--no-simplify", "--warmup", "1ms", "--duration", "10ms")
     evaluation = ("--eval-data", labeled, "--labels", "labels", "--metric", "top1", "--max-drop", "100%")
+    profile = out.with_name("cpu.toml")
+    profile.parent.mkdir(parents=True, exist_ok=True)
+    profile.write_text("[latency]\ncpu = true\n")
+    evaluation = (*evaluation, "--profile", profile)
     result = run("build", model, "-o", out, "--int8", "--calib-data", data, *quick, *evaluation, *words)
     assert result.exit_code == 0, result.output
     return out
@@ -51,9 +55,19 @@ class TestCheck:
         result = run("check", good, "--baseline", tmp_path / "b.json", "--junit", tmp_path / "r" / "j.xml",
                      "--markdown", tmp_path / "r" / "m.md")  # fmt: skip
         assert result.exit_code == 0, result.output
-        assert result.stdout.splitlines()[-1] == "PASSED | out against b.json"
-        assert ET.parse(tmp_path / "r" / "j.xml").getroot().attrib["failures"] == "0"
+        scope = "on the lowered graph (onnxruntime, CPU, 64 samples); engine not executed"
+        assert result.stdout.splitlines()[-1] == f"PASSED: out against b.json; judged {scope}"
+        suite = ET.parse(tmp_path / "r" / "j.xml").getroot()
+        assert suite.attrib["failures"] == "0"
+        said = {each.attrib["name"]: each.attrib["value"] for each in suite.iter("property")}
+        assert said == {"verdict": f"PASSED: out against b.json; judged {scope}", "build": f"PASSED {scope}"}
         assert "No regression" in (tmp_path / "r" / "m.md").read_text()
+        assert scope in (tmp_path / "r" / "m.md").read_text()
+        for name, kind in (("j.xml", "JUnit report"), ("m.md", "Markdown summary")):
+            shown = trtpipe.inspect(tmp_path / "r" / name)
+            assert shown.kind == kind
+            assert any(scope in value for value in shown.contents.values())
+        assert trtpipe.inspect(tmp_path / "b.json").kind == "baseline"
 
     def test_a_regression_has_exit_code_3(
         self, run: Run, good: Path, model: Path, data: Path, labeled: Path, tmp_path: Path
@@ -76,9 +90,10 @@ class TestCheck:
         self, run: Run, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from trtpipe.regression.gate import CheckReport, Finding
+        from trtpipe.report.verdict import Evidence, judge
 
         slow = Finding(gate="latency", name="latency", status="failed", message="slower")
-        report = CheckReport(baseline="b.json", build="out", findings=(slow,))
+        report = CheckReport(baseline="b.json", build="out", verdict=judge(Evidence()), findings=(slow,))
         monkeypatch.setattr(trtpipe, "check", lambda *args, **options: report, raising=False)
         assert run("check", good, "--baseline", tmp_path / "b.json").exit_code == 4
         wrong = slow.model_copy(update={"gate": "accuracy"})

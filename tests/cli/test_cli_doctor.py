@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 import trtpipe
-from trtpipe.api.doctor import CacheState, Diagnosis, PackageState, StageState
+from trtpipe.api.doctor import BackendState, CacheState, Diagnosis, PackageState, StageState
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
 
 
-def diagnosis(*, problem: str = "", extra: str = "", cache: str = "") -> Diagnosis:
+def diagnosis(
+    *, problem: str = "", extra: str = "", cache: str = "", flavors: tuple[str, ...] = ("tensorrt", "tensorrt-rtx")
+) -> Diagnosis:
+    """One of a machine with ``flavors`` installed."""
     install = "pip install --upgrade 'onnx>=1.18'" if problem else ""
     package = PackageState(name="onnx", extra=extra, needed="1.18", installed="1.17", problem=problem, install=install)
     return Diagnosis(
@@ -22,7 +25,10 @@ def diagnosis(*, problem: str = "", extra: str = "", cache: str = "") -> Diagnos
         machine={"cpu": "a CPU", "cores": 4, "memory": 1, "os": "an OS", "python": "3.12.0"},
         memory=16_000_000_000,
         packages=(package,),
-        backends=(),
+        backends=tuple(
+            BackendState(name=name, version="1" if name in flavors else None, install="pip install it")
+            for name in ("tensorrt-rtx", "tensorrt")
+        ),
         gpus=(),
         driver=False,
         landlock=0,
@@ -37,6 +43,12 @@ def diagnosis(*, problem: str = "", extra: str = "", cache: str = "") -> Diagnos
     ("found", "code", "words"),
     [
         (diagnosis(), 0, ["PASSED | every build can run", "16.0 GB memory", "10.0 GB free"]),
+        (
+            diagnosis(flavors=("tensorrt-rtx",)),
+            0,
+            ["PASSED | builds with tensorrt-rtx can run; not those with tensorrt: not installed"],
+        ),
+        (diagnosis(flavors=()), 0, ["PASSED | everything but engines can be made: no TensorRT is installed"]),
         (diagnosis(problem="1.17 is too old"), 6, ["FAILED", "onnx: 1.17 is too old\n    pip install --upgrade"]),
         (diagnosis(problem="not installed", extra="torch"), 0, ["PASSED", "onnx: not installed\n    pip install"]),
         (diagnosis(cache="no permission"), 6, ["FAILED", "cache: no permission", "--cache-dir"]),

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-if TYPE_CHECKING:
-    from pathlib import Path
+import trtpipe
+from trtpipe.artifact import IOContract
+from trtpipe.engine.record import EngineRecord
+from trtpipe.reference.pytorch_outputs import save_reference
 
+if TYPE_CHECKING:
     from tests.cli.conftest import Run
 
 
@@ -34,7 +41,6 @@ if TYPE_CHECKING:
         ("ranges.json", "ranges", ["percentile 99.99 %", "128 from", "amax", "method"]),
         ("statistics.npz", "statistics", ["128 from", "1024", "NaN or infinite"]),
         ("parity.json", "parity", ["PASSED", "cosine", "onnxruntime", "engine:sm89: null engines"]),
-        ("latency.json", "latency", ["not evaluated", "p99", "not a GPU latency", "CoV"]),
         ("manifest.json", "manifest", ["PASSED", "model.onnx", "onnx-ir", "128 samples from", "sm89.plan"]),
         ("lowered.onnx.json", "model metadata", ["lowered to"]),
     ],
@@ -148,3 +154,105 @@ class TestPlots:
             assert result.exit_code == 2
             assert words in result.stderr
         assert not (tmp_path / "plots").exists()
+
+
+class TestAltered:
+    """A bundle whose files are not those that were judged has not passed."""
+
+    @pytest.fixture
+    def copy(self, bundle: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+    @staticmethod
+    def shown(run: Run, path: Path) -> str:
+        result = run("inspect", path)
+        document = json.loads(run("inspect", path, "--json").stdout)
+        assert result.exit_code == document["exit_code"] == 2
+        assert document["altered"]
+        assert re.search(r"^verdict +FAILED: changed since the build", result.stdout, re.MULTILINE)
+        assert "PASSED on" not in result.stdout
+        return str(result.stdout)
+
+    def test_untouched_ones_pass(self, run: Run, copy: Path) -> None:
+        for name in ("", "manifest.json", "parity.json", "lowered.onnx", "sm89.plan"):
+            assert run("inspect", copy / name).exit_code == 0
+        assert "PASSED on the lowered graph" in run("inspect", copy).stdout
+
+    @pytest.mark.parametrize("name", ["sm89.plan", "lowered.onnx", "lowered.onnx.json", "statistics.npz"])
+    def test_another_file_of_the_bundle(self, run: Run, copy: Path, name: str) -> None:
+        with (copy / name).open("ab") as stream:
+            stream.write(b" ")
+        assert f"{name}: not the file that the manifest lists" in self.shown(run, copy)
+
+    def test_a_file_that_is_gone(self, run: Run, copy: Path) -> None:
+        (copy / "sm89.plan").unlink()
+        assert "sm89.plan: missing" in self.shown(run, copy / "manifest.json")
+
+    def test_a_report_with_better_figures(self, run: Run, copy: Path) -> None:
+        path = copy / "parity.json"
+        path.write_text(path.read_text().replace('"samples": 128', '"samples": 12800'))
+        self.shown(run, path)
+        self.shown(run, copy)
+
+    def test_a_verdict_that_its_reports_do_not_give(self, run: Run, copy: Path) -> None:
+        path = copy / "manifest.json"
+        document = json.loads(path.read_text())
+        document["verdict"]["scope"] = document["verdict"]["headline"] = "PASSED on the engine for sm89 (tensorrt, L4)"
+        path.write_text(json.dumps(document))
+        assert "its verdict is not that of the reports it lists" in self.shown(run, copy)
+
+
+class TestEverythingThatIsWritten:
+    """``inspect`` knows every file that trtpipe writes."""
+
+    def test_of_a_bundle(self, bundle: Path) -> None:
+        kinds = {path.name: trtpipe.inspect(path).kind for path in bundle.iterdir() if path.suffix != ".html"}
+        assert kinds["outputs.json"] == "outputs"
+        assert kinds["lowered.onnx"] == "model"
+        outputs = trtpipe.inspect(bundle / "outputs.json").contents
+        assert list(outputs) == ["model", "simplified", "lowered"]
+        assert outputs["lowered"].endswith("feeds: y float32[2x4]")
+
+    def test_pytorchs_outputs(self, tmp_path: Path) -> None:
+        x, y = np.zeros((2, 3), np.float32), np.zeros(2, np.int64)
+        save_reference(tmp_path / "reference.npz", [{"a/b": x}] * 4, [{"y": y}] * 4)
+        found = trtpipe.inspect(tmp_path / "reference.npz")
+        assert found.kind == "reference outputs"
+        assert found.contents == {"feeds": "4", "input a/b": "float32[2x3]", "output y": "int64[2]"}
+
+    def test_profiles_and_recipes(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "p.toml").write_text('precision = "fp16"\n[build]\nopt_level = 2\n')
+        (tmp_path / "c.toml").write_text('method = "max"\n[data]\nsource = "photos"\n')
+        (tmp_path / "none.toml").write_text("colour = 1\n")
+        profile, recipe = (trtpipe.inspect(tmp_path / name) for name in ("p.toml", "c.toml"))
+        assert (profile.kind, profile.contents) == ("profile", {"precision": "fp16", "build.opt_level": "2"})
+        assert recipe.kind == "recipe"
+        assert recipe.contents["method"] == "max"
+        assert run("inspect", tmp_path / "none.toml").exit_code == 2
+
+    def test_a_log(self, run: Run, bundle: Path, tmp_path: Path) -> None:
+        words = ("compile", bundle / "lowered.onnx", "--backend", "null", "--target", "sm89", "-o", tmp_path / "e")
+        assert run(*words, "--log-file", tmp_path / "log").exit_code == 0
+        assert trtpipe.inspect(tmp_path / "log").kind == "log"
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("<?xml version='1.0'?>\n<testsuite name='pytest'/>", "not of a kind that trtpipe writes"),
+            ("<?xml version='1.0'?>\n<testsuite", "not valid XML"),
+            ("<?xml version='1.0'?>\n<!DOCTYPE x [<!ENTITY a 'b'>]>\n<testsuite/>", "definitions of its own"),
+        ],
+    )
+    def test_xml_of_others(self, run: Run, tmp_path: Path, text: str, words: str) -> None:
+        (tmp_path / "j.xml").write_text(text)
+        result = run("inspect", tmp_path / "j.xml")
+        assert result.exit_code == 2
+        assert words in result.stderr
+
+
+def test_plans_of_rtx_say_which_runtime_loads_them(run: Run, tmp_path: Path) -> None:
+    record = EngineRecord(
+        flavor="tensorrt-rtx", version="1", target="sm89", io=IOContract(inputs=(), outputs=()), build_seconds=1.0
+    )
+    record.write(tmp_path / "sm89.plan.json")
+    assert "not for TensorRT, Triton or trtexec" in run("inspect", tmp_path / "sm89.plan.json").stdout

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from trtpipe import Artifact, BuildResult, LatencyReport, ParityReport, Step
+from trtpipe.accuracy.reports import Comparison
 from trtpipe.artifact import FileEntry
-from trtpipe.cli.results import exit_code, finish
+from trtpipe.cli.results import finish
 from trtpipe.cli.session import Session
+from trtpipe.errors import BuildError
 from trtpipe.latency.reports import Latency
+from trtpipe.pipeline.executor import failures_of
+from trtpipe.report.verdict import Evidence, judge
 
 
 def parity(*, passed: bool) -> ParityReport:
@@ -23,7 +27,10 @@ def parity(*, passed: bool) -> ParityReport:
         synthetic=False,
         feeds=1,
         samples=10,
-        comparisons=(),
+        comparisons=(
+            Comparison(artifact="lowered", against="model", runner="onnxruntime 1.32.0 on CPU", outputs=()),
+            Comparison(artifact="engine:sm89", against="model", runner="tensorrt 11.4.0 on NVIDIA L4", outputs=()),
+        ),
         reasons=() if passed else ("lowered: off by 3", "engine:sm89: off by 4"),
         passed=passed,
     )
@@ -54,11 +61,14 @@ def result(*, accurate: bool = True, fast: bool = True, failed: bool = False, ou
     entry = FileEntry(name="parity.json", sha256="0" * 64, size=1200)
     timing = FileEntry(name="latency.json", sha256="1" * 64, size=900)
     steps = [
-        Step("compile sm89", "failed" if failed else "skipped", "no such operator"),
+        Step("compile sm89", "failed", "no such operator", error=BuildError("no such operator", "r"))
+        if failed
+        else Step("compile sm89", "skipped"),
         Step("verify", "built", "never built before", Artifact("parity", Path("store"), (entry,)), "a" * 64, 1.5),
         Step("measure", "hit", "nothing changed", Artifact("latency", Path("store"), (timing,)), "b" * 64, 0.1),
     ]
-    return BuildResult(tuple(steps), out, parity(passed=accurate), latency(passed=fast))
+    evidence = Evidence(parity(passed=accurate), latency(passed=fast), failures=failures_of(steps))
+    return BuildResult(tuple(steps), out, judge(evidence), evidence.parity, evidence.latency)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +85,11 @@ def test_exit_code_is_that_of_the_worst(
     accurate: bool, fast: bool, failed: bool, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = result(accurate=accurate, fast=fast, failed=failed)
-    assert exit_code(made) == finish(Session(), "build", made) == code
+    assert made.verdict.exit_code == finish(Session(), "build", made) == code
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("PASSED" if code == 0 else "FAILED")
-    assert ("accuracy within tolerance" in last) == accurate
+    assert last.startswith("PASSED on" if code == 0 else "FAILED on")
+    assert "the engine for sm89 (tensorrt, NVIDIA L4, 10 samples)" in last
+    assert ("accuracy gate failed" in last) != accurate
     assert ("latency within limit" in last) == fast
     assert ("build failed: sm89" in last) == failed
 
@@ -98,12 +109,28 @@ def test_every_reason_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(line.strip() == "engine:sm89: off by 4" for line in lines)
 
 
-def test_json_has_the_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     code = finish(Session(json=True), "build", result(fast=False))
     document = json.loads(capsys.readouterr().out)
     assert document["exit_code"] == code == 4
     assert document["passed"] is False
-    assert [(verdict["gate"], verdict["passed"]) for verdict in document["verdicts"]] == [
-        ("accuracy", True),
-        ("latency", False),
-    ]
+    verdict = document["verdict"]
+    assert (verdict["outcome"], verdict["exit_code"]) == ("failed", 4)
+    assert (verdict["accuracy"]["outcome"], verdict["latency"]["outcome"]) == ("passed", "failed")
+    assert verdict["executed"] == [{"artifact": "engine:sm89", "runtime": "tensorrt", "device": "NVIDIA L4"}]
+
+
+def test_random_samples_are_not_judged_and_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    made = result()
+    assert made.parity is not None
+    report = made.parity.model_copy(update={"synthetic": True})
+    made = BuildResult(made.steps, None, judge(Evidence(report)), report)
+    assert finish(Session(), "build", made) == 0
+    out = capsys.readouterr().out
+    last = out.splitlines()[-1]
+    assert last.startswith("NOT JUDGED on real data: ran the engine for sm89 (tensorrt, NVIDIA L4, 10 random samples)")
+    assert "PASSED" not in out
+    assert "within tolerance" not in out
+    assert (made.accurate, made.fast) == (None, None)
+    finish(Session(json=True), "build", made)
+    assert json.loads(capsys.readouterr().out)["passed"] is None

@@ -89,7 +89,7 @@ class TestChain:
         result = run(*words, "-o", tmp_path)
         assert result.exit_code == 0
         assert {path.name for path in tmp_path.glob("*.plan")} == {"sm89.plan", "sm120.plan"}
-        assert result.stdout.splitlines()[-3] == "PASSED | made sm89.plan, sm120.plan"
+        assert result.stdout.splitlines()[-3] == "done: made sm89.plan, sm120.plan"
 
     def test_compile_for_the_shapes_of_the_data(self, run: Run, tmp_path: Path) -> None:
         text = '<ir_version: 10, opset_import: ["": 20]> g (float[N,S] x) => (float[N,S] y) { y = Relu(x) }'
@@ -230,10 +230,15 @@ class TestCalibrate:
 class TestVerify:
     def test_fails_with_3(self, run: Run, bundle: Path) -> None:
         words = ("verify", bundle / "lowered.onnx", "--reference", bundle / "model.onnx")
-        assert run(*words).exit_code == 0
+        random = run(*words)
+        assert random.exit_code == 0
+        last = random.stdout.splitlines()[-1]
+        assert last == "NOT JUDGED on real data: ran the lowered graph (onnxruntime, CPU, 16 random samples)"
         result = run(*words, "--atol", "1e-9", "--rtol", "1e-9")
         assert result.exit_code == 3
-        assert result.stdout.splitlines()[-1] == "FAILED | accuracy gate failed"
+        assert result.stdout.splitlines()[-1] == (
+            "FAILED on the lowered graph (onnxruntime, CPU, 16 random samples); accuracy gate failed, first in lower"
+        )
 
     def test_data_counts_as_real(self, run: Run, bundle: Path, data: Path) -> None:
         words = ("verify", bundle / "lowered.onnx", "--reference", bundle / "model.onnx", "--data", data, "--json")
@@ -259,7 +264,10 @@ class TestMeasure:
         result = run(*words, "-o", tmp_path)
         assert result.exit_code == 0, "a CPU's latency is never judged"
         assert "not a GPU latency" in result.stdout
-        assert result.stdout.splitlines()[-3] == "PASSED | latency gate: not evaluated"
+        assert result.stdout.splitlines()[-3] == "NOT JUDGED; latency gate not judged: no engine was timed"
+        assert [
+            word for word in ("not judged", "p99", "CoV") if word in run("inspect", tmp_path / "latency.json").stdout
+        ] == ["not judged", "p99", "CoV"]
         assert trtpipe.LatencyReport.read(tmp_path / "latency.json").max_p99 == pytest.approx(1e-3)
 
     def test_batches_are_swept_with_real_data_and_shown_row_by_row(self, run: Run, tmp_path: Path) -> None:

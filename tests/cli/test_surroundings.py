@@ -42,7 +42,7 @@ def test_closed_streams_are_nowhere(tmp_path, closed):
     end, there = build(tmp_path, closed)
     assert (end.returncode, there) == (0, True)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["verdicts"]  # nothing that was printed went into a file
+    assert manifest["verdict"]  # nothing that was printed went into a file
 
 
 def test_what_is_closed_does_not_hide_an_error(tmp_path):

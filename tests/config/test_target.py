@@ -89,6 +89,14 @@ class TestSupport:
             ("orin", "10.3.0", True),
             ("orin", "10.16.1.11", True),
             ("orin", "11.0.0", False),
+            ("orin", "11.4.0.106", False),
+            ("orin", "11.4.1", True),
+            ("orin", "11.5.0", True),
+            ("orin", "12.0", True),
+            ("thor", "10.12.0", False),
+            ("thor", "10.13.0", True),
+            ("thor", "11.3.0", False),
+            ("thor", "11.4.1.2", True),
             ("b200", "10.7.0", False),
             ("b200", "10.8.0", True),
             ("h100", "11.4.0.106", True),
@@ -111,7 +119,7 @@ class TestSupport:
 
     def test_in_words(self) -> None:
         assert str(Support((10, 3))) == "10.3 and newer"
-        assert str(Support((10, 3), (11, 0))) == "10.3 to 10.x"
+        assert str(Support((10, 3), ((11,), (11, 4, 1)))) == "10.3 to 10.x, 11.4.1 and newer"
 
 
 @pytest.mark.parametrize("name", ["sm101", "10.1", "thor", "sm110", "11.0"])

@@ -22,14 +22,15 @@ DECISIONS = (
 def test_the_share_of_the_work():
     assert work_share(DECISIONS).share == pytest.approx(0.9)
     assert work_share(DECISIONS).total == 1000
-    assert work_share([]).share == 1
+    assert work_share([]).share == 0, "never 100 % of nothing"
 
 
 def test_work_that_no_sample_reached_is_told_apart():
     decisions = (*DECISIONS, decision("/then/Conv", "float32", UNREACHED, 1000))
     work = work_share(decisions)
     assert (work.total, work.unreached, work.share, work.share_reached) == (2000, 1000, 0.45, 0.9)
-    assert work_share(decisions[-1:]).share_reached == 1
+    assert work_share(decisions[-1:]).share_reached == 0, "never 100 % of nothing"
+    assert shortfall([]) is None
     sentence = shortfall(decisions)
     assert sentence is not None
     assert "50.0 %: no calibration sample reached it" in sentence

@@ -13,6 +13,7 @@ from trtpipe.backends.base import missing
 from trtpipe.backends.engine_file import read_header
 from trtpipe.backends.null import Null
 from trtpipe.engine.record import EngineRecord
+from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.errors import BuildError, InputError, OutOfMemory, OutOfTime
 from trtpipe.pipeline.pipeline import opened, stages_named
 from trtpipe.stages import compile as stage
@@ -103,6 +104,61 @@ class TestShared:
     def test_the_profile_can_ask_for_plans_of_their_own(self, new_world, heard_all, backend):
         compiled(new_world, heard_all, new_world.job(targets=TARGETS, build={"shared_plan": False}))
         assert sorted(backend.asked) == [("sm120",), ("sm86",), ("sm89",)]
+
+
+class Reporting(Sharing):
+    """One that reports the engines: kernels and activation memory, by the targets of the plan."""
+
+    quick_reports = True
+
+    def __init__(self, figures):
+        super().__init__()
+        self.figures = figures
+
+    def build(self, request, progress):
+        record = super().build(request, progress)
+        names = tuple(target.name for target in request.targets)
+        kernels, memory = self.figures.get(names, (10, 100))
+        tensor = EngineTensor(name="t", type="Half", dims=(1,))
+        layers = tuple(EngineLayer(name=str(i), kind="kgen", inputs=(tensor,)) for i in range(kernels))
+        report = EngineReport(source="log", layers=layers)
+        return record.model_copy(
+            update={"report": report, "activation_bytes": memory, "target": names[0], "targets": names}
+        )
+
+
+class TestWorthSharing:
+    """A plan for all is taken only where no target gets a better one of its own."""
+
+    @pytest.fixture
+    def steps(self, new_world, heard_all, monkeypatch):
+        def run(figures):
+            backend = Reporting(figures)
+            monkeypatch.setattr(stage, "load_backend", lambda name: backend)
+            made = compiled(new_world, heard_all, new_world.job(targets=TARGETS))
+            assert [step.state for step in made] == ["built"] * 3
+            assert [step.artifact.files[0].name for step in made] == ENGINES
+            assert len(backend.asked) == 4, "the plans that were compared are those that are kept"
+            return [EngineRecord.read(step.artifact.sidecar) for step in made]
+
+        return run
+
+    def test_equal_plans_are_one(self, steps):
+        facts = steps({})
+        assert {found.targets for found in facts} == {tuple(TARGETS)}
+        assert [found.target for found in facts] == TARGETS
+
+    @pytest.mark.parametrize("own", [(9, 100), (10, 99), (9, 200)])
+    def test_fewer_kernels_or_less_memory_of_one_gives_each_its_own(self, steps, heard_all, own):
+        facts = steps({("sm89",): own})
+        assert [found.targets for found in facts] == [("sm86",), ("sm89",), ("sm120",)]
+        assert [found.target for found in facts] == TARGETS
+        assert facts[1].activation_bytes == own[1]
+        assert any(note.startswith("no plan for all targets") and "sm89" in note for note in heard_all.notes)
+
+    def test_worse_ones_do_not_count(self, steps):
+        facts = steps({("sm89",): (11, 100), ("sm120",): (10, 101)})
+        assert {found.targets for found in facts} == {tuple(TARGETS)}
 
 
 class TestSideBySide:

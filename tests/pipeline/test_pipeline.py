@@ -131,7 +131,7 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "tolerance": ({"tolerance": {"atol": 50.0}}, (VERIFY, BUNDLE), "settings.tolerance.atol"),
     "accuracy gate": ({"accuracy": {"max_drop": 0.5}}, (VERIFY, BUNDLE), "settings.max_drop"),
     "latency settings": (
-        {"latency": {"warmup": 0.0001, "duration": 0.002}}, (MEASURE, BUNDLE), "settings.latency.duration"
+        {"latency": PROFILE["latency"] | {"duration": 0.002}}, (MEASURE, BUNDLE), "settings.latency.duration"
     ),
     "latency budget": (
         {"latency": PROFILE["latency"] | {"max_p99": 1.0}}, (MEASURE, BUNDLE), "settings.latency.max_p99"

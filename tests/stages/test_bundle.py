@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from fixtures_stages import needs, run_stage
@@ -17,6 +18,7 @@ from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.stage_records import ExportRecord, LowerRecord
+from trtpipe.report.verdict import Failure
 from trtpipe.stages.bundle import Bundle
 from trtpipe.stages.stage import Inputs
 
@@ -25,7 +27,7 @@ PARITY = ParityReport(
     precision="int8", reference="model", data="d", data_digest="0", synthetic=True, feeds=1, samples=1, comparisons=(),
     reasons=("output 'y' differs",), passed=False,
 )  # fmt: skip
-LATENCY = LatencyReport(machine={}, measurements=(), passed=True, notes=("measured on the CPU",))
+LATENCY = LatencyReport(machine={}, measurements=(), passed=None, notes=("measured on the CPU",))
 SUMMARY = DataSummary(source="calib.npz", samples=9, feeds=9, digest="d" * 64, inputs={})
 
 
@@ -88,10 +90,11 @@ def test_what_was_asked_for_and_with_what_it_was_made(go, inputs):
     assert "calibration" not in go(inputs, precision="fp16").settings
 
 
-def test_verdicts_notes_and_the_account_of_the_data(go, inputs):
+def test_verdict_notes_and_the_account_of_the_data(go, inputs):
     manifest = go(inputs, precision="int8")
-    assert [(verdict.gate, verdict.passed) for verdict in manifest.verdicts] == [("accuracy", False), ("latency", None)]
-    assert not manifest.passed
+    verdict = manifest.verdict
+    assert (verdict.accuracy.outcome, verdict.latency.outcome) == ("failed", "not judged")
+    assert manifest.passed is False
     assert manifest.notes == ("model: odd producer", "latency: measured on the CPU")  # lowered came without a sidecar
     assert manifest.calibration.samples == 9
 
@@ -108,7 +111,12 @@ def test_neither_time_nor_place(go, inputs, workdir, tmp_path):
 def test_a_small_bundle(go, inputs):
     few = Inputs({"lowered": inputs.artifacts["lowered"]})
     manifest = go(few)
-    assert (manifest.verdicts, manifest.notes, manifest.calibration) == ((), (), None)
+    assert (manifest.passed, manifest.notes, manifest.calibration) == (None, (), None)
+
+
+def test_what_failed_before_it_is_in_the_verdict(go, inputs):
+    failure = Failure(step="measure", reason="the GPU fell off the bus", exit_code=6)
+    assert go(replace(inputs, failures=(failure,))).verdict.failures == (failure,)
 
 
 def test_an_artifact_that_is_not_listed_is_noticed(go, inputs, workdir):

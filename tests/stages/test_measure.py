@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fixtures_stages import consumed, fingerprint_of, run_stage
@@ -8,6 +10,7 @@ from models import conv_net, embedding, model
 from trtpipe.artifact import Artifact, Draft, FileEntry, IOContract
 from trtpipe.backends.gpu import Gpu
 from trtpipe.backends.null import Null
+from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.config.toolchain import machine
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
@@ -18,7 +21,7 @@ from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.stages.measure import Measure
 
 STAGE = Measure()
-SHORT = {"warmup": 0.001, "duration": 0.01}
+SHORT = {"warmup": 0.001, "duration": 0.01, "cpu": True}
 SHAPES = {"x": {"min": [1, 3, 8, 8], "opt": [4, 3, 8, 8], "max": [8, 3, 8, 8]}}
 
 
@@ -45,14 +48,14 @@ def test_without_a_gpu_the_lowered_graph_is_timed_and_said_to_be_no_gpu_latency(
     assert figure.iterations >= 10
     assert 0 < figure.min <= figure.median <= figure.p99 <= figure.max
     assert "not a GPU latency" in report.notes[0]
-    assert (report.passed, report.max_p99) == (True, None)
+    assert (report.passed, report.max_p99) == (None, None)
     assert report.machine == machine()
 
 
 def test_a_budget_is_not_judged_on_a_cpu(go):
     report = go(conv_net(), latency={**SHORT, "max_p99": 1e-9})
     assert report.max_p99 == pytest.approx(1e-6)  # in milliseconds
-    assert report.passed
+    assert report.passed is None
     assert any("budget was not judged" in note for note in report.notes)
 
 
@@ -119,7 +122,7 @@ class TestEngines:
         monkeypatch.setattr(Null, "open", opened)
         return type(inputs)(artifacts)
 
-    @pytest.mark.parametrize(("budget", "passed"), [(0.010, True), (0.008, False), (None, True)])
+    @pytest.mark.parametrize(("budget", "passed"), [(0.010, True), (0.008, False), (None, None)])
     def test_each_is_timed_and_the_slowest_decides(self, go, engines, budget, passed):
         report = go(given=engines, targets=["sm89", "sm120"], latency={**SHORT, "max_p99": budget})
         assert [(figure.artifact, figure.on_gpu) for figure in report.measurements] == [
@@ -162,19 +165,37 @@ def test_impossible_times_are_caught(go, tmp_path, table, times):
 
 def test_what_its_key_holds(make_job, monkeypatch):
     def key(**options):
-        return STAGE.settings(make_job(**options))
+        return STAGE.settings(make_job(**{"latency": SHORT} | options))
 
     assert key() == key(keep=["a"]) == key(tolerance={"atol": 1.0})
     assert key() not in [
-        key(latency=SHORT),
+        key(latency=SHORT | {"duration": 0.02}),
         key(shapes=SHAPES),
-        key(latency={"max_p99": 1.0}),
+        key(latency=SHORT | {"max_p99": 1.0}),
         key(targets=["sm120"]),
         key(precision="bf16"),
     ]
-    fingerprint = fingerprint_of(STAGE, make_job())
+    fingerprint = fingerprint_of(STAGE, make_job(latency=SHORT))
     assert fingerprint["cpu"] == str(machine()["cpu"])
     assert fingerprint["threads"] == "0"
-    assert consumed(STAGE, make_job()) == ("engine", "lowered", "samples")
+    assert consumed(STAGE, make_job(latency=SHORT)) == ("engine", "lowered", "samples")
     monkeypatch.setattr("trtpipe.stages.measure.gpus", lambda: (Gpu("u", "NVIDIA L4", (8, 9), "570.1", None),))
-    assert fingerprint_of(STAGE, make_job())["gpus"] == "NVIDIA L4 570.1"
+    assert fingerprint_of(STAGE, make_job(latency=SHORT))["gpus"] == "NVIDIA L4 570.1"
+
+
+class TestWhetherItIsNeeded:
+    def test_engines_that_cannot_run_here_are_not_timed_on_the_cpu(self, make_job):
+        settings = STAGE.settings(make_job(targets=["sm89"]))
+        assert isinstance(settings, NotNeeded)
+        assert "not measured here" in settings.reason
+
+    def test_where_it_is_asked_for(self, make_job):
+        assert not isinstance(STAGE.settings(make_job(targets=["sm89"], latency=SHORT)), NotNeeded)
+
+    def test_a_graph_alone_is_timed_where_it_can_be(self, make_job):
+        job = replace(make_job(), targets=())
+        assert not isinstance(STAGE.settings(job), NotNeeded)
+
+    def test_an_engine_that_can_run_here_is_timed(self, make_job, monkeypatch):
+        monkeypatch.setattr(Null, "runs", lambda self, target: None)
+        assert not isinstance(STAGE.settings(make_job(targets=["sm89"])), NotNeeded)

@@ -54,6 +54,7 @@ PROFILE: dict[str, Any] = {
     "backend": "null",
     "shapes": [span(1, 2, 8)],
     "build": {"version_compatible": True, "dla_core": 0},
+    "latency": {"cpu": True},
 }
 RECIPE: dict[str, Any] = {
     "data": {"source": "calib", "image": IMAGE},
@@ -106,6 +107,7 @@ TABLE: dict[str, Row] = {
     "profile.latency.transfers": Row(False, "measure bundle"),
     "profile.latency.batches": Row([4], "measure bundle"),
     "profile.latency.max_p99": Row(0.5, "measure bundle"),
+    "profile.latency.cpu": Row(False, "measure bundle"),
     "profile.build.workspace": Row(1 << 20, BUILD),
     "profile.build.opt_level": Row(1, BUILD),
     "profile.build.timing_cache": Row(False, BUILD),

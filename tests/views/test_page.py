@@ -66,7 +66,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "precision": "int8",
                 "backend": "null",
                 "targets": ["sm89"],
-                "latency": {"warmup": 0.001, "duration": 0.01},
+                "latency": {"warmup": 0.001, "duration": 0.01, "cpu": True},
             }
         ),
         recipe=trtpipe.CalibrationRecipe.model_validate({"data": {"source": str(folder / "d.npz")}}),
@@ -80,8 +80,12 @@ def test_the_page_tells_of_every_part_of_the_build(build: Path) -> None:
     assert path == build / "report.html"
     page = Reading(path.read_text(encoding="utf-8"))
     assert not page.open
+    headline = "PASSED on the lowered graph (onnxruntime, CPU, 64 samples); engine not executed"
+    assert f"<title>m.onnx, int8: {headline}</title>" in path.read_text(encoding="utf-8")
+    shown = trtpipe.inspect(path)
+    assert (shown.kind, shown.contents) == ("HTML report", {"title": f"m.onnx, int8: {headline}"})
     for words in (
-        "PASSED",
+        headline,
         "Accuracy",
         "Latency",
         "Engine for sm89",

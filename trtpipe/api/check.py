@@ -50,6 +50,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     from trtpipe.accuracy.recording import load_outputs, replay
     from trtpipe.accuracy.verdict import with_verdict
     from trtpipe.config.shapes import check_outputs
+    from trtpipe.report.verdict import Evidence, judge
 
     path, wanted = path_of(parity, "parity"), profile_from({"profile": profile})
     path = path / PARITY if path.is_dir() else path
@@ -81,7 +82,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     )
     again = with_verdict(again)
     where = None if out is None else write_record(again, path_of(out, "out"), PARITY)
-    return BuildResult(steps=(), out=where, parity=again)
+    return BuildResult(steps=(), out=where, verdict=judge(Evidence(parity=again)), parity=again)
 
 
 def check(
@@ -141,7 +142,7 @@ def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline
 
     where = path_of(file, "file")
     found = read_build(path_of(build, "build"))
-    if not found.manifest.passed:
+    if found.manifest.passed is False:
         raise InputError(f"{build}: this build failed its own gates", "make a baseline of a good one")
     history: tuple[Update, ...] = ()
     if reason.strip():

@@ -1,4 +1,4 @@
-"""What is in a file: a model, an engine, or one of the reports and records that trtpipe writes."""
+"""What is in a file: a model, an engine, a profile, or whatever else trtpipe writes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from trtpipe.accuracy.reports import ParityReport
+from trtpipe.api.alterations import alterations
+from trtpipe.api.other_files import OtherKind, describe, reference_outputs, saved_outputs
 from trtpipe.api.paths import path_of
 from trtpipe.artifact import Record
 from trtpipe.backends.compatibility import contradictions, obstacles
@@ -21,35 +23,49 @@ from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyComparison, LatencyReport
 from trtpipe.passes.decisions import NodeDecision, explain
+from trtpipe.quantization.sensitivity import Sensitivity
+from trtpipe.quantization.tuning_report import Tuning
+from trtpipe.regression.baseline import Baseline
 from trtpipe.report.graph import GraphSummary, summarize_graph
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.program import ProgramSummary, is_program, summarize_program
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
 from trtpipe.report.statistics import StatisticsSummary, summarize_statistics
 
-Kind: TypeAlias = Literal[
-    "model",
-    "program",
-    "engine",
-    "ranges",
-    "statistics",
-    "parity",
-    "latency",
-    "comparison",
-    "manifest",
-    "model metadata",
-    "program metadata",
-    "engine metadata",
-]
+Kind: TypeAlias = (
+    OtherKind
+    | Literal[
+        "baseline",
+        "tuning",
+        "sensitivity",
+        "model",
+        "program",
+        "engine",
+        "ranges",
+        "statistics",
+        "parity",
+        "latency",
+        "comparison",
+        "manifest",
+        "model metadata",
+        "program metadata",
+        "engine metadata",
+    ]
+)
 
 _MOST_JSON = 256 << 20
 _PLAN_MAGIC = (b"ftrt", b"vtrt")
-_KNOWN = "an ONNX model, a .pt2 program, an engine, statistics, or a JSON file that trtpipe wrote"
+_KNOWN = "an ONNX model, a .pt2 program, an engine, a profile, a recipe, or a file that trtpipe wrote"
+#: The key of outputs that Polygraphy wrote.
+_RUN_RESULTS = "lst"
 
 #: Keys that only this record has -> kind of the file, name of the section, record.
 _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxyType(
     {
-        frozenset({"artifacts", "verdicts"}): ("manifest", "manifest", Manifest),
+        frozenset({"artifacts", "source", "targets"}): ("manifest", "manifest", Manifest),
+        frozenset({"artifacts", "weights", "history"}): ("baseline", "baseline", Baseline),
+        frozenset({"calibrations", "reached"}): ("tuning", "tuning", Tuning),
+        frozenset({"groups", "all_noise"}): ("sensitivity", "sensitivity", Sensitivity),
         frozenset({"tensors", "method"}): ("ranges", "ranges", Ranges),
         frozenset({"comparisons", "reference"}): ("parity", "parity", ParityReport),
         frozenset({"measurements", "machine"}): ("latency", "latency", LatencyReport),
@@ -79,6 +95,10 @@ class Inspection(Record):
         engine: engine metadata, as the builder reported it.
         stand_in: the content of a null back-end's engine.
         comparison: two engines or graphs, measured alternately.
+        baseline, tuning, sensitivity: what ``check``, ``tune`` and ``sensitivity`` wrote.
+        contents: of a file that holds no record, by name and value.
+        altered: files of the bundle (of a file in one: itself) that are not those its manifest lists. What an altered
+            bundle says of itself does not count.
         notes: contradictions between the file and its metadata.
         obstacles: why an engine cannot run on this machine, by its header and metadata.
     """
@@ -102,6 +122,11 @@ class Inspection(Record):
     latency: LatencyReport | None = None
     comparison: LatencyComparison | None = None
     manifest: Manifest | None = None
+    baseline: Baseline | None = None
+    tuning: Tuning | None = None
+    sensitivity: Sensitivity | None = None
+    contents: dict[str, str] = {}
+    altered: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     obstacles: tuple[str, ...] = ()
 
@@ -167,22 +192,34 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     if (path / "manifest.json").is_file():
         path /= "manifest.json"
     head = _head(path)
+    kind, sections, contents = _recognized(path, head)
+    sha256 = sha256_file(path)
+    found = {"path": str(path), "kind": kind, "size": path.stat().st_size, "sha256": sha256, **_fit(sections, sha256)}
+    return Inspection.model_validate({**found, **sections, "contents": contents, "altered": alterations(path)})
+
+
+_Sections: TypeAlias = "dict[str, Record]"
+
+
+def _recognized(path: Path, head: bytes) -> tuple[Kind, _Sections, dict[str, str]]:
+    """The kind of a file, its records, and the contents of one that holds none."""
+    kind: Kind
+    sections: _Sections
     if head.startswith(_PLAN_MAGIC):
         kind, sections = "engine", {"plan": read_header(path), **_beside(path)}
     elif head.startswith(b"PK") and is_program(path):
         kind, sections = "program", {"program": summarize_program(path), **_beside(path)}
+    elif head.startswith(b"PK") and (outputs := reference_outputs(path)) is not None:
+        return "reference outputs", {}, outputs
     elif head.startswith(b"PK"):
         kind, sections = "statistics", {"statistics": summarize_statistics(path)}
     elif head.lstrip().startswith(b"{"):
-        kind, sections = _json(path)
+        return _json(path)
+    elif (other := describe(path, head)) is not None:
+        return other[0], {}, other[1]
     else:
         kind, sections = "model", {"graph": summarize_graph(path), **_beside(path)}
-    sha256 = sha256_file(path)
-    found = {"path": str(path), "kind": kind, "size": path.stat().st_size, "sha256": sha256, **_fit(sections, sha256)}
-    return Inspection.model_validate({**found, **sections})
-
-
-_Sections: TypeAlias = "dict[str, Record]"
+    return kind, sections, {}
 
 
 def _head(path: Path) -> bytes:
@@ -193,12 +230,12 @@ def _head(path: Path) -> bytes:
         raise InputError(f"{path}: {what}", f"give {_KNOWN}")
     try:
         with path.open("rb") as stream:
-            return stream.read(64)
+            return stream.read(128)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}", "check its permissions") from error
 
 
-def _json(path: Path) -> tuple[Kind, _Sections]:
+def _json(path: Path) -> tuple[Kind, _Sections, dict[str, str]]:
     if path.stat().st_size > _MOST_JSON:
         raise InputError(f"{path}: too large for a file that trtpipe wrote", f"give {_KNOWN}")
     try:
@@ -209,7 +246,9 @@ def _json(path: Path) -> tuple[Kind, _Sections]:
     for wanted, (kind, section, record) in _RECORDS.items():
         if wanted <= keys:
             sections: _Sections = {section: record.read(path)}
-            return kind, {**sections, **(_beside(path) if kind == "engine" else {})}
+            return kind, {**sections, **(_beside(path) if kind == "engine" else {})}, {}
+    if _RUN_RESULTS in keys:
+        return "outputs", {}, saved_outputs(path)
     raise InputError(f"{path}: JSON, but not of a kind that trtpipe writes", f"give {_KNOWN}")
 
 
@@ -219,7 +258,7 @@ def _beside(path: Path) -> _Sections:
     if not sidecar.is_file():
         return {}
     try:
-        kind, sections = _json(sidecar)
+        kind, sections, _ = _json(sidecar)
     except InputError:
         return {}
     return sections if kind.endswith(" metadata") else {}

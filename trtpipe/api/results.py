@@ -8,19 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.paths import folder_of, is_file_name
-from trtpipe.latency.reports import LatencyReport
+from trtpipe.errors import StageError
+from trtpipe.pipeline.executor import failures_of
 from trtpipe.pipeline.pipeline import Step, opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder, write_file
 from trtpipe.progress import NullProgress, Progress
-from trtpipe.report.manifest import Manifest, Verdict, verdicts
+from trtpipe.report.manifest import Manifest
+from trtpipe.report.verdict import Evidence, Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from trtpipe.accuracy.reports import ParityReport
     from trtpipe.artifact import Artifact, Record
     from trtpipe.config.job import Job
+    from trtpipe.latency.reports import LatencyReport
     from trtpipe.stages.stage import Stage
 
 GRAPH = (".onnx",)
@@ -36,11 +39,13 @@ class BuildResult:
         steps: one for every stage, one a target for compile.
         out: where the files are; ``None`` if nothing was written. A bundle that failed a gate, or lacks the engine of
             a target, goes to ``<out>.rejected``, so that ``out`` only ever holds one that passed.
+        verdict: what was executed, and what the gates say of it.
         parity, latency: the reports, where these stages ran.
     """
 
     steps: tuple[Step, ...]
     out: Path | None
+    verdict: Verdict
     parity: ParityReport | None = None
     latency: LatencyReport | None = None
 
@@ -50,24 +55,19 @@ class BuildResult:
         return tuple(step.artifact for step in self.steps if step.artifact is not None)
 
     @property
-    def accurate(self) -> bool:
-        """Whether the accuracy gate passed; true where it was not evaluated."""
-        return self.parity is None or self.parity.passed
+    def accurate(self) -> bool | None:
+        """Whether outputs on real data passed the accuracy gate; ``None`` where that was not judged."""
+        return {"passed": True, "failed": False}.get(self.verdict.accuracy.outcome)
 
     @property
-    def fast(self) -> bool:
-        """Whether the latency gate passed; true where it was not evaluated."""
-        return self.latency is None or self.latency.passed
+    def fast(self) -> bool | None:
+        """Whether engines on a GPU met the latency limit; ``None`` where that was not judged."""
+        return {"passed": True, "failed": False}.get(self.verdict.latency.outcome)
 
     @property
     def failed(self) -> tuple[Step, ...]:
-        """Targets that could not be built while others could."""
+        """Targets that could not be built, and stages that failed, while the rest went on."""
         return tuple(step for step in self.steps if step.state == "failed")
-
-    @property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """One for every gate that has a report."""
-        return verdicts(self.parity, self.latency)
 
     @property
     def manifest(self) -> Manifest | None:
@@ -124,14 +124,18 @@ def run_published(
     with opened(job, progress or NullProgress()) as pipeline, pipeline.given(given) as artifacts:
         with _back_afterwards():
             steps = pipeline.run(stages, artifacts)
-        made = {step.artifact.kind: step.artifact for step in steps if step.artifact is not None}
-        result = BuildResult(
-            steps=steps,
-            out=None,
-            parity=ParityReport.read(made["parity"].path) if "parity" in made else None,
-            latency=LatencyReport.read(made["latency"].path) if "latency" in made else None,
+        limit = job.profile.latency.max_p99 is not None
+        evidence = Evidence.of(
+            [step.artifact for step in steps if step.artifact is not None], failures_of(steps), latency_limit=limit
         )
-        return replace(result, out=publish(result))
+        result = BuildResult(steps, None, judge(evidence), evidence.parity, evidence.latency)
+        result = replace(result, out=publish(result))
+    for step in result.failed:
+        error = step.error
+        if error is not None and not isinstance(error, StageError) and error.exit_code == result.verdict.exit_code:
+            (progress or NullProgress()).warn(f"what was finished before {step.label} failed is in {result.out}")
+            raise error
+    return result
 
 
 def write_record(record: Record, out: Path, name: str) -> Path:

@@ -16,7 +16,7 @@ from trtpipe.config.source import parse_source
 from trtpipe.errors import BuildError, InputError
 from trtpipe.pipeline.pipeline import Step, opened, stages_for
 from trtpipe.pipeline.publish import check_writable, publish_folder
-from trtpipe.progress import NullProgress
+from trtpipe.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,11 +39,12 @@ def build(source: SourceLike, out: PathLike, **request: Unpack[BuildArguments]) 
         out: a folder; created if need be. It is touched only after everything has been made.
 
     Returns:
-        The steps, the reports and the verdicts. A failed gate is no error: see ``BuildResult``.
+        The steps, the reports and the verdict. A failed gate is no error: see ``BuildResult``.
 
     Raises:
         InputError: an argument, file or sample cannot be used.
-        TrtpipeError: a stage failed; ``out`` is as it was.
+        TrtpipeError: a stage failed; ``out`` is as it was. If outputs could not be compared because of the data, what
+            was finished is in ``<out>.rejected``.
 
     Example:
         >>> result = trtpipe.build("model.onnx", "out", precision="int8", calib_data="photos.npz", targets=["sm89"])
@@ -55,10 +56,10 @@ def build(source: SourceLike, out: PathLike, **request: Unpack[BuildArguments]) 
     folder = path_of(out, "out")
     check_writable(folder)
     with requested(source, **request) as job:
-        _refuse_early(job)
+        _refuse_early(job, request.get("progress") or NullProgress())
 
         def publish(result: BuildResult) -> Path:
-            where = folder if result.accurate and result.fast and not result.failed else rejected_beside(folder)
+            where = rejected_beside(folder) if result.verdict.exit_code else folder
             publish_folder(result.artifacts, where)
             return where
 
@@ -86,7 +87,7 @@ def dry_run(source: SourceLike, **request: Unpack[BuildArguments]) -> tuple[Step
         observe skipped
     """
     with requested(source, **request) as job:
-        _refuse_early(job)
+        _refuse_early(job, request.get("progress") or NullProgress())
         with opened(job, request.get("progress") or NullProgress()) as pipeline:
             return pipeline.plan(stages_for(job), {})
 
@@ -218,7 +219,8 @@ def compile(  # noqa: A001  the pipeline's own word
         file = path_of(lowered, "lowered")
         job, stages, given = asked, ["compile"], {"lowered": file}
         if load_backend(asked.backend).consumes == "program":
-            _refuse_targets(asked)  # a graph's precision is in it already, a program's is not
+            # a graph's precision is in it already, a program's is not
+            _refuse_targets(asked, common.get("progress") or NullProgress())
             job, stages, given = replace(asked, source=parse_source(str(file))), ["capture", "compile"], {}
         suffixes = PLAN if len(job.targets) == 1 else ()
         return run_stages(job, stages, given, path_of(out, "out"), suffixes, common.get("progress"))
@@ -306,7 +308,7 @@ def measure(
         return run_stages(job, ["measure"], given, path_or_none(out, "out"), JSON, common.get("progress"))
 
 
-def _refuse_early(job: Job) -> None:
+def _refuse_early(job: Job, progress: Progress) -> None:
     """Complain about what is missing before the long work, not after it."""
     refuse_without_data(job)
     if job.profile.auto_shapes and not job.recipe.data.source:
@@ -314,14 +316,20 @@ def _refuse_early(job: Job) -> None:
             "shapes are to be inferred from calibration data, and none was given",
             "add --calib-data (or --calib RECIPE.toml), or give --min-shapes, --opt-shapes and --max-shapes",
         )
-    _refuse_targets(job)
+    _refuse_targets(job, progress)
 
 
-def _refuse_targets(job: Job) -> None:
-    """Complain if no target can be built for; if one is left, the build goes on, and the others fail in turn."""
-    refusals = [refusal for target in job.targets if (refusal := _refusal(job, target)) is not None]
-    if refusals and len(refusals) == len(job.targets):
-        raise BuildError(refusals[0].reason, refusals[0].remedy)
+def _refuse_targets(job: Job, progress: Progress) -> None:
+    """Complain if no target can be built for here; if one is left, say which will be missing, and go on with it."""
+    refusals = {target: refusal for target in job.targets if (refusal := _refusal(job, target)) is not None}
+    first = next(iter(refusals.values()), None)
+    if first is not None and len(refusals) == len(job.targets):
+        raise BuildError(first.reason, first.remedy)
+    for target, refusal in refusals.items():
+        progress.warn(
+            f"{target} cannot be built here: {refusal.reason} ({refusal.remedy}); the engines for the other targets "
+            f"are built and kept, and the exit code will be {BuildError.exit_code}"
+        )
 
 
 def _refusal(job: Job, target: Target) -> Refusal | None:

@@ -56,6 +56,7 @@ class Ranges(Record):
             higher precision.
         not_quantizable: tensors too wide for 8 bits -> why; their nodes are kept in higher precision.
         corrections: PTQ corrections; empty if none was found, or looked for.
+        corrections_failed: why looking for them failed; empty where it did not.
     """
 
     schema_version: Literal[2] = 2
@@ -67,6 +68,7 @@ class Ranges(Record):
     unseen: tuple[str, ...] = ()
     not_quantizable: dict[str, str] = {}
     corrections: Corrections = Corrections()
+    corrections_failed: str = ""
 
 
 #: How far below the magnitude that is rounded to 0 a tensor's median may lie. For INT8 that is 1/1016 of the range: an

@@ -36,27 +36,29 @@ _PRODUCTS = 3
     options.explain_option,
 )
 def inspect(session: Session, file: Path, plot: Path | None, explain: str | None) -> int:
-    """Describe a model, an engine, or a report.
+    """Describe a model, an engine, a report, or any other file that trtpipe writes.
 
-    FILE is an .onnx file, a .pt2 file, a plan, ranges.json, statistics.npz, parity.json, latency.json or manifest.json,
-    recognized by its content. For a model or an engine, the record beside it is shown too.
+    FILE is recognized by its content: an .onnx file, a .pt2 file, a plan, a bundle's folder or manifest.json, reports,
+    statistics, ranges, saved outputs, a baseline, a profile, a recipe and others. For a model or an engine, the record
+    beside it is shown too. Exit code 2 if a file of a bundle was changed since the build.
     """
     import trtpipe
 
     if explain is not None:
         return explained(session, "inspect", file, explain)
     found = trtpipe.inspect(file)
+    code = InputError.exit_code if found.altered else 0
     drawn = () if plot is None else trtpipe.plot_statistics(_statistics_of(found), plot)
     if session.json:
         plots = {"plots": [str(path) for path in drawn]} if plot is not None else {}
-        return print_document("inspect", {**found.to_dict(), **plots})
+        return print_document("inspect", {**found.to_dict(), **plots}, code)
     emit(facts(_head(found)))
     for section in sections(found, detailed=session.verbosity > 0):
         emit("")
         emit(show(section))
     if plot is not None:
         emit(f"\nplotted {len(drawn)} tensors into {printable(str(plot))}")
-    return 0
+    return code
 
 
 @command(
@@ -129,8 +131,21 @@ def doctor(session: Session) -> int:
         emit(f"{what}\n    {install}")
     if found.cache.problem:
         emit(f"cache: {found.cache.problem}\n    choose another folder with --cache-dir")
-    emit(line("PASSED | every build can run" if code == 0 else "FAILED | see above for what is missing"))
+    emit(line(_readiness(found)))
     return code
+
+
+def _readiness(found: Diagnosis) -> str:
+    """What can be built here, and what not."""
+    if not found.ready:
+        return "FAILED | see above for what is missing"
+    here = [state.name for state in found.backends if state.version is not None]
+    absent = [state.name for state in found.backends if state.version is None]
+    if not here:
+        return "PASSED | everything but engines can be made: no TensorRT is installed"
+    if absent:
+        return f"PASSED | builds with {', '.join(here)} can run; not those with {', '.join(absent)}: not installed"
+    return "PASSED | every build can run"
 
 
 def _machine(found: Diagnosis) -> list[tuple[str, str]]:

@@ -115,7 +115,7 @@ def _shown(session: Session, report: CheckReport) -> int:
         return print_document("check", {"passed": code == 0, "report": report.to_dict()}, code)
     rows = [(each.name, _WORDS[each.status], each.message.replace(". ", ".\n")) for each in report.findings]
     emit(table(("check", "verdict", "details"), rows))
-    emit(line(f"{'PASSED' if code == 0 else 'FAILED'} | {report.build} against {report.baseline}"))
+    emit(line(report.headline))
     return code
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.cli.tables import line, show, table
 from trtpipe.cli.text import emit
 from trtpipe.config.units import format_bytes, format_seconds, printable
-from trtpipe.errors import BuildError
 from trtpipe.views.artifacts import explanation
 
 if TYPE_CHECKING:
@@ -18,10 +17,9 @@ if TYPE_CHECKING:
 
     from trtpipe import Artifact, BuildResult, Step
     from trtpipe.cli.session import Session
-    from trtpipe.report.manifest import Verdict
+    from trtpipe.report.verdict import Gate
 
-ACCURACY_FAILED = 3
-LATENCY_FAILED = 4
+ACCURACY_FAILED, LATENCY_FAILED = 3, 4
 _STATES = {"hit": "cached", "skipped": "skipped", "failed": "FAILED"}
 
 
@@ -52,23 +50,25 @@ def finish(session: Session, command: str, result: BuildResult, following: Seque
         following: the command people usually need next; by default the right ``inspect``.
     """
     session.out = None  # an interruption can no longer spoil it
-    verdicts = result.verdicts
-    code = exit_code(result)
+    verdict = result.verdict
+    code = verdict.exit_code
     if session.json:
         document = {
-            "passed": code == 0,
+            "passed": verdict.passed,
             "out": None if result.out is None else str(result.out),
             "steps": [_step_document(step, result.out) for step in result.steps],
-            "verdicts": [verdict.to_dict() for verdict in verdicts],
+            "verdict": verdict.to_dict(),
             "parity": None if result.parity is None else result.parity.to_dict(),
             "latency": None if result.latency is None else result.latency.to_dict(),
         }
         return print_document(command, document, code)
     if result.steps:
-        emit(_steps_table(result.steps, verdicts, detailed=session.verbosity > 0))
-    emit(line(_conclusion(result, verdicts)))
-    if not result.steps:  # no table that would hold them
-        emit("\n".join(verdict.summary.replace("; ", "\n") for verdict in verdicts))
+        emit(_steps_table(result, detailed=session.verbosity > 0))
+    else:  # no table that would hold it
+        emit(verdict.accuracy.summary.replace("; ", "\n"))
+    for remark in verdict.remarks:
+        emit(f"note: {printable(remark)}")
+    emit(line(_conclusion(result)))
     paths = [] if result.out is None else [result.out]
     print_paths(paths, following if code == 0 and following else _inspection(result))
     return code
@@ -100,26 +100,17 @@ def explained(session: Session, command: str, lowered: Path, node: str) -> int:
     return 0
 
 
-def exit_code(result: BuildResult) -> int:
-    """0, or the code of the worst thing that happened."""
-    if result.failed:
-        return BuildError.exit_code
-    if not result.accurate:
-        return ACCURACY_FAILED
-    return 0 if result.fast else LATENCY_FAILED
-
-
-def _steps_table(steps: Sequence[Step], verdicts: Sequence[Verdict], *, detailed: bool) -> str:
-    by_stage = {{"accuracy": "verify", "latency": "measure"}[verdict.gate]: verdict for verdict in verdicts}
+def _steps_table(result: BuildResult, *, detailed: bool) -> str:
+    gates = {"verify": result.verdict.accuracy, "measure": result.verdict.latency}
     rows = []
-    for step in steps:
+    for step in result.steps:
         artifact = step.artifact
         row = [
             step.label,
             "" if artifact is None else artifact.files[0].name,
             "" if artifact is None else format_bytes(_weight(artifact)),
             _STATES.get(step.state) or format_seconds(step.seconds),
-            _remark(step, by_stage.get(step.label)),
+            _remark(step, gates.get(step.label)),
         ]
         rows.append([*row, step.because, step.key[:12]] if detailed else row)
     headers = ["stage", "artifact", "size", "time", "verdict", *(["reason", "key"] if detailed else [])]
@@ -132,13 +123,13 @@ def _weight(artifact: Artifact) -> int:
     return main.size + sum(entry.size for entry in others if entry.name.endswith(".data"))
 
 
-def _remark(step: Step, verdict: Verdict | None) -> str:
+def _remark(step: Step, gate: Gate | None) -> str:
     if step.state in ("skipped", "failed"):
         return step.because
-    if verdict is None:
+    if gate is None:
         return _engine_summary(step.artifact)
-    word = {True: "PASSED ", False: "FAILED ", None: ""}[verdict.passed]
-    return word + verdict.summary.replace("; ", "\n")
+    word = {"passed": "PASSED ", "failed": "FAILED "}.get(gate.outcome, "")
+    return word + gate.summary.replace("; ", "\n")
 
 
 def _engine_summary(artifact: Artifact | None) -> str:
@@ -151,19 +142,10 @@ def _engine_summary(artifact: Artifact | None) -> str:
     return "" if report is None else report.summary
 
 
-def _conclusion(result: BuildResult, verdicts: Sequence[Verdict]) -> str:
-    word = "PASSED" if exit_code(result) == 0 else "FAILED"
-    parts = [_gate(verdict) for verdict in verdicts]
-    if result.failed:
-        parts.insert(0, "build failed: " + ", ".join(step.label.removeprefix("compile ") for step in result.failed))
-    return " | ".join([word, *(parts or ["made " + ", ".join(a.files[0].name for a in result.artifacts)])])
-
-
-def _gate(verdict: Verdict) -> str:
-    if verdict.passed is None:
-        return f"{verdict.gate} gate: not evaluated"
-    within = {"accuracy": "tolerance", "latency": "limit"}[verdict.gate]
-    return f"{verdict.gate} within {within}" if verdict.passed else f"{verdict.gate} gate failed"
+def _conclusion(result: BuildResult) -> str:
+    """The verdict; where a run had nothing to judge, what it made."""
+    made = ", ".join(artifact.files[0].name for artifact in result.artifacts)
+    return result.verdict.headline or f"done: made {made}"
 
 
 def _inspection(result: BuildResult) -> list[str]:
@@ -171,7 +153,7 @@ def _inspection(result: BuildResult) -> list[str]:
     if result.out is None:
         return []
     kinds = {artifact.kind: artifact for artifact in result.artifacts}
-    wanted = "parity" if not result.accurate else "latency" if not result.fast else "manifest"
+    wanted = "parity" if result.accurate is False else "latency" if result.fast is False else "manifest"
     if not result.artifacts:
         return ["inspect", str(result.out)]
     return ["inspect", str(_published(kinds.get(wanted, result.artifacts[0]), result.out))]

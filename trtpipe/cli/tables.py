@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 #: Columns of a table where no window limits it.
 _UNLIMITED = 240
-_STYLES = {"PASSED": "bold green", "FAILED": "bold red", "cached": "dim", "skipped": "dim", "missing": "bold red"}
+_STYLES = {
+    "PASSED": "bold green", "FAILED": "bold red", "NOT JUDGED": "bold yellow",
+    "cached": "dim", "skipped": "dim", "missing": "bold red",
+}  # fmt: skip
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> str:
@@ -64,8 +67,8 @@ def _cell(text: str) -> Text:
     from rich.text import Text
 
     cell = Text("\n").join(Text(printable(part)) for part in text.split("\n"))
-    first = text.split(" ", 1)[0]
-    if first in _STYLES:
+    first = next((word for word in _STYLES if text == word or text.startswith((f"{word} ", f"{word}:"))), "")
+    if first:
         cell.stylize(_STYLES[first], 0, len(first))
     return cell
 

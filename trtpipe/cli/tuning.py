@@ -189,7 +189,7 @@ def _show_tuning(result: TuneResult, detailed: bool) -> None:
             ]
         )
     )  # fmt: skip
-    drop = f"{metric}: drop {tuning.tuned.loss(tuning.reference):+.4g}, limit {tuning.allowed:.4g}"
+    drop = f"{metric}: drop {tuning.tuned.loss(tuning.reference):+.4g}, limit {tuning.allowed:.4g}{_scope(tuning)}"
     if not tuning.met and not tuning.complete:
         emit(line(f"FAILED | time limit reached before the budget was met: {drop}. Run again to continue"))
     elif not tuning.met:
@@ -199,6 +199,14 @@ def _show_tuning(result: TuneResult, detailed: bool) -> None:
         emit(line(f"PASSED | time limit reached; best so far: {drop}. Run again to continue"))
     else:
         emit(line(f"PASSED | {drop}"))
+
+
+def _scope(tuning: Tuning) -> str:
+    """What the metric is of: no engine is built here."""
+    runtime, _, device = tuning.tuned.runner.partition(" on ")
+    place = f"{runtime.partition(' ')[0]}, {device.partition(',')[0]}"
+    count = f", {tuning.tuned.samples} samples" if tuning.tuned.samples else ""
+    return f", on the lowered graph ({place}{count}); no engine was built"
 
 
 def _share(tuning: Tuning) -> str:

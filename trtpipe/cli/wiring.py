@@ -13,14 +13,13 @@ from trtpipe.cli.groups import TopicOption
 from trtpipe.cli.listeners import LogFile
 from trtpipe.cli.overrides import Override
 from trtpipe.cli.session import Session
+from trtpipe.config.formats import Precision
 from trtpipe.config.target import find_target
 from trtpipe.config.units import amount, parse_amount
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from trtpipe.config.formats import Precision
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -95,13 +94,17 @@ def setter(attribute: str, value: object = None) -> Store:
 
 
 def set_precision(precision: Precision) -> Store:
-    """Sets the precision; a second, other one is an error."""
+    """Sets the precision; with a second one that which computes in both, as ``--int8 --fp16`` does in trtexec."""
 
     def store(session: Session, _: bool) -> None:
-        for other in session.profile_overrides:
-            if other.at == ("precision",):
+        option, chosen = f"--{precision}", precision
+        for other in [each for each in session.profile_overrides if each.at == ("precision",)]:
+            both = precision.joined(other.value) if isinstance(other.value, Precision) else None
+            if both is None:
                 raise InputError(f"{other.option} and --{precision} contradict each other", "choose one precision")
-        session.profile_overrides.append(Override(("precision",), precision, f"--{precision}"))
+            option, chosen = f"{other.option} --{precision}", both
+            session.profile_overrides.remove(other)
+        session.profile_overrides.append(Override(("precision",), chosen, option))
 
     return store
 

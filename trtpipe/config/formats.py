@@ -251,6 +251,17 @@ class Precision(str, Enum):
         """What the graph is lowered to, the quantized format first; empty where it stays float32."""
         return tuple(form for form in (self.quantized, self.half) if form is not None)
 
+    def joined(self, other: Precision) -> Precision | None:
+        """The one that computes in the formats of both; ``None`` if there is none.
+
+        Example:
+            >>> str(Precision("int8").joined(Precision("fp16")))
+            'best'
+        """
+        wanted = {*self.formats, *other.formats}
+        both = self.formats and other.formats
+        return next((each for each in Precision if both and set(each.formats) == wanted), None)
+
     @property
     def mixed(self) -> bool:
         """Whether a profile chooses between the quantized and the 16-bit format operator by operator."""

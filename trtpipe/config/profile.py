@@ -219,6 +219,7 @@ class LatencySettings(Record):
         transfers: whether copies to and from the GPU are part of an inference.
         batches: batch sizes to measure at; empty: as the shapes have it.
         max_p99: the budget.
+        cpu: whether the lowered graph is timed on the CPU where no GPU here runs the engines.
     """
 
     warmup: Seconds = 0.2
@@ -228,6 +229,7 @@ class LatencySettings(Record):
     transfers: bool = True
     batches: tuple[Annotated[int, Field(ge=1)], ...] = ()
     max_p99: Seconds | None = None
+    cpu: bool = False
 
 
 class BuildSettings(Record):

@@ -23,25 +23,33 @@ if TYPE_CHECKING:
 class Support:
     """The versions of one flavor of TensorRT that build for a target.
 
+    Versions that are known not to are left out; later ones than the table knows are taken to.
+
     Attributes:
         since: the first version, (major, minor).
-        before: the first version that no longer does; ``None``: none known.
+        gap: the first version in between that does not, and the first that does again.
     """
 
-    since: tuple[int, int]
-    before: tuple[int, int] | None = None
+    since: tuple[int, ...]
+    gap: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     def includes(self, version: str) -> bool:
         """Whether ``version`` (``10.3.0``) is among them; true if it cannot be read."""
-        found = re.match(r"(\d+)\.(\d+)", version)
+        found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
         if found is None:
             return True
-        number = int(found[1]), int(found[2])
-        return self.since <= number and (self.before is None or number < self.before)
+        number = tuple(int(part or 0) for part in found.groups())
+        return self.since <= number and (self.gap is None or not self.gap[0] <= number < self.gap[1])
 
     def __str__(self) -> str:
-        first = ".".join(map(str, self.since))
-        return f"{first} and newer" if self.before is None else f"{first} to {self.before[0] - 1}.x"
+        first = _dotted(self.since)
+        if self.gap is None:
+            return f"{first} and newer"
+        return f"{first} to {self.gap[0][0] - 1}.x, {_dotted(self.gap[1])} and newer"
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 @dataclass(frozen=True)
@@ -83,9 +91,14 @@ class Target:
         return self.name
 
 
+#: When the table below was last compared with its sources.
+TABLE_DATE = "2026-11-30"
 #: The oldest TensorRT that trtpipe speaks to, and the oldest TensorRT-RTX it was tried with.
 _TRT = Support((10, 3))
 _RTX = Support((1, 5))
+#: TensorRT 11.0 to 11.4.0 had neither JetPack nor DLA; 11.4.1 supports JetPack 7.2.2 and later on AGX Orin and Thor,
+#: and the DLA of AGX Orin (its release notes).
+WITHOUT_JETPACK = (11,), (11, 4, 1)
 
 TARGETS: tuple[Target, ...] = (
     Target("sm75", "Turing", ("t4", "rtx2060", "rtx2070", "rtx2080", "rtx2080ti"), _TRT, _RTX),
@@ -97,12 +110,11 @@ TARGETS: tuple[Target, ...] = (
         _TRT,
         _RTX,
     ),
-    # DLA and JetPack ended with TensorRT 10.
     Target(
         "sm87",
         "Ampere",
         ("orin", "agx-orin", "orin-nx", "orin-nano"),
-        Support((10, 3), (11, 0)),
+        Support((10, 3), WITHOUT_JETPACK),
         dla=True,
     ),
     Target(
@@ -116,7 +128,7 @@ TARGETS: tuple[Target, ...] = (
     Target("sm100", "Blackwell", ("b200", "gb200"), Support((10, 8))),
     Target("sm103", "Blackwell", ("b300", "gb300"), Support((10, 14))),
     # CUDA 12 called it 10.1, CUDA 13 calls it 11.0.
-    Target("sm110", "Blackwell", ("thor", "agx-thor", "sm101"), Support((10, 13), (11, 0))),
+    Target("sm110", "Blackwell", ("thor", "agx-thor", "sm101"), Support((10, 13), WITHOUT_JETPACK)),
     Target(
         "sm120",
         "Blackwell",

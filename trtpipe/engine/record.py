@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from trtpipe.artifact import IOContract, Record
 from trtpipe.config.profile import BuildSettings, ShapeRange
 from trtpipe.engine.report import EngineReport
+
+#: Flavor -> the runtimes that load its plans, where the name of the file would make one expect others.
+_RUNTIMES: Mapping[str, str] = MappingProxyType(
+    {"tensorrt-rtx": "the plans are for the TensorRT-RTX runtime, not for TensorRT, Triton or trtexec"}
+)
+
+
+def runtime_of(flavor: str) -> str:
+    """A sentence that says which runtime loads the plans of a flavor; empty where that is TensorRT's own.
+
+    >>> runtime_of("tensorrt")
+    ''
+    """
+    return _RUNTIMES.get(flavor, "")
 
 
 class EngineRecord(Record):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from trtpipe.artifact import Record
 from trtpipe.backends.timing import DeviceState
 from trtpipe.engine.record import EngineFigures
@@ -89,15 +91,16 @@ class LatencyReport(Record):
         engines: kernels and bytes of each engine, to compare builds without a GPU: reported by the builder (not
             measured).
         max_p99: the budget in milliseconds, checked for GPU figures on every shape.
-        passed: the verdict; true without a budget.
+        passed: the verdict; ``None`` without a budget, and where nothing ran on a GPU.
         notes: what the figures do not show.
     """
 
+    schema_version: Literal[2] = 2
     machine: dict[str, str | int]
     measurements: tuple[Latency, ...]
     engines: dict[str, EngineFigures] = {}
     max_p99: float | None = None
-    passed: bool
+    passed: bool | None
     notes: tuple[str, ...] = ()
 
 

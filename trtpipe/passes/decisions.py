@@ -16,7 +16,7 @@ from trtpipe.passes.node_names import pattern_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Least share of the multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul to have in 8 bits.
+#: Least share of the multiply-accumulates to have in 8 bits.
 LEAST_SHARE = 0.95
 #: Why a node is kept in higher precision that no calibration sample reached, as in a branch that was never taken.
 UNREACHED = "no calibration sample reached it"
@@ -39,7 +39,8 @@ class NodeDecision(Record):
         op: its operator.
         precision: what it computes in (``int8``, ``float16``, ``float32``, ...).
         reason: the rule that decided.
-        macs: multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul; ``None`` for others, and where unknown.
+        macs: multiply-accumulates of a Conv, ConvTranspose, Gemm, MatMul or recurrent layer; ``None`` for others, and
+            where unknown.
     """
 
     node: str
@@ -50,7 +51,7 @@ class NodeDecision(Record):
 
 
 class WorkShare(Record):
-    """Multiply-accumulates of all Conv, ConvTranspose, Gemm and MatMul nodes, and how many are in 8 bits.
+    """Multiply-accumulates of all Conv, ConvTranspose, Gemm, MatMul and recurrent nodes, and how many are in 8 bits.
 
     Counted at the opt shapes; unknown dimensions count as 1.
 
@@ -64,14 +65,14 @@ class WorkShare(Record):
 
     @property
     def share(self) -> float:
-        """From 0 to 1; 1 where there is nothing to compute."""
-        return self.eight_bit / self.total if self.total else 1.0
+        """From 0 to 1; 0 where there is nothing to compute."""
+        return self.eight_bit / self.total if self.total else 0.0
 
     @property
     def share_reached(self) -> float:
         """The same of what calibration samples reached."""
         reached = self.total - self.unreached
-        return self.eight_bit / reached if reached else 1.0
+        return self.eight_bit / reached if reached else 0.0
 
 
 def work_share(decisions: Sequence[NodeDecision]) -> WorkShare:
@@ -86,7 +87,7 @@ def work_share(decisions: Sequence[NodeDecision]) -> WorkShare:
 def shortfall(decisions: Sequence[NodeDecision]) -> str | None:
     """A sentence that says what keeps more than 5 % of the work out of 8 bits; ``None`` if no more is."""
     work = work_share(decisions)
-    if work.share >= LEAST_SHARE:
+    if not work.total or work.share >= LEAST_SHARE:
         return None
     costs: dict[str, int] = defaultdict(int)
     for decision in decisions:

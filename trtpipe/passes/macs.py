@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtpipe.passes.decisions import LEAST_SHARE
-from trtpipe.passes.operators import WEIGHTED, is_standard
+from trtpipe.passes.operators import RECURRENT, WEIGHTED, is_standard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,6 +63,22 @@ def work_of(node: ir.Node, sizes: Mapping[str, int] | None = None) -> Work | Non
     work = _work(node, sizes)
     counted = node.metadata_props.get(MACS, "")
     return replace(work, macs=int(counted)) if work is not None and counted.isdecimal() else work
+
+
+def recurrent_macs(node: ir.Node) -> int | None:
+    """Multiply-accumulates of an LSTM, GRU or RNN: both weights, once for every step of every sequence.
+
+    ``None`` for other nodes, and where the shape of an input is not known. A count among its metadata takes precedence.
+    """
+    if node.op_type not in RECURRENT or not is_standard(node) or len(node.inputs) < 3:
+        return None
+    counted = node.metadata_props.get(MACS, "")
+    if counted.isdecimal():
+        return int(counted)
+    data, weight, recurrence = (_shape(value, {}) for value in node.inputs[:3])
+    if not data or None in data or not _fixed(weight) or not _fixed(recurrence):
+        return None
+    return _count(data[:2]) * (_count(weight) + _count(recurrence))
 
 
 def _work(node: ir.Node, sizes: Mapping[str, int] | None) -> Work | None:

@@ -17,12 +17,16 @@ from trtpipe.config.toolchain import versions
 from trtpipe.digest import sha256_json
 from trtpipe.dynamic.check_corners import check_corners
 from trtpipe.errors import BuildError, InputError, InternalError
-from trtpipe.stages.stage import METRIC, PLUGINS, SAMPLES, SOURCE, Inputs, Noting, Resumable
+from trtpipe.report.verdict import Failure
+from trtpipe.stages.stage import FAILURES, METRIC, PLUGINS, SAMPLES, SOURCE, Inputs, Noting, Resumable
 from trtpipe.store import ArtifactStore, Key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trtpipe.artifact import Draft
     from trtpipe.data.dataset import Dataset
+    from trtpipe.errors import TrtpipeError
     from trtpipe.pipeline.run_state import RunState
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Stage
@@ -43,6 +47,7 @@ class Step:
         because: why it is in this state.
         key: digest of its artifact's key.
         seconds: what it took now.
+        error: why it failed.
     """
 
     label: str
@@ -51,6 +56,7 @@ class Step:
     artifact: Artifact | None = None
     key: str = ""
     seconds: float = 0.0
+    error: TrtpipeError | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,10 @@ class Executor:
             if sought and (data := state.dataset(role, self._job)) is not None:
                 datasets[role] = data
         keys = {label: state.keys[label] for label in artifacts if label in state.keys}
-        return replace(brought(job, wanted), artifacts=artifacts, datasets=datasets, keys=keys)
+        failures = state.failures if FAILURES in wanted else ()
+        return replace(
+            brought(job, wanted), artifacts=artifacts, datasets=datasets, keys=keys, failures=tuple(failures)
+        )
 
     def _key(self, stage: Stage[Any], job: Job, settings: Record, inputs: Inputs) -> Key:
         return Key(
@@ -255,11 +264,22 @@ def input_digests(job: Job, inputs: Inputs) -> dict[str, str]:
         digests[SOURCE] = inputs.source_digest
     if inputs.plugins:
         digests[PLUGINS] = sha256_json(list(plugin_digests(job.profile.build).values()))
+    if inputs.failures:
+        digests[FAILURES] = sha256_json([failure.to_dict() for failure in inputs.failures])
     if inputs.metric:
         from trtpipe.accuracy.custom import fingerprint
 
         digests[METRIC] = fingerprint(inputs.metric)
     return digests
+
+
+def failures_of(steps: Iterable[Step]) -> tuple[Failure, ...]:
+    """The steps that failed, for the record."""
+    return tuple(
+        Failure(step=step.label, reason=step.because, exit_code=step.error.exit_code)
+        for step in steps
+        if step.error is not None
+    )
 
 
 def label_of(stage: Stage[Any], job: Job) -> str:

@@ -151,7 +151,7 @@ class MultiTargetBuild:
         self.errors.append(error)
         if len(each.work.job.targets) > 1:  # a single target's error is raised in full
             self._progress.warn(f"{label}: {error.message} ({error.remedy})")
-        self._steps[label] = Step(label, "failed", error.message, seconds=seconds)
+        self._steps[label] = Step(label, "failed", error.message, seconds=seconds, error=error)
 
     def _put(self, each: _Missing, draft: Draft, seconds: float) -> None:
         artifact = self._store.put(each.key, draft, seconds)

@@ -12,7 +12,7 @@ from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.errors import StageError, TrtpipeError
-from trtpipe.pipeline.executor import ELSEWHERE, Executor, State, Step, label_of
+from trtpipe.pipeline.executor import ELSEWHERE, Executor, State, Step, failures_of, label_of
 from trtpipe.pipeline.multi_target import MultiTargetBuild
 from trtpipe.pipeline.run_state import RunState, artifact_from_file, with_shapes
 from trtpipe.progress import Progress
@@ -82,8 +82,9 @@ class Pipeline:
     def run(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """Make every artifact that ``stages`` produce.
 
-        One failing target does not lose the others: its step is ``failed`` and the rest goes on; if all targets of a
-        stage fail, the first error is raised.
+        One failing target does not lose the others, and a stage that a later one of ``stages`` spares does not lose
+        what is there: the step is ``failed`` and the rest goes on. If all targets of a stage fail, the first error is
+        raised.
 
         Args:
             stages: in pipeline order.
@@ -94,13 +95,24 @@ class Pipeline:
         """
         state = self._state(stages, given)
         steps: list[Step] = []
-        for stage in stages:
-            errors: list[TrtpipeError] = []
-            made = list(self._run_stage(stage, state, errors))
+        for position, stage in enumerate(stages):
+            spared = any(stage.produces in later.spares for later in stages[position + 1 :])
+            errors: list[StageError] = []
+            try:
+                made = list(self._run_stage(stage, state, errors))
+            except TrtpipeError as error:
+                if not spared:
+                    raise
+                made = [self._gone_without(stage, error)]
             if errors and len(errors) == len(made):
                 raise errors[0]
+            state.failures += failures_of(made)
             steps += made
         return tuple(steps)
+
+    def _gone_without(self, stage: Stage[Any], error: TrtpipeError) -> Step:
+        self._progress.warn(f"{stage.name} failed, and the rest goes on: {error.message} ({error.remedy})")
+        return Step(stage.name, "failed", error.message, error=error)
 
     @contextmanager
     def given(self, files: Mapping[str, Path]) -> Iterator[dict[str, Artifact]]:
@@ -127,7 +139,7 @@ class Pipeline:
         engines = any(stage.produces == "engine" for stage in stages)
         return RunState(dict(given), complete_shapes=engines, datasets=self._datasets, parsed=self._parsed)
 
-    def _run_stage(self, stage: Stage[Any], state: RunState, errors: list[TrtpipeError]) -> Iterator[Step]:
+    def _run_stage(self, stage: Stage[Any], state: RunState, errors: list[StageError]) -> Iterator[Step]:
         if skipped := self._skipped(stage, state):
             yield skipped
             return

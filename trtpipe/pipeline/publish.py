@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: A page about the bundle, which somebody may have asked for: it goes with what it tells of.
 REPORT = "report.html"
+#: What such a page says of where it comes from.
+GENERATOR = "trtpipe"
 _MANIFEST = "manifest.json"
 
 

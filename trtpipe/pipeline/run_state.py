@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trtpipe.config.job import Job, Role
     from trtpipe.data.dataset import Dataset
     from trtpipe.progress import Progress
+    from trtpipe.report.verdict import Failure
 
 #: The artifacts that are ONNX graphs, in the order they are made.
 GRAPHS = ("model", "simplified", "lowered")
@@ -31,6 +32,7 @@ class RunState:
     keys: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
     contracts: dict[Artifact, IOContract] = field(default_factory=dict)  # what was read of graphs already
+    failures: list[Failure] = field(default_factory=list)  # targets and stages that the run goes on without
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
     shapes_inferred: bool = False
     runs_again: bool = False  # whether it was said that the source has to run in every build

@@ -11,6 +11,7 @@ from trtpipe.passes import operators
 from trtpipe.passes.constants import is_constant
 from trtpipe.passes.decisions import NodeDecision
 from trtpipe.passes.graph_pass import node_label, result_of
+from trtpipe.passes.macs import recurrent_macs
 from trtpipe.passes.operators import is_standard, moved_values
 from trtpipe.preflight.onnx_io import dtype_name
 from trtpipe.quantization.patterns import recognize
@@ -44,7 +45,7 @@ def record(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, ...]:
             reason=points[node].rule
             if node in points
             else plan.kept.get(node_label(node)) or _why_not_quantizable(node, patterns, carriers),
-            macs=plan.macs.get(result_of(node)),
+            macs=plan.macs.get(result_of(node), recurrent_macs(node)),
         )
         for node in model.graph.all_nodes()
     )

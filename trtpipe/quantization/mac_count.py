@@ -18,7 +18,7 @@ from trtpipe.artifact import Record
 from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, Report, limits_for
 from trtpipe.passes.graph_pass import graphs_of
-from trtpipe.passes.macs import MACS, work_of
+from trtpipe.passes.macs import MACS, recurrent_macs, work_of
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def count_macs(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
             work = work_of(node)
             if work is not None and node.outputs[0].shape is not None and node.outputs[0].shape.is_static():
                 counts[node] = work.macs
+            elif (macs := recurrent_macs(node)) is not None:
+                counts[node] = macs
     finally:
         for value, before in own.items():
             value.shape = before

@@ -27,6 +27,9 @@ def junit(report: CheckReport) -> str:
     suite = ET.Element(
         "testsuite", name="trtpipe check", tests=str(len(report.findings)), failures=str(failed), skipped=str(skipped)
     )
+    properties = ET.SubElement(suite, "properties")
+    for name, value in (("verdict", report.headline), ("build", report.verdict.headline)):
+        ET.SubElement(properties, "property", name=name, value=_attribute(value))
     for finding in report.findings:
         case = ET.SubElement(suite, "testcase", classname=f"trtpipe.{finding.gate}", name=_attribute(finding.name))
         message = _attribute(finding.message)
@@ -43,7 +46,8 @@ def junit(report: CheckReport) -> str:
 def markdown(report: CheckReport) -> str:
     """A table for a pull request, failures first."""
     head = "No regression" if report.passed else "**Regression**"
-    lines = [f"### trtpipe check: {head}", "", f"{_cell(report.build)} against {_cell(report.baseline)}", ""]
+    lines = [f"### trtpipe check: {head}", "", _cell(report.headline), ""]
+    lines += [f"{_cell(report.build)} against {_cell(report.baseline)}", ""]
     lines += ["| check | verdict | details |", "|---|---|---|"]
     order = ("failed", "note", "ok", "skipped")
     for finding in sorted(report.findings, key=lambda each: order.index(each.status)):

@@ -15,6 +15,7 @@ from trtpipe.errors import InputError
 from trtpipe.regression.baseline import calibration_data
 from trtpipe.regression.bundle import Build, entries
 from trtpipe.regression.significance import SignificanceTest, compare_metric
+from trtpipe.report.verdict import WORDS, Verdict
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.reports import MetricValue, OutputParity
@@ -47,11 +48,14 @@ class CheckReport(Record):
 
     Attributes:
         baseline, build: names of what was compared.
+        verdict: on the build itself: what was executed, and on what.
         findings: in order of importance.
     """
 
+    schema_version: Literal[2] = 2
     baseline: str
     build: str
+    verdict: Verdict
     findings: tuple[Finding, ...]
 
     def gate_passed(self, gate: Literal["accuracy", "latency"]) -> bool:
@@ -62,6 +66,15 @@ class CheckReport(Record):
     def passed(self) -> bool:
         """Whether both gates passed."""
         return self.gate_passed("accuracy") and self.gate_passed("latency")
+
+    @property
+    def headline(self) -> str:
+        """The result in one line: the word, the builds, and what was executed in the new one."""
+        word = WORDS["passed" if self.passed else "failed"]
+        if self.passed and self.verdict.accuracy.outcome == "not judged":
+            word = f"{WORDS['not judged']} on real data"
+        scope = f"; judged {self.verdict.scope}" if self.verdict.scope else ""
+        return f"{word}: {self.build} against {self.baseline}{scope}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +140,7 @@ def check_build(
         *_builds(build, baseline),
         *_engines(build, baseline),
     ]
-    return CheckReport(baseline=name, build=build.folder.name, findings=tuple(findings))
+    return CheckReport(baseline=name, build=build.folder.name, verdict=build.manifest.verdict, findings=tuple(findings))
 
 
 def _comparable(build: Build, baseline: Baseline, name: str) -> None:

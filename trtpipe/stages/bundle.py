@@ -6,22 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trtpipe
-from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import BundleSettings, CalibrationQuote
 from trtpipe.config.toolchain import versions
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
-from trtpipe.latency.reports import LatencyReport
-from trtpipe.report.manifest import Manifest, ManifestEntry, verdicts
+from trtpipe.report.manifest import Manifest, ManifestEntry
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
-from trtpipe.stages.stage import Stage
+from trtpipe.report.verdict import Evidence, judge
+from trtpipe.stages.stage import FAILURES, Stage
 
 if TYPE_CHECKING:
+    from trtpipe.accuracy.reports import ParityReport
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.digest import JSON
+    from trtpipe.latency.reports import LatencyReport
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
@@ -30,12 +31,13 @@ _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "polygraphy", "t
 
 
 class Bundle(Stage[BundleSettings]):
-    """Writes the manifest: digests, keys, versions, verdicts."""
+    """Writes the manifest: digests, keys, versions, the verdict."""
 
     name = "bundle"
     produces = "manifest"
-    version = 2
+    version = 3
     packages = _TOOLS
+    spares = ("reference", "parity", "latency")
 
     def settings(self, request: BuildRequest) -> BundleSettings:
         profile, recipe = request.profile, request.recipe
@@ -53,7 +55,7 @@ class Bundle(Stage[BundleSettings]):
 
     def consumes(self, settings: BundleSettings) -> tuple[str, ...]:
         graphs = ("model", "program", "simplified", "statistics", "ranges", "lowered")
-        return (*graphs, "engine", "reference", "parity", "latency")
+        return (*graphs, "engine", *self.spares, FAILURES)
 
     def fingerprint(self, settings: BundleSettings, runtime: Settings) -> dict[str, str]:
         return load_backend(settings.backend).fingerprint(runtime)
@@ -67,8 +69,8 @@ class Bundle(Stage[BundleSettings]):
         quoted: dict[str, JSON] = {"profile": settings.profile.to_dict(), "simplify": settings.simplify}
         if settings.calibration is not None:
             quoted["calibration"] = settings.calibration.to_dict()
-        parity = ParityReport.read(inputs.path("parity")) if "parity" in inputs.artifacts else None
-        latency = LatencyReport.read(inputs.path("latency")) if "latency" in inputs.artifacts else None
+        limit = settings.profile.latency.max_p99 is not None
+        evidence = Evidence.of(inputs.artifacts.values(), inputs.failures, latency_limit=limit)
         manifest = Manifest(
             trtpipe=settings.trtpipe,
             source=settings.source,
@@ -82,10 +84,10 @@ class Bundle(Stage[BundleSettings]):
                 ManifestEntry(label=label, digest=artifact.digest, key=inputs.keys.get(label, ""), files=artifact.files)
                 for label, artifact in inputs.artifacts.items()
             ),
-            verdicts=verdicts(parity, latency),
+            verdict=judge(evidence),
             nodes=lowered.nodes if lowered is not None else (),
             work=lowered.work if lowered is not None else None,
-            notes=_notes(inputs, parity, latency),
+            notes=_notes(inputs, evidence.parity, evidence.latency),
         )
         manifest.write(workdir / MANIFEST)
         return Draft("manifest", workdir, (MANIFEST,)), ()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import CalibrateSettings, GateSettings, NotNeeded, trial_settings
-from trtpipe.errors import InputError, StageError
+from trtpipe.errors import Cancelled, InputError, OutOfMemory, OutOfTime, StageError
 from trtpipe.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ class Calibrate(Stage[CalibrateSettings]):
             assert settings.method != "auto"
             ranges = ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
         else:
-            ranges = _tried(settings, settings.trials, inputs, statistics, workdir, runtime, progress)
+            ranges = _without_failed_corrections(
+                settings, settings.trials, inputs, statistics, workdir, runtime, progress
+            )
         ranges.write(workdir / RANGES)
         return Draft("ranges", workdir, (RANGES,)), ()
 
@@ -74,6 +76,32 @@ class Calibrate(Stage[CalibrateSettings]):
         for name, found in Ranges.read(draft.path).tensors.items():
             if not 0 <= found.amax < float("inf"):
                 raise StageError(f"{RANGES}: tensor {name!r} has range {found.amax}", "look at the calibration data")
+
+
+def _without_failed_corrections(
+    settings: CalibrateSettings,
+    trials: TrialSettings,
+    inputs: Inputs,
+    statistics: Statistics,
+    workdir: Path,
+    runtime: Settings,
+    progress: Progress,
+) -> Ranges:
+    """As ``_tried``; corrections that fail on this model are left out, with the reason in the result.
+
+    A limit of the machine is no property of the model, and is raised: what is stored may not depend on it.
+    """
+    try:
+        return _tried(settings, trials, inputs, statistics, workdir, runtime, progress)
+    except (OutOfTime, OutOfMemory, Cancelled):
+        raise
+    except StageError as error:
+        if settings.gate is None:
+            raise
+        plain = settings.model_copy(update={"gate": None})
+        ranges = _tried(plain, trials, inputs, statistics, workdir, runtime, progress)
+        progress.warn(f"corrections failed and are left out: {error.message}")
+        return ranges.model_copy(update={"corrections_failed": error.message})
 
 
 def _tried(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
@@ -16,6 +17,8 @@ from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import Agreement, compare
 from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import BuildError, InternalError, StageError
+from trtpipe.isolation.thread_pool import Task, run_tasks
+from trtpipe.isolation.worker import affordable
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.stage import PLUGINS, Shareable, Stage
 
@@ -64,7 +67,9 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
             raise InternalError("compile was asked to run without a target")
         target = find_target(settings.target)
         plan = workdir / f"{target}.plan"
-        return _draft(_built(settings, inputs, (target,), plan, runtime, progress), plan), ()
+        facts = _built(settings, inputs, (target,), plan, runtime, progress)
+        _tell(facts, settings, plan.name, progress)
+        return _draft(facts, plan), ()
 
     def together(self, request: BuildRequest) -> tuple[Target, ...]:
         """The targets that may share a plan, by the back-end's rules and the profile's wish; none it refuses anyway."""
@@ -81,15 +86,32 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
     def run_together(
         self, settings: CompileSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, ...]:
-        """Build one plan for all of ``settings.together``: each gets a file of its own with the same bytes."""
-        targets, plan = tuple(map(find_target, settings.together)), workdir / "shared.plan"
-        facts = _built(settings, inputs, targets, plan, runtime, progress)
+        """Build one plan for all of ``settings.together``; each gets a file of its own with the same bytes.
+
+        Where a plan of its own has fewer kernels or less activation memory for one of them, all get their own.
+        """
+        targets, shared = tuple(map(find_target, settings.together)), workdir / "shared.plan"
+        facts = _built(settings, inputs, targets, shared, runtime, progress)
+        own = _own_plans(settings, inputs, targets, workdir, runtime, progress)
+        better = [str(target) for target, (record, _) in own.items() if _is_better(record, facts)]
+        if better:
+            progress.note(
+                f"no plan for all targets: one of its own has fewer kernels or less activation memory for "
+                f"{', '.join(better)}"
+            )
+        else:
+            _tell(facts, settings, ", ".join(map(str, targets)), progress)
         drafts = []
         for target in targets:
-            own = workdir / f"{target}.plan"
-            shutil.copyfile(plan, own)
-            drafts.append(_draft(facts.model_copy(update={"target": target.name}), own))
-        plan.unlink()
+            plan = workdir / f"{target}.plan"
+            record, path = own[target] if better else (facts.model_copy(update={"target": target.name}), shared)
+            shutil.copyfile(path, plan)
+            if better:
+                _tell(record, settings, plan.name, progress)
+            drafts.append(_draft(record, plan))
+        shared.unlink()
+        for _, path in own.values():
+            shutil.rmtree(path.parent)
         return tuple(drafts)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
@@ -144,7 +166,7 @@ def _built(
     """Build, once the shapes fit the profile and the back-end refuses none of ``targets``.
 
     Returns:
-        The builder's record, completed with digests and notes, which are also reported.
+        The builder's record, completed with digests and notes.
     """
     backend = load_backend(settings.backend)
     build = asked_of_builder(settings.build, inputs.plugins, runtime)
@@ -161,13 +183,59 @@ def _built(
     if facts.report is not None and facts.report.separate:
         notes.append(f"Q/DQ that became kernels of their own: {', '.join(facts.report.separate)}")
     options = settings.build.model_copy(update={"plugins": tuple(path.name for path in inputs.plugins)})
-    facts = facts.model_copy(update={"notes": tuple(notes), "options": options, "digests": digests})
+    return facts.model_copy(update={"notes": tuple(notes), "options": options, "digests": digests})
+
+
+def _own_plans(
+    settings: CompileSettings,
+    inputs: Inputs,
+    targets: Sequence[Target],
+    workdir: Path,
+    runtime: Settings,
+    progress: Progress,
+) -> dict[Target, tuple[EngineRecord, Path]]:
+    """A plan of its own for every target, to compare with that for all; none where reports are no quick matter.
+
+    Raises:
+        TrtpipeError: one of them cannot be built.
+    """
+    if not load_backend(settings.backend).quick_reports:
+        return {}
+
+    def task(target: Target) -> Task[tuple[EngineRecord, Path]]:
+        def work(listener: Progress) -> tuple[EngineRecord, Path]:
+            plan = workdir / f"own-{target}" / f"{target}.plan"
+            plan.parent.mkdir()
+            return _built(settings, inputs, (target,), plan, runtime, listener), plan
+
+        return Task(str(target), work)
+
+    size = sum(artifact.size for artifact in inputs.artifacts.values())
+    found = {}
+    tasks = [task(target) for target in targets]
+    with closing(run_tasks(tasks, affordable(len(tasks), size, runtime.jobs), progress)) as outcomes:
+        for outcome in outcomes:
+            if outcome.result is None:
+                raise outcome.error or InternalError("an engine build made nothing")
+            found[targets[outcome.index]] = outcome.result
+    return found
+
+
+def _is_better(own: EngineRecord, shared: EngineRecord) -> bool:
+    """Whether a target's own plan has fewer kernels or less activation memory, by the builder's reports."""
+    if own.report is None or shared.report is None:
+        return False
+    memory = own.activation_bytes is not None and shared.activation_bytes is not None
+    return len(own.report.kernels) < len(shared.report.kernels) or (
+        memory and (own.activation_bytes or 0) < (shared.activation_bytes or 0)
+    )
+
+
+def _tell(facts: EngineRecord, settings: CompileSettings, name: str, progress: Progress) -> None:
     for warning in facts.warnings:
         progress.note(f"{settings.backend}: {warning}")
-    name = plan.name if len(targets) < 2 else ", ".join(map(str, targets))
     for note in facts.notes:
         progress.note(f"{name}: {note}")
-    return facts
 
 
 def _draft(facts: EngineRecord, plan: Path) -> Draft:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.gpu import gpus
-from trtpipe.config.stage_settings import MeasureSettings, typical_shapes
+from trtpipe.config.stage_settings import MeasureSettings, NotNeeded, typical_shapes
 from trtpipe.config.toolchain import machine
 from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import StageError
@@ -31,22 +31,25 @@ _CPU_NOTE = "measured on the CPU with onnxruntime: this is not a GPU latency"
 
 
 class Measure(Stage[MeasureSettings]):
-    """Times the engines this machine can run; without any, the lowered graph on the CPU, and says so."""
+    """Times the engines this machine can run; a graph on the CPU where that is asked for, and says so."""
 
     name = "measure"
     produces = "latency"
-    version = 2
+    version = 3
     packages = ("onnxruntime",)
 
-    def settings(self, request: BuildRequest) -> MeasureSettings:
+    def settings(self, request: BuildRequest) -> MeasureSettings | NotNeeded:
         profile = request.profile
+        targets = tuple(target.name for target in request.targets)
+        if targets and not profile.latency.cpu and not runnable_targets(request.backend, targets):
+            return NotNeeded(reason="not measured here: no GPU of this machine runs these engines")
         half = profile.precision.half
         return MeasureSettings(
             latency=profile.latency,
             shapes=typical_shapes(profile) if profile.shapes else (),
             emulated=None if half is None or half.cpu_kernels else half,
             backend=request.backend,
-            targets=tuple(target.name for target in request.targets),
+            targets=targets,
         )
 
     def consumes(self, settings: MeasureSettings) -> tuple[str, ...]:
@@ -71,7 +74,7 @@ class Measure(Stage[MeasureSettings]):
         for engine in engines:
             with load_backend(settings.backend).open(engine.path, runtime) as runner:
                 found += _measured(runner, engine.label, settings, inputs, source, progress, on_gpu=True)
-        if not engines:
+        if not engines and (settings.latency.cpu or not settings.targets):
             graph, _ = runnable_graph(inputs.path("lowered"), settings.emulated, workdir)
             with load_backend("onnxruntime").open(graph, runtime) as runner:
                 found += _measured(runner, "lowered", settings, inputs, source, progress, on_gpu=False)
@@ -87,7 +90,7 @@ class Measure(Stage[MeasureSettings]):
                 if engine.described
             },
             max_p99=None if budget is None else budget * 1e3,
-            passed=all(figure.p99 <= budget * 1e3 for figure in found if figure.on_gpu) if budget else True,
+            passed=_within(found, budget),
             notes=tuple(_notes(found, budget)),
         )
         report.write(workdir / LATENCY)
@@ -124,6 +127,12 @@ def _measured(
     for shapes in points(specs, typical, source.sample, settings.latency.batches):
         feed, words = source.feed(specs, shapes)
         yield measure(runner, feed, words, settings.latency, label, progress, on_gpu=on_gpu)
+
+
+def _within(found: list[Latency], budget: float | None) -> bool | None:
+    """Whether every GPU latency meets the budget in seconds; ``None`` where there is none of either."""
+    figures = [figure.p99 for figure in found if figure.on_gpu]
+    return None if budget is None or not figures else all(p99 <= budget * 1e3 for p99 in figures)
 
 
 def _notes(found: list[Latency], budget: float | None) -> Iterator[str]:

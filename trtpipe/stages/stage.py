@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trtpipe.config.target import Target
     from trtpipe.data.dataset import Dataset
     from trtpipe.progress import Progress
+    from trtpipe.report.verdict import Failure
 
 S = TypeVar("S", bound=Record)
 S_contra = TypeVar("S_contra", bound=Record, contravariant=True)
@@ -27,6 +28,8 @@ S_contra = TypeVar("S_contra", bound=Record, contravariant=True)
 SOURCE, PLUGINS, METRIC = "source", "plugins", "metric"
 #: Samples to compare outputs on: the evaluation data, or the calibration data where there is none.
 SAMPLES = "samples"
+#: What failed before, while the run went on.
+FAILURES = "failures"
 
 
 class Stage(Protocol[S]):
@@ -51,12 +54,17 @@ class Stage(Protocol[S]):
     @property
     def packages(self) -> tuple[str, ...]: ...
 
+    @property
+    def spares(self) -> tuple[str, ...]:
+        """Kinds of artifact it can do without: where it comes later, a stage that makes one may fail."""
+        return ()
+
     def settings(self, request: BuildRequest) -> S | NotNeeded:
         """Exactly what of a request decides the bytes; or why the request does not need the stage."""
 
     def consumes(self, settings: S) -> tuple[str, ...]:
         """Labels of the inputs it needs: artifact kinds (``engine`` stands for all), roles of data sets, ``samples``,
-        ``source``, ``plugins``, ``metric``.
+        ``source``, ``plugins``, ``metric``, ``failures``.
         """
 
     def fingerprint(self, settings: S, runtime: Settings) -> dict[str, str]:
@@ -124,6 +132,7 @@ class Inputs:
         source_digest: its digest as the key has it; empty where only the export can tell.
         plugins: plug-in libraries, absolute.
         metric: the user's own metric: ``path/file.py:function`` or ``package.module:function``; empty for none.
+        failures: targets and stages that failed before.
     """
 
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
@@ -133,6 +142,7 @@ class Inputs:
     source_digest: str = ""
     plugins: tuple[Path, ...] = ()
     metric: str = ""
+    failures: tuple[Failure, ...] = ()
 
     @property
     def samples(self) -> Dataset | None:

@@ -49,6 +49,7 @@ class Verify(Stage[VerifySettings]):
     produces = "parity"
     version = 7
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
+    spares = ("reference",)
 
     def settings(self, request: BuildRequest) -> VerifySettings:
         evaluation, profile = request.recipe.evaluation, request.profile

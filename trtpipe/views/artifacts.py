@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.config.formats import FP32
 from trtpipe.config.units import format_bytes, format_count, format_seconds
+from trtpipe.engine.record import runtime_of
 from trtpipe.views.blocks import Block, Table, facts, notes, table
 
 if TYPE_CHECKING:
@@ -124,12 +125,15 @@ def _trials(found: LowerRecord) -> Table:
 
 
 def coverage(precision: Precision, work: WorkShare | None) -> list[tuple[str, str]]:
-    """The share of the multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul that are in 8 bits."""
+    """The share of the multiply-accumulates of Conv, ConvTranspose, Gemm, MatMul and recurrent layers in 8 bits."""
     if work is None:
         return []
+    form = precision.quantized_format.name.upper()
+    if not work.total:
+        return [(f"{form} coverage", "none: there is no Conv, ConvTranspose, Gemm, MatMul or recurrent layer")]
     reached = f"; {100 * work.share_reached:.1f} % of those that calibration samples reached" if work.unreached else ""
     share = f"{100 * work.share:.1f} % of {format_count(work.total)} MACs{reached}"
-    return [(f"{precision.quantized_format.name.upper()} coverage", share)]
+    return [(f"{form} coverage", share)]
 
 
 def explanation(decisions: Iterable[NodeDecision]) -> Iterator[Block]:
@@ -200,7 +204,14 @@ def plan(found: PlanHeader, obstacles: Sequence[str]) -> Iterator[Block]:
     weights = "" if found.weight_bytes is None else f", {format_bytes(found.weight_bytes)} of weights"
     more = ", and newer GPUs" if found.and_later else ""
     fits = [("incompatible", reason) for reason in obstacles] or [("compatible", "with this machine, by its header")]
-    yield facts([("built by", f"{found.flavor} {found.version}{weights}"), ("targets", targets + more), *fits])
+    yield facts(
+        [
+            ("built by", f"{found.flavor} {found.version}{weights}"),
+            ("runtime", runtime_of(found.flavor)),
+            ("targets", targets + more),
+            *fits,
+        ]
+    )
 
 
 def engine(found: EngineRecord, limit: int | None) -> Iterator[Block]:
@@ -209,6 +220,7 @@ def engine(found: EngineRecord, limit: int | None) -> Iterator[Block]:
     yield facts(
         [
             ("engine", f"{found.flavor} {found.version} for {found.target}"),
+            ("runtime", runtime_of(found.flavor)),
             ("built from", f"graph {found.digests['lowered'][:12]}" if "lowered" in found.digests else ""),
             ("options", _options(found)),
             ("inputs", "\n".join(map(str, found.io.inputs))),

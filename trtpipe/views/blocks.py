@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 #: Rows shown of a long list.
 SOME = 20
-VERDICTS = {True: "PASSED", False: "FAILED", None: "not evaluated"}
+VERDICTS = {True: "PASSED", False: "FAILED", None: "not judged"}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from trtpipe.config.formats import INT8
 from trtpipe.config.units import printable
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
-from trtpipe.pipeline.publish import REPORT, write_file
+from trtpipe.pipeline.publish import GENERATOR, REPORT, write_file
 from trtpipe.regression.bundle import entries, read_build
 from trtpipe.report.plots import bars_of, thresholds
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
@@ -42,6 +42,7 @@ th { border-bottom: 1px solid var(--line); } tr:nth-child(even) td { background:
 td { overflow-wrap: anywhere; } .facts td:first-child { overflow-wrap: normal; }
 td.right, th.right { text-align: right; font-variant-numeric: tabular-nums; }
 .PASSED { color: #0a7d33; font-weight: 600; } .FAILED { color: #c62828; font-weight: 600; }
+.not-judged { color: #9a6700; }
 summary { cursor: pointer; } svg { max-width: 760px; font-size: 12px; } svg text { fill: currentColor; }
 .bars { fill: #8886; }
 """
@@ -81,14 +82,15 @@ def write_report(
 def page(build: Build, *, plots: bool) -> str:
     """The page's text."""
     manifest = build.manifest
-    title = f"{Path(manifest.source).name or manifest.source}, {manifest.precision}"
+    title = f"{Path(manifest.source).name or manifest.source}, {manifest.precision}: {manifest.verdict.headline}"
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         # a second line of defense: nothing can run or be fetched even if markup got through
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
         '<meta name="viewport" content="width=device-width">',
+        f'<meta name="generator" content="{GENERATOR}">',
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
-        f'<h1>{_text(title)}: <span class="{VERDICTS[manifest.passed]}">{VERDICTS[manifest.passed]}</span></h1>',
+        f'<h1 class="{VERDICTS[manifest.passed].replace(" ", "-")}">{_text(title)}</h1>',
         *(f"<h2>{heading}</h2>{''.join(map(_block, blocks))}" for heading, blocks in _sections(build)),
     ]
     if plots:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.config.units import format_bytes
-from trtpipe.views import artifacts
+from trtpipe.report.verdict import WORDS
+from trtpipe.views import artifacts, searches
 from trtpipe.views.blocks import SOME, VERDICTS, Block, Table, facts, notes, table
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from trtpipe.engine.record import EngineFigures
     from trtpipe.latency.reports import Latency, LatencyComparison, LatencyReport, Times
     from trtpipe.report.manifest import Manifest
+    from trtpipe.report.verdict import Gate
 
 _HEADERS = ("min", "median", "mean", "p90", "p95", "p99", "max")
 #: The parts of a GPU latency, in trtexec's words.
@@ -47,18 +49,29 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:
         yield facts([("flavor", "null: a placeholder engine, for tests only"), ("target", found.stand_in.target)])
     yield from artifacts.ranges(found.ranges, limit) if found.ranges else ()
     yield from artifacts.statistics(found.statistics, limit) if found.statistics else ()
-    yield from parity(found.parity) if found.parity else ()
-    yield from latency(found.latency) if found.latency else ()
+    if found.altered:  # what it says of itself does not count
+        yield facts([("verdict", "\n".join([f"{VERDICTS[False]}: changed since the build", *found.altered]))])
+    yield from parity(found.parity, altered=bool(found.altered)) if found.parity else ()
+    yield from latency(found.latency, altered=bool(found.altered)) if found.latency else ()
     yield from comparison(found.comparison) if found.comparison else ()
-    yield from manifest(found.manifest) if found.manifest else ()
+    yield from manifest(found.manifest, altered=bool(found.altered)) if found.manifest else ()
+    yield from searches.baseline(found.baseline) if found.baseline else ()
+    yield from searches.tuning(found.tuning, limit) if found.tuning else ()
+    yield from searches.sensitivity(found.sensitivity, limit) if found.sensitivity else ()
+    if found.contents:
+        yield facts(found.contents.items())
 
 
-def parity(report: ParityReport) -> Iterator[Block]:
-    """Parity of every artifact with its reference."""
+def parity(report: ParityReport, *, altered: bool = False) -> Iterator[Block]:
+    """Parity of every artifact with its reference.
+
+    Args:
+        altered: leave out the verdict of the whole.
+    """
     kind = "synthetic data" if report.synthetic else "real data"
     yield facts(
         [
-            ("verdict", "\n".join([VERDICTS[report.passed], *report.reasons])),
+            ("verdict", "" if altered else "\n".join([_accuracy(report), *report.reasons])),
             ("first failing stage", report.failing_stage),
             ("precision", report.precision),
             ("reference", report.reference),
@@ -78,7 +91,7 @@ def parity(report: ParityReport) -> Iterator[Block]:
             "" if output.agreement is not None else f"{output.snr_db:.1f}",
             _share(output.top1_agreement),
             _share(output.agreement),
-            VERDICTS[output.passed],
+            VERDICTS[None if report.synthetic and output.passed else output.passed],
             comparison.runner,
         )
         for comparison in (*report.pytorch, *report.comparisons, *report.links)
@@ -86,6 +99,11 @@ def parity(report: ParityReport) -> Iterator[Block]:
     ]
     differences = ("mean", "max", "cosine", "SNR dB", "top-1 agreement", "exact match")
     yield table(("artifact", "against", "output", *differences, "verdict", "runner"), rows)
+
+
+def _accuracy(report: ParityReport) -> str:
+    """Random samples never show that outputs are within tolerance, only that they are not."""
+    return f"{VERDICTS[None]} on real data" if report.synthetic and report.passed else VERDICTS[report.passed]
 
 
 def _share(value: float | None) -> str:
@@ -98,19 +116,25 @@ def _metric(value: MetricValue) -> str:
     return f"{value.artifact}: {value.metric} {value.value:.4f}{count}{others}, {value.runner}"
 
 
-def manifest(found: Manifest) -> Iterator[Block]:
-    """The verdicts, the build and its files."""
-    data = found.calibration
+def manifest(found: Manifest, *, altered: bool = False) -> Iterator[Block]:
+    """The verdict, the build and its files.
+
+    Args:
+        altered: leave out the verdict of the whole.
+    """
+    data, verdict = found.calibration, found.verdict
     yield facts(
         [
-            ("verdict", VERDICTS[found.passed]),
+            ("verdict", "" if altered else verdict.headline),
             ("source", found.source),
             ("precision", found.precision),
             ("built by", f"trtpipe {found.trtpipe}, {found.backend}, for {', '.join(found.targets)}"),
+            ("runtime", verdict.runtime),
             ("tools", ", ".join(f"{name} {version}" for name, version in found.toolchain.items())),
             *artifacts.coverage(found.precision, found.work),
             ("calibration", "" if data is None else f"{data.samples} samples from {data.source}"),
-            *((verdict.gate, f"{VERDICTS[verdict.passed]}: {verdict.summary}") for verdict in found.verdicts),
+            *(() if altered else (("accuracy", _gate(verdict.accuracy)), ("latency", _gate(verdict.latency)))),
+            *notes(remark for remark in verdict.remarks if remark != verdict.runtime),
             *notes(found.notes),
         ]
     )
@@ -122,12 +146,19 @@ def manifest(found: Manifest) -> Iterator[Block]:
     yield table(("artifact", "file", "size", "sha256"), rows, right=("size",))
 
 
-def latency(report: LatencyReport) -> Iterator[Block]:
-    """A ``latency.json``."""
-    evaluated = report.max_p99 is not None and any(figure.on_gpu for figure in report.measurements)
+def _gate(gate: Gate) -> str:
+    return f"{WORDS[gate.outcome]}: {gate.summary}"
+
+
+def latency(report: LatencyReport, *, altered: bool = False) -> Iterator[Block]:
+    """A ``latency.json``.
+
+    Args:
+        altered: leave out the verdict.
+    """
     yield facts(
         [
-            ("verdict", VERDICTS[report.passed if evaluated else None]),
+            ("verdict", "" if altered else VERDICTS[report.passed]),
             ("budget", "none" if report.max_p99 is None else f"p99 of {report.max_p99:g} ms"),
             ("unit", "milliseconds"),
             ("machine", _machine(report.machine)),

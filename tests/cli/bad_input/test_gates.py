@@ -49,8 +49,7 @@ def test_failed_bundle_is_put_aside(
     assert {path.name for path in rejected.iterdir()} == {path.name for path in earlier.iterdir()}
     manifest = trtpipe.Manifest.read(rejected / "manifest.json")
     assert manifest.passed is False
-    (accuracy,) = (verdict for verdict in manifest.verdicts if verdict.gate == "accuracy")
-    assert accuracy.summary.startswith("lowered: output 'y' differs from model")
+    assert manifest.verdict.accuracy.summary.startswith("lowered: output 'y' differs from model")
     assert trtpipe.Manifest.read(earlier / "manifest.json").passed is True
 
 

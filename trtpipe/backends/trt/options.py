@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.backends.base import Refusal
+from trtpipe.config.target import WITHOUT_JETPACK, Support
 from trtpipe.errors import BuildError
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ _FLAGS = {
     "gpu_fallback": "GPU_FALLBACK",
 }
 _LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
-#: The first major version of TensorRT without DLA.
-_DLA_ENDED = 11
+#: The versions of TensorRT with DLA.
+_DLA = Support((10, 3), WITHOUT_JETPACK)
 
 
 def refuse_options(
@@ -92,8 +93,8 @@ def refuse_options(
         return _refused_by_rtx(options, driver=driver)
     if options.dla_core is None:
         return None
-    if version.partition(".")[0].isdigit() and int(version.partition(".")[0]) >= _DLA_ENDED:
-        return Refusal(f"TensorRT {version} does not support DLA", "leave dla_core out, or use TensorRT 10")
+    if not _DLA.includes(version):
+        return Refusal(f"TensorRT {version} does not support DLA: {_DLA} do", "leave dla_core out, or use one of these")
     if not target.dla:
         return Refusal(f"{target} ({target.family}) has no DLA", "leave dla_core out, or use --target orin")
     return None

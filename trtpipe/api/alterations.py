@@ -1,0 +1,63 @@
+"""Whether the files of a bundle are still those that its manifest lists, and its verdict that of its reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Artifact, FileEntry
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.errors import InputError
+from trtpipe.report.manifest import Manifest
+from trtpipe.report.verdict import CORRECTIONS, Evidence, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MANIFEST = "manifest.json"
+
+
+def alterations(path: Path) -> tuple[str, ...]:
+    """What was changed since the build: for a manifest in the whole bundle, for another file of one in this file.
+
+    Returns:
+        A sentence for each file; nothing where ``path`` belongs to no bundle.
+    """
+    beside = path.with_name(_MANIFEST)
+    try:
+        manifest = Manifest.read(beside)
+    except InputError:
+        return ()
+    if path.name != _MANIFEST:
+        return tuple(_changed(manifest, path.parent, path.name))
+    return tuple(_changed(manifest, path.parent)) or tuple(_contradiction(manifest, path.parent))
+
+
+def _changed(manifest: Manifest, folder: Path, only: str = "") -> Iterator[str]:
+    for entry in (entry for artifact in manifest.artifacts for entry in artifact.files):
+        name = Path(entry.name).name
+        path = folder / name
+        if only and name != only:
+            continue
+        if not path.is_file():
+            yield f"{name}: missing, and the manifest lists it"
+        elif path.stat().st_size != entry.size or FileEntry.of(path, entry.name) != entry:
+            yield f"{name}: not the file that the manifest lists: it was changed after the build"
+
+
+def _contradiction(manifest: Manifest, folder: Path) -> Iterator[str]:
+    """Whether the reports of the bundle give the verdict that its manifest has."""
+    artifacts = []
+    for entry in manifest.artifacts:
+        kind, _, target = entry.label.partition(":")
+        artifacts.append(Artifact(kind=kind, folder=folder, files=entry.files, target=target or None))
+    try:
+        profile = DeploymentProfile.model_validate(manifest.settings.get("profile", {}))
+        limit = profile.latency.max_p99 is not None
+        noted = [failure for failure in manifest.verdict.failures if failure.step != CORRECTIONS]  # read from ranges
+        found = judge(Evidence.of(artifacts, noted, latency_limit=limit))
+    except (InputError, ValueError) as error:
+        yield f"{_MANIFEST}: its verdict cannot be checked: {str(error).splitlines()[0]}"
+        return
+    if found != manifest.verdict:
+        yield f"{_MANIFEST}: its verdict is not that of the reports it lists"

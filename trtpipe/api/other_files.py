@@ -1,0 +1,146 @@
+"""What ``inspect`` says of the files that hold no record: saved outputs, tables for CI, pages, profiles and recipes."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from xml.etree import ElementTree as ET
+
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.errors import InputError, RecipeError
+from trtpipe.pipeline.publish import GENERATOR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from trtpipe.artifact import Feed
+
+OtherKind: TypeAlias = Literal[
+    "outputs", "reference outputs", "JUnit report", "Markdown summary", "HTML report", "plot", "log", "external data",
+    "profile", "recipe",
+]  # fmt: skip
+
+_LOG = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+[+-]\d\d:\d\d ")
+_PAGE = f'name="generator" content="{GENERATOR}"'.encode()
+_TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
+#: Bytes of a text that are looked at.
+_MOST_TEXT = 4 << 20
+
+
+def describe(path: Path, head: bytes) -> tuple[OtherKind, dict[str, str]] | None:
+    """The kind of a file and what is in it, by name and value; ``None`` for a file of another kind.
+
+    Args:
+        head: its first bytes.
+
+    Raises:
+        InputError: it is of one of these kinds, and damaged.
+    """
+    text = head.lstrip()
+    if text.startswith(b"<?xml"):
+        return "JUnit report", _junit(path)
+    if text.startswith(b"### trtpipe check"):
+        return "Markdown summary", {"result": _text(path).splitlines()[2]}
+    if text.lower().startswith(b"<!doctype html") and _PAGE in _text(path).encode():
+        title = _TITLE.search(_text(path))
+        return "HTML report", {"title": "" if title is None else title[1]}
+    if head.startswith(b"\x89PNG"):
+        return "plot", {"format": "PNG"}
+    if _LOG.match(head):
+        lines = _text(path).splitlines()
+        return "log", {"lines": str(len(lines)), "first": lines[0], "last": lines[-1]}
+    if path.suffix == ".data" and (graph := path.with_suffix("")).suffix == ".onnx" and graph.is_file():
+        return "external data", {"graph": graph.name}
+    return _settings(path) if path.suffix == ".toml" else None
+
+
+def saved_outputs(path: Path) -> dict[str, str]:
+    """The outputs that ``verify`` kept, artifact by artifact.
+
+    Raises:
+        InputError: they are damaged.
+    """
+    from trtpipe.accuracy.recording import load_outputs
+
+    return {label: _shapes(feeds) for label, feeds in load_outputs(path).items()}
+
+
+def reference_outputs(path: Path) -> dict[str, str] | None:
+    """Shapes of PyTorch's own outputs and of the feeds for them; ``None`` if the file holds something else.
+
+    Arrays are not loaded.
+    """
+    import numpy as np
+
+    found: dict[str, str] = {}
+    feeds = set()
+    try:
+        with zipfile.ZipFile(path) as file:
+            for member in file.namelist():
+                index, side, name = member.removesuffix(".npy").split("/", 2)
+                feeds.add(int(index))
+                with file.open(member) as stream:
+                    if np.lib.format.read_magic(stream) != (1, 0):
+                        return None
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+                found.setdefault({"in": "input", "out": "output"}[side] + f" {name}", _shape(dtype, shape))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return {"feeds": str(len(feeds)), **found} if found else None
+
+
+def _shape(dtype: object, shape: tuple[int, ...]) -> str:
+    return f"{dtype}[{'x'.join(map(str, shape))}]"
+
+
+def _shapes(feeds: list[Feed]) -> str:
+    shown = ", ".join(
+        f"{name} {_shape(value.dtype, value.shape)}" for name, value in (feeds[0] if feeds else {}).items()
+    )
+    return f"{len(feeds)} feeds: {shown}"
+
+
+def _text(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return stream.read(_MOST_TEXT)
+
+
+def _junit(path: Path) -> dict[str, str]:
+    text = _text(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InputError(f"{path}: XML with definitions of its own is not read", "give a file that trtpipe check wrote")
+    try:
+        suite = ET.fromstring(text.encode())  # noqa: S314  without definitions there is nothing to expand
+    except ET.ParseError as error:
+        raise InputError(f"{path}: not valid XML: {error}", "give a file that trtpipe check --junit wrote") from error
+    if suite.tag != "testsuite" or suite.get("name") != "trtpipe check":
+        raise InputError(f"{path}: XML, but not of a kind that trtpipe writes", "give what trtpipe check --junit wrote")
+    properties = {each.get("name", ""): each.get("value", "") for each in suite.iter("property")}
+    failed = [case.get("name", "") for case in suite.iter("testcase") if case.find("failure") is not None]
+    counts = {name: suite.get(name, "") for name in ("tests", "failures", "skipped")}
+    return {**properties, **counts, "failed": "\n".join(failed)}
+
+
+def _settings(path: Path) -> tuple[OtherKind, dict[str, str]]:
+    """A deployment profile or a calibration recipe: the keys that are not at their defaults."""
+    try:
+        profile = DeploymentProfile.load(path)
+    except RecipeError as error:
+        try:
+            recipe = CalibrationRecipe.load(path)
+        except RecipeError:
+            raise error from None
+        return "recipe", dict(_flat("", recipe.model_dump(mode="json", exclude_defaults=True)))
+    return "profile", dict(_flat("", profile.model_dump(mode="json", exclude_defaults=True)))
+
+
+def _flat(prefix: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

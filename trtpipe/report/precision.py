@@ -1,0 +1,135 @@
+"""The precision that was asked for, and what came out of it: by the lowering's record and the builder's report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from trtpipe.artifact import Record
+from trtpipe.config.formats import FORMATS, FP16, FP32, Precision
+from trtpipe.passes.decisions import WorkShare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from trtpipe.config.formats import Format
+    from trtpipe.engine.record import EngineRecord
+    from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
+    from trtpipe.report.stage_records import LowerRecord
+
+#: Element types of the builder that an engine in 16 bits has in 16 bits.
+_NUMBERS = frozenset(word for form in FORMATS for word in form.engine)
+
+
+class PrecisionFound(Record):
+    """What a build computes in.
+
+    Attributes:
+        asked: by the profile.
+        given: whether anything computes in it; for ``best``, in INT8 or FP16.
+        nodes: precision -> how many nodes of the graph were lowered to it.
+        layers: engine -> type -> how many Conv and GEMM layers compute in it, as the builder reports.
+        work: the share of multiply-accumulates in 8 bits; ``None`` where none were asked for.
+        remarks: what differs from what one would expect, and what to do.
+    """
+
+    asked: Precision
+    given: bool
+    nodes: dict[str, int] = {}
+    layers: dict[str, dict[str, int]] = {}
+    work: WorkShare | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def precision_found(lowered: LowerRecord | None, engines: Mapping[str, EngineRecord]) -> PrecisionFound | None:
+    """What was lowered and built; ``None`` where no record says what was asked for."""
+    if lowered is None:
+        return None
+    asked = lowered.precision
+    reports = {label: record.report for label, record in engines.items() if record.report is not None}
+    given = _given(asked, lowered, reports)
+    return PrecisionFound(
+        asked=asked,
+        given=given,
+        nodes=lowered.counts,
+        layers={label: report.products for label, report in reports.items()},
+        work=lowered.work,
+        remarks=tuple(_remarks(asked, given, lowered, engines)),
+    )
+
+
+def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineReport]) -> bool:
+    """Whether some node or kernel computes in a format of ``asked``; in 8 bits a product, where there are products."""
+    if not asked.formats:
+        return True
+    labels = {form.label for form in asked.formats}
+    types = frozenset(word for form in asked.formats for word in form.engine)
+    if any(types & layer.types for report in reports.values() for layer in report.kernels if layer.is_product):
+        return True
+    if asked.half is None and lowered.work is not None and lowered.work.total:
+        return lowered.work.eight_bit > 0
+    return any(node.precision in labels for node in lowered.nodes)
+
+
+def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mapping[str, EngineRecord]) -> Iterator[str]:
+    if not given:
+        found = ", ".join(f"{count} {name}" for name, count in lowered.counts.items()) or "no node in scope"
+        yield f"nothing was lowered to {asked} ({found}): trtpipe inspect lowered.onnx gives the reason for each node"
+    for label, record in engines.items():
+        if record.report is None:
+            continue
+        if not asked.formats and (other := _other_than_float32(record.report)):
+            yield f"{label}: the model itself computes in {other}, so the engine does too, and not in {FP32.name}"
+        if asked.quantized is not None and asked.half is None and (words := dearer(record, asked.quantized)):
+            yield f"{label}: {words}; {_instead(asked)}"
+
+
+def _other_than_float32(report: EngineReport) -> str:
+    """The types of the Conv and GEMM layers, where none is float32."""
+    found = report.products
+    return ", ".join(found) if found and not any(word in found for word in FP32.engine) else ""
+
+
+def _instead(asked: Precision) -> str:
+    mixed = next((each for each in Precision if each.quantized is asked.quantized and each.mixed), None)
+    return f"--{mixed or FP16} computes the rest in {FP16.name}" if mixed else f"compare it with --{FP16}"
+
+
+def dearer(record: EngineRecord, quantized: Format) -> str:
+    """Why an engine costs more than one in fp16, by the builder's report; empty if it does not.
+
+    The same kernels are counted with every float32 and quantized tensor inside in float16, without those that only
+    quantize or dequantize. The cost of a kernel is that of the engine search: the bytes it moves, or its arithmetic.
+    """
+    from trtpipe.quantization.engine_search import engine_cost
+
+    report = record.report
+    if report is None:
+        return ""
+    outside = frozenset(spec.name for spec in (*record.io.inputs, *record.io.outputs))
+    own = [layer for layer in report.layers if not (layer.nodes and set(layer.nodes) <= set(report.separate))]
+    half = report.model_copy(update={"layers": tuple(_in_half(layer, outside) for layer in own)})
+    if engine_cost(report) <= engine_cost(half):
+        return ""
+    layers = Counter(layer.computes_in for layer in report.kernels if layer.is_product)
+    wide = sum(layers[word] for word in FP32.engine)
+    moved, less = (each.bytes_read + each.bytes_written + each.constant_bytes for each in (report, half))
+    return (
+        f"{quantized.name} over {FP32.name} costs more than {FP16.name} would, by the builder's report: "
+        f"{wide} of {sum(layers.values())} Conv/GEMM layers are in {FP32.name}, and its kernels move "
+        f"{moved / 1e6:.1f} MB, which would be {less / 1e6:.1f} MB in {FP16.name}"
+    )
+
+
+def _in_half(layer: EngineLayer, outside: frozenset[str]) -> EngineLayer:
+    def half(tensors: tuple[EngineTensor, ...]) -> tuple[EngineTensor, ...]:
+        return tuple(
+            tensor.model_copy(update={"type": FP16.engine[0]})
+            if tensor.type in _NUMBERS and tensor.name not in outside
+            else tensor
+            for tensor in tensors
+        )
+
+    return layer.model_copy(
+        update={"inputs": half(layer.inputs), "constants": half(layer.constants), "outputs": half(layer.outputs)}
+    )
