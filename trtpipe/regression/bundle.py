@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from trtpipe.artifact import IOContract
 
 
-#: Reports of a bundle, and the gates that they are of.
-
-
 @dataclass(frozen=True)
 class Build:
     """A bundle whose files are those its manifest lists.
