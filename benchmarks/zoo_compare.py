@@ -1,0 +1,73 @@
+"""A lowered graph against PyTorch: ``zoo_compare.py NAME LOWERED COUNT`` prints the worst output's cosine and decibels.
+
+Decibels are of what the inputs change: the outputs' deviation from their mean over samples, against the error. With one
+sample's worth of change left out that is what tells a graph that follows its input from one that repeats an average.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnxruntime
+import torch
+from zoo_models import feeds, load
+
+_UNSEEN = 100
+
+
+def main() -> int:
+    name, lowered, count = sys.argv[1:]
+    module, positional, _ = load(name)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(lowered, options, providers=["CPUExecutionProvider"])
+    known = [entry.name for entry in session.get_inputs()]
+    wanted, found = [], []
+    for feed in feeds(name, _UNSEEN, int(count)):
+        tensors = {key: torch.from_numpy(value) for key, value in feed.items()}
+        with torch.no_grad():
+            outputs = module(*tensors.values()) if positional else module(**tensors)
+        wanted.append([tensor.float().numpy() for tensor in _tensors(outputs)])
+        given = dict(zip(known, feed.values(), strict=False)) if len(known) == len(feed) else feed
+        found.append(session.run(None, {key: feed.get(key, given.get(key)) for key in known}))
+    print(json.dumps(_worst(wanted, found)))
+    return 0
+
+
+def _tensors(outputs: object) -> Iterator[torch.Tensor]:
+    """Floating-point tensors anywhere in what forward returned, in order."""
+    if isinstance(outputs, torch.Tensor):
+        if outputs.is_floating_point():
+            yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, Sequence) and not isinstance(outputs, str):
+        for value in outputs:
+            yield from _tensors(value)
+
+
+def _worst(wanted: list[list[np.ndarray]], found: list[list[np.ndarray]]) -> tuple[float | None, float | None]:
+    """Of the outputs whose shapes agree: the least cosine and decibels."""
+    cosines, decibels = [], []
+    for place, first in enumerate(wanted[0]):
+        same = [n for n, value in enumerate(found[0]) if value.shape == first.shape and value.dtype.kind == "f"]
+        if not same:
+            continue
+        output = place if place in same else same[0]
+        x = np.stack([each[place] for each in wanted]).astype(np.float64)
+        y = np.stack([each[output] for each in found]).astype(np.float64)
+        change, noise = np.square(x - x.mean(0)).sum(), np.square(x - y).sum()
+        cosines.append(float((x * y).sum() / max(np.linalg.norm(x) * np.linalg.norm(y), 1e-30)))
+        decibels.append(float(10 * np.log10(max(change, 1e-30) / max(noise, 1e-30))))
+    if not decibels:
+        return None, None
+    return round(min(cosines), 5), round(min(decibels), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
