@@ -75,6 +75,7 @@ def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mappi
     if not given:
         found = ", ".join(f"{count} {name}" for name, count in lowered.counts.items()) or "no node in scope"
         yield f"nothing was lowered to {asked} ({found}): trtpipe inspect lowered.onnx gives the reason for each node"
+        return  # what such an engine would cost is no matter
     said: dict[str, list[str]] = {}
     for record in engines.values():
         for words in _of_engine(asked, record):
