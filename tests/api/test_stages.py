@@ -215,7 +215,7 @@ class TestBuild:
     @pytest.mark.parametrize("name", ["verify", "measure"])
     def test_a_late_stage_that_cannot_run_leaves_the_bundle(self, asked, net, tmp_path, monkeypatch, name):
         def cannot(*arguments):
-            raise StageError("no kernel for TRT_FP4DynamicQuantize", "run it on a GPU")
+            raise StageError(f"{tmp_path / 'lowered.onnx'}: no kernel for TRT_FP4DynamicQuantize", "run it on a GPU")
 
         monkeypatch.setattr(f"trtpipe.stages.{name}.{name.capitalize()}.run", cannot)
         result = trtpipe.build(net, tmp_path / "out", **asked(tolerance={"atol": 100.0}))
@@ -223,7 +223,8 @@ class TestBuild:
         assert [step.label for step in result.failed] == [name]
         verdict = result.manifest.verdict
         assert verdict == result.verdict
-        assert [(each.step, each.exit_code) for each in verdict.failures] == [(name, 5)]
+        reason = "lowered.onnx: no kernel for TRT_FP4DynamicQuantize"  # a manifest names no folder
+        assert [(each.step, each.reason, each.exit_code) for each in verdict.failures] == [(name, reason, 5)]
         assert verdict.exit_code == 0
         assert (verdict.outcome, result.accurate) == (("not judged", None) if name == "verify" else ("passed", True))
         assert {"sm89.plan", "lowered.onnx", "manifest.json"} <= {path.name for path in result.out.iterdir()}

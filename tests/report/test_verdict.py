@@ -223,6 +223,9 @@ class TestPrecision:
         assert verdict.precision is not None
         assert verdict.precision.given == (code == 0)
         assert ("nothing computes in" in verdict.headline) == (code == 5)
+        assert not code or [remark.partition(" (")[0] for remark in verdict.remarks] == [
+            f"nothing was lowered to {lowered.precision}"
+        ]
 
     def test_a_lowering_alone_is_not_judged(self) -> None:
         verdict = judge(Evidence(lowered=lowering("int8", ("Conv", "float32", 10))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Where to work when the disk of the store is full or broken.
 ELSEWHERE = "choose another cache with --cache-dir"
+#: The folders of an absolute path.
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s:'\"]+/)+")
 State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
 
 
@@ -274,12 +277,18 @@ def input_digests(job: Job, inputs: Inputs) -> dict[str, str]:
 
 
 def failures_of(steps: Iterable[Step]) -> tuple[Failure, ...]:
-    """The steps that failed, for the record."""
+    """The steps that failed, for the record, which names no folder of this machine."""
     return tuple(
-        Failure(step=step.label, reason=step.because, exit_code=step.error.exit_code)
+        Failure(step=step.label, reason=_FOLDERS.sub(_without_folders, step.because), exit_code=step.error.exit_code)
         for step in steps
         if step.error is not None
     )
+
+
+def _without_folders(found: re.Match[str]) -> str:
+    """Nothing, where these are folders; names of nodes look like that too."""
+    first = Path("/", *Path(found[0]).parts[1:3])
+    return "" if first.is_dir() else found[0]
 
 
 def label_of(stage: Stage[Any], job: Job) -> str:

@@ -75,13 +75,19 @@ def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mappi
     if not given:
         found = ", ".join(f"{count} {name}" for name, count in lowered.counts.items()) or "no node in scope"
         yield f"nothing was lowered to {asked} ({found}): trtpipe inspect lowered.onnx gives the reason for each node"
-    for label, record in engines.items():
-        if record.report is None:
-            continue
-        if not asked.formats and (other := _other_than_float32(record.report)):
-            yield f"{label}: the model itself computes in {other}, so the engine does too, and not in {FP32.name}"
-        if asked.quantized is not None and asked.half is None and (words := dearer(record, asked.quantized)):
-            yield f"{label}: {words}; {_instead(asked)}"
+        return  # what such an engine would cost is no matter
+    said: dict[str, list[str]] = {}
+    for record in engines.values():
+        for words in _of_engine(asked, record):
+            said.setdefault(words, []).append(record.target)
+    yield from (f"engine for {', '.join(targets)}: {words}" for words, targets in said.items())
+
+
+def _of_engine(asked: Precision, record: EngineRecord) -> Iterator[str]:
+    if record.report is not None and not asked.formats and (other := _other_than_float32(record.report)):
+        yield f"the model itself computes in {other}, so the engine does too, and not in {FP32.name}"
+    if asked.quantized is not None and asked.half is None and (words := dearer(record, asked.quantized)):
+        yield f"{words}; {_instead(asked)}"
 
 
 def _other_than_float32(report: EngineReport) -> str:
