@@ -35,7 +35,9 @@ def test_nothing_found():
 
 
 def test_one_of_two_objects_of_a_class_is_half_of_that_class():
-    assert measured(detections(PERFECT[0], PERFECT[1][:1])).value == pytest.approx((1 + 51 / 101) / 2)  # of 101 points of recall, 51 are within one half
+    assert measured(detections(PERFECT[0], PERFECT[1][:1])).value == pytest.approx(
+        (1 + 51 / 101) / 2
+    )  # of 101 points of recall, 51 are within one half
 
 
 def test_a_false_alarm_that_is_surer_than_the_truth_costs_precision():

@@ -21,7 +21,9 @@ _RECALLS = np.linspace(0, 1, 101)
 #: Detections of an image and class that count, the best scores first.
 _MOST_FOUND = 100
 #: COCO's ranges of an object's area in pixels, both ends included.
-AREAS = MappingProxyType({"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)})
+AREAS = MappingProxyType(
+    {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one image: boxes float64[n,4] (x1, y1, x2, y2), classes int64[n], crowds bool[n], areas float64[n].
+    """The objects of one image: n boxes, classes, crowds and areas.
+
+    Boxes are float64[n,4] (x1, y1, x2, y2), classes int64[n], crowds bool[n], areas float64[n].
 
     A crowd is a region of many objects: what lies in it counts neither as right nor as wrong.
     """

@@ -184,7 +184,9 @@ class DataSummaryBuilder:
             warnings.append(f"only {samples} samples: ranges from so few may not hold; use a few hundred")
         if convergence is not None and convergence.samples_needed > samples:
             capped = convergence.samples_needed >= MOST_NEEDED * samples
-            how_many = "how many is not known" if capped else f"roughly {convergence.samples_needed}, by the square root law"
+            how_many = (
+                "how many is not known" if capped else f"roughly {convergence.samples_needed}, by the square root law"
+            )
             warnings.append(
                 f"range not converged: that of {convergence.tensor!r} changed by {convergence.change:.1%} "
                 f"after sample {convergence.since} of {samples}; use more samples ({how_many})"

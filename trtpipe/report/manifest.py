@@ -59,6 +59,7 @@ class Manifest(Record):
         verdicts: one for every gate.
         nodes: the precision of every node, and why.
         work: for 8-bit precisions, the share of multiply-accumulates (MACs) in them.
+        classes: names of the model's classes; empty where they are not known.
         notes: remarks of the stages.
     """
 
@@ -75,6 +76,7 @@ class Manifest(Record):
     verdicts: tuple[Verdict, ...]
     nodes: tuple[NodeDecision, ...] = ()
     work: WorkShare | None = None
+    classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
