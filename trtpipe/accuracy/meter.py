@@ -75,9 +75,9 @@ def _unpacked(text: str, count: int) -> np.ndarray:
     try:
         unpacker = zlib.decompressobj()
         data = unpacker.decompress(base64.b64decode(text, validate=True), 4 * count + 1)  # never more than is wanted
-        values = np.frombuffer(data, "<f4").astype(np.float64)
         if len(data) > 4 * count:
             raise ValueError(f"more than {count} scores")
+        values = np.frombuffer(data, "<f4").astype(np.float64)
     except (binascii.Error, zlib.error, ValueError) as error:
         raise InputError(f"the scores of single samples are damaged: {error}", "measure again") from error
     if len(values) != count:
