@@ -27,7 +27,8 @@ warnings go to standard error.
 `--help` of a command lists at most 20 options, those that most people need; `--help-all` lists all, by topic.
 
 An option on the command line overrides the same key in a `--profile` or `--calib` file, which overrides the default.
-Sizes and durations carry a unit (`4G`, `200ms`, `30d`). Shapes are written `x:1x3x224x224,y:1x128` or
+Sizes and durations carry a unit (`4G`, `200ms`, `30d`); a number alone is refused, in profiles
+too. Amounts of a metric: `1%`, `1pt` and `0.01` are the same. Shapes are written `x:1x3x224x224,y:1x128` or
 `x:[1,3,224,224] y:[1,128]`.
 
 ## Environment

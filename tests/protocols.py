@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trtpipe.backends.trt.runner import EngineRunner
     from trtpipe.backends.trt.timer import EngineTimer
     from trtpipe.calibration.statistics_arrays import StatisticsReducer
+    from trtpipe.config.authenticity import Mac, Seal, UserKey
     from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, Source
     from trtpipe.data.batching import BatchedDataset
     from trtpipe.data.function import FunctionDataset
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from trtpipe.pipeline.pipeline import STAGES
     from trtpipe.progress import NullProgress, Progress
     from trtpipe.stages.evaluate import Evaluate
+    from trtpipe.stages.export import Export
     from trtpipe.stages.sensitivity import MeasureSensitivity
-    from trtpipe.stages.stage import Stage
+    from trtpipe.stages.stage import Noting, Stage
 
     backends: tuple[Backend, ...] = (Null(), OnnxRuntime(), TensorRT(), TensorRTRTX(), TorchTensorRT())
     runners: tuple[type[Runner], ...] = (RemoteRunner, EngineRunner, NullRunner, OnnxRunner)
@@ -54,4 +56,6 @@ if TYPE_CHECKING:
     listeners: tuple[type[Progress], ...] = (NullProgress,)
     stages: tuple[Stage[Any], ...] = (*STAGES, Evaluate("model"), MeasureSensitivity())
     sources: tuple[type[Source], ...] = (FactorySource, ModuleSource, OnnxSource, Pt2Source)
+    noting: tuple[type[Noting], ...] = (Export,)
+    seals: tuple[type[Seal], ...] = (Mac, UserKey)
     recorders: tuple[type[OutputRecorder], ...] = (Recording,)

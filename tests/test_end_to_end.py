@@ -134,7 +134,7 @@ def types_of(path: Path) -> set[str]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
 
 class TestDigits:
@@ -164,7 +164,7 @@ class TestDigits:
         )
         assert "not for TensorRT, Triton or trtexec" in manifest.verdict.runtime
         listed = {file.name: file for entry in manifest.artifacts for file in entry.files}
-        assert {path.name for path in out.iterdir()} == {*listed, "manifest.json"}
+        assert {path.name for path in out.glob("[!.]*")} == {*listed, "manifest.json"}
         for name, file in listed.items():
             data = (out / name).read_bytes()
             assert (len(data), hashlib.sha256(data).hexdigest()) == (file.size, file.sha256), name
@@ -252,7 +252,7 @@ class TestOtherSources:
         assert source.with_name("weights.bin").stat().st_size > 100_000
         _, out = build(source, "--int8", *HELD_OUT, *BATCHES, *ONE)
         assert read_header(out / "sm89.plan").targets == ("sm89",)
-        names = {path.name for path in out.iterdir()}
+        names = {path.name for path in out.glob("[!.]*")}
         assert not {name for name in names if name.endswith((".bin", ".data"))}, "the bundle stands by itself"
         assert top1_of_digits(out / "lowered.onnx") == top1_of_digits(digits[1] / "lowered.onnx")
 

@@ -51,7 +51,7 @@ def build(folder: Path, world: dict[str, str], umask: int, prefix: tuple[str, ..
              "--target", "sm89", "--shapes", "x:2x3x8x8", "--atol", "9", "--duration", "5ms"]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRTPIPE_")}
     environment |= {**world, "SECRET_TOKEN": SECRET, "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment["TRTPIPE_CACHE_DIR"] = str(folder / "cache")
+    environment |= {"TRTPIPE_CACHE_DIR": str(folder / "cache"), "XDG_CONFIG_HOME": str(folder / "config")}
     if prefix:
         give_away(folder)
     answer = subprocess.run(

@@ -95,4 +95,6 @@ def built_steps(steps: Iterable[Step]) -> tuple[str, ...]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Files by name, but for the record of which of them are ours, which is under this user's key."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".trtpipe.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -67,6 +67,8 @@ class TestWhole:
             ("return {'a': 'high'}", "returned no number"),
             ("return {'a': 1.0, 'per_sample': [1, np.nan]}", "'per_sample' with NaN"),
             ("return {'a': 1.0, 'per_sample': [1, 1e39]}", "'per_sample' with .*beyond 3e38"),
+            ("return {'a': 1.0, 'per_sample': np.ones(5 << 20)}", "returned 5,242,880 scores"),
+            ("return {'a': 1.0, 'n': 4, 'per_sample': np.ones(5)}", "returned 5 scores in 'per_sample'; 4 samples"),
             ("return {'a': 1.0, 'per_sample': 'x'}", "'per_sample' that holds no numbers"),
         ],
     )
@@ -99,6 +101,22 @@ class TestPerFeed:
         meter = CustomMeter(metric(f"def f(outputs, labels):\n    {body}"), lower_is_better=True)
         with pytest.raises(InputError, match=complaint):
             meter.update({"y": np.zeros(1)}, {}, np.zeros(1, np.int64))
+
+    def test_it_may_write_into_what_it_gets(self, metric):
+        meter = CustomMeter(
+            metric("def f(outputs, labels):\n    outputs['y'][...] = 0\n    labels[...] = 9\n    return [1, 1]"),
+            lower_is_better=False,
+        )
+        outputs, labels = {"y": np.ones((2, 3))}, np.arange(2)
+        meter.update(outputs, {}, labels)
+        assert outputs["y"].all()
+        assert labels.tolist() == [0, 1]
+
+    @pytest.mark.parametrize("count", [0, 3, 10**7])
+    def test_more_or_fewer_scores_than_samples(self, metric, count):
+        meter = CustomMeter(metric(f"def f(outputs, labels): return np.ones({count})"), lower_is_better=False)
+        with pytest.raises(InputError, match=f"returned {count:,} scores for 4 samples"):
+            meter.update({"y": np.zeros((4, 2))}, {}, np.zeros(4, np.int64))
 
 
 class TestLoading:

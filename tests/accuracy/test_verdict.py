@@ -105,3 +105,42 @@ def test_stages_by_their_artifacts():
     assert [stage_of(a) for a in ("model", "simplified", "lowered", "engine:sm90")] == [
         "export", "simplify", "lower", "compile sm90",
     ]  # fmt: skip
+
+
+def guessed(number, chance, samples=64, **fields):
+    return value("model", number, **fields).model_copy(update={"chance": chance, "samples": samples})
+
+
+@pytest.mark.parametrize(
+    ("reference", "passed"),
+    [
+        (guessed(0.0, 1 / 6), False),
+        (guessed(0.24, 1 / 6), False),  # 0.167 + 1.645 * 0.0466 = 0.243
+        (guessed(0.25, 1 / 6), True),
+        (guessed(0.11, 0.1, samples=10_000), True),
+        (guessed(0.0, 0.0), False),  # mean average precision
+        (guessed(1.0, 1.0, lower_is_better=True), False),  # word error rate of who says nothing
+        (guessed(0.4, 1.0, lower_is_better=True), True),
+        (guessed(0.0, None), True),
+    ],
+)
+def test_a_reference_no_better_than_guessing_is_not_passed(reference, passed):
+    equal = reference.model_copy(update={"artifact": "lowered"})
+    found = report(metrics=(reference, equal))
+    assert found.passed is passed
+    if not passed:
+        [reason] = found.reasons
+        assert reason.startswith("model: m ")
+        assert "no better than guessing" in reason
+        assert found.failing_stage == ""
+
+
+@pytest.mark.parametrize(
+    ("lowered", "limit", "lower_is_better", "passed"),
+    [(0.89, 0.9, False, False), (0.9, 0.9, False, True), (0.31, 0.3, True, False), (0.3, 0.3, True, True)],
+)
+def test_a_least_value_holds_whatever_the_reference_has(lowered, limit, lower_is_better, passed):
+    made = report(metrics=(value("model", lowered, lower_is_better), value("lowered", lowered, lower_is_better)))
+    found = with_verdict(made.model_copy(update={"min_metric": {"m": limit}}))
+    assert found.passed is passed
+    assert len(found.reasons) == (0 if passed else 2)

@@ -130,10 +130,12 @@ class TestErrors:
         with pytest.raises(InputError, match=rf"data\.py:feeds: .*{pattern}"):
             list(opened(body))
 
-    def test_too_few_samples(self, opened: Open) -> None:
+    def test_where_there_are_fewer_samples_all_are_used(self, opened: Open) -> None:
         for body, found in ((SINGLES, 5), (BATCHES, 10)):
-            with pytest.raises(InputError, match=f"there are {found} samples, fewer than the 11 asked for"):
-                list(opened(body, samples=11))
+            dataset = opened(body, samples=11)
+            for _ in range(2):
+                assert sum(sample.rows for sample in dataset) == found
+                assert dataset.warnings == (f"11 samples were asked for, and there are {found}: all are used",)
 
     def test_a_bare_array_for_two_inputs(self, opened: Open, contract: MakeContract) -> None:
         io = contract(a=("float32", None), b=("float32", None))

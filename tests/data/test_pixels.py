@@ -144,6 +144,26 @@ class TestGeometry:
         assert rows["bilinear"][1] == 100  # by symmetry
         assert rows["bilinear"][0] + rows["bilinear"][2] == 200
 
+    def test_letterbox_keeps_the_aspect_in_the_middle(self, tmp_path: Path) -> None:
+        path = saved(tmp_path / "wide.png", Image.new("RGB", (40, 20), (10, 20, 30)))
+        found = load(path, letterbox=(16, 16), fill=7)
+        assert found.shape == (3, 16, 16)
+        assert (found[:, 4:12] == np.array([10, 20, 30])[:, None, None]).all()
+        assert (found[:, :4] == 7).all()
+        assert (found[:, 12:] == 7).all()
+
+    def test_pad_fills_up_on_the_right_and_at_the_bottom(self, tmp_path: Path) -> None:
+        path = saved(tmp_path / "small.png", Image.new("L", (3, 2), 200))
+        found = load(path, channels="L", pad=(4, 5))[0]
+        assert found.tolist() == [[200, 200, 200, 114, 114]] * 2 + [[114] * 5] * 2
+        with pytest.raises(InputError, match=r"small\.png: 2x3 pixels .* do not fit into pad = 1x5"):
+            load(path, channels="L", pad=(1, 5))
+
+    @pytest.mark.parametrize("more", [{"resize": 8}, {"crop": (4, 4)}, {"pad": (9, 9)}])
+    def test_letterbox_stands_alone(self, more: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="letterbox stands in place of"):
+            ImageSettings(letterbox=(8, 8), **more)
+
     def test_too_small_for_the_crop(self, tmp_path: Path, picture: Picture) -> None:
         with pytest.raises(InputError, match=r"a\.png: 6x8 pixels .* before the crop to 7x8"):
             load(picture(tmp_path / "a.png", 6, 8), crop=(7, 8))

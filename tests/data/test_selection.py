@@ -50,13 +50,18 @@ def test_a_fixed_batch_drops_the_remainder_and_says_so() -> None:
     ("total", "samples", "fixed", "complaint"),
     [
         (0, None, None, "d: there are no samples"),
-        (3, 4, None, "d: there are 3 samples, fewer than the 4 asked for"),
         (3, None, 8, "d: 3 samples do not fill one batch of 8"),
     ],
 )
 def test_complaints(total: int, samples: int | None, fixed: int | None, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         select(total, DataSettings(samples=samples), fixed, "d")
+
+
+def test_where_there_are_fewer_than_asked_for_all_are_used() -> None:
+    selection = select(3, DataSettings(samples=4), None, "d")
+    assert (selection.indices, selection.seed) == ((0, 1, 2), None)
+    assert selection.warnings == ("4 samples were asked for, and there are 3: all are used",)
 
 
 CONTRACT = IOContract(inputs=(TensorSpec(name="x", dtype="float32", shape=(1, 100)),), outputs=())

@@ -79,10 +79,10 @@ def factory(tmp_path):
 def go(make_job, workdir, heard_all):
     def capture(source, **options):
         job = make_job(source, **({"shapes": SHAPES} | options))
-        draft, read = run_stage(STAGE, job, Inputs({}), workdir, heard_all)
+        draft, _ = run_stage(STAGE, job, Inputs({}), workdir, heard_all)
         STAGE.check(draft, Inputs({}))
         assert draft.names == ("program.pt2", "program.pt2.json")
-        return draft.path, ProgramRecord.read(draft.sidecar), read
+        return draft.path, ProgramRecord.read(draft.sidecar), draft.observed.files
 
     return capture
 
@@ -91,7 +91,7 @@ def test_a_factory_becomes_a_program(go, factory, tmp_path):
     path, facts, read = go(factory)
     assert [str(spec) for spec in facts.contract.inputs] == ["x: float32[batchx3x8x8]", "bias: float32[batchx4]"]
     assert [str(spec) for spec in facts.contract.outputs] == ["logits: float32[batchx4]", "features: float32[batchx8]"]
-    assert tmp_path / "net.py" in read
+    assert str(tmp_path / "net.py") in read
     assert str(tmp_path).encode() not in path.read_bytes(), "nothing of this machine"
 
 

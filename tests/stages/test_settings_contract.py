@@ -100,6 +100,7 @@ TABLE: dict[str, Row] = {
     "profile.tolerance.outputs": Row({"y": {"atol": 0.5}}, "calibrate lower verify bundle"),
     "profile.accuracy.max_drop": Row(0.5, "verify bundle"),
     "profile.accuracy.min_coverage": Row(0.5, "calibrate bundle"),
+    "profile.accuracy.min_metric": Row({"top1": 0.5}, "verify bundle"),
     "profile.latency.warmup": Row(0.5, "measure bundle"),
     "profile.latency.duration": Row(0.5, "measure bundle"),
     "profile.latency.iterations": Row(5, "measure bundle"),
@@ -135,6 +136,9 @@ TABLE: dict[str, Row] = {
     "recipe.percentile": Row(99.0, "calibrate bundle"),
     "recipe.weights": Row("mse", PLAN),
     "recipe.corrections": Row("none", "calibrate"),
+    "recipe.classes": Row(["a", "b"], "", "content"),
+    "recipe.data.classes": Row(["a", "b"], "", "content"),
+    "recipe.evaluation.classes": Row(["a", "b"], "", "content"),
     "recipe.data.source": Row("elsewhere", "", "content"),
     "recipe.data.labels": Row("y", "", "content"),
     "recipe.data.samples": Row(5, "", "content"),
@@ -155,7 +159,7 @@ TABLE: dict[str, Row] = {
         for data in ("data", "evaluation")
         for name, value in {
             "input": "x", "resize": 8, "crop": [8, 8], "channels": "BGR", "layout": "HWC", "interpolation": "nearest",
-            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
+            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "letterbox": [8, 8], "pad": [8, 8], "fill": 0,
         }.items()
     },
 }  # fmt: skip

@@ -37,7 +37,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one image: boxes float64[n,4] (x1, y1, x2, y2), classes int64[n], crowds bool[n], areas float64[n].
+    """The objects of one image: n boxes, classes, crowds and areas.
+
+    Boxes are float64[n,4] (x1, y1, x2, y2), classes int64[n], crowds bool[n], areas float64[n].
 
     A crowd is a region of many objects: what lies in it counts neither as right nor as wrong.
     """

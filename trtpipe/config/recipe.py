@@ -25,7 +25,7 @@ _MODULE_FUNCTION = re.compile(r"[^\W\d][\w.]*(?<!\.py):[^\W\d]\w*")
 
 
 class ImageSettings(Record):
-    """From an image file to a tensor: resize the short side, crop the center, scale, normalize, lay out.
+    """From an image file to a tensor: resize the short side, crop the center or fill up, scale, normalize, lay out.
 
     ``y = (x / 255 - mean) / std`` per channel, in float32, in the channel order and layout named.
 
@@ -33,6 +33,10 @@ class ImageSettings(Record):
         input: the graph input the image feeds; empty if the model has just one.
         resize: length of the short side in pixels, or ``(height, width)`` without keeping the aspect; ``None``: as is.
         crop: (height, width) of the center crop; ``None`` for none.
+        letterbox: (height, width) that the image is scaled into, with its aspect kept, and filled up to on both sides;
+            in place of resize and crop.
+        pad: (height, width) that the image is filled up to on the right and at the bottom, after resize.
+        fill: value of the pixels that letterbox and pad add, 0 to 255.
         channels: channel order of the tensor; ``L`` is one luma channel (ITU-R BT.601, as Pillow's ``convert("L")``).
         layout: order of the axes behind the batch axis.
         mean, std: per channel, in units of the 0..1 scale.
@@ -41,6 +45,9 @@ class ImageSettings(Record):
     input: str = ""
     resize: Pixels | tuple[Pixels, Pixels] | None = None
     crop: tuple[Pixels, Pixels] | None = None
+    letterbox: tuple[Pixels, Pixels] | None = None
+    pad: tuple[Pixels, Pixels] | None = None
+    fill: Annotated[int, Field(ge=0, le=255)] = 114
     channels: Literal["RGB", "BGR", "L"] = "RGB"
     layout: Literal["CHW", "HWC"] = "CHW"
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
@@ -61,6 +68,14 @@ class ImageSettings(Record):
         for name, values in given.items():
             if len(values) != wanted and name in self.model_fields_set:
                 raise ValueError(f"{name} needs {wanted} value(s) for channels {self.channels!r}, it has {len(values)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_size(self) -> ImageSettings:
+        if self.letterbox and (self.resize or self.crop or self.pad):
+            raise ValueError("letterbox stands in place of resize, crop and pad: leave these out")
+        if self.pad and self.crop:
+            raise ValueError("pad and crop contradict each other: choose one")
         return self
 
 

@@ -43,7 +43,8 @@ def load_tensor(path: Path, settings: ImageSettings, raw: bool, content: IO[byte
     Raises:
         InputError: not such an image, damaged, too large, or too small for the crop; the message names the file.
     """
-    pixels = np.asarray(_cropped(_resized(_decoded(path, settings, content), settings, path), settings, path))
+    image = _cropped(_resized(_decoded(path, settings, content), settings, path), settings, path)
+    pixels = np.asarray(_filled(image, settings, path))
     pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
     if settings.channels == "BGR":
         pixels = pixels[:, :, ::-1]
@@ -88,9 +89,12 @@ def _resized(image: Image, settings: ImageSettings, path: Path) -> Image:
     """The image with its short side (or both sides) as the settings say; the long side is rounded down."""
     import PIL.Image
 
-    if settings.resize is None:
+    if settings.letterbox is not None:
+        scale = min(settings.letterbox[0] / image.height, settings.letterbox[1] / image.width)
+        width, height = (max(1, round(scale * side)) for side in image.size)
+    elif settings.resize is None:
         return image
-    if isinstance(settings.resize, int):
+    elif isinstance(settings.resize, int):
         short = min(image.size)
         width, height = (int(settings.resize * side / short) for side in image.size)
     else:
@@ -113,6 +117,26 @@ def _cropped(image: Image, settings: ImageSettings, path: Path) -> Image:
         )
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
+
+
+def _filled(image: Image, settings: ImageSettings, path: Path) -> Image:
+    """The image on a canvas of the size of ``letterbox``, in its middle, or of ``pad``, in its upper left corner."""
+    import PIL.Image
+
+    size = settings.letterbox or settings.pad
+    if size is None:
+        return image
+    height, width = size
+    _refuse_size(path, (width, height))
+    if image.height > height or image.width > width:
+        raise InputError(
+            f"{path}: {image.height}x{image.width} pixels (height x width) do not fit into pad = {height}x{width}",
+            "set resize so that the image fits, or use letterbox",
+        )
+    left, top = ((width - image.width) // 2, (height - image.height) // 2) if settings.letterbox else (0, 0)
+    canvas = PIL.Image.new(image.mode, (width, height), settings.fill if image.mode == "L" else (settings.fill,) * 3)
+    canvas.paste(image, (left, top))
+    return canvas
 
 
 def _normalized(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:

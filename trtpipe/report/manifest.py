@@ -44,6 +44,7 @@ class Manifest(Record):
         verdict: what was executed and what the gates say.
         nodes: the precision of every node, and why.
         work: for 8-bit precisions, the share of multiply-accumulates (MACs) in them.
+        classes: names of the model's classes; empty where they are not known.
         notes: remarks of the stages.
     """
 
@@ -60,6 +61,7 @@ class Manifest(Record):
     verdict: Verdict
     nodes: tuple[NodeDecision, ...] = ()
     work: WorkShare | None = None
+    classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -19,6 +19,7 @@ from trtpipe.stages.stage import FAILURES, Stage
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.reports import ParityReport
+    from trtpipe.calibration.data_summary import DataSummary
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.digest import JSON
@@ -71,6 +72,11 @@ class Bundle(Stage[BundleSettings]):
             quoted["calibration"] = settings.calibration.to_dict()
         limit = settings.profile.latency.max_p99 is not None
         evidence = Evidence.of(inputs.artifacts.values(), inputs.failures, latency_limit=limit)
+        parity = evidence.parity
+        calibration = Ranges.read(inputs.path("ranges")).data_summary if "ranges" in inputs.artifacts else None
+        seen = _seen_before(calibration, parity)
+        for note in seen:
+            progress.warn(note)
         manifest = Manifest(
             trtpipe=settings.trtpipe,
             source=settings.source,
@@ -79,7 +85,7 @@ class Bundle(Stage[BundleSettings]):
             targets=settings.targets,
             settings=quoted,
             toolchain={**versions(_TOOLS), **self.fingerprint(settings, runtime)},
-            calibration=Ranges.read(inputs.path("ranges")).data_summary if "ranges" in inputs.artifacts else None,
+            calibration=calibration,
             artifacts=tuple(
                 ManifestEntry(label=label, digest=artifact.digest, key=inputs.keys.get(label, ""), files=artifact.files)
                 for label, artifact in inputs.artifacts.items()
@@ -87,7 +93,8 @@ class Bundle(Stage[BundleSettings]):
             verdict=judge(evidence),
             nodes=lowered.nodes if lowered is not None else (),
             work=lowered.work if lowered is not None else None,
-            notes=_notes(inputs, evidence.parity, evidence.latency),
+            classes=() if parity is None else parity.classes,
+            notes=(*_notes(inputs, parity, evidence.latency), *seen),
         )
         manifest.write(workdir / MANIFEST)
         return Draft("manifest", workdir, (MANIFEST,)), ()
@@ -104,6 +111,13 @@ def _lowered(inputs: Inputs) -> LowerRecord | None:
     return None if artifact is None or not artifact.described else LowerRecord.read(artifact.sidecar)
 
 
+def _seen_before(calibration: DataSummary | None, parity: ParityReport | None) -> tuple[str, ...]:
+    """A metric that was measured on the calibration data itself says too much good of the quantized model."""
+    if calibration is None or parity is None or not parity.metrics or calibration.digest != parity.data_digest:
+        return ()
+    return ("the evaluation data is the calibration data: measure the metric on samples that calibration has not seen",)
+
+
 def _notes(inputs: Inputs, parity: ParityReport | None, latency: LatencyReport | None) -> tuple[str, ...]:
     notes: list[str] = []
     for label, record in (("model", ExportRecord), ("simplified", SimplifyRecord), ("lowered", LowerRecord)):
@@ -115,6 +129,8 @@ def _notes(inputs: Inputs, parity: ParityReport | None, latency: LatencyReport |
             facts = EngineRecord.read(engine.sidecar)
             said = facts.notes if facts.report is None else (facts.report.summary, *facts.notes)
             notes += [f"{engine.label}: {note}" for note in said]
+    if parity is not None:
+        notes += [f"verify: {doubt}" for doubt in parity.doubts]
     if parity is not None and "program" in parity.not_run:  # of engines the stages above tell
         notes.append(f"program: {parity.not_run['program']}")
     if latency is not None:

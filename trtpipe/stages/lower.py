@@ -213,7 +213,7 @@ def _require_some(settings: LowerSettings, decisions: tuple[NodeDecision, ...]) 
         return
     first = products[0]
     raise StageError(
-        f"{settings.precision} was asked for, and nothing can compute in it: {first.node}: {first.reason}",
+        f"{settings.precision} was asked for, and nothing can compute in it: {first.node} ({first.op}): {first.reason}",
         "build in another precision, or keep fewer nodes: trtpipe lower --explain tells of each",
     )
 

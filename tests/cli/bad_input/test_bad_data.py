@@ -83,11 +83,6 @@ class TestArrays:
         assert error == f"{path}: array 'x' holds Python objects"
         assert "pickle" in remedy
 
-    def test_fewer_samples_than_asked_for(self, refused: Refused, model: Path, data: Path) -> None:
-        error, remedy = refused(model, "--int8", "--calib-data", data, "--calib-samples", "129")
-        assert error == f"{data}: there are 128 samples, fewer than the 129 asked for"
-        assert remedy.startswith("set samples to 128")
-
 
 def cut(content: bytes) -> bytes:
     return content[: len(content) // 2]
