@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.recipe import DataSettings
-from trtpipe.data.selection import select, subsample_feeds
+from trtpipe.data.dataset import open_dataset, unbatched
+from trtpipe.data.selection import sample_feeds, select, subsample_feeds
 from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from trtpipe.data.sample import Dataset
 
 
 def test_takes_all_in_order_when_no_number_is_asked_for() -> None:
@@ -81,3 +88,28 @@ def test_bytes_limit_subsamples_too_but_one_feed_always_comes() -> None:
     dataset = RandomDataset(CONTRACT, {}, 40)
     assert len(subsample_feeds(dataset, 64, 10 * 400)) == 10
     assert len(subsample_feeds(dataset, 64, 1)) == 1
+
+
+def arrays(folder: Path, rows: np.ndarray, batch: int = 1) -> Dataset:
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "x.npz", x=rows)
+    contract = IOContract(inputs=(TensorSpec(name="x", dtype="float32", shape=("n", 100)),), outputs=())
+    return unbatched(open_dataset(DataSettings(source=str(folder / "x.npz"), batch=batch), contract))
+
+
+@pytest.mark.parametrize(("most", "most_bytes"), [(8, 1 << 30), (100, 5 * 400)])
+def test_neither_order_nor_batches_decide_which_samples_are_taken(tmp_path: Path, most: int, most_bytes: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((40, 100)).astype(np.float32)
+    plain = sample_feeds(arrays(tmp_path / "plain", rows), most, most_bytes)
+    turned = sample_feeds(arrays(tmp_path / "turned", rows[::-1].copy()), most, most_bytes)
+    joined = sample_feeds(arrays(tmp_path / "joined", rows, batch=8), most, most_bytes)
+    assert len(plain) == min(most, most_bytes // 400)
+    for one, two, three in zip(plain, turned, joined, strict=True):
+        assert one["x"].shape == (1, 100)
+        np.testing.assert_array_equal(one["x"], two["x"])
+        np.testing.assert_array_equal(one["x"], three["x"])
+
+
+def test_one_sample_always_comes(tmp_path: Path) -> None:
+    rows = np.ones((3, 100), np.float32)
+    assert len(sample_feeds(arrays(tmp_path, rows), 8, 1)) == 1

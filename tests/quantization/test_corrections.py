@@ -56,10 +56,10 @@ class Built:
         folder.mkdir(exist_ok=True)
         path = save(proto, folder / "simplified.onnx")
         np.savez(folder / "data.npz", **feed)
-        precision = options.pop("precision", "int8")
+        precision, batch = options.pop("precision", "int8"), options.pop("batch", 4)
         self.job = trtpipe.make_job(
             profile=trtpipe.DeploymentProfile(precision=precision),
-            recipe=CalibrationRecipe(data=DataSettings(source=str(folder / "data.npz"), batch=4), **options),
+            recipe=CalibrationRecipe(data=DataSettings(source=str(folder / "data.npz"), batch=batch), **options),
             settings=trtpipe.Settings(cache_dir=folder / "cache"),
             engines=False,
         )
@@ -97,6 +97,42 @@ def test_the_same_data_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = (Built(proto, data, tmp_path / name) for name in ("one", "two"))
     assert first.ranges.corrections == second.ranges.corrections
     assert first.path.read_bytes() == second.path.read_bytes()
+
+
+def test_batches_and_order_change_no_byte(tmp_path: Path) -> None:
+    proto = uneven()
+    data = feed_for(proto, seed=1, dim=96)
+    plain = Built(proto, data, tmp_path / "plain")
+    turned = Built(proto, {name: value[::-1].copy() for name, value in data.items()}, tmp_path / "turned")
+    joined = Built(proto, data, tmp_path / "joined", batch=8)
+    assert plain.taken != ["none"]
+    for other in (turned, joined):
+        assert other.ranges.corrections == plain.ranges.corrections
+        assert other.ranges.tensors == plain.ranges.tensors
+
+
+def wide() -> onnx.ModelProto:
+    """A channel whose values are a hundred thousand times the others', which as much smaller weights read."""
+    gain = np.ones((32, 3, 3, 3), np.float32)
+    gain[5] = 1e5
+    weight = normal(32, 32, 1, 1, seed=1, scale=0.2)
+    weight[:, 5] /= 1e5
+    return model(
+        "(float[N,3,8,8] x) => (float[N,32] y) { c = Conv<pads=[1,1,1,1]>(x, a) r = Relu(c) d = Conv(r, b) "
+        "p = GlobalAveragePool(d) y = Flatten(p) }",
+        a=normal(32, 3, 3, 3, scale=0.2) * gain,
+        b=weight,
+    )
+
+
+def test_a_tensor_too_wide_for_8_bits_is_smoothed_instead_of_kept(tmp_path: Path) -> None:
+    proto = wide()
+    data, held = feed_for(proto, seed=1, dim=96), feed_for(proto, seed=2, dim=96)
+    ill, well = (Built(proto, data, tmp_path / each, corrections=each) for each in ("none", "auto"))
+    assert list(ill.ranges.not_quantizable) == ["r"]
+    assert well.ranges.not_quantizable == {}
+    assert "r" in well.ranges.corrections.smoothing
+    assert well.noise(proto, held) < 1e-3
 
 
 def test_nothing_is_repaired_that_gains_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from models import conv_net, feed_for, run, save, sounds, spectrogram
 from world import asked
 
 import trtpipe
+from trtpipe.accuracy.reports import ParityReport
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.quantization.fallback_search import MOST_WORK, POOR, sensitive
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
 class Built:
     """A model calibrated and lowered."""
 
-    def __init__(self, proto: onnx.ModelProto, feed: Feed, folder: Path, corrections: str = "auto") -> None:
+    def __init__(
+        self, proto: onnx.ModelProto, feed: Feed, folder: Path, corrections: str = "auto", **profile: object
+    ) -> None:
         path = save(onnx.shape_inference.infer_shapes(proto), folder / "simplified.onnx")
         np.savez(folder / "data.npz", **feed)
         shapes = {"x": {"min": [1, 128], "opt": [32, 128], "max": [64, 128]}} if "basis" in str(proto) else None
-        profile = {"precision": "int8"} if shapes is None else {"precision": "int8", "shapes": [shapes]}
+        profile |= {"precision": "int8"} if shapes is None else {"precision": "int8", "shapes": [shapes]}
         self.job = trtpipe.make_job(
             profile=trtpipe.DeploymentProfile.model_validate(profile),
             recipe=CalibrationRecipe(data=DataSettings(source=str(folder / "data.npz")), corrections=corrections),
@@ -40,7 +44,8 @@ class Built:
         trtpipe.calibrate(path, folder, **asked(self.job))
         trtpipe.lower(path, folder, ranges=folder / "ranges.json", **asked(self.job))
         self.corrections = Ranges.read(folder / "ranges.json").corrections
-        self.nodes = {node.node: node for node in LowerRecord.read(folder / "lowered.onnx.json").nodes}
+        self.record = LowerRecord.read(folder / "lowered.onnx.json")
+        self.nodes = {node.node: node for node in self.record.nodes}
         self._proto, self._lowered = proto, onnx.load(folder / "lowered.onnx")
 
     def noise(self, feed: Feed) -> float:
@@ -68,6 +73,68 @@ def test_models_that_are_hardly_sensitive_are_left_alone(tmp_path: Path) -> None
     assert built.corrections.noise < POOR
     assert not built.corrections.kept
     assert not any("higher precision" in trial.correction for trial in built.corrections.trials)
+
+
+def test_the_record_says_what_it_cost_and_saved(tmp_path: Path) -> None:
+    built = Built(spectrogram(), sounds(1), tmp_path)
+    assert "1 layer kept in FP32 for accuracy: matmul_0" in built.record.notes[0]
+    assert built.record.notes[0].startswith("INT8 coverage 97.7 % of MACs")
+    saved = re.search(r"saves ([\d.]+) % of their noise", built.nodes["matmul_0"].reason)
+    assert saved is not None
+    assert float(saved[1]) > 90
+    fallback = built.record.fallback
+    assert fallback is not None
+    assert fallback.held
+    macs = {node.node: node.macs or 0 for node in built.record.nodes}
+    assert fallback.work == pytest.approx(macs["matmul_0"] / sum(macs.values()))
+
+
+class TestUntilTheToleranceHolds:
+    """A tolerance that 8 bits everywhere do not meet, on a model no layer of which stands out."""
+
+    def built(self, folder: Path, cosine: float, least: float) -> Built:
+        proto = conv_net()
+        feed = feed_for(proto, seed=1, dim=96)
+        return Built(proto, feed, folder, tolerance={"min_cosine": cosine}, accuracy={"min_coverage": least})
+
+    def test_nothing_is_kept_where_it_holds(self, tmp_path: Path) -> None:
+        built = self.built(tmp_path, 0.97, 0.7)
+        assert built.corrections.kept == {}
+        assert built.record.fallback is None
+
+    def test_layers_are_kept_until_it_does(self, tmp_path: Path) -> None:
+        built = self.built(tmp_path, 0.9999999, 0.0)
+        fallback = built.record.fallback
+        assert fallback is not None
+        assert fallback.held
+        assert built.corrections.kept
+        assert all(built.nodes[node].precision == "float32" for node in built.corrections.kept)
+
+    def test_the_least_coverage_is_kept_whatever_it_says(self, tmp_path: Path) -> None:
+        built = self.built(tmp_path, 0.9999999, 1.0)
+        fallback = built.record.fallback
+        assert fallback is not None
+        assert not fallback.held
+        assert built.corrections.kept == {}
+        assert built.record.counts["int8"] > 0
+
+
+def test_below_the_least_coverage_the_verdict_names_the_layers(tmp_path: Path) -> None:
+    path = save(onnx.shape_inference.infer_shapes(spectrogram()), tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", **sounds(1))
+    shapes = {"x": {"min": [1, 128], "opt": [32, 128], "max": [64, 128]}}
+    profile = {"precision": "int8", "shapes": [shapes], "backend": "null", "targets": ["sm89"]}
+    result = trtpipe.build(
+        path,
+        tmp_path / "out",
+        profile=trtpipe.DeploymentProfile.model_validate({**profile, "tolerance": {"min_cosine": 0.999999}}),
+        recipe=CalibrationRecipe(data=DataSettings(source=str(tmp_path / "data.npz"))),
+        settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+    )
+    assert not result.accurate
+    parity = ParityReport.read(next(tmp_path.glob("out*/parity.json")))
+    assert "matmul_0" in parity.reasons[-1]
+    assert "min_coverage (70%)" in parity.reasons[-1]
 
 
 def groups(*macs: int) -> list[LayerGroup]:

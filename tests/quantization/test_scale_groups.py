@@ -60,3 +60,18 @@ def test_the_joint_range_is_the_largest():
     assert found.groups == (("x", "m"),)
     assert found.limits == {"x": 3.0, "m": 3.0, "s": 2.0}
     assert found.amax["x"] == 1.0
+
+
+def test_a_part_that_is_a_hundredth_of_the_whole_keeps_its_own_scale():
+    proto = model(
+        "(float[1,16,4,4] x) => (float[1,16,4,4] y, float[1,16,4,4] z, float[1,16,4,4] q) { a = Relu(x) b = Sigmoid(x) "
+        "c = Concat<axis=1>(a, b) y = Conv(a, w) z = Conv(b, w) q = Conv(c, v) }",
+        w=normal(16, 16, 1, 1),
+        v=normal(16, 32, 1, 1),
+    )
+    found = planned(proto)
+    alike = found.with_ranges({"a": 10.0, "b": 1.0, "c": 10.0})
+    assert alike.limits == {"a": 10.0, "b": 10.0, "c": 10.0}
+    apart = found.with_ranges({"a": 200.0, "b": 1.0, "c": 200.0})
+    assert apart.groups == (("a", "c"),)
+    assert apart.limits["b"] == 1.0
