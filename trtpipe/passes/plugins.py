@@ -22,8 +22,8 @@ def plugin_nodes(model: ir.Model) -> tuple[ir.Node, ...]:
 
 def cut_plugins(model: ir.Model) -> tuple[str, ...]:
     """Leave out, in place, every plug-in node and what depends on it; what the first plug-ins would read becomes an
-    output, ``RESULT/input_N`` after the plug-in's first result, or that of the If or loop that it is in. These names are
-    the same in every form of a graph.
+    output, ``RESULT/input_N``, after the first result of the plug-in, or of the If or loop that it is in. These names
+    are the same in every form of a graph.
 
     Returns:
         The plug-in nodes with their operators, in words; nothing where the graph has none, and stays as it is, or where
