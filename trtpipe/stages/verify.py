@@ -13,7 +13,6 @@ from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
 from trtpipe.config.target import find_target
 from trtpipe.errors import InputError, StageError
-from trtpipe.passes.graph_pass import node_label
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
 from trtpipe.stages.stage import METRIC, SAMPLES, Stage
@@ -252,6 +251,7 @@ def _left_out(model: Path) -> dict[str, str]:
     """The plug-ins of a graph, which only TensorRT runs: they and what follows were not compared."""
     import onnx_ir as ir
 
+    from trtpipe.passes.graph_pass import node_label
     from trtpipe.passes.plugins import plugin_nodes
     from trtpipe.preflight.onnx_io import read_proto
 
