@@ -70,9 +70,11 @@ def test_a_plug_in_in_a_branch_takes_the_branch_with_it():
         " { f = Odd(a) }, else_branch = e () => (float[1,4] g) { g = Relu(a) }> }"
     )
     proto.graph.node[1].attribute[0].g.node[0].domain = "vision"
+    proto.graph.node[1].attribute[0].g.node[0].name = "odd"
     cut = loaded(proto)
-    assert len(cut_plugins(cut)) <= 1
-    assert not plugin_nodes(cut) or [node.op_type for node in cut.graph] == ["Neg", "If"]
+    assert cut_plugins(cut) == ("odd (Odd)",)
+    assert {node.op_type for node in cut.graph} == {"Neg", "Identity"}
+    assert all(value.name.startswith("y/input_") for value in cut.graph.outputs)
 
 
 def test_the_reference_runner_runs_what_comes_before(tmp_path):

@@ -48,5 +48,6 @@ def lines_of(model: ir.Model) -> dict[str, str]:
 def restore_lines(model: ir.Model, lines: Mapping[str, str]) -> None:
     """Give nodes that lost their metadata the user's line again, by their names."""
     for node in model.graph.all_nodes():
-        if node.name is not None and node.name in lines and not line_of(node):
-            node.metadata_props[SOURCE_LINE] = lines[node.name]
+        line = lines.get(node.name or "", "")
+        if line and not line_of(node):
+            node.metadata_props[SOURCE_LINE] = line

@@ -22,7 +22,8 @@ def plugin_nodes(model: ir.Model) -> tuple[ir.Node, ...]:
 
 def cut_plugins(model: ir.Model) -> tuple[str, ...]:
     """Leave out, in place, every plug-in node and what depends on it; what the first plug-ins would read becomes an
-    output, ``RESULT/input_N`` after the plug-in's first result. These names are the same in every form of a graph.
+    output, ``RESULT/input_N``, after the first result of the plug-in, or of the If or loop that it is in. These names
+    are the same in every form of a graph.
 
     Returns:
         The plug-in nodes with their operators, in words; nothing where the graph has none, and stays as it is, or where
@@ -32,17 +33,17 @@ def cut_plugins(model: ir.Model) -> tuple[str, ...]:
     if not plugins:
         return ()
     graph, fresh = model.graph, FreshNames(model)
-    lost: set[ir.Node] = set()
+    heads = [node for node in graph if any(inner in plugins for inner in _within(node))]
+    lost: set[ir.Node] = set(heads)
     for node in graph:
-        reads = [value.producer() for value in _reads(node)]
-        if any(inner in plugins for inner in _within(node)) or any(maker in lost for maker in reads):
+        if any(value.producer() in lost for value in _reads(node)):
             lost.add(node)
     kept = [value for value in graph.outputs if value.producer() not in lost]
     seams: list[ir.Value] = []
-    for node in (node for node in plugins if node in lost):
-        for index, value in enumerate(node.inputs):
-            maker = None if value is None else value.producer()
-            if value is None or maker is None or maker in lost:
+    for node in heads:
+        for index, value in enumerate(_reads(node)):
+            maker = value.producer()
+            if maker is None or maker.graph is not graph or maker in lost:
                 continue
             seam = ir.val(fresh(f"{result_of(node)}/input_{index}"), value.dtype, value.shape)
             graph.insert_after(maker, [ir.node("Identity", [value], outputs=[seam], name=seam.name)])

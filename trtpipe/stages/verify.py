@@ -15,7 +15,6 @@ from trtpipe.config.target import find_target
 from trtpipe.data.input_checks import are_pixels
 from trtpipe.errors import InputError, StageError
 from trtpipe.passes.decisions import kept_for_accuracy
-from trtpipe.passes.graph_pass import node_label
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
 from trtpipe.report.stage_records import LowerRecord
@@ -307,6 +306,7 @@ def _left_out(model: Path) -> dict[str, str]:
     """The plug-ins of a graph, which only TensorRT runs: they and what follows were not compared."""
     import onnx_ir as ir
 
+    from trtpipe.passes.graph_pass import node_label
     from trtpipe.passes.plugins import plugin_nodes
     from trtpipe.preflight.onnx_io import read_proto
 
