@@ -8,8 +8,6 @@ from trtpipe.backends.base import Refusal
 from trtpipe.backends.trt.flavor import TITLES, Flavor
 from trtpipe.config.formats import FORMATS
 from trtpipe.config.target import TARGETS, Target
-from trtpipe.passes.graph_pass import node_label
-from trtpipe.passes.importer_forms import misread
 from trtpipe.preflight.onnx_io import dtype_name, read_proto
 
 if TYPE_CHECKING:
@@ -89,6 +87,9 @@ def refuse_misread(model: Path) -> Refusal | None:
     Graphs that trtpipe simplified hold none, except where sizes that the rewriting needs are unknown.
     """
     import onnx_ir as ir
+
+    from trtpipe.passes.graph_pass import node_label
+    from trtpipe.passes.importer_forms import misread
 
     found = misread(ir.serde.deserialize_model(read_proto(model)))
     if found is None:
