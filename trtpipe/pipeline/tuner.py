@@ -240,9 +240,9 @@ class Tuner:
         found, lowered = (self._judged.get((chosen.method, chosen.weights, each), exact) for each in (kept, ()))
         test = compare_metric(reference, found.value)
         words = f"{test.name}: loss {test.low:+.4g} to {test.high:+.4g}, p = {test.p:.3g}" if test.p is not None else ""
-        most = max(allowed, 0.0)
-        drop = f"{100 * most:g}%" if most >= 1 and reference.metric in METRICS else most  # a share needs its unit there
-        gate = profile.accuracy.model_copy(update={"max_drop": drop})
+        drop = max(allowed, 0.0)
+        unit = drop >= 1 and reference.metric in METRICS  # a share needs its unit there
+        gate = profile.accuracy.model_copy(update={"max_drop": f"{100 * drop:g}%" if unit else drop})
         tuning = Tuning(
             met=met,
             complete=not self._stopped,
