@@ -190,7 +190,9 @@ class TestBaseline:
                 trtpipe.ParityReport.read(f / "parity.json") for f in (world.folder / "out", world.folder / "new")
             )
             lower = new.metrics[-1].value < old.metrics[-1].value
-            assert report.gate_passed("accuracy") is not lower
+            assert (named(report)["top1 of lowered"].status == "failed") is lower
+            assert ("accuracy gate of the build" in named(report)) is not new.passed, "guessing is no accuracy"
+            assert report.gate_passed("accuracy") is (new.passed and not lower)
             assert "1 of" in named(report)["weights"].message
 
     def test_a_metric_that_falls_on_many_samples_is_caught_whatever_changed(self, world, heard_all, baseline):
@@ -233,7 +235,7 @@ class TestBaseline:
                 comparison.model_copy(update={"outputs": (output.model_copy(update=figures),)})
                 for comparison, output in zip(found.parity.comparisons, outputs, strict=True)
             )
-            parity = found.parity.model_copy(update={"comparisons": comparisons, "metrics": ()})
+            parity = found.parity.model_copy(update={"comparisons": comparisons, "metrics": (), "evaluation": ""})
             return dataclasses.replace(found, parity=parity)
 
         report = check_build(build(now), baseline_of(build(before)), "b.json")
@@ -268,11 +270,15 @@ class TestBaselinesThatDoNotFit:
             trtpipe.check(bundle, self.edited(baseline, data_digest="0"))
 
     def test_another_metric(self, bundle, baseline):
-        with pytest.raises(InputError, match="has another metric"):
-            trtpipe.check(bundle, self.edited(baseline, evaluation="top5"))
+        content = json.loads(baseline.read_text())
+        metrics = [value | {"metric": "top5"} for value in content["metrics"]]
+        evaluation = content["evaluation"].replace("top1", "top5")
+        with pytest.raises(InputError, match=r"has another metric \(top5.*; now top1"):
+            trtpipe.check(bundle, self.edited(baseline, evaluation=evaluation, metrics=metrics))
 
-        with pytest.raises(InputError, match=r"another metric \(top5; now top1"):
-            trtpipe.check(bundle, baseline)
+    def test_figures_of_another_metric_than_it_names(self, bundle, baseline):
+        with pytest.raises(InputError, match=r"baseline\.json: metrics: model: metric: top1, but top5 was measured"):
+            trtpipe.check(bundle, self.edited(baseline, evaluation="top5"))
 
     @pytest.mark.parametrize("fields", [{"schema_version": 2}, {"schema_version": 2, "of_the_future": 1}])
     def test_a_newer_schema(self, bundle, baseline, fields):
@@ -284,8 +290,8 @@ class TestBaselinesThatDoNotFit:
         [
             ({"value": "NaN"}, r"baseline\.json: metrics\.2\.value: Input should be a finite number"),
             ({"value": "Infinity"}, r"baseline\.json: metrics\.2\.value: Input should be a finite number"),
-            ({"parts": "!"}, r"baseline\.json: top1 of lowered: the scores of single samples are damaged"),
-            ({"samples": 5}, r"baseline\.json: top1 of lowered: more than 5 samples"),
+            ({"parts": "!"}, r"baseline\.json: metrics: lowered: scores: the scores of single samples are damaged"),
+            ({"samples": 5}, r"baseline\.json: metrics: lowered: scores: more than 5 samples"),
         ],
     )
     def test_damaged_figures(self, bundle, baseline, fields, complaint):
