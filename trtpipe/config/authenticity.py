@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BYTES = 32
-_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENOSPC, errno.EDQUOT}
+#: Errors of reading a key that say there is no place where this user keeps one; any other (a full table of handles,
+#: a failing disk) says nothing about the key, which may be there and what is stored sealed with it.
+_OUT_OF_REACH = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
+#: Errors of making one that say it cannot be kept there.
+_NO_PLACE = _OUT_OF_REACH | {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 class Seal(Protocol):
@@ -104,10 +108,13 @@ class UserKey:
         if self.file is not None:
             elsewhere = "set TRTPIPE_CACHE_KEY"
             with translate_os_errors(self.file, "read the key of the cache", elsewhere=elsewhere):
+                possible = _OUT_OF_REACH
                 try:
-                    return Mac(_read(self.file) or _make(self.file))
+                    key = _read(self.file)
+                    possible = _NO_PLACE
+                    return Mac(key or _make(self.file))
                 except OSError as error:
-                    if error.errno not in _NO_PLACE:
+                    if error.errno not in possible:
                         raise
         return _TEMPORARY
 
