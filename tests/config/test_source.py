@@ -178,6 +178,17 @@ class TestFactory:
         assert self.source(moved).learn(Notebook(), self.read(moved), "model") == learned
         assert self.source(moved).learn(Notebook(), self.read(moved), "another") != learned
 
+    def test_the_data_for_its_inputs_counts_by_its_place_and_not_by_its_spelling(self, folder, monkeypatch):
+        def source(data):
+            return FactorySource(str(folder / "net.py"), "make", DataSettings(source=data))
+
+        notebook = Notebook()
+        monkeypatch.chdir(folder)
+        learned = source("weights/../data.py:feeds").learn(notebook, self.read(folder), "model")
+        assert source(f"{folder}/data.py:feeds").digest(notebook) == learned
+        monkeypatch.chdir(folder / "weights")
+        assert source("data.py:feeds").digest(notebook) is None
+
     def test_a_new_file_in_a_folder_it_listed_asks_for_another_run(self, folder):
         notebook = Notebook()
         self.source(folder).learn(notebook, self.read(folder), "model")

@@ -128,8 +128,8 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "one target more": (
         {"targets": ["sm89", "sm120"]}, ("compile sm120", VERIFY, MEASURE, BUNDLE), "never built before"
     ),
-    "tolerance": ({"tolerance": {"atol": 50.0}}, (VERIFY, BUNDLE), "settings.tolerance.atol"),
-    "accuracy gate": ({"accuracy": {"max_drop": 0.5}}, (VERIFY, BUNDLE), "settings.max_drop"),
+    "tolerance": ({"tolerance": {"atol": 50.0}}, (CALIBRATE, VERIFY, BUNDLE), "settings.gate.tolerance.atol"),
+    "accuracy gate": ({"accuracy": {"max_drop": 0.5}}, (VERIFY, BUNDLE), "settings.limits.max_drop"),
     "latency settings": (
         {"latency": PROFILE["latency"] | {"duration": 0.002}}, (MEASURE, BUNDLE), "settings.latency.duration"
     ),

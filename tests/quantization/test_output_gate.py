@@ -48,18 +48,37 @@ def test_what_holds_here_holds_in_verification(share: float) -> None:
         assert used(OutputGate(Tolerance(), INT8, expected, ("y",)), found) > 1
 
 
+def spread(expected: list[dict[str, np.ndarray]]) -> float:
+    """Standard deviation of what the samples change."""
+    values = np.stack([each["y"] for each in expected])
+    return float(np.sqrt(values.var(axis=0, ddof=1).mean()))
+
+
 def test_the_figure_is_noise_power_over_what_the_margin_leaves() -> None:
-    """A mean error of a tenth of unit values' mean magnitude, of 0.2 of it and 0.02 that are allowed."""
+    """A mean error of 0.2 of the spread and 0.02 is allowed; normal noise has sqrt(2 / pi) of its deviation."""
     expected = feeds(size=4000)
-    mean = np.mean([np.abs(each["y"]).mean() for each in expected])
-    allowed = MARGIN * (0.02 + 0.2 * mean)
-    figure = used(OutputGate(Tolerance(min_cosine=-1), INT8, expected, ("y",)), noisy(expected, 0.1))
-    assert figure == pytest.approx((0.1 * mean / allowed) ** 2, rel=0.03)
+    allowed = MARGIN * (0.02 + 0.2 * spread(expected))
+    figure = used(OutputGate(Tolerance(min_cosine=-1, min_snr_db=-99), INT8, expected, ("y",)), noisy(expected, 0.1))
+    assert figure == pytest.approx((0.1 * np.sqrt(2 / np.pi) / allowed) ** 2, rel=0.03)
+
+
+def test_the_figure_is_that_of_the_signal_to_noise_ratio_where_that_is_stricter() -> None:
+    """17 dB leave a 50th of the signal's power to the noise."""
+    expected = feeds(size=4000)
+    figure = used(OutputGate(Tolerance(), INT8, expected, ("y",)), noisy(expected, 0.1))
+    assert figure == pytest.approx(0.1**2 / (MARGIN * spread(expected)) ** 2 * 10**1.7, rel=0.03)
+    lax = OutputGate(Tolerance(min_snr_db=10), INT8, expected, ("y",))
+    assert used(lax, noisy(expected, 0.1)) < figure / 2
+
+
+def test_an_offset_excuses_no_error() -> None:
+    expected = [{"y": each["y"] + np.float32(100)} for each in feeds()]
+    assert used(OutputGate(Tolerance(), INT8, expected, ("y",)), noisy(expected, 0.5)) > 1
 
 
 def test_a_verdict_without_a_mean_decides_alone() -> None:
     expected = feeds()
-    strict, lax = (Tolerance(atol=each, rtol=0, stat="max", min_cosine=-1) for each in (0.01, 10.0))
+    strict, lax = (Tolerance(atol=each, rtol=0, stat="max", min_cosine=-1, min_snr_db=-99) for each in (0.01, 10.0))
     assert used(OutputGate(strict, INT8, expected, ("y",)), noisy(expected, 0.1)) > 1
     assert used(OutputGate(lax, INT8, expected, ("y",)), noisy(expected, 0.1)) <= 1
 

@@ -210,7 +210,7 @@ class TestMetric:
         assert not report.passed
         assert report.reasons[0].startswith("lowered: top1 ")
 
-    @pytest.mark.parametrize(("max_drop", "passed"), [(0.5, False), (1.0, True)])
+    @pytest.mark.parametrize(("max_drop", "passed"), [(0.5, False), ("100%", True)])
     def test_how_far_it_may_fall_is_the_profiles(self, go, labeled, max_drop, passed):
         report = go(
             model=conv_net(), lowered=permuted(), evaluation=labeled(), recipe=EVALUATION,
@@ -220,10 +220,18 @@ class TestMetric:
 
     def test_a_better_metric_is_no_reason(self, go, labeled):
         report = go(
-            model=permuted(), lowered=conv_net(), evaluation=labeled(), recipe=EVALUATION,
+            model=permuted(), lowered=conv_net(), evaluation=labeled(wrong=16), recipe=EVALUATION,
             tolerance={"atol": 1e9, "min_cosine": -1, "min_snr_db": -99}, accuracy={"max_drop": 0},
         )  # fmt: skip
+        assert [value.value for value in report.metrics] == pytest.approx([0.4, 0.6])  # permuted is right on the wrong
         assert report.passed
+
+    def test_a_reference_that_only_guesses_is_one(self, go, labeled):
+        report = go(
+            model=permuted(), lowered=permuted(), evaluation=labeled(), recipe=EVALUATION, accuracy={"max_drop": 0}
+        )
+        assert not report.passed
+        assert [reason.partition(" ")[0] for reason in report.reasons] == ["model:"]
 
     def test_a_metric_that_was_asked_for_needs_labels(self, go, labeled):
         things = {"model": conv_net(), "lowered": conv_net(), "evaluation": labeled(labels=False), "labels": ""}

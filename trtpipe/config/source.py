@@ -110,7 +110,7 @@ class FactorySource:
     @property
     def _memo(self) -> str:
         where = str(self.file.resolve()) if self.file else f"{Path.cwd()}:{self.module}"
-        data = [] if self.data is None else [self.data.source, self.data.labels, self.data.batch]
+        data = [] if self.data is None else [str(Path(self.data.source).resolve()), self.data.labels, self.data.batch]
         return f"factory-{sha256_json([where, self.function, *data])}"
 
     def digest(self, memory: Memory) -> str | None:

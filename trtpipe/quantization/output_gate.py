@@ -106,6 +106,7 @@ def _strict(rule: OutputTolerance) -> OutputTolerance:
             "atol": None if rule.atol is None else MARGIN * rule.atol,
             "rtol": None if rule.rtol is None else MARGIN * rule.rtol,
             "min_cosine": None if rule.min_cosine is None else 1 - MARGIN**2 * (1 - rule.min_cosine),
+            "min_snr_db": None if rule.min_snr_db is None else rule.min_snr_db - 20 * math.log10(MARGIN),
         }
     )
 
@@ -115,8 +116,11 @@ def _used(output: OutputParity) -> float:
     rule, shares = output.tolerance, [0.0]
     if output.cosine is not None and rule.min_cosine is not None:
         shares.append(_ratio(1 - output.cosine, 1 - rule.min_cosine))
+    if output.cosine is not None and rule.min_snr_db is not None:
+        shares.append(10 ** ((rule.min_snr_db - output.snr_db) / 10))
     if output.cosine is not None and rule.stat == "mean":
-        shares.append(_ratio(output.mean_abs, (rule.atol or 0.0) + (rule.rtol or 0.0) * output.scale) ** 2)
+        scale = output.spread if output.about_mean else output.scale
+        shares.append(_ratio(output.mean_abs, (rule.atol or 0.0) + (rule.rtol or 0.0) * scale) ** 2)
     share = max(shares)
     if not output.passed:
         return share if share > 1 else 2.0  # NaN too
