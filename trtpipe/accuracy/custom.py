@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from trtpipe.accuracy.meter import MOST_SCORES, Meter, Scores, concatenated
+from trtpipe.accuracy.meter import MOST_SAMPLES, Meter, Scores, concatenated
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.data.usercode import UserFunction, importable, load_function
 from trtpipe.digest import sha256_file, sha256_json
@@ -169,8 +169,8 @@ def _per_sample(metric: Metric, found: Mapping[Any, Any], value: float, count: f
     if PER_SAMPLE not in found:
         return None
     size = np.size(found[PER_SAMPLE])
-    if size > MOST_SCORES or (COUNT in found and size != count):
-        limit = f"{count:,.0f} samples" if COUNT in found else f"{MOST_SCORES:,} at most"
+    if size > MOST_SAMPLES or (COUNT in found and size != count):
+        limit = f"{count:,.0f} samples" if COUNT in found else f"{MOST_SAMPLES:,} at most"
         _refuse(metric, f"returned {size:,} scores in {PER_SAMPLE!r}; {limit}")
     try:
         parts = np.asarray(found[PER_SAMPLE], np.float64).ravel()

@@ -16,11 +16,7 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from trtpipe.artifact import Feed
 
-#: Scores of single samples in a record.
-MOST_SCORES = 1 << 22
-
 Kind: TypeAlias = Literal["hits", "means", "ratio"]
-
 
 #: The most scores that a record holds: 16 MiB, whatever a small file claims to hold.
 MOST_SAMPLES = 4 << 20
@@ -82,8 +78,8 @@ def _packed(values: np.ndarray) -> str:
 
 def _unpacked(text: str, count: int) -> np.ndarray:
     """The numbers in ``text``, of which no more is unpacked than ``count`` numbers take."""
-    if not 0 <= count <= MOST_SCORES:
-        raise InputError(f"{count:,} samples: a record has {MOST_SCORES:,} at most", "measure again")
+    if not 0 <= count <= MOST_SAMPLES:
+        raise InputError(f"{count:,} samples: a record has at most {MOST_SAMPLES:,}", "measure again")
     size = 4 * count
     try:
         stream = zlib.decompressobj()
@@ -91,8 +87,8 @@ def _unpacked(text: str, count: int) -> np.ndarray:
     except (binascii.Error, zlib.error, ValueError) as error:
         raise InputError(f"the scores of single samples are damaged: {error}", "measure again") from error
     if len(data) != size or not stream.eof:
-        found = "more than" if len(data) > size else f"{len(data) // 4} scores for"
-        raise InputError(f"{found} {count} samples: the record is damaged", "measure again")
+        found = f"more than {count} scores" if len(data) > size else f"{len(data) // 4} scores"
+        raise InputError(f"{found} for {count} samples: the record is damaged", "measure again")
     values = np.frombuffer(data, "<f4").astype(np.float64)
     if not np.isfinite(values).all():
         raise InputError("the scores of single samples hold NaN or infinity", "measure again")
