@@ -152,7 +152,7 @@ def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline
     elif where.exists():
         raise InputError(f"{where}: there is a baseline already", "replace it with --baseline FILE --update REASON")
     made = baseline_of(found, history)
-    write_file(where, made.to_json() + "\n")
+    write_file(where, made.to_file() + "\n")
     return made
 
 

@@ -74,7 +74,7 @@ _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxy
         frozenset({"exporter", "contract"}): ("model metadata", "exported", ExportRecord),
         frozenset({"simplified", "nodes_before"}): ("model metadata", "simplified", SimplifyRecord),
         frozenset({"counts", "nodes"}): ("model metadata", "lowered", LowerRecord),
-        frozenset({"flavor", "io"}): ("engine metadata", "engine", EngineRecord),
+        frozenset({"target", "io", "build_seconds"}): ("engine metadata", "engine", EngineRecord),
         frozenset({"model", "target", "io"}): ("engine", "stand_in", NullEngine),
     }
 )

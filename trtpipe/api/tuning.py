@@ -164,7 +164,7 @@ def _write(result: TuneResult, out: Path, held: Collection[Role]) -> tuple[Path,
         profile["shapes"] = profile["shapes"][0]
     texts = {
         out: dump_toml(profile),
-        out.with_suffix(".json"): result.tuning.to_json() + "\n",
+        out.with_suffix(".json"): result.tuning.to_file() + "\n",
         out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe, held)),
     }
     write_files(texts, named=(out,))
