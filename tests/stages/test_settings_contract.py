@@ -269,7 +269,7 @@ class TestTable:
 
     @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Settings)])
     def test_the_machine_changes_nothing(self, field: str) -> None:
-        values = {"cache_dir": Path("elsewhere"), "sandbox": False, "apart": False}
+        values = {"cache_dir": Path("elsewhere"), "sandbox": False, "isolate": False}
         job = request()
         assert changed(job, replace(job, settings=replace(job.settings, **{field: values.get(field, 7)}))) == set()
 

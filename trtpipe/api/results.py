@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.api.paths import folder_of, is_file_name
+from trtpipe.config.paths import folder_of, is_file_name
 from trtpipe.errors import StageError
 from trtpipe.pipeline.executor import failures_of
 from trtpipe.pipeline.pipeline import Step, opened, stages_named

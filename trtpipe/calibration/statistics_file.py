@@ -15,6 +15,7 @@ from trtpipe.artifact import Record
 from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.statistics_arrays import ARRAYS, from_arrays, to_arrays
+from trtpipe.config.paths import path_of, paths_of
 from trtpipe.data.npz import opened, read_members, reading
 from trtpipe.durable import plain_mode
 from trtpipe.errors import InputError
@@ -83,16 +84,17 @@ def merge_statistics(paths: Sequence[str | os.PathLike[str]], out: str | os.Path
         out: the file to write; replaced atomically.
 
     Raises:
-        InputError: there are no files, one is damaged, two are of different models, or two are of the same samples.
+        InputError: ``paths`` is no list of paths, or empty; a file is damaged; two are of different models, or of the
+            same samples.
         OSError: ``out`` cannot be written.
 
     Example:
         >>> trtpipe.merge_statistics(["a/statistics.npz", "b/statistics.npz"], "merged.npz").samples
         64
     """
-    if not paths:
+    files, out = paths_of(paths, "paths"), path_of(out, "out")
+    if not files:
         raise InputError("no statistics to merge", "name at least one statistics.npz")
-    files, out = [Path(path) for path in paths], Path(out)
     parts: list[Statistics] = []
     origin: dict[str, Path] = {}
     for path in files:
