@@ -45,7 +45,7 @@ class TestRecord:
         Sample.model_validate({"parts": [1], "value": 1, "name": "a"}).write(tmp_path / "other")
         text = (tmp_path / "one").read_text()
         assert text == (tmp_path / "other").read_text()
-        assert list(json.loads(text)) == ["name", "parts", "value"]
+        assert list(json.loads(text)) == ["name", "parts", "schema_version", "value"]
         assert text.endswith("}\n")
 
     @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
@@ -58,14 +58,14 @@ class TestRecord:
     @pytest.mark.parametrize(
         ("data", "complaint"),
         [
-            (b"", "document"),
-            (b"[1]", "document"),
-            (b"{", "document"),
-            (b'{"name": 3}', "name"),
-            (b'{"name": "a", "parts": [1, "x"]}', "parts.1"),
-            (b'{"name": "a", "extra": 1}', "extra"),
-            (b"{}", "name"),
-            (b"\xff", "document: Invalid JSON"),
+            (b"", "not JSON"),
+            (b"[1]", "no JSON object .*Sample record"),
+            (b"{", "not JSON"),
+            (b'{"name": 3, "schema_version": 2}', "name"),
+            (b'{"name": "a", "parts": [1, "x"], "schema_version": 2}', r"parts\.1"),
+            (b'{"name": "a", "extra": 1, "schema_version": 2}', "extra"),
+            (b'{"schema_version": 2}', "name"),
+            (b"\xff", "not JSON"),
         ],
     )
     def test_names_file_and_field_of_a_bad_one(self, tmp_path: Path, data: bytes, complaint: str) -> None:
@@ -74,6 +74,34 @@ class TestRecord:
         with pytest.raises(InputError, match=complaint) as caught:
             Sample.read(path)
         assert str(path) in caught.value.message
+
+    @pytest.mark.parametrize(
+        ("version", "complaint"),
+        [
+            ({"schema_version": 1}, "is of schema 1, made by another version of trtpipe; this one reads 2"),
+            ({"schema_version": 3, "of_the_future": 1}, "is of schema 3, .*reads 2"),
+            ({"schema_version": "2"}, 'is of schema "2"'),
+            ({"schema_version": True}, "is of schema true"),
+            ({"schema_version": [2]}, "is of schema"),
+            ({}, "no schema_version.*another version of trtpipe, or not a Sample record; this one reads 2"),
+        ],
+    )
+    def test_another_version_is_refused_before_its_fields(
+        self, tmp_path: Path, version: dict[str, Any], complaint: str
+    ) -> None:
+        path = tmp_path / "r.json"
+        path.write_text(json.dumps({"old_name": 1, **version}))
+        with pytest.raises(InputError, match=rf"r\.json: .*{complaint}") as caught:
+            Sample.read(path)
+        assert "make it again" in caught.value.remedy
+
+    def test_the_version_is_the_files_and_not_the_values(self) -> None:
+        class Newer(Sample):
+            SCHEMA = 7
+
+        assert json.loads(Newer(name="a").to_file())["schema_version"] == 7
+        assert "schema_version" not in Newer(name="a").to_dict()
+        assert Newer.parse(Newer(name="a").to_file().encode(), Path("r")) == Newer(name="a")
 
     def test_names_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be read"):

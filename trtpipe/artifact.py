@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -25,19 +25,26 @@ R = TypeVar("R", bound="Record")
 
 #: The most that is read of a record: bytes of its file, and values in it, which take more memory than their text.
 _MOST_BYTES, _MOST_VALUES = 32 << 20, 4 << 20
+_VERSION = "schema_version"
 
 
 class Record(BaseModel):
     """A frozen, strict, JSON-serializable value: the base of everything trtpipe writes to disk.
 
-    A record whose files outlive a build has a field ``schema_version``; files of other versions are refused.
+    In a file it has one more field, ``schema_version``; files of another version are refused.
+
+    Attributes:
+        SCHEMA: that version, raised whenever the fields of the record, or of one inside it, change. Files of 1 may
+            lack the field.
     """
+
+    SCHEMA: ClassVar[int] = 2
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     def write(self, path: Path) -> None:
         """Write as indented JSON with sorted keys: equal records give equal bytes."""
-        path.write_text(self.to_json() + "\n", encoding="utf-8")
+        path.write_text(self.to_file() + "\n", encoding="utf-8")
 
     def to_line(self) -> str:
         """Compact JSON, as a message to another process.
@@ -56,7 +63,11 @@ class Record(BaseModel):
 
     def to_json(self) -> str:
         """Indented JSON with sorted keys."""
-        return json.dumps(self.to_dict(), sort_keys=True, indent=2, ensure_ascii=False)
+        return _as_text(self.to_dict())
+
+    def to_file(self) -> str:
+        """What a file holds: the same with ``schema_version``, which ``parse`` wants."""
+        return _as_text({**self.to_dict(), _VERSION: self.SCHEMA})
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values; NaN and infinities become strings."""
@@ -68,31 +79,63 @@ class Record(BaseModel):
         """Read a record back.
 
         Raises:
-            InputError: the file is missing, is not JSON, or is not such a record; the message names the field.
+            InputError: the file is missing, is not JSON, is of another schema version, or is not such a record; the
+                message names the field.
         """
         try:
             data = read_bounded(path, _MOST_BYTES)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error}", "give an existing JSON file") from error
+        return cls.parse(data, path)
+
+    @classmethod
+    def parse(cls: type[R], data: bytes, path: Path) -> R:
+        """The record in the content of a file, or of a member of one; ``path`` is for errors.
+
+        Raises:
+            InputError: as ``read``.
+        """
         if sum(map(data.count, b"[{,")) > _MOST_VALUES:
             raise InputError(f"{path}: holds more than {_MOST_VALUES:,} values", "give the right file")
         try:
-            json.loads(data, object_pairs_hook=_no_key_twice)
+            content = json.loads(data, object_pairs_hook=_no_key_twice)
         except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: not JSON as trtpipe writes it: {error}", "make it again with the command that wrote it"
             ) from error
+        expected = f"expected a {cls.__name__} record of schema {cls.SCHEMA}"
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: holds no JSON object ({expected})", "give the right file")
+        _check_version(content.pop(_VERSION, None), cls, path)
         try:
-            return cls.model_validate_json(data)
+            return cls.model_validate_json(json.dumps(content))  # in Python values, a list would be no tuple
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "document"
-            schema = cls.model_fields.get("schema_version")
-            version = "" if schema is None else f" of schema version {schema.default}"
             raise InputError(
-                f"{path}: {field}: {first['msg']} (expected a {cls.__name__} record{version})",
+                f"{path}: {field}: {first['msg']} ({expected})",
                 "use the file as trtpipe wrote it, or make it again with the command that wrote it",
             ) from error
+
+
+def _as_text(content: dict[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False)
+
+
+def _check_version(found: object, record: type[Record], path: Path) -> None:
+    if type(found) is int and found == record.SCHEMA:
+        return
+    remedy = "make it again with the command that wrote it, or give the right file"
+    if found is None:
+        raise InputError(
+            f"{path}: has no {_VERSION}: made by another version of trtpipe, or not a {record.__name__} record; "
+            f"this one reads {record.SCHEMA}",
+            remedy,
+        )
+    shown = json.dumps(found)[:40]
+    raise InputError(
+        f"{path}: is of schema {shown}, made by another version of trtpipe; this one reads {record.SCHEMA}", remedy
+    )
 
 
 def _texts(value: object) -> Iterator[str]:

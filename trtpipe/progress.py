@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Listens to a run. Every method may be called from the thread that runs the pipeline only."""
 

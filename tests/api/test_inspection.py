@@ -201,7 +201,7 @@ class TestReports:
         assert (found.kind, found.parity) == ("parity", report)
 
     def test_damaged_record_names_the_field(self, tmp_path: Path) -> None:
-        (tmp_path / "p.json").write_text('{"comparisons": [], "reference": 3}')
+        (tmp_path / "p.json").write_text('{"comparisons": [], "reference": 3, "schema_version": 3}')
         with pytest.raises(InputError, match=r"p\.json: .*ParityReport"):
             trtpipe.inspect(tmp_path / "p.json")
 

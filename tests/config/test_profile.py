@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import ValidationError
 
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import (
@@ -154,7 +153,7 @@ class TestShapes:
         ],
     )
     def test_a_range_is_ordered_and_fits_into_32_bits(self, shape: dict[str, Any]) -> None:
-        with pytest.raises(ValidationError):
+        with pytest.raises(RecipeError, match=r"^ShapeRange: "):
             ShapeRange(**shape)
 
 
@@ -209,7 +208,7 @@ class TestAccuracyGate:
 
     @pytest.mark.parametrize("given", ["much", "nan", "%", "1%%", float("inf"), "-1%", -0.5])
     def test_what_is_no_amount(self, given: float | str) -> None:
-        with pytest.raises(ValidationError, match="max_drop"):
+        with pytest.raises(RecipeError, match="max_drop"):
             AccuracyGate(max_drop=given)
 
 

@@ -36,7 +36,9 @@ def test_a_report_survives_its_file(tmp_path):
 
 
 def test_a_file_that_is_none_names_the_field(tmp_path):
-    (tmp_path / "latency.json").write_text('{"machine": {}, "measurements": [], "passed": "perhaps"}')
+    (tmp_path / "latency.json").write_text(
+        '{"machine": {}, "measurements": [], "passed": "perhaps", "schema_version": 2}'
+    )
     with pytest.raises(InputError, match=r"latency\.json: passed: .*boolean"):
         LatencyReport.read(tmp_path / "latency.json")
 

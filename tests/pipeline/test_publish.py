@@ -41,7 +41,7 @@ def bundle(artifact, tmp_path):
             trtpipe="0", source="", precision="fp32", backend="null", targets=(), settings={}, toolchain={},
             calibration=None, artifacts=entries, verdict=judge(Evidence()),
         )  # fmt: skip
-        return [artifact("manifest", manifest__json=manifest.to_json()), *artifacts]
+        return [artifact("manifest", manifest__json=manifest.to_file()), *artifacts]
 
     return make
 

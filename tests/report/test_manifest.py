@@ -45,8 +45,8 @@ def test_a_stranger_is_told_apart(tmp_path):
 
 
 def test_the_schema_before_this_one_is_refused_by_name(tmp_path):
-    document = manifest().to_dict() | {"schema_version": 1, "verdicts": []}
+    document = json.loads(manifest().to_file()) | {"schema_version": 1, "verdicts": []}
     del document["verdict"]
     (tmp_path / "manifest.json").write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"schema_version.*Manifest record of schema version 2"):
+    with pytest.raises(InputError, match=r"manifest\.json: is of schema 1, .*reads 2"):
         Manifest.read(tmp_path / "manifest.json")

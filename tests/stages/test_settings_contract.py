@@ -135,7 +135,7 @@ TABLE: dict[str, Row] = {
     "recipe.method": Row("max", "calibrate bundle"),
     "recipe.percentile": Row(99.0, "calibrate bundle"),
     "recipe.weights": Row("mse", PLAN),
-    "recipe.corrections": Row("none", "calibrate"),
+    "recipe.corrections": Row("none", "calibrate bundle"),
     "recipe.classes": Row(["a", "b"], "", "content"),
     "recipe.data.classes": Row(["a", "b"], "", "content"),
     "recipe.evaluation.classes": Row(["a", "b"], "", "content"),
@@ -269,7 +269,7 @@ class TestTable:
 
     @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Settings)])
     def test_the_machine_changes_nothing(self, field: str) -> None:
-        values = {"cache_dir": Path("elsewhere"), "sandbox": False, "apart": False}
+        values = {"cache_dir": Path("elsewhere"), "sandbox": False, "isolate": False}
         job = request()
         assert changed(job, replace(job, settings=replace(job.settings, **{field: values.get(field, 7)}))) == set()
 
@@ -294,6 +294,18 @@ class TestTable:
         fp32 = {**PROFILE, "precision": "fp32"}
         assert changed(request(fp32), request({**fp32, "keep": ["a"]})) == {"bundle"}
         assert changed(request(fp32), request(fp32, {**RECIPE, "weights": "mse", "method": "max"})) == set()
+
+    @pytest.mark.usefixtures("every_field_matters")
+    def test_the_order_of_patterns_means_nothing(self) -> None:
+        one, other = ({**PROFILE, "keep": keep, "int8_nodes": keep} for keep in (["b", "a"], ["a", "b", "a"]))
+        assert changed(request(one), request(other)) == set()
+        assert changed(request(one), request({**one, "keep": ["a"]})) == set(PLAN.split())
+
+    @pytest.mark.usefixtures("every_field_matters")
+    def test_nor_does_that_of_targets_but_in_the_index(self) -> None:
+        named = [find_target(name) for name in ("sm89", "sm120")]
+        one, other = (replace(request(), targets=tuple(targets)) for targets in (named, named[::-1]))
+        assert changed(one, other) == {"bundle"}
 
 
 class TestContent:

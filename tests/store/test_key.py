@@ -33,7 +33,7 @@ def test_digest_is_the_sha256_of_the_document(key: Key) -> None:
         {
             "backend": {"name": "null"},
             "inputs": {"lowered": "0" * 64},
-            "schema": 2,
+            "schema": 3,
             "settings": {"shapes": [{"x": [1, 3]}], "workspace": 1073741824},
             "stage": "compile",
             "stage_version": 2,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import FiniteFloat
 
@@ -167,7 +167,8 @@ class ParityReport(Record):
         failing_stage: the first failing stage; empty if the verdict is "passed".
     """
 
-    schema_version: Literal[3] = 3
+    SCHEMA: ClassVar[int] = 3
+
     precision: Precision
     reference: str
     data: str

@@ -15,15 +15,16 @@ from textwrap import fill
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
-from trtpipe.api.paths import PathLike
+from trtpipe.config.paths import PathLike
+from trtpipe.config.settings import Settings
+from trtpipe.errors import InputError
+from trtpipe.progress import Progress
 
 if TYPE_CHECKING:
     from trtpipe.config.formats import Precision
     from trtpipe.config.job import Job
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.recipe import CalibrationRecipe
-    from trtpipe.config.settings import Settings
-    from trtpipe.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,6 +96,32 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
 DEFAULTS: Mapping[str, object] = MappingProxyType({"simplify": True, "allow_random": False})
 
 
+#: Arguments that are either True or False.
+_SWITCHES = ("simplify", "allow_random", "half", "recalibrate", "engines")
+
+
+def check_arguments(named: Mapping[str, object]) -> None:
+    """Refuse what is of another type than the argument of its name; paths, data and the like are checked where they
+    are read.
+
+    Raises:
+        InputError: the message names the argument.
+    """
+    settings, progress = named.get("settings"), named.get("progress")
+    if settings is not None and not isinstance(settings, Settings):
+        raise InputError(
+            f"settings: a {type(settings).__name__} is no Settings", "give trtpipe.Settings(cache_dir=...)"
+        )
+    if progress is not None and (isinstance(progress, type) or not isinstance(progress, Progress)):
+        raise InputError(
+            f"progress: {progress!r} does not listen: it lacks methods of trtpipe.Progress",
+            "give an object of a class with begin, advance, note, warn and end",
+        )
+    for name in _SWITCHES:
+        if not isinstance(value := named.get(name, False), bool):
+            raise InputError(f"{name}: {value!r} is neither True nor False", f"give {name}=True or {name}=False")
+
+
 def takes(arguments: type[Mapping[str, object]]) -> Callable[[F], F]:
     """Show, explain and check the keyword arguments of a public function that end in ``**name: Unpack[arguments]``.
 
@@ -119,6 +146,7 @@ def takes(arguments: type[Mapping[str, object]]) -> Callable[[F], F]:
         def checked(*positional: object, **named: object) -> object:
             if unknown := sorted(named.keys() - known):
                 raise TypeError(f"{function.__name__}() got an unexpected keyword argument {unknown[0]!r}")
+            check_arguments(named)
             return function(*positional, **named)
 
         vars(checked)["__signature__"] = plain.replace(parameters=[*own, *shared])

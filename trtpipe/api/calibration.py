@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import CommonArguments, takes
-from trtpipe.api.paths import folder_of, path_of, path_or_none
 from trtpipe.api.request import refuse_without_data, requested
 from trtpipe.api.results import JSON, BuildResult, run_stages, write_record
 from trtpipe.calibration.statistics_file import merge_statistics
 from trtpipe.config.formats import DEFAULT_QUANTIZED
+from trtpipe.config.paths import folder_of, path_of, path_or_none
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import check_writable, publish_folder
 from trtpipe.pipeline.run_state import artifact_from_file
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from trtpipe.api.arguments import DataLike, PrecisionLike, ShapesLike
-    from trtpipe.api.paths import PathLike
     from trtpipe.calibration.trt_cache import CacheImport
     from trtpipe.config.job import Job
+    from trtpipe.config.paths import PathLike
 
 
 @takes(CommonArguments)

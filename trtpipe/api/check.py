@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.reports import ParityReport
-from trtpipe.api.paths import path_of
+from trtpipe.api.arguments import check_arguments
 from trtpipe.api.request import profile_from
 from trtpipe.api.results import BuildResult, reported, write_record
 from trtpipe.backends.base import load_backend
+from trtpipe.config.paths import path_of
 from trtpipe.config.settings import Settings
 from trtpipe.config.toolchain import machine
 from trtpipe.errors import InputError
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trtpipe.api.arguments import ProfileLike
-    from trtpipe.api.paths import PathLike
     from trtpipe.config.formats import Precision
+    from trtpipe.config.paths import PathLike
     from trtpipe.latency.reports import Latency
     from trtpipe.progress import Progress
     from trtpipe.regression.baseline import Baseline
@@ -115,6 +116,7 @@ def check(
     from trtpipe.regression.bundle import read_build
     from trtpipe.regression.gate import check_build
 
+    check_arguments({"settings": settings, "progress": progress})
     folder, file = path_of(build, "build"), path_of(baseline, "baseline")
     known, found = Baseline.read(file), read_build(folder)
     report = check_build(found, known, file.name, min_metric or {})
@@ -140,6 +142,8 @@ def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline
     from trtpipe.regression.baseline import Baseline, Update, baseline_of
     from trtpipe.regression.bundle import read_build
 
+    if not isinstance(reason, str):
+        raise InputError(f"reason: {reason!r} is no text", 'give a str, such as reason="retrained"')
     where = path_of(file, "file")
     found = read_build(path_of(build, "build"))
     if found.manifest.passed is False:
@@ -152,7 +156,7 @@ def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline
     elif where.exists():
         raise InputError(f"{where}: there is a baseline already", "replace it with --baseline FILE --update REASON")
     made = baseline_of(found, history)
-    write_file(where, made.to_json() + "\n")
+    write_file(where, made.to_file() + "\n")
     return made
 
 

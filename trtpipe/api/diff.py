@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 
-from trtpipe.api.paths import path_of
 from trtpipe.artifact import Record
 from trtpipe.calibration.ranges import Ranges
+from trtpipe.config.paths import path_of
 from trtpipe.regression.bundle import Build, entries, read_build
 from trtpipe.regression.gate import differences
 from trtpipe.report.manifest import ManifestEntry

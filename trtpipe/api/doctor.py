@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trtpipe
+from trtpipe.api.arguments import check_arguments
 from trtpipe.artifact import Record
 from trtpipe.backends.base import load_backend, missing
 from trtpipe.backends.choice import choose_backend
@@ -165,10 +166,14 @@ def diagnose(settings: Settings | None = None) -> Diagnosis:
     Args:
         settings: cache folder and limits (default: from the environment).
 
+    Raises:
+        InputError: ``settings`` is none.
+
     Example:
         >>> trtpipe.diagnose().ready
         True
     """
+    check_arguments({"settings": settings})
     settings = settings or Settings.from_environment()
     here = gpus()
     needs = requirements("trtpipe")

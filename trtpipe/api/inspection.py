@@ -12,12 +12,12 @@ from typing import Literal, TypeAlias
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.alterations import alterations
 from trtpipe.api.other_files import OtherKind, describe, reference_outputs, saved_outputs
-from trtpipe.api.paths import path_of
 from trtpipe.artifact import Record
 from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.engine_file import PlanHeader, read_header
 from trtpipe.backends.null import NullEngine
 from trtpipe.calibration.ranges import Ranges
+from trtpipe.config.paths import path_of
 from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import InputError
@@ -74,7 +74,7 @@ _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxy
         frozenset({"exporter", "contract"}): ("model metadata", "exported", ExportRecord),
         frozenset({"simplified", "nodes_before"}): ("model metadata", "simplified", SimplifyRecord),
         frozenset({"counts", "nodes"}): ("model metadata", "lowered", LowerRecord),
-        frozenset({"flavor", "io"}): ("engine metadata", "engine", EngineRecord),
+        frozenset({"target", "io", "build_seconds"}): ("engine metadata", "engine", EngineRecord),
         frozenset({"model", "target", "io"}): ("engine", "stand_in", NullEngine),
     }
 )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from trtpipe.api.arguments import CommonArguments, takes
 from trtpipe.api.engines import runnable_engine, undamaged
 from trtpipe.api.inspection import inspect
-from trtpipe.api.paths import folder_of, path_of, path_or_none
 from trtpipe.api.request import requested
 from trtpipe.api.results import JSON, PLAN, reported, write_record
 from trtpipe.backends.base import load_backend
+from trtpipe.config.paths import folder_of, path_of, path_or_none
 from trtpipe.config.toolchain import machine
 from trtpipe.engine.record import EngineFigures
 from trtpipe.errors import HostError, InputError
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from trtpipe.api.paths import PathLike
     from trtpipe.artifact import Artifact
     from trtpipe.backends.base import OpenRunner
     from trtpipe.config.job import Job
+    from trtpipe.config.paths import PathLike
     from trtpipe.progress import Progress
 
 COMPARISON = "comparison.json"

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from trtpipe.api.arguments import DEFAULTS, BuildArguments, takes
 from trtpipe.api.inspection import inspect
-from trtpipe.api.paths import path_of
 from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.config.job import Job, Role
+from trtpipe.config.paths import path_of
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings, EvaluationSettings
 from trtpipe.config.settings import Settings
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from trtpipe.api.arguments import DataLike, ShapesLike, SourceLike
-    from trtpipe.api.paths import PathLike
     from trtpipe.config.formats import Precision
     from trtpipe.config.job import Feeds
+    from trtpipe.config.paths import PathLike
     from trtpipe.config.target import Target
 
 D = TypeVar("D", bound=DataSettings)
+
+_A_RECORD = "give a trtpipe.{}, or the path of a TOML file"
 
 #: The argument that gives each role's data. It stands in the recipe for data that the caller holds.
 ARGUMENTS: Mapping[Role, str] = MappingProxyType({"calibration-data": "calib_data", "evaluation-data": "eval_data"})
@@ -69,11 +71,6 @@ def make_job(source: SourceLike | None = None, *, engines: bool = True, **reques
         >>> trtpipe.build(job, "fp16").verdict.outcome  # without data, outputs are compared on random inputs
         'not judged'
     """
-    settings = request.get("settings")
-    if settings is not None and not isinstance(settings, Settings):
-        raise InputError(
-            f"settings: a {type(settings).__name__} is no Settings", "give trtpipe.Settings(cache_dir=...)"
-        )
     profile, recipe = profile_from(request), recipe_from(request)
     found = _source(source, request.get("example_inputs"))
     if isinstance(found, FactorySource) and recipe.data.source:
@@ -87,7 +84,7 @@ def make_job(source: SourceLike | None = None, *, engines: bool = True, **reques
         recipe=recipe,
         backend=backend,
         targets=chosen,
-        settings=settings or Settings.from_environment(),
+        settings=request.get("settings") or Settings.from_environment(),
         simplify=request.get("simplify", True),
         allow_random=request.get("allow_random", False),
     )
@@ -145,7 +142,7 @@ def profile_from(request: BuildArguments) -> DeploymentProfile:
     if found is None:
         found = DeploymentProfile()
     elif not isinstance(found, DeploymentProfile):
-        found = DeploymentProfile.load(path_of(found, "profile"))
+        found = DeploymentProfile.load(path_of(found, "profile", _A_RECORD.format("DeploymentProfile")))
     changes: dict[str, object] = {}
     if (precision := request.get("precision")) is not None:
         changes["precision"] = precision
@@ -169,7 +166,7 @@ def recipe_from(request: BuildArguments) -> CalibrationRecipe:
     if found is None:
         found = CalibrationRecipe()
     elif not isinstance(found, CalibrationRecipe):
-        found = CalibrationRecipe.load(path_of(found, "recipe"))
+        found = CalibrationRecipe.load(path_of(found, "recipe", _A_RECORD.format("CalibrationRecipe")))
     if (data := request.get("calib_data")) is not None:
         found = found.model_copy(update={"data": _at(found.data, data, "calib_data")})
     if (data := request.get("eval_data")) is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.api.paths import folder_of, is_file_name
+from trtpipe.config.paths import folder_of, is_file_name
 from trtpipe.errors import StageError
 from trtpipe.pipeline.executor import failures_of
 from trtpipe.pipeline.pipeline import Step, opened, stages_named
@@ -142,7 +142,7 @@ def write_record(record: Record, out: Path, name: str) -> Path:
     """Write ``record`` to ``out``: a file if it ends in .json, else a folder."""
     named = is_file_name(out, JSON)
     target = out if named else out / name
-    write_file(target, record.to_json() + "\n", named=named)
+    write_file(target, record.to_file() + "\n", named=named)
     return target
 
 

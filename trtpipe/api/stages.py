@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import BuildArguments, CommonArguments, takes
 from trtpipe.api.engines import runnable_engine
-from trtpipe.api.paths import path_of, path_or_none
 from trtpipe.api.request import refuse_without_data, requested
 from trtpipe.api.results import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stages
 from trtpipe.backends.base import Refusal, load_backend
+from trtpipe.config.paths import path_of, path_or_none
 from trtpipe.config.source import parse_source
 from trtpipe.errors import BuildError, InputError
 from trtpipe.pipeline.pipeline import Step, opened, stages_for
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from trtpipe.api.arguments import DataLike, PrecisionLike, ShapesLike, SourceLike
-    from trtpipe.api.paths import PathLike
     from trtpipe.config.job import Job
+    from trtpipe.config.paths import PathLike
     from trtpipe.config.target import Target
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import ModelArguments, takes
-from trtpipe.api.paths import folder_of, path_of, path_or_none
 from trtpipe.api.request import refuse_without_data, requested
 from trtpipe.api.results import JSON, run_published
 from trtpipe.config.formats import DEFAULT_QUANTIZED
+from trtpipe.config.paths import folder_of, path_of, path_or_none
 from trtpipe.config.tomlfile import FROM_FILE, dump_toml
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import opened, stages_named
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from trtpipe.api.arguments import DataLike, SourceLike
-    from trtpipe.api.paths import PathLike
     from trtpipe.api.results import BuildResult
     from trtpipe.config.job import Job, Role
+    from trtpipe.config.paths import PathLike
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 
@@ -56,7 +56,7 @@ def sensitivity(
         precision: ``int8`` (default), ``fp8`` or ``best``.
 
     Raises:
-        InputError: the precision has no choice, or there is no data.
+        InputError: the precision has no choice, there is no data, or an argument is wrong; the message names it.
         StageError: no node of the model can be lowered.
 
     Example:
@@ -65,6 +65,8 @@ def sensitivity(
         ['matmul_4', 'matmul_0', 'matmul_2']
     """
     where = path_or_none(out, "out")
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise InputError(f"samples: {samples!r} is no number of feeds", "give a whole number of 1 or more")
     with requested(source, engines=False, usual=DEFAULT_QUANTIZED, **request) as job:
         refuse_other_precisions(job)
         if where is not None:
@@ -164,7 +166,7 @@ def _write(result: TuneResult, out: Path, held: Collection[Role]) -> tuple[Path,
         profile["shapes"] = profile["shapes"][0]
     texts = {
         out: dump_toml(profile),
-        out.with_suffix(".json"): result.tuning.to_json() + "\n",
+        out.with_suffix(".json"): result.tuning.to_file() + "\n",
         out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe, held)),
     }
     write_files(texts, named=(out,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,7 +43,6 @@ class Extent(Record):
 class Extents(Record):
     """``extents.json``: tensor -> what it was seen to hold. Tensors never computed, or not finite, are left out."""
 
-    schema_version: Literal[1] = 1
     samples: int
     tensors: dict[str, Extent]
 

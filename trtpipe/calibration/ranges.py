@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
@@ -59,7 +59,6 @@ class Ranges(Record):
         corrections_failed: why looking for them failed; empty where it did not.
     """
 
-    schema_version: Literal[2] = 2
     method: Method
     percentile: float | None = None
     samples: int

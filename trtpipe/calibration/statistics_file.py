@@ -7,15 +7,15 @@ import tempfile
 import zipfile
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import ValidationError
 
 from trtpipe.artifact import Record
 from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.statistics_arrays import ARRAYS, from_arrays, to_arrays
+from trtpipe.config.paths import path_of, paths_of
 from trtpipe.data.npz import opened, read_members, reading
 from trtpipe.durable import plain_mode
 from trtpipe.errors import InputError
@@ -32,7 +32,6 @@ _ARRAYS = {"about": np.uint8, **ARRAYS}
 class _About(Record):
     """The names of the tensors, and the data the statistics are based on."""
 
-    schema_version: Literal[2] = 2
     tensors: tuple[str, ...]
     data_summaries: tuple[DataSummary, ...]
 
@@ -43,7 +42,7 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    about = _About(tensors=tuple(sorted(statistics.tensors)), data_summaries=statistics.data_summaries).to_json()
+    about = _About(tensors=tuple(sorted(statistics.tensors)), data_summaries=statistics.data_summaries).to_file()
     arrays = {"about": np.frombuffer(about.encode(), np.uint8), **to_arrays(statistics)}
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
@@ -69,12 +68,7 @@ def load_statistics(path: Path) -> Statistics:
     for name, array in arrays.items():
         if array.dtype != _ARRAYS[name] or array.ndim != 1:
             raise InputError(f"{path}: array {name!r} is {array.dtype}{list(array.shape)}", _REMEDY)
-    try:
-        about = _About.model_validate_json(arrays["about"].tobytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "its description"
-        raise InputError(f"{path}: {where}: {first['msg']}", _REMEDY) from error
+    about = _About.parse(arrays["about"].tobytes(), path)
     try:
         found = from_arrays(about.tensors, arrays)
     except (IndexError, ValueError) as error:
@@ -90,16 +84,17 @@ def merge_statistics(paths: Sequence[str | os.PathLike[str]], out: str | os.Path
         out: the file to write; replaced atomically.
 
     Raises:
-        InputError: there are no files, one is damaged, two are of different models, or two are of the same samples.
+        InputError: ``paths`` is no list of paths, or empty; a file is damaged; two are of different models, or of the
+            same samples.
         OSError: ``out`` cannot be written.
 
     Example:
         >>> trtpipe.merge_statistics(["a/statistics.npz", "b/statistics.npz"], "merged.npz").samples
         64
     """
-    if not paths:
+    files, out = paths_of(paths, "paths"), path_of(out, "out")
+    if not files:
         raise InputError("no statistics to merge", "name at least one statistics.npz")
-    files, out = [Path(path) for path in paths], Path(out)
     parts: list[Statistics] = []
     origin: dict[str, Path] = {}
     for path in files:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -24,10 +23,12 @@ from pydantic import (
 
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FULL_PRECISION, Precision
+from trtpipe.config.paths import path_of
 from trtpipe.config.recipe import METRICS
 from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import FROM_FILE, load_toml
 from trtpipe.config.units import amount, exact_bytes, exact_seconds, parse_amount, parse_bytes, parse_seconds
+from trtpipe.config.user_record import UserRecord
 from trtpipe.errors import InputError
 
 
@@ -73,7 +74,7 @@ TargetName = Annotated[str, _from_text(_target_name)]
 Dims = Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], Field()]
 
 
-class ShapeRange(Record):
+class ShapeRange(UserRecord):
     """The smallest, the typical and the largest shape of one dynamic input: 0 at least, and 31 bits at most."""
 
     min: Dims
@@ -109,7 +110,7 @@ class ShapeRange(Record):
 OptimizationProfile: TypeAlias = "dict[str, ShapeRange]"
 
 
-class OutputTolerance(Record):
+class OutputTolerance(UserRecord):
     """When two outputs count as equal.
 
     ``elemwise``: every element is within ``atol`` of the reference, or within ``rtol * |reference|`` (Polygraphy's
@@ -150,7 +151,7 @@ class Tolerance(OutputTolerance):
         return OutputTolerance.model_validate(merged)
 
 
-class AccuracyGate(Record):
+class AccuracyGate(UserRecord):
     """What a build has to reach, and what it may cost.
 
     Amounts are absolute, never relative. Of a metric that is a share, ``1%``, ``1pt`` and ``0.01`` are the same: one
@@ -209,7 +210,7 @@ class MetricLimits(Record):
     min_metric: dict[str, float] = {}
 
 
-class LatencySettings(Record):
+class LatencySettings(UserRecord):
     """How latency is measured, in trtexec's words, and the budget it has to meet.
 
     Attributes:
@@ -232,7 +233,7 @@ class LatencySettings(Record):
     cpu: bool = False
 
 
-class BuildSettings(Record):
+class BuildSettings(UserRecord):
     """Options of the engine builder, with trtexec's meaning. Which flavor takes which: docs/building.md.
 
     Attributes:
@@ -284,7 +285,7 @@ class BuildSettings(Record):
         return self
 
 
-class ExportSettings(Record):
+class ExportSettings(UserRecord):
     """How a source becomes an ONNX model: options of the PyTorch export, and of reading an ONNX file.
 
     Attributes:
@@ -300,7 +301,7 @@ class ExportSettings(Record):
     freeze_inputs: tuple[str, ...] = ()
 
 
-class DeploymentProfile(Record):
+class DeploymentProfile(UserRecord):
     """Everything that decides a build except the model and the data.
 
     Attributes:
@@ -352,4 +353,4 @@ class DeploymentProfile(Record):
         Raises:
             RecipeError: the file or a key in it is wrong; the message names both.
         """
-        return load_toml(Path(path), cls)
+        return load_toml(path_of(path, "path"), cls)

@@ -12,9 +12,10 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from trtpipe.artifact import Record
 from trtpipe.config.methods import Method
+from trtpipe.config.paths import path_of
 from trtpipe.config.tomlfile import FROM_FILE, load_toml
+from trtpipe.config.user_record import UserRecord
 from trtpipe.errors import RecipeError
 
 Pixels = Annotated[int, Field(ge=1)]
@@ -24,7 +25,7 @@ WeightMethod: TypeAlias = Literal["max", "mse"]
 _MODULE_FUNCTION = re.compile(r"[^\W\d][\w.]*(?<!\.py):[^\W\d]\w*")
 
 
-class ImageSettings(Record):
+class ImageSettings(UserRecord):
     """From an image file to a tensor: resize the short side, crop the center or fill up, scale, normalize, lay out.
 
     ``y = (x / 255 - mean) / std`` per channel, in float32, in the channel order and layout named.
@@ -110,7 +111,7 @@ _FILE = "\0"
 Classes = Annotated[tuple[str, ...], BeforeValidator(_class_names)]
 
 
-class DataSettings(Record):
+class DataSettings(UserRecord):
     """Where samples come from.
 
     Attributes:
@@ -169,7 +170,7 @@ class EvaluationSettings(DataSettings):
         return value
 
 
-class CalibrationRecipe(Record):
+class CalibrationRecipe(UserRecord):
     """How activation ranges are found.
 
     Attributes:
@@ -201,17 +202,18 @@ class CalibrationRecipe(Record):
         Raises:
             RecipeError: the file or a key in it is wrong; the message names both.
         """
-        recipe, folder = load_toml(Path(path), cls), Path(path).parent
+        path = path_of(path, "path")
+        recipe, folder = load_toml(path, cls), path.parent
         data, evaluation = _anchored(recipe.data, "source", folder), recipe.evaluation
         if evaluation is not None:
             evaluation = _anchored(evaluation, "source", folder)
             evaluation = _anchored(evaluation, "metric", folder) if evaluation.own else evaluation
         return recipe.model_copy(
             update={
-                "classes": _named(recipe.classes, Path(path)),
-                "data": data.model_copy(update={"classes": _named(data.classes, Path(path))}),
+                "classes": _named(recipe.classes, path),
+                "data": data.model_copy(update={"classes": _named(data.classes, path)}),
                 "evaluation": evaluation
-                and evaluation.model_copy(update={"classes": _named(evaluation.classes, Path(path))}),
+                and evaluation.model_copy(update={"classes": _named(evaluation.classes, path)}),
             }
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.config.authenticity import UserKey
+from trtpipe.config.paths import path_of
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
 
 #: A shorter text is guessed too soon.
 _LEAST_SECRET = 16
+#: Settings that are numbers: the least they may be, and whether they are whole.
+_NUMBERS = (
+    ("worker_seconds", 1e-9, False),
+    ("worker_memory", 1, True),
+    ("threads", 0, True),
+    ("jobs", 1, True),
+    ("engine_seconds", 1e-9, False),
+    ("engine_memory", 1, True),
+)
 
 
 def environment() -> Mapping[str, str]:
@@ -51,6 +61,9 @@ def user_key(given: Mapping[str, str] | None = None) -> UserKey:
 class Settings:
     """Settings from the environment. None of them may change the bytes of an artifact.
 
+    Raises:
+        InputError: one is of the wrong kind; the message names it.
+
     Attributes:
         cache_dir: the folder of the artifact store (``TRTPIPE_CACHE_DIR``; default: the user's cache folder).
         worker_seconds: time limit of one child process (``TRTPIPE_WORKER_SECONDS``); ``None``: by the work and the
@@ -66,7 +79,7 @@ class Settings:
         isolate: whether onnxruntime runs models in a child process; inside a child it does not (``in_child``).
     """
 
-    cache_dir: Path
+    cache_dir: Path  # a str is taken, too
     worker_seconds: float | None = None
     worker_memory: int | None = None
     threads: int = 0
@@ -76,6 +89,22 @@ class Settings:
     engine_seconds: float | None = None
     engine_memory: int | None = None
     key: UserKey = field(default_factory=user_key, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache_dir", path_of(self.cache_dir, "cache_dir"))
+        for name, least, whole in _NUMBERS:
+            value: object = getattr(self, name)
+            kinds = (int,) if whole else (int, float)
+            if value is None and name != "threads":
+                continue
+            if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value < float("inf"):
+                kind = f"a whole number of {least} or more" if whole else "a number of seconds above 0"
+                raise InputError(f"{name}: {value!r} is not {kind}", f"give Settings({name}=...) one, or leave it out")
+        for name in ("sandbox", "isolate"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(
+                    f"{name}: {getattr(self, name)!r} is neither True nor False", f"give Settings({name}=...) one"
+                )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import AfterValidator, PlainSerializer, PlainValidator
 
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FORMATS, Format, Precision, find_format
@@ -52,6 +52,8 @@ def _named(value: object) -> Format:
 
 #: A row of the table of formats, under its name in JSON.
 NamedFormat: TypeAlias = Annotated[Format, PlainValidator(_named), PlainSerializer(str)]
+#: Names or patterns whose order means nothing: sorted, each once.
+Names: TypeAlias = Annotated[tuple[str, ...], AfterValidator(lambda names: tuple(sorted(set(names))))]
 #: Input name -> shape.
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
@@ -107,8 +109,8 @@ class QuantizationSettings(Record):
     """
 
     precision: Precision
-    keep: tuple[str, ...] = ()
-    int8_nodes: tuple[str, ...] | None = None
+    keep: Names = ()
+    int8_nodes: Names | None = None
     weights: WeightMethod = "max"
     shapes: Shapes = {}
     attention: bool = False
@@ -134,14 +136,14 @@ class EngineSearchSettings(Record):
 
     Attributes:
         backend: empty where no target is named.
-        targets: sorted; none where placements are not compared.
+        targets: none where placements are not compared.
         tolerance: no placement may take outputs beyond it, where INT8 everywhere does not.
     """
 
     precision: Precision
     tolerance: Tolerance
     backend: str = ""
-    targets: tuple[str, ...] = ()
+    targets: Names = ()
     shapes: Shapes = {}
     build: BuildSettings = BuildSettings()
 
@@ -158,7 +160,7 @@ class EngineSearchSettings(Record):
             precision=precision,
             tolerance=request.profile.tolerance,
             backend=request.backend,
-            targets=tuple(sorted({target.name for target in request.targets})),
+            targets=tuple(target.name for target in request.targets),
             shapes=typical_shapes(request.profile)[0],
             build=builder_options(request.profile.build),
         )
@@ -295,7 +297,7 @@ class LowerSettings(Record):
     """
 
     precision: Precision
-    keep: tuple[str, ...]
+    keep: Names
     quantization: QuantizationSettings | None
     search: EngineSearchSettings | None
 
@@ -371,7 +373,7 @@ class VerifySettings(Record):
     limits: MetricLimits
     synthetic: tuple[Shapes, ...]
     backend: str
-    targets: tuple[str, ...]
+    targets: Names
 
 
 class MeasureSettings(Record):
@@ -385,7 +387,7 @@ class MeasureSettings(Record):
     shapes: tuple[Shapes, ...]
     emulated: NamedFormat | None
     backend: str
-    targets: tuple[str, ...]
+    targets: Names
 
 
 class SensitivitySettings(Record):
@@ -420,6 +422,7 @@ class CalibrationQuote(Record):
     method: Method
     percentile: float
     weights: WeightMethod
+    corrections: Literal["auto", "none"]
 
 
 class BundleSettings(Record):
@@ -428,7 +431,7 @@ class BundleSettings(Record):
     Attributes:
         trtpipe: its version.
         source: what the user named, without folders.
-        profile: plug-ins without folders.
+        profile: plug-ins without folders, patterns in an order of their own.
         calibration: of the recipe; ``None`` for a precision without ranges.
     """
 

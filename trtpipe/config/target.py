@@ -155,6 +155,8 @@ def find_target(text: str) -> Target:
         >>> trtpipe.find_target("RTX 4090").name
         'sm89'
     """
+    if not isinstance(text, str):
+        raise InputError(f"text: {text!r} is no name of a GPU", 'give a str such as "sm89", "8.9" or "rtx4090"')
     word = _plain(text)
     if version := re.fullmatch(r"(\d+)\.(\d)", word):
         word = f"sm{version[1]}{version[2]}"

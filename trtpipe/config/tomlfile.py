@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from trtpipe.config.units import suggestion
+from trtpipe.config.complaints import complaint
 from trtpipe.errors import RecipeError
 
 if sys.version_info >= (3, 11):
@@ -20,8 +20,6 @@ else:
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from pydantic_core import ErrorDetails
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -62,59 +60,7 @@ def load_toml(path: Path, model: type[M]) -> M:
     try:
         return model.model_validate(data, context=FROM_FILE)
     except ValidationError as error:
-        raise _complaint(path, model, data, error) from error
-
-
-def _complaint(path: Path, model: type[BaseModel], data: Any, error: ValidationError) -> RecipeError:
-    first, where = _most_telling(data, error)
-    key = ".".join(str(part) for part in where) or "document"
-    known = _keys_at(model, where[:-1])
-    if first["type"] == "extra_forbidden":
-        return RecipeError(f"{path}: unknown key {key!r}", suggestion(str(where[-1]), known, "keys here"))
-    if first["type"] == "missing" and isinstance(where[-1], str):
-        return RecipeError(f"{path}: key {key!r} is missing", f"add {where[-1]!r}")
-    message = _KINDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
-    return RecipeError(f"{path}: {key}: {message}", f"correct {key!r} (it is {first['input']!r:.80})")
-
-
-def _most_telling(data: Any, error: ValidationError) -> tuple[ErrorDetails, tuple[int | str, ...]]:
-    """The first complaint and where it is; of the members of a union, the one that got furthest into the value."""
-    located = [(complaint, _written(data, complaint["loc"])) for complaint in error.errors()]
-    start = located[0][1]
-    return max((item for item in located if item[1][: len(start)] == start), key=lambda item: len(item[1]))
-
-
-def _written(data: Any, where: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The part of pydantic's location that stands in the file, without its names for the members of a union."""
-    found: list[int | str] = []
-    for part in where:
-        if isinstance(data, dict) and isinstance(part, str):
-            data = data.get(part)
-        elif isinstance(data, list) and isinstance(part, int):
-            data = data[part] if part < len(data) else None
-        else:
-            continue
-        found.append(part)
-    return tuple(found)
-
-
-def _keys_at(model: type[BaseModel], where: tuple[Any, ...]) -> list[str]:
-    """The keys that may stand in the table at ``where``, found by walking the models' annotations."""
-    current: type[BaseModel] = model
-    for part in where:
-        field = current.model_fields.get(part) if isinstance(part, str) else None
-        found = _model_in(field.annotation) if field else None
-        current = found or current
-    return sorted(field.alias or name for name, field in current.model_fields.items())
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in get_args(annotation):
-        if found := _model_in(argument):
-            return found
-    return None
+        raise complaint(str(path), model, data, error, _KINDS) from error
 
 
 def dump_toml(data: Mapping[str, Any]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from trtpipe.artifact import Record
 from trtpipe.backends.timing import DeviceState
 from trtpipe.engine.record import EngineFigures
@@ -95,7 +93,6 @@ class LatencyReport(Record):
         notes: what the figures do not show.
     """
 
-    schema_version: Literal[2] = 2
     machine: dict[str, str | int]
     measurements: tuple[Latency, ...]
     engines: dict[str, EngineFigures] = {}

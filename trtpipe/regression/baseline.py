@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, Record
@@ -54,7 +54,8 @@ class Baseline(Record):
         history: earlier baselines that this one replaced, oldest first.
     """
 
-    schema_version: Literal[2] = 2
+    SCHEMA: ClassVar[int] = 3
+
     trtpipe: str
     precision: str
     contract: IOContract

@@ -52,7 +52,6 @@ class CheckReport(Record):
         findings: in order of importance.
     """
 
-    schema_version: Literal[2] = 2
     baseline: str
     build: str
     verdict: Verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -48,7 +48,6 @@ class Manifest(Record):
         notes: remarks of the stages.
     """
 
-    schema_version: Literal[2] = 2
     trtpipe: str
     source: str
     precision: Precision

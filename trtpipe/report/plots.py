@@ -11,6 +11,7 @@ import numpy as np
 
 from trtpipe.config.formats import FP16, INT8, find_format
 from trtpipe.config.os_errors import translate_os_errors
+from trtpipe.config.paths import path_of
 from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def plot_statistics(
     from trtpipe.config.units import suggestion
 
     require_matplotlib()
-    statistics, folder = Path(statistics), Path(folder)
+    statistics, folder = path_of(statistics, "statistics"), path_of(folder, "folder")
     form = find_format(precision) if isinstance(precision, str) else precision
     if form is None or not form.quantized:
         raise InputError(f"precision: {precision} is no quantized format", "give int8 or fp8")
@@ -120,6 +121,7 @@ def plot_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:
         path: the file.
 
     Raises:
+        InputError: ``path`` is a folder.
         HostError: matplotlib is not installed, or ``path`` cannot be written to.
 
     Example:
@@ -127,7 +129,9 @@ def plot_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:
         >>> trtpipe.plot_sensitivity(found, "sensitivity.png")
     """
     require_matplotlib()
-    path = Path(path)
+    path = path_of(path, "path")
+    if path.is_dir():
+        raise InputError(f"path: {path} is a folder", "name the PNG file to write, such as sensitivity.png in it")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

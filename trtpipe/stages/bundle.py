@@ -43,13 +43,19 @@ class Bundle(Stage[BundleSettings]):
     def settings(self, request: BuildRequest) -> BundleSettings:
         profile, recipe = request.profile, request.recipe
         build = profile.build.model_copy(update={"plugins": tuple(Path(name).name for name in profile.build.plugins)})
-        quote = CalibrationQuote(method=recipe.method, percentile=recipe.percentile, weights=recipe.weights)
+        patterns = {"keep": tuple(sorted(set(profile.keep))), "int8_nodes": tuple(sorted(set(profile.int8_nodes)))}
+        quote = CalibrationQuote(
+            method=recipe.method,
+            percentile=recipe.percentile,
+            weights=recipe.weights,
+            corrections=recipe.corrections,
+        )
         return BundleSettings(
             trtpipe=trtpipe.__version__,
             source="" if request.source is None else Path(request.source.label).name,
             backend=request.backend,
             targets=tuple(target.name for target in request.targets),
-            profile=profile.model_copy(update={"build": build}),
+            profile=profile.model_copy(update={"build": build, **patterns}),
             simplify=request.simplify,
             calibration=quote if profile.precision.calibrated else None,
         )

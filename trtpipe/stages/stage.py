@@ -161,6 +161,7 @@ class Inputs:
         return None if found is None else self.path(found)
 
     def engines(self, targets: Collection[str] | None = None) -> tuple[Artifact, ...]:
-        """The engines for ``targets`` (default: all), in the order of their targets."""
+        """The engines for ``targets`` (default: all), sorted by label, in whatever order they were asked for."""
         engines = (artifact for artifact in self.artifacts.values() if artifact.kind == "engine")
-        return tuple(engine for engine in engines if targets is None or engine.target in targets)
+        found = (engine for engine in engines if targets is None or engine.target in targets)
+        return tuple(sorted(found, key=lambda engine: engine.label))

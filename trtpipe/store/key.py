@@ -13,8 +13,9 @@ from trtpipe.digest import canonical_json, sha256_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Raised when the meaning of a key's fields changes, so that older keys are never met again.
-SCHEMA = 2
+#: Raised when the meaning of a key's fields changes, or the form of every record in a file: older keys are never met
+#: again.
+SCHEMA = 3
 
 
 def _own_copy(value: dict[str, Any]) -> dict[str, Any]:

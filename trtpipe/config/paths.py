@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,24 +15,37 @@ if TYPE_CHECKING:
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
-def path_of(path: PathLike, argument: str) -> Path:
+def path_of(path: PathLike, argument: str, remedy: str = "give a str or a pathlib.Path") -> Path:
     """The path that an argument gives.
 
     Args:
         argument: its name, for the error.
+        remedy: what else it may be, where a path is not all.
 
     Raises:
         InputError: it is neither text nor path-like, or a path of bytes.
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(text, str):
-        raise InputError(f"{argument}: a {type(path).__name__} is not a path", "give a str or a pathlib.Path")
+        raise InputError(f"{argument}: a {type(path).__name__} is not a path", remedy)
     return Path(text)
 
 
 def path_or_none(path: PathLike | None, argument: str) -> Path | None:
     """The path that an optional argument gives."""
     return None if path is None else path_of(path, argument)
+
+
+def paths_of(paths: Iterable[PathLike], argument: str) -> tuple[Path, ...]:
+    """The paths that an argument gives; a single one is no list of its letters.
+
+    Raises:
+        InputError: it is one path, or no list of paths.
+    """
+    if isinstance(paths, (str, os.PathLike)) or not isinstance(paths, Iterable):
+        kind = "one path" if isinstance(paths, (str, os.PathLike)) else f"a {type(paths).__name__}"
+        raise InputError(f"{argument}: {paths!r} is {kind}, not a list of paths", f"give {argument}=[path, ...]")
+    return tuple(path_of(path, argument) for path in paths)
 
 
 def is_file_name(out: Path, suffixes: Collection[str]) -> bool:
