@@ -87,7 +87,7 @@ class ShapeRange(UserRecord):
             raise ValueError(f"min, opt and max differ in rank: {len(self.min)}, {len(self.opt)}, {len(self.max)}")
         for axis, (low, mid, high) in enumerate(zip(self.min, self.opt, self.max, strict=True)):
             if not low <= mid <= high:
-                raise ValueError(f"dimension {axis}: min {low} <= opt {mid} <= max {high} does not hold")
+                raise ValueError(f"dimension {axis}: min {low}, opt {mid}, max {high} are not in ascending order")
         return self
 
     def joined(self, other: ShapeRange) -> ShapeRange:
@@ -211,7 +211,7 @@ class MetricLimits(Record):
 
 
 class LatencySettings(UserRecord):
-    """How latency is measured, in trtexec's words, and the budget it has to meet.
+    """How latency is measured, in trtexec's words, and the limit it has to meet.
 
     Attributes:
         warmup, duration: how long to run before timing, and how long to time.
@@ -219,7 +219,7 @@ class LatencySettings(UserRecord):
         cuda_graph: whether an engine's kernels are launched as one CUDA graph.
         transfers: whether copies to and from the GPU are part of an inference.
         batches: batch sizes to measure at; empty: as the shapes have it.
-        max_p99: the budget.
+        max_p99: the limit of the latency gate.
         cpu: whether the lowered graph is timed on the CPU where no GPU here runs the engines.
     """
 
@@ -237,23 +237,23 @@ class BuildSettings(UserRecord):
     """Options of the engine builder, with trtexec's meaning. Which flavor takes which: docs/building.md.
 
     Attributes:
-        workspace: most scratch memory of the engine, in bytes; ``None``: the builder's default.
-        opt_level: effort of the builder.
+        workspace: workspace limit, in bytes; ``None``: the builder's default.
+        opt_level: builder optimization level.
         timing_cache: whether kernels timed by earlier builds on this machine are not timed again; ``None``: yes, where
             the flavor times any.
         version_compatible: the engine also runs on later versions of the same major version.
         exclude_lean_runtime: such an engine does not carry its own runtime.
         hardware_compatibility: on which other GPUs the engine runs too.
         weight_streaming: weights may stay in host memory and be streamed to the GPU.
-        strip_weights: the plan holds no weights that can be put back by a refit.
-        refit: all weights can be exchanged in a finished engine.
-        sparsity: kernels for weights with two zeros in every four may be used.
+        strip_weights: weight-stripped engine: the plan holds no weights that a refit can put back.
+        refit: refittable engine: all weights of it can be replaced after the build.
+        sparsity: kernels for weights with 2:4 structured sparsity may be used.
         dla_core: the Deep Learning Accelerator to build for; ``None``: the GPU.
         gpu_fallback: layers that the accelerator cannot run are run by the GPU.
         max_aux_streams: CUDA streams that an inference may use besides its own.
         plugins: shared libraries with plug-ins; taken from a profile only, because their code is run.
         shared_plan: several targets may share one plan, where the flavor allows that.
-        time_limit, memory_limit: what the build of one engine may take, in seconds and bytes.
+        time_limit, memory_limit: build timeout and memory limit of one engine, in seconds and bytes.
     """
 
     workspace: Bytes | None = None

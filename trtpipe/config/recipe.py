@@ -177,10 +177,10 @@ class CalibrationRecipe(UserRecord):
         method: ``max`` (the largest magnitude seen), ``percentile`` (clip the rarest magnitudes), ``mse`` (least
             expected squared error), ``entropy`` (TensorRT's), or ``auto`` (per tensor the one that loses least at
             the model's output).
-        percentile: share of magnitudes kept, in percent; for the method of this name only.
-        weights: how far each channel of a weight reaches: ``max`` or ``mse``.
-        corrections: ``auto`` evens out activations and corrects biases where that lessens the output's error on real
-            samples; ``none`` leaves the model as it is.
+        percentile: calibration percentile; for the method of this name only.
+        weights: per-channel weight range: ``max`` or ``mse``.
+        corrections: ``auto``: SmoothQuant and bias correction where they reduce the output's error on real samples;
+            ``none`` leaves the model as it is.
         classes: names of the model's classes, for both kinds of data; see ``DataSettings``.
         data: the calibration samples.
         evaluation: held-out samples for accuracy; parity is checked on them too.

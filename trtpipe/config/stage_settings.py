@@ -102,7 +102,7 @@ class QuantizationSettings(Record):
 
     Attributes:
         int8_nodes: ``None`` for precisions other than ``best``.
-        weights: how far each channel of a weight reaches.
+        weights: per-channel weight range: ``max`` or ``mse``.
         shapes: the work of a node is counted at them.
         attention: whether the two products of an attention may be quantized. Whether they gain by it depends on the
             builder and the size of the heads, so only where engines are compared.

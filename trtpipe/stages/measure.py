@@ -35,7 +35,7 @@ class Measure(Stage[MeasureSettings]):
 
     name = "measure"
     produces = "latency"
-    version = 3
+    version = 4
     packages = ("onnxruntime",)
 
     def settings(self, request: BuildRequest) -> MeasureSettings | NotNeeded:
@@ -80,7 +80,7 @@ class Measure(Stage[MeasureSettings]):
                 found += _measured(runner, "lowered", settings, inputs, source, progress, on_gpu=False)
         for leftover in workdir.iterdir():
             leftover.unlink()
-        budget = settings.latency.max_p99
+        limit = settings.latency.max_p99
         report = LatencyReport(
             machine=machine(),
             measurements=tuple(found),
@@ -89,9 +89,9 @@ class Measure(Stage[MeasureSettings]):
                 for engine in inputs.engines()
                 if engine.described
             },
-            max_p99=None if budget is None else budget * 1e3,
-            passed=_within(found, budget),
-            notes=tuple(_notes(found, budget)),
+            max_p99=None if limit is None else limit * 1e3,
+            passed=_within(found, limit),
+            notes=tuple(_notes(found, limit)),
         )
         report.write(workdir / LATENCY)
         return Draft("latency", workdir, (LATENCY,)), ()
@@ -129,14 +129,14 @@ def _measured(
         yield measure(runner, feed, words, settings.latency, label, progress, on_gpu=on_gpu)
 
 
-def _within(found: list[Latency], budget: float | None) -> bool | None:
-    """Whether every GPU latency meets the budget in seconds; ``None`` where there is none of either."""
+def _within(found: list[Latency], limit: float | None) -> bool | None:
+    """Whether every GPU latency meets the limit in seconds; ``None`` where there is none of either."""
     figures = [figure.p99 for figure in found if figure.on_gpu]
-    return None if budget is None or not figures else all(p99 <= budget * 1e3 for p99 in figures)
+    return None if limit is None or not figures else all(p99 <= limit * 1e3 for p99 in figures)
 
 
-def _notes(found: list[Latency], budget: float | None) -> Iterator[str]:
+def _notes(found: list[Latency], limit: float | None) -> Iterator[str]:
     if not any(figure.on_gpu for figure in found):
         yield _CPU_NOTE
-        if budget is not None:
-            yield "the latency budget was not judged: no engine could run here"
+        if limit is not None:
+            yield "latency gate: not evaluated, because no engine could run on this machine"

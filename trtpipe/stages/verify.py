@@ -260,11 +260,11 @@ def _half_of_source(inputs: Inputs) -> Format | None:
 def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progress: Progress) -> None:
     for comparison in comparisons:
         for output in comparison.outputs:
-            unjudged = output.agreement is not None and output.tolerance.min_agreement is None
-            if unjudged and output.mean_abs > _MANY_DIFFER:
+            ungated = output.agreement is not None and output.tolerance.min_agreement is None
+            if ungated and output.mean_abs > _MANY_DIFFER:
                 progress.warn(
                     f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} differ "
-                    f"from {reference}'s; judge them by a metric, or by --min-agreement {output.output}:SHARE"
+                    f"from {reference}'s; evaluate a metric, or give --min-agreement {output.output}:SHARE"
                 )
 
 

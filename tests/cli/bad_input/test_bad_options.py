@@ -56,7 +56,7 @@ class TestShapes:
     def test_smallest_above_typical(self, refused: Refused, dynamic: Path) -> None:
         words = ("--min-shapes", "image:4x8", "--opt-shapes", "image:2x8", "--max-shapes", "image:8x8")
         error, remedy = refused(dynamic, *words)
-        assert error.endswith("input 'image': dimension 0: min 4 <= opt 2 <= max 8 does not hold")
+        assert error.endswith("input 'image': dimension 0: min 4, opt 2, max 8 are not in ascending order")
         assert "--min-shapes" in remedy
 
     def test_range_without_its_ends(self, refused: Refused, dynamic: Path) -> None:
