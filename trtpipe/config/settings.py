@@ -12,6 +12,40 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: What a confined child keeps of the environment: how to find libraries, languages and time zones, how many threads to
+#: use, and our own limits. Never what may hold a secret.
+_KEPT = frozenset(
+    {
+        *("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "LOCPATH"),
+        *("PYTHONHOME", "PYTHONPATH", "PYTHONHASHSEED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONNOUSERSITE"),
+        *("PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "PYTHONFAULTHANDLER", "PYTHONMALLOC"),
+        *("TRTPIPE_CACHE_DIR", "TRTPIPE_WORKER_SECONDS", "TRTPIPE_WORKER_MEMORY_GB", "TRTPIPE_JOBS"),
+        *("TRTPIPE_THREADS", "TRTPIPE_SANDBOX", "ORT_DISABLE_TELEMETRY"),
+    }
+)
+_KEPT_FAMILIES = ("LC_", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "MALLOC_")
+
+
+def confined_environment() -> dict[str, str]:
+    """The part of the environment that a confined child gets."""
+    return {name: os.environ[name] for name in os.environ if name in _KEPT or name.startswith(_KEPT_FAMILIES)}
+
+
+def reduce_environment() -> None:
+    """Give up all of this process's environment that a confined child does not get."""
+    replace_environment({os.fsencode(name): os.fsencode(value) for name, value in confined_environment().items()})
+
+
+def whole_environment() -> dict[bytes, bytes]:
+    """The environment of this process, for a child that runs the user's code."""
+    return dict(os.environb)
+
+
+def replace_environment(environment: Mapping[bytes, bytes]) -> None:
+    """Make ``environment`` this process's own."""
+    os.environb.clear()
+    os.environb.update(environment)
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
+from trtpipe.config.settings import confined_environment
 from trtpipe.isolation.exit_status import error_of
 from trtpipe.isolation.linux import POLL_SECONDS
 from trtpipe.isolation.messages import LINE_BYTES, ForkReply, ForkRequest, MessageStream
@@ -88,6 +89,7 @@ class ForkServer:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
+                env=confined_environment(),  # a child that runs the user's code is told the rest
             )
         self._control = mine
         return mine

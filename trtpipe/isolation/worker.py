@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.artifact import R, Record
+from trtpipe.config.settings import confined_environment
 from trtpipe.config.toolchain import cores
 from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Ending, Outcome, Stop, error_of, raise_from
@@ -237,6 +238,7 @@ class _Child:
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
+            env=confined_environment() if confinement else None,
         )
         self._watch = ChildWatch(self._process.pid, limits, progress)
         self._selector = selectors.DefaultSelector()
