@@ -1,6 +1,6 @@
 """A confined process that tries to get out, one line of JSON: what it tried -> "done", or the class of the error.
 
-Run by ``test_sandbox.py`` with one argument, a JSON object: the folders ``inputs``, ``work`` and ``outside``, a ``port``
+Run by ``test_sandbox.py`` with one argument, a JSON object: the folders ``inputs``, ``work``, ``outside``, a ``port``
 of this machine, the id of the ``parent``, a file ``shared`` in /dev/shm, and whether to use ``landlock``.
 """
 

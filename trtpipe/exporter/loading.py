@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trtpipe.data.usercode import one_process, running
 from trtpipe.errors import HostError, InputError
 
 try:
@@ -49,12 +50,8 @@ def _call_factory(module: str, function: str) -> tuple[object, tuple[Any, ...] |
             f"{label} needs arguments ({', '.join(needed)})",
             "name a function without arguments; wrap this one if needed",
         )
-    try:
+    with running(f"{label} raised", _folder(module), "run the factory by itself and fix it"):
         made = factory()
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{label} raised {type(error).__name__}: {error}", "run the factory by itself and fix it"
-        ) from error
     examples = None
     if isinstance(made, tuple):
         if len(made) != 2:
@@ -70,12 +67,8 @@ def _import(module: str) -> Any:
     sys.dont_write_bytecode = True
     if not module.endswith(".py"):
         sys.path.insert(0, str(Path.cwd()))
-        try:
+        with running(f"module {module!r} cannot be imported:", _folder(module), "check its name and PYTHONPATH"):
             return importlib.import_module(module)
-        except (Exception, SystemExit) as error:
-            raise InputError(
-                f"module {module!r} cannot be imported: {error}", "check its name and PYTHONPATH"
-            ) from error
     path = Path(module).resolve()
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -83,11 +76,19 @@ def _import(module: str) -> Any:
         raise InputError(f"{module} cannot be loaded as Python", "give a .py file")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = loaded
-    try:
-        spec.loader.exec_module(loaded)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "fix the file") from error
+    with one_process():
+        try:
+            spec.loader.exec_module(loaded)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", "fix the file") from error
     return loaded
+
+
+def _folder(module: str) -> Path:
+    """Where the user's code is, for a file; else the working folder."""
+    return Path(module).resolve().parent if module.endswith(".py") else Path.cwd()
 
 
 def parameters_of(function: Any) -> list[tuple[str, inspect.Parameter]]:

@@ -133,6 +133,10 @@ def _run_child(request: ForkRequest, handles: list[int]) -> None:
         confine(**json.loads(request.confinement))
     threading.stack_size(STACK_BYTES)
     messages = MessageStream(socket.socket(fileno=stream))
+    if request.session:
+        with suppress(*_CLOSED):
+            load_name(request.session)(messages, SharedMemory(memory))
+        os._exit(0)
     thread = threading.Thread(target=_serve, args=(request, messages, SharedMemory(memory)))
     thread.start()
     thread.join()

@@ -37,8 +37,17 @@ _REFER_SINCE, _TRUNCATE_SINCE, _TCP_SINCE, _SCOPES_SINCE = 2, 3, 4, 6
 _BIND_AND_CONNECT, _SIGNALS_AND_ABSTRACT_SOCKETS = 3, 3
 #: Folders of interpreters and libraries, what the loader and the locale need, and what libraries read of the machine.
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/opt")
-_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "localtime", "timezone", "locale.alias")
-_ETC += ("locale.conf", "ssl/openssl.cnf")  # read by OpenSSL, which hashlib loads
+_ETC = (
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "ld.so.preload",
+    "localtime",
+    "timezone",
+    "locale.alias",
+    "locale.conf",
+    "ssl/openssl.cnf",
+)  # the last is read by OpenSSL, which hashlib loads
 _SYS = ("devices/system", "devices/soc0", "fs/cgroup", "kernel/mm")
 #: A child sees no process but itself, and of itself neither the environment nor the memory.
 _PROC = ("cpuinfo", "meminfo", "stat", "version", "filesystems", "loadavg", "sys/vm")

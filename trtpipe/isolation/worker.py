@@ -27,7 +27,7 @@ from trtpipe.artifact import R, Record
 from trtpipe.config.settings import confined_environment
 from trtpipe.config.toolchain import cores
 from trtpipe.errors import HostError
-from trtpipe.isolation.exit_status import Ending, Outcome, Stop, error_of, raise_from
+from trtpipe.isolation.exit_status import Ending, Outcome, Stop, error_of, raise_from, user_error_of
 from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
 from trtpipe.progress import Stoppable
 
@@ -50,7 +50,13 @@ _PROGRESS = TypeAdapter(tuple[str, int, int | None])
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one child process: wall time in seconds, resident memory in bytes; and whether it is confined."""
+    """Limits of one child process.
+
+    Attributes:
+        seconds: wall time; of user code, the time without progress.
+        memory: resident bytes of the process and all it started.
+        confined: whether it is confined to its files.
+    """
 
     seconds: float
     memory: int
@@ -67,8 +73,10 @@ class Allowance:
 
 #: Reading, checking and rewriting a model, which usually takes seconds.
 LIGHT = Allowance(50.0, 2.0)
-#: Building an engine or running user code: TensorRT may time kernels for half an hour.
+#: Building an engine: TensorRT may time kernels for half an hour.
 HEAVY = Allowance(3600.0, 10.0)
+#: Seconds that the user's code may take without progress.
+_USER_SECONDS = 1800.0
 #: Default memory limit: bytes for any model, and for each byte of this one.
 _MEMORY, _MEMORY_A_BYTE = 16 << 30, 16
 
@@ -92,6 +100,12 @@ def limits_for(
         memory=memory or settings.worker_memory or usual,
         confined=settings.sandbox,
     )
+
+
+def user_limits(settings: Settings) -> Limits:
+    """The limits of a child that runs the user's code: by default half an hour without progress, 90 % of the memory."""
+    memory = settings.worker_memory or int(_SHARE_OF_MEMORY * machine_memory())
+    return Limits(seconds=settings.worker_seconds or _USER_SECONDS, memory=memory, confined=False)
 
 
 def boot(module: str) -> list[str]:
@@ -120,6 +134,7 @@ def call(
     what: str,
     workdir: Path | None = None,
     reads: Sequence[Path] | None = None,
+    function: str = "",
 ) -> R:
     """Run ``task`` in a child process and wait for its reply.
 
@@ -131,9 +146,12 @@ def call(
             is removed before this returns.
         reads: files and folders the child may read, besides ``workdir``, which it may write too, and the system's
             own; ``None`` if it runs the user's code, which may do whatever the user may.
+        function: the user's function that the task runs, if it does: to blame for how the child ends. The time limit
+            starts anew with every progress report then.
 
     Raises:
         TrtpipeError: the very error that the task raised.
+        UserCodeError: ``function`` ended the child, ran out of time or memory, or cut its connection.
         WorkerError: the child crashed, ran out of time or memory, or ended without a reply.
         HostError: no space is left on a device that the child wrote to.
         InternalError: the task raised anything else; the message holds the child's traceback.
@@ -145,7 +163,9 @@ def call(
             Path(folder, "request.json").write_text(request.model_dump_json(), encoding="utf-8")
             writes: list[Path | str] = [folder] if workdir is None else [workdir, folder]
             confinement = "" if reads is None else confinement_of(reads, writes, limits)
-            child = stack.enter_context(closing(_Child(task, folder, confinement, limits, progress)))
+            child = stack.enter_context(
+                closing(_Child(task, folder, confinement, limits, progress, patient=bool(function)))
+            )
         except OSError as error:
             place = error.filename or workdir or tempfile.gettempdir()
             raise HostError(
@@ -155,7 +175,7 @@ def call(
         ending = child.watch()
         outcome = _outcome(Path(folder, "reply.json")) if ending.clean else None
     if outcome is None:
-        raise error_of(ending, what)
+        raise user_error_of(ending, what, function) if function else error_of(ending, what)
     if outcome.kind != "done":
         raise_from(outcome, what)
     return reply.model_validate(outcome.reply)
@@ -228,7 +248,10 @@ class ChildWatch:
 class _Child:
     """One running child. Its standard output carries progress, its standard error what libraries print."""
 
-    def __init__(self, task: str, folder: str, confinement: str, limits: Limits, progress: Progress) -> None:
+    def __init__(
+        self, task: str, folder: str, confinement: str, limits: Limits, progress: Progress, *, patient: bool
+    ) -> None:
+        self._seconds, self._patient = limits.seconds, patient
         self._deadline = time.monotonic() + limits.seconds
         self._line = b""
         self._process = subprocess.Popen(
@@ -279,6 +302,8 @@ class _Child:
         for line in lines:
             with suppress(ValidationError):  # the interpreter's start-up may print to standard output
                 self._watch.report(line)
+                if self._patient:
+                    self._deadline = time.monotonic() + self._seconds
 
     def _kill(self) -> None:
         """Kill the whole process group, if it still exists."""
