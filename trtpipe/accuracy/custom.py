@@ -96,6 +96,8 @@ class CustomMeter(Meter):
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
         rows = next((len(value) for value in (labels, *outputs.values()) if value is not None and value.ndim), 1)
         values = self._function.score(outputs, labels, max(rows, 1))
+        if not values.size:
+            _refuse(self._function, "returned no number")
         if not _is_finite(values):
             _refuse(self._function, "returned NaN, infinity or a number beyond 3e38")
         self._values.append(values)

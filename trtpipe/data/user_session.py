@@ -33,6 +33,7 @@ Arrays: TypeAlias = "list[list[ArrayRef]]"
 #: Numbers by name, and scores of samples, that an evaluation may give.
 _MOST_NAMES, _MOST_SCORES = 1000, 10_000_000
 _METRIC = "run the function by itself and fix it"
+_END = object()
 
 
 def serve(messages: MessageStream, memory: SharedMemory) -> None:
@@ -68,7 +69,7 @@ class _Session:
         self._memory = memory
         self._handles = Handle(messages.fileno()), Handle(memory.fileno())
         self._function: UserFunction | None = None
-        self._iterations: dict[int, Generator[Any, None, None]] = {}
+        self._iterations: dict[int, _Iteration] = {}
 
     def load(self) -> None:
         self._send(self._guarded(self._load))
@@ -83,6 +84,8 @@ class _Session:
             "evaluate": self._evaluate,
         }
         self._send(self._guarded(lambda: actions[request.action](request)))
+        if request.action == "next" and (iteration := self._iterations.get(request.number)) is not None:
+            iteration.run_ahead()
 
     def _guarded(self, action: Callable[[], UserReply]) -> UserReply:
         try:
@@ -114,16 +117,15 @@ class _Session:
     def _next(self, request: UserRequest) -> UserReply:
         assert self._function is not None
         if request.number not in self._iterations:
-            self._iterations[request.number] = self._function.items()
-        end = object()
-        item = next(self._iterations[request.number], end)
-        return self._close(request) if item is end else self._item(item, f"{self._source}: an item")
+            self._iterations[request.number] = _Iteration(self._function.items())
+        item = self._iterations[request.number].item()
+        return self._close(request) if item is _END else self._item(item, f"{self._source}: an item")
 
     def _close(self, request: UserRequest) -> UserReply:
         if (iteration := self._iterations.pop(request.number, None)) is not None:
             assert self._function is not None
             with running(f"{self._source} failed when it was closed:", self._function.folder, _METRIC):
-                iteration.close()
+                iteration.items.close()
         return UserReply("end")
 
     def _item(self, item: Any, what: str) -> UserReply:
@@ -185,6 +187,34 @@ class _Session:
                 otherwise = f"{PER_SAMPLE!r} that holds no numbers"
                 rest = [{PER_SAMPLE: self._numbers(found[PER_SAMPLE], _MOST_SCORES, otherwise)}]
         return UserReply("numbers", self._pack([arrays, *rest]))
+
+
+class _Iteration:
+    """The items of one iteration, one made ahead while the parent works on the one before.
+
+    Attributes:
+        items: as the user's function gives them.
+    """
+
+    def __init__(self, items: Generator[Any, None, None]) -> None:
+        self.items = items
+        self._ahead: list[Any] = []
+        self._error: Exception | KeyboardInterrupt | None = None
+
+    def run_ahead(self) -> None:
+        """Make the next item; what goes wrong counts when it is asked for."""
+        try:
+            self._ahead.append(next(self.items, _END))
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised by ``item``
+            self._error = error
+
+    def item(self) -> Any:
+        """The next item; ``_END`` behind the last."""
+        if not self._ahead and self._error is None:
+            self.run_ahead()
+        if self._error is not None:
+            raise self._error
+        return self._ahead.pop()
 
 
 def _array(value: Any) -> np.ndarray:

@@ -39,7 +39,7 @@ class UserFunction:
     source: str
     label: str
     folder: Path
-    call: Callable[[], Any]
+    call: Callable[..., Any]
 
     def items(self) -> Generator[Any, None, None]:
         """Call the function and yield its items.
