@@ -2,9 +2,9 @@
 
     python benchmarks/user_code.py [--images 512] [--size 224] [--rounds 5]
 
-The function decodes and normalizes JPEGs that were written before, as data functions do. Each round reads all samples once in
-each way, through the same checks; the child is warm, as it is from the first iteration on. Prints the seconds of every
-round, and the ratio of the two best.
+The function decodes and normalizes JPEGs that were written before, as data functions do. Each round reads all samples
+once in each way, through the same checks; the child is warm, as it is from the first iteration on. Prints the seconds
+of every round, and the ratio of the two best.
 """
 
 from __future__ import annotations

@@ -43,12 +43,14 @@ class UserRequest(NamedTuple):
     """A request to the child.
 
     Attributes:
-        number: of the iteration; of values that a score may have.
+        number: of the iteration, counted from 0; of values that a score may have.
+        slot: place for an item; one that holds an item the parent still reads is not named again.
     """
 
     action: Request
     arrays: list[list[ArrayRef]] = []
     number: int = 0
+    slot: int = 0
 
 
 class UserReply(NamedTuple):

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import deque
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from trtpipe.data.user_messages import UserReply
     from trtpipe.isolation.worker import Limits
 
+#: Items that the child may be ahead, and their bytes: it goes on while this process, or another, has the processor.
+_AHEAD, _AHEAD_BYTES = 16, 64 << 20
 _SESSION = "trtpipe.data.user_session:serve"
 
 
@@ -66,6 +69,8 @@ class UserProcess:
         self.label = f"{Path(path).name}:{name}"
         self._lock = threading.RLock()
         self._iterations = count()
+        self._asked: deque[int] = deque()
+        self._arrived: dict[int, deque[UserReply]] = {}
         request = ForkRequest(session=_SESSION, preload=(_SESSION.partition(":")[0],))
         limits = limits or user_limits(Settings.from_environment())
         try:
@@ -96,14 +101,22 @@ class UserProcess:
         Raises:
             InputError: the user's code raised, ended its process, or reached a limit.
         """
-        iteration, index = next(self._iterations), 0
+        iteration, asked, ahead = next(self._iterations), 0, 1
+        with self._lock:
+            self._arrived[iteration] = deque()
         try:
-            while (reply := self._ask(UserRequest("next", number=iteration), f"yielding sample {index}")).kind != "end":
-                yield self._item(reply)
-                index += 1
-        except GeneratorExit:
-            self._ask(UserRequest("close", number=iteration), "being closed")
-            raise
+            for index in count():
+                for position in range(asked, index + ahead):
+                    self._ask_for(UserRequest("next", number=iteration, slot=position % ahead))
+                asked = max(asked, index + ahead)
+                if (reply := self._next(iteration, f"yielding sample {index}")).kind == "end":
+                    return
+                item, size = self._item(reply)
+                yield item
+                if not index:
+                    ahead = max(1, min(_AHEAD, _AHEAD_BYTES // max(size, 1)))
+        finally:
+            self._forget(iteration)
 
     def score(self, outputs: Feed, labels: np.ndarray | None, most: int) -> np.ndarray:
         """``metric(outputs, labels)``: float64, ``most`` values or fewer; raises what ``items`` raises."""
@@ -127,28 +140,59 @@ class UserProcess:
             scores = next(iter(rest[0].values())) if rest else None
             return {name: float(value) for name, value in single.items()}, scores
 
-    def _item(self, reply: UserReply) -> Any:
+    def _item(self, reply: UserReply) -> tuple[Any, int]:
+        """What the function yielded, and its bytes."""
         if reply.kind == "unusable":
-            return Unusable(reply.text, arrays=bool(reply.number))
+            return Unusable(reply.text, arrays=bool(reply.number)), 0
         feed, *labels = (self._child.memory.unpack(arrays, copy=False) for arrays in reply.arrays)
         found = feed if reply.kind == "feed" else feed[""]
-        return (found, labels[0][""]) if labels else found
+        size = sum(value.nbytes for value in feed.values())
+        return (found, labels[0][""]) if labels else found, size
+
+    def _ask_for(self, request: UserRequest) -> None:
+        """Send a request whose reply comes in its turn."""
+        with self._lock:
+            self._asked.append(request.number)
+            self._child.offer(USER_REQUEST.dump_json(request))
+
+    def _next(self, iteration: int, what: str) -> UserReply:
+        """The next reply to a request of an iteration; those to others before it are kept for them."""
+        with self._lock:
+            while not self._arrived[iteration]:
+                try:
+                    reply = USER_REPLY.validate_json(self._child.receive(what))
+                except ValidationError as error:
+                    raise self._garbled() from error
+                self._arrived.get(self._asked.popleft(), deque()).append(reply)
+            return self._checked(self._arrived[iteration].popleft(), what)
+
+    def _forget(self, iteration: int) -> None:
+        """End an iteration; replies that are still to come are dropped when they do."""
+        with self._lock:
+            del self._arrived[iteration]
+            self._ask_for(UserRequest("close", number=iteration))
 
     def _ask(self, request: UserRequest, what: str) -> UserReply:
         with self._lock:
+            while self._asked:  # of iterations that were given up
+                self._asked.popleft()
+                self._child.receive(what)
             self._child.send(USER_REQUEST.dump_json(request), what)
             return self._receive(what)
 
     def _receive(self, what: str) -> UserReply:
         try:
-            reply = USER_REPLY.validate_json(self._child.receive(what))
-            if reply.kind == "failed":
-                outcome = Outcome.model_validate_json(reply.text)
+            return self._checked(USER_REPLY.validate_json(self._child.receive(what)), what)
         except ValidationError as error:
-            raise UserCodeError(f"{self.source} wrote to files that it had not opened", "open files by name") from error
+            raise self._garbled() from error
+
+    def _checked(self, reply: UserReply, what: str) -> UserReply:
         if reply.kind == "failed":
-            raise_from(outcome, f"{self.source} was {what}")
+            raise_from(Outcome.model_validate_json(reply.text), f"{self.source} was {what}")
         return reply
+
+    def _garbled(self) -> UserCodeError:
+        return UserCodeError(f"{self.source} wrote to files that it had not opened", "open files by name")
 
 
 def no_feed(where: str, found: Unusable, inputs: list[str]) -> InputError:

@@ -19,6 +19,7 @@ from trtpipe.data.usercode import load_function, running
 from trtpipe.errors import InputError
 from trtpipe.isolation.exit_status import DISCONNECTED_STATUS, Outcome
 from trtpipe.isolation.handles import Disconnected, Handle
+from trtpipe.isolation.shared_arrays import packed_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -69,7 +70,9 @@ class _Session:
         self._memory = memory
         self._handles = Handle(messages.fileno()), Handle(memory.fileno())
         self._function: UserFunction | None = None
-        self._iterations: dict[int, _Iteration] = {}
+        self._iterations: dict[int, Generator[Any, None, None]] = {}
+        self._started = 0
+        self._regions = _Regions()
 
     def load(self) -> None:
         self._send(self._guarded(self._load))
@@ -84,8 +87,6 @@ class _Session:
             "evaluate": self._evaluate,
         }
         self._send(self._guarded(lambda: actions[request.action](request)))
-        if request.action == "next" and (iteration := self._iterations.get(request.number)) is not None:
-            iteration.run_ahead()
 
     def _guarded(self, action: Callable[[], UserReply]) -> UserReply:
         try:
@@ -105,10 +106,10 @@ class _Session:
             handle.number()
         return USER_REQUEST.validate_json(self._messages.receive())
 
-    def _pack(self, feeds: list[Feed]) -> Arrays:
+    def _pack(self, feeds: list[Feed], offset: int = 0) -> Arrays:
         for handle in self._handles:
             handle.number()
-        return self._memory.pack(feeds)
+        return self._memory.pack(feeds, offset)
 
     def _load(self) -> UserReply:
         self._function = load_function(self._source)
@@ -116,23 +117,25 @@ class _Session:
 
     def _next(self, request: UserRequest) -> UserReply:
         assert self._function is not None
-        if request.number not in self._iterations:
-            self._iterations[request.number] = _Iteration(self._function.items())
-        item = self._iterations[request.number].item()
-        return self._close(request) if item is _END else self._item(item, f"{self._source}: an item")
+        if request.number >= self._started:
+            self._iterations[request.number] = self._function.items()
+            self._started = request.number + 1
+        item = next(self._iterations.get(request.number, iter(())), _END)
+        return UserReply("end") if item is _END else self._item(item, request)
 
     def _close(self, request: UserRequest) -> UserReply:
         if (iteration := self._iterations.pop(request.number, None)) is not None:
             assert self._function is not None
             with running(f"{self._source} failed when it was closed:", self._function.folder, _METRIC):
-                iteration.items.close()
+                iteration.close()
+            self._regions.release(request.number)
         return UserReply("end")
 
-    def _item(self, item: Any, what: str) -> UserReply:
+    def _item(self, item: Any, request: UserRequest) -> UserReply:
         """A feed, or ``(feed, labels)``; the user's objects may run code of theirs when they are made arrays."""
         assert self._function is not None
         feed, labels = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
-        with running(f"{what} cannot be read:", self._function.folder, "yield numpy arrays"):
+        with running(f"{self._source}: an item cannot be read:", self._function.folder, "yield numpy arrays"):
             try:
                 if isinstance(feed, Mapping):
                     kind, arrays = "feed", {str(name): _array(value) for name, value in feed.items()}
@@ -143,7 +146,9 @@ class _Session:
                 rest = [] if labels is None else [{"": _array(labels)}]
             except (TypeError, ValueError, RuntimeError) as error:
                 return UserReply("unusable", text=f"not arrays of numbers: {error}", number=1)
-        return UserReply("feed" if kind == "feed" else "array", self._pack([arrays, *rest]))
+        feeds = [arrays, *rest]
+        offset = self._regions.place(request.number, request.slot, packed_size(feeds))
+        return UserReply("feed" if kind == "feed" else "array", self._pack(feeds, offset))
 
     def _score(self, request: UserRequest) -> UserReply:
         """Call ``metric(outputs, labels)`` on copies, so that what it writes to them changes nothing."""
@@ -189,32 +194,31 @@ class _Session:
         return UserReply("numbers", self._pack([arrays, *rest]))
 
 
-class _Iteration:
-    """The items of one iteration, one made ahead while the parent works on the one before.
+class _Regions:
+    """Parts of the shared memory, one for each slot of each iteration: the parent may not have read the others yet."""
 
-    Attributes:
-        items: as the user's function gives them.
-    """
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], tuple[int, int]] = {}
+        self._free: list[tuple[int, int]] = []
+        self._end = 0
 
-    def __init__(self, items: Generator[Any, None, None]) -> None:
-        self.items = items
-        self._ahead: list[Any] = []
-        self._error: Exception | KeyboardInterrupt | None = None
+    def place(self, number: int, slot: int, size: int) -> int:
+        """The offset of ``size`` bytes for a slot."""
+        region = self._held.get((number, slot), (0, 0))
+        if region[1] < size:
+            self._free.append(region)
+            region = next((each for each in self._free if each[1] >= size), (self._end, size))
+            if region in self._free:
+                self._free.remove(region)
+            else:
+                self._end += size
+            self._held[number, slot] = region
+        return region[0]
 
-    def run_ahead(self) -> None:
-        """Make the next item; what goes wrong counts when it is asked for."""
-        try:
-            self._ahead.append(next(self.items, _END))
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised by ``item``
-            self._error = error
-
-    def item(self) -> Any:
-        """The next item; ``_END`` behind the last."""
-        if not self._ahead and self._error is None:
-            self.run_ahead()
-        if self._error is not None:
-            raise self._error
-        return self._ahead.pop()
+    def release(self, number: int) -> None:
+        """Give up the regions of an iteration."""
+        for key in [key for key in self._held if key[0] == number]:
+            self._free.append(self._held.pop(key))
 
 
 def _array(value: Any) -> np.ndarray:

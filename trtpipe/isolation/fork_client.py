@@ -181,6 +181,11 @@ class Child:
         except OSError:
             raise self._failure("", what) from None
 
+    def offer(self, message: bytes) -> None:
+        """Send the child a message; if it has ended, ``receive`` says so, behind what it sent before."""
+        with suppress(OSError):
+            self._messages.send(message)
+
     def receive(self, what: str, deadline: float | None = None) -> bytes:
         """Wait for the child's next message.
 
