@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections import deque
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from trtpipe.isolation.worker import Limits
 
 #: Items that the child may be ahead, and their bytes: it goes on while this process, or another, has the processor.
-_AHEAD, _AHEAD_BYTES = 16, 64 << 20
+_AHEAD, _AHEAD_BYTES = 8, 64 << 20
 _SESSION = "trtpipe.data.user_session:serve"
 
 
@@ -159,24 +160,27 @@ class UserProcess:
         """The next reply to a request of an iteration; those to others before it are kept for them."""
         with self._lock:
             while not self._arrived[iteration]:
-                try:
-                    reply = USER_REPLY.validate_json(self._child.receive(what))
-                except ValidationError as error:
-                    raise self._garbled() from error
-                self._arrived.get(self._asked.popleft(), deque()).append(reply)
+                self._take(what)
             return self._checked(self._arrived[iteration].popleft(), what)
 
+    def _take(self, what: str) -> None:
+        """Wait for a reply, and keep it for the iteration that asked."""
+        try:
+            reply = USER_REPLY.validate_json(self._child.receive(what))
+        except ValidationError as error:
+            raise self._garbled() from error
+        self._arrived.get(self._asked.popleft(), deque()).append(reply)
+
     def _forget(self, iteration: int) -> None:
-        """End an iteration; replies that are still to come are dropped when they do."""
-        with self._lock:
-            del self._arrived[iteration]
+        """End an iteration and wait until it has: the child makes no item that was asked for in advance any more."""
+        with self._lock, suppress(UserCodeError):  # of a child that has ended: it is said where it is missed
             self._ask_for(UserRequest("close", number=iteration))
+            while iteration in self._asked:
+                self._take("being closed")
+            self._checked(self._arrived.pop(iteration)[-1], "being closed")
 
     def _ask(self, request: UserRequest, what: str) -> UserReply:
         with self._lock:
-            while self._asked:  # of iterations that were given up
-                self._asked.popleft()
-                self._child.receive(what)
             self._child.send(USER_REQUEST.dump_json(request), what)
             return self._receive(what)
 

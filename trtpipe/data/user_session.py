@@ -6,7 +6,9 @@ import inspect
 import numbers
 import os
 import random
+import select
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -73,6 +75,7 @@ class _Session:
         self._iterations: dict[int, Generator[Any, None, None]] = {}
         self._started = 0
         self._regions = _Regions()
+        self._waiting: deque[UserRequest] = deque()
 
     def load(self) -> None:
         self._send(self._guarded(self._load))
@@ -102,9 +105,20 @@ class _Session:
         self._messages.send(USER_REPLY.dump_json(reply))
 
     def _receive(self) -> UserRequest:
+        if self._waiting:
+            return self._waiting.popleft()
         for handle in self._handles:
             handle.number()
         return USER_REQUEST.validate_json(self._messages.receive())
+
+    def _look_for_more(self) -> None:
+        """Take the requests that have arrived: an iteration that is given up need make no more items."""
+        arrived = select.poll()
+        arrived.register(self._messages.fileno(), select.POLLIN)
+        while (message := self._messages.received()) is not None or arrived.poll(0):
+            message = message or self._messages.poll()
+            if message is not None:
+                self._waiting.append(USER_REQUEST.validate_json(message))
 
     def _pack(self, feeds: list[Feed], offset: int = 0) -> Arrays:
         for handle in self._handles:
@@ -120,6 +134,9 @@ class _Session:
         if request.number >= self._started:
             self._iterations[request.number] = self._function.items()
             self._started = request.number + 1
+        self._look_for_more()
+        if any(each.action == "close" and each.number == request.number for each in self._waiting):
+            return UserReply("end")
         item = next(self._iterations.get(request.number, iter(())), _END)
         return UserReply("end") if item is _END else self._item(item, request)
 

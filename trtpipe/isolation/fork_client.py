@@ -195,6 +195,8 @@ class Child:
         Raises:
             WorkerError: it ends first, or takes too long or too much memory.
         """
+        if self._error is not None:
+            raise self._error
         end = time.monotonic() + self._seconds if deadline is None else deadline
         while True:
             try:
