@@ -35,11 +35,14 @@ Sizes and durations carry a unit (`4G`, `200ms`, `30d`). Shapes are written `x:1
 | variable | meaning |
 |---|---|
 | `TRTPIPE_CACHE_DIR` | cache folder; `--cache-dir` overrides it |
-| `TRTPIPE_WORKER_SECONDS` | time limit of one child process; by its work if unset; `--time-limit` overrides it. Of a function of yours: the time without progress, 30 minutes if unset |
-| `TRTPIPE_WORKER_MEMORY_GB` | memory limit of one child process; by the model's size if unset. Of a function of yours: 90 % of the machine's if unset |
+| `TRTPIPE_WORKER_SECONDS` | time limit of one child process; by its work if unset; `--time-limit` overrides it |
+| `TRTPIPE_WORKER_MEMORY_GB` | memory limit of one child process; by the model's size if unset |
 | `TRTPIPE_SANDBOX` | `off` disables the sandbox of child processes that read untrusted files |
 | `TRTPIPE_JOBS` | engines to build in parallel; by cores and free memory if unset; `--jobs` overrides it |
 | `TRTPIPE_THREADS` | threads of onnxruntime |
+
+Functions of yours (factories, data, metrics) have limits of their own where the two are unset: 30 minutes without
+progress, 90 % of the machine's memory; where they are set, the seconds count from the last progress.
 """
 
 
