@@ -42,6 +42,9 @@ too. Amounts of a metric: `1%`, `1pt` and `0.01` are the same. Shapes are writte
 | `TRTPIPE_SANDBOX` | `off` disables the sandbox of child processes that read untrusted files |
 | `TRTPIPE_JOBS` | engines to build in parallel; by cores and free memory if unset; `--jobs` overrides it |
 | `TRTPIPE_THREADS` | threads of onnxruntime |
+
+Functions of yours (factories, data, metrics) have limits of their own where the two are unset: 30 minutes without
+progress, 90 % of the machine's memory; where they are set, the seconds count from the last progress.
 """
 
 

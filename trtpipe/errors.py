@@ -5,7 +5,8 @@
     Exception
     ├── TrtpipeError            says what is wrong (message) and what to do (remedy)
     │   ├── InputError          an input of the user cannot be used                 exit 2
-    │   │   └── RecipeError     a calibration recipe or deployment profile          exit 2
+    │   │   ├── RecipeError     a calibration recipe or deployment profile          exit 2
+    │   │   └── UserCodeError   a function of the user ended or hung its process    exit 2
     │   ├── StageError          a stage could not do its work on this model         exit 5
     │   │   ├── BuildError      the graph cannot be built for the target            exit 5
     │   │   └── WorkerError     a child process ended without a reply               exit 5
@@ -48,6 +49,10 @@ class InputError(TrtpipeError):
 
 class RecipeError(InputError):
     """A calibration recipe or a deployment profile has a mistake; the message names file and key."""
+
+
+class UserCodeError(InputError):
+    """A function of the user ended or hung the process that it ran in, or took too much memory."""
 
 
 class StageError(TrtpipeError):

@@ -2,61 +2,60 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import numbers
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from trtpipe.accuracy.meter import MOST_SAMPLES, Meter, Scores, concatenated
+from trtpipe.accuracy.meter import Meter, Scores, concatenated
 from trtpipe.accuracy.reports import MetricValue
-from trtpipe.data.usercode import UserFunction, importable, load_function
+from trtpipe.data.user_messages import PER_SAMPLE
+from trtpipe.data.user_process import UserProcess
 from trtpipe.digest import sha256_file, sha256_json
-from trtpipe.errors import InputError, TrtpipeError
+from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trtpipe.artifact import Feed
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.digest import JSON
+    from trtpipe.isolation.worker import Limits
 
 #: Files beside a metric's own that count as part of it, up to this many bytes in all.
 _BESIDE_BYTES = 256 << 20
-#: Entry of an evaluation's dictionary that holds the score of every sample, or their number.
-PER_SAMPLE, COUNT = "per_sample", "n"
+#: Entry of an evaluation's dictionary that holds the number of samples.
+COUNT = "n"
 
 
-@dataclass(frozen=True)
-class Metric(UserFunction):
-    """A function of the user that measures.
+class Metric(UserProcess):
+    """A function of the user that measures, in a child process."""
 
-    Attributes:
-        whole: whether it takes ``run`` and does the evaluation itself.
-    """
-
-    call: Callable[..., Any]
-    whole: bool
+    @property
+    def whole(self) -> bool:
+        """Whether it takes ``run`` and does the evaluation itself."""
+        return self.needed == 1
 
 
-def load_metric(source: str) -> Metric:
+def load_metric(source: str, limits: Limits | None = None) -> Metric:
     """The function that ``path/file.py:function`` or ``package.module:function`` names.
 
     With one parameter that has no default it is ``evaluate(run) -> dict``; with two, ``metric(outputs, labels)``.
 
+    Args:
+        limits: of its process (default: those of the environment).
+
     Raises:
         InputError: no such file, module or function, or it takes something else.
     """
-    found = load_function(source)
-    needed = _required(found.call)
-    if needed not in (1, 2):
+    metric = Metric(source, limits)
+    if metric.needed not in (1, 2):
         raise InputError(
-            f"{source} needs {needed} arguments",
+            f"{source} needs {metric.needed} arguments",
             "write evaluate(run) -> {'metric': number}, or metric(outputs, labels) -> one number a row",
         )
-    return Metric(source, found.label, found.folder, found.call, whole=needed == 1)
+    return metric
 
 
 def fingerprint(source: str) -> str:
@@ -82,15 +81,6 @@ def evaluation_key(evaluation: EvaluationSettings | None) -> dict[str, JSON]:
     return {**found, "metric": fingerprint(evaluation.metric)} if evaluation.own else found
 
 
-def _required(function: Callable[..., Any]) -> int:
-    """How many parameters have no default."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return 0
-    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-
-
 class CustomMeter(Meter):
     """``metric(outputs, labels)`` on every feed: one number a row, or one for the feed."""
 
@@ -104,12 +94,8 @@ class CustomMeter(Meter):
         self._values: list[np.ndarray] = []
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
-        rows = len(labels) if labels is not None else next((len(v) for v in outputs.values() if v.ndim), 1)
-        found = _call(self._function, _copies(outputs), None if labels is None else labels.copy())
-        try:
-            values = np.atleast_1d(np.asarray(found, np.float64)).ravel()
-        except (TypeError, ValueError):
-            _refuse(self._function, f"returned {type(found).__name__}, not numbers")
+        rows = next((len(value) for value in (labels, *outputs.values()) if value is not None and value.ndim), 1)
+        values = self._function.score(outputs, labels, max(rows, 1))
         if values.size not in (1, rows):
             _refuse(self._function, f"returned {values.size:,} scores for {rows:,} samples; one a row, or one in all")
         if not _is_finite(values):
@@ -134,10 +120,7 @@ def evaluate(
     Raises:
         InputError: the function raised, returned something else, or the metric is NaN or missing.
     """
-    found = _call(metric, lambda feed: _copies(run(feed)))
-    if not isinstance(found, Mapping):
-        _refuse(metric, f"returned {type(found).__name__}, not a dictionary of numbers")
-    values = {str(name): float(value) for name, value in found.items() if isinstance(value, numbers.Real)}
+    values, parts = metric.evaluate(run, MOST_SAMPLES)
     names = [name for name in values if name not in (COUNT, PER_SAMPLE)]
     if not names:
         _refuse(metric, "returned no number")
@@ -147,7 +130,7 @@ def evaluate(
     if not math.isfinite(values[name]):
         _refuse(metric, f"returned {values[name]} for {name!r}")
     count = values.get(COUNT, 0.0)
-    scores = _per_sample(metric, found, values[name], count)
+    scores = None if parts is None else _per_sample(metric, parts, values[name], values.get(COUNT))
     return MetricValue(
         artifact=artifact,
         runner=device,
@@ -160,22 +143,9 @@ def evaluate(
     )
 
 
-def _copies(arrays: Feed) -> Feed:
-    """What a user's function may write into: whatever else looks at the outputs sees them as they were."""
-    return {name: np.array(value) for name, value in arrays.items()}
-
-
-def _per_sample(metric: Metric, found: Mapping[Any, Any], value: float, count: float) -> Scores | None:
-    if PER_SAMPLE not in found:
-        return None
-    size = np.size(found[PER_SAMPLE])
-    if size > MOST_SAMPLES or (COUNT in found and size != count):
-        limit = f"{count:,.0f} samples" if COUNT in found else f"{MOST_SAMPLES:,} at most"
-        _refuse(metric, f"returned {size:,} scores in {PER_SAMPLE!r}; {limit}")
-    try:
-        parts = np.asarray(found[PER_SAMPLE], np.float64).ravel()
-    except (TypeError, ValueError):
-        _refuse(metric, f"returned {PER_SAMPLE!r} that holds no numbers")
+def _per_sample(metric: Metric, parts: np.ndarray, value: float, count: float | None) -> Scores:
+    if count is not None and parts.size != count:
+        _refuse(metric, f"returned {parts.size:,} scores in {PER_SAMPLE!r}; {count:,.0f} samples")
     if not parts.size or not _is_finite(parts):
         _refuse(metric, f"returned {PER_SAMPLE!r} with NaN, infinity, a number beyond 3e38 or nothing in it")
     return Scores.of("hits" if np.isin(parts, (0, 1)).all() else "means", parts, whole=value)
@@ -185,18 +155,6 @@ def _is_finite(values: np.ndarray) -> bool:
     """Whether all are finite in float32, as scores are kept."""
     with np.errstate(over="ignore"):
         return bool(np.isfinite(values.astype(np.float32)).all())
-
-
-def _call(metric: Metric, *arguments: Any) -> Any:
-    try:
-        with importable(metric.folder):
-            return metric.call(*arguments)
-    except TrtpipeError:
-        raise  # from ``run``: the artifact's own failure
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{metric.source} raised {type(error).__name__}: {error}", "run the function by itself and fix it"
-        ) from error
 
 
 def _refuse(metric: Metric, what: str) -> NoReturn:

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.data.dataset import Dataset
     from trtpipe.isolation.reducer import Runner
+    from trtpipe.isolation.worker import Limits
 
 
-def make_meter(settings: EvaluationSettings, classes: Sequence[str] = ()) -> Callable[[], Meter]:
+def make_meter(
+    settings: EvaluationSettings, classes: Sequence[str] = (), own: Metric | None = None
+) -> Callable[[], Meter]:
     """A function that makes one meter for each artifact.
 
     Args:
         classes: names of the classes that labels are numbers of; empty where only the numbers are known.
+        own: the user-defined function, where it is loaded already.
 
     Raises:
         InputError: a user-defined function cannot be loaded.
@@ -42,27 +46,34 @@ def make_meter(settings: EvaluationSettings, classes: Sequence[str] = ()) -> Cal
     }
     if metric in named:
         return named[metric]
-    function = load_metric(metric)
+    function = own or load_metric(metric)
     return lambda: CustomMeter(function, lower_is_better=settings.lower_is_better)
 
 
 def measure_metric(
-    label: str, runner: Runner, reference: Runner, settings: EvaluationSettings, dataset: Dataset | None
+    label: str,
+    runner: Runner,
+    reference: Runner,
+    settings: EvaluationSettings,
+    dataset: Dataset | None,
+    limits: Limits | None = None,
 ) -> MetricValue:
     """Run an artifact on the evaluation data.
 
     Args:
         reference: the FP32 graph, for metrics that compare with its outputs.
         dataset: the evaluation data; a function that runs the whole evaluation needs none.
+        limits: of the process of a user-defined function (default: those of the environment).
 
     Raises:
         InputError: there is no labeled data, the metric does not fit it, or a user-defined function failed.
     """
-    if metric := whole_metric(settings):
-        return evaluate(metric, runner.infer, settings, label, runner.device)
+    own = own_metric(settings, limits)
+    if own and own.whole:
+        return evaluate(own, runner.infer, settings, label, runner.device)
     if dataset is None:
         raise InputError(f"{settings.metric} needs evaluation data", "add --eval-data DATA")
-    meter = make_meter(settings, dataset.classes)()
+    meter = make_meter(settings, dataset.classes, own)()
     for sample in dataset:
         if sample.labels is None and meter.needs_labels:
             continue
@@ -93,10 +104,13 @@ def meter_value(label: str, device: str, meter: Meter) -> MetricValue:
     )
 
 
-def whole_metric(settings: EvaluationSettings | None) -> Metric | None:
-    """The user-defined function, if it runs the whole evaluation."""
-    metric = load_metric(settings.metric) if settings and settings.own else None
-    return metric if metric and metric.whole else None
+def own_metric(settings: EvaluationSettings | None, limits: Limits | None = None) -> Metric | None:
+    """The user-defined function, if there is one.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    return load_metric(settings.metric, limits) if settings and settings.own else None
 
 
 _RANKS = {"top1": 1, "top5": 5}

@@ -21,7 +21,7 @@ from trtpipe.config.target import TARGETS
 from trtpipe.config.toolchain import machine, version
 from trtpipe.errors import HostError, TrtpipeError
 from trtpipe.isolation.linux import machine_memory
-from trtpipe.isolation.sandbox import has_seccomp, landlock_version
+from trtpipe.isolation.sandbox import landlock_version, protections
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.progress import NullProgress
 from trtpipe.store import ArtifactStore
@@ -116,8 +116,9 @@ class Diagnosis(Record):
         packages: those trtpipe's metadata names, core ones first.
         driver: whether the CUDA driver can be loaded.
         landlock: version of the kernel's Landlock, 0 where there is none.
-        sandbox: what confines child processes that work on files from anyone: ``files``, ``network``; empty if
-            nothing does, because the kernel cannot or ``TRTPIPE_SANDBOX`` is off.
+        sandbox: what child processes that work on files from anyone have no access to: other ``files``, the
+            ``network``, ``system calls`` that they do not need, the ``environment``, ``privileges``; without ``files``
+            where the kernel has no Landlock, and empty where ``TRTPIPE_SANDBOX`` is off.
         targets: every GPU trtpipe knows, and what builds for it here.
         ready: whether the core works: everything but what an extra brings.
     """
@@ -189,7 +190,7 @@ def diagnose(settings: Settings | None = None) -> Diagnosis:
         gpus=tuple(GpuState(name=gpu.name, target=gpu.target, driver=gpu.driver, memory=gpu.memory) for gpu in here),
         driver=has_driver(),
         landlock=landlock_version(),
-        sandbox=_sandbox(settings),
+        sandbox=protections() if settings.sandbox else (),
         cache=cache,
         targets=target_states(_FLAVORS),
         stages=_stages({package.name: package.problem for package in packages if package.problem}, here),
@@ -256,11 +257,6 @@ def _backend(name: str, settings: Settings) -> BackendState:
     if refusal := missing(name):
         return BackendState(name=name, version=None, install=refusal.remedy)
     return BackendState(name=name, version=load_backend(name).fingerprint(settings)[name], install="")
-
-
-def _sandbox(settings: Settings) -> tuple[str, ...]:
-    able = (("files", bool(landlock_version())), ("network", has_seccomp()))
-    return tuple(name for name, here in able if here and settings.sandbox)
 
 
 def _cache(path: Path) -> CacheState:

@@ -169,9 +169,15 @@ def _machine(found: Diagnosis) -> list[tuple[str, str]]:
 def _sandbox(found: Diagnosis) -> str:
     """What child processes that read untrusted files have no access to."""
     landlock = f"Landlock {found.landlock}" if found.landlock else "no Landlock in this kernel"
-    confined = {"files": "other files", "network": "the network"}
-    denied = [words for name, words in confined.items() if name in found.sandbox]
-    return f"child processes have no access to {' or '.join(denied)} ({landlock})" if denied else f"none ({landlock})"
+    if not found.sandbox:
+        return f"none: limits on time and memory only ({landlock})"
+    words = {"files": "other files", "network": "the network", "system calls": "other system calls"}
+    words |= {"environment": "the environment", "privileges": "privileges"}
+    denied = ", ".join(words.get(name, name) for name in found.sandbox)
+    missing = [] if "files" in found.sandbox else ["files, which this kernel cannot confine"]
+    missing += [] if "network" in found.sandbox else ["network and system calls, which this kernel cannot filter"]
+    open_ = f"; but to {' and '.join(missing)}" if missing else ""
+    return f"child processes have no access to {denied}{open_} ({landlock})"
 
 
 def _targets(found: Diagnosis) -> list[tuple[str, str, str, str]]:

@@ -14,6 +14,20 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: What a confined child keeps of the environment: how to find libraries, languages and time zones, how many threads to
+#: use, and our own limits. Never what may hold a secret.
+_KEPT = frozenset(
+    {
+        *("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "LOCPATH"),
+        *("PYTHONHOME", "PYTHONPATH", "PYTHONHASHSEED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONNOUSERSITE"),
+        *("PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "PYTHONFAULTHANDLER", "PYTHONMALLOC"),
+        *("TRTPIPE_CACHE_DIR", "TRTPIPE_WORKER_SECONDS", "TRTPIPE_WORKER_MEMORY_GB", "TRTPIPE_JOBS"),
+        *("TRTPIPE_THREADS", "TRTPIPE_SANDBOX", "ORT_DISABLE_TELEMETRY"),
+    }
+)
+_KEPT_FAMILIES = ("LC_", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "MALLOC_")
+#: The secret that authenticates the cache, which only the process that has the cache needs.
+_CACHE_KEY = "TRTPIPE_CACHE_KEY"
 #: A shorter text is guessed too soon.
 _LEAST_SECRET = 16
 #: Settings that are numbers: the least they may be, and whether they are whole.
@@ -28,9 +42,7 @@ _NUMBERS = (
 
 
 def environment() -> Mapping[str, str]:
-    """The process's whole environment: what the user's code reads, and what a child process inherits. What trtpipe
-    itself reads of it is in ``Settings``.
-    """
+    """The process's whole environment, which the user's code may read. What trtpipe itself reads is in ``Settings``."""
     return os.environ
 
 
@@ -42,10 +54,10 @@ def user_key(given: Mapping[str, str] | None = None) -> UserKey:
         InputError: the text given is too short to be a secret.
     """
     env = os.environ if given is None else given
-    secret = env.get("TRTPIPE_CACHE_KEY", "")
+    secret = env.get(_CACHE_KEY, "")
     if secret and len(secret) < _LEAST_SECRET:
         raise InputError(
-            f"environment variable TRTPIPE_CACHE_KEY has {len(secret)} characters, a secret needs {_LEAST_SECRET}",
+            f"environment variable {_CACHE_KEY} has {len(secret)} characters, a secret needs {_LEAST_SECRET}",
             "set it to a random text, such as `openssl rand -hex 32` prints",
         )
     base = env.get("XDG_CONFIG_HOME", "")
@@ -55,6 +67,27 @@ def user_key(given: Mapping[str, str] | None = None) -> UserKey:
         return UserKey(secret, Path(env.get("HOME") or "~", ".config", "trtpipe", "cache.key").expanduser())
     except RuntimeError:
         return UserKey(secret, None)
+
+
+def confined_environment() -> dict[str, str]:
+    """The part of the environment that a confined child gets."""
+    return {name: os.environ[name] for name in os.environ if name in _KEPT or name.startswith(_KEPT_FAMILIES)}
+
+
+def reduce_environment() -> None:
+    """Give up all of this process's environment that a confined child does not get."""
+    replace_environment({os.fsencode(name): os.fsencode(value) for name, value in confined_environment().items()})
+
+
+def child_environment() -> dict[bytes, bytes]:
+    """The environment of a child that is not confined: all of this process's but the secret of the cache."""
+    return {name: value for name, value in os.environb.items() if name != os.fsencode(_CACHE_KEY)}
+
+
+def replace_environment(environment: Mapping[bytes, bytes]) -> None:
+    """Make ``environment`` this process's own."""
+    os.environb.clear()
+    os.environb.update(environment)
 
 
 @dataclass(frozen=True)

@@ -117,14 +117,23 @@ def batched(samples: Iterable[Sample], batch: int, where: str, *, fixed: bool, d
         first = False
 
 
-def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield ``items``, making the next one in a thread meanwhile. Its exceptions are raised here; closing ends it."""
+def read_ahead(items: Iterator[T], stop: Callable[[], object] | None = None) -> Iterator[T]:
+    """Yield ``items``, making the next one in a thread meanwhile. Its exceptions are raised here; closing ends it.
+
+    Args:
+        stop: ends the making of the next one, when an interruption is to end the wait for it.
+    """
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="trtpipe-data") as pool:
-        upcoming = pool.submit(next, items, end)
-        while (item := upcoming.result()) is not end:
+        try:
             upcoming = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]  # anything but ``end`` is a T
+            while (item := upcoming.result()) is not end:
+                upcoming = pool.submit(next, items, end)
+                yield item  # type: ignore[misc]  # anything but ``end`` is a T
+        except KeyboardInterrupt:
+            if stop is not None:
+                stop()
+            raise
 
 
 def _stacked(group: list[Sample], where: str) -> Sample:

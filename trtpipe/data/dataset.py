@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import IOContract
     from trtpipe.config.recipe import DataSettings
+    from trtpipe.isolation.worker import Limits
 
 __all__ = ["SOURCES", "DataSource", "Dataset", "Sample", "open_dataset"]
 
@@ -59,8 +60,11 @@ SOURCES: tuple[DataSource, ...] = (
 )
 
 
-def open_dataset(data: DataSettings, contract: IOContract) -> Dataset:
+def open_dataset(data: DataSettings, contract: IOContract, limits: Limits | None = None) -> Dataset:
     """The samples that ``data`` names, as the model with ``contract`` takes them.
+
+    Args:
+        limits: of a child that runs a function of the user (default: those of the environment).
 
     Raises:
         InputError: there is no such data, or it does not fit the model.
@@ -77,6 +81,8 @@ def open_dataset(data: DataSettings, contract: IOContract) -> Dataset:
             f"{data.source}: this is {source.description}, which has no array {data.labels!r} for the labels",
             "remove the key labels, which is for .npz and .h5 files",
         )
+    if source.open is function.open_function:
+        return function.open_function(data, contract, limits)
     return source.open(data, contract)
 
 

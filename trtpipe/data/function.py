@@ -16,7 +16,8 @@ from trtpipe.data.batching import batched, read_ahead
 from trtpipe.data.input_checks import checked, free_batch, is_single, static_batch
 from trtpipe.data.sample import Sample, Skipped, content_digest
 from trtpipe.data.selection import dropped_warning, fewer_samples, no_samples
-from trtpipe.data.usercode import UserFunction, load_function
+from trtpipe.data.user_process import Unusable, UserProcess, no_feed
+from trtpipe.data.usercode import UserFunction
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed, IOContract
     from trtpipe.config.recipe import DataSettings
     from trtpipe.data.sample import Dataset
+    from trtpipe.isolation.worker import Limits
 
 
 def recognizes(source: str) -> bool:
@@ -33,7 +35,7 @@ def recognizes(source: str) -> bool:
     return bool(module and colon) and name.isidentifier()
 
 
-def open_function(data: DataSettings, contract: IOContract) -> Dataset:
+def open_function(data: DataSettings, contract: IOContract, limits: Limits | None = None) -> Dataset:
     """Samples from a function that takes no arguments and yields, in order, any of:
 
     - a dict, input name -> array: one feed;
@@ -42,12 +44,12 @@ def open_function(data: DataSettings, contract: IOContract) -> Dataset:
 
     Feeds have the batch axis; if the first one does not, all are taken as single samples and stacked to ``data.batch``
     (or the model's fixed batch size). Arrays are anything ``numpy.asarray`` takes. The function is called again for
-    each iteration, so it must yield the same each time.
+    each iteration, so it must yield the same each time. It runs in a child process.
 
     Raises:
         InputError: there is no such function, or loading it fails.
     """
-    return FunctionDataset(data, contract, load_function(data.source))
+    return FunctionDataset(data, contract, UserProcess(data.source, limits))
 
 
 def hold_feeds(data: DataSettings, contract: IOContract, feeds: Callable[[], Iterable[object]]) -> Dataset:
@@ -70,7 +72,7 @@ class FunctionDataset:
     classes: tuple[str, ...] = ()
     size = None
 
-    def __init__(self, data: DataSettings, contract: IOContract, function: UserFunction) -> None:
+    def __init__(self, data: DataSettings, contract: IOContract, function: UserFunction | UserProcess) -> None:
         self._data, self._function = data, function
         self._contract = contract
         self._fixed_batch = static_batch(contract)
@@ -101,8 +103,9 @@ class FunctionDataset:
         Raises:
             InputError: the function failed, yielded something that does not fit the model, or too few samples.
         """
+        stop = self._function.stop if isinstance(self._function, UserProcess) else None
         with closing(self._feeds()) as feeds:
-            yield from read_ahead(feeds)
+            yield from read_ahead(feeds, stop)
 
     def _feeds(self) -> Generator[Sample, None, None]:
         with closing(self._raw()) as stream:
@@ -145,7 +148,8 @@ class FunctionDataset:
                 yield try_sample(index, partial(checked, item, contract, f"{self._where}: sample {index}"))
 
     def _sample(self, item: Any, where: str) -> Sample:
-        feed, labels = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
+        pair = isinstance(item, (tuple, list)) and len(item) == 2 and not isinstance(item, Unusable)
+        feed, labels = item if pair else (item, None)
         try:
             return Sample(self._feed(feed, where), None if labels is None else _copy(labels))
         except (TypeError, ValueError, RuntimeError) as error:
@@ -155,12 +159,11 @@ class FunctionDataset:
         if isinstance(feed, Mapping):
             return {str(name): _copy(value) for name, value in feed.items()}
         names = [spec.name for spec in self._contract.inputs]
+        if isinstance(feed, Unusable):
+            raise no_feed(where, feed, names)
         if len(names) == 1 and (hasattr(feed, "__array__") or isinstance(feed, (list, int, float))):
             return {names[0]: _copy(feed)}
-        raise InputError(
-            f"{where}: the function yielded {type(feed).__name__}, which is not a feed for inputs {', '.join(names)}",
-            "yield a dict input name -> array, or (dict, labels); or an array, for a model with one input",
-        )
+        raise no_feed(where, Unusable(type(feed).__name__, arrays=False), names)
 
     def _counted(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         """The samples, up to the number asked for."""

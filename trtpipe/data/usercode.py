@@ -1,23 +1,43 @@
-"""Loading a function from the user's file or module; its exceptions become InputErrors."""
+"""Loading and running a function from the user's file or module; whatever it raises becomes an InputError.
+
+This is what runs in the child process, for functions given by name, and here for what the caller holds.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.config.units import suggestion
-from trtpipe.errors import InputError
+from trtpipe.errors import InputError, TrtpipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from types import ModuleType
+
+#: Imported name -> the package that has it, where that is called otherwise.
+_PACKAGES = MappingProxyType(
+    {
+        "PIL": "pillow",
+        "cv2": "opencv-python-headless",
+        "skimage": "scikit-image",
+        "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
+        "mmcv": "mmcv-lite",
+        "segmentation_models_pytorch": "segmentation-models-pytorch",
+        "pytorch_lightning": "pytorch-lightning",
+    }
+)
+_FEEDS = "correct the function; it is called with no arguments and must yield feeds"
 
 
 @dataclass(frozen=True)
@@ -33,7 +53,7 @@ class UserFunction:
     source: str
     label: str
     folder: Path
-    call: Callable[[], Any]
+    call: Callable[..., Any]
 
     def items(self) -> Generator[Any, None, None]:
         """Call the function and yield its items.
@@ -42,16 +62,13 @@ class UserFunction:
             InputError: the user's code raised; the message has the sample's index, the exception and its line.
         """
         iterator: Iterator[Any] | None = None
-        index = 0
+        index, end = 0, object()
         while True:
-            try:
-                with importable(self.folder):
-                    iterator = iter(self.call()) if iterator is None else iterator
-                    item = next(iterator)
-            except StopIteration:
+            with running(f"{self.source}: sample {index} failed:", self.folder, _FEEDS):
+                iterator = iter(self.call()) if iterator is None else iterator
+                item = next(iterator, end)
+            if item is end:
                 return
-            except (Exception, SystemExit) as error:
-                raise _failure(f"{self.source}: sample {index}", error, self.folder) from error
             yield item
             index += 1
 
@@ -67,13 +84,8 @@ def load_function(source: str) -> UserFunction:
     """
     path, _, name = source.rpartition(":")
     folder = Path(path).resolve().parent if path.endswith(".py") else Path.cwd()
-    try:
-        with importable(folder):
-            module = _load_file(Path(path)) if path.endswith(".py") else importlib.import_module(path)
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise _failure(f"{path}: loading it", error, folder) from error
+    with running(f"{path}: loading it failed:", folder, "correct the file", path):
+        module = _load_file(Path(path)) if path.endswith(".py") else importlib.import_module(path)
     function = getattr(module, name, None)
     if not callable(function):
         known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
@@ -81,14 +93,55 @@ def load_function(source: str) -> UserFunction:
     return UserFunction(source, f"{Path(path).name}:{name}", folder, function)
 
 
-def _failure(where: str, error: BaseException, folder: Path) -> InputError:
-    """The error for an exception in the user's code: the exception, and the last line in the user's files."""
+@contextmanager
+def running(what: str, folder: Path, remedy: str, module: str = "") -> Iterator[None]:
+    """While entered, the user's code runs in ``one_process``, and modules in ``folder`` can be imported.
+
+    Args:
+        what: begins the message of an error.
+        remedy: for anything but a missing package.
+        module: what is imported, if it is that: where it is missing itself, the remedy holds too.
+
+    Raises:
+        InputError: the code raised anything but an interruption; the message has the exception and its line.
+    """
+    try:
+        with one_process(), importable(folder):
+            yield
+    except (KeyboardInterrupt, TrtpipeError):
+        raise
+    except BaseException as error:
+        message = f"{what} {type(error).__name__}: {error}{_line_of(error, folder)}"
+        raise InputError(message, missing_package(error, module) or remedy) from error
+
+
+def missing_package(error: BaseException, own: str = "") -> str:
+    """What to do about a missing package; empty for other errors, and if the module ``own`` itself is missing."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ModuleNotFoundError):
+        cause = cause.__cause__ or cause.__context__
+    missing = (cause.name or "") if isinstance(cause, ModuleNotFoundError) else ""
+    if not missing or f"{own}.".startswith(f"{missing}."):
+        return ""
+    name = missing.partition(".")[0]
+    return f"pip install {_PACKAGES.get(name, name)}; or, if {name} is your own, add its folder to PYTHONPATH"
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """A fork that is made while this is entered ends when it is left: it must not go on with its parent's work."""
+    process = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != process:
+            os._exit(1)
+
+
+def _line_of(error: BaseException, folder: Path) -> str:
+    """The last line in the user's files."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
-    line = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return InputError(
-        f"{where} failed: {type(error).__name__}: {error}{line}",
-        "correct the function; it is called with no arguments and must yield feeds",
-    )
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _load_file(path: Path) -> ModuleType:

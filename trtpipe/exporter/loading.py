@@ -9,9 +9,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from trtpipe.data.usercode import missing_package, one_process, running
 from trtpipe.errors import HostError, InputError
 from trtpipe.exporter.archive import check_archive
 
@@ -24,19 +24,6 @@ except ImportError as error:
     ) from error
 
 
-#: Imported name -> the package that has it, where that is called otherwise.
-_PACKAGES = MappingProxyType(
-    {
-        "PIL": "pillow",
-        "cv2": "opencv-python-headless",
-        "skimage": "scikit-image",
-        "sklearn": "scikit-learn",
-        "yaml": "pyyaml",
-        "mmcv": "mmcv-lite",
-        "segmentation_models_pytorch": "segmentation-models-pytorch",
-        "pytorch_lightning": "pytorch-lightning",
-    }
-)
 #: Where ``torch.compile`` keeps the module that it wraps.
 COMPILED = "_orig_mod"
 
@@ -114,11 +101,8 @@ def _call_factory(module: str, function: str) -> tuple[torch.nn.Module, Example 
             f"{label} needs arguments ({', '.join(needed)})",
             "name a function without arguments; wrap this one if needed",
         )
-    try:
+    with running(f"{label} raised", _folder(module), "run the factory by itself and fix it"):
         made = factory()
-    except (Exception, SystemExit) as error:
-        remedy = _install(error) or "run the factory by itself and fix it"
-        raise InputError(f"{label} raised {type(error).__name__}: {error}", remedy) from error
     made, *given = made if isinstance(made, tuple) and made else (made,)
     made = unwrapped(made)
     with_keywords = len(given) == 2 and isinstance(given[1], Mapping)
@@ -141,12 +125,9 @@ def _import(module: str) -> Any:
     sys.dont_write_bytecode = True
     if not module.endswith(".py"):
         sys.path.insert(0, str(Path.cwd()))
-        try:
+        what, remedy = f"module {module!r} cannot be imported:", "check its name and PYTHONPATH"
+        with running(what, _folder(module), remedy, module):
             return importlib.import_module(module)
-        except (Exception, SystemExit) as error:
-            own = isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name))
-            remedy = "check its name and PYTHONPATH" if own else _install(error) or "check its name and PYTHONPATH"
-            raise InputError(f"module {module!r} cannot be imported: {error}", remedy) from error
     path = Path(module).resolve()
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -154,23 +135,20 @@ def _import(module: str) -> Any:
         raise InputError(f"{module} cannot be loaded as Python", "give a .py file")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = loaded
-    try:
-        spec.loader.exec_module(loaded)
-    except (Exception, SystemExit) as error:
-        remedy = _install(error) or "fix the file"
-        raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", remedy) from error
+    with one_process():
+        try:
+            spec.loader.exec_module(loaded)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            remedy = missing_package(error) or "fix the file"
+            raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", remedy) from error
     return loaded
 
 
-def _install(error: BaseException) -> str:
-    """What to do about a missing package; empty for any other error."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ModuleNotFoundError):
-        cause = cause.__cause__ or cause.__context__
-    name = (cause.name or "").partition(".")[0] if isinstance(cause, ModuleNotFoundError) else ""
-    if not name:
-        return ""
-    return f"pip install {_PACKAGES.get(name, name)}; or, if {name} is your own, add its folder to PYTHONPATH"
+def _folder(module: str) -> Path:
+    """Where the user's code is, for a file; else the working folder."""
+    return Path(module).resolve().parent if module.endswith(".py") else Path.cwd()
 
 
 def parameters_of(function: Any) -> list[tuple[str, inspect.Parameter]]:

@@ -18,6 +18,7 @@ from trtpipe.errors import (
     OutOfMemory,
     OutOfTime,
     TrtpipeError,
+    UserCodeError,
     WorkerCrashed,
     WorkerError,
 )
@@ -27,6 +28,8 @@ from trtpipe.isolation.linux import address_space_limit
 Stop: TypeAlias = Literal["", "time", "memory", "cancelled"]
 #: Exit status of a child that could not write its reply because the disk is full.
 NO_SPACE_STATUS = 75
+#: Exit status of a child whose connection to its parent was closed or replaced by the code that it ran.
+DISCONNECTED_STATUS = 76
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO})
 _MORE_MEMORY = (
@@ -52,23 +55,28 @@ class Outcome(Record):
 
     Attributes:
         kind: ``done``, a TrtpipeError that the task raised (``error``), a lack of memory or disk space, a file
-            that the system denied it, or any other exception (``bug``).
+            that the system denied it, an interruption that the user's code raised, or any other exception (``bug``).
         reply: the task's reply, when done.
         error: the class of a TrtpipeError.
         message: the error's message; for ``space`` the file, for ``bug`` the traceback.
     """
 
-    kind: Literal["done", "error", "memory", "space", "denied", "bug"]
+    kind: Literal["done", "error", "memory", "space", "denied", "interrupted", "bug"]
     reply: dict[str, Any] = {}
     error: str = ""
     message: str = ""
     remedy: str = ""
 
     @classmethod
-    def of_error(cls, error: Exception, folder: str) -> Outcome:
+    def of_error(cls, error: BaseException, folder: str) -> Outcome:
         """Describe what the task raised; ``folder`` is named if a full disk's error names no file."""
         if isinstance(error, TrtpipeError):
             return cls(kind="error", error=_known_class(error), message=error.message, remedy=error.remedy)
+        if isinstance(error, KeyboardInterrupt):
+            return cls(kind="interrupted")
+        if not isinstance(error, Exception):  # raised by the user's code
+            message = f"it raised {type(error).__name__}: {error}"
+            return cls(kind="error", error=UserCodeError.__name__, message=message, remedy="raise an Exception instead")
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return cls(kind="memory", message=str(error))
         if isinstance(error, OSError) and error.errno in _FULL:
@@ -115,6 +123,8 @@ def raise_from(outcome: Outcome, what: str) -> NoReturn:
         raise OutOfMemory(f"out of memory while {what}{detail}", _MORE_MEMORY)
     if outcome.kind == "space":
         raise _no_space(outcome.message, what)
+    if outcome.kind == "interrupted":
+        raise KeyboardInterrupt
     if outcome.kind == "denied":
         raise HostError(f"{outcome.message} while {what}", "check that path's owner and mode, and the disk")
     raise InternalError(f"an unexpected error while {what}:\n{outcome.message}")
@@ -124,8 +134,7 @@ def error_of(ending: Ending, what: str) -> TrtpipeError:
     """The error for a child that left no reply."""
     if ending.status == NO_SPACE_STATUS and not ending.stopped:
         return _no_space("the temporary folder", what)
-    narrow = not ending.stopped and any(words in ending.output for words in _NO_ROOM)
-    if narrow and (limited := _limited(what)) is not None:
+    if (limited := _unmapped(ending, what)) is not None:
         return limited
     tail = last_lines(ending.output)
     said = f"; last output: {tail}" if tail else ""
@@ -153,6 +162,12 @@ def error_of(ending: Ending, what: str) -> TrtpipeError:
     return kind(message, remedy, ending.phase)
 
 
+def _unmapped(ending: Ending, what: str) -> HostError | None:
+    """The error for a child that said that it could not map memory; ``None`` for others."""
+    said = not ending.stopped and any(words in ending.output for words in _NO_ROOM)
+    return _limited(what) if said else None
+
+
 def _limited(what: str) -> HostError | None:
     """The error for memory that was there, and could not be mapped; ``None`` where mapping has no limit."""
     limit = address_space_limit()
@@ -162,6 +177,34 @@ def _limited(what: str) -> HostError | None:
         f"out of memory while {what}: the address space is limited to {format_bytes(limit)} (ulimit -v)",
         "raise that limit: ulimit -v unlimited; TRTPIPE_WORKER_MEMORY_GB limits memory that is used",
     )
+
+
+def user_error_of(ending: Ending, what: str, function: str) -> TrtpipeError:
+    """The error for a child that left no reply while it ran ``function`` of the user."""
+    remedy = "run the function by itself and fix it"
+    if ending.stopped == "cancelled":
+        return error_of(ending, what)
+    if (limited := _unmapped(ending, what)) is not None:
+        return limited
+    if ending.stopped == "time":
+        how = f"made no progress for {format_seconds(ending.limit)}"
+        remedy = "fix the function if it hangs; if it needs longer, raise TRTPIPE_WORKER_SECONDS"
+    elif ending.stopped == "memory":
+        how = f"reached the memory limit of {format_bytes(int(ending.limit))}"
+        remedy = "make the function hold less at a time, or raise TRTPIPE_WORKER_MEMORY_GB"
+    elif ending.status == NO_SPACE_STATUS:
+        return _no_space("the temporary folder", what)
+    elif ending.status == DISCONNECTED_STATUS:
+        how, remedy = "closed files that it had not opened", "have the function close only what it opened"
+    elif ending.status == -signal.SIGKILL:
+        how = "was killed (SIGKILL), by itself or because the system ran out of memory"
+    elif ending.status < 0:
+        how = f"crashed its process ({_signal_name(-ending.status)})"
+    else:
+        how = f"ended its process with exit status {ending.status}"
+    tail = last_lines(ending.output)
+    phase = f" (in phase {ending.phase!r})" if ending.phase else ""
+    return UserCodeError(f"{function} {how} while {what}{phase}" + (f"; last output: {tail}" if tail else ""), remedy)
 
 
 def last_lines(text: str) -> str:

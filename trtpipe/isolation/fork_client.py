@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import selectors
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
-from trtpipe.isolation.exit_status import error_of
+from trtpipe.config.settings import confined_environment
+from trtpipe.isolation.exit_status import DISCONNECTED_STATUS, error_of, user_error_of
 from trtpipe.isolation.linux import POLL_SECONDS
 from trtpipe.isolation.messages import LINE_BYTES, ForkReply, ForkRequest, MessageStream
-from trtpipe.isolation.worker import TAIL_BYTES, ChildWatch, boot, child_environment
+from trtpipe.isolation.worker import TAIL_BYTES, ChildWatch, boot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,9 +90,9 @@ class ForkServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=child_environment(),
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
+                env=confined_environment(),  # a child that runs the user's code is told the rest
             )
         self._control = mine
         return mine
@@ -100,8 +104,15 @@ def server_of(process: int) -> ForkServer:
     return ForkServer()
 
 
+#: Seconds that a child which closed its stream has to end by itself.
+_LAST_SECONDS = 1.0
+
+
 class Child:
     """One child of the fork server, watched like every worker.
+
+    Args:
+        function: the user's function that it runs, if it does: to blame for how it ends.
 
     Attributes:
         watch: its limits, progress and output.
@@ -110,10 +121,11 @@ class Child:
         OSError: the server cannot be started, or has ended.
     """
 
-    def __init__(self, request: ForkRequest, limits: Limits, progress: Progress) -> None:
+    def __init__(self, request: ForkRequest, limits: Limits, progress: Progress, function: str = "") -> None:
         from trtpipe.isolation.shared_arrays import SharedMemory
 
         self._seconds = limits.seconds
+        self._function = function
         self._error: TrtpipeError | None = None
         self._server = server_of(os.getpid())
         with ExitStack() as stack:
@@ -133,6 +145,10 @@ class Child:
             self._selector = stack.enter_context(selectors.DefaultSelector())
             self._selector.register(stream, selectors.EVENT_READ)
             self._selector.register(self._output, selectors.EVENT_READ)
+            self._ended = _handle_of_process(self._number)
+            if self._ended is not None:  # a fork of the child's may hold its stream open when it has ended
+                stack.callback(os.close, self._ended)
+                self._selector.register(self._ended, selectors.EVENT_READ)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Child:
@@ -140,6 +156,16 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self._end()
+        self._stack.close()
+
+    def kill(self) -> None:
+        """Kill the child, from any thread; whoever waits for it gets a WorkerError."""
+        if self._number:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._number, signal.SIGKILL)
+
+    def abandon(self) -> None:
+        """Close the stream, on which the child ends; unlike leaving it, this may be done at any moment."""
         self._stack.close()
 
     def send(self, message: bytes, what: str) -> None:
@@ -155,6 +181,11 @@ class Child:
         except OSError:
             raise self._failure("", what) from None
 
+    def offer(self, message: bytes) -> None:
+        """Send the child a message; if it has ended, ``receive`` says so, behind what it sent before."""
+        with suppress(OSError):
+            self._messages.send(message)
+
     def receive(self, what: str, deadline: float | None = None) -> bytes:
         """Wait for the child's next message.
 
@@ -164,6 +195,8 @@ class Child:
         Raises:
             WorkerError: it ends first, or takes too long or too much memory.
         """
+        if self._error is not None:
+            raise self._error
         end = time.monotonic() + self._seconds if deadline is None else deadline
         while True:
             try:
@@ -176,11 +209,13 @@ class Child:
 
     def _poll(self, seconds: float) -> bytes | None:
         message = self._messages.received()
-        for key, _ in self._selector.select(seconds) if message is None else ():
-            if key.fd == self._output:
-                self._read_output()
-            else:
-                message = self._messages.poll()
+        ready = {key.fd for key, _ in self._selector.select(seconds)} if message is None else set()
+        if self._output in ready:
+            self._read_output()
+        if self._messages.fileno() in ready:
+            return self._messages.poll()
+        if self._ended in ready:
+            raise EOFError
         return message
 
     def _read_output(self) -> None:
@@ -191,16 +226,39 @@ class Child:
 
     def _failure(self, stopped: Stop, what: str) -> TrtpipeError:
         """End the child; the error that describes how it ended."""
+        alive = not stopped and not self._ends_by_itself()
         status = self._end()
         while self._output in self._selector.get_map() and any(
             key.fd == self._output for key, _ in self._selector.select(0)
         ):
             self._read_output()
-        self._error = error_of(self.watch.ending(status, stopped), what)
+        if self._function:
+            ending = self.watch.ending(DISCONNECTED_STATUS if alive else status, stopped)
+            self._error = user_error_of(ending, what, self._function)
+        else:
+            self._error = error_of(self.watch.ending(status, stopped), what)
         return self._error
+
+    def _ends_by_itself(self) -> bool:
+        """Whether a child that closed its stream ends before long; the user's code may have closed it, and go on."""
+        if self._ended is None or not self._function:
+            return True
+        waiting = select.poll()
+        waiting.register(self._ended, select.POLLIN)
+        return bool(waiting.poll(1000 * _LAST_SECONDS))
 
     def _end(self) -> int:
         number, self._number = self._number, 0
         with suppress(OSError):  # the server was killed, and its children with it
             return self._server.ask(ForkRequest(end=number), []) if number else 0
         return -9
+
+
+def _handle_of_process(number: int) -> int | None:
+    """A handle that is readable when the process has ended; ``None`` where the system has no such handles."""
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(number)
+    except OSError:
+        return None

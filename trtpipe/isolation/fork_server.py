@@ -132,6 +132,10 @@ def _run_child(request: ForkRequest, handles: list[int]) -> None:
         confine(**json.loads(request.confinement))
     messages = MessageStream(socket.socket(fileno=stream))
     shared = SharedMemory(memory)
+    if request.session:
+        with suppress(*_CLOSED):
+            load_name(request.session)(messages, shared)
+        os._exit(0)
     run_with_stack(lambda: _serve(request, messages, shared))
 
 

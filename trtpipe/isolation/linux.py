@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import signal
+import struct
 import sys
 import threading
 import time
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 47, 4
+_CAPABILITIES_VERSION = 0x20080522
 #: Positions in ``/proc/<pid>/stat``, counted behind the command's closing parenthesis.
 _GROUP, _RESIDENT_PAGES = 2, 21
+_ENVIRONMENT = slice(47, 49)
 _STAT_BYTES = 1 << 12
 #: Seconds between two checks of a child.
 POLL_SECONDS = 0.03
@@ -137,6 +141,42 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:  # it ended before the call
         os._exit(1)
+
+
+def checked(result: int) -> int:
+    """The result of a function of the C library that gives a negative number where it fails.
+
+    Raises:
+        OSError: it did.
+    """
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Give up every capability, so that root is a user like others who owns root's files, for good.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    capability = 0
+    while libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:  # fails behind the last one, or where it holds none
+        capability += 1
+    header = struct.pack("=Ii", _CAPABILITIES_VERSION, 0)
+    checked(libc.capset(header, bytes(24)))
+
+
+def forget_environment() -> None:
+    """Overwrite what the kernel shows of this process's environment: the strings that it was started with.
+
+    To be called after what is still needed was set anew, which the C library keeps elsewhere.
+    """
+    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+    start, end = (int(field) for field in fields[_ENVIRONMENT])
+    if 0 < start < end:
+        ctypes.memset(start, 0, end - start)
 
 
 def prefer_as_oom_victim() -> None:

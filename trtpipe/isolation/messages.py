@@ -32,6 +32,8 @@ class ForkRequest(Record):
     Attributes:
         opener: ``package.module:function``, called with ``model`` and ``threads``; see ``remote_runner.ModelOpener``.
         task: ``package.module:function``, as for ``worker.call``.
+        session: ``package.module:function``, called in the child's main thread with its stream and shared memory, to
+            run the user's code.
         preload: modules that the server imports first, so that this child and later ones have them.
         confinement: what the child may read and write, as JSON; empty for everything the user may.
         scratch: the task's folder for temporary files; empty for the system's.
@@ -42,6 +44,7 @@ class ForkRequest(Record):
     model: str = ""
     threads: int = 0
     task: str = ""
+    session: str = ""
     preload: tuple[str, ...] = ()
     confinement: str = ""
     scratch: str = ""
@@ -100,6 +103,10 @@ class MessageStream:
         self._stream = stream
         self._limit = limit
         self._received = bytearray()
+
+    def fileno(self) -> int:
+        """The stream's handle."""
+        return self._stream.fileno()
 
     def send(self, message: bytes) -> None:
         """Send a message.

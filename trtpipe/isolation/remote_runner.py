@@ -22,7 +22,7 @@ from trtpipe.isolation.fork_client import Child, server_of
 from trtpipe.isolation.linux import address_space_limit
 from trtpipe.isolation.messages import MODEL_REPLY, MODEL_REQUEST, ForkRequest, Interface, ModelRequest
 from trtpipe.isolation.reducer import Runner
-from trtpipe.isolation.worker import LIGHT, confinement_of, limits_for, scratch_in
+from trtpipe.isolation.worker import LIGHT, call, confinement_of, limits_for, scratch_in
 from trtpipe.preflight import folder_size
 from trtpipe.progress import NullProgress
 
@@ -204,19 +204,23 @@ def call_forked(
     """Run a ``task`` on a graph in a child of the fork server: as ``worker.call``, but without a second of imports.
 
     Args:
-        reads: as for ``worker.call``.
+        reads: as for ``worker.call``; for ``None`` that is what runs the task.
         workdir: the folder that the child may write to; a scratch folder in it is removed before this returns.
 
     Raises:
         TrtpipeError, WorkerError, HostError, InternalError: as for ``worker.call``.
     """
+    if reads is None:  # the server has no more of the environment than confined children get
+        return call(
+            task, request, reply, limits=limits, progress=progress or NullProgress(), what=what, workdir=workdir
+        )
     with ExitStack() as stack:
         with _starting(what):
             writes = [] if workdir is None else [workdir.absolute(), Path(stack.enter_context(scratch_in(workdir)))]
             fork = ForkRequest(
                 task=task,
                 preload=(*_TASK_MODULES, task.partition(":")[0]),
-                confinement="" if reads is None else confinement_of(reads, writes, limits),
+                confinement=confinement_of(reads, writes, limits),
                 scratch=str(writes[-1]) if writes else "",
             )
             child = stack.enter_context(Child(fork, limits, progress or NullProgress()))

@@ -50,19 +50,18 @@ class SharedMemory:
         self._memory = None
         os.close(self._handle)
 
-    def pack(self, feeds: Sequence[Feed]) -> list[list[ArrayRef]]:
+    def pack(self, feeds: Sequence[Feed], offset: int = 0) -> list[list[ArrayRef]]:
         """Write arrays, over those packed before.
+
+        Args:
+            offset: of the first one, in bytes.
 
         Raises:
             OSError: there is no memory left.
         """
-        sizes = [
-            0 if value.dtype.kind in _STRING_KINDS else -(-value.nbytes // _ALIGNMENT) * _ALIGNMENT
-            for feed in feeds
-            for value in feed.values()
-        ]
-        self._map(sum(sizes), grow=True)
-        offsets = accumulate(sizes, initial=0)
+        sizes = _sizes(feeds)
+        self._map(offset + sum(sizes), grow=True)
+        offsets = accumulate(sizes, initial=offset)
         return [[self._write(name, value, next(offsets)) for name, value in feed.items()] for feed in feeds]
 
     def _write(self, name: str, value: np.ndarray, offset: int) -> ArrayRef:
@@ -106,6 +105,19 @@ class SharedMemory:
             length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
             os.ftruncate(self._handle, length)
         self._memory = mmap.mmap(self._handle, length)
+
+
+def packed_size(feeds: Sequence[Feed]) -> int:
+    """Bytes that the arrays take in shared memory."""
+    return sum(_sizes(feeds))
+
+
+def _sizes(feeds: Sequence[Feed]) -> list[int]:
+    return [
+        0 if value.dtype.kind in _STRING_KINDS else -(-value.nbytes // _ALIGNMENT) * _ALIGNMENT
+        for feed in feeds
+        for value in feed.values()
+    ]
 
 
 def _dtype(name: str) -> np.dtype:

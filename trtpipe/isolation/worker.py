@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.artifact import R, Record
-from trtpipe.config.settings import environment
+from trtpipe.config.settings import child_environment, confined_environment
 from trtpipe.config.toolchain import cores
 from trtpipe.errors import HostError
-from trtpipe.isolation.exit_status import Ending, Outcome, Stop, error_of, raise_from
+from trtpipe.isolation.exit_status import Ending, Outcome, Stop, error_of, raise_from, user_error_of
 from trtpipe.isolation.linux import POLL_SECONDS, MemoryWatch, free_memory, machine_memory
 from trtpipe.progress import Stoppable
 
@@ -50,7 +50,13 @@ _PROGRESS = TypeAdapter(tuple[str, int, int | None])
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one child process: wall time in seconds, resident memory in bytes; and whether it is confined."""
+    """Limits of one child process.
+
+    Attributes:
+        seconds: wall time; of user code, the time without progress.
+        memory: resident bytes of the process and all it started.
+        confined: whether it is confined to its files.
+    """
 
     seconds: float
     memory: int
@@ -67,8 +73,10 @@ class Allowance:
 
 #: Reading, checking and rewriting a model, which usually takes seconds.
 LIGHT = Allowance(50.0, 2.0)
-#: Building an engine or running user code: TensorRT may time kernels for half an hour.
+#: Building an engine: TensorRT may time kernels for half an hour.
 HEAVY = Allowance(3600.0, 10.0)
+#: Seconds that the user's code may take without progress.
+_USER_SECONDS = 1800.0
 #: Default memory limit: bytes for any model, and for each byte of this one.
 _MEMORY, _MEMORY_A_BYTE = 16 << 30, 16
 
@@ -94,14 +102,15 @@ def limits_for(
     )
 
 
+def user_limits(settings: Settings) -> Limits:
+    """The limits of a child that runs the user's code: by default half an hour without progress, 90 % of the memory."""
+    memory = settings.worker_memory or int(_SHARE_OF_MEMORY * machine_memory())
+    return Limits(seconds=settings.worker_seconds or _USER_SECONDS, memory=memory, confined=False)
+
+
 def boot(module: str) -> list[str]:
     """The command of a process that calls ``main(arguments)`` of ``module``; append the arguments."""
     return [sys.executable, "-c", _BOOT.format(separator=os.pathsep, module=module), os.pathsep.join(sys.path)]
-
-
-def child_environment() -> dict[str, str]:
-    """The environment of a child: without the key that authenticates the cache, which only the parent needs."""
-    return {name: value for name, value in environment().items() if name != "TRTPIPE_CACHE_KEY"}
 
 
 def affordable(count: int, size: int, wanted: int | None) -> int:
@@ -125,6 +134,7 @@ def call(
     what: str,
     workdir: Path | None = None,
     reads: Sequence[Path] | None = None,
+    function: str = "",
 ) -> R:
     """Run ``task`` in a child process and wait for its reply.
 
@@ -136,9 +146,12 @@ def call(
             is removed before this returns.
         reads: files and folders the child may read, besides ``workdir``, which it may write too, and the system's
             own; ``None`` if it runs the user's code, which may do whatever the user may.
+        function: the user's function that the task runs, if it does: to blame for how the child ends. The time limit
+            starts anew with every progress report then.
 
     Raises:
         TrtpipeError: the very error that the task raised.
+        UserCodeError: ``function`` ended the child, ran out of time or memory, or cut its connection.
         WorkerError: the child crashed, ran out of time or memory, or ended without a reply.
         HostError: no space is left on a device that the child wrote to.
         InternalError: the task raised anything else; the message holds the child's traceback.
@@ -151,7 +164,9 @@ def call(
             Path(folder, "request.json").write_text(request.to_line(), encoding="utf-8")
             writes: list[Path | str] = [folder] if where is None else [where, folder]
             confinement = "" if reads is None else confinement_of(reads, writes, limits)
-            child = stack.enter_context(closing(_Child(task, folder, confinement, limits, progress)))
+            child = stack.enter_context(
+                closing(_Child(task, folder, confinement, limits, progress, patient=bool(function)))
+            )
         except OSError as error:
             place = error.filename or workdir or tempfile.gettempdir()
             raise HostError(
@@ -161,7 +176,7 @@ def call(
         ending = child.watch()
         outcome = _outcome(Path(folder, "reply.json")) if ending.clean else None
     if outcome is None:
-        raise error_of(ending, what)
+        raise user_error_of(ending, what, function) if function else error_of(ending, what)
     if outcome.kind != "done":
         raise_from(outcome, what)
     return reply.model_validate(outcome.reply)
@@ -234,7 +249,10 @@ class ChildWatch:
 class _Child:
     """One running child. Its standard output carries progress, its standard error what libraries print."""
 
-    def __init__(self, task: str, folder: str, confinement: str, limits: Limits, progress: Progress) -> None:
+    def __init__(
+        self, task: str, folder: str, confinement: str, limits: Limits, progress: Progress, *, patient: bool
+    ) -> None:
+        self._seconds, self._patient = limits.seconds, patient
         self._deadline = time.monotonic() + limits.seconds
         self._line = b""
         self._process = subprocess.Popen(
@@ -242,9 +260,9 @@ class _Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=child_environment(),
             bufsize=0,
             start_new_session=True,
+            env=confined_environment() if confinement else child_environment(),
         )
         self._watch = ChildWatch(self._process.pid, limits, progress)
         self._selector = selectors.DefaultSelector()
@@ -285,6 +303,8 @@ class _Child:
         for line in lines:
             with suppress(ValidationError):  # the interpreter's start-up may print to standard output
                 self._watch.report(line)
+                if self._patient:
+                    self._deadline = time.monotonic() + self._seconds
 
     def _kill(self) -> None:
         """Kill the whole process group, if it still exists."""

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 
 from trtpipe.artifact import Record
 from trtpipe.errors import InternalError
-from trtpipe.isolation.exit_status import NO_SPACE_STATUS, Outcome
+from trtpipe.isolation.exit_status import DISCONNECTED_STATUS, NO_SPACE_STATUS, Outcome
+from trtpipe.isolation.handles import Disconnected, Handle
 from trtpipe.isolation.imports import load_name, no_telemetry
 from trtpipe.isolation.linux import end_with_parent, prefer_as_oom_victim, run_with_stack
 from trtpipe.isolation.sandbox import confine
@@ -34,9 +35,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
     no_telemetry()
     if confinement:
         confine(**json.loads(confinement))
-    stream = os.dup(1)  # for progress; what libraries print goes to standard error instead
+    stream = Handle(os.dup(1))  # for progress; what libraries print goes to standard error instead
     os.dup2(2, 1)
-    report = Reporter(lambda line: os.write(stream, line + b"\n"))
+    report = Reporter(lambda line: os.write(stream.number(), line + b"\n"))
     use_scratch(folder)
     status = [1]
     run_with_stack(lambda: status.append(_reply(task, Path(folder), report)))
@@ -58,12 +59,17 @@ def resolve(task: str) -> tuple[Callable[[Any, Any], Record], type[Record]]:
 
 def _reply(task: str, folder: Path, report: Reporter) -> int:
     """Run the task and write its outcome; the exit status."""
+    process = os.getpid()
     try:
         function, request = resolve(task)
         text = (folder / "request.json").read_text(encoding="utf-8")
         outcome = Outcome(kind="done", reply=function(request.model_validate_json(text), report).to_dict())
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent gets it with its traceback
+    except Disconnected:
+        return DISCONNECTED_STATUS
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent gets it with its traceback
         outcome = Outcome.of_error(error, str(folder))
+    if os.getpid() != process:  # a fork that the user's code made, and that came back here
+        return 0
     part = folder / "reply.part"
     try:
         part.write_text(outcome.model_dump_json(), encoding="utf-8")

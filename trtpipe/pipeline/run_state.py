@@ -66,11 +66,14 @@ class RunState:
             from trtpipe.data.dataset import open_dataset
             from trtpipe.data.function import hold_feeds
             from trtpipe.data.synthetic import RandomDataset
+            from trtpipe.isolation.worker import user_limits
 
             settings, feeds = _data_settings(role, job), job.feeds.get(role)
             if settings is not None:
-                data = open_dataset(settings, contract) if feeds is None else hold_feeds(settings, contract, feeds)
-                self.datasets[role] = data
+                limits = user_limits(job.settings)
+                self.datasets[role] = (
+                    open_dataset(settings, contract, limits) if feeds is None else hold_feeds(settings, contract, feeds)
+                )
             elif role == "calibration-data" and job.allow_random:
                 shapes = typical_shapes(job.profile)[0]
                 self.datasets[role] = RandomDataset(contract, shapes, job.recipe.data.samples or 32, seed=0)

@@ -60,6 +60,7 @@ class Evaluate(Stage[EvaluateSettings]):
         self, settings: EvaluateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
         from trtpipe.accuracy.metrics import measure_metric
+        from trtpipe.isolation.worker import user_limits
 
         metric, dataset = settings.metric, inputs.datasets.get("evaluation-data")
         if metric is None or (dataset is None and metric.name):
@@ -75,7 +76,8 @@ class Evaluate(Stage[EvaluateSettings]):
             reference = runner
             if _looks_at_float32(settings):
                 reference = stack.enter_context(onnx.open(inputs.path("model"), runtime))
-            value = measure_metric(settings.of, runner, reference, metric.evaluation(inputs.metric), dataset)
+            evaluation, limits = metric.evaluation(inputs.metric), user_limits(runtime)
+            value = measure_metric(settings.of, runner, reference, evaluation, dataset, limits)
         for leftover in workdir.iterdir():
             leftover.unlink()
         value.write(workdir / VALUE)

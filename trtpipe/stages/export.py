@@ -14,7 +14,7 @@ from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest, TorchRequest
 from trtpipe.isolation.imports import load_name
 from trtpipe.isolation.remote_runner import call_forked
-from trtpipe.isolation.worker import LIGHT, call, limits_for
+from trtpipe.isolation.worker import LIGHT, call, limits_for, user_limits
 from trtpipe.preflight import folder_size, seal_model
 from trtpipe.report.stage_records import ExportRecord
 from trtpipe.stages.stage import SOURCE, Noting, Stage
@@ -115,15 +115,17 @@ def export_torch(
     if not isinstance(source, FactorySource | Pt2Source):
         raise InternalError("an export was asked to run without a source")
     data = source.data if isinstance(source, FactorySource) else None
+    file = isinstance(source, Pt2Source)
     return call(
         task,
         request.model_copy(update={"module": source.module, "function": source.function, "data": data}),
         ExportReply,
-        limits=limits_for(runtime),
+        limits=limits_for(runtime) if file else user_limits(runtime),
         progress=progress,
         what=f"exporting {source.label}",
         workdir=Path(request.workdir),
         reads=(source.path,) if isinstance(source, Pt2Source) else None,  # a factory is the user's own code
+        function="" if file else source.label,
     )
 
 

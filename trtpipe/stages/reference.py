@@ -13,7 +13,7 @@ from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.config.stage_settings import NotNeeded, ReferenceSettings, synthetic_shapes
 from trtpipe.errors import InputError, InternalError
 from trtpipe.exporter.request import ExportReply
-from trtpipe.isolation.worker import Report, call, limits_for
+from trtpipe.isolation.worker import Report, call, limits_for, user_limits
 from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 from trtpipe.reference.runnable import verification_data
 from trtpipe.stages.stage import SAMPLES, SOURCE, Stage
@@ -80,14 +80,17 @@ class Reference(Stage[ReferenceSettings]):
             save_reference(workdir / REFERENCE, feeds, run_module(source.module, example, feeds, names))
         elif isinstance(source, FactorySource | Pt2Source):
             save_reference(workdir / _FEEDS, feeds, [])
+            file = isinstance(source, Pt2Source)
             observed = call(
                 "trtpipe.stages.reference:run_saved",
                 ReferenceRequest(module=source.module, function=source.function, workdir=str(workdir), outputs=names),
                 ExportReply,
-                limits=limits_for(runtime),
+                limits=limits_for(runtime) if file else user_limits(runtime),
                 progress=progress,
                 what=f"running {source.label}",
                 workdir=workdir,
+                reads=(source.path,) if isinstance(source, Pt2Source) else None,
+                function="" if file else source.label,
             ).observed
             (workdir / _FEEDS).unlink()
         else:

@@ -14,6 +14,7 @@ from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthe
 from trtpipe.config.target import find_target
 from trtpipe.data.input_checks import are_pixels
 from trtpipe.errors import InputError, StageError
+from trtpipe.isolation.worker import user_limits
 from trtpipe.passes.decisions import kept_for_accuracy
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
+    from trtpipe.isolation.worker import Limits
     from trtpipe.progress import Progress
     from trtpipe.reference.runnable import VerificationData
     from trtpipe.stages.stage import Inputs
@@ -89,7 +91,9 @@ class Verify(Stage[VerifySettings]):
         recording = Recording()
         with ExitStack() as stack:
             contenders = _contenders(settings, inputs, workdir, runtime, stack)
-            run, metrics = _measured(settings, inputs.metric, contenders, data, progress, recording)
+            run, metrics = _measured(
+                settings, inputs.metric, contenders, data, progress, recording, user_limits(runtime)
+            )
             overflows = _overflows(settings, contenders)
             pytorch = _against_pytorch(settings, inputs, contenders, real=not data.synthetic)
         for leftover in workdir.glob("emulated.onnx*"):
@@ -186,6 +190,7 @@ def _measured(
     data: VerificationData,
     progress: Progress,
     recording: Recording,
+    limits: Limits,
 ) -> tuple[ParityRun, tuple[MetricValue, ...]]:
     """Parity, and the task metric of every contender.
 
@@ -195,13 +200,14 @@ def _measured(
     Raises:
         InputError: a metric that was asked for cannot be measured.
     """
-    from trtpipe.accuracy.metrics import make_meter, whole_metric
+    from trtpipe.accuracy.metrics import make_meter, own_metric
     from trtpipe.accuracy.parity import compare
 
     evaluation = None if settings.metric is None else settings.metric.evaluation(function)
-    whole = whole_metric(evaluation)
+    own = own_metric(evaluation, limits)
+    whole = own if own and own.whole else None
     per_feed = evaluation is not None and data.labeled and whole is None
-    meter = make_meter(evaluation, data.dataset.classes) if evaluation and per_feed else None
+    meter = make_meter(evaluation, data.dataset.classes, own) if evaluation and per_feed else None
     reference, *others = contenders
     real = not data.synthetic
     run = compare(reference, others, data.dataset, settings.tolerance, meter, progress, recording, real=real)

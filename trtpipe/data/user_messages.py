@@ -1,0 +1,81 @@
+"""Messages between a process and its child that runs a function of the user: see ``user_process``, ``user_session``.
+
+Arrays lie in shared memory, as for models.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from pydantic import TypeAdapter
+
+from trtpipe.artifact import Record
+from trtpipe.isolation.messages import ArrayRef
+
+#: What an evaluation's dictionary may hold besides single numbers: the score of every sample.
+PER_SAMPLE = "per_sample"
+#: The parent asks for the ``next`` item of an iteration, has one forgotten (``close``), calls a function of ``outputs``
+#: and labels (``score``), has one do the ``evaluate``, or answers its call of ``run`` with ``outputs``.
+Request: TypeAlias = Literal["next", "close", "score", "evaluate", "outputs"]
+#: The child has ``loaded`` the function; gives a ``feed`` by name, a single ``array``, or something ``unusable``; is at
+#: the ``end``; gives ``numbers``; calls ``run``; or has ``failed`` (the text is an ``Outcome``).
+Reply: TypeAlias = Literal["loaded", "feed", "array", "unusable", "end", "numbers", "run", "failed"]
+
+
+class Start(Record):
+    """The first message: the function, and the surroundings that it had in the parent.
+
+    Bytes of paths and variables are characters of the same number, because not all are UTF-8.
+
+    Attributes:
+        source: ``path/file.py:function`` or ``package.module:function``.
+        folder: the working folder.
+        path: what ``sys.path`` holds.
+    """
+
+    source: str
+    folder: str
+    path: tuple[str, ...]
+    environment: dict[str, str]
+
+
+class UserRequest(NamedTuple):
+    """A request to the child.
+
+    Attributes:
+        number: of the iteration, counted from 0; of values that a score may have.
+        slot: place for an item; one that holds an item the parent still reads is not named again.
+    """
+
+    action: Request
+    arrays: list[list[ArrayRef]] = []
+    number: int = 0
+    slot: int = 0
+
+
+class UserReply(NamedTuple):
+    """A reply of the child.
+
+    Attributes:
+        arrays: a feed, and the labels by themselves, where there are any.
+        text: the reason, or the name of a type.
+        number: of arguments that the function needs.
+    """
+
+    kind: Reply
+    arrays: list[list[ArrayRef]] = []
+    text: str = ""
+    number: int = 0
+
+
+USER_REQUEST, USER_REPLY = TypeAdapter(UserRequest), TypeAdapter(UserReply)
+
+
+def as_text(value: bytes) -> str:
+    """Bytes as characters of the same number."""
+    return value.decode("latin-1")
+
+
+def as_bytes(text: str) -> bytes:
+    """The inverse of ``as_text``."""
+    return text.encode("latin-1")
