@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from trtpipe.accuracy.meter import Meter, Scores, concatenated
+from trtpipe.accuracy.meter import MOST_SAMPLES, Meter, Scores, concatenated
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.data.user_messages import PER_SAMPLE
 from trtpipe.data.user_process import UserProcess
