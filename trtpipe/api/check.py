@@ -71,14 +71,15 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     before = {link.artifact: link.against for link in report.links}
     run = replay(saved, precisions, before, wanted.tolerance, real=not report.synthetic)
     runners = {comparison.artifact: comparison.runner for comparison in report.comparisons}
-    gate = report.metrics and "accuracy" in wanted.model_fields_set
+    measured = report.metrics[0].metric if report.metrics else None
+    limits = dict(wanted.accuracy.of(measured)) if "accuracy" in wanted.model_fields_set else {}
     again = report.model_copy(
         update={
             "feeds": run.feeds,
             "samples": round(report.samples * run.feeds / report.feeds),
             "comparisons": tuple(c.model_copy(update={"runner": runners[c.artifact]}) for c in run.comparisons),
             "links": tuple(c.model_copy(update={"runner": runners[c.artifact]}) for c in run.links),
-            "max_drop": wanted.accuracy.of(report.metrics[0].metric).max_drop if gate else report.max_drop,
+            **limits,
         }
     )
     again = with_verdict(again)
