@@ -215,7 +215,7 @@ class TestRefused:
             (["--fp8", "--fp16"], "--fp8 and --fp16 contradict each other", "choose one precision"),
             (["--int8", "--fp32"], "--int8 and --fp32 contradict each other", "choose one precision"),
             (["--workspace", "4X"], "--workspace: '4X' is not a size such as 512M or 4G", "correct --workspace"),
-            (["--max-p99", "5"], "--max-p99: '5' is not a duration such as 200ms or 3s", "correct --max-p99"),
+            (["--max-p99", "5"], "--max-p99: '5' has no unit: write 5ms or 5s", "correct --max-p99"),
             (["--atol", "y:soon"], "--atol: 'soon' is not a number; write 1e-3, or OUTPUT:1e-3", "correct --atol"),
             (["--atol", "-1"], "--atol: Input should be greater than or equal to 0", "correct --atol (it is -1.0)"),
             (["--opt-level", "9"], "--opt-level: Input should be less than", "correct --opt-level (it is 9)"),

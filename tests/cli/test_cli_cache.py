@@ -113,11 +113,19 @@ class TestPrune:
     def test_without_limits_only_corrupt_entries_go(self, cache: Callable[..., Result]) -> None:
         assert json.loads(cache("prune", "--json").stdout)["kept"] == 3
 
-    @pytest.mark.parametrize(("option", "value"), [("--max-age", "30"), ("--max-size", "ten")])
-    def test_needs_units(self, cache: Callable[..., Result], option: str, value: str) -> None:
+    @pytest.mark.parametrize(
+        ("option", "value", "fault"),
+        [
+            ("--max-age", "30", "has no unit"),
+            ("--max-size", "30", "has no unit"),
+            ("--max-age", "old", "is not a duration"),
+            ("--max-size", "ten", "is not a size"),
+        ],
+    )
+    def test_needs_units(self, cache: Callable[..., Result], option: str, value: str, fault: str) -> None:
         result = cache("prune", option, value)
         assert result.exit_code == 2
-        assert result.stderr.splitlines()[0].startswith(f"error: {option}: '{value}' is not a ")
+        assert result.stderr.splitlines()[0].startswith(f"error: {option}: '{value}' {fault}")
 
 
 class TestClear:

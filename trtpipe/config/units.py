@@ -25,7 +25,7 @@ def parse_bytes(text: str) -> int:
         ValueError: not a positive quantity of bytes with a unit.
     """
     match = re.fullmatch(_NUMBER + r"(?:([KMGT])(?:i?B)?|B)", text.rstrip(), re.IGNORECASE)
-    if not match and (bare := re.fullmatch(_NUMBER, text)):
+    if not match and (bare := re.fullmatch(_NUMBER, text)) and float(bare[1]) > 0:
         raise ValueError(f"{text!r} has no unit: write {bare[1]}M or {bare[1]}G, or {bare[1]}B for bytes")
     count = int(Decimal(match[1]) * _BYTES[(match[2] or "").upper()]) if match else 0
     if count < 1:

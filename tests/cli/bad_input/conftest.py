@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import onnx
 import pytest
 
+import trtpipe
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,7 +23,9 @@ class Snapshot(Protocol):
 
 
 class Refused(Protocol):
-    def __call__(self, *words: str | Path, code: int = 2, options: tuple[str, ...] = QUICK) -> tuple[str, str]: ...
+    def __call__(
+        self, *words: str | Path, code: int = 2, options: tuple[str, ...] = QUICK, kept: str = ""
+    ) -> tuple[str, str]: ...
 
 
 class Variant(Protocol):
@@ -57,12 +61,18 @@ def earlier(run: Run, model: Path, data: Path, tmp_path_factory: pytest.TempPath
 def refused(run: Run, earlier: Path, snapshot: Snapshot) -> Refused:
     """Build into the earlier folder; it must fail, say so in two lines, and change nothing.
 
+    Args:
+        kept: the stage that fails, where it is so late that what was built before is kept beside the earlier folder.
+
     Returns:
         What it says is wrong, and what it says to do.
     """
 
-    def invoke(*words: str | Path, code: int = 2, options: tuple[str, ...] = QUICK) -> tuple[str, str]:
-        before = snapshot(earlier.parent)
+    def invoke(
+        *words: str | Path, code: int = 2, options: tuple[str, ...] = QUICK, kept: str = ""
+    ) -> tuple[str, str]:
+        watched = earlier if kept else earlier.parent
+        before = snapshot(watched)
         result = run("build", "-o", earlier, *options, *words)
         assert result.exit_code == code, result.output
         assert result.stdout == ""
@@ -72,7 +82,11 @@ def refused(run: Run, earlier: Path, snapshot: Snapshot) -> Refused:
         assert [line.partition(":")[0] for line in lines].count("  try") == 1
         assert lines[-2].startswith("error: ")
         assert lines[-1].startswith("  try: ")
-        assert snapshot(earlier.parent) == before
+        assert snapshot(watched) == before
+        if kept:
+            manifest = trtpipe.Manifest.read(earlier.with_name("out.rejected") / "manifest.json")
+            assert [failure.step for failure in manifest.verdict.failures] == [kept]
+            assert manifest.verdict.exit_code == code
         return lines[-2].removeprefix("error: "), lines[-1].removeprefix("  try: ")
 
     return invoke

@@ -182,7 +182,7 @@ class TestEvaluation:
         assert remedy == "arrays here: x"
 
     def test_metric_without_labels_is_not_a_gate_that_holds(self, refused: Refused, model: Path, data: Path) -> None:
-        error, remedy = refused(model, "--eval-data", data, "--metric", "top1")
+        error, remedy = refused(model, "--eval-data", data, "--metric", "top1", kept="verify")
         assert error.startswith(data.name)
         assert error.endswith("no labels, so top1 cannot be measured")
         assert "--labels NAME" in remedy
@@ -190,6 +190,6 @@ class TestEvaluation:
     def test_label_outside_the_classes(self, refused: Refused, model: Path, tmp_path: Path) -> None:
         path = tmp_path / "labeled.npz"
         np.savez(path, x=GOOD, digit=np.full(16, 4))
-        error, remedy = refused(model, "--eval-data", path, "--labels", "digit")
+        error, remedy = refused(model, "--eval-data", path, "--labels", "digit", kept="verify")
         assert error == "label 4 does not fit the 4 classes of output 'y'"
         assert remedy
