@@ -50,7 +50,7 @@ def test_no_more_is_unpacked_than_there_are_samples():
     bomb = Scores.of("hits", np.ones(3)).model_copy(update={"parts": packed})
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="more than 3 samples"):
+        with pytest.raises(InputError, match="more than 3 scores"):
             bomb.arrays()
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:

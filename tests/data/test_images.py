@@ -226,5 +226,14 @@ class TestErrors:
 
     def test_ignored_entries_are_a_warning(self, folder: Path, model: IOContract) -> None:
         (folder / "notes.txt").touch()
-        dataset = open_dataset(DataSettings(source=str(folder)), model)
+        dataset = open_dataset(DataSettings(source=str(folder), image=ImageSettings(mean=(0, 0, 0))), model)
         assert dataset.warnings == ("1 entries that are not PNG, JPEG, BMP, WEBP, GIF files were ignored",)
+
+    def test_pixels_that_nothing_normalizes_are_a_warning_until_the_recipe_says_so(
+        self, folder: Path, model: IOContract
+    ) -> None:
+        for unsaid in (None, ImageSettings(resize=4)):
+            (warning,) = open_dataset(DataSettings(source=str(folder), image=unsaid), model).warnings
+            assert "neither mean nor std" in warning
+        for said in (ImageSettings(mean=(0, 0, 0)), ImageSettings(std=(1, 1, 1))):
+            assert open_dataset(DataSettings(source=str(folder), image=said), model).warnings == ()
