@@ -78,6 +78,10 @@ class TestItems:
         (tmp_path / "here").write_text("7")
         assert yields(function("assert os.environ['OF_THE_USER'] == 'secret'\nyield float(open('here').read())")) == [7]
 
+    def test_the_secret_of_the_cache_is_not_theirs(self, function: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TRTPIPE_CACHE_KEY", "a secret of sixteen and more")
+        assert yields(function("yield 'TRTPIPE_CACHE_KEY' in os.environ")) == [0]
+
     def test_processes_of_their_own_work(self, function: Make) -> None:
         body = (
             "import multiprocessing\n"

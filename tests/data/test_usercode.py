@@ -97,8 +97,15 @@ class TestModules:
                 del sys.modules[name]
 
     def test_that_are_not_installed(self) -> None:
-        with pytest.raises(InputError, match=r"no\.such\.module: loading it failed: ModuleNotFoundError"):
+        with pytest.raises(InputError, match=r"no\.such\.module: loading it failed: ModuleNotFoundError") as error:
             load_function("no.such.module:feeds")
+        assert error.value.remedy == "correct the file"
+
+    def test_that_need_what_is_not_installed(self, tmp_path: Path) -> None:
+        (tmp_path / "data.py").write_text("def feeds():\n    yield 1\n    import no_such_package.part\n")
+        with pytest.raises(InputError, match="sample 1 failed: ModuleNotFoundError") as error:
+            list(load_function(f"{tmp_path / 'data.py'}:feeds").items())
+        assert error.value.remedy.startswith("pip install no_such_package;")
 
 
 class TestFailures:

@@ -53,6 +53,14 @@ def test_by_an_interruption_of_its_own(tmp_path: Path) -> None:
         export(tmp_path, "raise KeyboardInterrupt")
 
 
+def test_has_the_environment_but_the_secret_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OF_THE_USER", "1")
+    monkeypatch.setenv("TRTPIPE_CACHE_KEY", "a secret of sixteen and more")
+    observed = export(tmp_path, "assert os.environ['OF_THE_USER'] and not os.getenv('TRTPIPE_CACHE_KEY')").observed
+    assert observed.variables == ("OF_THE_USER", "TRTPIPE_CACHE_KEY")
+    assert observed.files == (str(tmp_path / "net.py"),)
+
+
 def test_an_endless_loop(tmp_path: Path) -> None:
     with pytest.raises(UserCodeError, match=r"net\.py:make made no progress for 8 s while exporting"):
         export(tmp_path, "time.sleep(600)", worker_seconds=8.0)

@@ -48,7 +48,7 @@ class UserRequest(NamedTuple):
     """
 
     action: Request
-    arrays: list[list[ArrayRef]] = []
+    arrays: tuple[list[ArrayRef], ...] = ()
     number: int = 0
     slot: int = 0
 
@@ -63,7 +63,7 @@ class UserReply(NamedTuple):
     """
 
     kind: Reply
-    arrays: list[list[ArrayRef]] = []
+    arrays: tuple[list[ArrayRef], ...] = ()
     text: str = ""
     number: int = 0
 

@@ -123,7 +123,7 @@ class UserProcess:
         """``metric(outputs, labels)``: float64, ``most`` values or fewer; raises what ``items`` raises."""
         with self._lock:
             arrays = self._child.memory.pack([outputs, {} if labels is None else {"": labels}])
-            reply = self._ask(UserRequest("score", arrays, most), "measuring")
+            reply = self._ask(UserRequest("score", tuple(arrays), most), "measuring")
             return self._child.memory.unpack(reply.arrays[0], copy=True)[""]
 
     def evaluate(self, run: Callable[[Feed], Feed], most: int) -> tuple[Mapping[str, float], np.ndarray | None]:
@@ -136,7 +136,7 @@ class UserProcess:
             memory, request = self._child.memory, UserRequest("evaluate", number=most)
             while (reply := self._ask(request, "evaluating")).kind == "run":
                 outputs = run(memory.unpack(reply.arrays[0], copy=True))
-                request = UserRequest("outputs", memory.pack([outputs]))
+                request = UserRequest("outputs", tuple(memory.pack([outputs])))
             single, *rest = (memory.unpack(arrays, copy=True) for arrays in reply.arrays)
             scores = next(iter(rest[0].values())) if rest else None
             return {name: float(value) for name, value in single.items()}, scores

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trtpipe.isolation.messages import ArrayRef, MessageStream
     from trtpipe.isolation.shared_arrays import SharedMemory
 
-Arrays: TypeAlias = "list[list[ArrayRef]]"
+Arrays: TypeAlias = "tuple[list[ArrayRef], ...]"
 #: Numbers by name that an evaluation may give.
 _MOST_NAMES = 1000
 _METRIC = "run the function by itself and fix it"
@@ -123,7 +123,7 @@ class _Session:
     def _pack(self, feeds: list[Feed], offset: int = 0) -> Arrays:
         for handle in self._handles:
             handle.number()
-        return self._memory.pack(feeds, offset)
+        return tuple(self._memory.pack(feeds, offset))
 
     def _load(self) -> UserReply:
         self._function = load_function(self._source)

@@ -116,7 +116,7 @@ def running(what: str, folder: Path, remedy: str, module: str = "") -> Iterator[
 
 
 def missing_package(error: BaseException, own: str = "") -> str:
-    """What to do about a missing package; empty for other errors, and if the module ``own`` itself is missing."""
+    """What to do about a missing package; empty for any other error, and where the module ``own`` is missing itself."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ModuleNotFoundError):
         cause = cause.__cause__ or cause.__context__
