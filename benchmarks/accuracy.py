@@ -253,13 +253,13 @@ class Case:
 
 def _decided(out: Path) -> dict[str, Any]:
     """What the records beside a lowered graph say of it, as fields of a row."""
-    facts = LowerRecord.read(out / "lowered.onnx.json")
+    record = LowerRecord.read(out / "lowered.onnx.json")
     ranges = out / "ranges.json"
     trials = Ranges.read(ranges).corrections.trials if ranges.is_file() else ()
     return {
-        "eight_bit": None if facts.work is None else round(facts.work.share, 4),
-        "nodes": facts.counts,
-        "notes": facts.notes,
+        "eight_bit": None if record.work is None else round(record.work.share, 4),
+        "nodes": record.counts,
+        "notes": record.notes,
         "corrections": tuple(trial.correction for trial in trials if trial.taken),
     }
 

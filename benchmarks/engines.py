@@ -99,11 +99,11 @@ def reports(model: Path, folder: Path) -> dict[str, object]:
     rtx, settings = load_backend("tensorrt-rtx"), Settings(cache_dir=folder)
     goals = [find_target(name) for name in THREE]
     profile = DeploymentProfile()
-    facts: dict[str, EngineRecord] = {
+    records: dict[str, EngineRecord] = {
         "shared": rtx.build(model, profile, goals, folder / "shared.plan", settings, NullProgress())
     }
     for goal in goals:
-        facts[goal.name] = rtx.build(model, profile, (goal,), folder / f"{goal}.plan", settings, NullProgress())
+        records[goal.name] = rtx.build(model, profile, (goal,), folder / f"{goal}.plan", settings, NullProgress())
     return {
         name: {
             "kernels": each.layers,
@@ -113,7 +113,7 @@ def reports(model: Path, folder: Path) -> dict[str, object]:
             "bytes_read": each.report and each.report.bytes_read,
             "products": each.report and each.report.products,
         }
-        for name, each in facts.items()
+        for name, each in records.items()
     }
 
 
@@ -130,8 +130,8 @@ def child(folder: Path, rounds: int) -> dict[str, float]:
     walls, processors, bare = [], [], []
     for _ in range(rounds):
         begin, before = time.perf_counter(), _spent()
-        facts = rtx.build(path, DeploymentProfile(), (sm89,), path.with_suffix(".plan"), settings, NullProgress())
-        walls.append(time.perf_counter() - begin - facts.build_seconds)
+        record = rtx.build(path, DeploymentProfile(), (sm89,), path.with_suffix(".plan"), settings, NullProgress())
+        walls.append(time.perf_counter() - begin - record.build_seconds)
         processors.append(_spent() - before)
         before = _spent()
         subprocess.run([sys.executable, "-c", BARE, str(path)], check=True, capture_output=True)

@@ -21,6 +21,8 @@ RENAMED: Mapping[str, str] = {
     "moved": "change",
     "enough": "samples_needed",
     "unfit": "not_quantizable",
+    "extents": "tensor_ranges",
+    "extents.json": "tensor_ranges.json",
     "broke": "failing_stage",
     "repairs": "corrections",
     "repairs.high": "kept",

@@ -77,7 +77,7 @@ def measure(source: Path, passes: list[GraphPass], shape: tuple[int, ...], targe
     run_passes(model, passes)
     graph = folder / "graph.onnx"
     save_model(model, graph)
-    facts = load_backend("tensorrt-rtx").build(
+    record = load_backend("tensorrt-rtx").build(
         graph,
         DeploymentProfile(),
         (find_target(target),),
@@ -85,8 +85,8 @@ def measure(source: Path, passes: list[GraphPass], shape: tuple[int, ...], targe
         Settings(cache_dir=folder),
         NullProgress(),
     )
-    assert facts.report is not None
-    return facts.report
+    assert record.report is not None
+    return record.report
 
 
 def main() -> None:

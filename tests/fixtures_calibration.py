@@ -1,4 +1,4 @@
-"""What the tests of this room share: contracts, settings, images and a progress that remembers."""
+"""What the tests of these packages share: contracts, settings, images and a progress that remembers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of this room share: from a protobuf through passes and back, checked by ONNX's own checker."""
+"""What the tests of these packages share: from a protobuf through passes and back, checked by ONNX's own checker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import onnx
 import onnx_ir as ir
 import pytest
-from halves import raised
+from half_formats import raised
 from models import run
 
 from trtpipe.autocast.convert import CastPrecision

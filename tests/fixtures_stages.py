@@ -1,4 +1,4 @@
-"""What the tests of this room share: the table a stage finds its inputs on, and a folder it works in."""
+"""What the tests of these packages share: the table a stage finds its inputs on, and a folder it works in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the house (docs/design.md), read from the source itself; and proof that each rule can be broken."""
+"""The layers and rules of docs/design.md, read from the source itself; and proof that each rule can be broken."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Module:
         self.text = text
         self.tree = ast.parse(text)
         self.name = where.removesuffix(".py").replace("/", ".").removesuffix("__init__").removesuffix(".")
-        self.room = self.name.partition(".")[0]
+        self.package = self.name.partition(".")[0]
 
     def imports(self) -> list[str]:
         """Everything it imports anywhere, for type checkers too: ``package.module`` or ``package.module.name``."""
@@ -166,7 +166,7 @@ Rule: TypeAlias = Callable[[Module], Iterable[str]]
 def imports_go_downwards(module: Module) -> Iterator[str]:
     if module.name:  # the package itself only tells where its names live
         for other in module.own_imports():
-            above = LEVELS[other.partition(".")[0]] > LEVELS[module.room]
+            above = LEVELS[other.partition(".")[0]] > LEVELS[module.package]
             if above and (module.name, other) not in CIRCLES:
                 yield f"imports {other}, which lies above"
 
@@ -178,21 +178,21 @@ def imports_are_absolute(module: Module) -> Iterator[str]:
 
 
 def only_the_command_line_uses_the_public_names(module: Module) -> Iterator[str]:
-    if module.room not in ("", "cli", "__main__"):
+    if module.package not in ("", "cli", "__main__"):
         for name in module.imports():
             if name.startswith("trtpipe.") and not our_module(name) and name != "trtpipe.__version__":
                 yield f"imports {name}, instead of the module it lives in"
 
 
 def command_line_uses_nothing_but_the_public_names(module: Module) -> Iterator[str]:
-    if module.room == "cli":
+    if module.package == "cli":
         for name in imported(at_run_time(module.tree.body)):
             if our_module(name).partition(".")[0] in BEHIND_THE_API:
                 yield f"imports {name}"
 
 
 def stages_do_not_know_each_other(module: Module) -> Iterator[str]:
-    if module.room == "stages":
+    if module.package == "stages":
         mine = module.name.partition(".")[2].partition("_")[0]
         for other in module.own_imports():
             theirs = other.removeprefix("stages.").partition("_")[0]
@@ -202,9 +202,9 @@ def stages_do_not_know_each_other(module: Module) -> Iterator[str]:
 
 def back_ends_are_imported_by_their_interface(module: Module) -> Iterator[str]:
     for other in module.own_imports():
-        room, _, part = other.partition(".")
+        package, _, part = other.partition(".")
         inside = part and part not in BACKEND_INTERFACE | BACKEND_INTERNALS.get(module.name, set())
-        if room == "backends" and inside and module.room != "backends":
+        if package == "backends" and inside and module.package != "backends":
             yield f"imports {other}"
 
 
@@ -214,14 +214,14 @@ def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Modu
         "store": {"", "api", "cli", "pipeline", "store"},
     }
     for other in module.own_imports():
-        room = other.partition(".")[0]
-        if module.room not in allowed.get(room, {module.room}):
+        package = other.partition(".")[0]
+        if module.package not in allowed.get(package, {module.package}):
             yield f"imports {other}"
 
 
 def only_the_api_and_the_pipeline_know_the_job(module: Module) -> Iterator[str]:
     """So that a stage can read nothing that its settings, which are its key, do not hold."""
-    if module.room not in ("api", "pipeline") and module.name not in ("config.job", "cli.session"):
+    if module.package not in ("api", "pipeline") and module.name not in ("config.job", "cli.session"):
         for name in module.imports():
             if our_module(name) == "config.job":
                 yield f"imports {name}"
@@ -241,7 +241,7 @@ def vendor_packages_are_imported_in_their_place(module: Module) -> Iterator[str]
 
 
 def only_the_command_line_prints_and_exits(module: Module) -> Iterator[str]:
-    if module.room == "cli":
+    if module.package == "cli":
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", "input", "exit", "quit", "sys.exit"}:
@@ -480,7 +480,7 @@ def test_files_that_may_spell_formats_do_so() -> None:
 
 
 def test_every_module_has_a_layer() -> None:
-    assert {module.room for module in MODULES} - {""} == set(LEVELS)
+    assert {module.package for module in MODULES} - {""} == set(LEVELS)
 
 
 def test_files_are_short_enough_to_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,10 +146,10 @@ class TestDigits:
         header = read_header(plan)
         assert (header.flavor, header.targets, header.and_later) == ("tensorrt-rtx", tuple(TARGETS), False)
         assert header.size_ok
-        facts = trtpipe.EngineRecord.read(digits[1] / f"{target}.plan.json")
-        assert (facts.target, facts.targets, facts.version) == (target, tuple(TARGETS), header.version)
-        assert facts.precisions["Int8"] >= 5, "five convolutions and a fully connected layer, some of them fused"
-        assert [spec.name for spec in (*facts.io.inputs, *facts.io.outputs)] == ["image", "logits"]
+        record = trtpipe.EngineRecord.read(digits[1] / f"{target}.plan.json")
+        assert (record.target, record.targets, record.version) == (target, tuple(TARGETS), header.version)
+        assert record.precisions["Int8"] >= 5, "five convolutions and a fully connected layer, some of them fused"
+        assert [spec.name for spec in (*record.io.inputs, *record.io.outputs)] == ["image", "logits"]
 
     def test_manifest_says_passed_and_lists_the_files_as_they_are(self, digits: tuple[dict[str, Any], Path]) -> None:
         out = digits[1]
@@ -330,8 +330,8 @@ class TestCases:
     def test_every_kind_of_shapes_compiles(self, cache: Path, tmp_path: Path, name: str, model: str) -> None:
         case = module_at(CASES / name / "case.py")
         path = CASES / name / model if model else Path(case.MODEL)
-        facts = self.compiled(cache, tmp_path, path, *shapes_of(case))
-        ranges = [{name: shape.to_dict() for name, shape in profile.items()} for profile in facts.profiles]
+        record = self.compiled(cache, tmp_path, path, *shapes_of(case))
+        ranges = [{name: shape.to_dict() for name, shape in profile.items()} for profile in record.profiles]
         wanted = {name: {bound: list(dims) for bound, dims in each.items()} for name, each in case.PROFILES.items()}
         assert ranges == ([wanted] if wanted else [])
 

@@ -49,7 +49,7 @@ def rtx_plan(path: Path, target: str = "sm89", *, cut: int = 0) -> Path:
     return path
 
 
-def facts(target: str = "sm89", flavor: str = "tensorrt-rtx") -> EngineRecord:
+def record(target: str = "sm89", flavor: str = "tensorrt-rtx") -> EngineRecord:
     return EngineRecord(flavor=flavor, version="1.7.1.116", target=target, io=IO, build_seconds=1.0)
 
 
@@ -148,9 +148,9 @@ class TestEngine:
         assert alone.plan is not None
         assert (alone.kind, alone.flavor, alone.targets, alone.notes) == ("engine", "tensorrt-rtx", ("sm89",), ())
         assert (alone.plan.version, alone.plan.weight_bytes) == ("1.7.1.116", 12)
-        facts().write(tmp_path / "model.bin.json")
+        record().write(tmp_path / "model.bin.json")
         both = trtpipe.inspect(path)
-        assert both.engine == facts()
+        assert both.engine == record()
         assert both.notes == ()
 
     def test_what_keeps_it_from_running_here_is_told_without_loading_it(
@@ -164,14 +164,14 @@ class TestEngine:
         found = trtpipe.inspect(path)
         assert found.obstacles[0] == "it needs the package 'tensorrt_rtx'; install it"
         assert found.obstacles[1].startswith("this machine has no NVIDIA GPU")
-        facts().model_copy(update={"digests": {"plan": "0" * 64}}).write(tmp_path / "a.plan.json")
+        record().model_copy(update={"digests": {"plan": "0" * 64}}).write(tmp_path / "a.plan.json")
         assert trtpipe.inspect(path).notes == (
             "its content is not that of the engine in its record: the digests differ",
         )
 
     def test_contradictions_are_noted(self, tmp_path: Path) -> None:
         path = rtx_plan(tmp_path / "a.plan", cut=1)
-        facts("sm120", "tensorrt").write(tmp_path / "a.plan.json")
+        record("sm120", "tensorrt").write(tmp_path / "a.plan.json")
         notes = trtpipe.inspect(path).notes
         assert len(notes) == 3
         for words in ("truncated", "says tensorrt,", "says sm120, the engine is for sm89"):

@@ -80,12 +80,12 @@ class TestSensitivity:
     def test_what_comes_before_a_group_is_computed_once(self, job, monkeypatch):
         from trtpipe.quantization import simulator
 
-        whole, real = job(), simulator.find_cuts
-        cut = []
-        monkeypatch.setattr(simulator, "find_cuts", lambda *args: cut.append(real(*args)) or cut[-1])
+        whole, real = job(), simulator.find_partitions
+        partition = []
+        monkeypatch.setattr(simulator, "find_partitions", lambda *args: partition.append(real(*args)) or partition[-1])
         found = trtpipe.sensitivity(whole, samples=4)
-        assert len(cut[0]) == 3
-        monkeypatch.setattr(simulator, "find_cuts", lambda *args: ())
+        assert len(partition[0]) == 3
+        monkeypatch.setattr(simulator, "find_partitions", lambda *args: ())
         monkeypatch.setattr("trtpipe.stages.sensitivity.MeasureSensitivity.version", 0)
         again = trtpipe.sensitivity(whole, samples=4)
         for first, second in zip(found.groups, again.groups, strict=True):
@@ -98,10 +98,10 @@ class TestSensitivity:
         monkeypatch.setattr(output_noise, "_stored", lambda *args: stored.append(real(*args)) or stored[-1])
         made = job()
         first = trtpipe.sensitivity(made, samples=4)
-        monkeypatch.setattr(output_noise, "_LEAST_BYTES", 2 * 64 * 32 * 4)  # the values of two cuts for 64 rows
+        monkeypatch.setattr(output_noise, "_LEAST_BYTES", 2 * 64 * 32 * 4)  # the values of two partitions for 64 rows
         monkeypatch.setattr("trtpipe.stages.sensitivity.MeasureSensitivity.version", 0)
         again = trtpipe.sensitivity(made, samples=4)
-        assert [len(cuts) for cuts, _ in stored] == [3, 2]
+        assert [len(partitions) for partitions, _ in stored] == [3, 2]
         for one, other in zip(first.groups, again.groups, strict=True):
             assert one.noise == pytest.approx(other.noise, rel=1e-3)
 
@@ -180,9 +180,9 @@ class TestTune:
     def test_what_leaves_most_work_in_8_bits_is_taken_of_all_that_holds(self, job, tmp_path):
         save(network(1000.0), tmp_path / "net.onnx")  # too wide for the methods that see one tensor at a time
         tuning = trtpipe.tune(job(corrections="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml").tuning
-        partly = [each for each in tuning.calibrations if each.unfit and each.loss is not None]
+        partly = [each for each in tuning.calibrations if each.not_quantizable and each.loss is not None]
         assert any(each.loss <= 0.05 for each in partly), "a layer that is left high has to hold too"
-        assert tuning.calibration.unfit == 0
+        assert tuning.calibration.not_quantizable == 0
         assert (tuning.met, tuning.share) == (True, 1)
 
     def test_what_calibration_kept_is_kept_when_more_is(self, tmp_path):

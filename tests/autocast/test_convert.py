@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from halves import EPSILON, HALVES, kept, raised
+from half_formats import EPSILON, HALF_FORMATS, kept, raised
 from models import (
     CASES,
     branches,
@@ -29,7 +29,7 @@ def casts(proto: onnx.ModelProto) -> list[str]:
     return [f"{node.input[0]}->{node.output[0]}" for node in proto.graph.node if node.op_type == "Cast"]
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 @pytest.mark.parametrize("name", [name for name in CASES if name != "listed_initializers"])
 def test_every_case_keeps_its_interface_and_its_result(result, lower, name, half):
     proto = CASES[name]()
@@ -45,7 +45,7 @@ def test_every_case_keeps_its_interface_and_its_result(result, lower, name, half
         np.testing.assert_allclose(found[output], values, rtol=0, atol=8 * EPSILON[half] * np.abs(values).max())
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 def test_weights_are_stored_in_16_bits_rounded_to_nearest(lower, half):
     lowered, _ = lower(conv_net(), half)
     dtype = np.float16 if half == "float16" else ml_dtypes.bfloat16
@@ -66,7 +66,7 @@ class TestCasts:
         proto = model("(float[2] x) => (float[2] y) { a = Relu(x) b = Neg(x) c = Abs(x) d = Add(a, b) y = Add(d, c) }")
         assert casts(lower(proto, "float16")[0]) == ["x->x_float16", "y_float16->y"]
 
-    def test_an_island_costs_two(self, lower):
+    def test_an_isolated_node_costs_two_casts(self, lower):
         lowered, _ = lower(residual(), "float16", ["conv_2"])
         assert casts(lowered) == ["x->x_float16", "r->r_float32", "b->b_float16", "y_float16->y"]
 
@@ -111,7 +111,7 @@ class TestCasts:
         assert [inner.op_type for inner in node.attribute[0].g.node] == ["Cast", "Identity", "MatMul", "Tanh", "Cast"]
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 def test_random_numbers_and_windows_keep_the_type_their_attributes_say(apply, half):
     proto = model(
         "(float[4] x) => (float[4] y) { h = HannWindow(size) z = ConstantOfShape(shape) a = Add(x, h) y = Add(a, z) }",

@@ -8,21 +8,21 @@ import pytest
 from models import model, normal
 
 from trtpipe.autocast.convert import CastPrecision
-from trtpipe.autocast.tensor_ranges import Extent, Extents
+from trtpipe.autocast.tensor_ranges import TensorRange, TensorRanges
 from trtpipe.config.formats import FP16
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 
-FAR, LEFT = Extent(minimum=2.96, maximum=3.04), Extent(minimum=-0.04, maximum=0.04)
+FAR, LEFT = TensorRange(minimum=2.96, maximum=3.04), TensorRange(minimum=-0.04, maximum=0.04)
 
 
-def kept(graph: str, opset: int = 18, weights: dict | None = None, **extents: Extent) -> dict[str, str]:
+def kept(graph: str, opset: int = 18, weights: dict | None = None, **tensor_ranges: TensorRange) -> dict[str, str]:
     """Nodes that stay in float32, and why; tensors not named were seen between -1 and 1."""
     loaded = ir.serde.deserialize_model(model(graph, opset=opset, **(weights or {})))
     run_passes(loaded, [InferTypes()])
     names = {str(value.name) for node in loaded.graph.all_nodes() for value in (*node.inputs, *node.outputs) if value}
-    known = {name: Extent(minimum=-1, maximum=1, smallest=0.5, terms=1) for name in names} | extents
-    [result] = run_passes(loaded, [CastPrecision(FP16, (), Extents(samples=8, tensors=known))])
+    known = {name: TensorRange(minimum=-1, maximum=1, smallest=0.5, terms=1) for name in names} | tensor_ranges
+    [result] = run_passes(loaded, [CastPrecision(FP16, (), TensorRanges(samples=8, tensors=known))])
     return {decision.node: decision.reason for decision in result.decisions if decision.precision == "float32"}
 
 
@@ -40,7 +40,7 @@ def test_what_moves_or_scales_the_input_before_is_kept_too():
     found = kept(
         "(float[N,4] x) => (float[4,N] y) { t = Transpose(x) q = Div(t, sd) s = Sub(q, mu) y = Relu(s) }",
         weights={"mu": np.float32(300), "sd": np.float32(0.01)},
-        x=FAR, q=Extent(minimum=296, maximum=304), s=Extent(minimum=-4, maximum=4),
+        x=FAR, q=TensorRange(minimum=296, maximum=304), s=TensorRange(minimum=-4, maximum=4),
     )  # fmt: skip
     assert set(found) == {"transpose_0", "div_1", "sub_2"}
     assert found["div_1"].startswith("leads to Sub 'sub_2'")
@@ -50,7 +50,7 @@ def test_a_mean_that_the_graph_computes():
     found = kept(
         "(float[N,4] x) => (float[N,4] y) { m = ReduceMean(x, axes) s = Sub(x, m) h = MatMul(s, w) y = Relu(h) }",
         weights={"axes": np.array([1]), "w": normal(4, 4)}, x=FAR,
-        m=Extent(minimum=2.9, maximum=3.1, terms=12), s=LEFT,
+        m=TensorRange(minimum=2.9, maximum=3.1, terms=12), s=LEFT,
     )  # fmt: skip
     assert set(found) == {"reducemean_0", "sub_1"}
 
@@ -60,7 +60,7 @@ def test_a_normalization_of_an_input(span, is_kept):
     found = kept(
         "(float[N,4] x) => (float[N,4] y) { a = LayerNormalization(x, g, b) h = MatMul(a, w) y = Relu(h) }",
         weights={"g": np.ones(4, np.float32), "b": np.zeros(4, np.float32), "w": normal(4, 4)},
-        x=Extent(minimum=8 - span, maximum=8 + span),
+        x=TensorRange(minimum=8 - span, maximum=8 + span),
     )  # fmt: skip
     assert ("layernormalization_0" in found) is is_kept
 
@@ -73,5 +73,5 @@ def test_behind_a_layer_nothing_is_won():
 
 def test_a_difference_that_leaves_enough():
     found = kept("(float[N,4] x) => (float[N,4] y) { s = Sub(x, mu) d = Div(s, sd) y = Relu(d) }", weights=CONSTANTS,
-                 x=Extent(minimum=2, maximum=4), s=Extent(minimum=-1, maximum=1))  # fmt: skip
+                 x=TensorRange(minimum=2, maximum=4), s=TensorRange(minimum=-1, maximum=1))  # fmt: skip
     assert found == {}

@@ -9,24 +9,24 @@ import pytest
 from models import model, normal
 
 from trtpipe.autocast.convert import CastPrecision
-from trtpipe.autocast.tensor_ranges import Extent, Extents
+from trtpipe.autocast.tensor_ranges import TensorRange, TensorRanges
 from trtpipe.config.formats import FP16, find_format
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 
 
-def decided(proto: onnx.ModelProto, half: str, **extents: Extent) -> dict[str, str]:
+def decided(proto: onnx.ModelProto, half: str, **tensor_ranges: TensorRange) -> dict[str, str]:
     """Nodes that stay in float32, and why; tensors not named were seen between -1 and 1."""
     loaded = ir.serde.deserialize_model(proto)
     run_passes(loaded, [InferTypes()])
     names = {str(value.name) for node in loaded.graph.all_nodes() for value in (*node.inputs, *node.outputs) if value}
-    known = {name: Extent(minimum=-1, maximum=1, smallest=0.5, terms=1) for name in names} | extents
-    [result] = run_passes(loaded, [CastPrecision(find_format(half), (), Extents(samples=8, tensors=known))])
+    known = {name: TensorRange(minimum=-1, maximum=1, smallest=0.5, terms=1) for name in names} | tensor_ranges
+    [result] = run_passes(loaded, [CastPrecision(find_format(half), (), TensorRanges(samples=8, tensors=known))])
     return {decision.node: decision.reason for decision in result.decisions if decision.precision == "float32"}
 
 
-def reaching(value: float, **more: float) -> Extent:
-    return Extent(minimum=-1, maximum=value, **more)
+def reaching(value: float, **more: float) -> TensorRange:
+    return TensorRange(minimum=-1, maximum=value, **more)
 
 
 #: A sum behind a layer.
@@ -43,8 +43,8 @@ ADD = (
 )  # fmt: skip
 def test_values_near_the_ends_of_the_type(half, value, kept):
     proto = model(ADD, opset=22, w=normal(4, 4))
-    extent = Extent(minimum=min(value, 0), maximum=max(value, 0))
-    found = decided(proto, half, a=extent)
+    tensor_range = TensorRange(minimum=min(value, 0), maximum=max(value, 0))
+    found = decided(proto, half, a=tensor_range)
     assert set(found) == ({"add_1", "neg_2"} if kept else set())
     assert all("'a'" in reason for reason in found.values())
 
@@ -134,24 +134,24 @@ class TestPositions:
 def test_what_was_never_seen_is_judged_by_the_fixed_rules():
     proto = model("(float[N,4] x) => (float[N,4] y) { a = Exp(x) y = Neg(a) }")
     loaded = ir.serde.deserialize_model(proto)
-    *_, result = run_passes(loaded, [InferTypes(), CastPrecision(FP16, (), Extents(samples=8, tensors={}))])
+    *_, result = run_passes(loaded, [InferTypes(), CastPrecision(FP16, (), TensorRanges(samples=8, tensors={}))])
     assert [decision.precision for decision in result.decisions] == ["float32", "float32"]
 
 
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Exp"])
 @pytest.mark.parametrize(
-    ("half", "extent", "kept"),
+    ("half", "tensor_range", "kept"),
     [
-        ("float16", Extent(minimum=-1, maximum=255), False),
-        ("float16", Extent(minimum=-1, maximum=257), True),
-        ("float16", Extent(minimum=-10000, maximum=20), False),  # a mask: exp of it is 0 whatever its rounding
-        ("bfloat16", Extent(minimum=-1, maximum=31), False),
-        ("bfloat16", Extent(minimum=-1, maximum=33), True),
+        ("float16", TensorRange(minimum=-1, maximum=255), False),
+        ("float16", TensorRange(minimum=-1, maximum=257), True),
+        ("float16", TensorRange(minimum=-10000, maximum=20), False),  # a mask: exp of it is 0 whatever its rounding
+        ("bfloat16", TensorRange(minimum=-1, maximum=31), False),
+        ("bfloat16", TensorRange(minimum=-1, maximum=33), True),
     ],
 )
-def test_exponents(op, half, extent, kept):
+def test_exponents(op, half, tensor_range, kept):
     proto = model(f"(float[N,4] x) => (float[N,4] y) {{ y = {op}(x) }}", opset=22)
-    found = decided(proto, half, x=extent)
+    found = decided(proto, half, x=tensor_range)
     assert list(found) == ([f"{op.lower()}_0"] if kept else [])
     assert all("an exponent would be off by" in reason for reason in found.values())
 
@@ -162,7 +162,9 @@ def test_operands_that_cancel(largest, left, kept):
         "(float[N,4] x, float[N,4] z) => (float[N,4] y) { a = MatMul(x, w) b = MatMul(z, w) y = Sub(a, b) }",
         opset=22, w=normal(4, 4),
     )  # fmt: skip
-    found = decided(proto, "float16", a=reaching(largest), b=reaching(largest), y=Extent(minimum=-left, maximum=left))
+    found = decided(
+        proto, "float16", a=reaching(largest), b=reaching(largest), y=TensorRange(minimum=-left, maximum=left)
+    )
     assert list(found) == (["sub_2"] if kept else [])
     assert all("its operands cancel" in reason for reason in found.values())
 
@@ -170,10 +172,10 @@ def test_operands_that_cancel(largest, left, kept):
 @pytest.mark.parametrize(("half", "large"), [("float16", 400), ("bfloat16", 60)])
 def test_an_exponent_that_was_stored_in_16_bits_is_as_wrong_as_it_will_be(half, large):
     """Its softmax sums in float32 inside anyway; kept, it would only cost two casts and a fused attention."""
-    logits = Extent(minimum=-large, maximum=large)
-    extents = {"s": logits, "x": Extent(minimum=-4, maximum=4), "y": Extent(minimum=0, maximum=1)}
+    logits = TensorRange(minimum=-large, maximum=large)
+    tensor_ranges = {"s": logits, "x": TensorRange(minimum=-4, maximum=4), "y": TensorRange(minimum=0, maximum=1)}
     proto = model("(float[N,4] x) => (float[N,4] y) { s = MatMul(x, w) y = Softmax(s) }", opset=22, w=normal(4, 4))
-    assert decided(proto, half, **extents) == {}
-    kept = decided(proto, half, **{**extents, "x": Extent(minimum=0, maximum=1e38)})
+    assert decided(proto, half, **tensor_ranges) == {}
+    kept = decided(proto, half, **{**tensor_ranges, "x": TensorRange(minimum=0, maximum=1e38)})
     assert list(kept) == ["matmul_0", "softmax_1"]
     assert "an exponent would be off by" in kept["softmax_1"]

@@ -9,7 +9,7 @@ import pytest
 from models import branches, conv_net, looped, model, normal, run, statistics_reduction, with_outputs
 
 from trtpipe.autocast.range_probes import add_probes
-from trtpipe.autocast.tensor_ranges import ExtentTally
+from trtpipe.autocast.tensor_ranges import TensorRangeReducer
 from trtpipe.passes.expose import expose
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
@@ -21,10 +21,10 @@ def measured(proto: onnx.ModelProto, *feeds: dict[str, np.ndarray]):
     probes = add_probes(loaded)
     expose(loaded, tuple(probes))
     probed = ir.serde.serialize_model(loaded)
-    tally = ExtentTally(statistics_reduction(lambda feed: run(probed, feed), ()), probes)
+    reducer = TensorRangeReducer(statistics_reduction(lambda feed: run(probed, feed), ()), probes)
     for feed in feeds:
-        tally.run(feed)
-    return tally.finish(len(feeds))
+        reducer.run(feed)
+    return reducer.finish(len(feeds))
 
 
 def test_extremes_over_all_feeds():

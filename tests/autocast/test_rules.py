@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from halves import EPSILON, HALVES, kept
+from half_formats import EPSILON, HALF_FORMATS, kept
 from models import embedding, feed_for, large_constant, model, normal, normalized, resized, shape_arithmetic, weights_of
 
 from trtpipe.autocast.convert import CastPrecision
@@ -20,7 +20,7 @@ def float32_nodes(proto, half, lower) -> list[str]:
     return [name.rpartition("_")[0] for name in kept(lower(proto, half)[1])]
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 def test_a_cast_from_integers_inside_the_graph(result, lower, half):
     proto = model(
         "(int64[3] i) => (float[3] y) { f = Cast<to=1>(i) g = Mul(f, half) y = Add(g, half) }", half=np.float32(0.5)
@@ -32,7 +32,7 @@ def test_a_cast_from_integers_inside_the_graph(result, lower, half):
     }
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 def test_constants_that_fit_are_lowered_and_never_clamped(result, half):
     proto = model("(float[4] x) => (float[4] y) { y = Mul(x, c) }", c=np.float32(2e4))
     found, expected = result(proto, half, {"x": np.array([1, -0.5, 0.25, 2], np.float32)})
@@ -70,7 +70,7 @@ def test_constants_just_outside_do_not(lower, value):
     assert weights_of(lowered)["large"] == np.float32(value)
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 @pytest.mark.parametrize("length", [2049, 3001])
 def test_shape_arithmetic(result, half, length):
     proto = shape_arithmetic(length)
@@ -78,7 +78,7 @@ def test_shape_arithmetic(result, half, length):
     assert found["y"].shape == expected["y"].shape == (3 * length,)
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 def test_scales_of_a_resize(lower, half):
     lowered, decisions = lower(resized(), half)
     assert kept(decisions) == {}
@@ -87,7 +87,7 @@ def test_scales_of_a_resize(lower, half):
     assert scales.tolist() == [1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 @pytest.mark.parametrize("eps", [1e-12, 1e-20, 1e-7])
 def test_an_epsilon_that_keeps_zeros_from_dividing(result, half, eps):
     proto = normalized(eps)
@@ -98,7 +98,7 @@ def test_an_epsilon_that_keeps_zeros_from_dividing(result, half, eps):
     np.testing.assert_allclose(found["y"], expected["y"], atol=8 * EPSILON[half])
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 def test_a_clip_from_below_does_the_same(result, half):
     proto = model(
         "(float[N,4] x) => (float[N,4] y) { l = ReduceL2(x, a) s = Shape(x) c = Clip(l, eps) e = Expand(c, s) "
@@ -110,7 +110,7 @@ def test_a_clip_from_below_does_the_same(result, half):
     np.testing.assert_allclose(found["y"], expected["y"], atol=EPSILON[half])
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 def test_a_mask_of_the_lowest_float_even_over_a_whole_row(result, lower, half):
     proto = embedding()
     feed = feed_for(proto)
@@ -124,7 +124,7 @@ def test_a_mask_of_the_lowest_float_even_over_a_whole_row(result, lower, half):
     assert {"gather_0", "matmul_2", "matmul_9", "matmul_10"} & set(kept(decisions)) == set()
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 def test_powers_and_their_sums(result, half):
     proto = model(
         "(float[2,4] x) => (float[2,4] y) { p = Pow(x, two) s = ReduceSum(p, a) y = Div(p, s) }",
@@ -137,7 +137,7 @@ def test_powers_and_their_sums(result, half):
 
 @pytest.mark.parametrize("square", ["Mul(c, c)", "Pow(c, two)"])
 @pytest.mark.parametrize("inverse", ["y = Div(c, r)", "i = Reciprocal(r) y = Mul(c, i)"])
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", HALF_FORMATS)
 def test_a_layer_norm_in_pieces_on_large_values(result, lower, half, square, inverse):
     proto = model(
         f"(float[N,8] x) => (float[N,8] y) {{ m = ReduceMean(x, a) c = Sub(x, m) q = {square} v = ReduceMean(q, a) "
@@ -244,7 +244,7 @@ def test_operators_that_tensorrt_builds_in_no_bfloat16_stay_in_float32():
     )
     raised = onnx.version_converter.convert_version(proto, 22)
     found = {}
-    for half in HALVES:
+    for half in HALF_FORMATS:
         graph = ir.serde.deserialize_model(raised)
         *_, result = run_passes(graph, [InferTypes(), CastPrecision(find_format(half))])
         found[half] = [decision.precision for decision in result.decisions]

@@ -43,7 +43,7 @@ class TestProfile:
         shapes = combined_shapes(
             {"--min-shapes": [{"x": (4,)}], "--opt-shapes": [{"x": (2,)}], "--max-shapes": [{"x": (3,)}]}
         )
-        with pytest.raises(InputError, match="--min-shapes: input 'x': dimension 0: min 4 <= opt 2"):
+        with pytest.raises(InputError, match="--min-shapes: input 'x': dimension 0: min 4, opt 2"):
             profile_of(None, [Override(("shapes",), tuple(shapes), "--min-shapes")])
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtpipe.cli.tables import facts, table
+from trtpipe.cli.tables import metadata, table
 from trtpipe.cli.text import emit
 from trtpipe.config.units import printable
 
@@ -53,4 +53,4 @@ class TestTable:
 
     def test_long_cells_are_never_cut(self) -> None:
         words = " ".join(f"w{number}" for number in range(200))
-        assert facts([("k", words)]).split()[1:] == words.split()
+        assert metadata([("k", words)]).split()[1:] == words.split()

@@ -21,7 +21,7 @@ from trtpipe.config.formats import (
     FP16,
     FP32,
     FULL_PRECISION,
-    HALVES,
+    HALF_FORMATS,
     INT4,
     INT8,
     NVFP4,
@@ -149,8 +149,8 @@ class TestTable:
         ]
         assert [is_quantized(word) for word in ("int8", "fp8", "float16", "float32", "unknown")] == [1, 1, 0, 0, 0]
 
-    def test_halves_have_16_bits(self) -> None:
-        assert HALVES == (FP16, BF16)
+    def test_half_formats_have_16_bits(self) -> None:
+        assert HALF_FORMATS == (FP16, BF16)
 
     @pytest.mark.parametrize("form", FORMATS, ids=str)
     def test_engine_reports_know_every_row(self, form: Format) -> None:

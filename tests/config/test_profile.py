@@ -90,7 +90,7 @@ def test_one_or_several_optimization_profiles(tmp_path: Path) -> None:
         ('targets = ["rtx409"]', "targets.0: unknown target 'rtx409'; did you mean 'rtx4090'?"),
         ('targets = "sm89"', "targets: must be a list"),
         ("shapes = {x = {min = [1], opt = [2]}}", "key 'shapes.x.max' is missing"),
-        ("shapes = {x = {min = [1], opt = [2], max = [1]}}", "shapes.x: dimension 0: min 1 <= opt 2 <= max 1"),
+        ("shapes = {x = {min = [1], opt = [2], max = [1]}}", "shapes.x: dimension 0: min 1, opt 2, max 1"),
         ("shapes = {x = {min = [1], opt = [1, 2], max = [1]}}", "shapes.x: min, opt and max differ in rank: 1, 2, 1"),
         ("shapes = {x = {min = [-1], opt = [1], max = [1]}}", "shapes.x.min.0"),
         ("[latency]\nduration = inf", "latency.duration"),

@@ -54,7 +54,7 @@ class TestWords:
             look(SUM, {"a": span([2, 4], [4, 4], [8, 4]), "b": span([2, 4], [4, 4], [16, 4])})
         assert "'a' and 'b' the same largest size" in caught.value.remedy
 
-    def test_where_nobody_is_to_blame(self, look):
+    def test_no_dimension_is_the_cause(self, look):
         proto = model("(float[B,6] x) => (float[B,6] y) { y = Add(x, w) }", w=normal(7))
         with pytest.raises(InputError, match=r"does not take 2x6 and 7$") as caught:
             look(proto, {"x": span([1, 6], [2, 6], [4, 6])})

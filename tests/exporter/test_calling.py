@@ -115,10 +115,10 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_arguments_and_results_of_every_shape(name, workdir):
     module, examples, inputs, outputs = CASES[name]
-    proto, facts = export(module, examples, workdir)
+    proto, record = export(module, examples, workdir)
     assert inputs_of(proto) == inputs
     assert outputs_of(proto) == outputs
-    assert [difference.output for difference in facts.parity] == outputs
+    assert [difference.output for difference in record.parity] == outputs
     call = call_of(module.eval(), Example.of(module, examples), request(workdir))
     other = [tensor + 1 for tensor in call.tensors]
     assert_computes(proto, other, call.with_tensors([tensor.clone() for tensor in other]).run(module))
@@ -132,10 +132,10 @@ class TestNotes:
                 return y, x.shape[0], y.argmax(-1), x, y
 
         module = Counted()
-        proto, facts = export(module, (X, 2), workdir)
+        proto, record = export(module, (X, 2), workdir)
         assert outputs_of(proto) == ["output", "output_1", "output_2", "output_3"]
-        assert facts.notes[0] == "argument scale = 2 is a constant of the model"
-        assert "output 1 is left out" in facts.notes[1]
+        assert record.notes[0] == "argument scale = 2 is a constant of the model"
+        assert "output 1 is left out" in record.notes[1]
         assert_computes(proto, [X], module(X, 2))
 
     def test_an_input_that_is_written(self, workdir):
@@ -145,18 +145,18 @@ class TestNotes:
                 return self.layer(x)
 
         module, before = Centered(), X.clone()
-        proto, facts = export(module, (X,), workdir)
+        proto, record = export(module, (X,), workdir)
         assert torch.equal(X, before)
-        assert facts.notes[0].startswith("input x is written in place by forward")
+        assert record.notes[0].startswith("input x is written in place by forward")
         assert_computes(proto, [X], module(X.clone()))
 
 
 class TestNames:
     def test_shapes_and_names_of_the_users_reach_structured_inputs(self, workdir):
         shapes = {"x": BATCHES, "h": BATCHES, "state.c": BATCHES}
-        proto, facts = export(Cell(), (X, State(Y, X)), workdir, shapes=shapes, input_names=("x", "h", "state.c"))
+        proto, record = export(Cell(), (X, State(Y, X)), workdir, shapes=shapes, input_names=("x", "h", "state.c"))
         assert inputs_of(proto) == ["x", "h", "state.c"]
-        assert {spec.shape for spec in facts.contract.inputs} == {("batch", 4)}
+        assert {spec.shape for spec in record.contract.inputs} == {("batch", 4)}
         assert_computes(proto, [torch.ones(5, 4)] * 3, Cell()(torch.ones(5, 4), State(*[torch.ones(5, 4)] * 2)))
 
     def test_positions_number_outputs(self):
@@ -241,8 +241,8 @@ class TestExamplesFromData:
         return DataSettings(source=str(tmp_path / "d.npz"), labels="y", batch=2)
 
     def test_names_types_and_values_are_those_of_the_first_sample(self, workdir, data):
-        proto, facts = export(Language(), None, workdir, data=data)
-        assert [str(spec) for spec in facts.contract.inputs] == [
+        proto, record = export(Language(), None, workdir, data=data)
+        assert [str(spec) for spec in record.contract.inputs] == [
             "input_ids: int64[2x4]",
             "attention_mask: float32[2x4]",
         ]
@@ -250,8 +250,8 @@ class TestExamplesFromData:
 
     def test_shapes_make_them_dynamic(self, workdir, data):
         shapes = dict.fromkeys(("input_ids", "attention_mask"), ((1, 4), (2, 4), (8, 4)))
-        _, facts = export(Language(), None, workdir, data=data, shapes=shapes)
-        assert [spec.shape for spec in facts.contract.inputs] == [("batch", 4)] * 2
+        _, record = export(Language(), None, workdir, data=data, shapes=shapes)
+        assert [spec.shape for spec in record.contract.inputs] == [("batch", 4)] * 2
 
     def test_a_function_gives_structured_arguments(self, workdir, tmp_path):
         code = "import numpy as np\ndef feeds():\n    one = np.ones((2, 4), np.float32)\n"

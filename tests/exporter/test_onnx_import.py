@@ -18,7 +18,7 @@ from trtpipe.report.stage_records import ExportRecord
 
 @pytest.fixture
 def export(workdir, tmp_path_factory):
-    """(exported graph, facts, names) of the file at ``path``."""
+    """(exported graph, record, names) of the file at ``path``."""
 
     def copy(path, **settings):
         reports = []
@@ -30,8 +30,8 @@ def export(workdir, tmp_path_factory):
             lambda *report: reports.append(report),
         )
         assert reports[-1] == ("check", 2, 2)
-        facts = ExportRecord.read(workdir / "model.onnx.json")
-        return onnx.load(workdir / "model.onnx"), facts, reply.names
+        record = ExportRecord.read(workdir / "model.onnx.json")
+        return onnx.load(workdir / "model.onnx"), record, reply.names
 
     return copy
 
@@ -39,16 +39,16 @@ def export(workdir, tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_the_copy_computes_the_same(export, tmp_path, name):
     proto = CASES[name]()
-    copied, facts, names = export(save(proto, tmp_path / "given.onnx"))
+    copied, record, names = export(save(proto, tmp_path / "given.onnx"))
     assert names == ("model.onnx",)
     feed = feed_for(proto)
     found, expected = run(copied, feed), run(proto, feed)
     assert list(found) == list(expected)
     for output, values in expected.items():
         np.testing.assert_array_equal(found[output], values)
-    assert facts.weight_bytes == sum(weight.nbytes for weight in weights_of(proto).values())
-    assert facts.opset == proto.opset_import[0].version
-    assert {spec.name for spec in facts.contract.inputs} == set(feed)
+    assert record.weight_bytes == sum(weight.nbytes for weight in weights_of(proto).values())
+    assert record.opset == proto.opset_import[0].version
+    assert {spec.name for spec in record.contract.inputs} == set(feed)
 
 
 def test_nodes_of_one_name_get_names_of_their_own(export, tmp_path):
@@ -61,14 +61,14 @@ def test_nodes_of_one_name_get_names_of_their_own(export, tmp_path):
     np.testing.assert_array_equal(run(copied, feed)["y"], -np.exp(np.maximum(feed["x"], 0)))
 
 
-def test_facts_of_the_model(export, tmp_path):
+def test_record_of_the_model(export, tmp_path):
     proto = conv_net()
     proto.producer_name, proto.producer_version = "pytorch", "2.13"
-    _, facts, _ = export(save(proto, tmp_path / "given.onnx"))
-    assert facts.exporter == "ONNX file by pytorch 2.13"
-    assert facts.nodes == 6
-    assert [str(spec) for spec in facts.contract.inputs] == ["x: float32[Nx3x8x8]"]
-    assert facts.parity == ()
+    _, record, _ = export(save(proto, tmp_path / "given.onnx"))
+    assert record.exporter == "ONNX file by pytorch 2.13"
+    assert record.nodes == 6
+    assert [str(spec) for spec in record.contract.inputs] == ["x: float32[Nx3x8x8]"]
+    assert record.parity == ()
 
 
 def test_a_model_of_an_unknown_producer(export, tmp_path):
@@ -87,9 +87,9 @@ def test_bytes_do_not_depend_on_place_or_name(export, tmp_path, workdir):
 def test_external_data_comes_along(export, tmp_path):
     proto = model("(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", w=normal(64, 64))
     onnx.save(proto, tmp_path / "given.onnx", save_as_external_data=True, location="given.bin", size_threshold=0)
-    copied, facts, names = export(tmp_path / "given.onnx")
+    copied, record, names = export(tmp_path / "given.onnx")
     assert names == ("model.onnx",)
-    assert facts.weight_bytes == 64 * 64 * 4
+    assert record.weight_bytes == 64 * 64 * 4
     shutil.rmtree(tmp_path / "nothing", ignore_errors=True)
     (tmp_path / "given.bin").unlink()
     np.testing.assert_array_equal(weights_of(copied)["w"], normal(64, 64))
@@ -113,8 +113,8 @@ def test_dimensions_that_mean_any_size_tie_nothing_together(export, tmp_path, va
             dim.dim_param = name
         else:
             dim.dim_value = value
-    copied, facts, _ = export(save(proto, tmp_path / "given.onnx"))
-    assert [spec.shape for spec in facts.contract.inputs] == [(None, 3), (None, 3)]
+    copied, record, _ = export(save(proto, tmp_path / "given.onnx"))
+    assert [spec.shape for spec in record.contract.inputs] == [(None, 3), (None, 3)]
     for tensor in (*copied.graph.input, *copied.graph.output):
         dim = tensor.type.tensor_type.shape.dim[0]
         assert (dim.dim_value, dim.dim_param) == (0, "")
@@ -125,13 +125,13 @@ def test_dimensions_that_mean_any_size_tie_nothing_together(export, tmp_path, va
 
 def test_symbols_with_a_meaning_are_kept(export, tmp_path):
     proto = model("(float[batch,seq] a, int64[batch] b) => (float[batch,seq] y) { y = Relu(a) }")
-    _, facts, _ = export(save(proto, tmp_path / "given.onnx"))
-    assert [spec.shape for spec in facts.contract.inputs] == [("batch", "seq"), ("batch",)]
+    _, record, _ = export(save(proto, tmp_path / "given.onnx"))
+    assert [spec.shape for spec in record.contract.inputs] == [("batch", "seq"), ("batch",)]
 
 
 def test_initializers_listed_as_inputs_are_no_inputs(export, tmp_path):
-    _, facts, _ = export(save(listed_initializers(), tmp_path / "given.onnx"))
-    assert [spec.name for spec in facts.contract.inputs] == ["x"]
+    _, record, _ = export(save(listed_initializers(), tmp_path / "given.onnx"))
+    assert [spec.name for spec in record.contract.inputs] == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ class TestOperators:
     def test_the_long_name_of_onnx_itself(self, export, tmp_path):
         proto = conv_net()
         proto.opset_import[0].domain = "ai.onnx"
-        copied, facts, _ = export(save(proto, tmp_path / "given.onnx"))
-        assert facts.opset == 20
+        copied, record, _ = export(save(proto, tmp_path / "given.onnx"))
+        assert record.opset == 20
         assert [(entry.domain, entry.version) for entry in copied.opset_import] == [("", 20)]
 
     def test_inside_bodies_too(self, export, tmp_path):

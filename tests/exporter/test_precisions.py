@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from trtpipe.config.formats import BF16, FP16
 from trtpipe.errors import StageError
-from trtpipe.exporter.precisions import settle_halves, settle_quantizers
+from trtpipe.exporter.precisions import settle_half_formats, settle_quantizers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,7 +185,7 @@ def test_tensorrts_quantizers_are_written_as_onnxs(opset: int) -> None:
     np.testing.assert_allclose(run(result, {"x": x})["y"], expected, rtol=1e-5, atol=1e-5)
 
 
-class TestHalves:
+class TestHalfFormats:
     def given(self, kind: str) -> onnx.ModelProto:
         """float32 outside, 16 bits inside; and one 16-bit output."""
         proto = model(
@@ -203,7 +203,7 @@ class TestHalves:
     def widened(self, proto: onnx.ModelProto, kept: Any = None) -> tuple[onnx.ModelProto, list[str]]:
         notes: list[str] = []
         loaded = ir.serde.deserialize_model(proto)
-        settle_halves(loaded, notes, kept)
+        settle_half_formats(loaded, notes, kept)
         return ir.serde.serialize_model(loaded), notes
 
     @pytest.mark.parametrize("kind", ["float16", "bfloat16"])

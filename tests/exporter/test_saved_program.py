@@ -39,10 +39,10 @@ def case(request, tmp_path):
 
 def test_names_and_values(case, workdir):
     program, args, kwargs, names = case
-    proto, facts = export(program, None, workdir)
+    proto, record = export(program, None, workdir)
     assert inputs_of(proto) == names
     assert outputs_of(proto) == ["y", "parts.0", "again"]
-    assert "output parts.1 is left out: it is no tensor but a int" in facts.notes
+    assert "output parts.1 is left out: it is no tensor but a int" in record.notes
     tensors = [leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     assert_computes(proto, tensors, Net()(*args, **kwargs))
 

@@ -16,7 +16,7 @@ from trtpipe.report.stage_records import SimplifyRecord
 
 @pytest.fixture
 def simplified(tmp_path, workdir):
-    """(result, facts) of a model."""
+    """(result, record) of a model."""
 
     def run_task(proto, *, onnxsim=True, opset=19, **options):
         request = SimplifyRequest(
@@ -35,11 +35,11 @@ def simplified(tmp_path, workdir):
 @pytest.mark.parametrize("name", CASES)
 def test_it_computes_the_same_at_an_opset_that_lowering_can_use(simplified, name, with_onnxsim):
     proto = CASES[name]()
-    result, facts = simplified(proto, onnxsim=with_onnxsim)
+    result, record = simplified(proto, onnxsim=with_onnxsim)
     onnx.checker.check_model(result, full_check=True)
-    assert facts.opset == result.opset_import[0].version >= 19
-    assert facts.simplified is with_onnxsim
-    assert facts.notes == ()
+    assert record.opset == result.opset_import[0].version >= 19
+    assert record.simplified is with_onnxsim
+    assert record.notes == ()
     for seed in range(2):
         feed = feed_for(proto, seed)
         found, expected = run(result, feed), run(proto, feed)
@@ -49,11 +49,11 @@ def test_it_computes_the_same_at_an_opset_that_lowering_can_use(simplified, name
 
 
 def test_what_it_is_for(simplified):
-    result, facts = simplified(conv_net())
+    result, record = simplified(conv_net())
     assert "BatchNormalization" not in {node.op_type for node in result.graph.node}
-    assert (facts.nodes_before, facts.nodes_after) == (6, len(result.graph.node))
-    assert facts.nodes_after == 5
-    [difference] = facts.parity
+    assert (record.nodes_before, record.nodes_after) == (6, len(result.graph.node))
+    assert record.nodes_after == 5
+    [difference] = record.parity
     assert difference.output == "y"
     assert 0 <= difference.mean_abs <= difference.max_abs < 1e-4
 
@@ -88,17 +88,17 @@ def test_inputs_that_are_initializers_are_gone(simplified):
 
 def test_an_operator_that_tensorrt_lacks_is_expanded_before_onnxsim_runs(simplified):
     proto = model("(float[3,5] x, int64[3] t) => (float y) { y = NegativeLogLikelihoodLoss(x, t) }")
-    result, facts = simplified(proto)
+    result, record = simplified(proto)
     assert "NegativeLogLikelihoodLoss" not in {node.op_type for node in result.graph.node}
-    assert facts.simplified
+    assert record.simplified
     feed = {"x": normal(3, 5), "t": np.array([0, 4, 2])}
     np.testing.assert_allclose(run(result, feed)["y"], run(proto, feed)["y"], rtol=1e-6)
 
 
 def test_without_rewriting_the_graph_stays_at_its_opset(simplified):
     proto = model("(float[2,3] x) => (float[2,3] y) { y = Celu(x) }", opset=13)
-    result, facts = simplified(proto, onnxsim=False, rewrite=False)
-    assert facts.opset == 13
+    result, record = simplified(proto, onnxsim=False, rewrite=False)
+    assert record.opset == 13
     assert [node.op_type for node in result.graph.node] == ["Celu"]
 
 
@@ -145,8 +145,8 @@ class TestOnnxsimFails:
             return scale
 
         monkeypatch.setattr(onnxsim, "simplify", nudge(1e-5))
-        _, facts = simplified(conv_net())
-        assert facts.parity[0].max_abs == pytest.approx(1e-5, rel=0.2)
+        _, record = simplified(conv_net())
+        assert record.parity[0].max_abs == pytest.approx(1e-5, rel=0.2)
         monkeypatch.setattr(onnxsim, "simplify", nudge(0.1))
         with pytest.raises(StageError, match=r"by up to 0\.1"):
             simplified(conv_net())
@@ -195,8 +195,8 @@ def test_the_products_of_an_attention_stay_products(simplified):
         **{f"b{i}": normal(16, seed=n + 9) for n, i in enumerate("qkvo")},
         split=np.array([0, 0, 4, 4]), join=np.array([0, 0, 16]), root=np.float32(2),
     )  # fmt: skip
-    result, facts = simplified(proto)
-    assert facts.simplified
+    result, record = simplified(proto)
+    assert record.simplified
     assert {node.domain for node in result.graph.node} == {""}
     assert {"MatMul", "Softmax"} <= {node.op_type for node in result.graph.node}
 
@@ -209,12 +209,12 @@ def test_branches_that_fixed_sizes_resolve_are_inlined(simplified, with_onnxsim)
         "else_branch = e () => (float[N,4] b) { b = ReduceMax<keepdims=0>(h, axis) }> z = Abs(y) }",
         one=np.array(1), axis=np.array([1]),
     )  # fmt: skip
-    varied, facts = simplified(proto, onnxsim=with_onnxsim, shapes={"x": (2, 1, 4)})
+    varied, record = simplified(proto, onnxsim=with_onnxsim, shapes={"x": (2, 1, 4)})
     assert "If" in {node.op_type for node in varied.graph.node}
-    assert facts.notes == ()
-    fixed, facts = simplified(proto, onnxsim=with_onnxsim, shapes={"x": (2, 1, 4)}, fixed={"x": (None, 1, 4)})
+    assert record.notes == ()
+    fixed, record = simplified(proto, onnxsim=with_onnxsim, shapes={"x": (2, 1, 4)}, fixed={"x": (None, 1, 4)})
     assert [node.op_type for node in fixed.graph.node] == ["Relu", "Squeeze", "Abs"]
-    assert "was replaced by its branch" in facts.notes[0]
+    assert "was replaced by its branch" in record.notes[0]
     assert fixed.graph.input == varied.graph.input
 
 
@@ -232,10 +232,10 @@ class TestComparison:
             simplified(shifted(0))
 
     def test_equal_infinities_and_nans_are_equal(self, simplified):
-        _, facts = simplified(model(
+        _, record = simplified(model(
             "(float[N,2] x) => (float[N,2] y, float[N,2] z) { o = Sub(x, x) y = Log(o) z = Div(o, o) }"
         ))  # fmt: skip
-        assert [difference.max_abs for difference in facts.parity] == [0, 0]
+        assert [difference.max_abs for difference in record.parity] == [0, 0]
 
     def test_given_feeds_are_the_ones_compared_on(self, simplified, tmp_path, monkeypatch):
         """The two graphs differ for large inputs only, which random feeds between 0 and 1 never reach."""
@@ -250,11 +250,11 @@ class TestComparison:
     def test_shapes_of_random_feeds(self, simplified):
         proto = model("(float[N,M] x) => (float[N,M] y) { s = Reshape(x, a) t = Reshape(s, b) y = Relu(t) }",
                       a=np.array([2, 6]), b=np.array([3, 4]))  # fmt: skip
-        _, facts = simplified(proto, shapes={"x": (3, 4)})
-        assert facts.parity[0].max_abs == 0
-        _, facts = simplified(proto, onnxsim=False)
-        assert facts.parity == ()
-        assert "the result was not compared with its input" in facts.notes[0]
+        _, record = simplified(proto, shapes={"x": (3, 4)})
+        assert record.parity[0].max_abs == 0
+        _, record = simplified(proto, onnxsim=False)
+        assert record.parity == ()
+        assert "the result was not compared with its input" in record.notes[0]
         with pytest.raises(StageError, match="could not be checked"):
             simplified(proto)
 
@@ -262,17 +262,17 @@ class TestComparison:
 def test_a_model_that_cannot_be_raised_goes_on_as_it_is(simplified):
     old = model("(float[2,3] x) => (float[2,3] y) { y = BatchNormalization<spatial=0>(x, s, s, m, s) }", opset=7,
                 s=np.ones((3,), np.float32), m=np.zeros((3,), np.float32))  # fmt: skip
-    result, facts = simplified(old, onnxsim=False)
-    assert facts.opset == result.opset_import[0].version == 7
-    assert "opset 7 cannot be raised to 19" in facts.notes[0]
+    result, record = simplified(old, onnxsim=False)
+    assert record.opset == result.opset_import[0].version == 7
+    assert "opset 7 cannot be raised to 19" in record.notes[0]
 
 
 def test_weights_beyond_protobufs_limit_are_not_given_to_onnxsim(simplified, monkeypatch):
     monkeypatch.setattr(simplification, "_PROTOBUF_LIMIT", 100)
     monkeypatch.setattr(onnxsim, "simplify", lambda proto, **_: pytest.fail("was called"))
-    _, facts = simplified(conv_net())
-    assert facts.simplified is False
-    assert facts.notes == ("onnxsim was not tried: the weights exceed protobuf's 2 GB",)
+    _, record = simplified(conv_net())
+    assert record.simplified is False
+    assert record.notes == ("onnxsim was not tried: the weights exceed protobuf's 2 GB",)
 
 
 def test_notes_of_an_earlier_attempt_are_kept(simplified):

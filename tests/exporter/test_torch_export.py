@@ -69,7 +69,7 @@ SHAPES = {"image": ((1, 3, 8, 8), (2, 3, 8, 8), (8, 3, 8, 8)), "gain": ((1, 4), 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(module, exported graph, facts, folder): examples have a batch of 1, which must not become a constant."""
+    """(module, exported graph, record, folder): examples have a batch of 1, which must not become a constant."""
     folder = tmp_path_factory.mktemp("network")
     module = Network()
     module.train()
@@ -80,16 +80,16 @@ def made(tmp_path_factory):
 
 class TestNetwork:
     def test_names_are_those_of_forward_and_of_the_dict(self, made):
-        _, proto, facts, _ = made
+        _, proto, record, _ = made
         assert [value.name for value in proto.graph.input] == ["image", "gain"]
         assert [value.name for value in proto.graph.output] == ["logits", "features"]
-        assert facts.exporter == f"torch {torch.__version__} (torch.export)"
-        assert facts.opset == 20
+        assert record.exporter == f"torch {torch.__version__} (torch.export)"
+        assert record.opset == 20
 
     def test_one_batch_for_both(self, made):
-        _, _, facts, _ = made
-        assert [spec.shape for spec in facts.contract.inputs] == [("batch", 3, 8, 8), ("batch", 4)]
-        assert [spec.shape for spec in facts.contract.outputs] == [("batch", 5), ("batch", 4)]
+        _, _, record, _ = made
+        assert [spec.shape for spec in record.contract.inputs] == [("batch", 3, 8, 8), ("batch", 4)]
+        assert [spec.shape for spec in record.contract.outputs] == [("batch", 5), ("batch", 4)]
 
     @pytest.mark.parametrize("batch", [1, 2, 7])
     def test_it_computes_what_pytorch_computes_in_eval_mode(self, made, batch):
@@ -106,11 +106,11 @@ class TestNetwork:
             "": True, "conv": True, "norm": False, "drop": True, "head": True
         }  # fmt: skip
 
-    def test_facts_tell_how_close_it_is(self, made):
-        _, proto, facts, _ = made
-        assert [difference.output for difference in facts.parity] == ["logits", "features"]
-        assert all(0 <= difference.mean_abs <= difference.max_abs < 1e-4 for difference in facts.parity)
-        assert facts.weight_bytes == sum(weight.nbytes for weight in weights_of(proto).values())
+    def test_the_record_has_the_differences(self, made):
+        _, proto, record, _ = made
+        assert [difference.output for difference in record.parity] == ["logits", "features"]
+        assert all(0 <= difference.mean_abs <= difference.max_abs < 1e-4 for difference in record.parity)
+        assert record.weight_bytes == sum(weight.nbytes for weight in weights_of(proto).values())
 
     def test_nothing_of_this_machine_is_in_the_bytes(self, made):
         *_, folder = made
@@ -170,9 +170,9 @@ class TestNames:
             def forward(self, x):
                 return {"loss": None, "logits": self.layer(x), "cache": None, "hidden": x * 2}
 
-        proto, facts = export(Transformer(), (torch.ones(2, 4),), workdir)
+        proto, record = export(Transformer(), (torch.ones(2, 4),), workdir)
         assert [value.name for value in proto.graph.output] == ["logits", "hidden"]
-        assert [difference.output for difference in facts.parity] == ["logits", "hidden"]
+        assert [difference.output for difference in record.parity] == ["logits", "hidden"]
 
 
 class TestExamples:
@@ -181,8 +181,8 @@ class TestExamples:
             def forward(self, x, scale=2.0):
                 return self.layer(x) * scale
 
-        proto, facts = export(Scaled(), None, workdir, shapes={"x": BATCHES})
-        assert [str(spec) for spec in facts.contract.inputs] == ["x: float32[batchx4]"]
+        proto, record = export(Scaled(), None, workdir, shapes={"x": BATCHES})
+        assert [str(spec) for spec in record.contract.inputs] == ["x: float32[batchx4]"]
         x = torch.randn(3, 4)
         np.testing.assert_allclose(run(proto, {"x": x.numpy()})["output"], Scaled()(x).detach(), rtol=1e-5)
 
@@ -197,9 +197,9 @@ class TestExamples:
 
         shapes = dict.fromkeys(("ids", "mask"), ((1, 2), (2, 6), (4, 16)))
         examples = (torch.ones(2, 6, dtype=torch.int64), torch.ones(2, 6, dtype=torch.bool))
-        proto, facts = export(Embed(), examples, workdir, shapes=shapes)
-        assert [spec.dtype for spec in facts.contract.inputs] == ["int64", "bool"]
-        assert [spec.shape for spec in facts.contract.inputs] == [("batch", "ids_1")] * 2
+        proto, record = export(Embed(), examples, workdir, shapes=shapes)
+        assert [spec.dtype for spec in record.contract.inputs] == ["int64", "bool"]
+        assert [spec.shape for spec in record.contract.inputs] == [("batch", "ids_1")] * 2
         found = run(proto, {"ids": np.array([[3, 4, 5]]), "mask": np.array([[True, False, True]])})
         assert not found["output"][0, 1].any()
         assert found["output_1"].tolist() == [[4, 5, 6]]
@@ -285,9 +285,9 @@ def test_an_exported_program(workdir, tmp_path):
     module = Linear().eval()
     dim = torch.export.Dim("n", min=1, max=8)
     program = torch.export.export(module, (torch.ones(2, 4),), dynamic_shapes=({0: dim},))
-    proto, facts = export(program, None, workdir, shapes={"x": BATCHES})
-    assert [str(spec) for spec in facts.contract.inputs] == ["x: float32[batchx4]"]
-    assert facts.parity == ()
+    proto, record = export(program, None, workdir, shapes={"x": BATCHES})
+    assert [str(spec) for spec in record.contract.inputs] == ["x: float32[batchx4]"]
+    assert record.parity == ()
     x = torch.randn(5, 4)
     np.testing.assert_allclose(run(proto, {"x": x.numpy()})["output"], module(x).detach(), rtol=1e-5)
     fixed = torch.export.export(module, (torch.ones(2, 4),))

@@ -48,28 +48,28 @@ MODULES = {
 def test_types_and_values(name, workdir):
     make, x, half = MODULES[name]
     module = make().eval()
-    proto, facts = export(module, (x,), workdir)
+    proto, record = export(module, (x,), workdir)
     with torch.no_grad():
         wanted = module(x)
     kinds = {form: onnx.TensorProto.DataType.Value(form.upper()) for form in ("float16", "bfloat16")}
     inside = {value.type.tensor_type.elem_type for value in proto.graph.value_info}
     constants = {tensor.data_type for tensor in proto.graph.initializer}
     assert not (inside | constants) & set(kinds.values())
-    assert facts.half is not None
-    assert facts.half.storage == half
-    assert half in facts.notes[-1]
+    assert record.half is not None
+    assert record.half.storage == half
+    assert half in record.notes[-1]
     types = [str(each.dtype).removeprefix("torch.") for each in (x, wanted)]
-    assert [spec.dtype for spec in (*facts.contract.inputs, *facts.contract.outputs)] == types
+    assert [spec.dtype for spec in (*record.contract.inputs, *record.contract.outputs)] == types
     with load_backend("onnxruntime").open(workdir / "model.onnx", Settings.in_child()) as runner:
         (found,) = runner.infer({runner.inputs[0].name: array_of(x)}).values()
     assert found.dtype.name == types[1]
     error = np.abs(found.astype(np.float64) - array_of(wanted).astype(np.float64)).max()
-    assert error < 8 * facts.half.rounding * np.abs(array_of(wanted).astype(np.float64)).max()
+    assert error < 8 * record.half.rounding * np.abs(array_of(wanted).astype(np.float64)).max()
     precise = make().float()
     if isinstance(precise, nn.Sequential):  # a module in float32 with the same weights is closer than its 16-bit self
         with torch.no_grad():
             exact = make().eval().float()(x.float()).numpy()
-        assert np.abs(found.astype(np.float64) - exact).max() <= 2 * facts.half.rounding * np.abs(exact).max()
+        assert np.abs(found.astype(np.float64) - exact).max() <= 2 * record.half.rounding * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.int64, torch.bool])
@@ -83,6 +83,6 @@ def test_tensors_and_arrays(dtype):
 
 
 def test_float32_stays_as_it_is(workdir):
-    _, facts = export(convolutions(), (torch.randn(1, 3, 8, 8),), workdir)
-    assert facts.half is None
-    assert facts.notes == ()
+    _, record = export(convolutions(), (torch.randn(1, 3, 8, 8),), workdir)
+    assert record.half is None
+    assert record.notes == ()

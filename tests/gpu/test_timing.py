@@ -10,7 +10,7 @@ from trtpipe.backends.gpu import gpus
 from trtpipe.backends.trt import cudart
 from trtpipe.backends.trt.nvml import read_state
 from trtpipe.config.profile import LatencySettings
-from trtpipe.latency.alternating import alternate, judge
+from trtpipe.latency.alternating import alternate, evaluate
 from trtpipe.latency.measuring import measure
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.progress import NullProgress
@@ -72,7 +72,7 @@ def test_an_engine_is_as_fast_as_itself(built):
         built.backend.open(built.plan, built.settings) as old,
         built.backend.open(built.plan, built.settings) as new,
     ):
-        found = judge(alternate(old, new, feed(2), SHORT, NullProgress()), {}, "")
+        found = evaluate(alternate(old, new, feed(2), SHORT, NullProgress()), {}, "")
     assert 0.8 < found.low <= found.ratio <= found.high < 1.25
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from trtpipe.config.profile import LatencySettings
 from trtpipe.latency import alternating
-from trtpipe.latency.alternating import alternate, is_slower, judge
+from trtpipe.latency.alternating import alternate, evaluate, is_slower
 from trtpipe.progress import NullProgress
 
 SHAPES = {"x": (1, 3)}
@@ -24,7 +24,7 @@ def rounds(ratio, spread=0.01, seed=0, count=30):
 )
 def test_a_difference_is_found_in_spite_of_other_load(ratio, slower, faster):
     seconds = rounds(ratio)
-    found = judge(seconds, SHAPES, "data")
+    found = evaluate(seconds, SHAPES, "data")
     assert is_slower(seconds) is slower
     assert found.faster == faster
     assert found.low <= found.ratio <= found.high
@@ -33,7 +33,7 @@ def test_a_difference_is_found_in_spite_of_other_load(ratio, slower, faster):
 
 
 def test_times_are_milliseconds_of_each():
-    found = judge(np.array([[0.001, 0.002], [0.003, 0.006], [0.002, 0.004]]), SHAPES, "")
+    found = evaluate(np.array([[0.001, 0.002], [0.003, 0.006], [0.002, 0.004]]), SHAPES, "")
     assert (found.old, found.new, found.ratio, found.low, found.high) == pytest.approx((2, 4, 2, 2, 2))
 
 
@@ -43,7 +43,7 @@ def test_equal_runners_are_never_slower():
 
 def test_equal_runners_seldom_differ():
     """A 95 % interval misses the true value in about one of twenty cases."""
-    wrong = sum(judge(rounds(1.0, spread=0.2, seed=seed), SHAPES, "").faster != "" for seed in range(100))
+    wrong = sum(evaluate(rounds(1.0, spread=0.2, seed=seed), SHAPES, "").faster != "" for seed in range(100))
     assert wrong <= 12
 
 

@@ -64,9 +64,9 @@ class TestShared:
         assert [step.state for step in steps] == ["built"] * 3
         assert [step.artifact.files[0].name for step in steps] == ENGINES
         assert len({step.artifact.files[0].sha256 for step in steps}) == 1
-        facts = [EngineRecord.read(step.artifact.sidecar) for step in steps]
-        assert [found.target for found in facts] == TARGETS
-        assert {found.targets for found in facts} == {tuple(TARGETS)}
+        records = [EngineRecord.read(step.artifact.sidecar) for step in steps]
+        assert [found.target for found in records] == TARGETS
+        assert {found.targets for found in records} == {tuple(TARGETS)}
         assert heard_all.steps == [("compile sm86, sm89, sm120", "built")]
 
     def test_they_are_found_again_and_stand_for_this_set_only(self, new_world, heard_all, backend):
@@ -144,21 +144,21 @@ class TestWorthSharing:
         return run
 
     def test_equal_plans_are_one(self, steps):
-        facts = steps({})
-        assert {found.targets for found in facts} == {tuple(TARGETS)}
-        assert [found.target for found in facts] == TARGETS
+        records = steps({})
+        assert {found.targets for found in records} == {tuple(TARGETS)}
+        assert [found.target for found in records] == TARGETS
 
     @pytest.mark.parametrize("own", [(9, 100), (10, 99), (9, 200)])
     def test_fewer_kernels_or_less_memory_of_one_gives_each_its_own(self, steps, heard_all, own):
-        facts = steps({("sm89",): own})
-        assert [found.targets for found in facts] == [("sm86",), ("sm89",), ("sm120",)]
-        assert [found.target for found in facts] == TARGETS
-        assert facts[1].activation_bytes == own[1]
+        records = steps({("sm89",): own})
+        assert [found.targets for found in records] == [("sm86",), ("sm89",), ("sm120",)]
+        assert [found.target for found in records] == TARGETS
+        assert records[1].activation_bytes == own[1]
         assert any(note.startswith("no plan for all targets") and "sm89" in note for note in heard_all.notes)
 
     def test_worse_ones_do_not_count(self, steps):
-        facts = steps({("sm89",): (11, 100), ("sm120",): (10, 101)})
-        assert {found.targets for found in facts} == {tuple(TARGETS)}
+        records = steps({("sm89",): (11, 100), ("sm120",): (10, 101)})
+        assert {found.targets for found in records} == {tuple(TARGETS)}
 
 
 class TestSideBySide:

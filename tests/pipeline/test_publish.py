@@ -80,9 +80,9 @@ class TestFolder:
     def test_all_files_and_nothing_else(self, artifact, tmp_path):
         out = tmp_path / "deep" / "out"
         publish_folder(
-            [artifact("lowered", lowered__onnx="graph", lowered__json="facts"), artifact("latency", l__json="{}")], out
+            [artifact("lowered", lowered__onnx="graph", lowered__json="record"), artifact("latency", l__json="{}")], out
         )
-        assert content(out) == {"lowered.onnx": "graph", "lowered.json": "facts", "l.json": "{}"}
+        assert content(out) == {"lowered.onnx": "graph", "lowered.json": "record", "l.json": "{}"}
 
     def test_files_of_the_earlier_bundle_that_are_gone_are_removed_and_the_users_own_stay(
         self, artifact, bundle, tmp_path
@@ -324,10 +324,10 @@ class TestFolder:
 
 class TestFile:
     def test_a_file_name_keeps_the_side_files_beside_it(self, artifact, tmp_path):
-        made = artifact("lowered", lowered__onnx="graph", lowered__onnx__json="facts")
+        made = artifact("lowered", lowered__onnx="graph", lowered__onnx__json="record")
         where = publish_file(made, tmp_path / "out" / "net.onnx", (".onnx",))
         assert where == tmp_path / "out" / "net.onnx"
-        assert content(tmp_path / "out") == {"net.onnx": "graph", "net.onnx.json": "facts"}
+        assert content(tmp_path / "out") == {"net.onnx": "graph", "net.onnx.json": "record"}
 
     def test_anything_else_is_a_folder(self, artifact, tmp_path):
         made = artifact("lowered", lowered__onnx="graph")
@@ -348,7 +348,7 @@ class TestFile:
         assert (tmp_path / "net.onnx").read_text() == "new"
 
     def test_files_that_were_not_named_replace_only_what_is_ours(self, artifact, tmp_path):
-        made = artifact("lowered", lowered__onnx="graph", lowered__onnx__json="facts")
+        made = artifact("lowered", lowered__onnx="graph", lowered__onnx__json="record")
         beside = [artifact("simplified", simplified__onnx="s")]
         for mine in ("net.onnx.json", "simplified.onnx"):
             (tmp_path / mine).write_text("mine")
@@ -358,10 +358,10 @@ class TestFile:
             assert not (tmp_path / "net.onnx").exists()
             (tmp_path / mine).unlink()
         publish_file(made, tmp_path / "net.onnx", (".onnx",), beside)
-        again = artifact("lowered", lowered__onnx="graph 2", lowered__onnx__json="facts 2")
+        again = artifact("lowered", lowered__onnx="graph 2", lowered__onnx__json="record 2")
         publish_file(again, tmp_path / "net.onnx", (".onnx",), [artifact("simplified", simplified__onnx="s2")])
         assert {name: text for name, text in content(tmp_path).items() if "/" not in name} == {
-            "net.onnx": "graph 2", "net.onnx.json": "facts 2", "simplified.onnx": "s2",
+            "net.onnx": "graph 2", "net.onnx.json": "record 2", "simplified.onnx": "s2",
         }  # fmt: skip
 
     def test_no_link_is_followed_and_no_device_replaced(self, artifact, tmp_path):

@@ -33,7 +33,7 @@ def wide(size: int = 2048) -> onnx.ModelProto:
 
 @pytest.fixture
 def go(make_job, table, workdir, heard_all, tmp_path):
-    """(graph, facts) of a model lowered to ``best``."""
+    """(graph, record) of a model lowered to ``best``."""
 
     def lower(proto: onnx.ModelProto, feed: dict[str, np.ndarray], **options):
         inner = [name for node in proto.graph.node for name in node.output]
@@ -69,15 +69,15 @@ def rows(size: int = 2048) -> dict[str, np.ndarray]:
 
 class TestWithoutComparing:
     def test_a_back_end_that_is_not_compared(self, go):
-        graph, facts = go(conv_net(), images(), shapes=IMAGES)
-        assert facts.trials == ()
-        assert facts.notes == ("null builds are not compared: every node that may computes in int8",)
-        assert {"int8", "float16"} <= set(facts.counts)
+        graph, record = go(conv_net(), images(), shapes=IMAGES)
+        assert record.trials == ()
+        assert record.notes == ("null builds are not compared: every node that may computes in int8",)
+        assert {"int8", "float16"} <= set(record.counts)
         assert any(array.dtype == np.int8 for array in weights_of(graph).values())
 
     def test_no_target(self, go):
-        _, facts = go(conv_net(), images(), shapes=IMAGES, targets=[])
-        assert facts.notes[0].startswith("no target is named")
+        _, record = go(conv_net(), images(), shapes=IMAGES, targets=[])
+        assert record.notes[0].startswith("no target is named")
 
 
 class TestKey:
@@ -108,7 +108,7 @@ class TestWhatBuildersDo:
         return use
 
     @staticmethod
-    def facts(backend, request, progress):
+    def record(backend, request, progress):
         from trtpipe.preflight.onnx_io import read_contract
 
         request.plan.write_bytes(b"plan")
@@ -118,23 +118,23 @@ class TestWhatBuildersDo:
         return EngineRecord(flavor="null", version="1", target="sm89", io=contract, build_seconds=0, report=report)
 
     def test_engines_that_cost_the_same_stay_in_float16(self, go, builder):
-        builder(self.facts)
-        graph, facts = go(conv_net(), images(), shapes=IMAGES)
-        assert set(facts.counts) == {"float16"}
-        assert [trial.nodes for trial in facts.trials[:1]] == [0]
+        builder(self.record)
+        graph, record = go(conv_net(), images(), shapes=IMAGES)
+        assert set(record.counts) == {"float16"}
+        assert [trial.nodes for trial in record.trials[:1]] == [0]
         assert not any(array.dtype == np.int8 for array in weights_of(graph).values())
 
     def test_only_among_the_nodes_that_may(self, go, builder):
-        builder(self.facts)
-        _, facts = go(conv_net(), images(), shapes=IMAGES, int8_nodes=["conv*"])
-        assert {trial.nodes for trial in facts.trials} == {0, 1}
+        builder(self.record)
+        _, record = go(conv_net(), images(), shapes=IMAGES, int8_nodes=["conv*"])
+        assert {trial.nodes for trial in record.trials} == {0, 1}
 
     def test_the_same_graph_is_built_once(self, go, builder):
         built = []
 
         def build(*args):
             built.append(args[1].model.read_bytes())
-            return self.facts(*args)
+            return self.record(*args)
 
         builder(build)
         go(model("(float[2,3,8,8] x) => (float[2,3,8,4] y) { y = MatMul(x, w) }", w=np.eye(8, 4, dtype=np.float32)),
@@ -146,10 +146,10 @@ class TestWhatBuildersDo:
             raise BuildError("no luck", "try again")
 
         builder(fail)
-        _, facts = go(conv_net(), images(), shapes=IMAGES)
-        assert facts.trials == ()
-        assert "engines could not be compared" in facts.notes[0]
-        assert facts.notes[0].endswith(": no luck")
+        _, record = go(conv_net(), images(), shapes=IMAGES)
+        assert record.trials == ()
+        assert "engines could not be compared" in record.notes[0]
+        assert record.notes[0].endswith(": no luck")
         assert any("no luck" in note for note in heard_all.notes)
 
     @pytest.mark.parametrize("error", [OutOfTime, OutOfMemory])
@@ -157,7 +157,7 @@ class TestWhatBuildersDo:
         def fail(*args):
             if b"QuantizeLinear" in args[1].model.read_bytes():
                 raise error("the limit was reached", "raise it")
-            return self.facts(*args)
+            return self.record(*args)
 
         builder(fail)
         with pytest.raises(error, match="the limit was reached"):
@@ -167,17 +167,17 @@ class TestWhatBuildersDo:
         def fail(*args):
             if b"QuantizeLinear" in args[1].model.read_bytes():
                 raise BuildError("no luck with int8", "try again")
-            return self.facts(*args)
+            return self.record(*args)
 
         builder(fail)
-        _, facts = go(conv_net(), images(), shapes=IMAGES)
-        assert set(facts.counts) == {"float16"}
-        assert facts.notes == ("no engine with int8 could be built for sm89, all stays in float16: no luck with int8",)
+        _, record = go(conv_net(), images(), shapes=IMAGES)
+        assert set(record.counts) == {"float16"}
+        assert record.notes == ("no engine with int8 could be built for sm89, all stays in float16: no luck with int8",)
 
     def test_dynamic_inputs_without_a_typical_size(self, go, builder):
-        builder(self.facts)
-        _, facts = go(conv_net(), images())
-        assert facts.notes == ("engines were not compared: input 'x' has no typical shape",)
+        builder(self.record)
+        _, record = go(conv_net(), images())
+        assert record.notes == ("engines were not compared: input 'x' has no typical shape",)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -185,23 +185,23 @@ class TestWhatBuildersDo:
 class TestRealEngines:
     def test_int8_where_weights_are_all_that_moves(self, go):
         shapes = {"x": {"min": [1, 2048], "opt": [1, 2048], "max": [4, 2048]}}
-        graph, facts = go(wide(), rows(), shapes=shapes, backend="tensorrt-rtx")
-        assert facts.notes[0].startswith("int8 is profitable on sm89 for 2 of 2 nodes")
-        assert {node.precision for node in facts.nodes if node.op == "MatMul"} == {"int8"}
-        high = next(trial for trial in facts.trials if not trial.nodes)
-        low = next(trial for trial in facts.trials if trial.nodes)
+        graph, record = go(wide(), rows(), shapes=shapes, backend="tensorrt-rtx")
+        assert record.notes[0].startswith("int8 is profitable on sm89 for 2 of 2 nodes")
+        assert {node.precision for node in record.nodes if node.op == "MatMul"} == {"int8"}
+        high = next(trial for trial in record.trials if not trial.nodes)
+        low = next(trial for trial in record.trials if trial.nodes)
         assert high.weight_bytes > 2 * 2048 * 2048 * 2 > 1.9 * low.weight_bytes
         wanted, found = run(wide(), rows())["y"], run(graph, rows())["y"]
         assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.999
 
     def test_float16_where_kernels_are_all_that_counts(self, go):
-        graph, facts = go(conv_net(), images(), shapes=IMAGES, backend="tensorrt-rtx")
-        assert facts.notes[0].startswith("int8 is not profitable on sm89, all stays in float16")
-        reasons = {node.node: node.reason for node in facts.nodes if node.op in ("Conv", "Gemm")}
+        graph, record = go(conv_net(), images(), shapes=IMAGES, backend="tensorrt-rtx")
+        assert record.notes[0].startswith("int8 is not profitable on sm89, all stays in float16")
+        reasons = {node.node: node.reason for node in record.nodes if node.op in ("Conv", "Gemm")}
         assert any(
             reason.endswith("not quantized: costs less in float16 than in int8 on sm89") for reason in reasons.values()
         )
-        assert {node.precision for node in facts.nodes if node.op in ("Conv", "Gemm")} == {"float16"}
+        assert {node.precision for node in record.nodes if node.op in ("Conv", "Gemm")} == {"float16"}
         assert not any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
-        kernels = [trial.kernels for trial in facts.trials]
+        kernels = [trial.kernels for trial in record.trials]
         assert kernels[0] <= min(kernels[1:]), "quantizing saves no kernel"

@@ -1,4 +1,4 @@
-"""Cutting a graph: what comes behind gives the same, from the values that cross the cut."""
+"""Partitioning a graph: what comes behind gives the same, from the values that cross the partition."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.macs import sizes_of, work_of
-from trtpipe.quantization.simulation_graph import behind, find_cuts
+from trtpipe.quantization.simulation_graph import behind, find_partitions
 
 CHAIN = (
     "(float[N,8] x) => (float[N,8] y, float[N,8] early) { a = MatMul(x, w) early = Relu(a) b = MatMul(early, w) "
@@ -39,10 +39,10 @@ def shown(proto, names):
     return whole
 
 
-def check(proto, cut, feed):
-    """Run what is behind the cut from the whole graph's values."""
-    everything = run(shown(proto, cut.values), feed)
-    rest = behind(proto, cut)
+def check(proto, partition, feed):
+    """Run what is behind the partition from the whole graph's values."""
+    everything = run(shown(proto, partition.values), feed)
+    rest = behind(proto, partition)
     given = {**feed, **everything}
     found = run(rest, {value.name: given[value.name] for value in rest.graph.input})
     for value in proto.graph.output:
@@ -50,29 +50,29 @@ def check(proto, cut, feed):
     return rest
 
 
-def test_a_quarter_of_the_work_between_cuts():
+def test_a_quarter_of_the_work_between_partitions():
     proto = model(CHAIN, w=normal(8, 8))
     loaded, works = prepared(proto)
-    cuts = find_cuts(loaded, works)
-    assert [cut.values for cut in cuts] == [("a",), ("early", "b"), ("early", "b", "c")]
+    partitions = find_partitions(loaded, works)
+    assert [partition.values for partition in partitions] == [("a",), ("early", "b"), ("early", "b", "c")]
     counts = []
-    for cut in cuts:
-        rest = check(ir.to_proto(loaded), cut, {"x": normal(3, 8, seed=1)})
+    for partition in partitions:
+        rest = check(ir.to_proto(loaded), partition, {"x": normal(3, 8, seed=1)})
         counts.append([node.op_type for node in rest.graph.node].count("MatMul"))
         assert "x" not in {value.name for value in rest.graph.input}
     assert counts == [3, 2, 1]
 
 
-def test_nothing_to_cut():
+def test_nothing_to_partition():
     loaded, works = prepared(model("(float[N,8] x) => (float[N,8] y) { y = MatMul(x, w) }", w=normal(8, 8)))
-    assert find_cuts(loaded, works) == ()
+    assert find_partitions(loaded, works) == ()
     loaded, works = prepared(model("(float[N,8] x) => (float[N,8] y) { a = Relu(x) y = Tanh(a) }"))
-    assert find_cuts(loaded, works) == ()
+    assert find_partitions(loaded, works) == ()
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "listed_initializers"])
 def test_graphs_of_all_kinds(name):
     loaded, works = prepared(CASES[name]())
     proto = ir.to_proto(loaded)
-    for cut in find_cuts(loaded, works):
-        check(proto, cut, feed_for(proto))
+    for partition in find_partitions(loaded, works):
+        check(proto, partition, feed_for(proto))

@@ -12,7 +12,7 @@ GAP = OutputDifference(output="y", max_abs=0.5, mean_abs=float("nan"))
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "record",
     [
         ExportRecord(exporter="torch", opset=20, nodes=3, weight_bytes=12, contract=EMPTY, notes=("n",)),
         SimplifyRecord(simplified=True, nodes_before=9, nodes_after=4, opset=19, contract=EMPTY),
@@ -22,12 +22,12 @@ GAP = OutputDifference(output="y", max_abs=0.5, mean_abs=float("nan"))
         ),
     ],
 )  # fmt: skip
-def test_sidecars_survive_their_files(facts, tmp_path):
-    facts.write(tmp_path / "facts.json")
-    assert type(facts).read(tmp_path / "facts.json") == facts
-    other = next(kind for kind in (ExportRecord, LowerRecord) if kind is not type(facts))
-    with pytest.raises(InputError, match=rf"facts\.json: .*{other.__name__}"):
-        other.read(tmp_path / "facts.json")
+def test_sidecars_survive_their_files(record, tmp_path):
+    record.write(tmp_path / "record.json")
+    assert type(record).read(tmp_path / "record.json") == record
+    other = next(kind for kind in (ExportRecord, LowerRecord) if kind is not type(record))
+    with pytest.raises(InputError, match=rf"record\.json: .*{other.__name__}"):
+        other.read(tmp_path / "record.json")
 
 
 def test_differences_that_are_no_numbers_stay_so(tmp_path):

@@ -88,18 +88,18 @@ def go(make_job, workdir, heard_all):
 
 
 def test_a_factory_becomes_a_program(go, factory, tmp_path):
-    path, facts, read = go(factory)
-    assert [str(spec) for spec in facts.contract.inputs] == ["x: float32[batchx3x8x8]", "bias: float32[batchx4]"]
-    assert [str(spec) for spec in facts.contract.outputs] == ["logits: float32[batchx4]", "features: float32[batchx8]"]
+    path, record, read = go(factory)
+    assert [str(spec) for spec in record.contract.inputs] == ["x: float32[batchx3x8x8]", "bias: float32[batchx4]"]
+    assert [str(spec) for spec in record.contract.outputs] == ["logits: float32[batchx4]", "features: float32[batchx8]"]
     assert str(tmp_path / "net.py") in read
     assert str(tmp_path).encode() not in path.read_bytes(), "nothing of this machine"
 
 
 @SIXTEEN_BITS
 def test_sixteen_bits_lie_in_the_program(go, factory, precision, dtype, eps):
-    path, facts, _ = go(factory, precision=precision)
-    assert facts.precision == dtype
-    assert {spec.dtype for spec in (*facts.contract.inputs, *facts.contract.outputs)} == {"float32"}
+    path, record, _ = go(factory, precision=precision)
+    assert record.precision == dtype
+    assert {spec.dtype for spec in (*record.contract.inputs, *record.contract.outputs)} == {"float32"}
     program = torch.export.load(path)
     weights = {value.dtype for name, value in program.state_dict.items() if value.is_floating_point()}
     assert weights == {getattr(torch, dtype)}
@@ -117,8 +117,8 @@ def test_sixteen_bits_lie_in_the_program(go, factory, precision, dtype, eps):
 @SIXTEEN_BITS
 def test_recurrent_layers_begin_with_states_in_16_bits_too(go, factory, precision, dtype, eps):
     shapes = {"x": {"min": [1, 5, 4], "opt": [2, 5, 4], "max": [8, 5, 4]}}
-    path, facts, _ = go(factory.replace(":net", ":recurrent"), precision=precision, shapes=shapes)
-    assert facts.contract.inputs[0].shape == ("batch", 5, 4)
+    path, record, _ = go(factory.replace(":net", ":recurrent"), precision=precision, shapes=shapes)
+    assert record.contract.inputs[0].shape == ("batch", 5, 4)
     program = torch.export.load(path)
     narrow = getattr(torch, dtype)
     for node in program.graph.nodes:  # TensorRT multiplies no float32 by 16 bits
@@ -141,12 +141,12 @@ def test_a_length_that_the_code_fixes_cannot_vary(go, factory, precision):
 
 def test_16_bits_are_written_in_at_the_sizes_the_program_was_exported_with(go, factory):
     """A length of 2, the smallest, would let torch settle ``length // 2`` as 1."""
-    path, facts, _ = go(
+    path, record, _ = go(
         factory.replace(":net", ":pairs"),
         precision="fp16",
         shapes={"x": {"min": [1, 2], "opt": [2, 8], "max": [8, 20]}},
     )
-    assert facts.contract.inputs[0].shape == ("batch", "x_1")
+    assert record.contract.inputs[0].shape == ("batch", "x_1")
     found = torch.export.load(path).module()(torch.arange(12.0).reshape(2, 6))
     assert found.tolist() == [[1, 5, 9], [13, 17, 21]]
 
@@ -160,10 +160,10 @@ def test_equal_sources_give_equal_bytes(go, factory, precision):
 def test_a_program_in_a_file(go, factory, tmp_path):
     path, _, _ = go(factory)
     saved = path.rename(tmp_path / "saved.pt2")
-    _, facts, _ = go(saved, precision="fp16", export={"input_names": ["image", "shift"], "output_names": ["a", "b"]})
-    assert [spec.name for spec in facts.contract.inputs] == ["image", "shift"]
-    assert [spec.name for spec in facts.contract.outputs] == ["a", "b"]
-    assert facts.contract.inputs[0].shape == ("batch", 3, 8, 8)
+    _, record, _ = go(saved, precision="fp16", export={"input_names": ["image", "shift"], "output_names": ["a", "b"]})
+    assert [spec.name for spec in record.contract.inputs] == ["image", "shift"]
+    assert [spec.name for spec in record.contract.outputs] == ["a", "b"]
+    assert record.contract.inputs[0].shape == ("batch", 3, 8, 8)
     with pytest.raises(InputError, match=r"1 input names were given \(image\), the model has 2 inputs"):
         go(saved, export={"input_names": ["image"]})
 

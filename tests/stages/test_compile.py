@@ -44,29 +44,29 @@ def go(make_job, table, workdir, heard_all):
 
 @pytest.mark.usefixtures("in_process")
 class TestNull:
-    def test_a_plan_and_its_facts(self, go):
-        draft, facts = go(conv_net(), shapes=BATCHES)
+    def test_a_plan_and_its_record(self, go):
+        draft, record = go(conv_net(), shapes=BATCHES)
         assert (draft.kind, draft.target, draft.names) == ("engine", "sm89", ("sm89.plan", "sm89.plan.json"))
-        assert (facts.flavor, facts.target) == ("null", "sm89")
-        assert [spec.name for spec in facts.io.inputs] == ["x"]
+        assert (record.flavor, record.target) == ("null", "sm89")
+        assert [spec.name for spec in record.io.inputs] == ["x"]
 
     def test_what_the_builder_was_asked_for_is_kept(self, go):
-        _, facts = go(conv_net(), shapes=BATCHES, build={"opt_level": 2, "workspace": "1G"})
-        assert facts.options is not None
-        assert (facts.options.opt_level, facts.options.workspace) == (2, 1 << 30)
+        _, record = go(conv_net(), shapes=BATCHES, build={"opt_level": 2, "workspace": "1G"})
+        assert record.options is not None
+        assert (record.options.opt_level, record.options.workspace) == (2, 1 << 30)
 
     def test_digests_say_which_plan_it_is_and_which_graph_it_was_built_from(self, go, table):
         lowered = table(lowered=conv_net()).artifacts["lowered"]
-        draft, facts = go(conv_net(), shapes=BATCHES)
-        assert facts.digests == {
+        draft, record = go(conv_net(), shapes=BATCHES)
+        assert record.digests == {
             "plan": hashlib.sha256(draft.path.read_bytes()).hexdigest(),
             "lowered": lowered.digest,
         }
 
     def test_every_profile_is_written_down(self, go):
         large = {"x": {"min": [8, 3, 8, 8], "opt": [16, 3, 8, 8], "max": [32, 3, 8, 8]}}
-        _, facts = go(conv_net(), shapes=(BATCHES, large))
-        assert [profile["x"].opt[0] for profile in facts.profiles] == [2, 16]
+        _, record = go(conv_net(), shapes=(BATCHES, large))
+        assert [profile["x"].opt[0] for profile in record.profiles] == [2, 16]
 
     def test_shapes_are_looked_at_first(self, go):
         with pytest.raises(InputError, match="is dynamic, and no shapes were given"):
@@ -96,8 +96,8 @@ class TestNull:
         build = Null.build
         report = computing(a="Int8").model_copy(update={"separate": ("x_quantize",)})
         monkeypatch.setattr(Null, "build", lambda *args: build(*args).model_copy(update={"report": report}))
-        _, facts = go(conv_net(), shapes=BATCHES)
-        assert facts.notes == ("Q/DQ that became kernels of their own: x_quantize",)
+        _, record = go(conv_net(), shapes=BATCHES)
+        assert record.notes == ("Q/DQ that became kernels of their own: x_quantize",)
         assert heard_all.notes == ["sm89.plan: Q/DQ that became kernels of their own: x_quantize"]
 
     def test_it_needs_a_target(self, make_job, table, workdir, heard_all):
@@ -124,11 +124,11 @@ class TestCheck:
         def check(content=b"plan", *, report=None, lowered=(), inputs=("x",), outputs=("y",), sidecar=True):
             proto = model("(float[2] x) => (float[2] y) { y = Relu(x) }")
             path = save(proto, tmp_path / "given" / "lowered.onnx")
-            facts = LowerRecord(
+            record = LowerRecord(
                 precision="int8", opset=19, counts={},
                 nodes=tuple(NodeDecision(node=name, op="Conv", precision=p, reason="r") for name, p in lowered),
             )  # fmt: skip
-            facts.write(path.with_name("lowered.onnx.json"))
+            record.write(path.with_name("lowered.onnx.json"))
             artifact = artifact_from_file("lowered", path)
             if sidecar:
                 entry = artifact_from_file("x", path.with_name("lowered.onnx.json")).files[0]
@@ -248,32 +248,32 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     engines.mkdir()
     draft, _ = run_stage(STAGE, job, inputs, engines, heard_all)
     STAGE.check(draft, inputs)
-    facts = EngineRecord.read(draft.sidecar)
-    assert word in facts.precisions
-    assert facts.report is not None
-    assert facts.report.source == "builder log"
-    assert facts.report.products == {word: 2}
-    nodes = {node for layer in facts.report.layers for node in layer.nodes}
+    record = EngineRecord.read(draft.sidecar)
+    assert word in record.precisions
+    assert record.report is not None
+    assert record.report.source == "builder log"
+    assert record.report.products == {word: 2}
+    nodes = {node for layer in record.report.layers for node in layer.nodes}
     assert {
         node.node
         for node in LowerRecord.read(given["lowered"].with_name("lowered.onnx.json")).nodes
         if node.op in ("Conv", "Gemm")
     } <= nodes
     alone = ("x_quantize",) if precision in ("int8", "fp8") else ()  # nothing before it to fuse with
-    assert facts.report.separate == alone
-    assert [(spec.name, spec.dtype, spec.shape[1:]) for spec in facts.io.inputs] == [
+    assert record.report.separate == alone
+    assert [(spec.name, spec.dtype, spec.shape[1:]) for spec in record.io.inputs] == [
         ("x", "float32", (channels, 16, 16))
     ]
     size = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}[precision]
     weights = (channels * channels * 9 + channels * channels) * size
-    assert weights <= facts.weight_bytes <= 1.5 * weights + 4096
+    assert weights <= record.weight_bytes <= 1.5 * weights + 4096
 
 
 @pytest.mark.usefixtures("needs_rtx")
 def test_integer_inputs_and_masks_build_too(go, make_job):
     shapes = {name: {"min": [1, 2], "opt": [2, 8], "max": [4, 16]} for name in ("ids", "mask")}
-    _, facts = go(embedding(), shapes=shapes, backend="tensorrt-rtx")
-    assert [(spec.name, spec.dtype) for spec in facts.io.inputs] == [("ids", "int64"), ("mask", "int64")]
+    _, record = go(embedding(), shapes=shapes, backend="tensorrt-rtx")
+    assert [(spec.name, spec.dtype) for spec in record.io.inputs] == [("ids", "int64"), ("mask", "int64")]
 
 
 class TestKey:

@@ -41,8 +41,8 @@ def test_without_a_source_there_is_nothing_to_export(make_job, workdir, heard_al
 
 
 def test_a_model_without_outputs_is_refused(tmp_path):
-    facts = ExportRecord(exporter="e", opset=20, nodes=0, weight_bytes=0, contract=IOContract(inputs=(), outputs=()))
-    facts.write(tmp_path / "model.onnx.json")
+    record = ExportRecord(exporter="e", opset=20, nodes=0, weight_bytes=0, contract=IOContract(inputs=(), outputs=()))
+    record.write(tmp_path / "model.onnx.json")
     with pytest.raises(StageError, match="has no outputs"):
         STAGE.check(Draft("model", tmp_path, ("model.onnx", "model.onnx.json")), Inputs({}))
 

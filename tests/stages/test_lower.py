@@ -41,7 +41,7 @@ def ranges(tmp_path):
 
 @pytest.fixture
 def go(make_job, table, workdir, heard_all):
-    """(graph, facts) of a model lowered to a precision."""
+    """(graph, record) of a model lowered to a precision."""
 
     def lower(proto, precision, *, keep=(), shapes=(), **things):
         inputs = table(simplified=proto, **things)
@@ -63,47 +63,47 @@ def kinds(graph: onnx.ModelProto) -> set[str]:
 
 
 def test_fp32_only_copies(go, heard_all):
-    graph, facts = go(conv_net(), "fp32")
+    graph, record = go(conv_net(), "fp32")
     feed = feed_for(conv_net())
     np.testing.assert_array_equal(run(graph, feed)["y"], run(conv_net(), feed)["y"])
-    assert (facts.precision, facts.counts, facts.nodes, facts.notes) == ("fp32", {}, (), ())
+    assert (record.precision, record.counts, record.nodes, record.notes) == ("fp32", {}, (), ())
     assert heard_all.warnings == []
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp16", "float16"), ("bf16", "bfloat16")])
 def test_16_bits(go, precision, dtype):
     proto = onnx.version_converter.convert_version(conv_net(), 22)
-    graph, facts = go(proto, precision)
+    graph, record = go(proto, precision)
     assert kinds(graph) == {dtype}
-    assert facts.counts == {dtype: 6}
-    assert {decision.node for decision in facts.nodes} == {node.name for node in proto.graph.node}
+    assert record.counts == {dtype: 6}
+    assert {decision.node for decision in record.nodes} == {node.name for node in proto.graph.node}
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("int8", "int8"), ("fp8", "float8_e4m3fn")])
 def test_8_bits(go, ranges, precision, dtype):
-    graph, facts = go(conv_net(), precision, ranges=ranges(x=3.0, f=2.0))
+    graph, record = go(conv_net(), precision, ranges=ranges(x=3.0, f=2.0))
     quantized = [weight for name, weight in weights_of(graph).items() if name.endswith("_quantized")]
     assert [str(weight.dtype) for weight in quantized] == [dtype] * 2
-    assert facts.counts == {precision: 2, "float32": 4}
-    assert facts.work is not None and facts.work.share == 1  # noqa: PT018
+    assert record.counts == {precision: 2, "float32": 4}
+    assert record.work is not None and record.work.share == 1  # noqa: PT018
     steps = {name: float(weight) for name, weight in weights_of(graph).items() if name in ("x_scale", "f_scale")}
     largest = 127 if precision == "int8" else 448
     assert steps == {"x_scale": pytest.approx(3 / largest), "f_scale": pytest.approx(2 / largest)}
 
 
 def test_the_record_tells_of_every_decision(go, ranges):
-    _, facts = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_2"])
-    assert facts.counts == {"float32": 5, "int8": 1}
-    assert {each.node for each in facts.nodes} == {node.name for node in residual().graph.node}
-    decided = {decision.node: (decision.precision, decision.reason) for decision in facts.nodes}
+    _, record = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_2"])
+    assert record.counts == {"float32": 5, "int8": 1}
+    assert {each.node for each in record.nodes} == {node.name for node in residual().graph.node}
+    decided = {decision.node: (decision.precision, decision.reason) for decision in record.nodes}
     assert decided["conv_2"] == ("float32", "kept by pattern 'conv_2'")
     assert decided["conv_1"][0] == "int8"
 
 
 def test_large_constants_are_never_clamped(go):
-    graph, facts = go(large_constant(2e5), "fp16")
+    graph, record = go(large_constant(2e5), "fp16")
     assert weights_of(graph)["large"] == np.float32(2e5)
-    assert facts.counts == {"float16": 2, "float32": 2}
+    assert record.counts == {"float16": 2, "float32": 2}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -116,9 +116,9 @@ def test_a_mask_of_the_lowest_float_becomes_one_that_16_bits_hold(go, precision)
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_lowering_that_changed_nothing_says_so(go, ranges, heard_all, precision):
     proto = model("(double[N,4] x) => (double[N,4] y) { y = Relu(x) }")
-    _, facts = go(proto, precision, **({"ranges": ranges()} if precision == "int8" else {}))
-    assert f"no node could be lowered to {precision}" in facts.notes[0]
-    assert heard_all.warnings == list(facts.notes)
+    _, record = go(proto, precision, **({"ranges": ranges()} if precision == "int8" else {}))
+    assert f"no node could be lowered to {precision}" in record.notes[0]
+    assert heard_all.warnings == list(record.notes)
 
 
 def test_a_precision_that_no_product_computes_in_is_an_error(go, ranges):
@@ -134,8 +134,8 @@ def test_the_users_own_graph_need_not_be_simplified(go, ranges):
     assert go(proto, "int8", ranges=ranges(x=1.0))[1].counts == {"int8": 1}
     assert go(proto, "fp16")[1].counts == {"float16": 1}
     listed = onnx.version_converter.convert_version(listed_initializers(), 19)
-    graph, facts = go(listed, "int8", ranges=ranges(x=1.0))
-    assert facts.counts == {"float32": 1, "int8": 1}
+    graph, record = go(listed, "int8", ranges=ranges(x=1.0))
+    assert record.counts == {"float32": 1, "int8": 1}
     assert [value.name for value in graph.graph.input] == ["x"]
 
 
@@ -179,17 +179,17 @@ def test_what_its_key_holds(make_job):
 
 
 def test_patterns_that_match_nothing_are_warned_about(go, ranges, heard_all):
-    _, facts = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_1", "covn_2"])
-    [note] = [note for note in facts.notes if "--keep" in note]
+    _, record = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_1", "covn_2"])
+    [note] = [note for note in record.notes if "--keep" in note]
     assert note.startswith("--keep 'covn_2' matches no node; similar names: ")
     assert "conv_2" in note
     assert note in heard_all.warnings
 
 
 def test_much_left_high_is_warned_about(go, ranges):
-    _, facts = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_1"])
+    _, record = go(residual(), "int8", ranges=ranges(r=2.0), keep=["conv_1"])
     assert any(
-        "of the multiply-accumulates are in 8 bits" in note and "kept by pattern" in note for note in facts.notes
+        "of the multiply-accumulates are in 8 bits" in note and "kept by pattern" in note for note in record.notes
     )
     assert not go(residual(), "int8", ranges=ranges(r=2.0))[1].notes
 

@@ -135,7 +135,7 @@ class TestEngines:
 
     def test_what_the_builder_says_is_kept_for_comparison(self, go, engines, tmp_path):
         layer = EngineLayer(name="l", kind="conv", outputs=(EngineTensor(name="y", type="Half", dims=(2, 8)),))
-        facts = EngineRecord(
+        record = EngineRecord(
             flavor="null",
             version="1",
             target="sm89",
@@ -143,7 +143,7 @@ class TestEngines:
             report=EngineReport(source="a test", layers=(layer,)),
             build_seconds=1.0,
         )
-        facts.write(tmp_path / "sm89.plan.json")
+        record.write(tmp_path / "sm89.plan.json")
         label = "engine:sm89"
         artifact = artifact_from_file("engine", tmp_path / "sm89.plan", "sm89")
         report = go(given=type(engines)({**engines.artifacts, label: artifact}), targets=["sm89", "sm120"])

@@ -21,7 +21,7 @@ STAGE = Simplify()
 
 @pytest.fixture
 def go(make_job, table, workdir, heard_all):
-    """(draft, facts) of the stage on a model."""
+    """(draft, record) of the stage on a model."""
 
     def simplify(proto, data="", **options):
         inputs = table(model=proto, data=data)
@@ -35,9 +35,9 @@ def go(make_job, table, workdir, heard_all):
 
 
 def test_in_a_child_process(go):
-    draft, facts = go(conv_net())
+    draft, record = go(conv_net())
     assert draft.names == ("simplified.onnx", "simplified.onnx.json")
-    assert facts.simplified
+    assert record.simplified
     feed = feed_for(conv_net())
     np.testing.assert_allclose(run(onnx.load(draft.path), feed)["y"], run(conv_net(), feed)["y"], rtol=1e-4, atol=1e-4)
 
@@ -45,9 +45,9 @@ def test_in_a_child_process(go):
 @pytest.mark.usefixtures("in_process")
 class TestFallback:
     def given_up(self, go, heard_all, reason):
-        draft, facts = go(conv_net())
-        assert not facts.simplified
-        assert facts.notes == (f"onnxsim was given up: {reason}",)
+        draft, record = go(conv_net())
+        assert not record.simplified
+        assert record.notes == (f"onnxsim was given up: {reason}",)
         assert heard_all.warnings == [f"onnxsim was given up: {reason}; the unsimplified graph goes on"]
         feed = feed_for(conv_net())
         np.testing.assert_allclose(run(onnx.load(draft.path), feed)["y"], run(conv_net(), feed)["y"], rtol=1e-5)
@@ -66,9 +66,9 @@ class TestFallback:
             return proto, True
 
         monkeypatch.setattr(onnxsim, "simplify", spoil)
-        _, facts = go(conv_net())
-        assert not facts.simplified
-        assert "simplification changed output 'y' by up to 1" in facts.notes[0]
+        _, record = go(conv_net())
+        assert not record.simplified
+        assert "simplification changed output 'y' by up to 1" in record.notes[0]
         assert "simplification changed output 'y' by up to 1" in heard_all.warnings[0]
 
     def test_when_the_child_dies(self, go, heard_all, monkeypatch):
@@ -107,9 +107,9 @@ class TestFallback:
             "(, initial, x) }",
             opset=8, ir_version=3,
         )  # fmt: skip
-        draft, facts = go(proto)
-        assert facts.opset == 8
-        assert facts.notes[-1].startswith("rewriting was given up: ")
+        draft, record = go(proto)
+        assert record.opset == 8
+        assert record.notes[-1].startswith("rewriting was given up: ")
         assert heard_all.warnings[-1].endswith("; the given graph goes on")
         feed = feed_for(proto)
         np.testing.assert_array_equal(run(onnx.load(draft.path), feed)["z"], run(proto, feed)["z"])
@@ -167,9 +167,9 @@ def test_samples_whose_type_is_a_copy_reach_the_child_as_they_are(go, tmp_path):
         "    for x in np.random.default_rng(0).normal(size=(4, 2, 2)):\n"
         "        yield {'x': x.astype(np.dtype(np.float32, copy=True))}  # as it is after unpickling\n"
     )
-    facts = go(model("(float[N,2] x) => (float[N,2] y) { y = Relu(x) }"), data=f"{tmp_path / 'data.py'}:feeds")[1]
-    assert facts.simplified
-    assert not facts.notes
+    record = go(model("(float[N,2] x) => (float[N,2] y) { y = Relu(x) }"), data=f"{tmp_path / 'data.py'}:feeds")[1]
+    assert record.simplified
+    assert not record.notes
 
 
 def test_a_changed_interface_is_caught(table, tmp_path):

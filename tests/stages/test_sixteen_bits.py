@@ -81,7 +81,7 @@ CLOSE = {"fp16": 2e-3, "bf16": 2e-2}
 
 @pytest.fixture
 def lower(make_job, table, workdir, heard_all, tmp_path):
-    """(path of the lowered graph, its facts) of a graph, with data or without."""
+    """(path of the lowered graph, its record) of a graph, with data or without."""
 
     def go(proto: onnx.ModelProto, precision: str, feed=None, **options) -> tuple[Path, LowerRecord]:
         source = ""
@@ -114,8 +114,8 @@ def micro(name: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
 @pytest.mark.parametrize("name", MICRO)
 def test_is_right_with_16_bit_storage(lower, tmp_path, name, measured, precision):
     proto, feed = micro(name)
-    lowered, facts = lower(proto, precision, feed if measured else None)
-    assert facts.samples == (ROWS if measured else 0)
+    lowered, record = lower(proto, precision, feed if measured else None)
+    assert record.samples == (ROWS if measured else 0)
     expected = run(proto, feed)["y"]
     found = run(onnx.load(runnable_graph(lowered, Precision(precision).half, tmp_path)[0]), feed)["y"]
     assert np.isfinite(expected).all()
@@ -171,9 +171,9 @@ class TestBest:
 
     def test_products_in_int8_between_float16(self, best, tmp_path):
         x = normal(64, 8)
-        graph, facts, path = best({"x": x}, normal(8, 8))
-        assert facts.counts == {"float16": 2, "int8": 2}
-        assert facts.samples == 64
+        graph, record, path = best({"x": x}, normal(8, 8))
+        assert record.counts == {"float16": 2, "int8": 2}
+        assert record.samples == 64
         operators = [node.op_type for node in graph.graph.node]
         assert operators.count("QuantizeLinear") == 2
         assert operators.count("DequantizeLinear") == 4
@@ -194,24 +194,24 @@ class TestBest:
     def test_no_scale_is_subnormal(self, best):
         w = normal(8, 8)
         w[:, 3] *= 1e-6
-        graph, facts, _ = best({"x": normal(64, 8)}, w)
+        graph, record, _ = best({"x": normal(64, 8)}, w)
         scales = [value for name, value in weights_of(graph).items() if value.dtype == np.float16 and "scale" in name]
         assert min(float(scale.min()) for scale in scales) == 2.0**-14
-        assert facts.counts["int8"] == 2
+        assert record.counts["int8"] == 2
 
     def test_an_activation_too_small_for_such_a_scale_stays_in_16_bits(self, best):
-        _, facts, _ = best({"x": normal(64, 8) * 1e-4}, normal(8, 8) * 1e4)
-        [first] = [node for node in facts.nodes if node.node == "matmul_0"]
+        _, record, _ = best({"x": normal(64, 8) * 1e-4}, normal(8, 8) * 1e4)
+        [first] = [node for node in record.nodes if node.node == "matmul_0"]
         assert first.precision == "float16"
         assert "its scale would lose digits in float16" in first.reason
 
     def test_the_profile_says_which_nodes_may_be_int8(self, best):
-        _, facts, _ = best({"x": normal(64, 8)}, normal(8, 8), int8_nodes=["matmul_2"])
-        assert {node.node: node.precision for node in facts.nodes} == {
+        _, record, _ = best({"x": normal(64, 8)}, normal(8, 8), int8_nodes=["matmul_2"])
+        assert {node.node: node.precision for node in record.nodes} == {
             "matmul_0": "float16", "relu_1": "float16", "matmul_2": "int8", "sigmoid_3": "float16"
         }  # fmt: skip
 
     def test_kept_nodes_stay_in_float32_with_their_quantizers_away(self, best):
-        graph, facts, _ = best({"x": normal(64, 8)}, normal(8, 8), keep=["matmul_2"])
-        assert {node.node: node.precision for node in facts.nodes}["matmul_2"] == "float32"
+        graph, record, _ = best({"x": normal(64, 8)}, normal(8, 8), keep=["matmul_2"])
+        assert {node.node: node.precision for node in record.nodes}["matmul_2"] == "float32"
         assert [node.op_type for node in graph.graph.node].count("QuantizeLinear") == 1

@@ -124,7 +124,7 @@ def test_a_place_that_cannot_be_freed_is_an_error(
 ) -> None:
     place = build(store, key).folder
     (place / "sm89.plan").unlink()
-    monkeypatch.setattr("trtpipe.store.housekeeping.quarantine", lambda *_: False)
+    monkeypatch.setattr("trtpipe.store.maintenance.quarantine", lambda *_: False)
     with pytest.raises(StoreCorrupt, match="cannot be replaced"):
         build(store, key)
 

@@ -197,7 +197,7 @@ def _race(figure: Latency, name: str, build: Build, old: Build, settings: Settin
     """One artifact of both builds in turns. Only GPU latencies enter the gate."""
     from trtpipe.config.profile import LatencySettings
     from trtpipe.data.synthetic import RandomDataset
-    from trtpipe.latency.alternating import alternate, is_slower, judge
+    from trtpipe.latency.alternating import alternate, evaluate, is_slower
     from trtpipe.preflight.onnx_io import read_contract
     from trtpipe.regression.gate import Finding
 
@@ -209,7 +209,7 @@ def _race(figure: Latency, name: str, build: Build, old: Build, settings: Settin
         backend.open(build.path(figure.artifact), settings) as now,
     ):
         seconds = alternate(before, now, feed, settled, progress)
-    found = judge(seconds, figure.shapes, "synthetic")
+    found = evaluate(seconds, figure.shapes, "synthetic")
     words = (
         f"{found.old:.3g} ms before, {found.new:.3g} ms now, in turns: {found.ratio - 1:+.1%} "
         f"({found.confidence:.0%} interval {found.low - 1:+.1%} to {found.high - 1:+.1%}), {figure.runner}"

@@ -212,7 +212,7 @@ def import_task(request: ImportRequest, report: Report) -> ImportReply:
 
 
 class _Current(NullProgress):
-    """Remembers which module is being imported: the one to blame for a crash."""
+    """Remembers which module is being imported: the one that caused a crash."""
 
     def __init__(self) -> None:
         self.module = ""

@@ -269,8 +269,8 @@ def _fit(sections: _Sections, sha256: str) -> dict[str, tuple[str, ...]]:
     plan, engine = sections.get("plan"), sections.get("engine")
     if not isinstance(plan, PlanHeader):
         return {}
-    facts = engine if isinstance(engine, EngineRecord) else None
+    engine_record = engine if isinstance(engine, EngineRecord) else None
     return {
-        "notes": contradictions(plan, facts, sha256),
-        "obstacles": tuple(f"{found.reason}; {found.remedy}" for found in obstacles(plan, facts)),
+        "notes": contradictions(plan, engine_record, sha256),
+        "obstacles": tuple(f"{found.reason}; {found.remedy}" for found in obstacles(plan, engine_record)),
     }

@@ -151,7 +151,7 @@ def _timed(
 def _paired(
     job: Job, runners: list[OpenRunner], table: dict[str, Artifact], progress: Progress
 ) -> Iterator[PairedComparison]:
-    from trtpipe.latency.alternating import alternate, judge
+    from trtpipe.latency.alternating import alternate, evaluate
     from trtpipe.latency.feeds import InputSource, points
 
     tables = RunState(dict(table), complete_shapes=False)
@@ -169,4 +169,4 @@ def _paired(
         typical = list(old.gpu.opt_shapes)
     for shapes in points(specs, typical, source.sample, job.profile.latency.batches):
         feed, words = source.feed(specs, shapes)
-        yield judge(alternate(old, new, feed, job.profile.latency, progress), shapes, words)
+        yield evaluate(alternate(old, new, feed, job.profile.latency, progress), shapes, words)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from trtpipe.autocast.range_guard import RangeGuard
 from trtpipe.autocast.rules import HalfRules, float_only, lone_nodes
-from trtpipe.config.formats import FP32, HALVES
+from trtpipe.config.formats import FP32, HALF_FORMATS
 from trtpipe.passes.constants import drop_unused_constants
 from trtpipe.passes.decisions import NodeDecision
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, node_label
@@ -21,7 +21,7 @@ from trtpipe.passes.infer_types import formal, schema_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trtpipe.autocast.tensor_ranges import Extents
+    from trtpipe.autocast.tensor_ranges import TensorRanges
     from trtpipe.config.formats import Format
 
 #: Why a node is in 16 bits that came so.
@@ -42,18 +42,18 @@ class CastPrecision(GraphPass):
     Args:
         dtype: the type to compute in.
         keep: shell patterns of node names that stay in float32.
-        extents: what was measured on real data; ``None`` leaves the fixed rules.
+        tensor_ranges: what was measured on real data; ``None`` leaves the fixed rules.
     """
 
-    def __init__(self, dtype: Format, keep: Sequence[str] = (), extents: Extents | None = None) -> None:
+    def __init__(self, dtype: Format, keep: Sequence[str] = (), tensor_ranges: TensorRanges | None = None) -> None:
         self.name = f"cast_{dtype.storage}"
         self._half = dtype
         self._keep = keep
-        self._extents = extents
+        self._ranges = tensor_ranges
 
     def call(self, model: ir.Model) -> PassResult:
         """Decide for every node, then rewrite."""
-        guard = None if self._extents is None else RangeGuard(self._half, self._extents)
+        guard = None if self._ranges is None else RangeGuard(self._half, self._ranges)
         rules = HalfRules(self._half, self._keep, model, guard)
         reasons = {node: rules.kept(node) for node in model.graph.all_nodes() if _touches_float(node)}
         reasons |= lone_nodes(reasons)
@@ -171,7 +171,11 @@ class _Rewriter:
 def _given_half(node: ir.Node) -> str:
     """The 16-bit type that ``node`` computes in as the model came; empty for others."""
     types = {value.dtype for value in node.outputs}
-    return "" if _touches_float(node) else next((half.label for half in HALVES if ir.DataType[half.onnx] in types), "")
+    return (
+        ""
+        if _touches_float(node)
+        else next((half.label for half in HALF_FORMATS if ir.DataType[half.onnx] in types), "")
+    )
 
 
 def _touches_float(node: ir.Node) -> bool:

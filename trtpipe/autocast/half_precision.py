@@ -1,4 +1,4 @@
-"""What 16-bit precisions share: the extents lowering goes by."""
+"""What 16-bit precisions share: the tensor ranges that lowering uses."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Artifact
-    from trtpipe.autocast.tensor_ranges import Extents
+    from trtpipe.autocast.tensor_ranges import TensorRanges
 
 #: Lies beside statistics.npz where the precision has 16-bit operators.
-EXTENTS = "extents.json"
+TENSOR_RANGES = "tensor_ranges.json"
 
 
-def extents_in(artifact: Artifact | None) -> Extents | None:
+def tensor_ranges_in(artifact: Artifact | None) -> TensorRanges | None:
     """What was measured beside the statistics, if real data was given."""
-    from trtpipe.autocast.tensor_ranges import Extents
+    from trtpipe.autocast.tensor_ranges import TensorRanges
 
-    if artifact is None or all(entry.name != EXTENTS for entry in artifact.files):
+    if artifact is None or all(entry.name != TENSOR_RANGES for entry in artifact.files):
         return None
-    return Extents.read(artifact.folder / EXTENTS)
+    return TensorRanges.read(artifact.folder / TENSOR_RANGES)

@@ -54,7 +54,7 @@ def _positions(model: ir.Model, half: Format, guard: RangeGuard | None) -> Itera
         if value is not None:
             yield value, f"positions for {node.op_type}"
     for value in model.graph.outputs:
-        seen = guard.extent(value) if guard is not None and value.dtype == ir.DataType.FLOAT else None
+        seen = guard.range_of(value) if guard is not None and value.dtype == ir.DataType.FLOAT else None
         if seen is not None and (error := seen.largest * half.rounding) > _VISIBLE:
             yield (
                 value,

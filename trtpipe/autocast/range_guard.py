@@ -17,7 +17,7 @@ from trtpipe.passes.operators import NORMALISATIONS, computed_floats, origin
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from trtpipe.autocast.tensor_ranges import Extent, Extents
+    from trtpipe.autocast.tensor_ranges import TensorRange, TensorRanges
     from trtpipe.config.formats import Format
 
 #: How far beyond the calibration data other data may reach.
@@ -36,19 +36,19 @@ _EXPONENTIAL = frozenset({"Exp", "Softmax", "LogSoftmax"})
 
 
 class RangeGuard:
-    """Judges nodes by the extents of their tensors."""
+    """Decides about nodes by the ranges of their tensors."""
 
-    def __init__(self, half: Format, extents: Extents) -> None:
+    def __init__(self, half: Format, tensor_ranges: TensorRanges) -> None:
         self._half = half
-        self._extents = extents.tensors
+        self._ranges = tensor_ranges.tensors
 
-    def extent(self, value: ir.Value) -> Extent | None:
+    def range_of(self, value: ir.Value) -> TensorRange | None:
         """What a tensor was seen to hold, if it was seen."""
-        return self._extents.get(str(origin(value).name))
+        return self._ranges.get(str(origin(value).name))
 
     def knows(self, node: ir.Node) -> bool:
         """Whether all that decides about ``node`` was seen. Sums in bfloat16 depend on how they are made instead."""
-        if any(self.extent(value) is None for value in _floats(node)):
+        if any(self.range_of(value) is None for value in _floats(node)):
             return False
         if node.op_type in _REDUCTIONS:
             return self._half.mantissa >= FP16.mantissa and self._total(node) is not None
@@ -62,7 +62,7 @@ class RangeGuard:
         return self._sum(node) or self.small_divisor(node) or self._angle(node) or self._difference(node)
 
     def _size(self, value: ir.Value) -> str | None:
-        found = self.extent(value)
+        found = self.range_of(value)
         assert found is not None
         if found.largest > self._half.largest / _MARGIN:
             return f"{value.name!r} reaches {found.largest:.3g}, too close to the end of {self._half.storage}"
@@ -78,7 +78,7 @@ class RangeGuard:
 
     def _total(self, node: ir.Node) -> float | None:
         """The largest value inside a reduction, where it is one and that is known."""
-        found = self.extent(node.outputs[0]) if node.op_type in _REDUCTIONS else None
+        found = self.range_of(node.outputs[0]) if node.op_type in _REDUCTIONS else None
         if found is None or node.op_type in SUMS:
             return None if found is None else found.terms
         return found.largest**2 if node.op_type == "ReduceL2" else found.largest
@@ -86,7 +86,7 @@ class RangeGuard:
     def small_divisor(self, node: ir.Node) -> str | None:
         """Where ``node`` divides, or takes a root or logarithm: why its operand is too small."""
         value = divisor_of(node)
-        found = None if value is None else self.extent(value)
+        found = None if value is None else self.range_of(value)
         if value is None or found is None or found.smallest is None or found.smallest >= self._half.normal:
             return None
         if node.op_type == "Pow" and (scalar_of(node.inputs[1]) or 0.0) >= 1:
@@ -96,7 +96,7 @@ class RangeGuard:
     def _angle(self, node: ir.Node) -> str | None:
         if node.op_type not in _TRIGONOMETRIC or node.inputs[0] is None:
             return None
-        found = self.extent(node.inputs[0])
+        found = self.range_of(node.inputs[0])
         error = 0.0 if found is None else found.largest * self._half.rounding
         return None if error <= _ANGLE_ERROR else f"an angle would be off by {error:.3g} in {self._half.storage}"
 
@@ -104,14 +104,14 @@ class RangeGuard:
         """Why the exponent that ``node`` takes should not be cast to 16 bits; or ``None``."""
         if node.op_type not in _EXPONENTIAL or node.inputs[0] is None:
             return None
-        found = self.extent(node.inputs[0])  # what lies far below, as masks do, comes out as 0 in any case
+        found = self.range_of(node.inputs[0])  # what lies far below, as masks do, comes out as 0 in any case
         error = 0.0 if found is None else found.maximum * self._half.rounding
         return None if error <= _EXPONENT_ERROR else f"an exponent would be off by {error:.3g} in {self._half.storage}"
 
     def _difference(self, node: ir.Node) -> str | None:
         """Operands that cancel leave little but their rounding."""
-        operands = [self.extent(value) for value in node.inputs if value is not None and value.const_value is None]
-        found = self.extent(node.outputs[0])
+        operands = [self.range_of(value) for value in node.inputs if value is not None and value.const_value is None]
+        found = self.range_of(node.outputs[0])
         if node.op_type not in ("Add", "Sub") or found is None or None in operands:
             return None
         error = self._half.rounding * max((operand.largest for operand in operands if operand), default=0.0)
@@ -124,12 +124,12 @@ class RangeGuard:
         normalization, takes from them what they have in common; or ``None``.
         """
         if node.op_type in NORMALISATIONS:
-            found = None if node.inputs[0] is None else self.extent(node.inputs[0])
+            found = None if node.inputs[0] is None else self.range_of(node.inputs[0])
             left = 0.0 if found is None else (found.maximum - found.minimum) / 2
             largest = 0.0 if found is None else found.largest
         elif node.op_type in ("Add", "Sub"):
-            operands = [self.extent(value) for value in computed_floats(node.inputs)]
-            result = self.extent(node.outputs[0])
+            operands = [self.range_of(value) for value in computed_floats(node.inputs)]
+            result = self.range_of(node.outputs[0])
             left = 0.0 if result is None else result.largest
             largest = max((operand.largest for operand in operands if operand is not None), default=0.0)
         else:

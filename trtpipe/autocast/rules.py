@@ -41,10 +41,10 @@ _EXACT = frozenset(
         "MelWeightMatrix",
     }
 )  # fmt: skip
-#: operators that move values or choose among them
-_MOVES = PURE_MOVES | {"Concat", "Pad", "Where", "Max", "Min", "Clip"}
+#: data-movement operators, and those that choose among values
+_DATA_MOVEMENT = PURE_MOVES | {"Concat", "Pad", "Where", "Max", "Min", "Clip"}
 #: operators whose result is as large, or as small, as what goes in
-_CARRIES = _MOVES | {
+_RANGE_PRESERVING = _DATA_MOVEMENT | {
     "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Neg", "Abs", "Relu", "LeakyRelu", "PRelu", "ReduceMean", "ReduceMax",
     "ReduceMin",
 }  # fmt: skip
@@ -54,7 +54,7 @@ _QUANTIZES = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: Relative error from which on a constant counts as another one.
 _LOST_DIGITS = 2.0**-8
 #: operators that arithmetic on shapes, indices and masks consists of
-_ARITHMETIC = _CARRIES | _SENSITIVE | {
+_ARITHMETIC = _RANGE_PRESERVING | _SENSITIVE | {
     "Floor", "Ceil", "Round", "Mod", "Sign", "Sin", "Cos", "Tan", "Sigmoid", "Trilu", "ScatterND", "ScatterElements",
 }  # fmt: skip
 
@@ -67,7 +67,7 @@ _CHEAP = PURE_MOVES | {
 
 
 class HalfRules:
-    """Judges the nodes of one model, in topological order, because what came before decides too.
+    """Decides about the nodes of one model, in topological order, because what came before decides too.
 
     Two kinds of values are followed through the graph. Those that come from integers, by arithmetic alone, are shapes,
     indices or masks. Those that 16 bits cannot hold are results of constants that do not fit and, where nothing was
@@ -75,7 +75,7 @@ class HalfRules:
     division, a softmax, a square root).
 
     Args:
-        model: the graph that will be judged.
+        model: the graph whose nodes are decided about.
         guard: what was measured on real data; ``None`` leaves the fixed rules.
     """
 
@@ -86,24 +86,24 @@ class HalfRules:
         self._opset_imports = model.graph.opset_imports
         self._chains = precision_sensitive_chains(model, half, guard)
         self._from_integers: set[ir.Value] = set()
-        self._unfit: set[ir.Value] = set()
+        self._out_of_range: set[ir.Value] = set()
         self._inverse: set[ir.Value] = set()
         self._kept: set[ir.Node] = set()
 
     def kept(self, node: ir.Node) -> str | None:
         """Why ``node`` stays in float32, or ``None``."""
-        reason = self._judged(node)
+        reason = self._reason(node)
         if reason is not None:
             self._kept.add(node)
         return reason
 
-    def _judged(self, node: ir.Node) -> str | None:
+    def _reason(self, node: ir.Node) -> str | None:
         guard = self._guard
         measured = guard is not None and node.op_type not in _HIDDEN and guard.knows(node)
         constant = self._bad_constant(node)
-        unfit = any(value in self._unfit for value in node.inputs)
+        out_of_range = any(value in self._out_of_range for value in node.inputs)
         if self._spoils(node, constant is not None, measured):
-            self._unfit.update(node.outputs)
+            self._out_of_range.update(node.outputs)
         if node.op_type == "Reciprocal":
             self._inverse.update(node.outputs)
         if self._works_on_integers(node):
@@ -115,7 +115,7 @@ class HalfRules:
             reason = "intermediate sums or powers leave 16 bits" if grows else None
         elif reason is None and guard is not None:
             reason = guard.objection(node) or (guard.exponent(node) if self._reads_float32(node) else None)
-        return reason or constant or ("reads a value that 16 bits may not hold" if unfit else None)
+        return reason or constant or ("reads a value that 16 bits may not hold" if out_of_range else None)
 
     def _reads_float32(self, node: ir.Node) -> bool:
         """Whether what ``node`` reads first is float32 so far. What was stored in 16 bits is as wrong as it will be."""
@@ -151,13 +151,13 @@ class HalfRules:
 
     def _spoils(self, node: ir.Node, bad_constant: bool, measured: bool) -> bool:
         """Whether the results of ``node`` may be beyond 16 bits, or vanish in them."""
-        unfit = [value in self._unfit for value in node.inputs]
+        out_of_range = [value in self._out_of_range for value in node.inputs]
         if node.op_type == "Div":  # by a value of the same kind, or by a constant as large: brought back
-            return unfit[0] and not unfit[1] and not bad_constant
+            return out_of_range[0] and not out_of_range[1] and not bad_constant
         if node.op_type == "Mul" and any(value in self._inverse for value in node.inputs):
             return False
         grows = not measured and (node.op_type in _GROWS or _is_square(node))
-        return bad_constant or grows or (node.op_type in _CARRIES and any(unfit))
+        return bad_constant or grows or (node.op_type in _RANGE_PRESERVING and any(out_of_range))
 
     def _works_on_integers(self, node: ir.Node) -> bool:
         """Whether every non-constant float input comes from an integer by way of casts and arithmetic."""

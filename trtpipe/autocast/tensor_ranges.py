@@ -1,4 +1,4 @@
-"""Extremes of a model's tensors on real data: what 16 bits have to hold. ``extents.json``."""
+"""Extremes of a model's tensors on real data: what 16 bits have to hold. ``tensor_ranges.json``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NOTHING = float(np.finfo(np.float32).max)
 
 
-class Extent(Record):
+class TensorRange(Record):
     """What one float32 tensor was seen to hold, in all runs together.
 
     Attributes:
@@ -40,14 +40,14 @@ class Extent(Record):
         return max(self.maximum, -self.minimum)
 
 
-class Extents(Record):
-    """``extents.json``: tensor -> what it was seen to hold. Tensors never computed, or not finite, are left out."""
+class TensorRanges(Record):
+    """``tensor_ranges.json``: tensor -> its range on real data. Tensors never computed, or not finite, are left out."""
 
     samples: int
-    tensors: dict[str, Extent]
+    tensors: dict[str, TensorRange]
 
 
-class ExtentTally:
+class TensorRangeReducer:
     """Gathers the numbers of probes over the runs of a reduction.
 
     Args:
@@ -75,7 +75,7 @@ class ExtentTally:
         """What the reducer made of the other outputs."""
         return self._reduction.result()
 
-    def finish(self, samples: int) -> Extents:
+    def finish(self, samples: int) -> TensorRanges:
         """What was found in ``samples`` samples."""
         numbers: dict[str, dict[str, float]] = {}
         for name, each in self._probes.items():
@@ -84,7 +84,7 @@ class ExtentTally:
                 value = float((self._lowest if low else self._highest)[name][index])
                 numbers.setdefault(probe.tensor, {})[probe.quantity] = value
         tensors = {
-            tensor: Extent(
+            tensor: TensorRange(
                 minimum=found["minimum"],
                 maximum=found["maximum"],
                 smallest=_finite(found.get("smallest")),
@@ -93,7 +93,7 @@ class ExtentTally:
             for tensor, found in sorted(numbers.items())
             if math.isfinite(found["minimum"]) and math.isfinite(found["maximum"])
         }
-        return Extents(samples=samples, tensors=tensors)
+        return TensorRanges(samples=samples, tensors=tensors)
 
 
 def _finite(value: float | None) -> float | None:

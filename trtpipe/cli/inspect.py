@@ -10,7 +10,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.options import PATH, command
 from trtpipe.cli.results import explained, print_document, print_paths
-from trtpipe.cli.tables import facts, line, show, table
+from trtpipe.cli.tables import line, metadata, show, table
 from trtpipe.cli.text import emit
 from trtpipe.config.formats import FORMATS
 from trtpipe.config.units import format_bytes, printable
@@ -52,7 +52,7 @@ def inspect(session: Session, file: Path, plot: Path | None, explain: str | None
     if session.json:
         plots = {"plots": [str(path) for path in drawn]} if plot is not None else {}
         return print_document("inspect", {**found.to_dict(), **plots}, code)
-    emit(facts(_head(found)))
+    emit(metadata(_head(found)))
     for section in sections(found, detailed=session.verbosity > 0):
         emit("")
         emit(show(section))
@@ -118,7 +118,7 @@ def doctor(session: Session) -> int:
     code = 0 if found.ready else HostError.exit_code
     if session.json:
         return print_document("doctor", found.to_dict(), code)
-    emit(facts(_machine(found)))
+    emit(metadata(_machine(found)))
     emit("")
     emit(table(("package", "version", "needed", "for", ""), _packages(found)))
     emit("")

@@ -10,7 +10,7 @@ import click
 from trtpipe.cli import options
 from trtpipe.cli.options import PATH, command
 from trtpipe.cli.results import explained, finish, main_file, print_document, print_paths
-from trtpipe.cli.tables import facts, show
+from trtpipe.cli.tables import metadata, show
 from trtpipe.cli.text import emit
 from trtpipe.config.formats import INT8
 from trtpipe.errors import InputError
@@ -162,7 +162,7 @@ def _import(session: Session, model: Path, cache: Path, *, more: bool) -> int:
     groups = {"matched": found.matched, "missing": found.missing, "unused": found.unused}
     if session.json:
         return print_document("calibrate", {"out": str(ranges), **groups})
-    emit(facts([(name, _listed(names, _MEANINGS[name], session.verbosity > 0)) for name, names in groups.items()]))
+    emit(metadata([(name, _listed(names, _MEANINGS[name], session.verbosity > 0)) for name, names in groups.items()]))
     print_paths([ranges], _lowering(model, ranges))
     return 0
 

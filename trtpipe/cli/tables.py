@@ -7,7 +7,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from trtpipe.config.units import printable
-from trtpipe.views.blocks import Facts
+from trtpipe.views.blocks import Metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,15 +45,15 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
     return _rendered(grid, wrap=True)
 
 
-def facts(pairs: Iterable[tuple[str, str]]) -> str:
+def metadata(pairs: Iterable[tuple[str, str]]) -> str:
     """Names and values, one pair a line."""
     return table(("", ""), pairs)
 
 
 def show(block: Block) -> str:
     """A block as text."""
-    if isinstance(block, Facts):
-        return facts(block.pairs)
+    if isinstance(block, Metadata):
+        return metadata(block.pairs)
     more = f"\n... and {block.left_out} more: --verbose shows all" if block.left_out else ""
     return table(block.headers, block.rows, right=block.right) + more
 

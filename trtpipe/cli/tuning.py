@@ -12,7 +12,7 @@ from trtpipe.cli import options
 from trtpipe.cli.groups import TopicOption
 from trtpipe.cli.options import PATH, command
 from trtpipe.cli.results import ACCURACY_FAILED, print_document, print_paths
-from trtpipe.cli.tables import facts, line, table
+from trtpipe.cli.tables import line, metadata, table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import parsed
 from trtpipe.config.units import parse_amount, parse_seconds, printable
@@ -177,7 +177,7 @@ def _show_tuning(result: TuneResult, detailed: bool) -> None:
     kept = [*names, *([f"and {more} more: --verbose"] if more else [])]
     metric, form = tuning.reference.metric, result.profile.precision.quantized_format
     emit(
-        facts(
+        metadata(
             [
                 ("calibrations", "\n".join(_calibrations(tuning))),
                 (f"{metric} in FP32", f"{tuning.reference.value:.4f}"),

@@ -143,7 +143,7 @@ NVFP4 = Format(
 FORMATS: tuple[Format, ...] = (FP32, FP16, BF16, FP8, INT8, INT4, NVFP4)
 
 #: Those of 16 bits: lowering to them takes casts, and no scales.
-HALVES: tuple[Format, ...] = tuple(form for form in FORMATS if form.bits == 16)
+HALF_FORMATS: tuple[Format, ...] = tuple(form for form in FORMATS if form.bits == 16)
 
 _BY_WORD: Mapping[str, Format] = MappingProxyType(
     {word: form for form in FORMATS for word in (form.name, form.storage)}

@@ -87,7 +87,7 @@ class ShapeRange(UserRecord):
             raise ValueError(f"min, opt and max differ in rank: {len(self.min)}, {len(self.opt)}, {len(self.max)}")
         for axis, (low, mid, high) in enumerate(zip(self.min, self.opt, self.max, strict=True)):
             if not low <= mid <= high:
-                raise ValueError(f"dimension {axis}: min {low}, opt {mid}, max {high} are not in ascending order")
+                raise ValueError(f"dimension {axis}: min {low}, opt {mid}, max {high} violate min <= opt <= max")
         return self
 
     def joined(self, other: ShapeRange) -> ShapeRange:

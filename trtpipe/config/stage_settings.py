@@ -230,13 +230,13 @@ class ObserveSettings(Record):
     Attributes:
         ranges: whether tensors that may be quantized are observed.
         attention: whether what the two products of an attention read is among them.
-        extents: whether the extremes of all float32 tensors are.
+        tensor_ranges: whether the extremes of all float32 tensors are.
         skip_bad_samples: how many bad samples may be left out.
     """
 
     ranges: bool
     attention: bool
-    extents: bool
+    tensor_ranges: bool
     skip_bad_samples: int
 
 

@@ -68,7 +68,7 @@ class Complaint(Record):
         node, op, reason: the node that fails, and why.
         places: the dimensions that bring it about; empty where no cause was found, two where they contradict each
             other.
-        works: the nearest size at which the model works, where one dimension is to blame.
+        works: the nearest size at which the model works, where one dimension is the cause.
     """
 
     profile: int
@@ -147,14 +147,14 @@ def corners_task(request: CornersRequest, report: Report) -> CornersReply:
             found = walker.misfit(shapes, contents)
             if found is None or _runs(request.model, walker, shapes, contents):
                 continue
-            blamed, works = cause_of(walker, shapes, contents, dims)
+            bisected, works = cause_of(walker, shapes, contents, dims)
             complaint = Complaint(
                 profile=index,
                 corner=corner,
                 node=found.node,
                 op=found.op,
                 reason=found.reason,
-                places=tuple(Place(input=name, axis=axis, size=shapes[name][axis]) for name, axis in blamed),
+                places=tuple(Place(input=name, axis=axis, size=shapes[name][axis]) for name, axis in bisected),
                 works=works,
             )
             return CornersReply(complaint=complaint)
@@ -216,11 +216,11 @@ def cause_of(
     contents: Mapping[str, np.ndarray],
     ranges: Mapping[str, ShapeRange],
 ) -> tuple[tuple[_Where, ...], int | None]:
-    """Why ``walker`` complains at ``shapes``: the dimensions to blame, and the nearest size at which the model works.
+    """Why ``walker`` complains at ``shapes``: the dimensions causing it, and the nearest size at which the model works.
 
     None where the search found none; two, without a size, where they contradict each other.
 
-    One dimension is to blame if the model works with it at another size, which neither makes it equal to another one
+    One dimension is the cause if the model works with it at another size, which neither makes it equal to another one
     nor is 1 (that broadcasts); the nearest such size is found by bisection. Two contradict each other if the model
     works once they are equal. Dimensions of one symbolic name move together.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from trtpipe.config.formats import FORMATS, HALVES, is_quantized
+from trtpipe.config.formats import FORMATS, HALF_FORMATS, is_quantized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _QUANTIZED = frozenset(word for form in FORMATS if form.quantized for word in fo
 SATISFIED_BY: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         **{form.label: frozenset(form.engine) for form in FORMATS if form.quantized},
-        **{form.label: _QUANTIZED.union(form.engine) for form in HALVES},
+        **{form.label: _QUANTIZED.union(form.engine) for form in HALF_FORMATS},
     }
 )
 #: Generated kernels are named after their operations: ``__myl_CastMulCast_myl0_3``.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.config.formats import HALVES
+from trtpipe.config.formats import HALF_FORMATS
 from trtpipe.exporter.loading import torch
 
 if TYPE_CHECKING:
@@ -32,4 +32,4 @@ def tensor_of(array: np.ndarray) -> torch.Tensor:
 
 def _own(name: str) -> Format | None:
     """The 16-bit format of that name that numpy itself does not have."""
-    return next((form for form in HALVES if form.storage == name and not form.cpu_kernels), None)
+    return next((form for form in HALF_FORMATS if form.storage == name and not form.cpu_kernels), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from trtpipe.errors import InputError, StageError
-from trtpipe.exporter.precisions import settle_halves, settle_quantizers
+from trtpipe.exporter.precisions import settle_half_formats, settle_quantizers
 from trtpipe.exporter.repairs import repair, settle_defaults
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
@@ -61,7 +61,7 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
         model = settle_quantizers(model, notes, requantize=request.settings.requantize)
     except StageError as error:
         raise StageError(f"{label}: {error.message}", error.remedy) from error
-    settle_halves(model, notes, request.settings.kept)
+    settle_half_formats(model, notes, request.settings.kept)
     names = save_model(model, path)
     report("check", 1, 2)
     try:

@@ -12,7 +12,7 @@ from trtpipe.passes.qoperators import SpreadQOperators
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.standard_quantizers import StandardQuantizers, least_opset
 from trtpipe.passes.strip_quantizers import StripQuantizers
-from trtpipe.passes.widen_halves import WidenHalves, halves_in
+from trtpipe.passes.widen_half_formats import WidenHalfFormats, half_formats_in
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,18 +53,18 @@ def settle_quantizers(model: ir.Model, notes: list[str], *, requantize: bool) ->
     return model
 
 
-def settle_halves(model: ir.Model, notes: list[str], kept: Format | None) -> None:
+def settle_half_formats(model: ir.Model, notes: list[str], kept: Format | None) -> None:
     """Widen the 16-bit floats of a model to float32, from which any precision can be made; in place.
 
     Args:
         notes: what was done is added to them.
         kept: the format that stays as it is, because it is what the engine is to compute in.
     """
-    wide = tuple(form for form in halves_in(model) if form is not kept)
+    wide = tuple(form for form in half_formats_in(model) if form is not kept)
     if not wide:
         return
     clean_up(model)
-    run_passes(model, (WidenHalves(wide),))
+    run_passes(model, (WidenHalfFormats(wide),))
     given = ", ".join(form.storage for form in wide)
     notes.append(
         f"the model is in {given}: it was widened to float32, from which the precision that was asked for is made"

@@ -40,7 +40,7 @@ from trtpipe.exporter.saved_program import of_tensors, saved_call, saved_result
 from trtpipe.exporter.state import copied, random_error, refuse_state, restored, run_stateless
 from trtpipe.exporter.structure import dotted, tensors_in
 from trtpipe.isolation.worker import Report
-from trtpipe.passes.widen_halves import WidenHalves, halves_in
+from trtpipe.passes.widen_half_formats import WidenHalfFormats, half_formats_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,9 +103,11 @@ def export_module(module: object, examples: object | None, request: TorchRequest
     exported = to_program(module, examples, request)
     with exporting(unwrapped(module)):
         model = _to_onnx(exported, request)
-    halves = halves_in(model)  # onnxruntime has no Conv or Gemm in bfloat16, and all precisions start from float32
-    WidenHalves(halves).call(model)
-    half = max(halves, key=lambda form: form.rounding, default=None)
+    half_formats = half_formats_in(
+        model
+    )  # onnxruntime has no Conv or Gemm in bfloat16, and all precisions start from float32
+    WidenHalfFormats(half_formats).call(model)
+    half = max(half_formats, key=lambda form: form.rounding, default=None)
     name_nodes(model, exported.inner)
     keep_lines_alone(model)
     separate_outputs(model)

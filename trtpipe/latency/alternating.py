@@ -48,7 +48,7 @@ def alternate(
     return seconds
 
 
-def judge(seconds: np.ndarray, shapes: dict[str, tuple[int, ...]], data: str) -> PairedComparison:
+def evaluate(seconds: np.ndarray, shapes: dict[str, tuple[int, ...]], data: str) -> PairedComparison:
     """The result of ``alternate``. Ratios are per round, so that a slow round is slow for both."""
     ratios = seconds[:, 1] / seconds[:, 0]
     low, high = interval(ratios)

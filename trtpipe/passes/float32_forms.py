@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtpipe.config.formats import BF16, FP32, HALVES
+from trtpipe.config.formats import BF16, FP32, HALF_FORMATS
 from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, node_label
 from trtpipe.passes.operators import RECURRENT, is_standard
@@ -52,7 +52,7 @@ class ComputeInFloat32(GraphPass):
 def _refused_type(node: ir.Node) -> ir.DataType | None:
     """The 16-bit type of a node that TensorRT does not take in it."""
     types = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
-    for half in HALVES:
+    for half in HALF_FORMATS:
         if ir.DataType[half.onnx] in types and refused_in(node, half) is not None:
             return ir.DataType[half.onnx]
     return None

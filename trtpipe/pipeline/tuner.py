@@ -156,7 +156,7 @@ class Tuner:
             weights=weights,
             corrections=corrections.taken,
             kept=tuple(corrections.kept),
-            unfit=len(ranges.not_quantizable),
+            not_quantizable=len(ranges.not_quantizable),
             noise=corrections.noise,
         )
 
@@ -170,12 +170,12 @@ class Tuner:
         recipe = self.job.recipe
         own = next(each for each in calibrations if (each.method, each.weights) == (recipe.method, recipe.weights))
         first = calibrations[:_ON_METRIC]
-        whole = next((each for each in calibrations if not each.unfit), own)
+        whole = next((each for each in calibrations if not each.not_quantizable), own)
         found: dict[Calibration, float] = {}
         holding: list[Calibration] = []
         try:
             for each in (*(first if own in first else (*first[:-1], own)), whole):
-                wanted = all(better.unfit for better in holding) if each == whole else not holding
+                wanted = all(better.not_quantizable for better in holding) if each == whole else not holding
                 if each not in found and (each == own or wanted):
                     found[each] = self._judge(each, (), ()).value.loss(reference)
                     holding += [each] if found[each] <= allowed + 1e-12 else []

@@ -1,6 +1,6 @@
 """What is known of a model before anything native reads it, the budgets it must keep to, and how it is refused.
 
-The facts are names, operators, types and lengths; no values.
+What is known are names, operators, types and lengths; no values.
 """
 
 from __future__ import annotations

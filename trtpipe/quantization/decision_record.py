@@ -35,7 +35,7 @@ _BY_OPERATOR: tuple[tuple[frozenset[str], str], ...] = (
 def record(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, ...]:
     """One decision for every node, in graph order; taken before the graph is rewritten."""
     points = {node: point for point, node in bound(model, plan.points)}
-    carriers = {node.inputs[index] for node, point in points.items() for index in point.activations}
+    quantized_values = {node.inputs[index] for node, point in points.items() for index in point.activations}
     patterns = recognize(model)
     return tuple(
         NodeDecision(
@@ -44,14 +44,14 @@ def record(model: ir.Model, plan: QuantizationPlan) -> tuple[NodeDecision, ...]:
             precision=plan.format.label if node in points else _computes_in(node),
             reason=points[node].rule
             if node in points
-            else plan.kept.get(node_label(node)) or _why_not_quantizable(node, patterns, carriers),
+            else plan.kept.get(node_label(node)) or _why_not_quantizable(node, patterns, quantized_values),
             macs=plan.macs.get(result_of(node), recurrent_macs(node)),
         )
         for node in model.graph.all_nodes()
     )
 
 
-def _why_not_quantizable(node: ir.Node, patterns: Patterns, carriers: set[ir.Value | None]) -> str:
+def _why_not_quantizable(node: ir.Node, patterns: Patterns, quantized_values: set[ir.Value | None]) -> str:
     if node.op_type in operators.CONTAINERS:
         return "control flow: the nodes of its body have reasons of their own"
     if all(value.dtype is not None and value.dtype != ir.DataType.FLOAT for value in node.outputs):
@@ -64,13 +64,13 @@ def _why_not_quantizable(node: ir.Node, patterns: Patterns, carriers: set[ir.Val
         return f"part of a spelled-out {patterns.names[node]}: fuses as a whole, in higher precision"
     if node.op_type == "Gather" and is_constant(node.inputs[0]):
         return "embedding: looks up rows of a table"
-    return _by_operator(node, carriers)
+    return _by_operator(node, quantized_values)
 
 
-def _by_operator(node: ir.Node, carriers: set[ir.Value | None]) -> str:
+def _by_operator(node: ir.Node, quantized_values: set[ir.Value | None]) -> str:
     moved = list(moved_values(node))
     if moved:
-        quantized = any(value in carriers for value in (*moved, *node.outputs))
+        quantized = any(value in quantized_values for value in (*moved, *node.outputs))
         return "data-movement op" + (": TensorRT moves quantized values through it" if quantized else "")
     for kind, reason in _BY_OPERATOR:
         if node.op_type in kind:

@@ -327,7 +327,7 @@ class _Builds:
                 self._failed(words, refusal.reason)
                 return None
             request = EngineRequest(graph, self._profile, (target,), plan, self._runtime)
-            facts = backend.build(request, self._progress)
+            record = backend.build(request, self._progress)
         except (OutOfTime, OutOfMemory, Cancelled):
             raise  # a limit of this machine may not choose what is quantized
         except (BuildError, WorkerError) as error:
@@ -335,7 +335,7 @@ class _Builds:
             return None
         finally:
             plan.unlink(missing_ok=True)
-        return facts.report
+        return record.report
 
     def _failed(self, words: str, reason: str) -> None:
         self.failure = self.failure or reason

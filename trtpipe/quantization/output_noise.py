@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.progress import Progress
-    from trtpipe.quantization.simulation_graph import Cut
+    from trtpipe.quantization.simulation_graph import Partition
     from trtpipe.quantization.simulator import SimulatorSession
 
 #: Share of the mean power over all feeds that every feed is taken to have, so that silence does not decide.
@@ -99,35 +99,39 @@ def _power(value: np.ndarray) -> float:
 def noise_alone(
     session: SimulatorSession, measure: OutputNoise, feeds: list[Feed], progress: Progress, phase: str
 ) -> list[float]:
-    """The noise of each group by itself; for groups behind a cut only what comes behind it is run."""
-    cuts, stored = _stored(session, feeds)
+    """The noise of each group by itself; for groups behind a partition only what comes behind it is run."""
+    partitions, stored = _stored(session, feeds)
     groups = session.groups
     found: list[float] = []
     for index in track(progress, phase, range(len(groups)), len(groups)):
-        cut = next((cut for cut in reversed(cuts) if cut.position < groups[index].first), None)
-        found.append(float(noise_of(session, (index,), measure, feeds if cut is None else stored, cut).mean()))
+        partition = next(
+            (partition for partition in reversed(partitions) if partition.position < groups[index].first), None
+        )
+        found.append(
+            float(noise_of(session, (index,), measure, feeds if partition is None else stored, partition).mean())
+        )
     return found
 
 
-def _stored(session: SimulatorSession, feeds: list[Feed]) -> tuple[tuple[Cut, ...], list[Feed]]:
-    """The cuts whose values fit into memory, and the feeds with these values in float32."""
-    values = tuple(dict.fromkeys(name for cut in session.cuts for name in cut.values))
+def _stored(session: SimulatorSession, feeds: list[Feed]) -> tuple[tuple[Partition, ...], list[Feed]]:
+    """The partitions whose values fit into memory, and the feeds with these values in float32."""
+    values = tuple(dict.fromkeys(name for partition in session.partitions for name in partition.values))
     if not values:
         return (), feeds
     results = run_every(session.set((), show=values), feeds, session.scales(session.plan.limits))
     first = next(results)
-    cuts, held = [], 0
+    partitions, held = [], 0
     most = min(max(session.weight_bytes // 2, _LEAST_BYTES), _MOST_BYTES)
-    for cut in session.cuts:
-        size = len(feeds) * sum(first[name].nbytes for name in cut.values)
+    for partition in session.partitions:
+        size = len(feeds) * sum(first[name].nbytes for name in partition.values)
         if held + size <= most:
-            cuts.append(cut)
+            partitions.append(partition)
             held += size
-    names = {name for cut in cuts for name in cut.values}
+    names = {name for partition in partitions for name in partition.values}
     if not names:
         return (), feeds
     every = zip(feeds, chain([first], results), strict=True)
-    return tuple(cuts), [{**feed, **{name: found[name] for name in names}} for feed, found in every]
+    return tuple(partitions), [{**feed, **{name: found[name] for name in names}} for feed, found in every]
 
 
 def noise_of(
@@ -135,7 +139,7 @@ def noise_of(
     groups: Collection[int],
     measure: OutputNoise,
     feeds: list[Feed],
-    begin: Cut | None = None,
+    begin: Partition | None = None,
 ) -> np.ndarray:
     """float64[feeds]: noise over signal power with these groups lowered, the mean over outputs."""
     scales = session.scales(session.plan.limits)

@@ -1,6 +1,6 @@
 """The graph of the fake-quantization simulator: every point in float32 and lowered, every activation scale an input.
 
-Where few values cross it, the graph can be cut, so that what comes behind is run from stored values again and again.
+Where few values cross, it is partitioned, so that what comes behind can be run from stored values again and again.
 
 A point becomes an If whose branches hold the node as it was, and the node lowered: with its Q/DQ pair and its quantized
 weight exactly as ``InsertQDQ`` writes them, or rounded to float16. Both sets of weights together are the memory of two
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
 
 
-#: Shares of all work before a cut that are aimed at.
+#: Shares of all work before a partition that are aimed at.
 _SHARES = (0.25, 0.5, 0.75)
-#: Values that cross a cut at most.
+#: Values that cross a partition at most.
 _MOST_VALUES = 4
 
 
@@ -276,8 +276,8 @@ def _clone(node: ir.Node, fresh: FreshNames) -> ir.Node:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A place in the order of nodes.
+class Partition:
+    """A place in the order of nodes at which the graph is partitioned.
 
     Attributes:
         position: of the last node before it, among the nodes of the main graph.
@@ -288,8 +288,8 @@ class Cut:
     values: tuple[str, ...]
 
 
-def find_cuts(model: ir.Model, works: Mapping[ir.Node, int]) -> tuple[Cut, ...]:
-    """Up to three cuts, in order, that few values cross, with about a quarter of the work between them.
+def find_partitions(model: ir.Model, works: Mapping[ir.Node, int]) -> tuple[Partition, ...]:
+    """Up to three partitions, in order, that few values cross, with about a quarter of the work between them.
 
     Args:
         works: multiply-accumulates of nodes, also of those in bodies.
@@ -299,7 +299,7 @@ def find_cuts(model: ir.Model, works: Mapping[ir.Node, int]) -> tuple[Cut, ...]:
     last = _last_reads(model, nodes)
     total, done = sum(costs), 0
     wanted = list(_SHARES)
-    found: list[Cut] = []
+    found: list[Partition] = []
     live: dict[ir.Value, int] = {}
     for position, (node, cost) in enumerate(zip(nodes, costs, strict=True)):
         done += cost
@@ -307,18 +307,18 @@ def find_cuts(model: ir.Model, works: Mapping[ir.Node, int]) -> tuple[Cut, ...]:
         live = {value: until for value, until in live.items() if until > position}
         floats = tuple(str(value.name) for value in live if value.dtype == ir.DataType.FLOAT)
         if wanted and total and done >= wanted[0] * total and 0 < len(floats) <= _MOST_VALUES and done < total:
-            found.append(Cut(position, floats))
+            found.append(Partition(position, floats))
             wanted = [share for share in wanted if share * total > done]
     return tuple(found)
 
 
-def behind(model: onnx.ModelProto, cut: Cut) -> onnx.ModelProto:
-    """A copy that begins at the cut: its values are inputs, and what they alone needed is gone."""
+def behind(model: onnx.ModelProto, partition: Partition) -> onnx.ModelProto:
+    """A copy that begins at the partition: its values are inputs, and what they alone needed is gone."""
     import onnx
 
     rest = onnx.ModelProto()
     rest.CopyFrom(model)
-    graph, given = rest.graph, frozenset(cut.values)
+    graph, given = rest.graph, frozenset(partition.values)
     needed = {value.name for value in graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
@@ -330,7 +330,7 @@ def behind(model: onnx.ModelProto, cut: Cut) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(copies.node)
     known = {value.name for value in graph.input}
-    for name in cut.values:
+    for name in partition.values:
         if name in needed and name not in known:
             graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     _keep_named(graph.input, needed)

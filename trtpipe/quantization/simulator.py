@@ -18,7 +18,7 @@ from trtpipe.quantization.qdq import safe_scale
 from trtpipe.quantization.simulation_graph import (
     add_branches,
     behind,
-    find_cuts,
+    find_partitions,
     group_points,
     lowering_of,
     nodes_inside,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from trtpipe.config.formats import Format
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
-    from trtpipe.quantization.simulation_graph import Cut
+    from trtpipe.quantization.simulation_graph import Partition
 
 _GRAPH, _WEIGHTS, _CHOSEN = "simulated.onnx", "simulated.data", "chosen.onnx"
 
@@ -67,13 +67,13 @@ class SimulatorSession:
         plan: what is lowered if all groups are.
         groups: in graph order; none where nothing can be lowered.
         not_lowered: multiply-accumulates of weighted nodes that are in no group.
-        cuts: where the graph can begin for groups that lie behind.
+        partitions: where the graph can begin for groups that lie behind.
     """
 
     plan: QuantizationPlan
     groups: tuple[LayerGroup, ...]
     not_lowered: int
-    cuts: tuple[Cut, ...]
+    partitions: tuple[Partition, ...]
     _folder: Path
     _proto: onnx.ModelProto
     _conditions: Mapping[str, str]
@@ -97,11 +97,11 @@ class SimulatorSession:
         path = self._folder / _WEIGHTS
         return path.stat().st_size if path.exists() else 0
 
-    def set(self, groups: Collection[int], *, begin: Cut | None = None, show: Collection[str] = ()) -> OpenRunner:
+    def set(self, groups: Collection[int], *, begin: Partition | None = None, show: Collection[str] = ()) -> OpenRunner:
         """A runner of the graph in which just these groups are lowered, good until the next choice.
 
         Args:
-            begin: take the values of this cut as inputs; no group may lie before it.
+            begin: take the values of this partition as inputs; no group may lie before it.
             show: values to give as outputs too.
         """
         true = [self._conditions[result] for index in groups for result in self.groups[index].results]
@@ -139,7 +139,7 @@ def open_simulator(
     )
     show_logits(model, beside=True)
     macs = {node: plan.macs.get(result_of(node), 0) for node in model.graph.all_nodes()}
-    cuts = find_cuts(model, macs)
+    partitions = find_partitions(model, macs)
     lowering, scales = lowering_of(model, plan, half)
     conditions = add_branches(model, plan.points, lowering)
     not_lowered = sum(plan.macs.values()) - sum(group.macs for group in groups)
@@ -149,7 +149,7 @@ def open_simulator(
         del model, lowering, macs
         forget(graph.path)
         with load_backend("onnxruntime").in_turn(graph.runtime) as turn:
-            yield SimulatorSession(plan, groups, not_lowered, cuts, workdir, proto, conditions, scales, turn)
+            yield SimulatorSession(plan, groups, not_lowered, partitions, workdir, proto, conditions, scales, turn)
     finally:
         for name in (_GRAPH, _WEIGHTS, _CHOSEN):
             (workdir / name).unlink(missing_ok=True)

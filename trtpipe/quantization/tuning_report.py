@@ -70,7 +70,7 @@ class Calibration(Record):
         method, weights: as in a recipe.
         corrections: smoothing, bias correction and groups kept in higher precision, as far as they helped.
         kept: the nodes of those groups; they are kept whatever else is.
-        unfit: tensors whose range is too wide for the format; their readers are kept in higher precision.
+        not_quantizable: tensors whose range is too wide for the format; their readers are kept in higher precision.
         noise: noise over signal at the outputs in dB, everything in 8 bits; ``None`` if it was not measured.
         loss: of the metric, everything in 8 bits; ``None`` if it was not evaluated.
     """
@@ -79,7 +79,7 @@ class Calibration(Record):
     weights: WeightMethod
     corrections: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    unfit: int = 0
+    not_quantizable: int = 0
     noise: float | None = None
     loss: float | None = None
 

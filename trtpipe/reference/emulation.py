@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from trtpipe.config.formats import FP32, HALVES
+from trtpipe.config.formats import FP32, HALF_FORMATS
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
 
-_HALF = tuple(ir.DataType[form.onnx] for form in HALVES)
+_HALF = tuple(ir.DataType[form.onnx] for form in HALF_FORMATS)
 #: operators, and attributes, that decide the output's type whatever the inputs are
 _TYPED = frozenset({"Cast", "Constant", "ConstantOfShape", "RandomNormal", "RandomUniform"})
 _TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "output_datatype"})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.config.formats import HALVES
+from trtpipe.config.formats import HALF_FORMATS
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 #: Types of 16 bits that numpy itself does not have, by name.
-_BITS = {form.storage: form.dtype for form in HALVES if not form.cpu_kernels}
+_BITS = {form.storage: form.dtype for form in HALF_FORMATS if not form.cpu_kernels}
 
 
 def save_reference(path: Path, feeds: Sequence[Feed], outputs: Sequence[Feed]) -> None:

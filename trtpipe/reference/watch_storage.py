@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtpipe.autocast.range_probes import add_probes
-from trtpipe.config.formats import HALVES
+from trtpipe.config.formats import HALF_FORMATS
 from trtpipe.passes.expose import expose_too
 from trtpipe.passes.graph_pass import node_label
 
 if TYPE_CHECKING:
     from trtpipe.autocast.range_probes import Probe
 
-_HALF = tuple(int(ir.DataType[form.onnx]) for form in HALVES)
+_HALF = tuple(int(ir.DataType[form.onnx]) for form in HALF_FORMATS)
 
 
 def watch_storage(model: ir.Model) -> tuple[dict[str, tuple[Probe, ...]], dict[str, str]]:

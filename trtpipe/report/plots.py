@@ -141,9 +141,11 @@ def plot_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:
     rows = range(len(shown))
     least = min((group.noise for group in shown if group.noise > 0), default=1e-12) / 10
     axes.barh(rows, [max(group.noise, least) for group in shown], color=_COLORS[1], label=found.precision)
-    halves = [group.half_noise for group in shown]
-    if any(noise is not None for noise in halves):
-        axes.barh(rows, [max(noise or 0.0, least) for noise in halves], height=0.4, color=_COLORS[0], label=FP16.name)
+    half_noises = [group.half_noise for group in shown]
+    if any(noise is not None for noise in half_noises):
+        axes.barh(
+            rows, [max(noise or 0.0, least) for noise in half_noises], height=0.4, color=_COLORS[0], label=FP16.name
+        )
         axes.legend()
     axes.set_yticks(rows, [group.name for group in shown], fontsize=7, parse_math=False)
     axes.invert_yaxis()

@@ -132,8 +132,8 @@ def _notes(inputs: Inputs, parity: ParityReport | None, latency: LatencyReport |
             notes += [f"{label}: {note}" for note in record.read(artifact.sidecar).notes]
     for engine in inputs.engines():
         if engine.described:
-            facts = EngineRecord.read(engine.sidecar)
-            said = facts.notes if facts.report is None else (facts.report.summary, *facts.notes)
+            built = EngineRecord.read(engine.sidecar)
+            said = built.notes if built.report is None else (built.report.summary, *built.notes)
             notes += [f"{engine.label}: {note}" for note in said]
     if parity is not None:
         notes += [f"verify: {doubt}" for doubt in parity.doubts]

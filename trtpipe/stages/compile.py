@@ -67,9 +67,9 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
             raise InternalError("compile was asked to run without a target")
         target = find_target(settings.target)
         plan = workdir / f"{target}.plan"
-        facts = _built(settings, inputs, (target,), plan, runtime, progress)
-        _tell(facts, settings, plan.name, progress)
-        return _draft(facts, plan), ()
+        record = _built(settings, inputs, (target,), plan, runtime, progress)
+        _tell(record, settings, plan.name, progress)
+        return _draft(record, plan), ()
 
     def together(self, request: BuildRequest) -> tuple[Target, ...]:
         """The targets that may share a plan, by the back-end's rules and the profile's wish; none it refuses anyway."""
@@ -91,20 +91,20 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
         Where a plan of its own has fewer kernels or less activation memory for one of them, all get their own.
         """
         targets, shared = tuple(map(find_target, settings.together)), workdir / "shared.plan"
-        facts = _built(settings, inputs, targets, shared, runtime, progress)
+        shared_record = _built(settings, inputs, targets, shared, runtime, progress)
         own = _own_plans(settings, inputs, targets, workdir, runtime, progress)
-        better = [str(target) for target, (record, _) in own.items() if _is_better(record, facts)]
+        better = [str(target) for target, (record, _) in own.items() if _is_better(record, shared_record)]
         if better:
             progress.note(
                 f"no plan for all targets: one of its own has fewer kernels or less activation memory for "
                 f"{', '.join(better)}"
             )
         else:
-            _tell(facts, settings, ", ".join(map(str, targets)), progress)
+            _tell(shared_record, settings, ", ".join(map(str, targets)), progress)
         drafts = []
         for target in targets:
             plan = workdir / f"{target}.plan"
-            record, path = own[target] if better else (facts.model_copy(update={"target": target.name}), shared)
+            record, path = own[target] if better else (shared_record.model_copy(update={"target": target.name}), shared)
             shutil.copyfile(path, plan)
             if better:
                 _tell(record, settings, plan.name, progress)
@@ -116,13 +116,13 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The engine is not empty, has the graph's inputs and outputs, and computes in the lowered precision."""
-        facts = EngineRecord.read(draft.sidecar)
+        record = EngineRecord.read(draft.sidecar)
         if not draft.path.is_file() or not draft.path.stat().st_size:
             raise StageError(f"{draft.path.name} is missing or empty", "report this as a bug of the builder")
         contract = _contract(inputs)
         for side, wanted, found in (
-            ("input", contract.inputs, facts.io.inputs),
-            ("output", contract.outputs, facts.io.outputs),
+            ("input", contract.inputs, record.io.inputs),
+            ("output", contract.outputs, record.io.outputs),
         ):
             if [spec.name for spec in wanted] != [spec.name for spec in found]:
                 raise StageError(
@@ -130,7 +130,7 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
                     f"the graph has {[spec.name for spec in wanted]}",
                     f"remove {side}s that nothing uses from the model",
                 )
-        for agreement in _agreements(facts, inputs):
+        for agreement in _agreements(record, inputs):
             if agreement.lost:  # an engine in float32 must not pass for the one asked for
                 raise StageError(
                     f"{draft.path.name}: {agreement.note}",
@@ -138,12 +138,12 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
                 )
 
 
-def _agreements(facts: EngineRecord, inputs: Inputs) -> tuple[Agreement, ...]:
+def _agreements(record: EngineRecord, inputs: Inputs) -> tuple[Agreement, ...]:
     """The lowering record against the engine; nothing where the builder says nothing, or the graph is the user's."""
     lowered = inputs.artifacts.get("lowered")
-    if lowered is None or facts.report is None or not lowered.described:
+    if lowered is None or record.report is None or not lowered.described:
         return ()
-    return compare(LowerRecord.read(lowered.sidecar).nodes, facts.report)
+    return compare(LowerRecord.read(lowered.sidecar).nodes, record.report)
 
 
 def _contract(inputs: Inputs) -> IOContract:
@@ -176,14 +176,14 @@ def _built(
     for target in targets:
         if refusal := backend.refuses(model, profile, target):
             raise BuildError(f"{target}: {refusal.reason}", refusal.remedy)
-    facts = backend.build(EngineRequest(model, profile, tuple(targets), plan, runtime), progress)
+    record = backend.build(EngineRequest(model, profile, tuple(targets), plan, runtime), progress)
     built_from = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
     digests = {"plan": sha256_file(plan), **built_from} if plan.is_file() else {}
-    notes = [*facts.notes, *(agreement.note for agreement in _agreements(facts, inputs) if agreement.raised)]
-    if facts.report is not None and facts.report.separate:
-        notes.append(f"Q/DQ that became kernels of their own: {', '.join(facts.report.separate)}")
+    notes = [*record.notes, *(agreement.note for agreement in _agreements(record, inputs) if agreement.raised)]
+    if record.report is not None and record.report.separate:
+        notes.append(f"Q/DQ that became kernels of their own: {', '.join(record.report.separate)}")
     options = settings.build.model_copy(update={"plugins": tuple(path.name for path in inputs.plugins)})
-    return facts.model_copy(update={"notes": tuple(notes), "options": options, "digests": digests})
+    return record.model_copy(update={"notes": tuple(notes), "options": options, "digests": digests})
 
 
 def _own_plans(
@@ -231,13 +231,13 @@ def _is_better(own: EngineRecord, shared: EngineRecord) -> bool:
     )
 
 
-def _tell(facts: EngineRecord, settings: CompileSettings, name: str, progress: Progress) -> None:
-    for warning in facts.warnings:
+def _tell(record: EngineRecord, settings: CompileSettings, name: str, progress: Progress) -> None:
+    for warning in record.warnings:
         progress.note(f"{settings.backend}: {warning}")
-    for note in facts.notes:
+    for note in record.notes:
         progress.note(f"{name}: {note}")
 
 
-def _draft(facts: EngineRecord, plan: Path) -> Draft:
-    facts.write(plan.with_name(f"{plan.name}.json"))
-    return Draft("engine", plan.parent, (plan.name, f"{plan.name}.json"), target=facts.target)
+def _draft(record: EngineRecord, plan: Path) -> Draft:
+    record.write(plan.with_name(f"{plan.name}.json"))
+    return Draft("engine", plan.parent, (plan.name, f"{plan.name}.json"), target=record.target)

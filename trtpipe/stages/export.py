@@ -76,8 +76,8 @@ class Export(Stage[ExportStageSettings], Noting):
         return tuple(f"{inputs.source.label}: {note}" for note in ExportRecord.read(artifact.sidecar).notes)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
-        facts = ExportRecord.read(draft.sidecar)
-        if not facts.contract.outputs:
+        record = ExportRecord.read(draft.sidecar)
+        if not record.contract.outputs:
             raise StageError(f"{draft.path.name}: the model has no outputs", "export a model that returns something")
 
 

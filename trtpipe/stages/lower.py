@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
-from trtpipe.autocast.half_precision import extents_in
+from trtpipe.autocast.half_precision import tensor_ranges_in
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FP32, FULL_PRECISION
 from trtpipe.config.stage_settings import EngineSearchSettings, LowerSettings, QuantizationSettings
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from trtpipe.autocast.tensor_ranges import Extents
+    from trtpipe.autocast.tensor_ranges import TensorRanges
     from trtpipe.calibration.corrections import Fallback
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
@@ -41,7 +41,7 @@ class Lower(Stage[LowerSettings]):
 
     name = "lower"
     produces = "lowered"
-    version = 17
+    version = 18
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def settings(self, request: BuildRequest) -> LowerSettings:
@@ -72,12 +72,12 @@ class Lower(Stage[LowerSettings]):
         from trtpipe.quantization.mac_count import CountedGraph
 
         precision = settings.precision
-        extents = extents_in(inputs.artifacts.get("statistics")) if precision.half else None
+        tensor_ranges = tensor_ranges_in(inputs.artifacts.get("statistics")) if precision.half else None
         shapes = {} if settings.quantization is None else settings.quantization.shapes
         graph = CountedGraph(inputs.path("simplified"), shapes, runtime)
         model = graph.load()
-        choice = _chosen(settings, graph, model, extents, inputs, workdir, progress)
-        decisions = _lower(settings, model, None if choice is None else choice.plan, extents)
+        choice = _chosen(settings, graph, model, tensor_ranges, inputs, workdir, progress)
+        decisions = _lower(settings, model, None if choice is None else choice.plan, tensor_ranges)
         _require_some(settings, decisions)
         path = workdir / LOWERED
         names = save_model(model, path)
@@ -90,18 +90,18 @@ class Lower(Stage[LowerSettings]):
         for note in told:
             progress.note(note)
         notes += told
-        facts = LowerRecord(
+        record = LowerRecord(
             precision=precision,
             opset=model.graph.opset_imports.get("", 0),
             counts=dict(sorted(Counter(decision.precision for decision in decisions).items())),
             nodes=decisions,
-            samples=0 if extents is None else extents.samples,
+            samples=0 if tensor_ranges is None else tensor_ranges.samples,
             work=work_share(decisions) if settings.quantization is not None else None,
             trials=trials,
             fallback=fallback,
             notes=tuple(notes),
         )
-        facts.write(path.with_name(f"{LOWERED}.json"))
+        record.write(path.with_name(f"{LOWERED}.json"))
         return Draft("lowered", workdir, (*names, f"{LOWERED}.json")), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
@@ -115,12 +115,14 @@ def _backend(settings: LowerSettings) -> str:
     return settings.search.backend if settings.search is not None and settings.search.targets else ""
 
 
-def lowering(settings: LowerSettings, plan: QuantizationPlan | None, extents: Extents | None) -> tuple[GraphPass, ...]:
+def lowering(
+    settings: LowerSettings, plan: QuantizationPlan | None, tensor_ranges: TensorRanges | None
+) -> tuple[GraphPass, ...]:
     """The passes that lower a graph, in order: what is quantized first, then 16 bits for the rest.
 
     Args:
         plan: of the graph, with ranges; ``None`` where nothing is quantized.
-        extents: what was measured on real data; ``None`` without.
+        tensor_ranges: what was measured on real data; ``None`` without.
     """
     from trtpipe.autocast.convert import CastPrecision
     from trtpipe.autocast.mask_bounds import HALF_FORM
@@ -132,11 +134,11 @@ def lowering(settings: LowerSettings, plan: QuantizationPlan | None, extents: Ex
     if half is None:
         return quantize
     split = (SplitScales(),) if plan is not None and plan.split_scales else ()
-    return (*HALF_FORM, *quantize, CastPrecision(half, settings.keep, extents), *split)
+    return (*HALF_FORM, *quantize, CastPrecision(half, settings.keep, tensor_ranges), *split)
 
 
 def _lower(
-    settings: LowerSettings, model: ir.Model, plan: QuantizationPlan | None, extents: Extents | None
+    settings: LowerSettings, model: ir.Model, plan: QuantizationPlan | None, tensor_ranges: TensorRanges | None
 ) -> tuple[NodeDecision, ...]:
     """Lower a graph in place; what became of every node."""
     from trtpipe.autocast.convert import CastPrecision
@@ -146,7 +148,7 @@ def _lower(
 
     half = settings.precision.half
     nodes = {node_label(node) for node in model.graph.all_nodes()}
-    made = {result.name: result.decisions for result in run_passes(model, lowering(settings, plan, extents))}
+    made = {result.name: result.decisions for result in run_passes(model, lowering(settings, plan, tensor_ranges))}
     quantized = made.get(WritePlan.name, ())
     return quantized if half is None else merged(quantized, made[CastPrecision(half).name], nodes)
 
@@ -155,7 +157,7 @@ def _chosen(
     settings: LowerSettings,
     graph: CountedGraph,
     model: ir.Model,
-    extents: Extents | None,
+    tensor_ranges: TensorRanges | None,
     inputs: Inputs,
     workdir: Path,
     progress: Progress,
@@ -180,7 +182,7 @@ def _chosen(
 
     def write(candidate: QuantizationPlan) -> ir.Model:
         copy = graph.load()
-        _lower(settings, copy, candidate, extents)
+        _lower(settings, copy, candidate, tensor_ranges)
         return copy
 
     dataset = inputs.datasets.get("calibration-data")

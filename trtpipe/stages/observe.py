@@ -1,6 +1,6 @@
 """observe: ``simplified.onnx`` and real data -> ``statistics.npz``, in one pass; every method's ranges come from it.
 
-For 16 bits the same pass writes ``extents.json``: the extremes of every float32 tensor.
+For 16 bits the same pass writes ``tensor_ranges.json``: the extremes of every float32 tensor.
 A pass that was interrupted goes on from its last checkpoint.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.artifact import Draft
-from trtpipe.autocast.half_precision import EXTENTS
+from trtpipe.autocast.half_precision import TENSOR_RANGES
 from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import NotNeeded, ObserveSettings
 from trtpipe.errors import InputError
@@ -35,20 +35,20 @@ class Observe(Stage[ObserveSettings], Resumable):
 
     name = "observe"
     produces = "statistics"
-    version = 9
+    version = 10
     resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> ObserveSettings | NotNeeded:
         precision, data = request.profile.precision, request.recipe.data
-        extents = precision.half is not None and bool(data.source)  # random data says nothing about real extremes
-        if not precision.calibrated and not extents:
+        tensor_ranges = precision.half is not None and bool(data.source)  # random data says nothing about real extremes
+        if not precision.calibrated and not tensor_ranges:
             without = "; without data, fixed rules decide" if precision.half else ""
             return NotNeeded(reason=f"{precision} needs no ranges{without}")
         return ObserveSettings(
             ranges=precision.calibrated,
             attention=precision.compared,
-            extents=extents,
+            tensor_ranges=tensor_ranges,
             skip_bad_samples=data.skip_bad_samples,
         )
 
@@ -61,7 +61,7 @@ class Observe(Stage[ObserveSettings], Resumable):
     def run(
         self, settings: ObserveSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, tuple[Path, ...]]:
-        from trtpipe.autocast.tensor_ranges import ExtentTally
+        from trtpipe.autocast.tensor_ranges import TensorRangeReducer
         from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.statistics import Statistics
@@ -73,14 +73,14 @@ class Observe(Stage[ObserveSettings], Resumable):
         model = load_clean(inputs.path("simplified"))
         cut_plugins(model)
         tensors = observed_tensors(model, attention=settings.attention) if settings.ranges else ()
-        half = settings.extents
+        half = settings.tensor_ranges
         dataset = inputs.datasets.get("calibration-data")
         if dataset is None and (tensors or half):
             raise InputError(
                 "an 8-bit precision needs calibration data, and none was given",
                 "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
             )
-        extents = None
+        tensor_ranges = None
         if dataset is None:
             statistics = Statistics.empty(())
         elif tensors or half:
@@ -88,10 +88,10 @@ class Observe(Stage[ObserveSettings], Resumable):
             del model  # whoever runs it reads the file
             try:
                 with load_backend("onnxruntime").open(workdir / OBSERVED, runtime) as runner:
-                    tally = ExtentTally(runner.reduced(STATISTICS_REDUCER, tensors), probes)
-                    checkpoints = None if half else Checkpoints(workdir)  # extents are not in them
-                    statistics = collect(tally, dataset, tensors, progress, settings.skip_bad_samples, checkpoints)
-                extents = tally.finish(statistics.samples) if half else None
+                    reducer = TensorRangeReducer(runner.reduced(STATISTICS_REDUCER, tensors), probes)
+                    checkpoints = None if half else Checkpoints(workdir)  # tensor ranges are not in them
+                    statistics = collect(reducer, dataset, tensors, progress, settings.skip_bad_samples, checkpoints)
+                tensor_ranges = reducer.finish(statistics.samples) if half else None
             finally:
                 for name in written:
                     (workdir / name).unlink(missing_ok=True)
@@ -100,10 +100,10 @@ class Observe(Stage[ObserveSettings], Resumable):
         for warning in statistics.data_summary.warnings if statistics.data_summary else ():
             progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)
-        if extents is None:
+        if tensor_ranges is None:
             return Draft("statistics", workdir, (STATISTICS,)), ()
-        extents.write(workdir / EXTENTS)
-        return Draft("statistics", workdir, (STATISTICS, EXTENTS)), ()
+        tensor_ranges.write(workdir / TENSOR_RANGES)
+        return Draft("statistics", workdir, (STATISTICS, TENSOR_RANGES)), ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.calibration.statistics_file import load_statistics

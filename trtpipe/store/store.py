@@ -15,7 +15,7 @@ from trtpipe.digest import JSON, canonical_json, sha256_bytes
 from trtpipe.durable import sync_folder, write_new
 from trtpipe.errors import InternalError, StoreCorrupt
 from trtpipe.progress import NullProgress, Progress
-from trtpipe.store import housekeeping
+from trtpipe.store import maintenance
 from trtpipe.store.entry import (
     MEMO,
     RECORD,
@@ -125,7 +125,7 @@ class ArtifactStore:
                     self._say_once(f"{self.root}: {_FOREIGN}")
                     break
                 except StoreCorrupt as fault:
-                    if housekeeping.quarantine(self._layout, place):
+                    if maintenance.quarantine(self._layout, place):
                         self._progress.warn(f"corrupt cache entry set aside, {key.label} is built again: {fault}")
         return None
 
@@ -190,7 +190,7 @@ class ArtifactStore:
         for _ in range(_ATTEMPTS):
             if (winner := self.lookup(key)) is not None:  # also moves a corrupt entry aside
                 return winner
-            housekeeping.quarantine(self._layout, place)  # one of another key
+            maintenance.quarantine(self._layout, place)  # one of another key
             handle = open_plain(staging / RECORD)
             share(handle)
             try:
@@ -242,7 +242,7 @@ class ArtifactStore:
         there is none.
         """
         with self._layout.translate("read the cache"):
-            recent = housekeeping.recent(self._layout, key.stage, _MOST_NEIGHBORS)
+            recent = maintenance.recent(self._layout, key.stage, _MOST_NEIGHBORS)
             others = [entry.key for entry in recent if entry.key.target == key.target and entry.key != key]
         return min((key.differences(other) for other in others), key=len, default=None)
 
@@ -272,29 +272,29 @@ class ArtifactStore:
     def entries(self) -> Iterator[Stored]:
         """Every entry with a readable record, least recently used first; contents are not hashed."""
         with self._layout.translate("read the cache"):
-            yield from housekeeping.listing(self._layout)
+            yield from maintenance.listing(self._layout)
 
     def size(self) -> int:
         """Bytes of all entries on disk, those set aside as corrupt included."""
         with self._layout.translate("read the cache"):
-            return housekeeping.total_size(self._layout)
+            return maintenance.total_size(self._layout)
 
-    def verify(self) -> housekeeping.VerifyReport:
+    def verify(self) -> maintenance.VerifyReport:
         """Hash every entry. Corrupt ones are moved to ``corrupt/`` and reported, those of another key counted."""
         with self._layout.translate("verify the cache"):
-            return housekeeping.verify(self._layout)
+            return maintenance.verify(self._layout)
 
-    def prune(self, max_bytes: int | None = None, max_age_seconds: float | None = None) -> housekeeping.PruneReport:
+    def prune(self, max_bytes: int | None = None, max_age_seconds: float | None = None) -> maintenance.PruneReport:
         """Remove corrupt entries, those of another key, entries unused for longer than ``max_age_seconds``, and then
         the least recently used ones until the rest fits into ``max_bytes``. Entries in use by any process are kept.
         """
         with self._layout.translate("prune the cache"):
-            return housekeeping.prune(self._layout, max_bytes, max_age_seconds)
+            return maintenance.prune(self._layout, max_bytes, max_age_seconds)
 
-    def clear(self) -> housekeeping.PruneReport:
+    def clear(self) -> maintenance.PruneReport:
         """Remove everything that is not in use, remembered values included."""
         with self._layout.translate("clear the cache"):
-            return housekeeping.clear(self._layout)
+            return maintenance.clear(self._layout)
 
     def _pin(self, digest: str, handle: int) -> None:
         """Keep a shared lock on an entry's record; beyond the limit the oldest is released."""

@@ -1,1 +1,1 @@
-"""The layout of records for people: blocks of facts and tables, and an HTML report made of them."""
+"""The layout of records for people: blocks of metadata and tables, and an HTML report made of them."""

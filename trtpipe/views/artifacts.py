@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trtpipe.config.formats import FP32
 from trtpipe.config.units import format_bytes, format_count, format_seconds
 from trtpipe.engine.record import runtime_of
-from trtpipe.views.blocks import Block, Table, facts, notes, table
+from trtpipe.views.blocks import Block, Table, metadata, notes, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def graph(found: GraphSummary, limit: int | None) -> Iterator[Block]:
     """An ONNX file."""
     weights = ", ".join(f"{format_bytes(size)} {dtype}" for dtype, size in found.weights.items())
-    yield facts(
+    yield metadata(
         [
             ("opset", ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())),
             ("producer", found.producer or "unknown"),
@@ -51,13 +51,13 @@ def graph(found: GraphSummary, limit: int | None) -> Iterator[Block]:
 def program(found: ProgramSummary, limit: int | None) -> Iterator[Block]:
     """A ``.pt2`` file."""
     weights = format_bytes(found.weight_bytes)
-    yield facts([("written by", f"torch {found.torch}"), ("weights", weights), ("nodes", str(found.nodes))])
+    yield metadata([("written by", f"torch {found.torch}"), ("weights", weights), ("nodes", str(found.nodes))])
     yield _operators(found.operators, limit)
 
 
 def captured(found: ProgramRecord) -> Iterator[Block]:
     """A PyTorch program that trtpipe exported."""
-    yield facts(
+    yield metadata(
         [
             ("exported by", found.exporter),
             ("precision", found.precision),
@@ -74,7 +74,7 @@ def _operators(found: Mapping[str, int], limit: int | None) -> Table:
 
 def exported(found: ExportRecord) -> Iterator[Block]:
     """An exported graph: its exporter, and its difference from PyTorch."""
-    yield facts([("exported by", found.exporter), *notes(found.notes)])
+    yield metadata([("exported by", found.exporter), *notes(found.notes)])
     if found.parity:
         yield table(
             ("output", "max difference from PyTorch", "mean"),
@@ -85,13 +85,15 @@ def exported(found: ExportRecord) -> Iterator[Block]:
 def simplified(found: SimplifyRecord) -> Iterator[Block]:
     """A simplified graph."""
     tools = "onnxsim and trtpipe" if found.simplified else "trtpipe only"
-    yield facts([("simplified by", f"{tools}: {found.nodes_before} -> {found.nodes_after} nodes"), *notes(found.notes)])
+    yield metadata(
+        [("simplified by", f"{tools}: {found.nodes_before} -> {found.nodes_after} nodes"), *notes(found.notes)]
+    )
 
 
 def lowered(found: LowerRecord, limit: int | None) -> Iterator[Block]:
     """A lowered graph: the precision of every node."""
     counts = ", ".join(f"{count} {precision}" for precision, count in found.counts.items())
-    yield facts(
+    yield metadata(
         [
             ("lowered to", f"{found.precision}: {counts or 'no node in scope'}"),
             *coverage(found.precision, found.work),
@@ -139,7 +141,7 @@ def coverage(precision: Precision, work: WorkShare | None) -> list[tuple[str, st
 def explanation(decisions: Iterable[NodeDecision]) -> Iterator[Block]:
     """One block a node."""
     for each in decisions:
-        yield facts(
+        yield metadata(
             [
                 ("node", each.node),
                 ("operator", each.op),
@@ -155,7 +157,7 @@ def ranges(found: Ranges, limit: int | None) -> Iterator[Block]:
     tried = [
         f"{trial.correction} {trial.noise:.1f} dB{' (applied)' * trial.taken}" for trial in found.corrections.trials
     ]
-    yield facts(
+    yield metadata(
         [
             ("method", _method(found)),
             *data_summary(found.samples, found.data_summary),
@@ -177,7 +179,7 @@ def _method(found: Ranges | TensorRange) -> str:
 
 def statistics(found: StatisticsSummary, limit: int | None) -> Iterator[Block]:
     """The statistics of every tensor."""
-    yield facts(data_summary(found.samples, found.data_summary))
+    yield metadata(data_summary(found.samples, found.data_summary))
     rows = [
         (name, str(each.count), f"{each.zeros:.1%}", f"{each.minimum:.6g}", f"{each.maximum:.6g}", str(each.nonfinite))
         for name, each in found.tensors.items()
@@ -204,7 +206,7 @@ def plan(found: PlanHeader, obstacles: Sequence[str]) -> Iterator[Block]:
     weights = "" if found.weight_bytes is None else f", {format_bytes(found.weight_bytes)} of weights"
     more = ", and newer GPUs" if found.and_later else ""
     fits = [("incompatible", reason) for reason in obstacles] or [("compatible", "with this machine, by its header")]
-    yield facts(
+    yield metadata(
         [
             ("built by", f"{found.flavor} {found.version}{weights}"),
             ("runtime", runtime_of(found.flavor)),
@@ -217,7 +219,7 @@ def plan(found: PlanHeader, obstacles: Sequence[str]) -> Iterator[Block]:
 def engine(found: EngineRecord, limit: int | None) -> Iterator[Block]:
     """Engine metadata, layer by layer."""
     precisions = ", ".join(f"{count} {name}" for name, count in found.precisions.items())
-    yield facts(
+    yield metadata(
         [
             ("engine", f"{found.flavor} {found.version} for {found.target}"),
             ("runtime", runtime_of(found.flavor)),
@@ -256,7 +258,7 @@ def _options(found: EngineRecord) -> str:
 
 
 def _layers(report: EngineReport, limit: int | None) -> Iterator[Block]:
-    yield facts([(f"from the {report.source}", report.summary)])
+    yield metadata([(f"from the {report.source}", report.summary)])
     headers = ("layer", "type", "inputs", "constants", "outputs", "bytes written", "ONNX nodes")
     rows = [
         (

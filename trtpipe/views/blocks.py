@@ -1,4 +1,4 @@
-"""Facts and tables, of which all output is made: the command line prints them, the HTML report shows them."""
+"""Metadata and tables, of which all output is made: the command line prints them, the HTML report shows them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VERDICTS = {True: "PASSED", False: "FAILED", None: "not judged"}
 
 
 @dataclass(frozen=True)
-class Facts:
+class Metadata:
     """Names and values; line breaks in values are kept."""
 
     pairs: tuple[tuple[str, str], ...]
@@ -35,12 +35,12 @@ class Table:
     left_out: int = 0
 
 
-Block: TypeAlias = Facts | Table
+Block: TypeAlias = Metadata | Table
 
 
-def facts(pairs: Iterable[tuple[str, str]]) -> Facts:
+def metadata(pairs: Iterable[tuple[str, str]]) -> Metadata:
     """Names and values; a name without a value is left out."""
-    return Facts(tuple((name, value) for name, value in pairs if value))
+    return Metadata(tuple((name, value) for name, value in pairs if value))
 
 
 def table(
@@ -52,5 +52,5 @@ def table(
 
 
 def notes(texts: Iterable[str]) -> list[tuple[str, str]]:
-    """Notes as facts."""
+    """Notes as metadata."""
     return [("note", text) for text in texts]

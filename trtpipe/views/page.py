@@ -20,7 +20,7 @@ from trtpipe.regression.bundle import entries, read_build
 from trtpipe.report.plots import bars_of, thresholds
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
 from trtpipe.views import artifacts, results
-from trtpipe.views.blocks import VERDICTS, Block, Facts, facts
+from trtpipe.views.blocks import VERDICTS, Block, Metadata, metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +39,7 @@ h3 { font-size: .95rem; margin-bottom: .2rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: .7rem 0; font-size: .85rem; } .wide { overflow-x: auto; }
 td, th { padding: .2rem .7rem .2rem 0; text-align: left; vertical-align: top; white-space: pre-line; }
 th { border-bottom: 1px solid var(--line); } tr:nth-child(even) td { background: var(--soft); }
-td { overflow-wrap: anywhere; } .facts td:first-child { overflow-wrap: normal; }
+td { overflow-wrap: anywhere; } .metadata td:first-child { overflow-wrap: normal; }
 td.right, th.right { text-align: right; font-variant-numeric: tabular-nums; }
 .PASSED { color: #0a7d33; font-weight: 600; } .FAILED { color: #c62828; font-weight: 600; }
 .not-judged { color: #9a6700; }
@@ -113,7 +113,7 @@ def _sections(build: Build) -> Iterator[tuple[str, Iterable[Block]]]:
     yield "Source", artifacts.exported(ExportRecord.read(_beside(build, "model")))
     if "simplified" in present and (beside := _beside(build, "simplified")).is_file():
         yield "Simplified", artifacts.simplified(SimplifyRecord.read(beside))
-    yield "Settings", [facts(_flat("", build.manifest.settings))]
+    yield "Settings", [metadata(_flat("", build.manifest.settings))]
 
 
 def _flat(prefix: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -146,8 +146,8 @@ def _plots(build: Build) -> Iterator[str]:
 
 
 def _block(block: Block) -> str:
-    if isinstance(block, Facts):
-        return _table('<table class="facts">', block.pairs, ())
+    if isinstance(block, Metadata):
+        return _table('<table class="metadata">', block.pairs, ())
     right = tuple(index for index, header in enumerate(block.headers) if header in block.right)
     head = "".join(_cell("th", header, index in right) for index, header in enumerate(block.headers))
     drawn = _table(f"<table><tr>{head}</tr>", block.rows, right)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trtpipe.config.units import format_bytes
 from trtpipe.report.verdict import WORDS
 from trtpipe.views import artifacts, searches
-from trtpipe.views.blocks import SOME, VERDICTS, Block, Table, facts, notes, table
+from trtpipe.views.blocks import SOME, VERDICTS, Block, Table, metadata, notes, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,11 +46,11 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:
     yield from artifacts.plan(found.plan, found.obstacles) if found.plan else ()
     yield from artifacts.engine(found.engine, limit) if found.engine else ()
     if found.stand_in is not None:
-        yield facts([("flavor", "null: a placeholder engine, for tests only"), ("target", found.stand_in.target)])
+        yield metadata([("flavor", "null: a placeholder engine, for tests only"), ("target", found.stand_in.target)])
     yield from artifacts.ranges(found.ranges, limit) if found.ranges else ()
     yield from artifacts.statistics(found.statistics, limit) if found.statistics else ()
     if found.altered:  # what it says of itself does not count
-        yield facts([("verdict", "\n".join([f"{VERDICTS[False]}: changed since the build", *found.altered]))])
+        yield metadata([("verdict", "\n".join([f"{VERDICTS[False]}: changed since the build", *found.altered]))])
     yield from parity(found.parity, altered=bool(found.altered)) if found.parity else ()
     yield from latency(found.latency, altered=bool(found.altered)) if found.latency else ()
     yield from comparison(found.comparison) if found.comparison else ()
@@ -59,7 +59,7 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:
     yield from searches.tuning(found.tuning, limit) if found.tuning else ()
     yield from searches.sensitivity(found.sensitivity, limit) if found.sensitivity else ()
     if found.contents:
-        yield facts(found.contents.items())
+        yield metadata(found.contents.items())
 
 
 def parity(report: ParityReport, *, altered: bool = False) -> Iterator[Block]:
@@ -69,7 +69,7 @@ def parity(report: ParityReport, *, altered: bool = False) -> Iterator[Block]:
         altered: leave out the verdict of the whole.
     """
     kind = "synthetic data" if report.synthetic else "real data"
-    yield facts(
+    yield metadata(
         [
             ("verdict", "" if altered else "\n".join([_accuracy(report), *report.reasons])),
             ("first failing stage", report.failing_stage),
@@ -123,7 +123,7 @@ def manifest(found: Manifest, *, altered: bool = False) -> Iterator[Block]:
         altered: leave out the verdict of the whole.
     """
     data, verdict = found.calibration, found.verdict
-    yield facts(
+    yield metadata(
         [
             ("verdict", "" if altered else verdict.headline),
             ("source", found.source),
@@ -156,7 +156,7 @@ def latency(report: LatencyReport, *, altered: bool = False) -> Iterator[Block]:
     Args:
         altered: leave out the verdict.
     """
-    yield facts(
+    yield metadata(
         [
             ("verdict", "" if altered else VERDICTS[report.passed]),
             ("budget", "none" if report.max_p99 is None else f"p99 of {report.max_p99:g} ms"),
@@ -175,7 +175,7 @@ def latency(report: LatencyReport, *, altered: bool = False) -> Iterator[Block]:
 
 def comparison(found: LatencyComparison) -> Iterator[Block]:
     """Two engines or graphs, measured alternately."""
-    yield facts(
+    yield metadata(
         [
             ("old", found.old),
             ("new", found.new),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from trtpipe.views.blocks import Block, facts, table
+from trtpipe.views.blocks import Block, metadata, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def baseline(found: Baseline) -> Iterator[Block]:
     """A baseline: what a build is compared with."""
-    yield facts(
+    yield metadata(
         [
             ("made by", f"trtpipe {found.trtpipe}"),
             ("precision", found.precision),
@@ -35,7 +35,7 @@ def baseline(found: Baseline) -> Iterator[Block]:
 def tuning(found: Tuning, limit: int | None) -> Iterator[Block]:
     """A tuning report: the budget, and the layers that hold it."""
     metric = found.reference.metric
-    yield facts(
+    yield metadata(
         [
             ("budget", f"{'met' if found.met else 'not met'}: {metric} may fall by {found.allowed:.4g}"),
             ("search", "complete" if found.complete else "its time was up"),
@@ -53,7 +53,7 @@ def tuning(found: Tuning, limit: int | None) -> Iterator[Block]:
 
 def sensitivity(found: Sensitivity, limit: int | None) -> Iterator[Block]:
     """The groups of layers, the most sensitive first."""
-    yield facts([("precision", found.precision), ("data", f"{found.samples} samples of {found.data}")])
+    yield metadata([("precision", found.precision), ("data", f"{found.samples} samples of {found.data}")])
     rows = [
         (
             group.name,

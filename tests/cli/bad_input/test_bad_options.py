@@ -55,7 +55,7 @@ class TestShapes:
     def test_smallest_above_typical(self, refused: Refused, dynamic: Path) -> None:
         words = ("--min-shapes", "image:4x8", "--opt-shapes", "image:2x8", "--max-shapes", "image:8x8")
         error, remedy = refused(dynamic, *words)
-        assert error.endswith("input 'image': dimension 0: min 4, opt 2, max 8 are not in ascending order")
+        assert error.endswith("input 'image': dimension 0: min 4, opt 2, max 8 violate min <= opt <= max")
         assert "--min-shapes" in remedy
 
     def test_range_without_its_ends(self, refused: Refused, dynamic: Path) -> None:
@@ -171,7 +171,7 @@ PROFILES = [
     ('[build]\nworkspace = "4X"', "build.workspace: '4X' is not a size", "correct 'build.workspace'"),
     ("[latency]\nduration = -1", "latency.duration: '-1' is not a duration", "correct 'latency.duration'"),
     ("[shapes.x]\nmin = [2, 8]", "key 'shapes.x.opt' is missing", "add 'opt'"),
-    ("[shapes.x]\nmin = [4]\nopt = [2]\nmax = [8]", "shapes.x: dimension 0: min 4 <= opt 2", "correct 'shapes.x'"),
+    ("[shapes.x]\nmin = [4]\nopt = [2]\nmax = [8]", "shapes.x: dimension 0: min 4, opt 2", "correct 'shapes.x'"),
     ("precision: int8", "not valid TOML: ", "correct the line named above"),
 ]
 

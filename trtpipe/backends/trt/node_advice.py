@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from trtpipe.backends.trt.error_guide import advice_behind
 from trtpipe.backends.trt.flavor import TITLES
-from trtpipe.config.formats import HALVES
+from trtpipe.config.formats import HALF_FORMATS
 from trtpipe.passes.node_names import line_of
 from trtpipe.passes.operators import is_plugin, is_standard, made_by
 
@@ -94,6 +94,6 @@ def _own_advice(node: ir.Node, flavor: Flavor) -> str | None:
 
 def _in_few_bits(node: ir.Node) -> bool:
     """Whether a node computes in 16 bits, or reads what was quantized."""
-    halves = {ir.DataType[half.onnx] for half in HALVES}
+    half_formats = {ir.DataType[half.onnx] for half in HALF_FORMATS}
     values = [value for value in (*node.inputs, *node.outputs) if value is not None]
-    return any(value.dtype in halves or made_by(value, "DequantizeLinear") is not None for value in values)
+    return any(value.dtype in half_formats or made_by(value, "DequantizeLinear") is not None for value in values)

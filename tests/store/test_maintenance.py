@@ -179,8 +179,8 @@ def test_clear_removes_everything(store: ArtifactStore, three: list[Artifact]) -
 
 def test_verify_does_not_take_a_rebuilt_entry_away(store: ArtifactStore, three: list[Artifact]) -> None:
     """Two processes find the same entry corrupt; the slower one must not remove what the faster one built."""
-    from trtpipe.store.housekeeping import quarantine
     from trtpipe.store.layout import Layout
+    from trtpipe.store.maintenance import quarantine
 
     assert quarantine(Layout(store.root, user_key()), three[0].folder) is False
     assert store.lookup(numbered(0)) is not None

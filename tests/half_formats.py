@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from trtpipe.passes.decisions import NodeDecision
 
-HALVES = ["float16", "bfloat16"]
+HALF_FORMATS = ["float16", "bfloat16"]
 #: relative spacing of the numbers
 EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from trtpipe.config.formats import FP32, HALVES
+from trtpipe.config.formats import FP32, HALF_FORMATS
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
 
 if TYPE_CHECKING:
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from trtpipe.config.formats import Format
 
-_KINDS = {ir.DataType[form.onnx]: form for form in HALVES}
+_KINDS = {ir.DataType[form.onnx]: form for form in HALF_FORMATS}
 #: Attributes that name an element type.
 _TYPES = ("to", "dtype", "output_dtype", "output_datatype")
 
 
-def halves_in(model: ir.Model) -> tuple[Format, ...]:
+def half_formats_in(model: ir.Model) -> tuple[Format, ...]:
     """The 16-bit formats that the graph has: those of its inputs and constants, and those it casts to."""
     given = (value for graph in graphs_of(model) for value in (*graph.inputs, *graph.initializers.values()))
     found: set[object] = {value.dtype for value in given}
@@ -32,7 +32,7 @@ def halves_in(model: ir.Model) -> tuple[Format, ...]:
     return tuple(form for kind, form in _KINDS.items() if kind in found)
 
 
-class WidenHalves(GraphPass):
+class WidenHalfFormats(GraphPass):
     """Let values of these formats be float32; inputs and outputs of the model keep their types, behind a Cast.
 
     What rounding to 16 bits did to values on their way is gone: the result is as close or closer to what the model
@@ -42,7 +42,7 @@ class WidenHalves(GraphPass):
         formats: those to widen.
     """
 
-    name = "widen_halves"
+    name = "widen_half_formats"
 
     def __init__(self, formats: tuple[Format, ...]) -> None:
         self._kinds = {ir.DataType[form.onnx] for form in formats}

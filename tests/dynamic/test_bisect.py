@@ -42,6 +42,6 @@ def test_two_dimensions_that_have_to_be_equal(high):
     assert found == ((("x", 0), ("z", 0)), None)
 
 
-def test_where_nothing_helps_nobody_is_blamed():
+def test_where_nothing_helps_no_node_is_named():
     found = cause(TABLE, {"x": ((1, 6), (2, 6), (4, 6))}, "opt", table=normal(7))
     assert found == ((), None)
