@@ -68,9 +68,7 @@ def refused(run: Run, earlier: Path, snapshot: Snapshot) -> Refused:
         What it says is wrong, and what it says to do.
     """
 
-    def invoke(
-        *words: str | Path, code: int = 2, options: tuple[str, ...] = QUICK, kept: str = ""
-    ) -> tuple[str, str]:
+    def invoke(*words: str | Path, code: int = 2, options: tuple[str, ...] = QUICK, kept: str = "") -> tuple[str, str]:
         watched = earlier if kept else earlier.parent
         before = snapshot(watched)
         result = run("build", "-o", earlier, *options, *words)
