@@ -28,7 +28,8 @@ def test_the_page_is_what_the_code_says_today(tables, page):
 
 
 def test_every_target_has_its_row(tables):
-    assert len(tables.targets()) == len(TARGETS) + 2
+    rows = [row for row in tables.targets() if row.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == [str(target) for target in TARGETS]
 
 
 def test_every_builder_option_is_explained():
