@@ -15,6 +15,7 @@ import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+from trtpipe.errors import StageError
 from trtpipe.quantization.fallback_search import MOST_WORK, POOR, sensitive
 from trtpipe.quantization.simulator import LayerGroup
 from trtpipe.report.stage_records import LowerRecord
@@ -102,13 +103,14 @@ class TestUntilTheToleranceHolds:
         assert built.corrections.kept == {}
         assert built.record.fallback is None
 
-    def test_layers_are_kept_until_it_does(self, tmp_path: Path) -> None:
-        built = self.built(tmp_path, 0.9999999, 0.0)
-        fallback = built.record.fallback
-        assert fallback is not None
-        assert fallback.held
-        assert built.corrections.kept
-        assert all(built.nodes[node].precision == "float32" for node in built.corrections.kept)
+    def test_layers_are_kept_until_it_does_and_a_graph_without_any_in_8_bits_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(StageError, match="nothing can compute in it") as caught:
+            self.built(tmp_path, 0.9999999, 0.0)
+        assert caught.value.exit_code == 5
+        corrections = Ranges.read(tmp_path / "ranges.json").corrections
+        assert corrections.fallback is not None
+        assert corrections.fallback.held
+        assert list(corrections.kept) == ["conv_0"]
 
     def test_the_least_coverage_is_kept_whatever_it_says(self, tmp_path: Path) -> None:
         built = self.built(tmp_path, 0.9999999, 1.0)
