@@ -194,6 +194,9 @@ class TestThisProcess:
             "    yield i"
         )
         assert yields(function(body)) == [0, 1, 2, 3, 4, 5]
+        deadline = time.monotonic() + 20
+        while (tmp_path / "log").read_text().split().count("2") < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)  # the fork writes whenever it has a processor
         assert (tmp_path / "log").read_text().split().count("2") == 2
         assert (tmp_path / "log").read_text().split().count("3") == 1
 
@@ -237,7 +240,7 @@ class TestScores:
             "y = run({'x': np.ones(2)})['y']\ny[...] += 1\nreturn {'a': float(y.sum()), 'per_sample': y, 'text': 'x'}"
         )
         held = np.array([1.0, 3.0])
-        values, scores = function(body, arguments="run").evaluate(lambda feed: {"y": feed["x"] * held})
+        values, scores = function(body, arguments="run").evaluate(lambda feed: {"y": feed["x"] * held}, 2)
         assert (values, scores.tolist() if scores is not None else None) == ({"a": 6.0}, [2.0, 4.0])
         assert held.tolist() == [1, 3]
 
@@ -246,4 +249,4 @@ class TestScores:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            function("try: run({})\nexcept Exception: return {'a': 1}", arguments="run").evaluate(fail)
+            function("try: run({})\nexcept Exception: return {'a': 1}", arguments="run").evaluate(fail, 2)
