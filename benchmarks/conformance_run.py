@@ -333,7 +333,9 @@ def tells(message: str, case: Case) -> bool:
     tensors = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     words = {re.sub(r"(_\d+)+$", "", word) for word in re.findall(r"\w+", message)}  # nodes: Conv_0, Conv_0_1
     forms = ("'{}'", "({})", "put {}: ")  # the last is how a whole input is described
+    parts = any(onnx.defs.has(word) for word in re.findall(r"\((\w+)\)", message))  # of an operator that was expanded
     named = not words.isdisjoint(case.operators) or any(form.format(n) in message for form in forms for n in tensors)
+    named = named or parts
     return named and not message.rstrip().endswith("false")
 
 

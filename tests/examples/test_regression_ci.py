@@ -28,9 +28,10 @@ def steps() -> dict[str, str]:
     found = {}
     for block in re.split(r"\n      - ", text)[1:]:
         name = re.match(r"name: (\S+)", block)
-        command = re.search(r"^        run: (?:>-\n)?(.*?)(?=\n        \w|\Z)", block, re.MULTILINE | re.DOTALL)
+        command = re.search(r"^        run: (>-\n|\|\n)?(.*?)(?=\n        \w|\Z)", block, re.MULTILINE | re.DOTALL)
         if name and command:
-            found[name[1]] = " ".join(command[1].split())
+            lines = [line.strip() for line in command[2].splitlines()]
+            found[name[1]] = ("\n" if command[1] == "|\n" else " ").join(lines)
     return found
 
 
