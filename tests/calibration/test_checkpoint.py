@@ -23,35 +23,39 @@ from trtpipe.data.sample import Skipped
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Yields its own feeds; in the second iteration, in which the model runs, it kills the process.
 DATA = """
-import os, signal
-from pathlib import Path
 import numpy as np
-HERE = Path(__file__).parent
-walks = 0
 def feeds():
-    global walks
-    walks += 1
-    kill = (HERE / "kill").read_text().split() if (HERE / "kill").exists() else []
     for index in range(30):
-        if walks == 2 and kill and index == int(kill[0]):
-            os.kill(os.getpid(), int(kill[1]))
         x = np.random.default_rng(index).standard_cauchy((1, 3, 8, 8)).astype(np.float32)
         yield {"x": np.full_like(x, np.nan) if index == 3 else x}
 """
 
+#: Calibrates; in the second iteration over the data, in which the model runs, it kills itself where it is told to: the
+#: function of the user is in another process, some samples ahead.
 RUN = """
-import sys
+import os, sys
 from pathlib import Path
 import trtpipe
 from trtpipe.calibration import checkpoint
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
+from trtpipe.data.user_process import UserProcess
 checkpoint.SECONDS, checkpoint._WRITE_FRACTION = 0.0, 1e9
 class Heard(trtpipe.NullProgress):
     def note(self, message): print(message)
 folder, samples = Path(sys.argv[1]), sys.argv[2]
+kill = (folder / "kill").read_text().split() if (folder / "kill").exists() else []
+walks, items = 0, UserProcess.items
+def killing(process):
+    global walks
+    walks += 1
+    second = walks == 2
+    for index, item in enumerate(items(process)):
+        if second and kill and index == int(kill[0]):
+            os.kill(os.getpid(), int(kill[1]))
+        yield item
+UserProcess.items = killing
 data = DataSettings(source=f"{folder / 'data.py'}:feeds", skip_bad_samples=2, samples=int(samples))
 trtpipe.calibrate(folder / "m.onnx", sys.argv[4], recipe=CalibrationRecipe(data=data),
                   settings=Settings(cache_dir=Path(sys.argv[3])), progress=Heard())
