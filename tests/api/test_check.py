@@ -294,7 +294,7 @@ class TestBaselinesThatDoNotFit:
             ({"value": "NaN"}, r"baseline\.json: metrics\.2\.value: Input should be a finite number"),
             ({"value": "Infinity"}, r"baseline\.json: metrics\.2\.value: Input should be a finite number"),
             ({"parts": "!"}, r"baseline\.json: metrics: lowered: scores: the scores of single samples are damaged"),
-            ({"samples": 5}, r"baseline\.json: metrics: lowered: scores: more than 5 samples"),
+            ({"samples": 5}, r"baseline\.json: metrics: lowered: scores: more than 5 scores for 5 samples"),
         ],
     )
     def test_damaged_figures(self, bundle, baseline, fields, complaint):

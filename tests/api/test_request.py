@@ -370,7 +370,7 @@ class TestRefusals:
             ("shapes", "1x3x8x8"),
             ("shapes", 4),
             ("shapes", ["x"]),
-            ("shapes", {"x": (0, 3)}),
+            ("shapes", {"x": (-1, 3)}),
             ("shapes", {"x": {"min": (2,), "opt": (1,), "max": (2,)}}),
             ("shapes", {"x": 3}),
             ("calib_data", 3),

@@ -263,7 +263,7 @@ class TestTune:
         assert later.nodes == ("matmul_4",)
 
     def test_a_budget_that_cannot_be_met(self, job, tmp_path):
-        result = trtpipe.tune(job(), trtpipe.Budget(least=1.5, metric="top1"), tmp_path / "t.toml")
+        result = trtpipe.tune(job(), trtpipe.Budget(least="150%", metric="top1"), tmp_path / "t.toml")
         assert not result.tuning.met
         assert result.tuning.tuned.value == result.tuning.reference.value == 1.0
         assert result.tuning.share == 0

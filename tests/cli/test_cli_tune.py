@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labeled(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """64 held-out samples with the labels the model itself gives."""
+    import onnxruntime as ort
+
+    x = np.random.default_rng(2).normal(size=(64, 8)).astype(np.float32)
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    labels = np.concatenate([session.run(None, {"x": x[i : i + 2]})[0].argmax(axis=1) for i in range(0, 64, 2)])
     path = tmp_path_factory.mktemp("labeled") / "eval.npz"
-    generator = np.random.default_rng(2)
-    np.savez(path, x=generator.normal(size=(64, 8)).astype(np.float32), labels=generator.integers(0, 4, 64))
+    np.savez(path, x=x, labels=labels)
     return path
 
 

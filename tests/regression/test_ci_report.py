@@ -7,6 +7,16 @@ import pytest
 
 from trtpipe.regression.ci_report import junit, markdown
 from trtpipe.regression.gate import CheckReport, Finding
+from trtpipe.report.verdict import Gate, Verdict
+
+VERDICT = Verdict(
+    outcome="passed",
+    exit_code=0,
+    headline="PASSED on the lowered graph",
+    scope="on the lowered graph",
+    accuracy=Gate(outcome="passed", summary="top1 0.98"),
+    latency=Gate(outcome="not judged", summary="not measured"),
+)
 
 
 def report(*statuses):
@@ -14,7 +24,7 @@ def report(*statuses):
         Finding(gate="accuracy", name=f"thing | {i}", status=status, message=f'a < b & "c"\n{status}\x00')
         for i, status in enumerate(statuses)
     )
-    return CheckReport(baseline="b.json", build="out", findings=findings)
+    return CheckReport(baseline="b.json", build="out", verdict=VERDICT, findings=findings)
 
 
 def test_junit_is_what_ci_systems_read():
@@ -22,9 +32,9 @@ def test_junit_is_what_ci_systems_read():
     assert suite.attrib["tests"] == "5"
     assert suite.attrib["failures"] == "2"
     assert suite.attrib["skipped"] == "1"
-    kinds = [[child.tag for child in case] for case in suite]
+    kinds = [[child.tag for child in case] for case in suite.iter("testcase")]
     assert kinds == [["system-out"], ["failure"], ["system-out"], ["skipped"], ["failure"]]
-    assert 'a < b & "c"' in str(suite[1][0].text)
+    assert 'a < b & "c"' in str(suite.findall("testcase")[1][0].text)
 
 
 def test_markdown_has_one_row_a_finding_failures_first():
@@ -62,7 +72,7 @@ def texts(hostile):
     finding = Finding(gate="accuracy", name="thing", status="failed", message="x").model_copy(
         update={"name": hostile, "message": hostile}
     )
-    return CheckReport(baseline="b", build="o", findings=()).model_copy(
+    return CheckReport(baseline="b", build="o", verdict=VERDICT, findings=()).model_copy(
         update={"baseline": hostile, "build": hostile, "findings": (finding,)}
     )
 
@@ -88,8 +98,10 @@ def test_markdown_holds_names_as_nothing_but_text(hostile):
 def test_junit_holds_names_as_nothing_but_text(hostile):
     text = junit(texts(hostile))
     text.encode("utf-8")
-    case = ET.fromstring(text)[0]
-    for value in (case.attrib["name"], case[0].attrib["message"], case[0].text or ""):
+    suite = ET.fromstring(text)
+    case = suite.findall("testcase")[0]
+    properties = [each.attrib["value"] for each in suite.iter("property")]
+    for value in (case.attrib["name"], case[0].attrib["message"], case[0].text or "", *properties):
         assert value.isprintable()
         assert not re.search(r"://|@\w|\]\(|www\.", value)
 
@@ -97,4 +109,4 @@ def test_junit_holds_names_as_nothing_but_text(hostile):
 def test_what_is_plain_stays_readable():
     plain = "top1 of lowered: 0.9800, was 0.9833 (p = 0.12); -0.3 % at most 0.5 %"
     assert f"| {plain} |" in markdown(texts(plain))
-    assert ET.fromstring(junit(texts(plain)))[0][0].text == plain
+    assert ET.fromstring(junit(texts(plain))).findall("testcase")[0][0].text == plain

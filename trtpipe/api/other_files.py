@@ -44,7 +44,10 @@ def describe(path: Path, head: bytes) -> tuple[OtherKind, dict[str, str]] | None
     if text.startswith(b"<?xml"):
         return "JUnit report", _junit(path)
     if text.startswith(b"### trtpipe check"):
-        return "Markdown summary", {"result": _text(path).splitlines()[2]}
+        lines = _text(path).splitlines()
+        if len(lines) < 3:
+            raise InputError(f"{path}: a damaged Markdown summary: it ends before its result", "write it again")
+        return "Markdown summary", {"result": lines[2]}
     if text.lower().startswith(b"<!doctype html") and _PAGE in _text(path).encode():
         title = _TITLE.search(_text(path))
         return "HTML report", {"title": "" if title is None else title[1]}

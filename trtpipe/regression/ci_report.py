@@ -47,7 +47,6 @@ def markdown(report: CheckReport) -> str:
     """A table for a pull request, failures first."""
     head = "No regression" if report.passed else "**Regression**"
     lines = [f"### trtpipe check: {head}", "", _cell(report.headline), ""]
-    lines += [f"{_cell(report.build)} against {_cell(report.baseline)}", ""]
     lines += ["| check | verdict | details |", "|---|---|---|"]
     order = ("failed", "note", "ok", "skipped")
     for finding in sorted(report.findings, key=lambda each: order.index(each.status)):
