@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.cli.tables import line, show, table
 from trtpipe.cli.text import emit
 from trtpipe.config.units import format_bytes, format_seconds, printable
-from trtpipe.views.artifacts import explanation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
