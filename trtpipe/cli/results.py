@@ -90,6 +90,7 @@ def main_file(result: BuildResult) -> Path:
 def explained(session: Session, command: str, lowered: Path, node: str) -> int:
     """Print what lowering decided for ``node``: the record beside ``lowered``, or in it."""
     import trtpipe
+    from trtpipe.views.artifacts import explanation
 
     session.out = None
     decisions = trtpipe.inspect(lowered).explain(node)
