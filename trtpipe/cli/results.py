@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.cli.tables import line, show, table
 from trtpipe.cli.text import emit
 from trtpipe.config.units import format_bytes, format_seconds, printable
+from trtpipe.views.artifacts import explanation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,7 +91,6 @@ def main_file(result: BuildResult) -> Path:
 def explained(session: Session, command: str, lowered: Path, node: str) -> int:
     """Print what lowering decided for ``node``: the record beside ``lowered``, or in it."""
     import trtpipe
-    from trtpipe.views.artifacts import explanation
 
     session.out = None
     decisions = trtpipe.inspect(lowered).explain(node)
