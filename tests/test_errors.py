@@ -11,6 +11,7 @@ from trtpipe.errors import HostError, InputError, InternalError, TrtpipeError
 TREE = {
     "InputError": ("TrtpipeError", 2),
     "RecipeError": ("InputError", 2),
+    "UserCodeError": ("InputError", 2),
     "StageError": ("TrtpipeError", 5),
     "BuildError": ("StageError", 5),
     "WorkerError": ("StageError", 5),

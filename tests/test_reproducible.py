@@ -7,12 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from models import conv_net, normal, save
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "a-secret-that-nobody-needs-to-know"
@@ -33,6 +37,25 @@ def another_user() -> tuple[str, ...]:
     prefix = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reads)
     answer = subprocess.run([*prefix, sys.executable, "-c", "import numpy"], capture_output=True, check=False)
     return () if answer.returncode else prefix
+
+
+@pytest.fixture(scope="module")
+def plain_user() -> tuple[str, ...]:
+    """The same without any privilege, which the child processes of a build give up: where it may run this Python."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("setpriv") is None:
+        return ()
+    prefix = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+    probe = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import numpy'], check=True)"
+    answer = subprocess.run([*prefix, sys.executable, "-c", probe], capture_output=True, check=False)
+    return () if answer.returncode else prefix
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may pass, as ``tmp_path`` is not: child processes have no capabilities."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
 
 
 def give_away(folder: Path) -> None:
@@ -80,13 +103,13 @@ def without_times(name: str, content: bytes) -> Any:
     return found
 
 
-def test_two_builds_are_equal_but_for_what_was_measured(tmp_path: Path, another_user: tuple[str, ...]) -> None:
-    one = build(tmp_path / "one", WORLDS[0], 0o077)
-    two = build(tmp_path / "a much longer name" / "two", WORLDS[1], 0o002, another_user)
+def test_two_builds_are_equal_but_for_what_was_measured(open_folder: Path, plain_user: tuple[str, ...]) -> None:
+    one = build(open_folder / "one", WORLDS[0], 0o077)
+    two = build(open_folder / "a much longer name" / "two", WORLDS[1], 0o002, plain_user)
     assert set(one) == set(two)
     assert len(one) > 8
     assert [name for name in one if without_times(name, one[name]) != without_times(name, two[name])] == []
-    assert not any(str(tmp_path).encode() in content for content in one.values())
+    assert not any(str(open_folder).encode() in content for content in one.values())
 
 
 def copy_of_the_sources(folder: Path) -> Path:

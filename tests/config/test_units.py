@@ -42,7 +42,14 @@ def test_bad_bytes(text: str) -> None:
         parse_bytes(text)
 
 
-@pytest.mark.parametrize("text", ["4096", "0", "1", " 0.5 "])
+def test_zero_is_no_size_in_any_unit_but_a_time_in_each() -> None:
+    with pytest.raises(ValueError, match="'0' is not a size"):
+        parse_bytes("0")
+    with pytest.raises(ValueError, match="no unit: write 0ms or 0s"):
+        parse_seconds("0")
+
+
+@pytest.mark.parametrize("text", ["4096", "1", " 0.5 "])
 def test_a_number_alone_is_neither_a_size_nor_a_time(text: str) -> None:
     number = text.strip()
     with pytest.raises(ValueError, match=f"no unit: write {number}M or {number}G"):

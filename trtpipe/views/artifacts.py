@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from trtpipe.config.formats import FP32
 from trtpipe.config.units import format_bytes, format_count, format_seconds
-from trtpipe.engine.record import runtime_of
 from trtpipe.views.blocks import Block, Table, metadata, notes, table
 
 if TYPE_CHECKING:
@@ -202,6 +201,8 @@ def data_summary(samples: int, found: DataSummary | None) -> list[tuple[str, str
 
 def plan(found: PlanHeader, obstacles: Sequence[str]) -> Iterator[Block]:
     """The header of an engine file."""
+    from trtpipe.engine.record import runtime_of
+
     targets = "not in the header" if found.targets is None else ", ".join(found.targets) or "none"
     weights = "" if found.weight_bytes is None else f", {format_bytes(found.weight_bytes)} of weights"
     more = ", and newer GPUs" if found.and_later else ""
@@ -218,6 +219,8 @@ def plan(found: PlanHeader, obstacles: Sequence[str]) -> Iterator[Block]:
 
 def engine(found: EngineRecord, limit: int | None) -> Iterator[Block]:
     """Engine metadata, layer by layer."""
+    from trtpipe.engine.record import runtime_of
+
     precisions = ", ".join(f"{count} {name}" for name, count in found.precisions.items())
     yield metadata(
         [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.config.units import format_bytes
-from trtpipe.report.verdict import WORDS
 from trtpipe.views import artifacts, searches
 from trtpipe.views.blocks import SOME, VERDICTS, Block, Table, metadata, notes, table
 
@@ -147,6 +146,8 @@ def manifest(found: Manifest, *, altered: bool = False) -> Iterator[Block]:
 
 
 def _gate(gate: Gate) -> str:
+    from trtpipe.report.verdict import WORDS
+
     return f"{WORDS[gate.outcome]}: {gate.summary}"
 
 
