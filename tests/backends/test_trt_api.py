@@ -28,6 +28,7 @@ FILES = {
     "trt/inspector.py": (*CLASSIC, *RTX),
     "trt/errors.py": (*CLASSIC, *RTX),
     "trt/options.py": (*CLASSIC, *RTX),
+    "trt/parser.py": (*CLASSIC, *RTX),
     "trt/runner.py": (*CLASSIC, *RTX),
     "trt/timer.py": (*CLASSIC, *RTX),
     "trt/timing_cache.py": (*CLASSIC, *RTX),

@@ -209,6 +209,10 @@ class TestEverythingThatIsWritten:
         kinds = {path.name: trtpipe.inspect(path).kind for path in bundle.iterdir() if path.suffix != ".html"}
         assert kinds["outputs.json"] == "outputs"
         assert kinds["lowered.onnx"] == "model"
+        assert kinds[".trtpipe.json"] == "written files"
+        written = trtpipe.inspect(bundle / ".trtpipe.json")
+        assert set(written.contents) == {path.name for path in bundle.iterdir()} - {".trtpipe.json"}
+        assert written.altered == ()
         outputs = trtpipe.inspect(bundle / "outputs.json").contents
         assert list(outputs) == ["model", "simplified", "lowered"]
         assert outputs["lowered"].endswith("feeds: y float32[2x4]")

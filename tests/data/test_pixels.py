@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from trtpipe.config.recipe import ImageSettings
 from trtpipe.data.pixels import MAX_PIXELS, load_tensor, require_pillow
-from trtpipe.errors import HostError, InputError
+from trtpipe.errors import HostError, InputError, RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,7 +161,7 @@ class TestGeometry:
 
     @pytest.mark.parametrize("more", [{"resize": 8}, {"crop": (4, 4)}, {"pad": (9, 9)}])
     def test_letterbox_stands_alone(self, more: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match="letterbox stands in place of"):
+        with pytest.raises(RecipeError, match="letterbox stands in place of"):
             ImageSettings(letterbox=(8, 8), **more)
 
     def test_too_small_for_the_crop(self, tmp_path: Path, picture: Picture) -> None:

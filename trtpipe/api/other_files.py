@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.errors import InputError, RecipeError
+from trtpipe.pipeline.ownership import Written
 from trtpipe.pipeline.publish import GENERATOR
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 OtherKind: TypeAlias = Literal[
     "outputs", "reference outputs", "JUnit report", "Markdown summary", "HTML report", "plot", "log", "external data",
-    "profile", "recipe",
+    "profile", "recipe", "written files",
 ]  # fmt: skip
 
 _LOG = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+[+-]\d\d:\d\d ")
@@ -70,6 +71,21 @@ def saved_outputs(path: Path) -> dict[str, str]:
     from trtpipe.accuracy.recording import load_outputs
 
     return {label: _shapes(feeds) for label, feeds in load_outputs(path).items()}
+
+
+def written_files(document: Any) -> dict[str, str] | None:
+    """Names and sizes in the record of what trtpipe put into a folder; ``None`` if ``document`` is something else.
+
+    The record's seal is not looked at.
+    """
+    content = document.get("content") if isinstance(document, dict) else None
+    if not isinstance(content, dict) or set(content) != {"files", "leaving"}:
+        return None
+    try:
+        written = Written.model_validate(content)
+    except ValueError:
+        return None
+    return {entry.name: f"{entry.size} bytes" for entry in written.files}
 
 
 def reference_outputs(path: Path) -> dict[str, str] | None:

@@ -10,7 +10,7 @@ from trtpipe.backends.trt.options import OPTIONS, ignored_options, refuse_option
 from trtpipe.config.profile import BuildSettings, DeploymentProfile
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
-from trtpipe.errors import BuildError, InputError
+from trtpipe.errors import BuildError, InputError, RecipeError
 
 SM89, ORIN = find_target("sm89"), find_target("orin")
 rtx_only = pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="needs tensorrt-rtx")
@@ -85,7 +85,7 @@ def test_no_option_is_both_ignored_and_refused():
     [({"exclude_lean_runtime": True}, "needs version_compatible"), ({"gpu_fallback": True}, "needs dla_core")],
 )
 def test_options_that_need_another(options, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(RecipeError, match=words):
         BuildSettings(**options)
 
 

@@ -227,8 +227,8 @@ class TestFactory:
     @pytest.mark.parametrize(
         ("function", "error", "remedy"),
         [
-            ("raises", ":raises raised RuntimeError: the weights are gone", "fix it"),
-            ("leaves", ":leaves raised SystemExit: no weights, no model", "fix it"),
+            ("raises", ":raises raised RuntimeError: the weights are gone (factories.py, line 1)", "fix it"),
+            ("leaves", ":leaves raised SystemExit: no weights, no model (factories.py, line 2)", "fix it"),
             ("text", ":text returned a str, not an nn.Module", "return an nn.Module"),
             ("needs", ":needs needs arguments (width)", "without arguments"),
             ("rases", " has no function 'rases'", "raises"),

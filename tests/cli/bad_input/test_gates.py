@@ -82,4 +82,9 @@ def test_later_bundle_that_passes_takes_the_place(
     assert run(*build, "--percentile", "99.5").exit_code == 0
     manifest = trtpipe.Manifest.read(earlier / "manifest.json")
     assert manifest.passed is True
-    assert manifest.settings["calibration"] == {"method": "percentile", "percentile": 99.5, "weights": "max"}
+    assert manifest.settings["calibration"] == {
+        "method": "percentile",
+        "percentile": 99.5,
+        "weights": "max",
+        "corrections": "auto",
+    }

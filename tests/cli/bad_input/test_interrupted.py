@@ -61,13 +61,15 @@ def words(model: Path, data: str, earlier: Path, tmp_path: Path, quick: tuple[st
     proto = onnx.load(model)
     proto.producer_name = "another exporter"
     onnx.save(proto, other)
+    measured = tmp_path / "measured.toml"
+    measured.write_text("[latency]\ncpu = true\n")
     anew = {
         "export": (),
         "simplify": ("--shapes", "x:2x8"),
         "observe": ("--calib-samples", "70"),
         "compile": ("--target", TARGETS, "--opt-level", "1"),
         "verify": ("--atol", "0.5"),
-        "measure": ("--duration", "60s"),
+        "measure": ("--profile", str(measured), "--duration", "60s"),
     }
 
     def line(step: str) -> list[str]:
