@@ -51,7 +51,7 @@ def require_report(where: str, report: ParityReport) -> None:
     """Raise InputError, naming the field, unless a verification could have written this report."""
     require_consistent(where, report.metrics, report.comparisons, report.evaluation, report.samples)
     again = with_verdict(report)
-    stated = report.reasons[: len(again.reasons)]  # what was kept in vain may follow the figures' own reasons
+    stated = report.reasons[: len(again.reasons)]  # layers that were kept without success may follow
     if (again.passed, again.reasons) != (report.passed, stated) or (report.passed and report.reasons):
         raise InputError(
             f"{where}: passed: the verdict does not follow from the figures",

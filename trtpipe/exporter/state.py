@@ -2,7 +2,7 @@
 
 A graph computes the same from the same inputs; a module may remember. A cache of keys and values, a hidden state or a
 counter becomes a constant of the exported graph: right on the first call, wrong from the second on. What is merely
-remembered to save time (positions, anchors), or kept to be looked at, does no harm.
+remembered to save time (positions, anchors), or kept to be looked at, is left alone.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class _Form:
     Attributes:
         applies: whether a node of the operator has this form.
         read_as: what the importer makes of it, for a message.
-        rewrite: replaces the node, or mends it in place; it leaves the node alone where sizes that it needs are
+        rewrite: replaces the node, or changes it in place; it leaves the node alone where sizes that it needs are
             unknown.
     """
 

@@ -103,7 +103,7 @@ class Found:
     used: float
 
     def fits(self, tensors: AbstractSet[str]) -> bool:
-        """Whether tensors too wide for 8 bits are smoothed, and do no harm then."""
+        """Whether tensors too wide for 8 bits are smoothed, and no longer add noise then."""
         noise = self.corrections.noise
         return tensors <= self.corrections.smoothing.keys() and noise is not None and noise <= ENOUGH and self.used <= 1
 

@@ -146,7 +146,7 @@ class Verify(Stage[VerifySettings]):
 
 
 def _explained(report: ParityReport, inputs: Inputs) -> ParityReport:
-    """A failed verdict with the layers that were kept in vain, where no more may be kept."""
+    """A failed verdict with the layers that were kept without success, where no more may be kept."""
     lowered = inputs.artifacts.get("lowered")
     if report.passed or lowered is None or not lowered.described:
         return report
