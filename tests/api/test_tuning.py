@@ -158,9 +158,6 @@ class TestTune:
         assert parity is not None
         return parity
 
-    @pytest.mark.xfail(
-        reason="smoothing at 0.8 loses .23 here, and lost .04: corrections are tried on fewer, single samples"
-    )
     def test_free_repairs_come_first(self, job, tmp_path, heard_all):
         found = trtpipe.tune(
             job(corrections="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml", progress=heard_all
@@ -180,16 +177,12 @@ class TestTune:
         )
         assert [each.method for each in own.tuning.calibrations] == ["max"]
 
-    @pytest.mark.xfail(
-        reason="smoothing at 0.8 loses .23 here, and lost .04: corrections are tried on fewer, single samples"
-    )
-    def test_what_leaves_most_work_in_8_bits_is_taken_of_all_that_holds(self, job, tmp_path):
+    def test_a_tensor_too_wide_for_8_bits_is_smoothed_and_nothing_is_kept(self, job, tmp_path):
         save(network(1000.0), tmp_path / "net.onnx")  # too wide for the methods that see one tensor at a time
         tuning = trtpipe.tune(job(corrections="auto"), trtpipe.Budget(max_drop=0.05), tmp_path / "t.toml").tuning
-        partly = [each for each in tuning.calibrations if each.not_quantizable and each.loss is not None]
-        assert any(each.loss <= 0.05 for each in partly), "a layer that is left high has to hold too"
+        assert any(correction.startswith("smooth") for correction in tuning.calibration.corrections)
         assert tuning.calibration.not_quantizable == 0
-        assert (tuning.met, tuning.share) == (True, 1)
+        assert (tuning.met, tuning.share, tuning.nodes) == (True, 1, ())
 
     def test_what_calibration_kept_is_kept_when_more_is(self, tmp_path):
         path = save(spectrogram(), tmp_path / "net.onnx")

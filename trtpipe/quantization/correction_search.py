@@ -66,6 +66,8 @@ _ROOM = 0.5
 _EVERY = 8
 #: Feeds on which corrections are compared first.
 _FIRST = 8
+#: Feeds of which the extremes of channels are taken, where smoothing gains: fewer than these leave out too many.
+_SMOOTHED_ON = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,8 @@ def find_corrections(
     """Try SmoothQuant with several strengths for the whole model, then bias correction on top of the best.
 
     Costs 3 to 5.5 runs of the quantized graph and 1.5 to 2.5 of the float32 graph on an eighth of the samples, which
-    are 8 feeds at least and 32 at most. Which these are does not depend on the order of the data.
+    are 8 feeds at least and 32 at most; where smoothing gains, the float32 graph runs on up to 64 for the extremes of
+    channels. Which these are does not depend on the order of the data.
 
     Args:
         plan: with ``ranges``.
@@ -155,7 +158,8 @@ def find_corrections(
         The corrections; none if the outputs tell nothing.
     """
     trials = TrialRunner(graph, plan, workdir)
-    feeds = sample_feeds(dataset, min(max(ranges.samples // _EVERY, FEWEST), FEEDS), FEED_BYTES)
+    drawn = sample_feeds(dataset, _SMOOTHED_ON, FEED_BYTES)
+    trial = min(max(ranges.samples // _EVERY, FEWEST), FEEDS)
     with trials.exact() as runner:
         maxima = Maxima(trials.groups)
 
@@ -163,15 +167,19 @@ def find_corrections(
             maxima.update(found)
             return {name: found[name] for name in (*trials.compared, *trials.outputs)}
 
-        feeds, outputs = run_all(runner, feeds, tolerant, taken)
+        feeds, outputs = run_all(runner, drawn[:trial], tolerant, taken)
         samples = TrialSamples(feeds, outputs, trials.compared, trials.outputs)
         reference = samples.reference(gate)
         if not reference.noise.informative or not plan.points:
             return Found(Corrections(), samples, 0.0)
         plain = trials.run(Corrections(), feeds, reference)
-        candidates = _smoothings(trials, ranges, runner, feeds, maxima) if plain.noise.mean() > _QUIET else {}
+        candidates = _smoothings(trials, ranges, runner, maxima) if plain.noise.mean() > _QUIET else {}
         progress.advance("correction", 1, len(STRENGTHS) + 2)
-        found, best = _best_smoothing(trials, candidates, plain, feeds, reference, progress)
+
+        def see_more() -> None:
+            run_all(runner, drawn[trial:], tolerant, taken)
+
+        found, best = _best_smoothing(trials, candidates, plain, feeds, reference, progress, see_more)
     biases, used = _biases(trials, best, feeds, reference, found)
     return Found(Corrections(smoothing=best.smoothing, biases=biases, trials=tuple(found)), samples, used)
 
@@ -192,8 +200,13 @@ def _best_smoothing(
     feeds: list[Feed],
     reference: Reference,
     progress: Progress,
+    see_more: Callable[[], None],
 ) -> tuple[list[CorrectionTrial], Trial]:
-    """The strengths on a few feeds, and the best of them on all, if it may gain."""
+    """The strengths on a few feeds, and the best of them on all, if it may gain.
+
+    Args:
+        see_more: take the extremes of more feeds into account; called once, before the best is tried on all.
+    """
     first = slice(0, _FIRST)
     before = float(plain.noise[first].mean())
     noises: dict[str, float] = {}
@@ -206,6 +219,7 @@ def _best_smoothing(
     best, noise = plain, float(plain.noise.mean())
     name = min(noises, key=lambda each: (noises[each], each), default=_NONE)
     if name != _NONE and noises[name] <= before - _GAIN:
+        see_more()
         smoothing = candidates[name](feeds)
         trial = trials.run(Corrections(smoothing=smoothing), feeds, reference)
         noises[name] = float(trial.noise.mean())
@@ -243,7 +257,7 @@ def _biases(
 
 
 def _smoothings(
-    trials: TrialRunner, ranges: Ranges, runner: Runner, feeds: list[Feed], maxima: Maxima
+    trials: TrialRunner, ranges: Ranges, runner: Runner, maxima: Maxima
 ) -> dict[str, Callable[[list[Feed]], dict[str, Smoothing]]]:
     """What is tried -> how every activation is smoothed then, with its range on some feeds."""
     groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
@@ -256,18 +270,19 @@ def _smoothings(
             )
             for name in groups
         }
-        statistics = {name: TensorStatistics() for name in groups}
+        before, after = ({name: TensorStatistics() for name in groups} for _ in range(2))
         for feed in some:
             found = run_known(runner, feed)
             for name, divisor in factors.items():
                 value = found[name]
                 if value.size:
-                    statistics[name].update(value / along(divisor, groups[name].axis, value.ndim))
+                    before[name].update(value)
+                    after[name].update(value / along(divisor, groups[name].axis, value.ndim))
         return {
             name: Smoothing(
                 factors=packed(divisor),
                 inserted=groups[name].fold is None,
-                amax=_range(trials, ranges, name, statistics[name]),
+                amax=_range(trials, ranges, name, before[name], after[name]),
             )
             for name, divisor in factors.items()
         }
@@ -275,10 +290,15 @@ def _smoothings(
     return {f"smooth {each:g}": partial(smoothing, each) for each in STRENGTHS} if groups else {}
 
 
-def _range(trials: TrialRunner, ranges: Ranges, name: str, statistics: TensorStatistics) -> float:
-    """The range of a smoothed tensor, by the method that chose the range of the tensor as it was."""
+def _range(trials: TrialRunner, ranges: Ranges, name: str, before: TensorStatistics, after: TensorStatistics) -> float:
+    """The range of a smoothed tensor, by the method that chose the range of the tensor as it was.
+
+    A few feeds miss the extremes of all the data. So the range is as much larger than theirs as it was before.
+    """
     old = ranges.tensors[name]
-    return range_of(name, statistics, CalibrationMethod(old.method, old.percentile), trials.plan.format).amax
+    method = CalibrationMethod(old.method, old.percentile)
+    few, smoothed = (range_of(name, each, method, trials.plan.format).amax for each in (before, after))
+    return smoothed * max(old.amax / few, 1.0) if few else smoothed
 
 
 class TrialRunner:
