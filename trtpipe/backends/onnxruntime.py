@@ -24,7 +24,6 @@ from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
 from trtpipe.isolation.reducer import LocalReduction, load_reducer
 from trtpipe.isolation.remote_runner import Opener, open_remote, open_remote_in_turn, prestart
-from trtpipe.passes.plugins import cut_plugins
 from trtpipe.preflight.wire import read_without_weights
 
 if TYPE_CHECKING:
@@ -175,6 +174,8 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
 def _before_plugins(model: Path) -> bytes | None:
     """What of a graph with TensorRT plug-ins comes before these, as a model; ``None`` for a graph without any."""
     import onnx_ir as ir
+
+    from trtpipe.passes.plugins import cut_plugins
 
     loaded = ir.load(model)
     if not cut_plugins(loaded):
