@@ -265,10 +265,8 @@ class TestMeasure:
         assert result.exit_code == 0, "a CPU's latency is never judged"
         assert "not a GPU latency" in result.stdout
         assert result.stdout.splitlines()[-3] == "NOT JUDGED; latency gate not judged: no engine was timed"
-        assert [
-            word for word in ("not judged", "p99", "CoV") if word in run("inspect", tmp_path / "latency.json").stdout
-        ] == ["not judged", "p99", "CoV"]
-        assert trtpipe.LatencyReport.read(tmp_path / "latency.json").max_p99 == pytest.approx(1e-3)
+        shown = run("inspect", tmp_path / "latency.json").stdout
+        assert [word for word in ("not a GPU latency", "p99", "CoV") if word not in shown] == []
 
     def test_batches_are_swept_with_real_data_and_shown_row_by_row(self, run: Run, tmp_path: Path) -> None:
         graph, data = save(conv_net(), tmp_path / "net.onnx"), tmp_path / "some.npz"

@@ -134,7 +134,7 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
         {"latency": PROFILE["latency"] | {"duration": 0.002}}, (MEASURE, BUNDLE), "settings.latency.duration"
     ),
     "latency budget": (
-        {"latency": PROFILE["latency"] | {"max_p99": 1.0}}, (MEASURE, BUNDLE), "settings.latency.max_p99"
+        {"latency": PROFILE["latency"] | {"max_p99": 1.0}}, (BUNDLE,), "settings.profile.latency.max_p99"
     ),
     "builder option": ({"build": {"opt_level": 1}}, (COMPILE, MEASURE, BUNDLE), "settings.build.opt_level"),
     "limits of the builder": ({"build": {"time_limit": 99.0}}, (BUNDLE,), "settings.profile.build.time_limit"),

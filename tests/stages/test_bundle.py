@@ -27,7 +27,7 @@ PARITY = ParityReport(
     precision="int8", reference="model", data="d", data_digest="0", synthetic=True, feeds=1, samples=1, comparisons=(),
     reasons=("output 'y' differs",), passed=False,
 )  # fmt: skip
-LATENCY = LatencyReport(machine={}, measurements=(), passed=None, notes=("measured on the CPU",))
+LATENCY = LatencyReport(machine={}, measurements=(), notes=("measured on the CPU",))
 SUMMARY = DataSummary(source="calib.npz", samples=9, feeds=9, digest="d" * 64, inputs={})
 
 

@@ -20,7 +20,7 @@ from trtpipe.backends.base import BACKENDS
 from trtpipe.backends.null import Null
 from trtpipe.config import stage_settings
 from trtpipe.config.job import Job
-from trtpipe.config.profile import DeploymentProfile, LatencySettings
+from trtpipe.config.profile import DeploymentProfile, MeasuringSettings
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
 from trtpipe.config.source import FactorySource, OnnxSource
@@ -107,7 +107,7 @@ TABLE: dict[str, Row] = {
     "profile.latency.cuda_graph": Row(False, "measure bundle"),
     "profile.latency.transfers": Row(False, "measure bundle"),
     "profile.latency.batches": Row([4], "measure bundle"),
-    "profile.latency.max_p99": Row(0.5, "measure bundle"),
+    "profile.latency.max_p99": Row(0.5, "bundle"),
     "profile.latency.cpu": Row(False, "measure bundle"),
     "profile.build.workspace": Row(1 << 20, BUILD),
     "profile.build.opt_level": Row(1, BUILD),
@@ -372,11 +372,11 @@ def _value(name: str, *shape: str | int) -> onnx.ValueInfoProto:
 #: Fields that no run here reads: record.field -> why.
 UNREAD = {
     "CompileSettings.together": "run_together reads it; for run it is empty",
-    "LatencySettings.cuda_graph": "only a GPU runs CUDA graphs",
-    "LatencySettings.transfers": "only a GPU is transferred to",
+    "MeasuringSettings.cuda_graph": "only a GPU runs CUDA graphs",
+    "MeasuringSettings.transfers": "only a GPU is transferred to",
 }
 RECORDS = (
-    LatencySettings,
+    MeasuringSettings,
     *(each for each in vars(stage_settings).values() if isinstance(each, type) and issubclass(each, BaseModel)
       and each.__module__ == stage_settings.__name__ and each is not NotNeeded),
 )  # fmt: skip

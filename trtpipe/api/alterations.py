@@ -53,7 +53,7 @@ def _contradiction(manifest: Manifest, folder: Path) -> Iterator[str]:
         artifacts.append(Artifact(kind=kind, folder=folder, files=entry.files, target=target or None))
     try:
         profile = DeploymentProfile.model_validate(manifest.settings.get("profile", {}))
-        limit = profile.latency.max_p99 is not None
+        limit = profile.latency.max_p99
         noted = [failure for failure in manifest.verdict.failures if failure.step != CORRECTIONS]  # read from ranges
         found = judge(Evidence.of(artifacts, noted, latency_limit=limit))
     except (InputError, ValueError) as error:

@@ -195,14 +195,14 @@ def _hardware(found: Mapping[str, str | int]) -> dict[str, str | int]:
 
 def _race(figure: Latency, name: str, build: Build, old: Build, settings: Settings, progress: Progress) -> Finding:
     """One artifact of both builds in turns. Only GPU latencies enter the gate."""
-    from trtpipe.config.profile import LatencySettings
+    from trtpipe.config.profile import MeasuringSettings
     from trtpipe.data.synthetic import RandomDataset
     from trtpipe.latency.alternating import alternate, evaluate, is_slower
     from trtpipe.preflight.onnx_io import read_contract
     from trtpipe.regression.gate import Finding
 
     backend = load_backend(build.manifest.backend if figure.on_gpu else "onnxruntime")
-    settled = LatencySettings(cuda_graph=figure.cuda_graph, transfers="h2d" in figure.parts)
+    settled = MeasuringSettings(cuda_graph=figure.cuda_graph, transfers="h2d" in figure.parts)
     feed = next(iter(RandomDataset(read_contract(build.path("lowered")), figure.shapes, samples=1, seed=0))).feed
     with (
         backend.open(old.path(figure.artifact), settings) as before,

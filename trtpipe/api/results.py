@@ -124,7 +124,7 @@ def run_published(
     with opened(job, progress or NullProgress()) as pipeline, pipeline.given(given) as artifacts:
         with _back_afterwards():
             steps = pipeline.run(stages, artifacts)
-        limit = job.profile.latency.max_p99 is not None
+        limit = job.profile.latency.max_p99
         evidence = Evidence.of(
             [step.artifact for step in steps if step.artifact is not None], failures_of(steps), latency_limit=limit
         )

@@ -210,8 +210,8 @@ class MetricLimits(Record):
     min_metric: dict[str, float] = {}
 
 
-class LatencySettings(UserRecord):
-    """How latency is measured, in trtexec's words, and the limit it has to meet.
+class MeasuringSettings(UserRecord):
+    """How latency is measured, in trtexec's words.
 
     Attributes:
         warmup, duration: how long to run before timing, and how long to time.
@@ -219,7 +219,6 @@ class LatencySettings(UserRecord):
         cuda_graph: whether an engine's kernels are launched as one CUDA graph.
         transfers: whether copies to and from the GPU are part of an inference.
         batches: batch sizes to measure at; empty: as the shapes have it.
-        max_p99: the limit of the latency gate.
         cpu: whether the lowered graph is timed on the CPU where no GPU here runs the engines.
     """
 
@@ -229,8 +228,22 @@ class LatencySettings(UserRecord):
     cuda_graph: bool = True
     transfers: bool = True
     batches: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    max_p99: Seconds | None = None
     cpu: bool = False
+
+
+class LatencySettings(MeasuringSettings):
+    """How latency is measured, and the limit it has to meet.
+
+    Attributes:
+        max_p99: the limit of the latency gate, for GPU figures on every shape.
+    """
+
+    max_p99: Seconds | None = None
+
+    @property
+    def measuring(self) -> MeasuringSettings:
+        """All but the limit, of which no figure depends."""
+        return MeasuringSettings.model_validate(self.model_dump(exclude={"max_p99"}))
 
 
 class BuildSettings(UserRecord):

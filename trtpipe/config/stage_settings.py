@@ -27,7 +27,7 @@ from trtpipe.config.methods import Method
 from trtpipe.config.profile import (
     BuildSettings,
     DeploymentProfile,
-    LatencySettings,
+    MeasuringSettings,
     MetricLimits,
     ShapeRange,
     Tolerance,
@@ -383,7 +383,7 @@ class MeasureSettings(Record):
         emulated: the 16-bit format of the lowered graph, where CPUs have to emulate it; else ``None``.
     """
 
-    latency: LatencySettings
+    latency: MeasuringSettings
     shapes: tuple[Shapes, ...]
     emulated: NamedFormat | None
     backend: str

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
     from trtpipe.backends.timing import Timer
-    from trtpipe.config.profile import LatencySettings
+    from trtpipe.config.profile import MeasuringSettings
 
 #: In each round both run for a while, in alternating order.
 ROUNDS = 30
@@ -30,7 +30,7 @@ _ALPHA = 0.002
 
 
 def alternate(
-    old: OpenRunner, new: OpenRunner, feed: Feed, settings: LatencySettings, progress: Progress, rounds: int = ROUNDS
+    old: OpenRunner, new: OpenRunner, feed: Feed, settings: MeasuringSettings, progress: Progress, rounds: int = ROUNDS
 ) -> np.ndarray:
     """Time both in turns on ``feed``: engines on a GPU by CUDA events, other runners by wall time.
 

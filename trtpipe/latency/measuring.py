@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
     from trtpipe.backends.base import OpenRunner
     from trtpipe.backends.timing import DeviceRunner, DeviceState, Timer
-    from trtpipe.config.profile import LatencySettings
+    from trtpipe.config.profile import MeasuringSettings
     from trtpipe.progress import Progress
 
 #: Share of the duration for which whole inferences through Polygraphy are timed in addition.
@@ -56,7 +56,7 @@ class HostTimer:
         return QueryTimes(enqueue=0.0, h2d=0.0, compute=self._done.popleft(), d2h=0.0)
 
 
-def timer(runner: OpenRunner, feed: Feed, settings: LatencySettings) -> AbstractContextManager[Timer]:
+def timer(runner: OpenRunner, feed: Feed, settings: MeasuringSettings) -> AbstractContextManager[Timer]:
     """CUDA events for an engine on a GPU, wall time for any other runner."""
     if runner.gpu is not None:
         return runner.gpu.timer(feed, cuda_graph=settings.cuda_graph, transfers=settings.transfers)
@@ -67,7 +67,7 @@ def measure(
     runner: OpenRunner,
     feed: Feed,
     data: str,
-    settings: LatencySettings,
+    settings: MeasuringSettings,
     label: str,
     progress: Progress,
     *,

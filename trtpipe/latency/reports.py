@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from trtpipe.artifact import Record
 from trtpipe.backends.timing import DeviceState
 from trtpipe.engine.record import EngineFigures
@@ -81,23 +83,21 @@ class Latency(Times):
 
 
 class LatencyReport(Record):
-    """``latency.json``: the figures, the machine, and the verdict if there is a budget.
+    """``latency.json``: the figures, and the machine. Whether a limit is met, the verdict says.
 
     Attributes:
         machine: CPU, cores, memory and OS.
         measurements: one for every artifact and shape.
         engines: kernels and bytes of each engine, to compare builds without a GPU: reported by the builder (not
             measured).
-        max_p99: the budget in milliseconds, checked for GPU figures on every shape.
-        passed: the verdict; ``None`` without a budget, and where nothing ran on a GPU.
         notes: what the figures do not show.
     """
+
+    SCHEMA: ClassVar[int] = 3
 
     machine: dict[str, str | int]
     measurements: tuple[Latency, ...]
     engines: dict[str, EngineFigures] = {}
-    max_p99: float | None = None
-    passed: bool | None
     notes: tuple[str, ...] = ()
 
 

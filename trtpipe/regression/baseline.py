@@ -54,7 +54,7 @@ class Baseline(Record):
         history: earlier baselines that this one replaced, oldest first.
     """
 
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
 
     trtpipe: str
     precision: str

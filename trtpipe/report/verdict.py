@@ -134,7 +134,7 @@ class Evidence:
     Attributes:
         engines: label -> its record.
         failures: of targets and stages.
-        latency_limit: whether a latency limit was asked for.
+        latency_limit: the p99 on a GPU that was asked for, in seconds.
     """
 
     parity: ParityReport | None = None
@@ -142,11 +142,11 @@ class Evidence:
     lowered: LowerRecord | None = None
     engines: Mapping[str, EngineRecord] | None = None
     failures: tuple[Failure, ...] = ()
-    latency_limit: bool = False
+    latency_limit: float | None = None
 
     @classmethod
     def of(
-        cls, artifacts: Iterable[Artifact], failures: Sequence[Failure] = (), *, latency_limit: bool = False
+        cls, artifacts: Iterable[Artifact], failures: Sequence[Failure] = (), *, latency_limit: float | None = None
     ) -> Evidence:
         """Read from what a run made, or what a bundle holds."""
         found = {artifact.label: artifact for artifact in artifacts}
@@ -260,16 +260,16 @@ def _accuracy(evidence: Evidence) -> Gate:
 
 def _latency(evidence: Evidence) -> Gate:
     """Judged on GPU latencies only, and only where there is a limit."""
-    report = evidence.latency
+    report, limit = evidence.latency, evidence.latency_limit
     if report is None:
         failed = _failed(evidence, "measure")
         return Gate(outcome="not judged", summary="not measured here" if failed is None else failed.reason)
-    evaluated = report.max_p99 is not None and any(each.on_gpu for each in report.measurements)
-    limit = f"; p99 limit {report.max_p99:.3g} ms" if evaluated else ""
-    summary = "; ".join(_times(each, alone=len(report.measurements) == 1) for each in report.measurements) + limit
-    if not evaluated:
+    summary = "; ".join(_times(each, alone=len(report.measurements) == 1) for each in report.measurements)
+    on_gpu = [each.p99 for each in report.measurements if each.on_gpu]
+    if limit is None or not on_gpu:
         return Gate(outcome="not judged", summary=summary)
-    return Gate(outcome="passed" if report.passed else "failed", summary=summary)
+    met = all(p99 <= limit * 1e3 for p99 in on_gpu)
+    return Gate(outcome="passed" if met else "failed", summary=f"{summary}; p99 limit {limit * 1e3:.3g} ms")
 
 
 def _times(measured: Latency, *, alone: bool) -> str:
@@ -299,7 +299,7 @@ def _exit_code(evidence: Evidence, accuracy: Gate, latency: Gate, precision: Pre
         return unjudged.exit_code
     if latency.outcome == "failed":
         return LATENCY_FAILED
-    return unmeasured.exit_code if unmeasured is not None and evidence.latency_limit else 0
+    return unmeasured.exit_code if unmeasured is not None and evidence.latency_limit is not None else 0
 
 
 def _headline(verdict: Verdict, evidence: Evidence) -> str:
@@ -314,7 +314,7 @@ def _first(verdict: Verdict, evidence: Evidence) -> str:
             return verdict.word
         if _failed(evidence, "verify"):
             return f"{verdict.word}: verify failed"
-        return verdict.word if evidence.latency_limit else ""
+        return "" if evidence.latency_limit is None else verdict.word
     if verdict.outcome == "not judged":
         return f"{verdict.word} on real data: ran {verdict.scope}".replace("ran on ", "ran ")
     return f"{verdict.word} {verdict.scope}".rstrip()
@@ -336,5 +336,5 @@ def _more(verdict: Verdict, evidence: Evidence) -> Iterator[str]:
         yield "latency within limit" if verdict.latency.outcome == "passed" else "latency gate failed"
     elif _failed(evidence, "measure"):
         yield "latency not measured: measure failed"
-    elif evidence.latency_limit:
+    elif evidence.latency_limit is not None:
         yield "latency gate not judged: no engine was timed"

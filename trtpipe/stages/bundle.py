@@ -76,7 +76,7 @@ class Bundle(Stage[BundleSettings]):
         quoted: dict[str, JSON] = {"profile": settings.profile.to_dict(), "simplify": settings.simplify}
         if settings.calibration is not None:
             quoted["calibration"] = settings.calibration.to_dict()
-        limit = settings.profile.latency.max_p99 is not None
+        limit = settings.profile.latency.max_p99
         evidence = Evidence.of(inputs.artifacts.values(), inputs.failures, latency_limit=limit)
         parity = evidence.parity
         calibration = Ranges.read(inputs.path("ranges")).data_summary if "ranges" in inputs.artifacts else None

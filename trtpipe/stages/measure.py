@@ -35,7 +35,7 @@ class Measure(Stage[MeasureSettings]):
 
     name = "measure"
     produces = "latency"
-    version = 4
+    version = 5
     packages = ("onnxruntime",)
 
     def settings(self, request: BuildRequest) -> MeasureSettings | NotNeeded:
@@ -45,7 +45,7 @@ class Measure(Stage[MeasureSettings]):
             return NotNeeded(reason="not measured here: no GPU of this machine runs these engines")
         half = profile.precision.half
         return MeasureSettings(
-            latency=profile.latency,
+            latency=profile.latency.measuring,
             shapes=typical_shapes(profile) if profile.shapes else (),
             emulated=None if half is None or half.cpu_kernels else half,
             backend=request.backend,
@@ -80,7 +80,6 @@ class Measure(Stage[MeasureSettings]):
                 found += _measured(runner, "lowered", settings, inputs, source, progress, on_gpu=False)
         for leftover in workdir.iterdir():
             leftover.unlink()
-        limit = settings.latency.max_p99
         report = LatencyReport(
             machine=machine(),
             measurements=tuple(found),
@@ -89,9 +88,7 @@ class Measure(Stage[MeasureSettings]):
                 for engine in inputs.engines()
                 if engine.described
             },
-            max_p99=None if limit is None else limit * 1e3,
-            passed=_within(found, limit),
-            notes=tuple(_notes(found, limit)),
+            notes=() if any(figure.on_gpu for figure in found) else (_CPU_NOTE,),
         )
         report.write(workdir / LATENCY)
         return Draft("latency", workdir, (LATENCY,)), ()
@@ -127,16 +124,3 @@ def _measured(
     for shapes in points(specs, typical, source.sample, settings.latency.batches):
         feed, words = source.feed(specs, shapes)
         yield measure(runner, feed, words, settings.latency, label, progress, on_gpu=on_gpu)
-
-
-def _within(found: list[Latency], limit: float | None) -> bool | None:
-    """Whether every GPU latency meets the limit in seconds; ``None`` where there is none of either."""
-    figures = [figure.p99 for figure in found if figure.on_gpu]
-    return None if limit is None or not figures else all(p99 <= limit * 1e3 for p99 in figures)
-
-
-def _notes(found: list[Latency], limit: float | None) -> Iterator[str]:
-    if not any(figure.on_gpu for figure in found):
-        yield _CPU_NOTE
-        if limit is not None:
-            yield "latency gate: not evaluated, because no engine could run on this machine"

@@ -51,7 +51,7 @@ def sections(found: Inspection, *, detailed: bool) -> Iterator[Block]:
     if found.altered:  # what it says of itself does not count
         yield metadata([("verdict", "\n".join([f"{VERDICTS[False]}: changed since the build", *found.altered]))])
     yield from parity(found.parity, altered=bool(found.altered)) if found.parity else ()
-    yield from latency(found.latency, altered=bool(found.altered)) if found.latency else ()
+    yield from latency(found.latency) if found.latency else ()
     yield from comparison(found.comparison) if found.comparison else ()
     yield from manifest(found.manifest, altered=bool(found.altered)) if found.manifest else ()
     yield from searches.baseline(found.baseline) if found.baseline else ()
@@ -151,16 +151,10 @@ def _gate(gate: Gate) -> str:
     return f"{WORDS[gate.outcome]}: {gate.summary}"
 
 
-def latency(report: LatencyReport, *, altered: bool = False) -> Iterator[Block]:
-    """A ``latency.json``.
-
-    Args:
-        altered: leave out the verdict.
-    """
+def latency(report: LatencyReport) -> Iterator[Block]:
+    """A ``latency.json``."""
     yield metadata(
         [
-            ("verdict", "" if altered else VERDICTS[report.passed]),
-            ("budget", "none" if report.max_p99 is None else f"p99 of {report.max_p99:g} ms"),
             ("unit", "milliseconds"),
             ("machine", _machine(report.machine)),
             *notes(report.notes),
