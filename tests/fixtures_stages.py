@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx
@@ -85,6 +87,8 @@ def table(tmp_path: Path) -> RunState:
             "evaluation-data": DataSettings(source=evaluation, batch=4, labels=labels),
         }
         contract = read_contract(graph)
-        return Inputs(artifacts, {role: open_dataset(s, contract) for role, s in settings.items() if s.source})
+        given = Inputs(artifacts, {role: open_dataset(s, contract) for role, s in settings.items() if s.source})
+        first = () if given.samples is None else tuple(sample.feed for sample in islice(given.samples, 2))
+        return replace(given, first_samples=first)
 
     return lay

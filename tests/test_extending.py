@@ -140,7 +140,7 @@ def test_a_data_source(example, tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().out.endswith("[(2, 3), (1, 3)]\n")
     rows = np.concatenate([sample.feed["x"] for sample in names["dataset"]])
     assert rows.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
-    assert names["dataset"].digest() == names["dataset"].digest()
+    assert names["dataset"].digests() == names["dataset"].digests()
     (tmp_path / "samples.csv").write_text("1,2,3\n4,5\n")
     with pytest.raises(InputError):
         names["open_csv"](names["settings"], names["contract"])

@@ -125,16 +125,11 @@ def _as_text(content: dict[str, Any]) -> str:
 def _check_version(found: object, record: type[Record], path: Path) -> None:
     if type(found) is int and found == record.SCHEMA:
         return
-    remedy = "make it again with the command that wrote it, or give the right file"
-    if found is None:
-        raise InputError(
-            f"{path}: has no {_VERSION}: made by another version of trtpipe, or not a {record.__name__} record; "
-            f"this one reads {record.SCHEMA}",
-            remedy,
-        )
-    shown = json.dumps(found)[:40]
+    what = f"has no {_VERSION}" if found is None else f"is of schema {json.dumps(found)[:40]}"
     raise InputError(
-        f"{path}: is of schema {shown}, made by another version of trtpipe; this one reads {record.SCHEMA}", remedy
+        f"{path}: {what}: made by another version of trtpipe, or not a {record.__name__} record; "
+        f"this one reads {record.SCHEMA}",
+        "make it again with the command that wrote it, or give the right file",
     )
 
 

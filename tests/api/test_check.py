@@ -285,7 +285,7 @@ class TestBaselinesThatDoNotFit:
 
     @pytest.mark.parametrize("fields", [{"schema_version": 2}, {"schema_version": 99, "of_the_future": 1}])
     def test_another_schema(self, bundle, baseline, fields):
-        with pytest.raises(InputError, match=r"baseline\.json: is of schema \d+, .*this one reads 3"):
+        with pytest.raises(InputError, match=r"baseline\.json: is of schema \d+: .*this one reads 4"):
             trtpipe.check(bundle, self.edited(baseline, **fields))
 
     @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ class TestBaselinesThatDoNotFit:
     def test_files_that_are_none(self, bundle, baseline, tmp_path):
         with pytest.raises(InputError, match="no bundle lies there"):
             trtpipe.check(tmp_path, baseline)
-        with pytest.raises(InputError, match="expected a Baseline record"):
+        with pytest.raises(InputError, match="not a Baseline record"):
             trtpipe.check(bundle, bundle / "parity.json")
         with pytest.raises(InputError, match="cannot be read"):
             trtpipe.check(bundle, tmp_path / "none.json")

@@ -54,7 +54,7 @@ def test_statistics_are_of_every_value(data: Any, listener: Listener) -> None:
     assert statistics.tensors["x"].minimum == X.min()
     assert statistics.data_summary is not None
     assert (statistics.data_summary.samples, statistics.data_summary.feeds) == (120, 3)
-    assert statistics.data_summary.digest == data().digest()
+    assert statistics.data_summary.digest == data().digests().inputs
     assert listener.calls == [("calibrate", done, 120) for done in (0, 50, 100, 120)]
 
 

@@ -76,7 +76,7 @@ class TestFeeds:
 
 class TestDigest:
     def digest(self, contract: Any, source: str, **settings: Any) -> str:
-        return open_dataset(DataSettings(source=source, **settings), contract(x=("float32", ("N", 3, 4)))).digest()
+        return open_dataset(DataSettings(source=source, **settings), contract(x=("float32", ("N", 3, 4)))).digests()
 
     def test_is_of_the_content_used_not_of_the_file(self, tmp_path: Path, contract: MakeContract) -> None:
         base = self.digest(contract, npz(tmp_path, x=X))

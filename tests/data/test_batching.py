@@ -8,7 +8,7 @@ import pytest
 
 from trtpipe.config.recipe import DataSettings
 from trtpipe.data.batching import BatchedDataset, batched, read_ahead
-from trtpipe.data.sample import Sample
+from trtpipe.data.sample import ContentDigests, Sample
 from trtpipe.data.selection import select
 from trtpipe.errors import InputError
 
@@ -94,12 +94,12 @@ class TestBatchedDataset:
             finally:
                 closed.append(True)
 
-        return BatchedDataset("ten", select(10, DataSettings(batch=4), None, "d"), read, lambda: "abc")
+        return BatchedDataset("ten", select(10, DataSettings(batch=4), None, "d"), read, lambda: ContentDigests("abc"))
 
     def test_iterates_again_and_again(self, dataset: BatchedDataset) -> None:
         iterations = [[sample.feed["x"][:, 0].tolist() for sample in dataset] for _ in range(2)]
         assert iterations == [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]] * 2
-        assert (dataset.size, dataset.samples, dataset.digest()) == (3, 10, "abc")
+        assert (dataset.size, dataset.samples, dataset.digests().inputs) == (3, 10, "abc")
 
     def test_closing_early_ends_the_thread_and_the_source(self, dataset: BatchedDataset, closed: list[bool]) -> None:
         iteration = iter(dataset)

@@ -100,10 +100,10 @@ class TestFeeds:
 
 class TestDigest:
     def test_is_of_what_is_yielded(self, opened: Open) -> None:
-        base = opened(SINGLES).digest()
-        assert opened(SINGLES + "\n# a comment changes nothing\n", batch=2).digest() == base
-        assert opened(SINGLES, samples=4).digest() != base
-        assert opened(SINGLES.replace("= i\n", "= i + 1\n")).digest() != base
+        base = opened(SINGLES).digests()
+        assert opened(SINGLES + "\n# a comment changes nothing\n", batch=2).digests() == base
+        assert opened(SINGLES, samples=4).digests() != base
+        assert opened(SINGLES.replace("= i\n", "= i + 1\n")).digests() != base
 
 
 class TestErrors:

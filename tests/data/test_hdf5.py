@@ -61,7 +61,7 @@ def test_a_seeded_choice_is_that_of_an_npz(
         DataSettings(source=str(tmp_path / "d.npz"), labels="y", samples=7, seed=3),
         contract(x=("float32", ("N", 3)), m=("int64", ("N",))),
     )
-    assert dataset.digest() == same.digest()
+    assert dataset.digests() == same.digests()
 
 
 def test_nothing_outside_the_file_is_read(opened: Callable[..., Dataset], tmp_path: Path) -> None:

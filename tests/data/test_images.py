@@ -165,7 +165,7 @@ class TestFeeds:
 
 class TestDigest:
     def digest(self, folder: Path, model: IOContract, **settings: Any) -> str:
-        return open_dataset(DataSettings(source=str(folder), **settings), model).digest()
+        return open_dataset(DataSettings(source=str(folder), **settings), model).digests()
 
     def test_is_of_content_and_order_not_of_names_and_times(
         self, folder: Path, model: IOContract, tmp_path: Path

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trtpipe.data.sample import Sample, content_digest
+from trtpipe.data.sample import Sample, content_digests
 
 X = np.arange(24, dtype=np.float32).reshape(6, 4)
 LABELS = np.arange(6)
@@ -23,7 +23,7 @@ class TestRows:
 
 class TestContentDigest:
     def test_does_not_depend_on_the_batch_size(self) -> None:
-        assert len({content_digest(split(*sizes)) for sizes in [(6,), (1, 5), (2, 2, 2), (1,) * 6]}) == 1
+        assert len({content_digests(split(*sizes)) for sizes in [(6,), (1, 5), (2, 2, 2), (1,) * 6]}) == 1
 
     def test_depends_on_everything_the_model_sees(self) -> None:
         changed = X.copy()
@@ -39,8 +39,8 @@ class TestContentDigest:
             Sample({"x": changed}, LABELS),
             Sample({"x": X[:5]}, LABELS[:5]),
         ]
-        assert len({content_digest([variant]) for variant in variants}) == len(variants)
+        assert len({content_digests([variant]) for variant in variants}) == len(variants)
 
     def test_an_input_without_batch_axis_counts_too(self) -> None:
-        digests = {content_digest([Sample({"x": X, "scale": np.array(value)})]) for value in (1.0, 2.0)}
+        digests = {content_digests([Sample({"x": X, "scale": np.array(value)})]) for value in (1.0, 2.0)}
         assert len(digests) == 2

@@ -43,7 +43,7 @@ def test_values_types_and_shapes(model: IOContract) -> None:
 
 def test_the_seed_decides_and_the_name_tells(model: IOContract) -> None:
     first, again, other = (RandomDataset(model, {}, 3, seed) for seed in (5, 5, 6))
-    assert first.digest() == again.digest() != other.digest()
+    assert first.digests() == again.digests() != other.digests()
     for a, b in zip(first, first, strict=True):
         np.testing.assert_array_equal(a.feed["image"], b.feed["image"])
     assert not np.array_equal(*(sample.feed["image"] for sample in list(first)[:2]))

@@ -92,9 +92,14 @@ def change_calibration_data(world):
     np.savez(world.folder / "calib.npz", x=normal(24, 3, 8, 8, seed=9))
 
 
-def change_evaluation_data(world):
+def change_labels(world):
     with np.load(world.folder / "eval.npz") as old:
         np.savez(world.folder / "eval.npz", x=old["x"], labels=(old["labels"] + 1) % 5)
+
+
+def change_evaluated_inputs(world):
+    with np.load(world.folder / "eval.npz") as old:
+        np.savez(world.folder / "eval.npz", x=old["x"][::-1], labels=old["labels"])
 
 
 def change_weights(world):
@@ -142,7 +147,10 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "shapes": ({"shapes": WIDER}, (SIMPLIFY, CALIBRATE, LOWER, COMPILE, VERIFY, MEASURE, BUNDLE), "settings.shapes.x"),
     "no simplification": ({"simplify": False}, (SIMPLIFY, OBSERVE, CALIBRATE, *AFTER_LOWER), "settings.onnxsim"),
     "calibration data": (change_calibration_data, ALL[2:], "inputs.calibration-data"),
-    "evaluation data": (change_evaluation_data, (SIMPLIFY, VERIFY, MEASURE, BUNDLE), "inputs.evaluation-data"),
+    "evaluated inputs": (
+        change_evaluated_inputs, (SIMPLIFY, VERIFY, MEASURE, BUNDLE), "inputs.evaluation-data"
+    ),
+    "labels": (change_labels, (VERIFY, BUNDLE), "inputs.evaluation-data"),
     "weights": (change_weights, ALL, "inputs.source"),
     "a node's name": (rename_a_node, (EXPORT, SIMPLIFY, OBSERVE, CALIBRATE, *AFTER_LOWER), "inputs.source"),
     "threads": ({"settings": {"threads": 1}}, (MEASURE, BUNDLE), "backend.threads"),  # they decide a latency on the CPU

@@ -191,7 +191,7 @@ def test_what_its_key_holds(make_job):
     assert base != key(precision="bf16")
     assert base != key(shapes={"x": {"min": [1], "opt": [2], "max": [3]}})
     assert needs(STAGE, make_job())
-    assert consumed(STAGE, make_job()) == ("model", "samples")
+    assert consumed(STAGE, make_job()) == ("model", "first-samples")
 
 
 def test_what_all_profiles_fix_at_all_corners_is_in_the_key(make_job):

@@ -198,7 +198,7 @@ class DataSummaryBuilder:
             source=self._dataset.name,
             samples=samples,
             feeds=self.state.feeds,
-            digest=self._dataset.digest(),
+            digest=self._dataset.digests().inputs,
             inputs={name: summary for name, summary in found.items() if summary is not None},
             preprocessing=self._dataset.preprocessing,
             seed=self._dataset.seed,

@@ -16,7 +16,7 @@ from trtpipe.data.bad_samples import BadSample, good_samples, try_sample
 from trtpipe.data.batching import BatchedDataset
 from trtpipe.data.input_checks import checked, free_batch, static_batch
 from trtpipe.data.npz import read_header, read_members, reading
-from trtpipe.data.sample import Sample, content_digest
+from trtpipe.data.sample import Sample, content_digests
 from trtpipe.data.selection import select
 from trtpipe.errors import InputError
 
@@ -125,7 +125,7 @@ def _dataset(
         title=path.name,
         selection=selection,
         read=read,
-        fingerprint=lambda: content_digest(good_samples(read(), data.skip_bad_samples, [])),
+        content=lambda: content_digests(good_samples(read(), data.skip_bad_samples, [])),
         rows=batch_axis or 1,
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from trtpipe.data.bad_samples import BadSample, good_samples
-from trtpipe.data.sample import Sample, Skipped
+from trtpipe.data.sample import ContentDigests, Sample, Skipped
 from trtpipe.data.selection import dropped_warning, no_full_batch
 from trtpipe.errors import InputError
 
@@ -32,7 +32,7 @@ class BatchedDataset:
     Attributes:
         title: what the data is, without the selection.
         read: yields the selected samples, checked, each with a batch axis; or what is wrong with one.
-        fingerprint: computes the content digest; called once at most.
+        content: computes the digests of the content; called once at most.
         classes: names of the classes that labels are numbers of.
         known_warnings: warnings known before the first iteration, besides those of the selection.
     """
@@ -40,7 +40,7 @@ class BatchedDataset:
     title: str
     selection: Selection
     read: Callable[[], Generator[Sample | BadSample, None, None]]
-    fingerprint: Callable[[], str]
+    content: Callable[[], ContentDigests]
     rows: int = 1
     known_warnings: tuple[str, ...] = ()
     preprocessing: ImageSettings | None = None
@@ -87,12 +87,12 @@ class BatchedDataset:
         dropped = (dropped_warning(rows, self.selection.batch) for rows in self._dropped)
         return (*self.selection.warnings, *self.known_warnings, *dropped)
 
-    def digest(self) -> str:
-        return self._digest
+    def digests(self) -> ContentDigests:
+        return self._digests
 
     @cached_property
-    def _digest(self) -> str:
-        return self.fingerprint()
+    def _digests(self) -> ContentDigests:
+        return self.content()
 
 
 def batched(samples: Iterable[Sample], batch: int, where: str, *, fixed: bool, dropped: list[int]) -> Iterator[Sample]:

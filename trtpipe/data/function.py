@@ -14,7 +14,7 @@ import numpy as np
 from trtpipe.data.bad_samples import BadSample, good_samples, try_sample
 from trtpipe.data.batching import batched, read_ahead
 from trtpipe.data.input_checks import checked, free_batch, is_single, static_batch
-from trtpipe.data.sample import Sample, Skipped, content_digest
+from trtpipe.data.sample import Sample, Skipped, content_digests
 from trtpipe.data.selection import dropped_warning, fewer_samples, no_samples
 from trtpipe.data.user_process import Unusable, UserProcess, no_feed
 from trtpipe.data.usercode import UserFunction
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed, IOContract
     from trtpipe.config.recipe import DataSettings
-    from trtpipe.data.sample import Dataset
+    from trtpipe.data.sample import ContentDigests, Dataset
     from trtpipe.isolation.worker import Limits
 
 
@@ -128,12 +128,12 @@ class FunctionDataset:
         data = self._data.model_copy(update={"batch": 1})
         return FunctionDataset(data, self._contract, self._function)
 
-    def digest(self) -> str:
-        return self._digest
+    def digests(self) -> ContentDigests:
+        return self._digests
 
     @cached_property
-    def _digest(self) -> str:
-        return content_digest(self)
+    def _digests(self) -> ContentDigests:
+        return content_digests(self)
 
     def _raw(self) -> Generator[Sample | BadSample, None, None]:
         """What the function yields, as arrays, before any check."""

@@ -16,7 +16,7 @@ from trtpipe.data.bad_samples import BadSample, try_sample
 from trtpipe.data.batching import BatchedDataset
 from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch
 from trtpipe.data.pixels import FORMATS, load_tensor, require_pillow
-from trtpipe.data.sample import Sample
+from trtpipe.data.sample import ContentDigests, Sample
 from trtpipe.data.selection import select
 from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.errors import InputError
@@ -89,7 +89,7 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
         title=f"images under {folder.resolve().name}",
         selection=selection,
         read=read,
-        fingerprint=lambda: _fingerprint(files, labels),
+        content=lambda: _content(files, labels),
         known_warnings=warnings,
         preprocessing=settings,
         classes=listing.classes,
@@ -177,9 +177,9 @@ def _image_input(folder: Path, settings: ImageSettings, contract: IOContract) ->
     return contract.inputs[0]
 
 
-def _fingerprint(files: list[Path], labels: list[int] | None) -> str:
+def _content(files: list[Path], labels: list[int] | None) -> ContentDigests:
     try:
         digests = [sha256_file(path) for path in files]
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}", "make the file readable") from error
-    return sha256_json([digests, labels])
+    return ContentDigests(sha256_json(digests), "" if labels is None else sha256_json(labels))

@@ -97,8 +97,20 @@ class Dataset(Protocol):
             InputError: a sample cannot be read or does not fit the model; the message names it.
         """
 
-    def digest(self) -> str:
-        """The sha256 of the content that is used: never of paths or times, nor of the batch size."""
+    def digests(self) -> ContentDigests:
+        """Those of the content that is used: never of paths or times, nor of the batch size."""
+
+
+@dataclass(frozen=True)
+class ContentDigests:
+    """The sha256 over what a model is given, and that over the labels, which only a metric reads.
+
+    Attributes:
+        labels: empty where there are none.
+    """
+
+    inputs: str
+    labels: str = ""
 
 
 class Content:
@@ -123,22 +135,25 @@ class Content:
         return sha256_json({name: digest.hexdigest() for name, digest in self._digests.items()})
 
 
-def content_digest(samples: Iterable[Sample]) -> str:
-    """The sha256 over the rows of ``samples``: names, types, shapes, values and labels.
+def content_digests(samples: Iterable[Sample]) -> ContentDigests:
+    """The digests over the rows of ``samples``: of names, types, shapes and values; and of labels.
 
-    The same rows give the same digest however they are split into batches.
+    The same rows give the same digests however they are split into batches.
     """
-    digest = hashlib.sha256()
+    inputs, labels = hashlib.sha256(), hashlib.sha256()
+    labeled = False
     for sample in samples:
         rows = sample.rows
         for row in range(rows):
             parts = {name: _row(value, row, rows) for name, value in sample.feed.items()}
-            label = None if sample.labels is None else sample.labels[row].tolist()
             head = [[name, part.dtype.name, list(part.shape)] for name, part in parts.items()]
-            digest.update(canonical_json([head, label]).encode())
+            inputs.update(canonical_json(head).encode())
             for part in parts.values():
-                digest.update(part.tobytes())
-    return digest.hexdigest()
+                inputs.update(part.tobytes())
+            if sample.labels is not None:
+                labeled = True
+                labels.update(canonical_json(sample.labels[row].tolist()).encode())
+    return ContentDigests(inputs.hexdigest(), labels.hexdigest() if labeled else "")
 
 
 def _row(value: np.ndarray, row: int, rows: int) -> np.ndarray:

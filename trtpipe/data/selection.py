@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.data.sample import Sample, content_digest
+from trtpipe.data.sample import Sample, content_digests
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def sample_feeds(dataset: Dataset, most: int, most_bytes: int) -> list[Feed]:
     kept: list[tuple[str, Feed]] = []
     with closing(iter(dataset)) as samples:
         for sample in samples:
-            digest = content_digest([Sample(sample.feed)])
+            digest = content_digests([Sample(sample.feed)]).inputs
             if len(kept) == most and digest >= kept[-1][0]:
                 continue
             kept = sorted([*kept, (digest, sample.feed)], key=itemgetter(0))

@@ -28,7 +28,7 @@ from trtpipe.data.batching import BatchedDataset
 from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch
 from trtpipe.data.npz import read_header, reading
 from trtpipe.data.pixels import load_tensor, require_pillow
-from trtpipe.data.sample import Sample
+from trtpipe.data.sample import ContentDigests, Sample
 from trtpipe.data.selection import select
 from trtpipe.errors import InputError
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 #: Extensions of tar files, in lower case; all but the first are compressed.
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
+#: Of files that hold a class.
+_LABEL = "cls"
 #: Bytes a single member may have.
 _MOST_BYTES = 1 << 30
 #: Bytes a header of a member may have: more than any name needs.
@@ -124,20 +126,24 @@ def open_shards(data: DataSettings, contract: IOContract) -> Dataset:
         for position, (name, entries) in enumerate(_entries(chosen)):
             yield try_sample(position, partial(sample, name, entries))
 
-    def fingerprint() -> str:
-        digest = hashlib.sha256()
+    def content() -> ContentDigests:
+        inputs, labels, labeled = hashlib.sha256(), hashlib.sha256(), False
         for _, entries in _entries(chosen):
             for entry in sorted(entries, key=lambda entry: entry.extension):
+                is_label = entry.extension == _LABEL
+                digest = labels if is_label else inputs
                 digest.update(f"{entry.extension}\0{len(entry.content)}\0".encode())
                 digest.update(entry.content)
-            digest.update(b"\n")
-        return digest.hexdigest()
+                labeled |= is_label
+            for digest in (inputs, labels):
+                digest.update(b"\n")
+        return ContentDigests(inputs.hexdigest(), labels.hexdigest() if labeled else "")
 
     return BatchedDataset(
         title=f"{len(shards)} tar shard(s)",
         selection=selection,
         read=read,
-        fingerprint=fingerprint,
+        content=content,
         preprocessing=settings if pictured else None,
     )
 
@@ -173,7 +179,7 @@ def _sample(entries: list[_TarEntry], contract: IOContract, settings: ImageSetti
     for entry in entries:
         named = inputs.get(entry.extension.removesuffix(".npy")) if entry.extension.endswith(".npy") else None
         spec = named or only
-        if entry.extension == "cls":
+        if entry.extension == _LABEL:
             labels = _label(entry.content, where)
         elif entry.extension == "npy" or named is not None:
             if spec is not None:

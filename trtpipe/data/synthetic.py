@@ -11,7 +11,7 @@ import numpy as np
 from trtpipe.config.shapes import gives_values
 from trtpipe.config.units import suggestion
 from trtpipe.data.input_checks import is_float, numpy_type
-from trtpipe.data.sample import Sample, content_digest
+from trtpipe.data.sample import Sample, content_digests
 from trtpipe.data.selection import no_samples
 from trtpipe.errors import InputError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
     from trtpipe.artifact import IOContract, TensorSpec
-    from trtpipe.data.sample import Skipped
+    from trtpipe.data.sample import ContentDigests, Skipped
 
 
 class RandomDataset:
@@ -70,12 +70,12 @@ class RandomDataset:
         for index in range(self.size):
             yield self._feed(index)
 
-    def digest(self) -> str:
-        return self._digest
+    def digests(self) -> ContentDigests:
+        return self._digests
 
     @cached_property
-    def _digest(self) -> str:
-        return content_digest(self)
+    def _digests(self) -> ContentDigests:
+        return content_digests(self)
 
     def _feed(self, index: int) -> Sample:
         generator = np.random.Generator(np.random.PCG64([self.seed, index]))

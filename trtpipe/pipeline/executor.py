@@ -15,11 +15,12 @@ from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.plugins import plugin_digests, plugin_paths
 from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.config.toolchain import versions
+from trtpipe.data.sample import Sample, content_digests
 from trtpipe.digest import sha256_json
 from trtpipe.dynamic.check_corners import check_corners
 from trtpipe.errors import BuildError, InputError, InternalError
 from trtpipe.report.verdict import Failure
-from trtpipe.stages.stage import FAILURES, METRIC, PLUGINS, SAMPLES, SOURCE, Inputs, Noting, Resumable
+from trtpipe.stages.stage import FAILURES, FIRST_SAMPLES, METRIC, PLUGINS, SAMPLES, SOURCE, Inputs, Noting, Resumable
 from trtpipe.store import ArtifactStore, Key
 
 if TYPE_CHECKING:
@@ -206,10 +207,16 @@ class Executor:
             sought = role in wanted or (SAMPLES in wanted and not datasets)
             if sought and (data := state.dataset(role, self._job)) is not None:
                 datasets[role] = data
+        first = state.first_samples(self._job) if FIRST_SAMPLES in wanted else ()
         keys = {label: state.keys[label] for label in artifacts if label in state.keys}
         failures = state.failures if FAILURES in wanted else ()
         return replace(
-            brought(job, wanted), artifacts=artifacts, datasets=datasets, keys=keys, failures=tuple(failures)
+            brought(job, wanted),
+            artifacts=artifacts,
+            datasets=datasets,
+            keys=keys,
+            first_samples=first,
+            failures=tuple(failures),
         )
 
     def _key(self, stage: Stage[Any], job: Job, settings: Record, inputs: Inputs) -> Key:
@@ -251,6 +258,7 @@ def brought(job: Job, wanted: tuple[str, ...]) -> Inputs:
         source=job.source if SOURCE in wanted else None,
         plugins=plugin_paths(job.profile.build) if PLUGINS in wanted else (),
         metric=evaluation.metric if METRIC in wanted and evaluation is not None and evaluation.own else "",
+        labels_count=METRIC in wanted and evaluation is not None,
     )
 
 
@@ -262,7 +270,11 @@ def input_digests(job: Job, inputs: Inputs) -> dict[str, str]:
         image = None if dataset.preprocessing is None else dataset.preprocessing.to_dict()
         # The digest of the content does not tell how samples travel, nor how they were chosen, which is reported.
         how = {"batch": 1 if settings is None else settings.batch, "seed": dataset.seed, "image": image}
-        digests[role] = sha256_json({"content": dataset.digest(), **how})
+        content = dataset.digests()
+        labels = content.labels if inputs.labels_count else ""
+        digests[role] = sha256_json({"content": content.inputs, "labels": labels, **how})
+    if inputs.first_samples:
+        digests[FIRST_SAMPLES] = content_digests(map(Sample, inputs.first_samples)).inputs
     if inputs.source is not None:
         digests[SOURCE] = inputs.source_digest
     if inputs.plugins:

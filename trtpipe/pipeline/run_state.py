@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from trtpipe.config.stage_settings import typical_shapes
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
+    from trtpipe.artifact import Feed
     from trtpipe.config.job import Job, Role
     from trtpipe.data.dataset import Dataset
     from trtpipe.progress import Progress
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 #: The artifacts that are ONNX graphs, in the order they are made.
 GRAPHS = ("model", "simplified", "lowered")
+#: So many samples show whether a graph that was rewritten still computes the same.
+_FIRST = 2
 
 
 @dataclass
@@ -37,6 +42,7 @@ class RunState:
     shapes_inferred: bool = False
     runs_again: bool = False  # whether it was said that the source has to run in every build
     parsed: set[str] = field(default_factory=set)  # digests of graphs that the back-end's parser was asked about
+    first: tuple[Feed, ...] | None = None  # see ``first_samples``
     corners_checked: bool = False  # whether the model was seen to work at the profiles' corners
 
     def add(self, artifact: Artifact, key: str) -> None:
@@ -78,6 +84,18 @@ class RunState:
                 shapes = typical_shapes(job.profile)[0]
                 self.datasets[role] = RandomDataset(contract, shapes, job.recipe.data.samples or 32, seed=0)
         return self.datasets.get(role)
+
+    def first_samples(self, job: Job) -> tuple[Feed, ...]:
+        """A few samples of the data that outputs are compared on, in feeds of one where the model takes any number."""
+        from trtpipe.data.dataset import unbatched
+
+        if self.first is None:
+            dataset = self.dataset("evaluation-data", job) or self.dataset("calibration-data", job)
+            if dataset is None:
+                return ()
+            with closing(iter(unbatched(dataset))) as samples:
+                self.first = tuple(sample.feed for sample in islice(samples, _FIRST))
+        return self.first
 
 
 def _contract_of(graph: Artifact) -> IOContract:

@@ -155,9 +155,9 @@ def _comparable(build: Build, baseline: Baseline, name: str) -> None:
             f"{name}: the recipe changed, so that the samples are prepared otherwise: {'; '.join(prepared)}",
             "measure with the same recipe, or replace the baseline with --update REASON",
         )
-    if baseline.data_digest != parity.data_digest:
-        relabeled = baseline.inputs_digest == parity.inputs_digest and baseline.labels_digest != parity.labels_digest
-        what = "with other labels: the inputs are the same" if relabeled else "on other data"
+    elsewhere = baseline.data_digest != parity.data_digest
+    if elsewhere or baseline.labels_digest != parity.labels_digest:
+        what = "on other data" if elsewhere else "with other labels: the inputs are the same"
         raise InputError(
             f"{name}: the baseline was measured {what} ({baseline.data}; now {parity.data})",
             "measure on the same samples, or replace it with --update REASON",

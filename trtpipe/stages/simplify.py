@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, limits_for
 from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract
-from trtpipe.stages.stage import SAMPLES, Stage
+from trtpipe.stages.stage import FIRST_SAMPLES, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from trtpipe.stages.stage import Inputs
 
 FEEDS = "feeds.npz"
-_CHECKED_FEEDS = 2
 
 
 class Simplify(Stage[SimplifySettings]):
@@ -38,7 +35,7 @@ class Simplify(Stage[SimplifySettings]):
 
     name = "simplify"
     produces = "simplified"
-    version = 14
+    version = 15
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def settings(self, request: BuildRequest) -> SimplifySettings:
@@ -51,7 +48,7 @@ class Simplify(Stage[SimplifySettings]):
         )
 
     def consumes(self, settings: SimplifySettings) -> tuple[str, ...]:
-        return ("model", SAMPLES)
+        return ("model", FIRST_SAMPLES)
 
     def run(
         self, settings: SimplifySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
@@ -113,14 +110,12 @@ def _write_feeds(inputs: Inputs, workdir: Path) -> str:
     """The first samples of the user's data, for the child process; nothing if there is no data."""
     import numpy as np
 
-    if inputs.samples is None:
+    if not inputs.first_samples:
         return ""
-    with closing(iter(inputs.samples)) as samples:
-        feeds = [sample.feed for sample in islice(samples, _CHECKED_FEEDS)]
     path = workdir / FEEDS
     # Feeds are in the order of the model's inputs, whose names may not do as file names inside the archive.
     arrays: dict[str, Any] = {
-        f"{i}_{j}": plain(value) for i, feed in enumerate(feeds) for j, value in enumerate(feed.values())
+        f"{i}_{j}": plain(value) for i, feed in enumerate(inputs.first_samples) for j, value in enumerate(feed.values())
     }
     np.savez(path, **arrays)
     return str(path)

@@ -12,7 +12,7 @@ from trtpipe.errors import InternalError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trtpipe.artifact import Artifact, Draft
+    from trtpipe.artifact import Artifact, Draft, Feed
     from trtpipe.config.settings import Settings
     from trtpipe.config.source import Source
     from trtpipe.config.stage_settings import BuildRequest, NotNeeded
@@ -28,6 +28,8 @@ S_contra = TypeVar("S_contra", bound=Record, contravariant=True)
 SOURCE, PLUGINS, METRIC = "source", "plugins", "metric"
 #: Samples to compare outputs on: the evaluation data, or the calibration data where there is none.
 SAMPLES = "samples"
+#: The first of these, one at a time.
+FIRST_SAMPLES = "first-samples"
 #: What failed before, while the run went on.
 FAILURES = "failures"
 
@@ -64,7 +66,8 @@ class Stage(Protocol[S]):
 
     def consumes(self, settings: S) -> tuple[str, ...]:
         """Labels of the inputs it needs: artifact kinds (``engine`` stands for all), roles of data sets, ``samples``,
-        ``source``, ``plugins``, ``metric``, ``failures``.
+        ``first-samples``, ``source``, ``plugins``, ``metric``, ``failures``. Labels of data count where
+        the metric does.
         """
 
     def fingerprint(self, settings: S, runtime: Settings) -> dict[str, str]:
@@ -132,6 +135,8 @@ class Inputs:
         source_digest: its digest as the key has it; empty where only the export can tell.
         plugins: plug-in libraries, absolute.
         metric: the user's own metric: ``path/file.py:function`` or ``package.module:function``; empty for none.
+        labels_count: whether a metric is measured, so that the labels of data are a part of it.
+        first_samples: see ``FIRST_SAMPLES``.
         failures: targets and stages that failed before.
     """
 
@@ -142,6 +147,8 @@ class Inputs:
     source_digest: str = ""
     plugins: tuple[Path, ...] = ()
     metric: str = ""
+    labels_count: bool = False
+    first_samples: tuple[Feed, ...] = ()
     failures: tuple[Failure, ...] = ()
 
     @property

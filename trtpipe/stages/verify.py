@@ -111,7 +111,7 @@ class Verify(Stage[VerifySettings]):
             precision=settings.precision,
             reference=contenders[0].label,
             data=data.dataset.name,
-            data_digest=data.dataset.digest(),
+            data_digest=data.dataset.digests().inputs,
             inputs_digest=run.inputs_digest,
             labels_digest=run.labels_digest,
             preprocessing=data.dataset.preprocessing,
