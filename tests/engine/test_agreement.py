@@ -21,37 +21,24 @@ def judge(layers: list[EngineLayer], *lowered: tuple[str, str, str]):
 
 def test_what_was_lowered_runs_so():
     [found] = judge([layer("correlation", "Int8", "Float", "c")], ("c", "Conv", "int8"), ("r", "Relu", "float32"))
-    assert (found.precision, found.found, found.raised, found.lost) == ("int8", 1, (), False)
+    assert (found.precision, found.found, found.raised) == ("int8", 1, ())
 
 
-def test_a_few_raised_nodes_are_named_but_not_fatal():
+def test_raised_nodes_are_named():
     layers = [layer("correlation", word, "Half", node) for node, word in (("stem", "Half"), ("a", "FP8"), ("b", "FP8"))]
     [found] = judge(layers, *((node, "Conv", "fp8") for node in ("stem", "a", "b")))
     assert found.raised == ("stem",)
-    assert not found.lost
-    assert found.note == "in higher precision than lowered: 1 of 3 fp8 nodes: stem"
+    assert found.note == "the builder keeps 1 of 3 fp8 nodes in higher precision: stem"
 
 
-def test_most_raised_is_lost():
-    layers = [layer("gemm", word, "Half", node) for node, word in (("a", "Half"), ("b", "Half"), ("c", "Int8"))]
-    [found] = judge(layers, *((node, "Gemm", "int8") for node in "abc"))
-    assert found.raised == ("a", "b")
-    assert found.lost
-
-
-def test_transposed_convolutions_say_nothing_where_others_are_there_to_judge_by():
-    layers = [layer("deconv", "Float", "Float", node) for node in ("a", "b")] + [
-        layer("correlation", "Int8", "Half", "c")
-    ]
-    [found] = judge(layers, ("a", "ConvTranspose", "int8"), ("b", "ConvTranspose", "int8"), ("c", "Conv", "int8"))
-    assert found.raised == ("a", "b")
-    assert not found.lost
-    [alone] = judge(layers[:2], ("a", "ConvTranspose", "int8"), ("b", "ConvTranspose", "int8"))
-    assert alone.lost
-    [halves] = judge(
-        layers, ("a", "ConvTranspose", "float16"), ("b", "ConvTranspose", "float16"), ("c", "Conv", "float16")
+def test_many_raised_nodes_are_counted_and_the_first_are_named():
+    names = [f"n{index}" for index in range(20)]
+    [found] = judge(
+        [layer("gemm", "Half", "Half", name) for name in names], *((name, "Gemm", "int8") for name in names)
     )
-    assert halves.lost
+    assert found.raised == tuple(names)
+    assert "20 of 20 int8 nodes" in found.note
+    assert found.note.endswith("n11 and 8 more")
 
 
 def test_the_product_counts_not_the_kernel_that_quantizes_its_result():
@@ -79,5 +66,5 @@ def test_folded_nodes_are_not_judged():
 def test_products_that_no_layer_names_need_their_type_somewhere():
     lowered = ("c", "Conv", "int8")
     [found] = judge([layer("correlation", "Float", "Float")], lowered)
-    assert found.lost
+    assert found.raised == ("c",)
     assert judge([layer("correlation", "Int8", "Float")], lowered) == ()

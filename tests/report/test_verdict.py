@@ -225,6 +225,18 @@ class TestPrecision:
             f"nothing was lowered to {lowered.precision}"
         ]
 
+    def test_nodes_that_the_builder_keeps_are_named_and_all_of_them_are_a_failure(self) -> None:
+        lowered = lowering("fp8", ("Conv", "fp8", 10), ("Gemm", "fp8", 10))
+        first, second = (node.node for node in lowered.nodes)
+        some = judged(lowered, engine(layer("conv", "Half", node=first), layer("gemm", "FP8", node=second)))
+        assert some.exit_code == 0
+        assert f"engine for sm89: the builder keeps 1 of 2 fp8 nodes in higher precision: {first}" in some.remarks
+        none = judged(lowered, engine(layer("conv", "Half", node=first), layer("gemm", "Half", node=second)))
+        assert none.exit_code == 5
+        assert none.remarks == (
+            f"the builder keeps 2 of 2 fp8 nodes in higher precision: {', '.join(sorted((first, second)))}",
+        )
+
     def test_a_lowering_alone_is_not_judged(self) -> None:
         verdict = judge(Evidence(lowered=lowering("int8", ("Conv", "float32", 10))))
         assert (verdict.exit_code, verdict.outcome) == (0, "not judged")

@@ -159,15 +159,6 @@ class TestCheck:
         with pytest.raises(StageError, match=r"sm89\.plan: (in|out)puts are .*, the graph has"):
             judge(**names)
 
-    def test_one_that_silently_computes_in_float32(self, judge):
-        lowered = (("a", "int8"), ("b", "int8"), ("c", "float32"))
-        with pytest.raises(StageError, match=r"in higher precision than lowered: 2 of 2 int8 nodes: a, b"):
-            judge(lowered=lowered, report=computing(a="Float", b="Float", c="Float"))
-        judge(lowered=lowered, report=computing(a="Float", b="Int8", c="Float"))
-        judge(lowered=(("c", "float32"),), report=computing(c="Float"))
-        judge(lowered=lowered)  # the builder does not say
-        judge(lowered=lowered, report=computing(a="Float", b="Float"), sidecar=False)  # the user's own graph
-
 
 def computing(**nodes: str) -> EngineReport:
     """One product a node, which reads the type given."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from trtpipe.config.formats import FORMATS, HALF_FORMATS, is_quantized
+from trtpipe.config.formats import FORMATS, HALF_FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ SATISFIED_BY: Mapping[str, frozenset[str]] = MappingProxyType(
 #: Generated kernels are named after their operations: ``__myl_CastMulCast_myl0_3``.
 _CAST = "Cast"
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-#: Computed in float32 behind its Q/DQ pair in any case (TensorRT-RTX 1.7), which says nothing about other nodes.
-_NEVER_IN_8_BITS = frozenset({"ConvTranspose"})
+#: So many nodes are named in a sentence.
+_NAMED = 12
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,19 @@ class Agreement:
         precision: as in the lowering record.
         found: nodes that are in some layer of the engine; folded ones are in none.
         raised: those that are only in layers of wider types.
-        excused: how many of these no build computes in that precision, if there are other nodes to judge by.
     """
 
     precision: str
     found: int
     raised: tuple[str, ...]
-    excused: int = 0
-
-    @property
-    def lost(self) -> bool:
-        """Whether the engine ignores the lowering: more than half of the nodes found were raised."""
-        return 2 * (len(self.raised) - self.excused) > self.found - self.excused
 
     @property
     def note(self) -> str:
         """A sentence with the names of the nodes."""
+        more = len(self.raised) - _NAMED
+        names = ", ".join(self.raised[:_NAMED]) + (f" and {more} more" if more > 0 else "")
         return (
-            f"in higher precision than lowered: {len(self.raised)} of {self.found} {self.precision} nodes: "
-            f"{', '.join(self.raised)}"
+            f"the builder keeps {len(self.raised)} of {self.found} {self.precision} nodes in higher precision: {names}"
         )
 
 
@@ -79,9 +73,7 @@ def compare(decisions: Sequence[NodeDecision], report: EngineReport) -> tuple[Ag
             raised = tuple(
                 node for node in nodes if not any(_satisfies(layer, types) for layer in _judged(holders[node]))
             )
-            never = _NEVER_IN_8_BITS if is_quantized(precision) else frozenset()
-            excused = [each.node for each in wanted if each.node in raised and each.op in never]
-            found.append(Agreement(precision, len(nodes), raised, len(excused) if len(excused) < len(nodes) else 0))
+            found.append(Agreement(precision, len(nodes), raised))
         elif any(each.op in _WEIGHTED for each in wanted) and not any(layer.types & types for layer in report.kernels):
             found.append(Agreement(precision, len(wanted), tuple(each.node for each in wanted)))
     return tuple(found)

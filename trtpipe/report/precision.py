@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FORMATS, FP16, FP32, Precision
+from trtpipe.engine.agreement import compare
 from trtpipe.passes.decisions import WorkShare
 
 if TYPE_CHECKING:
@@ -59,13 +60,17 @@ def precision_found(lowered: LowerRecord | None, engines: Mapping[str, EngineRec
 
 
 def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineReport]) -> bool:
-    """Whether some node or kernel computes in a format of ``asked``; in 8 bits a product, where there are products."""
+    """Whether some node or kernel computes in a format of ``asked``; in 8 bits a product, where there are products.
+
+    What the builder reports of products counts; the lowering, where it reports none.
+    """
     if not asked.formats:
         return True
     labels = {form.label for form in asked.formats}
     types = frozenset(word for form in asked.formats for word in form.engine)
-    if any(types & layer.types for report in reports.values() for layer in report.kernels if layer.is_product):
-        return True
+    products = [layer for report in reports.values() for layer in report.kernels if layer.is_product]
+    if products:
+        return any(types & layer.types for layer in products)
     if asked.half is None and lowered.work is not None and lowered.work.total:
         return lowered.work.eight_bit > 0
     return any(node.precision in labels for node in lowered.nodes)
@@ -74,13 +79,22 @@ def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineR
 def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mapping[str, EngineRecord]) -> Iterator[str]:
     if not given:
         found = ", ".join(f"{count} {name}" for name, count in lowered.counts.items()) or "no node in scope"
+        kept = [words for record in engines.values() for words in _kept_by_builder(lowered, record)]
+        if kept:
+            yield from dict.fromkeys(kept)
+            return
         yield f"nothing was lowered to {asked} ({found}): trtpipe inspect lowered.onnx gives the reason for each node"
         return  # what such an engine would cost is no matter
     said: dict[str, list[str]] = {}
     for record in engines.values():
-        for words in _of_engine(asked, record):
+        for words in (*_kept_by_builder(lowered, record), *_of_engine(asked, record)):
             said.setdefault(words, []).append(record.target)
     yield from (f"engine for {', '.join(targets)}: {words}" for words, targets in said.items())
+
+
+def _kept_by_builder(lowered: LowerRecord, record: EngineRecord) -> Iterator[str]:
+    if record.report is not None:
+        yield from (agreement.note for agreement in compare(lowered.nodes, record.report) if agreement.raised)
 
 
 def _of_engine(asked: Precision, record: EngineRecord) -> Iterator[str]:
