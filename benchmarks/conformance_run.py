@@ -28,7 +28,7 @@ from trtpipe.config.profile import ShapeRange
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
 from trtpipe.config.stage_settings import NotNeeded
-from trtpipe.data.sample import Sample
+from trtpipe.data.sample import ContentDigests, Sample
 from trtpipe.errors import TrtpipeError
 from trtpipe.isolation.worker_main import resolve
 from trtpipe.pipeline.executor import by_hand
@@ -106,8 +106,8 @@ class OwnData:
     def __iter__(self) -> Generator[Sample, None, None]:
         yield Sample(self._feed)
 
-    def digest(self) -> str:
-        return ""
+    def digests(self) -> ContentDigests:
+        return ContentDigests("")
 
 
 def _finite(value: Any) -> Any:
@@ -177,7 +177,7 @@ def run_stages(
         workdir.mkdir(parents=True)
         inputs = Inputs(table, {"calibration-data": OwnData(case.feed)})
         try:
-            draft, _ = by_hand(stage, job, inputs).run(workdir, NullProgress())
+            draft = by_hand(stage, job, inputs).run(workdir, NullProgress())
         except Exception as error:
             raise Refused(stage.name, error) from error
         table[stage.produces] = draft.finish()

@@ -33,9 +33,7 @@ class RunState(Protocol):
     ) -> Inputs: ...
 
 
-def run_stage(
-    stage: Stage[Any], job: Job, inputs: Inputs, workdir: Path, progress: Progress
-) -> tuple[Draft, tuple[Path, ...]]:
+def run_stage(stage: Stage[Any], job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> Draft:
     """Run a stage for a job, without its own check."""
     work = by_hand(stage, job, inputs)
     return stage.run(work.settings, work.inputs, workdir, job.runtime, progress)

@@ -81,7 +81,7 @@ def test_a_graph_pass_listed_for_lowering(example, make_job, tmp_path: Path, hea
 
     def lowered(precision: str) -> list[str]:
         (tmp_path / precision).mkdir(exist_ok=True)
-        draft, _ = run_stage(Lower(), make_job(precision=precision), given, tmp_path / precision, heard_all)
+        draft = run_stage(Lower(), make_job(precision=precision), given, tmp_path / precision, heard_all)
         return [node.op_type for node in onnx.load(draft.path).graph.node]
 
     assert lowered("fp32") == ["Relu", "Relu", "Neg"]

@@ -148,7 +148,7 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "no simplification": ({"simplify": False}, (SIMPLIFY, OBSERVE, CALIBRATE, *AFTER_LOWER), "settings.onnxsim"),
     "calibration data": (change_calibration_data, ALL[2:], "inputs.calibration-data"),
     "evaluated inputs": (
-        change_evaluated_inputs, (SIMPLIFY, VERIFY, MEASURE, BUNDLE), "inputs.evaluation-data"
+        change_evaluated_inputs, (SIMPLIFY, VERIFY, MEASURE, BUNDLE), "inputs.first-samples"
     ),
     "labels": (change_labels, (VERIFY, BUNDLE), "inputs.evaluation-data"),
     "weights": (change_weights, ALL, "inputs.source"),

@@ -43,7 +43,7 @@ def go(make_job, table, workdir, heard_all, tmp_path):
         found = {name: TensorRange(amax=a, method="max", minimum=-a, maximum=a) for name, a in amax.items()}
         Ranges(method="max", samples=8, tensors=found).write(tmp_path / "ranges.json")
         inputs = table(simplified=proto, ranges=tmp_path / "ranges.json")
-        draft, _ = run_stage(STAGE, make_job(precision="best", **options), inputs, workdir, heard_all)
+        draft = run_stage(STAGE, make_job(precision="best", **options), inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert sorted(path.name for path in workdir.iterdir()) == sorted(draft.names), "trials leave nothing behind"
         graph = onnx.load(draft.path)

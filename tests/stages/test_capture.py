@@ -79,7 +79,7 @@ def factory(tmp_path):
 def go(make_job, workdir, heard_all):
     def capture(source, **options):
         job = make_job(source, **({"shapes": SHAPES} | options))
-        draft, _ = run_stage(STAGE, job, Inputs({}), workdir, heard_all)
+        draft = run_stage(STAGE, job, Inputs({}), workdir, heard_all)
         STAGE.check(draft, Inputs({}))
         assert draft.names == ("program.pt2", "program.pt2.json")
         return draft.path, ProgramRecord.read(draft.sidecar), draft.observed.files

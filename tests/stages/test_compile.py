@@ -33,9 +33,8 @@ def go(make_job, table, workdir, heard_all):
     def compile_(proto, **options):
         inputs = table(lowered=proto) if isinstance(proto, onnx.ModelProto) else proto
         job = make_job(**options).for_target(SM89)
-        draft, read = run_stage(STAGE, job, inputs, workdir, heard_all)
+        draft = run_stage(STAGE, job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
-        assert read == ()
         assert sorted(path.name for path in workdir.iterdir()) == ["sm89.plan", "sm89.plan.json"]
         return draft, EngineRecord.read(draft.sidecar)
 
@@ -228,7 +227,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
             inputs = table(**given)
             folder = workdir / stage.name
             folder.mkdir()
-            draft, _ = run_stage(stage, job, inputs, folder, heard_all)
+            draft = run_stage(stage, job, inputs, folder, heard_all)
             stage.check(draft, inputs)
             given[draft.kind] = draft.path
     inputs = table(lowered=given["lowered"])
@@ -237,7 +236,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     inputs = Inputs({"lowered": type(lowered)("lowered", lowered.folder, (*lowered.files, sidecar))})
     engines = workdir / "engines"
     engines.mkdir()
-    draft, _ = run_stage(STAGE, job, inputs, engines, heard_all)
+    draft = run_stage(STAGE, job, inputs, engines, heard_all)
     STAGE.check(draft, inputs)
     record = EngineRecord.read(draft.sidecar)
     assert word in record.precisions

@@ -20,9 +20,9 @@ SHAPES = {"x": {"min": [1, 4], "opt": [2, 4], "max": [8, 4]}}
 def test_an_onnx_file_is_checked_in_a_child_process(make_job, tmp_path, workdir, heard_all, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(conv_net(), tmp_path / "net.onnx")
-    draft, read = run_stage(STAGE, make_job("net.onnx"), Inputs({}), workdir, heard_all)
+    draft = run_stage(STAGE, make_job("net.onnx"), Inputs({}), workdir, heard_all)
     STAGE.check(draft, Inputs({}))
-    assert (draft.kind, draft.names, read) == ("model", ("model.onnx", "model.onnx.json"), ())
+    assert (draft.kind, draft.names) == ("model", ("model.onnx", "model.onnx.json"))
     feed = feed_for(conv_net())
     assert (run(onnx.load(draft.path), feed)["y"] == run(conv_net(), feed)["y"]).all()
     assert sorted(path.name for path in workdir.iterdir()) == ["model.onnx", "model.onnx.json"]

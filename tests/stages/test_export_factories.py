@@ -155,7 +155,7 @@ def exported(project, tmp_path_factory):
     job = Job(source, profile, CalibrationRecipe(), "null", (), settings=Settings(cache_dir=folder / "cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        draft, _ = run_stage(Export(), job, Inputs({}), folder, NullProgress())
+        draft = run_stage(Export(), job, Inputs({}), folder, NullProgress())
     Export().check(draft, Inputs({}))
     return draft.observed, draft
 
@@ -207,6 +207,6 @@ class TestFactoryWithWeights:
         module, examples = scope["make"]()
         del sys.modules["blocks"]
         job = make_job(ModuleSource(module, examples), shapes=PROFILE)
-        draft, _ = run_stage(Export(), job, Inputs({}), workdir, heard_all)
+        draft = run_stage(Export(), job, Inputs({}), workdir, heard_all)
         assert draft.path.read_bytes() == exported[1].path.read_bytes()
         assert draft.sidecar.read_bytes() == exported[1].sidecar.read_bytes()

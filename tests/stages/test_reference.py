@@ -59,7 +59,7 @@ def go(make_job, table, workdir, tmp_path, heard_all, monkeypatch):
     def run(source=None, data=True):
         job = make_job(source or f"{tmp_path / 'net.py'}:net", shapes={})
         inputs = table(model=graph(), data=str(tmp_path / "data.npz") if data else "")
-        draft, _ = run_stage(STAGE, job, inputs, workdir, heard_all)
+        draft = run_stage(STAGE, job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert [path.name for path in workdir.iterdir()] == ["reference.npz"]
         return job, draft, draft.observed.files
@@ -130,7 +130,7 @@ class TestVerify:
             artifacts = {name: artifact_from_file(name, save(proto, tmp_path / "g" / f"{name}.onnx"))
                          for name, proto in models.items()}  # fmt: skip
             artifacts["reference"] = artifact_from_file("reference", reference)
-            made, _ = run_stage(Verify(), job, Inputs(artifacts), workdir, heard_all)
+            made = run_stage(Verify(), job, Inputs(artifacts), workdir, heard_all)
             return ParityReport.read(made.path)
 
         return verify

@@ -93,10 +93,10 @@ def lower(make_job, table, workdir, heard_all, tmp_path):
         assert needs(Observe(), job) is bool(source)
         if source:
             (workdir / "observe").mkdir()
-            draft, _ = run_stage(Observe(), job, inputs, workdir / "observe", heard_all)
+            draft = run_stage(Observe(), job, inputs, workdir / "observe", heard_all)
             Observe().check(draft, inputs)
             inputs.artifacts["statistics"] = draft.finish()
-        draft, _ = run_stage(Lower(), job, inputs, workdir, heard_all)
+        draft = run_stage(Lower(), job, inputs, workdir, heard_all)
         Lower().check(draft, inputs)
         onnx.checker.check_model(onnx.load(draft.path), full_check=True)
         return draft.path, LowerRecord.read(draft.sidecar)
@@ -133,7 +133,7 @@ def test_tensorrt_builds_it(lower, make_job, table, workdir, heard_all, name):
     job = make_job(precision="fp16", shapes=shapes, backend="tensorrt-rtx").for_target(find_target("sm89"))
     engines = workdir / "engines"
     engines.mkdir()
-    draft, _ = run_stage(Compile(), job, table(lowered=lowered), engines, heard_all)
+    draft = run_stage(Compile(), job, table(lowered=lowered), engines, heard_all)
     assert draft.path.stat().st_size
 
 
@@ -162,7 +162,7 @@ class TestBest:
             inputs = table(simplified=proto, data=str(tmp_path / "data.npz"))
             for stage in (Observe(), Calibrate(), Lower()):
                 (workdir / stage.name).mkdir()
-                draft, _ = run_stage(stage, job, inputs, workdir / stage.name, heard_all)
+                draft = run_stage(stage, job, inputs, workdir / stage.name, heard_all)
                 stage.check(draft, inputs)
                 inputs.artifacts[draft.kind] = draft.finish()
             return onnx.load(draft.path), LowerRecord.read(draft.sidecar), draft.path

@@ -77,12 +77,12 @@ class Prepared:
     def label(self) -> str:
         return label_of(self.stage, self.job)
 
-    def run(self, workdir: Path, progress: Progress) -> tuple[Draft, tuple[Path, ...]]:
+    def run(self, workdir: Path, progress: Progress) -> Draft:
         """Run the stage and check what it made; see ``Stage.run``."""
         with translate_os_errors(workdir, f"run {self.stage.name}", elsewhere=ELSEWHERE):
-            draft, read = self.stage.run(self.settings, self.inputs, workdir, self.job.runtime, progress)
+            draft = self.stage.run(self.settings, self.inputs, workdir, self.job.runtime, progress)
             self.stage.check(draft, self.inputs)
-        return draft, read
+        return draft
 
 
 class Executor:
@@ -119,7 +119,7 @@ class Executor:
         with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
             self.ask_parser(prepared, state)
             self.check_corners(prepared, state)
-            draft, _ = prepared.run(workdir, self._progress)
+            draft = prepared.run(workdir, self._progress)
         key = prepared.key
         if key is None:
             assert source is not None

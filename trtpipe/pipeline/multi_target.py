@@ -130,7 +130,7 @@ class MultiTargetBuild:
         def work(progress: Progress) -> Draft:
             if announce:
                 progress.begin(each.work.label)
-            return each.work.run(workdir, progress)[0]
+            return each.work.run(workdir, progress)
 
         return work
 

@@ -63,12 +63,12 @@ class AccuracyCheck:
 
     def __call__(self, plan: QuantizationPlan) -> bool:
         """Whether the graph lowered by ``plan`` is not noisier by more than ``MARGIN``, and than chance; and within
-        the tolerance of verification if the other one is.
+        the tolerance of verification if the other one is, or no further beyond it than by that margin.
         """
         if not plan.points or not self._reference[1].informative:
             return True
         (allowed, most), (noise, used) = self._allowed, self._measured(self._write(plan))
-        return not surely_less(allowed, noise, MARGIN, _SIGMAS) and used <= max(most, 1.0)
+        return not surely_less(allowed, noise, MARGIN, _SIGMAS) and used <= max(most * 10 ** (MARGIN / 10), 1.0)
 
     @cached_property
     def _reference(self) -> tuple[list[Feed], OutputNoise, OutputGate]:

@@ -69,7 +69,7 @@ class Bundle(Stage[BundleSettings]):
 
     def run(
         self, settings: BundleSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         from trtpipe.calibration.ranges import Ranges
 
         lowered = _lowered(inputs)
@@ -103,7 +103,7 @@ class Bundle(Stage[BundleSettings]):
             notes=(*_notes(inputs, parity, evidence.latency), *seen),
         )
         manifest.write(workdir / MANIFEST)
-        return Draft("manifest", workdir, (MANIFEST,)), ()
+        return Draft("manifest", workdir, (MANIFEST,))
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         listed = {entry.label for entry in Manifest.read(draft.path).artifacts}

@@ -5,6 +5,7 @@ The method ``auto`` and the corrections run the model on some samples again; wit
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest, TrialSettings
+    from trtpipe.data.sample import Dataset
     from trtpipe.progress import Progress
+    from trtpipe.quantization.mac_count import CountedGraph
+    from trtpipe.quantization.plan import QuantizationPlan
     from trtpipe.stages.stage import Inputs
 
 RANGES = "ranges.json"
@@ -55,7 +59,7 @@ class Calibrate(Stage[CalibrateSettings]):
 
     def run(
         self, settings: CalibrateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         from trtpipe.calibration.ranges import ranges_from_statistics
         from trtpipe.calibration.statistics_file import load_statistics
 
@@ -64,11 +68,10 @@ class Calibrate(Stage[CalibrateSettings]):
             assert settings.method != "auto"
             ranges = ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
         else:
-            ranges = _without_failed_corrections(
-                settings, settings.trials, inputs, statistics, workdir, runtime, progress
-            )
+            work = _Trials(settings, settings.trials, inputs, statistics, workdir, runtime, progress)
+            ranges = work.with_what_succeeds()
         ranges.write(workdir / RANGES)
-        return Draft("ranges", workdir, (RANGES,)), ()
+        return Draft("ranges", workdir, (RANGES,))
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.calibration.ranges import Ranges
@@ -78,73 +81,73 @@ class Calibrate(Stage[CalibrateSettings]):
                 raise StageError(f"{RANGES}: tensor {name!r} has range {found.amax}", "look at the calibration data")
 
 
-def _without_failed_corrections(
-    settings: CalibrateSettings,
-    trials: TrialSettings,
-    inputs: Inputs,
-    statistics: Statistics,
-    workdir: Path,
-    runtime: Settings,
-    progress: Progress,
-) -> Ranges:
-    """As ``_tried``; corrections that fail on this model are left out, with the reason in the result.
-
-    A limit of the machine is no property of the model, and is raised: what is stored may not depend on it.
-    """
-    try:
-        return _tried(settings, trials, inputs, statistics, workdir, runtime, progress)
-    except (OutOfTime, OutOfMemory, Cancelled):
-        raise
-    except StageError as error:
-        if settings.gate is None:
-            raise
-        plain = settings.model_copy(update={"gate": None})
-        ranges = _tried(plain, trials, inputs, statistics, workdir, runtime, progress)
-        progress.warn(f"corrections failed and are left out: {error.message}")
-        return ranges.model_copy(update={"corrections_failed": error.message})
-
-
-def _tried(
-    settings: CalibrateSettings,
-    trials: TrialSettings,
-    inputs: Inputs,
-    statistics: Statistics,
-    workdir: Path,
-    runtime: Settings,
-    progress: Progress,
-) -> Ranges:
+@dataclass(frozen=True)
+class _Trials:
     """Ranges and corrections, as far as they need the quantized model to be run."""
-    from trtpipe.calibration.ranges import ranges_from_statistics
-    from trtpipe.data.dataset import unbatched
-    from trtpipe.quantization.correction_search import find_corrections, with_smoothable
-    from trtpipe.quantization.fallback_search import find_fallback
-    from trtpipe.quantization.mac_count import CountedGraph
-    from trtpipe.quantization.plan import plan
-    from trtpipe.quantization.range_search import evaluating, search_ranges
 
-    graph = CountedGraph(inputs.path("simplified"), trials.quantization.shapes, runtime)
-    whole = plan(graph.load(), trials.quantization)
-    given, tolerant = inputs.datasets.get("calibration-data"), trials.tolerant
-    dataset = None if given is None else unbatched(given)
-    if settings.method != "auto":
-        ranges = ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
-    elif dataset is None:
-        raise InputError(
-            "method auto chooses ranges by the model's output on real samples, and no data was given",
-            "add --data, or choose another method, for example --method mse",
-        )
-    else:
-        with evaluating(whole, graph, statistics, dataset, workdir, tolerant=tolerant) as evaluate:
-            ranges = search_ranges(statistics, evaluate, settings.format, progress)
-    gate = settings.gate
-    if gate is None or dataset is None or not ranges.tensors:
-        return ranges
-    for candidate in with_smoothable(whole, graph, ranges, statistics):
-        corrected = whole.calibrated(candidate)
-        found = find_corrections(corrected, graph, candidate, dataset, workdir, progress, gate, tolerant=tolerant)
-        if candidate is ranges or found.fits(candidate.tensors.keys() - ranges.tensors.keys()):
-            ranges = candidate
-            break
-    corrected = corrected.with_corrections(found.corrections)
-    corrections = find_fallback(corrected, graph, found, gate, workdir, progress)
-    return ranges.model_copy(update={"corrections": corrections})
+    settings: CalibrateSettings
+    trials: TrialSettings
+    inputs: Inputs
+    statistics: Statistics
+    workdir: Path
+    runtime: Settings
+    progress: Progress
+
+    def with_what_succeeds(self) -> Ranges:
+        """As ``run``; corrections that fail on this model are left out, with the reason in the result.
+
+        A limit of the machine is no property of the model, and is raised: what is stored may not depend on it.
+        """
+        try:
+            return self.run()
+        except (OutOfTime, OutOfMemory, Cancelled):
+            raise
+        except StageError as error:
+            if self.settings.gate is None:
+                raise
+            ranges = replace(self, settings=self.settings.model_copy(update={"gate": None})).run()
+            self.progress.warn(f"corrections failed and are left out: {error.message}")
+            return ranges.model_copy(update={"corrections_failed": error.message})
+
+    def run(self) -> Ranges:
+        """Ranges by the method, then corrections, then what is kept in higher precision."""
+        from trtpipe.data.dataset import unbatched
+        from trtpipe.quantization.correction_search import find_corrections, with_smoothable
+        from trtpipe.quantization.fallback_search import find_fallback
+        from trtpipe.quantization.mac_count import CountedGraph
+        from trtpipe.quantization.plan import plan
+
+        graph = CountedGraph(self.inputs.path("simplified"), self.trials.quantization.shapes, self.runtime)
+        whole = plan(graph.load(), self.trials.quantization)
+        given = self.inputs.datasets.get("calibration-data")
+        dataset = None if given is None else unbatched(given)
+        ranges = self._ranges(whole, graph, dataset)
+        gate = self.settings.gate
+        if gate is None or dataset is None or not ranges.tensors:
+            return ranges
+        for candidate in with_smoothable(whole, graph, ranges, self.statistics):
+            corrected = whole.calibrated(candidate)
+            found = find_corrections(
+                corrected, graph, candidate, dataset, self.workdir, self.progress, gate, tolerant=self.trials.tolerant
+            )
+            if candidate is ranges or found.fits(candidate.tensors.keys() - ranges.tensors.keys()):
+                ranges = candidate
+                break
+        corrected = corrected.with_corrections(found.corrections)
+        corrections = find_fallback(corrected, graph, found, gate, self.workdir, self.progress)
+        return ranges.model_copy(update={"corrections": corrections})
+
+    def _ranges(self, whole: QuantizationPlan, graph: CountedGraph, dataset: Dataset | None) -> Ranges:
+        from trtpipe.calibration.ranges import ranges_from_statistics
+        from trtpipe.quantization.range_search import evaluating, search_ranges
+
+        settings, statistics = self.settings, self.statistics
+        if settings.method != "auto":
+            return ranges_from_statistics(statistics, settings.method, settings.percentile or 100.0, settings.format)
+        if dataset is None:
+            raise InputError(
+                "method auto chooses ranges by the model's output on real samples, and no data was given",
+                "add --data, or choose another method, for example --method mse",
+            )
+        with evaluating(whole, graph, statistics, dataset, self.workdir, tolerant=self.trials.tolerant) as evaluate:
+            return search_ranges(statistics, evaluate, settings.format, self.progress)

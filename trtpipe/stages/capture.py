@@ -48,7 +48,7 @@ class Capture(Stage[CaptureSettings]):
 
     def run(
         self, settings: CaptureSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         source = inputs.source
         if isinstance(source, OnnxSource):
             raise BuildError(
@@ -57,7 +57,7 @@ class Capture(Stage[CaptureSettings]):
             )
         request = torch_request(settings.program, _NO_OPSET, workdir).model_copy(update={"half": settings.half})
         reply = export_torch(source, request, _EXPORTERS, runtime, progress)
-        return Draft("program", workdir, reply.names, observed=reply.observed), ()
+        return Draft("program", workdir, reply.names, observed=reply.observed)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         if not ProgramRecord.read(draft.sidecar).contract.outputs:

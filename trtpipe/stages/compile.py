@@ -62,14 +62,14 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
 
     def run(
         self, settings: CompileSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         if not settings.target:
             raise InternalError("compile was asked to run without a target")
         target = find_target(settings.target)
         plan = workdir / f"{target}.plan"
         record = _built(settings, inputs, (target,), plan, runtime, progress)
         _tell(record, settings, plan.name, progress)
-        return _draft(record, plan), ()
+        return _draft(record, plan)
 
     def together(self, request: BuildRequest) -> tuple[Target, ...]:
         """The targets that may share a plan, by the back-end's rules and the profile's wish; none it refuses anyway."""

@@ -58,7 +58,7 @@ class Evaluate(Stage[EvaluateSettings]):
 
     def run(
         self, settings: EvaluateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         from trtpipe.accuracy.metrics import measure_metric
         from trtpipe.isolation.worker import user_limits
 
@@ -81,7 +81,7 @@ class Evaluate(Stage[EvaluateSettings]):
         for leftover in workdir.iterdir():
             leftover.unlink()
         value.write(workdir / VALUE)
-        return Draft("metric", workdir, (VALUE,)), ()
+        return Draft("metric", workdir, (VALUE,))
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         MetricValue.read(draft.path)

@@ -54,7 +54,7 @@ class Export(Stage[ExportStageSettings], Noting):
 
     def run(
         self, settings: ExportStageSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         source = inputs.source
         if isinstance(source, OnnxSource):
             reply = _copy(settings, source, inputs.source_digest, workdir, runtime, progress)
@@ -67,7 +67,7 @@ class Export(Stage[ExportStageSettings], Noting):
         draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"), observed=reply.observed)
         for note in ExportRecord.read(draft.sidecar).notes:
             progress.note(note)
-        return draft, ()
+        return draft
 
     def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
         """What was repaired or rewritten of an ONNX file."""

@@ -66,7 +66,7 @@ class Lower(Stage[LowerSettings]):
 
     def run(
         self, settings: LowerSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         from trtpipe.passes.decisions import work_share
         from trtpipe.preflight.onnx_io import save_model
         from trtpipe.quantization.mac_count import CountedGraph
@@ -102,7 +102,7 @@ class Lower(Stage[LowerSettings]):
             notes=tuple(notes),
         )
         record.write(path.with_name(f"{LOWERED}.json"))
-        return Draft("lowered", workdir, (*names, f"{LOWERED}.json")), ()
+        return Draft("lowered", workdir, (*names, f"{LOWERED}.json"))
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         broken = read_contract(inputs.path("simplified")).difference(read_contract(draft.path))

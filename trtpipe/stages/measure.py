@@ -64,7 +64,7 @@ class Measure(Stage[MeasureSettings]):
 
     def run(
         self, settings: MeasureSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         from trtpipe.latency.feeds import InputSource
         from trtpipe.latency.reports import LatencyReport
 
@@ -91,7 +91,7 @@ class Measure(Stage[MeasureSettings]):
             notes=() if any(figure.on_gpu for figure in found) else (_CPU_NOTE,),
         )
         report.write(workdir / LATENCY)
-        return Draft("latency", workdir, (LATENCY,)), ()
+        return Draft("latency", workdir, (LATENCY,))
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.latency.reports import LatencyReport

@@ -60,7 +60,7 @@ class Observe(Stage[ObserveSettings], Resumable):
 
     def run(
         self, settings: ObserveSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         from trtpipe.autocast.tensor_ranges import TensorRangeReducer
         from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
@@ -101,9 +101,9 @@ class Observe(Stage[ObserveSettings], Resumable):
             progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)
         if tensor_ranges is None:
-            return Draft("statistics", workdir, (STATISTICS,)), ()
+            return Draft("statistics", workdir, (STATISTICS,))
         tensor_ranges.write(workdir / TENSOR_RANGES)
-        return Draft("statistics", workdir, (STATISTICS, TENSOR_RANGES)), ()
+        return Draft("statistics", workdir, (STATISTICS, TENSOR_RANGES))
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.calibration.statistics_file import load_statistics

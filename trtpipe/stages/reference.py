@@ -62,7 +62,7 @@ class Reference(Stage[ReferenceSettings]):
 
     def run(
         self, settings: ReferenceSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         from trtpipe.data.selection import subsample_feeds
         from trtpipe.preflight.onnx_io import read_contract
 
@@ -95,7 +95,7 @@ class Reference(Stage[ReferenceSettings]):
             (workdir / _FEEDS).unlink()
         else:
             raise InternalError("reference was asked to run without a PyTorch source")
-        return Draft("reference", workdir, (REFERENCE,), observed=observed), ()
+        return Draft("reference", workdir, (REFERENCE,), observed=observed)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         load_reference(draft.path)

@@ -61,7 +61,7 @@ class MeasureSensitivity(Stage[SensitivitySettings]):
 
     def run(
         self, settings: SensitivitySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         from trtpipe.calibration.ranges import Ranges
         from trtpipe.quantization.mac_count import CountedGraph
         from trtpipe.quantization.output_noise import OutputNoise, noise_alone, noise_of
@@ -116,7 +116,7 @@ class MeasureSensitivity(Stage[SensitivitySettings]):
             not_lowered=not_lowered,
         )
         report.write(workdir / SENSITIVITY)
-        return Draft("sensitivity", workdir, (SENSITIVITY,)), ()
+        return Draft("sensitivity", workdir, (SENSITIVITY,))
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.quantization.sensitivity import Sensitivity

@@ -52,7 +52,7 @@ class Simplify(Stage[SimplifySettings]):
 
     def run(
         self, settings: SimplifySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         """Try with onnxsim, then without, then without any rewriting that could change what is computed."""
         load_backend("onnxruntime").prestart(runtime)
         size = inputs.artifacts["model"].size
@@ -76,7 +76,7 @@ class Simplify(Stage[SimplifySettings]):
                 for leftover in workdir.glob(f"{SIMPLIFIED}*"):
                     leftover.unlink()
         (workdir / FEEDS).unlink(missing_ok=True)
-        return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json")), ()
+        return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json"))
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         broken = read_contract(inputs.path("model")).difference(read_contract(draft.path))

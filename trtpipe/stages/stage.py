@@ -74,10 +74,8 @@ class Stage(Protocol[S]):
         """Versions and devices of the back-end it uses; part of the key."""
         return {}
 
-    def run(
-        self, settings: S, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
-        """Make the artifact inside ``workdir``, and say which files outside ``inputs`` were read.
+    def run(self, settings: S, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress) -> Draft:
+        """Make the artifact inside ``workdir``.
 
         Args:
             runtime: limits, threads and folders of this machine: what may differ from one machine to another and not

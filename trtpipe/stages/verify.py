@@ -78,7 +78,7 @@ class Verify(Stage[VerifySettings]):
 
     def run(
         self, settings: VerifySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
-    ) -> tuple[Draft, tuple[Path, ...]]:
+    ) -> Draft:
         from trtpipe.accuracy.custom import fingerprint
         from trtpipe.accuracy.recording import Recording
         from trtpipe.accuracy.reports import ParityReport
@@ -135,7 +135,7 @@ class Verify(Stage[VerifySettings]):
             passed=True,
         )
         _explained(with_verdict(report), inputs).write(workdir / PARITY)
-        return Draft("parity", workdir, (PARITY, OUTPUTS)), ()
+        return Draft("parity", workdir, (PARITY, OUTPUTS))
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.accuracy.reports import ParityReport
