@@ -132,6 +132,7 @@ class Inputs:
         source_digest: its digest as the key has it; empty where only the export can tell.
         plugins: plug-in libraries, absolute.
         metric: the user's own metric: ``path/file.py:function`` or ``package.module:function``; empty for none.
+        metric_digest: its digest as the key has it; empty where only running it can tell.
         failures: targets and stages that failed before.
     """
 
@@ -142,6 +143,7 @@ class Inputs:
     source_digest: str = ""
     plugins: tuple[Path, ...] = ()
     metric: str = ""
+    metric_digest: str = ""
     failures: tuple[Failure, ...] = ()
 
     @property
