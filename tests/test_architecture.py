@@ -77,7 +77,7 @@ VENDOR_PACKAGES: dict[str, tuple[str, ...]] = {
     "torch_tensorrt": ("backends/torch_tensorrt",),
     "torch": ("backends/torch_tensorrt", "exporter/", "stages/reference"),
     "PIL": ("data/pixels",),
-    "safetensors": ("exporter/file_tracking",),
+    "safetensors": ("isolation/file_tracking",),
     "h5py": ("data/hdf5",),
     "matplotlib": ("report/plots",),
     "click": ("cli/",),

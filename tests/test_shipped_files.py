@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -27,7 +28,16 @@ RECIPES = sorted((ROOT / "calib").glob("*.toml"))
 READMES = sorted((ROOT / "examples").glob("*/README.md"))
 SHIPPED = sorted(
     path
-    for top in ("calib", "examples", "profiles", "Makefile", ".ci/run", "constraints.txt", "pyproject.toml")
+    for top in (
+        "calib",
+        "examples",
+        "profiles",
+        "Makefile",
+        ".ci/run",
+        "constraints.txt",
+        "pyproject.toml",
+        "requirements",
+    )
     for path in ([ROOT / top] if (ROOT / top).is_file() else (ROOT / top).rglob("*"))
     if path.is_file() and "__pycache__" not in path.parts
 )
@@ -116,7 +126,14 @@ class TestMakefile:
         stamp = tmp_path / ".installed"
         stamp.touch()
         os.utime(stamp, (0, 0))
-        assert "-c constraints.txt -e " in make("-n", "test", f"VENV={tmp_path}").stdout
+        planned = [
+            line for line in make("-n", "test", f"VENV={tmp_path}").stdout.splitlines() if " pip install " in line
+        ]
+        assert all(
+            "--require-hashes" in line or line.endswith("--no-deps --no-build-isolation -e .") for line in planned
+        )
+        assert len(planned) == 4
+        assert planned[-1].endswith(" -e .")
 
     def test_python_without_ensurepip_says_what_to_install(self, tmp_path: Path) -> None:
         python = tmp_path / "python"
@@ -144,10 +161,8 @@ def test_constraints_pin_every_requirement_once_for_each_python(python: str) -> 
             assert pins.setdefault(canonicalize_name(pin.name), specifier.version) == specifier.version
             assert "+" not in specifier.version, "a local version exists on some machines only"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    installed = re.search(r"'\.\[(.*)\]'", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert installed
     needed = [*project["dependencies"]]
-    for extra in installed[1].split(","):
+    for extra in runpy.run_path(str(ROOT / "tools" / "make_lock.py"))["EXTRAS"]:
         needed += project["optional-dependencies"][extra]
     for requirement in map(Requirement, needed):
         if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):

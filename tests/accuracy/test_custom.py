@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from trtpipe.accuracy import custom
-from trtpipe.accuracy.custom import CustomMeter, fingerprint, load_metric
+from trtpipe.accuracy.custom import CustomMeter, digest_of_code, load_metric
 from trtpipe.config.recipe import EvaluationSettings
 from trtpipe.errors import InputError
 
@@ -126,12 +128,17 @@ class TestLoading:
             metric(f"def f({parameters}): pass")
         assert "evaluate(run)" in caught.value.remedy
 
-    def test_the_files_beside_it_belong_to_it(self, tmp_path, metric):
-        metric("def f(run): return {}")
-        source = f"{tmp_path / 'metrics.py'}:f"
-        before = fingerprint(source)
-        assert before == fingerprint(source)
-        (tmp_path / "labels.npz").write_bytes(b"1")
-        after = fingerprint(source)
-        assert after != before
-        assert fingerprint("package.metrics:f") != fingerprint("package.metrics:g")
+    def test_what_it_reads_is_seen_wherever_it_lies(self, tmp_path, metric):
+        data = tmp_path / "elsewhere" / "labels.json"
+        data.parent.mkdir()
+        data.write_text("[1]")
+        found = metric(
+            f"import json, pathlib\ndef f(run): return {{'m': json.loads(pathlib.Path({str(data)!r}).read_text())[0]}}"
+        )
+        assert str(data) not in found.read().files
+        assert found.evaluate(lambda feed: feed, 1) == ({"m": 1.0}, None)
+        read = found.read()
+        assert {tmp_path / "metrics.py", data} <= {Path(path) for path in read.files}
+        before = digest_of_code(read)
+        data.write_text("[2]")
+        assert digest_of_code(read) != before

@@ -100,9 +100,11 @@ class TestUserMetrics:
         assert values["model"].value != values["lowered"].value
 
     def test_a_baseline_tells_that_the_function_changed(self, world, heard_all, tmp_path):
-        """Its data may be in a file beside it, and then nothing else shows that the figures are of other samples."""
+        """Its data may be in a file of its own, and then nothing else shows that the figures are of other samples."""
         (world.folder / "metric").mkdir()
-        (world.folder / "metric" / "case.py").write_text(self.EVALUATE)
+        (world.folder / "metric" / "data.npy").write_bytes(b"samples")
+        reads = "from pathlib import Path\nDATA = (Path(__file__).parent / 'data.npy').read_bytes()\n"
+        (world.folder / "metric" / "case.py").write_text(reads + self.EVALUATE)
         recipe = {"evaluation": {"metric": f"{world.folder / 'metric' / 'case.py'}:evaluate"}}
         job = world.job(recipe=recipe, accuracy={"max_drop": "100%"})
         out = trtpipe.build(job, world.folder / "out", progress=heard_all).out
@@ -112,7 +114,7 @@ class TestUserMetrics:
         again = trtpipe.build(job, world.folder / "again", progress=heard_all).out
         found = named(trtpipe.check(again, tmp_path / "b.json"))["metric"]
         assert found.status == "note"
-        assert "the file of case.py:evaluate, or one beside it, changed" in found.message
+        assert "the file of case.py:evaluate, or one that it reads, changed" in found.message
 
     def test_another_content_of_the_file_is_another_verification(self, world, heard_all):
         recipe = {"evaluation": {"metric": f"{world.folder / 'case.py'}:evaluate"}}

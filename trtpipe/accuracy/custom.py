@@ -18,13 +18,10 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trtpipe.artifact import Feed
+    from trtpipe.artifact import Feed, Observed
     from trtpipe.config.recipe import EvaluationSettings
-    from trtpipe.digest import JSON
     from trtpipe.isolation.worker import Limits
 
-#: Files beside a metric's own that count as part of it, up to this many bytes in all.
-_BESIDE_BYTES = 256 << 20
 #: Entry of an evaluation's dictionary that holds the number of samples.
 COUNT = "n"
 
@@ -49,7 +46,7 @@ def load_metric(source: str, limits: Limits | None = None) -> Metric:
     Raises:
         InputError: no such file, module or function, or it takes something else.
     """
-    metric = Metric(source, limits)
+    metric = Metric(source, limits, observe=True)
     if metric.needed not in (1, 2):
         raise InputError(
             f"{source} needs {metric.needed} arguments",
@@ -58,27 +55,11 @@ def load_metric(source: str, limits: Limits | None = None) -> Metric:
     return metric
 
 
-def fingerprint(source: str) -> str:
-    """The content of a metric: its file, and the files beside it (which may hold its data).
-
-    Of a module only the name counts; so does a folder whose files exceed 256 MB.
+def digest_of_code(observed: Observed) -> str:
+    """What a metric is, for baselines of other machines: the names and contents of the files it read, its own among
+    them.
     """
-    place = Path(source.rpartition(":")[0])
-    if place.suffix != ".py" or not place.is_file():
-        return sha256_json(source)
-    files = sorted(path for path in place.resolve().parent.iterdir() if path.is_file())
-    if sum(path.stat().st_size for path in files) > _BESIDE_BYTES:
-        files = [place]
-    return sha256_json([place.name, source.rpartition(":")[2], [[path.name, sha256_file(path)] for path in files]])
-
-
-def evaluation_key(evaluation: EvaluationSettings | None) -> dict[str, JSON]:
-    """Everything that decides an evaluation's result besides the data."""
-    if evaluation is None:
-        return {}
-    found = evaluation.to_dict()
-    found.pop("source", None)
-    return {**found, "metric": fingerprint(evaluation.metric)} if evaluation.own else found
+    return sha256_json(sorted([Path(path).name, sha256_file(Path(path))] for path in observed.files))
 
 
 class CustomMeter(Meter):

@@ -56,19 +56,18 @@ def measure_metric(
     reference: Runner,
     settings: EvaluationSettings,
     dataset: Dataset | None,
-    limits: Limits | None = None,
+    own: Metric | None = None,
 ) -> MetricValue:
     """Run an artifact on the evaluation data.
 
     Args:
         reference: the FP32 graph, for metrics that compare with its outputs.
         dataset: the evaluation data; a function that runs the whole evaluation needs none.
-        limits: of the process of a user-defined function (default: those of the environment).
+        own: the user-defined function, if there is one.
 
     Raises:
         InputError: there is no labeled data, the metric does not fit it, or a user-defined function failed.
     """
-    own = own_metric(settings, limits)
     if own and own.whole:
         return evaluate(own, runner.infer, settings, label, runner.device)
     if dataset is None:

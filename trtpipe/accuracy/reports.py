@@ -149,7 +149,7 @@ class ParityReport(Record):
         inputs_digest, labels_digest: of the model's inputs as they were run, and of the labels; empty for none.
         preprocessing: how files became inputs; ``None`` if the data came as arrays.
         evaluation: the metric and the output it reads; empty for none. Metrics are comparable where it is equal.
-        evaluation_digest: of a user-defined function and the files beside it; empty for other metrics.
+        evaluation_digest: of a user-defined function and the files it read; empty for other metrics.
         comparisons: of every artifact with the reference.
         links: of every artifact with the one it was made from, where that is not the reference; they locate the failing
             stage and enter no gate.

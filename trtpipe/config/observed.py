@@ -7,18 +7,61 @@ import stat
 import sysconfig
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import ValidationError
+
+from trtpipe.artifact import Observed
 from trtpipe.config.settings import environment
 from trtpipe.digest import sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trtpipe.artifact import Observed
+    from trtpipe.digest import JSON
 
 #: Read by the interpreter itself, to find modules.
 _IMPORTS = "PYTHONPATH"
+
+
+class Memory(Protocol):
+    """Remembers small facts between runs; losing one costs work, never correctness."""
+
+    def remember(self, name: str, value: JSON) -> None: ...
+
+    def recall(self, name: str) -> JSON | None: ...
+
+
+class UserCode:
+    """Code of the user's that a stage runs. Its identity is remembered together with all that it was seen to read;
+    while that is as it was, the identity holds. Code that used what cannot be seen has to run again.
+
+    Args:
+        kind: of the code, as errors and reports call it.
+        place: what tells it from others of its kind.
+    """
+
+    def __init__(self, kind: str, *place: JSON) -> None:
+        self._memo = f"{kind}-{sha256_json(list(place))}"
+
+    def recall(self, memory: Memory) -> str | None:
+        """The identity, if all that was read last time is as it was."""
+        known = memory.recall(self._memo)
+        if not isinstance(known, dict):
+            return None
+        try:
+            observed = Observed.model_validate(known["observed"])
+        except (KeyError, TypeError, ValidationError):
+            return None
+        return str(known["identity"]) if state_of(observed) == known.get("state") else None
+
+    def remember(self, memory: Memory, observed: Observed, identity: str) -> None:
+        """Remember ``identity`` with what was read, if that is all there is to know."""
+        if observed.unseen:
+            memory.remember(self._memo, None)
+        else:
+            state = state_of(observed)
+            memory.remember(self._memo, {"observed": observed.to_dict(), "state": state, "identity": identity})
 
 
 def state_of(observed: Observed, variables: Mapping[str, str] | None = None) -> str:

@@ -7,23 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import ValidationError
-
-from trtpipe.artifact import Observed
-from trtpipe.config.observed import state_of
-from trtpipe.digest import JSON, sha256_file, sha256_json
+from trtpipe.config.observed import UserCode, state_of
+from trtpipe.digest import sha256_file, sha256_json
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
+    from trtpipe.artifact import Observed
+    from trtpipe.config.observed import Memory
     from trtpipe.config.recipe import DataSettings
-
-
-class Memory(Protocol):
-    """Remembers small facts between runs; losing one costs work, never correctness."""
-
-    def remember(self, name: str, value: JSON) -> None: ...
-
-    def recall(self, name: str) -> JSON | None: ...
+    from trtpipe.digest import JSON
 
 
 class Source(Protocol):
@@ -108,30 +100,20 @@ class FactorySource:
         return Path(self.module) if self.module.endswith(".py") else None
 
     @property
-    def _memo(self) -> str:
-        where = str(self.file.resolve()) if self.file else f"{Path.cwd()}:{self.module}"
-        data = [] if self.data is None else [str(Path(self.data.source).resolve()), self.data.labels, self.data.batch]
-        return f"factory-{sha256_json([where, self.function, *data])}"
+    def _code(self) -> UserCode:
+        data: list[JSON] = []
+        if self.data is not None:
+            data = [str(Path(self.data.source).resolve()), self.data.labels, self.data.batch]
+        return UserCode("factory", _place(self.module), self.function, *data)
 
     def digest(self, memory: Memory) -> str | None:
         """As remembered, if all that was read last time is as it was."""
-        known = memory.recall(self._memo)
-        if not isinstance(known, dict):
-            return None
-        try:
-            observed = Observed.model_validate(known["observed"])
-        except (KeyError, TypeError, ValidationError):
-            return None
-        return str(known["identity"]) if state_of(observed) == known.get("state") else None
+        return self._code.recall(memory)
 
     def learn(self, memory: Memory, observed: Observed, model_digest: str) -> str:
         """The content of what was exported; remembered with what was read, if that is all there is to know."""
         identity = sha256_json(["factory", model_digest])
-        if observed.unseen:
-            memory.remember(self._memo, None)
-        else:
-            state = state_of(observed)
-            memory.remember(self._memo, {"observed": observed.to_dict(), "state": state, "identity": identity})
+        self._code.remember(memory, observed, identity)
         return identity
 
 
@@ -151,6 +133,36 @@ class ModuleSource:
 
     def learn(self, memory: Memory, observed: Observed, model_digest: str) -> str:
         return sha256_json(["module", model_digest])
+
+
+@dataclass(frozen=True)
+class MetricSource:
+    """``path/file.py:function`` or ``package.module:function``: user code that measures.
+
+    Its identity is the state of all that it was seen to read, or what it led to where not all of that can be seen.
+    """
+
+    label: str
+
+    @property
+    def _code(self) -> UserCode:
+        module, _, function = self.label.rpartition(":")
+        return UserCode("metric", _place(module), function)
+
+    def digest(self, memory: Memory) -> str | None:
+        """As remembered, if all that was read last time is as it was."""
+        return self._code.recall(memory)
+
+    def learn(self, memory: Memory, observed: Observed, result_digest: str) -> str:
+        """The identity, once it has run."""
+        identity = sha256_json(["metric", result_digest if observed.unseen else state_of(observed)])
+        self._code.remember(memory, observed, identity)
+        return identity
+
+
+def _place(module: str) -> str:
+    """Where a file, or a module's name, leads here."""
+    return str(Path(module).resolve()) if module.endswith(".py") else f"{Path.cwd()}:{module}"
 
 
 def sha256_of_pt2(path: Path) -> str:

@@ -15,11 +15,13 @@ from trtpipe.isolation.messages import ArrayRef
 #: What an evaluation's dictionary may hold besides single numbers: the score of every sample.
 PER_SAMPLE = "per_sample"
 #: The parent asks for the ``next`` item of an iteration, has one forgotten (``close``), calls a function of ``outputs``
-#: and labels (``score``), has one do the ``evaluate``, or answers its call of ``run`` with ``outputs``.
-Request: TypeAlias = Literal["next", "close", "score", "evaluate", "outputs"]
+#: and labels (``score``), has one do the ``evaluate``, answers its call of ``run`` with ``outputs``, or asks what the
+#: user's code ``read``.
+Request: TypeAlias = Literal["next", "close", "score", "evaluate", "outputs", "read"]
 #: The child has ``loaded`` the function; gives a ``feed`` by name, a single ``array``, or something ``unusable``; is at
-#: the ``end``; gives ``numbers``; calls ``run``; or has ``failed`` (the text is an ``Outcome``).
-Reply: TypeAlias = Literal["loaded", "feed", "array", "unusable", "end", "numbers", "run", "failed"]
+#: the ``end``; gives ``numbers``; calls ``run``; says what was ``read`` (the text is an ``Observed``); or has
+#: ``failed`` (the text is an ``Outcome``).
+Reply: TypeAlias = Literal["loaded", "feed", "array", "unusable", "end", "numbers", "run", "read", "failed"]
 
 
 class Start(Record):
@@ -31,12 +33,14 @@ class Start(Record):
         source: ``path/file.py:function`` or ``package.module:function``.
         folder: the working folder.
         path: what ``sys.path`` holds.
+        observe: whether to record what the user's code reads.
     """
 
     source: str
     folder: str
     path: tuple[str, ...]
     environment: dict[str, str]
+    observe: bool = False
 
 
 class UserRequest(NamedTuple):

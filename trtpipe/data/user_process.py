@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
+from trtpipe.artifact import Observed
 from trtpipe.config.settings import Settings, child_environment
 from trtpipe.data.user_messages import USER_REPLY, USER_REQUEST, Start, UserRequest, as_text
 from trtpipe.errors import HostError, InputError, UserCodeError
@@ -54,6 +55,7 @@ class UserProcess:
     Args:
         source: ``path/file.py:function`` or ``package.module:function``.
         limits: default: those of the environment.
+        observe: whether to record what it reads; see ``read``.
 
     Attributes:
         label: the source without folders, for reports.
@@ -64,7 +66,7 @@ class UserProcess:
         HostError: no child can be started.
     """
 
-    def __init__(self, source: str, limits: Limits | None = None) -> None:
+    def __init__(self, source: str, limits: Limits | None = None, *, observe: bool = False) -> None:
         path, _, name = source.rpartition(":")
         self.source = source
         self.label = f"{Path(path).name}:{name}"
@@ -87,10 +89,16 @@ class UserProcess:
             folder=as_text(os.fsencode(Path.cwd())),
             path=tuple(as_text(os.fsencode(path)) for path in sys.path),
             environment={as_text(name): as_text(value) for name, value in child_environment().items()},
+            observe=observe,
         )
         loading = f"loading {Path(path).name}"
         self._child.send(start.model_dump_json().encode(), loading)
         self.needed = self._receive(loading).number
+
+    def read(self) -> Observed:
+        """What the function has read so far, beyond what it was given."""
+        with self._lock:
+            return Observed.model_validate_json(self._ask(UserRequest("read"), "telling what it read").text)
 
     def stop(self) -> None:
         """End the process, whatever it does; from any thread."""

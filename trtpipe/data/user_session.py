@@ -10,6 +10,7 @@ import select
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -20,6 +21,7 @@ from trtpipe.data.user_messages import PER_SAMPLE, USER_REPLY, USER_REQUEST, Sta
 from trtpipe.data.usercode import load_function, running
 from trtpipe.errors import InputError
 from trtpipe.isolation.exit_status import DISCONNECTED_STATUS, Outcome
+from trtpipe.isolation.file_tracking import FileTracker
 from trtpipe.isolation.handles import Disconnected, Handle
 from trtpipe.isolation.shared_arrays import packed_size
 
@@ -45,9 +47,10 @@ def serve(messages: MessageStream, memory: SharedMemory) -> None:
     _take_over(start)
     session = _Session(start.source, messages, memory)
     try:
-        session.load()
-        while True:
-            session.answer()
+        with session.tracker if start.observe else nullcontext():
+            session.load()
+            while True:
+                session.answer()
     except Disconnected:
         os._exit(DISCONNECTED_STATUS)
 
@@ -76,6 +79,7 @@ class _Session:
         self._started = 0
         self._regions = _Regions()
         self._waiting: deque[UserRequest] = deque()
+        self.tracker = FileTracker()
 
     def load(self) -> None:
         self._send(self._guarded(self._load))
@@ -88,6 +92,7 @@ class _Session:
             "close": self._close,
             "score": self._score,
             "evaluate": self._evaluate,
+            "read": self._read,
         }
         self._send(self._guarded(lambda: actions[request.action](request)))
 
@@ -175,6 +180,9 @@ class _Session:
             found = self._function.call(outputs, labels.get(""))
             values = self._numbers(found, request.number, f"{type(found).__name__}, not numbers")
         return UserReply("numbers", self._pack([{"": values}]))
+
+    def _read(self, request: UserRequest) -> UserReply:
+        return UserReply("read", text=self.tracker.observed().to_line())
 
     def _numbers(self, found: Any, most: int, otherwise: str) -> np.ndarray:
         try:

@@ -24,7 +24,6 @@ from trtpipe.exporter.calling import (
 )
 from trtpipe.exporter.context import exporting
 from trtpipe.exporter.decompositions import decomposed
-from trtpipe.exporter.file_tracking import FileTracker
 from trtpipe.exporter.loading import Example, load_program, torch, unwrapped
 from trtpipe.exporter.naming import (
     check_dynamic,
@@ -39,6 +38,7 @@ from trtpipe.exporter.request import MODEL, ExportReply, TorchRequest
 from trtpipe.exporter.saved_program import of_tensors, saved_call, saved_result
 from trtpipe.exporter.state import copied, random_error, refuse_state, restored, run_stateless
 from trtpipe.exporter.structure import dotted, tensors_in
+from trtpipe.isolation.file_tracking import FileTracker
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.widen_half_formats import WidenHalfFormats, half_formats_in
 

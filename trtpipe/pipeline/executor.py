@@ -13,6 +13,7 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.plugins import plugin_digests, plugin_paths
+from trtpipe.config.source import MetricSource
 from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.config.toolchain import versions
 from trtpipe.data.sample import Sample, content_digests
@@ -103,8 +104,8 @@ class Executor:
         key = prepared.key
         if key is not None and (artifact := self._store.lookup(key)):
             return self.found(prepared, state, artifact, key, begin)
-        because = self.because(key)
-        if key is None:  # what a PyTorch factory reads is known only after it has run
+        because = self.because(prepared)
+        if key is None:  # what the user's code reads is known only after it has run
             with self._store.workdir() as workdir:
                 return self._build(prepared, state, workdir, because, begin)
         with self._store.lock(key):
@@ -115,26 +116,35 @@ class Executor:
                 return self._build(prepared, state, workdir, because, begin)
 
     def _build(self, prepared: Prepared, state: RunState, workdir: Path, because: str, begin: float) -> Step:
-        stage, source = prepared.stage, prepared.inputs.source
+        stage = prepared.stage
         with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
             self.ask_parser(prepared, state)
             self.check_corners(prepared, state)
             draft = prepared.run(workdir, self._progress)
-        key = prepared.key
-        if key is None:
-            assert source is not None
-            learned = source.learn(self._store, draft.observed, FileEntry.of(draft.path).sha256)
-            if draft.observed.unseen and not state.runs_again:
-                state.runs_again = True
-                self._progress.note(
-                    f"{source.label} uses {', '.join(draft.observed.unseen)}, so nothing tells whether its result is "
-                    "still the same: it runs again in every build"
-                )
-            key = self._key(stage, prepared.job, prepared.settings, replace(prepared.inputs, source_digest=learned))
+        key = self._learned(prepared, draft, state)
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
         state.add(artifact, key.digest)
         self._tell(prepared, artifact)
         return Step(prepared.label, "built", because, artifact, key.digest, time.perf_counter() - begin)
+
+    def _learned(self, prepared: Prepared, draft: Draft, state: RunState) -> Key:
+        """The key of what was made, now that user code has run: a metric may have read other files than before."""
+        inputs, made = prepared.inputs, FileEntry.of(draft.path).sha256
+        if prepared.key is None and inputs.source is not None:
+            inputs = replace(inputs, source_digest=inputs.source.learn(self._store, draft.observed, made))
+        elif inputs.metric:
+            learned = MetricSource(inputs.metric).learn(self._store, draft.observed, made)
+            inputs = replace(inputs, metric_digest=learned)
+        elif prepared.key is not None:
+            return prepared.key
+        label = inputs.metric if inputs.source is None else inputs.source.label
+        if draft.observed.unseen and label not in state.run_again:
+            state.run_again.add(label)
+            self._progress.note(
+                f"{label} uses {', '.join(draft.observed.unseen)}, so nothing tells whether its result is "
+                "still the same: it runs again in every build"
+            )
+        return self._key(prepared.stage, prepared.job, prepared.settings, inputs)
 
     def _tell(self, prepared: Prepared, artifact: Artifact) -> None:
         if isinstance(prepared.stage, Noting):
@@ -174,11 +184,12 @@ class Executor:
         self._tell(prepared, artifact)
         return Step(prepared.label, "hit", "nothing changed", artifact, key.digest, time.perf_counter() - begin)
 
-    def because(self, key: Key | None) -> str:
-        """Why the store has no artifact for ``key``."""
-        if key is None:
-            return "the source was never seen, or changed"
-        different = self._store.nearest(key)
+    def because(self, prepared: Prepared) -> str:
+        """Why the store has no artifact for its key."""
+        if prepared.key is None:
+            code = "source" if prepared.inputs.metric == "" else "metric"
+            return f"the {code} was never seen, or changed"
+        different = self._store.nearest(prepared.key)
         return "never built before" if different is None else f"changed: {', '.join(different[:4])}"
 
     def prepare(self, stage: Stage[Any], job: Job, state: RunState) -> Prepared:
@@ -191,12 +202,15 @@ class Executor:
         wanted = stage.consumes(settings)
         state.check_profile(self._job)
         inputs = self._inputs(wanted, job, state)
-        if SOURCE not in wanted:
-            return Prepared(stage, job, settings, inputs, self._key(stage, job, settings, inputs))
-        if job.source is None:
-            raise InputError("no source was given", "name an .onnx file, a .pt2 file or a factory")
-        digest = job.source.digest(self._store)
-        inputs = replace(inputs, source=job.source, source_digest=digest or "")
+        digest: str | None = ""
+        if inputs.metric:
+            digest = MetricSource(inputs.metric).digest(self._store)
+            inputs = replace(inputs, metric_digest=digest or "")
+        if SOURCE in wanted:
+            if job.source is None:
+                raise InputError("no source was given", "name an .onnx file, a .pt2 file or a factory")
+            digest = job.source.digest(self._store)
+            inputs = replace(inputs, source=job.source, source_digest=digest or "")
         key = None if digest is None else self._key(stage, job, settings, inputs)
         return Prepared(stage, job, settings, inputs, key)
 
@@ -282,9 +296,7 @@ def input_digests(job: Job, inputs: Inputs) -> dict[str, str]:
     if inputs.failures:
         digests[FAILURES] = sha256_json([failure.to_dict() for failure in inputs.failures])
     if inputs.metric:
-        from trtpipe.accuracy.custom import fingerprint
-
-        digests[METRIC] = fingerprint(inputs.metric)
+        digests[METRIC] = inputs.metric_digest
     return digests
 
 

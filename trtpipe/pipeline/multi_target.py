@@ -171,7 +171,7 @@ class MultiTargetBuild:
         work = self._executor.prepare(self._stage, job, self._state)
         if work.key is None:
             raise InternalError(f"{work.label} has no key")
-        return None if self._find(work, work.key) else _Missing(work, work.key, self._executor.because(work.key))
+        return None if self._find(work, work.key) else _Missing(work, work.key, self._executor.because(work))
 
     def _find(self, work: Prepared, key: Key) -> bool:
         begin = time.perf_counter()

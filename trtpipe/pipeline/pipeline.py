@@ -183,7 +183,7 @@ class Pipeline:
                 yield self._executor.found(prepared, state, artifact, key, time.perf_counter())
             else:
                 state.unknown.add(stage.produces)
-                yield Step(label, "to build", self._executor.because(key), key="" if key is None else key.digest)
+                yield Step(label, "to build", self._executor.because(prepared), key="" if key is None else key.digest)
 
 
 def stages_for(job: Job) -> tuple[Stage[Any], ...]:

@@ -40,7 +40,7 @@ class RunState:
     failures: list[Failure] = field(default_factory=list)  # targets and stages that the run goes on without
     unknown: set[str] = field(default_factory=set)  # kinds a plan cannot know, because they are to be built
     shapes_inferred: bool = False
-    runs_again: bool = False  # whether it was said that the source has to run in every build
+    run_again: set[str] = field(default_factory=set)  # the user's code of which it was said that it always runs
     parsed: set[str] = field(default_factory=set)  # digests of graphs that the back-end's parser was asked about
     first: tuple[Feed, ...] | None = None  # see ``first_samples``
     corners_checked: bool = False  # whether the model was seen to work at the profiles' corners

@@ -261,12 +261,12 @@ def _significance(test: SignificanceTest) -> Iterator[str]:
 
 
 def _function(build: Build, baseline: Baseline) -> Iterator[Finding]:
-    """A changed user-defined metric: a note only, because the digest covers every file beside it."""
+    """A changed user-defined metric: a note only, because the digest covers every file that it read."""
     old, new = baseline.evaluation_digest, build.parity.evaluation_digest
     if old and new and old != new:
         message = (
-            f"the file of {build.parity.evaluation}, or one beside it, changed: if that is the metric or its data, the "
-            "metric values are not comparable"
+            f"the file of {build.parity.evaluation}, or one that it reads, changed: if that is the metric or its data, "
+            "the metric values are not comparable"
         )
         yield Finding(gate="build", name="metric", status="note", message=message)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trtpipe.accuracy.reports import MetricValue
-from trtpipe.artifact import Draft
+from trtpipe.artifact import Draft, Observed
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.stage_settings import EvaluateSettings, MetricSettings
@@ -59,7 +59,7 @@ class Evaluate(Stage[EvaluateSettings]):
     def run(
         self, settings: EvaluateSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> Draft:
-        from trtpipe.accuracy.metrics import measure_metric
+        from trtpipe.accuracy.metrics import measure_metric, own_metric
         from trtpipe.isolation.worker import user_limits
 
         metric, dataset = settings.metric, inputs.datasets.get("evaluation-data")
@@ -76,12 +76,13 @@ class Evaluate(Stage[EvaluateSettings]):
             reference = runner
             if _looks_at_float32(settings):
                 reference = stack.enter_context(onnx.open(inputs.path("model"), runtime))
-            evaluation, limits = metric.evaluation(inputs.metric), user_limits(runtime)
-            value = measure_metric(settings.of, runner, reference, evaluation, dataset, limits)
+            evaluation = metric.evaluation(inputs.metric)
+            own = own_metric(evaluation, user_limits(runtime))
+            value = measure_metric(settings.of, runner, reference, evaluation, dataset, own)
         for leftover in workdir.iterdir():
             leftover.unlink()
         value.write(workdir / VALUE)
-        return Draft("metric", workdir, (VALUE,))
+        return Draft("metric", workdir, (VALUE,), observed=own.read() if own else Observed())
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         MetricValue.read(draft.path)

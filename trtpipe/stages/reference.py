@@ -107,9 +107,9 @@ def run_saved(request: ReferenceRequest, report: Report) -> ExportReply:
     Raises:
         InputError: the program cannot be loaded, or fails on a sample.
     """
-    from trtpipe.exporter.file_tracking import FileTracker
     from trtpipe.exporter.loading import load_program
     from trtpipe.exporter.torch_export import run_module
+    from trtpipe.isolation.file_tracking import FileTracker
 
     workdir = Path(request.workdir)
     feeds, _ = load_reference(workdir / _FEEDS)

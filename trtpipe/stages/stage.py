@@ -135,6 +135,7 @@ class Inputs:
         metric: the user's own metric: ``path/file.py:function`` or ``package.module:function``; empty for none.
         labels_count: whether a metric is measured, so that the labels of data are a part of it.
         first_samples: see ``FIRST_SAMPLES``.
+        metric_digest: its digest as the key has it; empty where only running it can tell.
         failures: targets and stages that failed before.
     """
 
@@ -147,6 +148,7 @@ class Inputs:
     metric: str = ""
     labels_count: bool = False
     first_samples: tuple[Feed, ...] = ()
+    metric_digest: str = ""
     failures: tuple[Failure, ...] = ()
 
     @property

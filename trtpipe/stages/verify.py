@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.verdict import PYTORCH, with_verdict
-from trtpipe.artifact import Draft
+from trtpipe.artifact import Draft, Observed
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FP32, FULL_PRECISION, coarser
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
-    from trtpipe.isolation.worker import Limits
     from trtpipe.progress import Progress
     from trtpipe.reference.runnable import VerificationData
     from trtpipe.stages.stage import Inputs
@@ -48,7 +47,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 7
+    version = 8
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     spares = ("reference",)
 
@@ -79,7 +78,8 @@ class Verify(Stage[VerifySettings]):
     def run(
         self, settings: VerifySettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> Draft:
-        from trtpipe.accuracy.custom import fingerprint
+        from trtpipe.accuracy.custom import digest_of_code
+        from trtpipe.accuracy.metrics import own_metric
         from trtpipe.accuracy.recording import Recording
         from trtpipe.accuracy.reports import ParityReport
 
@@ -91,11 +91,12 @@ class Verify(Stage[VerifySettings]):
         recording = Recording()
         with ExitStack() as stack:
             contenders = _contenders(settings, inputs, workdir, runtime, stack)
-            run, metrics = _measured(
-                settings, inputs.metric, contenders, data, progress, recording, user_limits(runtime)
-            )
+            evaluation = None if settings.metric is None else settings.metric.evaluation(inputs.metric)
+            own = own_metric(evaluation, user_limits(runtime))
+            run, metrics = _measured(settings, evaluation, own, contenders, data, progress, recording)
             overflows = _overflows(settings, contenders)
             pytorch = _against_pytorch(settings, inputs, contenders, real=not data.synthetic)
+        observed = own.read() if own else Observed()
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
         _tell_of_integers(run.comparisons, contenders[0].label, progress)
@@ -116,7 +117,7 @@ class Verify(Stage[VerifySettings]):
             labels_digest=run.labels_digest,
             preprocessing=data.dataset.preprocessing,
             evaluation=_evaluation_words(settings.metric, inputs.metric) if metrics else "",
-            evaluation_digest=fingerprint(inputs.metric) if metrics and inputs.metric else "",
+            evaluation_digest=digest_of_code(observed) if metrics and own else "",
             synthetic=data.synthetic,
             feeds=run.feeds,
             samples=run.samples,
@@ -135,7 +136,7 @@ class Verify(Stage[VerifySettings]):
             passed=True,
         )
         _explained(with_verdict(report), inputs).write(workdir / PARITY)
-        return Draft("parity", workdir, (PARITY, OUTPUTS))
+        return Draft("parity", workdir, (PARITY, OUTPUTS), observed=observed)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.accuracy.reports import ParityReport
@@ -185,26 +186,24 @@ def _contenders(
 
 def _measured(
     settings: VerifySettings,
-    function: str,
+    evaluation: EvaluationSettings | None,
+    own: Metric | None,
     contenders: list[Contender],
     data: VerificationData,
     progress: Progress,
     recording: Recording,
-    limits: Limits,
 ) -> tuple[ParityRun, tuple[MetricValue, ...]]:
     """Parity, and the task metric of every contender.
 
     Args:
-        function: where the user's own metric is, if there is one.
+        own: the user's own metric, if there is one.
 
     Raises:
         InputError: a metric that was asked for cannot be measured.
     """
-    from trtpipe.accuracy.metrics import make_meter, own_metric
+    from trtpipe.accuracy.metrics import make_meter
     from trtpipe.accuracy.parity import compare
 
-    evaluation = None if settings.metric is None else settings.metric.evaluation(function)
-    own = own_metric(evaluation, limits)
     whole = own if own and own.whole else None
     per_feed = evaluation is not None and data.labeled and whole is None
     meter = make_meter(evaluation, data.dataset.classes, own) if evaluation and per_feed else None

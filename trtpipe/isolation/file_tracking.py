@@ -7,12 +7,12 @@ network) is named as unseen: code that uses it has to run again.
 
 from __future__ import annotations
 
+import builtins
 import importlib
-import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,6 +37,7 @@ _UNSEEN = {
 _FOLLOWED = {
     *("torch", "functorch", "torchgen", "numpy", "onnx", "onnx_ir", "onnxscript", "ml_dtypes", "safetensors", "google"),
     *("pydantic_core", "yaml", "_yaml", "regex", "markupsafe", "scipy", "PIL", "gmpy2", "triton"),
+    *("sklearn", "joblib", "threadpoolctl", "pycocotools"),
 }
 #: What opens the file that is its first argument in native code: (module, function or class).
 _NATIVE = (
@@ -73,8 +74,8 @@ class FileTracker:
         own: a folder whose files are not recorded: the work folder.
     """
 
-    def __init__(self, own: Path) -> None:
-        self._own = own
+    def __init__(self, own: Path | None = None) -> None:
+        self._own = () if own is None else (own, own.resolve())
         self._opened: set[str] = set()
         self._asked: set[str] = set()
         self._measured: set[str] = set()
@@ -83,12 +84,15 @@ class FileTracker:
         self._unseen: set[str] = set()
         self._active = False
         self._before: set[str] = set()
+        self._native: set[str] = set()
+        self._unannounced = list(_NATIVE)
 
     def __enter__(self) -> FileTracker:
         self._before = set(sys.modules)
+        self._native = _unfollowed()
         sys.addaudithook(self._hook)
-        for module, name in _NATIVE:
-            _announce(module, name)
+        self._announce()
+        self._watch_imports()
         for name in ("stat", "lstat", "access", "readlink"):
             setattr(os, name, self._asking(getattr(os, name)))
         self._watch_environment()
@@ -101,7 +105,7 @@ class FileTracker:
     def observed(self) -> Observed:
         """What was read, by absolute paths; each path in the strongest sense in which it counts."""
         files = {getattr(sys.modules.get(name), "__file__", None) for name in set(sys.modules) - self._before}
-        outside = (*_installed_roots(), self._own, self._own.resolve())
+        outside = (*_installed_roots(), *self._own)
         read = {path for path in (*self._opened, *files) if path and _counts(path, outside)}
         present = {path for path in read if Path(path).is_file()}
         asked = {path for path in self._asked if _counts(path, outside)} | read - present
@@ -158,6 +162,34 @@ class FileTracker:
         elif package not in _FOLLOWED and _loaded_by_the_user(sys._getframe(2)):
             self._unseen.add(f"the native code of {package}")
 
+    def _watch_imports(self) -> None:
+        """See imports of what is loaded already, which no event tells of, and announce what is loaded from now on."""
+        statement, function = builtins.__import__, importlib.import_module
+
+        def watch(name: str) -> None:
+            if self._active and name.partition(".")[0] in self._native and _loaded_by_the_user(sys._getframe(2)):
+                self._unseen.add(f"the native code of {name.partition('.')[0]}")
+
+        def imported(name: str, *args: Any, **options: Any) -> Any:
+            watch(name)
+            found = statement(name, *args, **options)
+            if self._unannounced:
+                self._announce()
+            return found
+
+        def import_module(name: str, package: str | None = None) -> Any:
+            watch(name)
+            found = function(name, package)
+            self._announce()
+            return found
+
+        builtins.__import__, importlib.import_module = imported, import_module
+
+    def _announce(self) -> None:
+        """Have functions that open files in native code tell of it, as far as they are loaded."""
+        waiting, self._unannounced = self._unannounced, []
+        self._unannounced += [(module, name) for module, name in waiting if not _announced(module, name)]
+
     def _asking(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``os.stat`` and its like, recording what they are asked about."""
 
@@ -194,15 +226,22 @@ class FileTracker:
         setattr(variables, "__iter__", iterating)  # noqa: B010
 
 
-def _announce(module: str, name: str) -> None:
-    """Raise the audit event for a function, or a class, that opens its first argument in native code."""
-    package = module.partition(".")[0]
-    if package not in sys.modules and importlib.util.find_spec(package) is None:
-        return
-    if package == "torch" and package not in sys.modules:
-        return
-    place: Any = importlib.import_module(package)
-    for part in module.split(".")[1:]:
+def _unfollowed() -> set[str]:
+    """Packages with native code that are loaded and may open files by themselves."""
+    files = ((name.partition(".")[0], getattr(module, "__file__", None)) for name, module in tuple(sys.modules.items()))
+    native = {name for name, file in files if file and file.endswith(".so") and file.startswith(_PACKAGES)}
+    return native - _FOLLOWED
+
+
+def _announced(module: str, name: str) -> bool:
+    """Have a function, or a class, that opens its first argument in native code raise the audit event for it; false
+    while it is not loaded.
+    """
+    package, *parts = module.split(".")
+    place: Any = sys.modules.get(package)
+    if place is None or getattr(place.__spec__, "_initializing", False):
+        return False
+    for part in parts:
         place = getattr(place, part)
     native = getattr(place, name)
 
@@ -222,6 +261,7 @@ def _announce(module: str, name: str) -> None:
         setattr(place, name, type(name, (native,), {"__init__": begin}))
     else:
         setattr(place, name, announced)
+    return True
 
 
 def _is_text(name: str) -> bool:
@@ -258,28 +298,34 @@ def _by_the_user(frame: FrameType | None) -> bool:
     """Whether the user's code, or a package that it uses, does what is being done, and not torch, trtpipe or an import
     for reasons of their own.
     """
-    while frame is not None:
-        module = _module(frame)
+    for each in _above(frame):
+        module = _module(each)
         if module.startswith(("trtpipe.", "_frozen_importlib", "importlib.")):
             return False
         if module.partition(".")[0] in _FOLLOWED and module not in _FOR_THE_USER:
             return False
-        if not frame.f_code.co_filename.startswith(_STANDARD):
+        if not each.f_code.co_filename.startswith(_STANDARD):
             return True
-        frame = frame.f_back
     return False
 
 
 def _loaded_by_the_user(frame: FrameType | None) -> bool:
     """Whether it is the user's code that imports what is being imported."""
-    while frame is not None:
-        module, file = _module(frame), frame.f_code.co_filename
+    for each in _above(frame):
+        module, file = _module(each), each.f_code.co_filename
         if module.startswith("trtpipe.") or module.partition(".")[0] in _FOLLOWED:
             return False
         if not file.startswith((*_STANDARD, *_PACKAGES)):
             return True
-        frame = frame.f_back
     return False
+
+
+def _above(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame and its callers, without the wrappers here."""
+    while frame is not None:
+        if frame.f_code.co_filename != __file__:
+            yield frame
+        frame = frame.f_back
 
 
 def _counts(path: str, outside: tuple[Path, ...]) -> bool:

@@ -15,7 +15,7 @@ from trtpipe.config.observed import state_of
 HEADER = """
 import sys, os, json
 from pathlib import Path
-from trtpipe.exporter.file_tracking import FileTracker
+from trtpipe.isolation.file_tracking import FileTracker
 tracker = FileTracker(Path("own"))
 sys.path.insert(0, os.getcwd())
 with tracker:
@@ -37,8 +37,8 @@ def observed(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text("")
 
-    def run(code: str, after: str = "") -> Observed:
-        program = HEADER + "\n".join(f"    {line}" for line in code.strip().splitlines()) + f"\n{after}"
+    def run(code: str, after: str = "", before: str = "") -> Observed:
+        program = before + HEADER + "\n".join(f"    {line}" for line in code.strip().splitlines()) + f"\n{after}"
         answer = subprocess.run(
             [sys.executable, "-B", "-c", f"{program}\nprint(tracker.observed().to_line())"],
             capture_output=True, text=True, check=True, cwd=tmp_path,
@@ -239,6 +239,21 @@ def test_the_whole_environment(observed, code):
 )
 def test_what_cannot_be_followed_is_named(observed, code, what):
     assert what in observed(code).unseen
+
+
+@pytest.mark.parametrize(
+    "code", ["import h5py", "from h5py import File", "import importlib; importlib.import_module('h5py')"]
+)
+def test_native_code_that_was_loaded_before_is_named_when_it_is_used(observed, code):
+    pytest.importorskip("h5py")
+    assert observed(code, before="import h5py").unseen == ("the native code of h5py",)
+    assert observed("import json", before="import h5py").unseen == ()
+
+
+def test_metrics_of_scikit_learn_can_be_followed(observed):
+    pytest.importorskip("sklearn")
+    code = "from sklearn.metrics import f1_score\nassert f1_score([0, 1], [0, 1]) == 1"
+    assert observed(code).unseen == ()
 
 
 def test_native_code_that_opens_files_by_itself_is_named(observed):
