@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from trtpipe.regression.baseline import Baseline
 
 Status: TypeAlias = Literal["ok", "failed", "note", "skipped"]
+#: What may fail, in the order of its importance.
+GateName: TypeAlias = Literal["build", "accuracy", "latency"]
 #: Without a metric, parity decides: an SNR lower than the baseline's by more than this is a regression.
 _MORE_NOISE_DB = 3.0
 
@@ -30,8 +32,8 @@ class Finding(Record):
     """The result of one comparison.
 
     Attributes:
-        gate: which exit code a failure has: ``accuracy`` (3) or ``latency`` (4); a finding of ``size`` or ``build``
-            only informs.
+        gate: which exit code a failure has: ``accuracy`` (3), ``latency`` (4) or, of an engine that cannot be built
+            with another TensorRT, ``build`` (5); other findings of ``build``, and those of ``size``, only inform.
         name: the compared value, such as ``top1 of lowered``.
         status: ``failed`` for a regression, ``note`` for a change that fails no gate.
         message: values and verdict.
@@ -57,14 +59,14 @@ class CheckReport(Record):
     verdict: Verdict
     findings: tuple[Finding, ...]
 
-    def gate_passed(self, gate: Literal["accuracy", "latency"]) -> bool:
+    def gate_passed(self, gate: GateName) -> bool:
         """Whether no finding of ``gate`` failed."""
         return not any(finding.gate == gate and finding.status == "failed" for finding in self.findings)
 
     @property
     def passed(self) -> bool:
-        """Whether both gates passed."""
-        return self.gate_passed("accuracy") and self.gate_passed("latency")
+        """Whether all gates passed."""
+        return not any(finding.status == "failed" for finding in self.findings)
 
     @property
     def headline(self) -> str:
@@ -105,11 +107,11 @@ class Change:
         damage to this very model until a reason is given.
         """
         if self.weights and 2 * len(self.weights) <= self.all_weights:
-            return f"{len(self.weights)} of {self.all_weights} weights of the model changed ({_some(self.weights)})"
+            return f"{len(self.weights)} of {self.all_weights} weights of the model changed ({some(self.weights)})"
         if self.graph and not self.weights:
             return "the model's graph changed, around the same weights"
         if self.layers and self.settings:
-            return f"{len(self.layers)} layers in another precision ({_some(self.layers)})"
+            return f"{len(self.layers)} layers in another precision ({some(self.layers)})"
         return ""
 
 
@@ -306,11 +308,11 @@ def _changes(build: Build, baseline: Baseline, change: Change) -> Iterator[Findi
         return Finding(gate="build", name=name, status="note", message=message)
 
     if change.weights:
-        yield note("weights", f"{len(change.weights)} of {change.all_weights} changed: {_some(change.weights)}")
+        yield note("weights", f"{len(change.weights)} of {change.all_weights} changed: {some(change.weights)}")
     if change.graph:
         yield note("graph", "the nodes of the exported model changed")
     if change.layers:
-        yield note("precision of layers", f"{len(change.layers)} changed: {_some(change.layers)}")
+        yield note("precision of layers", f"{len(change.layers)} changed: {some(change.layers)}")
     old, new = baseline.calibration, calibration_data(build.manifest)
     if prepared := differences(_plain(old and old.preprocessing), _plain(new and new.preprocessing), "[data.image]"):
         yield note("recipe", f"calibration samples are prepared otherwise: {'; '.join(prepared)}")
@@ -360,5 +362,6 @@ def differences(old: object, new: object, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {before} -> {now}"]
 
 
-def _some(names: tuple[str, ...]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
