@@ -105,10 +105,10 @@ def caught(report: UpgradeReport, what: str) -> bool:
     return any(each.status == "failed" and each.name.endswith(f": {what}") for each in report.findings)
 
 
-def product_types(report: EngineReport | None) -> Counter[tuple[str, ...]]:
-    """The types of every Conv and GEMM kernel, whatever nodes it has: not what the gate looks at."""
-    kernels = () if report is None else report.kernels
-    return Counter(tuple(sorted(t.type for t in (*k.inputs, *k.outputs))) for k in kernels if k.is_product)
+def computed(report: EngineReport | None) -> tuple[dict[str, int], set[str]]:
+    """How many Conv and GEMM kernels compute in each type, and which types any kernel does: no node is looked at."""
+    assert report is not None
+    return report.products, set(report.precisions)
 
 
 def dtype_trial(bundle: Path, scratch: Path, generator: np.random.Generator) -> bool | None:
@@ -131,7 +131,7 @@ def dtype_trial(bundle: Path, scratch: Path, generator: np.random.Generator) -> 
     report = injected(bundle, change)
     old = EngineRecord.read(bundle / "sm89.plan.json")
     assert change.made is not None
-    if product_types(old.report) == product_types(change.made.report):
+    if computed(old.report) == computed(change.made.report):
         return None
     return caught(report, "precision")
 
