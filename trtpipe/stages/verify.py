@@ -48,7 +48,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 7
+    version = 8
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     spares = ("reference",)
 
