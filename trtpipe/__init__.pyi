@@ -27,6 +27,7 @@ from trtpipe.api.stages import verify as verify
 from trtpipe.api.tuning import TuneResult as TuneResult
 from trtpipe.api.tuning import sensitivity as sensitivity
 from trtpipe.api.tuning import tune as tune
+from trtpipe.api.upgrade import check_upgrade as check_upgrade
 from trtpipe.artifact import Artifact as Artifact
 from trtpipe.artifact import IOContract as IOContract
 from trtpipe.artifact import TensorSpec as TensorSpec
@@ -62,6 +63,7 @@ from trtpipe.quantization.tuning_report import Budget as Budget
 from trtpipe.quantization.tuning_report import Tuning as Tuning
 from trtpipe.regression.baseline import Baseline as Baseline
 from trtpipe.regression.gate import CheckReport as CheckReport
+from trtpipe.regression.upgrade import UpgradeReport as UpgradeReport
 from trtpipe.report.manifest import Manifest as Manifest
 from trtpipe.report.plots import plot_sensitivity as plot_sensitivity
 from trtpipe.report.plots import plot_statistics as plot_statistics

@@ -246,3 +246,77 @@ class TestMetrics:
         result = run("verify", model, "--reference", model, "--data", data, "--metric", "top1")
         assert result.exit_code == 2
         assert "no labels, so top1 cannot be measured" in result.stderr
+
+
+class TestUpgrade:
+    """The engines themselves are compared in tests/api/test_upgrade.py."""
+
+    @pytest.fixture
+    def compared(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+        """What ``check_upgrade`` was asked for; its result has one finding for each gate that ``failing`` names."""
+        from trtpipe.regression.gate import Finding
+        from trtpipe.regression.upgrade import UpgradeReport
+        from trtpipe.report.verdict import Evidence, judge
+
+        asked: list[tuple[str, ...]] = []
+
+        def check(build: Path, pythons: tuple[Path, ...], **_: object) -> UpgradeReport:
+            asked.append((str(build), *map(str, pythons)))
+            findings = tuple(
+                Finding(gate=gate, name=f"{gate} of it", status="failed", message="differs")
+                for gate in ("build", "accuracy", "latency")
+                if gate in str(build)
+            )
+            return UpgradeReport(
+                baseline="rtx 1", build=build.name, verdict=judge(Evidence()), findings=findings, versions=("rtx 2",)
+            )
+
+        monkeypatch.setattr(trtpipe, "check_upgrade", check, raising=False)
+        return asked
+
+    @pytest.mark.parametrize(
+        ("failing", "code"),
+        [("none", 0), ("accuracy", 3), ("latency", 4), ("latency-accuracy", 3), ("build-latency", 5)],
+    )
+    def test_the_exit_code_is_that_of_the_worst(
+        self, run: Run, compared: list[tuple[str, ...]], tmp_path: Path, failing: str, code: int
+    ) -> None:
+        result = run("check", failing, "--upgrade", "--python", "a/bin/python", "--python", "b",
+                     "--junit", tmp_path / "j.xml", "--markdown", tmp_path / "m.md")  # fmt: skip
+        assert result.exit_code == code, result.output
+        assert compared == [(failing, "a/bin/python", "b")]
+        last = result.stdout.splitlines()[-1]
+        assert last.startswith("FAILED: " if code else "PASSED: ")
+        assert last.endswith("no engine executed")
+        failures = ET.parse(tmp_path / "j.xml").getroot().attrib["failures"]
+        assert (failures == "0") is (code == 0)
+        assert (tmp_path / "m.md").read_text().startswith("### trtpipe check: ")
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("--python", "a"),
+            ("--upgrade", "--baseline", "b.json"),
+            ("--upgrade", "--save-baseline", "b.json"),
+            ("--upgrade", "--min-metric", "top1=90%"),
+        ],
+    )
+    def test_it_goes_with_no_baseline(self, run: Run, compared: list[tuple[str, ...]], words: tuple[str, ...]) -> None:
+        result = run("check", "none", *words)
+        assert result.exit_code == 2
+        assert compared == []
+
+
+class TestLocked:
+    def test_the_same_versions_build_and_others_do_not(
+        self, run: Run, model: Path, data: Path, labeled: Path, good: Path, tmp_path: Path
+    ) -> None:
+        built(run, model, data, labeled, tmp_path / "same" / "out", "--locked", str(good))
+        other = json.loads((good / "manifest.json").read_text())
+        other["toolchain"]["onnx"] = "1.0.0"
+        (tmp_path / "manifest.json").write_text(json.dumps(other))
+        result = run("build", model, "-o", tmp_path / "out", "--int8", "--calib-data", data, "--backend", "null",
+                     "--target", "sm89", "--locked", tmp_path)  # fmt: skip
+        assert result.exit_code == 6
+        assert "onnx: 1.0.0 there" in result.stderr
+        assert not (tmp_path / "out").exists()

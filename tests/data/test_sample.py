@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trtpipe.data.sample import Sample, content_digests
+from trtpipe.data.sample import RowContents, Sample, content_digests
 
 X = np.arange(24, dtype=np.float32).reshape(6, 4)
 LABELS = np.arange(6)
@@ -44,3 +44,34 @@ class TestContentDigest:
     def test_an_input_without_batch_axis_counts_too(self) -> None:
         digests = {content_digests([Sample({"x": X, "scale": np.array(value)})]) for value in (1.0, 2.0)}
         assert len(digests) == 2
+
+
+class TestRowContents:
+    def of(self, *samples: Sample) -> RowContents:
+        found = RowContents()
+        for sample in samples:
+            found.add(sample)
+        return found
+
+    def test_neither_order_nor_batches_count(self) -> None:
+        order = np.array([3, 0, 5, 1, 4, 2])
+        whole, mixed = self.of(*split(6)), self.of(*(Sample({"x": X[i : i + 1]}, LABELS[i : i + 1]) for i in order))
+        assert (whole.inputs, whole.labels) == (mixed.inputs, mixed.labels)
+
+    def test_labels_are_those_of_their_rows(self) -> None:
+        plain, swapped = self.of(Sample({"x": X}, LABELS)), self.of(Sample({"x": X}, LABELS[::-1]))
+        assert plain.inputs == swapped.inputs
+        assert plain.labels != swapped.labels
+
+    def test_inputs_that_differ(self) -> None:
+        changed = X.copy()
+        changed[5, 3] += 1
+        variants = [
+            self.of(Sample(feed)).inputs
+            for feed in ({"x": X}, {"y": X}, {"x": changed}, {"x": X[:5]}, {"x": X.astype(np.float64)})
+        ]
+        assert len(set(variants)) == len(variants)
+
+    def test_without_labels(self) -> None:
+        assert self.of(Sample({"x": X})).labels == ""
+        assert self.of().labels == ""

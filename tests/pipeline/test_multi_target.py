@@ -138,7 +138,7 @@ class TestWorthSharing:
             made = compiled(new_world, heard_all, new_world.job(targets=TARGETS))
             assert [step.state for step in made] == ["built"] * 3
             assert [step.artifact.files[0].name for step in made] == ENGINES
-            assert len(backend.asked) == 4, "the plans that were compared are those that are kept"
+            assert len(set(backend.asked)) == len(backend.asked), "the plans that were compared are those that are kept"
             return [EngineRecord.read(step.artifact.sidecar) for step in made]
 
         return run
@@ -149,12 +149,48 @@ class TestWorthSharing:
         assert [found.target for found in records] == TARGETS
 
     @pytest.mark.parametrize("own", [(9, 100), (10, 99), (9, 200)])
-    def test_fewer_kernels_or_less_memory_of_one_gives_each_its_own(self, steps, heard_all, own):
+    def test_one_with_fewer_kernels_or_less_memory_gets_its_own_and_the_others_share(self, steps, heard_all, own):
         records = steps({("sm89",): own})
-        assert [found.targets for found in records] == [("sm86",), ("sm89",), ("sm120",)]
+        assert [found.targets for found in records] == [("sm86", "sm120"), ("sm89",), ("sm86", "sm120")]
         assert [found.target for found in records] == TARGETS
         assert records[1].activation_bytes == own[1]
-        assert any(note.startswith("no plan for all targets") and "sm89" in note for note in heard_all.notes)
+        assert any(
+            note.startswith("no plan for sm86, sm89, sm120 together") and note.endswith("for sm89")
+            for note in heard_all.notes
+        )
+
+    def test_each_gets_its_own_where_no_two_can_share(self, steps):
+        records = steps({("sm89",): (9, 100), ("sm86", "sm120"): (11, 100)})
+        assert [found.targets for found in records] == [("sm86",), ("sm89",), ("sm120",)]
+
+    def test_equal_ones_share_with_their_neighbors_where_a_plan_for_all_is_worse(self, steps):
+        records = steps({tuple(TARGETS): (12, 100)})
+        assert [found.targets for found in records] == [("sm86", "sm89"), ("sm86", "sm89"), ("sm120",)]
+
+    def test_equal_ones_that_cannot_share_even_so(self, steps):
+        records = steps({tuple(TARGETS): (10, 101), ("sm86", "sm89"): (10, 101)})
+        assert [found.targets for found in records] == [("sm86",), ("sm89",), ("sm120",)]
+
+    def test_one_that_cannot_be_built_leaves_the_others_their_plan(self, new_world, heard_all, monkeypatch):
+        backend = Reporting({})
+        backend.bad.add("sm120")
+        monkeypatch.setattr(stage, "load_backend", lambda name: backend)
+        steps = compiled(new_world, heard_all, new_world.job(targets=TARGETS))
+        assert [step.state for step in steps] == ["built", "built", "failed"]
+        records = [EngineRecord.read(step.artifact.sidecar) for step in steps if step.artifact]
+        assert {found.targets for found in records} == {("sm86", "sm89")}
+
+    def test_a_plan_for_several_that_cannot_be_built_leaves_each_its_own(self, steps, monkeypatch):
+        build = Reporting.build
+
+        def refuse(self, request, progress):
+            if len(request.targets) > 1:
+                self.asked.append(tuple(map(str, request.targets)))
+                raise BuildError("no common kernel", "build apart")
+            return build(self, request, progress)
+
+        monkeypatch.setattr(Reporting, "build", refuse)
+        assert [found.targets for found in steps({})] == [("sm86",), ("sm89",), ("sm120",)]
 
     def test_worse_ones_do_not_count(self, steps):
         records = steps({("sm89",): (11, 100), ("sm120",): (10, 101)})

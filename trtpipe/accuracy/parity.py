@@ -11,7 +11,7 @@ from trtpipe.accuracy.comparison import OutputComparison
 from trtpipe.accuracy.metrics import meter_value
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.data.input_checks import is_float
-from trtpipe.data.sample import Content
+from trtpipe.data.sample import RowContents
 from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class ParityRun:
         comparisons: of every contender with the reference.
         links: of every contender with the one it was made from, where that is not the reference.
         extremes: of every float input.
-        inputs_digest, labels_digest: of what was run, and of the labels; the latter is empty where there are none.
+        inputs_digest, labels_digest: of what was run, in whatever order, and of the labels that go with it; the latter
+            is empty where there are none.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -138,7 +139,7 @@ def compare(
     links = [pair(each, each.before) for each in contenders if each.before not in ("", reference.label)]
     meters = {contender.label: make_meter() for contender in everyone} if make_meter else {}
     devices = {contender.label: contender.device for contender in everyone}
-    inputs, answers = Content(), Content()
+    content = RowContents()
     extremes: dict[str, tuple[float, float]] = {}
     feeds = samples = 0
     for sample in track(progress, "verify", dataset, dataset.size):
@@ -150,12 +151,11 @@ def compare(
                 each.update(found[label], found[reference.label], sample.labels)
         if recorder is not None:
             recorder.add(found)
-        inputs.add(sample.feed)
+        content.add(sample)
         for name, value in sample.feed.items():
             if value.size and is_float(value.dtype):
                 low, high = extremes.get(name, (math.inf, -math.inf))
                 extremes[name] = min(low, float(value.min())), max(high, float(value.max()))
-        answers.add({} if sample.labels is None else {"": sample.labels})
         feeds += 1
         samples += sample.rows
     metrics = (meter_value(label, devices[label], each) for label, each in meters.items())
@@ -166,6 +166,6 @@ def compare(
         feeds=feeds,
         samples=samples,
         extremes=extremes,
-        inputs_digest=inputs.digest,
-        labels_digest=answers.digest,
+        inputs_digest=content.inputs,
+        labels_digest=content.labels,
     )

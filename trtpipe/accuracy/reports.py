@@ -146,7 +146,8 @@ class ParityReport(Record):
     Attributes:
         reference: label of the artifact all others are compared with.
         data: name of the data set; ``synthetic`` if the samples are random.
-        inputs_digest, labels_digest: of the model's inputs as they were run, and of the labels; empty for none.
+        inputs_digest, labels_digest: of the model's inputs as they were run, in whatever order, and of the labels that
+            go with them; empty for none.
         preprocessing: how files became inputs; ``None`` if the data came as arrays.
         evaluation: the metric and the output it reads; empty for none. Metrics are comparable where it is equal.
         evaluation_digest: of a user-defined function and the files it read; empty for other metrics.

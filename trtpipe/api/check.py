@@ -134,7 +134,7 @@ def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline
             kept with the reason.
 
     Raises:
-        InputError: the build failed its own gates, or there is a baseline and no reason.
+        InputError: the build failed its own gates or was not verified, or there is a baseline and no reason.
 
     Example:
         >>> trtpipe.save_baseline("out", "good.json").metrics[0].metric

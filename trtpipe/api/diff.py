@@ -161,15 +161,17 @@ def _bytes(found: dict[str, ManifestEntry], name: str) -> str:
 
 
 def _metrics(build: Build) -> dict[str, str]:
-    return {f"{value.metric} of {value.artifact}": f"{value.value:.4f}" for value in build.parity.metrics}
+    found = () if build.parity is None else build.parity.metrics
+    return {f"{value.metric} of {value.artifact}": f"{value.value:.4f}" for value in found}
 
 
 def _parity(build: Build) -> dict[str, str]:
+    comparisons = () if build.parity is None else build.parity.comparisons
     return {
         f"{comparison.artifact}, output {output.output}": (
             f"{output.snr_db:.2f} dB" if output.agreement is None else f"{output.agreement:.2%} equal"
         )
-        for comparison in build.parity.comparisons
+        for comparison in comparisons
         for output in comparison.outputs
     }
 

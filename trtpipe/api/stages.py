@@ -30,19 +30,23 @@ if TYPE_CHECKING:
 
 
 @takes(BuildArguments)
-def build(source: SourceLike, out: PathLike, **request: Unpack[BuildArguments]) -> BuildResult:
+def build(
+    source: SourceLike, out: PathLike, *, locked: PathLike | None = None, **request: Unpack[BuildArguments]
+) -> BuildResult:
     """Run the whole pipeline and write the bundle to ``out``: from a model to verified engines.
 
     Args:
         source: a path, ``file.py:factory``, ``package.module:factory``, an ``nn.Module``, an ``onnx.ModelProto``, or a
             job from ``make_job`` (with which of the other arguments only ``out`` and ``progress`` go).
         out: a folder; created if need be. It is touched only after everything has been made.
+        locked: the folder of an earlier build: other versions of tools than its manifest holds are refused.
 
     Returns:
         The steps, the reports and the verdict. A failed gate is no error: see ``BuildResult``.
 
     Raises:
         InputError: an argument, file or sample cannot be used.
+        HostError: with ``locked``: a tool, or the back-end's device, is another one; each is named.
         TrtpipeError: a stage failed; ``out`` is as it was. If outputs could not be compared because of the data, what
             was finished is in ``<out>.rejected``.
 
@@ -56,7 +60,7 @@ def build(source: SourceLike, out: PathLike, **request: Unpack[BuildArguments]) 
     folder = path_of(out, "out")
     check_writable(folder)
     with requested(source, **request) as job:
-        _refuse_early(job, request.get("progress") or NullProgress())
+        _refuse_early(job, request.get("progress") or NullProgress(), locked)
 
         def publish(result: BuildResult) -> Path:
             where = rejected_beside(folder) if result.verdict.exit_code else folder
@@ -67,11 +71,14 @@ def build(source: SourceLike, out: PathLike, **request: Unpack[BuildArguments]) 
 
 
 @takes(BuildArguments)
-def dry_run(source: SourceLike, **request: Unpack[BuildArguments]) -> tuple[Step, ...]:
+def dry_run(
+    source: SourceLike, *, locked: PathLike | None = None, **request: Unpack[BuildArguments]
+) -> tuple[Step, ...]:
     """What ``build`` would do with these arguments: which stages are cached, which would run, and why.
 
     Args:
         source: as ``build`` takes it; so are all other arguments.
+        locked: likewise.
 
     Returns:
         One step for every stage, one a target for compile. What depends on a stage that would run is undecided.
@@ -87,7 +94,7 @@ def dry_run(source: SourceLike, **request: Unpack[BuildArguments]) -> tuple[Step
         observe skipped
     """
     with requested(source, **request) as job:
-        _refuse_early(job, request.get("progress") or NullProgress())
+        _refuse_early(job, request.get("progress") or NullProgress(), locked)
         with opened(job, request.get("progress") or NullProgress()) as pipeline:
             return pipeline.plan(stages_for(job), {})
 
@@ -308,8 +315,12 @@ def measure(
         return run_stages(job, ["measure"], given, path_or_none(out, "out"), JSON, common.get("progress"))
 
 
-def _refuse_early(job: Job, progress: Progress) -> None:
+def _refuse_early(job: Job, progress: Progress, locked: PathLike | None) -> None:
     """Complain about what is missing before the long work, not after it."""
+    if locked is not None:
+        from trtpipe.api.upgrade import refuse_other_versions
+
+        refuse_other_versions(job, path_of(locked, "locked"))
     refuse_without_data(job)
     if job.profile.auto_shapes and not job.recipe.data.source:
         raise InputError(

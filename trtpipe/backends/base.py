@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
     from trtpipe.config.target import Target
     from trtpipe.engine.record import EngineRecord
+    from trtpipe.isolation.interpreter import Interpreter
     from trtpipe.isolation.reducer import Reduction
     from trtpipe.progress import Progress
 
@@ -43,6 +44,7 @@ class EngineRequest:
         profile: shapes and options of the builder.
         targets: one, or several that are ``shareable``.
         plan: the file to write.
+        python: the environment whose TensorRT builds it, where that is not this process's own.
     """
 
     model: Path
@@ -50,6 +52,7 @@ class EngineRequest:
     targets: tuple[Target, ...]
     plan: Path
     settings: Settings
+    python: Interpreter | None = None
 
 
 def known_inputs(runner: Runner, feed: Feed) -> Feed:
@@ -197,15 +200,18 @@ def missing(name: str) -> Refusal | None:
     return Refusal(f"backend {name!r} needs the package {package!r}, which is not installed", REMEDIES[name])
 
 
-def load_backend(name: str) -> Backend:
+def load_backend(name: str, *, elsewhere: bool = False) -> Backend:
     """The back-end called ``name``.
+
+    Args:
+        elsewhere: whether another environment builds with it, so that its package may be missing here.
 
     Raises:
         HostError: its package is not installed.
     """
     if name not in BACKENDS:
         raise InternalError(f"no back-end is called {name!r}")
-    if refusal := missing(name):
+    if not elsewhere and (refusal := missing(name)):
         raise HostError(refusal.reason, refusal.remedy)
     module, _, attribute = BACKENDS[name][1].partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)()

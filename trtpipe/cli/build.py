@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import TopicOption
 from trtpipe.cli.options import command
 from trtpipe.cli.results import finish, show_dry_run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trtpipe.cli.session import Session
 
 
@@ -29,9 +32,18 @@ if TYPE_CHECKING:
     options.tolerance_options,
     options.export_options,
     options.no_simplify_option,
+    click.option(
+        "--locked",
+        type=options.PATH,
+        metavar="BUILD",
+        cls=TopicOption,
+        topic=options.ENGINE,
+        common=False,
+        help="Refuse other versions of TensorRT and other tools than this earlier build was made with.",
+    ),
     click.option("--dry-run", is_flag=True, help="Show which stages would run, and why; run none."),
 )
-def build(session: Session, source: str, dry_run: bool) -> int:
+def build(session: Session, source: str, locked: Path | None, dry_run: bool) -> int:
     """Build verified engines from a model.
 
     SOURCE is model.onnx, model.pt2, file.py:factory or package.module:factory. Options override the files given with
@@ -43,6 +55,6 @@ def build(session: Session, source: str, dry_run: bool) -> int:
 
     with session.listening() as progress:
         if dry_run:
-            return show_dry_run(session, trtpipe.dry_run(source, **session.model_request(progress)))
-        result = trtpipe.build(source, session.output, **session.model_request(progress))
+            return show_dry_run(session, trtpipe.dry_run(source, locked=locked, **session.model_request(progress)))
+        result = trtpipe.build(source, session.output, locked=locked, **session.model_request(progress))
     return finish(session, "build", result)

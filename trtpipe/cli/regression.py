@@ -13,12 +13,13 @@ from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
 from trtpipe.cli.wiring import floors
 from trtpipe.config.units import printable
-from trtpipe.errors import InputError
+from trtpipe.errors import BuildError, InputError
 
 if TYPE_CHECKING:
     from trtpipe import Baseline, BuildDiff, CheckReport
     from trtpipe.api.diff import Both
     from trtpipe.cli.session import Session
+    from trtpipe.regression.gate import GateName
 
 #: Rows of a long list that are shown without --verbose.
 _ROWS = 20
@@ -39,6 +40,19 @@ _WORDS = {"ok": "PASSED", "failed": "FAILED", "note": "note", "skipped": "skippe
     click.option(
         "--min-metric", multiple=True, metavar="NAME=VALUE", help="Minimum value of the metric; of an error, maximum."
     ),
+    click.option(
+        "--upgrade",
+        is_flag=True,
+        help="Build the lowered graph with the other TensorRT versions found here, and compare the engines.",
+    ),
+    click.option(
+        "--python",
+        "pythons",
+        type=PATH,
+        multiple=True,
+        metavar="PYTHON",
+        help="With --upgrade: an environment with another TensorRT version; may be repeated.",
+    ),
     click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML."),
     click.option("--markdown", type=PATH, metavar="FILE", help="Write a summary for a pull request."),
 )
@@ -50,6 +64,8 @@ def check(
     update: str | None,
     baseline_build: Path | None,
     min_metric: tuple[str, ...],
+    upgrade: bool,
+    pythons: tuple[Path, ...],
     junit: Path | None,
     markdown: Path | None,
 ) -> int:
@@ -58,9 +74,22 @@ def check(
     BUILD is a folder that trtpipe build wrote. Metrics are compared sample by sample with a paired significance
     test, and the output gives the minimum detectable drop of this data. Exit code 3 if accuracy regressed, 4 if only
     latency did.
+
+    With --upgrade the engines are compared with those that other TensorRT versions build of the same lowered graph,
+    node by node: precision, fusion, weights, memory. Exit code 3 if a precision or a weight differs, 4 if only fusion
+    or memory became worse, 5 if an engine cannot be built.
     """
     import trtpipe
 
+    if pythons and not upgrade:
+        raise InputError("--python names an environment to upgrade to", "add --upgrade")
+    if upgrade:
+        if baseline is not None or save_baseline is not None or update is not None or min_metric or baseline_build:
+            raise InputError("--upgrade compares engines, and takes no baseline", "run trtpipe check once for each")
+        with session.listening() as progress:
+            compared = trtpipe.check_upgrade(build, pythons, settings=session.settings, progress=progress)
+        _write(junit, markdown, compared)
+        return _shown(session, compared)
     if save_baseline is not None:
         if baseline is not None or update is not None:
             raise InputError(
@@ -109,8 +138,12 @@ def _write(junit: Path | None, markdown: Path | None, report: CheckReport) -> No
 
 
 def _shown(session: Session, report: CheckReport) -> int:
-    accurate, fast = report.gate_passed("accuracy"), report.gate_passed("latency")
-    code = ACCURACY_FAILED if not accurate else 0 if fast else LATENCY_FAILED
+    codes: dict[GateName, int] = {
+        "build": BuildError.exit_code,
+        "accuracy": ACCURACY_FAILED,
+        "latency": LATENCY_FAILED,
+    }
+    code = next((codes[gate] for gate in codes if not report.gate_passed(gate)), 0)
     if session.json:
         return print_document("check", {"passed": code == 0, "report": report.to_dict()}, code)
     rows = [(each.name, _WORDS[each.status], each.message.replace(". ", ".\n")) for each in report.findings]

@@ -113,26 +113,34 @@ class ContentDigests:
     labels: str = ""
 
 
-class Content:
-    """The sha256 over arrays by name, feed by feed: the same however their rows are split into feeds."""
+class RowContents:
+    """The sha256 over the rows of samples, whatever their order and however they are split into feeds.
+
+    One is of the inputs, one of the labels that go with them: labels that were swapped change the second alone.
+    """
 
     def __init__(self) -> None:
-        self._digests: dict[str, hashlib._Hash] = {}
+        self._rows: list[tuple[str, str]] = []
 
-    def add(self, arrays: Feed) -> None:
-        """Take one feed's arrays."""
-        for name, value in arrays.items():
-            if name not in self._digests:
-                head = [name, value.dtype.name, list(value.shape[1:])]
-                self._digests[name] = hashlib.sha256(canonical_json(head).encode())
-            self._digests[name].update(value.tobytes())
+    def add(self, sample: Sample) -> None:
+        """Take one feed."""
+        for row in range(sample.rows):
+            digest = hashlib.sha256()
+            for name, value in sample.feed.items():
+                part = _row(value, row, sample.rows)
+                digest.update(canonical_json([name, part.dtype.name, list(part.shape)]).encode() + part.tobytes())
+            label = "" if sample.labels is None else canonical_json(sample.labels[row].tolist())
+            self._rows.append((digest.hexdigest(), label))
 
     @property
-    def digest(self) -> str:
-        """Of all arrays so far; empty if there were none."""
-        if not self._digests:
-            return ""
-        return sha256_json({name: digest.hexdigest() for name, digest in self._digests.items()})
+    def inputs(self) -> str:
+        """Of all inputs so far."""
+        return sha256_json(sorted(row for row, _ in self._rows))
+
+    @property
+    def labels(self) -> str:
+        """Of all labels so far; empty where there were none."""
+        return sha256_json([label for _, label in sorted(self._rows)]) if any(x for _, x in self._rows) else ""
 
 
 def content_digests(samples: Iterable[Sample]) -> ContentDigests:

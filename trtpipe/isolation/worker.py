@@ -33,6 +33,7 @@ from trtpipe.progress import Stoppable
 
 if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
+    from trtpipe.isolation.interpreter import Interpreter
     from trtpipe.progress import Progress
 
 #: How a task reports progress: phase, units done, total units (``None`` if unknown).
@@ -108,9 +109,14 @@ def user_limits(settings: Settings) -> Limits:
     return Limits(seconds=settings.worker_seconds or _USER_SECONDS, memory=memory, confined=False)
 
 
-def boot(module: str) -> list[str]:
-    """The command of a process that calls ``main(arguments)`` of ``module``; append the arguments."""
-    return [sys.executable, "-c", _BOOT.format(separator=os.pathsep, module=module), os.pathsep.join(sys.path)]
+def boot(module: str, python: Interpreter | None = None) -> list[str]:
+    """The command of a process that calls ``main(arguments)`` of ``module``; append the arguments.
+
+    Args:
+        python: the environment it runs in; this process's own where none is given.
+    """
+    executable, path = (sys.executable, sys.path) if python is None else (str(python.executable), python.path)
+    return [executable, "-c", _BOOT.format(separator=os.pathsep, module=module), os.pathsep.join(path)]
 
 
 def affordable(count: int, size: int, wanted: int | None) -> int:
@@ -135,6 +141,7 @@ def call(
     workdir: Path | None = None,
     reads: Sequence[Path] | None = None,
     function: str = "",
+    python: Interpreter | None = None,
 ) -> R:
     """Run ``task`` in a child process and wait for its reply.
 
@@ -148,6 +155,7 @@ def call(
             own; ``None`` if it runs the user's code, which may do whatever the user may.
         function: the user's function that the task runs, if it does: to blame for how the child ends. The time limit
             starts anew with every progress report then.
+        python: the environment that the child runs in; this process's own where none is given.
 
     Raises:
         TrtpipeError: the very error that the task raised.
@@ -165,7 +173,7 @@ def call(
             writes: list[Path | str] = [folder] if where is None else [where, folder]
             confinement = "" if reads is None else confinement_of(reads, writes, limits)
             child = stack.enter_context(
-                closing(_Child(task, folder, confinement, limits, progress, patient=bool(function)))
+                closing(_Child(task, folder, confinement, limits, progress, python, patient=bool(function)))
             )
         except OSError as error:
             place = error.filename or workdir or tempfile.gettempdir()
@@ -250,13 +258,21 @@ class _Child:
     """One running child. Its standard output carries progress, its standard error what libraries print."""
 
     def __init__(
-        self, task: str, folder: str, confinement: str, limits: Limits, progress: Progress, *, patient: bool
+        self,
+        task: str,
+        folder: str,
+        confinement: str,
+        limits: Limits,
+        progress: Progress,
+        python: Interpreter | None,
+        *,
+        patient: bool,
     ) -> None:
         self._seconds, self._patient = limits.seconds, patient
         self._deadline = time.monotonic() + limits.seconds
         self._line = b""
         self._process = subprocess.Popen(
-            [*boot("trtpipe.isolation.worker_main"), task, folder, str(os.getpid()), confinement],
+            [*boot("trtpipe.isolation.worker_main", python), task, folder, str(os.getpid()), confinement],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -61,20 +61,20 @@ class MultiTargetBuild:
             TrtpipeError: what is no fault of a target.
         """
         shared = [job for job in jobs if job.together]
-        if shared and not self._make_shared(shared):
-            jobs = [replace(job, together=()) for job in jobs]
+        left = {job.target for job in self._make_shared(shared)} if shared else set()
+        jobs = [replace(job, together=()) if job.target in left else job for job in jobs]
         self._make_alone([job for job in jobs if not job.together])
         return [self._steps[label_of(self._stage, job)] for job in jobs]
 
-    def _make_shared(self, jobs: Sequence[Job]) -> bool:
-        """Make one plan for all of ``jobs``; false if that cannot be."""
+    def _make_shared(self, jobs: Sequence[Job]) -> list[Job]:
+        """Make plans for ``jobs`` that targets may share; those are left for which that cannot be."""
         stage = self._stage
         if not isinstance(stage, Shareable):
             raise InternalError(f"stage {stage.name!r} cannot share")
         with ExitStack() as stack:
             missing = self._locked(jobs, stack)
             if not missing:
-                return True
+                return []
             label, begin = f"{stage.name} {_names(jobs)}", time.perf_counter()
             self._progress.begin(label)
             self._executor.check_corners(missing[0].work, self._state)
@@ -91,20 +91,24 @@ class MultiTargetBuild:
                 self._progress.end(label, "failed")
                 for each in missing:
                     self._fail(each, error, time.perf_counter() - begin)
-                return True
+                return []
             except StageError as error:
                 self._progress.note(f"{label}: no plan for all of them, so each gets its own: {error.message}")
-                return False
+                return list(jobs)
             except BaseException:
                 self._progress.end(label, "failed")
                 raise
             made = {draft.target: draft for draft in drafts}
             seconds = (time.perf_counter() - begin) / len(made)
+            left = []
             for each in missing:
-                assert each.work.job.target is not None
-                self._put(each, made[each.work.job.target.name], seconds)
+                name = str(each.work.job.target)
+                if name in made:
+                    self._put(each, made[name], seconds)
+                else:
+                    left.append(each.work.job)
             self._progress.end(label, "built")
-        return True
+        return left
 
     def _make_alone(self, jobs: Sequence[Job]) -> None:
         """Make what is missing of ``jobs``, as many at once as there is room for."""

@@ -8,6 +8,7 @@ from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, Record
 from trtpipe.config.recipe import ImageSettings
 from trtpipe.engine.record import EngineFigures
+from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.manifest import Manifest, ManifestEntry
 
@@ -90,9 +91,18 @@ def calibration_data(manifest: Manifest) -> CalibrationData | None:
 
 
 def baseline_of(build: Build, history: tuple[Update, ...] = ()) -> Baseline:
-    """A build as a baseline."""
+    """A build as a baseline.
+
+    Raises:
+        InputError: its outputs were not compared with anything.
+    """
     manifest: Manifest = build.manifest
     parity = build.parity
+    if parity is None:
+        raise InputError(
+            f"{build.folder}: nothing was compared in this build: {build.unverified}",
+            "make a baseline of a build that was verified",
+        )
     return Baseline(
         trtpipe=manifest.trtpipe,
         precision=manifest.precision,

@@ -29,11 +29,12 @@ class Build:
 
     Attributes:
         folder: the bundle.
+        parity: ``None`` where outputs could not be compared; the manifest's verdict says why.
     """
 
     folder: Path
     manifest: Manifest
-    parity: ParityReport
+    parity: ParityReport | None
     latency: LatencyReport | None
     engines: dict[str, EngineFigures]
 
@@ -55,6 +56,11 @@ class Build:
         return graph_digest(self.path("model"))
 
     @property
+    def unverified(self) -> str:
+        """Why no outputs were compared; empty where they were."""
+        return "" if self.parity is not None else self.manifest.verdict.accuracy.summary
+
+    @property
     def nodes(self) -> dict[str, str]:
         """What every node computes in that lowering decided on."""
         return {decision.node: decision.precision for decision in self.manifest.nodes}
@@ -73,7 +79,7 @@ def read_build(folder: Path) -> Build:
     """Read the bundle in ``folder`` and check its files against the manifest.
 
     Raises:
-        InputError: there is no bundle, a file of it is missing or was changed, or it holds no verification.
+        InputError: there is no bundle, or a file of it is missing or was changed.
     """
     if not (folder / "manifest.json").is_file():
         raise InputError(f"{folder}: no bundle lies there", "give the folder that trtpipe build -o wrote")
@@ -87,19 +93,12 @@ def read_build(folder: Path) -> Build:
             if path.stat().st_size != file.size or FileEntry.of(path) != file:
                 raise InputError(f"{path}: changed since it was built", "build again; a bundle is not edited by hand")
     found = entries(manifest.artifacts)
-    if missing := {"model", "lowered", "parity"} - set(found):
+    if missing := {"model", "lowered"} - set(found):
         raise InputError(f"{folder}: the bundle has no {', '.join(sorted(missing))}", "build the whole pipeline")
-    parity = ParityReport.read(folder / found["parity"].files[0].name)
-    require_report(str(folder / found["parity"].files[0].name), parity)
-    for label, digest in parity.digests.items():
-        if label not in found or found[label].files[0].sha256 != digest:
-            raise InputError(
-                f"{folder}: parity.json: digests: {label} is not the file that was verified", "build again"
-            )
     return Build(
         folder=folder,
         manifest=manifest,
-        parity=parity,
+        parity=_parity(folder, found) if "parity" in found else None,
         latency=LatencyReport.read(folder / found["latency"].files[0].name) if "latency" in found else None,
         engines={
             label.partition(":")[2]: EngineFigures.of(
@@ -109,6 +108,19 @@ def read_build(folder: Path) -> Build:
             if label.startswith("engine:") and len(entry.files) > 1
         },
     )
+
+
+def _parity(folder: Path, found: dict[str, ManifestEntry]) -> ParityReport:
+    """The verification of a bundle, of the files that are in it."""
+    path = folder / found["parity"].files[0].name
+    parity = ParityReport.read(path)
+    require_report(str(path), parity)
+    for label, digest in parity.digests.items():
+        if label not in found or found[label].files[0].sha256 != digest:
+            raise InputError(
+                f"{folder}: parity.json: digests: {label} is not the file that was verified", "build again"
+            )
+    return parity
 
 
 def _require_whole(path: Path, manifest: Manifest) -> None:
@@ -122,8 +134,9 @@ def _require_whole(path: Path, manifest: Manifest) -> None:
             raise InputError(f"{where}: files: there are none", "build again; a manifest is not edited by hand")
         if entry.digest != sha256_json([file.sha256 for file in entry.files]):
             raise InputError(f"{where}: digest: not that of its files", "build again; a bundle is not edited by hand")
-    if "parity" in labels and manifest.verdict.data == "none":
-        raise InputError(f"{path}: verdict.data: none, beside a comparison of outputs", "build again")
+    if ("parity" in labels) != (manifest.verdict.data != "none"):
+        beside = "a" if "parity" in labels else "no"
+        raise InputError(f"{path}: verdict.data: {manifest.verdict.data}, beside {beside} parity.json", "build again")
 
 
 def weight_digests(model: Path) -> dict[str, str]:

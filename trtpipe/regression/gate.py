@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -18,10 +18,12 @@ from trtpipe.regression.significance import SignificanceTest, compare_metric
 from trtpipe.report.verdict import WORDS, Verdict
 
 if TYPE_CHECKING:
-    from trtpipe.accuracy.reports import MetricValue, OutputParity
+    from trtpipe.accuracy.reports import MetricValue, OutputParity, ParityReport
     from trtpipe.regression.baseline import Baseline
 
 Status: TypeAlias = Literal["ok", "failed", "note", "skipped"]
+#: What may fail, in the order of its importance.
+GateName: TypeAlias = Literal["build", "accuracy", "latency"]
 #: Without a metric, parity decides: an SNR lower than the baseline's by more than this is a regression.
 _MORE_NOISE_DB = 3.0
 
@@ -30,8 +32,8 @@ class Finding(Record):
     """The result of one comparison.
 
     Attributes:
-        gate: which exit code a failure has: ``accuracy`` (3) or ``latency`` (4); a finding of ``size`` or ``build``
-            only informs.
+        gate: which exit code a failure has: ``accuracy`` (3), ``latency`` (4) or, of an engine that cannot be built
+            with another TensorRT, ``build`` (5); other findings of ``build``, and those of ``size``, only inform.
         name: the compared value, such as ``top1 of lowered``.
         status: ``failed`` for a regression, ``note`` for a change that fails no gate.
         message: values and verdict.
@@ -57,14 +59,14 @@ class CheckReport(Record):
     verdict: Verdict
     findings: tuple[Finding, ...]
 
-    def gate_passed(self, gate: Literal["accuracy", "latency"]) -> bool:
+    def gate_passed(self, gate: GateName) -> bool:
         """Whether no finding of ``gate`` failed."""
         return not any(finding.gate == gate and finding.status == "failed" for finding in self.findings)
 
     @property
     def passed(self) -> bool:
-        """Whether both gates passed."""
-        return self.gate_passed("accuracy") and self.gate_passed("latency")
+        """Whether all gates passed."""
+        return not any(finding.status == "failed" for finding in self.findings)
 
     @property
     def headline(self) -> str:
@@ -105,11 +107,11 @@ class Change:
         damage to this very model until a reason is given.
         """
         if self.weights and 2 * len(self.weights) <= self.all_weights:
-            return f"{len(self.weights)} of {self.all_weights} weights of the model changed ({_some(self.weights)})"
+            return f"{len(self.weights)} of {self.all_weights} weights of the model changed ({some(self.weights)})"
         if self.graph and not self.weights:
             return "the model's graph changed, around the same weights"
         if self.layers and self.settings:
-            return f"{len(self.layers)} layers in another precision ({_some(self.layers)})"
+            return f"{len(self.layers)} layers in another precision ({some(self.layers)})"
         return ""
 
 
@@ -130,11 +132,7 @@ def check_build(
     _comparable(build, baseline, name)
     change = _change(build, baseline)
     findings = [
-        *_own_gate(build),
-        *_floors(build, min_metric),
-        *_metrics(build, baseline, change),
-        *_function(build, baseline),
-        *_parity(build, baseline),
+        *_accuracy(build, baseline, name, change, min_metric),
         *_changes(build, baseline, change),
         *_builds(build, baseline),
         *_engines(build, baseline),
@@ -149,15 +147,24 @@ def _comparable(build: Build, baseline: Baseline, name: str) -> None:
         raise InputError(
             f"{name}: a baseline of another model: {broken}", "make one for this model: --save-baseline FILE"
         )
-    parity = build.parity
+    if baseline.precision != build.manifest.precision:
+        raise InputError(
+            f"{name}: the baseline is {baseline.precision}, the build {build.manifest.precision}",
+            "compare builds of one precision: trtpipe diff shows two of any kind",
+        )
+
+
+def _same_samples(parity: ParityReport, baseline: Baseline, name: str) -> None:
+    """Raise InputError unless the figures are of the same data and the same metric."""
     if prepared := differences(_plain(baseline.preprocessing), _plain(parity.preprocessing), "[evaluation.image]"):
         raise InputError(
             f"{name}: the recipe changed, so that the samples are prepared otherwise: {'; '.join(prepared)}",
             "measure with the same recipe, or replace the baseline with --update REASON",
         )
-    elsewhere = baseline.data_digest != parity.data_digest
-    if elsewhere or baseline.labels_digest != parity.labels_digest:
-        what = "on other data" if elsewhere else "with other labels: the inputs are the same"
+    labels_differ = baseline.labels_digest != parity.labels_digest
+    if labels_differ or baseline.data_digest != parity.data_digest:
+        relabeled = labels_differ and baseline.inputs_digest == parity.inputs_digest
+        what = "with other labels: the inputs are the same" if relabeled else "on other data"
         raise InputError(
             f"{name}: the baseline was measured {what} ({baseline.data}; now {parity.data})",
             "measure on the same samples, or replace it with --update REASON",
@@ -172,11 +179,6 @@ def _comparable(build: Build, baseline: Baseline, name: str) -> None:
         raise InputError(
             f"{name}: metrics: the baseline's and the build's differ in name, or in which values are better",
             "use the file as trtpipe wrote it, or --update REASON",
-        )
-    if baseline.precision != build.manifest.precision:
-        raise InputError(
-            f"{name}: the baseline is {baseline.precision}, the build {build.manifest.precision}",
-            "compare builds of one precision: trtpipe diff shows two of any kind",
         )
 
 
@@ -201,12 +203,34 @@ def _change(build: Build, baseline: Baseline) -> Change:
     return Change(weights, len(old.keys() | new.keys()), baseline.graph != build.graph, layers, settings, recomputed)
 
 
-def _floors(build: Build, min_metric: Mapping[str, float | str]) -> Iterator[Finding]:
+def _accuracy(
+    build: Build, baseline: Baseline, name: str, change: Change, min_metric: Mapping[str, float | str]
+) -> Iterator[Finding]:
+    """All that verification measured; a build without one is not as good as one that was judged."""
+    parity = build.parity
+    if parity is None:
+        message = f"the baseline was verified, and this build was not: {build.unverified}"
+        yield Finding(gate="accuracy", name="verification", status="failed", message=message)
+        return
+    _same_samples(parity, baseline, name)
+    if not parity.passed:
+        reasons = "; ".join(parity.reasons)
+        yield Finding(gate="accuracy", name="accuracy gate of the build", status="failed", message=reasons)
+    yield from _floors(parity, min_metric)
+    old = {value.artifact: value for value in baseline.metrics}
+    for value in parity.metrics:
+        if value.artifact in old and value.artifact != "simplified":
+            yield _metric(old[value.artifact], value, parity.max_drop or 0.0, change)
+    yield from _function(parity, baseline)
+    yield from _parity(parity, baseline)
+
+
+def _floors(parity: ParityReport, min_metric: Mapping[str, float | str]) -> Iterator[Finding]:
     """The least values that were asked for, whatever the baseline's are."""
     for name, given in min_metric.items():
-        values = [value for value in build.parity.metrics if value.metric == name]
+        values = [value for value in parity.metrics if value.metric == name]
         if not values:
-            known = ", ".join(sorted({value.metric for value in build.parity.metrics})) or "no metric"
+            known = ", ".join(sorted({value.metric for value in parity.metrics})) or "no metric"
             raise InputError(f"min_metric {name}: the build has {known}", "name the metric that it was built with")
         limit = AccuracyGate(min_metric={name: given}).of(name).min_metric[name]
         for value in values:
@@ -218,21 +242,6 @@ def _floors(build: Build, min_metric: Mapping[str, float | str]) -> Iterator[Fin
                 status="failed" if missed else "ok",
                 message=message,
             )
-
-
-def _own_gate(build: Build) -> Iterator[Finding]:
-    """The build's own accuracy gate, against its reference."""
-    if not build.parity.passed:
-        yield Finding(
-            gate="accuracy", name="accuracy gate of the build", status="failed", message="; ".join(build.parity.reasons)
-        )
-
-
-def _metrics(build: Build, baseline: Baseline, change: Change) -> Iterator[Finding]:
-    old = {value.artifact: value for value in baseline.metrics}
-    for value in build.parity.metrics:
-        if value.artifact in old and value.artifact != "simplified":
-            yield _metric(old[value.artifact], value, build.parity.max_drop or 0.0, change)
 
 
 def _metric(old: MetricValue, new: MetricValue, max_drop: float, change: Change) -> Finding:
@@ -260,22 +269,22 @@ def _significance(test: SignificanceTest) -> Iterator[str]:
         yield f"Minimum detectable drop (80 % power): {test.detectable:.4g}"
 
 
-def _function(build: Build, baseline: Baseline) -> Iterator[Finding]:
+def _function(parity: ParityReport, baseline: Baseline) -> Iterator[Finding]:
     """A changed user-defined metric: a note only, because the digest covers every file that it read."""
-    old, new = baseline.evaluation_digest, build.parity.evaluation_digest
+    old, new = baseline.evaluation_digest, parity.evaluation_digest
     if old and new and old != new:
         message = (
-            f"the file of {build.parity.evaluation}, or one that it reads, changed: if that is the metric or its data, "
+            f"the file of {parity.evaluation}, or one that it reads, changed: if that is the metric or its data, "
             "the metric values are not comparable"
         )
         yield Finding(gate="build", name="metric", status="note", message=message)
 
 
-def _parity(build: Build, baseline: Baseline) -> Iterator[Finding]:
+def _parity(parity: ParityReport, baseline: Baseline) -> Iterator[Finding]:
     """The SNR of every output; it enters the gate only where there is no metric."""
     old = {(c.artifact, output.output): output for c in baseline.comparisons for output in c.outputs}
-    decides = not build.parity.metrics
-    for comparison in build.parity.comparisons:
+    decides = not parity.metrics
+    for comparison in parity.comparisons:
         for output in comparison.outputs:
             before = old.get((comparison.artifact, output.output))
             if before is not None and comparison.artifact != "simplified":
@@ -306,11 +315,11 @@ def _changes(build: Build, baseline: Baseline, change: Change) -> Iterator[Findi
         return Finding(gate="build", name=name, status="note", message=message)
 
     if change.weights:
-        yield note("weights", f"{len(change.weights)} of {change.all_weights} changed: {_some(change.weights)}")
+        yield note("weights", f"{len(change.weights)} of {change.all_weights} changed: {some(change.weights)}")
     if change.graph:
         yield note("graph", "the nodes of the exported model changed")
     if change.layers:
-        yield note("precision of layers", f"{len(change.layers)} changed: {_some(change.layers)}")
+        yield note("precision of layers", f"{len(change.layers)} changed: {some(change.layers)}")
     old, new = baseline.calibration, calibration_data(build.manifest)
     if prepared := differences(_plain(old and old.preprocessing), _plain(new and new.preprocessing), "[data.image]"):
         yield note("recipe", f"calibration samples are prepared otherwise: {'; '.join(prepared)}")
@@ -319,7 +328,7 @@ def _changes(build: Build, baseline: Baseline, change: Change) -> Iterator[Findi
     if change.recomputed:
         labels = ", ".join(change.recomputed)
         yield note("artifacts", f"{labels}: other bytes under the same key, as another CPU rounds them")
-    if baseline.inputs_digest != build.parity.inputs_digest:
+    if build.parity is not None and baseline.inputs_digest != build.parity.inputs_digest:
         yield note("inputs", "the same data was decoded to other values: another version of a library, or another CPU")
 
 
@@ -360,5 +369,6 @@ def differences(old: object, new: object, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {before} -> {now}"]
 
 
-def _some(names: tuple[str, ...]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

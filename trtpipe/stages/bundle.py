@@ -90,7 +90,7 @@ class Bundle(Stage[BundleSettings]):
             backend=settings.backend,
             targets=settings.targets,
             settings=quoted,
-            toolchain={**versions(_TOOLS), **self.fingerprint(settings, runtime)},
+            toolchain=toolchain(settings.backend, runtime),
             calibration=calibration,
             artifacts=tuple(
                 ManifestEntry(label=label, digest=artifact.digest, key=inputs.keys.get(label, ""), files=artifact.files)
@@ -109,6 +109,11 @@ class Bundle(Stage[BundleSettings]):
         listed = {entry.label for entry in Manifest.read(draft.path).artifacts}
         if missing := set(inputs.artifacts) - listed:
             raise StageError(f"{MANIFEST} misses {sorted(missing)}", "report this as a bug")
+
+
+def toolchain(backend: str, runtime: Settings) -> dict[str, str]:
+    """Name -> version of every tool that has a part in a build, and the back-end's device where that matters."""
+    return {**versions(_TOOLS), **load_backend(backend).fingerprint(runtime)}
 
 
 def _lowered(inputs: Inputs) -> LowerRecord | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
@@ -16,14 +17,14 @@ from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import Agreement, compare
 from trtpipe.engine.record import EngineRecord, ProgramRecord
-from trtpipe.errors import BuildError, InternalError, StageError
+from trtpipe.errors import BuildError, InternalError, OutOfMemory, OutOfTime, StageError
 from trtpipe.isolation.thread_pool import Task, run_tasks
 from trtpipe.isolation.worker import affordable
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.stage import PLUGINS, Shareable, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from trtpipe.artifact import IOContract
@@ -33,13 +34,16 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
+#: Folders of plans of which some are kept.
+_SCRATCH = "plan-"
+
 
 class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
     """Asks a back-end for an engine. Plain plan bytes; what is known of it goes into the sidecar."""
 
     name = "compile"
     produces = "engine"
-    version = 6
+    version = 7
     packages = ()
 
     def settings(self, request: BuildRequest) -> CompileSettings:
@@ -86,33 +90,23 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
     def run_together(
         self, settings: CompileSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, ...]:
-        """Build one plan for all of ``settings.together``; each gets a file of its own with the same bytes.
+        """Build as few plans for ``settings.together`` as do no harm; each target gets a file of its own.
 
-        Where a plan of its own has fewer kernels or less activation memory for one of them, all get their own.
+        Targets share a plan only where a plan of its own has neither fewer kernels nor less activation memory for any
+        of them. What cannot be built for a target leaves the others as they are, and has no draft.
         """
-        targets, shared = tuple(map(find_target, settings.together)), workdir / "shared.plan"
-        shared_record = _built(settings, inputs, targets, shared, runtime, progress)
-        own = _own_plans(settings, inputs, targets, workdir, runtime, progress)
-        better = [str(target) for target, (record, _) in own.items() if _is_better(record, shared_record)]
-        if better:
-            progress.note(
-                f"no plan for all targets: one of its own has fewer kernels or less activation memory for "
-                f"{', '.join(better)}"
-            )
-        else:
-            _tell(shared_record, settings, ", ".join(map(str, targets)), progress)
-        drafts = []
-        for target in targets:
-            plan = workdir / f"{target}.plan"
-            record, path = own[target] if better else (shared_record.model_copy(update={"target": target.name}), shared)
-            shutil.copyfile(path, plan)
-            if better:
-                _tell(record, settings, plan.name, progress)
-            drafts.append(_draft(record, plan))
-        shared.unlink()
-        for _, path in own.values():
-            shutil.rmtree(path.parent)
-        return tuple(drafts)
+        sharing = _Sharing(settings, inputs, workdir, runtime, progress)
+        plans = sharing.plans(tuple(map(find_target, settings.together)))
+        drafts = {}
+        for made in plans:
+            _tell(made.record, settings, ", ".join(map(str, made.targets)), progress)
+            for target in made.targets:
+                plan = workdir / f"{target}.plan"
+                shutil.copyfile(made.path, plan)
+                drafts[target.name] = _draft(made.record.model_copy(update={"target": target.name}), plan)
+        for folder in workdir.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(folder)
+        return tuple(drafts[name] for name in settings.together if name in drafts)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The engine is not empty, and has the graph's inputs and outputs; in what it computes, the verdict says."""
@@ -180,39 +174,104 @@ def _built(
     return record.model_copy(update={"notes": tuple(notes), "options": options, "digests": digests})
 
 
-def _own_plans(
-    settings: CompileSettings,
-    inputs: Inputs,
-    targets: Sequence[Target],
-    workdir: Path,
-    runtime: Settings,
-    progress: Progress,
-) -> dict[Target, tuple[EngineRecord, Path]]:
-    """A plan of its own for every target, to compare with that for all; none where reports are no quick matter.
+@dataclass(frozen=True)
+class _Plan:
+    """A plan, and the targets that it is for."""
 
-    Raises:
-        TrtpipeError: one of them cannot be built.
+    targets: tuple[Target, ...]
+    record: EngineRecord
+    path: Path
+
+
+@dataclass(frozen=True)
+class _Sharing:
+    """Which of several targets get one plan."""
+
+    settings: CompileSettings
+    inputs: Inputs
+    workdir: Path
+    runtime: Settings
+    progress: Progress
+
+    def plans(self, targets: tuple[Target, ...]) -> tuple[_Plan, ...]:
+        """One for all of them if that is no worse for any; else the same for parts of them; at last their own. Where
+        reports are no quick matter, one for all.
+
+        Raises:
+            TrtpipeError: it, or all of them, cannot be built.
+        """
+        if not load_backend(self.settings.backend).quick_reports:
+            return (self._build(targets, self.progress),)
+        own = self._own(targets)
+        found, groups = [], [tuple(own)]
+        while groups:
+            group = groups.pop()
+            plan = own[group[0]] if len(group) == 1 else self._shared({target: own[target] for target in group})
+            if plan is None:
+                groups += _parts({target: own[target].record for target in group})
+            else:
+                found.append(plan)
+        return tuple(found)
+
+    def _own(self, targets: Sequence[Target]) -> dict[Target, _Plan]:
+        """A plan of its own for every target that one can be built for."""
+
+        def task(target: Target) -> Task[_Plan]:
+            return Task(str(target), lambda listener: self._build((target,), listener))
+
+        size = sum(artifact.size for artifact in self.inputs.artifacts.values())
+        tasks = [task(target) for target in targets]
+        found, errors = {}, []
+        with closing(run_tasks(tasks, affordable(len(tasks), size, self.runtime.jobs), self.progress)) as outcomes:
+            for outcome in outcomes:
+                if outcome.result is not None:
+                    found[targets[outcome.index]] = outcome.result
+                elif isinstance(outcome.error, StageError) and not isinstance(outcome.error, (OutOfTime, OutOfMemory)):
+                    errors.append(outcome.error)
+                else:
+                    raise outcome.error or InternalError("an engine build made nothing")
+        if not found:
+            raise errors[0]
+        return {target: found[target] for target in targets if target in found}
+
+    def _shared(self, own: Mapping[Target, _Plan]) -> _Plan | None:
+        """One plan for several targets; ``None`` if it cannot be built, or is worse for one of them than its own."""
+        names = ", ".join(map(str, own))
+        try:
+            made = self._build(tuple(own), self.progress)
+        except (OutOfTime, OutOfMemory):
+            raise
+        except StageError as error:
+            self.progress.note(f"no plan for {names} together: {error.message}")
+            return None
+        if better := [str(target) for target, alone in own.items() if _is_better(alone.record, made.record)]:
+            self.progress.note(
+                f"no plan for {names} together: one of its own has fewer kernels or less activation memory for "
+                f"{', '.join(better)}"
+            )
+            return None
+        return made
+
+    def _build(self, targets: tuple[Target, ...], progress: Progress) -> _Plan:
+        folder = self.workdir / f"{_SCRATCH}{'-'.join(map(str, targets))}"
+        folder.mkdir()
+        plan = folder / "engine.plan"
+        return _Plan(targets, _built(self.settings, self.inputs, targets, plan, self.runtime, progress), plan)
+
+
+def _parts(own: Mapping[Target, EngineRecord]) -> list[tuple[Target, ...]]:
+    """Targets whose own plans have as many kernels and as much activation memory, which a plan for all of them must not
+    exceed; where that is all of them, two halves by compute capability.
     """
-    if not load_backend(settings.backend).quick_reports:
-        return {}
-
-    def task(target: Target) -> Task[tuple[EngineRecord, Path]]:
-        def work(listener: Progress) -> tuple[EngineRecord, Path]:
-            plan = workdir / f"own-{target}" / f"{target}.plan"
-            plan.parent.mkdir()
-            return _built(settings, inputs, (target,), plan, runtime, listener), plan
-
-        return Task(str(target), work)
-
-    size = sum(artifact.size for artifact in inputs.artifacts.values())
-    found = {}
-    tasks = [task(target) for target in targets]
-    with closing(run_tasks(tasks, affordable(len(tasks), size, runtime.jobs), progress)) as outcomes:
-        for outcome in outcomes:
-            if outcome.result is None:
-                raise outcome.error or InternalError("an engine build made nothing")
-            found[targets[outcome.index]] = outcome.result
-    return found
+    alike: dict[tuple[int | None, int | None], list[Target]] = {}
+    for target, record in own.items():
+        kernels = None if record.report is None else len(record.report.kernels)
+        alike.setdefault((kernels, record.activation_bytes), []).append(target)
+    if len(alike) > 1:
+        return [tuple(group) for group in alike.values()]
+    ordered = sorted(own, key=lambda target: target.capability)
+    middle = (len(ordered) + 1) // 2
+    return [tuple(ordered[:middle]), tuple(ordered[middle:])]
 
 
 def _is_better(own: EngineRecord, shared: EngineRecord) -> bool:

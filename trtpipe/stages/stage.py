@@ -96,7 +96,8 @@ class Shareable(Protocol[S_contra]):
     def run_together(
         self, settings: S_contra, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, ...]:
-        """As ``run``, for all targets together that ``settings`` names, in that order.
+        """As ``run``, for all targets together that ``settings`` names, in that order; those that are left out may
+        still be made one by one.
 
         Raises:
             StageError: it cannot be done for one of them; they may still be made one by one.

@@ -101,7 +101,8 @@ def page(build: Build, *, plots: bool) -> str:
 def _sections(build: Build) -> Iterator[tuple[str, Iterable[Block]]]:
     present = entries(build.manifest.artifacts)
     yield "Build", results.manifest(build.manifest)
-    yield "Accuracy", results.parity(build.parity)
+    unverified = metadata([("verdict", f"{VERDICTS[None]}: {build.unverified}")])
+    yield "Accuracy", [unverified] if build.parity is None else results.parity(build.parity)
     if build.latency is not None:
         yield "Latency", results.latency(build.latency)
     for label in present:

@@ -99,6 +99,7 @@ def build_in_worker(
             what=what,
             workdir=plan.parent,
             reads=(path.parent, *plugins) if confined else None,
+            python=request.python,
         )
 
     try:
