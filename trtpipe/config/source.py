@@ -110,8 +110,8 @@ class FactorySource:
     @property
     def _memo(self) -> str:
         where = str(self.file.resolve()) if self.file else f"{Path.cwd()}:{self.module}"
-        data = [] if self.data is None else [str(Path(self.data.source).resolve()), self.data.labels, self.data.batch]
-        return f"factory-{sha256_json([where, self.function, *data])}"
+        data = self.data and self.data.model_copy(update={"source": str(Path(self.data.source).resolve())})
+        return f"factory-{sha256_json([where, self.function, data and data.to_dict()])}"
 
     def digest(self, memory: Memory) -> str | None:
         """As remembered, if all that was read last time is as it was."""
