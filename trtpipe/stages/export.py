@@ -72,16 +72,12 @@ class Export(Stage[ExportStageSettings], Noting):
             reply = _with_preprocessing(settings, settings.preprocessing, reply, workdir, runtime, progress)
         if isinstance(source, Pt2Source) and inputs.source_digest not in ("", sha256_of_pt2(source.path)):
             raise InputError(f"{source.label}: was changed while it was read", "run the command again")
-        draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"), observed=reply.observed)
-        for note in ExportRecord.read(draft.sidecar).notes:
-            progress.note(note)
-        return draft, ()
+        return Draft("model", workdir, (*reply.names, f"{MODEL}.json"), observed=reply.observed), ()
 
     def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
-        """What was repaired or rewritten of an ONNX file."""
-        if not isinstance(inputs.source, OnnxSource):
-            return ()
-        return tuple(f"{inputs.source.label}: {note}" for note in ExportRecord.read(artifact.sidecar).notes)
+        """What was repaired or rewritten of an ONNX file, and what of a module's interface became otherwise."""
+        label = "" if inputs.source is None else f"{inputs.source.label}: "
+        return tuple(f"{label}{note}" for note in ExportRecord.read(artifact.sidecar).notes)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         record = ExportRecord.read(draft.sidecar)
