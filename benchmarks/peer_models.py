@@ -167,8 +167,9 @@ def built(path: Path, precision: str, work: Path) -> tuple[str, str]:
     except subprocess.TimeoutExpired:
         return "hang", f"no end in {_LIMIT:.0f} s"
     outcome = _ENDS.get(ended.returncode, "crash")
-    errors = [line for line in ended.stderr.splitlines() if line.startswith(("error:", "  try:"))]
-    message = "" if outcome == "builds" else "\n".join(errors or ended.stderr.splitlines()[-5:])
+    lines = [*ended.stderr.splitlines(), *ended.stdout.splitlines()]
+    errors = [line for line in lines if line.startswith(("error:", "  try:", "FAILED"))]
+    message = "" if outcome == "builds" else "\n".join(errors or lines[-5:])
     return outcome, message.replace(f"{path.parent}/", "")
 
 
@@ -189,11 +190,8 @@ def shapes(path: Path) -> list[str]:
 def listed_reasons(page: str) -> list[str]:
     """What messages say of the refusals that the docs list: the words between backticks in the table's first column."""
     section = page.partition("## What is refused")[2].partition("\n## ")[0]
-    return (
-        [reason for row in section.splitlines() for reason in re.findall(r"`([^`]+)`", row.split("|")[1:2][0])]
-        if (section)
-        else []
-    )
+    cells = [row.split("|")[1] for row in section.splitlines() if row.startswith("|")]
+    return [reason for cell in cells for reason in re.findall(r"`([^`]+)`", cell)]
 
 
 def read(path: Path) -> list[Peer]:

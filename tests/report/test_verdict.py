@@ -227,6 +227,12 @@ class TestPrecision:
             f"nothing was lowered to {lowered.precision}"
         ]
 
+    @pytest.mark.parametrize(("precision", "code"), [("fp16", 0), ("bf16", 0), ("int8", 5), ("best", 5)])
+    def test_without_conv_and_gemm_there_is_nothing_for_16_bits_to_do(self, precision: str, code: int) -> None:
+        verdict = judged(lowering(precision, ("Softmax", "float32", 0)), engine(layer("kgen", "Float")))
+        assert verdict.exit_code == code
+        assert f"nothing was lowered to {precision}" in verdict.remarks[0]
+
     def test_a_lowering_alone_is_not_judged(self) -> None:
         verdict = judge(Evidence(lowered=lowering("int8", ("Conv", "float32", 10))))
         assert (verdict.exit_code, verdict.outcome) == (0, "not judged")

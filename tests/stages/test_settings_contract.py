@@ -131,7 +131,7 @@ TABLE: dict[str, Row] = {
     "profile.export.input_names": Row(["a"], "export capture bundle"),
     "profile.export.output_names": Row(["a"], "export capture bundle"),
     "profile.export.freeze_inputs": Row(["a"], "bundle"),  # of ONNX sources; see TestOnnxSources
-    "profile.requantize": Row(True, "bundle"),
+    "profile.requantize": Row(True, "export reference bundle"),
     "recipe.description": Row("words", "", "words"),
     "recipe.method": Row("max", "calibrate bundle"),
     "recipe.percentile": Row(99.0, "calibrate bundle"),

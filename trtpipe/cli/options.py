@@ -127,7 +127,7 @@ shape_options = stacked(*(
 _names = partial(profile_option, parse=split_names, multiple=True, metavar="A,B")
 export_options = stacked(
     profile_option(
-        "--requantize", "requantize", EXPORT, "Take out the quantizers of an ONNX model that is quantized already.",
+        "--requantize", "requantize", EXPORT, "Take out the quantizers of a model that is quantized already.",
         is_flag=True,
     ),
     profile_option(

@@ -320,7 +320,7 @@ class DeploymentProfile(UserRecord):
         auto_shapes: whether ranges that are not given are inferred from the calibration data.
         keep: patterns (shell style) of node names that stay in float32.
         int8_nodes: patterns of node names that ``best`` may compute in INT8; all others stay in FP16.
-        requantize: whether the quantizers of an ONNX file that is quantized already are taken out.
+        requantize: whether the quantizers of a model that is quantized already are taken out.
     """
 
     description: str = ""

@@ -39,6 +39,7 @@ class TorchRequest(Record):
         data: where example inputs come from if the factory returns none.
         preprocessing: what is done to images in that data before the program sees them.
         half: 16-bit format of heavy operators; none for float32, and for an ONNX export: lowering decides there.
+        requantize: whether the program's own quantizers are taken out of the ONNX model.
     """
 
     module: str
@@ -51,6 +52,7 @@ class TorchRequest(Record):
     data: DataSettings | None = None
     preprocessing: FoldedPreprocessing | None = None
     half: NamedFormat | None = None
+    requantize: bool = False
 
 
 class FoldRequest(Record):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _REFUSED: Mapping[Format, frozenset[str]] = MappingProxyType(
     {BF16: frozenset({"ConvTranspose", "GRU", "HardSwish", "Mish"})}
 )
+#: Its parser makes constants in float32 for them.
+_FLOAT32_ALONE = frozenset({"MeanVarianceNormalization"})
 _LENGTHS = 4  # the input of LSTM, GRU and RNN that holds the length of each sequence
 
 
@@ -30,6 +32,8 @@ def refused_in(node: ir.Node, half: Format) -> str | None:
         return None
     if node.op_type in RECURRENT and len(node.inputs) > _LENGTHS and node.inputs[_LENGTHS] is not None:
         return "TensorRT takes it with sequence lengths in float32 only"
+    if node.op_type in _FLOAT32_ALONE:
+        return "TensorRT takes this operator in float32 only"
     return f"TensorRT takes this operator in no {half.storage}" if node.op_type in _REFUSED.get(half, ()) else None
 
 

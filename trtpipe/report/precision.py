@@ -59,8 +59,11 @@ def precision_found(lowered: LowerRecord | None, engines: Mapping[str, EngineRec
 
 
 def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineReport]) -> bool:
-    """Whether some node or kernel computes in a format of ``asked``; in 8 bits a product, where there are products."""
-    if not asked.formats:
+    """Whether some node or kernel computes in a format of ``asked``; in 8 bits a product, where there are products.
+
+    A graph without Conv and GEMM layers has nothing that 16 bits would be for.
+    """
+    if not asked.formats or (asked.quantized is None and _without_products(reports)):
         return True
     labels = {form.label for form in asked.formats}
     types = frozenset(word for form in asked.formats for word in form.engine)
@@ -71,11 +74,20 @@ def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineR
     return any(node.precision in labels for node in lowered.nodes)
 
 
+def _without_products(reports: Mapping[str, EngineReport]) -> bool:
+    return bool(reports) and not any(report.products for report in reports.values())
+
+
 def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mapping[str, EngineRecord]) -> Iterator[str]:
     if not given:
         found = ", ".join(f"{count} {name}" for name, count in lowered.counts.items()) or "no node in scope"
         yield f"nothing was lowered to {asked} ({found}): trtpipe inspect lowered.onnx gives the reason for each node"
         return  # what such an engine would cost is no matter
+    labels = {form.label for form in asked.formats}
+    if labels and not any(node.precision in labels for node in lowered.nodes):
+        reports = {label: record.report for label, record in engines.items() if record.report is not None}
+        if _without_products(reports):
+            yield f"nothing was lowered to {asked}: there is no Conv or GEMM layer"
     said: dict[str, list[str]] = {}
     for record in engines.values():
         for words in _of_engine(asked, record):

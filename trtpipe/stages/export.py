@@ -36,7 +36,7 @@ class Export(Stage[ExportStageSettings], Noting):
 
     name = "export"
     produces = "model"
-    version = 3
+    version = 4
     packages = ("torch", "onnx", "onnxscript", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> ExportStageSettings:
@@ -52,7 +52,13 @@ class Export(Stage[ExportStageSettings], Noting):
                 shapes=shapes,
             )
         program = TorchExportSettings.of(profile, folded)
-        return ExportStageSettings(opset=profile.export.opset, program=program, preprocessing=folded, shapes=shapes)
+        return ExportStageSettings(
+            opset=profile.export.opset,
+            program=program,
+            requantize=profile.requantize,
+            preprocessing=folded,
+            shapes=shapes,
+        )
 
     def consumes(self, settings: ExportStageSettings) -> tuple[str, ...]:
         return (SOURCE,)
@@ -66,7 +72,8 @@ class Export(Stage[ExportStageSettings], Noting):
         else:
             assert settings.opset is not None and settings.program is not None  # noqa: PT018
             request = torch_request(settings.program, settings.opset, workdir)
-            request = request.model_copy(update={"preprocessing": settings.preprocessing})
+            own = {"preprocessing": settings.preprocessing, "requantize": settings.requantize}
+            request = request.model_copy(update=own)
             reply = export_torch(source, request, _EXPORTERS, runtime, progress)
         if settings.preprocessing is not None:
             reply = _with_preprocessing(settings, settings.preprocessing, reply, workdir, runtime, progress)

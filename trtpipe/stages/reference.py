@@ -63,6 +63,8 @@ class Reference(Stage[ReferenceSettings]):
     def settings(self, request: BuildRequest) -> ReferenceSettings | NotNeeded:
         if not isinstance(request.source, FactorySource | Pt2Source | ModuleSource):
             return NotNeeded(reason="the source is ONNX")
+        if request.profile.requantize:
+            return NotNeeded(reason="PyTorch computes with the quantizers that are taken out")
         folded = FoldedPreprocessing.of(request.profile, request.recipe)
         return ReferenceSettings(synthetic=synthetic_shapes(request), preprocessing=folded)
 

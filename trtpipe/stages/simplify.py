@@ -38,7 +38,7 @@ class Simplify(Stage[SimplifySettings]):
 
     name = "simplify"
     produces = "simplified"
-    version = 14
+    version = 15
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def settings(self, request: BuildRequest) -> SimplifySettings:
