@@ -296,6 +296,12 @@ def test_examples_of_a_module_may_come_from_them(tmp_path: Path) -> None:
     assert found == pytest.approx(np.ones((1, 3)))
 
 
+def test_later_stages_need_no_recipe_for_it() -> None:
+    assert trtpipe.make_job(None, profile=TestSettings.FOLDING, engines=False).profile.build.fold_preprocessing
+    with pytest.raises(InputError, match="no image table"):
+        trtpipe.make_job("net.onnx", profile=TestSettings.FOLDING, engines=False)
+
+
 def test_there_is_no_graph_to_write_into(tmp_path: Path) -> None:
     pytest.importorskip("torch_tensorrt")
     profile = {"backend": "torch-tensorrt", "build": {"fold_preprocessing": True}, "targets": ["sm89"]}

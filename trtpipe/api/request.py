@@ -79,7 +79,7 @@ def make_job(source: SourceLike | None = None, *, engines: bool = True, **reques
         found = replace(found, data=recipe.data)
     evaluation = recipe.evaluation
     profile.accuracy.of(None if evaluation is None else evaluation.metric)  # before the long work, not after it
-    folded = FoldedPreprocessing.of(profile, recipe)
+    folded = None if found is None else FoldedPreprocessing.of(profile, recipe)  # later graphs have it in them
     backend, chosen = _engines(profile, request.get("progress") or NullProgress()) if engines else ("null", ())
     if folded is not None and engines and load_backend(backend).consumes == "program":
         raise InputError(
