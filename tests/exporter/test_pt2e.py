@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,6 +94,17 @@ def test_symmetric_ones_are_taken_as_they_are(file: Path, function: str) -> None
     report = EngineRecord.read(file.with_name("out") / "sm89.plan.json").report
     assert report is not None
     assert report.products == {"Int8": 2}
+
+
+def test_a_saved_program_brings_its_operators(file: Path) -> None:
+    save = (
+        f"import sys; sys.path.insert(0, {str(file.parent)!r}); import net, torch; module, example = net.symmetric(); "
+        f"torch.export.save(torch.export.export(module, example), {str(file.with_name('net.pt2'))!r})"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", save], check=True, capture_output=True)
+    out = file.with_name("net.onnx")
+    trtpipe.export(file.with_name("net.pt2"), out, settings=Settings(cache_dir=file.with_name("cache")))
+    assert operators(out).count("QuantizeLinear") == 2
 
 
 @pytest.mark.parametrize(("function", "word"), [("asymmetric", "zero point of 7"), ("unsigned", "uint8")])
