@@ -34,5 +34,5 @@ def test_every_target_has_its_row(tables):
 
 def test_every_builder_option_is_explained():
     """Limits and the sharing of plans are no options of TensorRT's."""
-    own = {"time_limit", "memory_limit", "shared_plan"}
+    own = {"time_limit", "memory_limit", "shared_plan", "fold_preprocessing"}
     assert {option.name for option in OPTIONS} == set(BuildSettings.model_fields) - own

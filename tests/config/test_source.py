@@ -189,6 +189,17 @@ class TestFactory:
         monkeypatch.chdir(folder / "weights")
         assert source("data.py:feeds").digest(notebook) is None
 
+    @pytest.mark.parametrize("changed", [{"batch": 2}, {"labels": "y"}, {"image": {"resize": 9}}, {"samples": 3}])
+    def test_so_does_how_it_is_read(self, folder, changed):
+        def source(**settings):
+            data = DataSettings.model_validate({"source": "data", "image": {"resize": 8}, **settings})
+            return FactorySource(str(folder / "net.py"), "make", data)
+
+        notebook = Notebook()
+        learned = source().learn(notebook, self.read(folder), "model")
+        assert source().digest(notebook) == learned
+        assert source(**changed).digest(notebook) is None
+
     def test_a_new_file_in_a_folder_it_listed_asks_for_another_run(self, folder):
         notebook = Notebook()
         self.source(folder).learn(notebook, self.read(folder), "model")

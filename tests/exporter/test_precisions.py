@@ -185,6 +185,75 @@ def test_tensorrts_quantizers_are_written_as_onnxs(opset: int) -> None:
     np.testing.assert_allclose(run(result, {"x": x})["y"], expected, rtol=1e-5, atol=1e-5)
 
 
+BLOCK = 16
+
+
+def int4_weights(form: str) -> onnx.ModelProto:
+    """A product whose weight Model Optimizer has quantized to INT4 in blocks, in TensorRT's words; or marked for it."""
+    steps = np.random.default_rng(0).integers(-8, 8, [64, 32])
+    scale = np.abs(normal(64 // BLOCK, 32, seed=5)) * 0.05 + 0.01
+    floats = (steps * np.repeat(scale, BLOCK, 0)).astype(np.float32)
+    operator = "DequantizeLinear" if form == "marked" else form
+    nodes = [
+        helper.make_node(operator, ["w", "s"], ["wd"], "dequantize", domain="trt", axis=0, block_size=BLOCK),
+        helper.make_node("MatMul", ["x", "wd"], ["y"], "product"),
+    ]
+    weight = (
+        numpy_helper.from_array(floats, "w")
+        if form == "marked"
+        else helper.make_tensor("w", TensorProto.INT4, steps.shape, steps.flatten())
+    )
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", 1, [4, 64])], [helper.make_tensor_value_info("y", 1, [4, 32])],
+        [weight, numpy_helper.from_array(scale, "s"), numpy_helper.from_array(floats, "floats")],
+    )  # fmt: skip
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("trt", 1)], ir_version=9
+    )
+
+
+class TestInt4OfTensorRT:
+    def product(self, proto: onnx.ModelProto) -> np.ndarray:
+        floats = next(numpy_helper.to_array(t) for t in proto.graph.initializer if t.name == "floats")
+        wanted: np.ndarray = normal(4, 64) @ floats
+        return wanted
+
+    @pytest.mark.parametrize("form", ["TRT_INT4DequantizeLinear", "DequantizeLinear"])
+    def test_it_is_written_as_onnxs(self, form: str) -> None:
+        proto = int4_weights(form)
+        result, _ = settled(proto, requantize=False)
+        onnx.checker.check_model(result, full_check=True)
+        assert operators(result) == ["DequantizeLinear", "MatMul"]
+        found = run(result, {"x": normal(4, 64)})["y"]
+        np.testing.assert_allclose(found, self.product(proto), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("form", ["TRT_INT4DequantizeLinear", "DequantizeLinear", "marked"])
+    def test_taken_out_the_weight_is_what_it_stands_for(self, form: str) -> None:
+        proto = int4_weights(form)
+        result, notes = settled(proto, requantize=True)
+        assert any("taken out" in note for note in notes)
+        assert operators(result) == ["MatMul"]
+        found = run(result, {"x": normal(4, 64)})["y"]
+        np.testing.assert_allclose(found, self.product(proto), rtol=1e-5, atol=1e-5)
+
+    def test_what_is_only_marked_is_refused_by_name(self) -> None:
+        with pytest.raises(StageError, match="'dequantize', domain trt") as caught:
+            settled(int4_weights("marked"), requantize=False)
+        assert "--requantize" in caught.value.remedy
+
+
+def test_taken_out_floats_of_8_bits_keep_their_fractions() -> None:
+    proto = in_tensorrts_words(19)
+    result, _ = settled(proto, requantize=True)
+    assert operators(result) == ["MatMul"]
+    stored = in_tensorrts_words(19)
+    del stored.graph.node[2], stored.graph.initializer[0]  # the weight comes in 8 bits already
+    stored.graph.initializer.append(helper.make_tensor("wq", TensorProto.FLOAT8E4M3FN, [8, 4], [1.5, -0.375] * 16))
+    result, _ = settled(stored, requantize=True)
+    weight = np.tile(np.float32([1.5, -0.375]), 16).reshape(8, 4) * np.float32(0.02)
+    np.testing.assert_allclose(run(result, {"x": normal(2, 8)})["y"], normal(2, 8) @ weight, rtol=1e-5, atol=1e-6)
+
+
 class TestHalfFormats:
     def given(self, kind: str) -> onnx.ModelProto:
         """float32 outside, 16 bits inside; and one 16-bit output."""

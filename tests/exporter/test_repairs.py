@@ -70,6 +70,13 @@ def sparse(proto: onnx.ModelProto) -> None:
     proto.graph.node.insert(4, helper.make_node("Add", ["r", "zero"], ["sum"]))
 
 
+def of_function(proto: onnx.ModelProto) -> None:
+    """The Relu is a function of the model's own, whose domain is not imported."""
+    proto.graph.node[1].op_type, proto.graph.node[1].domain = "Positive", "mine"
+    body = [helper.make_node("Relu", ["a"], ["b"])]
+    proto.functions.append(helper.make_function("mine", "Positive", ["a"], ["b"], body, [helper.make_opsetid("", 17)]))
+
+
 #: Each leaves the sum of ``plain`` as it is.
 SPOILS: dict[str, tuple[Spoil, str]] = {
     "output without a shape": (lambda p: p.graph.output[0].type.tensor_type.ClearField("shape"), "shape of output 'y'"),
@@ -94,6 +101,12 @@ SPOILS: dict[str, tuple[Spoil, str]] = {
     "no version of the format": (lambda p: p.ClearField("ir_version"), "version of the format was 0"),
     "a version of the format to come": (lambda p: setattr(p, "ir_version", 99), "version of the format was 99"),
     "sparse constants": (sparse, "'sparse' was made dense"),
+    "constants in an old format": (lambda p: setattr(p, "ir_version", 3), "version 4 was taken"),
+    "constants in an old format, some listed": (
+        lambda p: (setattr(p, "ir_version", 3), sparse(p), p.graph.input.append(info("w", [8, 8]))),
+        "version 4 was taken",
+    ),
+    "a function of an unknown domain": (of_function, "no version of the domain 'mine' was stated"),
 }
 
 

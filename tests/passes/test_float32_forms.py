@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from trtpipe.autocast.convert import CastPrecision
 from trtpipe.backends.base import missing
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
-from trtpipe.config.formats import FP16
+from trtpipe.config.formats import BF16, FP16
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.settings import Settings
 from trtpipe.passes.float32_forms import ComputeInFloat32
@@ -86,6 +86,23 @@ def test_activations_that_bfloat16_lacks(op, tmp_path):
     )
     assert not taken(graph, tmp_path)
     assert taken(rewritten(graph, ComputeInFloat32()), tmp_path)
+
+
+@rtx_only
+@pytest.mark.parametrize(("name", "code"), [("float16", 10), ("bfloat16", 16)])
+def test_a_normalization_over_mean_and_variance(name, code, tmp_path):
+    def graph(kind):
+        return onnx.parser.parse_model(
+            f'<ir_version: 9, opset_import: ["" : 13]> g ({kind}[4,3,5,6] x) => ({kind}[4,3,5,6] y)'
+            " { y = MeanVarianceNormalization<axes = [0, 2]>(x) }"
+        )
+
+    assert not taken(graph(name), tmp_path)
+    assert taken(rewritten(graph(name), ComputeInFloat32()), tmp_path)
+    *_, result = run_passes(
+        ir.serde.deserialize_model(graph("float")), [InferTypes(), CastPrecision(FP16 if code == 10 else BF16)]
+    )
+    assert [decision.precision for decision in result.decisions] == ["float32"]
 
 
 def test_other_graphs_stay_as_they_are():

@@ -10,7 +10,7 @@ from trtpipe.config.formats import Precision
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.latency.reports import Latency, LatencyReport
-from trtpipe.passes.decisions import NodeDecision, work_share
+from trtpipe.passes.decisions import FLOAT32_ALONE, NodeDecision, work_share
 from trtpipe.report.precision import dearer, precision_found
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.report.verdict import Evidence, Failure, Verdict, judge
@@ -236,6 +236,25 @@ class TestPrecision:
         assert none.remarks == (
             f"the builder keeps 2 of 2 fp8 nodes in higher precision: {', '.join(sorted((first, second)))}",
         )
+
+    @pytest.mark.parametrize(("precision", "code"), [("fp16", 0), ("bf16", 0), ("int8", 5), ("best", 5)])
+    def test_without_conv_and_gemm_there_is_nothing_for_16_bits_to_do(self, precision: str, code: int) -> None:
+        verdict = judged(lowering(precision, ("Softmax", "float32", 0)), engine(layer("kgen", "Float")))
+        assert verdict.exit_code == code
+        assert f"nothing was lowered to {precision}" in verdict.remarks[0]
+
+    @pytest.mark.parametrize(("precision", "code"), [("fp16", 0), ("bf16", 0), ("best", 0), ("int8", 5)])
+    @pytest.mark.parametrize("other", [True, False])
+    def test_layers_that_tensorrt_takes_in_float32_only_have_no_other_precision(
+        self, precision: str, code: int, other: bool
+    ) -> None:
+        record = lowering(precision, ("LSTM", "float32", 10), *([("Conv", "float32", 10)] if other else []))
+        nodes = tuple(
+            each.model_copy(update={"reason": f"{FLOAT32_ALONE}: with sequence lengths"}) if each.op == "LSTM" else each
+            for each in record.nodes
+        )
+        verdict = judged(record.model_copy(update={"nodes": nodes}), engine(layer("gemm", "Float")))
+        assert verdict.exit_code == (5 if other else code)
 
     def test_a_lowering_alone_is_not_judged(self) -> None:
         verdict = judge(Evidence(lowered=lowering("int8", ("Conv", "float32", 10))))

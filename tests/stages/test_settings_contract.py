@@ -124,13 +124,14 @@ TABLE: dict[str, Row] = {
     "profile.build.max_aux_streams": Row(1, BUILD),
     "profile.build.plugins": Row(["plugin.so"], "bundle", "content"),
     "profile.build.shared_plan": Row(False, "bundle", "pipeline"),
+    "profile.build.fold_preprocessing": Row(True, "export reference bundle"),
     "profile.build.time_limit": Row(5.0, "bundle", "runtime"),
     "profile.build.memory_limit": Row(1 << 30, "bundle", "runtime"),
     "profile.export.opset": Row(18, "export bundle"),
     "profile.export.input_names": Row(["a"], "export capture bundle"),
     "profile.export.output_names": Row(["a"], "export capture bundle"),
     "profile.export.freeze_inputs": Row(["a"], "bundle"),  # of ONNX sources; see TestOnnxSources
-    "profile.requantize": Row(True, "bundle"),
+    "profile.requantize": Row(True, "export reference bundle"),
     "recipe.description": Row("words", "", "words"),
     "recipe.method": Row("max", "calibrate bundle"),
     "recipe.percentile": Row(99.0, "calibrate bundle"),
@@ -256,6 +257,13 @@ class TestTable:
 
         source = OnnxSource(Path("net.onnx"))
         assert [kept(each) for each in ("fp16", "bf16", "fp32", "int8", "best")] == ["fp16", None, None, None, None]
+
+    @pytest.mark.parametrize("name", ["mean", "std", "layout", "input", "resize"])
+    def test_of_images_that_the_graph_prepares_how_it_does_counts(self, name: str) -> None:
+        folding = {**PROFILE, "build": {"fold_preprocessing": True}}
+        other = {**IMAGE, name: TABLE[f"recipe.data.image.{name}"].value}
+        before, after = (request(folding, {"data": {"source": "calib", "image": each}}) for each in (IMAGE, other))
+        assert changed(before, after) == (set() if name == "resize" else {"export", "reference"})
 
     @pytest.mark.usefixtures("every_field_matters")
     @pytest.mark.parametrize("name", REQUEST)
@@ -498,9 +506,11 @@ class TestWhatStagesRead:
             pipeline.run(stages_named("export", "reference"), {})
             monkeypatch.setattr(Null, "consumes", "program")
             pipeline.run(stages_named("capture"), {})
-        shapes = {"x": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}}
-        of_a_file = DeploymentProfile.model_validate({"backend": "null", "shapes": shapes})
-        given = replace(job, source=OnnxSource(save(conv_net(), tmp_path / "net.onnx")), profile=of_a_file)
+        shapes = {"x": {"min": [1, 8, 8, 3], "opt": [2, 8, 8, 3], "max": [4, 8, 8, 3]}}
+        of_a_file = {"backend": "null", "shapes": shapes, "build": {"fold_preprocessing": True}}
+        file = OnnxSource(save(conv_net(), tmp_path / "net.onnx"))
+        recipe = CalibrationRecipe.model_validate({"data": {"image": IMAGE}})
+        given = replace(job, source=file, profile=DeploymentProfile.model_validate(of_a_file), recipe=recipe)
         with opened(given, heard_all) as pipeline:
             pipeline.run(stages_named("export"), {})
         assert unread(watch, *stages_named("export", "capture", "reference")) == {}

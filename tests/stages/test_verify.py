@@ -85,6 +85,16 @@ class TestAgreement:
         assert "max 2" in reason
         assert [comparison.passed for comparison in report.comparisons] == [True, False]
 
+    @pytest.mark.parametrize(("value", "least"), [("x", 17), ("w", 30)])
+    def test_a_model_that_rounds_activations_itself_has_the_tolerance_of_8_bits(self, go, value, least):
+        proto = model(
+            f"(float[N,3,8,8] x) => (float[N,3,8,8] y) {{ q = QuantizeLinear({value}, s) d = DequantizeLinear(q, s) "
+            "y = Mul(x, d) }",
+            w=normal(1, 3, 8, 8), s=np.float32(0.1),
+        )  # fmt: skip
+        (comparison,) = go(model=proto, lowered=proto, precision="fp16").comparisons
+        assert comparison.outputs[0].tolerance.min_snr_db == least
+
     def test_links_of_the_chain_name_the_stage_that_broke(self, go):
         good = go(model=conv_net(), simplified=conv_net(), lowered=conv_net())
         assert [(link.artifact, link.against) for link in good.links] == [("lowered", "simplified")]

@@ -17,9 +17,11 @@ from pydantic import ValidationError
 
 from trtpipe.api.arguments import DEFAULTS, BuildArguments, takes
 from trtpipe.api.inspection import inspect
+from trtpipe.backends.base import load_backend
 from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.config.job import Job, Role
 from trtpipe.config.paths import path_of
+from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings, EvaluationSettings
 from trtpipe.config.settings import Settings
@@ -77,7 +79,13 @@ def make_job(source: SourceLike | None = None, *, engines: bool = True, **reques
         found = replace(found, data=recipe.data)
     evaluation = recipe.evaluation
     profile.accuracy.of(None if evaluation is None else evaluation.metric)  # before the long work, not after it
+    folded = None if found is None else FoldedPreprocessing.of(profile, recipe)  # later graphs have it in them
     backend, chosen = _engines(profile, request.get("progress") or NullProgress()) if engines else ("null", ())
+    if folded is not None and engines and load_backend(backend).consumes == "program":
+        raise InputError(
+            f"fold_preprocessing: {backend} compiles PyTorch's program, and there is no graph to write into",
+            "choose --backend tensorrt or tensorrt-rtx",
+        )
     return Job(
         source=found,
         profile=profile,

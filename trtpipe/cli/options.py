@@ -127,8 +127,13 @@ shape_options = stacked(*(
 _names = partial(profile_option, parse=split_names, multiple=True, metavar="A,B")
 export_options = stacked(
     profile_option(
-        "--requantize", "requantize", EXPORT, "Take out the quantizers of an ONNX model that is quantized already.",
+        "--requantize", "requantize", EXPORT, "Take out the quantizers of a model that is quantized already.",
         is_flag=True,
+    ),
+    profile_option(
+        "--fold-preprocessing", "build.fold_preprocessing", EXPORT,
+        "Write the recipe's normalization and layout of images into the graph: it takes uint8 NHWC.",
+        is_flag=True, default=None,
     ),
     profile_option("--opset", "export.opset", EXPORT, "ONNX opset of a PyTorch export, 18 to 23.", type=int),
     _names("--input-names", "export.input_names", EXPORT, "Input names of a PyTorch export."),

@@ -30,6 +30,7 @@ _MEANINGS = {
     click.argument("source"),
     options.out_option,
     options.profile_file_option,
+    options.recipe_file_option,
     options.shape_options,
     options.export_options,
 )

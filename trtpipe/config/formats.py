@@ -279,10 +279,17 @@ class Precision(str, Enum):
         return self.quantized
 
 
-def coarser(precision: Precision, half: Format | None) -> Precision:
-    """The one of two precisions with the wider tolerance: ``precision``, or that of a 16-bit format."""
-    own = [row for row in Precision if row.quantized is None and row.half is half]
-    return max([precision, *own], key=lambda row: row.tolerance.rtol)
+def coarser(precision: Precision, half: Format | None, *, steps: bool = False) -> Precision:
+    """The precision with the widest tolerance: ``precision``, that of a 16-bit format, or that of 8 bits.
+
+    Args:
+        half: the 16-bit format that a reference computes in; ``None`` for none.
+        steps: whether the reference rounds activations to 8 bits: what differs by a rounding differs by a step then.
+    """
+    rows = [precision, *(row for row in Precision if row.quantized is None and row.half is half)]
+    if steps:
+        rows.append(Precision.int8)
+    return max(rows, key=lambda row: row.tolerance.rtol)
 
 
 #: What everything else is compared with, and the precision where none is named.

@@ -6,7 +6,7 @@ A profile is a TOML file in ``profiles/``; every key can be overridden on the co
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -89,6 +89,11 @@ class ShapeRange(UserRecord):
             if not low <= mid <= high:
                 raise ValueError(f"dimension {axis}: min {low}, opt {mid}, max {high} violate min <= opt <= max")
         return self
+
+    def permuted(self, axes: Sequence[int]) -> ShapeRange:
+        """The same range with its axes in another order."""
+        low, typical, high = (tuple(dims[axis] for axis in axes) for dims in (self.min, self.opt, self.max))
+        return ShapeRange(min=low, opt=typical, max=high)
 
     def joined(self, other: ShapeRange) -> ShapeRange:
         """The smallest range that holds both; typical is what is typical here.
@@ -266,6 +271,8 @@ class BuildSettings(UserRecord):
         max_aux_streams: CUDA streams that an inference may use besides its own.
         plugins: shared libraries with plug-ins; taken from a profile only, because their code is run.
         shared_plan: several targets may share one plan, where the flavor allows that.
+        fold_preprocessing: the normalization and layout of the recipe's images are part of the graph, which takes
+            uint8[N, H, W, C].
         time_limit, memory_limit: build timeout and memory limit of one engine, in seconds and bytes.
     """
 
@@ -284,6 +291,7 @@ class BuildSettings(UserRecord):
     max_aux_streams: Annotated[int, Field(ge=0, le=64)] | None = None
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     shared_plan: bool = True
+    fold_preprocessing: bool = False
     time_limit: Seconds | None = None
     memory_limit: Bytes | None = None
 
@@ -325,7 +333,7 @@ class DeploymentProfile(UserRecord):
         auto_shapes: whether ranges that are not given are inferred from the calibration data.
         keep: patterns (shell style) of node names that stay in float32.
         int8_nodes: patterns of node names that ``best`` may compute in INT8; all others stay in FP16.
-        requantize: whether the quantizers of an ONNX file that is quantized already are taken out.
+        requantize: whether the quantizers of a model that is quantized already are taken out.
     """
 
     description: str = ""

@@ -103,7 +103,8 @@ class FactorySource:
     def _code(self) -> UserCode:
         data: list[JSON] = []
         if self.data is not None:
-            data = [str(Path(self.data.source).resolve()), self.data.labels, self.data.batch]
+            where = str(Path(self.data.source).resolve())
+            data = [self.data.model_copy(update={"source": where}).to_dict()]
         return UserCode("factory", _place(self.module), self.function, *data)
 
     def digest(self, memory: Memory) -> str | None:

@@ -24,6 +24,7 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FORMATS, Format, Precision, find_format
 from trtpipe.config.methods import Method
+from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.profile import (
     BuildSettings,
     DeploymentProfile,
@@ -174,10 +175,11 @@ class TorchExportSettings(Record):
     shapes: dict[str, ShapeRange]
 
     @classmethod
-    def of(cls, profile: DeploymentProfile) -> TorchExportSettings:
+    def of(cls, profile: DeploymentProfile, folded: FoldedPreprocessing | None = None) -> TorchExportSettings:
         shapes: dict[str, ShapeRange] = {}
         for name, shape in (pair for each in profile.shapes for pair in each.items()):
             shapes[name] = shapes[name].joined(shape) if name in shapes else shape  # the program admits each of them
+        shapes = shapes if folded is None else folded.as_model_shapes(shapes)
         export = profile.export
         return cls(
             input_names=export.input_names, output_names=export.output_names, shapes=dict(sorted(shapes.items()))
@@ -192,6 +194,8 @@ class ExportStageSettings(Record):
         freeze: of an ONNX file: patterns of the inputs with default values that become constants.
         requantize: whether the model's own quantizers are taken out.
         kept: the 16-bit format that it may keep.
+        preprocessing: what is written in front of the model; ``None`` for nothing.
+        shapes: the graph is compared at them with what it was before, where preprocessing is written.
     """
 
     opset: int | None = None
@@ -199,6 +203,8 @@ class ExportStageSettings(Record):
     freeze: tuple[str, ...] = ()
     requantize: bool = False
     kept: NamedFormat | None = None
+    preprocessing: FoldedPreprocessing | None = None
+    shapes: Shapes = {}
 
 
 class CaptureSettings(Record):
@@ -321,9 +327,10 @@ class CompileSettings(Record):
 
 
 class ReferenceSettings(Record):
-    """Of the stage ``reference``."""
+    """Of the stage ``reference``; ``preprocessing`` is what the graph does to images before the program sees them."""
 
     synthetic: tuple[Shapes, ...]
+    preprocessing: FoldedPreprocessing | None = None
 
 
 class MetricSettings(Record):
@@ -473,6 +480,7 @@ def asked_of_builder(build: BuildSettings, plugins: tuple[Path, ...], runtime: S
 
 def builder_options(build: BuildSettings) -> BuildSettings:
     """Those options that decide what an engine is: without plug-ins, which count by content, and without what decides
-    how a build goes.
+    how a build goes or what the graph is.
     """
-    return build.model_copy(update={"plugins": (), "time_limit": None, "memory_limit": None, "shared_plan": True})
+    ours = {"plugins": (), "time_limit": None, "memory_limit": None, "shared_plan": True, "fold_preprocessing": False}
+    return build.model_copy(update=ours)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtpipe.config.preprocessing import left_to_readers
+from trtpipe.config.recipe import ImageSettings
 from trtpipe.data import arrays, function, hdf5, images, shards
 from trtpipe.data.batching import BatchedDataset
 from trtpipe.data.sample import Dataset, Sample
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from trtpipe.artifact import IOContract
     from trtpipe.config.recipe import DataSettings
     from trtpipe.isolation.worker import Limits
+
+#: Images that are read as they are.
+_BYTES = left_to_readers(ImageSettings())
 
 __all__ = ["SOURCES", "DataSource", "Dataset", "Sample", "open_dataset"]
 
@@ -60,17 +65,22 @@ SOURCES: tuple[DataSource, ...] = (
 )
 
 
-def open_dataset(data: DataSettings, contract: IOContract, limits: Limits | None = None) -> Dataset:
+def open_dataset(
+    data: DataSettings, contract: IOContract, limits: Limits | None = None, *, folded: bool = False
+) -> Dataset:
     """The samples that ``data`` names, as the model with ``contract`` takes them.
 
     Args:
         limits: of a child that runs a function of the user (default: those of the environment).
+        folded: whether the model takes images as bytes and prepares them itself, see ``FoldedPreprocessing``.
 
     Raises:
         InputError: there is no such data, or it does not fit the model.
         HostError: a package that reads it is missing.
     """
     source = _source(data.source)
+    if folded:
+        data = data.model_copy(update={"image": _left(data.image, source)})
     if data.image is not None and not source.takes_images:
         raise InputError(
             f"{data.source}: this is {source.description}, and image preprocessing applies to images only",
@@ -84,6 +94,13 @@ def open_dataset(data: DataSettings, contract: IOContract, limits: Limits | None
     if source.open is function.open_function:
         return function.open_function(data, contract, limits)
     return source.open(data, contract)
+
+
+def _left(image: ImageSettings | None, source: DataSource) -> ImageSettings | None:
+    """What is left to do to images; of data that holds arrays nothing, if all there was is in the graph."""
+    left = left_to_readers(image or ImageSettings())
+    done = {"input", "channels"}
+    return left if source.takes_images or left.model_dump(exclude=done) != _BYTES.model_dump(exclude=done) else None
 
 
 def unbatched(dataset: Dataset) -> Dataset:

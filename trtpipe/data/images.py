@@ -66,7 +66,8 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
     if raw and (any(settings.mean) or any(value != 1 for value in settings.std)):
         raise InputError(
             f"{folder}: input {spec.name!r} takes uint8 pixels, so mean and std cannot be applied",
-            "remove mean and std from the image table",
+            "remove mean and std from the image table; if they are in this graph, add --fold-preprocessing (profile "
+            "key build.fold_preprocessing)",
         )
     listing = list_images(folder, data.classes)
     selection = select(len(listing.files), data, static_batch(contract), str(folder))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from trtpipe.artifact import Feed
+    from trtpipe.config.preprocessing import FoldedPreprocessing
     from trtpipe.config.recipe import ImageSettings
 
 #: The formats Pillow may open, whatever a file's name says: few, common, and well tested.
@@ -139,9 +141,45 @@ def _filled(image: Image, settings: ImageSettings, path: Path) -> Image:
     return canvas
 
 
-def _normalized(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
-    """(x / 255 - mean) / std in float32; ``pixels`` is uint8[H, W, C]."""
-    channels = pixels.shape[2]
+def as_model_input(pixels: np.ndarray, folded: FoldedPreprocessing) -> np.ndarray:
+    """What the model itself takes for a batch of bytes that is fed to a graph with its preprocessing in it.
+
+    Args:
+        pixels: uint8[N, H, W, C].
+
+    Returns:
+        float32[N, C, H, W] or float32[N, H, W, C], as ``folded.layout`` says.
+
+    Raises:
+        InputError: ``pixels`` are something else.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != len(folded.axes):
+        raise InputError(
+            f"fold_preprocessing: an image has type {pixels.dtype} and shape {list(pixels.shape)}",
+            "give images as uint8 [N, H, W, C]",
+        )
+    return np.ascontiguousarray(_normalized(pixels, folded).transpose(folded.axes))
+
+
+def as_model_feed(
+    feed: Feed, folded: FoldedPreprocessing | None, dtype: str | np.dtype | type[np.float32] = np.float32
+) -> Feed:
+    """A feed as the model itself takes it, whose images a graph prepares as ``folded`` says.
+
+    Args:
+        dtype: in which the model takes them.
+    """
+    if folded is None:
+        return feed
+    return {
+        name: as_model_input(value, folded).astype(dtype) if folded.input in ("", name) else value
+        for name, value in feed.items()
+    }
+
+
+def _normalized(pixels: np.ndarray, settings: ImageSettings | FoldedPreprocessing) -> np.ndarray:
+    """(x / 255 - mean) / std in float32; ``pixels`` is uint8[..., C]."""
+    channels = pixels.shape[-1]
     mean, std = (np.asarray(values[:channels], dtype=np.float32) for values in (settings.mean, settings.std))
     values: np.ndarray = (pixels.astype(np.float32) / np.float32(255) - mean) / std
     return values

@@ -15,6 +15,7 @@ from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.data.first_feed import first_feed
+from trtpipe.data.pixels import as_model_feed
 from trtpipe.errors import InputError
 from trtpipe.exporter.arrays import tensor_of
 from trtpipe.exporter.loading import Example, parameters_of, torch
@@ -117,6 +118,7 @@ def call_of(module: torch.nn.Module, example: Example | None, request: TorchRequ
         call = bound(module, example)
     else:
         feed = None if request.data is None else first_feed(request.data)
+        feed = None if feed is None else as_model_feed(feed, request.preprocessing)
         call = _call_of_shapes(module, request) if feed is None else _call_of_feed(module, feed, request)
     for leaf in leaves_of({**dict(zip(call.labels, call.args, strict=True)), **call.kwargs}):
         if (

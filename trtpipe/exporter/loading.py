@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,8 @@ def parameters_of(function: Any) -> list[tuple[str, inspect.Parameter]]:
 
 def _load_pt2(path: str) -> tuple[object, None]:
     check_archive(Path(path))
+    with suppress(ImportError):  # the operators of programs that PyTorch's own tools (pt2e) quantized
+        importlib.import_module("torch.ao.quantization.fx._decomposed")
     try:
         return torch.export.load(path), None
     except Exception as error:

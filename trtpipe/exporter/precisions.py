@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from trtpipe.config.formats import Format
 
-_WORDS = ("Quantize", "QLinear", "Integer", "QGemm", "NBits", "QAttention")
+_WORDS = ("uantize", "QLinear", "Integer", "QGemm", "NBits", "QAttention")
+
+
+def is_quantized(model: ir.Model) -> bool:
+    """Whether there are quantizers, or operators on quantized tensors, of any kind."""
+    return any(word in node.op_type for node in model.graph.all_nodes() for word in _WORDS)
 
 
 def settle_quantizers(model: ir.Model, notes: list[str], *, requantize: bool) -> ir.Model:
@@ -32,7 +37,7 @@ def settle_quantizers(model: ir.Model, notes: list[str], *, requantize: bool) ->
     Raises:
         StageError: they are none that TensorRT takes.
     """
-    if not any(word in node.op_type for node in model.graph.all_nodes() for word in _WORDS):
+    if not is_quantized(model):
         if requantize:
             notes.append("nothing in the model is quantized: there was nothing to take out")
         return model

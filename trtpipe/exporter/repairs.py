@@ -67,7 +67,6 @@ def state_versions(model: onnx.ModelProto) -> Iterator[str]:
     for entry in model.opset_import:  # the preliminary check has refused two versions of one domain
         opsets["" if entry.domain in _OWN else entry.domain] = entry.version
     used = {"" if node.domain in _OWN else node.domain for node in nodes}
-    used -= {function.domain for function in model.functions}
     stated = dict(opsets)
     if opsets.get("", 0) < 1 and (opsets or model.ir_version >= OPSETS_SINCE):
         opsets[""] = assumed_opset(model.ir_version, {node.op_type for node in nodes})
@@ -156,6 +155,15 @@ def _once(what: str, values: RepeatedCompositeFieldContainer[Any]) -> Iterator[s
     for index in reversed(repeated):
         yield f"the {what} {values[index].name!r} was there twice"
         del values[index]
+
+
+def free_initializers(model: onnx.ModelProto) -> Iterator[str]:
+    """Take the version of the format since which constants are no inputs, where some are listed as none already."""
+    names = {tensor.name for tensor in model.graph.initializer}
+    if model.ir_version < _FREE_INITIALIZERS and not names <= {value.name for value in model.graph.input}:
+        _replace(model.graph.input, [value for value in model.graph.input if value.name not in names])
+        given, model.ir_version = model.ir_version, _FREE_INITIALIZERS
+        yield f"version {given} of the format wants constants among the inputs: version {_FREE_INITIALIZERS} was taken"
 
 
 def sort_nodes(model: onnx.ModelProto) -> Iterator[str]:
@@ -262,6 +270,7 @@ REPAIRS: tuple[Repair, ...] = (
     name_graphs,
     fill_sparse,
     drop_repeats,
+    free_initializers,
     sort_nodes,
     rename_shadows,
     take_constant_branches,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trtpipe.artifact import Observed, Record
+from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.recipe import DataSettings
 from trtpipe.config.stage_settings import ExportStageSettings, NamedFormat
 
@@ -36,7 +37,9 @@ class TorchRequest(Record):
         shapes: input name -> (min, opt, max) of every input with a range in the profile.
         input_names, output_names: names to use; empty for the program's own.
         data: where example inputs come from if the factory returns none.
+        preprocessing: what is done to images in that data before the program sees them.
         half: 16-bit format of heavy operators; none for float32, and for an ONNX export: lowering decides there.
+        requantize: whether the program's own quantizers are taken out of the ONNX model.
     """
 
     module: str
@@ -47,7 +50,21 @@ class TorchRequest(Record):
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     data: DataSettings | None = None
+    preprocessing: FoldedPreprocessing | None = None
     half: NamedFormat | None = None
+    requantize: bool = False
+
+
+class FoldRequest(Record):
+    """Write the preprocessing of images in front of the model in ``workdir``.
+
+    Attributes:
+        shapes: of dynamic inputs, those of the bytes included; the result is compared with the model at them.
+    """
+
+    workdir: str
+    preprocessing: FoldedPreprocessing
+    shapes: dict[str, tuple[int, ...]]
 
 
 class ExportReply(Record):

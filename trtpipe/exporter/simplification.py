@@ -234,7 +234,7 @@ def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDiffe
             raise StageError(
                 f"simplification changed the shape of output {name!r}: {a.shape} to {b.shape}", "--no-simplify"
             )
-        gap = _gap(a, b)
+        gap = absolute_gap(a, b)
         if not gap.size:
             continue
         finite = a[np.isfinite(a)] if a.dtype.kind == "f" else np.zeros(0)
@@ -248,7 +248,7 @@ def _difference(name: str, wanted: list[Feed], found: list[Feed]) -> OutputDiffe
     return OutputDifference(output=name, max_abs=largest, mean_abs=total / count if count else 0.0)
 
 
-def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def absolute_gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Absolute difference in float64; equal infinities, and NaN at the same position, count as equal."""
     if a.dtype.kind not in "biuf":
         return np.asarray(a != b, np.float64)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.artifact import Feed
+    from trtpipe.report.stage_records import ExportRecord
 
 #: Largest accepted difference between PyTorch and the exported graph, relative to the output's largest magnitude.
 _PARITY = 1e-3
@@ -126,8 +127,26 @@ def export_module(module: object, examples: object | None, request: TorchRequest
             raise random_error(exported.what, dict.fromkeys(random))
         allowed = _PARITY if half is None else _ROUNDINGS * half.rounding
         record = record.model_copy(update={"parity": _parity(path, exported, allowed)})
+    names, record = _settled(model, names, record, path, request)
     record.write(path.with_name(f"{MODEL}.json"))
     return ExportReply(names=names)
+
+
+def _settled(
+    model: ir.Model, names: tuple[str, ...], record: ExportRecord, path: Path, request: TorchRequest
+) -> tuple[tuple[str, ...], ExportRecord]:
+    """The model with quantizers as TensorRT takes them, as PyTorch's own tools (pt2e) leave them in a program."""
+    from trtpipe.exporter.onnx_import import node_count, weight_bytes
+    from trtpipe.exporter.precisions import is_quantized, settle_quantizers
+    from trtpipe.preflight.onnx_io import save_model
+
+    if not request.requantize and not is_quantized(model):
+        return names, record
+    notes = list(record.notes)
+    settled = settle_quantizers(model, notes, requantize=request.requantize)
+    changes = {"nodes": node_count(settled), "weight_bytes": weight_bytes(settled), "notes": tuple(notes)}
+    opset = settled.graph.opset_imports.get("", record.opset)
+    return save_model(settled, path), record.model_copy(update={**changes, "opset": opset})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ LEAST_SHARE = 0.95
 UNREACHED = "no calibration sample reached it"
 #: How the reason begins why a node is kept in higher precision for the sake of the outputs.
 SENSITIVE = "sensitive"
+#: How the reason begins why a node is kept in float32 that TensorRT takes in nothing else.
+FLOAT32_ALONE = "TensorRT takes it in float32 only"
 #: What differs between two reasons of one kind: names of tensors and patterns.
 _QUOTED = re.compile(r"'[^']*'")
 _FOR_ACCURACY = "sensitive layers, kept for accuracy"

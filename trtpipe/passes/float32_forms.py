@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from trtpipe.config.formats import BF16, FP32, HALF_FORMATS
 from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants
+from trtpipe.passes.decisions import FLOAT32_ALONE
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, node_label
 from trtpipe.passes.operators import RECURRENT, is_standard
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _REFUSED: Mapping[Format, frozenset[str]] = MappingProxyType(
     {BF16: frozenset({"ConvTranspose", "GRU", "HardSwish", "Mish"})}
 )
+#: Its parser makes constants in float32 for them.
+_NORMALIZES = frozenset({"MeanVarianceNormalization"})
 _LENGTHS = 4  # the input of LSTM, GRU and RNN that holds the length of each sequence
 
 
@@ -29,7 +32,9 @@ def refused_in(node: ir.Node, half: Format) -> str | None:
     if not is_standard(node):
         return None
     if node.op_type in RECURRENT and len(node.inputs) > _LENGTHS and node.inputs[_LENGTHS] is not None:
-        return "TensorRT takes it with sequence lengths in float32 only"
+        return f"{FLOAT32_ALONE}: with sequence lengths"
+    if node.op_type in _NORMALIZES:
+        return FLOAT32_ALONE
     return f"TensorRT takes this operator in no {half.storage}" if node.op_type in _REFUSED.get(half, ()) else None
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from trtpipe.config.formats import FORMATS
 from trtpipe.passes.constants import array_of
 from trtpipe.passes.graph_pass import node_label
-from trtpipe.passes.standard_quantizers import DEQUANTIZE, QUANTIZE
+from trtpipe.passes.standard_quantizers import DEQUANTIZE, QUANTIZE, is_simulated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,8 @@ def _found(model: ir.Model) -> Iterator[str]:
     for node in model.graph.all_nodes():
         where = f"node {node_label(node)!r}"
         standard = node.domain in ("", "ai.onnx")
+        if is_simulated(node):
+            yield f"its weights are marked for quantization, and are floats still ({where}, domain trt)"
         if standard and node.op_type in _DYNAMIC:
             yield f"it is quantized dynamically ({where} is a {node.op_type}), and TensorRT needs scales that are fixed"
         elif (standard and node.op_type.startswith("QLinear")) or (

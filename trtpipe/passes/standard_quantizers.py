@@ -22,6 +22,9 @@ _TENSORRT, _MICROSOFT = "trt", "com.microsoft"
 #: The middle of unsigned bytes: with this zero point they mean what signed ones mean with none.
 _MIDDLE = 128
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+_STORED = frozenset(ir.DataType[form.onnx] for form in FORMATS if form.quantized)
+#: The opset whose quantizers have a scale for every block of values.
+_BLOCKED = 21
 
 
 class StandardQuantizers(GraphPass):
@@ -59,11 +62,13 @@ def least_opset(model: ir.Model) -> int:
         for value in (*node.inputs, *node.outputs)
         if value is not None and value.dtype in forms
     ]
+    if any(block_of(node) for node in model.graph.all_nodes() if node.op_type in (QUANTIZE, DEQUANTIZE)):
+        found.append(_BLOCKED)
     return max(found, default=0)
 
 
 def _in_own_words(node: ir.Node, graph: ir.Graph, fresh: FreshNames) -> bool:
-    if node.domain == _MICROSOFT and node.op_type in (QUANTIZE, DEQUANTIZE):
+    if node.op_type in (QUANTIZE, DEQUANTIZE) and (node.domain == _MICROSOFT or _stores_bits(node)):
         node.domain = ""
         return True
     for op in (QUANTIZE, DEQUANTIZE):
@@ -73,6 +78,21 @@ def _in_own_words(node: ir.Node, graph: ir.Graph, fresh: FreshNames) -> bool:
             _write(node, op, form, graph, fresh)
             return True
     return False
+
+
+def _stores_bits(node: ir.Node) -> bool:
+    """Whether a quantizer of TensorRT's domain reads or makes values of a quantized format."""
+    value = node.outputs[0] if node.op_type == QUANTIZE else node.inputs[0]
+    return node.domain == _TENSORRT and value is not None and value.dtype in _STORED
+
+
+def is_simulated(node: ir.Node) -> bool:
+    """Whether a node of TensorRT's domain dequantizes floats: a mark of Model Optimizer at a weight that is to be
+    quantized when the file is finished.
+    """
+    value = node.inputs[0] if node.inputs else None
+    floats = value is not None and value.dtype is not None and value.dtype.is_floating_point()
+    return node.domain == _TENSORRT and node.op_type == DEQUANTIZE and floats and not _stores_bits(node)
 
 
 def _write(node: ir.Node, op: str, form: Format, graph: ir.Graph, fresh: FreshNames) -> None:
@@ -149,18 +169,32 @@ def axis_of(node: ir.Node) -> int:
     return 1 if attribute is None else attribute.as_int()
 
 
-def dequantized(values: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, axis: int) -> np.ndarray:
+def block_of(node: ir.Node) -> int:
+    """Values of one scale along the axis of a quantizer; 0 where they are not blocked."""
+    attribute = node.attributes.get("block_size")
+    return 0 if attribute is None else attribute.as_int()
+
+
+def dequantized(
+    values: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, axis: int, block: int = 0
+) -> np.ndarray:
     """The numbers that a quantized array stands for, in the type of its scales: ``(values - zero) * scale``.
 
     Args:
-        scale, zero: one, or as many as ``values`` has along ``axis``.
+        scale, zero: one; as many as ``values`` has along ``axis``; or, with ``block``, of the shape of ``values``, with
+            one for so many along ``axis``.
     """
 
     def spread(array: np.ndarray) -> np.ndarray:
         if array.size == 1:
             return array.reshape(())
+        if block:
+            return np.repeat(array, block, axis).take(range(values.shape[axis]), axis)
         return array.reshape([-1 if index == axis % values.ndim else 1 for index in range(values.ndim)])
 
-    whole = values.astype(np.int64) - (0 if zero is None else spread(zero).astype(np.int64))
+    exact = np.int64 if values.dtype.kind in "iu" else np.float32  # numpy has no integers of 4 bits, nor 8-bit floats
+    whole: np.ndarray = values.astype(exact)
+    if zero is not None:
+        whole = whole - spread(zero).astype(exact)
     result: np.ndarray = whole.astype(scale.dtype) * spread(scale)
     return result

@@ -12,7 +12,7 @@ from trtpipe.passes.constants import add_constant, array_of, drop_unused_constan
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of, node_label
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.operators import is_standard, moved_values
-from trtpipe.passes.standard_quantizers import DEQUANTIZE, QUANTIZE, axis_of, dequantized
+from trtpipe.passes.standard_quantizers import DEQUANTIZE, QUANTIZE, axis_of, block_of, dequantized, is_simulated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +58,8 @@ class _Stripping:
 
     def node(self, node: ir.Node, graph: ir.Graph) -> None:
         """Rewrite one node; those before it are rewritten already."""
+        if is_simulated(node) and node.inputs[0] is not None:
+            self._replace(node.outputs[0], node.inputs[0], node, graph, was_quantized=False)
         if not is_standard(node):
             return
         if node.op_type == QUANTIZE:
@@ -99,9 +101,9 @@ class _Stripping:
         values, scale = array_of(given), array_of(node.inputs[1])
         if given in self._floats:
             self._replace(result, given, node, graph, was_quantized=False)
-        elif values is not None and scale is not None and not node.attributes.get("block_size"):
+        elif values is not None and scale is not None:
             zero = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
-            numbers = dequantized(values, scale, zero, axis_of(node))
+            numbers = dequantized(values, scale, zero, axis_of(node), block_of(node))
             new = add_constant(graph, self._fresh, f"{given.name}_dequantized", numbers)
             self._replace(result, new, node, graph, was_quantized=False)
 

@@ -75,10 +75,13 @@ class RunState:
             from trtpipe.isolation.worker import user_limits
 
             settings, feeds = _data_settings(role, job), job.feeds.get(role)
+            folded = job.profile.build.fold_preprocessing
             if settings is not None:
                 limits = user_limits(job.settings)
                 self.datasets[role] = (
-                    open_dataset(settings, contract, limits) if feeds is None else hold_feeds(settings, contract, feeds)
+                    open_dataset(settings, contract, limits, folded=folded)
+                    if feeds is None
+                    else hold_feeds(settings, contract, feeds)
                 )
             elif role == "calibration-data" and job.allow_random:
                 shapes = typical_shapes(job.profile)[0]

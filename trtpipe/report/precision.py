@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FORMATS, FP16, FP32, Precision
 from trtpipe.engine.agreement import compare
-from trtpipe.passes.decisions import WorkShare
+from trtpipe.passes.decisions import FLOAT32_ALONE, WorkShare
+from trtpipe.passes.operators import RECURRENT, WEIGHTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,9 +63,12 @@ def precision_found(lowered: LowerRecord | None, engines: Mapping[str, EngineRec
 def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineReport]) -> bool:
     """Whether some node or kernel computes in a format of ``asked``; in 8 bits a product, where there are products.
 
-    What the builder reports of products counts; the lowering, where it reports none.
+    What the builder reports of products counts; the lowering, where it reports none. A graph without Conv and GEMM
+    layers has nothing that 16 bits would be for, and layers that TensorRT takes in float32 only have nothing else.
     """
-    if not asked.formats:
+    if not asked.formats or (asked.quantized is None and _without_products(reports)):
+        return True
+    if asked.half is not None and _in_float32_alone(lowered):
         return True
     labels = {form.label for form in asked.formats}
     types = frozenset(word for form in asked.formats for word in form.engine)
@@ -76,6 +80,17 @@ def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineR
     return any(node.precision in labels for node in lowered.nodes)
 
 
+def _without_products(reports: Mapping[str, EngineReport]) -> bool:
+    return bool(reports) and not any(report.products for report in reports.values())
+
+
+def _in_float32_alone(lowered: LowerRecord) -> tuple[str, ...]:
+    """The Conv, GEMM and recurrent nodes, if TensorRT takes each of them in float32 only; else none."""
+    products = [node for node in lowered.nodes if node.op in WEIGHTED | RECURRENT]
+    alone = tuple(node.node for node in products if node.reason.startswith(FLOAT32_ALONE))
+    return alone if len(alone) == len(products) else ()
+
+
 def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mapping[str, EngineRecord]) -> Iterator[str]:
     if not given:
         found = ", ".join(f"{count} {name}" for name, count in lowered.counts.items()) or "no node in scope"
@@ -85,6 +100,13 @@ def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mappi
             return
         yield f"nothing was lowered to {asked} ({found}): trtpipe inspect lowered.onnx gives the reason for each node"
         return  # what such an engine would cost is no matter
+    labels = {form.label for form in asked.formats}
+    if labels and not any(node.precision in labels for node in lowered.nodes):
+        reports = {label: record.report for label, record in engines.items() if record.report is not None}
+        if _without_products(reports):
+            yield f"nothing was lowered to {asked}: there is no Conv or GEMM layer"
+        elif alone := _in_float32_alone(lowered):
+            yield f"nothing was lowered to {asked}: TensorRT takes {', '.join(alone)} in float32 only"
     said: dict[str, list[str]] = {}
     for record in engines.values():
         for words in (*_kept_by_builder(lowered, record), *_of_engine(asked, record)):

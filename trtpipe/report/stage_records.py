@@ -27,6 +27,7 @@ class ExportRecord(Record):
         contract: inputs and outputs of the graph.
         parity: PyTorch against onnxruntime on the example inputs; empty for an ONNX source.
         half: the 16-bit format that the PyTorch module computes in; ``None`` for float32.
+        image_type: numpy's name of the type in which the model itself takes images, where it was made to take bytes.
     """
 
     exporter: str
@@ -37,6 +38,7 @@ class ExportRecord(Record):
     parity: tuple[OutputDifference, ...] = ()
     notes: tuple[str, ...] = ()
     half: NamedFormat | None = None
+    image_type: str = ""
 
 
 class SimplifyRecord(Record):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
-from trtpipe.config.stage_settings import ExportStageSettings, TorchExportSettings
+from trtpipe.config.stage_settings import ExportStageSettings, TorchExportSettings, typical_shapes
 from trtpipe.errors import InputError, InternalError, StageError
-from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest, TorchRequest
+from trtpipe.exporter.request import MODEL, ExportReply, FoldRequest, OnnxRequest, TorchRequest
 from trtpipe.isolation.imports import load_name
 from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, call, limits_for, user_limits
@@ -35,19 +36,29 @@ class Export(Stage[ExportStageSettings], Noting):
 
     name = "export"
     produces = "model"
-    version = 3
+    version = 4
     packages = ("torch", "onnx", "onnxscript", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> ExportStageSettings:
+        profile, folded = request.profile, FoldedPreprocessing.of(request.profile, request.recipe)
+        shapes = {} if folded is None else typical_shapes(profile)[0]
         if isinstance(request.source, OnnxSource):
-            precision = request.profile.precision
-            half = None if precision.quantized else precision.half
+            half = None if profile.precision.quantized else profile.precision.half
             return ExportStageSettings(
-                freeze=request.profile.export.freeze_inputs,
-                requantize=request.profile.requantize,
+                freeze=profile.export.freeze_inputs,
+                requantize=profile.requantize,
                 kept=half if half is not None and half.cpu_kernels else None,
+                preprocessing=folded,
+                shapes=shapes,
             )
-        return ExportStageSettings(opset=request.profile.export.opset, program=TorchExportSettings.of(request.profile))
+        program = TorchExportSettings.of(profile, folded)
+        return ExportStageSettings(
+            opset=profile.export.opset,
+            program=program,
+            requantize=profile.requantize,
+            preprocessing=folded,
+            shapes=shapes,
+        )
 
     def consumes(self, settings: ExportStageSettings) -> tuple[str, ...]:
         return (SOURCE,)
@@ -61,19 +72,19 @@ class Export(Stage[ExportStageSettings], Noting):
         else:
             assert settings.opset is not None and settings.program is not None  # noqa: PT018
             request = torch_request(settings.program, settings.opset, workdir)
+            own = {"preprocessing": settings.preprocessing, "requantize": settings.requantize}
+            request = request.model_copy(update=own)
             reply = export_torch(source, request, _EXPORTERS, runtime, progress)
+        if settings.preprocessing is not None:
+            reply = _with_preprocessing(settings, settings.preprocessing, reply, workdir, runtime, progress)
         if isinstance(source, Pt2Source) and inputs.source_digest not in ("", sha256_of_pt2(source.path)):
             raise InputError(f"{source.label}: was changed while it was read", "run the command again")
-        draft = Draft("model", workdir, (*reply.names, f"{MODEL}.json"), observed=reply.observed)
-        for note in ExportRecord.read(draft.sidecar).notes:
-            progress.note(note)
-        return draft
+        return Draft("model", workdir, (*reply.names, f"{MODEL}.json"), observed=reply.observed)
 
     def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
-        """What was repaired or rewritten of an ONNX file."""
-        if not isinstance(inputs.source, OnnxSource):
-            return ()
-        return tuple(f"{inputs.source.label}: {note}" for note in ExportRecord.read(artifact.sidecar).notes)
+        """What was repaired or rewritten of an ONNX file, and what of a module's interface became otherwise."""
+        label = "" if inputs.source is None else f"{inputs.source.label}: "
+        return tuple(f"{label}{note}" for note in ExportRecord.read(artifact.sidecar).notes)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         record = ExportRecord.read(draft.sidecar)
@@ -98,6 +109,29 @@ def _copy(
             workdir=workdir,
             reads=(),
         )
+
+
+def _with_preprocessing(
+    settings: ExportStageSettings,
+    folded: FoldedPreprocessing,
+    exported: ExportReply,
+    workdir: Path,
+    runtime: Settings,
+    progress: Progress,
+) -> ExportReply:
+    """Have a child write the preprocessing of images in front of the model that was exported."""
+    load_backend("onnxruntime").prestart(runtime)
+    reply = call_forked(
+        "trtpipe.exporter.image_preprocessing:fold",
+        FoldRequest(workdir=str(workdir), preprocessing=folded, shapes=settings.shapes),
+        ExportReply,
+        limits=limits_for(runtime, work=LIGHT, size=folder_size(workdir)),
+        progress=progress,
+        what="writing the preprocessing into the model",
+        workdir=workdir,
+        reads=(),
+    )
+    return reply.model_copy(update={"observed": exported.observed})
 
 
 def export_torch(

@@ -41,7 +41,7 @@ class Lower(Stage[LowerSettings]):
 
     name = "lower"
     produces = "lowered"
-    version = 18
+    version = 19
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def settings(self, request: BuildRequest) -> LowerSettings:
@@ -126,15 +126,16 @@ def lowering(
     """
     from trtpipe.autocast.convert import CastPrecision
     from trtpipe.autocast.mask_bounds import HALF_FORM
+    from trtpipe.passes.scan_slices import SeparateScanSlices
     from trtpipe.quantization.apply_corrections import WritePlan
     from trtpipe.quantization.per_tensor_scales import SplitScales
 
     half = settings.precision.half
     quantize = () if plan is None else (WritePlan(plan),)
     if half is None:
-        return quantize
+        return (*quantize, SeparateScanSlices())
     split = (SplitScales(),) if plan is not None and plan.split_scales else ()
-    return (*HALF_FORM, *quantize, CastPrecision(half, settings.keep, tensor_ranges), *split)
+    return (*HALF_FORM, *quantize, CastPrecision(half, settings.keep, tensor_ranges), *split, SeparateScanSlices())
 
 
 def _lower(

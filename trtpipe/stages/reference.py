@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft, Observed, Record
+from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.config.stage_settings import NotNeeded, ReferenceSettings, synthetic_shapes
 from trtpipe.errors import InputError, InternalError
@@ -16,9 +17,13 @@ from trtpipe.exporter.request import ExportReply
 from trtpipe.isolation.worker import Report, call, limits_for, user_limits
 from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 from trtpipe.reference.runnable import verification_data
+from trtpipe.report.stage_records import ExportRecord
 from trtpipe.stages.stage import SAMPLES, SOURCE, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtpipe.artifact import Feed
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
@@ -36,12 +41,15 @@ class ReferenceRequest(Record):
     Attributes:
         module, function: the factory; ``function`` is empty for a ``.pt2`` file, whose path ``module`` then is.
         outputs: names, in the order of the program's tensors.
+        preprocessing, image_type: what the graph does to images, which the program takes in this type.
     """
 
     module: str
     function: str
     workdir: str
     outputs: tuple[str, ...]
+    preprocessing: FoldedPreprocessing | None = None
+    image_type: str = ""
 
 
 class Reference(Stage[ReferenceSettings]):
@@ -55,7 +63,10 @@ class Reference(Stage[ReferenceSettings]):
     def settings(self, request: BuildRequest) -> ReferenceSettings | NotNeeded:
         if not isinstance(request.source, FactorySource | Pt2Source | ModuleSource):
             return NotNeeded(reason="the source is ONNX")
-        return ReferenceSettings(synthetic=synthetic_shapes(request))
+        if request.profile.requantize:
+            return NotNeeded(reason="PyTorch computes with the quantizers that are taken out")
+        folded = FoldedPreprocessing.of(request.profile, request.recipe)
+        return ReferenceSettings(synthetic=synthetic_shapes(request), preprocessing=folded)
 
     def consumes(self, settings: ReferenceSettings) -> tuple[str, ...]:
         return (SOURCE, "model", SAMPLES)
@@ -72,18 +83,28 @@ class Reference(Stage[ReferenceSettings]):
             verification_data(inputs.datasets, inputs.graph(), settings.synthetic).dataset, _MOST_FEEDS, _MOST_BYTES
         )
         names = tuple(spec.name for spec in contract.outputs)
+        model = inputs.artifacts["model"]
+        image_type = ExportRecord.read(model.sidecar).image_type if settings.preprocessing and model.described else ""
         observed = Observed()
         if isinstance(source, ModuleSource):
             from trtpipe.exporter.torch_export import example_of, run_module
 
             example = example_of(source.module, source.example_inputs)
-            save_reference(workdir / REFERENCE, feeds, run_module(source.module, example, feeds, names))
+            given = prepared(feeds, settings.preprocessing, image_type)
+            save_reference(workdir / REFERENCE, feeds, run_module(source.module, example, given, names))
         elif isinstance(source, FactorySource | Pt2Source):
             save_reference(workdir / _FEEDS, feeds, [])
             file = isinstance(source, Pt2Source)
             observed = call(
                 "trtpipe.stages.reference:run_saved",
-                ReferenceRequest(module=source.module, function=source.function, workdir=str(workdir), outputs=names),
+                ReferenceRequest(
+                    module=source.module,
+                    function=source.function,
+                    workdir=str(workdir),
+                    outputs=names,
+                    preprocessing=settings.preprocessing,
+                    image_type=image_type,
+                ),
                 ExportReply,
                 limits=limits_for(runtime) if file else user_limits(runtime),
                 progress=progress,
@@ -99,6 +120,15 @@ class Reference(Stage[ReferenceSettings]):
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         load_reference(draft.path)
+
+
+def prepared(feeds: Sequence[Feed], folded: FoldedPreprocessing | None, image_type: str) -> list[Feed]:
+    """The feeds as the program takes them, whose images the graph prepares itself."""
+    import ml_dtypes  # noqa: F401  registers its types with numpy by name
+
+    from trtpipe.data.pixels import as_model_feed
+
+    return [as_model_feed(feed, folded, image_type) for feed in feeds]
 
 
 def run_saved(request: ReferenceRequest, report: Report) -> ExportReply:
@@ -119,6 +149,8 @@ def run_saved(request: ReferenceRequest, report: Report) -> ExportReply:
     with FileTracker(workdir) as tracker:
         program, example = load_program(request.module, request.function)
         report("run", 0, None)
-        outputs = run_module(program, example, feeds, request.outputs)
+        outputs = run_module(
+            program, example, prepared(feeds, request.preprocessing, request.image_type), request.outputs
+        )
     save_reference(workdir / REFERENCE, feeds, outputs)
     return ExportReply(names=(REFERENCE,), observed=tracker.observed())

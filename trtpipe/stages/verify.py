@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ PROGRAM = "program"
 _UNSEEN = "the engines are compiled from it, and only they show its accuracy; what was compared is the ONNX route's"
 #: Share of differing integers, without a criterion of their own, from which on there is a warning.
 _MANY_DIFFER = 0.05
+#: Operators of any domain that round to a grid: QuantizeLinear, DynamicQuantizeLinear.
+_QUANTIZER = "QuantizeLinear"
 
 
 class Verify(Stage[VerifySettings]):
@@ -167,6 +170,8 @@ def _contenders(
     from trtpipe.accuracy.parity import Contender
 
     onnx = load_backend("onnxruntime")
+    first = inputs.graph()
+    steps = first is not None and _rounds_to_steps(first)
     found: list[Contender] = []
     for label in ("model", "simplified", "lowered"):
         if label not in inputs.artifacts:
@@ -181,7 +186,16 @@ def _contenders(
     for engine in inputs.engines(runnable_targets(settings.backend, settings.targets)):
         runner = stack.enter_context(load_backend(settings.backend).open(engine.path, runtime))
         found.append(Contender(engine.label, runner, settings.precision, before=before))
-    return found
+    return [replace(each, precision=coarser(each.precision, None, steps=steps)) for each in found]
+
+
+def _rounds_to_steps(model: Path) -> bool:
+    """Whether a graph quantizes activations itself, so that a rounding before may become a whole step."""
+    from trtpipe.preflight.onnx_io import read_proto
+
+    graph = read_proto(model).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return any(node.op_type.endswith(_QUANTIZER) and node.input[0] not in constants for node in graph.node)
 
 
 def _measured(
