@@ -63,7 +63,7 @@ def precision_found(lowered: LowerRecord | None, engines: Mapping[str, EngineRec
 def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineReport]) -> bool:
     """Whether some node or kernel computes in a format of ``asked``; in 8 bits a product, where there are products.
 
-    What the builder reports of products counts; the lowering, where it reports none. A graph without Conv and GEMM
+    What the builder reports of products counts, and of other kernels in 16 bits; the lowering, where it reports none. A graph without Conv and GEMM
     layers has nothing that 16 bits would be for, and layers that TensorRT takes in float32 only have nothing else.
     """
     if not asked.formats or (asked.quantized is None and _without_products(reports)):
@@ -72,9 +72,12 @@ def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineR
         return True
     labels = {form.label for form in asked.formats}
     types = frozenset(word for form in asked.formats for word in form.engine)
-    products = [layer for report in reports.values() for layer in report.kernels if layer.is_product]
-    if products:
-        return any(types & layer.types for layer in products)
+    kernels = [layer for report in reports.values() for layer in report.kernels]
+    products = [layer for layer in kernels if layer.is_product]
+    if any(types & layer.types for layer in products):
+        return True
+    if products and not any(types & layer.types for layer in kernels if asked.half is not None):
+        return False
     if asked.half is None and lowered.work is not None and lowered.work.total:
         return lowered.work.eight_bit > 0
     return any(node.precision in labels for node in lowered.nodes)
