@@ -63,8 +63,9 @@ def precision_found(lowered: LowerRecord | None, engines: Mapping[str, EngineRec
 def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineReport]) -> bool:
     """Whether some node or kernel computes in a format of ``asked``; in 8 bits a product, where there are products.
 
-    What the builder reports of products counts, and of other kernels in 16 bits; the lowering, where it reports none. A graph without Conv and GEMM
-    layers has nothing that 16 bits would be for, and layers that TensorRT takes in float32 only have nothing else.
+    What the builder reports of products counts, and of other kernels in 16 bits; the lowering, where it reports none.
+    A graph without Conv and GEMM layers has nothing that 16 bits would be for, and layers that TensorRT takes in
+    float32 only have nothing else.
     """
     if not asked.formats or (asked.quantized is None and _without_products(reports)):
         return True
