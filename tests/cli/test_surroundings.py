@@ -16,7 +16,7 @@ NET = model("(float[1,3,8,8] x) => (float[1,3,8,8] y) { y = Relu(x) }")
 ARGUMENTS = ["build", "m.onnx", "--fp16", "--backend", "null", "--target", "sm89", "--duration", "50ms", "-o", "out"]
 
 
-def build(folder, redirections="", *, arguments=ARGUMENTS, limit=None):
+def build(folder, redirections="", *, arguments=ARGUMENTS, limit=None, umask=-1):
     """The finished process of a build in a shell, and whether a bundle is there."""
     if not (folder / "m.onnx").exists():
         save(NET, folder / "m.onnx")
@@ -31,6 +31,7 @@ def build(folder, redirections="", *, arguments=ARGUMENTS, limit=None):
         env={**os.environ, "TRTPIPE_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         preexec_fn=narrow,
+        umask=umask,
         check=False,
     )
     assert b"Traceback" not in end.stderr
@@ -66,6 +67,12 @@ def test_an_address_space_too_small_for_a_child(tmp_path):
     end, there = build(tmp_path, limit=650 << 20)
     assert (end.returncode, there) == (6, False)
     assert b"ulimit -v" in end.stderr
+
+
+def test_a_umask_that_takes_away_the_owners_rights(tmp_path):
+    end, there = build(tmp_path, umask=0o777)
+    assert (end.returncode, there) == (6, False)
+    assert b"umask" in end.stderr
 
 
 def test_names_that_are_no_text_are_told(tmp_path):

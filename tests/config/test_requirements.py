@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement as Reference
 
-from trtpipe.config.requirements import Requirement, parse_requirement, requirements
+from trtpipe.config.requirements import Requirement, parse_requirement, require, requirements
+from trtpipe.errors import HostError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,6 +49,30 @@ class TestAllows:
     )
     def test_compares_numbers(self, least: str, version: str, allowed: bool) -> None:
         assert Requirement("x", least).allows(version) is allowed
+
+
+class TestLoading:
+    def broken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "broken_native.py").write_text("raise ImportError('libx.so: failed to map segment')")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    def test_a_package_that_is_not_there(self) -> None:
+        with pytest.raises(HostError, match="which is not installed") as caught:
+            require("no_such_package", "reading", "hdf5")
+        assert caught.value.remedy == "pip install 'trtpipe[hdf5]'"
+
+    def test_one_that_is_there_and_does_not_load(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.broken(tmp_path, monkeypatch)
+        with pytest.raises(HostError, match=r"broken_native cannot be loaded: libx\.so") as caught:
+            require("broken_native", "reading", "hdf5")
+        assert "ulimit" not in str(caught.value)
+
+    def test_the_limit_on_addresses_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.broken(tmp_path, monkeypatch)
+        monkeypatch.setattr("trtpipe.config.os_errors.address_space_limit", lambda: 1_000_000_000)
+        with pytest.raises(HostError, match=r"limited to 1\.0 GB \(ulimit -v\): libx\.so") as caught:
+            require("broken_native", "reading", "hdf5")
+        assert "ulimit -v unlimited" in caught.value.remedy
 
 
 def test_reads_every_line_of_pyproject_as_packaging_does() -> None:

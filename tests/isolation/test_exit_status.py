@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -13,6 +15,7 @@ from trtpipe.errors import (
     OutOfMemory,
     OutOfTime,
     RecipeError,
+    StageError,
     WorkerCrashed,
     WorkerError,
 )
@@ -74,6 +77,50 @@ def test_a_full_disk_names_the_file_or_the_folder(code):
         outcome = Outcome.of_error(OSError(code, "full", filename), "/scratch")
         with pytest.raises(HostError, match=f"device holding {named} while X"):
             raise_from(outcome, "X")
+
+
+class TestNarrowAddressSpace:
+    """Libraries that get no memory say anything; the cause is the limit, whatever they say."""
+
+    @pytest.fixture
+    def narrow(self, monkeypatch):
+        monkeypatch.setattr("trtpipe.isolation.exit_status.address_space_limit", lambda: 1 << 30)
+
+    @pytest.mark.parametrize(
+        "outcome",
+        [
+            Outcome(kind="error", error="StageError", message="torch cannot export it", unmapped=True),
+            Outcome(kind="error", error="BuildError", message="x: failed to map segment from shared object"),
+            Outcome(kind="bug", message="SystemError: error return without exception set", unmapped=True),
+            Outcome(kind="memory"),
+        ],
+        ids=lambda outcome: outcome.error or outcome.kind,
+    )
+    def test_an_unclear_failure_is_blamed_on_the_limit(self, narrow, outcome):
+        with pytest.raises(HostError, match=r"while X: the address space is limited to 1\.1 GB \(ulimit -v\)"):
+            raise_from(outcome, "X")
+
+    @pytest.mark.parametrize("unmapped", [True, False])
+    def test_what_is_wrong_with_the_input_stays_so(self, narrow, unmapped):
+        with pytest.raises(InputError, match="no such function"):
+            raise_from(Outcome(kind="error", error="InputError", message="no such function", unmapped=unmapped), "X")
+
+    def test_without_a_limit_the_library_is_believed(self):
+        with pytest.raises(StageError, match="cannot export"):
+            raise_from(Outcome(kind="error", error="StageError", message="cannot export", unmapped=True), "X")
+
+    def test_a_process_knows_that_it_can_map_no_more(self):
+        program = """
+import resource
+from trtpipe.isolation.exit_status import Outcome
+assert not Outcome.of_error(ValueError(), "").unmapped
+size = int(next(line for line in open("/proc/self/status") if line.startswith("VmPeak")).split()[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30), size + (1 << 30)))
+assert not Outcome.of_error(ValueError(), "").unmapped
+resource.setrlimit(resource.RLIMIT_AS, (size + (8 << 20), size + (8 << 20)))
+assert Outcome.of_error(ValueError(), "").unmapped
+"""
+        subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_errors_survive_the_journey():

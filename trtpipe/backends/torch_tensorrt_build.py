@@ -21,6 +21,7 @@ from trtpipe.backends.base import REMEDIES
 from trtpipe.backends.trt.builder import build_network
 from trtpipe.backends.trt.errors import Log, tidy
 from trtpipe.backends.trt.request import BuildMessage
+from trtpipe.config.os_errors import cannot_load
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.engine.record import EngineRecord, ProgramRecord
@@ -92,7 +93,7 @@ def _load(request: BuildMessage) -> Any:
 
             return torch_tensorrt
     except (ImportError, OSError) as error:
-        raise HostError(f"torch-tensorrt cannot be loaded: {error}", REMEDIES["torch-tensorrt"]) from error
+        raise cannot_load("torch-tensorrt", error, REMEDIES["torch-tensorrt"]) from error
 
 
 @contextmanager

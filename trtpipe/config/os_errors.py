@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -30,6 +31,23 @@ _REFUSED = {
     errno.ENOLCK: ("no file locks on this file system", "use a local disk"),
     errno.ENOSYS: ("not possible on this file system", "use a local disk"),
 }
+
+
+def address_space_limit() -> int | None:
+    """The bytes that this process may map (``ulimit -v``); ``None`` for no limit."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def cannot_load(name: str, error: Exception, remedy: str) -> HostError:
+    """The error for a library that is installed, and does not load."""
+    limit = address_space_limit()
+    if limit is None:
+        return HostError(f"{name} cannot be loaded: {error}", remedy)
+    return HostError(
+        f"{name} cannot be loaded: the address space is limited to {format_bytes(limit)} (ulimit -v): {error}",
+        "raise that limit: ulimit -v unlimited",
+    )
 
 
 @contextmanager

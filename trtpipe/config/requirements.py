@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 
+from trtpipe.config.os_errors import cannot_load
 from trtpipe.errors import HostError
 
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:\[[^]]*\])?\s*(?P<bounds>[^;]*)(?:;(?P<marker>.*))?")
@@ -35,12 +36,13 @@ class Requirement:
 
 def require(module: str, doing: str, extra: str, package: str = "") -> None:
     """Raise HostError unless ``module`` can be imported here: ``reading HDF5 needs the package h5py``."""
+    remedy = f"pip install 'trtpipe[{extra}]'"
     try:
         importlib.import_module(module)
-    except ImportError as error:
-        raise HostError(
-            f"{doing} needs the package {package or module}, which is not installed", f"pip install 'trtpipe[{extra}]'"
-        ) from error
+    except ModuleNotFoundError as error:
+        raise HostError(f"{doing} needs the package {package or module}, which is not installed", remedy) from error
+    except (ImportError, OSError) as error:
+        raise cannot_load(package or module, error, remedy) from error
 
 
 def requirements(package: str) -> tuple[Requirement, ...]:

@@ -12,17 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trtpipe.config.os_errors import cannot_load
 from trtpipe.data.usercode import missing_package, one_process, running
 from trtpipe.errors import HostError, InputError
 from trtpipe.exporter.archive import check_archive
 
 try:
     import torch as torch  # noqa: PLC0414  other modules import it from here, for the same error
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise HostError(
         "exporting a PyTorch model needs the package 'torch', which is not installed",
         "pip install 'trtpipe[torch]', or give an .onnx file",
     ) from error
+except (ImportError, OSError) as error:
+    raise cannot_load("torch", error, "pip install 'trtpipe[torch]', or give an .onnx file") from error
 
 
 #: Where ``torch.compile`` keeps the module that it wraps.

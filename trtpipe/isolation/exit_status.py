@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 
 import trtpipe.errors
 from trtpipe.artifact import Record
+from trtpipe.config.os_errors import address_space_limit
 from trtpipe.config.units import format_bytes, format_seconds
 from trtpipe.errors import (
     Cancelled,
@@ -17,12 +18,13 @@ from trtpipe.errors import (
     InternalError,
     OutOfMemory,
     OutOfTime,
+    StageError,
     TrtpipeError,
     UserCodeError,
     WorkerCrashed,
     WorkerError,
 )
-from trtpipe.isolation.linux import address_space_limit
+from trtpipe.isolation.linux import address_space_is_full
 
 #: Why a parent ends a child; empty if it does not.
 Stop: TypeAlias = Literal["", "time", "memory", "cancelled"]
@@ -59,6 +61,7 @@ class Outcome(Record):
         reply: the task's reply, when done.
         error: the class of a TrtpipeError.
         message: the error's message; for ``space`` the file, for ``bug`` the traceback.
+        unmapped: whether the process could hardly map any more memory.
     """
 
     kind: Literal["done", "error", "memory", "space", "denied", "interrupted", "bug"]
@@ -66,10 +69,15 @@ class Outcome(Record):
     error: str = ""
     message: str = ""
     remedy: str = ""
+    unmapped: bool = False
 
     @classmethod
     def of_error(cls, error: BaseException, folder: str) -> Outcome:
         """Describe what the task raised; ``folder`` is named if a full disk's error names no file."""
+        return cls._of(error, folder).model_copy(update={"unmapped": address_space_is_full()})
+
+    @classmethod
+    def _of(cls, error: BaseException, folder: str) -> Outcome:
         if isinstance(error, TrtpipeError):
             return cls(kind="error", error=_known_class(error), message=error.message, remedy=error.remedy)
         if isinstance(error, KeyboardInterrupt):
@@ -112,12 +120,16 @@ class Ending:
 
 def raise_from(outcome: Outcome, what: str) -> NoReturn:
     """Raise in the parent what the task raised in the child."""
-    if outcome.kind == "error":
-        kind: type[TrtpipeError] = vars(trtpipe.errors)[outcome.error]
-        raise kind(outcome.message, outcome.remedy)
-    unmapped = outcome.kind == "memory" or (outcome.kind == "bug" and any(w in outcome.message for w in _NO_ROOM))
+    kind: type[TrtpipeError] | None = vars(trtpipe.errors)[outcome.error] if outcome.kind == "error" else None
+    # Libraries say anything when they get no memory; what is wrong with the user's input is found without them.
+    unclear = outcome.kind == "bug" or (kind is not None and kind.exit_code == StageError.exit_code)
+    unmapped = outcome.kind == "memory" or (
+        unclear and (outcome.unmapped or any(words in outcome.message for words in _NO_ROOM))
+    )
     if unmapped and (limited := _limited(what)) is not None:
         raise limited
+    if kind is not None:
+        raise kind(outcome.message, outcome.remedy)
     if outcome.kind == "memory":
         detail = f" ({outcome.message})" if outcome.message else ""
         raise OutOfMemory(f"out of memory while {what}{detail}", _MORE_MEMORY)

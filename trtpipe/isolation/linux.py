@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import signal
 import struct
 import sys
@@ -13,6 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from trtpipe.config.os_errors import address_space_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,14 +31,23 @@ POLL_SECONDS = 0.03
 _WATCH_SHARE = 0.01
 
 
+#: Libraries map at least so much at a time: an arena of the C library, a thread's stack.
+_LAST_MAPPINGS = 64 << 20
+_STATUS = Path("/proc/self/status")
 #: Stacks of threads that run native libraries, from what they may need to the least that helps.
 _STACKS = (512 << 20, 128 << 20, 32 << 20)
 
 
-def address_space_limit() -> int | None:
-    """The bytes that this process may map (``ulimit -v``); ``None`` for no limit."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if limit == resource.RLIM_INFINITY else limit
+def address_space_is_full() -> bool:
+    """Whether this process has come so close to what it may map (``ulimit -v``) that mapping may have failed."""
+    limit = address_space_limit()
+    if limit is None:
+        return False
+    with suppress(OSError):
+        lines = (line.split() for line in _STATUS.read_text().splitlines())
+        peak = next((int(words[1]) << 10 for words in lines if words[0] == "VmPeak:"), 0)
+        return limit - peak < _LAST_MAPPINGS
+    return False
 
 
 def run_with_stack(work: Callable[[], object]) -> None:

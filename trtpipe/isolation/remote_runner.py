@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from trtpipe.config.os_errors import address_space_limit
 from trtpipe.config.units import format_bytes
 from trtpipe.errors import HostError
 from trtpipe.isolation.exit_status import Outcome, raise_from
 from trtpipe.isolation.fork_client import Child, server_of
-from trtpipe.isolation.linux import address_space_limit
 from trtpipe.isolation.messages import MODEL_REPLY, MODEL_REQUEST, ForkRequest, Interface, ModelRequest
 from trtpipe.isolation.reducer import Runner
 from trtpipe.isolation.worker import LIGHT, call, confinement_of, limits_for, scratch_in

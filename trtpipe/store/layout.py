@@ -149,6 +149,8 @@ def scratch(layout: Layout, doing: str) -> Iterator[Path]:
     try:
         with layout.translate(doing):
             folder.mkdir(mode=0o700)
+        if folder.stat().st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            raise HostError("the umask takes away the owner's own rights", "set another one: umask 022")
         yield folder
     finally:
         with layout.translate(doing):

@@ -6,7 +6,7 @@ import importlib
 from typing import Any, Literal, TypeAlias
 
 from trtpipe.backends.base import REMEDIES
-from trtpipe.errors import HostError
+from trtpipe.config.os_errors import cannot_load
 
 Flavor: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 #: In messages.
@@ -22,4 +22,4 @@ def load(flavor: Flavor) -> Any:
     try:
         return importlib.import_module(flavor.replace("-", "_"))
     except (ImportError, OSError) as error:
-        raise HostError(f"{TITLES[flavor]} cannot be loaded: {error}", REMEDIES[flavor]) from error
+        raise cannot_load(TITLES[flavor], error, REMEDIES[flavor]) from error
