@@ -40,6 +40,7 @@ LAYERS = (
     "latency",
     "report",
     "regression",
+    "delivery",
     "exporter",
     "stages",
     "store",
@@ -55,7 +56,7 @@ LEVELS = {name: level for level, name in enumerate(LAYERS)}
 
 #: What the command line reaches through the public names alone.
 BEHIND_THE_API = {
-    *("accuracy", "api", "autocast", "backends", "calibration", "data", "dynamic", "exporter", "latency"),
+    *("accuracy", "api", "autocast", "backends", "calibration", "data", "delivery", "dynamic", "exporter", "latency"),
     *("passes", "pipeline", "quantization", "reference", "stages", "store"),
 }
 
