@@ -11,8 +11,10 @@ from models import conv_net, normal, run, save
 from world import World, content, write_data
 
 import trtpipe
+from trtpipe.artifact import FileEntry
 from trtpipe.delivery.reader import Package
 from trtpipe.errors import InputError, RecipeError
+from trtpipe.pipeline.ownership import held
 from trtpipe.reference.pytorch_outputs import load_reference
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def built_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     save(conv_net(), folder / "net.onnx")
     write_data(folder)
     world = World(folder)
-    trtpipe.build(world.job(), folder / "out")
+    trtpipe.build(world.job(recipe={"classes": list("abcde")}), folder / "out")
     return world
 
 
@@ -35,7 +37,7 @@ def build(built_world: World) -> Path:
 
 
 def test_holds_what_the_build_knows(build: Path, tmp_path: Path) -> None:
-    made = trtpipe.make_package(build, tmp_path / "pkg", description=trtpipe.ModelDescription(classes=list("abcde")))
+    made = trtpipe.make_package(build, tmp_path / "pkg")
     found = Package.opened(made.out)
     found.verify()
     assert found.model == made.model
@@ -110,8 +112,19 @@ def test_a_second_one_takes_the_place_of_the_first(build: Path, tmp_path: Path) 
     trtpipe.make_package(build, tmp_path / "pkg", licenses=[tmp_path / "LICENSE"])
     (tmp_path / "pkg" / "mine.txt").write_text("mine")
     trtpipe.make_package(build, tmp_path / "pkg")
-    names = {path.name for path in (tmp_path / "pkg").iterdir()}
-    assert names == {".trtpipe.json", "model.json", "lowered.onnx", "sm89.plan", "reference.npz", "mine.txt"}
+    ours = {"model.json", "lowered.onnx", "sm89.plan", "reference.npz", "provenance.json"}
+    assert {path.name for path in (tmp_path / "pkg").iterdir()} == ours | {".trtpipe.json", "mine.txt"}
+
+
+def test_one_of_another_version_is_replaced(build: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pkg"
+    trtpipe.make_package(build, out)
+    text = (out / "model.json").read_text().replace('"schema": 1', '"schema": 99')
+    with held(out) as folder, folder.staging() as staging:
+        (out / "model.json").write_text(text)
+        folder.record({**folder.files, "model.json": {FileEntry.of(out / "model.json")}}, staging)
+    trtpipe.make_package(build, out)
+    Package.opened(out).verify()
 
 
 def test_an_edited_file_is_not_replaced(build: Path, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ from trtpipe.delivery.record import (
 )
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
-from trtpipe.regression.bundle import entries
+from trtpipe.regression.bundle import MANIFEST, entries
+from trtpipe.report.provenance import PROVENANCE, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -108,6 +109,8 @@ def assemble(build: Build, description: ModelDescription, *, allow_failed: bool 
     plans = tuple(_plans(build))
     graph, files = _graph(build), {plan.file: build.folder / plan.file for plan in plans}
     files |= {name: build.folder / name for name in (graph.file, *graph.data)}
+    known = Provenance.beside(build.folder / MANIFEST) is not None
+    files |= {PROVENANCE: build.folder / PROVENANCE} if known else {}
     classes = description.classes or manifest.classes
     model = Model(
         schema=SCHEMA,
@@ -140,7 +143,7 @@ def assemble(build: Build, description: ModelDescription, *, allow_failed: bool 
         reference=None,
         licenses=(),
         model_card="",
-        provenance="",
+        provenance=PROVENANCE if known else "",
         files=(),
         notes=verdict.remarks,
     )
