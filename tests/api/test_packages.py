@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from models import conv_net, normal, run, save
 from world import World, content, write_data
@@ -16,6 +18,7 @@ from trtpipe.delivery.reader import Package
 from trtpipe.errors import InputError, RecipeError
 from trtpipe.pipeline.ownership import held
 from trtpipe.reference.pytorch_outputs import load_reference
+from trtpipe.runtime import load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,8 +67,6 @@ def test_reference_outputs_are_those_of_the_lowered_graph(build: Path, tmp_path:
     assert made.model.reference.data == "real"
     feeds, outputs = load_reference(tmp_path / "pkg" / "reference.npz")
     np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in feeds]), given)
-    import onnx
-
     lowered = onnx.load(build / "lowered.onnx")
     for feed, output in zip(feeds, outputs, strict=True):
         np.testing.assert_allclose(output["y"], run(lowered, feed)["y"], rtol=1e-5, atol=1e-6)
@@ -189,3 +190,20 @@ def test_a_build_s_own_folder_is_no_place_for_its_package(build: Path) -> None:
 def test_what_is_no_build(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no bundle"):
         trtpipe.make_package(tmp_path, tmp_path / "pkg")
+
+
+def test_a_graph_with_plug_ins_has_no_reference_outputs(tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["": 20, "own": 1]> g (float[2,4] x) => (float[2,4] y) '
+        "{ r = Relu(x) y = own.Scale(r) }"
+    )
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    trtpipe.build(
+        tmp_path / "net.onnx", tmp_path / "out", profile=trtpipe.DeploymentProfile(backend="null", targets=("sm89",)),
+        settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+    )  # fmt: skip
+    made = trtpipe.make_package(tmp_path / "out", tmp_path / "pkg")
+    assert made.model.reference is None
+    assert "plug-ins" in made.model.notes[-1]
+    with pytest.raises(InputError, match="plug-ins"):
+        load(made.out, device="cpu")

@@ -16,7 +16,7 @@ from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.description import ModelDescription
 from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
 from trtpipe.config.settings import Settings
-from trtpipe.delivery.assembly import Assembly, assemble, with_papers, with_reference
+from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
 from trtpipe.delivery.reader import TAR
 from trtpipe.delivery.record import MODEL, UNLISTED, Model
 from trtpipe.errors import InputError
@@ -149,6 +149,8 @@ def _tested(assembly: Assembly, build: Build, samples: DataLike | None, work: Pa
 
     feeds, real = known_feeds(build) if samples is None else (_sampled(build, samples), True)
     reference = write_reference(build, feeds, real=real, folder=work, settings=settings)
+    if reference is None:
+        return with_note(assembly, "no reference inputs: the graph has plug-ins, which only TensorRT runs")
     return with_reference(assembly, reference, work / REFERENCE)
 
 

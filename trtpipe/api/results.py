@@ -164,8 +164,8 @@ def provenance_of(artifacts: Sequence[Artifact], job: Job, out: Path) -> Iterato
     with TemporaryDirectory(prefix="trtpipe-") as folder:
         path = Path(folder) / PROVENANCE
         code = job.source.file if isinstance(job.source, FactorySource) else None
-        toolchain = Manifest.read(manifest.path).toolchain
-        Provenance.now(manifest.path, job.source.label, code, toolchain).write(path)
+        made = Manifest.read(manifest.path)
+        Provenance.now(manifest.path, made.source, code, made.toolchain).write(path)
         yield (Artifact("provenance", path.parent, (FileEntry.of(path),)),)
 
 

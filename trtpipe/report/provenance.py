@@ -41,7 +41,7 @@ class Provenance(Record):
         trtpipe: its version.
         created: when, in UTC (ISO 8601).
         command: the command line; empty for a call from Python.
-        source: what the user named.
+        source: what the user named, without folders.
         git: the repository of the source's code, else that of the working folder; ``None`` where there is none.
         machine: what kind of machine it was.
         toolchain: name -> version of every tool used.
@@ -65,7 +65,7 @@ class Provenance(Record):
 
         Args:
             manifest: its manifest.
-            source: what the user named.
+            source: what the user named, without folders.
             code: the source's Python file, where it has one.
         """
         return cls(
