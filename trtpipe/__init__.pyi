@@ -14,6 +14,9 @@ from trtpipe.api.doctor import diagnose as diagnose
 from trtpipe.api.inspection import Inspection as Inspection
 from trtpipe.api.inspection import inspect as inspect
 from trtpipe.api.latency import compare_latency as compare_latency
+from trtpipe.api.packages import PackageResult as PackageResult
+from trtpipe.api.packages import make_package as make_package
+from trtpipe.api.packages import selftest_package as selftest_package
 from trtpipe.api.request import make_job as make_job
 from trtpipe.api.results import BuildResult as BuildResult
 from trtpipe.api.stages import build as build
@@ -32,6 +35,7 @@ from trtpipe.artifact import Artifact as Artifact
 from trtpipe.artifact import IOContract as IOContract
 from trtpipe.artifact import TensorSpec as TensorSpec
 from trtpipe.calibration.statistics_file import merge_statistics as merge_statistics
+from trtpipe.config.description import ModelDescription as ModelDescription
 from trtpipe.config.profile import DeploymentProfile as DeploymentProfile
 from trtpipe.config.profile import ShapeRange as ShapeRange
 from trtpipe.config.recipe import CalibrationRecipe as CalibrationRecipe
@@ -67,6 +71,7 @@ from trtpipe.regression.upgrade import UpgradeReport as UpgradeReport
 from trtpipe.report.manifest import Manifest as Manifest
 from trtpipe.report.plots import plot_sensitivity as plot_sensitivity
 from trtpipe.report.plots import plot_statistics as plot_statistics
+from trtpipe.runtime.selftest import SelfTest as SelfTest
 from trtpipe.store import ArtifactStore as ArtifactStore
 from trtpipe.views.page import write_report as write_report
 

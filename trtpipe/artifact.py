@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from trtpipe.digest import sha256_file, sha256_json
+from trtpipe.digest import sha256_file, sha256_json, unique_keys
 from trtpipe.durable import read_bounded
 from trtpipe.errors import InputError
 
@@ -98,7 +98,7 @@ class Record(BaseModel):
         if sum(map(data.count, b"[{,")) > _MOST_VALUES:
             raise InputError(f"{path}: holds more than {_MOST_VALUES:,} values", "give the right file")
         try:
-            content = json.loads(data, object_pairs_hook=_no_key_twice)
+            content = json.loads(data, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: not JSON as trtpipe writes it: {error}", "make it again with the command that wrote it"
@@ -143,16 +143,6 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _texts(item)
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; of a key that is there twice, readers take either."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} is there twice")
-    return found
 
 
 class TensorSpec(Record):

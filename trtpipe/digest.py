@@ -31,6 +31,21 @@ def canonical_json(value: JSON) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as ``json.loads(object_pairs_hook=...)`` wants it; of a key that is there twice, readers take
+    either.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} is there twice")
+    return found
+
+
 def _refuse_odd_keys(value: JSON) -> None:
     """``json`` would turn the keys 1, True and None into text, and so give different values the same name."""
     if isinstance(value, dict):

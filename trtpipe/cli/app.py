@@ -22,6 +22,7 @@ SECTIONS = {
     "Whole pipeline": ("build",),
     "Single stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
     "Accuracy": ("sensitivity", "tune", "check", "diff"),
+    "Deliver": ("package",),
     "Inspect": ("inspect", "report", "doctor"),
     "Cache": ("cache",),
 }

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from trtpipe.config.image_transform import ImageTransform
 from trtpipe.config.methods import Method
 from trtpipe.config.paths import path_of
 from trtpipe.config.tomlfile import FROM_FILE, load_toml
@@ -78,6 +79,12 @@ class ImageSettings(UserRecord):
         if self.pad and self.crop:
             raise ValueError("pad and crop contradict each other: choose one")
         return self
+
+    def transform(self) -> ImageTransform:
+        """The same as plain data, with a mean and a std for each channel."""
+        channels = 1 if self.channels == "L" else 3
+        plain = self.model_dump(exclude={"input"})
+        return ImageTransform(**{**plain, "mean": self.mean[:channels], "std": self.std[:channels]})
 
 
 def _class_names(given: object, info: ValidationInfo) -> object:
@@ -210,15 +217,15 @@ class CalibrationRecipe(UserRecord):
             evaluation = _anchored(evaluation, "metric", folder) if evaluation.own else evaluation
         return recipe.model_copy(
             update={
-                "classes": _named(recipe.classes, path),
-                "data": data.model_copy(update={"classes": _named(data.classes, path)}),
+                "classes": named_classes(recipe.classes, path),
+                "data": data.model_copy(update={"classes": named_classes(data.classes, path)}),
                 "evaluation": evaluation
-                and evaluation.model_copy(update={"classes": _named(evaluation.classes, path)}),
+                and evaluation.model_copy(update={"classes": named_classes(evaluation.classes, path)}),
             }
         )
 
 
-def _named(classes: tuple[str, ...], recipe: Path) -> tuple[str, ...]:
+def named_classes(classes: tuple[str, ...], recipe: Path) -> tuple[str, ...]:
     """Names as they are, or from the file that a recipe names, which lies beside it."""
     if not classes or not classes[0].startswith(_FILE):
         return classes

@@ -15,7 +15,7 @@ from trtpipe.config.units import suggestion
 from trtpipe.data.bad_samples import BadSample, try_sample
 from trtpipe.data.batching import BatchedDataset
 from trtpipe.data.input_checks import checked, free_batch, numpy_type, static_batch
-from trtpipe.data.pixels import FORMATS, load_tensor, require_pillow
+from trtpipe.data.pixels import FORMATS, RAW, load_tensor, require_pillow
 from trtpipe.data.sample import ContentDigests, Sample
 from trtpipe.data.selection import select
 from trtpipe.digest import sha256_file, sha256_json
@@ -62,13 +62,14 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
     folder = Path(data.source)
     settings = data.image or ImageSettings()
     spec = _image_input(folder, settings, contract)
-    raw = numpy_type(spec, str(folder)) == np.uint8
+    raw = numpy_type(spec, str(folder)) == np.dtype(RAW)
     if raw and (any(settings.mean) or any(value != 1 for value in settings.std)):
         raise InputError(
             f"{folder}: input {spec.name!r} takes uint8 pixels, so mean and std cannot be applied",
             "remove mean and std from the image table; if they are in this graph, add --fold-preprocessing (profile "
             "key build.fold_preprocessing)",
         )
+    transform = settings.transform()
     listing = list_images(folder, data.classes)
     selection = select(len(listing.files), data, static_batch(contract), str(folder))
     files = [listing.files[index] for index in selection.indices]
@@ -79,7 +80,7 @@ def open_images(data: DataSettings, contract: IOContract) -> Dataset:
     def sample(position: int) -> Sample:
         path = files[position]
         label = None if labels is None else np.array([labels[position]])
-        tensor = load_tensor(path, settings, raw)[np.newaxis]
+        tensor = load_tensor(path, transform, raw)[np.newaxis]
         return checked(Sample({spec.name: tensor}, label), expected, str(path))
 
     def read() -> Generator[Sample | BadSample, None, None]:

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from trtpipe.artifact import Feed
+    from trtpipe.config.image_transform import ImageTransform
     from trtpipe.config.preprocessing import FoldedPreprocessing
-    from trtpipe.config.recipe import ImageSettings
 
 #: The formats Pillow may open, whatever a file's name says: few, common, and well tested.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
+
+#: The type of an input that takes pixels as they are.
+RAW = "uint8"
 
 #: Pixels an image may have, before and after resizing: 64 Mi, which decode to a quarter of a gigabyte.
 MAX_PIXELS = 1 << 26
@@ -31,7 +34,7 @@ def require_pillow() -> None:
     require("PIL.Image", "decoding images", "images", package="Pillow")
 
 
-def load_tensor(path: Path, settings: ImageSettings, raw: bool, content: IO[bytes] | None = None) -> np.ndarray:
+def load_tensor(path: Path, settings: ImageTransform, raw: bool, content: IO[bytes] | None = None) -> np.ndarray:
     """One image as a tensor without batch axis: [C, H, W] or [H, W, C], as ``settings.layout`` says.
 
     Alpha channels are dropped, 16-bit grays lose their low byte, and EXIF orientation is not applied: as in the usual
@@ -54,7 +57,7 @@ def load_tensor(path: Path, settings: ImageSettings, raw: bool, content: IO[byte
     return np.ascontiguousarray(values.transpose(2, 0, 1) if settings.layout == "CHW" else values)
 
 
-def _decoded(path: Path, settings: ImageSettings, content: IO[bytes] | None) -> Image:
+def _decoded(path: Path, settings: ImageTransform, content: IO[bytes] | None) -> Image:
     """The image in mode RGB, or L if the tensor has one channel."""
     import PIL.Image
 
@@ -87,7 +90,7 @@ def _opaque(image: Image) -> Image:
     return image
 
 
-def _resized(image: Image, settings: ImageSettings, path: Path) -> Image:
+def _resized(image: Image, settings: ImageTransform, path: Path) -> Image:
     """The image with its short side (or both sides) as the settings say; the long side is rounded down."""
     import PIL.Image
 
@@ -107,7 +110,7 @@ def _resized(image: Image, settings: ImageSettings, path: Path) -> Image:
     return image.resize((width, height), PIL.Image.Resampling[settings.interpolation.upper()])
 
 
-def _cropped(image: Image, settings: ImageSettings, path: Path) -> Image:
+def _cropped(image: Image, settings: ImageTransform, path: Path) -> Image:
     """The center of the image; an odd margin's half is rounded to even, as in torchvision."""
     if settings.crop is None:
         return image
@@ -121,7 +124,7 @@ def _cropped(image: Image, settings: ImageSettings, path: Path) -> Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _filled(image: Image, settings: ImageSettings, path: Path) -> Image:
+def _filled(image: Image, settings: ImageTransform, path: Path) -> Image:
     """The image on a canvas of the size of ``letterbox``, in its middle, or of ``pad``, in its upper left corner."""
     import PIL.Image
 
@@ -177,7 +180,7 @@ def as_model_feed(
     }
 
 
-def _normalized(pixels: np.ndarray, settings: ImageSettings | FoldedPreprocessing) -> np.ndarray:
+def _normalized(pixels: np.ndarray, settings: ImageTransform | FoldedPreprocessing) -> np.ndarray:
     """(x / 255 - mean) / std in float32; ``pixels`` is uint8[..., C]."""
     channels = pixels.shape[-1]
     mean, std = (np.asarray(values[:channels], dtype=np.float32) for values in (settings.mean, settings.std))

@@ -186,7 +186,7 @@ def _sample(entries: list[_TarEntry], contract: IOContract, settings: ImageSetti
                 feed[spec.name] = _array(entry.content, f"{where}: {entry.extension}")
         elif entry.extension in _IMAGES and only is not None:
             raw = numpy_type(only, where) == np.uint8
-            feed[only.name] = load_tensor(Path(where), settings, raw, io.BytesIO(entry.content))
+            feed[only.name] = load_tensor(Path(where), settings.transform(), raw, io.BytesIO(entry.content))
     return Sample({name: value[np.newaxis] for name, value in feed.items()}, labels)
 
 

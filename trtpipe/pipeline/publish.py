@@ -1,7 +1,8 @@
 """From the store to the user's output folder: a bundle appears there whole, or the folder stays as it was.
 
-A folder with a manifest holds what the manifest says: the old one is taken away before the first file is replaced, and
-the new one comes last. Whoever is killed in between leaves a folder without a manifest, never one with a wrong one.
+A folder with an index (the manifest of a bundle) holds what that says: the old one is taken away before the first file
+is replaced, and the new one comes last. Whoever is killed in between leaves a folder without an index, never one with a
+wrong one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import FileEntry
@@ -19,8 +24,7 @@ from trtpipe.pipeline.ownership import held
 from trtpipe.report.manifest import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Iterable, Mapping
 
     from trtpipe.artifact import Artifact
     from trtpipe.pipeline.ownership import OwnFolder
@@ -29,7 +33,27 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 #: What such a page says of where it comes from.
 GENERATOR = "trtpipe"
-_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Index:
+    """The file of a folder that lists the others: it is taken away first, and comes last.
+
+    Attributes:
+        name: of the file.
+        listed: the names that are in such a file, itself left out.
+    """
+
+    name: str
+    listed: Callable[[Path], Sequence[str]]
+
+
+def _of_manifest(path: Path) -> list[str]:
+    return [entry.name for artifact in Manifest.read(path).artifacts for entry in artifact.files]
+
+
+#: Of a bundle.
+BUNDLE = Index("manifest.json", _of_manifest)
 
 
 def check_writable(out: Path) -> None:
@@ -53,7 +77,13 @@ def check_writable(out: Path) -> None:
 
 
 def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:
-    """Copy the artifacts' files into ``out``, the manifest last; files of an earlier bundle that are gone are removed.
+    """Copy the artifacts' files into ``out``, the manifest last; see ``publish_files``."""
+    _publish({entry.name: (entry, each.folder / entry.name) for each in artifacts for entry in each.files}, out, BUNDLE)
+
+
+def publish_files(files: Mapping[str, Path], out: Path, index: Index) -> None:
+    """Copy files into ``out`` under the names given, the index last; files of an earlier bundle that are gone are
+    removed.
 
     Every file is written beside its place and renamed, so a reader sees old or new, never half. Only files that
     trtpipe wrote there are replaced or removed; see :mod:`trtpipe.pipeline.ownership`.
@@ -62,12 +92,15 @@ def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:
         InputError: a file of the user's, or one that was edited, is in the way; nothing was written.
         HostError: no space or no permission; what was there before is still there.
     """
-    ordered = sorted(artifacts, key=lambda artifact: artifact.kind == "manifest")
-    wanted = {entry.name: (entry, artifact.folder / entry.name) for artifact in ordered for entry in artifact.files}
+    _publish({name: (FileEntry.of(path, name), path) for name, path in files.items()}, out, index)
+
+
+def _publish(files: Mapping[str, tuple[FileEntry, Path]], out: Path, index: Index) -> None:
+    wanted = {name: files[name] for name in sorted(files, key=lambda name: name == index.name)}
     elsewhere = "choose another output folder with -o"
     with translate_os_errors(out, f"write {out}", elsewhere=elsewhere), held(out) as folder:
         changes = {name: pair for name, pair in wanted.items() if not _is_there(folder.path / name, pair[0])}
-        gone = _outdated(folder, wanted, changes)
+        gone = _outdated(folder, wanted, changes, index)
         if not changes and not gone:
             return
         folder.check(changes)
@@ -80,7 +113,7 @@ def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:
             either = {name: before.get(name, set()) | after.get(name, set()) for name in (*before, *after)}
             folder.record(either, staging, leaving=tuple(gone))
             try:
-                _exchange(folder, changes, gone, staging)
+                _exchange(folder, changes, gone, staging, index)
             except OSError:
                 folder.record(before, staging)
                 raise
@@ -94,32 +127,32 @@ def _is_there(path: Path, entry: FileEntry) -> bool:
     return plain and FileEntry.of(path) == entry
 
 
-def _outdated(folder: OwnFolder, wanted: Collection[str], changes: Collection[str]) -> list[str]:
-    """What has to go when ``changes`` are made: the rest of an earlier bundle if this is one, otherwise its manifest,
+def _outdated(folder: OwnFolder, wanted: Collection[str], changes: Collection[str], index: Index) -> list[str]:
+    """What has to go when ``changes`` are made: the rest of an earlier bundle if this is one, otherwise its index,
     if that no longer is true; and the page about it.
     """
     listed: list[str] = []
-    if folder.owns(_MANIFEST):
-        artifacts = Manifest.read(folder.path / _MANIFEST).artifacts
-        listed = [entry.name for artifact in artifacts for entry in artifact.files]
-    if _MANIFEST in wanted:
+    if folder.owns(index.name):
+        with suppress(InputError):  # of another version of trtpipe: what it lists is not known, and stays
+            listed = list(index.listed(folder.path / index.name))
+    if index.name in wanted:
         earlier = dict.fromkeys((*listed, *folder.leaving))
         gone = [name for name in earlier if name not in wanted and name != REPORT and folder.owns(name)]
     else:
-        gone = [_MANIFEST] if set(changes) & set(listed) else []
+        gone = [index.name] if set(changes) & set(listed) else []
     return [*gone, REPORT] if (gone or changes) and folder.owns(REPORT) else gone
 
 
-def _exchange(folder: OwnFolder, changes: Collection[str], gone: Sequence[str], staging: Path) -> None:
-    """Rename every file into its place, while there is no manifest; if one cannot be, all is put back as it was."""
+def _exchange(folder: OwnFolder, changes: Collection[str], gone: Sequence[str], staging: Path, index: Index) -> None:
+    """Rename every file into its place, while there is no index; if one cannot be, all is put back as it was."""
     aside = staging / "earlier"  # no artifact's file is called so without a suffix
     aside.mkdir()
-    manifest = folder.path / _MANIFEST
+    manifest = folder.path / index.name
     kept: list[tuple[Path, Path]] = []
     try:
-        if (_MANIFEST in changes or _MANIFEST in gone) and manifest.exists():
-            kept.append((manifest, aside / _MANIFEST))
-            manifest.rename(aside / _MANIFEST)
+        if (index.name in changes or index.name in gone) and manifest.exists():
+            kept.append((manifest, aside / index.name))
+            manifest.rename(aside / index.name)
         for name in (*gone, *changes):
             if os.path.lexists(folder.path / name):
                 _second_name(folder.path / name, aside / name)
@@ -129,7 +162,7 @@ def _exchange(folder: OwnFolder, changes: Collection[str], gone: Sequence[str], 
         for name in changes:
             (staging / name).replace(folder.path / name)
     except OSError:
-        for final, earlier in reversed(kept):  # the manifest last, and only if all else is there again
+        for final, earlier in reversed(kept):  # the index last, and only if all else is there again
             earlier.replace(final)
         raise
     sync_folder(folder.path)

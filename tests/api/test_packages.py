@@ -1,0 +1,209 @@
+"""Packages of a build with a placeholder engine: what is in them, and which builds become none."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from models import conv_net, normal, run, save
+from world import World, content, write_data
+
+import trtpipe
+from trtpipe.artifact import FileEntry
+from trtpipe.delivery.reader import Package
+from trtpipe.errors import InputError, RecipeError
+from trtpipe.pipeline.ownership import held
+from trtpipe.reference.pytorch_outputs import load_reference
+from trtpipe.runtime import load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def built_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("packages")
+    save(conv_net(), folder / "net.onnx")
+    write_data(folder)
+    world = World(folder)
+    trtpipe.build(world.job(recipe={"classes": list("abcde")}), folder / "out")
+    return world
+
+
+@pytest.fixture
+def build(built_world: World) -> Path:
+    return built_world.folder / "out"
+
+
+def test_holds_what_the_build_knows(build: Path, tmp_path: Path) -> None:
+    made = trtpipe.make_package(build, tmp_path / "pkg")
+    found = Package.opened(made.out)
+    found.verify()
+    assert found.model == made.model
+    model, manifest = found.model, trtpipe.Manifest.read(build / "manifest.json")
+    assert (model.name, model.source, model.precision) == ("net", "net.onnx", "int8")
+    assert [str(each) for each in model.inputs] == ["x: float32[Nx3x8x8]"]
+    assert [str(each) for each in model.outputs] == ["y: float32[Nx5]"]
+    assert model.classes == tuple("abcde")
+    assert [(each.output, each.classes) for each in model.postprocessing] == [("y", True)]
+    assert (model.verdict.outcome, model.verdict.scope) == ("passed", manifest.verdict.scope)
+    assert model.tolerances["y"].atol == 100.0
+    (plan,) = model.plans
+    assert (plan.file, plan.flavor, plan.target) == ("sm89.plan", "null", "sm89")
+    assert plan.profiles[0]["x"].max == (8, 3, 8, 8)
+    assert found.read("sm89.plan") == (build / "sm89.plan").read_bytes()
+    assert found.read("lowered.onnx") == (build / "lowered.onnx").read_bytes()
+
+
+def test_reference_outputs_are_those_of_the_lowered_graph(build: Path, tmp_path: Path) -> None:
+    given = normal(3, 3, 8, 8, seed=9)
+    np.savez(tmp_path / "samples.npz", x=given)
+    made = trtpipe.make_package(build, tmp_path / "pkg", samples=tmp_path / "samples.npz")
+    assert made.model.reference is not None
+    assert made.model.reference.data == "real"
+    feeds, outputs = load_reference(tmp_path / "pkg" / "reference.npz")
+    np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in feeds]), given)
+    lowered = onnx.load(build / "lowered.onnx")
+    for feed, output in zip(feeds, outputs, strict=True):
+        np.testing.assert_allclose(output["y"], run(lowered, feed)["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_feeds_in_memory_are_taken(build: Path, tmp_path: Path) -> None:
+    feeds = [{"x": normal(2, 3, 8, 8, seed=seed)} for seed in range(9)]
+    made = trtpipe.make_package(build, tmp_path / "pkg", samples=feeds)
+    assert made.model.reference is not None
+    assert made.model.reference.feeds == 4
+
+
+@pytest.mark.parametrize("name", ["pkg", "pkg.tar"])
+def test_equal_arguments_give_equal_bytes(build: Path, tmp_path: Path, name: str) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        trtpipe.make_package(build, tmp_path / place / name)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+def test_the_author_s_words_and_papers(build: Path, tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text("free")
+    (tmp_path / "card.md").write_text("# net")
+    (tmp_path / "d.toml").write_text(
+        'name = "Net"\nversion = "3"\nclasses = ["v", "w", "x", "y", "z"]\n'
+        '[inputs.x]\nmeaning = "pixels"\nunit = "0..1"\n'
+        "[inputs.x.image]\nresize = [8, 8]\n"
+        '[outputs.y]\nmeaning = "score"\nactivation = "softmax"\nclasses = true\n'
+    )
+    model = trtpipe.make_package(
+        build, tmp_path / "pkg", description=tmp_path / "d.toml", licenses=[tmp_path / "LICENSE"],
+        model_card=tmp_path / "card.md",
+    ).model  # fmt: skip
+    assert (model.name, model.version, model.classes[0]) == ("Net", "3", "v")
+    assert (model.inputs[0].meaning, model.inputs[0].unit) == ("pixels", "0..1")
+    assert model.preprocessing[0].image.resize == (8, 8)
+    assert model.postprocessing[0].activation == "softmax"
+    assert (model.licenses, model.model_card) == (("LICENSE",), "card.md")
+    assert (tmp_path / "pkg" / "LICENSE").read_text() == "free"
+
+
+def test_a_second_one_takes_the_place_of_the_first(build: Path, tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text("free")
+    trtpipe.make_package(build, tmp_path / "pkg", licenses=[tmp_path / "LICENSE"])
+    (tmp_path / "pkg" / "mine.txt").write_text("mine")
+    trtpipe.make_package(build, tmp_path / "pkg")
+    ours = {"model.json", "lowered.onnx", "sm89.plan", "reference.npz", "provenance.json"}
+    assert {path.name for path in (tmp_path / "pkg").iterdir()} == ours | {".trtpipe.json", "mine.txt"}
+
+
+def test_one_of_another_version_is_replaced(build: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pkg"
+    trtpipe.make_package(build, out)
+    text = (out / "model.json").read_text().replace('"schema": 1', '"schema": 99')
+    with held(out) as folder, folder.staging() as staging:
+        (out / "model.json").write_text(text)
+        folder.record({**folder.files, "model.json": {FileEntry.of(out / "model.json")}}, staging)
+    trtpipe.make_package(build, out)
+    Package.opened(out).verify()
+
+
+def test_an_edited_file_is_not_replaced(build: Path, tmp_path: Path) -> None:
+    trtpipe.make_package(build, tmp_path / "pkg")
+    (tmp_path / "pkg" / "model.json").write_text("mine")
+    with pytest.raises(InputError, match=r"model\.json"):
+        trtpipe.make_package(build, tmp_path / "pkg")
+    assert (tmp_path / "pkg" / "model.json").read_text() == "mine"
+
+
+class TestRejectedBuilds:
+    @pytest.fixture
+    def rejected(self, built_world: World, tmp_path: Path) -> Path:
+        job = built_world.job(tolerance={"atol": 0.0, "rtol": 0.0, "min_cosine": 1.0})
+        result = trtpipe.build(job, tmp_path / "bad")
+        assert result.verdict.exit_code == 3
+        assert result.out is not None
+        return result.out
+
+    def test_need_a_word(self, rejected: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError) as caught:
+            trtpipe.make_package(rejected, tmp_path / "pkg")
+        assert "rejected" in caught.value.message
+        assert "--allow-failed" in caught.value.remedy
+        assert not (tmp_path / "pkg" / "model.json").exists()
+
+    def test_are_recorded_as_such(self, rejected: Path, tmp_path: Path) -> None:
+        verdict = trtpipe.make_package(rejected, tmp_path / "pkg", allow_failed=True).model.verdict
+        assert (verdict.allowed_failed, verdict.outcome, verdict.exit_code) == (True, "failed", 3)
+        stated = json.loads((tmp_path / "pkg" / "model.json").read_text())["verdict"]
+        assert stated["allowed_failed"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "word"),
+    [
+        ({"samples": "nothing.npz"}, InputError, "nothing.npz"),
+        ({"samples": [{"z": np.zeros((1, 3, 8, 8), np.float32)}]}, InputError, "'z'"),
+        ({"samples": []}, InputError, "samples"),
+        ({"samples": {"x": 1}}, InputError, "samples"),
+        ({"licenses": ["missing"]}, InputError, "missing"),
+        ({"licenses": "missing"}, InputError, "licenses"),
+        ({"model_card": "missing"}, InputError, "missing"),
+        ({"description": "missing.toml"}, RecipeError, "missing.toml"),
+        ({"description": trtpipe.ModelDescription(inputs={"z": {}})}, InputError, "'z'"),
+        ({"description": 3}, InputError, "description"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(
+    build: Path, tmp_path: Path, options: dict[str, Any], error: type[Exception], word: str
+) -> None:
+    with pytest.raises(error, match=word):
+        trtpipe.make_package(build, tmp_path / "pkg", **options)
+    assert not (tmp_path / "pkg").exists() or not (tmp_path / "pkg" / "model.json").exists()
+
+
+def test_a_build_s_own_folder_is_no_place_for_its_package(build: Path) -> None:
+    with pytest.raises(InputError, match="a build lies there"):
+        trtpipe.make_package(build, build)
+
+
+def test_what_is_no_build(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no bundle"):
+        trtpipe.make_package(tmp_path, tmp_path / "pkg")
+
+
+def test_a_graph_with_plug_ins_has_no_reference_outputs(tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["": 20, "own": 1]> g (float[2,4] x) => (float[2,4] y) '
+        "{ r = Relu(x) y = own.Scale(r) }"
+    )
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    trtpipe.build(
+        tmp_path / "net.onnx", tmp_path / "out", profile=trtpipe.DeploymentProfile(backend="null", targets=("sm89",)),
+        settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+    )  # fmt: skip
+    made = trtpipe.make_package(tmp_path / "out", tmp_path / "pkg")
+    assert made.model.reference is None
+    assert "plug-ins" in made.model.notes[-1]
+    with pytest.raises(InputError, match="plug-ins"):
+        load(made.out, device="cpu")

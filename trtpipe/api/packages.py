@@ -1,0 +1,180 @@
+"""The public functions of delivery: a package from a build."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from trtpipe.api.arguments import check_arguments
+from trtpipe.api.results import reported
+from trtpipe.artifact import Artifact, FileEntry
+from trtpipe.config.description import ModelDescription
+from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
+from trtpipe.config.settings import Settings
+from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
+from trtpipe.delivery.reader import TAR
+from trtpipe.delivery.record import MODEL, UNLISTED, Model
+from trtpipe.errors import InputError
+from trtpipe.pipeline.ownership import RECORD
+from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_file, publish_files
+from trtpipe.regression.bundle import read_build
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtpipe.api.arguments import DataLike
+    from trtpipe.artifact import Feed
+    from trtpipe.config.paths import PathLike
+    from trtpipe.progress import Progress
+    from trtpipe.regression.bundle import Build
+    from trtpipe.runtime import SelfTest
+
+DescriptionLike = ModelDescription | str | os.PathLike[str]
+
+
+def _of_model(path: Path) -> list[str]:
+    listed = [file.name for file in Model.parse(path.read_bytes(), path).files]
+    return [*listed, *sorted(UNLISTED - {MODEL, RECORD})]
+
+
+#: Of a package.
+PACKAGE = Index(MODEL, _of_model)
+
+
+@dataclass(frozen=True)
+class PackageResult:
+    """A package that was made.
+
+    Attributes:
+        out: its folder, or its ``.tar``.
+        model: what its ``model.json`` says.
+    """
+
+    out: Path
+    model: Model
+
+
+def make_package(
+    build: PathLike,
+    out: PathLike,
+    *,
+    description: DescriptionLike | None = None,
+    samples: DataLike | None = None,
+    licenses: Sequence[PathLike] = (),
+    model_card: PathLike | None = None,
+    allow_failed: bool = False,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> PackageResult:
+    """Put all that a machine needs to run a build into one folder, or one ``.tar``.
+
+    Args:
+        build: the folder that ``build`` wrote.
+        out: a folder, or a file that ends in ``.tar``; written whole or not at all.
+        description: what only the author knows: name, version, meanings and units; a ``ModelDescription`` or a TOML
+            file.
+        samples: reference inputs for the self-test: a path, ``file.py:function``, or feeds (input name -> array with
+            the batch axis). By default those that PyTorch ran on, else seeded random ones.
+        licenses: files with the model's licenses.
+        model_card: a file that describes the model, its data and its limits.
+        allow_failed: take a build that failed a gate; the package records that.
+        settings: limits of child processes (default: from the environment).
+        progress: listens.
+
+    Raises:
+        InputError: there is no build, it was rejected, or an argument does not fit it; nothing was written.
+        RecipeError: the description has a mistake.
+        StageError: the reference outputs cannot be computed.
+        HostError: no space or no permission.
+
+    Example:
+        >>> trtpipe.make_package("out", "model.tar").model.precision
+        'int8'
+    """
+    check_arguments({"settings": settings, "progress": progress})
+    target = path_of(out, "out")
+    check_writable(folder_of(target, (TAR,)))
+    if os.path.lexists(target / BUNDLE.name):
+        raise InputError(f"{target}: a build lies there", "give the package a folder of its own")
+    words = _described(description)
+    with reported("package", progress), TemporaryDirectory(prefix="trtpipe-") as temporary:
+        work = Path(temporary)
+        found = read_build(path_of(build, "build"))
+        assembly = assemble(found, words, allow_failed=allow_failed)
+        assembly = with_papers(assembly, paths_of(licenses, "licenses"), path_or_none(model_card, "model_card"))
+        assembly = _tested(assembly, found, samples, work, settings or Settings.from_environment())
+        sealed = assembly.sealed(work)
+        _publish(sealed, target, work)
+    return PackageResult(target, sealed.model)
+
+
+def selftest_package(package: PathLike, device: str = "cuda") -> SelfTest:
+    """Run a package's reference inputs on this machine, and compare with its reference outputs within its tolerances.
+
+    Args:
+        package: a folder or a ``.tar`` that ``make_package`` wrote.
+        device: ``cuda``, ``cuda:1``, or ``cpu``; see ``trtpipe.runtime.load``.
+
+    Raises:
+        InputError: there is no package, it is not whole, or it has no reference inputs.
+        HostError: it does not run here.
+
+    Example:
+        >>> _ = trtpipe.make_package("out", "package")
+        >>> trtpipe.selftest_package("package", device="cpu").passed
+        True
+    """
+    from trtpipe.runtime import load
+
+    with load(package, device) as model:
+        return model.selftest()
+
+
+def _described(given: DescriptionLike | None) -> ModelDescription:
+    if given is None or isinstance(given, ModelDescription):
+        return given or ModelDescription()
+    return ModelDescription.load(
+        path_of(given, "description", "give a trtpipe.ModelDescription, or the path of a TOML file")
+    )
+
+
+def _tested(assembly: Assembly, build: Build, samples: DataLike | None, work: Path, settings: Settings) -> Assembly:
+    """With reference inputs and outputs, where the lowered graph runs on a CPU."""
+    from trtpipe.delivery.samples import REFERENCE, known_feeds, write_reference
+
+    feeds, real = known_feeds(build) if samples is None else (_sampled(build, samples), True)
+    reference = write_reference(build, feeds, real=real, folder=work, settings=settings)
+    if reference is None:
+        return with_note(assembly, "no reference inputs: the graph has plug-ins, which only TensorRT runs")
+    return with_reference(assembly, reference, work / REFERENCE)
+
+
+def _sampled(build: Build, samples: DataLike) -> list[Feed]:
+    from trtpipe.config.recipe import DataSettings
+    from trtpipe.data.dataset import open_dataset
+    from trtpipe.delivery.samples import FEEDS, given_feeds
+
+    if isinstance(samples, (str, os.PathLike)):
+        source = os.fspath(path_of(samples, "samples"))
+        image = build.parity.preprocessing if build.parity is not None and Path(source).is_dir() else None
+        dataset = open_dataset(DataSettings(source=source, samples=FEEDS, image=image), build.contract)
+        with closing(iter(dataset)) as found:
+            return given_feeds(build, (sample.feed for sample in found), source)
+    feeds = samples() if callable(samples) else samples
+    if isinstance(feeds, Mapping) or not isinstance(feeds, Iterable):
+        raise InputError("samples: not a set of feeds", "give a list of dicts of input name -> array, or a path")
+    return given_feeds(build, feeds, "samples")  # type: ignore[arg-type]
+
+
+def _publish(sealed: Assembly, out: Path, work: Path) -> None:
+    if not is_file_name(out, (TAR,)):
+        publish_files(sealed.files, out, PACKAGE)
+        return
+    archive = work / f"package{TAR}"
+    sealed.write_tar(archive)
+    publish_file(Artifact("package", work, (FileEntry.of(archive),)), out, (TAR,))

@@ -1,0 +1,69 @@
+"""What only the author knows of a model: names, meanings, units. A TOML file beside the profile."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from trtpipe.config.paths import path_of
+from trtpipe.config.recipe import Classes, ImageSettings, named_classes
+from trtpipe.config.tomlfile import load_toml
+from trtpipe.config.user_record import UserRecord
+
+
+class InputDescription(UserRecord):
+    """One input.
+
+    Attributes:
+        meaning, unit: what the values are.
+        image: how image files become this input; where it is left out, as in the evaluation or calibration data.
+    """
+
+    meaning: str = ""
+    unit: str = ""
+    image: ImageSettings | None = None
+
+
+class OutputDescription(UserRecord):
+    """One output.
+
+    Attributes:
+        meaning, unit: what the values are.
+        activation: what is still to be applied to them.
+        axis: along which they belong to the classes.
+        classes: whether they are scores of the classes.
+    """
+
+    meaning: str = ""
+    unit: str = ""
+    activation: Literal["none", "softmax", "sigmoid"] = "none"
+    axis: int = -1
+    classes: bool = False
+
+
+class ModelDescription(UserRecord):
+    """A model in its author's words.
+
+    Attributes:
+        name, version, description: of the model; by default the name is that of its source.
+        classes: names of the classes, or a text file with one a line; by default those of the evaluation data.
+        inputs, outputs: by their names in the graph.
+    """
+
+    name: str = ""
+    version: str = ""
+    description: str = ""
+    classes: Classes = ()
+    inputs: dict[str, InputDescription] = {}
+    outputs: dict[str, OutputDescription] = {}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ModelDescription:
+        """Read a description from TOML.
+
+        Raises:
+            RecipeError: the file or a key in it is wrong; the message names both.
+        """
+        file = path_of(path, "path")
+        found = load_toml(file, cls)
+        return found.model_copy(update={"classes": named_classes(found.classes, file)})

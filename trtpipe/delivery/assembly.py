@@ -1,0 +1,249 @@
+"""A package in the making: from a build's files to ``model.json``.
+
+An ``Assembly`` is what others add to before it is published: files that ``model.json`` is to list (encrypted plans,
+attestations) with ``with_file``, and then, after ``sealed`` has written ``model.json``, what speaks of all of them (a
+signature).
+"""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trtpipe
+from trtpipe.artifact import FileEntry
+from trtpipe.config.limits import OutputLimits
+from trtpipe.config.units import suggestion
+from trtpipe.data.pixels import RAW
+from trtpipe.delivery.record import (
+    MODEL,
+    SCHEMA,
+    FileDigest,
+    Graph,
+    Model,
+    Plan,
+    Postprocessing,
+    Preprocessing,
+    Range,
+    StatedVerdict,
+    Tensor,
+)
+from trtpipe.engine.record import EngineRecord
+from trtpipe.errors import InputError
+from trtpipe.regression.bundle import MANIFEST, entries
+from trtpipe.report.provenance import PROVENANCE, Provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from trtpipe.artifact import TensorSpec
+    from trtpipe.config.description import InputDescription, ModelDescription, OutputDescription
+    from trtpipe.delivery.record import Reference
+    from trtpipe.regression.bundle import Build
+
+#: Metrics whose output holds scores of classes.
+_SCORES = ("top1", "top5")
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What a package will hold.
+
+    Attributes:
+        model: what ``model.json`` will say; its ``files`` are filled in by ``sealed``.
+        files: name in the package -> where its content lies now.
+    """
+
+    model: Model
+    files: Mapping[str, Path]
+
+    def with_file(self, path: Path, name: str = "") -> Assembly:
+        """With one more file, under its own name or another.
+
+        Raises:
+            InputError: there is one of that name.
+        """
+        name = name or path.name
+        if name in self.files or name == MODEL:
+            raise InputError(f"{path}: the package has a file {name!r} already", "give the file another name")
+        return replace(self, files={**self.files, name: path})
+
+    def sealed(self, folder: Path) -> Assembly:
+        """Digest every file and write ``model.json`` into ``folder``: what the package will be."""
+        listed = tuple(
+            FileDigest(entry.name, entry.sha256, entry.size)
+            for entry in (FileEntry.of(path, name) for name, path in sorted(self.files.items()))
+        )
+        model = replace(self.model, files=listed)
+        (folder / MODEL).write_text(model.to_file(), encoding="utf-8")
+        Model.parse((folder / MODEL).read_bytes(), folder / MODEL)
+        return Assembly(model, {**self.files, MODEL: folder / MODEL})
+
+    def write_tar(self, path: Path) -> None:
+        """All files as one archive, ``model.json`` first; equal packages give equal bytes."""
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+            for name in sorted(self.files, key=lambda name: (name != MODEL, name)):
+                member = tarfile.TarInfo(name)
+                member.size = self.files[name].stat().st_size
+                with self.files[name].open("rb") as content:
+                    archive.addfile(member, content)
+
+
+def assemble(build: Build, description: ModelDescription, *, allow_failed: bool = False) -> Assembly:
+    """The record and the files of a package, without reference inputs: those are added by ``with_reference``.
+
+    Args:
+        allow_failed: whether a build that failed a gate is taken; the package says so.
+
+    Raises:
+        InputError: the build was rejected, or the description speaks of what the model does not have.
+    """
+    manifest, verdict = build.manifest, build.manifest.verdict
+    if verdict.exit_code and not allow_failed:
+        raise InputError(
+            f"{build.folder}: a rejected build: {verdict.headline}",
+            "build one that passes its gates; or package it anyway with --allow-failed, which the package records",
+        )
+    plans = tuple(_plans(build))
+    graph, files = _graph(build), {plan.file: build.folder / plan.file for plan in plans}
+    files |= {name: build.folder / name for name in (graph.file, *graph.data)}
+    known = Provenance.beside(build.folder / MANIFEST) is not None
+    files |= {PROVENANCE: build.folder / PROVENANCE} if known else {}
+    classes = description.classes or manifest.classes
+    model = Model(
+        schema=SCHEMA,
+        trtpipe=trtpipe.__version__,
+        name=description.name or Path(manifest.source.rpartition(":")[2]).stem,
+        version=description.version,
+        description=description.description,
+        source=manifest.source,
+        precision=str(manifest.precision),
+        backend=manifest.backend,
+        inputs=tuple(_tensors(build.contract.inputs, description.inputs)),
+        outputs=tuple(_tensors(build.contract.outputs, description.outputs)),
+        classes=classes,
+        preprocessing=tuple(_preprocessing(build, description)),
+        postprocessing=tuple(_postprocessing(build, description, classes)),
+        tolerances=_tolerances(build),
+        verdict=StatedVerdict(
+            outcome=verdict.outcome,
+            exit_code=verdict.exit_code,
+            headline=verdict.headline,
+            scope=verdict.scope,
+            samples=verdict.samples,
+            data=verdict.data,
+            accuracy=verdict.accuracy.summary,
+            latency=verdict.latency.outcome,
+            allowed_failed=bool(verdict.exit_code),
+        ),
+        plans=plans,
+        graph=graph,
+        reference=None,
+        licenses=(),
+        model_card="",
+        provenance=PROVENANCE if known else "",
+        files=(),
+        notes=verdict.remarks,
+    )
+    return Assembly(model, files)
+
+
+def with_reference(assembly: Assembly, reference: Reference, path: Path) -> Assembly:
+    """With reference inputs and outputs."""
+    added = assembly.with_file(path, reference.file)
+    return replace(added, model=replace(added.model, reference=reference))
+
+
+def with_note(assembly: Assembly, note: str) -> Assembly:
+    """With one more thing that the user of the package should know."""
+    return replace(assembly, model=replace(assembly.model, notes=(*assembly.model.notes, note)))
+
+
+def with_papers(assembly: Assembly, licenses: Sequence[Path], card: Path | None) -> Assembly:
+    """With the model's licenses and its card."""
+    for path in (*licenses, *([card] if card else [])):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file", "give an existing file")
+        assembly = assembly.with_file(path)
+    names = tuple(path.name for path in licenses)
+    return replace(assembly, model=replace(assembly.model, licenses=names, model_card=card.name if card else ""))
+
+
+def _plans(build: Build) -> Iterator[Plan]:
+    for label, entry in entries(build.manifest.artifacts).items():
+        if not label.startswith("engine:"):
+            continue
+        file = entry.files[0]
+        path = build.folder / file.name
+        if len(entry.files) < 2:
+            raise InputError(f"{path}: no record lies beside this engine", "build it again with trtpipe")
+        record = EngineRecord.read(path.with_name(f"{path.name}.json"))
+        options = record.options
+        yield Plan(
+            file=file.name,
+            flavor=record.flavor,
+            version=record.version,
+            target=record.target,
+            sha256=file.sha256,
+            profiles=tuple(
+                {name: Range(each.min, each.opt, each.max) for name, each in profile.items()}
+                for profile in record.profiles
+            ),
+            version_compatible=options is not None and options.version_compatible,
+            and_later=options is not None and options.hardware_compatibility == "ampere+",
+            plugins=record.plugins,
+        )
+
+
+def _graph(build: Build) -> Graph:
+    entry = entries(build.manifest.artifacts)["lowered"]
+    data = tuple(file.name for file in entry.files[1:] if file.name.endswith(".data"))
+    half = build.manifest.precision.half
+    return Graph(entry.files[0].name, data, "" if half is None else half.name)
+
+
+def _tensors(specs: Sequence[TensorSpec], said: Mapping[str, InputDescription | OutputDescription]) -> Iterator[Tensor]:
+    names = [spec.name for spec in specs]
+    if unknown := [name for name in said if name not in names]:
+        raise InputError(
+            f"description: the model has no input or output {unknown[0]!r}", suggestion(unknown[0], names, "there are")
+        )
+    for spec in specs:
+        words = said.get(spec.name)
+        yield Tensor(spec.name, spec.dtype, spec.shape, words.meaning if words else "", words.unit if words else "")
+
+
+def _preprocessing(build: Build, description: ModelDescription) -> Iterator[Preprocessing]:
+    """As the description says; else what the model was evaluated with, or calibrated."""
+    sources = (build.parity, build.manifest.calibration)
+    used = next((each.preprocessing for each in sources if each is not None and each.preprocessing is not None), None)
+    for spec in build.contract.inputs:
+        words = description.inputs.get(spec.name)
+        settings = words.image if words else None
+        if settings is None and used is not None and used.input in ("", spec.name):
+            settings = used
+        if settings is not None:
+            yield Preprocessing(spec.name, settings.transform(), raw=spec.dtype == RAW)
+
+
+def _postprocessing(build: Build, description: ModelDescription, classes: tuple[str, ...]) -> Iterator[Postprocessing]:
+    """As the description says; else the output whose classes were evaluated."""
+    metric, _, named = ("" if build.parity is None else build.parity.evaluation).partition(" of ")
+    for index, spec in enumerate(build.contract.outputs):
+        words = description.outputs.get(spec.name)
+        if words is not None:
+            yield Postprocessing(spec.name, words.activation, words.axis, words.classes)
+        elif classes and metric in _SCORES and (spec.name == named or (not named and index == 0)):
+            yield Postprocessing(spec.name, classes=True)
+
+
+def _tolerances(build: Build) -> dict[str, OutputLimits]:
+    """Those in force when the build was verified, of the artifact that came last. Of a graph with plug-ins other
+    tensors than its outputs were compared.
+    """
+    if build.parity is None:
+        return {}
+    last, names = build.parity.comparisons[-1], [spec.name for spec in build.contract.outputs]
+    return {each.output: OutputLimits(**each.tolerance.model_dump()) for each in last.outputs if each.output in names}

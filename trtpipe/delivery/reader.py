@@ -1,0 +1,165 @@
+"""The files of a package, in a folder or one ``.tar``: nothing is handed out before its digest has been checked.
+
+A file is read once, and the bytes that were checked are those that are used: what is changed on the disk in between is
+never seen. Links, devices and folders inside a package are refused, and nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tarfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from trtpipe.delivery.record import MODEL, UNLISTED, Model
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+TAR = ".tar"
+_CHUNK = 1 << 20
+#: The most that is read of the index: bytes.
+_MOST_INDEX = 8 << 20
+_AGAIN = "copy the package again, or make it again with trtpipe package make"
+
+
+class Package:
+    """A package that was opened.
+
+    Attributes:
+        path: the folder or the ``.tar``.
+        model: what its ``model.json`` says.
+        index: the content of ``model.json``, as it was read.
+    """
+
+    def __init__(self, path: Path, files: Mapping[str, _Place], index: bytes) -> None:
+        self.path = path
+        self.index = index
+        self.model = Model.parse(index, path / MODEL)
+        self._files = files
+        self._check_sizes()
+
+    @classmethod
+    def opened(cls, path: Path) -> Package:
+        """Open a package, and see whether it is whole: every file there, of the size that ``model.json`` says.
+
+        Raises:
+            InputError: there is no package, it is cut short, of a newer schema, or damaged.
+        """
+        try:
+            files = _in_tar(path) if path.suffix == TAR and path.is_file() else _in_folder(path)
+            if MODEL not in files:
+                raise InputError(
+                    f"{path}: no {MODEL}: not a package of trtpipe", "give what trtpipe package make wrote"
+                )
+            with files[MODEL].open() as stream:
+                index = stream.read(min(files[MODEL].size, _MOST_INDEX + 1))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}", "give a package's folder or .tar") from error
+        if len(index) > _MOST_INDEX:
+            raise InputError(f"{path / MODEL}: larger than {_MOST_INDEX >> 20} MiB", "give the right file")
+        return cls(path, files, index)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All files that are there, listed or not."""
+        return frozenset(self._files)
+
+    def read(self, name: str) -> bytes:
+        """The content of one listed file.
+
+        Raises:
+            InputError: it is not what ``model.json`` says.
+        """
+        return b"".join(self._checked(name))
+
+    def copy(self, names: Iterable[str], folder: Path) -> None:
+        """Write listed files into a private folder, and check what was written.
+
+        Raises:
+            InputError: as ``read``.
+        """
+        for name in names:
+            with (folder / name).open("xb") as copy:
+                for chunk in self._checked(name):
+                    copy.write(chunk)
+
+    def verify(self) -> None:
+        """Check every file; nothing may be there that ``model.json`` does not list.
+
+        Raises:
+            InputError: a file was changed, added or removed.
+        """
+        if added := sorted(self.names - UNLISTED - {file.name for file in self.model.files}):
+            raise InputError(f"{self.path / added[0]}: not listed in {MODEL}: it was added later", _AGAIN)
+        for file in self.model.files:
+            for _ in self._checked(file.name):
+                pass
+
+    def _check_sizes(self) -> None:
+        for file in self.model.files:
+            if file.name not in self._files:
+                raise InputError(f"{self.path}: {file.name} is missing: the package is cut short", _AGAIN)
+            if (size := self._files[file.name].size) != file.size:
+                word = "cut short" if size < file.size else "too long"
+                raise InputError(f"{self.path / file.name}: {word}: {size} bytes, not {file.size}", _AGAIN)
+
+    def _checked(self, name: str) -> Iterator[bytes]:
+        """The content of a file in pieces; once all are read, it raises unless the digest is right."""
+        wanted, digest = self.model.file(name), hashlib.sha256()
+        left = wanted.size
+        try:
+            with self._files[name].open() as stream:
+                while left and (chunk := stream.read(min(_CHUNK, left))):
+                    digest.update(chunk)
+                    left -= len(chunk)
+                    yield chunk
+        except OSError as error:
+            raise InputError(f"{self.path / name}: cannot be read: {error.strerror}", _AGAIN) from error
+        if digest.hexdigest() != wanted.sha256:
+            raise InputError(f"{self.path / name}: changed since the package was made: its digest differs", _AGAIN)
+
+
+class _Place:
+    """Where the content of one file lies: in a file of its own, or in a part of a ``.tar``."""
+
+    def __init__(self, path: Path, size: int, begin: int = 0) -> None:
+        self._path = path
+        self._begin = begin
+        self.size = size
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """A stream at the first byte. Readers count: what follows in a ``.tar`` is another file."""
+        with os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            stream.seek(self._begin)
+            yield stream
+
+
+def _in_folder(path: Path) -> dict[str, _Place]:
+    if not path.is_dir():
+        raise InputError(f"{path}: no package: neither a folder nor a {TAR}", "give what trtpipe package make wrote")
+    found = {}
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+                raise InputError(f"{path / entry.name}: not a plain file, and a package holds nothing else", _AGAIN)
+            found[entry.name] = _Place(Path(entry.path), entry.stat(follow_symlinks=False).st_size)
+    return found
+
+
+def _in_tar(path: Path) -> dict[str, _Place]:
+    found: dict[str, _Place] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.name in found:
+                    raise InputError(f"{path}: {member.name}: not a plain file, or there twice", _AGAIN)
+                found[member.name] = _Place(path, member.size, member.offset_data)
+    except (tarfile.TarError, EOFError) as error:
+        raise InputError(f"{path}: not a {TAR} as trtpipe writes it, or cut short: {error}", _AGAIN) from error
+    return found
