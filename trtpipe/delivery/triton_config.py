@@ -205,6 +205,9 @@ def _of_tensors(config: ModelConfig, labels: int) -> Iterator[tuple[str, str, st
             if each.data_type not in _SIZES:
                 yield where, f"{each.data_type} is no element type of Triton", "convert it outside the model"
             yield from ((where, problem, _RECORD) for problem in _of_dims(each))
+            if each.reshape == () and config.max_batch_size < 1:
+                what = "is a single value, which Triton takes only of models with a batch axis"
+                yield where, what, "export the model with one axis of length 1 there"
             if each.labels and side == "input":
                 yield where, "has labels, which are for outputs", _RECORD
             if each.labels and each.dims and each.dims[-1] not in (-1, labels):
