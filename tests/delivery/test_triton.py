@@ -67,7 +67,8 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "onnxruntime_fixed": (FIXED, {"backend": "onnxruntime", "instances": 2}),
     "onnxruntime_without_plans": ({"targets": ()}, {"backend": "onnxruntime"}),
     "onnxruntime_on_a_gpu": ({}, {"backend": "onnxruntime", "gpus": [0, 1]}),
-    "texts": ({"inputs": (Tensor("x", "object", ("N", 1)),), "profiles": (), "targets": ()}, {"backend": "onnxruntime"}),
+    "texts": ({"inputs": (Tensor("x", "object", ("N", 1)),), "profiles": (), "targets": ()},
+              {"backend": "onnxruntime"}),
     **{
         f"of_{name}": ({"inputs": (Tensor("x", name, ("N", 2)),), "outputs": (Tensor("y", name, ("N", 2)),),
                         "profiles": ({"x": Range((1, 2), (2, 2), (8, 2))},)}, {})

@@ -69,7 +69,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str, bool]] = {
     "a reshape of another size": (_x(reshape=(3, 9)), "reshape", True),
     "a reshape with another free length": (_x(dims=(3, -1), reshape=(24,)), "reshape", True),
     "a shape tensor of floats": (_x(shape_tensor=True), "shape tensor", False),
-    "labels of an input": (_x(labels="labels.txt"), "labels", False),
+    "labels of an input": (_x(labels="labels.txt"), "labels", True),
     "too few labels": ({"outputs": (replace(Y, dims=(3,)),)}, "labels", False),
     "a label file that is not there": ({"outputs": (replace(Y, labels="names.txt"),)}, "label_filename", False),
     "batching without a batch axis": ({"max_batch_size": 0, "warmup": ()}, "dynamic_batching", True),

@@ -92,7 +92,7 @@ def hand_over(
         encoding="utf-8",
     )
     files |= {name: folder / name for name in (JOB, SCRIPT, COMMAND)}
-    return replace(assembly, model=replace(model, plans=()), files=files)
+    return replace(assembly, model=replace(model, plans=(), notes=()), files=files)  # notes are about its engines
 
 
 def profiles_of(model: Model) -> tuple[Mapping[str, Range], ...]:

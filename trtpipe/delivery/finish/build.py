@@ -49,13 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return finish(Path(__file__).resolve().parent, given)
     except Failed as error:
-        sys.stderr.write(f"error: {error}\n  remedy: {error.remedy}\n")
+        sys.stderr.write(f"error: {error}\n  try: {error.remedy}\n")
         return error.code
 
 
 def finish(folder: Path, given: argparse.Namespace) -> int:
     """Build in ``folder``, run and measure where there is a GPU, and write the records."""
     model, job = read_folder(folder)
+    if job["repository"] and given.flavor != "tensorrt":
+        raise Failed(2, f"Triton loads no plans of {given.flavor}", "leave --flavor out")
     trt = load_tensorrt(given.flavor)
     check_version(trt.__version__, given.flavor, job)
     cuda = None if given.build_only else Cuda.load()
@@ -177,7 +179,7 @@ def build(trt: Any, log: Any, folder: Path, job: Record, model: Record, flavor: 
     except (TypeError, RuntimeError) as error:  # pybind raises them when the library returns no object
         reason = "; ".join(log.errors) or str(error)
         raise Failed(6, f"{flavor} does not start here: {reason}", "check the NVIDIA driver") from error
-    load_plugins(trt, folder, job)
+    plugins = load_plugins(trt, folder, job)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parse(trt, log, network, folder / model["graph"]["file"])
     config = builder.create_builder_config()
@@ -194,21 +196,26 @@ def build(trt: Any, log: Any, folder: Path, job: Record, model: Record, flavor: 
     part = plan.with_name(plan.name + ".part")
     part.write_bytes(memory)
     part.replace(plan)
-    return record(trt, network, log, job, model, flavor, plan, time.monotonic() - started)
+    found = record(trt, network, log, job, model, plan)
+    return {**found, "flavor": flavor, "plugins": plugins, "build_seconds": time.monotonic() - started}
 
 
-def load_plugins(trt: Any, folder: Path, job: Record) -> None:
-    """Load plug-in libraries: from the folder, else from where the system finds them."""
+def load_plugins(trt: Any, folder: Path, job: Record) -> dict[str, str]:
+    """Load plug-in libraries, from the folder; returns their digests by name."""
+    found = {}
     for name in job["plugins"]:
         path = folder / name
+        if not path.is_file():
+            raise Failed(5, f"{path}: no such plug-in library", "put the one that was built for this machine there")
         try:
-            loaded = trt.get_plugin_registry().load_library(str(path) if path.is_file() else name)
+            loaded = trt.get_plugin_registry().load_library(str(path))
         except RuntimeError:
             loaded = None
         if loaded is None:
-            raise Failed(
-                5, f"the plug-in library {name} cannot be loaded", "put one for this machine into " + str(folder)
-            )
+            what = f"the plug-in library {path} cannot be loaded"
+            raise Failed(5, what, "give one that was built for this machine and this TensorRT")
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def parse(trt: Any, log: Any, network: Any, graph: Path) -> None:
@@ -266,9 +273,7 @@ def add_profiles(builder: Any, config: Any, network: Any, job: Record) -> None:
             raise Failed(5, f"TensorRT refuses the optimization profile {shapes}", "make the hand-over again")
 
 
-def record(
-    trt: Any, network: Any, log: Any, job: Record, model: Record, flavor: str, plan: Path, seconds: float
-) -> Record:
+def record(trt: Any, network: Any, log: Any, job: Record, model: Record, plan: Path) -> Record:
     """What ``<plan>.json`` says: the record that trtpipe writes beside its own engines."""
     stated = {each["name"]: each for each in (*model["inputs"], *model["outputs"])}
     inputs = [network.get_input(index).name for index in range(network.num_inputs)]
@@ -277,7 +282,6 @@ def record(
              for side in (inputs, outputs)]  # fmt: skip
     return {
         "schema_version": RECORD_SCHEMA,
-        "flavor": flavor,
         "version": trt.__version__,
         "target": job["target"],
         "targets": [job["target"]],
@@ -285,8 +289,6 @@ def record(
         "io": {"inputs": sides[0], "outputs": sides[1]},
         "options": job["options"],
         "digests": {"plan": hashlib.sha256(plan.read_bytes()).hexdigest(), "lowered": job["lowered"]},
-        "plugins": job["plugins"],
-        "build_seconds": seconds,
         "warnings": list(dict.fromkeys(log.warnings))[:10],
         "notes": ["built by finish.py on " + (platform.machine() or "an unknown machine")],
     }
