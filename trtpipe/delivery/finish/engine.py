@@ -15,11 +15,30 @@ from trtpipe.delivery.finish.judge import latency_record, widened
 DEPTH, TO_DEVICE, TO_HOST, MAJOR, MINOR = 2, 1, 2, 75, 76
 
 
+_pointer, _result, _number = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int)
+#: The functions of the CUDA runtime that are called, and the types of their arguments; equal in CUDA 12 and 13.
+CALLS = {
+    "cudaGetDeviceCount": (_number,),
+    "cudaDeviceGetAttribute": (_number, ctypes.c_int, ctypes.c_int),
+    "cudaMalloc": (_result, ctypes.c_size_t),
+    "cudaMallocHost": (_result, ctypes.c_size_t),
+    "cudaMemcpyAsync": (_pointer, _pointer, ctypes.c_size_t, ctypes.c_int, _pointer),
+    "cudaStreamCreate": (_result,),
+    "cudaStreamSynchronize": (_pointer,),
+    "cudaEventCreateWithFlags": (_result, ctypes.c_uint),
+    "cudaEventRecord": (_pointer, _pointer),
+    "cudaEventSynchronize": (_pointer,),
+    "cudaEventElapsedTime": (ctypes.POINTER(ctypes.c_float), _pointer, _pointer),
+}
+
+
 class Cuda:
-    """The few calls of the CUDA runtime that running and timing an engine take; handles are integers."""
+    """The CUDA runtime; handles and addresses are integers. What is made is freed when the process ends."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
+        for name, arguments in CALLS.items() if library is not None else ():
+            getattr(library, name).argtypes = arguments
 
     @classmethod
     def load(cls) -> Cuda | None:
@@ -58,22 +77,21 @@ class Cuda:
 
     def copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
         """Enqueue a copy."""
-        pointer = ctypes.c_void_p
-        self.call("cudaMemcpyAsync", pointer(to), pointer(source), ctypes.c_size_t(size), kind, pointer(stream))
+        self.call("cudaMemcpyAsync", to, source, size, kind, stream)
 
     def wait(self, stream: int) -> None:
         """Wait for a stream."""
-        self.call("cudaStreamSynchronize", ctypes.c_void_p(stream))
+        self.call("cudaStreamSynchronize", stream)
 
     def elapsed(self, begin: int, end: int) -> float:
         """Seconds between two events."""
         value = ctypes.c_float()
-        self.call("cudaEventElapsedTime", ctypes.byref(value), ctypes.c_void_p(begin), ctypes.c_void_p(end))
+        self.call("cudaEventElapsedTime", ctypes.byref(value), begin, end)
         return value.value / 1e3
 
     def mark(self, event: int, stream: int) -> None:
         """Enqueue an event."""
-        self.call("cudaEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(stream))
+        self.call("cudaEventRecord", event, stream)
 
 
 class Bound:
@@ -109,7 +127,7 @@ class Bound:
     def _memory(self, size: int) -> tuple[int, int, int]:
         if size < 0:
             raise Failed(5, "TensorRT does not know how large an output can be", "give outputs shapes that are known")
-        space = ctypes.c_size_t(max(size, 1))
+        space = max(size, 1)
         return self.cuda.made("cudaMalloc", space), self.cuda.made("cudaMallocHost", space), size
 
     @staticmethod
@@ -208,7 +226,7 @@ class Engine:
 
         def end() -> tuple[float, float, float, float]:
             events, took = running.pop(0)
-            cuda.call("cudaEventSynchronize", ctypes.c_void_p(events[3]))
+            cuda.call("cudaEventSynchronize", events[3])
             spare.append(events)
             return (took, *(cuda.elapsed(events[n], events[n + 1]) for n in range(3)))  # type: ignore[return-value]
 
