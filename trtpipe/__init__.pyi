@@ -16,6 +16,7 @@ from trtpipe.api.inspection import inspect as inspect
 from trtpipe.api.latency import compare_latency as compare_latency
 from trtpipe.api.packages import PackageResult as PackageResult
 from trtpipe.api.packages import make_package as make_package
+from trtpipe.api.packages import selftest_package as selftest_package
 from trtpipe.api.request import make_job as make_job
 from trtpipe.api.results import BuildResult as BuildResult
 from trtpipe.api.stages import build as build
@@ -70,6 +71,7 @@ from trtpipe.regression.gate import CheckReport as CheckReport
 from trtpipe.report.manifest import Manifest as Manifest
 from trtpipe.report.plots import plot_sensitivity as plot_sensitivity
 from trtpipe.report.plots import plot_statistics as plot_statistics
+from trtpipe.runtime.selftest import SelfTest as SelfTest
 from trtpipe.store import ArtifactStore as ArtifactStore
 from trtpipe.views.page import write_report as write_report
 

@@ -14,8 +14,9 @@ import numpy as np
 from backends.recording_tensorrt import RecordingTensorRT
 from packages import digest, record
 
+from trtpipe.config.limits import OutputLimits
 from trtpipe.delivery.assembly import Assembly
-from trtpipe.delivery.record import Graph, Plan, Range, Reference, Tensor, Tolerance
+from trtpipe.delivery.record import Graph, Plan, Range, Reference, Tensor
 from trtpipe.reference.pytorch_outputs import save_reference
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def packaged(
         "inputs": tuple(inputs), "outputs": tuple(outputs), "plans": tuple(plans), "files": (),
         "graph": Graph("lowered.onnx"),
         "reference": Reference("reference.npz", len(given), "real", "onnxruntime") if given else None,
-        "tolerances": {each.name: Tolerance(atol=0.5) for each in outputs},
+        "tolerances": {each.name: OutputLimits(atol=0.5) for each in outputs},
     }  # fmt: skip
     model: Model = record(**(fields | changes))
     return Assembly(model, files)

@@ -190,6 +190,14 @@ def test_versions_that_do_are_taken(version: str, target: str) -> None:
     build.check_version(version, "tensorrt", job)
 
 
+def test_a_version_without_dla_is_refused_where_that_is_asked_for(tmp_path: Path, conv_net: Path) -> None:
+    job = build.read_json(handed_over(tmp_path, conv_net, target="orin", dla_core=0) / "handover.json")
+    build.check_version("10.7.0", "tensorrt", job)
+    build.check_version("11.4.1", "tensorrt", job)
+    with pytest.raises(Failed, match=r"10\.3 to 10\.7, 11\.4\.1 and newer"):
+        build.check_version("10.13.3", "tensorrt", job)
+
+
 def test_another_gpu_is_refused() -> None:
     class Other(Cuda):
         def capability(self) -> tuple[int, int]:

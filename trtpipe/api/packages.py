@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trtpipe.config.paths import PathLike
     from trtpipe.progress import Progress
     from trtpipe.regression.bundle import Build
+    from trtpipe.runtime import SelfTest
 
 DescriptionLike = ModelDescription | str | os.PathLike[str]
 
@@ -141,6 +142,28 @@ def _refuse_for_package(source: Path, given: Sequence[str]) -> None:
     """Raise InputError where arguments are given for what a package says itself."""
     for name in given:
         raise InputError(f"{name}: {source} is a package, and says this itself", "give it when making the package")
+
+
+def selftest_package(package: PathLike, device: str = "cuda") -> SelfTest:
+    """Run a package's reference inputs on this machine, and compare with its reference outputs within its tolerances.
+
+    Args:
+        package: a folder or a ``.tar`` that ``make_package`` wrote.
+        device: ``cuda``, ``cuda:1``, or ``cpu``; see ``trtpipe.runtime.load``.
+
+    Raises:
+        InputError: there is no package, it is not whole, or it has no reference inputs.
+        HostError: it does not run here.
+
+    Example:
+        >>> _ = trtpipe.make_package("out", "package")
+        >>> trtpipe.selftest_package("package", device="cpu").passed
+        True
+    """
+    from trtpipe.runtime import load
+
+    with load(package, device) as model:
+        return model.selftest()
 
 
 def _described(given: DescriptionLike | None) -> ModelDescription:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,12 @@ import click
 
 from trtpipe.cli import options
 from trtpipe.cli.options import PATH, command, common_options
-from trtpipe.cli.results import print_document, print_paths
-from trtpipe.cli.tables import line
+from trtpipe.cli.results import ACCURACY_FAILED, print_document, print_paths
+from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
 
 if TYPE_CHECKING:
+    from trtpipe import SelfTest
     from trtpipe.cli.session import Session
 
 
@@ -91,3 +93,38 @@ def make(
         emit(line(note))
     print_paths([made.out])
     return 0
+
+
+@command(
+    click.argument("package_", metavar="PACKAGE", type=PATH),
+    click.option("--device", default="cuda", show_default=True, help="cuda, cuda:1, or cpu."),
+    group=package,
+)
+def selftest(session: Session, package_: Path, device: str) -> int:
+    """Run a package's reference inputs on this machine, and compare with its reference outputs.
+
+    PACKAGE is a folder or a .tar that trtpipe package make wrote. Exit code 3 if an output is not within tolerance.
+    """
+    import trtpipe
+
+    found = trtpipe.selftest_package(package_, device)
+    code = 0 if found.passed else ACCURACY_FAILED
+    if session.json:
+        return print_document("package selftest", {"passed": found.passed, "selftest": _document(found)}, code)
+    rows = [
+        (each.name, f"{each.max_abs:.3g}", f"{each.cosine:.6f}", f"{each.snr_db:.1f}", ", ".join(each.broken) or "ok")
+        for each in found.outputs
+    ]
+    emit(table(("output", "largest difference", "cosine", "SNR dB", "verdict"), rows))
+    word = "PASSED" if found.passed else "FAILED"
+    what = f"{found.plan or 'the lowered graph'} ({found.device})"
+    emit(line(f"{word} {what} against {found.runner} on {found.feeds} {found.data} feeds"))
+    return code
+
+
+def _document(found: SelfTest) -> dict[str, object]:
+    """As JSON values; an infinite figure is a text."""
+    document = asdict(found)
+    for each in document["outputs"]:
+        each["snr_db"] = each["snr_db"] if abs(each["snr_db"]) != float("inf") else str(each["snr_db"])
+    return document

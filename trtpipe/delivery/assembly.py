@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trtpipe
 from trtpipe.artifact import FileEntry
+from trtpipe.config.limits import OutputLimits
 from trtpipe.config.units import suggestion
 from trtpipe.data.pixels import RAW
 from trtpipe.delivery.record import (
@@ -28,7 +29,6 @@ from trtpipe.delivery.record import (
     Range,
     StatedVerdict,
     Tensor,
-    Tolerance,
 )
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
@@ -246,10 +246,10 @@ def _postprocessing(build: Build, description: ModelDescription, classes: tuple[
             yield Postprocessing(spec.name, classes=True)
 
 
-def _tolerances(build: Build) -> dict[str, Tolerance]:
+def _tolerances(build: Build) -> dict[str, OutputLimits]:
     """Those in force when the build was verified, of the artifact that came last.
 
     Of a graph with plug-ins, other tensors than its outputs are compared.
     """
     last, names = build.parity.comparisons[-1], {spec.name for spec in build.contract.outputs}
-    return {each.output: Tolerance(**each.tolerance.model_dump()) for each in last.outputs if each.output in names}
+    return {each.output: OutputLimits(**each.tolerance.model_dump()) for each in last.outputs if each.output in names}

@@ -18,6 +18,7 @@ from trtpipe.artifact import FileEntry
 from trtpipe.backends.trtexec import command_line, flag_names, hardware_level
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import BuildSettings, ShapeRange
+from trtpipe.config.target import DLA
 from trtpipe.delivery.assembly import Assembly, plan_of
 from trtpipe.delivery.finish import source
 from trtpipe.delivery.record import StatedVerdict
@@ -67,13 +68,14 @@ def hand_over(
     stated = options.model_copy(update={"plugins": names})
     plan = f"{target.name}.plan"
     ranges = [{name: ShapeRange(min=e.min, opt=e.opt, max=e.max) for name, e in each.items()} for each in profiles]
+    support = target.tensorrt if stated.dla_core is None else DLA  # which is within what the target has
     job = {
         "schema": SCHEMA,
         "target": target.name,
         "capability": target.capability,
-        "since": target.tensorrt.since,
-        "gap": target.tensorrt.gap,
-        "versions": str(target.tensorrt),
+        "since": support.since,
+        "gap": support.gap,
+        "versions": str(support),
         "plan": plan,
         "lowered": sha256_json(lowered),
         "repository": repository,

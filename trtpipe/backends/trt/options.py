@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.backends.base import Refusal
-from trtpipe.config.target import WITHOUT_JETPACK, Support
+from trtpipe.config.target import DLA
 from trtpipe.errors import BuildError
 
 if TYPE_CHECKING:
@@ -76,8 +76,6 @@ _FLAGS = {
     "gpu_fallback": "GPU_FALLBACK",
 }
 _LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
-#: The versions of TensorRT with DLA.
-_DLA = Support((10, 3), WITHOUT_JETPACK)
 
 
 def refuse_options(
@@ -93,8 +91,8 @@ def refuse_options(
         return _refused_by_rtx(options, driver=driver)
     if options.dla_core is None:
         return None
-    if not _DLA.includes(version):
-        return Refusal(f"TensorRT {version} does not support DLA: {_DLA} do", "leave dla_core out, or use one of these")
+    if not DLA.includes(version):
+        return Refusal(f"TensorRT {version} does not support DLA: {DLA} do", "leave dla_core out, or use one of these")
     if not target.dla:
         return Refusal(f"{target} ({target.family}) has no DLA", "leave dla_core out, or use --target orin")
     return None

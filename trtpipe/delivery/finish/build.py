@@ -135,7 +135,7 @@ def check_version(version: str, flavor: str, job: Record) -> None:
     if flavor == "tensorrt" and not known:
         raise Failed(
             6,
-            "TensorRT {} builds no engines for {}: {} do".format(version, job["target"], job["versions"]),
+            "TensorRT {} builds no such engine for {}: {} do".format(version, job["target"], job["versions"]),
             "install one of these",
         )
 
