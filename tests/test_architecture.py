@@ -66,14 +66,16 @@ SHARED_BY_STAGES = {"export", "stage"}
 
 #: The modules of the back-ends that others may import; and who may import more.
 BACKEND_INTERFACE = {
-    *("base", "choice", "compatibility", "device_array", "dlpack", "engine_file", "gpu", "inference", "timing")
+    *("base", "choice", "compatibility", "device_array", "dlpack", "engine_file", "gpu", "inference", "timing"),
+    "trtexec",
 }
 BACKEND_INTERNALS = {"api.inspection": {"null"}}
 
 #: package -> where it may be imported: beginnings of paths
 VENDOR_PACKAGES: dict[str, tuple[str, ...]] = {
-    "tensorrt": ("backends/",),
-    "tensorrt_rtx": ("backends/",),
+    "tensorrt": ("backends/", "delivery/finish/build"),
+    "tensorrt_rtx": ("backends/", "delivery/finish/build"),
+    "triton_python_backend_utils": ("delivery/triton_preprocess",),
     "pynvml": ("backends/trt/nvml",),
     "onnxruntime": ("backends/",),
     "polygraphy": ("backends/", "accuracy/"),

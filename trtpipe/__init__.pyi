@@ -36,6 +36,7 @@ from trtpipe.artifact import IOContract as IOContract
 from trtpipe.artifact import TensorSpec as TensorSpec
 from trtpipe.calibration.statistics_file import merge_statistics as merge_statistics
 from trtpipe.config.description import ModelDescription as ModelDescription
+from trtpipe.config.profile import BuildSettings as BuildSettings
 from trtpipe.config.profile import DeploymentProfile as DeploymentProfile
 from trtpipe.config.profile import ShapeRange as ShapeRange
 from trtpipe.config.recipe import CalibrationRecipe as CalibrationRecipe
@@ -43,6 +44,7 @@ from trtpipe.config.settings import Settings as Settings
 from trtpipe.config.target import TARGETS as TARGETS
 from trtpipe.config.target import Target as Target
 from trtpipe.config.target import find_target as find_target
+from trtpipe.config.triton import TritonSettings as TritonSettings
 from trtpipe.engine.record import EngineRecord as EngineRecord
 from trtpipe.errors import BuildError as BuildError
 from trtpipe.errors import Cancelled as Cancelled

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.alterations import alterations
-from trtpipe.api.other_files import OtherKind, describe, reference_outputs, saved_outputs, written_files
+from trtpipe.api.other_files import OtherKind, describe, handed_over, reference_outputs, saved_outputs, written_files
 from trtpipe.artifact import Record
 from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.engine_file import PlanHeader, read_header
@@ -251,6 +251,8 @@ def _json(path: Path) -> tuple[Kind, _Sections, dict[str, str]]:
         return "outputs", {}, saved_outputs(path)
     if (written := written_files(content)) is not None:
         return "written files", {}, written
+    if (handover := handed_over(content)) is not None:
+        return handover[0], {}, handover[1]
     raise InputError(f"{path}: JSON, but not of a kind that trtpipe writes", f"give {_KNOWN}")
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OtherKind: TypeAlias = Literal[
     "outputs", "reference outputs", "JUnit report", "Markdown summary", "HTML report", "plot", "log", "external data",
-    "profile", "recipe", "written files",
+    "profile", "recipe", "written files", "hand-over", "finished hand-over",
 ]  # fmt: skip
 
 _LOG = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+[+-]\d\d:\d\d ")
@@ -86,6 +86,19 @@ def written_files(document: Any) -> dict[str, str] | None:
     except ValueError:
         return None
     return {entry.name: f"{entry.size} bytes" for entry in written.files}
+
+
+def handed_over(document: Any) -> tuple[OtherKind, dict[str, str]] | None:
+    """What a hand-over is for, or what came of it; ``None`` if ``document`` is something else."""
+    if not isinstance(document, dict) or not {"schema", "plan"} <= set(document):
+        return None
+    if {"target", "versions", "options"} <= set(document):
+        return "hand-over", {name: str(document[name]) for name in ("target", "versions", "plan")}
+    verdict = document.get("verdict")
+    if not isinstance(verdict, dict) or not {"speed", "sha256"} <= set(document):
+        return None
+    said = {"plan": document["plan"], "result": verdict.get("headline", ""), "latency": document["speed"]}
+    return "finished hand-over", {name: str(value) for name, value in said.items()}
 
 
 def reference_outputs(path: Path) -> dict[str, str] | None:

@@ -11,10 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import check_arguments
+from trtpipe.api.deliveries import Delivery, from_package, is_package, options_of
 from trtpipe.api.results import reported
 from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.description import ModelDescription
 from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
+from trtpipe.config.profile import BuildSettings
 from trtpipe.config.settings import Settings
 from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
 from trtpipe.delivery.reader import TAR
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.api.arguments import DataLike
+    from trtpipe.api.deliveries import OptionsLike, TritonLike
     from trtpipe.artifact import Feed
     from trtpipe.config.paths import PathLike
     from trtpipe.progress import Progress
@@ -52,11 +55,13 @@ class PackageResult:
 
     Attributes:
         out: its folder, or its ``.tar``.
-        model: what its ``model.json`` says.
+        model: what its ``model.json`` says; of a model repository or a hand-over, that of the package it came from.
+        notes: what the machine that gets it needs, and what was not tried.
     """
 
     out: Path
     model: Model
+    notes: tuple[str, ...] = ()
 
 
 def make_package(
@@ -68,13 +73,17 @@ def make_package(
     licenses: Sequence[PathLike] = (),
     model_card: PathLike | None = None,
     allow_failed: bool = False,
+    triton: TritonLike = False,
+    handover: str = "",
+    handover_options: OptionsLike | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> PackageResult:
     """Put all that a machine needs to run a build into one folder, or one ``.tar``.
 
     Args:
-        build: the folder that ``build`` wrote.
+        build: the folder that ``build`` wrote. For ``triton`` and ``handover`` a package will do, too; and a hand-over
+            that was finished becomes a package of its engine.
         out: a folder, or a file that ends in ``.tar``; written whole or not at all.
         description: what only the author knows: name, version, meanings and units; a ``ModelDescription`` or a TOML
             file.
@@ -83,6 +92,12 @@ def make_package(
         licenses: files with the model's licenses.
         model_card: a file that describes the model, its data and its limits.
         allow_failed: take a build that failed a gate; the package records that.
+        triton: write a model repository of Triton Inference Server instead: true, ``TritonSettings``, or a TOML file.
+            Models of others that are in ``out`` stay.
+        handover: write a folder for a machine with this GPU (``orin``, ``sm87``) instead, whose ``finish.py`` builds
+            the engine there; with ``triton`` both, as ``out/handover`` and ``out/repository``.
+        handover_options: of the builder there, ``BuildSettings`` or a TOML file with its keys; by default those of the
+            build.
         settings: limits of child processes (default: from the environment).
         progress: listens.
 
@@ -97,20 +112,34 @@ def make_package(
         'int8'
     """
     check_arguments({"settings": settings, "progress": progress})
-    target = path_of(out, "out")
+    source, target = path_of(build, "build"), path_of(out, "out")
+    delivery = Delivery.asked(triton, handover, handover_options)
     check_writable(folder_of(target, (TAR,)))
     if os.path.lexists(target / BUNDLE.name):
         raise InputError(f"{target}: a build lies there", "give the package a folder of its own")
-    words = _described(description)
     with reported("package", progress), TemporaryDirectory(prefix="trtpipe-") as temporary:
-        work = Path(temporary)
-        found = read_build(path_of(build, "build"))
-        assembly = assemble(found, words, allow_failed=allow_failed)
-        assembly = with_papers(assembly, paths_of(licenses, "licenses"), path_or_none(model_card, "model_card"))
-        assembly = _tested(assembly, found, samples, work, settings or Settings.from_environment())
+        work, options = Path(temporary), BuildSettings()
+        if is_package(source):
+            given = {"description": description, "samples": samples, "licenses": licenses, "model_card": model_card}
+            _refuse_for_package(source, [name for name, value in given.items() if value])
+            assembly = from_package(source, work, allow_failed=allow_failed, deliver=delivery is not None)
+        else:
+            words, found = _described(description), read_build(source)
+            options = options_of(found)
+            assembly = assemble(found, words, allow_failed=allow_failed)
+            assembly = with_papers(assembly, paths_of(licenses, "licenses"), path_or_none(model_card, "model_card"))
+            assembly = _tested(assembly, found, samples, work, settings or Settings.from_environment())
+        if delivery is not None:
+            return PackageResult(target, assembly.model, delivery.publish(assembly, options, target, work))
         sealed = assembly.sealed(work)
         _publish(sealed, target, work)
     return PackageResult(target, sealed.model)
+
+
+def _refuse_for_package(source: Path, given: Sequence[str]) -> None:
+    """Raise InputError where arguments are given for what a package says itself."""
+    for name in given:
+        raise InputError(f"{name}: {source} is a package, and says this itself", "give it when making the package")
 
 
 def selftest_package(package: PathLike, device: str = "cuda") -> SelfTest:

@@ -36,6 +36,11 @@ def package(context: click.Context) -> None:
     click.option("--license", "licenses", type=PATH, multiple=True, metavar="FILE", help="A license of the model."),
     click.option("--model-card", type=PATH, metavar="FILE", help="A description of the model, its data and limits."),
     click.option("--allow-failed", is_flag=True, help="Package a build that failed a gate; the package records that."),
+    click.option("--triton", is_flag=True, help="Write a model repository of Triton Inference Server instead."),
+    click.option("--triton-settings", type=PATH, metavar="T.toml", help="Name, batches, instances; implies --triton."),
+    click.option("--triton-backend", type=click.Choice(["tensorrt", "onnxruntime"]), help="What Triton serves with."),
+    click.option("--handover", default="", metavar="TARGET", help="Write a folder to build in on a TARGET."),
+    click.option("--handover-options", type=PATH, metavar="B.toml", help="Keys of [build] for the builder there."),
     group=package,
 )
 def make(
@@ -46,12 +51,22 @@ def make(
     licenses: tuple[Path, ...],
     model_card: Path | None,
     allow_failed: bool,
+    triton: bool,
+    triton_settings: Path | None,
+    triton_backend: str | None,
+    handover: str,
+    handover_options: Path | None,
 ) -> int:
     """Put all that a machine needs to run a build into one folder, or one .tar.
 
-    BUILD is a folder that trtpipe build wrote. OUT is a folder, or a file that ends in .tar.
+    BUILD is a folder that trtpipe build wrote; with --triton and --handover a package will do. OUT is a folder, or a
+    file that ends in .tar.
     """
     import trtpipe
+
+    served = trtpipe.TritonSettings() if triton_settings is None else trtpipe.TritonSettings.load(triton_settings)
+    if triton_backend is not None:
+        served = served.model_copy(update={"backend": triton_backend})
 
     with session.listening() as progress:
         made = trtpipe.make_package(
@@ -62,15 +77,20 @@ def make(
             licenses=licenses,
             model_card=model_card,
             allow_failed=allow_failed,
+            triton=served if triton or triton_settings is not None or triton_backend is not None else False,
+            handover=handover,
+            handover_options=handover_options,
             settings=session.settings,
             progress=progress,
         )
     session.out = None
     model = made.model
     if session.json:
-        return print_document("package make", {"out": str(made.out), "model": model.to_dict()})
+        return print_document("package make", {"out": str(made.out), "model": model.to_dict(), "notes": made.notes})
     plans = ", ".join(plan.file for plan in model.plans) or "no plan"
     emit(line(f"packaged {model.name} | {model.precision} | {plans} | {model.verdict.headline}"))
+    for note in made.notes:
+        emit(line(note))
     print_paths([made.out])
     return 0
 

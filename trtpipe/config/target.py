@@ -45,7 +45,9 @@ class Support:
         first = _dotted(self.since)
         if self.gap is None:
             return f"{first} and newer"
-        return f"{first} to {self.gap[0][0] - 1}.x, {_dotted(self.gap[1])} and newer"
+        major, *minor = self.gap[0]
+        last = f"{major}.{minor[0] - 1}" if minor else f"{major - 1}.x"
+        return f"{first} to {last}, {_dotted(self.gap[1])} and newer"
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -99,6 +101,9 @@ _RTX = Support((1, 5))
 #: TensorRT 11.0 to 11.4.0 had neither JetPack nor DLA; 11.4.1 supports JetPack 7.2.2 and later on AGX Orin and Thor,
 #: and the DLA of AGX Orin (its release notes).
 WITHOUT_JETPACK = (11,), (11, 4, 1)
+#: The versions of TensorRT with DLA: 10.7 was the last of the 10.x, and 11.4.1 has it again on AGX Orin ("Working with
+#: DLA", TensorRT 11.4.1).
+DLA = Support((10, 3), ((10, 8), (11, 4, 1)))
 
 TARGETS: tuple[Target, ...] = (
     Target("sm75", "Turing", ("t4", "rtx2060", "rtx2070", "rtx2080", "rtx2080ti"), _TRT, _RTX),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import TensorSpec
     from trtpipe.config.description import InputDescription, ModelDescription, OutputDescription
+    from trtpipe.delivery.reader import Package
     from trtpipe.delivery.record import Reference
     from trtpipe.regression.bundle import Build
 
@@ -150,6 +151,17 @@ def assemble(build: Build, description: ModelDescription, *, allow_failed: bool 
     return Assembly(model, files)
 
 
+def opened(package: Package, folder: Path) -> Assembly:
+    """What a package holds, as it is; its files are copied to a private folder, and checked.
+
+    Raises:
+        InputError: a file was changed, added, removed or cut short.
+    """
+    names = [file.name for file in package.model.files]
+    package.copy(names, folder)
+    return Assembly(package.model, {name: folder / name for name in names})
+
+
 def with_reference(assembly: Assembly, reference: Reference, path: Path) -> Assembly:
     """With reference inputs and outputs."""
     added = assembly.with_file(path, reference.file)
@@ -179,22 +191,25 @@ def _plans(build: Build) -> Iterator[Plan]:
         path = build.folder / file.name
         if len(entry.files) < 2:
             raise InputError(f"{path}: no record lies beside this engine", "build it again with trtpipe")
-        record = EngineRecord.read(path.with_name(f"{path.name}.json"))
-        options = record.options
-        yield Plan(
-            file=file.name,
-            flavor=record.flavor,
-            version=record.version,
-            target=record.target,
-            sha256=file.sha256,
-            profiles=tuple(
-                {name: Range(each.min, each.opt, each.max) for name, each in profile.items()}
-                for profile in record.profiles
-            ),
-            version_compatible=options is not None and options.version_compatible,
-            and_later=options is not None and options.hardware_compatibility == "ampere+",
-            plugins=record.plugins,
-        )
+        yield plan_of(file, EngineRecord.read(path.with_name(f"{path.name}.json")))
+
+
+def plan_of(file: FileEntry, record: EngineRecord) -> Plan:
+    """What ``model.json`` says of an engine."""
+    options = record.options
+    return Plan(
+        file=file.name,
+        flavor=record.flavor,
+        version=record.version,
+        target=record.target,
+        sha256=file.sha256,
+        profiles=tuple(
+            {name: Range(each.min, each.opt, each.max) for name, each in profile.items()} for profile in record.profiles
+        ),
+        version_compatible=options is not None and options.version_compatible,
+        and_later=options is not None and options.hardware_compatibility == "ampere+",
+        plugins=record.plugins,
+    )
 
 
 def _graph(build: Build) -> Graph:

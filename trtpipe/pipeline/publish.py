@@ -95,6 +95,49 @@ def publish_files(files: Mapping[str, Path], out: Path, index: Index) -> None:
     _publish({name: (FileEntry.of(path, name), path) for name, path in files.items()}, out, index)
 
 
+def publish_tree(files: Mapping[str, Path], out: Path, indices: Collection[str]) -> None:
+    """Copy files into ``out`` and folders below it, each folder as ``publish_files`` does.
+
+    A file of ``indices`` makes a folder what it is to others: it is taken away before anything around it changes, and
+    comes last. A folder for one that holds others' files alone is not written to.
+
+    Args:
+        files: path below ``out``, with ``/`` -> where the content lies now.
+
+    Raises:
+        InputError: a folder with an index is another's, or a file of the user's is in the way; nothing was written.
+        HostError: no space or no permission.
+    """
+    folders: dict[Path, dict[str, Path]] = {}
+    for name, source in files.items():
+        folders.setdefault((out / name).parent, {})[Path(name).name] = source
+    elsewhere = "choose another output folder with -o"
+    deepest = sorted(folders, key=lambda folder: (-len(folder.parts), folder))
+    with translate_os_errors(out, f"write {out}", elsewhere=elsewhere):
+        for folder in deepest:
+            if os.path.lexists(folder):
+                _check_ours(folder, folders[folder], indices)
+        for folder, names in folders.items():
+            if folder.exists():
+                with held(folder) as own:
+                    for index in filter(own.owns, set(names) & set(indices)):
+                        (folder / index).unlink()
+    for folder in deepest:
+        index = next((name for name in folders[folder] if name in indices), "")
+        publish_files(folders[folder], folder, Index(index, lambda _: ()))
+
+
+def _check_ours(folder: Path, wanted: Mapping[str, Path], indices: Collection[str]) -> None:
+    check_writable(folder)
+    with held(folder) as own:
+        own.check(name for name, source in wanted.items() if not _is_there(folder / name, FileEntry.of(source, name)))
+        if set(indices) & set(wanted) and any(folder.iterdir()) and not own.files:
+            raise InputError(
+                f"{folder}: is there already, and is not what this user's trtpipe wrote",
+                "move it, give the model another name, or choose another output folder with -o",
+            )
+
+
 def _publish(files: Mapping[str, tuple[FileEntry, Path]], out: Path, index: Index) -> None:
     wanted = {name: files[name] for name in sorted(files, key=lambda name: name == index.name)}
     elsewhere = "choose another output folder with -o"

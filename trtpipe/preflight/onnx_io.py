@@ -105,6 +105,30 @@ def model_of(proto: onnx.ModelProto, path: Path) -> ir.Model:
     return model
 
 
+def without_meaningless_names(model: Path) -> bytes | None:
+    """The model without dimension names that only mean "any size"; ``None`` if it has none.
+
+    TensorRT requires dimensions of one name to be equal.
+    """
+    import onnx
+
+    try:
+        if not _meaningless(read_proto(model)):
+            return None
+    except InputError:  # the parser reports what is wrong
+        return None
+    proto = onnx.load(model, load_external_data=False)
+    for dim in _meaningless(proto):
+        dim.ClearField("dim_param")
+    return bytes(proto.SerializeToString())
+
+
+def _meaningless(proto: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
+    values = [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]
+    dims = [dim for value in values for dim in value.type.tensor_type.shape.dim]
+    return [dim for dim in dims if dim.dim_param and named_dimension(dim.dim_param) is None]
+
+
 def save_model(model: ir.Model, path: Path) -> tuple[str, ...]:
     """Write ``model`` to ``path``; equal models give equal bytes.
 

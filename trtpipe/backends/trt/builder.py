@@ -22,14 +22,12 @@ from trtpipe.backends.trt.request import BuildMessage
 from trtpipe.backends.trt.shapes import NetworkInput, check_profiles, profiles_in_force
 from trtpipe.backends.trt.timing_cache import keep_timings, use_timings
 from trtpipe.engine.record import EngineRecord
-from trtpipe.errors import BuildError, HostError, InputError
+from trtpipe.errors import BuildError, HostError
 from trtpipe.isolation.worker import Report
-from trtpipe.preflight.onnx_io import named_dimension, read_proto
+from trtpipe.preflight.onnx_io import without_meaningless_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import onnx
 
 
 def build_task(request: BuildMessage, report: Report) -> EngineRecord:
@@ -130,7 +128,7 @@ def parse(trt: Any, network: Any, log: Log, model: str) -> None:
         BuildError: the parser refuses it; the message names the nodes.
     """
     parser = trt.OnnxParser(network, log.logger)
-    renamed = _without_meaningless_names(Path(model))
+    renamed = without_meaningless_names(Path(model))
     if not (parser.parse_from_file(model) if renamed is None else parser.parse(renamed, model)):
         raise parse_error(parser, log, Path(model).name)
     if network.num_outputs == 0:  # the parser accepts an empty file
@@ -146,30 +144,6 @@ def parse(trt: Any, network: Any, log: Log, model: str) -> None:
 def _let_decompose(boundary: Any) -> None:
     """Allow an attention to be built from several kernels; by default it needs a fused one."""
     boundary.attention.decomposable = True
-
-
-def _without_meaningless_names(model: Path) -> bytes | None:
-    """The model without dimension names that only mean "any size"; ``None`` if it has none.
-
-    TensorRT requires dimensions of one name to be equal.
-    """
-    import onnx
-
-    try:
-        if not _meaningless(read_proto(model)):
-            return None
-    except InputError:  # the parser reports what is wrong
-        return None
-    proto = onnx.load(model, load_external_data=False)
-    for dim in _meaningless(proto):
-        dim.ClearField("dim_param")
-    return bytes(proto.SerializeToString())
-
-
-def _meaningless(proto: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
-    values = [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]
-    dims = [dim for value in values for dim in value.type.tensor_type.shape.dim]
-    return [dim for dim in dims if dim.dim_param and named_dimension(dim.dim_param) is None]
 
 
 def _network_inputs(network: Any) -> tuple[NetworkInput, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.backends.base import Refusal
-from trtpipe.config.target import WITHOUT_JETPACK, Support
+from trtpipe.config.target import DLA
 from trtpipe.errors import BuildError
 
 if TYPE_CHECKING:
@@ -76,8 +76,6 @@ _FLAGS = {
     "gpu_fallback": "GPU_FALLBACK",
 }
 _LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
-#: The versions of TensorRT with DLA.
-_DLA = Support((10, 3), WITHOUT_JETPACK)
 
 
 def refuse_options(
@@ -93,8 +91,8 @@ def refuse_options(
         return _refused_by_rtx(options, driver=driver)
     if options.dla_core is None:
         return None
-    if not _DLA.includes(version):
-        return Refusal(f"TensorRT {version} does not support DLA: {_DLA} do", "leave dla_core out, or use one of these")
+    if not DLA.includes(version):
+        return Refusal(f"TensorRT {version} does not support DLA: {DLA} do", "leave dla_core out, or use one of these")
     if not target.dla:
         return Refusal(f"{target} ({target.family}) has no DLA", "leave dla_core out, or use --target orin")
     return None
@@ -129,18 +127,28 @@ def apply_options(trt: Any, config: Any, options: BuildSettings, flavor: Flavor)
         config.builder_optimization_level = options.opt_level
     if options.max_aux_streams is not None and "max_aux_streams" not in ignored:
         config.max_aux_streams = options.max_aux_streams
-    for name, flag in _FLAGS.items():
-        if getattr(options, name) and name not in ignored:
+    for name, flag in flag_names(options):
+        if name not in ignored:
             config.set_flag(_member(trt, trt.BuilderFlag, flag, name))
-    if options.strip_weights and not options.refit:  # as trtexec: the same weights are put back
-        config.set_flag(_member(trt, trt.BuilderFlag, "REFIT_IDENTICAL", "strip_weights"))
-    if options.hardware_compatibility != "none":
-        level = _LEVELS[options.hardware_compatibility]
+    if level := hardware_level(options):
         found = _member(trt, trt.HardwareCompatibilityLevel, level, "hardware_compatibility")
         config.hardware_compatibility_level = found
     if options.dla_core is not None:
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = options.dla_core
+
+
+def flag_names(options: BuildSettings) -> tuple[tuple[str, str], ...]:
+    """The options that are builder flags: their names here and in TensorRT."""
+    given = [(name, flag) for name, flag in _FLAGS.items() if getattr(options, name)]
+    if options.strip_weights and not options.refit:  # as trtexec: the same weights are put back
+        given.append(("strip_weights", "REFIT_IDENTICAL"))
+    return tuple(given)
+
+
+def hardware_level(options: BuildSettings) -> str:
+    """TensorRT's name of the hardware compatibility level; empty for none."""
+    return _LEVELS.get(options.hardware_compatibility, "")
 
 
 def load_plugins(trt: Any, options: BuildSettings) -> None:

@@ -1,0 +1,163 @@
+"""What a package is turned into: a folder for a machine that builds, a model repository of Triton, or both."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from trtpipe.config.paths import path_of
+from trtpipe.config.profile import BuildSettings
+from trtpipe.config.target import find_target
+from trtpipe.config.tomlfile import load_toml
+from trtpipe.config.triton import TritonSettings
+from trtpipe.delivery.assembly import opened
+from trtpipe.delivery.handover import FINISHED, hand_over, is_handover, profiles_of, taken_back
+from trtpipe.delivery.reader import TAR, Package
+from trtpipe.delivery.record import MODEL
+from trtpipe.delivery.triton import repository
+from trtpipe.delivery.triton_config import CONFIG
+from trtpipe.engine.record import EngineRecord
+from trtpipe.errors import InputError
+from trtpipe.pipeline.publish import BUNDLE, publish_tree
+from trtpipe.regression.bundle import entries
+
+if TYPE_CHECKING:
+    from trtpipe.delivery.assembly import Assembly
+    from trtpipe.regression.bundle import Build
+
+TritonLike: TypeAlias = "TritonSettings | bool | str | os.PathLike[str]"
+OptionsLike: TypeAlias = "BuildSettings | str | os.PathLike[str]"
+
+#: Folders of a hand-over with a model repository.
+HANDOVER, REPOSITORY = "handover", "repository"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a package becomes.
+
+    Attributes:
+        triton: settings of a model repository; ``None``: none is made.
+        target: whose machine builds; empty: the plans that are there are served.
+        options: of the builder there; ``None``: those of the build.
+    """
+
+    triton: TritonSettings | None
+    target: str
+    options: BuildSettings | None
+
+    @classmethod
+    def asked(cls, triton: TritonLike, handover: str, options: OptionsLike | None) -> Delivery | None:
+        """As the arguments of ``make_package`` say; ``None``: the package itself is wanted.
+
+        Raises:
+            InputError: an argument is of another type, or there is no such target.
+            RecipeError: a file of settings has a mistake.
+        """
+        if not isinstance(handover, str):
+            raise InputError(f"handover: {handover!r} is no name of a GPU", 'give a str such as "orin"')
+        target = find_target(handover).name if handover else ""
+        wanted = None
+        if isinstance(triton, bool):
+            wanted = TritonSettings() if triton else None
+        elif isinstance(triton, TritonSettings):
+            wanted = triton
+        else:
+            wanted = TritonSettings.load(path_of(triton, "triton", "give True, a trtpipe.TritonSettings, or its file"))
+        if options is not None and not isinstance(options, BuildSettings):
+            remedy = "give a trtpipe.BuildSettings, or the path of a TOML file"
+            options = load_toml(path_of(options, "handover_options", remedy), BuildSettings)
+        if options is not None and not target:
+            raise InputError("handover_options: nothing is handed over", "add --handover TARGET")
+        if wanted is not None and target and wanted.backend == "onnxruntime":
+            raise InputError(
+                "the onnxruntime back-end needs no plan, so nothing is handed over", "leave one of both out"
+            )
+        return cls(wanted, target, options) if wanted is not None or target else None
+
+    def publish(self, assembly: Assembly, options: BuildSettings, out: Path, work: Path) -> tuple[str, ...]:
+        """Write it into ``out``.
+
+        Args:
+            assembly: a package that is not sealed yet.
+            options: of the build's own builder.
+            work: private.
+
+        Returns:
+            Notes for the user.
+
+        Raises:
+            InputError: the package does not fit, or ``out`` holds what is another's; nothing was written.
+        """
+        if out.suffix == TAR:
+            raise InputError(f"{out}: a {TAR} holds a package, and this is a folder", "choose a folder with -o")
+        for name in (BUNDLE.name, MODEL):
+            if os.path.lexists(out / name) and (name != MODEL or self.triton is not None):
+                raise InputError(f"{out}: a build or a package lies there", "choose another output folder with -o")
+        files: dict[str, Path] = {}
+        notes: tuple[str, ...] = ()
+        awaited, beside = "", self.triton is not None and bool(self.target)
+        if self.triton is not None:
+            profiles = profiles_of(assembly.model) if self.target else None
+            made = repository(assembly, self.triton, work, profiles=profiles)
+            within = f"{REPOSITORY}/" if beside else ""
+            files |= {f"{within}{name}": path for name, path in made.files.items()}
+            awaited = f"../{within}{made.plan}" if made.plan else ""
+            notes = made.notes
+        if self.target:
+            own = work / HANDOVER
+            own.mkdir()
+            target = find_target(self.target)
+            sealed = hand_over(assembly, target, self.options or options, own, awaited).sealed(own)
+            within = f"{HANDOVER}/" if beside else ""
+            files |= {f"{within}{name}": path for name, path in sealed.files.items()}
+            notes = (*notes, f"not built: run python3 finish.py in {out / within} on {target} ({target.family})")
+            missing = [] if sealed.model.reference else ["no reference outputs: plug-in nodes do not run on a CPU"]
+            notes = (*notes, *missing)
+        publish_tree(files, out, (CONFIG, MODEL))
+        return notes
+
+
+def options_of(build: Build) -> BuildSettings:
+    """Of the builder, as the build's first engine has them."""
+    for label, entry in entries(build.manifest.artifacts).items():
+        if label.startswith("engine:") and len(entry.files) > 1:
+            record = EngineRecord.read(build.folder / f"{entry.files[0].name}.json")
+            if record.options is not None:
+                return record.options
+    return BuildSettings()
+
+
+def is_package(path: Path) -> bool:
+    """Whether a path is a package, or a hand-over, and no build."""
+    return path.suffix == TAR or (os.path.lexists(path / MODEL) and not os.path.lexists(path / BUNDLE.name))
+
+
+def from_package(path: Path, work: Path, *, allow_failed: bool, deliver: bool) -> Assembly:
+    """The files of a package; of a hand-over that was finished, with the engine.
+
+    Args:
+        deliver: whether it is to become something else than a package.
+
+    Raises:
+        InputError: it is not whole, rejected, or a package from which a package is to be made.
+    """
+    package = Package.opened(path)
+    copies = work / "package"
+    copies.mkdir()
+    assembly = opened(package, copies)
+    finished = is_handover(package.names) and (FINISHED in package.names or not deliver)
+    if finished:
+        assembly = taken_back(package, assembly)
+    elif not deliver:
+        raise InputError(f"{path}: is a package already", "copy it; or add --triton or --handover TARGET")
+    verdict = assembly.model.verdict
+    if verdict.exit_code and not (allow_failed or verdict.allowed_failed):
+        raise InputError(
+            f"{path}: a rejected build: {verdict.headline}",
+            "build one that passes its gates; or package it anyway with --allow-failed, which the package records",
+        )
+    allowed = replace(verdict, allowed_failed=bool(verdict.exit_code))
+    return replace(assembly, model=replace(assembly.model, verdict=allowed, files=()))
