@@ -1,10 +1,10 @@
-"""The public functions of delivery: a package from a build."""
+"""The public functions of delivery: a package from a build, and what a package proves."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +16,15 @@ from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.description import ModelDescription
 from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
 from trtpipe.config.settings import Settings
+from trtpipe.delivery import signing
 from trtpipe.delivery.assembly import Assembly, assemble, with_papers, with_reference
-from trtpipe.delivery.reader import TAR
-from trtpipe.delivery.record import MODEL, UNLISTED, Model
+from trtpipe.delivery.attestation import Origin, Provenance, read_provenance, with_provenance
+from trtpipe.delivery.bill_of_materials import with_bill_of_materials
+from trtpipe.delivery.encryption import Identities, content, encrypted, parse_recipients
+from trtpipe.delivery.policy import TrustPolicy
+from trtpipe.delivery.reader import TAR, Package
+from trtpipe.delivery.record import MODEL, SIGNATURE, UNLISTED, Model
+from trtpipe.delivery.signing import Signatory, SigningKey
 from trtpipe.errors import InputError
 from trtpipe.pipeline.ownership import RECORD
 from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_file, publish_files
@@ -58,6 +64,27 @@ class PackageResult:
     model: Model
 
 
+@dataclass(frozen=True)
+class VerifiedPackage:
+    """A package that is whole, and who vouches for it.
+
+    Attributes:
+        path: its folder, or its ``.tar``.
+        model: what its ``model.json`` says.
+        signed: whether there is a signature, by whomever.
+        signatory: who signed; ``None`` where the signature was not checked, because nobody was said to be trusted.
+        provenance: where the build comes from; ``None`` where the package does not say.
+        decrypted: whether the given identity opened every encrypted file.
+    """
+
+    path: Path
+    model: Model
+    signed: bool
+    signatory: Signatory | None
+    provenance: Provenance | None
+    decrypted: bool = False
+
+
 def make_package(
     build: PathLike,
     out: PathLike,
@@ -67,6 +94,8 @@ def make_package(
     licenses: Sequence[PathLike] = (),
     model_card: PathLike | None = None,
     allow_failed: bool = False,
+    sign: SigningKey | PathLike | None = None,
+    encrypt_to: Sequence[str] = (),
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> PackageResult:
@@ -82,14 +111,18 @@ def make_package(
         licenses: files with the model's licenses.
         model_card: a file that describes the model, its data and its limits.
         allow_failed: take a build that failed a gate; the package records that.
+        sign: the key that signs the package: a ``SigningKey``, the path of a PEM file, or a ``pkcs11:`` URI.
+        encrypt_to: recipients (``age1...``, ``ssh-ed25519 ...``, or files of them) who alone can read engines, graph
+            and reference inputs.
         settings: limits of child processes (default: from the environment).
         progress: listens.
 
     Raises:
-        InputError: there is no build, it was rejected, or an argument does not fit it; nothing was written.
+        InputError: there is no build, it was rejected, an argument does not fit it, or the key cannot be used; nothing
+            was written.
         RecipeError: the description has a mistake.
         StageError: the reference outputs cannot be computed.
-        HostError: no space or no permission.
+        HostError: no space, no permission, or a package that signing or encrypting needs is not installed.
 
     Example:
         >>> trtpipe.make_package("out", "model.tar").model.precision
@@ -101,15 +134,93 @@ def make_package(
     if os.path.lexists(target / BUNDLE.name):
         raise InputError(f"{target}: a build lies there", "give the package a folder of its own")
     words = _described(description)
-    with reported("package", progress), TemporaryDirectory(prefix="trtpipe-") as temporary:
+    recipients = _recipients(encrypt_to)
+    key = _signing_key(sign)
+    with (
+        nullcontext() if key is None else signing.opened(key) as signer,
+        reported("package", progress),
+        TemporaryDirectory(prefix="trtpipe-") as temporary,
+    ):
         work = Path(temporary)
         found = read_build(path_of(build, "build"))
         assembly = assemble(found, words, allow_failed=allow_failed)
         assembly = with_papers(assembly, paths_of(licenses, "licenses"), path_or_none(model_card, "model_card"))
         assembly = _tested(assembly, found, samples, work, settings or Settings.from_environment())
+        if recipients:
+            assembly = encrypted(assembly, recipients, work)
+        assembly = with_provenance(assembly, found, Origin(), signer, work)
+        assembly = with_bill_of_materials(assembly, found, work)
         sealed = assembly.sealed(work)
-        _publish(sealed, target, work)
+        _publish(sealed if signer is None else sealed.signed(signer, work), target, work)
     return PackageResult(target, sealed.model)
+
+
+def verify_package(
+    package: PathLike,
+    *,
+    policy: TrustPolicy | PathLike | None = None,
+    key: PathLike | None = None,
+    ca: PathLike | None = None,
+    identity: PathLike | None = None,
+) -> VerifiedPackage:
+    """Check that a package is whole and unchanged, that someone trusted signed it, and that it is what a policy asks.
+
+    Args:
+        package: its folder, or its ``.tar``.
+        policy: whom to trust, and what to ask for: a TOML file (docs/signing.md). Or one of the next two.
+        key: trust who has the private half of this public key (PEM).
+        ca: trust whom this CA (PEM) has given a certificate for signing.
+        identity: also decrypt every encrypted file, in memory, with the age identities (or SSH key) in this file.
+
+    Without ``policy``, ``key`` and ``ca`` a signature is not checked, and so anybody may have made the package.
+
+    Raises:
+        InputError: the package is not whole, not signed, by nobody trusted, changed since, or not as the policy asks.
+        RecipeError: the policy is no TOML.
+        HostError: a package that this needs is not installed.
+
+    Example:
+        >>> trtpipe.verify_package("model.tar", key="release.pub").signatory.name
+        'release.pub'
+    """
+    trusted = _policy(policy, path_or_none(key, "key"), path_or_none(ca, "ca"))
+    identities = None if identity is None else Identities.load(path_of(identity, "identity"))
+    found = Package.opened(path_of(package, "package"))
+    signatory = None if trusted is None else signing.verify(found, trusted)
+    found.verify()
+    inside = () if found.model.encryption is None else found.model.encryption.files
+    if identities is not None:
+        for file in inside:
+            content(found, file.name, identities)
+    return VerifiedPackage(
+        path=found.path,
+        model=found.model,
+        signed=SIGNATURE in found.names,
+        signatory=signatory,
+        provenance=read_provenance(found, None if signatory is None else signatory.public_key),
+        decrypted=identities is not None and bool(inside),
+    )
+
+
+def _policy(policy: TrustPolicy | PathLike | None, key: Path | None, ca: Path | None) -> TrustPolicy | None:
+    if policy is None:
+        return TrustPolicy.of(key, ca) if key is not None or ca is not None else None
+    if key is not None or ca is not None:
+        raise InputError("policy: given beside a key or a CA", "name the key or CA in the policy")
+    return policy if isinstance(policy, TrustPolicy) else TrustPolicy.load(path_of(policy, "policy"))
+
+
+def _signing_key(given: SigningKey | PathLike | None) -> SigningKey | None:
+    if given is None or isinstance(given, SigningKey):
+        return given
+    remedy = "give a trtpipe.SigningKey, the path of a PEM file, or a pkcs11: URI"
+    return SigningKey(given if isinstance(given, str) else path_of(given, "sign", remedy))
+
+
+def _recipients(given: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable) or not all(isinstance(each, str) for each in given):
+        raise InputError("encrypt_to: not a list of recipients", 'give encrypt_to=["age1...", ...]')
+    return parse_recipients(given) if given else ()
 
 
 def _described(given: DescriptionLike | None) -> ModelDescription:

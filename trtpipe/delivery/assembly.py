@@ -16,9 +16,11 @@ import trtpipe
 from trtpipe.artifact import FileEntry
 from trtpipe.config.units import suggestion
 from trtpipe.data.pixels import RAW
+from trtpipe.delivery.reader import in_order, member
 from trtpipe.delivery.record import (
     MODEL,
     SCHEMA,
+    SIGNATURE,
     FileDigest,
     Graph,
     Model,
@@ -30,6 +32,7 @@ from trtpipe.delivery.record import (
     Tensor,
     Tolerance,
 )
+from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.regression.bundle import entries
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from trtpipe.artifact import TensorSpec
     from trtpipe.config.description import InputDescription, ModelDescription, OutputDescription
     from trtpipe.delivery.record import Reference
+    from trtpipe.delivery.signing import Signer
     from trtpipe.regression.bundle import Build
 
 #: Metrics whose output holds scores of classes.
@@ -51,7 +55,7 @@ class Assembly:
     """What a package will hold.
 
     Attributes:
-        model: what ``model.json`` will say; its ``files`` are filled in by ``sealed``.
+        model: what ``model.json`` will say; its ``files`` are filled in by ``listed``.
         files: name in the package -> where its content lies now.
     """
 
@@ -69,25 +73,36 @@ class Assembly:
             raise InputError(f"{path}: the package has a file {name!r} already", "give the file another name")
         return replace(self, files={**self.files, name: path})
 
+    def listed(self) -> Assembly:
+        """With the digest of every file that has none yet; from now on no file is replaced."""
+        known = {file.name: file for file in self.model.files}
+        for name in self.files.keys() - known.keys():
+            entry = FileEntry.of(self.files[name], name)
+            known[name] = FileDigest(entry.name, entry.sha256, entry.size)
+        return replace(self, model=replace(self.model, files=tuple(known[name] for name in sorted(known))))
+
     def sealed(self, folder: Path) -> Assembly:
         """Digest every file and write ``model.json`` into ``folder``: what the package will be."""
-        listed = tuple(
-            FileDigest(entry.name, entry.sha256, entry.size)
-            for entry in (FileEntry.of(path, name) for name, path in sorted(self.files.items()))
-        )
-        model = replace(self.model, files=listed)
+        model = self.listed().model
         (folder / MODEL).write_text(model.to_file(), encoding="utf-8")
         Model.parse((folder / MODEL).read_bytes(), folder / MODEL)
         return Assembly(model, {**self.files, MODEL: folder / MODEL})
 
+    def signed(self, signer: Signer, folder: Path) -> Assembly:
+        """A sealed package with the signature on all its files; ``model.json`` is among them."""
+        from trtpipe.delivery.signing import signature
+
+        digests = {file.name: file.sha256 for file in self.model.files}
+        digests[MODEL] = sha256_file(self.files[MODEL])
+        (folder / SIGNATURE).write_bytes(signature(digests, self.model.name, signer))
+        return replace(self, files={**self.files, SIGNATURE: folder / SIGNATURE})
+
     def write_tar(self, path: Path) -> None:
         """All files as one archive, ``model.json`` first; equal packages give equal bytes."""
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-            for name in sorted(self.files, key=lambda name: (name != MODEL, name)):
-                member = tarfile.TarInfo(name)
-                member.size = self.files[name].stat().st_size
+            for name in in_order(self.files):
                 with self.files[name].open("rb") as content:
-                    archive.addfile(member, content)
+                    archive.addfile(member(name, self.files[name].stat().st_size), content)
 
 
 def assemble(build: Build, description: ModelDescription, *, allow_failed: bool = False) -> Assembly:

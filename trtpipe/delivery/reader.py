@@ -24,6 +24,7 @@ TAR = ".tar"
 _CHUNK = 1 << 20
 #: The most that is read of the index: bytes.
 _MOST_INDEX = 8 << 20
+_OTHER_ARCHIVE = ("packed by another program, or changed", "copy the archive again; or unpack it, and give the folder")
 _AGAIN = "copy the package again, or make it again with trtpipe package make"
 
 
@@ -69,6 +70,23 @@ class Package:
         """All files that are there, listed or not."""
         return frozenset(self._files)
 
+    def unlisted(self, name: str) -> bytes | None:
+        """The content of a file that ``model.json`` does not list, and so vouches for nothing; ``None``: not there.
+
+        Raises:
+            InputError: it cannot be read, or is larger than such files are.
+        """
+        if name not in self._files:
+            return None
+        try:
+            with self._files[name].open() as stream:
+                data = stream.read(min(self._files[name].size, _MOST_INDEX + 1))
+        except OSError as error:
+            raise InputError(f"{self.path / name}: cannot be read: {error.strerror}", _AGAIN) from error
+        if len(data) > _MOST_INDEX:
+            raise InputError(f"{self.path / name}: larger than {_MOST_INDEX >> 20} MiB", _AGAIN)
+        return data
+
     def read(self, name: str) -> bytes:
         """The content of one listed file.
 
@@ -89,7 +107,8 @@ class Package:
                     copy.write(chunk)
 
     def verify(self) -> None:
-        """Check every file; nothing may be there that ``model.json`` does not list.
+        """Check every file; nothing may be there that ``model.json`` does not list, and an archive is byte for byte
+        what trtpipe wrote.
 
         Raises:
             InputError: a file was changed, added or removed.
@@ -99,6 +118,8 @@ class Package:
         for file in self.model.files:
             for _ in self._checked(file.name):
                 pass
+        if not self.path.is_dir():
+            _check_archive(self.path, {name: place.size for name, place in self._files.items()})
 
     def _check_sizes(self) -> None:
         for file in self.model.files:
@@ -138,6 +159,38 @@ class _Place:
         with os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
             stream.seek(self._begin)
             yield stream
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names as an archive has them: ``model.json`` first."""
+    return sorted(names, key=lambda name: (name != MODEL, name))
+
+
+def member(name: str, size: int) -> tarfile.TarInfo:
+    """The header of one file of an archive: nothing but its name and size."""
+    header = tarfile.TarInfo(name)
+    header.size = size
+    return header
+
+
+def _check_archive(path: Path, sizes: Mapping[str, int]) -> None:
+    """Raise InputError unless all that lies between the contents of files is as ``Assembly.write_tar`` writes it."""
+    at = 0
+    with path.open("rb") as stream:
+        for name in in_order(sizes):
+            head = member(name, sizes[name]).tobuf(tarfile.PAX_FORMAT)
+            stream.seek(at)
+            right = stream.read(len(head)) == head
+            end = at + len(head) + sizes[name]
+            at = end + -end % tarfile.BLOCKSIZE
+            stream.seek(end)
+            if not right or any(stream.read(at - end)):
+                raise InputError(f"{path}: {name}: not as trtpipe wrote it: {_OTHER_ARCHIVE[0]}", _OTHER_ARCHIVE[1])
+        rest = stream.read(tarfile.RECORDSIZE * 2)
+    whole = at + 2 * tarfile.BLOCKSIZE
+    whole += -whole % tarfile.RECORDSIZE
+    if at + len(rest) != whole or any(rest):
+        raise InputError(f"{path}: its end is not as trtpipe wrote it: {_OTHER_ARCHIVE[0]}", _OTHER_ARCHIVE[1])
 
 
 def _in_folder(path: Path) -> dict[str, _Place]:
