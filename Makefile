@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo '$(PYTHON) cannot make environments: apt-get install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --upgrade 'pip>=25.3'
-	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[torch,rtx,images,hdf5,plots,examples,dev]'
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[torch,rtx,images,hdf5,plots,trust,pkcs11,examples,dev]'
 	@touch $@
 
 demo: $(STAMP)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from trtpipe.delivery.envelope import STATEMENT_TYPE, Envelope, statement
 from trtpipe.delivery.schema import load_object
@@ -34,6 +35,8 @@ PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE, BUILDER = "urn:trtpipe:build:v1", "urn:trtpipe:builder:local"
 _AGAIN = "get the package again from whoever signed it"
 
+#: The version of a package, not of a format.
+_VERSION = re.compile(r"\d+\.\d[\w.+-]*")
 #: Secrets that commands and addresses may carry -> what is written instead.
 _SECRETS = (
     (re.compile(r"(?<=://)[^/@\s]+@"), ""),
@@ -211,12 +214,22 @@ def _dependencies(build: Build, origin: Origin) -> Iterator[dict[str, Any]]:
             "annotations": {**values, "samples": build.parity.samples},
         }
     for name, version in tools(manifest.toolchain):
-        yield {"uri": f"pkg:pypi/{name}@{version}"}
+        yield {"uri": package_url(name, version)}
 
 
 def tools(toolchain: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Name and version of the packages that took part in a build."""
-    return sorted((name, version) for name, version in toolchain.items() if version != "absent")
+    """Name and version of the packages that took part in a build; a toolchain says other things, too (``gpu``)."""
+    found = set()
+    for name, text in toolchain.items():
+        package, _, version = text.rpartition(" ")  # "torch-tensorrt-rtx 2.13.0" says which package is meant
+        if _VERSION.fullmatch(version):
+            found.add((package or name, version))
+    return sorted(found)
+
+
+def package_url(name: str, version: str) -> str:
+    """How bills of materials name a package of PyPI (purl)."""
+    return f"pkg:pypi/{name.lower()}@{quote(version, safe='')}"
 
 
 def _without_secrets(value: Any) -> Any:

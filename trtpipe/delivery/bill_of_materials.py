@@ -9,7 +9,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.delivery.attestation import tools
+from trtpipe.delivery.attestation import package_url, tools
 from trtpipe.digest import sha256_json
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _dataset(ref: str, name: str, source: str, samples: int, digest: str) -> dic
 
 def _packages(build: Build) -> Iterator[dict[str, Any]]:
     for name, version in tools(build.manifest.toolchain):
-        place = f"pkg:pypi/{name}@{version}"
+        place = package_url(name, version)
         yield {"type": "library", "bom-ref": place, "name": name, "version": version, "purl": place}
 
 
