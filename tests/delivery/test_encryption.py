@@ -101,7 +101,7 @@ def test_a_changed_ciphertext_is_never_decrypted(tmp_path: Path) -> None:
     path = package(tmp_path, public)
     data = bytearray(path.read_bytes())
     at = data.index(b"age-encryption.org/v1\n")  # of the first encrypted file
-    data[at + 250] ^= 1
+    data[at + 100] ^= 1  # in its header, whose length varies
     path.write_bytes(data)
     with pytest.raises(InputError, match="its digest differs"):
         content(Package.opened(path), "lowered.onnx", Identities.load(key))
