@@ -6,6 +6,7 @@ import io
 import random
 import shutil
 import tarfile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from packages import FILES
 from tampering import CHANGES, accepted, check
 from trust import authority, certificate, key_pair, pem, signed_package
 
+from trtpipe.delivery.envelope import Envelope
 from trtpipe.delivery.policy import TrustPolicy
 from trtpipe.delivery.signing import SigningKey
 from trtpipe.errors import InputError
@@ -23,6 +25,8 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Some flips give certificates serial numbers of which cryptography warns.
+ODD_SERIALS = pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 SIGNED = ("model.json", "model.sig", *FILES)
 
 
@@ -44,6 +48,7 @@ def flipped(data: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
+@ODD_SERIALS
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_flipped_bit_of_any_file_is_noticed(
     tmp_path: Path, signing: tuple[SigningKey, TrustPolicy], count: int
@@ -63,6 +68,7 @@ def test_a_flipped_bit_of_any_file_is_noticed(
     check(package, policy)
 
 
+@ODD_SERIALS
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_flipped_bit_of_an_archive_is_noticed(
     tmp_path: Path, signing: tuple[SigningKey, TrustPolicy], count: int
@@ -78,6 +84,30 @@ def test_a_flipped_bit_of_an_archive_is_noticed(
         package.write_bytes(flipped(data, bit))
         assert not accepted(package, policy), f"bit {bit}"
     package.write_bytes(data)
+    check(package, policy)
+
+
+@ODD_SERIALS
+@pytest.mark.parametrize("share", [0.02, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_a_flipped_bit_of_a_certificate_is_noticed(tmp_path: Path, share: float) -> None:
+    """All bits of the chain, besides those that few changes above hit: whichever way the flipped one is decoded."""
+    root = authority("root")
+    between, pair = authority("between", root), key_pair(tmp_path)
+    leaf = certificate("release", pair.private, "between", between.key)
+    key = SigningKey(pair.path, certificate=pem(tmp_path / "chain.pem", leaf, between.certificate))
+    policy = TrustPolicy.of(ca=pem(tmp_path / "ca.pem", root.certificate))
+    package = signed_package(tmp_path, key)
+    envelope = Envelope.parse_bundle((package / "model.sig").read_bytes(), package)
+    (package / "model.sig").unlink()
+    for place, data in enumerate(envelope.certificates):
+        unused = 8 * (len(data) - len((leaf, between.certificate)[place].signature) - 1)
+        bits = random.Random(place).sample(range(8 * len(data)), int(8 * len(data) * share))
+        for bit in (*bits, *range(unused, unused + 8)):
+            chain = list(envelope.certificates)
+            chain[place] = flipped(data, bit)
+            (package / "model.sig").write_bytes(replace(envelope, certificates=tuple(chain)).to_bundle())
+            assert not accepted(package, policy), f"bit {bit} of certificate {place}"
+    (package / "model.sig").write_bytes(envelope.to_bundle())
     check(package, policy)
 
 

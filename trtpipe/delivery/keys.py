@@ -43,6 +43,16 @@ _PRIVATE = re.compile(rb"-----BEGIN (?P<kind>(?:EC |ENCRYPTED )?PRIVATE KEY)----
 #: The most certificates of a chain.
 _MOST_CERTIFICATES = 16
 
+#: What ``cryptography`` raises for a certificate that it cannot read.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
 E = TypeVar("E", bound=x509.ExtensionType)
 
 
@@ -159,7 +169,9 @@ def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     data = read_trusted(path, "certificates in PEM form")
     try:
         found = tuple(x509.load_pem_x509_certificates(data))
-    except ValueError as error:
+        for each in found:
+            _look_through(each)
+    except _UNREADABLE as error:
         raise InputError(f"{path}: no certificates in PEM form", "give a file of certificates") from error
     if len(found) > _MOST_CERTIFICATES:
         raise InputError(f"{path}: more than {_MOST_CERTIFICATES} certificates", "give those of one chain")
@@ -205,7 +217,7 @@ def der(certificate: x509.Certificate) -> bytes:
 
 
 def parse_chain(chain: Sequence[bytes], where: str) -> tuple[x509.Certificate, ...]:
-    """Certificates in DER.
+    """Certificates in DER, looked through: ``cryptography`` reads most fields when they are asked for.
 
     Raises:
         InputError: one cannot be read, or there are too many.
@@ -213,9 +225,22 @@ def parse_chain(chain: Sequence[bytes], where: str) -> tuple[x509.Certificate, .
     if len(chain) > _MOST_CERTIFICATES:
         raise InputError(f"{where}: more than {_MOST_CERTIFICATES} certificates", "sign the package again")
     try:
-        return tuple(x509.load_der_x509_certificate(each) for each in chain)
-    except ValueError as error:
+        found = tuple(x509.load_der_x509_certificate(each) for each in chain)
+        for each, data in zip(found, chain, strict=True):
+            _look_through(each)
+            if not data.endswith(b"\0" + each.signature):  # the one byte that neither its signature nor DER decides
+                raise ValueError("unused bits in the signature")
+    except _UNREADABLE as error:
         raise InputError(f"{where}: a certificate cannot be read", "sign the package again") from error
+    return found
+
+
+def _look_through(certificate: x509.Certificate) -> None:
+    """Read every field that is used here, so that none fails to be read later."""
+    for name in (certificate.subject, certificate.issuer):
+        name.rfc4514_string()
+    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.extensions
+    certificate.public_key()
 
 
 def check_chain(
