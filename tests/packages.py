@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from trtpipe.config.limits import OutputLimits
 from trtpipe.delivery.record import (
     SCHEMA,
     FileDigest,
@@ -14,7 +15,6 @@ from trtpipe.delivery.record import (
     Reference,
     StatedVerdict,
     Tensor,
-    Tolerance,
 )
 
 
@@ -29,7 +29,7 @@ def record(**changes: object) -> Model:
         "precision": "int8", "backend": "tensorrt-rtx",
         "inputs": (Tensor("x", "float32", ("N", 3, 8, 8)),),
         "outputs": (Tensor("y", "float32", ("N", 5), unit="logit"),),
-        "classes": ("a", "b"), "preprocessing": (), "postprocessing": (), "tolerances": {"y": Tolerance(atol=0.5)},
+        "classes": ("a", "b"), "preprocessing": (), "postprocessing": (), "tolerances": {"y": OutputLimits(atol=0.5)},
         "verdict": StatedVerdict("passed", 0, "PASSED", "on the lowered graph", 16, "real", "top1", "not judged"),
         "plans": (Plan("sm89.plan", "tensorrt-rtx", "1.7.1.116", "sm89", digest(b"plan"),
                        ({"x": Range((1, 3, 8, 8), (2, 3, 8, 8), (8, 3, 8, 8))},)),),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.parity import OutputRecorder, Samples
     from trtpipe.accuracy.recording import Recording
     from trtpipe.backends.base import Backend, OpenRunner
+    from trtpipe.backends.inference import Session
     from trtpipe.backends.null import Null, NullRunner
     from trtpipe.backends.onnxruntime import OnnxRunner, OnnxRuntime, opened_here
     from trtpipe.backends.tensorrt import TensorRT
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from trtpipe.backends.timing import DeviceRunner, Timer
     from trtpipe.backends.torch_tensorrt import TorchTensorRT
     from trtpipe.backends.trt.runner import EngineRunner
+    from trtpipe.backends.trt.session import EngineSession
     from trtpipe.backends.trt.timer import EngineTimer
     from trtpipe.calibration.statistics_arrays import StatisticsReducer
     from trtpipe.config.authenticity import Mac, Seal, UserKey
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from trtpipe.latency.measuring import HostTimer
     from trtpipe.pipeline.pipeline import STAGES
     from trtpipe.progress import NullProgress, Progress
+    from trtpipe.runtime.cpu import GraphSession
     from trtpipe.stages.evaluate import Evaluate
     from trtpipe.stages.export import Export
     from trtpipe.stages.sensitivity import MeasureSensitivity
@@ -57,5 +60,6 @@ if TYPE_CHECKING:
     stages: tuple[Stage[Any], ...] = (*STAGES, Evaluate("model"), MeasureSensitivity())
     sources: tuple[type[Source], ...] = (FactorySource, ModuleSource, OnnxSource, Pt2Source)
     noting: tuple[type[Noting], ...] = (Export,)
+    sessions: tuple[type[Session], ...] = (EngineSession, GraphSession)
     seals: tuple[type[Seal], ...] = (Mac, UserKey)
     recorders: tuple[type[OutputRecorder], ...] = (Recording,)

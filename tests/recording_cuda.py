@@ -23,6 +23,7 @@ class RecordingCudart:
         self.graphs = {}
         self.captures = captures
         self.copy_seconds = copy_seconds
+        self.capabilities = [(8, 9)]
         self.fail = {}
         self._last = 1000
         self._memory = {}
@@ -61,7 +62,7 @@ class RecordingCudart:
             case "cudaMalloc" | "cudaStreamCreate" | "cudaEventCreateWithFlags":
                 return self.handle(arguments[0])
             case "cudaMemcpyAsync":
-                self.calls[-1] += {1: " in", 2: " out"}[arguments[3]]
+                self.calls[-1] += {1: " in", 2: " out", 3: " within"}[arguments[3]]
                 self.work(self.copy_seconds)
             case "cudaEventRecord":
                 self.events[arguments[0]] = self.clock
@@ -80,6 +81,10 @@ class RecordingCudart:
                 self.graphs[arguments[0]._obj.value] = self.graphs[arguments[1]]
             case "cudaGraphLaunch":
                 self.work(self.graphs[arguments[0]])
+            case "cudaGetDeviceCount":
+                arguments[0]._obj.value = len(self.capabilities)
+            case "cudaDeviceGetAttribute":
+                arguments[0]._obj.value = self.capabilities[arguments[2]][arguments[1] - 75]
             case "cudaGetDevice":
                 arguments[0]._obj.value = 0
             case "cudaDeviceGetPCIBusId":

@@ -41,6 +41,7 @@ LAYERS = (
     "report",
     "regression",
     "delivery",
+    "runtime",
     "exporter",
     "stages",
     "store",
@@ -57,14 +58,16 @@ LEVELS = {name: level for level, name in enumerate(LAYERS)}
 #: What the command line reaches through the public names alone.
 BEHIND_THE_API = {
     *("accuracy", "api", "autocast", "backends", "calibration", "data", "delivery", "dynamic", "exporter", "latency"),
-    *("passes", "pipeline", "quantization", "reference", "stages", "store"),
+    *("passes", "pipeline", "quantization", "reference", "runtime", "stages", "store"),
 }
 
 #: Parts of stages that all stages share.
 SHARED_BY_STAGES = {"export", "stage"}
 
 #: The modules of the back-ends that others may import; and who may import more.
-BACKEND_INTERFACE = {"base", "choice", "compatibility", "engine_file", "gpu", "timing"}
+BACKEND_INTERFACE = {
+    *("base", "choice", "compatibility", "device_array", "dlpack", "engine_file", "gpu", "inference", "timing")
+}
 BACKEND_INTERNALS = {"api.inspection": {"null"}}
 
 #: package -> where it may be imported: beginnings of paths
@@ -86,7 +89,7 @@ VENDOR_PACKAGES: dict[str, tuple[str, ...]] = {
     "tomllib": ("config/toml_text",),
     "tomli": ("config/toml_text",),
     "tomli_w": ("config/tomlfile",),
-    "cryptography": ("delivery/keys", "delivery/signing", "delivery/policy"),
+    "cryptography": ("delivery/",),
     "pkcs11": ("delivery/tokens",),
     "pyrage": ("delivery/encryption",),
     "pickle": (),

@@ -17,6 +17,7 @@ from trtpipe.api.latency import compare_latency as compare_latency
 from trtpipe.api.packages import PackageResult as PackageResult
 from trtpipe.api.packages import VerifiedPackage as VerifiedPackage
 from trtpipe.api.packages import make_package as make_package
+from trtpipe.api.packages import selftest_package as selftest_package
 from trtpipe.api.packages import verify_package as verify_package
 from trtpipe.api.request import make_job as make_job
 from trtpipe.api.results import BuildResult as BuildResult
@@ -72,6 +73,7 @@ from trtpipe.regression.gate import CheckReport as CheckReport
 from trtpipe.report.manifest import Manifest as Manifest
 from trtpipe.report.plots import plot_sensitivity as plot_sensitivity
 from trtpipe.report.plots import plot_statistics as plot_statistics
+from trtpipe.runtime.selftest import SelfTest as SelfTest
 from trtpipe.store import ArtifactStore as ArtifactStore
 from trtpipe.views.page import write_report as write_report
 

@@ -111,7 +111,8 @@ def test_a_second_one_takes_the_place_of_the_first(build: Path, tmp_path: Path) 
     (tmp_path / "pkg" / "mine.txt").write_text("mine")
     trtpipe.make_package(build, tmp_path / "pkg")
     names = {path.name for path in (tmp_path / "pkg").iterdir()}
-    assert names == {".trtpipe.json", "model.json", "lowered.onnx", "sm89.plan", "reference.npz", "mine.txt"}
+    papers = {"bom.cdx.json", "provenance.intoto.json"}
+    assert names == {".trtpipe.json", "model.json", "lowered.onnx", "sm89.plan", "reference.npz", "mine.txt"} | papers
 
 
 def test_an_edited_file_is_not_replaced(build: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ FILES = {
     "trt/options.py": (*CLASSIC, *RTX),
     "trt/parser.py": (*CLASSIC, *RTX),
     "trt/runner.py": (*CLASSIC, *RTX),
+    "trt/session.py": (*CLASSIC, *RTX),
     "trt/timer.py": (*CLASSIC, *RTX),
     "trt/timing_cache.py": (*CLASSIC, *RTX),
 }

@@ -8,9 +8,10 @@ import pytest
 from packages import FILES, record
 
 from trtpipe.config.image_transform import ImageTransform
+from trtpipe.config.limits import OutputLimits
 from trtpipe.config.profile import OutputTolerance
 from trtpipe.config.recipe import ImageSettings
-from trtpipe.delivery.record import SCHEMA, FileDigest, Graph, Model, Plan, Postprocessing, Preprocessing, Tolerance
+from trtpipe.delivery.record import SCHEMA, FileDigest, Graph, Model, Plan, Postprocessing, Preprocessing
 from trtpipe.errors import InputError
 
 PATH = Path("pkg/model.json")
@@ -61,7 +62,7 @@ def test_names_that_are_no_files_of_a_package_are_refused(name: str) -> None:
         ({"graph": Graph("other.onnx")}, "files"),
         ({"licenses": ("LICENSE",)}, "files"),
         ({"plans": (Plan("sm89.plan", "tensorrt", "11.4", "sm89", "0" * 64),)}, "plans"),
-        ({"tolerances": {"z": Tolerance()}}, "tolerances"),
+        ({"tolerances": {"z": OutputLimits()}}, "tolerances"),
         ({"preprocessing": (Preprocessing("z", ImageTransform()),)}, "preprocessing"),
         ({"postprocessing": (Postprocessing("z"),)}, "postprocessing"),
     ],
@@ -80,7 +81,7 @@ def test_every_field_is_required_or_has_a_default_that_is_its_own() -> None:
 def test_plain_data_has_the_fields_of_what_users_write() -> None:
     """The runtime reads these without pydantic; what a recipe or a profile gains has to be read there too."""
     assert {each.name for each in fields(ImageTransform)} == set(ImageSettings.model_fields) - {"input"}
-    assert {each.name for each in fields(Tolerance)} == set(OutputTolerance.model_fields)
+    assert {each.name for each in fields(OutputLimits)} == set(OutputTolerance.model_fields)
 
 
 @pytest.mark.parametrize("settings", [{}, {"channels": "L"}, {"resize": (8, 9), "mean": (1, 2, 3), "std": (4, 5, 6)}])

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.accuracy.departures import ROUNDING, Departures
-from trtpipe.accuracy.meter import ranks
-from trtpipe.accuracy.reports import Criterion, OutputParity
 from trtpipe.errors import StageError
 from trtpipe.isolation.imports import without
 
 if TYPE_CHECKING:
     from polygraphy.comparator import OutputCompareResult
 
+    from trtpipe.accuracy.reports import Criterion, OutputParity
     from trtpipe.artifact import Feed
     from trtpipe.config.formats import Precision
+    from trtpipe.config.limits import OutputLimits
     from trtpipe.config.profile import OutputTolerance, Tolerance
 
 _CHUNK_FEEDS = 64
@@ -56,7 +56,7 @@ class OutputComparison:
         Raises:
             StageError: an output differs in shape.
         """
-        mine, theirs = _comparable(found, wanted)
+        mine, theirs = comparable(found, wanted)
         for name, value in wanted.items():
             is_float = value.dtype.kind not in "biu"
             metrics = self._metrics.setdefault(name, OutputMetrics(is_float=is_float, real=self._real))
@@ -136,7 +136,7 @@ def _compared(mine: Feed, theirs: Feed, rules: Mapping[str, OutputTolerance]) ->
     return {name: simple[name] for name in theirs}
 
 
-def _comparable(found: Feed, wanted: Feed) -> tuple[Feed, Feed]:
+def comparable(found: Feed, wanted: Feed) -> tuple[Feed, Feed]:
     """Outputs as Polygraphy gets them: flat; integers and booleans as 1 (differs) or 0 (exact match).
 
     The distance between two class indices has no meaning; the share that differs has.
@@ -169,6 +169,8 @@ class ClassAgreement:
         """Add the rows of two outputs of shape [rows, classes]; other shapes are ignored."""
         if theirs.ndim != 2 or theirs.shape[1] < 2 or theirs.dtype.kind != "f":
             return
+        from trtpipe.accuracy.meter import ranks
+
         found = ranks(mine, theirs.argmax(axis=1))
         self.rows += len(found)
         self.top1 += int((found < 1).sum())
@@ -200,6 +202,37 @@ class LargestDifference:
             self.index = tuple(int(i) for i in np.unravel_index(where, shape))
 
 
+@dataclass(frozen=True)
+class Differences:
+    """Of two flat arrays of floats: what Polygraphy computes of them, computed with numpy alone."""
+
+    max_absdiff: float
+    max_reldiff: float
+    mean_absdiff: float
+    mean_reldiff: float
+    median_absdiff: float
+    close: bool
+
+    def __bool__(self) -> bool:
+        return self.close
+
+    @classmethod
+    def of(cls, mine: np.ndarray, theirs: np.ndarray, limits: OutputLimits) -> Differences:
+        """Those of arrays that are not empty; ``limits`` gives the tolerance of single elements."""
+        with np.errstate(all="ignore"):
+            gaps = np.where(mine == theirs, 0.0, np.abs(mine.astype(np.float64) - theirs))
+            relative = np.where(gaps == 0, 0.0, gaps / np.abs(theirs, dtype=np.float64))
+            close = (gaps <= (limits.atol or 0.0)) | (relative <= (limits.rtol or 0.0))
+        return cls(
+            max_absdiff=float(gaps.max()),
+            max_reldiff=float(relative.max()),
+            mean_absdiff=float(gaps.mean()),
+            mean_reldiff=float(relative.mean()),
+            median_absdiff=float(np.median(gaps)),
+            close=bool(close.all()),
+        )
+
+
 @dataclass
 class OutputMetrics:
     """The metrics of one output. Means are weighted by elements, so chunking does not change them.
@@ -228,7 +261,7 @@ class OutputMetrics:
     agreement: ClassAgreement = field(default_factory=ClassAgreement)
     departures: Departures = field(default_factory=Departures)
 
-    def add(self, result: OutputCompareResult, mine: np.ndarray, theirs: np.ndarray) -> None:
+    def add(self, result: OutputCompareResult | Differences, mine: np.ndarray, theirs: np.ndarray) -> None:
         """Add one chunk's metrics. A NaN makes the sums NaN, and NaN never passes."""
         count = theirs.size
         if not count:
@@ -273,9 +306,10 @@ class OutputMetrics:
 
     def result(self, name: str, tolerance: OutputTolerance) -> OutputParity:
         """The metrics over all elements, and whether they are within ``tolerance``."""
+        from trtpipe.accuracy.reports import OutputParity
+
         count = max(self.elements, 1)
-        agreement = 1 - self.noise / count  # of integers and booleans, the noise is the number of differences
-        broken = tuple(self._broken(tolerance, count, agreement))
+        broken = self.broken(tolerance)
         return OutputParity(
             output=name,
             max_abs=self.max_abs,
@@ -287,7 +321,7 @@ class OutputMetrics:
             spread=math.sqrt(self.departures.power / count),
             about_mean=self.about_mean,
             cosine=self.cosine if self.is_float else None,
-            agreement=None if self.is_float else agreement,
+            agreement=None if self.is_float else self.agreed,
             snr_db=self.snr_db,
             worst_feed=self.worst.feed,
             worst_index=self.worst.index,
@@ -298,10 +332,18 @@ class OutputMetrics:
             broken=broken,
         )
 
-    def _broken(self, tolerance: OutputTolerance, count: int, agreement: float) -> Iterator[Criterion]:
+    @property
+    def agreed(self) -> float:
+        """Share of equal values: of integers and booleans, the noise is the number of differences."""
+        return 1 - self.noise / max(self.elements, 1)
+
+    def broken(self, limits: OutputTolerance | OutputLimits) -> tuple[Criterion, ...]:
         """The criteria that do not hold."""
+        return tuple(self._broken(limits, max(self.elements, 1)))
+
+    def _broken(self, tolerance: OutputTolerance | OutputLimits, count: int) -> Iterator[Criterion]:
         if not self.is_float:
-            if not _at_least(agreement, tolerance.min_agreement):
+            if not _at_least(self.agreed, tolerance.min_agreement):
                 yield "agreement"
             return
         if math.isnan(self.max_abs) or not self._close(tolerance, count):
@@ -315,7 +357,7 @@ class OutputMetrics:
         if not _at_least(self.snr_db, tolerance.min_snr_db):
             yield "snr"
 
-    def _close(self, tolerance: OutputTolerance, count: int) -> bool:
+    def _close(self, tolerance: OutputTolerance | OutputLimits, count: int) -> bool:
         errors = {"max": self.max_abs, "mean": self.mean_abs / count, "median": self.median_abs / count}
         if tolerance.stat not in errors:
             return self.elements_passed

@@ -20,7 +20,7 @@ from trtpipe.delivery import signing
 from trtpipe.delivery.assembly import Assembly, assemble, with_papers, with_reference
 from trtpipe.delivery.attestation import Origin, Provenance, read_provenance, with_provenance
 from trtpipe.delivery.bill_of_materials import with_bill_of_materials
-from trtpipe.delivery.encryption import Identities, content, encrypted, parse_recipients
+from trtpipe.delivery.encryption import Identities, encrypted, parse_recipients
 from trtpipe.delivery.policy import TrustPolicy
 from trtpipe.delivery.reader import TAR, Package
 from trtpipe.delivery.record import MODEL, SIGNATURE, UNLISTED, Model
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from trtpipe.config.paths import PathLike
     from trtpipe.progress import Progress
     from trtpipe.regression.bundle import Build
+    from trtpipe.runtime import SelfTest
 
 DescriptionLike = ModelDescription | str | os.PathLike[str]
 
@@ -155,6 +156,34 @@ def make_package(
     return PackageResult(target, sealed.model)
 
 
+def selftest_package(
+    package: PathLike,
+    device: str = "cuda",
+    *,
+    policy: TrustPolicy | PathLike | None = None,
+    identity: PathLike | None = None,
+) -> SelfTest:
+    """Run a package's reference inputs on this machine, and compare with its reference outputs within its tolerances.
+
+    Args:
+        package: a folder or a ``.tar`` that ``make_package`` wrote.
+        device: ``cuda``, ``cuda:1``, or ``cpu``; see ``trtpipe.runtime.load``, also for the other arguments.
+
+    Raises:
+        InputError: there is no package, it is not whole or trusted, or it has no reference inputs.
+        HostError: it does not run here.
+
+    Example:
+        >>> _ = trtpipe.make_package("out", "package")
+        >>> trtpipe.selftest_package("package", device="cpu").passed
+        True
+    """
+    from trtpipe.runtime import load
+
+    with load(package, device, policy=policy, identity=identity) as model:
+        return model.selftest()
+
+
 def verify_package(
     package: PathLike,
     *,
@@ -180,18 +209,21 @@ def verify_package(
         HostError: a package that this needs is not installed.
 
     Example:
-        >>> trtpipe.verify_package("model.tar", key="release.pub").signatory.name
+        >>> _ = trtpipe.make_package("out", "package")
+        >>> trtpipe.verify_package("package").signed
+        False
+        >>> trtpipe.verify_package("package", key="release.pub").signatory.name  # doctest: +SKIP
         'release.pub'
     """
     trusted = _policy(policy, path_or_none(key, "key"), path_or_none(ca, "ca"))
     identities = None if identity is None else Identities.load(path_of(identity, "identity"))
-    found = Package.opened(path_of(package, "package"))
+    found = Package.opened(path_of(package, "package")).with_identities(identities)
     signatory = None if trusted is None else signing.verify(found, trusted)
     found.verify()
     inside = () if found.model.encryption is None else found.model.encryption.files
     if identities is not None:
         for file in inside:
-            content(found, file.name, identities)
+            found.read(file.name)
     return VerifiedPackage(
         path=found.path,
         model=found.model,

@@ -40,7 +40,7 @@ def obstacles(header: PlanHeader, record: EngineRecord | None) -> tuple[Refusal,
     here, found = version(header.flavor), []
     if (absent := missing(header.flavor)) is not None:
         found.append(absent)
-    elif here is not None and not _accepts(here, header.version, record):
+    elif here is not None and not accepts(here, header.version, compatible=_is_compatible(record)):
         found.append(
             Refusal(
                 f"{header.flavor} {header.version} built it, {here} is installed: an engine runs on the release "
@@ -55,11 +55,14 @@ def obstacles(header: PlanHeader, record: EngineRecord | None) -> tuple[Refusal,
     return tuple(found)
 
 
-def _accepts(here: str, built: str, record: EngineRecord | None) -> bool:
+def _is_compatible(record: EngineRecord | None) -> bool:
+    return record is not None and record.options is not None and record.options.version_compatible
+
+
+def accepts(here: str, built: str, *, compatible: bool) -> bool:
     """Whether release ``here`` runs an engine of ``built``: the same one, or, if version-compatible, a later one."""
     if _release(here) == _release(built):
         return True
-    compatible = record is not None and record.options is not None and record.options.version_compatible
     return compatible and _release(here)[:1] == _release(built)[:1] and _numbers(here) > _numbers(built)
 
 

@@ -12,13 +12,13 @@ import click
 
 from trtpipe.cli import options
 from trtpipe.cli.options import PATH, command, common_options
-from trtpipe.cli.results import print_document, print_paths
-from trtpipe.cli.tables import line
+from trtpipe.cli.results import ACCURACY_FAILED, print_document, print_paths
+from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from trtpipe import SigningKey, VerifiedPackage
+    from trtpipe import SelfTest, SigningKey, VerifiedPackage
     from trtpipe.cli.session import Session
     from trtpipe.delivery.attestation import Provenance
 
@@ -95,6 +95,43 @@ def make(
 
 
 @command(
+    click.argument("package_", metavar="PACKAGE", type=PATH),
+    click.option("--device", default="cuda", show_default=True, help="cuda, cuda:1, or cpu."),
+    click.option("--policy", type=PATH, metavar="P.toml", help="Trust policy that the package has to meet."),
+    click.option("--identity", type=PATH, metavar="FILE", help="Identities that decrypt the package."),
+    group=package,
+)
+def selftest(session: Session, package_: Path, device: str, policy: Path | None, identity: Path | None) -> int:
+    """Run a package's reference inputs on this machine, and compare with its reference outputs.
+
+    PACKAGE is a folder or a .tar that trtpipe package make wrote. Exit code 3 if an output is not within tolerance.
+    """
+    import trtpipe
+
+    found = trtpipe.selftest_package(package_, device, policy=policy, identity=identity)
+    code = 0 if found.passed else ACCURACY_FAILED
+    if session.json:
+        return print_document("package selftest", {"passed": found.passed, "selftest": _document(found)}, code)
+    rows = [
+        (each.name, f"{each.max_abs:.3g}", f"{each.cosine:.6f}", f"{each.snr_db:.1f}", ", ".join(each.broken) or "ok")
+        for each in found.outputs
+    ]
+    emit(table(("output", "largest difference", "cosine", "SNR dB", "verdict"), rows))
+    word = "PASSED" if found.passed else "FAILED"
+    what = f"{found.plan or 'the lowered graph'} ({found.device})"
+    emit(line(f"{word} {what} against {found.runner} on {found.feeds} {found.data} feeds"))
+    return code
+
+
+def _document(found: SelfTest) -> dict[str, object]:
+    """As JSON values; an infinite figure is a text."""
+    document = asdict(found)
+    for each in document["outputs"]:
+        each["snr_db"] = each["snr_db"] if abs(each["snr_db"]) != float("inf") else str(each["snr_db"])
+    return document
+
+
+@command(
     click.argument("file", type=PATH, metavar="PACKAGE"),
     click.option("--policy", type=PATH, metavar="P.toml", help="Trust policy: who may sign, and what is required."),
     click.option("--key", type=PATH, metavar="PEM", help="Trust the owner of this public key."),
@@ -113,7 +150,7 @@ def verify(
 
     found = trtpipe.verify_package(file, policy=policy, key=key, ca=ca, identity=identity)
     if session.json:
-        return print_document("package verify", _document(found))
+        return print_document("package verify", _verified(found))
     model = found.model
     plans = ", ".join(plan.file for plan in model.plans) or "no plan"
     emit(line(f"whole: {len(model.files) + 1} files | {model.name} {model.version}".rstrip()))
@@ -143,7 +180,7 @@ def _signing_key(key: str | None, certificate: Path | None, variable: str | None
     return trtpipe.SigningKey(key, certificate=certificate, password=password)
 
 
-def _document(found: VerifiedPackage) -> dict[str, Any]:
+def _verified(found: VerifiedPackage) -> dict[str, Any]:
     signatory, provenance = found.signatory, found.provenance
     who = None
     if signatory is not None:

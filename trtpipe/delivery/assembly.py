@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trtpipe
 from trtpipe.artifact import FileEntry
+from trtpipe.config.limits import OutputLimits
 from trtpipe.config.units import suggestion
 from trtpipe.data.pixels import RAW
 from trtpipe.delivery.reader import in_order, member
@@ -30,7 +31,6 @@ from trtpipe.delivery.record import (
     Range,
     StatedVerdict,
     Tensor,
-    Tolerance,
 )
 from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord
@@ -246,7 +246,7 @@ def _postprocessing(build: Build, description: ModelDescription, classes: tuple[
             yield Postprocessing(spec.name, classes=True)
 
 
-def _tolerances(build: Build) -> dict[str, Tolerance]:
+def _tolerances(build: Build) -> dict[str, OutputLimits]:
     """Those in force when the build was verified, of the artifact that came last."""
     last = build.parity.comparisons[-1]
-    return {each.output: Tolerance(**each.tolerance.model_dump()) for each in last.outputs}
+    return {each.output: OutputLimits(**each.tolerance.model_dump()) for each in last.outputs}

@@ -2,7 +2,7 @@
 
 What holds the model's weights or somebody's data is encrypted: engines, the lowered graph with its external data, the
 reference inputs and outputs. What says what the package is stays readable: ``model.json``, licenses, the model card,
-provenance. The content is decrypted in memory, and never written.
+provenance. The content is decrypted in memory when it is read (``reader.Package.with_identities``).
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.config.requirements import require
 from trtpipe.config.safe_files import read_secret
 from trtpipe.delivery.record import Encryption, FileDigest
-from trtpipe.digest import sha256_bytes, sha256_file
+from trtpipe.digest import sha256_file
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from trtpipe.delivery.assembly import Assembly
-    from trtpipe.delivery.reader import Package
 
 _WHO = "give a public key, age1... or ssh-ed25519 ..., or a file of them, one a line"
 _IDENTITY = "give the file that age-keygen wrote, or an SSH key without a password"
@@ -63,41 +62,22 @@ class Identities:
             raise InputError(f"{path}: holds no identity", _IDENTITY)
         return cls(path, keys)
 
+    def decrypt(self, data: bytes, where: str, wanted: str) -> bytes:
+        """What is inside a file; see ``reader.Decrypts``.
 
-def content(package: Package, name: str, identities: Identities | None = None) -> bytes:
-    """The content of one listed file, decrypted in memory where it is encrypted.
+        Raises:
+            InputError: none of these keys opens it; the message names whose does.
+        """
+        import pyrage
 
-    Args:
-        identities: keys; needed for encrypted files only.
-
-    Raises:
-        InputError: the file was changed, it is encrypted and no key is given, or none of them fits; the message names
-            whose key is wanted.
-        HostError: pyrage is not installed.
-
-    Example:
-        >>> content(Package.opened(Path("model.tar")), "sm89.plan", Identities.load(Path("key.txt")))[:4]
-        b'ptrt'
-    """
-    data = package.read(name)
-    encryption = package.model.encryption
-    if encryption is None or not package.model.is_encrypted(name):
-        return data
-    where, wanted = package.path / name, " or ".join(encryption.recipients)
-    if identities is None:
-        raise InputError(f"{where}: encrypted to {wanted}", "give the file with that recipient's identity")
-    import pyrage
-
-    try:
-        plain: bytes = pyrage.decrypt(data, list(identities.keys))
-    except pyrage.DecryptError as error:
-        raise InputError(
-            f"{where}: no identity in {identities.path} opens it: it is encrypted to {wanted}",
-            "give the file with that recipient's identity, or have the package made for yours",
-        ) from error
-    if sha256_bytes(plain) != package.model.content(name).sha256:
-        raise InputError(f"{where}: what is inside is not what model.json says", "have the package made again")
-    return plain
+        try:
+            plain: bytes = pyrage.decrypt(data, list(self.keys))
+        except pyrage.DecryptError as error:
+            raise InputError(
+                f"{where}: no identity in {self.path} opens it: it is encrypted to {wanted}",
+                "give the file with that recipient's identity, or have the package made for yours",
+            ) from error
+        return plain
 
 
 def parse_recipients(given: Iterable[str]) -> tuple[str, ...]:

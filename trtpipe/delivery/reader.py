@@ -12,9 +12,10 @@ import stat
 import tarfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 from trtpipe.delivery.record import MODEL, UNLISTED, Model
+from trtpipe.digest import sha256_bytes
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +29,20 @@ _OTHER_ARCHIVE = ("packed by another program, or changed", "copy the archive aga
 _AGAIN = "copy the package again, or make it again with trtpipe package make"
 
 
+class Decrypts(Protocol):
+    """Keys that open encrypted files."""
+
+    def decrypt(self, data: bytes, where: str, wanted: str) -> bytes:
+        """What is inside.
+
+        Args:
+            where, wanted: the file, and whose key opens it, for errors.
+
+        Raises:
+            InputError: none of the keys opens it.
+        """
+
+
 class Package:
     """A package that was opened.
 
@@ -37,8 +52,11 @@ class Package:
         index: the content of ``model.json``, as it was read.
     """
 
-    def __init__(self, path: Path, files: Mapping[str, _Place], index: bytes) -> None:
+    def __init__(
+        self, path: Path, files: Mapping[str, _Place], index: bytes, identities: Decrypts | None = None
+    ) -> None:
         self.path = path
+        self._identities = identities
         self.index = index
         self.model = Model.parse(index, path / MODEL)
         self._files = files
@@ -65,6 +83,10 @@ class Package:
             raise InputError(f"{path / MODEL}: larger than {_MOST_INDEX >> 20} MiB", "give the right file")
         return cls(path, files, index)
 
+    def with_identities(self, identities: Decrypts | None) -> Package:
+        """The same package, whose encrypted files are decrypted when they are read."""
+        return Package(self.path, self._files, self.index, identities)
+
     @property
     def names(self) -> frozenset[str]:
         """All files that are there, listed or not."""
@@ -88,22 +110,25 @@ class Package:
         return data
 
     def read(self, name: str) -> bytes:
-        """The content of one listed file.
+        """The content of one listed file, decrypted in memory where it is encrypted.
 
         Raises:
-            InputError: it is not what ``model.json`` says.
+            InputError: it is not what ``model.json`` says; or it is encrypted, and no identity is given, or none fits:
+                the message names whose is wanted.
         """
-        return b"".join(self._checked(name))
+        data = b"".join(self._checked(name))
+        return self._decrypted(name, data) if self.model.is_encrypted(name) else data
 
     def copy(self, names: Iterable[str], folder: Path) -> None:
-        """Write listed files into a private folder, and check what was written.
+        """Write listed files into a private folder, and check what was written. For encrypted files that is a folder in
+        memory.
 
         Raises:
             InputError: as ``read``.
         """
         for name in names:
             with (folder / name).open("xb") as copy:
-                for chunk in self._checked(name):
+                for chunk in [self.read(name)] if self.model.is_encrypted(name) else self._checked(name):
                     copy.write(chunk)
 
     def verify(self) -> None:
@@ -120,6 +145,16 @@ class Package:
                 pass
         if not self.path.is_dir():
             _check_archive(self.path, {name: place.size for name, place in self._files.items()})
+
+    def _decrypted(self, name: str, data: bytes) -> bytes:
+        assert self.model.encryption is not None
+        where, wanted = str(self.path / name), " or ".join(self.model.encryption.recipients)
+        if self._identities is None:
+            raise InputError(f"{where}: encrypted to {wanted}", "give the file with that recipient's identity")
+        plain = self._identities.decrypt(data, where, wanted)
+        if sha256_bytes(plain) != self.model.content(name).sha256:
+            raise InputError(f"{where}: what is inside is not what {MODEL} says", "have the package made again")
+        return plain
 
     def _check_sizes(self) -> None:
         for file in self.model.files:

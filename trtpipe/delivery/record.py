@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.config.image_transform import ImageTransform
+from trtpipe.config.limits import OutputLimits
 from trtpipe.delivery.schema import load_object, read_record, to_text
 from trtpipe.errors import InputError
 
@@ -83,18 +84,6 @@ class Postprocessing:
     activation: Literal["none", "softmax", "sigmoid"] = "none"
     axis: int = -1
     classes: bool = False
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """When an output counts as equal to the reference; see ``trtpipe.config.profile.OutputTolerance``."""
-
-    atol: float | None = None
-    rtol: float | None = None
-    stat: Literal["elemwise", "max", "mean", "median"] | None = None
-    min_cosine: float | None = None
-    min_snr_db: float | None = None
-    min_agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +234,7 @@ class Model:
     classes: tuple[str, ...]
     preprocessing: tuple[Preprocessing, ...]
     postprocessing: tuple[Postprocessing, ...]
-    tolerances: dict[str, Tolerance]
+    tolerances: dict[str, OutputLimits]
     verdict: StatedVerdict
     plans: tuple[Plan, ...]
     graph: Graph | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
 
 
-#: Types of 16 bits that numpy itself does not have, by name.
-_BITS = {form.storage: form.dtype for form in HALF_FORMATS if not form.cpu_kernels}
+#: Formats of 16 bits that numpy itself does not have, by the name of their type.
+_BITS = {form.storage: form for form in HALF_FORMATS if not form.cpu_kernels}
 
 
 def save_reference(path: Path, feeds: Sequence[Feed], outputs: Sequence[Feed]) -> None:
@@ -42,15 +42,24 @@ def load_reference(path: Path) -> tuple[list[Feed], list[Feed]]:
     Raises:
         InputError: ``path`` is not such a file.
     """
+    try:
+        with path.open("rb") as stream:
+            return read_reference(stream, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}", "build again") from error
+
+
+def read_reference(stream: IO[bytes], path: Path) -> tuple[list[Feed], list[Feed]]:
+    """As ``load_reference``, from what is open already; ``path`` is for errors."""
     sides: dict[str, list[Feed]] = {"in": [], "out": []}
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with np.load(stream, allow_pickle=False) as file:
             for key in file.files:
                 index, side, name = key.split("/", 2)
                 side, _, kind = side.partition(":")
                 found = sides[side]
                 found += [{} for _ in range(int(index) + 1 - len(found))]
-                found[int(index)][name] = file[key].view(_BITS[kind]) if kind else file[key]
+                found[int(index)][name] = file[key].view(_BITS[kind].dtype) if kind else file[key]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise InputError(f"{path}: not a file of reference outputs: {error}", "build again") from error
     return sides["in"], sides["out"]

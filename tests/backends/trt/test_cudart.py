@@ -21,7 +21,7 @@ HANDLES = {"cudaEvent_t", "cudaStream_t", "cudaGraph_t", "cudaGraphExec_t"}
 KINDS = {
     ctypes.c_void_p: {*HANDLES, "void *", "const void *"},
     ctypes.POINTER(ctypes.c_void_p): {*(f"{handle} *" for handle in HANDLES), "void **"},
-    ctypes.c_int: {"int", "enum cudaMemcpyKind", "enum cudaStreamCaptureMode"},
+    ctypes.c_int: {"int", "enum cudaMemcpyKind", "enum cudaStreamCaptureMode", "enum cudaDeviceAttr"},
     ctypes.c_uint: {"unsigned int"},
     ctypes.c_ulonglong: {"unsigned long long", "size_t"},  # one type for ctypes, where both have 64 bits
     ctypes.POINTER(ctypes.c_float): {"float *"},
@@ -57,6 +57,8 @@ def test_every_method_passes_as_many_arguments_as_declared():
         assert cuda.elapsed(first, second) == pytest.approx(0.002)
         assert len(library.alive) == 6, "with the graph"
     assert cuda.bus_id() == "0000:65:00.0"
+    cuda.use(0)
+    assert cuda.capabilities() == ((8, 9),)
     made = {call.split()[0] for call in library.calls}
     assert made == {name.removeprefix("cuda") for name in CALLS} - {"GetLastError"}
     assert library.alive == set()

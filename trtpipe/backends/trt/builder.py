@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.backends.engine_file import check_rtx_plan
+from trtpipe.backends.trt.dtypes import dtype_name
 from trtpipe.backends.trt.errors import Log, build_error, parse_error
 from trtpipe.backends.trt.flavor import load
 from trtpipe.backends.trt.inspector import read_layers
@@ -20,7 +21,6 @@ from trtpipe.backends.trt.options import apply_options, load_plugins
 from trtpipe.backends.trt.request import BuildMessage
 from trtpipe.backends.trt.shapes import NetworkInput, check_profiles, profiles_in_force
 from trtpipe.backends.trt.timing_cache import keep_timings, use_timings
-from trtpipe.config.formats import FORMATS
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError, HostError, InputError
 from trtpipe.isolation.worker import Report
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import onnx
-
-#: TensorRT element types -> numpy names.
-_DTYPES = {word.upper(): form.storage for form in FORMATS for word in form.engine}
 
 
 def build_task(request: BuildMessage, report: Report) -> EngineRecord:
@@ -264,9 +261,3 @@ def _spec(tensor: Any) -> TensorSpec:
     dims = tuple(tensor.shape)
     shape = tuple(dim if dim >= 0 else tensor.get_dimension_name(axis) or None for axis, dim in enumerate(dims))
     return TensorSpec(name=tensor.name, dtype=dtype_name(tensor.dtype), shape=shape)
-
-
-def dtype_name(dtype: Any) -> str:
-    """numpy's name of a TensorRT element type."""
-    name = str(dtype.name)
-    return _DTYPES.get(name, name.lower())

@@ -1,13 +1,15 @@
-"""The few calls of the CUDA runtime that timing needs: events, graphs and pinned memory.
+"""The few calls of the CUDA runtime that timing and inference need: devices, events, graphs and pinned memory.
 
-Polygraphy finds and loads the library; its own wrapper lacks most of these calls. Types are those of
+Polygraphy finds and loads the library for timing; its own wrapper lacks most of these calls. Types are those of
 ``cuda_runtime_api.h``, equal in CUDA 12 and 13.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +47,17 @@ CALLS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "cudaGraphExecDestroy": (_pointer,),
         "cudaGraphDestroy": (_pointer,),
         "cudaGetLastError": (),
+        "cudaGetDeviceCount": (ctypes.POINTER(ctypes.c_int),),
+        "cudaSetDevice": (ctypes.c_int,),
+        "cudaDeviceGetAttribute": (ctypes.POINTER(ctypes.c_int), ctypes.c_int, ctypes.c_int),
         "cudaGetDevice": (ctypes.POINTER(ctypes.c_int),),
         "cudaDeviceGetPCIBusId": (ctypes.c_char_p, ctypes.c_int, ctypes.c_int),
     }
 )
-TO_DEVICE, TO_HOST = 1, 2  # cudaMemcpyKind
+TO_DEVICE, TO_HOST, ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
+_CAPABILITY = 75, 76  # cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor
+#: The library by its names, newest first.
+_LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 _SPIN = 0  # cudaEventDefault: the waiting thread spins, as in trtexec, which adds the least overhead
 _THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
 
@@ -87,7 +95,7 @@ class Cudart:
         return self._made(stack, "cudaEventDestroy", "cudaEventCreateWithFlags", _SPIN)
 
     def copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
-        """Enqueue a copy; ``kind`` is TO_DEVICE or TO_HOST."""
+        """Enqueue a copy; ``kind`` is TO_DEVICE, TO_HOST or ON_DEVICE."""
         self._call("cudaMemcpyAsync", to, source, size, kind, stream)
 
     def wait_stream(self, stream: int) -> None:
@@ -136,6 +144,22 @@ class Cudart:
         self._call("cudaDeviceGetPCIBusId", text, len(text), device.value)
         return text.value.decode()
 
+    def capabilities(self) -> tuple[tuple[int, int], ...]:
+        """The compute capability of each GPU, (major, minor)."""
+        count = ctypes.c_int()
+        self._call("cudaGetDeviceCount", ctypes.byref(count))
+        return tuple(self._capability(device) for device in range(count.value))
+
+    def use(self, device: int) -> None:
+        """What this thread calls from now on is for that GPU."""
+        self._call("cudaSetDevice", device)
+
+    def _capability(self, device: int) -> tuple[int, int]:
+        values = ctypes.c_int(), ctypes.c_int()
+        for value, attribute in zip(values, _CAPABILITY, strict=True):
+            self._call("cudaDeviceGetAttribute", ctypes.byref(value), attribute, device)
+        return values[0].value, values[1].value
+
     def _made(self, stack: ExitStack, destroy: str, create: str, *arguments: Any) -> int:
         """The handle that ``create`` gives; ``destroy`` is called with it when ``stack`` closes."""
         handle = ctypes.c_void_p()
@@ -150,6 +174,24 @@ class Cudart:
                 f"{name} fails: {text.decode(errors='replace')} (cudaError {status})",
                 "check nvidia-smi: the GPU's memory may be in use, or its driver too old",
             )
+
+
+def find() -> Cudart:
+    """The CUDA runtime of this machine: the system's, else that of NVIDIA's wheels. Imports nothing.
+
+    Raises:
+        HostError: it is missing, or lacks one of the calls.
+    """
+    spec = importlib.util.find_spec("nvidia")
+    wheels = [Path(folder) for folder in (spec.submodule_search_locations or () if spec else ())]
+    paths = [str(path) for wheel in wheels for path in sorted(wheel.glob("*/lib/libcudart.so.*"), reverse=True)]
+    reason: Exception | None = None
+    for name in (*_LIBRARIES, *paths):
+        try:
+            return Cudart(ctypes.CDLL(name))
+        except (OSError, AttributeError) as error:
+            reason = reason or error
+    raise HostError(f"the CUDA runtime library (libcudart) cannot be used: {reason}", LIBRARY_REMEDY) from reason
 
 
 def load() -> Cudart:

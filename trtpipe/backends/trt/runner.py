@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.artifact import TensorSpec
 from trtpipe.backends.base import OpenRunner
 from trtpipe.backends.gpu import gpus
-from trtpipe.backends.trt.builder import dtype_name
 from trtpipe.backends.trt.cudart import LIBRARY_REMEDY, load
+from trtpipe.backends.trt.dtypes import dtype_name
 from trtpipe.backends.trt.errors import Log, tidy
 from trtpipe.backends.trt.nvml import read_state
 from trtpipe.backends.trt.timer import opened

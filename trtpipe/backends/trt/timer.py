@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.backends.timing import QueryTimes
 from trtpipe.backends.trt.cudart import TO_DEVICE, TO_HOST
+from trtpipe.backends.trt.session import execution_context
 from trtpipe.errors import StageError
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def opened(
     """
     with ExitStack() as stack:
         stream = cuda.stream(stack)
-        context = _context(trt, engine)
+        context = execution_context(trt, engine)
         if context is None or not context.set_optimization_profile_async(profile, stream):
             raise StageError(
                 "TensorRT cannot create an execution context for the engine",
@@ -151,22 +152,6 @@ def opened(
             timer.capture(stack)
         stack.callback(cuda.wait_stream, stream)  # before anything above is freed
         yield timer
-
-
-def _context(trt: Any, engine: Any) -> Any:
-    """An execution context; ``None`` if TensorRT creates none.
-
-    By default TensorRT-RTX compiles kernels for a new shape in the background and runs generic ones meanwhile
-    (DynamicShapesKernelSpecializationStrategy.LAZY). A CUDA graph captured in that time would keep the generic ones,
-    however long the warm-up; EAGER makes the first run wait for the specialized ones.
-    """
-    # TensorRT-RTX only: TensorRT selects kernels at build time.
-    strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
-    if strategies is None:
-        return engine.create_execution_context()
-    config = engine.create_runtime_config()
-    config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
-    return engine.create_execution_context(config)
 
 
 def _bind_inputs(

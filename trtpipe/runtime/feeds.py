@@ -1,0 +1,197 @@
+"""From what an application gives to the arrays that a model takes; errors name the input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from trtpipe.backends import dlpack
+from trtpipe.config.units import suggestion
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from trtpipe.delivery.record import Model, Range, Tensor
+
+#: An array, an image file or a list of image files for the one input; or input name -> such a thing.
+Given: TypeAlias = "Mapping[str, object] | object"
+Array: TypeAlias = "np.ndarray | dlpack.DeviceTensor"
+
+
+class Feeder:
+    """Makes feeds for one model.
+
+    Args:
+        model: its inputs and their preprocessing.
+        profiles: the optimization profiles of the plan; none for a static engine.
+        device: number of the GPU that runs it; ``None`` for the CPU.
+        stream: its CUDA stream.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        profiles: Sequence[Mapping[str, Range]],
+        device: int | None = None,
+        stream: int = 0,
+    ) -> None:
+        self._model = model
+        self._inputs = {tensor.name: tensor for tensor in model.inputs}
+        self._images = {each.input: each for each in model.preprocessing}
+        # what a profile holds of an input of fixed shape is a range of its values
+        varying = [each.name for each in model.inputs if not all(isinstance(dim, int) for dim in each.shape or ("",))]
+        self._profiles = [{name: each for name, each in profile.items() if name in varying} for profile in profiles]
+        self._device = device
+        self._stream = stream
+
+    def feed(self, given: Given) -> dict[str, Array]:
+        """An array for every input, of its type and of shapes that the plan was built for.
+
+        Raises:
+            InputError: what is given does not fit; the message names the input.
+            HostError: images are given, and Pillow is not installed.
+        """
+        values = given if isinstance(given, Mapping) else self._only(given)
+        for name in values:
+            if name not in self._inputs:
+                raise InputError(f"the model has no input {name!r}", suggestion(str(name), self._inputs, "inputs here"))
+        if missing := [name for name in self._inputs if name not in values]:
+            raise InputError(f"input {missing[0]!r} is not given", f"give {', '.join(self._inputs)}")
+        feed = {name: self._array(tensor, values[name]) for name, tensor in self._inputs.items()}
+        for name, array in feed.items():
+            _require_type(self._inputs[name], array)
+        self._require_shapes({name: tuple(array.shape) for name, array in feed.items()})
+        return feed
+
+    def _only(self, given: object) -> dict[str, object]:
+        if len(self._inputs) != 1:
+            raise InputError(
+                f"the model has {len(self._inputs)} inputs, and one array is given",
+                f"give a dict with an array for each of {', '.join(self._inputs)}",
+            )
+        return {next(iter(self._inputs)): given}
+
+    def _array(self, tensor: Tensor, value: Any) -> Array:
+        if isinstance(value, np.ndarray):
+            return value
+        if paths := _image_files(value):
+            return self._batch(tensor, paths)
+        place = dlpack.device_of(value)
+        if place is None:
+            raise InputError(
+                f"input {tensor.name!r}: a {type(value).__name__} is no array",
+                f"give a numpy array of {tensor.dtype}, an array with __dlpack__, or image files",
+            )
+        if place[0] != dlpack.CUDA:
+            return _from_host(tensor, value)
+        if self._device is None or place[1] != self._device:
+            where = "the CPU" if self._device is None else f"GPU {self._device}"
+            raise InputError(
+                f"input {tensor.name!r}: in the memory of GPU {place[1]}, and the model runs on {where}",
+                "move the array there",
+            )
+        return dlpack.imported(value, self._stream, f"input {tensor.name!r}")
+
+    def _batch(self, tensor: Tensor, paths: Sequence[Path]) -> np.ndarray:
+        """Image files as one batch, prepared as the calibration images were."""
+        known = self._images.get(tensor.name)
+        if known is None:
+            raise InputError(
+                f"input {tensor.name!r} takes no image files: the package does not say how they are prepared",
+                f"give an array; or package with a description that has [inputs.{tensor.name}.image]",
+            )
+        from trtpipe.data.pixels import load_tensor, require_pillow
+
+        require_pillow()
+        images = [load_tensor(path, known.image, known.raw) for path in paths]
+        for path, image in zip(paths, images, strict=True):
+            if image.shape != images[0].shape:
+                raise InputError(
+                    f"input {tensor.name!r}: {path} becomes {_shown(image.shape)}, {paths[0]} "
+                    f"{_shown(images[0].shape)}: they do not make one batch",
+                    "give images of one size, or one at a time",
+                )
+        from trtpipe.backends.inference import numpy_type
+
+        return np.stack(images).astype(numpy_type(tensor.dtype), copy=False)
+
+    def _require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        lengths: dict[str, tuple[int, str]] = {}
+        for name, shape in shapes.items():
+            wanted = self._inputs[name].shape
+            if wanted is None:
+                continue
+            fits = len(wanted) == len(shape) and all(
+                dim == size for dim, size in zip(wanted, shape, strict=True) if isinstance(dim, int)
+            )
+            if not fits:
+                raise InputError(
+                    f"input {name!r} has shape {_shown(shape)}, the model takes {self._inputs[name]}",
+                    "bring the array into that shape (named and '?' dimensions may have any length)",
+                )
+            for dim, size in zip(wanted, shape, strict=True):
+                if isinstance(dim, str) and lengths.setdefault(dim, (size, name))[0] != size:
+                    first, other = lengths[dim]
+                    raise InputError(
+                        f"input {name!r}: dimension {dim} is {size} here and {first} in {other!r}",
+                        "give both the same length",
+                    )
+        if self._profiles and not any(_admits(profile, shapes) for profile in self._profiles):
+            raise self._outside(shapes)
+
+    def _outside(self, shapes: Mapping[str, tuple[int, ...]]) -> InputError:
+        """What is wrong by the profile that names the fewest inputs to be so."""
+        bad = min(([name for name in each if not _admits(each, shapes, name)] for each in self._profiles), key=len)
+        name = bad[0]
+        ranges = ", or ".join(
+            f"{_shown(each[name].min)} to {_shown(each[name].max)}" for each in self._profiles if name in each
+        )
+        return InputError(
+            f"input {name!r} has shape {_shown(shapes[name])}, outside what the plan was built for: {ranges}",
+            "give a shape inside, or build with wider ones",
+        )
+
+
+def _image_files(value: object) -> list[Path]:
+    """The paths, where it is one or a list of them."""
+    if isinstance(value, str | os.PathLike):
+        return [Path(value)]
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str | os.PathLike) for each in value):
+        return [Path(each) for each in value]
+    return []
+
+
+def _from_host(tensor: Tensor, value: Any) -> np.ndarray:
+    """An array of another library in host memory, without a copy where numpy knows its type."""
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"input {tensor.name!r}: a {type(value).__name__} that numpy does not take: {error}",
+            f"give a numpy array of {tensor.dtype}",
+        ) from error
+
+
+def _require_type(tensor: Tensor, array: Array) -> None:
+    found = array.dtype if isinstance(array.dtype, str) else array.dtype.name
+    if found != tensor.dtype:
+        raise InputError(
+            f"input {tensor.name!r} has type {found}, the model takes {tensor.dtype}",
+            f"convert it, as with x.astype({tensor.dtype!r}); its values have to be those of training",
+        )
+
+
+def _admits(profile: Mapping[str, Range], shapes: Mapping[str, tuple[int, ...]], only: str = "") -> bool:
+    for name in [only] if only else profile:
+        each, shape = profile[name], shapes.get(name, ())
+        inside = (low <= size <= high for low, size, high in zip(each.min, shape, each.max, strict=False))
+        if len(each.min) != len(shape) or not all(inside):
+            return False
+    return True
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,120 @@
+"""Does a package compute here what its lowered graph computed where it was made?"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trtpipe.accuracy.comparison import Differences, OutputMetrics, comparable
+from trtpipe.config.limits import OutputLimits
+from trtpipe.errors import InputError
+from trtpipe.reference.pytorch_outputs import read_reference
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from trtpipe.delivery.reader import Package
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """One output against the reference, over all reference inputs.
+
+    Attributes:
+        name: of the output.
+        max_abs: largest absolute difference of an element; of integers, 1 where any differs.
+        cosine: cosine similarity; of integers, the share of equal values.
+        snr_db: signal-to-noise ratio in dB.
+        broken: the limits that do not hold; none where it passed.
+    """
+
+    name: str
+    max_abs: float
+    cosine: float
+    snr_db: float
+    broken: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What a self-test found.
+
+    Attributes:
+        passed: whether every output is within the package's tolerances.
+        device: what ran.
+        plan: the engine; empty for the lowered graph.
+        runner: what computed the reference outputs.
+        feeds: how many runs of the model were compared.
+        data: what the reference inputs are.
+        outputs: one by one.
+    """
+
+    passed: bool
+    device: str
+    plan: str
+    runner: str
+    feeds: int
+    data: str
+    outputs: tuple[OutputCheck, ...]
+
+
+def self_test(
+    package: Package, run: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]], device: str, plan: str
+) -> SelfTest:
+    """Run the reference inputs and compare.
+
+    Args:
+        run: the model.
+
+    Raises:
+        InputError: the package has no reference inputs, or they were changed.
+    """
+    model = package.model
+    if model.reference is None:
+        raise InputError(
+            f"{package.path}: the package has no reference inputs to test with",
+            "make it of a build whose lowered graph runs on a CPU, with trtpipe package make --samples DATA",
+        )
+    name = model.reference.file
+    feeds, wanted = read_reference(io.BytesIO(package.read(name)), package.path / name)
+    real = model.reference.data == "real"
+    metrics: dict[str, OutputMetrics] = {}
+    for feed, outputs in zip(feeds, wanted, strict=True):
+        found = run(feed)
+        _add(metrics, found, outputs, model.tolerances, real=real)
+    checks = tuple(_checked(each, metrics[each], model.tolerances.get(each, OutputLimits())) for each in metrics)
+    return SelfTest(
+        passed=not any(check.broken for check in checks),
+        device=device,
+        plan=plan,
+        runner=model.reference.runner,
+        feeds=len(feeds),
+        data=model.reference.data,
+        outputs=checks,
+    )
+
+
+def _add(
+    metrics: dict[str, OutputMetrics],
+    found: Mapping[str, np.ndarray],
+    wanted: Mapping[str, np.ndarray],
+    tolerances: Mapping[str, OutputLimits],
+    *,
+    real: bool,
+) -> None:
+    mine, theirs = comparable(dict(found), dict(wanted))
+    for name, value in wanted.items():
+        is_float = value.dtype.kind not in "biu"
+        each = metrics.setdefault(name, OutputMetrics(is_float=is_float, real=real))
+        if is_float:
+            each.departures.add(mine[name].reshape(value.shape), theirs[name].reshape(value.shape))
+        if value.size:
+            limits = tolerances.get(name, OutputLimits())
+            each.add(Differences.of(mine[name], theirs[name], limits), mine[name], theirs[name])
+
+
+def _checked(name: str, metrics: OutputMetrics, limits: OutputLimits) -> OutputCheck:
+    likeness = metrics.cosine if metrics.is_float else metrics.agreed
+    return OutputCheck(name, metrics.max_abs, likeness, metrics.snr_db, metrics.broken(limits))
