@@ -15,8 +15,10 @@ from trtpipe.api.inspection import Inspection as Inspection
 from trtpipe.api.inspection import inspect as inspect
 from trtpipe.api.latency import compare_latency as compare_latency
 from trtpipe.api.packages import PackageResult as PackageResult
+from trtpipe.api.packages import VerifiedPackage as VerifiedPackage
 from trtpipe.api.packages import make_package as make_package
 from trtpipe.api.packages import selftest_package as selftest_package
+from trtpipe.api.packages import verify_package as verify_package
 from trtpipe.api.request import make_job as make_job
 from trtpipe.api.results import BuildResult as BuildResult
 from trtpipe.api.stages import build as build
@@ -45,6 +47,8 @@ from trtpipe.config.target import TARGETS as TARGETS
 from trtpipe.config.target import Target as Target
 from trtpipe.config.target import find_target as find_target
 from trtpipe.config.triton import TritonSettings as TritonSettings
+from trtpipe.delivery.policy import TrustPolicy as TrustPolicy
+from trtpipe.delivery.signing import SigningKey as SigningKey
 from trtpipe.engine.record import EngineRecord as EngineRecord
 from trtpipe.errors import BuildError as BuildError
 from trtpipe.errors import Cancelled as Cancelled

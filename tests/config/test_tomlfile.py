@@ -8,7 +8,8 @@ import pytest
 from pydantic import Field, field_validator
 
 from trtpipe.artifact import Record
-from trtpipe.config.tomlfile import dump_toml, load_toml, tomllib
+from trtpipe.config.toml_text import tomllib
+from trtpipe.config.tomlfile import dump_toml, load_toml
 from trtpipe.errors import RecipeError
 
 

@@ -11,7 +11,7 @@ from delivery.repositories import batched, changed, judged, laid_out, packaged, 
 
 from trtpipe.config.image_transform import ImageTransform
 from trtpipe.config.triton import TritonSettings
-from trtpipe.delivery.record import Plan, Postprocessing, Preprocessing, Range, Tensor
+from trtpipe.delivery.record import Encryption, FileDigest, Postprocessing, Preprocessing, Range, Tensor
 from trtpipe.delivery.triton import repository
 from trtpipe.errors import InputError, RecipeError
 
@@ -229,9 +229,10 @@ def test_plans_of_two_versions_are_refused(tmp_path: Path) -> None:
 
 def test_an_encrypted_plan_is_refused(tmp_path: Path) -> None:
     found = packaged(tmp_path)
-    plans: tuple[Plan, ...] = (replace(found.model.plans[0], encryption="age"),)
+    plan = found.model.plans[0]
+    sealed = Encryption(("age1x",), (FileDigest(plan.file, "0" * 64, 1),))
     with pytest.raises(InputError, match="encrypted"):
-        repository(changed(found, plans=plans), TritonSettings(), tmp_path)
+        repository(changed(found, encryption=sealed), TritonSettings(), tmp_path)
 
 
 @pytest.mark.parametrize(

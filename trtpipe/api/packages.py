@@ -1,10 +1,10 @@
-"""The public functions of delivery: a package from a build."""
+"""The public functions of delivery: a package from a build, and what a package proves."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +18,15 @@ from trtpipe.config.description import ModelDescription
 from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
 from trtpipe.config.profile import BuildSettings
 from trtpipe.config.settings import Settings
+from trtpipe.delivery import signing
 from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
-from trtpipe.delivery.reader import TAR
-from trtpipe.delivery.record import MODEL, UNLISTED, Model
+from trtpipe.delivery.attestation import Origin, Provenance, read_provenance, with_provenance
+from trtpipe.delivery.bill_of_materials import with_bill_of_materials
+from trtpipe.delivery.encryption import Identities, encrypted, parse_recipients
+from trtpipe.delivery.policy import TrustPolicy
+from trtpipe.delivery.reader import TAR, Package
+from trtpipe.delivery.record import MODEL, SIGNATURE, UNLISTED, Model
+from trtpipe.delivery.signing import Signatory, SigningKey
 from trtpipe.errors import InputError
 from trtpipe.pipeline.ownership import RECORD
 from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_file, publish_files
@@ -64,6 +70,27 @@ class PackageResult:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class VerifiedPackage:
+    """A package that is whole, and who vouches for it.
+
+    Attributes:
+        path: its folder, or its ``.tar``.
+        model: what its ``model.json`` says.
+        signed: whether there is a signature, by whomever.
+        signatory: who signed; ``None`` where the signature was not checked, because nobody was said to be trusted.
+        provenance: where the build comes from; ``None`` where the package does not say.
+        decrypted: whether the given identity opened every encrypted file.
+    """
+
+    path: Path
+    model: Model
+    signed: bool
+    signatory: Signatory | None
+    provenance: Provenance | None
+    decrypted: bool = False
+
+
 def make_package(
     build: PathLike,
     out: PathLike,
@@ -76,6 +103,8 @@ def make_package(
     triton: TritonLike = False,
     handover: str = "",
     handover_options: OptionsLike | None = None,
+    sign: SigningKey | PathLike | None = None,
+    encrypt_to: Sequence[str] = (),
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> PackageResult:
@@ -98,14 +127,18 @@ def make_package(
             the engine there; with ``triton`` both, as ``out/handover`` and ``out/repository``.
         handover_options: of the builder there, ``BuildSettings`` or a TOML file with its keys; by default those of the
             build.
+        sign: the key that signs the package: a ``SigningKey``, the path of a PEM file, or a ``pkcs11:`` URI.
+        encrypt_to: recipients (``age1...``, ``ssh-ed25519 ...``, or files of them) who alone can read engines, graph
+            and reference inputs.
         settings: limits of child processes (default: from the environment).
         progress: listens.
 
     Raises:
-        InputError: there is no build, it was rejected, or an argument does not fit it; nothing was written.
+        InputError: there is no build, it was rejected, an argument does not fit it, or the key cannot be used; nothing
+            was written.
         RecipeError: the description has a mistake.
         StageError: the reference outputs cannot be computed.
-        HostError: no space or no permission.
+        HostError: no space, no permission, or a package that signing or encrypting needs is not installed.
 
     Example:
         >>> trtpipe.make_package("out", "model.tar").model.precision
@@ -117,8 +150,18 @@ def make_package(
     check_writable(folder_of(target, (TAR,)))
     if os.path.lexists(target / BUNDLE.name):
         raise InputError(f"{target}: a build lies there", "give the package a folder of its own")
-    with reported("package", progress), TemporaryDirectory(prefix="trtpipe-") as temporary:
-        work, options = Path(temporary), BuildSettings()
+    recipients, key = _recipients(encrypt_to), _signing_key(sign)
+    if delivery is not None and (recipients or key is not None):
+        raise InputError(
+            "sign, encrypt_to: neither goes with triton or handover, whose files others read and write",
+            "sign and encrypt a package; make the repository or the hand-over from that build by itself",
+        )
+    with (
+        nullcontext() if key is None else signing.opened(key) as signer,
+        reported("package", progress),
+        TemporaryDirectory(prefix="trtpipe-") as temporary,
+    ):
+        work, options, found = Path(temporary), BuildSettings(), None
         if is_package(source):
             given = {"description": description, "samples": samples, "licenses": licenses, "model_card": model_card}
             _refuse_for_package(source, [name for name, value in given.items() if value])
@@ -131,8 +174,13 @@ def make_package(
             assembly = _tested(assembly, found, samples, work, settings or Settings.from_environment())
         if delivery is not None:
             return PackageResult(target, assembly.model, delivery.publish(assembly, options, target, work))
+        if recipients:
+            assembly = encrypted(assembly, recipients, work)
+        if found is not None:
+            assembly = with_provenance(assembly, found, Origin.of(found), signer, work)
+            assembly = with_bill_of_materials(assembly, found, work)
         sealed = assembly.sealed(work)
-        _publish(sealed, target, work)
+        _publish(sealed if signer is None else sealed.signed(signer, work), target, work)
     return PackageResult(target, sealed.model)
 
 
@@ -142,15 +190,21 @@ def _refuse_for_package(source: Path, given: Sequence[str]) -> None:
         raise InputError(f"{name}: {source} is a package, and says this itself", "give it when making the package")
 
 
-def selftest_package(package: PathLike, device: str = "cuda") -> SelfTest:
+def selftest_package(
+    package: PathLike,
+    device: str = "cuda",
+    *,
+    policy: TrustPolicy | PathLike | None = None,
+    identity: PathLike | None = None,
+) -> SelfTest:
     """Run a package's reference inputs on this machine, and compare with its reference outputs within its tolerances.
 
     Args:
         package: a folder or a ``.tar`` that ``make_package`` wrote.
-        device: ``cuda``, ``cuda:1``, or ``cpu``; see ``trtpipe.runtime.load``.
+        device: ``cuda``, ``cuda:1``, or ``cpu``; see ``trtpipe.runtime.load``, also for the other arguments.
 
     Raises:
-        InputError: there is no package, it is not whole, or it has no reference inputs.
+        InputError: there is no package, it is not whole or trusted, or it has no reference inputs.
         HostError: it does not run here.
 
     Example:
@@ -160,8 +214,79 @@ def selftest_package(package: PathLike, device: str = "cuda") -> SelfTest:
     """
     from trtpipe.runtime import load
 
-    with load(package, device) as model:
+    with load(package, device, policy=policy, identity=identity) as model:
         return model.selftest()
+
+
+def verify_package(
+    package: PathLike,
+    *,
+    policy: TrustPolicy | PathLike | None = None,
+    key: PathLike | None = None,
+    ca: PathLike | None = None,
+    identity: PathLike | None = None,
+) -> VerifiedPackage:
+    """Check that a package is whole and unchanged, that someone trusted signed it, and that it is what a policy asks.
+
+    Args:
+        package: its folder, or its ``.tar``.
+        policy: whom to trust, and what to ask for: a TOML file (docs/signing.md). Or one of the next two.
+        key: trust who has the private half of this public key (PEM).
+        ca: trust whom this CA (PEM) has given a certificate for signing.
+        identity: also decrypt every encrypted file, in memory, with the age identities (or SSH key) in this file.
+
+    Without ``policy``, ``key`` and ``ca`` a signature is not checked, and so anybody may have made the package.
+
+    Raises:
+        InputError: the package is not whole, not signed, by nobody trusted, changed since, or not as the policy asks.
+        RecipeError: the policy is no TOML.
+        HostError: a package that this needs is not installed.
+
+    Example:
+        >>> _ = trtpipe.make_package("out", "package")
+        >>> trtpipe.verify_package("package").signed
+        False
+        >>> trtpipe.verify_package("package", key="release.pub").signatory.name  # doctest: +SKIP
+        'release.pub'
+    """
+    trusted = _policy(policy, path_or_none(key, "key"), path_or_none(ca, "ca"))
+    identities = None if identity is None else Identities.load(path_of(identity, "identity"))
+    found = Package.opened(path_of(package, "package")).with_identities(identities)
+    signatory = None if trusted is None else signing.verify(found, trusted)
+    found.verify()
+    inside = () if found.model.encryption is None else found.model.encryption.files
+    if identities is not None:
+        for file in inside:
+            found.read(file.name)
+    return VerifiedPackage(
+        path=found.path,
+        model=found.model,
+        signed=SIGNATURE in found.names,
+        signatory=signatory,
+        provenance=read_provenance(found, None if signatory is None else signatory.public_key),
+        decrypted=identities is not None and bool(inside),
+    )
+
+
+def _policy(policy: TrustPolicy | PathLike | None, key: Path | None, ca: Path | None) -> TrustPolicy | None:
+    if policy is None:
+        return TrustPolicy.of(key, ca) if key is not None or ca is not None else None
+    if key is not None or ca is not None:
+        raise InputError("policy: given beside a key or a CA", "name the key or CA in the policy")
+    return policy if isinstance(policy, TrustPolicy) else TrustPolicy.load(path_of(policy, "policy"))
+
+
+def _signing_key(given: SigningKey | PathLike | None) -> SigningKey | None:
+    if given is None or isinstance(given, SigningKey):
+        return given
+    remedy = "give a trtpipe.SigningKey, the path of a PEM file, or a pkcs11: URI"
+    return SigningKey(given if isinstance(given, str) else path_of(given, "sign", remedy))
+
+
+def _recipients(given: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable) or not all(isinstance(each, str) for each in given):
+        raise InputError("encrypt_to: not a list of recipients", 'give encrypt_to=["age1...", ...]')
+    return parse_recipients(given) if given else ()
 
 
 def _described(given: DescriptionLike | None) -> ModelDescription:

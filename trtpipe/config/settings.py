@@ -69,6 +69,18 @@ def user_key(given: Mapping[str, str] | None = None) -> UserKey:
         return UserKey(secret, None)
 
 
+def secret(name: str) -> str:
+    """The value of an environment variable that the user named because it holds a secret.
+
+    Raises:
+        InputError: it is not set, or empty.
+    """
+    value = os.environ.get(name, "")
+    if not value:
+        raise InputError(f"environment variable {name:.100} is not set", f"put the secret into {name:.100}")
+    return value
+
+
 def confined_environment() -> dict[str, str]:
     """The part of the environment that a confined child gets."""
     return {name: os.environ[name] for name in os.environ if name in _KEPT or name.startswith(_KEPT_FAMILIES)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,12 +10,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from trtpipe.config.complaints import complaint
-from trtpipe.errors import RecipeError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from trtpipe.config.toml_text import read_toml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +19,6 @@ M = TypeVar("M", bound=BaseModel)
 
 #: pydantic's context where a record is read from a file, or written to one: quantities have units there.
 FROM_FILE = "file"
-_MAX_BYTES = 1 << 20
 #: An array of numbers as tomli-w writes it, a line each. A shape reads better on one line; no string has line breaks.
 _NUMBERS = re.compile(r"\[\n((?:\s*[-+.\w]+,\n)+)\s*\]")
 #: pydantic's kinds of error that need TOML's words.
@@ -43,20 +36,7 @@ def load_toml(path: Path, model: type[M]) -> M:
     Raises:
         RecipeError: the file cannot be read, is not TOML, or a key is unknown, missing or of the wrong kind.
     """
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe or a device might never end
-            raise RecipeError(f"{path}: not a file", "give an existing TOML file")
-        if path.stat().st_size > _MAX_BYTES:
-            raise RecipeError(f"{path}: larger than 1 MB, so not a hand-written TOML file", "give the right file")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}", "give an existing TOML file") from error
-    try:
-        data = tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError, and what int() says of a number with thousands of digits
-        raise RecipeError(f"{path}: not valid TOML: {error}", "correct the line named above") from error
-    except RecursionError as error:
-        raise RecipeError(f"{path}: nested too deeply", "flatten the file") from error
+    data = read_toml(path)
     try:
         return model.model_validate(data, context=FROM_FILE)
     except ValidationError as error:

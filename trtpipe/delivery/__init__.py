@@ -6,20 +6,20 @@ because the runtime reads packages with them:
 - ``schema``: frozen dataclasses from JSON and back, strictly.
 - ``record``: what ``model.json`` holds.
 - ``reader``: the files of a package, their digests checked before anybody reads them.
-- ``signing``: (to come) signs the files that ``assembly.Assembly`` lists, after ``model.json`` is among them; and
+- ``signing``: signs the files that ``assembly.Assembly`` lists, after ``model.json`` is among them; and
   checks a signature for ``reader`` (``Package.opened``), the runtime and ``package verify``. Signing itself imports its
   libraries where it is used.
-- ``encryption``: (to come) replaces plans in an ``Assembly`` before ``model.json`` is written
-  (``record.Plan.encryption``), and decrypts in memory what ``reader.Package.read`` returns.
+- ``encryption``: replaces plans in an ``Assembly`` before ``model.json`` is written
+  (``record.Encryption``), and decrypts in memory what ``reader.Package.read`` returns.
 
 These make packages, and other things from packages:
 
 - ``assembly``: files and record of a package, from a build.
 - ``samples``: reference inputs, and the outputs of the lowered graph for them.
-- ``triton``: (to come) a Triton model repository from a ``reader.Package``.
-- ``handover``: (to come) a folder for a machine that builds for itself, from a ``reader.Package``; ``finish.py`` beside
+- ``triton``: a Triton model repository from a ``reader.Package``.
+- ``handover``: a folder for a machine that builds for itself, from a ``reader.Package``; ``finish.py`` beside
   it is data of this package: it is written out as it stands, and imports nothing of trtpipe.
-- ``attestation``: (to come) SLSA provenance in a DSSE envelope and the ML-BOM, from ``provenance.json`` and the record.
+- ``attestation``: SLSA provenance in a DSSE envelope and the ML-BOM, from ``provenance.json`` and the record.
 
 ``api/packages.py`` makes an ``Assembly`` and publishes it; each of the above is one call between the two.
 """

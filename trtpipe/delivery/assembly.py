@@ -17,9 +17,11 @@ from trtpipe.artifact import FileEntry
 from trtpipe.config.limits import OutputLimits
 from trtpipe.config.units import suggestion
 from trtpipe.data.pixels import RAW
+from trtpipe.delivery.reader import in_order, member
 from trtpipe.delivery.record import (
     MODEL,
     SCHEMA,
+    SIGNATURE,
     FileDigest,
     Graph,
     Model,
@@ -30,10 +32,10 @@ from trtpipe.delivery.record import (
     StatedVerdict,
     Tensor,
 )
+from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
-from trtpipe.regression.bundle import MANIFEST, entries
-from trtpipe.report.provenance import PROVENANCE, Provenance
+from trtpipe.regression.bundle import entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from trtpipe.config.description import InputDescription, ModelDescription, OutputDescription
     from trtpipe.delivery.reader import Package
     from trtpipe.delivery.record import Reference
+    from trtpipe.delivery.signing import Signer
     from trtpipe.regression.bundle import Build
 
 #: Metrics whose output holds scores of classes.
@@ -53,7 +56,7 @@ class Assembly:
     """What a package will hold.
 
     Attributes:
-        model: what ``model.json`` will say; its ``files`` are filled in by ``sealed``.
+        model: what ``model.json`` will say; its ``files`` are filled in by ``listed``.
         files: name in the package -> where its content lies now.
     """
 
@@ -71,25 +74,36 @@ class Assembly:
             raise InputError(f"{path}: the package has a file {name!r} already", "give the file another name")
         return replace(self, files={**self.files, name: path})
 
+    def listed(self) -> Assembly:
+        """With the digest of every file that has none yet; from now on no file is replaced."""
+        known = {file.name: file for file in self.model.files}
+        for name in self.files.keys() - known.keys():
+            entry = FileEntry.of(self.files[name], name)
+            known[name] = FileDigest(entry.name, entry.sha256, entry.size)
+        return replace(self, model=replace(self.model, files=tuple(known[name] for name in sorted(known))))
+
     def sealed(self, folder: Path) -> Assembly:
         """Digest every file and write ``model.json`` into ``folder``: what the package will be."""
-        listed = tuple(
-            FileDigest(entry.name, entry.sha256, entry.size)
-            for entry in (FileEntry.of(path, name) for name, path in sorted(self.files.items()))
-        )
-        model = replace(self.model, files=listed)
+        model = self.listed().model
         (folder / MODEL).write_text(model.to_file(), encoding="utf-8")
         Model.parse((folder / MODEL).read_bytes(), folder / MODEL)
         return Assembly(model, {**self.files, MODEL: folder / MODEL})
 
+    def signed(self, signer: Signer, folder: Path) -> Assembly:
+        """A sealed package with the signature on all its files; ``model.json`` is among them."""
+        from trtpipe.delivery.signing import signature
+
+        digests = {file.name: file.sha256 for file in self.model.files}
+        digests[MODEL] = sha256_file(self.files[MODEL])
+        (folder / SIGNATURE).write_bytes(signature(digests, self.model.name, signer))
+        return replace(self, files={**self.files, SIGNATURE: folder / SIGNATURE})
+
     def write_tar(self, path: Path) -> None:
         """All files as one archive, ``model.json`` first; equal packages give equal bytes."""
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-            for name in sorted(self.files, key=lambda name: (name != MODEL, name)):
-                member = tarfile.TarInfo(name)
-                member.size = self.files[name].stat().st_size
+            for name in in_order(self.files):
                 with self.files[name].open("rb") as content:
-                    archive.addfile(member, content)
+                    archive.addfile(member(name, self.files[name].stat().st_size), content)
 
 
 def assemble(build: Build, description: ModelDescription, *, allow_failed: bool = False) -> Assembly:
@@ -110,8 +124,6 @@ def assemble(build: Build, description: ModelDescription, *, allow_failed: bool 
     plans = tuple(_plans(build))
     graph, files = _graph(build), {plan.file: build.folder / plan.file for plan in plans}
     files |= {name: build.folder / name for name in (graph.file, *graph.data)}
-    known = Provenance.beside(build.folder / MANIFEST) is not None
-    files |= {PROVENANCE: build.folder / PROVENANCE} if known else {}
     classes = description.classes or manifest.classes
     model = Model(
         schema=SCHEMA,
@@ -144,7 +156,7 @@ def assemble(build: Build, description: ModelDescription, *, allow_failed: bool 
         reference=None,
         licenses=(),
         model_card="",
-        provenance=PROVENANCE if known else "",
+        provenance="",
         files=(),
         notes=verdict.remarks,
     )

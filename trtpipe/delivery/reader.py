@@ -12,9 +12,10 @@ import stat
 import tarfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 from trtpipe.delivery.record import MODEL, UNLISTED, Model
+from trtpipe.digest import sha256_bytes
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,22 @@ TAR = ".tar"
 _CHUNK = 1 << 20
 #: The most that is read of the index: bytes.
 _MOST_INDEX = 8 << 20
+_OTHER_ARCHIVE = ("packed by another program, or changed", "copy the archive again; or unpack it, and give the folder")
 _AGAIN = "copy the package again, or make it again with trtpipe package make"
+
+
+class Decrypts(Protocol):
+    """Keys that open encrypted files."""
+
+    def decrypt(self, data: bytes, where: str, wanted: str) -> bytes:
+        """What is inside.
+
+        Args:
+            where, wanted: the file, and whose key opens it, for errors.
+
+        Raises:
+            InputError: none of the keys opens it.
+        """
 
 
 class Package:
@@ -36,8 +52,11 @@ class Package:
         index: the content of ``model.json``, as it was read.
     """
 
-    def __init__(self, path: Path, files: Mapping[str, _Place], index: bytes) -> None:
+    def __init__(
+        self, path: Path, files: Mapping[str, _Place], index: bytes, identities: Decrypts | None = None
+    ) -> None:
         self.path = path
+        self._identities = identities
         self.index = index
         self.model = Model.parse(index, path / MODEL)
         self._files = files
@@ -64,32 +83,57 @@ class Package:
             raise InputError(f"{path / MODEL}: larger than {_MOST_INDEX >> 20} MiB", "give the right file")
         return cls(path, files, index)
 
+    def with_identities(self, identities: Decrypts | None) -> Package:
+        """The same package, whose encrypted files are decrypted when they are read."""
+        return Package(self.path, self._files, self.index, identities)
+
     @property
     def names(self) -> frozenset[str]:
         """All files that are there, listed or not."""
         return frozenset(self._files)
 
-    def read(self, name: str) -> bytes:
-        """The content of one listed file.
+    def unlisted(self, name: str) -> bytes | None:
+        """The content of a file that ``model.json`` does not list, and so vouches for nothing; ``None``: not there.
 
         Raises:
-            InputError: it is not what ``model.json`` says.
+            InputError: it cannot be read, or is larger than such files are.
         """
-        return b"".join(self._checked(name))
+        if name not in self._files:
+            return None
+        try:
+            with self._files[name].open() as stream:
+                data = stream.read(min(self._files[name].size, _MOST_INDEX + 1))
+        except OSError as error:
+            raise InputError(f"{self.path / name}: cannot be read: {error.strerror}", _AGAIN) from error
+        if len(data) > _MOST_INDEX:
+            raise InputError(f"{self.path / name}: larger than {_MOST_INDEX >> 20} MiB", _AGAIN)
+        return data
+
+    def read(self, name: str) -> bytes:
+        """The content of one listed file, decrypted in memory where it is encrypted.
+
+        Raises:
+            InputError: it is not what ``model.json`` says; or it is encrypted, and no identity is given, or none fits:
+                the message names whose is wanted.
+        """
+        data = b"".join(self._checked(name))
+        return self._decrypted(name, data) if self.model.is_encrypted(name) else data
 
     def copy(self, names: Iterable[str], folder: Path) -> None:
-        """Write listed files into a private folder, and check what was written.
+        """Write listed files into a private folder, and check what was written. For encrypted files that is a folder in
+        memory.
 
         Raises:
             InputError: as ``read``.
         """
         for name in names:
             with (folder / name).open("xb") as copy:
-                for chunk in self._checked(name):
+                for chunk in [self.read(name)] if self.model.is_encrypted(name) else self._checked(name):
                     copy.write(chunk)
 
     def verify(self) -> None:
-        """Check every file; nothing may be there that ``model.json`` does not list.
+        """Check every file; nothing may be there that ``model.json`` does not list, and an archive is byte for byte
+        what trtpipe wrote.
 
         Raises:
             InputError: a file was changed, added or removed.
@@ -99,6 +143,18 @@ class Package:
         for file in self.model.files:
             for _ in self._checked(file.name):
                 pass
+        if not self.path.is_dir():
+            _check_archive(self.path, {name: place.size for name, place in self._files.items()})
+
+    def _decrypted(self, name: str, data: bytes) -> bytes:
+        assert self.model.encryption is not None
+        where, wanted = str(self.path / name), " or ".join(self.model.encryption.recipients)
+        if self._identities is None:
+            raise InputError(f"{where}: encrypted to {wanted}", "give the file with that recipient's identity")
+        plain = self._identities.decrypt(data, where, wanted)
+        if sha256_bytes(plain) != self.model.content(name).sha256:
+            raise InputError(f"{where}: what is inside is not what {MODEL} says", "have the package made again")
+        return plain
 
     def _check_sizes(self) -> None:
         for file in self.model.files:
@@ -138,6 +194,38 @@ class _Place:
         with os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
             stream.seek(self._begin)
             yield stream
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names as an archive has them: ``model.json`` first."""
+    return sorted(names, key=lambda name: (name != MODEL, name))
+
+
+def member(name: str, size: int) -> tarfile.TarInfo:
+    """The header of one file of an archive: nothing but its name and size."""
+    header = tarfile.TarInfo(name)
+    header.size = size
+    return header
+
+
+def _check_archive(path: Path, sizes: Mapping[str, int]) -> None:
+    """Raise InputError unless all that lies between the contents of files is as ``Assembly.write_tar`` writes it."""
+    at = 0
+    with path.open("rb") as stream:
+        for name in in_order(sizes):
+            head = member(name, sizes[name]).tobuf(tarfile.PAX_FORMAT)
+            stream.seek(at)
+            right = stream.read(len(head)) == head
+            end = at + len(head) + sizes[name]
+            at = end + -end % tarfile.BLOCKSIZE
+            stream.seek(end)
+            if not right or any(stream.read(at - end)):
+                raise InputError(f"{path}: {name}: not as trtpipe wrote it: {_OTHER_ARCHIVE[0]}", _OTHER_ARCHIVE[1])
+        rest = stream.read(tarfile.RECORDSIZE * 2)
+    whole = at + 2 * tarfile.BLOCKSIZE
+    whole += -whole % tarfile.RECORDSIZE
+    if at + len(rest) != whole or any(rest):
+        raise InputError(f"{path}: its end is not as trtpipe wrote it: {_OTHER_ARCHIVE[0]}", _OTHER_ARCHIVE[1])
 
 
 def _in_folder(path: Path) -> dict[str, _Place]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 MODEL, SCHEMA = "model.json", 1
 #: Files of a package that ``model.json`` does not list: itself, what signs it, and the note of which files of a folder
 #: trtpipe wrote.
-UNLISTED = frozenset({MODEL, "model.sig", ".trtpipe.json"})
+SIGNATURE = "model.sig"
+UNLISTED = frozenset({MODEL, SIGNATURE, ".trtpipe.json"})
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,11 @@ class Plan:
         file: its name in the package.
         flavor, version: the TensorRT that built it, and whose runtime loads it.
         target: the compute capability it is for (``sm89``).
-        sha256: of the plan itself; of the file, too, unless that is encrypted.
+        sha256: of the plan itself; of the file, too, unless that is encrypted (``Encryption``).
         profiles: the optimization profiles, in the engine's order; empty for a static engine.
         version_compatible: whether later releases of the same major version load it.
         and_later: whether later compute capabilities run it.
         plugins: file name of each plug-in library that has to be loaded first -> sha256 of it; they are not inside.
-        encryption: how the file is encrypted; empty: it is not.
     """
 
     file: str
@@ -144,7 +144,6 @@ class Plan:
     version_compatible: bool = False
     and_later: bool = False
     plugins: dict[str, str] = field(default_factory=dict)
-    encryption: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,6 +179,21 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Encryption:
+    """What is encrypted, and for whom.
+
+    Attributes:
+        recipients: whose keys decrypt it, as age writes them (``age1...``) or SSH does.
+        files: of each encrypted file, its name and what is inside: sha256 and size of the decrypted content.
+        format: how.
+    """
+
+    recipients: tuple[str, ...]
+    files: tuple[FileDigest, ...]
+    format: Literal["age-encryption.org/v1"] = "age-encryption.org/v1"
+
+
+@dataclass(frozen=True)
 class Model:
     """What ``model.json`` says.
 
@@ -201,8 +215,10 @@ class Model:
         licenses: files with the model's licenses.
         model_card: a file; empty for none.
         provenance: a file that says where the build comes from; empty for none.
+        bill_of_materials: a file that lists what the model was made of; empty for none.
         files: every file but those of ``UNLISTED``, by name.
         notes: what the user of the package should know.
+        encryption: ``None`` where nothing is encrypted.
     """
 
     schema: int
@@ -228,6 +244,8 @@ class Model:
     provenance: str
     files: tuple[FileDigest, ...]
     notes: tuple[str, ...] = ()
+    encryption: Encryption | None = None
+    bill_of_materials: str = ""
 
     def check(self) -> None:
         """Raise ValueError, naming the field, unless the fields fit each other."""
@@ -236,9 +254,8 @@ class Model:
             raise ValueError(f"files: {odd[0]!r} is twice there, or is no name for a file of a package")
         if missing := [name for name in self.mentioned if name not in names]:
             raise ValueError(f"files: {missing[0]!r} is not among them")
-        digests = {file.name: file.sha256 for file in self.files}
         for plan in self.plans:
-            if not plan.encryption and digests[plan.file] != plan.sha256:
+            if self.content(plan.file).sha256 != plan.sha256:
                 raise ValueError(f"plans: sha256 of {plan.file} is not that in files")
         inputs, outputs = ({tensor.name for tensor in side} for side in (self.inputs, self.outputs))
         spoken = {
@@ -255,12 +272,22 @@ class Model:
         """The files that other fields speak of."""
         graph = () if self.graph is None else (self.graph.file, *self.graph.data)
         reference = () if self.reference is None else (self.reference.file,)
-        others = [name for name in (self.model_card, self.provenance) if name]
-        return (*(plan.file for plan in self.plans), *graph, *reference, *self.licenses, *others)
+        others = [name for name in (self.model_card, self.provenance, self.bill_of_materials) if name]
+        encrypted = () if self.encryption is None else tuple(file.name for file in self.encryption.files)
+        return (*(plan.file for plan in self.plans), *graph, *reference, *self.licenses, *others, *encrypted)
 
     def file(self, name: str) -> FileDigest:
         """What is known of one file; ``name`` is among ``files``."""
         return next(file for file in self.files if file.name == name)
+
+    def content(self, name: str) -> FileDigest:
+        """What is known of the content of one file once it is decrypted; ``name`` is among ``files``."""
+        encrypted = () if self.encryption is None else self.encryption.files
+        return next((file for file in encrypted if file.name == name), None) or self.file(name)
+
+    def is_encrypted(self, name: str) -> bool:
+        """Whether one file is encrypted."""
+        return self.encryption is not None and any(file.name == name for file in self.encryption.files)
 
     def to_file(self) -> str:
         """The content of ``model.json``: equal records give equal text."""

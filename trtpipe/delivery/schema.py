@@ -53,8 +53,11 @@ def load_object(data: bytes, path: Path) -> dict[str, Any]:
     return content
 
 
-def read_record(kind: type[T], content: object, path: Path) -> T:
+def read_record(kind: type[T], content: object, path: Path, remedy: str = _REMEDY) -> T:
     """The record that plain JSON values stand for.
+
+    Args:
+        remedy: what to do about a mistake; a file that people write by hand has another.
 
     Raises:
         InputError: they are not such a record; the message names the field.
@@ -62,7 +65,7 @@ def read_record(kind: type[T], content: object, path: Path) -> T:
     try:
         record: T = _read(kind, content, "")
     except _WrongValue as error:
-        raise InputError(f"{path}: {error.where or 'document'}: {error.problem}", _REMEDY) from error
+        raise InputError(f"{path}: {error.where or 'document'}: {error.problem}", remedy) from error
     return record
 
 

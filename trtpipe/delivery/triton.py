@@ -214,7 +214,7 @@ def _plans(assembly: Assembly) -> _Served:
         raise InputError(f"{model.name}: has no plan", "add --handover TARGET, or --triton-backend onnxruntime")
     first = plans[0]
     for plan in plans:
-        if plan.encryption:
+        if model.is_encrypted(plan.file):
             raise InputError(f"{plan.file}: encrypted, and Triton cannot decrypt it", "package it without --encrypt-to")
         if (plan.version, plan.profiles) != (first.version, first.profiles):
             raise InputError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from trtpipe.errors import InputError
+from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,7 +66,8 @@ def open_graph(package: Package) -> Iterator[tuple[GraphSession, str]]:
     from trtpipe.preflight import digest_model
     from trtpipe.reference.runnable import runnable_graph
 
-    with TemporaryDirectory(prefix="trtpipe-") as temporary:
+    encrypted = any(package.model.is_encrypted(name) for name in (graph.file, *graph.data))
+    with TemporaryDirectory(prefix="trtpipe-", dir=_in_memory(package) if encrypted else None) as temporary:
         folder = Path(temporary)
         package.copy((graph.file, *graph.data), folder)
         digest_model(folder / graph.file)  # raises for what no exporter writes, before anything native reads it
@@ -78,6 +79,21 @@ def open_graph(package: Package) -> Iterator[tuple[GraphSession, str]]:
                     f"{package.path}: the graph has plug-ins, which only TensorRT runs", "load it on a GPU"
                 )
             yield GraphSession(runner), ", ".join(word for word in (runner.device, note) if word)
+
+
+def _in_memory(package: Package) -> Path:
+    """A folder that no disk holds, for the decrypted graph: onnxruntime reads external data from files."""
+    folder = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        mounts = []
+    if [str(folder), "tmpfs"] not in mounts:
+        raise HostError(
+            f"{package.path}: encrypted, and this system has no memory file system at {folder} to decrypt the graph in",
+            "mount one, or run the engine on a GPU",
+        )
+    return folder
 
 
 def _require_packages() -> None:

@@ -19,13 +19,20 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from trtpipe.config.paths import PathLike
+    from trtpipe.delivery.policy import TrustPolicy
     from trtpipe.delivery.record import Plan
 
 _CUDA = re.compile(r"cuda(?::(\d{1,3}))?")
 
 
 def load(
-    package: PathLike, device: str = "cuda", *, cuda_graph: bool = True, plugins: Sequence[PathLike] = ()
+    package: PathLike,
+    device: str = "cuda",
+    *,
+    cuda_graph: bool = True,
+    plugins: Sequence[PathLike] = (),
+    policy: TrustPolicy | PathLike | None = None,
+    identity: PathLike | None = None,
 ) -> LoadedModel:
     """Open a package: the plan that fits the GPU, or the lowered graph on the CPU.
 
@@ -37,9 +44,13 @@ def load(
         device: ``cuda``, ``cuda:1``, or ``cpu``.
         cuda_graph: launch the kernels of equal shapes as one CUDA graph, from the second call on.
         plugins: libraries with the plug-ins of the plan; each is checked against the digest of the build's.
+        policy: whom to trust, and what to ask of the package: a ``TrustPolicy``, or a TOML file. Without one, a
+            signature is not looked at.
+        identity: a file with the age identities (or an SSH key) that decrypt the package, in memory.
 
     Raises:
-        InputError: there is no package, it is cut short, changed, or of a newer schema; or an argument is wrong.
+        InputError: there is no package, it is cut short, changed, of a newer schema, not trusted, or encrypted to
+            somebody else; or an argument is wrong.
         HostError: no plan runs on this machine's GPU (the message says of each why), or a package is missing.
 
     Example:
@@ -47,13 +58,27 @@ def load(
         >>> model(np.zeros((1, 1, 8, 8), np.float32))["logits"].shape
         (1, 10)
     """
-    found = Package.opened(path_of(package, "package"))
+    found = _trusted(Package.opened(path_of(package, "package")), policy, identity)
     if device == "cpu":
         return _on_cpu(found)
     match = _CUDA.fullmatch(device) if isinstance(device, str) else None
     if match is None:
         raise InputError(f"device: {device!r} is no device", 'give "cuda", "cuda:1" or "cpu"')
     return _on_gpu(found, int(match[1] or 0), paths_of(plugins, "plugins"), cuda_graph=cuda_graph)
+
+
+def _trusted(package: Package, policy: TrustPolicy | PathLike | None, identity: PathLike | None) -> Package:
+    """The package, which someone trusted signed, and whose files can be read."""
+    if policy is not None:
+        from trtpipe.delivery.policy import TrustPolicy
+        from trtpipe.delivery.signing import verify
+
+        verify(package, policy if isinstance(policy, TrustPolicy) else TrustPolicy.load(path_of(policy, "policy")))
+    if identity is None:
+        return package
+    from trtpipe.delivery.encryption import Identities
+
+    return package.with_identities(Identities.load(path_of(identity, "identity")))
 
 
 def _on_cpu(package: Package) -> LoadedModel:

@@ -1,0 +1,262 @@
+"""Where a build comes from, as a SLSA provenance 1.0 statement: in a DSSE envelope where a key signs it, else bare.
+
+The statement is about what the build made: engines and the lowered graph, by the digest of their content, which is that
+of the decrypted content in an encrypted package. Sources: SLSA 1.0, Build: Provenance; in-toto Statement 1.0.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from trtpipe.delivery.envelope import STATEMENT_TYPE, Envelope, statement
+from trtpipe.delivery.schema import load_object
+from trtpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from trtpipe.delivery.assembly import Assembly
+    from trtpipe.delivery.policy import Requirements
+    from trtpipe.delivery.reader import Package
+    from trtpipe.delivery.record import Model
+    from trtpipe.delivery.signing import Signer
+    from trtpipe.regression.bundle import Build
+
+#: Names of the file: a bare statement, and one in an envelope.
+BARE, SIGNED = "provenance.intoto.json", "provenance.dsse.json"
+PREDICATE = "https://slsa.dev/provenance/v1"
+#: What the parameters mean, and who built: URIs that docs/signing.md explains.
+BUILD_TYPE, BUILDER = "urn:trtpipe:build:v1", "urn:trtpipe:builder:local"
+_AGAIN = "get the package again from whoever signed it"
+
+#: The version of a package, not of a format.
+_VERSION = re.compile(r"\d+\.\d[\w.+-]*")
+#: Secrets that commands and addresses may carry -> what is written instead.
+_SECRETS = (
+    (re.compile(r"(?<=://)[^/@\s]+@"), ""),
+    (re.compile(r"(?<=\w)\?[^\s]*(?:sig|token|key|secret|password|credential)[^\s]*", re.I), "?(removed)"),
+    (re.compile(r"AGE-SECRET-KEY-[0-9A-Z-]+", re.I), "(removed)"),
+    (re.compile(r"\b((?:pin-value|passw(?:or)?d|token|secret|api[-_]?key)\s*[=:]\s*)[^\s;&]+", re.I), r"\1(removed)"),
+    (re.compile(r"\b(?:hf|ghp|gho|ghs|glpat|github_pat|sk)[-_][A-Za-z0-9_-]{16,}|\bAKIA[0-9A-Z]{16}\b"), "(removed)"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a build came about, as far as it was recorded; secrets in it are taken out.
+
+    Attributes:
+        started: when, in ISO 8601 with its zone.
+        command: the command line.
+        repository: address of the git repository.
+        commit: its commit.
+        dirty: whether there were uncommitted changes; ``None`` where there is no repository.
+        machine: what kind of machine: processor, system.
+    """
+
+    started: str = ""
+    command: tuple[str, ...] = ()
+    repository: str = ""
+    commit: str = ""
+    dirty: bool | None = None
+    machine: str = ""
+
+    @classmethod
+    def of(cls, build: Build) -> Origin:
+        """That of a build, as far as ``provenance.json`` beside its manifest says."""
+        from trtpipe.regression.bundle import MANIFEST
+        from trtpipe.report import provenance
+
+        found = provenance.Provenance.beside(build.folder / MANIFEST)
+        if found is None:
+            return cls()
+        return cls(
+            started=found.created,
+            command=found.command,
+            commit=found.git.commit if found.git else "",
+            dirty=found.git.dirty if found.git else None,
+            machine=", ".join(str(found.machine[name]) for name in ("cpu", "os") if found.machine.get(name)),
+        )
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the provenance of a package says.
+
+    Attributes:
+        source: what the model was built from.
+        repository, commit, dirty, started: as ``Origin`` has them.
+        signed: whether it is in an envelope, signed by who signed the package.
+    """
+
+    source: str
+    repository: str
+    commit: str
+    dirty: bool | None
+    started: str
+    signed: bool
+
+
+def with_provenance(assembly: Assembly, build: Build, origin: Origin, signer: Signer | None, folder: Path) -> Assembly:
+    """The package with its provenance, written into ``folder``.
+
+    Args:
+        signer: signs it; ``None`` for a bare statement.
+    """
+    assembly = assembly.listed()
+    payload = statement(_subjects(assembly.model), PREDICATE, _without_secrets(_predicate(build, origin)))
+    path = folder / (BARE if signer is None else SIGNED)
+    path.write_bytes(payload if signer is None else signer.sign(payload).to_dsse())
+    added = assembly.with_file(path)
+    return replace(added, model=replace(added.model, provenance=path.name))
+
+
+def read_provenance(package: Package, key: ec.EllipticCurvePublicKey | None = None) -> Provenance | None:
+    """The provenance of a package; ``None`` where there is none.
+
+    Args:
+        key: of who signed the package; an envelope has to be signed with it. ``None``: its signature is not checked.
+
+    Raises:
+        InputError: it is no such statement, is signed by somebody else, or is about other files.
+    """
+    name = package.model.provenance
+    if not name:
+        return None
+    path, data = package.path / name, package.read(name)
+    signed = name == SIGNED
+    if signed:
+        envelope = Envelope.parse_dsse(data, path)
+        data = envelope.payload
+        if key is not None:
+            from trtpipe.delivery import keys
+
+            if envelope.key != keys.fingerprint(key) or not keys.is_signed(envelope.signed, envelope.signature, key):
+                raise InputError(f"{path}: not signed by who signed the package", _AGAIN)
+    content = load_object(data, path)
+    try:
+        if content["_type"] != STATEMENT_TYPE or content["predicateType"] != PREDICATE:
+            raise InputError(f"{path}: not a SLSA provenance 1.0 statement", _AGAIN)
+        stated = {subject["name"]: subject["digest"]["sha256"] for subject in content["subject"]}
+        definition, details = content["predicate"]["buildDefinition"], content["predicate"]["runDetails"]
+        sources = [each for each in definition["resolvedDependencies"] if "gitCommit" in each.get("digest", {})]
+        code: dict[str, Any] = sources[0] if sources else {}
+        found = Provenance(
+            source=str(definition["externalParameters"]["source"]),
+            repository=str(code.get("uri", "")).removeprefix("git+"),
+            commit=str(code.get("digest", {}).get("gitCommit", "")),
+            dirty=code.get("annotations", {}).get("dirty"),
+            started=str(details.get("metadata", {}).get("startedOn", "")),
+            signed=signed and key is not None,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a statement as trtpipe writes it", _AGAIN) from error
+    if stated != {subject["name"]: subject["digest"]["sha256"] for subject in _subjects(package.model)}:
+        raise InputError(f"{path}: about other files than those of this package", _AGAIN)
+    return found
+
+
+def unmet(require: Requirements, provenance: Provenance | None) -> Iterator[str]:
+    """What a policy asks of the provenance and is not so, a sentence each."""
+    if require.provenance and (provenance is None or not provenance.signed):
+        yield "it has no signed provenance"
+    if require.clean_source and (provenance is None or not provenance.commit or provenance.dirty is not False):
+        yield "it was not built from a commit of a repository without uncommitted changes"
+
+
+def _subjects(model: Model) -> list[dict[str, Any]]:
+    graph = () if model.graph is None else (model.graph.file, *model.graph.data)
+    names = (*(plan.file for plan in model.plans), *graph)
+    return [{"name": name, "digest": {"sha256": model.content(name).sha256}} for name in names]
+
+
+def _predicate(build: Build, origin: Origin) -> dict[str, Any]:
+    manifest = build.manifest
+    metadata = {"startedOn": origin.started} if origin.started else {}
+    return {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {
+                "source": manifest.source,
+                "precision": str(manifest.precision),
+                "backend": manifest.backend,
+                "targets": list(manifest.targets),
+                "settings": manifest.to_dict()["settings"],
+                **({"command": list(origin.command)} if origin.command else {}),
+            },
+            "internalParameters": {"machine": origin.machine} if origin.machine else {},
+            "resolvedDependencies": list(_dependencies(build, origin)),
+        },
+        "runDetails": {
+            "builder": {"id": BUILDER, "version": {"trtpipe": manifest.trtpipe}},
+            "metadata": metadata,
+            "byproducts": [
+                {"name": file.name, "digest": {"sha256": file.sha256}}
+                for entry in manifest.artifacts
+                for file in entry.files
+                if entry.label in ("parity", "latency")
+            ],
+        },
+    }
+
+
+def _dependencies(build: Build, origin: Origin) -> Iterator[dict[str, Any]]:
+    """What the build read: code, model, data, tools."""
+    manifest = build.manifest
+    if origin.commit:
+        code: dict[str, Any] = {"digest": {"gitCommit": origin.commit}, "annotations": {"dirty": origin.dirty}}
+        yield {**code, "uri": f"git+{origin.repository}"} if origin.repository else {**code, "name": "repository"}
+    for entry in manifest.artifacts:
+        if entry.label == "model":
+            for file in entry.files:
+                yield {"name": file.name, "digest": {"sha256": file.sha256}, "annotations": {"from": manifest.source}}
+    values = {"digestOf": "the samples' values, whatever files and batches they come in"}
+    if manifest.calibration is not None:
+        data = manifest.calibration
+        yield {
+            "name": f"calibration data: {data.source}",
+            "digest": {"sha256": data.digest},
+            "annotations": {**values, "samples": data.samples},
+        }
+    parity = build.parity
+    if parity is not None and parity.data_digest and not parity.synthetic:
+        yield {
+            "name": f"evaluation data: {parity.data}",
+            "digest": {"sha256": parity.data_digest},
+            "annotations": {**values, "samples": parity.samples},
+        }
+    for name, version in tools(manifest.toolchain):
+        yield {"uri": package_url(name, version)}
+
+
+def tools(toolchain: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Name and version of the packages that took part in a build; a toolchain says other things, too (``gpu``)."""
+    found = set()
+    for name, text in toolchain.items():
+        package, _, version = text.rpartition(" ")  # "torch-tensorrt-rtx 2.13.0" says which package is meant
+        if _VERSION.fullmatch(version):
+            found.add((package or name, version))
+    return sorted(found)
+
+
+def package_url(name: str, version: str) -> str:
+    """How bills of materials name a package of PyPI (purl)."""
+    return f"pkg:pypi/{name.lower()}@{quote(version, safe='')}"
+
+
+def _without_secrets(value: Any) -> Any:
+    """The same values; what looks like a secret in a text is taken out."""
+    if isinstance(value, dict):
+        return {key: _without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    if isinstance(value, str):
+        for pattern, instead in _SECRETS:
+            value = pattern.sub(instead, value)
+    return value
