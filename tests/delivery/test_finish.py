@@ -245,7 +245,7 @@ def test_times_are_those_of_the_events(tmp_path: Path) -> None:
     assert found["parts"]["gpu_compute"]["median"] == pytest.approx(10.0)
     assert found["parts"]["h2d"]["median"] == pytest.approx(2.0)
     assert found["median"] == pytest.approx(14.0)
-    document = {"schema_version": 2, "machine": {"cpu": "x"}, "measurements": [found], "passed": None}
+    document = {"schema_version": 3, "machine": {"cpu": "x"}, "measurements": [found]}
     (tmp_path / "latency.json").write_text(json.dumps(document))
     assert LatencyReport.read(tmp_path / "latency.json").measurements[0].p99 == pytest.approx(14.0)
 
