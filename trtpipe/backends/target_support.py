@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.base import Refusal
@@ -11,7 +12,7 @@ from trtpipe.config.target import TARGETS, Target
 from trtpipe.preflight.onnx_io import dtype_name, read_proto
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import onnx
@@ -21,6 +22,14 @@ _UNKNOWN = (
     "INT16", "UINT16", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "STRING", "FLOAT8E5M2", "FLOAT8E4M3FNUZ",
     "FLOAT8E5M2FNUZ", "FLOAT8E8M0", "UINT4", "UINT2", "INT2",
 )  # fmt: skip
+_CONVERTED = "convert it outside the model: every target takes int32, int64, float32 and float16"
+#: In which other form TensorRT takes what such a type is for.
+_INSTEAD: Mapping[str, str] = MappingProxyType(
+    {
+        "FLOAT8E8M0": "write blocks of such scales (MXFP8) in TensorRT's own operators, TRT_MXFP8DequantizeLinear and "
+        "TRT_MXFP8DynamicQuantize of the domain trt; or give the model as it was before it was quantized"
+    }
+)
 #: Attributes that hold the code of an element type.
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
@@ -60,15 +69,9 @@ def refuse_types(model: Path, target: Target) -> Refusal | None:
     """
     import onnx
 
-    proto = read_proto(model)
-    codes = onnx.TensorProto.DataType
-    unknown = {codes.Value(name) for name in _UNKNOWN if name in codes.keys()}  # noqa: SIM118  no mapping
-    for code, place in _stored_types(proto.graph):
-        if code in unknown:
-            return Refusal(
-                f"{model.name}: {place} is {dtype_name(code)}, a type that TensorRT does not have",
-                "convert it outside the model: every target takes int32, int64, float32 and float16",
-            )
+    if (refusal := refuse_unknown_types(model)) is not None:
+        return refusal
+    proto, codes = read_proto(model), onnx.TensorProto.DataType
     lacking = {codes.Value(form.onnx): form for form in FORMATS if form.capability > target.capability}
     for code, place in _types(proto):
         form = lacking.get(code)
@@ -77,6 +80,25 @@ def refuse_types(model: Path, target: Target) -> Refusal | None:
             return Refusal(
                 f"{model.name}: {place} is {form.storage}, which {target} ({target.family}) cannot compute",
                 f"choose another precision, or a target that can: {able}",
+            )
+    return None
+
+
+def refuse_unknown_types(model: Path) -> Refusal | None:
+    """Which element type of an input, output or constant TensorRT lacks on every target.
+
+    Raises:
+        InputError: ``model`` is no readable ONNX file.
+    """
+    import onnx
+
+    codes = onnx.TensorProto.DataType
+    unknown = {codes.Value(name): name for name in _UNKNOWN if name in codes.keys()}  # noqa: SIM118  no mapping
+    for code, place in _stored_types(read_proto(model).graph):
+        if code in unknown:
+            return Refusal(
+                f"{model.name}: {place} is {dtype_name(code)}, a type that TensorRT does not have",
+                _INSTEAD.get(unknown[code], _CONVERTED),
             )
     return None
 

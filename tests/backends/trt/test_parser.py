@@ -47,6 +47,25 @@ def test_the_advice_is_that_for_the_operator(graph, opset, node, words, write_mo
 
 
 @rtx_only
+def test_a_type_that_it_has_not_is_named_with_its_tensor(write_model):
+    refusal = asked(write_model("(uint16[2] x) => (uint16[2] y) { y = Add(x, x) }", opset=18))
+    assert refusal is not None
+    assert "input 'x' is uint16" in refusal.reason
+    graph = "(float[2,32] x) => (float[2,4] y) { d = DequantizeLinear<axis=0, block_size=32>(q, s) y = MatMul(x, d) }"
+    path = write_model(graph, opset=24)
+    proto = onnx.load(path)
+    for name, kind, dims in (("q", onnx.TensorProto.FLOAT8E4M3FN, [32, 4]), ("s", onnx.TensorProto.FLOAT8E8M0, [1, 4])):
+        proto.graph.initializer.append(
+            onnx.TensorProto(name=name, data_type=kind, dims=dims, raw_data=bytes(dims[0] * 4))
+        )
+    onnx.save(proto, path)
+    refusal = asked(path)
+    assert refusal is not None
+    assert "constant 's' is float8_e8m0fnu" in refusal.reason
+    assert "domain trt" in refusal.remedy
+
+
+@rtx_only
 def test_a_node_that_the_parser_does_not_name_is_found_and_its_line_with_it(write_model):
     path = write_model(
         "(float[4,8] x, int64[4,8] i, float[4,8] u) => (float[4,8] y)"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Record
 from trtpipe.backends.base import Refusal
+from trtpipe.backends.target_support import refuse_unknown_types
 from trtpipe.backends.trt.errors import Log
 from trtpipe.backends.trt.flavor import Flavor, load
 from trtpipe.backends.trt.options import load_plugins
@@ -55,6 +56,8 @@ def ask_parser(
         HostError: TensorRT does not start here.
         WorkerError: the parser crashed, hung or ran out of memory.
     """
+    if (refusal := refuse_unknown_types(model)) is not None:
+        return refusal  # the parser names neither tensor nor type
     plugins = plugin_paths(profile.build)
     with scratch_in(None) as folder:
         reply = call_forked(
