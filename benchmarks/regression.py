@@ -1,12 +1,15 @@
-"""The regression gate: is a rebuild with nothing changed ever flagged, and is damage that lowers the metric caught?
+"""The regression gate: is a rebuild with nothing changed ever flagged, is damage that lowers the metric caught, and is
+every change called what it is?
 
-    python benchmarks/regression.py [--rebuilds 100] [--trials 100] > results/regression.json
+    python benchmarks/regression.py [--rebuilds 200] [--emulated 20] [--trials 100] [--changes 20] > regression.json
 
 The detector of ``tuning_models.py``, trained here, built to INT8. Rebuilds start from an empty cache each, with real
 engines by TensorRT-RTX, whose bytes need not be the same every time. In every trial one weight tensor, drawn by seed,
 gets normal noise of 1 % of its own standard deviation; the metric is the mean average precision of the lowered graph on
-300 images, which nearly every change moves one way or the other. ``--rebuilds 0`` or ``--trials 0`` leaves one out;
-``--first`` and ``--data``, a network that was trained already, share the work among processes.
+300 images, which nearly every change moves one way or the other. What else can change (a layer's precision, a recipe's
+mean, labels), and rebuilds on another kind of CPU, are in ``regression_changes.py``; the latter need ``qemu-x86_64`` on
+the PATH (Debian: qemu-user). 0 leaves a part out; ``--first`` and ``--data``, a network that was trained already, share
+the work among processes.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from benchmarks_common import machine_line
+from regression_changes import changes, emulated
 
 import trtpipe
 from trtpipe.config.profile import DeploymentProfile
@@ -115,20 +119,25 @@ def main() -> None:
     import tuning_models
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rebuilds", type=int, default=100)
-    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--rebuilds", type=int, default=200, help="with nothing changed")
+    parser.add_argument("--emulated", type=int, default=20, help="with nothing changed, on another kind of CPU")
+    parser.add_argument("--trials", type=int, default=100, help="with noise on a weight")
+    parser.add_argument("--changes", type=int, default=20, help="of each other kind")
     parser.add_argument("--first", type=int, default=0, help="seed of the first trial")
     parser.add_argument("--data", type=Path, help="folder of the network")
     options = parser.parse_args()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="trtpipe-regression-") as name:
         scratch = Path(name)
-        data = options.data or tuning_models.detector(scratch / "data")
+        detector = options.trials or options.rebuilds
+        data = options.data or (tuning_models.detector(scratch / "data") if detector else scratch)
         found = {
             "machine": machine_line(),
             "noise": NOISE,
             **(trials(options.first, options.trials, data, scratch) if options.trials else {}),
             **(rebuilds(options.rebuilds, data, scratch) if options.rebuilds else {}),
+            **({"changes": changes(options.changes, scratch)} if options.changes else {}),
+            **({"on another CPU": emulated(options.emulated, scratch)} if options.emulated else {}),
         }
     print(json.dumps({**found, "minutes": round((time.monotonic() - begin) / 60, 1)}, indent=2))
 
