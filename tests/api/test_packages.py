@@ -228,3 +228,19 @@ def test_a_graph_with_plug_ins_has_no_reference_outputs(tmp_path: Path) -> None:
     assert "plug-ins" in made.model.notes[-1]
     with pytest.raises(InputError, match="plug-ins"):
         load(made.out, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["pkg", "pkg.tar"])
+def test_inspect_shows_what_is_in_a_package(build: Path, tmp_path: Path, name: str) -> None:
+    made = trtpipe.make_package(build, tmp_path / name)
+    found = trtpipe.inspect(made.out)
+    assert found.kind == "package"
+    assert found.contents["inputs"] == "x: float32[Nx3x8x8]"
+    assert found.contents["plan sm89.plan"] == "null 1 for sm89"
+    assert found.contents["verdict"] == made.model.verdict.headline
+
+
+def test_inspect_shows_where_a_build_comes_from(build: Path) -> None:
+    found = trtpipe.inspect(build / "provenance.json")
+    assert found.kind == "provenance"
+    assert found.contents["source"] == "net.onnx"
