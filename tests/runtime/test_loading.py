@@ -77,6 +77,13 @@ class TestOnAGpu:
                 np.testing.assert_allclose(model(images(count))["y"], lowered(images(count)), rtol=1e-6)
         assert machine.cuda.alive == set(), "all memory is given back"
 
+    def test_the_plan_s_bytes_are_not_kept_beside_the_engine(self, package, machine):
+        with load(package) as model:
+            (plan,) = machine.plans
+            machine.plans.clear()
+            assert sys.getrefcount(plan) == 2, "this test alone has it"
+            model(images(1))
+
     def test_takes_and_gives_arrays_on_the_gpu(self, package, machine, lowered):
         with load(package) as model:
             kept = model.on_device(OnDevice(machine.cuda, images(2)))["y"]
