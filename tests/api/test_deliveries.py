@@ -316,6 +316,20 @@ def test_a_rejected_build_is_handed_over_only_if_asked(world: World, tmp_path: P
     assert verdict["allowed_failed"] is True
 
 
+@pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="TensorRT-RTX is not installed")
+def test_a_build_that_lacks_one_target_is_handed_over_to_that(world: World, tmp_path: Path) -> None:
+    result = trtpipe.build(world.job(backend="tensorrt-rtx", targets=["sm89", "orin"]), tmp_path / "bad")
+    assert result.out is not None
+    assert result.verdict.exit_code == 5
+    for options in ({}, {"handover": "thor"}):
+        with pytest.raises(InputError, match="rejected"):
+            trtpipe.make_package(result.out, tmp_path / "out", **options)
+    made = trtpipe.make_package(result.out, tmp_path / "out", handover="orin")
+    assert (made.model.verdict.exit_code, made.model.verdict.outcome) == (0, "passed")
+    assert not made.model.verdict.allowed_failed
+    assert made.model.plans == ()
+
+
 @pytest.mark.parametrize(("name", "made"), [("x.tar", False), ("out", True)])
 def test_no_place_for_a_repository(build: Path, world: World, tmp_path: Path, name: str, made: bool) -> None:
     out = world.folder / name if made else tmp_path / name

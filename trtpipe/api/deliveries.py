@@ -25,6 +25,7 @@ from trtpipe.regression.bundle import entries
 
 if TYPE_CHECKING:
     from trtpipe.delivery.assembly import Assembly
+    from trtpipe.delivery.record import Model
     from trtpipe.regression.bundle import Build
 
 TritonLike: TypeAlias = "TritonSettings | bool | str | os.PathLike[str]"
@@ -77,7 +78,9 @@ class Delivery:
             )
         return cls(wanted, target, options) if wanted is not None or target else None
 
-    def publish(self, assembly: Assembly, options: BuildSettings, out: Path, work: Path) -> tuple[str, ...]:
+    def publish(
+        self, assembly: Assembly, options: BuildSettings, out: Path, work: Path
+    ) -> tuple[Model, tuple[str, ...]]:
         """Write it into ``out``.
 
         Args:
@@ -86,7 +89,7 @@ class Delivery:
             work: private.
 
         Returns:
-            Notes for the user.
+            What is said of the model, and notes for the user.
 
         Raises:
             InputError: the package does not fit, or ``out`` holds what is another's; nothing was written.
@@ -98,6 +101,7 @@ class Delivery:
                 raise InputError(f"{out}: a build or a package lies there", "choose another output folder with -o")
         files: dict[str, Path] = {}
         notes: tuple[str, ...] = ()
+        model = assembly.model
         awaited, beside = "", self.triton is not None and bool(self.target)
         if self.triton is not None:
             profiles = profiles_of(assembly.model) if self.target else None
@@ -111,13 +115,13 @@ class Delivery:
             own.mkdir()
             target = find_target(self.target)
             sealed = hand_over(assembly, target, self.options or options, own, awaited).sealed(own)
-            within = f"{HANDOVER}/" if beside else ""
+            model, within = sealed.model, f"{HANDOVER}/" if beside else ""
             files |= {f"{within}{name}": path for name, path in sealed.files.items()}
             notes = (*notes, f"not built: run python3 finish.py in {out / within} on {target} ({target.family})")
             missing = [] if sealed.model.reference else ["no reference outputs: plug-in nodes do not run on a CPU"]
             notes = (*notes, *missing)
         publish_tree(files, out, (CONFIG, MODEL))
-        return notes
+        return model, notes
 
 
 def options_of(build: Build) -> BuildSettings:

@@ -61,7 +61,7 @@ class PackageResult:
 
     Attributes:
         out: its folder, or its ``.tar``.
-        model: what its ``model.json`` says; of a model repository or a hand-over, that of the package it came from.
+        model: what its ``model.json`` says; of a model repository, that of the package it came from.
         notes: what the machine that gets it needs, and what was not tried.
     """
 
@@ -169,11 +169,12 @@ def make_package(
         else:
             words, found = _described(description), read_build(source)
             options = options_of(found)
-            assembly = assemble(found, words, allow_failed=allow_failed)
+            elsewhere = delivery.target if delivery is not None else ""
+            assembly = assemble(found, words, allow_failed=allow_failed, handed_over=elsewhere)
             assembly = with_papers(assembly, paths_of(licenses, "licenses"), path_or_none(model_card, "model_card"))
             assembly = _tested(assembly, found, samples, work, settings or Settings.from_environment())
         if delivery is not None:
-            return PackageResult(target, assembly.model, delivery.publish(assembly, options, target, work))
+            return PackageResult(target, *delivery.publish(assembly, options, target, work))
         if recipients:
             assembly = encrypted(assembly, recipients, work)
         if found is not None:

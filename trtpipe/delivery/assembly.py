@@ -34,7 +34,7 @@ from trtpipe.delivery.record import (
 )
 from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord
-from trtpipe.errors import InputError
+from trtpipe.errors import BuildError, InputError
 from trtpipe.regression.bundle import entries
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from trtpipe.delivery.record import Reference
     from trtpipe.delivery.signing import Signer
     from trtpipe.regression.bundle import Build
+    from trtpipe.report.verdict import Verdict
 
 #: Metrics whose output holds scores of classes.
 _SCORES = ("top1", "top5")
@@ -106,16 +107,19 @@ class Assembly:
                     archive.addfile(member(name, self.files[name].stat().st_size), content)
 
 
-def assemble(build: Build, description: ModelDescription, *, allow_failed: bool = False) -> Assembly:
+def assemble(
+    build: Build, description: ModelDescription, *, allow_failed: bool = False, handed_over: str = ""
+) -> Assembly:
     """The record and the files of a package, without reference inputs: those are added by ``with_reference``.
 
     Args:
         allow_failed: whether a build that failed a gate is taken; the package says so.
+        handed_over: a target whose engine is built elsewhere, so that a build is not rejected because it lacks that.
 
     Raises:
         InputError: the build was rejected, or the description speaks of what the model does not have.
     """
-    manifest, verdict = build.manifest, build.manifest.verdict
+    manifest, verdict = build.manifest, _without(build.manifest.verdict, handed_over)
     if verdict.exit_code and not allow_failed:
         raise InputError(
             f"{build.folder}: a rejected build: {verdict.headline}",
@@ -161,6 +165,17 @@ def assemble(build: Build, description: ModelDescription, *, allow_failed: bool 
         notes=verdict.remarks,
     )
     return Assembly(model, files)
+
+
+def _without(verdict: Verdict, target: str) -> Verdict:
+    """What a verdict would be if the engine for a target had not been asked for, where its lack is all that failed."""
+    lost = {failure.step for failure in verdict.failures} == {f"compile {target}"}
+    given = verdict.precision is None or verdict.precision.given
+    if verdict.exit_code != BuildError.exit_code or not lost or not given or verdict.accuracy.outcome == "failed":
+        return verdict
+    words = {"passed": "PASSED", "not judged": "NOT JUDGED on real data: ran"}[verdict.accuracy.outcome]
+    said = {"outcome": verdict.accuracy.outcome, "exit_code": 0, "headline": f"{words} {verdict.scope}", "failures": ()}
+    return verdict.model_copy(update=said)
 
 
 def opened(package: Package, folder: Path) -> Assembly:
