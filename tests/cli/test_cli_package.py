@@ -1,132 +1,91 @@
-"""``trtpipe package``: signing, encrypting and verifying from the command line."""
+"""``package make`` and ``package selftest`` on the command line: exit codes, files and words."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.importorskip("cryptography", reason="needs the extra trust: cryptography")
-pytest.importorskip("pyrage", reason="needs the extra trust: pyrage")
-
-import pyrage
-from trust import KeyPair, authority, certificate, key_pair, pem, write
+from trtpipe.delivery.reader import Package
+from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cli.conftest import Run
 
-PASSWORD = "canary-password"
+QUICK = ("--backend", "null", "--target", "sm89", "--no-simplify", "--warmup", "1ms", "--duration", "10ms")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("keys")
-
-
-@pytest.fixture(scope="module")
-def pair(folder: Path) -> KeyPair:
-    return key_pair(folder, password=PASSWORD)
-
-
-@pytest.fixture(scope="module")
-def recipient(folder: Path) -> str:
-    made = pyrage.x25519.Identity.generate()
-    write(folder / "identity.txt", f"{made}\n".encode())
-    return str(made.to_public())
-
-
-@pytest.fixture(scope="module")
-def package(run: Run, bundle: Path, folder: Path, pair: KeyPair, recipient: str) -> Path:
-    """Signed with a key that has a password, and encrypted."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SIGNING_PASSWORD", PASSWORD)
-    words = ("--sign", pair.path, "--sign-password-env", "SIGNING_PASSWORD", "--encrypt-to", recipient)
-    result = run("package", "make", bundle, "-o", folder / "pkg.tar", *words, "--log-file", folder / "log.txt")
-    patch.undo()
+def build(run: Run, model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("package") / "out"
+    result = run("build", model, "-o", out, "--int8", "--calib-data", data, *QUICK)
     assert result.exit_code == 0, result.output
-    assert PASSWORD not in result.output + (folder / "log.txt").read_text()
-    assert PASSWORD.encode() not in (folder / "pkg.tar").read_bytes()
-    return folder / "pkg.tar"
+    return out
 
 
-def test_says_who_signed_what_is_inside_and_whether_it_is_whole(
-    run: Run, package: Path, pair: KeyPair, recipient: str
-) -> None:
-    result = run("package", "verify", package, "--key", pair.public)
+@pytest.fixture(scope="module")
+def package(run: Run, build: Path, data: Path) -> Path:
+    out = build.with_name("package")
+    result = run("package", "make", build, "-o", out, "--samples", data)
     assert result.exit_code == 0, result.output
-    for words in ("whole: 6 files", "int8", "sm89.plan", "signed by: signing.pub", recipient, "not decrypted"):
-        assert words in result.output
+    assert result.stdout.splitlines()[-1] == f"result: {out}"
+    return out
 
 
-def test_the_same_as_one_json_document(run: Run, package: Path, pair: KeyPair) -> None:
-    document = json.loads(run("package", "verify", package, "--key", pair.public, "--json").stdout)
-    assert (document["command"], document["exit_code"], document["signed"]) == ("package verify", 0, True)
-    assert document["signatory"]["name"] == "signing.pub"
-    assert document["provenance"]["signed"]
-    assert document["model"]["precision"] == "int8"
+def test_make_as_one_document(run: Run, build: Path, tmp_path: Path) -> None:
+    result = run("package", "make", build, "-o", tmp_path / "p.tar", "--json")
+    document = json.loads(result.stdout)
+    assert (document["command"], document["exit_code"], document["out"]) == ("package make", 0, str(tmp_path / "p.tar"))
+    assert document["model"] == Package.opened(tmp_path / "p.tar").model.to_dict()
 
 
-def test_an_identity_shows_that_it_can_be_decrypted(run: Run, package: Path, folder: Path) -> None:
-    result = run("package", "verify", package, "--identity", folder / "identity.txt")
-    assert "decrypted with the given identity" in result.output
-    assert "NOT CHECKED: give --key, --ca or --policy" in result.output
-    write(folder / "other.txt", f"{pyrage.x25519.Identity.generate()}\n".encode())
-    result = run("package", "verify", package, "--identity", folder / "other.txt")
-    assert result.exit_code == 2
-    assert "it is encrypted to age1" in result.output
+def test_selftest_passes_where_it_was_made(run: Run, package: Path) -> None:
+    result = run("package", "selftest", package, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].startswith("PASSED the lowered graph (onnxruntime")
+    document = json.loads(run("package", "selftest", package, "--device", "cpu", "--json").stdout)
+    assert document["passed"] is True
+    assert document["selftest"]["outputs"][0]["broken"] == []
 
 
-def test_a_policy_decides(run: Run, package: Path, folder: Path) -> None:
-    policy = write(folder / "p.toml", b'[[signers]]\nkey = "signing.pub"\n[require]\nencrypted = true\n', 0o644)
-    assert run("package", "verify", package, "--policy", policy).exit_code == 0
-    policy.write_text('[[signers]]\nkey = "signing.pub"\n[require]\nprecision = ["fp16"]\n')
-    result = run("package", "verify", package, "--policy", policy)
-    assert result.exit_code == 2
-    assert "precision: int8, not fp16" in result.output
+def test_selftest_fails_with_the_exit_code_of_accuracy(run: Run, package: Path, tmp_path: Path) -> None:
+    """Other reference outputs, in a package that is whole in itself."""
+    copy = shutil.copytree(package, tmp_path / "copy")
+    feeds, outputs = load_reference(copy / "reference.npz")
+    save_reference(copy / "reference.npz", feeds, [{name: -value for name, value in each.items()} for each in outputs])
+    stated = json.loads((copy / "model.json").read_text())
+    for file in stated["files"]:
+        if file["name"] == "reference.npz":
+            content = (copy / "reference.npz").read_bytes()
+            file.update(sha256=sha256(content).hexdigest(), size=len(content))
+    (copy / "model.json").write_text(json.dumps(stated))
+    result = run("package", "selftest", copy, "--device", "cpu")
+    assert result.exit_code == 3
+    assert result.stdout.splitlines()[-1].startswith("FAILED")
+    document = json.loads(run("package", "selftest", copy, "--device", "cpu", "--json").stdout)
+    assert (document["passed"], document["exit_code"]) == (False, 3)
 
 
-def test_a_certificate_of_ones_own_authority(run: Run, bundle: Path, tmp_path: Path) -> None:
-    root, pair = authority("root"), key_pair(tmp_path)
-    chain = pem(tmp_path / "chain.pem", certificate("release", pair.private, "root", root.key))
-    ca = pem(tmp_path / "ca.pem", root.certificate)
-    made = run("package", "make", bundle, "-o", tmp_path / "pkg", "--sign", pair.path, "--sign-cert", chain)
-    assert made.exit_code == 0, made.output
-    result = run("package", "verify", tmp_path / "pkg", "--ca", ca)
-    assert result.exit_code == 0
-    assert "CN=release, issued by CN=root" in result.output
-
-
-@pytest.mark.parametrize(("words", "message"), [
-    (("--sign-cert", "x.pem"), "go with --sign"),
-    (("--sign", "missing.pem"), "missing.pem: cannot be read"),
-    (("--sign", "{key}", "--sign-password-env", "NOT_SET"), "NOT_SET is not set"),
-    (("--sign", "{key}"), "protected by a password"),
-    (("--encrypt-to", "someone"), "no public key"),
-])  # fmt: skip
-def test_what_cannot_be_used(
-    run: Run, bundle: Path, tmp_path: Path, pair: KeyPair, words: tuple[str, ...], message: str
-) -> None:
-    given = [word.format(key=pair.path) for word in words]
-    result = run("package", "make", bundle, "-o", tmp_path / "pkg", *given)
-    assert result.exit_code == 2
-    assert message in result.output
-    assert "try:" in result.output
-    assert not (tmp_path / "pkg").exists()
-
-
-@pytest.mark.parametrize(("words", "message"), [
-    (("{package}", "--key", "{secret}"), "a private key"),
-    (("{package}", "--key", "missing.pub"), "missing.pub: cannot be read"),
-    (("{package}", "--policy", "missing.toml"), "missing.toml: cannot be read"),
-    (("{package}", "--identity", "missing.txt"), "missing.txt: cannot be read"),
-    (("missing", "--key", "{public}"), "no package"),
-])  # fmt: skip
-def test_what_cannot_be_verified(run: Run, package: Path, pair: KeyPair, words: tuple[str, ...], message: str) -> None:
-    given = [word.format(package=package, secret=pair.path, public=pair.public) for word in words]
-    result = run("package", "verify", *given)
-    assert result.exit_code == 2
-    assert message in result.output
-    assert "try:" in result.output
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("make", "nowhere", "-o", "p"), 2, "nowhere"),
+        (("selftest", "nowhere"), 2, "nowhere"),
+        (("selftest", "PACKAGE", "--device", "tpu"), 2, "tpu"),
+        (("mkae", "x"), 2, "make"),
+    ],
+)
+def test_bad_input(
+    run: Run, package: Path, words: tuple[str, ...], code: int, said: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    result = run("package", *(package if word == "PACKAGE" else word for word in words))
+    assert result.exit_code == code
+    assert said in result.output
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -127,6 +127,13 @@ class TestImages:
         one = self.with_images().feed(str(folder / "1.png"))["x"]
         np.testing.assert_array_equal(one, sample.feed["x"][1:2])
 
+    def test_may_come_as_bytes(self, folder) -> None:
+        path = folder / "2.png"
+        wanted = self.with_images().feed(path)["x"]
+        np.testing.assert_array_equal(self.with_images().feed(path.read_bytes())["x"], wanted)
+        with pytest.raises(InputError, match="image 1"):
+            self.with_images().feed([path.read_bytes(), b"no image"])
+
     def test_become_the_type_of_the_input(self, folder) -> None:
         found = self.with_images("float16").feed(folder / "0.png")["x"]
         assert found.dtype == np.float16

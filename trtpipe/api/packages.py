@@ -17,8 +17,8 @@ from trtpipe.config.description import ModelDescription
 from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
 from trtpipe.config.settings import Settings
 from trtpipe.delivery import signing
-from trtpipe.delivery.assembly import Assembly, assemble, with_papers, with_reference
-from trtpipe.delivery.attestation import Origin, Provenance, read_provenance, with_provenance
+from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
+from trtpipe.delivery.attestation import AttestedProvenance, read_provenance, with_provenance
 from trtpipe.delivery.bill_of_materials import with_bill_of_materials
 from trtpipe.delivery.encryption import Identities, encrypted, parse_recipients
 from trtpipe.delivery.policy import TrustPolicy
@@ -28,7 +28,8 @@ from trtpipe.delivery.signing import Signatory, SigningKey
 from trtpipe.errors import InputError
 from trtpipe.pipeline.ownership import RECORD
 from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_file, publish_files
-from trtpipe.regression.bundle import read_build
+from trtpipe.regression.bundle import MANIFEST, read_build
+from trtpipe.report.provenance import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ class VerifiedPackage:
         path: its folder, or its ``.tar``.
         model: what its ``model.json`` says.
         signed: whether there is a signature, by whomever.
-        signatory: who signed; ``None`` where the signature was not checked, because nobody was said to be trusted.
+        signatory: who signed; ``None`` where the signature was not checked, because no trusted signer was named.
         provenance: where the build comes from; ``None`` where the package does not say.
         decrypted: whether the given identity opened every encrypted file.
     """
@@ -82,7 +83,7 @@ class VerifiedPackage:
     model: Model
     signed: bool
     signatory: Signatory | None
-    provenance: Provenance | None
+    provenance: AttestedProvenance | None
     decrypted: bool = False
 
 
@@ -149,7 +150,7 @@ def make_package(
         assembly = _tested(assembly, found, samples, work, settings or Settings.from_environment())
         if recipients:
             assembly = encrypted(assembly, recipients, work)
-        assembly = with_provenance(assembly, found, Origin(), signer, work)
+        assembly = with_provenance(assembly, found, Provenance.beside(found.folder / MANIFEST), signer, work)
         assembly = with_bill_of_materials(assembly, found, work)
         sealed = assembly.sealed(work)
         _publish(sealed if signer is None else sealed.signed(signer, work), target, work)
@@ -204,7 +205,7 @@ def verify_package(
     Without ``policy``, ``key`` and ``ca`` a signature is not checked, and so anybody may have made the package.
 
     Raises:
-        InputError: the package is not whole, not signed, by nobody trusted, changed since, or not as the policy asks.
+        InputError: the package is not whole, not signed, not by a trusted signer, changed since, or not as the policy asks.
         RecipeError: the policy is no TOML.
         HostError: a package that this needs is not installed.
 
@@ -269,6 +270,8 @@ def _tested(assembly: Assembly, build: Build, samples: DataLike | None, work: Pa
 
     feeds, real = known_feeds(build) if samples is None else (_sampled(build, samples), True)
     reference = write_reference(build, feeds, real=real, folder=work, settings=settings)
+    if reference is None:
+        return with_note(assembly, "no reference inputs: the graph has plug-ins, which only TensorRT runs")
     return with_reference(assembly, reference, work / REFERENCE)
 
 

@@ -168,6 +168,11 @@ def with_reference(assembly: Assembly, reference: Reference, path: Path) -> Asse
     return replace(added, model=replace(added.model, reference=reference))
 
 
+def with_note(assembly: Assembly, note: str) -> Assembly:
+    """With one more thing that the user of the package should know."""
+    return replace(assembly, model=replace(assembly.model, notes=(*assembly.model.notes, note)))
+
+
 def with_papers(assembly: Assembly, licenses: Sequence[Path], card: Path | None) -> Assembly:
     """With the model's licenses and its card."""
     for path in (*licenses, *([card] if card else [])):
@@ -247,6 +252,8 @@ def _postprocessing(build: Build, description: ModelDescription, classes: tuple[
 
 
 def _tolerances(build: Build) -> dict[str, OutputLimits]:
-    """Those in force when the build was verified, of the artifact that came last."""
-    last = build.parity.comparisons[-1]
-    return {each.output: OutputLimits(**each.tolerance.model_dump()) for each in last.outputs}
+    """Those in force when the build was verified, of the artifact that came last. Of a graph with plug-ins other
+    tensors than its outputs were compared.
+    """
+    last, names = build.parity.comparisons[-1], [spec.name for spec in build.contract.outputs]
+    return {each.output: OutputLimits(**each.tolerance.model_dump()) for each in last.outputs if each.output in names}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -16,7 +18,8 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from trtpipe.delivery.record import Model, Range, Tensor
 
-#: An array, an image file or a list of image files for the one input; or input name -> such a thing.
+#: An array, an image file (a path, or its content in bytes) or a list of these for the one input; or input name -> such
+#: a thing.
 Given: TypeAlias = "Mapping[str, object] | object"
 Array: TypeAlias = "np.ndarray | dlpack.DeviceTensor"
 
@@ -77,8 +80,8 @@ class Feeder:
     def _array(self, tensor: Tensor, value: Any) -> Array:
         if isinstance(value, np.ndarray):
             return value
-        if paths := _image_files(value):
-            return self._batch(tensor, paths)
+        if files := _image_files(value):
+            return self._batch(tensor, files)
         place = dlpack.device_of(value)
         if place is None:
             raise InputError(
@@ -95,7 +98,7 @@ class Feeder:
             )
         return dlpack.imported(value, self._stream, f"input {tensor.name!r}")
 
-    def _batch(self, tensor: Tensor, paths: Sequence[Path]) -> np.ndarray:
+    def _batch(self, tensor: Tensor, files: Sequence[_ImageFile]) -> np.ndarray:
         """Image files as one batch, prepared as the calibration images were."""
         known = self._images.get(tensor.name)
         if known is None:
@@ -103,19 +106,18 @@ class Feeder:
                 f"input {tensor.name!r} takes no image files: the package does not say how they are prepared",
                 f"give an array; or package with a description that has [inputs.{tensor.name}.image]",
             )
+        from trtpipe.backends.inference import numpy_type
         from trtpipe.data.pixels import load_tensor, require_pillow
 
         require_pillow()
-        images = [load_tensor(path, known.image, known.raw) for path in paths]
-        for path, image in zip(paths, images, strict=True):
+        images = [load_tensor(file.path, known.image, known.raw, file.content) for file in files]
+        for file, image in zip(files, images, strict=True):
             if image.shape != images[0].shape:
                 raise InputError(
-                    f"input {tensor.name!r}: {path} becomes {_shown(image.shape)}, {paths[0]} "
+                    f"input {tensor.name!r}: {file.path} becomes {_shown(image.shape)}, {files[0].path} "
                     f"{_shown(images[0].shape)}: they do not make one batch",
                     "give images of one size, or one at a time",
                 )
-        from trtpipe.backends.inference import numpy_type
-
         return np.stack(images).astype(numpy_type(tensor.dtype), copy=False)
 
     def _require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -155,13 +157,23 @@ class Feeder:
         )
 
 
-def _image_files(value: object) -> list[Path]:
-    """The paths, where it is one or a list of them."""
-    if isinstance(value, str | os.PathLike):
-        return [Path(value)]
-    if isinstance(value, list | tuple) and value and all(isinstance(each, str | os.PathLike) for each in value):
-        return [Path(each) for each in value]
-    return []
+@dataclass(frozen=True)
+class _ImageFile:
+    """An image to decode: a file, or its content, which then has a name for errors alone."""
+
+    path: Path
+    content: IO[bytes] | None = None
+
+
+def _image_files(value: object) -> list[_ImageFile]:
+    """The images, where it is one or a list of them."""
+    several = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(each, str | bytes | os.PathLike) for each in several):
+        return []
+    return [
+        _ImageFile(Path(f"image {index}"), BytesIO(each)) if isinstance(each, bytes) else _ImageFile(Path(each))
+        for index, each in enumerate(several)
+    ]
 
 
 def _from_host(tensor: Tensor, value: Any) -> np.ndarray:
