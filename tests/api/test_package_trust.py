@@ -18,12 +18,14 @@ from trust import key_pair, write
 from world import World, content, write_data
 
 import trtpipe
-from trtpipe.delivery.attestation import Origin, read_provenance, with_provenance
+from trtpipe.delivery.attestation import read_provenance, unmet, with_provenance
 from trtpipe.delivery.encryption import Identities
 from trtpipe.delivery.envelope import Envelope
+from trtpipe.delivery.policy import Requirements
 from trtpipe.delivery.reader import Package
 from trtpipe.errors import InputError
 from trtpipe.regression.bundle import read_build
+from trtpipe.report.provenance import GitState, Provenance
 
 
 @pytest.fixture(scope="module")
@@ -127,21 +129,19 @@ class TestProvenance:
         definition = statement["predicate"]["buildDefinition"]
         assert definition["externalParameters"]["precision"] == "int8"
         dependencies = definition["resolvedDependencies"]
-        assert digests["model"] in [each["digest"]["sha256"] for each in dependencies if "digest" in each]
+        assert digests["model"] in [each.get("digest", {}).get("sha256") for each in dependencies]
         assert manifest.calibration is not None
-        assert manifest.calibration.digest in [each["digest"]["sha256"] for each in dependencies if "digest" in each]
+        assert manifest.calibration.digest in [each.get("digest", {}).get("sha256") for each in dependencies]
         assert f"pkg:pypi/onnx@{manifest.toolchain['onnx']}" in [each.get("uri") for each in dependencies]
         assert statement["predicate"]["runDetails"]["builder"]["version"] == {"trtpipe": trtpipe.__version__}
 
-    def origin(self, **changes: Any) -> Origin:
-        return replace(
-            Origin(
-                "2026-01-01T00:00:00+00:00", ("trtpipe", "build"), "https://example.org/r.git", "c" * 40, False, "x86"
-            ),
-            **changes,
-        )
+    def origin(self, command: tuple[str, ...] = (), git: GitState | None = None) -> Provenance:
+        return Provenance(
+            trtpipe="0.1.0", created="2026-01-01T00:00:00+00:00", command=command, source="net.onnx", git=git,
+            machine={"cpu": "x86"}, toolchain={}, manifest="0" * 64,
+        )  # fmt: skip
 
-    def assembled(self, build: Path, folder: Path, origin: Origin) -> Path:
+    def assembled(self, build: Path, folder: Path, origin: Provenance) -> Path:
         from trtpipe.config.description import ModelDescription
         from trtpipe.delivery.assembly import assemble
 
@@ -153,11 +153,20 @@ class TestProvenance:
 
     def test_a_commit_and_its_state_are_told(self, build: Path, tmp_path: Path) -> None:
         for dirty in (False, True):
-            path = self.assembled(build, tmp_path / str(dirty), self.origin(dirty=dirty))
-            found = read_provenance(Package.opened(path))
+            git = GitState(commit="c" * 40, dirty=dirty)
+            found = read_provenance(Package.opened(self.assembled(build, tmp_path / str(dirty), self.origin(git=git))))
             assert found is not None
-            assert (found.commit, found.dirty, found.repository) == ("c" * 40, dirty, "https://example.org/r.git")
-            assert found.started == "2026-01-01T00:00:00+00:00"
+            assert (found.commit, found.dirty, found.created) == ("c" * 40, dirty, "2026-01-01T00:00:00+00:00")
+
+    @pytest.mark.parametrize(("git", "met"), [
+        (None, False), (GitState(commit="c" * 40, dirty=True), False), (GitState(commit="c" * 40, dirty=False), True),
+    ])  # fmt: skip
+    def test_a_policy_can_ask_for_a_clean_commit(
+        self, build: Path, tmp_path: Path, git: GitState | None, met: bool
+    ) -> None:
+        found = read_provenance(Package.opened(self.assembled(build, tmp_path / "p", self.origin(git=git))))
+        assert (not list(unmet(Requirements(clean_source=True), found))) == met
+        assert list(unmet(Requirements(provenance=True), found)) == ["it has no signed provenance"]
 
     @pytest.mark.parametrize("secret", [
         "https://user:canary@example.org/r.git", "--token=canary", "password: canary", "api_key=canary",
@@ -165,10 +174,19 @@ class TestProvenance:
         "pkcs11:object=a?pin-value=canary",
     ])  # fmt: skip
     def test_secrets_are_taken_out(self, build: Path, tmp_path: Path, secret: str) -> None:
-        origin = self.origin(command=("trtpipe", "build", secret), repository=secret)
+        origin = self.origin(command=("trtpipe", "build", secret))
         data = Package.opened(self.assembled(build, tmp_path / "p", origin)).read("provenance.intoto.json")
         assert b"canary" not in data.lower()
-        assert b"trtpipe" in data
+        assert b'"command":["trtpipe","build",' in data
+
+    def test_what_the_build_recorded_is_in_the_package(self, build: Path, tmp_path: Path) -> None:
+        recorded = Provenance.beside(build / "manifest.json")
+        assert recorded is not None
+        trtpipe.make_package(build, tmp_path / "pkg")
+        found = trtpipe.verify_package(tmp_path / "pkg").provenance
+        assert found is not None
+        assert found.created == recorded.created
+        assert (found.commit or None) == (recorded.git and recorded.git.commit)
 
     def test_that_of_another_package_is_refused(self, build: Path, tmp_path: Path) -> None:
         """Signed by the same key, and about another plan."""

@@ -46,7 +46,7 @@ def test_says_whom_to_trust_and_what_to_ask_for(folder: Path) -> None:
 
 @pytest.mark.parametrize(("text", "words"), [
     ("", "signers: is missing"),
-    ("signers = []", "nobody is trusted"),
+    ("signers = []", "no signer is trusted"),
     ("[[signers]]", "needs key or ca"),
     ('[[signers]]\nkey = "signing.pub"\nca = "ca.pem"', "needs key or ca"),
     ('[[signers]]\nkey = "signing.pub"\nsubject = "CN=x"', "goes with ca"),
@@ -81,7 +81,7 @@ def test_a_file_that_others_can_write_is_refused(folder: Path, name: str) -> Non
 
 
 def test_nobody_to_trust() -> None:
-    with pytest.raises(InputError, match="nobody"):
+    with pytest.raises(InputError, match="no signer"):
         TrustPolicy.of()
 
 

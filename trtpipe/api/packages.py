@@ -20,7 +20,7 @@ from trtpipe.config.profile import BuildSettings
 from trtpipe.config.settings import Settings
 from trtpipe.delivery import signing
 from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
-from trtpipe.delivery.attestation import Origin, Provenance, read_provenance, with_provenance
+from trtpipe.delivery.attestation import AttestedProvenance, read_provenance, with_provenance
 from trtpipe.delivery.bill_of_materials import with_bill_of_materials
 from trtpipe.delivery.encryption import Identities, encrypted, parse_recipients
 from trtpipe.delivery.policy import TrustPolicy
@@ -30,7 +30,8 @@ from trtpipe.delivery.signing import Signatory, SigningKey
 from trtpipe.errors import InputError
 from trtpipe.pipeline.ownership import RECORD
 from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_file, publish_files
-from trtpipe.regression.bundle import read_build
+from trtpipe.regression.bundle import MANIFEST, read_build
+from trtpipe.report.provenance import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +79,7 @@ class VerifiedPackage:
         path: its folder, or its ``.tar``.
         model: what its ``model.json`` says.
         signed: whether there is a signature, by whomever.
-        signatory: who signed; ``None`` where the signature was not checked, because nobody was said to be trusted.
+        signatory: who signed; ``None`` where the signature was not checked, because no trusted signer was named.
         provenance: where the build comes from; ``None`` where the package does not say.
         decrypted: whether the given identity opened every encrypted file.
     """
@@ -87,7 +88,7 @@ class VerifiedPackage:
     model: Model
     signed: bool
     signatory: Signatory | None
-    provenance: Provenance | None
+    provenance: AttestedProvenance | None
     decrypted: bool = False
 
 
@@ -178,7 +179,7 @@ def make_package(
         if recipients:
             assembly = encrypted(assembly, recipients, work)
         if found is not None:
-            assembly = with_provenance(assembly, found, Origin.of(found), signer, work)
+            assembly = with_provenance(assembly, found, Provenance.beside(found.folder / MANIFEST), signer, work)
             assembly = with_bill_of_materials(assembly, found, work)
         sealed = assembly.sealed(work)
         _publish(sealed if signer is None else sealed.signed(signer, work), target, work)

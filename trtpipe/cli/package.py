@@ -20,7 +20,7 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from trtpipe import SelfTest, SigningKey, VerifiedPackage
     from trtpipe.cli.session import Session
-    from trtpipe.delivery.attestation import Provenance
+    from trtpipe.delivery.attestation import AttestedProvenance
 
 
 @click.group(invoke_without_command=True)
@@ -218,16 +218,16 @@ def _verified(found: VerifiedPackage) -> dict[str, Any]:
     }
 
 
-def _origin(provenance: Provenance) -> str:
+def _origin(provenance: AttestedProvenance) -> str:
     state = {True: ", with uncommitted changes", False: "", None: ""}[provenance.dirty]
     commit = f"commit {provenance.commit[:12]}{state}" if provenance.commit else "no commit known"
-    return " | ".join(word for word in (provenance.source, commit, provenance.repository, provenance.started) if word)
+    return " | ".join(word for word in (provenance.source, commit, provenance.created) if word)
 
 
 def _signer(found: VerifiedPackage) -> str:
     signatory = found.signatory
     if signatory is None:
-        unknown = "NOT CHECKED: give --key, --ca or --policy" if found.signed else "nobody"
+        unknown = "NOT CHECKED: give --key, --ca or --policy" if found.signed else "no one"
         return f"{unknown}; whoever had the package may have changed it"
     certificate = f" | {signatory.subject}, issued by {signatory.issuer}" if signatory.subject else ""
     return f"{signatory.name} | key {signatory.key[:16]}{certificate}"

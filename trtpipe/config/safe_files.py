@@ -1,4 +1,4 @@
-"""Files that decide whom trtpipe trusts, and files that hold secrets: read only where nobody else can touch them."""
+"""Files that decide whom trtpipe trusts, and files that hold secrets: read only where others cannot touch them."""
 
 from __future__ import annotations
 

@@ -6,10 +6,11 @@ because the runtime reads packages with them:
 - ``schema``: frozen dataclasses from JSON and back, strictly.
 - ``record``: what ``model.json`` holds.
 - ``reader``: the files of a package, their digests checked before anybody reads them.
-- ``signing``: signs the files that ``assembly.Assembly`` lists, after ``model.json`` is among them; and
-  checks a signature for ``reader`` (``Package.opened``), the runtime and ``package verify``. Signing itself imports its
-  libraries where it is used.
-- ``encryption``: replaces plans in an ``Assembly`` before ``model.json`` is written
+- ``signing``: signs the files that ``assembly.Assembly`` lists, after ``model.json`` is among them; and checks a
+  signature against a ``policy`` for the runtime and ``package verify``. ``keys`` (with ``tokens``) and ``envelope`` are
+  its two halves: what signs, and what is written.
+- ``policy``: whom to trust, and what to ask of a package.
+- ``encryption``: replaces engines, graph and reference in an ``Assembly`` before ``model.json`` is written
   (``record.Encryption``), and decrypts in memory what ``reader.Package.read`` returns.
 
 These make packages, and other things from packages:
@@ -19,7 +20,8 @@ These make packages, and other things from packages:
 - ``triton``: a Triton model repository from a ``reader.Package``.
 - ``handover``: a folder for a machine that builds for itself, from a ``reader.Package``; ``finish.py`` beside
   it is data of this package: it is written out as it stands, and imports nothing of trtpipe.
-- ``attestation``: SLSA provenance in a DSSE envelope and the ML-BOM, from ``provenance.json`` and the record.
+- ``attestation``: SLSA provenance in a DSSE envelope, from the build's ``provenance.json`` and the record.
+- ``bill_of_materials``: the ML-BOM.
 
 ``api/packages.py`` makes an ``Assembly`` and publishes it; each of the above is one call between the two.
 """

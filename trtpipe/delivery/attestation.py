@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trtpipe.delivery.record import Model
     from trtpipe.delivery.signing import Signer
     from trtpipe.regression.bundle import Build
+    from trtpipe.report.provenance import Provenance
 
 #: Names of the file: a bare statement, and one in an envelope.
 BARE, SIGNED = "provenance.intoto.json", "provenance.dsse.json"
@@ -48,65 +49,31 @@ _SECRETS = (
 
 
 @dataclass(frozen=True)
-class Origin:
-    """How a build came about, as far as it was recorded; secrets in it are taken out.
-
-    Attributes:
-        started: when, in ISO 8601 with its zone.
-        command: the command line.
-        repository: address of the git repository.
-        commit: its commit.
-        dirty: whether there were uncommitted changes; ``None`` where there is no repository.
-        machine: what kind of machine: processor, system.
-    """
-
-    started: str = ""
-    command: tuple[str, ...] = ()
-    repository: str = ""
-    commit: str = ""
-    dirty: bool | None = None
-    machine: str = ""
-
-    @classmethod
-    def of(cls, build: Build) -> Origin:
-        """That of a build, as far as ``provenance.json`` beside its manifest says."""
-        from trtpipe.regression.bundle import MANIFEST
-        from trtpipe.report import provenance
-
-        found = provenance.Provenance.beside(build.folder / MANIFEST)
-        if found is None:
-            return cls()
-        return cls(
-            started=found.created,
-            command=found.command,
-            commit=found.git.commit if found.git else "",
-            dirty=found.git.dirty if found.git else None,
-            machine=", ".join(str(found.machine[name]) for name in ("cpu", "os") if found.machine.get(name)),
-        )
-
-
-@dataclass(frozen=True)
-class Provenance:
+class AttestedProvenance:
     """What the provenance of a package says.
 
     Attributes:
         source: what the model was built from.
-        repository, commit, dirty, started: as ``Origin`` has them.
+        commit: git commit of the repository that it was built in; empty where none is known.
+        dirty: whether there were uncommitted changes; ``None`` where no commit is known.
+        created: when it was built, in UTC (ISO 8601); empty where that is not known.
         signed: whether it is in an envelope, signed by who signed the package.
     """
 
     source: str
-    repository: str
     commit: str
     dirty: bool | None
-    started: str
+    created: str
     signed: bool
 
 
-def with_provenance(assembly: Assembly, build: Build, origin: Origin, signer: Signer | None, folder: Path) -> Assembly:
-    """The package with its provenance, written into ``folder``.
+def with_provenance(
+    assembly: Assembly, build: Build, origin: Provenance | None, signer: Signer | None, folder: Path
+) -> Assembly:
+    """The package with its provenance, written into ``folder``; what looks like a secret in it is taken out.
 
     Args:
+        origin: what the build recorded; ``None`` where there is no such record.
         signer: signs it; ``None`` for a bare statement.
     """
     assembly = assembly.listed()
@@ -117,14 +84,14 @@ def with_provenance(assembly: Assembly, build: Build, origin: Origin, signer: Si
     return replace(added, model=replace(added.model, provenance=path.name))
 
 
-def read_provenance(package: Package, key: ec.EllipticCurvePublicKey | None = None) -> Provenance | None:
+def read_provenance(package: Package, key: ec.EllipticCurvePublicKey | None = None) -> AttestedProvenance | None:
     """The provenance of a package; ``None`` where there is none.
 
     Args:
         key: of who signed the package; an envelope has to be signed with it. ``None``: its signature is not checked.
 
     Raises:
-        InputError: it is no such statement, is signed by somebody else, or is about other files.
+        InputError: it is no such statement, is signed by another signer, or is about other files.
     """
     name = package.model.provenance
     if not name:
@@ -147,12 +114,11 @@ def read_provenance(package: Package, key: ec.EllipticCurvePublicKey | None = No
         definition, details = content["predicate"]["buildDefinition"], content["predicate"]["runDetails"]
         sources = [each for each in definition["resolvedDependencies"] if "gitCommit" in each.get("digest", {})]
         code: dict[str, Any] = sources[0] if sources else {}
-        found = Provenance(
+        found = AttestedProvenance(
             source=str(definition["externalParameters"]["source"]),
-            repository=str(code.get("uri", "")).removeprefix("git+"),
             commit=str(code.get("digest", {}).get("gitCommit", "")),
             dirty=code.get("annotations", {}).get("dirty"),
-            started=str(details.get("metadata", {}).get("startedOn", "")),
+            created=str(details.get("metadata", {}).get("finishedOn", "")),
             signed=signed and key is not None,
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -162,7 +128,7 @@ def read_provenance(package: Package, key: ec.EllipticCurvePublicKey | None = No
     return found
 
 
-def unmet(require: Requirements, provenance: Provenance | None) -> Iterator[str]:
+def unmet(require: Requirements, provenance: AttestedProvenance | None) -> Iterator[str]:
     """What a policy asks of the provenance and is not so, a sentence each."""
     if require.provenance and (provenance is None or not provenance.signed):
         yield "it has no signed provenance"
@@ -176,9 +142,8 @@ def _subjects(model: Model) -> list[dict[str, Any]]:
     return [{"name": name, "digest": {"sha256": model.content(name).sha256}} for name in names]
 
 
-def _predicate(build: Build, origin: Origin) -> dict[str, Any]:
+def _predicate(build: Build, origin: Provenance | None) -> dict[str, Any]:
     manifest = build.manifest
-    metadata = {"startedOn": origin.started} if origin.started else {}
     return {
         "buildDefinition": {
             "buildType": BUILD_TYPE,
@@ -188,14 +153,14 @@ def _predicate(build: Build, origin: Origin) -> dict[str, Any]:
                 "backend": manifest.backend,
                 "targets": list(manifest.targets),
                 "settings": manifest.to_dict()["settings"],
-                **({"command": list(origin.command)} if origin.command else {}),
+                **({"command": list(origin.command)} if origin is not None and origin.command else {}),
             },
-            "internalParameters": {"machine": origin.machine} if origin.machine else {},
+            "internalParameters": {} if origin is None else {"machine": origin.machine},
             "resolvedDependencies": list(_dependencies(build, origin)),
         },
         "runDetails": {
             "builder": {"id": BUILDER, "version": {"trtpipe": manifest.trtpipe}},
-            "metadata": metadata,
+            "metadata": {} if origin is None else {"finishedOn": origin.created},
             "byproducts": [
                 {"name": file.name, "digest": {"sha256": file.sha256}}
                 for entry in manifest.artifacts
@@ -206,12 +171,12 @@ def _predicate(build: Build, origin: Origin) -> dict[str, Any]:
     }
 
 
-def _dependencies(build: Build, origin: Origin) -> Iterator[dict[str, Any]]:
+def _dependencies(build: Build, origin: Provenance | None) -> Iterator[dict[str, Any]]:
     """What the build read: code, model, data, tools."""
     manifest = build.manifest
-    if origin.commit:
-        code: dict[str, Any] = {"digest": {"gitCommit": origin.commit}, "annotations": {"dirty": origin.dirty}}
-        yield {**code, "uri": f"git+{origin.repository}"} if origin.repository else {**code, "name": "repository"}
+    if origin is not None and origin.git is not None:
+        annotations = {"dirty": origin.git.dirty}
+        yield {"name": "repository", "digest": {"gitCommit": origin.git.commit}, "annotations": annotations}
     for entry in manifest.artifacts:
         if entry.label == "model":
             for file in entry.files:

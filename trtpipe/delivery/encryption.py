@@ -1,6 +1,6 @@
 """Encrypted packages, in the format of age (``age-encryption.org/v1``): ``age -d`` opens their files, too.
 
-What holds the model's weights or somebody's data is encrypted: engines, the lowered graph with its external data, the
+What holds the model's weights or samples is encrypted: engines, the lowered graph with its external data, the
 reference inputs and outputs. What says what the package is stays readable: ``model.json``, licenses, the model card,
 provenance. The content is decrypted in memory when it is read (``reader.Package.with_identities``).
 """

@@ -143,7 +143,7 @@ def _read_private_key(path: Path, password: Callable[[], str] | None) -> ec.Elli
 
 
 def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
-    """The public key in a PEM file that nobody else can write.
+    """The public key in a PEM file that others cannot write.
 
     Raises:
         InputError: there is none, or it is of another kind.
@@ -161,7 +161,7 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
 
 
 def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
-    """The certificates in a PEM file that nobody else can write, in its order.
+    """The certificates in a PEM file that others cannot write, in its order.
 
     Raises:
         InputError: there are none, or they cannot be read.

@@ -140,14 +140,14 @@ class TrustPolicy:
         """Read a policy, and the keys and certificates that it names; paths in it start from its folder.
 
         Raises:
-            InputError: a key is unknown or of the wrong kind, nobody is trusted, a key cannot be read, or others can
+            InputError: a key is unknown or of the wrong kind, no signer is named, a key cannot be read, or others can
                 write one of these files.
             HostError: the package ``cryptography`` is not installed.
         """
         content = parse_toml(read_trusted(path, "a trust policy in TOML"), path)
         written = read_record(_PolicyFile, content, path, _REMEDY)
         if not written.signers:
-            raise InputError(f"{path}: signers: empty, so nobody is trusted", "name a key or a CA under [[signers]]")
+            raise InputError(f"{path}: signers: empty, so no signer is trusted", "name a key or a CA under [[signers]]")
         return cls(
             tuple(_signer(each, path, index) for index, each in enumerate(written.signers)),
             written.require,
@@ -164,7 +164,7 @@ class TrustPolicy:
         given = [_SignerEntry(key=str(key))] if key is not None else []
         given += [_SignerEntry(ca=str(ca))] if ca is not None else []
         if not given:
-            raise InputError("nobody to trust", "give a public key, a CA or a policy")
+            raise InputError("no signer to trust", "give a public key, a CA or a policy")
         return cls(tuple(_signer(each, Path(), 0) for each in given))
 
 

@@ -141,7 +141,7 @@ def verify(package: Package, policy: TrustPolicy) -> Signatory:
         Who signed.
 
     Raises:
-        InputError: it is not signed, by nobody trusted, changed since, or not as the policy asks.
+        InputError: it is not signed, not by a trusted signer, changed since, or not as the policy asks.
         HostError: the package ``cryptography`` is not installed.
 
     Example:
@@ -181,7 +181,7 @@ def _listed(digests: Mapping[str, str], name: str) -> bytes:
 
 
 def _digests(payload: bytes, path: Path) -> dict[str, str]:
-    """File -> sha256, as somebody signed it.
+    """File -> sha256, as it was signed.
 
     Raises:
         InputError: it is another statement, or lists files in another way.
@@ -212,7 +212,7 @@ def _signatory(envelope: Envelope, policy: TrustPolicy, path: Path) -> Signatory
     """Who signed.
 
     Raises:
-        InputError: nobody whom the policy trusts.
+        InputError: no signer whom the policy trusts.
     """
     from trtpipe.delivery import keys
 
