@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from trtpipe.config.description import InputDescription, ModelDescription, OutputDescription
     from trtpipe.delivery.record import Reference
     from trtpipe.regression.bundle import Build
+    from trtpipe.report.verdict import Verdict
 
 #: Metrics whose output holds scores of classes.
 _SCORES = ("top1", "top5")
@@ -127,17 +128,7 @@ def assemble(build: Build, description: ModelDescription, *, allow_failed: bool 
         preprocessing=tuple(_preprocessing(build, description)),
         postprocessing=tuple(_postprocessing(build, description, classes)),
         tolerances=_tolerances(build),
-        verdict=StatedVerdict(
-            outcome=verdict.outcome,
-            exit_code=verdict.exit_code,
-            headline=verdict.headline,
-            scope=verdict.scope,
-            samples=verdict.samples,
-            data=verdict.data,
-            accuracy=verdict.accuracy.summary,
-            latency=verdict.latency.outcome,
-            allowed_failed=bool(verdict.exit_code),
-        ),
+        verdict=_stated(verdict),
         plans=plans,
         graph=graph,
         reference=None,
@@ -148,6 +139,21 @@ def assemble(build: Build, description: ModelDescription, *, allow_failed: bool 
         notes=verdict.remarks,
     )
     return Assembly(model, files)
+
+
+def _stated(verdict: Verdict) -> StatedVerdict:
+    """Without latencies: times are no content."""
+    return StatedVerdict(
+        outcome=verdict.outcome,
+        exit_code=verdict.exit_code,
+        headline=verdict.headline,
+        scope=verdict.scope,
+        samples=verdict.samples,
+        data=verdict.data,
+        accuracy=verdict.accuracy.summary,
+        latency=verdict.latency.outcome,
+        allowed_failed=bool(verdict.exit_code),
+    )
 
 
 def with_reference(assembly: Assembly, reference: Reference, path: Path) -> Assembly:
