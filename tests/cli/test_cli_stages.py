@@ -264,7 +264,7 @@ class TestMeasure:
         result = run(*words, "-o", tmp_path)
         assert result.exit_code == 0, "a CPU's latency is never judged"
         assert "not a GPU latency" in result.stdout
-        assert result.stdout.splitlines()[-3] == "NOT JUDGED; latency gate not judged: no engine was timed"
+        assert result.stdout.splitlines()[-3] == "NOT JUDGED; latency gate not evaluated: no engine was timed"
         shown = run("inspect", tmp_path / "latency.json").stdout
         assert [word for word in ("not a GPU latency", "p99", "CoV") if word not in shown] == []
 

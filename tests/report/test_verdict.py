@@ -127,7 +127,7 @@ class TestLatency:
         verdict = judge(Evidence(parity(), latency(on_gpu=False), latency_limit=0.001))
         assert (verdict.latency.outcome, verdict.exit_code, verdict.outcome) == ("not judged", 0, "passed")
         assert verdict.latency.summary.endswith("(onnxruntime 1.32.0 on CPU, not a GPU latency)")
-        assert "latency gate not judged" in verdict.headline
+        assert "latency gate not evaluated" in verdict.headline
 
     def test_nothing_measured(self) -> None:
         assert judge(Evidence(parity())).latency.summary == "not measured here"

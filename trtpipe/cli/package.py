@@ -84,6 +84,7 @@ def make(
     served = trtpipe.TritonSettings() if triton_settings is None else trtpipe.TritonSettings.load(triton_settings)
     if triton_backend is not None:
         served = served.model_copy(update={"backend": triton_backend})
+    to_triton = triton or triton_settings is not None or triton_backend is not None
 
     with session.listening() as progress:
         made = trtpipe.make_package(
@@ -94,7 +95,7 @@ def make(
             licenses=licenses,
             model_card=model_card,
             allow_failed=allow_failed,
-            triton=served if triton or triton_settings is not None or triton_backend is not None else False,
+            triton=served if to_triton else False,
             handover=handover,
             handover_options=handover_options,
             sign=_signing_key(sign, sign_cert, sign_password_env),
@@ -110,7 +111,8 @@ def make(
     emit(line(f"packaged {model.name} | {model.precision} | {plans} | {model.verdict.headline}"))
     for note in made.notes:
         emit(line(note))
-    print_paths([made.out])
+    following = () if to_triton or handover else ("package", "selftest", str(made.out), "--device", "cpu")
+    print_paths([made.out], following)
     return 0
 
 

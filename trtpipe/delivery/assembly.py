@@ -144,17 +144,7 @@ def assemble(
         preprocessing=tuple(_preprocessing(build, description)),
         postprocessing=tuple(_postprocessing(build, description, classes)),
         tolerances=_tolerances(build),
-        verdict=StatedVerdict(
-            outcome=verdict.outcome,
-            exit_code=verdict.exit_code,
-            headline=verdict.headline,
-            scope=verdict.scope,
-            samples=verdict.samples,
-            data=verdict.data,
-            accuracy=verdict.accuracy.summary,
-            latency=verdict.latency.outcome,
-            allowed_failed=bool(verdict.exit_code),
-        ),
+        verdict=_stated(verdict),
         plans=plans,
         graph=graph,
         reference=None,
@@ -187,6 +177,21 @@ def opened(package: Package, folder: Path) -> Assembly:
     names = [file.name for file in package.model.files]
     package.copy(names, folder)
     return Assembly(package.model, {name: folder / name for name in names})
+
+
+def _stated(verdict: Verdict) -> StatedVerdict:
+    """Without latencies: times are no content."""
+    return StatedVerdict(
+        outcome=verdict.outcome,
+        exit_code=verdict.exit_code,
+        headline=verdict.headline,
+        scope=verdict.scope,
+        samples=verdict.samples,
+        data=verdict.data,
+        accuracy=verdict.accuracy.summary,
+        latency=verdict.latency.outcome,
+        allowed_failed=bool(verdict.exit_code),
+    )
 
 
 def with_reference(assembly: Assembly, reference: Reference, path: Path) -> Assembly:

@@ -337,4 +337,4 @@ def _more(verdict: Verdict, evidence: Evidence) -> Iterator[str]:
     elif _failed(evidence, "measure"):
         yield "latency not measured: measure failed"
     elif evidence.latency_limit is not None:
-        yield "latency gate not judged: no engine was timed"
+        yield "latency gate not evaluated: no engine was timed"
