@@ -248,6 +248,36 @@ class TestMetrics:
         assert "no labels, so top1 cannot be measured" in result.stderr
 
 
+@pytest.fixture(scope="module")
+def baseline(run: Run, good: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("floor") / "b.json"
+    assert run("check", good, "--save-baseline", file).exit_code == 0
+    return file
+
+
+class TestMinMetric:
+    @pytest.mark.parametrize(
+        ("given", "code"),
+        [("top1=50%", 0), ("top1=0.5", 0), ("top1=100.1%", 3), ("top1=1", 2), ("map=50%", 2), ("50%", 2)],
+    )
+    def test_of_check(self, run: Run, good: Path, baseline: Path, given: str, code: int) -> None:
+        result = run("check", good, "--baseline", baseline, "--min-metric", given)
+        assert result.exit_code == code, result.output
+        if code == 3:
+            assert "1.001 wanted" in result.stdout
+            assert result.stdout.splitlines()[-1].startswith("FAILED: ")
+
+    @pytest.mark.parametrize(("given", "code"), [("top1=50%", 0), ("top1=100.1%", 3), ("top1=95", 2)])
+    def test_of_build(
+        self, run: Run, model: Path, data: Path, labeled: Path, tmp_path: Path, given: str, code: int
+    ) -> None:
+        result = run("build", model, "-o", tmp_path / "out", "--int8", "--calib-data", data, "--backend", "null",
+                     "--target", "sm89", "--no-simplify", "--eval-data", labeled, "--labels", "labels",
+                     "--metric", "top1", "--max-drop", "100%", "--min-metric", given)  # fmt: skip
+        assert result.exit_code == code, result.output
+        assert (tmp_path / "out.rejected").exists() is (code == 3)
+
+
 class TestUpgrade:
     """The engines themselves are compared in tests/api/test_upgrade.py."""
 

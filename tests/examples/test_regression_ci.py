@@ -14,6 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+import trtpipe
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "regression-ci"
 
@@ -97,3 +99,9 @@ def test_its_steps_run_and_hold_and_a_worse_model_is_caught(tmp_path: Path) -> N
     update = "trtpipe check build/digits --baseline examples/regression-ci/baseline.json --update 'a test of damage'"
     assert run(update).returncode == 0
     assert run(found["check"]).returncode == 0
+
+
+def test_the_baseline_that_comes_with_the_example_is_of_this_version() -> None:
+    baseline = trtpipe.Baseline.read(FOLDER / "baseline.json")
+    assert baseline.metrics[0].samples == 449
+    assert set(baseline.engines) == {"sm86", "sm89", "sm120"}

@@ -97,6 +97,8 @@ TABLE: dict[str, Row] = {
     "profile.tolerance.min_cosine": Row(0.5, "calibrate lower verify bundle"),
     "profile.tolerance.min_snr_db": Row(5.0, "calibrate lower verify bundle"),
     "profile.tolerance.min_agreement": Row(0.5, "calibrate lower verify bundle"),
+    "profile.tolerance.unordered": Row(["y"], "calibrate lower verify bundle"),
+    "profile.tolerance.ignore": Row({"y": "x"}, "calibrate lower verify bundle"),
     "profile.tolerance.outputs": Row({"y": {"atol": 0.5}}, "calibrate lower verify bundle"),
     "profile.accuracy.max_drop": Row(0.5, "verify bundle"),
     "profile.accuracy.min_coverage": Row(0.5, "calibrate bundle"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.accuracy.alignment import aligned, noise_by_mask, reordered, without_ignored
 from trtpipe.accuracy.departures import ROUNDING, Departures
 from trtpipe.errors import StageError
 from trtpipe.isolation.imports import without
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from trtpipe.config.limits import OutputLimits
     from trtpipe.config.profile import OutputTolerance, Tolerance
 
+#: Noise outside of a mask that is none, as a share of all noise.
+_MASKED = 1e-4
 _CHUNK_FEEDS = 64
 _CHUNK_ELEMENTS = 4_000_000
 
@@ -50,18 +53,26 @@ class OutputComparison:
         self._elements = 0
         self._feeds = 0
 
-    def add(self, found: Feed, wanted: Feed) -> None:
+    def add(self, found: Feed, wanted: Feed, feed: Feed | None = None) -> None:
         """Add the outputs of one feed, each name -> array.
+
+        Args:
+            feed: its inputs, for positions that an input says do not count.
 
         Raises:
             StageError: an output differs in shape.
+            InputError: the tolerance names outputs or inputs that do not fit.
         """
+        found, wanted = without_ignored(found, wanted, self._tolerance.ignore, feed or {})
+        found = aligned(found, wanted, self._tolerance.unordered)
         mine, theirs = comparable(found, wanted)
         for name, value in wanted.items():
             is_float = value.dtype.kind not in "biu"
             metrics = self._metrics.setdefault(name, OutputMetrics(is_float=is_float, real=self._real))
             metrics.worst.add(mine[name], theirs[name], value.shape, self._feeds)
             metrics.agreement.add(found[name], value)
+            metrics.reordered += name not in self._tolerance.unordered and reordered(found[name], value)
+            metrics.add_masks(noise_by_mask(found[name], value, feed or {}), first=not self._feeds)
         self._feeds += 1
         self._chunk.append((mine, theirs))
         self._shapes.append({name: value.shape for name, value in wanted.items()})
@@ -73,6 +84,24 @@ class OutputComparison:
         """The metrics of every output over all feeds, and whether it is within tolerance."""
         self._flush()
         return tuple(metrics.result(name, self._rule(name, metrics)) for name, metrics in self._metrics.items())
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """What explains outputs that are not within tolerance: rows in another order, positions that a mask omits."""
+        found = []
+        for name in (result.output for result in self.results() if not result.passed):
+            metrics = self._metrics[name]
+            if metrics.reordered:
+                found.append(
+                    f"output {name!r} has the same values in another order: if the order of its rows does not count, "
+                    f'list it in the profile: [tolerance] unordered = ["{name}"]'
+                )
+            for mask in (mask for mask, noise in metrics.masks.items() if noise <= _MASKED * metrics.noise):
+                found.append(
+                    f"output {name!r} differs only where input {mask!r} is 0: if these positions do not count, say so "
+                    f'in the profile: [tolerance] ignore = {{"{name}" = "{mask}"}}'
+                )
+        return tuple(found)
 
     def _rule(self, name: str, metrics: OutputMetrics) -> OutputTolerance:
         """The tolerance for an output. Integers beside floats, in a lowered graph, need an explicit one.
@@ -239,6 +268,8 @@ class OutputMetrics:
 
     Attributes:
         real: whether the samples are; see ``OutputComparison``.
+        reordered: feeds in which rows came in another order.
+        masks: inputs that may be masks of this output -> noise where they are not 0.
         product, signal, other, noise: sums of ``x y``, ``x²``, ``y²`` and ``(y - x)²``.
         scale: statistics of ``|x|``, the mean and the median times the number of elements.
     """
@@ -260,6 +291,13 @@ class OutputMetrics:
     worst: LargestDifference = field(default_factory=LargestDifference)
     agreement: ClassAgreement = field(default_factory=ClassAgreement)
     departures: Departures = field(default_factory=Departures)
+    reordered: int = 0
+    masks: dict[str, float] = field(default_factory=dict)
+
+    def add_masks(self, noise: Mapping[str, float], *, first: bool) -> None:
+        """Add the noise of one feed where an input is not 0; one that is no mask in some feed is none."""
+        known = noise if first else self.masks.keys() & noise.keys()
+        self.masks = {name: self.masks.get(name, 0.0) + noise[name] for name in known}
 
     def add(self, result: OutputCompareResult | Differences, mine: np.ndarray, theirs: np.ndarray) -> None:
         """Add one chunk's metrics. A NaN makes the sums NaN, and NaN never passes."""

@@ -72,6 +72,7 @@ class ParityRun:
         comparisons: of every contender with the reference.
         links: of every contender with the one it was made from, where that is not the reference.
         extremes: of every float input.
+        hints: what explains outputs that are not within tolerance.
         inputs_digest, labels_digest: of what was run, in whatever order, and of the labels that go with it; the latter
             is empty where there are none.
     """
@@ -82,6 +83,7 @@ class ParityRun:
     feeds: int
     samples: int
     extremes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    hints: tuple[str, ...] = ()
     inputs_digest: str = ""
     labels_digest: str = ""
 
@@ -145,7 +147,7 @@ def compare(
     for sample in track(progress, "verify", dataset, dataset.size):
         found = {contender.label: contender.runner.infer(sample.feed) for contender in everyone}
         for match in (*whole, *links):
-            match.outputs.add(found[match.contender.label], found[match.against])
+            match.outputs.add(found[match.contender.label], found[match.against], sample.feed)
         for label, each in meters.items():
             if sample.labels is not None or not each.needs_labels:
                 each.update(found[label], found[reference.label], sample.labels)
@@ -166,6 +168,7 @@ def compare(
         feeds=feeds,
         samples=samples,
         extremes=extremes,
+        hints=tuple(dict.fromkeys(hint for match in whole for hint in match.outputs.hints)),
         inputs_digest=content.inputs,
         labels_digest=content.labels,
     )

@@ -143,16 +143,29 @@ class OutputTolerance(UserRecord):
 
 
 class Tolerance(OutputTolerance):
-    """Tolerances for all outputs, and per output in ``outputs``. Unset fields use the precision's default."""
+    """Tolerances for all outputs, and per output in ``outputs``. Unset fields use the precision's default.
+
+    Attributes:
+        unordered: outputs whose rows (axis 1) may come in any order, such as boxes with their scores and classes; those
+            with as many rows move together.
+        ignore: output -> where it does not count: the value that the reference has there (a padding), or the name of
+            the input that is 0 there (a mask, whose axes are the first ones of the output).
+    """
 
     outputs: dict[str, OutputTolerance] = {}
+    unordered: tuple[str, ...] = ()
+    ignore: dict[str, float | str] = {}
 
     def for_output(self, name: str, precision: Precision) -> OutputTolerance:
         """The tolerance in force for one output: its own, then the general one, then the precision's default."""
         merged = asdict(precision.tolerance)
         for layer in (self, self.outputs.get(name)):
             if layer is not None:
-                merged |= {k: v for k, v in layer.model_dump(exclude={"outputs"}).items() if v is not None}
+                merged |= {
+                    k: v
+                    for k, v in layer.model_dump(include=set(OutputTolerance.model_fields)).items()
+                    if v is not None
+                }
         return OutputTolerance.model_validate(merged)
 
 

@@ -69,7 +69,7 @@ def check_shapes(contract: IOContract, profiles: Sequence[Mapping[str, ShapeRang
 def check_outputs(outputs: Iterable[str], tolerance: Tolerance) -> None:
     """Raise InputError for a tolerance of an output the model does not have: it would judge nothing."""
     known = list(outputs)
-    for name in tolerance.outputs:
+    for name in (*tolerance.outputs, *tolerance.unordered, *tolerance.ignore):
         if name not in known:
             raise InputError(f"tolerance for {name!r}: no such output", suggestion(name, known, "outputs"))
 

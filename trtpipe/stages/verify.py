@@ -296,7 +296,7 @@ def _doubts(data: VerificationData, run: ParityRun, metrics: tuple[MetricValue, 
     for value in metrics[:1]:
         if value.chance is None and value.value == 0 and not value.lower_is_better:
             found.append(f"{value.artifact}: {value.metric} is 0: check the labels and the function that measures it")
-    return tuple(found)
+    return (*found, *run.hints)
 
 
 def _overflows(settings: VerifySettings, contenders: list[Contender]) -> tuple[Overflow, ...]:
