@@ -103,6 +103,16 @@ def without_times(name: str, content: bytes) -> Any:
     return found
 
 
+@pytest.mark.parametrize("who", ["plain_user", "another_user"])
+def test_the_second_one_is_by_another_user(who: str, request: pytest.FixtureRequest) -> None:
+    """The tests below go on as the same user where there is no other one: this one says so, by being skipped."""
+    if not request.getfixturevalue(who):
+        pytest.skip(
+            "the builds compared here are by one user: only root, with setpriv, can build as another one, who must be "
+            f"able to run {sys.executable}"
+        )
+
+
 def test_two_builds_are_equal_but_for_what_was_measured(open_folder: Path, plain_user: tuple[str, ...]) -> None:
     one = build(open_folder / "one", WORLDS[0], 0o077)
     two = build(open_folder / "a much longer name" / "two", WORLDS[1], 0o002, plain_user)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,6 @@ from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 # As TensorRT's samples have it: 3c010a14 is the big-endian float32 0.00787594...
 CACHE = (
@@ -84,3 +84,8 @@ def test_malformed_files(cache: Callable[[str | bytes], Path], content: str | by
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_trt_cache(tmp_path / "none.cache")
+
+
+def test_a_device_is_no_calibration_cache():
+    with pytest.raises(InputError, match="not a plain file"):
+        read_trt_cache(Path("/dev/zero"))

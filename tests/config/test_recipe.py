@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,11 @@ def test_one_luma_channel(tmp_path: Path) -> None:
     image = load(tmp_path, '[data.image]\nchannels = "L"\nmean = [0.5]\nstd = [0.25]').data.image
     assert image is not None
     assert (image.mean, image.std) == ((0.5,), (0.25,))
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe"])
+def test_names_of_classes_are_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "calib.toml").write_text(f'[evaluation]\nclasses = "{name}"\n')
+    with pytest.raises(RecipeError, match="not a plain file"):
+        CalibrationRecipe.load(tmp_path / "calib.toml")

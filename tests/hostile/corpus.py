@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import numpy as np
 import onnx
 from hostile.data import arrays, hdf5s, images, tars
 from hostile.models import DANGEROUS, REFUSED, hostile_bytes, hostile_places, plain
+from hostile.programs import hostile_programs
 from models import model, normal
 
 #: No longer than it must take; the pipeline is the real one but for the engine.
@@ -31,14 +35,19 @@ class Case:
     codes: frozenset[int] = BAD
 
 
-def corpus(folder: Path) -> list[Case]:
-    """Make all inputs below ``folder``; the commands that use them."""
+def corpus(folder: Path, *, archives: bool) -> list[Case]:
+    """Make all inputs below ``folder``; the commands that use them.
+
+    Args:
+        archives: whether to make exported programs, which takes torch and a while.
+    """
     good = folder / "good.onnx"
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(plain(), good)
     return [
         *_models(folder / "models"),
         *_programs(folder / "programs"),
+        *(_archives(folder / "archives") if archives else ()),
         *_data(folder / "data", good),
         *_tables(folder / "tables", good),
         *_records(folder / "records", good),
@@ -106,6 +115,24 @@ def _programs(folder: Path) -> list[Case]:
     return cases + [Case("program", f"source {name!r}", _build(name)) for name in names]
 
 
+def _archives(folder: Path) -> list[Case]:
+    """Exported programs, where torch is there to make one."""
+    if importlib.util.find_spec("torch") is None:
+        return []
+    folder.mkdir(parents=True)
+    cases = []
+    good = folder / "good.pt2"
+    script = "import sys; from hostile.programs import saved_program; sys.stdout.buffer.write(saved_program())"
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with good.open("wb") as file:
+        subprocess.run([sys.executable, "-c", script], env={**os.environ, **path}, stdout=file, check=True)
+    for number, (name, content) in enumerate(hostile_programs(good.read_bytes())):
+        path = folder / f"{number}.pt2"
+        path.write_bytes(content)
+        cases.append(Case("archive", name, ("export", str(path), "-o", "m.onnx"), BAD | {0}))  # some damage is harmless
+    return cases
+
+
 def _data(folder: Path, good: Path) -> list[Case]:
     folder.mkdir(parents=True)
     photo = folder / "photo.onnx"
@@ -143,6 +170,39 @@ _PROFILES = {
     "an escape sequence": 'precision = "\\u001b[2J"\n',
     "a shape of 2^62": "[shapes.x]\nmin = [1, 4]\nopt = [2, 4]\nmax = [4611686018427387904, 4]\n",
     "a million targets": "targets = [" + '"sm89",' * 1_000_000 + '"sm90x"]\n',
+    "50 MB of a text": 'description = "' + "a" * 50_000_000 + '"\n',
+    "50 MB of a comment": "#" * 50_000_000 + "\n",
+    "a key of a megabyte": "a" * 1_000_000 + " = 1\n",
+    "a hundred thousand keys": "".join(f"k{number} = 1\n" for number in range(100_000)),
+    "a key of 5,000 parts": ".".join("a" * 5000) + " = 1\n",
+    "tables 5,000 deep": "a = " + "{a = " * 5000 + "1" + "}" * 5000 + "\n",
+    "headers 5,000 deep": f"[{'.'.join('b' * 5000)}]\nc = 1\n",
+    "a number of 100,000 digits": "[build]\nopt_level = " + "9" * 100_000 + "\n",
+    "a date for a number": "[build]\nopt_level = 1979-05-27T07:32:00Z\n",
+    "a text that turns around": 'precision = "\\u202etni8"\n',
+    "an invisible key": '"\\u200bprecision" = "int8"\n',
+    "a surrogate": 'precision = "\\ud800"\n',
+    "a tensor with markup": '[shapes."<script>alert(1)</script>"]\nmin = [1]\nopt = [1]\nmax = [1]\n',
+    "a tensor of 100,000 letters": f'[shapes."{"x" * 100_000}"]\nmin = [1]\nopt = [1]\nmax = [1]\n',
+    "a pattern that takes for ever": 'keep = ["' + "*a" * 200 + 'b"]\n',
+    "a plug-in that is a device": '[build]\nplugins = ["/dev/zero"]\n',
+}
+#: Recipes whose data are no data.
+_RECIPES = {
+    "a device": '[data]\nsource = "/dev/zero"\n',
+    "a file of the kernel's": '[data]\nsource = "/proc/self/environ"\n',
+    "a pipe": '[data]\nsource = "pipe"\n',
+    "a page of the web": '[data]\nsource = "http://example.invalid/x.npz"\n',
+    "a function of the system": '[data]\nsource = "os:system"\n',
+    "a program of the shell": '[data]\nsource = "$(touch /tmp/trtpipe-escaped).npz"\n',
+    "a NUL": '[data]\nsource = "x\\u0000.npz"\n',
+    "a name of 100,000 letters": f'[data]\nsource = "{"x" * 100_000}.npz"\n',
+    "as many samples as there are": '[data]\nsource = "x.npz"\nsamples = 99999999999999999999\n',
+    "a batch of 2^62": '[data]\nsource = "x.npz"\nbatch = 4611686018427387904\n',
+    "an image of 2^31 pixels": '[data]\nsource = "images"\n[data.image]\nsize = [2147483647, 2147483647]\n',
+    "a mean of no number": '[data]\nsource = "images"\n[data.image]\nmean = [nan, inf, 0.0]\n',
+    "a metric of the system": '[data]\nsource = "x.npz"\n[evaluation]\nmetric = "os:abort"\n',
+    "names of classes from a device": '[data]\nsource = "x.npz"\n[evaluation]\nclasses = "/dev/zero"\n',
 }
 
 
@@ -153,8 +213,15 @@ def _tables(folder: Path, good: Path) -> list[Case]:
         path = folder / f"{number}.toml"
         path.write_bytes(text.encode("latin-1"))
         cases.append(Case("profile", name, _build(good, "--profile", str(path)), BAD | {0}))
-        if number < 13:
+        if number < 13 or "precision" not in text:
             cases.append(Case("recipe", name, _build(good, "--int8", "--calib", str(path))))
+    os.mkfifo(folder / "pipe")
+    (folder / "images").mkdir()
+    np.savez(folder / "x.npz", x=np.zeros((8, 4), np.float32))
+    for number, (name, text) in enumerate(_RECIPES.items()):
+        path = folder / f"recipe{number}.toml"
+        path.write_text(text)
+        cases.append(Case("recipe", name, _build(good, "--int8", "--calib", str(path)), BAD | {0}))
     return cases
 
 

@@ -117,7 +117,9 @@ def trouble(here: Path, log: Path, text: str) -> list[str]:
         found.append("canary on the terminal")
     if TRAP.exists() or list(TRAP.parent.glob(f"{TRAP.name}*")):
         found.append("the trap was sprung")
-    found += [f"wrote into the home folder: {path}" for path in (here / "home").iterdir()]
+    key = here / "home" / ".config" / "trtpipe" / "cache.key"
+    own = (key, *key.parents)
+    found += [f"wrote into the home folder: {path}" for path in (here / "home").rglob("*") if path not in own]
     found += [f"left {path}" for path in (here / "cache" / "tmp").glob("*")]
     return found
 
@@ -128,7 +130,7 @@ def holds_canary(path: Path) -> bool:
 
 if __name__ == "__main__":
     root, every = Path(sys.argv[1]).resolve(), int((sys.argv[2:3] or ["1"])[0])
-    cases = corpus(root / "input")
+    cases = corpus(root / "input", archives=every == 1)
     chosen = [case for case in cases if case.kind in sys.argv[3:4] or not sys.argv[3:4]][::every]
     results = [run(case, number, root) for number, case in enumerate(chosen)]
     sys.stdout.write(json.dumps({"cases": len(cases), "results": results}, indent=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,16 @@ def test_a_power_cut_at_any_moment_leaves_old_or_new_and_what_was_finished_is_ke
 
 def test_a_disk_that_syncs_nothing_is_noticed() -> None:
     assert drive("lying disk")["wrong"]
+
+
+def test_users_who_share_a_folder_never_get_what_another_one_wrote() -> None:
+    script = Path(__file__).with_name("shared.py")
+    answer = subprocess.run([sys.executable, str(script), "2"], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    result = json.loads(answer.stdout)
+    assert set(result["statuses"]) == {0}
+    assert result["wrong"] == 0
+    assert result["reads"] > 0
+    assert result["removed"] > 0
+    assert result["refused"] > 0 or os.geteuid() != 0
+    assert (result["corrupt"], result["left"]) == ([], [])

@@ -58,7 +58,7 @@ class StoreMachine(RuleBasedStateMachine):
     def corrupt(self, number: int, where: float, bit: int, verify: bool) -> None:
         if self.model.pop(number, None) is None:
             return
-        (place,) = (self.folder / "cache" / "v1").glob(f"*/*/{key_of(number).digest}")
+        (place,) = (self.folder / "cache" / "v1").glob(f"*/*/{key_of(number).digest}-*")
         paths = [path for path in sorted(place.iterdir()) if path.stat().st_size]
         path = paths[int(where * len(paths))]
         data = bytearray(path.read_bytes())
@@ -73,7 +73,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(number=numbers)
     def lose_a_file(self, number: int) -> None:
         if self.model.pop(number, None) is not None:
-            (place,) = (self.folder / "cache" / "v1").glob(f"*/*/{key_of(number).digest}")
+            (place,) = (self.folder / "cache" / "v1").glob(f"*/*/{key_of(number).digest}-*")
             next(place.iterdir()).unlink()
             assert self.stores[1].lookup(key_of(number)) is None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trtpipe.artifact import Draft
+from trtpipe.config.authenticity import UserKey
 from trtpipe.errors import HostError, InternalError, StoreCorrupt
 from trtpipe.store import ArtifactStore, Key
 
@@ -51,7 +52,13 @@ def test_what_was_put_is_found_by_any_other_process(store: ArtifactStore, key: K
 
 
 def test_the_place_of_an_entry_follows_from_its_key(store: ArtifactStore, key: Key, build: Any) -> None:
-    assert build(store, key).folder == store.root / "v1" / "compile" / key.digest[:2] / key.digest
+    folder = build(store, key).folder
+    assert folder.parent == store.root / "v1" / "compile" / key.digest[:2]
+    assert folder.name.startswith(f"{key.digest}-")
+    other = ArtifactStore(store.root, seal=UserKey("of somebody else", None))
+    assert other.lookup(key) is None
+    assert build(other, key).folder not in (folder, None)
+    assert store.lookup(key) is not None, "what is read under one key stays while another one is used"
 
 
 def test_stored_files_are_read_only(store: ArtifactStore, key: Key, build: Any) -> None:

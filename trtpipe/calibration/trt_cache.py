@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.calibration.ranges import Ranges, TensorRange
+from trtpipe.durable import read_bounded
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -119,9 +120,7 @@ def _range(cache: TrtCache, name: str) -> TensorRange:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise InputError(f"{path}: too large for a calibration cache", _REMEDY)
-        return path.read_text(encoding="utf-8")
+        return read_bounded(path, _MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file, so no calibration cache", _REMEDY) from error
     except OSError as error:

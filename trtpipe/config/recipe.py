@@ -17,7 +17,8 @@ from trtpipe.config.methods import Method
 from trtpipe.config.paths import path_of
 from trtpipe.config.tomlfile import FROM_FILE, load_toml
 from trtpipe.config.user_record import UserRecord
-from trtpipe.errors import RecipeError
+from trtpipe.durable import read_bounded
+from trtpipe.errors import InputError, RecipeError
 
 Pixels = Annotated[int, Field(ge=1)]
 PerChannel = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
@@ -98,6 +99,10 @@ def _class_names(given: object, info: ValidationInfo) -> object:
     return given
 
 
+#: Names of a million classes.
+_MOST_BYTES_OF_NAMES = 32 << 20
+
+
 def read_classes(path: Path) -> tuple[str, ...]:
     """Names of classes from a text file, one a line; empty lines at the end do not count.
 
@@ -105,9 +110,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
         ValueError: it cannot be read, or holds a name twice or none.
     """
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
+        text = read_bounded(path, _MOST_BYTES_OF_NAMES).decode("utf-8")
+    except InputError as error:
+        raise ValueError(error.message) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
+    names = tuple(line.strip() for line in text.rstrip().splitlines())
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{path}: no names, or one of them twice")
     return names

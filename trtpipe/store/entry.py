@@ -20,6 +20,7 @@ from trtpipe.digest import JSON, canonical_json, sha256_bytes, sha256_stream
 from trtpipe.errors import StoreCorrupt
 from trtpipe.store.files import corrupt, names_in, open_plain, read_plain
 from trtpipe.store.key import Key
+from trtpipe.store.layout import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,7 +124,7 @@ def read_entry(folder: Path, by: Seal) -> Entry:
         entry = Entry.model_validate(unseal(read_plain(path, RECORD_LIMIT), by))
     except (ValueError, ValidationError) as error:
         raise corrupt(f"{path}: not the record that was written") from error
-    if not entry.digest == entry.key.digest == folder.name:
+    if not entry.digest == entry.key.digest == digest_of(folder):
         raise corrupt(f"{folder}: holds the entry of another key ({entry.key.label}, {entry.digest[:12]})")
     if not all(is_entry_name(file.name) for file in entry.files):
         raise corrupt(f"{path}: names a file outside its folder")

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from trtpipe.config.authenticity import Seal
     from trtpipe.store.key import Key
 
+#: Of the seal of an empty message: what an entry's folder is called after, besides its digest.
+_PLACE, _TAG = "place", 16
+_ENTRY = re.compile(r"[0-9a-f]{64}(-[0-9a-f]{16})?")
 _DIGEST, _SCRATCH = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
 #: What an interrupted build left is removed after a week.
 _PARTIAL_SECONDS = 7 * 24 * 3600.0
@@ -55,14 +58,22 @@ class Layout:
         self.removal_lock = self.locks / "removal.lock"
 
     def place(self, key: Key) -> Path:
-        """The folder of the entry for ``key``, whether or not it is there."""
+        """The folder of the entry for ``key`` under this seal, whether or not it is there.
+
+        Those who share a cache folder under keys of their own never replace what another one reads.
+        """
         digest = key.digest
-        return self.entries / key.stage / digest[:2] / digest
+        return self.entries / key.stage / digest[:2] / f"{digest}-{self.seal.seal(_PLACE, b'')[:_TAG]}"
+
+    def is_elsewhere(self, key: Key) -> bool:
+        """Whether there is an entry for ``key`` under another seal."""
+        place = self.place(key)
+        return any(other != place for other in place.parent.glob(f"{key.digest}*"))
 
     def places(self, stage: str = "*") -> Iterator[Path]:
         """Everything in the place of an entry, of one stage or of all."""
         for path in self.entries.glob(f"{stage}/[0-9a-f][0-9a-f]/*"):
-            if _DIGEST.fullmatch(path.name):
+            if _ENTRY.fullmatch(path.name):
                 yield path
 
     @contextmanager
@@ -124,6 +135,11 @@ class Layout:
     def key_lock(self, digest: str) -> Path:
         """The lock of the one builder of a key."""
         return self.locks / f"{digest}.lock"
+
+
+def digest_of(place: Path) -> str:
+    """The digest of the key whose entry a folder holds."""
+    return place.name.partition("-")[0]
 
 
 def _beginnings(path: Path) -> list[Path]:

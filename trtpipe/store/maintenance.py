@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from trtpipe.errors import StoreCorrupt
 from trtpipe.store.entry import RECORD, NotAuthentic, Stored, check_entry, read_entry
 from trtpipe.store.files import claim, locked, open_plain, try_locked
-from trtpipe.store.layout import drop_partial, partial_folders, scratch
+from trtpipe.store.layout import digest_of, drop_partial, partial_folders, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.store.entry import Entry
     from trtpipe.store.layout import Layout
 
-_ASIDE = re.compile(r"[a-z][a-z0-9_-]*-[0-9a-f]{64}-[0-9a-f]{8}")
+_ASIDE = re.compile(r"[a-z][a-z0-9_-]*-[0-9a-f]{64}(-[0-9a-f]{16})?-[0-9a-f]{8}")
 _MEMO = re.compile(r"[0-9a-f]{64}\.json")
 
 
@@ -157,7 +157,7 @@ def clear(layout: Layout) -> PruneReport:
 def _remove(layout: Layout, occupied: _Occupied, trash: Path) -> bool:
     """Move one entry to ``trash`` unless it is being built, read, or was used since it was listed."""
     place = occupied.place
-    with locked(layout.removal_lock), try_locked(layout.key_lock(place.name)) as unbuilt:
+    with locked(layout.removal_lock), try_locked(layout.key_lock(digest_of(place))) as unbuilt:
         if not os.path.lexists(place):  # another process removed it
             return True
         if not unbuilt or _last_used(place) != occupied.last_used:

@@ -118,6 +118,8 @@ class ArtifactStore:
         with self._layout.translate("read the cache"):
             for _ in range(_ATTEMPTS):  # again if another process replaces the entry meanwhile
                 if not os.path.lexists(place):
+                    if self._layout.is_elsewhere(key):
+                        self._say_once(f"{self.root}: {_FOREIGN}")
                     break
                 try:
                     return self._open(place, key)
