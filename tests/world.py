@@ -95,6 +95,7 @@ def built_steps(steps: Iterable[Step]) -> tuple[str, ...]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Files by name, but for the record of which of them are ours, which is under this user's key."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".trtpipe.json")
+    """Files by name, but for what is under this user's key, and what tells when and where they were made."""
+    apart = (".trtpipe.json", "provenance.json")
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in apart)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

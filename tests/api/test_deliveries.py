@@ -60,7 +60,7 @@ def original(world: World) -> dict[str, bytes]:
     np.savez(world.folder / "samples.npz", x=normal(6, 3, 8, 8, seed=8))
     trtpipe.make_package(world.folder / "out", world.folder / "l4", handover="l4", samples=world.folder / "samples.npz")
     assert finish(world.folder / "l4", "--flavor", "tensorrt-rtx", "--build-only").returncode == 0
-    return content(world.folder / "l4")
+    return {path.name: path.read_bytes() for path in (world.folder / "l4").iterdir() if path.name != ".trtpipe.json"}
 
 
 class TestHandover:
@@ -70,7 +70,7 @@ class TestHandover:
         found.verify()
         assert found.model.plans == ()
         assert found.names == {".trtpipe.json", "model.json", "handover.json", "finish.py", "trtexec.sh",
-                               "lowered.onnx", "reference.npz"}  # fmt: skip
+                               "lowered.onnx", "reference.npz", "provenance.json"}  # fmt: skip
         assert "finish.py" in made.notes[0]
         job = json.loads((tmp_path / "orin" / "handover.json").read_text())
         assert (job["target"], job["plan"], job["profiles"][0]["x"]["max"]) == ("sm87", "sm87.plan", [8, 3, 8, 8])

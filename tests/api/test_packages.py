@@ -6,14 +6,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from models import conv_net, normal, run, save
 from world import World, content, write_data
 
 import trtpipe
+from trtpipe.artifact import FileEntry
 from trtpipe.delivery.reader import Package
 from trtpipe.errors import InputError, RecipeError
+from trtpipe.pipeline.ownership import held
 from trtpipe.reference.pytorch_outputs import load_reference
+from trtpipe.runtime import load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +30,7 @@ def built_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     save(conv_net(), folder / "net.onnx")
     write_data(folder)
     world = World(folder)
-    trtpipe.build(world.job(), folder / "out")
+    trtpipe.build(world.job(recipe={"classes": list("abcde")}), folder / "out")
     return world
 
 
@@ -35,7 +40,7 @@ def build(built_world: World) -> Path:
 
 
 def test_holds_what_the_build_knows(build: Path, tmp_path: Path) -> None:
-    made = trtpipe.make_package(build, tmp_path / "pkg", description=trtpipe.ModelDescription(classes=list("abcde")))
+    made = trtpipe.make_package(build, tmp_path / "pkg")
     found = Package.opened(made.out)
     found.verify()
     assert found.model == made.model
@@ -62,11 +67,24 @@ def test_reference_outputs_are_those_of_the_lowered_graph(build: Path, tmp_path:
     assert made.model.reference.data == "real"
     feeds, outputs = load_reference(tmp_path / "pkg" / "reference.npz")
     np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in feeds]), given)
-    import onnx
-
     lowered = onnx.load(build / "lowered.onnx")
     for feed, output in zip(feeds, outputs, strict=True):
         np.testing.assert_allclose(output["y"], run(lowered, feed)["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_reference_images_are_prepared_as_the_package_says(build: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image.fromarray(pixels).save(tmp_path / "photos" / "a.png")
+    prepared = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "channels": "BGR"}
+    words = trtpipe.ModelDescription(inputs={"x": {"image": prepared}})
+    made = trtpipe.make_package(build, tmp_path / "pkg", description=words, samples=tmp_path / "photos")
+    ((feed,), _) = load_reference(made.out / "reference.npz")
+    wanted = (pixels[:, :, ::-1].astype(np.float32) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(feed["x"], wanted.transpose(2, 0, 1)[None], rtol=1e-6, atol=1e-6)
+    with load(made.out, device="cpu") as model:
+        np.testing.assert_array_equal(model(tmp_path / "photos" / "a.png")["y"], model(feed["x"])["y"])
 
 
 def test_feeds_in_memory_are_taken(build: Path, tmp_path: Path) -> None:
@@ -110,8 +128,19 @@ def test_a_second_one_takes_the_place_of_the_first(build: Path, tmp_path: Path) 
     trtpipe.make_package(build, tmp_path / "pkg", licenses=[tmp_path / "LICENSE"])
     (tmp_path / "pkg" / "mine.txt").write_text("mine")
     trtpipe.make_package(build, tmp_path / "pkg")
-    names = {path.name for path in (tmp_path / "pkg").iterdir()}
-    assert names == {".trtpipe.json", "model.json", "lowered.onnx", "sm89.plan", "reference.npz", "mine.txt"}
+    ours = {"model.json", "lowered.onnx", "sm89.plan", "reference.npz", "provenance.json"}
+    assert {path.name for path in (tmp_path / "pkg").iterdir()} == ours | {".trtpipe.json", "mine.txt"}
+
+
+def test_one_of_another_version_is_replaced(build: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pkg"
+    trtpipe.make_package(build, out)
+    text = (out / "model.json").read_text().replace('"schema": 1', '"schema": 99')
+    with held(out) as folder, folder.staging() as staging:
+        (out / "model.json").write_text(text)
+        folder.record({**folder.files, "model.json": {FileEntry.of(out / "model.json")}}, staging)
+    trtpipe.make_package(build, out)
+    Package.opened(out).verify()
 
 
 def test_an_edited_file_is_not_replaced(build: Path, tmp_path: Path) -> None:
@@ -158,6 +187,12 @@ class TestRejectedBuilds:
         ({"description": "missing.toml"}, RecipeError, "missing.toml"),
         ({"description": trtpipe.ModelDescription(inputs={"z": {}})}, InputError, "'z'"),
         ({"description": 3}, InputError, "description"),
+        ({"description": trtpipe.ModelDescription(outputs={"y": {"axis": 2}})}, InputError, "outputs.y.axis"),
+        (
+            {"description": trtpipe.ModelDescription(classes=["a"], outputs={"y": {"classes": True}})},
+            InputError,
+            "1 class",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(
@@ -176,3 +211,36 @@ def test_a_build_s_own_folder_is_no_place_for_its_package(build: Path) -> None:
 def test_what_is_no_build(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no bundle"):
         trtpipe.make_package(tmp_path, tmp_path / "pkg")
+
+
+def test_a_graph_with_plug_ins_has_no_reference_outputs(tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["": 20, "own": 1]> g (float[2,4] x) => (float[2,4] y) '
+        "{ r = Relu(x) y = own.Scale(r) }"
+    )
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    trtpipe.build(
+        tmp_path / "net.onnx", tmp_path / "out", profile=trtpipe.DeploymentProfile(backend="null", targets=("sm89",)),
+        settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+    )  # fmt: skip
+    made = trtpipe.make_package(tmp_path / "out", tmp_path / "pkg")
+    assert made.model.reference is None
+    assert "plug-ins" in made.model.notes[-1]
+    with pytest.raises(InputError, match="plug-ins"):
+        load(made.out, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["pkg", "pkg.tar"])
+def test_inspect_shows_what_is_in_a_package(build: Path, tmp_path: Path, name: str) -> None:
+    made = trtpipe.make_package(build, tmp_path / name)
+    found = trtpipe.inspect(made.out)
+    assert found.kind == "package"
+    assert found.contents["inputs"] == "x: float32[Nx3x8x8]"
+    assert found.contents["plan sm89.plan"] == "null 1 for sm89"
+    assert found.contents["verdict"] == made.model.verdict.headline
+
+
+def test_inspect_shows_where_a_build_comes_from(build: Path) -> None:
+    found = trtpipe.inspect(build / "provenance.json")
+    assert found.kind == "provenance"
+    assert found.contents["source"] == "net.onnx"

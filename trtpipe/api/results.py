@@ -6,22 +6,26 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.paths import folder_of, is_file_name
+from trtpipe.config.source import FactorySource
 from trtpipe.errors import StageError
 from trtpipe.pipeline.executor import failures_of
 from trtpipe.pipeline.pipeline import Step, opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder, write_file
 from trtpipe.progress import NullProgress, Progress
 from trtpipe.report.manifest import Manifest
+from trtpipe.report.provenance import PROVENANCE, Provenance
 from trtpipe.report.verdict import Evidence, Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from trtpipe.accuracy.reports import ParityReport
-    from trtpipe.artifact import Artifact, Record
+    from trtpipe.artifact import Record
     from trtpipe.config.job import Job
     from trtpipe.latency.reports import LatencyReport
     from trtpipe.stages.stage import Stage
@@ -144,6 +148,25 @@ def write_record(record: Record, out: Path, name: str) -> Path:
     target = out if named else out / name
     write_file(target, record.to_file() + "\n", named=named)
     return target
+
+
+@contextmanager
+def provenance_of(artifacts: Sequence[Artifact], job: Job, out: Path) -> Iterator[tuple[Artifact, ...]]:
+    """Where a bundle comes from, as a file that is there meanwhile; none if ``out`` holds the very bundle already."""
+    manifest = next((artifact for artifact in artifacts if artifact.kind == "manifest"), None)
+    if manifest is None or job.source is None:
+        yield ()
+        return
+    before = Provenance.beside(out / manifest.files[0].name)
+    if before is not None and before.manifest == manifest.files[0].sha256:
+        yield ()
+        return
+    with TemporaryDirectory(prefix="trtpipe-") as folder:
+        path = Path(folder) / PROVENANCE
+        code = job.source.file if isinstance(job.source, FactorySource) else None
+        made = Manifest.read(manifest.path)
+        Provenance.now(manifest.path, made.source, code, made.toolchain).write(path)
+        yield (Artifact("provenance", path.parent, (FileEntry.of(path),)),)
 
 
 @contextmanager

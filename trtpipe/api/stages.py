@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from trtpipe.api.arguments import BuildArguments, CommonArguments, takes
 from trtpipe.api.engines import runnable_engine
 from trtpipe.api.request import refuse_without_data, requested
-from trtpipe.api.results import GRAPH, JSON, PLAN, BuildResult, rejected_beside, run_published, run_stages
+from trtpipe.api.results import (
+    GRAPH,
+    JSON,
+    PLAN,
+    BuildResult,
+    provenance_of,
+    rejected_beside,
+    run_published,
+    run_stages,
+)
 from trtpipe.backends.base import Refusal, load_backend
 from trtpipe.config.paths import path_of, path_or_none
 from trtpipe.config.source import parse_source
@@ -60,7 +69,8 @@ def build(source: SourceLike, out: PathLike, **request: Unpack[BuildArguments]) 
 
         def publish(result: BuildResult) -> Path:
             where = rejected_beside(folder) if result.verdict.exit_code else folder
-            publish_folder(result.artifacts, where)
+            with provenance_of(result.artifacts, job, where) as provenance:
+                publish_folder([*result.artifacts, *provenance], where)
             return where
 
         return run_published(job, stages_for(job), {}, publish, request.get("progress"))

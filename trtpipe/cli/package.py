@@ -91,7 +91,7 @@ def make(
     emit(line(f"packaged {model.name} | {model.precision} | {plans} | {model.verdict.headline}"))
     for note in made.notes:
         emit(line(note))
-    print_paths([made.out])
+    print_paths([made.out], [] if made.notes else ["package", "selftest", str(made.out), "--device", "cpu"])
     return 0
 
 

@@ -433,6 +433,7 @@ class BundleSettings(Record):
         source: what the user named, without folders.
         profile: plug-ins without folders, patterns in an order of their own.
         calibration: of the recipe; ``None`` for a precision without ranges.
+        classes: names of the model's classes, where the recipe has them.
     """
 
     trtpipe: str
@@ -442,6 +443,7 @@ class BundleSettings(Record):
     profile: DeploymentProfile
     simplify: bool
     calibration: CalibrationQuote | None
+    classes: tuple[str, ...] = ()
 
 
 def synthetic_shapes(request: BuildRequest) -> tuple[Shapes, ...]:

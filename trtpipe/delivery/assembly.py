@@ -32,7 +32,8 @@ from trtpipe.delivery.record import (
 )
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError, InputError
-from trtpipe.regression.bundle import entries
+from trtpipe.regression.bundle import MANIFEST, entries
+from trtpipe.report.provenance import PROVENANCE, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -113,6 +114,8 @@ def assemble(
     plans = tuple(_plans(build))
     graph, files = _graph(build), {plan.file: build.folder / plan.file for plan in plans}
     files |= {name: build.folder / name for name in (graph.file, *graph.data)}
+    known = Provenance.beside(build.folder / MANIFEST) is not None
+    files |= {PROVENANCE: build.folder / PROVENANCE} if known else {}
     classes = description.classes or manifest.classes
     model = Model(
         schema=SCHEMA,
@@ -129,23 +132,13 @@ def assemble(
         preprocessing=tuple(_preprocessing(build, description)),
         postprocessing=tuple(_postprocessing(build, description, classes)),
         tolerances=_tolerances(build),
-        verdict=StatedVerdict(
-            outcome=verdict.outcome,
-            exit_code=verdict.exit_code,
-            headline=verdict.headline,
-            scope=verdict.scope,
-            samples=verdict.samples,
-            data=verdict.data,
-            accuracy=verdict.accuracy.summary,
-            latency=verdict.latency.outcome,
-            allowed_failed=bool(verdict.exit_code),
-        ),
+        verdict=_stated(verdict),
         plans=plans,
         graph=graph,
         reference=None,
         licenses=(),
         model_card="",
-        provenance="",
+        provenance=PROVENANCE if known else "",
         files=(),
         notes=verdict.remarks,
     )
@@ -174,10 +167,30 @@ def opened(package: Package, folder: Path) -> Assembly:
     return Assembly(package.model, {name: folder / name for name in names})
 
 
+def _stated(verdict: Verdict) -> StatedVerdict:
+    """Without latencies: times are no content."""
+    return StatedVerdict(
+        outcome=verdict.outcome,
+        exit_code=verdict.exit_code,
+        headline=verdict.headline,
+        scope=verdict.scope,
+        samples=verdict.samples,
+        data=verdict.data,
+        accuracy=verdict.accuracy.summary,
+        latency=verdict.latency.outcome,
+        allowed_failed=bool(verdict.exit_code),
+    )
+
+
 def with_reference(assembly: Assembly, reference: Reference, path: Path) -> Assembly:
     """With reference inputs and outputs."""
     added = assembly.with_file(path, reference.file)
     return replace(added, model=replace(added.model, reference=reference))
+
+
+def with_note(assembly: Assembly, note: str) -> Assembly:
+    """With one more thing that the user of the package should know."""
+    return replace(assembly, model=replace(assembly.model, notes=(*assembly.model.notes, note)))
 
 
 def with_papers(assembly: Assembly, licenses: Sequence[Path], card: Path | None) -> Assembly:
@@ -256,15 +269,29 @@ def _postprocessing(build: Build, description: ModelDescription, classes: tuple[
     for index, spec in enumerate(build.contract.outputs):
         words = description.outputs.get(spec.name)
         if words is not None:
-            yield Postprocessing(spec.name, words.activation, words.axis, words.classes)
+            made = Postprocessing(spec.name, words.activation, words.axis, words.classes)
+            _require_classes(spec, made, classes)
+            yield made
         elif classes and metric in _SCORES and (spec.name == named or (not named and index == 0)):
             yield Postprocessing(spec.name, classes=True)
 
 
-def _tolerances(build: Build) -> dict[str, OutputLimits]:
-    """Those in force when the build was verified, of the artifact that came last.
+def _require_classes(spec: TensorSpec, made: Postprocessing, classes: tuple[str, ...]) -> None:
+    """Raise InputError unless an output has the axis that is named, with as many values as there are classes."""
+    rank = None if spec.shape is None else len(spec.shape)
+    if rank is not None and not -rank <= made.axis < rank:
+        raise InputError(f"description: outputs.{spec.name}.axis: {made.axis}, of {spec}", "name an axis that is there")
+    size = spec.shape[made.axis] if spec.shape else None
+    if made.classes and (not classes or (isinstance(size, int) and size != len(classes))):
+        raise InputError(
+            f"description: outputs.{spec.name}: scores of {len(classes)} classes, and the model gives {spec}",
+            "give the names of all classes, in the order of their numbers",
+        )
 
-    Of a graph with plug-ins, other tensors than its outputs are compared.
+
+def _tolerances(build: Build) -> dict[str, OutputLimits]:
+    """Those in force when the build was verified, of the artifact that came last. Of a graph with plug-ins other
+    tensors than its outputs were compared.
     """
-    last, names = build.parity.comparisons[-1], {spec.name for spec in build.contract.outputs}
+    last, names = build.parity.comparisons[-1], [spec.name for spec in build.contract.outputs]
     return {each.output: OutputLimits(**each.tolerance.model_dump()) for each in last.outputs if each.output in names}

@@ -11,6 +11,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,7 +176,8 @@ def _outdated(folder: OwnFolder, wanted: Collection[str], changes: Collection[st
     """
     listed: list[str] = []
     if folder.owns(index.name):
-        listed = list(index.listed(folder.path / index.name))
+        with suppress(InputError):  # of another version of trtpipe: what it lists is not known, and stays
+            listed = list(index.listed(folder.path / index.name))
     if index.name in wanted:
         earlier = dict.fromkeys((*listed, *folder.leaving))
         gone = [name for name in earlier if name not in wanted and name != REPORT and folder.owns(name)]

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from trtpipe.artifact import IOContract
 
 
+MANIFEST = "manifest.json"
+
+
 @dataclass(frozen=True)
 class Build:
     """A bundle whose files are those its manifest lists.
@@ -75,10 +78,10 @@ def read_build(folder: Path) -> Build:
     Raises:
         InputError: there is no bundle, a file of it is missing or was changed, or it holds no verification.
     """
-    if not (folder / "manifest.json").is_file():
+    if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: no bundle lies there", "give the folder that trtpipe build -o wrote")
-    manifest = Manifest.read(folder / "manifest.json")
-    _require_whole(folder / "manifest.json", manifest)
+    manifest = Manifest.read(folder / MANIFEST)
+    _require_whole(folder / MANIFEST, manifest)
     for entry in manifest.artifacts:
         for file in entry.files:
             path = folder / Path(file.name).name

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from trtpipe.artifact import FileEntry, Record
+from trtpipe.artifact import FileEntry, IOContract, Record
 from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.config.formats import Precision
+from trtpipe.config.recipe import ImageSettings
 from trtpipe.passes.decisions import NodeDecision, WorkShare
 from trtpipe.report.verdict import Verdict
 
@@ -29,6 +30,24 @@ class ManifestEntry(Record):
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
 
 
+class Evaluation(Record):
+    """What the model was evaluated with.
+
+    Attributes:
+        data: name of the data set.
+        data_digest: of its content.
+        preprocessing: how files became inputs; ``None`` if the data came as arrays.
+        metric: the metric and the output it reads; empty for none.
+        function_digest: of a user-defined metric and the files beside it; empty for other metrics.
+    """
+
+    data: str
+    data_digest: str
+    preprocessing: ImageSettings | None = None
+    metric: str = ""
+    function_digest: str = ""
+
+
 class Manifest(Record):
     """The index of a bundle: its files, their source, the tools and settings that made them, and the verdict.
 
@@ -45,8 +64,12 @@ class Manifest(Record):
         nodes: the precision of every node, and why.
         work: for 8-bit precisions, the share of multiply-accumulates (MACs) in them.
         classes: names of the model's classes; empty where they are not known.
+        signature: inputs and outputs of the exported model; ``None`` if nothing was exported.
+        evaluation: what outputs were compared and the metric measured on; ``None`` without a verification.
         notes: remarks of the stages.
     """
+
+    SCHEMA: ClassVar[int] = 3
 
     trtpipe: str
     source: str
@@ -61,6 +84,8 @@ class Manifest(Record):
     nodes: tuple[NodeDecision, ...] = ()
     work: WorkShare | None = None
     classes: tuple[str, ...] = ()
+    signature: IOContract | None = None
+    evaluation: Evaluation | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -73,6 +73,10 @@ def open_graph(package: Package) -> Iterator[tuple[GraphSession, str]]:
         path, note = runnable_graph(folder / graph.file, find_format(graph.half), folder)
         settings = replace(Settings.from_environment(), isolate=False)
         with load_backend("onnxruntime").open(path, settings) as runner:
+            if [spec.name for spec in runner.outputs] != [tensor.name for tensor in package.model.outputs]:
+                raise InputError(
+                    f"{package.path}: the graph has plug-ins, which only TensorRT runs", "load it on a GPU"
+                )
             yield GraphSession(runner), ", ".join(word for word in (runner.device, note) if word)
 
 

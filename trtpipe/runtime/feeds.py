@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -16,7 +18,8 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from trtpipe.delivery.record import Model, Range, Tensor
 
-#: An array, an image file or a list of image files for the one input; or input name -> such a thing.
+#: An array, an image file (a path, or its content in bytes) or a list of these for the one input; or input name -> such
+#: a thing.
 Given: TypeAlias = "Mapping[str, object] | object"
 Array: TypeAlias = "np.ndarray | dlpack.DeviceTensor"
 
@@ -42,8 +45,9 @@ class Feeder:
         self._inputs = {tensor.name: tensor for tensor in model.inputs}
         self._images = {each.input: each for each in model.preprocessing}
         # what a profile holds of an input of fixed shape is a range of its values
-        varying = [each.name for each in model.inputs if not all(isinstance(dim, int) for dim in each.shape or ("",))]
-        self._profiles = [{name: each for name, each in profile.items() if name in varying} for profile in profiles]
+        fixed = [each.name for each in model.inputs if each.shape is not None and each.shape == _lengths(each.shape)]
+        self._by_value = {name for profile in profiles for name in profile if name in fixed}
+        self._profiles = profiles
         self._device = device
         self._stream = stream
 
@@ -63,7 +67,9 @@ class Feeder:
         feed = {name: self._array(tensor, values[name]) for name, tensor in self._inputs.items()}
         for name, array in feed.items():
             _require_type(self._inputs[name], array)
-        self._require_shapes({name: tuple(array.shape) for name, array in feed.items()})
+        shapes = {name: tuple(array.shape) for name, array in feed.items()}
+        self._require_shapes(shapes)
+        self._require_profile({name: self._extent(name, feed[name]) for name in feed})
         return feed
 
     def _only(self, given: object) -> dict[str, object]:
@@ -77,8 +83,8 @@ class Feeder:
     def _array(self, tensor: Tensor, value: Any) -> Array:
         if isinstance(value, np.ndarray):
             return value
-        if paths := _image_files(value):
-            return self._batch(tensor, paths)
+        if files := _image_files(value):
+            return self._batch(tensor, files)
         place = dlpack.device_of(value)
         if place is None:
             raise InputError(
@@ -95,7 +101,7 @@ class Feeder:
             )
         return dlpack.imported(value, self._stream, f"input {tensor.name!r}")
 
-    def _batch(self, tensor: Tensor, paths: Sequence[Path]) -> np.ndarray:
+    def _batch(self, tensor: Tensor, files: Sequence[_ImageFile]) -> np.ndarray:
         """Image files as one batch, prepared as the calibration images were."""
         known = self._images.get(tensor.name)
         if known is None:
@@ -103,19 +109,18 @@ class Feeder:
                 f"input {tensor.name!r} takes no image files: the package does not say how they are prepared",
                 f"give an array; or package with a description that has [inputs.{tensor.name}.image]",
             )
+        from trtpipe.backends.inference import numpy_type
         from trtpipe.data.pixels import load_tensor, require_pillow
 
         require_pillow()
-        images = [load_tensor(path, known.image, known.raw) for path in paths]
-        for path, image in zip(paths, images, strict=True):
+        images = [load_tensor(file.path, known.image, known.raw, file.content) for file in files]
+        for file, image in zip(files, images, strict=True):
             if image.shape != images[0].shape:
                 raise InputError(
-                    f"input {tensor.name!r}: {path} becomes {_shown(image.shape)}, {paths[0]} "
+                    f"input {tensor.name!r}: {file.path} becomes {_shown(image.shape)}, {files[0].path} "
                     f"{_shown(images[0].shape)}: they do not make one batch",
                     "give images of one size, or one at a time",
                 )
-        from trtpipe.backends.inference import numpy_type
-
         return np.stack(images).astype(numpy_type(tensor.dtype), copy=False)
 
     def _require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -139,29 +144,48 @@ class Feeder:
                         f"input {name!r}: dimension {dim} is {size} here and {first} in {other!r}",
                         "give both the same length",
                     )
-        if self._profiles and not any(_admits(profile, shapes) for profile in self._profiles):
-            raise self._outside(shapes)
 
-    def _outside(self, shapes: Mapping[str, tuple[int, ...]]) -> InputError:
-        """What is wrong by the profile that names the fewest inputs to be so."""
-        bad = min(([name for name in each if not _admits(each, shapes, name)] for each in self._profiles), key=len)
+    def _extent(self, name: str, array: Array) -> tuple[int, ...]:
+        """What of an input an optimization profile limits: its shape, or its values."""
+        if name not in self._by_value:
+            return tuple(array.shape)
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {name!r} decides shapes, and is on the GPU", "give it in host memory")
+        return tuple(int(value) for value in array.ravel())
+
+    def _require_profile(self, extents: Mapping[str, tuple[int, ...]]) -> None:
+        if not self._profiles or any(_admits(profile, extents) for profile in self._profiles):
+            return
+        # what is wrong by the profile that names the fewest inputs to be so
+        bad = min(([name for name in each if not _admits(each, extents, name)] for each in self._profiles), key=len)
         name = bad[0]
+        what = "values" if name in self._by_value else "shape"
         ranges = ", or ".join(
             f"{_shown(each[name].min)} to {_shown(each[name].max)}" for each in self._profiles if name in each
         )
-        return InputError(
-            f"input {name!r} has shape {_shown(shapes[name])}, outside what the plan was built for: {ranges}",
-            "give a shape inside, or build with wider ones",
+        raise InputError(
+            f"input {name!r} has {what} {_shown(extents[name])}, outside what the plan was built for: {ranges}",
+            f"give {what} inside, or build with wider ones",
         )
 
 
-def _image_files(value: object) -> list[Path]:
-    """The paths, where it is one or a list of them."""
-    if isinstance(value, str | os.PathLike):
-        return [Path(value)]
-    if isinstance(value, list | tuple) and value and all(isinstance(each, str | os.PathLike) for each in value):
-        return [Path(each) for each in value]
-    return []
+@dataclass(frozen=True)
+class _ImageFile:
+    """An image to decode: a file, or its content, which then has a name for errors alone."""
+
+    path: Path
+    content: IO[bytes] | None = None
+
+
+def _image_files(value: object) -> list[_ImageFile]:
+    """The images, where it is one or a list of them."""
+    several = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(each, str | bytes | os.PathLike) for each in several):
+        return []
+    return [
+        _ImageFile(Path(f"image {index}"), BytesIO(each)) if isinstance(each, bytes) else _ImageFile(Path(each))
+        for index, each in enumerate(several)
+    ]
 
 
 def _from_host(tensor: Tensor, value: Any) -> np.ndarray:
@@ -184,13 +208,18 @@ def _require_type(tensor: Tensor, array: Array) -> None:
         )
 
 
-def _admits(profile: Mapping[str, Range], shapes: Mapping[str, tuple[int, ...]], only: str = "") -> bool:
+def _admits(profile: Mapping[str, Range], extents: Mapping[str, tuple[int, ...]], only: str = "") -> bool:
     for name in [only] if only else profile:
-        each, shape = profile[name], shapes.get(name, ())
-        inside = (low <= size <= high for low, size, high in zip(each.min, shape, each.max, strict=False))
-        if len(each.min) != len(shape) or not all(inside):
+        each, extent = profile[name], extents.get(name, ())
+        inside = (low <= size <= high for low, size, high in zip(each.min, extent, each.max, strict=False))
+        if len(each.min) != len(extent) or not all(inside):
             return False
     return True
+
+
+def _lengths(shape: Sequence[object]) -> tuple[int, ...]:
+    """The dimensions that are known."""
+    return tuple(dim for dim in shape if isinstance(dim, int))
 
 
 def _shown(shape: Sequence[int]) -> str:

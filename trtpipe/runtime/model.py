@@ -63,9 +63,10 @@ class LoadedModel:
         """Run once.
 
         Args:
-            given: for a model with one input, an array with the batch axis, an image file or a list of image files;
-                else input name -> such a thing. Arrays may be in host memory or (``__dlpack__``) on the GPU, contiguous
-                and of the input's own type. Image files become one batch, prepared as in calibration.
+            given: for a model with one input, an array with the batch axis, an image file (a path, or its content in
+                bytes) or a list of these; else input name -> such a thing. Arrays may be in host memory or
+                (``__dlpack__``) on the GPU, contiguous and of the input's own type. Image files become one batch,
+                prepared as in calibration.
 
         Returns:
             Output name -> array in host memory, its own.

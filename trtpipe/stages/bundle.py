@@ -12,13 +12,14 @@ from trtpipe.config.stage_settings import BundleSettings, CalibrationQuote
 from trtpipe.config.toolchain import versions
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
-from trtpipe.report.manifest import Manifest, ManifestEntry
+from trtpipe.report.manifest import Evaluation, Manifest, ManifestEntry
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
 from trtpipe.report.verdict import Evidence, judge
 from trtpipe.stages.stage import FAILURES, Stage
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.reports import ParityReport
+    from trtpipe.artifact import IOContract
     from trtpipe.calibration.data_summary import DataSummary
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
@@ -36,12 +37,12 @@ class Bundle(Stage[BundleSettings]):
 
     name = "bundle"
     produces = "manifest"
-    version = 3
+    version = 4
     packages = _TOOLS
     spares = ("reference", "parity", "latency")
 
     def settings(self, request: BuildRequest) -> BundleSettings:
-        profile, recipe = request.profile, request.recipe
+        profile, recipe, evaluation = request.profile, request.recipe, request.recipe.evaluation
         build = profile.build.model_copy(update={"plugins": tuple(Path(name).name for name in profile.build.plugins)})
         patterns = {"keep": tuple(sorted(set(profile.keep))), "int8_nodes": tuple(sorted(set(profile.int8_nodes)))}
         quote = CalibrationQuote(
@@ -58,6 +59,7 @@ class Bundle(Stage[BundleSettings]):
             profile=profile.model_copy(update={"build": build, **patterns}),
             simplify=request.simplify,
             calibration=quote if profile.precision.calibrated else None,
+            classes=recipe.classes if evaluation is None else evaluation.classes or recipe.classes,
         )
 
     def consumes(self, settings: BundleSettings) -> tuple[str, ...]:
@@ -99,7 +101,9 @@ class Bundle(Stage[BundleSettings]):
             verdict=judge(evidence),
             nodes=lowered.nodes if lowered is not None else (),
             work=lowered.work if lowered is not None else None,
-            classes=() if parity is None else parity.classes,
+            classes=settings.classes if parity is None else parity.classes or settings.classes,
+            signature=_signature(inputs),
+            evaluation=None if parity is None else _evaluation(parity),
             notes=(*_notes(inputs, parity, evidence.latency), *seen),
         )
         manifest.write(workdir / MANIFEST)
@@ -115,6 +119,28 @@ def _lowered(inputs: Inputs) -> LowerRecord | None:
     """The record of the lowering, unless the user brought a lowered graph without one."""
     artifact = inputs.artifacts.get("lowered")
     return None if artifact is None or not artifact.described else LowerRecord.read(artifact.sidecar)
+
+
+def _signature(inputs: Inputs) -> IOContract | None:
+    """Of the exported model; a graph of the user's without a record is asked itself."""
+    artifact = inputs.artifacts.get("model")
+    if artifact is None:
+        return None
+    if artifact.described:
+        return ExportRecord.read(artifact.sidecar).contract
+    from trtpipe.preflight.onnx_io import read_contract
+
+    return read_contract(artifact.path)
+
+
+def _evaluation(parity: ParityReport) -> Evaluation:
+    return Evaluation(
+        data=parity.data,
+        data_digest=parity.data_digest,
+        preprocessing=parity.preprocessing,
+        metric=parity.evaluation,
+        function_digest=parity.evaluation_digest,
+    )
 
 
 def _seen_before(calibration: DataSummary | None, parity: ParityReport | None) -> tuple[str, ...]:
