@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from models import conv_net, run, save
+from models import conv_net, normal, run, save
 from world import World, content, write_data
 
 import trtpipe
 from trtpipe.backends.base import Refusal, missing
+from trtpipe.delivery.finish import build as parts
 from trtpipe.delivery.reader import Package
 from trtpipe.errors import InputError, RecipeError
 
@@ -56,9 +57,10 @@ def finish(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def original(world: World) -> dict[str, bytes]:
     """A hand-over that was finished, file by file."""
-    trtpipe.make_package(world.folder / "out", world.folder / "l4", handover="l4")
+    np.savez(world.folder / "samples.npz", x=normal(6, 3, 8, 8, seed=8))
+    trtpipe.make_package(world.folder / "out", world.folder / "l4", handover="l4", samples=world.folder / "samples.npz")
     assert finish(world.folder / "l4", "--flavor", "tensorrt-rtx", "--build-only").returncode == 0
-    return content(world.folder / "l4")
+    return {path.name: path.read_bytes() for path in (world.folder / "l4").iterdir() if path.name != ".trtpipe.json"}
 
 
 class TestHandover:
@@ -68,7 +70,7 @@ class TestHandover:
         found.verify()
         assert found.model.plans == ()
         assert found.names == {".trtpipe.json", "model.json", "handover.json", "finish.py", "trtexec.sh",
-                               "lowered.onnx", "reference.npz"}  # fmt: skip
+                               "lowered.onnx", "reference.npz", "provenance.json"}  # fmt: skip
         assert "finish.py" in made.notes[0]
         job = json.loads((tmp_path / "orin" / "handover.json").read_text())
         assert (job["target"], job["plan"], job["profiles"][0]["x"]["max"]) == ("sm87", "sm87.plan", [8, 3, 8, 8])
@@ -335,3 +337,77 @@ def test_no_place_for_a_repository(build: Path, world: World, tmp_path: Path, na
     out = world.folder / name if made else tmp_path / name
     with pytest.raises(InputError):
         trtpipe.make_package(build, out, triton=trtpipe.TritonSettings(backend="onnxruntime"))
+
+
+class TestCheck:
+    """A finished hand-over against a baseline of the build it came from."""
+
+    @pytest.fixture
+    def baseline(self, build: Path, tmp_path: Path) -> Path:
+        trtpipe.save_baseline(build, tmp_path / "good.json")
+        return tmp_path / "good.json"
+
+    @pytest.fixture
+    def finished(self, original: dict[str, bytes], tmp_path: Path) -> Path:
+        (tmp_path / "l4").mkdir()
+        for name, data in original.items():
+            (tmp_path / "l4" / name).write_bytes(data)
+        return tmp_path / "l4"
+
+    def test_what_was_not_executed_is_not_judged(self, finished: Path, baseline: Path) -> None:
+        report = trtpipe.check(finished, baseline)
+        assert report.passed
+        assert report.headline.startswith("NOT JUDGED on real data")
+        assert {finding.name: finding.status for finding in report.findings} == {
+            "outputs of engine:sm89": "skipped", "latency": "skipped",
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(("noise", "word", "passed"), [(0.0, "PASSED", True), (50.0, "FAILED", False)])
+    def test_the_outputs_of_an_engine_that_ran_decide(
+        self, world: World, finished: Path, tmp_path: Path, noise: float, word: str, passed: bool
+    ) -> None:
+        finish_with_outputs(finished, noise)
+        trtpipe.save_baseline(world.folder / "out", tmp_path / "good.json")
+        report = trtpipe.check(finished, tmp_path / "good.json")
+        assert (report.passed, report.headline.partition(":")[0]) == (passed, word)
+        assert report.verdict.accuracy.outcome == ("passed" if passed else "failed")
+        if passed:
+            made = trtpipe.make_package(finished, tmp_path / "pkg")
+            assert made.model.verdict.headline.startswith("PASSED on the engine for sm89")
+        else:
+            with pytest.raises(InputError, match="rejected"):
+                trtpipe.make_package(finished, tmp_path / "pkg")
+
+    @pytest.mark.parametrize("edit", [('data_digest": "', 'data_digest": "0'), ('"atol": 100.0', '"atol": 200.0')])
+    def test_a_comparison_of_something_else_is_refused(
+        self, finished: Path, baseline: Path, edit: tuple[str, str]
+    ) -> None:
+        finish_with_outputs(finished, 0.0)
+        report = (finished / "parity.json").read_text()
+        (finished / "parity.json").write_text(report.replace(*edit))
+        assert (finished / "parity.json").read_text() != report
+        with pytest.raises(InputError, match="does not follow"):
+            trtpipe.check(finished, baseline)
+
+    def test_another_s_baseline_and_other_packages_are_refused(
+        self, world: World, build: Path, finished: Path, baseline: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(InputError, match="metric"):
+            trtpipe.check(finished, baseline, min_metric={"top1": 0.5})
+        trtpipe.make_package(build, tmp_path / "pkg")
+        with pytest.raises(InputError, match="a package, and no build"):
+            trtpipe.check(tmp_path / "pkg", baseline)
+        other = baseline.read_text().replace('"precision": "int8"', '"precision": "fp16"')
+        baseline.write_text(other)
+        with pytest.raises(InputError, match="fp16"):
+            trtpipe.check(finished, baseline)
+
+
+def finish_with_outputs(folder: Path, noise: float) -> None:
+    """As if finish.py had run the engine, and its outputs were those of the reference with some noise."""
+    model, job = parts.read_folder(folder)
+    feeds, wanted = parts.read_reference(folder, model)
+    found = [{"y": each["y"] + np.float32(noise) * normal(*each["y"].shape, seed=3)} for each in wanted]
+    engine = json.loads((folder / "sm89.plan.json").read_text())
+    report = parts.judge(model, job, "tensorrt 10.3.0 on L4", found, wanted, feeds, engine["digests"]["plan"])
+    parts.write(folder, model, job, engine, report, None, "tensorrt 10.3.0 on L4")

@@ -60,6 +60,9 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "version_7": ({}, {"version": 7, "name": "Net-7.v2"}),
     "images": ({"preprocessing": IMAGES}, {"preprocessing": True}),
     "images_of_fixed": ({**FIXED, "preprocessing": IMAGES}, {"preprocessing": True}),
+    "images_of_batch_4": (
+        {**FIXED, "inputs": (Tensor("x", "float32", (4, 3, 8, 8)),), "preprocessing": IMAGES}, {"preprocessing": True},
+    ),
     "images_and_labels": ({"preprocessing": IMAGES, "postprocessing": SCORES,
                            "inputs": (Tensor("x", "float32", ("N", 3, 8, 8)), Tensor("k", "int32", ("N", 1))),
                            "profiles": ({**batched(), "k": Range((1, 1), (2, 1), (8, 1))},)}, {"preprocessing": True}),
@@ -177,6 +180,13 @@ def test_images_go_through_a_python_model_and_an_ensemble(tmp_path: Path) -> Non
     assert 'platform: "ensemble"' in text
     assert text.index('model_name: "images_preprocess"') < text.index('model_name: "images"')
     assert "images_preprocess/1/transform.json" in found.files
+
+
+def test_a_fixed_batch_takes_as_many_images(tmp_path: Path) -> None:
+    found = made("images_of_batch_4", tmp_path / "a")
+    for name in found.models[1:]:
+        text = config(found, name)
+        assert text.index("TYPE_STRING") < text.index("dims: [4]")
 
 
 def test_notes_say_what_the_server_needs_and_what_was_not_run(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def check(
     """Compare a build with a baseline: metric, parity, sizes, and latency where both builds are on this machine.
 
     Args:
-        build: the folder that ``build`` wrote.
+        build: the folder that ``build`` wrote; or a hand-over that was finished, whose engine is then what is judged.
         baseline: a file that ``save_baseline`` wrote.
         baseline_build: the folder of the build the baseline was made of, to run both in turns; without it latency is
             not compared.
@@ -113,13 +113,18 @@ def check(
         >>> trtpipe.check("out", "baseline.json").gate_passed("accuracy")
         True
     """
+    from trtpipe.api.deliveries import is_package
+    from trtpipe.api.finished import check_finished
     from trtpipe.regression.baseline import Baseline
     from trtpipe.regression.bundle import read_build
     from trtpipe.regression.gate import check_build
 
     check_arguments({"settings": settings, "progress": progress})
     folder, file = path_of(build, "build"), path_of(baseline, "baseline")
-    known, found = Baseline.read(file), read_build(folder)
+    known = Baseline.read(file)
+    if is_package(folder):
+        return check_finished(folder, known, file.name, min_metric or {})
+    found = read_build(folder)
     report = check_build(found, known, file.name, min_metric or {})
     old = None if baseline_build is None else read_build(path_of(baseline_build, "baseline_build"))
     latency = _latency(known, found, old, settings or Settings.from_environment(), progress)

@@ -8,7 +8,7 @@ lies beside the package's own files: the plan, its record, ``parity.json``, ``la
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from trtpipe.delivery.reader import Package
     from trtpipe.delivery.record import Model, Range
 
-JOB, SCRIPT, COMMAND, FINISHED, PARITY = "handover.json", "finish.py", "trtexec.sh", "finished.json", "parity.json"
+JOB, SCRIPT, COMMAND, FINISHED = "handover.json", "finish.py", "trtexec.sh", "finished.json"
+PARITY, LATENCY = "parity.json", "latency.json"
 #: Of ``handover.json`` and ``finished.json``.
 SCHEMA = 1
 _AGAIN = "run finish.py again, and copy its whole folder back"
@@ -176,7 +177,7 @@ def taken_back(package: Package, assembly: Assembly) -> Assembly:
     job = load_object(package.read(JOB), folder / JOB)
     if engine.digests.get("lowered") != job.get("lowered"):
         raise InputError(f"{folder / name}: was built from another graph than this hand-over's", _AGAIN)
-    _require_judged(folder, engine, verdict, entry.sha256)
+    _require_judged(folder, assembly.model, engine, verdict)
     own = {JOB, SCRIPT, COMMAND}
     files = {each: path for each, path in assembly.files.items() if each not in own}
     plan = plan_of(entry, engine)
@@ -187,9 +188,9 @@ def taken_back(package: Package, assembly: Assembly) -> Assembly:
     return Assembly(model, {**files, name: folder / name})
 
 
-def _require_judged(folder: Path, engine: EngineRecord, verdict: StatedVerdict, plan: str) -> None:
-    """Raise InputError unless the verdict follows from the comparison beside it."""
-    label = f"engine:{engine.target}"
+def _require_judged(folder: Path, model: Model, engine: EngineRecord, verdict: StatedVerdict) -> None:
+    """Raise InputError unless the verdict follows from the comparison beside it, and that is of this very hand-over."""
+    label, reference = f"engine:{engine.target}", model.reference
     if verdict.data == "none" and verdict.outcome == "not judged":
         return
     report = ParityReport.read(folder / PARITY)
@@ -197,7 +198,16 @@ def _require_judged(folder: Path, engine: EngineRecord, verdict: StatedVerdict, 
     outcome: Literal["passed", "failed", "not judged"] = "passed"
     if report.reasons or report.synthetic:
         outcome = "failed" if report.reasons else "not judged"
-    if report.digests.get(label) != plan or (outcome, report.samples) != (verdict.outcome, verdict.samples):
+    judged = [each for comparison in report.comparisons for each in comparison.outputs]
+    own = (
+        report.digests == {label: engine.digests["plan"]}
+        and reference is not None
+        and report.synthetic == (reference.data == "random")
+        and report.data_digest == model.file(reference.file).sha256
+        and {each.output: each.tolerance.to_dict() for each in judged}
+        == {name: asdict(limits) for name, limits in model.tolerances.items()}
+    )
+    if not own or (outcome, report.samples) != (verdict.outcome, verdict.samples):
         raise InputError(f"{folder / FINISHED}: verdict: does not follow from {PARITY}", _AGAIN)
 
 

@@ -343,7 +343,7 @@ def _preprocessing(model: Model, config: ModelConfig, settings: TritonSettings, 
     (wanted,) = model.preprocessing
     made = next(each for each in config.inputs if each.name == wanted.input)
     others = tuple(each for each in config.inputs if each.name != wanted.input)
-    image = TensorConfig(_IMAGE, "TYPE_STRING", (1,))
+    image = TensorConfig(_IMAGE, "TYPE_STRING", (1,) if config.max_batch_size else made.dims[:1])  # a file a sample
     step = ModelConfig(
         name=f"{config.name}_{_STEP}",
         backend="python",

@@ -63,6 +63,8 @@ def finish(folder: Path, given: argparse.Namespace) -> int:
     cuda = None if given.build_only else Cuda.load()
     if cuda is not None:
         check_gpu(cuda, job)
+    elif not given.build_only:
+        say("no GPU, or no CUDA runtime library (libcudart): the engine will be built, not executed")
     log = new_log(trt)
     say("building {} with {} {}".format(job["plan"], given.flavor, trt.__version__))
     engine = build(trt, log, folder, job, model, given.flavor)

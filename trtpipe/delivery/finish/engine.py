@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,14 @@ CALLS = {
 }
 
 
+def libraries() -> list[str]:
+    """Where the CUDA runtime may be: what the system finds, the toolkit's folders, and NVIDIA's Python packages."""
+    names = [f"libcudart.so{suffix}" for suffix in (".12", ".13", "")]
+    folders = ["", "/usr/local/cuda/lib64/", "/usr/local/cuda/targets/aarch64-linux/lib/"]
+    found = [folder + name for folder in folders for name in names]
+    return found + [str(path) for place in sys.path for path in Path(place).glob("nvidia/*/lib/libcudart.so.*")]
+
+
 class Cuda:
     """The CUDA runtime; handles and addresses are integers. What is made is freed when the process ends."""
 
@@ -43,15 +53,14 @@ class Cuda:
     @classmethod
     def load(cls) -> Cuda | None:
         """The CUDA runtime; ``None`` where there is no library, driver or GPU."""
-        places = ["", "/usr/local/cuda/lib64/", "/usr/local/cuda/targets/aarch64-linux/lib/"]
-        for place in places:
-            for suffix in (".13", ".12", ""):
-                try:
-                    found = cls(ctypes.CDLL(f"{place}libcudart.so{suffix}"))
-                except OSError:
-                    continue
-                count = ctypes.c_int()
-                return found if found._library.cudaGetDeviceCount(ctypes.byref(count)) == 0 and count.value else None
+        for path in libraries():
+            try:
+                found = cls(ctypes.CDLL(path))
+            except (OSError, AttributeError):
+                continue
+            count = ctypes.c_int()
+            if found._library.cudaGetDeviceCount(ctypes.byref(count)) == 0 and count.value:
+                return found
         return None
 
     def call(self, name: str, *arguments: Any) -> None:
