@@ -254,7 +254,7 @@ class TestBillOfMaterials:
 
     @pytest.mark.parametrize("kind", ["plain", "described", "encrypted"])
     def test_the_official_schema_takes_it(self, build: Path, tmp_path: Path, kind: str) -> None:
-        for module in ("cyclonedx", "jsonschema", "referencing"):
+        for module in ("cyclonedx", "jsonschema", "referencing", "rfc3987_syntax"):
             pytest.importorskip(module, reason="needs tests/interop_requirements.txt: cyclonedx-python-lib")
         from cyclonedx.schema import SchemaVersion
         from cyclonedx.validation.json import JsonStrictValidator

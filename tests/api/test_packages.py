@@ -72,6 +72,21 @@ def test_reference_outputs_are_those_of_the_lowered_graph(build: Path, tmp_path:
         np.testing.assert_allclose(output["y"], run(lowered, feed)["y"], rtol=1e-5, atol=1e-6)
 
 
+def test_reference_images_are_prepared_as_the_package_says(build: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image.fromarray(pixels).save(tmp_path / "photos" / "a.png")
+    prepared = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "channels": "BGR"}
+    words = trtpipe.ModelDescription(inputs={"x": {"image": prepared}})
+    made = trtpipe.make_package(build, tmp_path / "pkg", description=words, samples=tmp_path / "photos")
+    ((feed,), _) = load_reference(made.out / "reference.npz")
+    wanted = (pixels[:, :, ::-1].astype(np.float32) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(feed["x"], wanted.transpose(2, 0, 1)[None], rtol=1e-6, atol=1e-6)
+    with load(made.out, device="cpu") as model:
+        np.testing.assert_array_equal(model(tmp_path / "photos" / "a.png")["y"], model(feed["x"])["y"])
+
+
 def test_feeds_in_memory_are_taken(build: Path, tmp_path: Path) -> None:
     feeds = [{"x": normal(2, 3, 8, 8, seed=seed)} for seed in range(9)]
     made = trtpipe.make_package(build, tmp_path / "pkg", samples=feeds)
@@ -172,6 +187,12 @@ class TestRejectedBuilds:
         ({"description": "missing.toml"}, RecipeError, "missing.toml"),
         ({"description": trtpipe.ModelDescription(inputs={"z": {}})}, InputError, "'z'"),
         ({"description": 3}, InputError, "description"),
+        ({"description": trtpipe.ModelDescription(outputs={"y": {"axis": 2}})}, InputError, "outputs.y.axis"),
+        (
+            {"description": trtpipe.ModelDescription(classes=["a"], outputs={"y": {"classes": True}})},
+            InputError,
+            "1 class",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(
@@ -207,3 +228,19 @@ def test_a_graph_with_plug_ins_has_no_reference_outputs(tmp_path: Path) -> None:
     assert "plug-ins" in made.model.notes[-1]
     with pytest.raises(InputError, match="plug-ins"):
         load(made.out, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["pkg", "pkg.tar"])
+def test_inspect_shows_what_is_in_a_package(build: Path, tmp_path: Path, name: str) -> None:
+    made = trtpipe.make_package(build, tmp_path / name)
+    found = trtpipe.inspect(made.out)
+    assert found.kind == "package"
+    assert found.contents["inputs"] == "x: float32[Nx3x8x8]"
+    assert found.contents["plan sm89.plan"] == "null 1 for sm89"
+    assert found.contents["verdict"] == made.model.verdict.headline
+
+
+def test_inspect_shows_where_a_build_comes_from(build: Path) -> None:
+    found = trtpipe.inspect(build / "provenance.json")
+    assert found.kind == "provenance"
+    assert found.contents["source"] == "net.onnx"

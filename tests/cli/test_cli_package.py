@@ -33,7 +33,9 @@ def package(run: Run, build: Path, data: Path) -> Path:
     out = build.with_name("package")
     result = run("package", "make", build, "-o", out, "--samples", data)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == f"result: {out}"
+    assert result.stdout.splitlines()[-2:] == [
+        f"result: {out}", f"next:   trtpipe package selftest {out} --device cpu"
+    ]  # fmt: skip
     return out
 
 

@@ -65,6 +65,7 @@ def test_what_does_not_fit_is_refused_by_the_name_of_the_input(given: object, wo
         ({"b": zeros(3, 7, dtype="int64")}, "input 'b': dimension N is 3 here and 2 in 'a'"),
         ({"a": zeros(9, 4), "b": zeros(9, 7, dtype="int64")}, "input 'a' has shape 9x4, outside"),
         ({"n": zeros(2, dtype="int64")}, "input 'n' has shape 2"),
+        ({"n": np.array([9])}, "input 'n' has values 9, outside what the plan was built for: 2 to 8"),
     ],
 )
 def test_several_inputs(change: dict[str, np.ndarray], word: str) -> None:
@@ -73,6 +74,14 @@ def test_several_inputs(change: dict[str, np.ndarray], word: str) -> None:
     with pytest.raises(InputError) as caught:
         two_inputs().feed(good | change)
     assert word in caught.value.message
+
+
+def test_a_scalar_that_decides_shapes_is_limited_by_its_value() -> None:
+    model = record(inputs=(Tensor("n", "int64", ()),))
+    one = Feeder(model, [{"n": Range((2,), (4,), (8,))}])
+    assert one.feed(np.array(8))["n"] == 8
+    with pytest.raises(InputError, match="input 'n' has values 1"):
+        one.feed(np.array(1))
 
 
 def test_one_array_for_several_inputs_is_refused() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import model, save
 from working_cuda import OnDevice
 
 import trtpipe
@@ -54,6 +55,21 @@ class TestOnTheCpu:
         with load(package, device="cpu") as model, pytest.raises(InputError, match="on_device"):
             model.on_device(images(1))
 
+    def test_a_graph_with_external_data(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("trtpipe.preflight.onnx_io.INLINE_LIMIT", 0)
+        weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+        save(model("(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", w=weights), tmp_path / "net.onnx")
+        shapes = {"x": trtpipe.ShapeRange(min=(1, 64), opt=(2, 64), max=(8, 64))}
+        trtpipe.build(
+            tmp_path / "net.onnx", tmp_path / "out", settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+            profile=trtpipe.DeploymentProfile(backend="null", targets=("sm89",), shapes=(shapes,)),
+        )  # fmt: skip
+        made = trtpipe.make_package(tmp_path / "out", tmp_path / "p.tar")
+        assert made.model.graph.data == ("lowered.onnx.data",)
+        x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
+        with load(made.out, device="cpu") as loaded:
+            np.testing.assert_allclose(loaded(x)["y"], x @ weights, rtol=1e-4, atol=1e-4)
+
     def test_half_precision_is_emulated(self, real_build, tmp_path):
         folder = real_build.parent
         trtpipe.build(
@@ -76,6 +92,13 @@ class TestOnAGpu:
             for count in (1, 2, 2, 8):
                 np.testing.assert_allclose(model(images(count))["y"], lowered(images(count)), rtol=1e-6)
         assert machine.cuda.alive == set(), "all memory is given back"
+
+    def test_the_plan_s_bytes_are_not_kept_beside_the_engine(self, package, machine):
+        with load(package) as model:
+            (plan,) = machine.plans
+            machine.plans.clear()
+            assert sys.getrefcount(plan) == 2, "this test alone has it"
+            model(images(1))
 
     def test_takes_and_gives_arrays_on_the_gpu(self, package, machine, lowered):
         with load(package) as model:

@@ -11,13 +11,14 @@ from typing import Literal, TypeAlias
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.alterations import alterations
-from trtpipe.api.other_files import OtherKind, describe, reference_outputs, saved_outputs, written_files
+from trtpipe.api.other_files import OtherKind, describe, other_json, package, reference_outputs, saved_outputs
 from trtpipe.artifact import Record
 from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.engine_file import PlanHeader, read_header
 from trtpipe.backends.null import NullEngine
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.paths import path_of
+from trtpipe.delivery.record import MODEL
 from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import InputError
@@ -26,6 +27,7 @@ from trtpipe.passes.decisions import NodeDecision, explain
 from trtpipe.quantization.sensitivity import Sensitivity
 from trtpipe.quantization.tuning_report import Tuning
 from trtpipe.regression.baseline import Baseline
+from trtpipe.regression.bundle import MANIFEST
 from trtpipe.report.graph import GraphSummary, summarize_graph
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.program import ProgramSummary, is_program, summarize_program
@@ -179,7 +181,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     """Describe a file by its content, with the JSON beside it where there is one.
 
     Args:
-        path: a file, or a folder with a ``manifest.json``.
+        path: a file, or the folder of a bundle or a package.
 
     Raises:
         InputError: it cannot be read, or is nothing trtpipe knows.
@@ -189,8 +191,9 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         'engine'
     """
     path = path_of(path, "path")
-    if (path / "manifest.json").is_file():
-        path /= "manifest.json"
+    for name in (MANIFEST, MODEL):
+        if (path / name).is_file():
+            path /= name
     head = _head(path)
     kind, sections, contents = _recognized(path, head)
     sha256 = sha256_file(path)
@@ -215,6 +218,8 @@ def _recognized(path: Path, head: bytes) -> tuple[Kind, _Sections, dict[str, str
         kind, sections = "statistics", {"statistics": summarize_statistics(path)}
     elif head.lstrip().startswith(b"{"):
         return _json(path)
+    elif head.startswith(MODEL.encode() + b"\0"):  # the first name in a .tar
+        return "package", {}, package(path)
     elif (other := describe(path, head)) is not None:
         return other[0], {}, other[1]
     else:
@@ -224,7 +229,7 @@ def _recognized(path: Path, head: bytes) -> tuple[Kind, _Sections, dict[str, str
 
 def _head(path: Path) -> bytes:
     if path.is_dir():
-        raise InputError(f"{path}: a folder without a manifest.json", "name a file in it")
+        raise InputError(f"{path}: a folder without a {MANIFEST} or {MODEL}", "name a file in it")
     if not path.is_file():
         what = "not a regular file" if path.exists() else "no such file"
         raise InputError(f"{path}: {what}", f"give {_KNOWN}")
@@ -249,8 +254,8 @@ def _json(path: Path) -> tuple[Kind, _Sections, dict[str, str]]:
             return kind, {**sections, **(_beside(path) if kind == "engine" else {})}, {}
     if _RUN_RESULTS in keys:
         return "outputs", {}, saved_outputs(path)
-    if (written := written_files(content)) is not None:
-        return "written files", {}, written
+    if (other := other_json(path, content)) is not None:
+        return other[0], {}, other[1]
     raise InputError(f"{path}: JSON, but not of a kind that trtpipe writes", f"give {_KNOWN}")
 
 

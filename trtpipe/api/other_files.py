@@ -10,9 +10,12 @@ from xml.etree import ElementTree as ET
 
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.delivery.reader import Package
+from trtpipe.delivery.record import Model
 from trtpipe.errors import InputError, RecipeError
 from trtpipe.pipeline.ownership import Written
 from trtpipe.pipeline.publish import GENERATOR
+from trtpipe.report.provenance import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 OtherKind: TypeAlias = Literal[
     "outputs", "reference outputs", "JUnit report", "Markdown summary", "HTML report", "plot", "log", "external data",
-    "profile", "recipe", "written files",
+    "profile", "recipe", "written files", "provenance", "package",
 ]  # fmt: skip
 
 _LOG = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+[+-]\d\d:\d\d ")
@@ -71,6 +74,49 @@ def saved_outputs(path: Path) -> dict[str, str]:
     from trtpipe.accuracy.recording import load_outputs
 
     return {label: _shapes(feeds) for label, feeds in load_outputs(path).items()}
+
+
+def other_json(path: Path, document: Any) -> tuple[OtherKind, dict[str, str]] | None:
+    """The kind of a JSON document without a section of its own, and what is in it; ``None`` for one of another kind.
+
+    Raises:
+        InputError: it is of one of these kinds, and damaged.
+    """
+    if (written := written_files(document)) is not None:
+        return "written files", written
+    keys = set(document) if isinstance(document, dict) else set()
+    if keys >= {"command", "created", "manifest"}:
+        return "provenance", dict(_flat("", Provenance.read(path).to_dict()))
+    if keys >= {"schema", "plans", "files"}:
+        return "package", _package(Model.parse(path.read_bytes(), path))
+    return None
+
+
+def package(path: Path) -> dict[str, str]:
+    """What is in a package, by name and value; its digests are checked.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    opened = Package.opened(path)
+    opened.verify()
+    return _package(opened.model)
+
+
+def _package(model: Model) -> dict[str, str]:
+    plans = {f"plan {plan.file}": f"{plan.flavor} {plan.version} for {plan.target}" for plan in model.plans}
+    reference = model.reference
+    return {
+        "model": " ".join(word for word in (model.name, model.version) if word),
+        "precision": model.precision,
+        "inputs": "\n".join(map(str, model.inputs)),
+        "outputs": "\n".join(map(str, model.outputs)),
+        "classes": str(len(model.classes)),
+        "verdict": model.verdict.headline,
+        **plans,
+        "reference": "none" if reference is None else f"{reference.feeds} {reference.data} feeds, {reference.runner}",
+        "files": ", ".join(file.name for file in model.files),
+    }
 
 
 def written_files(document: Any) -> dict[str, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -268,21 +268,24 @@ def _tested(assembly: Assembly, build: Build, samples: DataLike | None, work: Pa
     """With reference inputs and outputs, where the lowered graph runs on a CPU."""
     from trtpipe.delivery.samples import REFERENCE, known_feeds, write_reference
 
-    feeds, real = known_feeds(build) if samples is None else (_sampled(build, samples), True)
+    feeds, real = known_feeds(build) if samples is None else (_sampled(build, assembly.model, samples), True)
     reference = write_reference(build, feeds, real=real, folder=work, settings=settings)
     if reference is None:
         return with_note(assembly, "no reference inputs: the graph has plug-ins, which only TensorRT runs")
     return with_reference(assembly, reference, work / REFERENCE)
 
 
-def _sampled(build: Build, samples: DataLike) -> list[Feed]:
-    from trtpipe.config.recipe import DataSettings
-    from trtpipe.data.dataset import open_dataset
+def _sampled(build: Build, model: Model, samples: DataLike) -> list[Feed]:
+    """The first of the samples that the caller gives; images as the package says that they are prepared."""
+    from trtpipe.config.recipe import DataSettings, ImageSettings
+    from trtpipe.data.dataset import SOURCES, open_dataset
     from trtpipe.delivery.samples import FEEDS, given_feeds
 
     if isinstance(samples, (str, os.PathLike)):
         source = os.fspath(path_of(samples, "samples"))
-        image = build.parity.preprocessing if Path(source).is_dir() else None
+        pictured = any(each.takes_images and each.recognizes(source) for each in SOURCES)
+        prepared = [ImageSettings(**asdict(each.image)) for each in model.preprocessing if pictured]
+        image = prepared[0] if prepared else None
         dataset = open_dataset(DataSettings(source=source, samples=FEEDS, image=image), build.contract)
         with closing(iter(dataset)) as found:
             return given_feeds(build, (sample.feed for sample in found), source)

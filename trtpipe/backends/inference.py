@@ -109,5 +109,7 @@ def open_on_gpu(engine: EngineBytes, device: int, *, cuda_graph: bool) -> Iterat
     for path in engine.plugins:
         if trt.get_plugin_registry().load_library(str(path)) is None:
             raise HostError(f"the plug-in library {path} cannot be loaded", "give one built for this TensorRT")
-    with opened_session(trt, cuda, engine.content, engine.name, device, Log(trt), cuda_graph=cuda_graph) as session:
+    opened = opened_session(trt, cuda, engine.content, engine.name, device, Log(trt), cuda_graph=cuda_graph)
+    del engine  # nobody needs the plan's bytes any more
+    with opened as session:
         yield session

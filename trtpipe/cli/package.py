@@ -90,7 +90,7 @@ def make(
         return print_document("package make", {"out": str(made.out), "model": model.to_dict()})
     plans = ", ".join(plan.file for plan in model.plans) or "no plan"
     emit(line(f"packaged {model.name} | {model.precision} | {plans} | {model.verdict.headline}"))
-    print_paths([made.out])
+    print_paths([made.out], ["package", "selftest", str(made.out), "--device", "cpu"])
     return 0
 
 

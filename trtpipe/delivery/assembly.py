@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from trtpipe.delivery.record import Reference
     from trtpipe.delivery.signing import Signer
     from trtpipe.regression.bundle import Build
+    from trtpipe.report.verdict import Verdict
 
 #: Metrics whose output holds scores of classes.
 _SCORES = ("top1", "top5")
@@ -139,17 +140,7 @@ def assemble(build: Build, description: ModelDescription, *, allow_failed: bool 
         preprocessing=tuple(_preprocessing(build, description)),
         postprocessing=tuple(_postprocessing(build, description, classes)),
         tolerances=_tolerances(build),
-        verdict=StatedVerdict(
-            outcome=verdict.outcome,
-            exit_code=verdict.exit_code,
-            headline=verdict.headline,
-            scope=verdict.scope,
-            samples=verdict.samples,
-            data=verdict.data,
-            accuracy=verdict.accuracy.summary,
-            latency=verdict.latency.outcome,
-            allowed_failed=bool(verdict.exit_code),
-        ),
+        verdict=_stated(verdict),
         plans=plans,
         graph=graph,
         reference=None,
@@ -160,6 +151,21 @@ def assemble(build: Build, description: ModelDescription, *, allow_failed: bool 
         notes=verdict.remarks,
     )
     return Assembly(model, files)
+
+
+def _stated(verdict: Verdict) -> StatedVerdict:
+    """Without latencies: times are no content."""
+    return StatedVerdict(
+        outcome=verdict.outcome,
+        exit_code=verdict.exit_code,
+        headline=verdict.headline,
+        scope=verdict.scope,
+        samples=verdict.samples,
+        data=verdict.data,
+        accuracy=verdict.accuracy.summary,
+        latency=verdict.latency.outcome,
+        allowed_failed=bool(verdict.exit_code),
+    )
 
 
 def with_reference(assembly: Assembly, reference: Reference, path: Path) -> Assembly:
@@ -246,9 +252,24 @@ def _postprocessing(build: Build, description: ModelDescription, classes: tuple[
     for index, spec in enumerate(build.contract.outputs):
         words = description.outputs.get(spec.name)
         if words is not None:
-            yield Postprocessing(spec.name, words.activation, words.axis, words.classes)
+            made = Postprocessing(spec.name, words.activation, words.axis, words.classes)
+            _require_classes(spec, made, classes)
+            yield made
         elif classes and metric in _SCORES and (spec.name == named or (not named and index == 0)):
             yield Postprocessing(spec.name, classes=True)
+
+
+def _require_classes(spec: TensorSpec, made: Postprocessing, classes: tuple[str, ...]) -> None:
+    """Raise InputError unless an output has the axis that is named, with as many values as there are classes."""
+    rank = None if spec.shape is None else len(spec.shape)
+    if rank is not None and not -rank <= made.axis < rank:
+        raise InputError(f"description: outputs.{spec.name}.axis: {made.axis}, of {spec}", "name an axis that is there")
+    size = spec.shape[made.axis] if spec.shape else None
+    if made.classes and (not classes or (isinstance(size, int) and size != len(classes))):
+        raise InputError(
+            f"description: outputs.{spec.name}: scores of {len(classes)} classes, and the model gives {spec}",
+            "give the names of all classes, in the order of their numbers",
+        )
 
 
 def _tolerances(build: Build) -> dict[str, OutputLimits]:

@@ -45,8 +45,9 @@ class Feeder:
         self._inputs = {tensor.name: tensor for tensor in model.inputs}
         self._images = {each.input: each for each in model.preprocessing}
         # what a profile holds of an input of fixed shape is a range of its values
-        varying = [each.name for each in model.inputs if not all(isinstance(dim, int) for dim in each.shape or ("",))]
-        self._profiles = [{name: each for name, each in profile.items() if name in varying} for profile in profiles]
+        fixed = [each.name for each in model.inputs if each.shape is not None and each.shape == _lengths(each.shape)]
+        self._by_value = {name for profile in profiles for name in profile if name in fixed}
+        self._profiles = profiles
         self._device = device
         self._stream = stream
 
@@ -66,7 +67,9 @@ class Feeder:
         feed = {name: self._array(tensor, values[name]) for name, tensor in self._inputs.items()}
         for name, array in feed.items():
             _require_type(self._inputs[name], array)
-        self._require_shapes({name: tuple(array.shape) for name, array in feed.items()})
+        shapes = {name: tuple(array.shape) for name, array in feed.items()}
+        self._require_shapes(shapes)
+        self._require_profile({name: self._extent(name, feed[name]) for name in feed})
         return feed
 
     def _only(self, given: object) -> dict[str, object]:
@@ -141,19 +144,28 @@ class Feeder:
                         f"input {name!r}: dimension {dim} is {size} here and {first} in {other!r}",
                         "give both the same length",
                     )
-        if self._profiles and not any(_admits(profile, shapes) for profile in self._profiles):
-            raise self._outside(shapes)
 
-    def _outside(self, shapes: Mapping[str, tuple[int, ...]]) -> InputError:
-        """What is wrong by the profile that names the fewest inputs to be so."""
-        bad = min(([name for name in each if not _admits(each, shapes, name)] for each in self._profiles), key=len)
+    def _extent(self, name: str, array: Array) -> tuple[int, ...]:
+        """What of an input an optimization profile limits: its shape, or its values."""
+        if name not in self._by_value:
+            return tuple(array.shape)
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {name!r} decides shapes, and is on the GPU", "give it in host memory")
+        return tuple(int(value) for value in array.ravel())
+
+    def _require_profile(self, extents: Mapping[str, tuple[int, ...]]) -> None:
+        if not self._profiles or any(_admits(profile, extents) for profile in self._profiles):
+            return
+        # what is wrong by the profile that names the fewest inputs to be so
+        bad = min(([name for name in each if not _admits(each, extents, name)] for each in self._profiles), key=len)
         name = bad[0]
+        what = "values" if name in self._by_value else "shape"
         ranges = ", or ".join(
             f"{_shown(each[name].min)} to {_shown(each[name].max)}" for each in self._profiles if name in each
         )
-        return InputError(
-            f"input {name!r} has shape {_shown(shapes[name])}, outside what the plan was built for: {ranges}",
-            "give a shape inside, or build with wider ones",
+        raise InputError(
+            f"input {name!r} has {what} {_shown(extents[name])}, outside what the plan was built for: {ranges}",
+            f"give {what} inside, or build with wider ones",
         )
 
 
@@ -196,13 +208,18 @@ def _require_type(tensor: Tensor, array: Array) -> None:
         )
 
 
-def _admits(profile: Mapping[str, Range], shapes: Mapping[str, tuple[int, ...]], only: str = "") -> bool:
+def _admits(profile: Mapping[str, Range], extents: Mapping[str, tuple[int, ...]], only: str = "") -> bool:
     for name in [only] if only else profile:
-        each, shape = profile[name], shapes.get(name, ())
-        inside = (low <= size <= high for low, size, high in zip(each.min, shape, each.max, strict=False))
-        if len(each.min) != len(shape) or not all(inside):
+        each, extent = profile[name], extents.get(name, ())
+        inside = (low <= size <= high for low, size, high in zip(each.min, extent, each.max, strict=False))
+        if len(each.min) != len(extent) or not all(inside):
             return False
     return True
+
+
+def _lengths(shape: Sequence[object]) -> tuple[int, ...]:
+    """The dimensions that are known."""
+    return tuple(dim for dim in shape if isinstance(dim, int))
 
 
 def _shown(shape: Sequence[int]) -> str:

@@ -100,3 +100,31 @@ def test_the_real_library_has_every_call_and_says_that_there_is_no_driver():
 
     with pytest.raises(PolygraphyException, match="CUDA Error: 35"):  # its calls still pass what ctypes takes
         wrapper().create_stream()
+
+
+class TestFinding:
+    def test_a_machine_without_it_says_what_to_install(self, monkeypatch):
+        def absent(name):
+            raise OSError(f"{name}: cannot open shared object file")
+
+        monkeypatch.setattr(cudart.ctypes, "CDLL", absent)
+        with pytest.raises(HostError, match="libcudart") as caught:
+            cudart.find()
+        assert "nvidia-cuda-runtime" in caught.value.remedy
+
+    def test_a_wheel_of_nvidia_s_is_found_where_the_system_has_none(self, monkeypatch, tmp_path):
+        library = tmp_path / "nvidia" / "cuda_runtime" / "lib" / "libcudart.so.12"
+        library.parent.mkdir(parents=True)
+        library.touch()
+        asked = []
+
+        def only(name):
+            asked.append(name)
+            if name != str(library):
+                raise OSError(name)
+            return RecordingCudart()
+
+        monkeypatch.setattr(cudart.ctypes, "CDLL", only)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        assert cudart.find().capabilities() == ((8, 9),)
+        assert asked[-1] == str(library)

@@ -142,6 +142,13 @@ class TestShapes:
             found = made.run({"x": rows(2), "n": np.array([value])})
             np.testing.assert_array_equal(found["y"], rows(2) * value)
 
+    def test_values_that_decide_shapes_are_refused_on_the_gpu(self, cuda, session):
+        tensors = {"x": TENSORS["x"], "n": ("in", "int64", (1,), "host"), "y": TENSORS["y"]}
+        made, _ = session(tensors, function=lambda feed: {"y": feed["x"]})
+        there = dlpack.imported(OnDevice(cuda, np.array([3])), made.stream, "n")
+        with pytest.raises(InputError, match="'n' decides shapes"):
+            made.run({"x": rows(2), "n": there})
+
     def test_outputs_whose_shape_depends_on_the_data(self, session):
         tensors = {"x": TENSORS["x"], "found": ("out", "float32", (-2, 4), "device")}
         made, _ = session(tensors, function=lambda feed: {"found": feed["x"][feed["x"][:, 0] > 0]})

@@ -120,9 +120,12 @@ class EngineSession:
             on_device: whether the outputs stay on the GPU.
 
         Raises:
-            InputError: no optimization profile admits the shapes.
+            InputError: no optimization profile admits the shapes; or an input whose values decide shapes is on the GPU.
             StageError: TensorRT or CUDA refuses.
         """
+        for name, value in feed.items():
+            if self._inputs[name].on_host and not isinstance(value, np.ndarray):
+                raise InputError(f"input {name!r} decides shapes, and is on the GPU", "give it in host memory")
         with self._lock:
             self._cuda.use(self._device)
             self._prepare(feed)
@@ -176,8 +179,7 @@ class EngineSession:
         """Copy an input to where TensorRT reads it."""
         size = math.prod(value.shape) * buffer.dtype.itemsize
         if isinstance(value, dlpack.DeviceTensor):
-            kind = TO_HOST if buffer.on_host else ON_DEVICE
-            self._cuda.copy(buffer.bound, value.address, size, kind, self._stream)
+            self._cuda.copy(buffer.device, value.address, size, ON_DEVICE, self._stream)
             return
         dense = np.ascontiguousarray(value)
         ctypes.memmove(buffer.host, dense.ctypes.data, size)
@@ -270,6 +272,7 @@ def opened_session(
     cuda.use(device)
     trt.init_libnvinfer_plugins(log.logger, "")
     engine = trt.Runtime(log.logger).deserialize_cuda_engine(plan)
+    del plan  # the engine has all of it
     if engine is None:
         reason = "; ".join(log.errors[:2]) or "no reason given"
         raise HostError(
