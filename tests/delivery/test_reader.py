@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import tarfile
 from typing import TYPE_CHECKING
 
@@ -138,3 +139,23 @@ def test_equal_packages_are_equal_archives(tmp_path: Path) -> None:
             os.utime(folder / name, (round_ * 1000, round_ * 1000))
         Assembly(record(), {name: folder / name for name in names}).sealed(folder).write_tar(tmp_path / f"{round_}.tar")
     assert (tmp_path / "0.tar").read_bytes() == (tmp_path / "1.tar").read_bytes()
+
+
+def test_of_any_flipped_bit_nothing_reaches_the_reader(package: Path) -> None:
+    """What is handed out is what was packaged, or nothing is, and every error is one for the user."""
+    generator = random.Random(0)
+    paths = sorted(package.iterdir()) if package.is_dir() else [package]
+    refused = 0
+    for _ in range(300):
+        path = generator.choice(paths)
+        good = path.read_bytes()
+        bad = bytearray(good)
+        bad[generator.randrange(len(bad))] ^= 1 << generator.randrange(8)
+        path.write_bytes(bad)
+        for name, content in FILES.items():
+            try:
+                assert Package.opened(package).read(name) == content
+            except InputError:
+                refused += 1
+        path.write_bytes(good)
+    assert refused > 100
