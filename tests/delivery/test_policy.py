@@ -128,3 +128,14 @@ def model(changes: dict[str, object]) -> Model:
     words = {name: value for name, value in changes.items() if name in ("outcome", "data")}
     others = {name: value for name, value in changes.items() if name not in words}
     return replace(found, verdict=replace(found.verdict, **words), **others)  # type: ignore[arg-type]
+
+
+def test_the_policy_of_the_documentation_is_read(folder: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "signing.md"
+    (text,) = [block for block in page.read_text(encoding="utf-8").split("```") if "[[signers]]" in block]
+    (folder / "signing.pub").rename(folder / "release.pub")
+    (folder / "ca.pem").rename(folder / "company-ca.pem")
+    policy = load(folder, text)
+    assert [signer.name for signer in policy.signers] == ["release", "company-ca.pem"]
+    assert policy.require.min_version == "2.1"
+    assert all(vars(policy.require).values())  # every key is in it

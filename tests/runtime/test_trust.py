@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +48,18 @@ def secret(real_build: Path, keys: Path) -> Path:
 
 
 @pytest.fixture
-def written() -> list[str]:
-    """Files that Python opens to write, from now on."""
+def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Files that Python opens to write, from now on; bytecode apart."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     found: list[str] = []
     watching = [True]
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
-        if watching and event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
-            found.append(str(arguments[0]))
+        if not watching or event != "open":
+            return
+        path, _, flags = arguments
+        if not isinstance(path, int) and isinstance(flags, int) and flags & WRITES:  # a number is a file that is open
+            found.append(str(path))
 
     sys.addaudithook(watch)  # it cannot be taken away
     yield found

@@ -240,7 +240,7 @@ def verify_package(
     Without ``policy``, ``key`` and ``ca`` a signature is not checked, and so anybody may have made the package.
 
     Raises:
-        InputError: the package is not whole, not signed, by nobody trusted, changed since, or not as the policy asks.
+        InputError: the package is not whole, not signed by a trusted signer, changed since, or not as the policy asks.
         RecipeError: the policy is no TOML.
         HostError: a package that this needs is not installed.
 
