@@ -90,10 +90,10 @@ class TestCheck:
         self, run: Run, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from trtpipe.regression.gate import CheckReport, Finding
-        from trtpipe.report.verdict import Evidence, judge
+        from trtpipe.report.verdict import Evidence, verdict_of
 
         slow = Finding(gate="latency", name="latency", status="failed", message="slower")
-        report = CheckReport(baseline="b.json", build="out", verdict=judge(Evidence()), findings=(slow,))
+        report = CheckReport(baseline="b.json", build="out", verdict=verdict_of(Evidence()), findings=(slow,))
         monkeypatch.setattr(trtpipe, "check", lambda *args, **options: report, raising=False)
         assert run("check", good, "--baseline", tmp_path / "b.json").exit_code == 4
         wrong = slow.model_copy(update={"gate": "accuracy"})
@@ -286,7 +286,7 @@ class TestUpgrade:
         """What ``check_upgrade`` was asked for; its result has one finding for each gate that ``failing`` names."""
         from trtpipe.regression.gate import Finding
         from trtpipe.regression.upgrade import UpgradeReport
-        from trtpipe.report.verdict import Evidence, judge
+        from trtpipe.report.verdict import Evidence, verdict_of
 
         asked: list[tuple[str, ...]] = []
 
@@ -298,7 +298,11 @@ class TestUpgrade:
                 if gate in str(build)
             )
             return UpgradeReport(
-                baseline="rtx 1", build=build.name, verdict=judge(Evidence()), findings=findings, versions=("rtx 2",)
+                baseline="rtx 1",
+                build=build.name,
+                verdict=verdict_of(Evidence()),
+                findings=findings,
+                versions=("rtx 2",),
             )
 
         monkeypatch.setattr(trtpipe, "check_upgrade", check, raising=False)

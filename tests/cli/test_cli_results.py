@@ -15,7 +15,7 @@ from trtpipe.cli.session import Session
 from trtpipe.errors import BuildError
 from trtpipe.latency.reports import Latency
 from trtpipe.pipeline.executor import failures_of
-from trtpipe.report.verdict import Evidence, judge
+from trtpipe.report.verdict import Evidence, verdict_of
 
 
 def parity(*, passed: bool) -> ParityReport:
@@ -69,7 +69,7 @@ def result(*, accurate: bool = True, fast: bool = True, failed: bool = False, ou
     ]
     limit = 0.006 if fast else 0.004
     evidence = Evidence(parity(passed=accurate), latency(), failures=failures_of(steps), latency_limit=limit)
-    return BuildResult(tuple(steps), out, judge(evidence), evidence.parity, evidence.latency)
+    return BuildResult(tuple(steps), out, verdict_of(evidence), evidence.parity, evidence.latency)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_random_samples_are_not_judged_and_no_failure(capsys: pytest.CaptureFixt
     made = result()
     assert made.parity is not None
     report = made.parity.model_copy(update={"synthetic": True})
-    made = BuildResult(made.steps, None, judge(Evidence(report)), report)
+    made = BuildResult(made.steps, None, verdict_of(Evidence(report)), report)
     assert finish(Session(), "build", made) == 0
     out = capsys.readouterr().out
     last = out.splitlines()[-1]

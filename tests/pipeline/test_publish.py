@@ -13,7 +13,7 @@ from trtpipe.errors import HostError, InputError
 from trtpipe.pipeline import publish
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder, write_file, write_files
 from trtpipe.report.manifest import Manifest, ManifestEntry
-from trtpipe.report.verdict import Evidence, judge
+from trtpipe.report.verdict import Evidence, verdict_of
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def bundle(artifact, tmp_path):
         entries = tuple(ManifestEntry(label=a.kind, digest=a.digest, key="", files=a.files) for a in artifacts)
         manifest = Manifest(
             trtpipe="0", source="", precision="fp32", backend="null", targets=(), settings={}, toolchain={},
-            calibration=None, artifacts=entries, verdict=judge(Evidence()),
+            calibration=None, artifacts=entries, verdict=verdict_of(Evidence()),
         )  # fmt: skip
         return [artifact("manifest", manifest__json=manifest.to_file()), *artifacts]
 

@@ -112,7 +112,7 @@ def test_a_faint_part_is_judged_by_itself() -> None:
     found = noisy(expected, 0.3, "scores")
     noise = OutputNoise(expected, ("boxes", "scores"))
     gate = OutputGate(Tolerance(), INT8, expected, ("y",))
-    decibels, whole = Reference(noise, gate, joined=False).judge(found)
+    decibels, whole = Reference(noise, gate, joined=False).evaluate(found)
     assert whole < 1e-3
-    assert Reference(noise, gate, joined=True).judge(found)[1] == pytest.approx(0.3**2 / 10 ** (PART / 10), rel=0.1)
+    assert Reference(noise, gate, joined=True).evaluate(found)[1] == pytest.approx(0.3**2 / 10 ** (PART / 10), rel=0.1)
     assert decibels.shape == (8,)

@@ -8,7 +8,7 @@ from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.regression.upgrade import Stored, UpgradeReport, compare_engines, not_built
-from trtpipe.report.verdict import Evidence, judge
+from trtpipe.report.verdict import Evidence, verdict_of
 
 SPEC = TensorSpec(name="x", dtype="float32", shape=(1, 4))
 
@@ -175,7 +175,7 @@ class TestReport:
         return UpgradeReport(
             baseline="rtx 1.0",
             build="out",
-            verdict=judge(Evidence()),
+            verdict=verdict_of(Evidence()),
             findings=findings,
             versions=("rtx 2.0", "rtx 3.0"),
         )

@@ -7,7 +7,7 @@ import pytest
 from trtpipe.artifact import FileEntry
 from trtpipe.errors import InputError
 from trtpipe.report.manifest import Manifest, ManifestEntry
-from trtpipe.report.verdict import Evidence, Failure, judge
+from trtpipe.report.verdict import Evidence, Failure, verdict_of
 
 
 def manifest(*failures: Failure) -> Manifest:
@@ -22,7 +22,7 @@ def manifest(*failures: Failure) -> Manifest:
         toolchain={"onnx": "1.18.0"},
         calibration=None,
         artifacts=(ManifestEntry(label="lowered", digest="1" * 64, key="2" * 64, files=files),),
-        verdict=judge(Evidence(failures=failures)),
+        verdict=verdict_of(Evidence(failures=failures)),
     )
 
 

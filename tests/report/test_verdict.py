@@ -13,7 +13,7 @@ from trtpipe.latency.reports import Latency, LatencyReport
 from trtpipe.passes.decisions import FLOAT32_ALONE, NodeDecision, work_share
 from trtpipe.report.precision import dearer, precision_found
 from trtpipe.report.stage_records import LowerRecord
-from trtpipe.report.verdict import Evidence, Failure, Verdict, judge
+from trtpipe.report.verdict import Evidence, Failure, Verdict, verdict_of
 
 CPU, L4 = "onnxruntime 1.32.0 on CPU", "tensorrt 11.4.0 on NVIDIA L4"
 NO_GPU = "this machine has no GPU"
@@ -59,7 +59,7 @@ def latency(*, on_gpu: bool) -> LatencyReport:
 
 class TestScope:
     def test_a_graph_on_the_cpu_is_no_engine(self) -> None:
-        verdict = judge(Evidence(parity(not_run={"engine:sm89": NO_GPU})))
+        verdict = verdict_of(Evidence(parity(not_run={"engine:sm89": NO_GPU})))
         assert verdict.headline == ("PASSED on the lowered graph (onnxruntime, CPU, 449 samples); engine not executed")
         (executed,) = verdict.executed
         assert (executed.artifact, executed.runtime, executed.device) == ("lowered", "onnxruntime", "CPU")
@@ -67,23 +67,23 @@ class TestScope:
         assert (verdict.samples, verdict.data, verdict.passed, verdict.exit_code) == (449, "real", True, 0)
 
     def test_several_engines_are_counted(self) -> None:
-        verdict = judge(Evidence(parity(not_run={"engine:sm89": NO_GPU, "engine:sm120": NO_GPU})))
+        verdict = verdict_of(Evidence(parity(not_run={"engine:sm89": NO_GPU, "engine:sm120": NO_GPU})))
         assert verdict.scope.endswith("; engines not executed")
 
     def test_an_engine_that_ran_says_on_which_gpu(self) -> None:
         report = parity(("lowered", CPU), ("engine:sm89", L4), not_run={"engine:sm120": "no such GPU"})
-        verdict = judge(Evidence(report))
+        verdict = verdict_of(Evidence(report))
         assert verdict.scope == (
             "on the engine for sm89 (tensorrt, NVIDIA L4, 449 samples); not executed: engine for sm120"
         )
         assert [each.device for each in verdict.executed] == ["NVIDIA L4"]
 
     def test_what_is_emulated_is_no_part_of_the_device(self) -> None:
-        verdict = judge(Evidence(parity(("lowered", f"{CPU}, float16 storage emulated"), samples=1)))
+        verdict = verdict_of(Evidence(parity(("lowered", f"{CPU}, float16 storage emulated"), samples=1)))
         assert verdict.scope == "on the lowered graph (onnxruntime, CPU, 1 sample)"
 
     def test_without_a_comparison_nothing_passed(self) -> None:
-        verdict = judge(Evidence())
+        verdict = verdict_of(Evidence())
         assert (verdict.outcome, verdict.passed, verdict.exit_code, verdict.scope) == ("not judged", None, 0, "")
 
 
@@ -93,44 +93,44 @@ class TestAccuracy:
             MetricValue(artifact=name, runner="x", metric="top1", value=value, samples=449)
             for name, value in (("model", 0.98441), ("lowered", 0.97996))
         )
-        gate = judge(Evidence(parity(metrics=values))).accuracy
+        gate = verdict_of(Evidence(parity(metrics=values))).accuracy
         assert (gate.outcome, gate.summary) == ("passed", "top1 on 449 samples: model 0.9844, lowered 0.9800")
 
     def test_reasons_of_a_failure(self) -> None:
-        verdict = judge(Evidence(parity(passed=False, reasons=("a is off", "b is off"), failing_stage="lower")))
+        verdict = verdict_of(Evidence(parity(passed=False, reasons=("a is off", "b is off"), failing_stage="lower")))
         assert verdict.accuracy.summary == "a is off; b is off; first failing stage: lower"
         assert (verdict.passed, verdict.exit_code) == (False, 3)
         assert verdict.headline.startswith("FAILED on the lowered graph")
 
     def test_random_samples_can_fail_but_never_pass(self) -> None:
-        verdict = judge(Evidence(parity(synthetic=True)))
+        verdict = verdict_of(Evidence(parity(synthetic=True)))
         assert (verdict.outcome, verdict.exit_code, verdict.data) == ("not judged", 0, "random")
         assert "within tolerance" not in verdict.accuracy.summary + verdict.headline
         assert "not judged on real data" in verdict.accuracy.summary
-        failed = judge(Evidence(parity(synthetic=True, passed=False, reasons=("off by 1e9",))))
+        failed = verdict_of(Evidence(parity(synthetic=True, passed=False, reasons=("off by 1e9",))))
         assert (failed.outcome, failed.exit_code) == ("failed", 3)
 
 
 class TestLatency:
     @pytest.mark.parametrize(("limit", "outcome", "code"), [(0.006, "passed", 0), (0.005, "failed", 4)])
     def test_gpu_with_a_limit_is_judged(self, limit: float, outcome: str, code: int) -> None:
-        verdict = judge(Evidence(parity(), latency(on_gpu=True), latency_limit=limit))
+        verdict = verdict_of(Evidence(parity(), latency(on_gpu=True), latency_limit=limit))
         assert (verdict.latency.outcome, verdict.exit_code) == (outcome, code)
         assert verdict.latency.summary == (
             f"engine:sm89 median 2.25 ms, p99 5.12 ms (TensorRT 11 on NVIDIA L4); p99 limit {limit * 1e3:g} ms"
         )
 
     def test_without_a_limit_there_is_nothing_to_judge(self) -> None:
-        assert judge(Evidence(parity(), latency(on_gpu=True))).latency.outcome == "not judged"
+        assert verdict_of(Evidence(parity(), latency(on_gpu=True))).latency.outcome == "not judged"
 
     def test_cpu_is_never_judged_and_labeled(self) -> None:
-        verdict = judge(Evidence(parity(), latency(on_gpu=False), latency_limit=0.001))
+        verdict = verdict_of(Evidence(parity(), latency(on_gpu=False), latency_limit=0.001))
         assert (verdict.latency.outcome, verdict.exit_code, verdict.outcome) == ("not judged", 0, "passed")
         assert verdict.latency.summary.endswith("(onnxruntime 1.32.0 on CPU, not a GPU latency)")
         assert "latency gate not evaluated" in verdict.headline
 
     def test_nothing_measured(self) -> None:
-        assert judge(Evidence(parity())).latency.summary == "not measured here"
+        assert verdict_of(Evidence(parity())).latency.summary == "not measured here"
 
 
 class TestFailures:
@@ -148,7 +148,7 @@ class TestFailures:
     def test_exit_codes(self, step: str, error: int, limit: float | None, code: int) -> None:
         failure = Failure(step=step, reason="no kernel for it", exit_code=error)
         report = None if step == "verify" else parity()
-        verdict = judge(Evidence(report, failures=(failure,), latency_limit=limit))
+        verdict = verdict_of(Evidence(report, failures=(failure,), latency_limit=limit))
         assert verdict.exit_code == code
         assert f"{step}: no kernel for it" in verdict.remarks
         if step == "verify" and not code:
@@ -194,7 +194,7 @@ def lowering(precision: str, *nodes: tuple[str, str, int | None]) -> LowerRecord
 
 
 def judged(lowered: LowerRecord, record: EngineRecord) -> Verdict:
-    return judge(Evidence(parity(), lowered=lowered, engines={"engine:sm89": record}))
+    return verdict_of(Evidence(parity(), lowered=lowered, engines={"engine:sm89": record}))
 
 
 class TestPrecision:
@@ -257,7 +257,7 @@ class TestPrecision:
         assert verdict.exit_code == (5 if other else code)
 
     def test_a_lowering_alone_is_not_judged(self) -> None:
-        verdict = judge(Evidence(lowered=lowering("int8", ("Conv", "float32", 10))))
+        verdict = verdict_of(Evidence(lowered=lowering("int8", ("Conv", "float32", 10))))
         assert (verdict.exit_code, verdict.outcome) == (0, "not judged")
 
     def test_a_half_model_in_fp32_is_said_to_be_one(self) -> None:

@@ -18,7 +18,7 @@ from trtpipe.errors import StageError
 from trtpipe.isolation.remote_runner import RemoteRunner
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.run_state import artifact_from_file
-from trtpipe.report.verdict import Evidence, judge
+from trtpipe.report.verdict import Evidence, verdict_of
 from trtpipe.stages.measure import Measure
 
 STAGE = Measure()
@@ -123,7 +123,7 @@ class TestEngines:
         assert [figure.p99 for figure in report.measurements] == pytest.approx([9, 5])
         assert report.notes == ()
         for limit, outcome in ((0.010, "passed"), (0.008, "failed"), (None, "not judged")):
-            assert judge(Evidence(latency=report, latency_limit=limit)).latency.outcome == outcome
+            assert verdict_of(Evidence(latency=report, latency_limit=limit)).latency.outcome == outcome
 
     def test_what_the_builder_says_is_kept_for_comparison(self, go, engines, tmp_path):
         layer = EngineLayer(name="l", kind="conv", outputs=(EngineTensor(name="y", type="Half", dims=(2, 8)),))

@@ -9,7 +9,7 @@ from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.errors import InputError
 from trtpipe.report.manifest import Manifest
-from trtpipe.report.verdict import CORRECTIONS, Evidence, judge
+from trtpipe.report.verdict import CORRECTIONS, Evidence, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ def _contradiction(manifest: Manifest, folder: Path) -> Iterator[str]:
         profile = DeploymentProfile.model_validate(manifest.settings.get("profile", {}))
         limit = profile.latency.max_p99
         noted = [failure for failure in manifest.verdict.failures if failure.step != CORRECTIONS]  # read from ranges
-        found = judge(Evidence.of(artifacts, noted, latency_limit=limit))
+        found = verdict_of(Evidence.of(artifacts, noted, latency_limit=limit))
     except (InputError, ValueError) as error:
         yield f"{_MANIFEST}: its verdict cannot be checked: {str(error).splitlines()[0]}"
         return

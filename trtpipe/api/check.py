@@ -51,7 +51,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     from trtpipe.accuracy.recording import load_outputs, replay
     from trtpipe.accuracy.verdict import with_verdict
     from trtpipe.config.shapes import check_outputs
-    from trtpipe.report.verdict import Evidence, judge
+    from trtpipe.report.verdict import Evidence, verdict_of
 
     path, wanted = path_of(parity, "parity"), profile_from({"profile": profile})
     path = path / PARITY if path.is_dir() else path
@@ -84,7 +84,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     )
     again = with_verdict(again)
     where = None if out is None else write_record(again, path_of(out, "out"), PARITY)
-    return BuildResult(steps=(), out=where, verdict=judge(Evidence(parity=again)), parity=again)
+    return BuildResult(steps=(), out=where, verdict=verdict_of(Evidence(parity=again)), parity=again)
 
 
 def check(

@@ -16,7 +16,7 @@ from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.regression.bundle import entries
 from trtpipe.regression.gate import CheckReport, Finding
-from trtpipe.report.verdict import Evidence, judge
+from trtpipe.report.verdict import Evidence, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ def check_finished(folder: Path, baseline: Baseline, name: str, min_metric: Mapp
     (plan,) = model.plans
     label = f"engine:{plan.target}"
     executed = model.verdict.scope.startswith("on the engine")
-    verdict = judge(
+    verdict = verdict_of(
         Evidence(
             parity=ParityReport.read(folder / PARITY) if executed else None,
             latency=LatencyReport.read(folder / LATENCY) if (folder / LATENCY).is_file() and executed else None,

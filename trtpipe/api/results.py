@@ -19,7 +19,7 @@ from trtpipe.pipeline.publish import check_writable, publish_file, publish_folde
 from trtpipe.progress import NullProgress, Progress
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.provenance import PROVENANCE, Provenance
-from trtpipe.report.verdict import Evidence, Verdict, judge
+from trtpipe.report.verdict import Evidence, Verdict, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,7 +132,7 @@ def run_published(
         evidence = Evidence.of(
             [step.artifact for step in steps if step.artifact is not None], failures_of(steps), latency_limit=limit
         )
-        result = BuildResult(steps, None, judge(evidence), evidence.parity, evidence.latency)
+        result = BuildResult(steps, None, verdict_of(evidence), evidence.parity, evidence.latency)
         result = replace(result, out=publish(result))
     for step in result.failed:
         error = step.error

@@ -88,8 +88,8 @@ class TrialSamples:
     def reference(self, gate: GateSettings) -> Reference:
         """What quantized graphs are held against on these feeds."""
         noise = OutputNoise(self.expected, self.compared)
-        judge = OutputGate(gate.tolerance, gate.precision, self.expected, self.outputs)
-        return Reference(noise, judge, joined=len(self.compared) > len(self.outputs))
+        output_gate = OutputGate(gate.tolerance, gate.precision, self.expected, self.outputs)
+        return Reference(noise, output_gate, joined=len(self.compared) > len(self.outputs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,7 +343,7 @@ class TrialRunner:
         model, _ = self._quantized(corrections)
         show_logits(model, beside=True)
         with self._opened(model) as runner:
-            return Trial(corrections.smoothing, *reference.judge(run_known(runner, feed) for feed in feeds))
+            return Trial(corrections.smoothing, *reference.evaluate(run_known(runner, feed) for feed in feeds))
 
     def wanted_corrections(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, np.ndarray]:
         """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones."""

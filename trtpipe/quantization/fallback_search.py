@@ -89,9 +89,9 @@ class _Fallback:
     """One search, on an open simulator."""
 
     def __init__(
-        self, session: SimulatorSession, found: Found, judge: Reference, least: float, progress: Progress
+        self, session: SimulatorSession, found: Found, reference: Reference, least: float, progress: Progress
     ) -> None:
-        self._session, self._found, self._judge, self._progress = session, found, judge, progress
+        self._session, self._found, self._reference, self._progress = session, found, reference, progress
         self._least = least
         self._alone = self._noise_alone(found.samples)
         self._groups = tuple(
@@ -175,7 +175,7 @@ class _Fallback:
         """The share of the tolerance that the outputs use with these groups kept."""
         session = self._session
         runner = session.set(self._rest(kept))
-        return self._judge.judge(run_every(runner, self._feeds, session.scales(session.plan.limits)))[1]
+        return self._reference.evaluate(run_every(runner, self._feeds, session.scales(session.plan.limits)))[1]
 
     @property
     def _feeds(self) -> list[Feed]:

@@ -69,7 +69,7 @@ class Reference:
     gate: OutputGate
     joined: bool
 
-    def judge(self, results: Iterable[Feed]) -> tuple[np.ndarray, float]:
+    def evaluate(self, results: Iterable[Feed]) -> tuple[np.ndarray, float]:
         """float64[feeds], the noise in dB; and the share of the tolerance that is used, above 1 if it does not hold."""
         trial = self.gate.begin()
         shares = self.noise.every(trial.passing(results))

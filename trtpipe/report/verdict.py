@@ -1,7 +1,7 @@
 """The verdict on a run: what was executed, where, on how many samples, and what the gates say of it.
 
-``judge`` makes it, and nothing else does: the terminal, the manifest, reports, JUnit, Markdown, ``--json`` and Python
-results show this one record.
+``verdict_of`` makes it, and nothing else does: the terminal, the manifest, reports, JUnit, Markdown, ``--json`` and
+Python results show this one record.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _failed_corrections(artifacts: Mapping[str, Artifact]) -> Iterator[Failure]:
         yield Failure(step=CORRECTIONS, reason=reason)
 
 
-def judge(evidence: Evidence) -> Verdict:
+def verdict_of(evidence: Evidence) -> Verdict:
     """The verdict on a run."""
     parity, engines = evidence.parity, evidence.engines or {}
     executed = () if parity is None else _executed(parity)

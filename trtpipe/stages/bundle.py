@@ -14,7 +14,7 @@ from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import StageError
 from trtpipe.report.manifest import Evaluation, Manifest, ManifestEntry
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
-from trtpipe.report.verdict import Evidence, judge
+from trtpipe.report.verdict import Evidence, verdict_of
 from trtpipe.stages.stage import FAILURES, Stage
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Bundle(Stage[BundleSettings]):
                 ManifestEntry(label=label, digest=artifact.digest, key=inputs.keys.get(label, ""), files=artifact.files)
                 for label, artifact in inputs.artifacts.items()
             ),
-            verdict=judge(evidence),
+            verdict=verdict_of(evidence),
             nodes=lowered.nodes if lowered is not None else (),
             work=lowered.work if lowered is not None else None,
             classes=settings.classes if parity is None else parity.classes or settings.classes,
