@@ -25,7 +25,8 @@ R = TypeVar("R", bound="Record")
 
 #: The most that is read of a record: bytes of its file, and values in it, which take more memory than their text.
 _MOST_BYTES, _MOST_VALUES = 32 << 20, 4 << 20
-_VERSION = "schema_version"
+#: The field of a record's file that holds its schema version.
+VERSION_KEY = "schema_version"
 
 
 class Record(BaseModel):
@@ -67,7 +68,7 @@ class Record(BaseModel):
 
     def to_file(self) -> str:
         """What a file holds: the same with ``schema_version``, which ``parse`` wants."""
-        return _as_text({**self.to_dict(), _VERSION: self.SCHEMA})
+        return _as_text({**self.to_dict(), VERSION_KEY: self.SCHEMA})
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values; NaN and infinities become strings."""
@@ -106,7 +107,7 @@ class Record(BaseModel):
         expected = f"expected a {cls.__name__} record of schema {cls.SCHEMA}"
         if not isinstance(content, dict):
             raise InputError(f"{path}: holds no JSON object ({expected})", "give the right file")
-        _check_version(content.pop(_VERSION, None), cls, path)
+        _check_version(content.pop(VERSION_KEY, None), cls, path)
         try:
             return cls.model_validate_json(json.dumps(content))  # in Python values, a list would be no tuple
         except ValidationError as error:
@@ -125,7 +126,7 @@ def _as_text(content: dict[str, Any]) -> str:
 def _check_version(found: object, record: type[Record], path: Path) -> None:
     if type(found) is int and found == record.SCHEMA:
         return
-    what = f"has no {_VERSION}" if found is None else f"is of schema {json.dumps(found)[:40]}"
+    what = f"has no {VERSION_KEY}" if found is None else f"is of schema {json.dumps(found)[:40]}"
     raise InputError(
         f"{path}: {what}: made by another version of trtpipe, or not a {record.__name__} record; "
         f"this one reads {record.SCHEMA}",

@@ -140,6 +140,16 @@ class TestModel:
         (tmp_path / "m.onnx.json").write_text(content)
         assert trtpipe.inspect(path).graph is not None
 
+    def test_a_record_of_another_schema_beside_it_is_named(self, tmp_path: Path) -> None:
+        path = saved("(float[1] x) => (float[1] y) { y = Relu(x) }", tmp_path / "lowered.onnx")
+        LowerRecord(precision="fp16", opset=20, counts={}, nodes=()).write(tmp_path / "lowered.onnx.json")
+        content = json.loads((tmp_path / "lowered.onnx.json").read_text())
+        (tmp_path / "lowered.onnx.json").write_text(json.dumps(content | {"schema_version": 1}))
+        found = trtpipe.inspect(path)
+        assert found.lowered is None
+        (note,) = found.notes
+        assert "lowered.onnx.json: is of schema 1" in note
+
 
 class TestEngine:
     def test_header_and_the_file_beside_it(self, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.alterations import alterations
 from trtpipe.api.other_files import OtherKind, describe, other_json, package, reference_outputs, saved_outputs
-from trtpipe.artifact import Record
+from trtpipe.artifact import VERSION_KEY, Record
 from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.engine_file import PlanHeader, read_header
 from trtpipe.backends.null import NullEngine
@@ -197,7 +197,9 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     head = _head(path)
     kind, sections, contents = _recognized(path, head)
     sha256 = sha256_file(path)
-    found = {"path": str(path), "kind": kind, "size": path.stat().st_size, "sha256": sha256, **_fit(sections, sha256)}
+    fit = _fit(sections, sha256)
+    fit["notes"] = (*fit.get("notes", ()), *(() if _shown_beside(sections) else _unread(path)))
+    found = {"path": str(path), "kind": kind, "size": path.stat().st_size, "sha256": sha256, **fit}
     return Inspection.model_validate({**found, **sections, "contents": contents, "altered": alterations(path)})
 
 
@@ -269,6 +271,24 @@ def _beside(path: Path) -> _Sections:
     except InputError:
         return {}
     return sections if kind.endswith(" metadata") else {}
+
+
+def _shown_beside(sections: _Sections) -> bool:
+    """Whether the record beside a file is among its sections."""
+    return any(kind.endswith(" metadata") and name in sections for kind, name, _ in _RECORDS.values())
+
+
+def _unread(path: Path) -> tuple[str, ...]:
+    """Why the record beside a file is not shown, where trtpipe wrote it."""
+    sidecar = path.with_name(f"{path.name}.json")
+    try:
+        if VERSION_KEY in json.loads(sidecar.read_bytes()):
+            _json(sidecar)
+    except InputError as error:
+        return (error.message,)
+    except (OSError, ValueError, TypeError, RecursionError):
+        pass  # none, or somebody else's
+    return ()
 
 
 def _fit(sections: _Sections, sha256: str) -> dict[str, tuple[str, ...]]:
