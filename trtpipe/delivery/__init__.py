@@ -16,9 +16,10 @@ These make packages, and other things from packages:
 
 - ``assembly``: files and record of a package, from a build.
 - ``samples``: reference inputs, and the outputs of the lowered graph for them.
-- ``triton``: (to come) a Triton model repository from a ``reader.Package``.
-- ``handover``: (to come) a folder for a machine that builds for itself, from a ``reader.Package``; ``finish.py`` beside
-  it is data of this package: it is written out as it stands, and imports nothing of trtpipe.
+- ``triton``: a Triton model repository from an ``Assembly``; ``triton_config``: what its ``config.pbtxt`` says, and what
+  a server would refuse; ``triton_preprocess``: a model of its Python back-end, written out as it stands.
+- ``handover``: a package for a machine that builds for itself, and what that gives back; ``finish``: the sources of its
+  ``finish.py``, which import nothing of trtpipe once they are joined.
 - ``attestation``: (to come) SLSA provenance in a DSSE envelope and the ML-BOM, from ``provenance.json`` and the record.
 
 ``api/packages.py`` makes an ``Assembly`` and publishes it; each of the above is one call between the two.
