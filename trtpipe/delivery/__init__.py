@@ -17,9 +17,10 @@ These make packages, and other things from packages:
 
 - ``assembly``: files and record of a package, from a build.
 - ``samples``: reference inputs, and the outputs of the lowered graph for them.
-- ``triton``: a Triton model repository from a ``reader.Package``.
-- ``handover``: a folder for a machine that builds for itself, from a ``reader.Package``; ``finish.py`` beside
-  it is data of this package: it is written out as it stands, and imports nothing of trtpipe.
+- ``triton``: a Triton model repository from an ``Assembly``; ``triton_config``: what ``config.pbtxt`` says, and what
+  a server would refuse; ``triton_preprocess``: a model of its Python back-end, written out as it stands.
+- ``handover``: a package for a machine that builds for itself, and what that gives back; ``finish``: the sources of its
+  ``finish.py``, which import nothing of trtpipe once they are joined.
 - ``attestation``: SLSA provenance in a DSSE envelope, from the build's ``provenance.json`` and the record.
 - ``bill_of_materials``: the ML-BOM.
 
