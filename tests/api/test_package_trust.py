@@ -105,7 +105,7 @@ class TestPolicies:
 
     @pytest.mark.parametrize("words", [
         'name = "other"', 'min_version = "1.10"', 'precision = ["fp16"]', 'verdict = ["failed"]',
-        'latency = ["failed"]', 'data = ["random"]', "min_samples = 17", "encrypted = true", "clean_source = true",
+        'latency = ["failed"]', 'data = ["random"]', "min_samples = 17", "encrypted = true",
     ])  # fmt: skip
     def test_what_is_not(self, package: Path, words: str) -> None:
         with pytest.raises(InputError, match=r"signed by signing\.pub, but not as the policy asks"):
