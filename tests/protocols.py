@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from trtpipe.data.function import FunctionDataset
     from trtpipe.data.sample import Dataset
     from trtpipe.data.synthetic import RandomDataset
+    from trtpipe.delivery.encryption import Identities
+    from trtpipe.delivery.keys import FileKey, PrivateKey, _TokenKey
+    from trtpipe.delivery.reader import Decrypts
     from trtpipe.isolation.reducer import LocalReduction, Reducer, Reduction, Runner
     from trtpipe.isolation.remote_runner import ModelOpener, OpenModel, RemoteRunner, _RemoteReduction
     from trtpipe.latency.measuring import HostTimer
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
     samples: tuple[type[Samples], ...] = (FunctionDataset, RandomDataset, BatchedDataset)
     meters: tuple[type[Meter], ...] = (Cosine, CustomMeter, MeanAveragePrecision, TopK, WordErrorRate)
     listeners: tuple[type[Progress], ...] = (NullProgress,)
+    decrypting: tuple[type[Decrypts], ...] = (Identities,)
+    private_keys: tuple[type[PrivateKey], ...] = (FileKey, _TokenKey)
     stages: tuple[Stage[Any], ...] = (*STAGES, Evaluate("model"), MeasureSensitivity())
     sources: tuple[type[Source], ...] = (FactorySource, ModuleSource, OnnxSource, Pt2Source)
     noting: tuple[type[Noting], ...] = (Export,)

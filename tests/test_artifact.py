@@ -79,7 +79,7 @@ class TestRecord:
         ("version", "complaint"),
         [
             ({"schema_version": 1}, "is of schema 1: made by another version of trtpipe, or not a "),
-            ({"schema_version": 3, "of_the_future": 1}, "is of schema 3, .*reads 2"),
+            ({"schema_version": 3, "of_the_future": 1}, "is of schema 3: .*reads 2"),
             ({"schema_version": "2"}, 'is of schema "2"'),
             ({"schema_version": True}, "is of schema true"),
             ({"schema_version": [2]}, "is of schema"),

@@ -70,7 +70,7 @@ class TestHandover:
         found.verify()
         assert found.model.plans == ()
         assert found.names == {".trtpipe.json", "model.json", "handover.json", "finish.py", "trtexec.sh",
-                               "lowered.onnx", "reference.npz", "provenance.json"}  # fmt: skip
+                               "lowered.onnx", "reference.npz"}  # fmt: skip
         assert "finish.py" in made.notes[0]
         job = json.loads((tmp_path / "orin" / "handover.json").read_text())
         assert (job["target"], job["plan"], job["profiles"][0]["x"]["max"]) == ("sm87", "sm87.plan", [8, 3, 8, 8])

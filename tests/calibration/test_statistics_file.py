@@ -187,7 +187,7 @@ def test_files_of_an_older_version_are_refused_by_name(saved: Path) -> None:
         arrays = {name: file[name] for name in file.files}
     about = arrays["about"].tobytes().replace(b'"schema_version": 2', b'"schema_version": 1')
     np.savez(saved, **{**arrays, "about": np.frombuffer(about, np.uint8)})
-    with pytest.raises(InputError, match=r"is of schema 1, .*reads 2"):
+    with pytest.raises(InputError, match=r"is of schema 1: .*reads 2"):
         load_statistics(saved)
 
 

@@ -12,7 +12,7 @@ from trtpipe.config.profile import BuildSettings
 from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import load_toml
 from trtpipe.config.triton import TritonSettings
-from trtpipe.delivery.assembly import opened
+from trtpipe.delivery.assembly import opened, without_statements
 from trtpipe.delivery.handover import FINISHED, hand_over, is_handover, profiles_of, taken_back
 from trtpipe.delivery.reader import TAR, Package
 from trtpipe.delivery.record import MODEL
@@ -156,6 +156,8 @@ def from_package(path: Path, work: Path, *, allow_failed: bool, deliver: bool) -
     copies = work / "package"
     copies.mkdir()
     assembly = opened(package, copies)
+    if deliver:  # they are about the package, and its plans
+        assembly = without_statements(assembly)
     finished = is_handover(package.names) and (FINISHED in package.names or not deliver)
     if finished:
         assembly = taken_back(package, assembly)

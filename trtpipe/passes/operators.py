@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    import onnx_ir as ir
 
 #: operators with a weight, whose multiply-accumulates 8 bits make cheap; all take it as their second input
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -75,6 +75,8 @@ def made_by(value: ir.Value | None, op: str) -> ir.Node | None:
 
 def computed_floats(values: Iterable[ir.Value | None]) -> list[ir.Value]:
     """Those of ``values`` that are float32 and no constants."""
+    import onnx_ir as ir
+
     there = (value for value in values if value is not None and value.const_value is None)
     return [value for value in there if value.dtype == ir.DataType.FLOAT]
 
