@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trtpipe
 from trtpipe.artifact import FileEntry
 from trtpipe.config.limits import OutputLimits
+from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.units import suggestion
 from trtpipe.data.pixels import RAW
 from trtpipe.delivery.reader import in_order, member
@@ -126,6 +127,7 @@ def assemble(
             "build one that passes its gates; or package it anyway with --allow-failed, which the package records",
         )
     plans = tuple(_plans(build))
+    profile = DeploymentProfile.model_validate(manifest.settings.get("profile", {}))
     graph, files = _graph(build), {plan.file: build.folder / plan.file for plan in plans}
     files |= {name: build.folder / name for name in (graph.file, *graph.data)}
     classes = description.classes or manifest.classes
@@ -144,6 +146,8 @@ def assemble(
         preprocessing=tuple(_preprocessing(build, description)),
         postprocessing=tuple(_postprocessing(build, description, classes)),
         tolerances=_tolerances(build),
+        unordered=profile.tolerance.unordered,
+        ignored=profile.tolerance.ignore,
         verdict=_stated(verdict),
         plans=plans,
         graph=graph,

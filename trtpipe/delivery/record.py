@@ -219,6 +219,9 @@ class Model:
         files: every file but those of ``UNLISTED``, by name.
         notes: what the user of the package should know.
         encryption: ``None`` where nothing is encrypted.
+        unordered: outputs whose rows (axis 1) may come in any order.
+        ignored: output -> where it does not count: the value that the reference has there, or the input or other output
+            that is 0 there.
     """
 
     schema: int
@@ -246,6 +249,8 @@ class Model:
     notes: tuple[str, ...] = ()
     encryption: Encryption | None = None
     bill_of_materials: str = ""
+    unordered: tuple[str, ...] = ()
+    ignored: dict[str, float | str] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise ValueError, naming the field, unless the fields fit each other."""
@@ -262,6 +267,8 @@ class Model:
             "preprocessing": ({each.input for each in self.preprocessing}, inputs),
             "postprocessing": ({each.output for each in self.postprocessing}, outputs),
             "tolerances": (set(self.tolerances), outputs),
+            "unordered": (set(self.unordered), outputs),
+            "ignored": (set(self.ignored), outputs),
         }
         for where, (known_as, known) in spoken.items():
             if unknown := sorted(known_as - known):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trtpipe.accuracy.alignment import aligned, without_ignored
 from trtpipe.accuracy.comparison import Differences, OutputMetrics, comparable
 from trtpipe.config.limits import OutputLimits
 from trtpipe.errors import InputError
@@ -82,8 +83,9 @@ def self_test(
     real = model.reference.data == "real"
     metrics: dict[str, OutputMetrics] = {}
     for feed, outputs in zip(feeds, wanted, strict=True):
-        found = run(feed)
-        _add(metrics, found, outputs, model.tolerances, real=real)
+        found, expected = without_ignored(dict(run(feed)), outputs, model.ignored, feed)
+        found = aligned(found, expected, model.unordered)
+        _add(metrics, found, expected, model.tolerances, real=real)
     checks = tuple(_checked(each, metrics[each], model.tolerances.get(each, OutputLimits())) for each in metrics)
     return SelfTest(
         passed=not any(check.broken for check in checks),
