@@ -32,7 +32,7 @@ from trust import key_pair, signed_package
 
 from trtpipe.delivery.assembly import Assembly
 from trtpipe.delivery.policy import TrustPolicy
-from trtpipe.delivery.signing import SigningKey, opened
+from trtpipe.delivery.signing import SigningKey, opened, signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ def big_package(folder: Path, size: int, key: Path) -> tuple[Path, float]:
     plan = replace(assembly.model.plans[0], sha256=assembly.model.file("sm89.plan").sha256)
     assembly = replace(assembly, model=replace(assembly.model, plans=(plan,)))
     with opened(SigningKey(key)) as signer:
-        assembly.sealed(parts).signed(signer, parts)
+        signed(assembly.sealed(parts), signer, parts)
     return parts, time.perf_counter() - begin
 
 

@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from packages import FILES, record
 
 from trtpipe.delivery.assembly import Assembly
-from trtpipe.delivery.signing import SigningKey, opened
+from trtpipe.delivery.signing import SigningKey, opened, signed
 
 CURVES = {"P-256": ec.SECP256R1, "P-384": ec.SECP384R1, "P-521": ec.SECP521R1}
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
@@ -102,13 +102,12 @@ def assembly(folder: Path) -> Assembly:
 def signed_package(folder: Path, key: SigningKey | Path, out: str = "pkg", *, tar: bool = False) -> Path:
     """A signed package in ``folder``."""
     parts = folder / f"{out}-parts"
-    signing = key if isinstance(key, SigningKey) else SigningKey(key)
-    with opened(signing) as signer:
-        signed = assembly(parts).sealed(parts).signed(signer, parts)
+    with opened(key if isinstance(key, SigningKey) else SigningKey(key)) as signer:
+        made = signed(assembly(parts).sealed(parts), signer, parts)
     if tar:
-        signed.write_tar(folder / f"{out}.tar")
+        made.write_tar(folder / f"{out}.tar")
         return folder / f"{out}.tar"
     (folder / out).mkdir()
-    for name, path in signed.files.items():
+    for name, path in made.files.items():
         os.link(path, folder / out / name)
     return folder / out

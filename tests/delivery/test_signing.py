@@ -13,6 +13,7 @@ pytest.importorskip("cryptography", reason="needs the extra trust: cryptography"
 
 from trust import CURVES, assembly, authority, certificate, key_pair, pem, signed_package, write
 
+from trtpipe.delivery import signing
 from trtpipe.delivery.policy import TrustPolicy
 from trtpipe.delivery.reader import Package
 from trtpipe.delivery.signing import SigningKey, opened, verify
@@ -73,7 +74,7 @@ def test_the_signature_of_another_package_by_the_same_key_is_refused(tmp_path: P
 
         plan = replace(other.model.plans[0], sha256=other.listed().model.file("sm89.plan").sha256)
         other = replace(other, model=replace(other.model, plans=(plan,)))
-        signed = other.sealed(parts).signed(signer, parts)
+        signed = signing.signed(other.sealed(parts), signer, parts)
     (package / "model.sig").unlink()
     (package / "model.sig").write_bytes(signed.files["model.sig"].read_bytes())
     with pytest.raises(InputError, match="changed since the package was signed"):
@@ -176,12 +177,11 @@ class TestCertificates:
 
 def forged(folder: Path, pair: object, chain: Path) -> Path:
     """A package signed with a chain that signing itself would refuse."""
-    from trtpipe.delivery.keys import FileKey, read_certificates
-    from trtpipe.delivery.signing import Signer
+    from trtpipe.delivery.keys import FileKey, Signer, read_certificates
 
     parts = folder / "forged"
     signer = Signer(FileKey(pair.private), read_certificates(chain))  # type: ignore[attr-defined]
-    signed = assembly(parts).sealed(parts).signed(signer, parts)
+    signed = signing.signed(assembly(parts).sealed(parts), signer, parts)
     (folder / "package").mkdir()
     for name, path in signed.files.items():
         (folder / "package" / name).write_bytes(path.read_bytes())

@@ -182,7 +182,7 @@ def make_package(
             assembly = with_provenance(assembly, found, Provenance.beside(found.folder / MANIFEST), signer, work)
             assembly = with_bill_of_materials(assembly, found, work)
         sealed = assembly.sealed(work)
-        _publish(sealed if signer is None else sealed.signed(signer, work), target, work)
+        _publish(sealed if signer is None else signing.signed(sealed, signer, work), target, work)
     return PackageResult(target, sealed.model)
 
 

@@ -22,7 +22,6 @@ from trtpipe.delivery.reader import in_order, member
 from trtpipe.delivery.record import (
     MODEL,
     SCHEMA,
-    SIGNATURE,
     FileDigest,
     Graph,
     Model,
@@ -33,7 +32,6 @@ from trtpipe.delivery.record import (
     StatedVerdict,
     Tensor,
 )
-from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError, InputError
 from trtpipe.regression.bundle import entries
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
     from trtpipe.config.description import InputDescription, ModelDescription, OutputDescription
     from trtpipe.delivery.reader import Package
     from trtpipe.delivery.record import Reference
-    from trtpipe.delivery.signing import Signer
     from trtpipe.regression.bundle import Build
     from trtpipe.report.verdict import Verdict
 
@@ -90,15 +87,6 @@ class Assembly:
         (folder / MODEL).write_text(model.to_file(), encoding="utf-8")
         Model.parse((folder / MODEL).read_bytes(), folder / MODEL)
         return Assembly(model, {**self.files, MODEL: folder / MODEL})
-
-    def signed(self, signer: Signer, folder: Path) -> Assembly:
-        """A sealed package with the signature on all its files; ``model.json`` is among them."""
-        from trtpipe.delivery.signing import signature
-
-        digests = {file.name: file.sha256 for file in self.model.files}
-        digests[MODEL] = sha256_file(self.files[MODEL])
-        (folder / SIGNATURE).write_bytes(signature(digests, self.model.name, signer))
-        return replace(self, files={**self.files, SIGNATURE: folder / SIGNATURE})
 
     def write_tar(self, path: Path) -> None:
         """All files as one archive, ``model.json`` first; equal packages give equal bytes."""

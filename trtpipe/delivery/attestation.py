@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     from trtpipe.delivery.assembly import Assembly
+    from trtpipe.delivery.keys import Signer
     from trtpipe.delivery.policy import Requirements
     from trtpipe.delivery.reader import Package
     from trtpipe.delivery.record import Model
-    from trtpipe.delivery.signing import Signer
     from trtpipe.regression.bundle import Build
     from trtpipe.report.provenance import Provenance
 

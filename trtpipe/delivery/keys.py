@@ -24,6 +24,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from trtpipe.config.safe_files import read_secret, read_trusted
+from trtpipe.delivery.envelope import Envelope, encoded
 from trtpipe.delivery.tokens import SCHEME, token_key
 from trtpipe.errors import InputError
 
@@ -68,6 +69,19 @@ class PrivateKey(Protocol):
 
     def sign(self, data: bytes) -> bytes:
         """The ECDSA signature on ``data``, in DER."""
+
+
+@dataclass(frozen=True)
+class Signer:
+    """A key that is open, and the certificates that go with it."""
+
+    key: PrivateKey
+    certificates: tuple[x509.Certificate, ...] = ()
+
+    def sign(self, payload: bytes) -> Envelope:
+        """Sign a statement."""
+        chain = tuple(der(each) for each in self.certificates)
+        return Envelope(payload, self.key.sign(encoded(payload)), fingerprint(self.key.public), chain)
 
 
 @dataclass(frozen=True, repr=False)

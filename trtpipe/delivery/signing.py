@@ -12,16 +12,17 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.config.requirements import require
 from trtpipe.delivery import attestation
-from trtpipe.delivery.envelope import STATEMENT_TYPE, Envelope, encoded, statement
+from trtpipe.delivery.envelope import STATEMENT_TYPE, Envelope, statement
 from trtpipe.delivery.record import MODEL, SIGNATURE, UNLISTED
 from trtpipe.delivery.schema import load_object
+from trtpipe.digest import sha256_file
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509 import Certificate
 
-    from trtpipe.delivery.keys import PrivateKey
+    from trtpipe.delivery.assembly import Assembly
+    from trtpipe.delivery.keys import Signer
     from trtpipe.delivery.policy import TrustedSigner, TrustPolicy
     from trtpipe.delivery.reader import Package
 
@@ -80,21 +82,6 @@ class Signatory:
     public_key: ec.EllipticCurvePublicKey | None = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True)
-class Signer:
-    """A key that is open, and the certificates that go with it."""
-
-    key: PrivateKey
-    certificates: tuple[Certificate, ...] = ()
-
-    def sign(self, payload: bytes) -> Envelope:
-        """Sign a statement."""
-        from trtpipe.delivery import keys
-
-        chain = tuple(keys.der(each) for each in self.certificates)
-        return Envelope(payload, self.key.sign(encoded(payload)), keys.fingerprint(self.key.public), chain)
-
-
 @contextmanager
 def opened(signing: SigningKey) -> Iterator[Signer]:
     """The key, ready to sign with.
@@ -118,17 +105,16 @@ def opened(signing: SigningKey) -> Iterator[Signer]:
                     f"{path}: the first certificate is not that of the key", "put the certificate of this key first"
                 )
             keys.check_chain(chain, chain[-1:], str(path))
-        yield Signer(key, chain)
+        yield keys.Signer(key, chain)
 
 
-def signature(digests: Mapping[str, str], name: str, signer: Signer) -> bytes:
-    """The content of ``model.sig``.
-
-    Args:
-        digests: every file of the package, ``model.json`` among them: name -> sha256 of its content.
-        name: of the model; it says nothing to verifiers.
-    """
-    return signer.sign(_listed(digests, name)).to_bundle()
+def signed(assembly: Assembly, signer: Signer, folder: Path) -> Assembly:
+    """A sealed package with the signature on all its files, ``model.json`` among them, written into ``folder``."""
+    digests = {file.name: file.sha256 for file in assembly.model.files}
+    digests[MODEL] = sha256_file(assembly.files[MODEL])
+    path = folder / SIGNATURE
+    path.write_bytes(signer.sign(_listed(digests, assembly.model.name)).to_bundle())
+    return replace(assembly, files={**assembly.files, SIGNATURE: path})
 
 
 def verify(package: Package, policy: TrustPolicy) -> Signatory:
