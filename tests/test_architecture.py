@@ -473,10 +473,7 @@ def test_rule_notices_when_it_is_broken(rule: Rule, where: str, text: str) -> No
 
 
 def test_modules_do_not_import_each_other_in_circles() -> None:
-    needs = {
-        module.name: {our_module(name) for name in imported(at_run_time(module.tree.body, in_functions=False))}
-        for module in MODULES
-    }
+    needs = {module.name: {our_module(name) for name in imported(at_run_time(module.tree.body))} for module in MODULES}
     done = {""}
     while ready := {name for name in needs if name not in done and needs[name] - {name} <= done}:
         done |= ready

@@ -281,3 +281,16 @@ class TestBuild:
         usual = asked(precision="fp16", shapes=(), recipe={"data": {}})
         verdict = trtpipe.build(tiny, tmp_path / "out", **usual).verdict
         assert (verdict.outcome, verdict.exit_code, verdict.data) == ("not judged", 0, "random")
+
+
+class TestOwnInput:
+    def test_a_result_does_not_take_the_place_of_what_it_is_made_from(self, asked, net):
+        before = net.read_bytes()
+        for out in (net, net.parent / "." / net.name):
+            with pytest.raises(InputError, match="the command reads this file"):
+                trtpipe.export(net, out)
+        assert net.read_bytes() == before
+
+    def test_an_empty_path_is_none(self, net):
+        with pytest.raises(InputError, match="out: an empty path"):
+            trtpipe.export(net, "")

@@ -10,7 +10,7 @@ from models import conv_net, feed_for, model, normal, run, save
 
 from trtpipe.artifact import Draft
 from trtpipe.config.profile import ShapeRange
-from trtpipe.errors import StageError, WorkerError
+from trtpipe.errors import Cancelled, OutOfMemory, OutOfTime, StageError, WorkerError
 from trtpipe.exporter import simplification
 from trtpipe.report.stage_records import SimplifyRecord
 from trtpipe.stages import simplify as stage_module
@@ -46,8 +46,8 @@ class TestFallback:
     def given_up(self, go, heard_all, reason):
         draft, record = go(conv_net())
         assert not record.simplified
-        assert record.notes == (f"onnxsim was given up: {reason}",)
-        assert heard_all.warnings == [f"onnxsim was given up: {reason}; the unsimplified graph goes on"]
+        assert record.notes == (f"onnxsim failed: {reason}",)
+        assert heard_all.warnings == [f"onnxsim failed: {reason}; the unsimplified graph is used"]
         feed = feed_for(conv_net())
         np.testing.assert_allclose(run(onnx.load(draft.path), feed)["y"], run(conv_net(), feed)["y"], rtol=1e-5)
 
@@ -98,6 +98,17 @@ class TestFallback:
         draft, _ = go(conv_net())
         assert "simplified.onnx.data" not in draft.names
 
+    @pytest.mark.parametrize("limit", [OutOfTime, OutOfMemory, Cancelled])
+    def test_but_not_at_a_limit_of_the_machine(self, go, monkeypatch, limit):
+        """Another machine would come to the end, and its result is what the key stands for."""
+
+        def stopped(*arguments):
+            raise limit("stopped", "wait")
+
+        monkeypatch.setattr("trtpipe.stages.simplify._attempt", stopped)
+        with pytest.raises(limit):
+            go(conv_net())
+
     def test_when_the_converter_of_opsets_changes_the_result(self, go, heard_all):
         """Scan of opset 8 has a batch axis, which the converter to opset 9 leaves where it was."""
         proto = model(
@@ -108,8 +119,8 @@ class TestFallback:
         )  # fmt: skip
         draft, record = go(proto)
         assert record.opset == 8
-        assert record.notes[-1].startswith("rewriting was given up: ")
-        assert heard_all.warnings[-1].endswith("; the given graph goes on")
+        assert record.notes[-1].startswith("rewriting failed: ")
+        assert heard_all.warnings[-1].endswith("; the given graph is used")
         feed = feed_for(proto)
         np.testing.assert_array_equal(run(onnx.load(draft.path), feed)["z"], run(proto, feed)["z"])
 

@@ -155,6 +155,8 @@ def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline
     if found.manifest.passed is False:
         raise InputError(f"{build}: this build failed its own gates", "make a baseline of a good one")
     history: tuple[Update, ...] = ()
+    if reason.strip() and not where.exists():
+        raise InputError(f"{where}: there is no baseline to replace", "leave the reason out for the first one")
     if reason.strip():
         old = Baseline.read(where)
         metrics = {value.artifact: value.value for value in old.metrics}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.paths import folder_of, is_file_name
-from trtpipe.config.source import FactorySource
-from trtpipe.errors import StageError
+from trtpipe.config.source import FactorySource, OnnxSource, Pt2Source
+from trtpipe.errors import InputError, StageError
 from trtpipe.pipeline.executor import failures_of
 from trtpipe.pipeline.pipeline import Step, opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder, write_file
@@ -99,6 +99,7 @@ def run_stages(
     """
     if out is not None:
         check_writable(folder_of(out, suffixes))
+        _refuse_own_input(out, job, given)
 
     def publish(result: BuildResult) -> Path | None:
         if out is None:
@@ -115,6 +116,13 @@ def run_stages(
         return out
 
     return run_published(job, stages_named(*names), given, publish, progress)
+
+
+def _refuse_own_input(out: Path, job: Job, given: Mapping[str, Path]) -> None:
+    """Raise InputError where the result would replace what it is made from."""
+    read = [*given.values(), *([job.source.path] if isinstance(job.source, OnnxSource | Pt2Source) else ())]
+    if out.is_file() and any(path.exists() and out.samefile(path) for path in read):
+        raise InputError(f"{out}: the command reads this file", "give the result another name")
 
 
 def run_published(

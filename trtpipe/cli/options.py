@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,7 +33,17 @@ from trtpipe.config.formats import Precision
 from trtpipe.config.methods import METHOD_NAMES
 from trtpipe.config.units import parse_amount, parse_bytes, parse_seconds
 
-PATH = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path; an empty one names nothing, and would be the working folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty path", param, context)
+        return super().convert(value, param, context)
+
+
+PATH = _Path(path_type=Path)
 
 # An argument a line would make a page of every three options.
 # fmt: off

@@ -218,7 +218,7 @@ class Precision(str, Enum):
 
     best = (
         *("best", INT8, FP16, True, True, _QUANTIZED),
-        "Compute in int8 where that pays, else in fp16; needs calibration data.",
+        "Compute in int8 where profitable, else in fp16; needs calibration data.",
     )
     int8 = "int8", INT8, None, True, False, _QUANTIZED, "Compute in int8; needs calibration data."
     fp8 = "fp8", FP8, None, True, False, _QUANTIZED, "Compute in fp8; needs calibration data."

@@ -28,6 +28,8 @@ def path_of(path: PathLike, argument: str, remedy: str = "give a str or a pathli
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(text, str):
         raise InputError(f"{argument}: a {type(path).__name__} is not a path", remedy)
+    if not text:
+        raise InputError(f"{argument}: an empty path", remedy)
     return Path(text)
 
 

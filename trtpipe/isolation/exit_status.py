@@ -35,9 +35,9 @@ DISCONNECTED_STATUS = 76
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO})
 _MORE_MEMORY = (
-    "use a machine with more memory, or raise memory_limit in the profile's [build] table or TRTPIPE_WORKER_MEMORY_GB"
+    "use a machine with more memory, or raise TRTPIPE_WORKER_MEMORY_GB (of an engine build: memory_limit in [build])"
 )
-_MORE_TIME = "raise time_limit in the profile's [build] table or TRTPIPE_WORKER_SECONDS, or make the model smaller"
+_MORE_TIME = "raise TRTPIPE_WORKER_SECONDS (of an engine build: time_limit in [build]), or make the model smaller"
 _CRASHED = (
     "the model drives a native library into a bug: check it with onnx.checker, "
     "then remove or replace the nodes named last"

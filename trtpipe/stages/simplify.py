@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import SimplifySettings, typical_shapes
-from trtpipe.errors import StageError, WorkerError
+from trtpipe.errors import Cancelled, OutOfMemory, OutOfTime, StageError, WorkerError
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, limits_for
@@ -69,10 +69,12 @@ class Simplify(Stage[SimplifySettings]):
             try:
                 reply = _attempt(request, size, runtime, progress)
                 break
+            except (OutOfTime, OutOfMemory, Cancelled):
+                raise  # a limit of the machine is no property of the model: what is stored may not depend on it
             except (StageError, WorkerError) as error:
                 if not request.rewrite or (isinstance(error, WorkerError) and error.phase == RUN):
                     raise  # in the second case running the model as it came is what failed
-                request = _humbler(request, error.message, progress)
+                request = _next_attempt(request, error.message, progress)
                 for leftover in workdir.glob(f"{SIMPLIFIED}*"):
                     leftover.unlink()
         (workdir / FEEDS).unlink(missing_ok=True)
@@ -97,11 +99,11 @@ def _attempt(request: SimplifyRequest, size: int, runtime: Settings, progress: P
     )
 
 
-def _humbler(request: SimplifyRequest, failure: str, progress: Progress) -> SimplifyRequest:
+def _next_attempt(request: SimplifyRequest, failure: str, progress: Progress) -> SimplifyRequest:
     """The next attempt after a failed one: without onnxsim, then without any rewriting."""
     what = "onnxsim" if request.onnxsim else "rewriting"
-    note = f"{what} was given up: {failure}"
-    progress.warn(f"{note}; the {'unsimplified' if request.onnxsim else 'given'} graph goes on")
+    note = f"{what} failed: {failure}"
+    progress.warn(f"{note}; the {'unsimplified' if request.onnxsim else 'given'} graph is used")
     given_up = {"onnxsim": False} if request.onnxsim else {"rewrite": False}
     return request.model_copy(update={**given_up, "notes": (*request.notes, note)})
 
