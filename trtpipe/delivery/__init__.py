@@ -22,7 +22,7 @@ These make packages, and other things from packages:
 - ``handover``: a package for a machine that builds for itself, and what that gives back; ``finish``: the sources of its
   ``finish.py``, which import nothing of trtpipe once they are joined.
 - ``attestation``: SLSA provenance in a DSSE envelope, from the build's ``provenance.json`` and the record.
-- ``bill_of_materials``: the ML-BOM.
+- ``bill_of_materials``: the ML-BOM. ``statements``: both, on their way through a hand-over.
 
 ``api/packages.py`` makes an ``Assembly`` and publishes it; each of the above is one call between the two.
 """
