@@ -238,6 +238,15 @@ class TestTriton:
                          "b/1/model.onnx"}  # fmt: skip
         assert (out / "theirs" / "config.pbtxt").read_text() == "mine"
 
+    def test_a_version_that_leaves_another_one_unfit_is_refused(self, build: Path, tmp_path: Path) -> None:
+        settings = trtpipe.TritonSettings(backend="onnxruntime", name="a")
+        trtpipe.make_package(build, tmp_path / "repository", triton=settings)
+        before = content(tmp_path / "repository")
+        changed = settings.model_copy(update={"version": 2, "max_batch_size": 3})
+        with pytest.raises(InputError, match="version 1"):
+            trtpipe.make_package(build, tmp_path / "repository", triton=changed)
+        assert content(tmp_path / "repository") == before
+
     def test_handed_over_it_waits_for_the_plan(self, build: Path, tmp_path: Path) -> None:
         made = trtpipe.make_package(build, tmp_path / "both", triton=True, handover="orin")
         assert (tmp_path / "both" / "repository" / "net" / "config.pbtxt").is_file()

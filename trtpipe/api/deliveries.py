@@ -19,6 +19,7 @@ from trtpipe.delivery.record import MODEL
 from trtpipe.delivery.statements import Statements, without_statements
 from trtpipe.delivery.triton import repository
 from trtpipe.delivery.triton_config import CONFIG
+from trtpipe.delivery.triton_existing import check_existing
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import BUNDLE, publish_tree
@@ -109,6 +110,7 @@ class Delivery:
             profiles = profiles_of(assembly.model) if self.target else None
             made = repository(assembly, self.triton, work, profiles=profiles)
             within = f"{REPOSITORY}/" if beside else ""
+            check_existing(made, out / within)
             files |= {f"{within}{name}": path for name, path in made.files.items()}
             awaited = f"../{within}{made.plan}" if made.plan else ""
             notes = made.notes
