@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 from packages import FILES, record
 
 from trtpipe.delivery.assembly import Assembly
@@ -65,8 +65,8 @@ def named(name: str) -> x509.Name:
 
 def certificate(
     name: str, key: object, issuer: str, by: object, *,
-    ca: bool = False, length: int | None = None, signs: bool = True, code: bool = False, constraints: bool = True,
-    days: int = 3650, start: datetime.datetime = START,
+    ca: bool = False, length: int | None = None, signs: bool = True, constraints: bool = True,
+    days: int = 3650, start: datetime.datetime = START, extended: tuple[x509.ObjectIdentifier, ...] = (),
 ) -> x509.Certificate:  # fmt: skip
     builder = x509.CertificateBuilder().subject_name(named(name)).issuer_name(named(issuer))
     public = key.public_key() if hasattr(key, "public_key") else key
@@ -76,8 +76,8 @@ def certificate(
         builder = builder.add_extension(x509.BasicConstraints(ca, length), critical=True)
     usage = x509.KeyUsage(signs and not ca, not signs, False, False, False, ca, ca, False, False)
     builder = builder.add_extension(usage, critical=True)
-    if code:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+    if extended:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(extended), critical=False)
     return builder.sign(by, hashes.SHA256())  # type: ignore[arg-type]
 
 

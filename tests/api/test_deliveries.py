@@ -70,7 +70,7 @@ class TestHandover:
         found.verify()
         assert found.model.plans == ()
         assert found.names == {".trtpipe.json", "model.json", "handover.json", "finish.py", "trtexec.sh",
-                               "lowered.onnx", "reference.npz"}  # fmt: skip
+                               "lowered.onnx", "reference.npz", "provenance.intoto.json", "bom.cdx.json"}  # fmt: skip
         assert "finish.py" in made.notes[0]
         job = json.loads((tmp_path / "orin" / "handover.json").read_text())
         assert (job["target"], job["plan"], job["profiles"][0]["x"]["max"]) == ("sm87", "sm87.plan", [8, 3, 8, 8])
@@ -155,7 +155,8 @@ class TestEdited:
             ("sm89.plan", lambda data: data[:-1], "sm89.plan"),
             ("sm89.plan.json", lambda data: data.replace(b'"flavor"', b'"flavour"'), "sm89.plan.json"),
             ("sm89.plan.json", lambda data: data.replace(b'"lowered": "', b'"lowered": "0'), "another graph"),
-            ("finished.json", lambda data: data.replace(b'"schema": 1', b'"schema": 2'), "another version"),
+            ("finished.json", lambda data: data.replace(b'"schema": 2', b'"schema": 3'), "another version"),
+            ("finished.json", lambda data: data.replace(b'"handover": "', b'"handover": "0'), "not finished yet"),
             ("finished.json", lambda data: data.replace(b"sm89.plan", b"../x.plan"), "plan"),
             ("finished.json", lambda data: data.replace(b'"data": "none"', b'"data": "real"'),
              "parity"),
@@ -174,6 +175,24 @@ class TestEdited:
             trtpipe.make_package(finished, tmp_path / "pkg")
         assert "\n" not in caught.value.message
         assert not (tmp_path / "pkg" / "model.json").exists()
+
+    @pytest.mark.parametrize("change", ["target", "options"])
+    def test_what_was_built_for_an_earlier_hand_over_in_the_folder_does_not_finish_it(
+        self, build: Path, world: World, finished: Path, tmp_path: Path, change: str
+    ) -> None:
+        """As after ``package make --handover`` into the folder of a hand-over that was finished."""
+        options: dict[str, Any] = {
+            "target": {"handover": "orin"},
+            "options": {"handover": "l4", "handover_options": trtpipe.BuildSettings(opt_level=1)},
+        }[change]
+        trtpipe.make_package(build, tmp_path / "new", samples=world.folder / "samples.npz", **options)
+        for path in (tmp_path / "new").iterdir():
+            (finished / path.name).write_bytes(path.read_bytes())
+        with pytest.raises(InputError, match="not finished yet"):
+            trtpipe.make_package(finished, tmp_path / "pkg")
+        trtpipe.save_baseline(build, tmp_path / "good.json")
+        with pytest.raises(InputError, match="not finished yet"):
+            trtpipe.check(finished, tmp_path / "good.json")
 
     def test_a_plan_that_is_missing_is_said(self, finished: Path, tmp_path: Path) -> None:
         (finished / "sm89.plan").unlink()
@@ -218,6 +237,15 @@ class TestTriton:
         assert found == {"theirs/config.pbtxt", "a/config.pbtxt", "a/1/model.onnx", "a/2/model.onnx", "b/config.pbtxt",
                          "b/1/model.onnx"}  # fmt: skip
         assert (out / "theirs" / "config.pbtxt").read_text() == "mine"
+
+    def test_a_version_that_leaves_another_one_unfit_is_refused(self, build: Path, tmp_path: Path) -> None:
+        settings = trtpipe.TritonSettings(backend="onnxruntime", name="a")
+        trtpipe.make_package(build, tmp_path / "repository", triton=settings)
+        before = content(tmp_path / "repository")
+        changed = settings.model_copy(update={"version": 2, "max_batch_size": 3})
+        with pytest.raises(InputError, match="version 1"):
+            trtpipe.make_package(build, tmp_path / "repository", triton=changed)
+        assert content(tmp_path / "repository") == before
 
     def test_handed_over_it_waits_for_the_plan(self, build: Path, tmp_path: Path) -> None:
         made = trtpipe.make_package(build, tmp_path / "both", triton=True, handover="orin")

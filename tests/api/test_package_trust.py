@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
+import subprocess
+import sys
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from trust import key_pair, write
 from world import World, content, write_data
 
 import trtpipe
+from trtpipe.backends.base import missing
 from trtpipe.delivery.attestation import read_provenance, unmet, with_provenance
 from trtpipe.delivery.encryption import Identities
 from trtpipe.delivery.envelope import Envelope
@@ -222,6 +228,72 @@ class TestProvenance:
         )
         assert list(Theirs.from_dict(envelope).verify([key], 1)) == [key.keyid]
         assert json.loads(Envelope.parse_dsse(data, Path()).payload)["subject"]
+
+
+@pytest.fixture(scope="module", params=["build", "package", "signed package"])
+def finished(request: pytest.FixtureRequest, build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hand-over of a build or of a package, with the engine that finish.py built."""
+    folder, source = tmp_path_factory.mktemp("finished"), build
+    if request.param != "build":
+        source = folder / "pkg.tar"
+        trtpipe.make_package(build, source, sign=key_pair(folder).path if "signed" in request.param else None)
+    trtpipe.make_package(source, folder / "l4", handover="l4")
+    words = [sys.executable, "-I", folder / "l4" / "finish.py", "--flavor", "tensorrt-rtx", "--build-only"]
+    subprocess.run(words, check=True, capture_output=True, timeout=300)
+    return folder / "l4"
+
+
+@pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="TensorRT-RTX is not installed")
+class TestFinishedHandover:
+    """A package of the engine that a hand-over came back with."""
+
+    def test_what_is_handed_over_states_where_it_comes_from(self, build: Path, finished: Path) -> None:
+        recorded, stated = Provenance.beside(build / "manifest.json"), read_provenance(Package.opened(finished))
+        assert recorded is not None
+        assert stated is not None
+        assert (stated.source, stated.created, stated.signed) == ("net.onnx", recorded.created, False)
+
+    @pytest.mark.parametrize("signed", [True, False])
+    def test_has_a_provenance_of_its_own(self, build: Path, finished: Path, tmp_path: Path, signed: bool) -> None:
+        pair = key_pair(tmp_path)
+        trtpipe.make_package(finished, tmp_path / "pkg", sign=pair.path if signed else None)
+        (tmp_path / "p.toml").write_text('[[signers]]\nkey = "signing.pub"\n[require]\nprovenance = true\n')
+        found = trtpipe.verify_package(tmp_path / "pkg", policy=tmp_path / "p.toml" if signed else None)
+        assert found.provenance is not None
+        assert (found.provenance.source, found.provenance.signed) == ("net.onnx", signed)
+        data = (tmp_path / "pkg" / found.model.provenance).read_bytes()
+        content = json.loads(Envelope.parse_dsse(data, Path()).payload if signed else data)
+        digests = {each["name"]: each["digest"]["sha256"] for each in content["subject"]}
+        assert digests["sm89.plan"] == hashlib.sha256((finished / "sm89.plan").read_bytes()).hexdigest()
+        definition = content["predicate"]["buildDefinition"]
+        assert definition["externalParameters"]["targets"] == ["sm89"]
+        assert definition["externalParameters"]["handover"]["profiles"][0]["x"]["max"] == [8, 3, 8, 8]
+        engine = json.loads((finished / "sm89.plan.json").read_text())
+        assert f"pkg:pypi/tensorrt-rtx@{engine['version']}" in [
+            each.get("uri") for each in definition["resolvedDependencies"]
+        ]
+        manifest = trtpipe.Manifest.read(build / "manifest.json")
+        exported = next(entry.files[0].sha256 for entry in manifest.artifacts if entry.label == "model")
+        assert exported in [each.get("digest", {}).get("sha256") for each in definition["resolvedDependencies"]]
+        assert definition["internalParameters"]["engineMachine"]["python"] == platform.python_version()
+        recorded = Provenance.beside(build / "manifest.json")
+        assert recorded is not None
+        times = content["predicate"]["runDetails"]["metadata"]
+        assert times["startedOn"] == recorded.created
+        assert recorded.created <= times["finishedOn"] <= datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+    def test_has_a_bill_of_materials_of_its_own(self, build: Path, finished: Path, tmp_path: Path) -> None:
+        trtpipe.make_package(finished, tmp_path / "pkg")
+        trtpipe.make_package(build, tmp_path / "original")
+        ours, theirs = (json.loads((tmp_path / name / "bom.cdx.json").read_text()) for name in ("pkg", "original"))
+        files = {each["name"]: each["hashes"][0]["content"] for each in ours["metadata"]["component"]["components"]}
+        assert files["sm89.plan"] == hashlib.sha256((finished / "sm89.plan").read_bytes()).hexdigest()
+        engine = json.loads((finished / "sm89.plan.json").read_text())
+        added = [each for each in ours["components"] if each not in theirs["components"]]
+        assert [(each["name"], each["version"]) for each in added] == [("tensorrt-rtx", engine["version"])]
+        assert [each for each in theirs["components"] if each not in ours["components"]] == []
+        cards = [each["metadata"]["component"]["modelCard"] for each in (ours, theirs)]
+        assert cards[0]["quantitativeAnalysis"] == cards[1]["quantitativeAnalysis"]
 
 
 class TestBillOfMaterials:

@@ -94,6 +94,16 @@ class TestBuild:
         monkeypatch.setattr(Cuda, "load", classmethod(lambda cls: None))
         return fake
 
+    def test_a_target_that_tensorrt_rtx_lacks_is_refused_by_name(
+        self, trt: RecordingTensorRT, tmp_path: Path, conv_net: Path
+    ) -> None:
+        trt.ComputeCapability = SimpleNamespace(SM89=89)
+        given = argparse.Namespace(**{**vars(GIVEN), "flavor": "tensorrt-rtx"})
+        with pytest.raises(Failed, match=r"tensorrt-rtx .* builds no engine for sm87") as caught:
+            build.finish(handed_over(tmp_path, conv_net, target="orin"), given)
+        assert caught.value.code == 5
+        assert not list((tmp_path / "handover").glob("*.plan*"))
+
     def test_says_what_trtpipe_would(self, trt: RecordingTensorRT, folder: Path, capsys: Any) -> None:
         assert build.finish(folder, GIVEN) == 0
         strongly = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("cryptography", reason="needs the extra trust: cryptography")
 
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from trust import CURVES, assembly, authority, certificate, key_pair, pem, signed_package, write
 
 from trtpipe.delivery import signing
@@ -149,6 +150,28 @@ class TestCertificates:
         package = forged(tmp_path, pair, pem(tmp_path / "chain.pem", leaf, *others))
         with pytest.raises(InputError, match=r"not vouched for|may not be used for signing"):
             checked(package, TrustPolicy.of(ca=pem(tmp_path / "ca.pem", trusted.certificate)))
+
+    @pytest.mark.parametrize(("signs", "extended", "may"), [
+        (True, (), True), (True, ("CODE_SIGNING",), True), (True, ("SERVER_AUTH", "CODE_SIGNING"), True),
+        (True, ("SERVER_AUTH",), False), (True, ("SERVER_AUTH", "CLIENT_AUTH"), False),
+        (False, ("CODE_SIGNING",), False),
+    ])  # fmt: skip
+    def test_what_a_certificate_is_for_decides(
+        self, tmp_path: Path, signs: bool, extended: tuple[str, ...], may: bool
+    ) -> None:
+        root, pair = authority("root"), key_pair(tmp_path)
+        uses = tuple(getattr(ExtendedKeyUsageOID, each) for each in extended)
+        leaf = certificate("release", pair.private, "root", root.key, signs=signs, extended=uses)
+        chain = pem(tmp_path / "chain.pem", leaf, root.certificate)
+        package = forged(tmp_path, pair, chain)
+        policy = TrustPolicy.of(ca=pem(tmp_path / "ca.pem", root.certificate))
+        if may:
+            assert checked(package, policy).subject == "CN=release"
+            return
+        with pytest.raises(InputError, match="may not be used for signing"):
+            checked(package, policy)
+        with pytest.raises(InputError, match="may not be used for signing"):
+            signed_package(tmp_path, SigningKey(pair.path, certificate=chain))
 
     def test_certificates_that_the_chain_does_not_need_are_refused(self, tmp_path: Path) -> None:
         root, stranger = authority("root"), authority("stranger")

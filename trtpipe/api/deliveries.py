@@ -12,12 +12,14 @@ from trtpipe.config.profile import BuildSettings
 from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import load_toml
 from trtpipe.config.triton import TritonSettings
-from trtpipe.delivery.assembly import opened, without_statements
+from trtpipe.delivery.assembly import opened
 from trtpipe.delivery.handover import FINISHED, hand_over, is_handover, profiles_of, taken_back
 from trtpipe.delivery.reader import TAR, Package
 from trtpipe.delivery.record import MODEL
+from trtpipe.delivery.statements import Statements, without_statements
 from trtpipe.delivery.triton import repository
 from trtpipe.delivery.triton_config import CONFIG
+from trtpipe.delivery.triton_existing import check_existing
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import BUNDLE, publish_tree
@@ -79,12 +81,13 @@ class Delivery:
         return cls(wanted, target, options) if wanted is not None or target else None
 
     def publish(
-        self, assembly: Assembly, options: BuildSettings, out: Path, work: Path
+        self, assembly: Assembly, statements: Statements, options: BuildSettings, out: Path, work: Path
     ) -> tuple[Model, tuple[str, ...]]:
         """Write it into ``out``.
 
         Args:
             assembly: a package that is not sealed yet.
+            statements: of its making, which a hand-over carries on.
             options: of the build's own builder.
             work: private.
 
@@ -107,6 +110,7 @@ class Delivery:
             profiles = profiles_of(assembly.model) if self.target else None
             made = repository(assembly, self.triton, work, profiles=profiles)
             within = f"{REPOSITORY}/" if beside else ""
+            check_existing(made, out / within)
             files |= {f"{within}{name}": path for name, path in made.files.items()}
             awaited = f"../{within}{made.plan}" if made.plan else ""
             notes = made.notes
@@ -114,7 +118,8 @@ class Delivery:
             own = work / HANDOVER
             own.mkdir()
             target = find_target(self.target)
-            sealed = hand_over(assembly, target, self.options or options, own, awaited).sealed(own)
+            handed = hand_over(assembly, target, self.options or options, own, awaited)
+            sealed = statements.added(handed, None, own).sealed(own)
             model, within = sealed.model, f"{HANDOVER}/" if beside else ""
             files |= {f"{within}{name}": path for name, path in sealed.files.items()}
             notes = (*notes, f"not built: run python3 finish.py in {out / within} on {target} ({target.family})")
@@ -139,8 +144,8 @@ def is_package(path: Path) -> bool:
     return path.suffix == TAR or (os.path.lexists(path / MODEL) and not os.path.lexists(path / BUNDLE.name))
 
 
-def from_package(path: Path, work: Path, *, allow_failed: bool, deliver: bool) -> Assembly:
-    """The files of a package; of a hand-over that was finished, with the engine.
+def from_package(path: Path, work: Path, *, allow_failed: bool, deliver: bool) -> tuple[Assembly, Statements]:
+    """The files of a package, and what it states of its making; of a hand-over that was finished, with the engine.
 
     Args:
         deliver: whether it is to become something else than a package.
@@ -155,12 +160,12 @@ def from_package(path: Path, work: Path, *, allow_failed: bool, deliver: bool) -
         )
     copies = work / "package"
     copies.mkdir()
-    assembly = opened(package, copies)
-    if deliver:  # they are about the package, and its plans
-        assembly = without_statements(assembly)
+    statements = Statements.of_package(package)
+    assembly = without_statements(opened(package, copies))
     finished = is_handover(package.names) and (FINISHED in package.names or not deliver)
     if finished:
-        assembly = taken_back(package, assembly)
+        back = taken_back(package, assembly)
+        assembly, statements = back.assembly, statements.with_engine(back)
     elif not deliver:
         raise InputError(f"{path}: is a package already", "copy it; or add --triton or --handover TARGET")
     verdict = assembly.model.verdict
@@ -170,4 +175,4 @@ def from_package(path: Path, work: Path, *, allow_failed: bool, deliver: bool) -
             "build one that passes its gates; or package it anyway with --allow-failed, which the package records",
         )
     allowed = replace(verdict, allowed_failed=bool(verdict.exit_code))
-    return replace(assembly, model=replace(assembly.model, verdict=allowed, files=()))
+    return replace(assembly, model=replace(assembly.model, verdict=allowed)), statements

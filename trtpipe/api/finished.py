@@ -42,7 +42,7 @@ def check_finished(folder: Path, baseline: Baseline, name: str, min_metric: Mapp
     if min_metric:
         raise InputError(f"{folder}: a hand-over measures no metric", "leave --min-metric out; check its build by that")
     with TemporaryDirectory(prefix="trtpipe-") as work:
-        model = taken_back(package, opened(package, Path(work))).model
+        model = taken_back(package, opened(package, Path(work))).assembly.model
     _comparable(model, baseline, name)
     (plan,) = model.plans
     label = f"engine:{plan.target}"

@@ -20,13 +20,13 @@ from trtpipe.config.profile import BuildSettings
 from trtpipe.config.settings import Settings
 from trtpipe.delivery import signing
 from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
-from trtpipe.delivery.attestation import AttestedProvenance, read_provenance, with_provenance
-from trtpipe.delivery.bill_of_materials import with_bill_of_materials
+from trtpipe.delivery.attestation import AttestedProvenance, read_provenance
 from trtpipe.delivery.encryption import Identities, encrypted, parse_recipients
 from trtpipe.delivery.policy import TrustPolicy
 from trtpipe.delivery.reader import TAR, Package
 from trtpipe.delivery.record import MODEL, SIGNATURE, UNLISTED, Model
 from trtpipe.delivery.signing import Signatory, SigningKey
+from trtpipe.delivery.statements import Statements
 from trtpipe.errors import InputError
 from trtpipe.pipeline.ownership import RECORD
 from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_file, publish_files
@@ -162,28 +162,29 @@ def make_package(
         reported("package", progress),
         TemporaryDirectory(prefix="trtpipe-") as temporary,
     ):
-        work, options, found = Path(temporary), BuildSettings(), None
+        work, options = Path(temporary), BuildSettings()
         if is_package(source):
             given = {"description": description, "samples": samples, "licenses": licenses, "model_card": model_card}
             _refuse_for_package(source, [name for name, value in given.items() if value])
-            assembly = from_package(source, work, allow_failed=allow_failed, deliver=delivery is not None)
+            assembly, statements = from_package(source, work, allow_failed=allow_failed, deliver=delivery is not None)
         else:
             words, found = _described(description), read_build(source)
-            options = options_of(found)
+            options, statements = options_of(found), _stated(found)
             elsewhere = delivery.target if delivery is not None else ""
             assembly = assemble(found, words, allow_failed=allow_failed, handed_over=elsewhere)
             assembly = with_papers(assembly, paths_of(licenses, "licenses"), path_or_none(model_card, "model_card"))
             assembly = _tested(assembly, found, samples, work, settings or Settings.from_environment())
         if delivery is not None:
-            return PackageResult(target, *delivery.publish(assembly, options, target, work))
+            return PackageResult(target, *delivery.publish(assembly, statements, options, target, work))
         if recipients:
             assembly = encrypted(assembly, recipients, work)
-        if found is not None:
-            assembly = with_provenance(assembly, found, Provenance.beside(found.folder / MANIFEST), signer, work)
-            assembly = with_bill_of_materials(assembly, found, work)
-        sealed = assembly.sealed(work)
+        sealed = statements.added(assembly, signer, work).sealed(work)
         _publish(sealed if signer is None else signing.signed(sealed, signer, work), target, work)
     return PackageResult(target, sealed.model)
+
+
+def _stated(build: Build) -> Statements:
+    return Statements.of_build(build, Provenance.beside(build.folder / MANIFEST))
 
 
 def _refuse_for_package(source: Path, given: Sequence[str]) -> None:

@@ -18,11 +18,12 @@ These make packages, and other things from packages:
 - ``assembly``: files and record of a package, from a build.
 - ``samples``: reference inputs, and the outputs of the lowered graph for them.
 - ``triton``: a Triton model repository from an ``Assembly``; ``triton_config``: what ``config.pbtxt`` says, and what
-  a server would refuse; ``triton_preprocess``: a model of its Python back-end, written out as it stands.
+  a server would refuse; ``triton_existing``: what would no longer fit in a repository;
+  ``triton_preprocess``: a model of its Python back-end, written out as it stands.
 - ``handover``: a package for a machine that builds for itself, and what that gives back; ``finish``: the sources of its
   ``finish.py``, which import nothing of trtpipe once they are joined.
 - ``attestation``: SLSA provenance in a DSSE envelope, from the build's ``provenance.json`` and the record.
-- ``bill_of_materials``: the ML-BOM.
+- ``bill_of_materials``: the ML-BOM. ``statements``: both, on their way through a hand-over.
 
 ``api/packages.py`` makes an ``Assembly`` and publishes it; each of the above is one call between the two.
 """

@@ -186,15 +186,6 @@ def _stated(verdict: Verdict) -> StatedVerdict:
     )
 
 
-def without_statements(assembly: Assembly) -> Assembly:
-    """Without provenance and bill of materials."""
-    model = assembly.model
-    files = {
-        name: path for name, path in assembly.files.items() if name not in (model.provenance, model.bill_of_materials)
-    }
-    return Assembly(replace(model, provenance="", bill_of_materials="", files=()), files)
-
-
 def with_reference(assembly: Assembly, reference: Reference, path: Path) -> Assembly:
     """With reference inputs and outputs."""
     added = assembly.with_file(path, reference.file)

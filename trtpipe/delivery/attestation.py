@@ -76,8 +76,13 @@ def with_provenance(
         origin: what the build recorded; ``None`` where there is no such record.
         signer: signs it; ``None`` for a bare statement.
     """
+    return with_predicate(assembly, predicate_of(build, origin), signer, folder)
+
+
+def with_predicate(assembly: Assembly, predicate: dict[str, Any], signer: Signer | None, folder: Path) -> Assembly:
+    """The package with this provenance of its engines and graph; see ``with_provenance``."""
     assembly = assembly.listed()
-    payload = statement(_subjects(assembly.model), PREDICATE, _without_secrets(_predicate(build, origin)))
+    payload = statement(_subjects(assembly.model), PREDICATE, _without_secrets(predicate))
     path = folder / (BARE if signer is None else SIGNED)
     path.write_bytes(payload if signer is None else signer.sign(payload).to_dsse())
     added = assembly.with_file(path)
@@ -128,6 +133,25 @@ def read_provenance(package: Package, key: ec.EllipticCurvePublicKey | None = No
     return found
 
 
+def read_predicate(package: Package) -> dict[str, Any] | None:
+    """What the provenance of a package says, whoever signed it; ``None`` where there is none.
+
+    Raises:
+        InputError: it is no such statement, or is about other files.
+    """
+    if read_provenance(package) is None:
+        return None
+    name = package.model.provenance
+    path, data = package.path / name, package.read(name)
+    content = load_object(Envelope.parse_dsse(data, path).payload if name == SIGNED else data, path)
+    predicate: dict[str, Any] = content["predicate"]
+    definition, details = predicate["buildDefinition"], predicate["runDetails"]
+    found = (definition["externalParameters"], definition.get("internalParameters"), details.get("metadata"))
+    if not all(isinstance(each, dict) for each in found):
+        raise InputError(f"{path}: not a statement as trtpipe writes it", _AGAIN)
+    return predicate
+
+
 def unmet(require: Requirements, provenance: AttestedProvenance | None) -> Iterator[str]:
     """What a policy asks of the provenance and is not so, a sentence each."""
     if require.provenance and (provenance is None or not provenance.signed):
@@ -142,7 +166,8 @@ def _subjects(model: Model) -> list[dict[str, Any]]:
     return [{"name": name, "digest": {"sha256": model.content(name).sha256}} for name in names]
 
 
-def _predicate(build: Build, origin: Provenance | None) -> dict[str, Any]:
+def predicate_of(build: Build, origin: Provenance | None) -> dict[str, Any]:
+    """What the provenance of a build says; ``origin`` is what it recorded, ``None`` where there is no such record."""
     manifest = build.manifest
     return {
         "buildDefinition": {

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.delivery.attestation import package_url, tools
+from trtpipe.delivery.schema import load_object
 from trtpipe.digest import sha256_json
+from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from trtpipe.delivery.assembly import Assembly
+    from trtpipe.delivery.reader import Package
     from trtpipe.delivery.record import Model
     from trtpipe.regression.bundle import Build
 
@@ -26,19 +29,71 @@ _MODEL, _CALIBRATION, _EVALUATION = "model", "data:calibration", "data:evaluatio
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:trtpipe:bom")
 
 
-def with_bill_of_materials(assembly: Assembly, build: Build, folder: Path) -> Assembly:
+@dataclass(frozen=True)
+class Parts:
+    """What a bill of materials says besides what ``model.json`` does, in CycloneDX's own words.
+
+    Attributes:
+        data: what the model was calibrated and evaluated with.
+        packages: that took part.
+        metrics: of the evaluation.
+    """
+
+    data: tuple[dict[str, Any], ...]
+    packages: tuple[dict[str, Any], ...]
+    metrics: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def of_build(cls, build: Build) -> Parts:
+        """Those of a build."""
+        metrics = (
+            {"type": each.metric, "value": f"{each.value:.6g}", "slice": f"{each.artifact}, {each.samples} samples"}
+            for each in (() if build.parity is None else build.parity.metrics)
+        )
+        packages = (_package(name, version) for name, version in tools(build.manifest.toolchain))
+        return cls(tuple(_data(build)), tuple(packages), tuple(metrics))
+
+    @classmethod
+    def of_package(cls, package: Package) -> Parts | None:
+        """Those of a package's bill of materials; ``None`` where it has none.
+
+        Raises:
+            InputError: it is not one as trtpipe writes it.
+        """
+        if not package.model.bill_of_materials:
+            return None
+        path = package.path / package.model.bill_of_materials
+        document = load_object(package.read(path.name), path)
+        try:
+            card = document["metadata"]["component"]["modelCard"]
+            metrics = card.get("quantitativeAnalysis", {}).get("performanceMetrics", [])
+            data, packages = (
+                tuple(each for each in document["components"] if each["type"] == kind and each["bom-ref"])
+                for kind in ("data", "library")
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            remedy = "get the package again from whoever made it"
+            raise InputError(f"{path}: not a bill of materials as trtpipe writes it", remedy) from error
+        return cls(data, packages, tuple(metrics))
+
+    def with_tool(self, name: str, version: str) -> Parts:
+        """With one more package that took part."""
+        tool = _package(name, version)
+        return replace(self, packages=(*(each for each in self.packages if each != tool), tool))
+
+
+def with_bill_of_materials(assembly: Assembly, parts: Parts, folder: Path) -> Assembly:
     """The package with its bill of materials, written into ``folder``; equal packages give equal bytes."""
     assembly = assembly.listed()
-    document = json.dumps(bill_of_materials(assembly.model, build), indent=2, sort_keys=True, ensure_ascii=False)
+    document = json.dumps(bill_of_materials(assembly.model, parts), indent=2, sort_keys=True, ensure_ascii=False)
     (folder / BOM).write_text(document + "\n", encoding="utf-8")
     added = assembly.with_file(folder / BOM)
     return replace(added, model=replace(added.model, bill_of_materials=BOM))
 
 
-def bill_of_materials(model: Model, build: Build) -> dict[str, Any]:
+def bill_of_materials(model: Model, stated: Parts) -> dict[str, Any]:
     """The document."""
-    data, packages = list(_data(build)), list(_packages(build))
-    parts = [*data, *packages]
+    parts = [*stated.data, *stated.packages]
     document: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -46,7 +101,7 @@ def bill_of_materials(model: Model, build: Build) -> dict[str, Any]:
         "version": 1,
         "metadata": {
             "tools": {"components": [{"type": "application", "name": "trtpipe", "version": model.trtpipe}]},
-            "component": _component(model, build, [each["bom-ref"] for each in data]),
+            "component": _component(model, stated),
         },
         "components": parts,
         "dependencies": [
@@ -57,7 +112,7 @@ def bill_of_materials(model: Model, build: Build) -> dict[str, Any]:
     return {**document, "serialNumber": uuid.uuid5(_NAMESPACE, sha256_json(document)).urn}
 
 
-def _component(model: Model, build: Build, data: list[str]) -> dict[str, Any]:
+def _component(model: Model, stated: Parts) -> dict[str, Any]:
     verdict = model.verdict
     properties = {
         "precision": model.precision, "backend": model.backend, "source": model.source, "verdict": verdict.headline,
@@ -67,7 +122,7 @@ def _component(model: Model, build: Build, data: list[str]) -> dict[str, Any]:
         "type": "machine-learning-model",
         "bom-ref": _MODEL,
         "name": model.name,
-        "modelCard": _card(model, build, data),
+        "modelCard": _card(model, stated),
         "components": list(_files(model)),
         "properties": [{"name": f"trtpipe:{name}", "value": value} for name, value in properties.items() if value],
     }
@@ -79,21 +134,17 @@ def _component(model: Model, build: Build, data: list[str]) -> dict[str, Any]:
     return component
 
 
-def _card(model: Model, build: Build, data: list[str]) -> dict[str, Any]:
+def _card(model: Model, stated: Parts) -> dict[str, Any]:
     card: dict[str, Any] = {
         "modelParameters": {
             **({"task": "classification"} if model.classes else {}),
-            "datasets": [{"ref": each} for each in data],
+            "datasets": [{"ref": each["bom-ref"]} for each in stated.data],
             "inputs": [{"format": _format(tensor)} for tensor in model.inputs],
             "outputs": [{"format": _format(tensor)} for tensor in model.outputs],
         }
     }
-    metrics = [
-        {"type": each.metric, "value": f"{each.value:.6g}", "slice": f"{each.artifact}, {each.samples} samples"}
-        for each in (() if build.parity is None else build.parity.metrics)
-    ]
-    if metrics:
-        card["quantitativeAnalysis"] = {"performanceMetrics": metrics}
+    if stated.metrics:
+        card["quantitativeAnalysis"] = {"performanceMetrics": list(stated.metrics)}
     if model.notes:
         card["considerations"] = {"technicalLimitations": list(model.notes)}
     return card
@@ -135,10 +186,9 @@ def _dataset(ref: str, name: str, source: str, samples: int, digest: str) -> dic
     }
 
 
-def _packages(build: Build) -> Iterator[dict[str, Any]]:
-    for name, version in tools(build.manifest.toolchain):
-        place = package_url(name, version)
-        yield {"type": "library", "bom-ref": place, "name": name, "version": version, "purl": place}
+def _package(name: str, version: str) -> dict[str, Any]:
+    place = package_url(name, version)
+    return {"type": "library", "bom-ref": place, "name": name, "version": version, "purl": place}
 
 
 def _sha256(digest: str) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ lies beside the package's own files: the plan, its record, ``parity.json``, ``la
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +23,7 @@ from trtpipe.delivery.assembly import Assembly, plan_of
 from trtpipe.delivery.finish import source
 from trtpipe.delivery.record import StatedVerdict
 from trtpipe.delivery.schema import load_object, read_record
-from trtpipe.digest import sha256_json
+from trtpipe.digest import sha256_bytes, sha256_json
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.preflight.onnx_io import read_proto, without_meaningless_names
@@ -37,9 +37,53 @@ if TYPE_CHECKING:
 
 JOB, SCRIPT, COMMAND, FINISHED = "handover.json", "finish.py", "trtexec.sh", "finished.json"
 PARITY, LATENCY = "parity.json", "latency.json"
-#: Of ``handover.json`` and ``finished.json``.
-SCHEMA = 1
+#: Of ``handover.json``, and of ``finished.json``.
+SCHEMA, FINISHED_SCHEMA = 1, 2
 _AGAIN = "run finish.py again, and copy its whole folder back"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """``finished.json``.
+
+    Attributes:
+        schema: of the file.
+        plan: its name.
+        sha256: of the plan.
+        handover: sha256 of the ``handover.json`` that it was built from.
+        created: when, in UTC (ISO 8601).
+        machine: what kind of machine it was.
+        verdict: on the engine.
+        speed: in words.
+    """
+
+    schema: int
+    plan: str
+    sha256: str
+    handover: str
+    created: str
+    machine: dict[str, str | int]
+    verdict: StatedVerdict
+    speed: str
+
+
+@dataclass(frozen=True)
+class TakenBack:
+    """An engine that another machine built.
+
+    Attributes:
+        assembly: the package with it.
+        engine: its record.
+        job: what was asked for: ``handover.json``.
+        created: when it was built, in UTC (ISO 8601).
+        machine: what kind of machine that was.
+    """
+
+    assembly: Assembly
+    engine: EngineRecord
+    job: Mapping[str, Any]
+    created: str
+    machine: Mapping[str, str | int]
 
 
 def hand_over(
@@ -149,7 +193,7 @@ def is_handover(names: frozenset[str]) -> bool:
     return JOB in names
 
 
-def taken_back(package: Package, assembly: Assembly) -> Assembly:
+def taken_back(package: Package, assembly: Assembly) -> TakenBack:
     """The package of the engine that ``finish.py`` built: with the plan, and with the verdict on it.
 
     Args:
@@ -159,25 +203,18 @@ def taken_back(package: Package, assembly: Assembly) -> Assembly:
         InputError: it was not finished yet, or files were edited or cut short since.
     """
     folder = package.path
-    if FINISHED not in package.names:
-        raise InputError(
-            f"{folder}: a hand-over that was not finished yet", "run finish.py in it, on the machine it is for"
-        )
-    finished = load_object((folder / FINISHED).read_bytes(), folder / FINISHED)
-    if finished.get("schema") != SCHEMA:
-        raise InputError(f"{folder / FINISHED}: written by another version of finish.py", _AGAIN)
-    name = _text(finished, "plan", folder)
-    verdict = read_record(StatedVerdict, finished.get("verdict"), folder / FINISHED)
+    finished = _finished(package)
+    name, verdict = finished.plan, finished.verdict
     if {name, f"{name}.json"} - package.names:
         raise InputError(f"{folder / name}: {FINISHED} speaks of it, and it is not there", _AGAIN)
     engine = EngineRecord.read(folder / f"{name}.json")
     entry = FileEntry.of(folder / name)
-    if {entry.sha256} != {finished.get("sha256"), engine.digests.get("plan")}:
+    if {entry.sha256} != {finished.sha256, engine.digests.get("plan")}:
         raise InputError(f"{folder / name}: not the plan that {FINISHED} is about: its digest differs", _AGAIN)
     job = load_object(package.read(JOB), folder / JOB)
     if engine.digests.get("lowered") != job.get("lowered"):
         raise InputError(f"{folder / name}: was built from another graph than this hand-over's", _AGAIN)
-    _require_judged(folder, assembly.model, engine, verdict)
+    _require_judged(folder, package.model, engine, verdict)
     own = {JOB, SCRIPT, COMMAND}
     files = {each: path for each, path in assembly.files.items() if each not in own}
     plan = plan_of(entry, engine)
@@ -185,7 +222,25 @@ def taken_back(package: Package, assembly: Assembly) -> Assembly:
     if verdict.data == "none":
         verdict = replace(assembly.model.verdict, scope=f"{assembly.model.verdict.scope}; {verdict.scope}".strip("; "))
     model = replace(assembly.model, plans=(plan,), verdict=verdict, notes=notes)
-    return Assembly(model, {**files, name: folder / name})
+    whole = Assembly(model, {**files, name: folder / name})
+    return TakenBack(whole, engine, job, finished.created, finished.machine)
+
+
+def _finished(package: Package) -> Finished:
+    """What ``finish.py`` says of this very hand-over: one that is made anew lies beside what was built for another."""
+    folder, path = package.path, package.path / FINISHED
+    remedy = "run finish.py in it, on the machine it is for"
+    if FINISHED not in package.names:
+        raise InputError(f"{folder}: a hand-over that was not finished yet", remedy)
+    content = load_object(path.read_bytes(), path)
+    if content.get("schema") != FINISHED_SCHEMA:
+        raise InputError(f"{path}: written by another version of finish.py", _AGAIN)
+    finished = read_record(Finished, content, path)
+    if finished.plan != Path(finished.plan).name:
+        raise InputError(f"{path}: plan: {finished.plan!r:.60} is no name of a file", _AGAIN)
+    if finished.handover != sha256_bytes(package.read(JOB)):
+        raise InputError(f"{folder}: a hand-over that was not finished yet: {FINISHED} is of another one", remedy)
+    return finished
 
 
 def _require_judged(folder: Path, model: Model, engine: EngineRecord, verdict: StatedVerdict) -> None:
@@ -209,10 +264,3 @@ def _require_judged(folder: Path, model: Model, engine: EngineRecord, verdict: S
     )
     if not own or (outcome, report.samples) != (verdict.outcome, verdict.samples):
         raise InputError(f"{folder / FINISHED}: verdict: does not follow from {PARITY}", _AGAIN)
-
-
-def _text(content: dict[str, Any], field: str, folder: Path) -> str:
-    value = content.get(field)
-    if not isinstance(value, str) or value != Path(value).name:
-        raise InputError(f"{folder / FINISHED}: {field}: {value!r:.60} is no name of a file", _AGAIN)
-    return value

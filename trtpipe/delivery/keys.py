@@ -263,7 +263,8 @@ def check_chain(
     """Raise InputError unless ``chain`` leads to one of ``roots``, and its first certificate may sign.
 
     As OpenSSF Model Signing has it: a signature carries no trusted time, so the chain is judged as of the day on which
-    the signer's certificate began to be valid, and the certificate may be used for digital signatures or code signing.
+    the signer's certificate began to be valid. Stricter than that, a certificate with an extended key usage (of a TLS
+    server, for example) has to have code signing there, and one with a key usage digital signatures.
     Every certificate of the chain has to be part of the path, so that nothing unchecked is carried along.
 
     Args:
@@ -288,7 +289,7 @@ def check_chain(
     if not _may_sign(leaf):
         raise InputError(
             f"{where}: the certificate {leaf.subject.rfc4514_string()} may not be used for signing",
-            "sign with one whose key usage has digitalSignature, or whose extended key usage has codeSigning",
+            "sign with one whose key usage has digitalSignature, and whose extended key usage, if any, has codeSigning",
         )
 
 
@@ -310,10 +311,11 @@ def _of_authorities() -> verification.ExtensionPolicy:
 
 
 def _may_sign(leaf: x509.Certificate) -> bool:
+    """As RFC 5280 has it: each extension that is there has to allow it; and one that says so is there."""
     usage, extended = _extension(leaf, x509.KeyUsage), _extension(leaf, x509.ExtendedKeyUsage)
-    return (usage is not None and usage.digital_signature) or (
-        extended is not None and ExtendedKeyUsageOID.CODE_SIGNING in extended
-    )
+    allowed = [] if usage is None else [usage.digital_signature]
+    allowed += [] if extended is None else [ExtendedKeyUsageOID.CODE_SIGNING in extended]
+    return bool(allowed) and all(allowed)
 
 
 def _extension(certificate: x509.Certificate, kind: type[E]) -> E | None:

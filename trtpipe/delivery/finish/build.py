@@ -33,7 +33,7 @@ from trtpipe.delivery.finish.judge import difference, judge_outputs, widened
 
 MODEL, JOB, FINISHED, PARITY, LATENCY = "model.json", "handover.json", "finished.json", "parity.json", "latency.json"
 #: The schemas of the files that are read and written.
-MODEL_SCHEMA, JOB_SCHEMA, FINISHED_SCHEMA, RECORD_SCHEMA, PARITY_SCHEMA = 1, 1, 1, 2, 3
+MODEL_SCHEMA, JOB_SCHEMA, FINISHED_SCHEMA, RECORD_SCHEMA, PARITY_SCHEMA = 1, 1, 2, 2, 3
 #: The oldest TensorRT that is of use.
 LEAST = (10, 3)
 
@@ -188,8 +188,12 @@ def build(trt: Any, log: Any, folder: Path, job: Record, model: Record, flavor: 
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     set_options(trt, config, job)
     if flavor == "tensorrt-rtx":
+        capability = getattr(trt.ComputeCapability, job["target"].upper(), None)
+        if capability is None:
+            what = "{} {} builds no engine for {}".format(flavor, trt.__version__, job["target"])
+            raise Failed(5, what, "leave --flavor out, to build with TensorRT")
         config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, job["target"].upper()), 0)
+        config.set_compute_capability(capability, 0)
     add_profiles(builder, config, network, job)
     memory = builder.build_serialized_network(network, config)
     if memory is None:
@@ -391,8 +395,10 @@ def write(
             (folder / name).unlink() if (folder / name).exists() else None
         else:
             write_json(folder / name, content)
-    finished = {"schema": FINISHED_SCHEMA, "plan": job["plan"], "sha256": engine["digests"]["plan"], **found}
-    write_json(folder / FINISHED, finished)
+    built = {"schema": FINISHED_SCHEMA, "plan": job["plan"], "sha256": engine["digests"]["plan"],
+             "handover": hashlib.sha256((folder / JOB).read_bytes()).hexdigest(), "machine": machine(),
+             "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())}  # fmt: skip
+    write_json(folder / FINISHED, {**built, **found})
     if job["repository"] and not found["verdict"]["exit_code"]:
         place = folder / job["repository"]
         place.parent.mkdir(parents=True, exist_ok=True)
